@@ -1,0 +1,101 @@
+"""The settings of one model and one training run: what a study file may say under `model:` and `training:`.
+
+They stand apart from `lmpipe.study`, so that a change to how studies are read retrains nothing.
+"""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def plain_number(value: Any) -> Any:
+    """Accept number texts such as `1e-3`, which YAML reads as strings; refuse booleans, which Python counts as numbers.
+
+    >>> plain_number("1e-3"), plain_number("4.096e5"), plain_number(7)
+    (0.001, 409600.0, 7)
+    """
+    if isinstance(value, bool):
+        raise ValueError("expected a number, found a boolean")
+    if isinstance(value, str):
+        try:
+            return int(value, 10) if value.strip().lstrip("+-").isdigit() else float(value)
+        except ValueError:
+            raise ValueError("expected a number, found a text") from None
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(plain_number), Field(le=2**53)]
+Real = Annotated[float, BeforeValidator(plain_number), Field(allow_inf_nan=False)]
+Count = Annotated[Integer, Field(ge=1)]
+Positive = Annotated[Real, Field(gt=0)]
+NonNegative = Annotated[Real, Field(ge=0)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """A block of a study file: unknown keys are errors, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelSettings(Settings):
+    """The transformer's shape and variant (handout, section 3), without the vocabulary, which its tokenizer decides."""
+
+    context_length: Count
+    d_model: Count
+    d_ff: Count
+    num_layers: Count
+    num_heads: Count
+    rope_theta: Positive = 10000.0
+    norm: Literal["pre", "post", "none"] = "pre"
+    position: Literal["rope", "none"] = "rope"
+    feed_forward: Literal["swiglu", "silu"] = "swiglu"
+
+    @model_validator(mode="after")
+    def check_heads(self) -> "ModelSettings":
+        """Every head needs the same width, and rotary positions turn pairs of channels."""
+        if self.d_model % self.num_heads:
+            nearest = math.ceil(self.d_model / self.num_heads) * self.num_heads
+            raise ValueError(
+                f"d_model {self.d_model} cannot be divided among num_heads {self.num_heads}; "
+                f"choose a multiple of num_heads, such as {nearest}"
+            )
+        if self.position == "rope" and (self.d_model // self.num_heads) % 2:
+            raise ValueError(
+                f"heads of width {self.head_width} (d_model / num_heads) are odd, but RoPE turns channels in pairs; "
+                "choose an even width, or position: none"
+            )
+        return self
+
+    @property
+    def head_width(self) -> int:
+        """Channels of one attention head."""
+        return self.d_model // self.num_heads
+
+
+class ModelConfig(ModelSettings):
+    """A complete model: its settings and the number of ids of its tokenizer."""
+
+    vocab_size: Count
+
+
+class TrainingSettings(Settings):
+    """One training run. batch_size counts sequences of context_length tokens; rates and fractions are plain numbers."""
+
+    total_tokens: Count
+    batch_size: Count
+    max_lr: Positive
+    min_lr_ratio: Fraction = 0.1
+    warmup_fraction: Fraction = 0.05
+    weight_decay: NonNegative = 0.1
+    betas: tuple[Annotated[Real, Field(ge=0, lt=1)], Annotated[Real, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    max_grad_norm: Positive = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    evaluations: Count = 10
+    eval_tokens: Count = 16384
+
+    def steps(self, context_length: int) -> int:
+        """Optimizer steps of the run: whole batches that fit into total_tokens, at least one."""
+        return max(1, self.total_tokens // (self.batch_size * context_length))
