@@ -3,6 +3,7 @@
 They stand apart from `lmpipe.study`, so that a change to how studies are read retrains nothing.
 """
 
+import difflib
 import math
 from typing import Annotated, Any, Literal
 
@@ -16,12 +17,12 @@ def plain_number(value: Any) -> Any:
     (0.001, 409600.0, 7)
     """
     if isinstance(value, bool):
-        raise ValueError("expected a number, found a boolean")
+        raise ValueError(f"expected a number, found the boolean {value}; correct the value")
     if isinstance(value, str):
         try:
             return int(value, 10) if value.strip().lstrip("+-").isdigit() else float(value)
         except ValueError:
-            raise ValueError("expected a number, found a text") from None
+            raise ValueError(f"expected a number, found the text {value!r}; correct the value") from None
     return value
 
 
@@ -37,6 +38,20 @@ class Settings(BaseModel):
     """A block of a study file: unknown keys are errors, values do not change once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def check_keys(cls, value: Any) -> Any:
+        """Name the nearest valid key for one that is unknown."""
+        if isinstance(value, dict):
+            for key in value:
+                if key not in cls.model_fields:
+                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.4)
+                    hint = f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(cls.model_fields)}"
+                    raise ValueError(f"unknown key {key!r}; {hint}")
+        elif not isinstance(value, cls):
+            raise ValueError(f"expected keys and values, found {value!r}; write key: value lines")
+        return value
 
 
 class ModelSettings(Settings):

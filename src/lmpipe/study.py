@@ -1,0 +1,376 @@
+"""What a study file may say: its models, checked strictly, and the one line that tells what is wrong."""
+
+import itertools
+import json
+import re
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError, create_model
+from pydantic import model_validator as check
+
+from lmpipe import InputError
+from lmpipe.settings import (
+    Count,
+    Fraction,
+    Integer,
+    ModelConfig,
+    ModelSettings,
+    NonNegative,
+    Positive,
+    Real,
+    Settings,
+    TrainingSettings,
+)
+
+SPECIAL_TOKENS = ("<|endoftext|>",)
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def plain_name(value: Any) -> str:
+    """Names become folders, wildcards and labels, so they are plain words.
+
+    >>> plain_name("no_norm")
+    'no_norm'
+    """
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise ValueError(
+            f"expected a name of letters, digits, '.', '_' and '-' that starts with a letter or digit, found {value!r}"
+        )
+    return value
+
+
+def as_list(value: Any) -> Any:
+    """Let a single value stand for a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def distinct(values: list) -> list:
+    """A list whose members all differ."""
+    if len({json.dumps(value, default=str) for value in values}) != len(values):
+        raise ValueError(f"expected each value once, found {values}")
+    return values
+
+
+def enough_for_bytes(vocab_size: int) -> int:
+    """A byte-level vocabulary holds all 256 bytes and the special tokens, whatever is merged."""
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise ValueError(
+            f"expected at least {SMALLEST_VOCABULARY} (256 bytes and {len(SPECIAL_TOKENS)} special token), "
+            f"found {vocab_size}; raise it"
+        )
+    return vocab_size
+
+
+def known_address(url: str) -> str:
+    """An address that can be read or fetched."""
+    if not re.match(r"file:.|https?://[^/\s]+/\S+$", url):
+        raise ValueError(f"expected file:PATH or https://HOST/PATH, found {url!r}; correct the address")
+    return url
+
+
+Name = Annotated[str, BeforeValidator(plain_name)]
+Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
+VocabSize = Annotated[Integer, Field(le=2**31), AfterValidator(enough_for_bytes)]
+
+
+class TokenizerSettings(Settings):
+    """A byte-level BPE tokenizer: 256 bytes, the special tokens, and merges up to vocab_size ids."""
+
+    vocab_size: VocabSize
+
+
+class CorpusSettings(Settings):
+    """What every corpus says; `role` is its place in the write-up: simple (TinyStories) or web (OpenWebText)."""
+
+    tokenizer: TokenizerSettings
+    role: Literal["simple", "web", "other"] = "other"
+    shards: Annotated[Count, Field(le=10_000)] = 1
+
+
+class StoriesCorpus(CorpusSettings):
+    """Stories made by the grammar of `lmpipe.stories`."""
+
+    source: Literal["stories"]
+    documents: Annotated[Count, Field(ge=100)]
+    seed: Seed = 0
+
+
+class DocstringsCorpus(CorpusSettings):
+    """The documentation text inside installed Python packages."""
+
+    source: Literal["docstrings"]
+    packages: Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
+
+    @check(mode="after")
+    def check_packages(self) -> "DocstringsCorpus":
+        """Packages must be there before the first job starts."""
+        for package in self.packages:
+            if find_spec(package) is None:
+                raise ValueError(f"package {package!r} is not installed; install it with pip, or take it off the list")
+        return self
+
+    def versions(self) -> dict[str, str]:
+        """The packages' versions: a new release is a new corpus."""
+        return {package: installed_version(package) for package in self.packages}
+
+
+def installed_version(package: str) -> str:
+    """The version of an installed package whose distribution has the same name."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        raise InputError(
+            f"package {package!r} has no version of its own; name the distribution's top package"
+        ) from None
+
+
+class TextFile(Settings):
+    """One text: an address, or `file:` and a path relative to the folder where snakemake runs."""
+
+    url: Annotated[str, AfterValidator(known_address)]
+    bytes: Count | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    text_bytes: Count | None = None
+
+    @property
+    def local_path(self) -> str | None:
+        """The path of a `file:` text; None for one that is downloaded."""
+        return self.url.removeprefix("file:") if self.url.startswith("file:") else None
+
+    @check(mode="after")
+    def check_local(self) -> "TextFile":
+        """Local texts must be there, and not empty, before the first job starts."""
+        if self.local_path is None:
+            return self
+        path = Path(self.local_path)
+        if not path.is_file():
+            raise ValueError(f"no text at {self.local_path!r}, seen from {Path.cwd()}; correct the path")
+        if path.stat().st_size == 0:
+            raise ValueError(f"the text {self.local_path!r} is empty; give it at least two documents")
+        return self
+
+
+def text_file(value: Any) -> Any:
+    """Let an address alone stand for a text file."""
+    return {"url": value} if isinstance(value, str) else value
+
+
+TextFiles = Annotated[
+    list[Annotated[TextFile, BeforeValidator(text_file)]], BeforeValidator(as_list), Field(min_length=1)
+]
+
+
+class UrlCorpus(CorpusSettings):
+    """Texts of the user's own, local or downloaded; documents are separated by `<|endoftext|>`."""
+
+    source: Literal["url"]
+    files: TextFiles
+    valid: TextFiles | None = None
+    valid_fraction: Annotated[Fraction, Field(gt=0, lt=1)] | None = None
+
+    @check(mode="after")
+    def check_split(self) -> "UrlCorpus":
+        """Validation text comes from its own files or from a share of the training text, not both."""
+        if (self.valid is None) == (self.valid_fraction is None):
+            raise ValueError("give either valid (files of their own) or valid_fraction (such as 0.1)")
+        return self
+
+
+Corpus = Annotated[StoriesCorpus | DocstringsCorpus | UrlCorpus, Field(discriminator="source")]
+
+
+class BestOf(Settings):
+    """A rate taken from the best finished grid point of another experiment, times a factor.
+
+    `times` multiplies it; `sqrt_rule` multiplies it and scales with the square root of the batch size (Krizhevsky
+    2014, section 5).
+    """
+
+    best_of: Name
+    times: Positive | None = None
+    sqrt_rule: Positive | None = None
+
+    @check(mode="after")
+    def check_factor(self) -> "BestOf":
+        """One way of scaling at a time."""
+        if self.times is not None and self.sqrt_rule is not None:
+            raise ValueError("times and sqrt_rule exclude each other; keep one")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What stands for the value in a run's name.
+
+        >>> BestOf(best_of="learning_rate", sqrt_rule=0.5).label
+        'sqrt_rule-0.5'
+        """
+        if self.sqrt_rule is not None:
+            return f"sqrt_rule-{self.sqrt_rule!r}"
+        return f"times-{self.times!r}" if self.times is not None else f"best_of-{self.best_of}"
+
+
+def rate_kind(value: Any) -> str:
+    """Tell a best_of block from a number."""
+    return "best_of" if isinstance(value, dict | BestOf) else "number"
+
+
+Rate = Annotated[Annotated[Positive, Tag("number")] | Annotated[BestOf, Tag("best_of")], Discriminator(rate_kind)]
+
+
+def optional_fields(*models: type[Settings]) -> dict[str, Any]:
+    """The fields of other models, each of them optional and without a value of its own."""
+    fields = {}
+    for model in models:
+        for key, field in model.model_fields.items():
+            annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+            fields[key] = (annotation | None, None)
+    return fields
+
+
+# Everything that an experiment or a run may set for itself.
+Overrides = create_model(
+    "Overrides",
+    __base__=Settings,
+    __doc__="Settings that an experiment or a run changes.",
+    **optional_fields(ModelSettings, TrainingSettings)
+    | {"corpus": (Name | None, None), "vocab_size": (VocabSize | None, None), "max_lr": (Rate | None, None)},
+)
+
+
+def vary_values(value: Any) -> Any:
+    """The values of one varied setting; a best_of block with a list of factors is a list of blocks."""
+    if isinstance(value, dict):
+        factors = [key for key in ("times", "sqrt_rule") if key in value]
+        if len(factors) == 1:
+            return [{**value, factors[0]: factor} for factor in as_list(value[factors[0]])]
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"expected a list of values, such as [1, 2], found {value!r}")
+    return value
+
+
+class RunSettings(Overrides):
+    """A run: what it changes, and what it varies besides."""
+
+    vary: dict[str, Annotated[list[Any], BeforeValidator(vary_values)]] = Field(default_factory=dict)
+
+    @check(mode="after")
+    def check_vary(self) -> "RunSettings":
+        """A varied key is a setting, its values are valid, and it is not set at the same time."""
+        for key, values in self.vary.items():
+            try:
+                for value in values:
+                    Overrides.model_validate({key: value})
+            except ValidationError as error:
+                raise ValueError(f"vary: {one_line(error, {})}") from None
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} is both set and varied; keep one of them")
+        return self
+
+    def changes(self) -> dict[str, Any]:
+        """What is set here, by key."""
+        return {key: getattr(self, key) for key in Overrides.model_fields if getattr(self, key) is not None}
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Every combination of the varied values; one empty combination where nothing varies."""
+        columns = []
+        for key, values in self.vary.items():
+            columns.append([(key, getattr(Overrides.model_validate({key: value}), key)) for value in values])
+        return [dict(combination) for combination in itertools.product(*columns)]
+
+
+class ExperimentSettings(RunSettings):
+    """An experiment: settings that its runs share, and the runs."""
+
+    seeds: Seeds | None = None
+    runs: dict[Name, RunSettings] | None = None
+
+
+class AccountingSettings(Settings):
+    """Models to account for on paper, and the memory of the device in gigabytes (1e9 bytes)."""
+
+    models: dict[Name, ModelConfig] = Field(default_factory=dict)
+    device_memory_gb: Positive = 80.0
+
+
+class SamplesSettings(Settings):
+    """What to generate, from which run for each corpus (`experiment/run`)."""
+
+    models: dict[Name, str]
+    prompts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    max_new_tokens: Count = 256
+    temperature: Annotated[list[NonNegative], Field(min_length=1), AfterValidator(distinct)]
+    top_p: Annotated[list[Annotated[Real, Field(gt=0, le=1)]], Field(min_length=1), AfterValidator(distinct)]
+
+
+class Study(Settings):
+    """A study file, complete in itself."""
+
+    study: Name
+    seeds: Seeds
+    corpora: Annotated[dict[Name, Corpus], Field(min_length=1)]
+    model: ModelSettings
+    training: TrainingSettings
+    experiments: Annotated[dict[Name, ExperimentSettings], Field(min_length=1)]
+    accounting: AccountingSettings = AccountingSettings()
+    samples: SamplesSettings | None = None
+
+
+def read_study(config: dict[str, Any], source: str) -> Study:
+    """Check the models of a study file; `source` names the file in messages.
+
+    Raises InputError with one line that names the file, the key path, what was found and the remedy.
+    """
+    try:
+        return Study.model_validate(config)
+    except ValidationError as error:
+        raise InputError(f"{source}: {one_line(error, config)}") from None
+
+
+def one_line(error: ValidationError, config: Any) -> str:
+    """The first error of a validation in one line, with its key path, and how many more there are."""
+    errors = error.errors(include_url=False)
+    first = errors[0]
+    place = key_path(first["loc"], config, missing=first["type"] == "missing")
+    message = describe(first)
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return " ".join(f"{place + ': ' if place else ''}{message}{more}".split())
+
+
+def key_path(location: tuple[str | int, ...], config: Any, missing: bool) -> str:
+    """The path of keys in the file; names that pydantic adds for the member of a union are left out.
+
+    >>> key_path(("corpora", "mine", "url", "files", 0), {"corpora": {"mine": {"files": ["x"]}}}, missing=False)
+    'corpora.mine.files.0'
+    """
+    path, here = [], config
+    for position, part in enumerate(location):
+        inside = isinstance(here, dict) and part in here
+        if inside or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
+            here = here[part]
+            path.append(str(part))
+        elif missing and position == len(location) - 1:
+            path.append(str(part))
+    return ".".join(path)
+
+
+def describe(error: dict[str, Any]) -> str:
+    """One error in our words: what was expected, what was found, what to do."""
+    kind, found = error["type"], error["input"]
+    if kind == "missing":
+        return "missing; add it (config/README.md shows a complete study)"
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    if kind == "too_short":
+        return f"expected at least {error['ctx']['min_length']}, found {len(found)}; add what is missing"
+    if kind.startswith("union_tag"):
+        source = found.get("source") if isinstance(found, dict) else found
+        return f"expected source: stories, docstrings or url, found {source!r}; set source"
+    expected = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    shown = repr(found)
+    return f"expected {expected}, found {shown if len(shown) <= 80 else shown[:77] + '...'}; correct the value"
