@@ -1,16 +1,23 @@
-"""Files that are either complete or absent: atomic writes and checksums."""
+"""Files that are either complete or absent: atomic writes, checksums, downloads."""
 
 import contextlib
+import gzip
 import hashlib
+import http.client
 import json
 import os
 import shutil
 import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from lmpipe import InputError
+from lmpipe.progress import progress
 
 CHUNK_BYTES = 1 << 20
 
@@ -91,3 +98,33 @@ def sha256_of(path: str | Path) -> str:
         while block := file.read(CHUNK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def download(url: str, path: str | Path, text_bytes: int | None = None, sha256: str | None = None) -> None:
+    """Fetch a text, decompressing gzip, and give it its name only once its size and checksum are right.
+
+    Raises InputError for what the server refuses and for a text that is not the declared one.
+    """
+    size, digest = 0, hashlib.sha256()
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response, atomic_write(path, "wb") as file:
+            compressed = urllib.parse.urlsplit(url).path.endswith(".gz")
+            total = None if compressed else int(response.headers.get("Content-Length") or 0)
+            reader = gzip.GzipFile(fileobj=response) if compressed else response
+            with progress(f"downloading {Path(path).name}", text_bytes or total or 0, "bytes") as bar:
+                while block := reader.read(CHUNK_BYTES):
+                    file.write(block)
+                    digest.update(block)
+                    size += len(block)
+                    bar.advance(len(block))
+            check_text(url, size, text_bytes if compressed else text_bytes or total, digest.hexdigest(), sha256)
+    except (urllib.error.URLError, http.client.HTTPException, EOFError, zlib.error, TimeoutError) as error:
+        raise InputError(f"{url}: the download failed ({error}); try again later, or put the text at {path}") from None
+
+
+def check_text(url: str, size: int, text_bytes: int | None, digest: str, sha256: str | None) -> None:
+    """Raise InputError unless a text has the size and the checksum that were declared for it."""
+    if text_bytes and size != text_bytes:
+        raise InputError(f"{url}: expected {text_bytes:,} bytes of text, found {size:,}; download it again")
+    if sha256 and digest != sha256:
+        raise InputError(f"{url}: expected sha256 {sha256}, found {digest}; the published text is another one")

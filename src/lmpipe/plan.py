@@ -2,14 +2,22 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from lmpipe import InputError
-from lmpipe.settings import ModelConfig, ModelSettings, Settings
-from lmpipe.study import BestOf, ExperimentSettings, RunSettings, Study, one_line, read_study
+from lmpipe.settings import ModelConfig, ModelSettings, Settings, nearest
+from lmpipe.study import (
+    BestOf,
+    DocstringsCorpus,
+    ExperimentSettings,
+    RunSettings,
+    Study,
+    UrlCorpus,
+    one_line,
+    read_study,
+)
 
 
 @dataclass(frozen=True)
@@ -152,6 +160,24 @@ class Plan:
                     f"{known[name].corpus!r}; name another run"
                 )
 
+    def corpus_settings(self, corpus: str) -> dict[str, Any]:
+        """What `lmpipe make-corpus` needs to know: the corpus's block, and the packages' versions where it has some."""
+        block = self.study.corpora[corpus]
+        settings = block.model_dump(mode="json", exclude={"tokenizer", "role", "shards", "files", "valid"})
+        versions = {"versions": block.versions()} if isinstance(block, DocstringsCorpus) else {}
+        return {"name": corpus, **settings, **versions}
+
+    def text_paths(self, corpus: str, part: Literal["files", "valid"]) -> list[str]:
+        """Where the texts of a `url` corpus lie on this machine, now or once they are downloaded."""
+        texts = getattr(self.study.corpora[corpus], part, None) or []
+        return [text.local_path or text.download_path for text in texts]
+
+    def downloads(self) -> dict[str, dict[str, Any]]:
+        """Every text that is fetched, by the path that it is given: its address and what is known of it."""
+        url_corpora = [corpus for corpus in self.study.corpora.values() if isinstance(corpus, UrlCorpus)]
+        texts = [text for corpus in url_corpora for text in [*corpus.files, *(corpus.valid or [])]]
+        return {text.download_path: text.model_dump() for text in texts if text.local_path is None}
+
     def shown_run(self, corpus: str) -> PlannedRun:
         """The run whose model speaks for a corpus: the first seed of the one that `samples` names."""
         name = self.study.samples.models[corpus]
@@ -213,8 +239,9 @@ def varied_labels(point: dict[str, Any]) -> list[str]:
 
 def unknown(place: str, found: str, known: Iterable[str]) -> str:
     """Say what comes nearest to an unknown name."""
-    near = get_close_matches(found, list(known), n=1, cutoff=0.4) or list(known)[:6]
-    return f"{place}: no {found!r} in this study; did you mean {' or '.join(near)}?"
+    near = nearest(found, known)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(list(known)[:12])}"
+    return f"{place}: no {found!r} in this study; {hint}"
 
 
 def load_plan(config: dict[str, Any], source: str) -> Plan:

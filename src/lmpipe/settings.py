@@ -3,8 +3,9 @@
 They stand apart from `lmpipe.study`, so that a change to how studies are read retrains nothing.
 """
 
-import difflib
 import math
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -24,6 +25,17 @@ def plain_number(value: Any) -> Any:
         except ValueError:
             raise ValueError(f"expected a number, found the text {value!r}; correct the value") from None
     return value
+
+
+def nearest(word: str, names: Iterable[str]) -> str | None:
+    """The name that a misspelt word most likely stands for, judged by the whole name or its beginning.
+
+    >>> nearest("warmpu", ["total_tokens", "warmup_fraction"])
+    'warmup_fraction'
+    """
+    beginnings = {name[: len(word)]: name for name in names} | {name: name for name in names}
+    found = get_close_matches(word, beginnings, n=1, cutoff=0.6)
+    return beginnings[found[0]] if found else None
 
 
 Integer = Annotated[int, BeforeValidator(plain_number), Field(le=2**53)]
@@ -46,8 +58,8 @@ class Settings(BaseModel):
         if isinstance(value, dict):
             for key in value:
                 if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.4)
-                    hint = f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(cls.model_fields)}"
+                    near = nearest(str(key), cls.model_fields)
+                    hint = f"did you mean {near}?" if near else f"valid keys: {', '.join(cls.model_fields)}"
                     raise ValueError(f"unknown key {key!r}; {hint}")
         elif not isinstance(value, cls):
             raise ValueError(f"expected keys and values, found {value!r}; write key: value lines")

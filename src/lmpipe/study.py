@@ -1,5 +1,6 @@
 """What a study file may say: its models, checked strictly, and the one line that tells what is wrong."""
 
+import hashlib
 import itertools
 import json
 import re
@@ -7,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError, create_model
 from pydantic import model_validator as check
@@ -142,6 +144,13 @@ class TextFile(Settings):
         """The path of a `file:` text; None for one that is downloaded."""
         return self.url.removeprefix("file:") if self.url.startswith("file:") else None
 
+    @property
+    def download_path(self) -> str:
+        """Where the text is kept once it is downloaded, shared by all studies: named by checksum, else by address."""
+        key = (self.sha256 or hashlib.sha256(self.url.encode()).hexdigest())[:12]
+        filename = re.sub(r"[^A-Za-z0-9._-]", "_", urlsplit(self.url).path.rpartition("/")[2]).removesuffix(".gz")
+        return f"resources/{key}-{filename or 'text'}"
+
     @check(mode="after")
     def check_local(self) -> "TextFile":
         """Local texts must be there, and not empty, before the first job starts."""
@@ -267,7 +276,7 @@ class RunSettings(Overrides):
                 for value in values:
                     Overrides.model_validate({key: value})
             except ValidationError as error:
-                raise ValueError(f"vary: {one_line(error, {})}") from None
+                raise ValueError(f"vary: {one_line(error, {key: value})}") from None
             if getattr(self, key) is not None:
                 raise ValueError(f"{key} is both set and varied; keep one of them")
         return self

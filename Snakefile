@@ -1,0 +1,60 @@
+# One study, from raw text to its report: snakemake --cores 2 [--configfile config/STUDY.yaml]
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.12")
+
+# A study file is complete in itself, so the default study is loaded only where no other was named.
+if not workflow.overwrite_configfiles:
+
+    configfile: Path(workflow.basedir) / "config" / "config.yaml"
+
+
+report: "workflow/report/study.rst"
+
+
+include: "workflow/rules/common.smk"
+
+
+pathvars:
+    results=f"results/{STUDY.study}",
+    logs=f"logs/{STUDY.study}",
+    benchmarks=f"results/{STUDY.study}/benchmarks",
+
+
+include: "workflow/rules/corpora.smk"
+include: "workflow/rules/tokenizer.smk"
+include: "workflow/rules/accounting.smk"
+include: "workflow/rules/training.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "<results>/report.html",
+
+
+rule tokenizers:
+    input:
+        expand("<results>/tokenizers/{tokenizer}/tokenizer.json", tokenizer=PLAN.tokenizers),
+
+
+rule accounting:
+    input:
+        expand("<results>/accounting/{model}.json", model=PLAN.models),
+
+
+rule experiments:
+    input:
+        expand("<results>/experiments/{experiment}/table.csv", experiment=PLAN.runs_of),
+
+
+rule samples:
+    input:
+        expand("<results>/samples/{corpus}.json", corpus=SHOWN_CORPORA),
+
+
+onsuccess:
+    shell("echo 'The report: results/{STUDY.study}/report.html'")

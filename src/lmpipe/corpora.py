@@ -1,0 +1,236 @@
+"""Corpora: stories, docstrings or the user's own texts, written as documents and split into train and validation.
+
+The text format is UTF-8 (other bytes are kept as they are) with `<|endoftext|>` after each document.
+"""
+
+import ast
+import hashlib
+import inspect
+import mmap
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lmpipe import InputError
+from lmpipe.files import CHUNK_BYTES, atomic_write, write_json
+from lmpipe.progress import progress
+from lmpipe.stories import stories
+
+DELIMITER = b"<|endoftext|>"
+# Embedded corpora keep one document in a hundred for validation.
+EMBEDDED_VALID_SHARE = 0.01
+# Folders of a package whose docstrings speak about tests, not about the package.
+TEST_FOLDERS = {"test", "tests", "testing"}
+
+
+def make_corpus(
+    settings: dict[str, Any], texts: Sequence[str], valid: Sequence[str], folder: str, threads: int
+) -> None:
+    """Write FOLDER/{train,valid}.txt and corpus.json.
+
+    `settings` is the corpus's block of the study with its name; `texts` and `valid` are the local paths of a `url`
+    corpus. Raises InputError where a split would be empty.
+    """
+    splits = make_splits(settings, texts, valid, threads)
+    summaries = {}
+    for split, blocks in splits.items():
+        path = Path(folder) / f"{split}.txt"
+        summaries[split] = write_split(path, blocks)
+        if not summaries[split]["documents"]:
+            raise InputError(f"{path}: expected at least one document, found none; give the corpus more text")
+    record = {
+        "corpus": settings["name"],
+        "source": settings["source"],
+        "settings": settings,
+        "splits": summaries,
+        "versions": settings.get("versions", {}),
+    }
+    write_json(Path(folder) / "corpus.json", record)
+
+
+def make_splits(
+    settings: dict[str, Any], texts: Sequence[str], valid: Sequence[str], threads: int
+) -> dict[str, Iterator[bytes]]:
+    """The text of both splits, as blocks of bytes."""
+    match settings["source"]:
+        case "stories":
+            count = settings["documents"]
+            documents = shown(stories(count, settings["seed"]), count)
+        case "docstrings":
+            found = docstrings(settings["packages"], threads)
+            count, documents = len(found), iter(found)
+        case "url":
+            return texts_in_two(texts, valid, settings["valid_fraction"])
+    held_out = max(1, round(count * EMBEDDED_VALID_SHARE))
+    # Both splits draw from one iterator: train is written first and leaves the rest.
+    return {
+        "train": map(as_document, islice(documents, count - held_out)),
+        "valid": map(as_document, documents),
+    }
+
+
+def shown(documents: Iterable[str], count: int) -> Iterator[str]:
+    """Documents as they come, with their progress."""
+    with progress("making stories", count, "stories") as bar:
+        for document in documents:
+            yield document
+            bar.advance(1)
+
+
+def as_document(text: str) -> bytes:
+    """A text as one document of a corpus file."""
+    return text.encode() + b"\n" + DELIMITER + b"\n"
+
+
+def write_split(path: Path, blocks: Iterable[bytes]) -> dict[str, Any]:
+    """Write one split and say what went into it: bytes, documents, checksum."""
+    size = documents = 0
+    digest = hashlib.sha256()
+    tail = b""
+    with atomic_write(path, "wb") as file:
+        for block in blocks:
+            file.write(block)
+            digest.update(block)
+            size += len(block)
+            # The tail is one byte shorter than a delimiter: one that lies across two blocks counts, and counts once.
+            joined = tail + block
+            documents += joined.count(DELIMITER)
+            tail = joined[-len(DELIMITER) + 1 :]
+    return {"bytes": size, "documents": documents, "sha256": digest.hexdigest()}
+
+
+# --- the user's own texts
+
+
+def texts_in_two(
+    texts: Sequence[str], valid: Sequence[str], valid_fraction: float | None
+) -> dict[str, Iterator[bytes]]:
+    """Train and validation text from files: from files of their own, or cut at a document end."""
+    if valid:
+        return {"train": blocks_of_all(texts), "valid": blocks_of_all(valid)}
+    index, offset = split_point(texts, 1 - valid_fraction)
+    return {
+        "train": chain_texts([(text, 0, None) for text in texts[:index]] + [(texts[index], 0, offset)]),
+        "valid": chain_texts([(texts[index], offset, None)] + [(text, 0, None) for text in texts[index + 1 :]]),
+    }
+
+
+def blocks_of_all(texts: Sequence[str]) -> Iterator[bytes]:
+    """All of several files."""
+    return chain_texts([(text, 0, None) for text in texts])
+
+
+def chain_texts(ranges: Iterable[tuple[str, int, int | None]]) -> Iterator[bytes]:
+    """Byte ranges of files, one after the other; the end of each is the end of a document."""
+    for path, start, stop in ranges:
+        last = b""
+        for block in read_range(path, start, stop):
+            yield block
+            last = (last + block)[-64:]
+        if last.strip() and not last.rstrip().endswith(DELIMITER):
+            yield (b"" if last.endswith(b"\n") else b"\n") + DELIMITER + b"\n"
+
+
+def read_range(path: str, start: int, stop: int | None) -> Iterator[bytes]:
+    """The bytes of a file from start to stop, in blocks."""
+    left = (Path(path).stat().st_size if stop is None else stop) - start
+    with open(path, "rb") as file:
+        file.seek(start)
+        while left > 0 and (block := file.read(min(CHUNK_BYTES, left))):
+            yield block
+            left -= len(block)
+
+
+def split_point(texts: Sequence[str], train_share: float) -> tuple[int, int]:
+    """Where validation begins: the index of a file, and the offset in it.
+
+    The document end at or after the wanted share of bytes is taken, else the last one before it. A text without any
+    document end is cut at a line, as one document on either side.
+    """
+    sizes = [Path(text).stat().st_size for text in texts]
+    wanted = int(sum(sizes) * train_share)
+    index = 0
+    while index < len(texts) - 1 and wanted >= sizes[index]:
+        wanted -= sizes[index]
+        index += 1
+    if sizes[index] == 0:
+        raise InputError(f"{texts[index]}: the text is empty; take it off the list")
+    with open(texts[index], "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        for mark in (DELIMITER, b"\n", b" "):
+            for found in (text.find(mark, wanted), text.rfind(mark, 0, wanted)):
+                offset = after_line_end(text, found + len(mark)) if found >= 0 else 0
+                if text[: min(offset, CHUNK_BYTES)].strip() and text[offset : offset + CHUNK_BYTES].strip():
+                    return index, offset
+            if mark == DELIMITER and len(texts) > 1:
+                return max(index, 1), 0
+    raise InputError(f"{texts[index]}: too short to keep a part for validation; give more text, or files under valid")
+
+
+def after_line_end(text: mmap.mmap, offset: int) -> int:
+    """The offset behind a line end that starts here, else the offset itself."""
+    for line_end in (b"\r\n", b"\n"):
+        if text[offset : offset + len(line_end)] == line_end:
+            return offset + len(line_end)
+    return offset
+
+
+# --- the documentation inside installed packages
+
+
+def docstrings(packages: Sequence[str], threads: int) -> list[str]:
+    """Every different docstring of the packages' modules, classes and functions, in an order that mixes packages.
+
+    Packages are read, not imported. The order is that of the texts' checksums, so that the validation split resembles
+    the training split.
+    """
+    sources = [source for package in packages for source in package_sources(package)]
+    found: set[str] = set()
+    with progress("reading docstrings", len(sources), "files") as bar:
+        for documents in map_files(docstrings_of, sources, threads):
+            found.update(documents)
+            bar.advance(1)
+    return sorted(found, key=lambda text: hashlib.sha256(text.encode()).digest())
+
+
+def package_sources(package: str) -> list[Path]:
+    """The Python files of an installed package, but for its tests."""
+    spec = find_spec(package)
+    if spec is None:
+        raise InputError(f"package {package!r} is not installed; install it with pip, or take it off the list")
+    if not spec.submodule_search_locations:
+        return [Path(spec.origin)]
+    folders = [Path(location) for location in spec.submodule_search_locations]
+    files = (file for folder in folders for file in sorted(folder.rglob("*.py")))
+    return [file for file in files if not TEST_FOLDERS.intersection(file.parts)]
+
+
+def map_files(function: Any, paths: Sequence[Path], threads: int) -> Iterator[Any]:
+    """Apply a function to many files, in order, on several cores where there are some."""
+    if threads == 1:
+        yield from map(function, paths)
+        return
+    with ProcessPoolExecutor(threads) as pool:
+        yield from pool.map(function, paths, chunksize=16)
+
+
+def docstrings_of(path: Path) -> list[str]:
+    """The docstrings of one source file; none where this Python cannot read it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            return []
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    texts = (ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, documented))
+    cleaned = (inspect.cleandoc(text) for text in texts if text)
+    return [text for text in cleaned if text and is_plain(text)]
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text can be a document: encodable, and without a delimiter of its own."""
+    return DELIMITER.decode() not in text and not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,0 +1,130 @@
+import gzip
+import hashlib
+import http.server
+import os
+import threading
+
+import pytest
+
+from lmpipe import InputError
+from lmpipe.files import atomic_write, copy_atomic, download, read_json, sha256_of, write_json
+
+TEXT = "Zoë and the 龍\n<|endoftext|>\n".encode() * 1000
+
+
+def test_a_file_appears_only_when_the_block_ends(tmp_path):
+    path = tmp_path / "deep" / "result.txt"
+    with atomic_write(path) as file:
+        file.write("half")
+        assert not path.exists()
+        file.write(" and half\n")
+    assert path.read_bytes() == b"half and half\n"
+    assert [entry.name for entry in path.parent.iterdir()] == ["result.txt"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
+        file.write("new")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.txt"]
+
+
+def test_leftovers_of_a_killed_writer_are_removed_by_the_next(tmp_path):
+    path = tmp_path / "result.txt"
+    leftover, other = tmp_path / "result.txt.tmp-abc", tmp_path / "other.txt.tmp-abc"
+    leftover.write_text("half")
+    other.write_text("half")
+    with atomic_write(path) as file:
+        file.write("whole")
+    assert not leftover.exists()
+    assert other.exists(), "another file's leftovers are none of our business"
+
+
+def test_results_are_as_readable_as_other_files(tmp_path):
+    (tmp_path / "plain").touch()
+    with atomic_write(tmp_path / "atomic") as file:
+        file.write("x")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_json_goes_and_comes_back(tmp_path):
+    value = {"text": "Zoë", "number": 0.1, "nothing": None}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+
+
+def test_json_refuses_what_is_not_json(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe"])
+def test_damaged_json_is_one_clear_line(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.json: expected JSON, found damaged text .*; delete the file") as caught:
+        read_json(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_json_says_how_to_make_it(tmp_path):
+    with pytest.raises(InputError, match="no such file; make it first"):
+        read_json(tmp_path / "a.json")
+
+
+def test_copies_and_checksums(tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(TEXT)
+    copy_atomic(source, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == TEXT
+    assert sha256_of(tmp_path / "copy") == hashlib.sha256(TEXT).hexdigest()
+    assert os.stat(tmp_path / "copy").st_nlink == 1, "copied, not linked"
+
+
+class Texts(http.server.BaseHTTPRequestHandler):
+    """Serves the text plainly, as gzip, cut short, and not at all."""
+
+    def do_GET(self):
+        body = {"/text.txt": TEXT, "/text.txt.gz": gzip.compress(TEXT), "/cut.txt": TEXT[:100]}.get(self.path)
+        self.send_response(404 if body is None else 200)
+        self.send_header("Content-Length", str(len(TEXT) if self.path == "/cut.txt" else len(body or b"")))
+        self.end_headers()
+        self.wfile.write(body or b"")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Texts) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+
+
+@pytest.mark.parametrize("name", ["text.txt", "text.txt.gz"])
+def test_a_download_is_the_text_itself(server, tmp_path, name):
+    path = tmp_path / "resources" / "text.txt"
+    download(f"{server}/{name}", path, len(TEXT), hashlib.sha256(TEXT).hexdigest())
+    assert path.read_bytes() == TEXT
+
+
+@pytest.mark.parametrize(
+    ("name", "declared", "message"),
+    [
+        ("text.txt", {"sha256": "0" * 64}, "expected sha256 000"),
+        ("text.txt.gz", {"text_bytes": 5}, "expected 5 bytes of text, found"),
+        ("cut.txt", {}, "expected 31,000 bytes of text, found 100|the download failed"),
+        ("missing.txt", {}, "the download failed .*404"),
+    ],
+)
+def test_a_wrong_download_is_refused_and_leaves_nothing(server, tmp_path, name, declared, message):
+    with pytest.raises(InputError, match=message) as caught:
+        download(f"{server}/{name}", tmp_path / "text.txt", **declared)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,89 @@
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from lmpipe import provenance
+from lmpipe.provenance import code_digest, commit, environment, peak_memory_bytes
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of the package's sources that a test may edit."""
+    copy = tmp_path / "lmpipe"
+    shutil.copytree(provenance.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(provenance, "PACKAGE", copy)
+    return copy
+
+
+def digest(*names):
+    for cached in (provenance.module_digest, provenance.imported_modules, provenance.data_digest):
+        cached.cache_clear()
+    return code_digest(*names)
+
+
+def edit(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_the_closure_names_what_computes_and_leaves_the_rest_out():
+    modules = set(code_digest("train"))
+    assert {"train", "model", "optim", "tokens", "settings", "torch", "numpy", "regex"} <= modules
+    assert not {"cli", "files", "progress", "provenance", "study", "plan", "report", "plots"} & modules
+
+
+def test_all_problems_count_for_the_findings():
+    assert {"problems.unicode1", "problems.generate", "problems.adamw_accounting"} <= set(code_digest("problems"))
+
+
+def test_comments_and_docstrings_change_nothing(package):
+    before = digest("train")
+    edit(package / "model.py", '"""', '"""Another word. ')
+    (package / "model.py").write_text((package / "model.py").read_text(encoding="utf-8") + "\n\n# a comment\n")
+    assert digest("train") == before
+
+
+def test_a_formula_changes_the_modules_that_use_it_and_no_other(package):
+    before, tokenizers = digest("train"), digest("bpe")
+    (package / "model.py").write_text((package / "model.py").read_text(encoding="utf-8") + "\n\nNEW = 1\n")
+    after = digest("train")
+    assert {name for name in after if after[name] != before[name]} == {"model"}
+    assert digest("bpe") == tokenizers
+
+
+def test_what_only_reports_reruns_nothing(package):
+    before = digest("train")
+    for name in ("cli", "files", "progress", "provenance"):
+        path = package / f"{name}.py"
+        path.write_text(path.read_text(encoding="utf-8") + "\n\nNEW = 1\n", encoding="utf-8")
+    assert digest("train") == before
+
+
+def test_templates_count_by_content(package):
+    before = digest("templates")
+    path = next(path for path in (package / "templates").iterdir() if path.is_file())
+    path.write_text(path.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    assert digest("templates") != before
+
+
+def test_an_unknown_module_is_an_error():
+    with pytest.raises(ValueError, match="no module 'modle'"):
+        code_digest("modle")
+
+
+def test_peak_memory_is_this_process_and_not_its_parent():
+    ballast = bytearray(400_000_000)
+    code = "from lmpipe.provenance import peak_memory_bytes; print(peak_memory_bytes())"
+    child = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert peak_memory_bytes() > len(ballast)
+    assert child < 200_000_000
+
+
+def test_the_environment_says_what_is_needed_to_repeat():
+    record = environment()
+    assert record["versions"]["torch"].startswith("2.")
+    assert record["hardware"]["cores"] >= 1
+    assert set(commit()) == {"commit", "changed"}

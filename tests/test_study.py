@@ -1,0 +1,165 @@
+"""Wrong studies: each is one line that names the file, the key path, what was found and the remedy."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lmpipe import InputError
+from lmpipe.plan import load_plan
+from lmpipe.settings import plain_number
+
+ROOT = Path(__file__).parent.parent
+LAPTOP = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+MINE = {"source": "url", "files": ["file:a.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
+
+
+def changed(path, value):
+    """The laptop study with one value put in place, or with the key taken out where the value is `...`."""
+    study = copy.deepcopy(LAPTOP)
+    *parents, last = path
+    block = study
+    for key in parents:
+        block = block[key]
+    if value is ...:
+        del block[last]
+    else:
+        block[last] = value
+    return study
+
+
+def complaint(study):
+    with pytest.raises(InputError) as caught:
+        load_plan(study, "config/mine.yaml")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("config/mine.yaml: ")
+    return message.removeprefix("config/mine.yaml: ")
+
+
+LR = ("experiments", "learning_rate")
+NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("experimnets",), {}, "unknown key 'experimnets'; did you mean experiments?"),
+        (("training", "warmpu"), 1, "training: unknown key 'warmpu'; did you mean warmup_fraction?"),
+        (("model", "dropout"), 0.1, "model: unknown key 'dropout'; valid keys: context_length, d_model"),
+        ((*NORM_RUNS, "b"), {"num_hedas": 2}, "runs.b: unknown key 'num_hedas'; did you mean num_heads?"),
+        (("corpora", "stories", "documants"), 3, "corpora.stories: unknown key 'documants'; did you mean documents?"),
+        (
+            (*LR, "vary"),
+            {"max_lrr": [1]},
+            "experiments.learning_rate: vary: unknown key 'max_lrr'; did you mean max_lr?",
+        ),
+        (("training", "max_lr"), "fast", "training.max_lr: expected a number, found the text 'fast'; correct"),
+        (("training", "max_lr"), True, "training.max_lr: expected a number, found the boolean True; correct"),
+        (("training", "max_lr"), -1, "training.max_lr: expected greater than 0, found -1; correct"),
+        (("training", "max_lr"), float("nan"), "training.max_lr: expected"),
+        (("training", "batch_size"), 1.5, "training.batch_size: expected"),
+        (("training", "betas"), [0.9], "training.betas.1: missing; add it"),
+        (("model",), None, "model: expected keys and values, found None; write"),
+        (("model",), ..., "model: missing; add it"),
+        (("model", "norm"), "layer", "model.norm: expected 'pre', 'post' or 'none', found 'layer'; correct"),
+        (("model", "d_model"), 65, "model: d_model 65 cannot be divided among num_heads 4; choose a multiple"),
+        (
+            ("model", "d_model"),
+            60,
+            "model: heads of width 15 .* odd, but RoPE .*; choose an even width, or position: none",
+        ),
+        ((*NORM_RUNS, "b"), {"num_heads": 3}, "runs.b: d_model 64 cannot be divided among num_heads 3; choose"),
+        (
+            ("corpora", "stories", "tokenizer", "vocab_size"),
+            256,
+            r"stories.tokenizer.vocab_size: expected at least 257 \(256 bytes and 1 special token\), found 256; raise",
+        ),
+        ((*LR, "vary"), {"vocab_size": [100]}, "vary: vocab_size: expected at least 257"),
+        (
+            (*LR, "corpus"),
+            "stores",
+            "experiments.learning_rate.corpus: no 'stores' in this study; did you mean stories?",
+        ),
+        ((*LR, "corpus"), ..., "experiments.learning_rate: no corpus; add corpus: stories"),
+        (("seeds",), [], "seeds: expected at least 1, found 0; add"),
+        (("seeds",), [1, 1], r"seeds: expected each value once, found \[1, 1\]"),
+        ((*LR, "seeds"), [], "experiments.learning_rate.seeds: expected at least 1, found 0; add"),
+        (("study",), "../elsewhere", "study: expected a name of letters, .* found '../elsewhere'"),
+        (("corpora", "a/b"), MINE, "corpora.a/b: expected a name of letters, .* found 'a/b'"),
+        ((*NORM_RUNS, ".."), {}, "expected a name of letters, .* found '..'"),
+        (("experiments", "$(rm -r x)"), {}, "expected a name of letters"),
+        (
+            ("corpora", "mine"),
+            MINE | {"files": ["file:no.txt"]},
+            "corpora.mine.files.0: no text at 'no.txt', .*; correct",
+        ),
+        (("corpora", "mine"), MINE | {"files": ["file:empty.txt"]}, "files.0: the text 'empty.txt' is empty; give it"),
+        (
+            ("corpora", "mine"),
+            MINE | {"files": ["ftp://x/a"]},
+            "files.0: expected file:PATH or https://HOST/PATH, found",
+        ),
+        (("corpora", "mine"), MINE | {"files": []}, "corpora.mine.files: expected at least 1, found 0; add"),
+        (("corpora", "mine"), MINE | {"valid": "file:a.txt"}, "corpora.mine: give either valid .* or valid_fraction"),
+        (
+            ("corpora", "stories", "source"),
+            "wiki",
+            "expected source: stories, docstrings or url, found 'wiki'; set source",
+        ),
+        (
+            ("corpora", "docs", "packages"),
+            ["numpi"],
+            "corpora.docs: package 'numpi' is not installed; install it with pip",
+        ),
+        ((*LR, "vary"), {"max_lr": 3}, r"vary.max_lr: expected a list of values, such as \[1, 2\], found 3"),
+        ((*LR, "vary"), {"max_lr": [0.001, "1e-3"]}, "two runs would be named 'max_lr=0.001'; let them differ"),
+        ((*LR, "max_lr"), 0.1, "experiments.learning_rate: max_lr is both set and varied; keep one"),
+        (
+            (*NORM_RUNS, "b"),
+            {"max_lr": {"best_of": "learning_rat"}},
+            "best_of: no 'learning_rat' .* mean learning_rate?",
+        ),
+        (
+            ("experiments", "learning_rate"),
+            {"corpus": "stories", "max_lr": {"best_of": "batch_size_experiment"}},
+            "best_of comes back to learning_rate itself; take the rate elsewhere",
+        ),
+        (("samples", "models", "stories"), "main_experiment/docs", "expected a run on corpus 'stories', found"),
+        (("samples", "models", "stories"), "main_experiment/storys", "did you mean main_experiment/stories"),
+        (("accounting", "models", "study"), LAPTOP["accounting"]["models"]["gpt2_xl"], "choose another"),
+    ],
+)
+def test_a_wrong_study_is_refused_in_one_line(tmp_path, monkeypatch, path, value, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "empty.txt").touch()
+    found = complaint(changed(path, value))
+    assert re.search(message, found), found
+
+
+def test_several_errors_are_counted():
+    study = changed(("training", "max_lr"), -1)
+    study["training"]["batch_size"] = 0
+    assert complaint(study).endswith("(and 1 more)")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("1e-3", 0.001), ("4.096e5", 409600.0), (" 7 ", 7), ("-2", -2), (0.5, 0.5)]
+)
+def test_number_texts_are_numbers(text, number):
+    assert plain_number(text) == number
+
+
+def test_number_texts_are_accepted_where_yaml_leaves_them_as_texts():
+    study = yaml.safe_load(yaml.safe_dump(changed(("training", "max_lr"), "1e-3")))
+    assert study["training"]["max_lr"] == "1e-3"
+    assert load_plan(study, "x").study.training.max_lr == 0.001
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
+def test_shipped_studies_are_valid(path):
+    plan = load_plan(yaml.safe_load(path.read_text(encoding="utf-8")), path.name)
+    assert plan.runs

@@ -1,0 +1,155 @@
+# Tiny helpers: the plan of the study, and what the rules look up in it.
+import json
+import os
+import re
+import shlex
+import sys
+
+from lmpipe import InputError
+from lmpipe.plan import load_plan
+from lmpipe.provenance import code_digest
+
+try:
+    PLAN = load_plan(config, ", ".join(map(os.path.relpath, workflow.configfiles)) or "--config")
+except InputError as error:
+    sys.exit(str(error))
+
+STUDY = PLAN.study
+SHOWN_CORPORA = list(STUDY.samples.models) if STUDY.samples else []
+DOWNLOADS = PLAN.downloads()
+
+# The lmpipe that belongs to this snakemake, also where its environment was not activated.
+shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
+
+
+wildcard_constraints:
+    corpus="|".join(map(re.escape, STUDY.corpora)),
+    tokenizer="|".join(map(re.escape, PLAN.tokenizers)),
+    split="train|valid",
+    shard="[0-9]+",
+    experiment="|".join(map(re.escape, PLAN.runs_of)),
+    run="[^/]+",
+    seed="[0-9]+",
+    model="|".join(map(re.escape, PLAN.models)),
+
+
+def as_json(value):
+    """Settings as the one JSON argument of a subcommand."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def study_settings(wildcards):
+    return as_json(STUDY.model_dump(mode="json", exclude_none=True))
+
+
+def download_settings(wildcards):
+    return as_json(DOWNLOADS[f"resources/{wildcards.key}-{wildcards.filename}"])
+
+
+def corpus_texts(wildcards):
+    return PLAN.text_paths(wildcards.corpus, "files")
+
+
+def corpus_valid_texts(wildcards):
+    return PLAN.text_paths(wildcards.corpus, "valid")
+
+
+def corpus_settings(wildcards):
+    return as_json(PLAN.corpus_settings(wildcards.corpus))
+
+
+def shards_of(wildcards):
+    return STUDY.corpora[wildcards.corpus].shards
+
+
+def pretoken_counts(wildcards):
+    corpus, _ = PLAN.tokenizers[wildcards.tokenizer]
+    return expand("<results>/pretokens/{corpus}/{shard}.npz", corpus=corpus, shard=range(STUDY.corpora[corpus].shards))
+
+
+def tokenizer_corpus(wildcards):
+    return PLAN.tokenizers[wildcards.tokenizer][0]
+
+
+def tokenizer_vocab_size(wildcards):
+    return PLAN.tokenizers[wildcards.tokenizer][1]
+
+
+def tokenizer_text(wildcards):
+    corpus, _ = PLAN.tokenizers[wildcards.tokenizer]
+    return f"<results>/corpora/{corpus}/{wildcards.split}.txt"
+
+
+def comparison_settings(wildcards):
+    tokenizers = {name: corpus for name, (corpus, _) in PLAN.tokenizers.items()}
+    return as_json({"corpora": list(STUDY.corpora), "tokenizers": tokenizers})
+
+
+def model_settings(wildcards):
+    model = PLAN.models[wildcards.model].model_dump(mode="json")
+    return as_json({"name": wildcards.model, "model": model, "device_memory_gb": STUDY.accounting.device_memory_gb})
+
+
+def planned_run(wildcards):
+    return PLAN.run_in[f"runs/{wildcards.experiment}/{wildcards.run}/seed{wildcards.seed}"]
+
+
+def run_settings(wildcards):
+    return as_json(planned_run(wildcards).settings(STUDY.study))
+
+
+def run_tokens(wildcards):
+    tokenizer = planned_run(wildcards).tokenizer
+    return expand(
+        "<results>/tokens/{tokenizer}/{split}.{kind}",
+        tokenizer=tokenizer,
+        split=["train", "valid"],
+        kind=["bin", "json"],
+    )
+
+
+def run_vocabulary(wildcards):
+    return f"<results>/tokenizers/{planned_run(wildcards).tokenizer}/vocab.json"
+
+
+def run_best(wildcards):
+    source = planned_run(wildcards).best_of
+    return f"<results>/experiments/{source}/best.json" if source else []
+
+
+def run_best_flag(wildcards, input):
+    return ["--best", input.best] if input.best else []
+
+
+def experiment_files(*names):
+    """An input function: these files of every run of the experiment."""
+
+    def files(wildcards):
+        folders = [run.folder for run in PLAN.runs_of[wildcards.experiment]]
+        return expand("<results>/{folder}/{name}", folder=folders, name=names)
+
+    return files
+
+
+def experiment_settings(wildcards):
+    runs = PLAN.names_and_seeds()[wildcards.experiment]
+    return as_json({"experiment": wildcards.experiment, "runs": runs})
+
+
+def shown_run(name):
+    """An input function: a file of the run whose model speaks for the corpus."""
+
+    def file(wildcards):
+        return f"<results>/{PLAN.shown_run(wildcards.corpus).folder}/{name}"
+
+    return file
+
+
+def shown_tokenizer(wildcards):
+    return f"<results>/tokenizers/{PLAN.shown_run(wildcards.corpus).tokenizer}/merges.txt"
+
+
+def sample_settings(wildcards):
+    samples = STUDY.samples.model_dump(mode="json", exclude={"models"})
+    run = PLAN.shown_run(wildcards.corpus)
+    return as_json({"corpus": wildcards.corpus, "run": f"{run.experiment}/{run.name}", "seed": run.seed, **samples})

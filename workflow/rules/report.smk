@@ -1,0 +1,117 @@
+# Plots of the experiments, findings, and the report.
+
+
+rule plot_experiment:
+    input:
+        experiment_files("config.json", "metrics.csv", "summary.json"),
+    output:
+        by_step=report(
+            "<results>/experiments/{experiment}/loss_by_step.svg",
+            caption="../report/loss_by_step.rst",
+            category="Experiments",
+            subcategory="{experiment}",
+            labels={"figure": "loss by step"},
+        ),
+        by_time=report(
+            "<results>/experiments/{experiment}/loss_by_time.svg",
+            caption="../report/loss_by_time.rst",
+            category="Experiments",
+            subcategory="{experiment}",
+            labels={"figure": "loss by time"},
+        ),
+        final=report(
+            "<results>/experiments/{experiment}/final_loss.svg",
+            caption="../report/final_loss.rst",
+            category="Experiments",
+            subcategory="{experiment}",
+            labels={"figure": "final loss"},
+        ),
+        table=report(
+            "<results>/experiments/{experiment}/table.csv",
+            caption="../report/table.rst",
+            category="Experiments",
+            subcategory="{experiment}",
+            labels={"figure": "table of runs"},
+        ),
+    log:
+        "<logs>/plot_experiment/{experiment}.log",
+    benchmark:
+        "<benchmarks>/plot_experiment/{experiment}.tsv"
+    resources:
+        mem_mb=1000,
+        runtime=20,
+    params:
+        settings=experiment_settings,
+        folder=subpath(output.table, parent=True),
+        results=subpath(output.table, ancestor=3),
+        code=code_digest("experiment_plots"),
+    shell:
+        "lmpipe plot-experiment --settings {params.settings:q} --results {params.results:q}"
+        " --output {params.folder:q} 2> {log:q}"
+
+
+rule find:
+    input:
+        corpora=expand("<results>/corpora/{corpus}/corpus.json", corpus=STUDY.corpora),
+        training=expand("<results>/tokenizers/{tokenizer}/training.json", tokenizer=PLAN.tokenizers),
+        tokens=expand("<results>/tokens/{tokenizer}/{split}.json", tokenizer=PLAN.tokenizers, split=["train", "valid"]),
+        comparison="<results>/tokenizer_experiments.json",
+        unicode="<results>/unicode.json",
+        accounting=expand("<results>/accounting/{model}.json", model=PLAN.models),
+        toy="<results>/learning_rate_tuning.csv",
+        runs=expand("<results>/{folder}/summary.json", folder=PLAN.run_in),
+        experiments=expand("<results>/experiments/{experiment}/table.csv", experiment=PLAN.runs_of),
+        samples=expand("<results>/samples/{corpus}.json", corpus=SHOWN_CORPORA),
+    output:
+        findings="<results>/findings.json",
+        figures=report(
+            directory("<results>/figures"),
+            patterns=["{figure}.svg"],
+            caption="../report/figures.rst",
+            category="Tokenizers and accounting",
+            labels={"figure": "{figure}"},
+        ),
+    log:
+        "<logs>/find.log",
+    benchmark:
+        "<benchmarks>/find.tsv"
+    resources:
+        mem_mb=1000,
+        runtime=20,
+    params:
+        settings=study_settings,
+        results=subpath(output.findings, parent=True),
+        code=code_digest("problems", "plots"),
+    shell:
+        "lmpipe find --settings {params.settings:q} --results {params.results:q} --output {output.findings:q} 2> {log:q}"
+
+
+rule report:
+    input:
+        findings="<results>/findings.json",
+        figures="<results>/figures",
+        experiments=expand(
+            "<results>/experiments/{experiment}/{figure}.svg",
+            experiment=PLAN.runs_of,
+            figure=["loss_by_step", "loss_by_time", "final_loss"],
+        ),
+    output:
+        report(
+            "<results>/report.html",
+            caption="../report/report.rst",
+            category="The report",
+            labels={"figure": "every problem on one page"},
+        ),
+    log:
+        "<logs>/report.log",
+    benchmark:
+        "<benchmarks>/report.tsv"
+    resources:
+        mem_mb=500,
+        runtime=10,
+    params:
+        settings=study_settings,
+        results=subpath(output[0], parent=True),
+        code=code_digest("report", "templates"),
+    shell:
+        "lmpipe report --settings {params.settings:q} --results {params.results:q} --output {output:q} 2> {log:q}"

@@ -1,0 +1,77 @@
+# Training runs, the best of a sweep, and samples of text.
+
+
+rule train:
+    input:
+        tokens=run_tokens,
+        vocab=run_vocabulary,
+        best=run_best,
+    output:
+        config="<results>/runs/{experiment}/{run}/seed{seed}/config.json",
+        metrics="<results>/runs/{experiment}/{run}/seed{seed}/metrics.csv",
+        summary="<results>/runs/{experiment}/{run}/seed{seed}/summary.json",
+        weights="<results>/runs/{experiment}/{run}/seed{seed}/model.safetensors",
+    log:
+        "<logs>/train/{experiment}/{run}/seed{seed}.log",
+    benchmark:
+        "<benchmarks>/train/{experiment}/{run}/seed{seed}.tsv"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=720,
+    params:
+        settings=run_settings,
+        folder=subpath(output.config, parent=True),
+        results=subpath(output.config, ancestor=5),
+        best=run_best_flag,
+        code=code_digest("train"),
+    shell:
+        "lmpipe train --settings {params.settings:q} --results {params.results:q} {params.best:q}"
+        " --output {params.folder:q} --threads {threads} 2> {log:q}"
+
+
+rule select_best:
+    input:
+        experiment_files("config.json", "summary.json"),
+    output:
+        "<results>/experiments/{experiment}/best.json",
+    log:
+        "<logs>/select_best/{experiment}.log",
+    benchmark:
+        "<benchmarks>/select_best/{experiment}.tsv"
+    resources:
+        mem_mb=500,
+        runtime=5,
+    params:
+        settings=experiment_settings,
+        results=subpath(output[0], ancestor=3),
+        code=code_digest("results"),
+    shell:
+        "lmpipe select-best --settings {params.settings:q} --results {params.results:q} --output {output:q} 2> {log:q}"
+
+
+rule generate:
+    input:
+        config=shown_run("config.json"),
+        summary=shown_run("summary.json"),
+        weights=shown_run("model.safetensors"),
+        merges=shown_tokenizer,
+        train="<results>/corpora/{corpus}/train.txt",
+        valid="<results>/corpora/{corpus}/valid.txt",
+    output:
+        "<results>/samples/{corpus}.json",
+    log:
+        "<logs>/generate/{corpus}.log",
+    benchmark:
+        "<benchmarks>/generate/{corpus}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        settings=sample_settings,
+        run=subpath(input.config, parent=True),
+        code=code_digest("generate"),
+    shell:
+        "lmpipe generate --run {params.run:q} --settings {params.settings:q} --texts {input.train:q} {input.valid:q}"
+        " --output {output:q} 2> {log:q}"
