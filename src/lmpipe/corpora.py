@@ -148,8 +148,8 @@ def read_range(path: str, start: int, stop: int | None) -> Iterator[bytes]:
 def split_point(texts: Sequence[str], train_share: float) -> tuple[int, int]:
     """Where validation begins: the index of a file, and the offset in it.
 
-    The document end at or after the wanted share of bytes is taken, else the last one before it. A text without any
-    document end is cut at a line, as one document on either side.
+    The document end nearest to the wanted share of bytes is taken. A text without any document end is cut at a line,
+    as one document on either side.
     """
     sizes = [Path(text).stat().st_size for text in texts]
     wanted = int(sum(sizes) * train_share)
@@ -161,8 +161,9 @@ def split_point(texts: Sequence[str], train_share: float) -> tuple[int, int]:
         raise InputError(f"{texts[index]}: the text is empty; take it off the list")
     with open(texts[index], "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         for mark in (DELIMITER, b"\n", b" "):
-            for found in (text.find(mark, wanted), text.rfind(mark, 0, wanted)):
-                offset = after_line_end(text, found + len(mark)) if found >= 0 else 0
+            marks = [found for found in (text.rfind(mark, 0, wanted), text.find(mark, wanted)) if found >= 0]
+            ends = [after_line_end(text, found + len(mark)) for found in marks]
+            for offset in sorted(ends, key=lambda end: abs(end - wanted)):
                 if text[: min(offset, CHUNK_BYTES)].strip() and text[offset : offset + CHUNK_BYTES].strip():
                     return index, offset
             if mark == DELIMITER and len(texts) > 1:

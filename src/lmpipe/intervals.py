@@ -55,13 +55,16 @@ def describe_difference(difference: Interval, unit: str = "nats per token") -> s
     >>> describe_difference(Interval(0.031, 0.012, 3))
     'higher by 0.031 nats per token (95 % interval 0.019 to 0.043, 3 seeds)'
     """
+    if difference.mean == 0 and difference.bounds is None:
+        return "no different (one seed, so no interval)"
     direction = "higher" if difference.mean > 0 else "lower"
     size = f"{direction} by {abs(difference.mean):.3f} {unit}"
     if difference.bounds is None:
         return f"{size} (one seed, so no interval)"
     low, high = difference.bounds
     if not difference.resolved:
-        return f"not resolved with {difference.count} seeds (95 % interval {low:+.3f} to {high:+.3f} {unit})"
+        bounds = f"{low:+.3f} to {high:+.3f}".replace("-", "−")
+        return f"not resolved with {difference.count} seeds (95 % interval {bounds} {unit})"
     if difference.mean < 0:
         low, high = -high, -low
     return f"{size} (95 % interval {low:.3f} to {high:.3f}, {difference.count} seeds)"

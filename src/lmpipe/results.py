@@ -1,12 +1,33 @@
 """Reading a study's results folder: what the plots, the problems and the report share."""
 
 import csv
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lmpipe import InputError
 from lmpipe.files import read_json
+
+# The columns of a table of runs that come from summary.json, in their order.
+SUMMARY_COLUMNS = (
+    "validation_loss",
+    "best_validation_loss",
+    "perplexity",
+    "bits_per_byte",
+    "steps",
+    "tokens",
+    "parameters",
+    "wall_seconds",
+    "tokens_per_second",
+    "peak_memory_bytes",
+    "device",
+    "threads",
+    "precision",
+    "diverged_step",
+)
 
 
 @dataclass(frozen=True)
@@ -47,12 +68,46 @@ class Run:
         """What this run sets differently from its experiment, with best_of values resolved to numbers."""
         return self.config["varied"]
 
+    def setting(self, key: str) -> Any:
+        """A setting as this run resolved it, by its key in a study file (`max_lr`, `norm`, `corpus`, `vocab_size`)."""
+        for block in (self.config["training"], self.config["model"], self.config):
+            if key in block:
+                return block[key]
+        return self.varied.get(key)
+
     def metrics(self) -> dict[str, list[float | None]]:
-        """The columns of metrics.csv; an empty cell is None."""
+        """The columns of metrics.csv; an empty cell, or a value that is not finite, is None."""
         with open(self.folder / "metrics.csv", encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        columns = rows[0].keys() if rows else []
-        return {column: [float(row[column]) if row[column] else None for row in rows] for column in columns}
+            reader = csv.DictReader(file)
+            rows = list(reader)
+        return {column: [finite_or_none(row[column]) for row in rows] for column in reader.fieldnames or []}
+
+    def validation_curve(self, column: str = "step") -> list[tuple[float, float]]:
+        """Pairs of (step or wall_seconds, validation loss in nats per token) at each evaluation with a finite loss."""
+        metrics = self.metrics()
+        pairs = zip(metrics[column], metrics["validation_loss"], strict=True)
+        return [(x, loss) for x, loss in pairs if x is not None and loss is not None]
+
+    def row(self, settings: Iterable[str] = ()) -> dict[str, Any]:
+        """One line of a table of runs: name, seed, status, the given settings, and what the summary measured."""
+        head = {"run": self.name, "seed": self.seed, "status": self.status}
+        middle = {key: self.setting(key) for key in settings}
+        return head | middle | {column: self.summary.get(column) for column in SUMMARY_COLUMNS}
+
+
+def finite_or_none(cell: str) -> float | None:
+    """A cell of metrics.csv as a number.
+
+    >>> finite_or_none("2.5"), finite_or_none(""), finite_or_none("nan")
+    (2.5, None, None)
+    """
+    value = float(cell) if cell else math.nan
+    return value if math.isfinite(value) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a setting is a plain number; booleans are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass
@@ -82,8 +137,35 @@ class ExperimentRuns:
 
     def best(self) -> str | None:
         """The name with the lowest mean final loss among those whose seeds all finished."""
-        means = {name: loss for name in self.names() if (loss := self.mean_loss(name)) is not None}
+        return self.best_among(self.names())
+
+    def best_among(self, names: Iterable[str]) -> str | None:
+        """The best of the given names by mean final loss; None where none of them finished with every seed."""
+        means = {name: loss for name in names if (loss := self.mean_loss(name)) is not None}
         return min(means, key=means.get) if means else None
+
+    def setting(self, name: str, key: str) -> Any:
+        """A resolved setting of the runs of one name."""
+        return self.seeds_of(name)[0].setting(key)
+
+    def statuses(self, name: str) -> list[str]:
+        """The statuses of the runs of one name, by seed."""
+        return [run.status for run in self.seeds_of(name)]
+
+    def varied_settings(self) -> list[str]:
+        """The settings in which runs of this experiment differ, in the order in which the study varies them."""
+        keys = dict.fromkeys(key for run in self.runs for key in run.varied)
+        return [key for key in keys if len({repr(run.setting(key)) for run in self.runs}) > 1]
+
+    def swept_settings(self) -> list[str]:
+        """The one or two numeric settings that span this experiment; empty where its runs are no such grid."""
+        keys = self.varied_settings()
+        everywhere = all(key in run.varied and is_number(run.setting(key)) for key in keys for run in self.runs)
+        return keys if everywhere and len(keys) in (1, 2) else []
+
+    def comparable_per_token(self) -> bool:
+        """Whether all runs predict the same tokens; otherwise only losses per byte may be compared."""
+        return len({run.config["tokens"]["valid"]["sha256"] for run in self.runs}) <= 1
 
 
 class Results:
@@ -93,6 +175,7 @@ class Results:
         self.folder = Path(folder)
         self.study = study
         self.plan = plan
+        self._read: dict[str, ExperimentRuns] = {}
 
     def json(self, name: str) -> Any | None:
         """A JSON result by its path below the folder; None where the study does not make it."""
@@ -112,18 +195,49 @@ class Results:
         """All runs of an experiment; None where the study has none of that name."""
         if name not in self.plan:
             return None
-        return self._experiments[name]
+        if name not in self._read:
+            self._read[name] = read_experiment(self.folder, name, self.plan[name])
+        return self._read[name]
 
     def experiments(self) -> list[ExperimentRuns]:
         """All experiments, in the order of the study."""
-        return list(self._experiments.values())
+        return [self.experiment(name) for name in self.plan]
 
-    @cached_property
-    def _experiments(self) -> dict[str, ExperimentRuns]:
-        return {name: read_experiment(self.folder, name, runs) for name, runs in self.plan.items()}
+    def runs(self) -> list[Run]:
+        """Every run of every experiment, in the order of the study."""
+        return [run for experiment in self.experiments() for run in experiment.runs]
 
 
-def read_experiment(folder: str | Path, name: str, runs: list[tuple[str, int]]) -> ExperimentRuns:
+def read_experiment(folder: str | Path, experiment: str, runs: list[tuple[str, int]]) -> ExperimentRuns:
     """Read the named runs of an experiment; stale folders of earlier studies are left alone."""
-    base = Path(folder) / "runs" / name
-    return ExperimentRuns(name, [Run.read(base / run / f"seed{seed}") for run, seed in runs])
+    base = Path(folder) / "runs" / experiment
+    return ExperimentRuns(experiment, [Run.read(base / run / f"seed{seed}") for run, seed in runs])
+
+
+def select_best(experiment: ExperimentRuns) -> dict[str, Any]:
+    """The best finished grid point of a sweep by its mean final loss over the seeds: what best.json says.
+
+    Raises InputError where no point finished with every seed, since nothing can be taken from such a sweep.
+    """
+    best = experiment.best()
+    if best is None:
+        raise InputError(
+            f"experiments.{experiment.name}: no grid point finished with all its seeds; add lower learning rates to it"
+        )
+    candidates = [candidate(experiment, name) for name in experiment.names()]
+    chosen = next(entry for entry in candidates if entry["run"] == best)
+    seeds = [run.seed for run in experiment.seeds_of(best)]
+    return {"experiment": experiment.name, **chosen, "seeds": seeds, "candidates": candidates}
+
+
+def candidate(experiment: ExperimentRuns, name: str) -> dict[str, Any]:
+    """One grid point of a sweep with its mean loss; None where a seed did not finish."""
+    runs = experiment.seeds_of(name)
+    training = runs[0].config["training"]
+    return {
+        "run": name,
+        "max_lr": training["max_lr"],
+        "batch_size": training["batch_size"],
+        "validation_loss": experiment.mean_loss(name),
+        "statuses": [run.status for run in runs],
+    }

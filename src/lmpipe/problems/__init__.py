@@ -100,6 +100,7 @@ def find_all(results: Results) -> dict[str, dict[str, Any]]:
     """The findings of every problem, and of every other experiment of the study, ready for findings.json."""
     from lmpipe.problems import general_experiment
 
+    (results.folder / "figures").mkdir(exist_ok=True)
     findings = {}
     for problem in PROBLEMS:
         module = module_of(problem)

@@ -1,0 +1,279 @@
+"""The smoke study, whole: run once in a folder with a space in its name, then looked at from every side."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lmpipe.plan import load_plan
+from lmpipe.problems import PROBLEMS
+from lmpipe.results import Results, Run
+
+ROOT = Path(__file__).parent.parent
+SMOKE = ROOT / "config" / "smoke.yaml"
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+
+
+def snakemake(folder, *arguments, study=SMOKE, check=True):
+    """Run the workflow in a folder, as a user would."""
+    # The environment is not activated: rules must find the lmpipe that belongs to this snakemake all the same.
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    environment["PATH"] = "/usr/bin:/bin"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
+    command += ["--cores", "2", "--configfile", study, *arguments]
+    result = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, env=environment, cwd=folder
+    )
+    if check:
+        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the finished smoke study."""
+    place = tmp_path_factory.mktemp("a study") / "in a folder"
+    place.mkdir()
+    snakemake(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
+    return Results(folder / "results" / "smoke", study, load_plan(study, "smoke").names_and_seeds())
+
+
+@pytest.fixture(scope="module")
+def findings(results):
+    return results.json("findings.json")["problems"]
+
+
+def test_every_problem_is_answered(findings):
+    assert set(findings) == set(PROBLEMS)
+    statuses = {problem: finding["status"] for problem, finding in findings.items()}
+    assert set(statuses.values()) == {"answered"}, statuses
+
+
+def test_findings_say_everything_with_figures(findings):
+    for problem, finding in findings.items():
+        assert finding["question"], problem
+        assert finding["sentences"], problem
+        assert finding["figures"], problem
+        for name, figure in finding["figures"].items():
+            assert figure["source"], f"{problem}.{name} has no source"
+            assert figure["value"] is not None or figure["reason"], f"{problem}.{name} is undefined without a reason"
+
+
+def test_sentences_hold_no_leftovers(findings):
+    for problem, finding in findings.items():
+        for sentence in finding["sentences"]:
+            assert not re.search(r"\bnan\b|\bNone\b|\binf\b|\{|\}", sentence), f"{problem}: {sentence}"
+
+
+def test_gpt2_xl_is_exact(findings):
+    figures = findings["transformer_accounting"]["figures"]
+    assert figures["gpt2_xl_parameters"]["value"] == 2_127_057_600
+    assert figures["gpt2_xl_bytes"]["value"] == 8_508_230_400
+    assert figures["gpt2_xl_forward_flops"]["value"] == 4_513_336_524_800
+
+
+class Page(HTMLParser):
+    """Collects what a report must and must not hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.ids, self.requests, self.links = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        for name in ("src", "srcset", "data", "poster") + (("href",) if tag == "link" else ()):
+            if name in attributes and not attributes[name].startswith("data:"):
+                self.requests.append(attributes[name])
+        if tag == "a" and attributes.get("href", "").startswith("#"):
+            self.links.append(attributes["href"][1:])
+
+
+@pytest.fixture(scope="module")
+def page(results):
+    parser = Page()
+    parser.feed((results.folder / "report.html").read_text(encoding="utf-8"))
+    return parser
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_every_problem_is_a_section(page, problem):
+    assert page.ids.count(problem) == 1
+
+
+def test_the_report_is_self_contained_and_its_links_lead_somewhere(page, results):
+    assert page.requests == []
+    assert set(page.links) <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert (results.folder / "report.html").stat().st_size < 3_000_000
+
+
+def test_the_diverged_run_is_a_result(results):
+    run = Run.read(results.folder / "runs" / "learning_rate" / "max_lr=300.0" / "seed0")
+    assert run.status == "diverged"
+    assert run.loss is None
+    assert run.summary["diverged_step"] > 0
+
+
+def test_runs_that_experiments_share_are_trained_once(results):
+    runs = [run for experiment in results.experiments() for run in experiment.runs]
+    settings = {
+        json.dumps([run.config["model"], run.config["training"], run.seed, run.config["tokenizer"]]) for run in runs
+    }
+    store = [entry for entry in (results.folder / "store").iterdir() if entry.is_dir()]
+    assert len(settings) < len(runs), "the smoke study shares its baselines"
+    assert len(store) == len(settings)
+
+
+def test_best_of_is_the_best_grid_point(results):
+    best = results.json("experiments/learning_rate/best.json")
+    losses = {
+        run.config["training"]["max_lr"]: run.loss for run in results.experiment("learning_rate").runs if run.loss
+    }
+    assert best["max_lr"] == min(losses, key=losses.get)
+    batch = Run.read(results.folder / "runs/batch_size_experiment/batch_size=4_max_lr=sqrt_rule-0.5/seed0")
+    assert batch.config["training"]["max_lr"] == pytest.approx(best["max_lr"] * 0.5 * (4 / 8) ** 0.5, rel=1e-12)
+
+
+def test_a_second_call_has_nothing_to_do(folder):
+    assert "Nothing to be done" in snakemake(folder).stderr
+
+
+def test_logs_and_benchmarks_lie_where_the_readme_says(folder):
+    assert (folder / "logs/smoke/train/no_pos_emb/baseline/seed0.log").is_file()
+    assert (folder / "results/smoke/benchmarks/train/no_pos_emb/baseline/seed0.tsv").is_file()
+    assert not list(folder.rglob("*.tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("target", "rule"),
+    [
+        ("results/smoke/experiments/learning_rate/loss_by_step.svg", "plot_experiment"),
+        ("results/smoke/runs/no_pos_emb/baseline/seed0/summary.json", "train"),
+        ("results/smoke/tokenizers/docs/tokenizer.json", "train_bpe"),
+        ("tokenizers", "train_bpe"),
+        ("accounting", "account_model"),
+        ("experiments", "plot_experiment"),
+        ("samples", "generate"),
+        ("report", "report"),
+    ],
+)
+def test_targets_by_name(tmp_path, target, rule):
+    planned = snakemake(tmp_path, "--dry-run", target)
+    assert re.search(rf"^{rule} +[0-9]+$", planned.stdout, re.MULTILINE), planned.stdout[-2000:]
+
+
+def test_one_target_is_done_again_alone(folder):
+    target = "results/smoke/tokenizers/docs/tokenizer.json"
+    before = (folder / target).read_bytes()
+    (folder / target).unlink()
+    assert snakemake(folder, target).stderr.count("Finished jobid") == 1
+    assert (folder / target).read_bytes() == before
+
+
+def test_snakemakes_own_report_has_captions(folder):
+    snakemake(folder, "--report", "report.zip")
+    with zipfile.ZipFile(folder / "report.zip") as archive:
+        names = archive.namelist()
+        text = "".join(archive.read(name).decode(errors="replace") for name in names if name.endswith((".html", ".js")))
+    assert any(name.endswith(".svg") for name in names)
+    assert "Validation loss" in text
+    assert "pre_norm_ablation" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seeds", [], "seeds: expected at least 1, found 0; add what is missing"),
+        ("trainin", {}, "unknown key 'trainin'; did you mean training?"),
+        ("study", "../x", "study: expected a name of letters, digits, '.', '_' and '-'"),
+    ],
+)
+def test_a_wrong_study_stops_before_the_first_job(tmp_path, key, value, message):
+    study = yaml.safe_load(SMOKE.read_text(encoding="utf-8")) | {key: value}
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    result = snakemake(tmp_path, study=path, check=False)
+    assert result.returncode == 1
+    assert f"wrong.yaml: {message}" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name != ".snakemake"] == ["wrong.yaml"]
+
+
+def diffs():
+    """The changes that config/README.md shows under "Extending"."""
+    text = (ROOT / "config" / "README.md").read_text(encoding="utf-8").partition("## Extending")[2]
+    return [block.splitlines() for block in re.findall(r"```diff\n(.*?)```", text, re.DOTALL)]
+
+
+def apply(diff, lines):
+    """A study's lines with one of the README's changes made; lines between those shown may be left out there."""
+    position, changed = 0, list(lines)
+    for line in diff:
+        mark, content = line[0], line[1:]
+        if mark == "+":
+            changed.insert(position, content)
+            position += 1
+        else:
+            found = changed.index(content, position)
+            position = found if mark == "-" else found + 1
+            if mark == "-":
+                del changed[found]
+    return changed
+
+
+def test_extensions_are_at_most_five_lines():
+    assert len(diffs()) == 6
+    for diff in diffs():
+        assert sum(line[0] == "+" for line in diff) <= 5, diff
+
+
+def test_every_extension_of_the_readme_does_just_what_it_adds(folder, results, monkeypatch):
+    """All changes at once, on top of the finished study: only what is new is computed."""
+    (folder / "texts").mkdir(exist_ok=True)
+    for corpus, name in (("stories", "a"), ("docs", "b")):
+        text = (results.folder / "corpora" / corpus / "train.txt").read_bytes()[:200_000]
+        (folder / "texts" / f"{name}.txt").write_bytes(text)
+    lines = SMOKE.read_text(encoding="utf-8").splitlines()
+    for diff in diffs():
+        lines = apply(diff, lines)
+    path = folder / "extended.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+    monkeypatch.chdir(folder)
+    old, new = (load_plan(yaml.safe_load(text.read_text(encoding="utf-8")), "x") for text in [SMOKE, path])
+    fresh = set(new.run_in) - set(old.run_in)
+    done = snakemake(folder, study=path)
+    trained = set(re.findall(r"^    output: results/smoke/(runs/.*?)/config.json", done.stderr, re.MULTILINE))
+    assert trained >= fresh
+    rerun = trained - fresh
+    # A new learning rate may change which one is the best; runs that take the best are then asked for again.
+    assert all(new.run_in[run].best_of for run in rerun), rerun
+    extended = Results(results.folder, yaml.safe_load(path.read_text(encoding="utf-8")), new.names_and_seeds())
+    findings = extended.json("findings.json")["problems"]
+    assert {"vocabulary_and_context", "width_ablation"} <= set(findings)
+    sizes = {run.config["model"]["vocab_size"] for run in extended.experiment("vocabulary_and_context").runs}
+    assert sizes == {320, 384}
+    assert {run.config["corpus"] for run in extended.experiment("main_experiment").runs} == {"stories", "docs", "mine"}
+    assert "Nothing to be done" in snakemake(folder, study=path).stderr
+
+
+def test_forget_empties_the_store(folder, tmp_path):
+    copy = tmp_path / "smoke"
+    shutil.copytree(folder / "results" / "smoke" / "store", copy / "store")
+    subprocess.run([sys.executable, "-m", "lmpipe.cli", "forget", str(copy)], check=True)
+    assert not list((copy / "store").iterdir())
