@@ -1,0 +1,200 @@
+"""Unicode and its encodings, explored by running the code in question (handout, problems unicode1 and unicode2).
+
+The snippets below are executed and kept beside what they put out, so that code and output cannot drift apart.
+"""
+
+import ast
+import contextlib
+import io
+import platform
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+# The byte order is given, so that no byte-order mark is counted.
+ENCODINGS = {"UTF-8": "utf-8", "UTF-16": "utf-16-le", "UTF-32": "utf-32-le"}
+
+SAMPLES = {
+    "English": "The little fox sleeps under the old tree.",
+    "German": "Der kleine Fuchs schläft unter dem großen Baum.",
+    "Greek": "Η μικρή αλεπού κοιμάται κάτω από το παλιό δέντρο.",
+    "Russian": "Маленькая лиса спит под старым деревом.",
+    "Arabic": "ينام الثعلب الصغير تحت الشجرة القديمة.",
+    "Hindi": "छोटी लोमड़ी पुराने पेड़ के नीचे सोती है।",
+    "Chinese": "小狐狸睡在老树下。",
+    "Japanese": "小さなキツネは古い木の下で眠っています。",
+    "Korean": "작은 여우가 오래된 나무 아래에서 자고 있습니다.",
+    "emoji": "🦊😴🌳🌙🦉",
+}
+
+NULL_SESSION = """\
+chr(0)
+print(chr(0))
+repr(chr(0)) == str(chr(0))
+"one" + chr(0) + "two"
+print("one" + chr(0) + "two")
+len("one" + chr(0) + "two")
+"""
+
+MEASURE = """\
+def measure(text, encoding):
+    data = text.encode(encoding)
+    return len(data), data.count(0)
+"""
+
+BYTE_BY_BYTE = """\
+def decode_byte_by_byte(data):
+    return "".join(bytes([byte]).decode("utf-8") for byte in data)
+"""
+
+VERDICT = """\
+def verdict(data):
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.reason
+    return "valid"
+"""
+
+
+def explore() -> dict[str, Any]:
+    """Everything that unicode.json holds; the same on every machine with the same Python."""
+    return {
+        "python": platform.python_version(),
+        "null": null_character(),
+        "encodings": compare_encodings(),
+        "wrong_decoder": break_wrong_decoder(),
+        "two_bytes": judge_two_bytes(),
+    }
+
+
+def session(code: str) -> list[dict[str, str]]:
+    r"""Run code as the interactive interpreter would: each statement with what it puts out, an exception included.
+
+    >>> session("x = 2\nx + 1\nprint('hi')")[1:]
+    [{'code': 'x + 1', 'output': '3\n'}, {'code': "print('hi')", 'output': 'hi\n'}]
+    """
+    namespace: dict[str, Any] = {}
+    return [
+        {"code": ast.get_source_segment(code, statement), "output": output_of(statement, namespace)}
+        for statement in ast.parse(code).body
+    ]
+
+
+def output_of(statement: ast.stmt, namespace: dict[str, Any]) -> str:
+    """Execute one statement; return what it prints, shows as its value, or raises."""
+    compiled = compile(ast.Interactive([statement]), "<session>", "single")
+    shown, displayhook = io.StringIO(), sys.displayhook
+    # The usual hook also stores the value in builtins, where it would outlive the session.
+    sys.displayhook = lambda value: None if value is None else print(repr(value))
+    try:
+        with contextlib.redirect_stdout(shown):
+            exec(compiled, namespace)
+    except Exception as error:
+        shown.write(f"{type(error).__name__}: {error}\n")
+    finally:
+        sys.displayhook = displayhook
+    return shown.getvalue()
+
+
+def function_of(code: str, name: str) -> Callable:
+    """The function that a snippet defines."""
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    return namespace[name]
+
+
+def null_character() -> dict[str, Any]:
+    """chr(0): its representation, what print writes for it, and what it does inside a longer text."""
+    statements = session(NULL_SESSION)
+    shown, printed, same, joined, joined_printed, length = (statement["output"] for statement in statements)
+    return {
+        "session": statements,
+        "representation": shown.removesuffix("\n"),
+        "printed": printed.removesuffix("\n"),
+        "representation_is_text": ast.literal_eval(same),
+        "joined_representation": joined.removesuffix("\n"),
+        "joined_printed": joined_printed.removesuffix("\n"),
+        "joined_length": ast.literal_eval(length),
+        "category": unicodedata.category(chr(0)),
+        "called_null": unicodedata.lookup("NULL") == chr(0),
+    }
+
+
+def compare_encodings() -> dict[str, Any]:
+    """Bytes per character, and the share of zero bytes, of every sample in every encoding."""
+    measure = function_of(MEASURE, "measure")
+    samples = []
+    for script, text in SAMPLES.items():
+        sizes = {name: measure(text, encoding) for name, encoding in ENCODINGS.items()}
+        encodings = {
+            name: {"bytes": size, "bytes_per_character": size / len(text), "zero_share": zeros / size}
+            for name, (size, zeros) in sizes.items()
+        }
+        samples.append({"script": script, "text": text, "characters": len(text), "encodings": encodings})
+    return {"code": MEASURE, "samples": samples}
+
+
+def break_wrong_decoder() -> dict[str, Any]:
+    """Try the decoder that takes bytes one at a time on words and on all characters until, and where, it fails."""
+    decode = function_of(BYTE_BY_BYTE, "decode_byte_by_byte")
+    words = [word for text in SAMPLES.values() for word in text.split()]
+    tried = next(count for count, word in enumerate(words) if not decodes(decode, word))
+    # Surrogates are no characters, and no UTF-8 exists for them.
+    characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF]
+    failing = [character for character in characters if not decodes(decode, character)]
+    word = words[tried]
+    calls = [f'decode_byte_by_byte("{text}".encode("utf-8"))' for text in (words[0], word)]
+    statements = session("\n".join([BYTE_BY_BYTE, *calls, f'{word.encode("utf-8")!r}.decode("utf-8")']))
+    return {
+        "session": statements,
+        "words_tried_before": tried,
+        "input": word,
+        "input_bytes": word.encode("utf-8").hex(" "),
+        "exception": statements[2]["output"].removesuffix("\n"),
+        "characters": len(characters),
+        "characters_failing": len(failing),
+        "first_failing_code_point": ord(failing[0]),
+    }
+
+
+def decodes(decode: Callable[[bytes], str], text: str) -> bool:
+    """Whether a decoder gives back a text from its UTF-8 bytes."""
+    try:
+        return decode(text.encode("utf-8")) == text
+    except UnicodeDecodeError:
+        return False
+
+
+def judge_two_bytes() -> dict[str, Any]:
+    """Decode each of the 65,536 sequences of two bytes; count the decoder's verdicts and keep the first one of each."""
+    verdict = function_of(VERDICT, "verdict")
+    counts: Counter[str] = Counter()
+    first: dict[str, bytes] = {}
+    for value in range(1 << 16):
+        data = value.to_bytes(2, "big")
+        reason = verdict(data)
+        counts[reason] += 1
+        first.setdefault(reason, data)
+    valid = counts.pop("valid")
+    # The example: a byte that begins a longer character, followed by one that cannot continue it.
+    lead = next(byte for byte in range(256) if verdict(bytes([byte])) == "unexpected end of data")
+    example = next(data for byte in range(256) if verdict(data := bytes([lead, byte])) != "valid")
+    reasons = [
+        {"reason": reason, "sequences": count, "example": first[reason].hex(" ")} for reason, count in counts.items()
+    ]
+    shown = [bytes([lead]), example, *(first[entry["reason"]] for entry in reasons)]
+    statements = session("\n".join(f'{data!r}.decode("utf-8")' for data in dict.fromkeys(shown)))
+    return {
+        "code": VERDICT,
+        "session": statements,
+        "example": example.hex(" "),
+        "example_bits": " ".join(f"{byte:08b}" for byte in example),
+        "example_reason": verdict(example),
+        "sequences": 1 << 16,
+        "valid": valid,
+        "invalid": counts.total(),
+        "reasons": reasons,
+    }
