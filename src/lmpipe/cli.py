@@ -172,7 +172,7 @@ def make_corpus(given: Arguments) -> None:
 
 def count_pretokens(given: Arguments) -> None:
     """Run `lmpipe count-pretokens`."""
-    from lmpipe.bpe import count_shard
+    from lmpipe.pretokenize import count_shard
 
     count_shard(given.text, given.shard, given.shards, given.output, Path(given.output).with_suffix(".json"))
 

@@ -7,14 +7,14 @@ rule plot_experiment:
     output:
         by_step=report(
             "<results>/experiments/{experiment}/loss_by_step.svg",
-            caption="../report/loss_by_step.rst",
+            caption="../report/experiment_curves.rst",
             category="Experiments",
             subcategory="{experiment}",
             labels={"figure": "loss by step"},
         ),
         by_time=report(
             "<results>/experiments/{experiment}/loss_by_time.svg",
-            caption="../report/loss_by_time.rst",
+            caption="../report/experiment_curves.rst",
             category="Experiments",
             subcategory="{experiment}",
             labels={"figure": "loss by time"},

@@ -1,0 +1,163 @@
+"""Token files: encoding a text file into one, opening it, drawing training batches and validation windows from it."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmpipe import InputError
+from lmpipe.files import atomic_write, read_json, write_json
+from lmpipe.pretokenize import read_pieces
+from lmpipe.tokenizer import Tokenizer
+
+DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+UINT16_IDS = 1 << 16
+BUFFERED_TOKENS = 1 << 18
+SCANNED_TOKENS = 1 << 22
+
+
+def encode_file(
+    text_path: str | Path, tokenizer: Tokenizer, bin_path: str | Path, json_path: str | Path, name: str
+) -> dict[str, Any]:
+    """Encode a text file into token ids, little endian, and describe them in a .json, which is returned.
+
+    uint16 holds vocabularies of up to 65,536 ids, uint32 larger ones. Streams in constant memory; both files depend on
+    the text and the tokenizer alone. `name` is the tokenizer's. Raises InputError for an empty text.
+    """
+    dtype = "uint16" if tokenizer.vocab_size <= UINT16_IDS else "uint32"
+    digest = hashlib.sha256()
+    counts = np.zeros(tokenizer.vocab_size, np.int64)
+    batches = tokenizer.encode_batches(read_pieces(text_path, f"encoding {text_path}"))
+    with atomic_write(bin_path, "wb") as file:
+        for ids in buffered(batches):
+            block = np.array(ids, DTYPES[dtype])
+            counts += np.bincount(block, minlength=len(counts))
+            digest.update(block)
+            file.write(block)
+        if not counts.any():
+            raise InputError(f"{text_path}: expected text to encode, found an empty file; give the corpus documents")
+    info = {
+        "tokens": int(counts.sum()),
+        "dtype": dtype,
+        "max_id": int(counts.nonzero()[0][-1]),
+        "sha256": digest.hexdigest(),
+        "text_bytes": Path(text_path).stat().st_size,
+        "vocab_size": tokenizer.vocab_size,
+        "tokenizer": {"name": name, "sha256": tokenizer.sha256},
+        "unigram_entropy": unigram_entropy(counts),
+    }
+    write_json(json_path, info)
+    return info
+
+
+def buffered(batches: Iterable[list[int]]) -> Iterator[list[int]]:
+    """Join short lists of ids into longer ones, which are cheaper to count and write."""
+    held: list[int] = []
+    for ids in batches:
+        held += ids
+        if len(held) >= BUFFERED_TOKENS:
+            yield held
+            held = []
+    yield held
+
+
+def unigram_entropy(counts: np.ndarray) -> float:
+    """Entropy in nats per token of ids that occur `counts` (vocab,) times: the least loss without any context.
+
+    >>> round(unigram_entropy(np.array([1, 1, 0, 2])), 4)
+    1.0397
+    """
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """A token file on disk: `tokens` (tokens,) is mapped, not read; `info` is its .json."""
+
+    path: Path
+    tokens: np.ndarray
+    info: dict[str, Any]
+
+    @classmethod
+    def open(cls, bin_path: str | Path, vocab_size: int | None = None) -> "TokenFile":
+        """Open NAME.bin with NAME.json beside it, and check its size and ids.
+
+        Raises InputError where a file is missing or damaged, or has ids from vocab_size upwards (by default the
+        vocabulary that the .json names).
+        """
+        path = Path(bin_path)
+        remedy = "delete it and encode the corpus again"
+        info = read_json(path.with_suffix(".json"))
+        check_info(info, path.with_suffix(".json"), remedy)
+        dtype = DTYPES[info["dtype"]]
+        size = path.stat().st_size if path.exists() else None
+        if size != info["tokens"] * dtype.itemsize:
+            found = "no file" if size is None else f"{size} bytes"
+            expected = f"{info['tokens']} tokens of {dtype.itemsize} bytes"
+            raise InputError(f"{path}: size: expected {expected}, found {found}; {remedy}")
+        tokens = np.memmap(path, dtype, mode="r")
+        largest = largest_id(tokens)
+        if largest != info["max_id"]:
+            raise InputError(f"{path}: expected {info['max_id']} as the largest id, found {largest}; {remedy}")
+        if largest >= (limit := vocab_size or info["vocab_size"]):
+            raise InputError(
+                f"{path}: expected ids below the vocabulary's {limit}, found {largest}; "
+                "use the tokenizer that encoded this file"
+            )
+        return cls(path, tokens, info)
+
+
+def check_info(info: Any, path: Path, remedy: str) -> None:
+    """Raise InputError unless a token file's .json has the keys and kinds that opening needs."""
+    kinds = {"tokens": int, "dtype": str, "max_id": int, "vocab_size": int}
+    for key, kind in kinds.items():
+        found = info.get(key) if isinstance(info, dict) else None
+        if not isinstance(found, kind) or (kind is int and found < 0):
+            raise InputError(f"{path}: {key}: expected a value of kind {kind.__name__}, found {found!r}; {remedy}")
+    if info["dtype"] not in DTYPES or not info["tokens"]:
+        found = f"{info['tokens']} {info['dtype']}"
+        raise InputError(f"{path}: expected tokens of uint16 or uint32, found {found}; {remedy}")
+
+
+def largest_id(tokens: np.ndarray) -> int:
+    """The largest id of a token file, looked up block by block."""
+    return max(int(tokens[start : start + SCANNED_TOKENS].max()) for start in range(0, len(tokens), SCANNED_TOKENS))
+
+
+def batch(
+    tokens: np.ndarray, seed: int, step: int, batch_size: int, context_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of one training step, each (batch, seq) int64; targets are one token further.
+
+    Windows start anywhere with equal chance. The batch is a pure function of the tokens, the seed and the step.
+    Raises InputError where the split has fewer than context_length + 1 tokens.
+    """
+    if len(tokens) <= context_length:
+        raise InputError(
+            f"context_length: expected a training split of at least {context_length + 1} tokens, "
+            f"found {len(tokens)}; shorten the context or give the corpus more text"
+        )
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, step])))
+    starts = generator.integers(0, len(tokens) - context_length, size=batch_size)
+    windows = tokens[starts[:, None] + np.arange(context_length + 1)].astype(np.int64)
+    return windows[:, :-1], windows[:, 1:]
+
+
+def validation_windows(
+    tokens: np.ndarray, context_length: int, limit_tokens: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Fixed windows (seq,) int64 of inputs and targets that make every token but the first a target exactly once.
+
+    The last window may be shorter; `limit_tokens` keeps only the first so many targets. Raises InputError for a split
+    of fewer than two tokens.
+    """
+    if len(tokens) < 2:
+        raise InputError(f"validation split: expected at least 2 tokens, found {len(tokens)}; give it more text")
+    targets = len(tokens) - 1 if limit_tokens is None else min(len(tokens) - 1, limit_tokens)
+    for start in range(0, targets, context_length):
+        window = np.asarray(tokens[start : min(start + context_length, targets) + 1], dtype=np.int64)
+        yield window[:-1], window[1:]

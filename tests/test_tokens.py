@@ -1,0 +1,180 @@
+import hashlib
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmpipe import InputError, pretokenize, tokens
+from lmpipe.bpe import merge_pretokens
+from lmpipe.pretokenize import END_OF_TEXT
+from lmpipe.tokenizer import Tokenizer
+from lmpipe.tokens import TokenFile, batch, encode_file, unigram_entropy, validation_windows
+
+TEXT = f"The cat sat on the mat.\r\nÉté! {END_OF_TEXT}\n" * 30 + "no end"
+
+
+@pytest.fixture
+def tokenizer():
+    vocab, merges = merge_pretokens({b"The": 3, b" the": 5, b" cat": 2, b"at": 9}, 264, [END_OF_TEXT])
+    return Tokenizer(vocab, merges, [END_OF_TEXT])
+
+
+@pytest.fixture
+def text_path(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_bytes(TEXT.encode())
+    return path
+
+
+def encode(text_path, tokenizer, folder):
+    info = encode_file(text_path, tokenizer, folder / "train.bin", folder / "train.json", "mine")
+    return info, folder / "train.bin"
+
+
+def test_a_token_file_holds_the_ids_of_the_text(tmp_path, text_path, tokenizer):
+    info, path = encode(text_path, tokenizer, tmp_path)
+    ids = tokenizer.encode(TEXT)
+    assert np.fromfile(path, "<u2").tolist() == ids
+    shares = [count / len(ids) for count in Counter(ids).values()]
+    assert info.pop("unigram_entropy") == pytest.approx(-sum(share * math.log(share) for share in shares), rel=1e-12)
+    assert info == {
+        "tokens": len(ids),
+        "dtype": "uint16",
+        "max_id": max(ids),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "text_bytes": len(TEXT.encode()),
+        "vocab_size": 264,
+        "tokenizer": {"name": "mine", "sha256": tokenizer.sha256},
+    }
+
+
+def test_token_files_do_not_depend_on_blocks(tmp_path, text_path, tokenizer, monkeypatch):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    encode(text_path, tokenizer, tmp_path / "a")
+    monkeypatch.setattr(pretokenize, "BLOCK_BYTES", 3)
+    monkeypatch.setattr(pretokenize, "WINDOW_CHARACTERS", 1)
+    monkeypatch.setattr(tokens, "BUFFERED_TOKENS", 7)
+    encode(text_path, tokenizer, tmp_path / "b")
+    for name in ("train.bin", "train.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_vocabularies_above_65536_ids_take_four_bytes(tmp_path, text_path, tokenizer):
+    fitting = {**tokenizer.vocab, 65_535: b"some token"}
+    info, path = encode(text_path, Tokenizer(fitting, tokenizer.merges, [END_OF_TEXT]), tmp_path)
+    assert (info["dtype"], path.stat().st_size) == ("uint16", 2 * info["tokens"])
+    larger = Tokenizer({**tokenizer.vocab, 70_000: b" o"}, [*tokenizer.merges, (b" ", b"o")], [END_OF_TEXT])
+    info, path = encode(text_path, larger, tmp_path)
+    assert (info["dtype"], info["max_id"], info["vocab_size"]) == ("uint32", 70_000, 70_001)
+    assert TokenFile.open(path).tokens.tolist() == larger.encode(TEXT)
+
+
+def test_an_empty_text_is_refused_and_leaves_no_file(tmp_path, tokenizer):
+    (tmp_path / "empty.txt").write_bytes(b"")
+    with pytest.raises(InputError, match=r"empty\.txt: expected text to encode"):
+        encode(tmp_path / "empty.txt", tokenizer, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
+
+
+def test_an_opened_token_file_is_mapped_and_read_only(tmp_path, text_path, tokenizer):
+    info, path = encode(text_path, tokenizer, tmp_path)
+    opened = TokenFile.open(path, vocab_size=264)
+    assert isinstance(opened.tokens, np.memmap)
+    assert opened.tokens.tolist() == tokenizer.encode(TEXT)
+    assert opened.info == info
+    with pytest.raises(ValueError, match="read-only"):
+        opened.tokens[0] = 1
+
+
+def test_damaged_token_files_are_told_in_one_line(tmp_path, text_path, tokenizer):
+    info, path = encode(text_path, tokenizer, tmp_path)
+    data = path.read_bytes()
+
+    def fails(message, content=data, **changed):
+        path.write_bytes(content)
+        path.with_suffix(".json").write_text(json.dumps({**info, **changed}), encoding="utf-8")
+        with pytest.raises(InputError, match=message) as caught:
+            TokenFile.open(path)
+        assert "\n" not in str(caught.value)
+        assert str(path.with_suffix("")) in str(caught.value)
+
+    fails("train.bin: size: expected .* tokens of 2 bytes, found", data[:-1])
+    fails("train.bin: size", data + b"\0\0")
+    fails("train.bin: expected 263 as the largest id, found 999", (999).to_bytes(2, "little") + data[2:])
+    fails("below the vocabulary's 260, found 263", vocab_size=260)
+    fails("tokens: expected", tokens="many")
+    fails("tokens: expected", tokens=-1)
+    fails("expected tokens of uint16 or uint32", dtype="int8")
+    fails("expected tokens of uint16 or uint32", b"", tokens=0)
+    encode(text_path, tokenizer, tmp_path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"size: expected .* tokens of 2 bytes, found no file"):
+        TokenFile.open(path)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(InputError, match=r"train\.json: no such file"):
+        TokenFile.open(path)
+
+
+def test_a_vocabulary_of_another_tokenizer_is_refused(tmp_path, text_path, tokenizer):
+    _, path = encode(text_path, tokenizer, tmp_path)
+    assert TokenFile.open(path, vocab_size=10_000)
+    with pytest.raises(InputError, match="below the vocabulary's 200, found 263; use the tokenizer"):
+        TokenFile.open(path, vocab_size=200)
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step():
+    split = np.arange(1000, dtype=np.uint16)
+    first = batch(split, 0, 3, 8, 16)
+    np.random.default_rng(1).random(5)
+    for one, again in zip(first, batch(split, 0, 3, 8, 16), strict=True):
+        assert one.dtype == np.int64
+        assert one.shape == (8, 16)
+        np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(first[0], batch(split, 0, 4, 8, 16)[0])
+    assert not np.array_equal(first[0], batch(split, 1, 3, 8, 16)[0])
+
+
+def test_targets_are_one_token_further_and_all_starts_are_drawn():
+    split = np.arange(100, 120, dtype=np.uint16)
+    inputs, targets = batch(split, 0, 0, 2000, 16)
+    np.testing.assert_array_equal(targets, inputs + 1)
+    np.testing.assert_array_equal(inputs - inputs[:, :1], np.broadcast_to(np.arange(16), inputs.shape))
+    starts = Counter((inputs[:, 0] - 100).tolist())
+    assert sorted(starts) == [0, 1, 2, 3]
+    assert min(starts.values()) > 420  # 500 expected, standard deviation 19
+
+
+def test_a_split_must_hold_one_window():
+    inputs, targets = batch(np.arange(5), 0, 0, 2, 4)
+    assert (inputs == [0, 1, 2, 3]).all()
+    assert (targets == [1, 2, 3, 4]).all()
+    with pytest.raises(InputError, match="at least 5 tokens, found 4; shorten the context"):
+        batch(np.arange(4), 0, 0, 2, 4)
+
+
+@given(st.integers(2, 60), st.integers(1, 20), st.none() | st.integers(1, 80))
+def test_validation_windows_make_every_token_a_target_once(length, context_length, limit):
+    split = np.arange(length, dtype=np.uint16)
+    windows = list(validation_windows(split, context_length, limit))
+    seen = np.concatenate([targets for _, targets in windows])
+    np.testing.assert_array_equal(seen, np.arange(1, length)[:limit])
+    for inputs, targets in windows:
+        np.testing.assert_array_equal(targets, inputs + 1)
+        assert inputs.dtype == targets.dtype == np.int64
+    assert [len(inputs) for inputs, _ in windows[:-1]] == [context_length] * (len(windows) - 1)
+    assert 1 <= len(windows[-1][0]) <= context_length
+
+
+def test_a_validation_split_needs_two_tokens():
+    with pytest.raises(InputError, match="at least 2 tokens, found 1"):
+        list(validation_windows(np.arange(1), 4))
+
+
+def test_unigram_entropy_of_equal_and_of_single_tokens():
+    assert unigram_entropy(np.array([3, 3, 3, 0])) == pytest.approx(math.log(3), rel=1e-15)
+    assert unigram_entropy(np.array([0, 7])) == 0
