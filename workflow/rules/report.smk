@@ -7,14 +7,14 @@ rule plot_experiment:
     output:
         by_step=report(
             "<results>/experiments/{experiment}/loss_by_step.svg",
-            caption="../report/experiment_curves.rst",
+            caption="../report/loss_by_step.rst",
             category="Experiments",
             subcategory="{experiment}",
             labels={"figure": "loss by step"},
         ),
         by_time=report(
             "<results>/experiments/{experiment}/loss_by_time.svg",
-            caption="../report/experiment_curves.rst",
+            caption="../report/loss_by_time.rst",
             category="Experiments",
             subcategory="{experiment}",
             labels={"figure": "loss by time"},
@@ -81,7 +81,7 @@ rule find:
     params:
         settings=study_settings,
         results=subpath(output.findings, parent=True),
-        code=code_digest("problems", "plots"),
+        code=code_digest("problems", "problems/writeup.json"),
     shell:
         "lmpipe find --settings {params.settings:q} --results {params.results:q} --output {output.findings:q} 2> {log:q}"
 

@@ -1,0 +1,222 @@
+"""Problem learning_rate: which peak rate is best, and where training becomes unstable."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+from lmpipe.intervals import mean_interval
+from lmpipe.problems import Figure, Finding, training
+from lmpipe.problems.wording import listing, loss, number
+from lmpipe.results import ExperimentRuns, Results
+
+ID = "learning_rate"
+TITLE = "Tuning the learning rate"
+QUESTION = (
+    "Which peak learning rate gives the lowest final validation loss, how was it searched for, "
+    "and how does the best rate lie to the rate at which training diverges?"
+)
+LINES = "learning_rate: {corpus: {corpus}, vary: {max_lr: [0.001, 0.003, 0.01, 0.03, 0.1, 3.0]}}"
+PARABOLA = "the grid needs a finished rate on both sides of the best one"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One rate of the grid: its best run, that run's mean final loss (None unless all seeds finished), its statuses."""
+
+    rate: float
+    name: str
+    loss: float | None
+    statuses: list[str]
+
+
+def find(results: Results) -> Finding:
+    """The best rate of the grid, the edge of stability, and an interpolated optimum that is told but not used."""
+    experiment = results.experiment(ID)
+    if experiment is None:
+        return training.missing(results, ID, LINES)
+    points = grid(experiment)
+    best = best_point(points)
+    figures = grid_figures(experiment, points, best) | interpolation_figures(experiment, points, best)
+    sentences = [
+        best_sentence(experiment, best),
+        search_sentence(points, experiment),
+        training.setting_sentence(results, experiment),
+        *neighbour_sentences(points, best),
+        edge_sentence(points, best),
+        *interpolation_sentences(figures),
+        *training.failure_sentences(experiment),
+    ]
+    answered = best is not None and len(points) > 1
+    tables = [training.runs_table(experiment)]
+    return Finding("answered" if answered else "partial", figures, sentences, tables, training.plots(experiment))
+
+
+def grid(experiment: ExperimentRuns) -> list[Point]:
+    """The rates that were tried, from small to large; of several runs at one rate the best stands for it."""
+    names: dict[float, list[str]] = {}
+    for name in experiment.names():
+        names.setdefault(experiment.setting(name, "max_lr"), []).append(name)
+    points = []
+    for rate, same_rate in sorted(names.items()):
+        name = experiment.best_among(same_rate) or same_rate[0]
+        points.append(Point(rate, name, experiment.mean_loss(name), experiment.statuses(name)))
+    return points
+
+
+def best_point(points: list[Point]) -> Point | None:
+    """The rate with the lowest mean final loss."""
+    finished = [point for point in points if point.loss is not None]
+    return min(finished, key=lambda point: point.loss) if finished else None
+
+
+def edge(points: list[Point]) -> tuple[float | None, float | None]:
+    """The edge of stability: the largest rate at which every seed finished, the smallest at which one diverged."""
+    finished = [point.rate for point in points if set(point.statuses) == {"finished"}]
+    diverged = [point.rate for point in points if "diverged" in point.statuses]
+    return max(finished, default=None), min(diverged, default=None)
+
+
+def grid_figures(experiment: ExperimentRuns, points: list[Point], best: Point | None) -> dict[str, Figure]:
+    """Figures of the grid itself."""
+    source = training.table_path(experiment)
+    largest, smallest = edge(points)
+    name = best.name if best else None
+    ratio = smallest / largest if largest and smallest else None
+    to_best = smallest / best.rate if best and smallest else None
+    no_edge = "no rate of the grid diverged" if smallest is None else "no run finished"
+    return {
+        "best_max_lr": training.known(best.rate if best else None, "", source, "no run finished"),
+        "best_validation_loss": training.figure(experiment, name),
+        "best_perplexity": training.figure(experiment, name, "perplexity", ""),
+        "best_bits_per_byte": training.figure(experiment, name, "bits_per_byte", "bits per byte"),
+        "largest_finished_max_lr": training.known(largest, "", source, "no run finished"),
+        "smallest_diverged_max_lr": training.known(smallest, "", source, "no rate of the grid diverged"),
+        "edge_ratio": training.known(ratio, "smallest diverged / largest finished rate", source, no_edge),
+        "diverged_to_best_ratio": training.known(to_best, "smallest diverged / best rate", source, no_edge),
+        "grid_points": Figure(len(points), "rates", source),
+    }
+
+
+def interpolation_figures(experiment: ExperimentRuns, points: list[Point], best: Point | None) -> dict[str, Figure]:
+    """The minimum of a parabola through the best rate and its neighbours, with an interval where there are seeds."""
+    source = training.table_path(experiment)
+    bracket = bracketing(points, best)
+    if bracket is None:
+        return {"interpolated_max_lr": training.known(None, "", source, PARABOLA)}
+    rates = [point.rate for point in bracket]
+    rate, lowest = parabola_minimum(rates, [point.loss for point in bracket])
+    by_seed = [experiment.losses(point.name) for point in bracket]
+    shared = sorted(set.intersection(*(set(losses) for losses in by_seed)))
+    each = [parabola_minimum(rates, [losses[seed] for losses in by_seed])[0] for seed in shared]
+    bounds = mean_interval([math.log(one) for one in each]).bounds if all(one > 0 for one in each) else None
+    interval = (math.exp(bounds[0]), math.exp(bounds[1])) if bounds else None
+    return {
+        "interpolated_max_lr": Figure(rate, "", source, interval),
+        "interpolated_validation_loss": Figure(lowest, training.NATS, source),
+    }
+
+
+def bracketing(points: list[Point], best: Point | None) -> list[Point] | None:
+    """The best point between its neighbours of the grid, where both finished."""
+    if best is None:
+        return None
+    place = points.index(best)
+    around = points[max(0, place - 1) : place + 2]
+    return around if len(around) == 3 and all(point.loss is not None for point in around) else None
+
+
+def parabola_minimum(rates: list[float], losses: list[float]) -> tuple[float, float]:
+    """Where the parabola through three points of (log rate, loss) has its vertex: the rate and the loss there.
+
+    >>> rate, lowest = parabola_minimum([0.001, 0.01, 0.1], [2.0, 1.0, 2.0])
+    >>> round(rate, 6), round(lowest, 6)
+    (0.01, 1.0)
+    """
+    x0, x1, x2 = (math.log(rate) for rate in rates)
+    y0, y1, y2 = losses
+    first, second = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
+    curvature = (second - first) / (x2 - x0)
+    if curvature <= 0:
+        lowest = min(range(3), key=lambda index: losses[index])
+        return rates[lowest], losses[lowest]
+    x = (x0 + x1) / 2 - first / (2 * curvature)
+    return math.exp(x), y0 + first * (x - x0) + curvature * (x - x0) * (x - x1)
+
+
+def best_sentence(experiment: ExperimentRuns, best: Point | None) -> str:
+    """The short answer."""
+    if best is None:
+        return "No rate of the grid finished with every seed, so there is no best rate; add smaller rates to the grid."
+    perplexity = training.mean(experiment, best.name, "perplexity")
+    per_byte = training.mean(experiment, best.name, "bits_per_byte")
+    return (
+        f"The best peak learning rate of the grid is {number(best.rate)}: it ends at a validation loss of "
+        f"{loss(best.loss)} nats per token{training.seeds_words(experiment, best.name)} "
+        f"(perplexity {number(perplexity, 4)}, {number(per_byte, 4)} bits per byte)."
+    )
+
+
+def search_sentence(points: list[Point], experiment: ExperimentRuns) -> str:
+    """The search strategy, as it was run."""
+    if len(points) < 2:
+        return f"Only the rate {number(points[0].rate)} was run, which is no search; vary max_lr over several rates."
+    factors = [larger.rate / smaller.rate for smaller, larger in pairwise(points)]
+    low, high = number(min(factors), 2), number(max(factors), 2)
+    steps = f"a factor of {low} apart" if low == high else f"factors of {low} to {high} apart"
+    warmup = training.common(run.setting("warmup_fraction") for run in experiment.runs)
+    warming = f" after a linear warm-up over {number(100 * warmup)} % of the steps" if warmup else ""
+    return (
+        f"The search is a grid of {len(points)} rates from {number(points[0].rate)} to {number(points[-1].rate)}, "
+        f"neighbours {steps}; each rate is the peak of a cosine schedule{warming}, all else equal."
+    )
+
+
+def neighbour_sentences(points: list[Point], best: Point | None) -> list[str]:
+    """How flat the optimum is, or that it lies at the edge of the grid."""
+    if best is None or len(points) < 2:
+        return []
+    place = points.index(best)
+    if place in (0, len(points) - 1):
+        end, beyond = ("lower", "smaller") if place == 0 else ("upper", "larger")
+        return [f"The best rate lies at the {end} edge of the grid, so a {beyond} one may be better; widen the grid."]
+    around = [points[place - 1], points[place + 1]]
+    ends = [f"{number(one.rate)} {f'ends at {loss(one.loss)}' if one.loss else 'does not finish'}" for one in around]
+    return [f"Of its neighbours, {listing(ends)}."]
+
+
+def edge_sentence(points: list[Point], best: Point | None) -> str:
+    """The edge of stability, and how far from it the best rate lies."""
+    largest, smallest = edge(points)
+    if smallest is None:
+        return (
+            f"No rate of the grid diverged, so the edge of stability lies above {number(points[-1].rate)}; "
+            "add larger rates to find it."
+        )
+    if largest is None:
+        return f"Every rate from {number(smallest)} on diverged; the edge of stability lies below the grid."
+    if largest > smallest:
+        return (
+            f"Divergence is not monotone here: {number(smallest)} diverged with at least one seed, while "
+            f"{number(largest)} finished; the edge of stability is blurred between them."
+        )
+    below = f"{number(largest / best.rate)} to {number(smallest / best.rate)}" if best.rate < largest else "at most "
+    below += "" if best.rate < largest else number(smallest / best.rate)
+    return (
+        f"The edge of stability lies between {number(largest)}, the largest rate that finished, and "
+        f"{number(smallest)}, the smallest that diverged, which are a factor of {number(smallest / largest)} apart; "
+        f"the best rate lies a factor of {below} below that edge."
+    )
+
+
+def interpolation_sentences(figures: dict[str, Figure]) -> list[str]:
+    """The interpolated optimum, which other experiments do not use."""
+    found = figures["interpolated_max_lr"]
+    if found.value is None:
+        return []
+    interval = found.interval
+    spread = f" (95 % interval over seeds {number(interval[0])} to {number(interval[1])})" if interval else ""
+    return [
+        f"A parabola through the best rate and its two neighbours, in the logarithm of the rate, has its minimum at "
+        f"{number(found.value)}{spread} with a loss of {loss(figures['interpolated_validation_loss'].value)}; "
+        f"it is told but not used: other experiments take {number(figures['best_max_lr'].value)}, which was run."
+    ]

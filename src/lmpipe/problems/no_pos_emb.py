@@ -1,0 +1,18 @@
+"""Problem no_pos_emb: rotary position embeddings against none."""
+
+from lmpipe.problems import Finding
+from lmpipe.problems.ablation import find_ablation
+from lmpipe.results import Results
+
+ID = "no_pos_emb"
+TITLE = "No position embeddings"
+QUESTION = (
+    "How well does the model learn without any position embedding (NoPE), where only the causal mask tells it about "
+    "order, compared with rotary embeddings (RoPE)?"
+)
+LINES = "no_pos_emb: {corpus: {corpus}, max_lr: {best_of: learning_rate}, runs: {baseline: {}, nope: {position: none}}}"
+
+
+def find(results: Results) -> Finding:
+    """The paired difference between NoPE and RoPE."""
+    return find_ablation(results, ID, LINES, "position", "none", "Without position embeddings (NoPE in place of RoPE)")

@@ -1,0 +1,21 @@
+"""Problem pre_norm_ablation: normalizing before each block against after it."""
+
+from lmpipe.problems import Finding
+from lmpipe.problems.ablation import find_ablation
+from lmpipe.results import Results
+
+ID = "pre_norm_ablation"
+TITLE = "Pre-norm against post-norm"
+QUESTION = (
+    "What changes when RMSNorm stands behind each attention and feed-forward block and its residual sum (post-norm, "
+    "as in the original transformer) instead of before it (pre-norm)?"
+)
+LINES = (
+    "pre_norm_ablation: {corpus: {corpus}, max_lr: {best_of: learning_rate}, "
+    "runs: {baseline: {}, post_norm: {norm: post}}}"
+)
+
+
+def find(results: Results) -> Finding:
+    """The paired difference between post-norm and pre-norm."""
+    return find_ablation(results, ID, LINES, "norm", "post", "With post-norm in place of pre-norm")

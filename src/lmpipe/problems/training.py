@@ -1,0 +1,175 @@
+"""What the problems about training runs share: their plots, tables, and the sentences on setting and failures."""
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+from lmpipe.intervals import mean_interval
+from lmpipe.problems import Figure, Finding, Plot, Table, absent
+from lmpipe.problems.reference import corpus_in_words
+from lmpipe.problems.wording import count, listing, loss, number
+from lmpipe.results import ExperimentRuns, Results, Run, is_number
+
+NATS = "nats per token"
+
+
+def missing(results: Results, problem: str, lines: str) -> Finding:
+    """The finding of a problem whose experiment this study lacks.
+
+    `{corpus}` in `lines` becomes the study's simple corpus, `{web}` the one in the place of web text.
+    """
+    corpus = results.corpus_in_role("simple") or next(iter(results.study["corpora"]))
+    added = lines.replace("{corpus}", corpus).replace("{web}", results.corpus_in_role("web") or "A_WEB_CORPUS")
+    return absent(f"This study has no experiment {problem}; add to its file, under experiments: `{added}`")
+
+
+def table_path(experiment: ExperimentRuns) -> str:
+    """Where the numbers of an experiment's runs lie, below the study's folder."""
+    return f"experiments/{experiment.name}/table.csv"
+
+
+def values(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> list[float]:
+    """What the finished seeds of one run measured."""
+    finished = (run.summary[measure] for run in experiment.seeds_of(name) if run.status == "finished")
+    return [value for value in finished if value is not None]
+
+
+def mean(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> float | None:
+    """The mean over the finished seeds of one run; None where none finished."""
+    measured = values(experiment, name, measure)
+    return fmean(measured) if measured else None
+
+
+def figure(
+    experiment: ExperimentRuns, name: str | None, measure: str = "validation_loss", unit: str = NATS, reason: str = ""
+) -> Figure:
+    """A mean over the finished seeds of one run as a figure, with its 95 % interval where there are several."""
+    source = table_path(experiment)
+    measured = values(experiment, name, measure) if name else []
+    if not measured:
+        return Figure(None, unit, source, reason=reason or "no run finished")
+    interval = mean_interval(measured)
+    return Figure(interval.mean, unit, source, interval.bounds)
+
+
+def known(value: Any, unit: str, source: str, reason: str) -> Figure:
+    """A figure that gives its reason only where it is undefined."""
+    return Figure(value, unit, source, reason=reason if value is None else "")
+
+
+def plots(experiment: ExperimentRuns) -> list[Plot]:
+    """The plots of an experiment: learning curves over steps and over time, and the final losses."""
+    folder, names = f"experiments/{experiment.name}", experiment.names()
+    best = experiment.best()
+    ending = f"; the lowest final loss is {loss(experiment.mean_loss(best))}, of {best}" if best else ""
+    runs = f"{len(names)} runs ({brief(names)})" if len(names) > 1 else f"the run {names[0]}"
+    return [
+        Plot(
+            f"{folder}/loss_by_step.svg",
+            "Validation loss against optimizer steps.",
+            f"Line plot of the validation loss in nats per token against steps for {runs}{ending}.",
+        ),
+        Plot(
+            f"{folder}/loss_by_time.svg",
+            "The same against training time, evaluations left out.",
+            f"Line plot of the validation loss in nats per token against training time for {runs}{ending}.",
+        ),
+        Plot(
+            f"{folder}/final_loss.svg",
+            "Loss on the whole validation split at the end of each run.",
+            f"Final losses of {runs}{ending}.",
+        ),
+    ]
+
+
+def brief(names: Sequence[str]) -> str:
+    """Up to six names in full, more as the first, the last and how many lie between."""
+    return listing(names) if len(names) <= 6 else f"{names[0]} to {names[-1]}"
+
+
+def runs_table(experiment: ExperimentRuns, names: Iterable[str] | None = None) -> Table:
+    """A row for each run, averaged over its finished seeds."""
+    settings = experiment.varied_settings()
+    shown = list(experiment.names() if names is None else names)
+    several = any(len(values(experiment, name)) > 1 for name in shown)
+    columns = ["run", *settings, "seeds", "validation loss", *(["± (95 %)"] if several else [])]
+    columns += ["perplexity", "bits per byte", "steps", "tokens", "tokens/s", "time (s)"]
+    rows = [run_row(experiment, name, settings, several) for name in shown]
+    return Table("Final results of each run: means over the seeds that finished, and how many did.", columns, rows)
+
+
+def run_row(experiment: ExperimentRuns, name: str, settings: list[str], several: bool) -> list[Any]:
+    """One row of `runs_table`."""
+    runs, losses = experiment.seeds_of(name), values(experiment, name)
+    finished = sum(run.status == "finished" for run in runs)
+    half_width = mean_interval(losses).half_width if len(losses) > 1 else None
+    return [
+        name,
+        *(experiment.setting(name, key) for key in settings),
+        f"{finished} of {len(runs)}" + failure_words(runs),
+        mean(experiment, name),
+        *([half_width] if several else []),
+        mean(experiment, name, "perplexity"),
+        mean(experiment, name, "bits_per_byte"),
+        round(fmean(run.summary["steps"] for run in runs)),
+        round(fmean(run.summary["tokens"] for run in runs)),
+        round(fmean(run.summary["tokens_per_second"] or 0 for run in runs)),
+        fmean(run.summary["wall_seconds"] for run in runs),
+    ]
+
+
+def failure_words(runs: list[Run]) -> str:
+    """What became of the runs that did not finish, for a cell of a table."""
+    failed = sorted({run.status for run in runs if run.status != "finished"})
+    return f" ({listing(failed)})" if failed else ""
+
+
+def setting_sentence(results: Results, experiment: ExperimentRuns) -> str:
+    """What all runs of an experiment have in common, in a sentence."""
+    runs = experiment.runs
+    parts = []
+    if parameters := common(run.summary["parameters"] for run in runs):
+        parts.append(f"a model of {count(parameters)} parameters")
+    if corpus := common(run.setting("corpus") for run in runs):
+        parts.append(f"on {corpus_in_words(results, corpus)}")
+    if tokens := common(run.setting("total_tokens") for run in runs):
+        parts.append(f"for {count(tokens)} tokens")
+    if batch_size := common(run.setting("batch_size") for run in runs):
+        parts.append(f"with batch size {count(batch_size)}")
+    seeds = sorted({run.seed for run in runs})
+    once = f"once (seed {seeds[0]})" if len(seeds) == 1 else f"with the seeds {listing([str(seed) for seed in seeds])}"
+    return f"Each run trains {' '.join(parts) or 'its own model'}, {once}."
+
+
+def common(found: Iterable[Any]) -> Any | None:
+    """The value that all members share; None where they differ."""
+    distinct = set(found)
+    return distinct.pop() if len(distinct) == 1 else None
+
+
+def failure_sentences(experiment: ExperimentRuns) -> list[str]:
+    """Which runs diverged, and when, and which ended no better than the unigram entropy."""
+    diverged = [f"`{run.name}` (seed {run.seed}) at {when(run)}" for run in experiment.runs if run.status == "diverged"]
+    stuck = [
+        f"`{run.name}` (seed {run.seed}, {loss(run.loss)} against {loss(run.summary['unigram_entropy'])})"
+        for run in experiment.runs
+        if run.status == "stuck"
+    ]
+    sentences = [f"Diverged: {listing(diverged)}."] if diverged else []
+    return sentences + ([f"Stuck, no better than the unigram entropy: {listing(stuck)}."] if stuck else [])
+
+
+def when(run: Run) -> str:
+    """Where a run stopped."""
+    return f"step {count(run.summary['steps'])} of {count(run.summary['planned_steps'])}"
+
+
+def setting_text(value: Any) -> str:
+    """A setting's value in a sentence."""
+    return number(value, 3) if is_number(value) else str(value)
+
+
+def seeds_words(experiment: ExperimentRuns, name: str) -> str:
+    """How many seeds stand behind a mean: nothing for one, ", mean of 3 seeds" for three."""
+    finished = len(values(experiment, name))
+    return f", mean of {finished} seeds" if finished > 1 else ""

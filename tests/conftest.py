@@ -1,0 +1,12 @@
+"""Fixtures that several test modules share."""
+
+import pytest
+from fabricate import fabricate_study
+
+from lmpipe.results import Results
+
+
+@pytest.fixture(scope="session")
+def fabricated(tmp_path_factory) -> Results:
+    """A made-up study with sweeps, ablations over seeds and diverged runs, without plots; not to be changed."""
+    return fabricate_study(tmp_path_factory.mktemp("fabricated"))

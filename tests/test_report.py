@@ -1,0 +1,236 @@
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+from fabricate import EXPERIMENTS, fabricate_study
+
+from lmpipe import InputError
+from lmpipe.experiment_plots import plot_experiment
+from lmpipe.files import write_json
+from lmpipe.plan import load_plan
+from lmpipe.problems import PROBLEMS, Finding, Text, absent, entry, module_of
+from lmpipe.report import build_report, column_texts, figure_text, inline_svg, prose, shown
+
+TOLD = ("learning_rate", "layer_norm_ablation", "main_experiment", "experiment_log")
+HOSTILE = 'A story.</blockquote><script>alert("x")</script> & more \x00\x1b'
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask for: ids, references, elements, and the text that a reader sees."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.ids, self.references, self.tags, self.seen, self.hidden = [], [], [], [], 0
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.hidden += tag in ("style", "script")
+        for name, found in attributes:
+            if name == "id":
+                self.ids.append(found)
+            if name in ("src", "href", "xlink:href", "action", "srcset", "data", "poster"):
+                self.references.append(found)
+
+    def handle_endtag(self, tag):
+        self.hidden -= tag in ("style", "script")
+
+    def handle_data(self, data):
+        if not self.hidden:
+            self.seen.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.seen).split())
+
+
+def findings(results) -> dict:
+    """Findings of the problems about training; the others are absent, and the samples are hostile."""
+    found = {}
+    for problem in PROBLEMS:
+        finding = absent("Not in this study; add it.")
+        title, question = problem, "What about it?"
+        if problem in TOLD:
+            module = module_of(problem)
+            finding, title, question = module.find(results), module.TITLE, module.QUESTION
+        if problem == "generate":
+            texts = [Text("Prompt <b>", HOSTILE, "prose"), Text("Code", "if a < b:\n    print(1)")]
+            finding = Finding("partial", sentences=["Text by `a<b`."], texts=texts)
+        found[problem] = entry(problem, title, question, finding, results)
+    return {"study": "fabricated", "problems": found}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study with plots and findings, ready for its report."""
+    chosen = {name: EXPERIMENTS[name] for name in ("learning_rate", "layer_norm_ablation", "main_experiment")}
+    results = fabricate_study(tmp_path_factory.mktemp("reported"), chosen)
+    for experiment in results.experiments():
+        plot_experiment(experiment, results.folder / "experiments" / experiment.name)
+    write_json(results.folder / "findings.json", findings(results))
+    return results
+
+
+@pytest.fixture(scope="module")
+def html(study) -> str:
+    return built(study)
+
+
+def built(study, name: str = "report.html") -> str:
+    build_report(study.folder, study.folder / "findings.json", study.folder / name, study.study)
+    return (study.folder / name).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html) -> Page:
+    return Page(html)
+
+
+def test_every_problem_is_an_anchor_once_and_every_link_leads_somewhere(page):
+    assert all(page.ids.count(problem) == 1 for problem in PROBLEMS)
+    assert len(page.ids) == len(set(page.ids)), "ids of inlined plots must not collide"
+    inner = [reference for reference in page.references if reference.startswith("#")]
+    assert {reference[1:] for reference in inner} <= set(page.ids)
+
+
+def test_the_page_requests_nothing_from_anywhere(html, page):
+    assert [reference for reference in page.references if not reference.startswith(("#", "data:"))] == []
+    assert not re.search(r"url\((?!#)", html)
+    assert "@import" not in html
+    assert not {"link", "iframe", "object", "embed", "img"} & (set(page.tags) - {"link"})
+    assert "default-src 'none'" in html
+
+
+def test_nothing_undefined_is_shown(page):
+    assert not re.search(r"\b(nan|NaN|None|inf|undefined|null)\b", page.text)
+
+
+def test_undefined_numbers_are_dashes_with_their_reason():
+    assert shown(None, "it <diverged>") == '<span class="dash" title="it &lt;diverged&gt;">–</span>'
+    assert 'title="no value"' in shown(None)
+
+
+def test_hostile_text_stays_text(html, page):
+    assert html.count("<script>") == 1
+    assert 'alert("x")' in page.text
+    assert "␀␛" in page.text
+    assert "\x00" not in html
+    assert "<code>a&lt;b</code>" in html
+
+
+def test_the_top_says_which_corpora_the_numbers_came_from(page):
+    assert "stories stands in the place of TinyStories; it is not TinyStories itself" in page.text
+    assert "docs stands in the place of OpenWebText" in page.text
+
+
+def test_sections_show_answer_plots_tables_and_the_write_up(html, page):
+    assert html.count('role="img" aria-label="') == 3 * 3 + 2
+    assert "The best peak learning rate of the grid is 0.01" in page.text
+    assert "Smallest rate seen to diverge" in page.text
+    assert "answered" in page.text
+    assert "absent" in page.text
+    assert 'class="number" data-sort="2.685633">2.686</td>' in html
+
+
+def test_the_end_tells_how_to_repeat_it(page):
+    for words in (
+        "AMD EPYC, 2 cores, 25.8 GB of memory",
+        "0123456789ab",
+        "2.13.0",
+        "max_lr:",
+        "best_of: learning_rate",
+    ):
+        assert words in page.text
+
+
+def test_the_settings_shown_are_a_study_file_of_the_same_study(study, html):
+    text = "".join(Page(html[html.index("<h3>Settings") :]).seen)
+    shown_study = yaml.safe_load(text[text.index("study:") :])
+    assert load_plan(shown_study, "the report's settings").names_and_seeds() == study.plan
+
+
+def test_plots_take_the_colours_of_the_page(html):
+    plots = html[html.index("<main>") :]
+    assert "#0072b2" not in plots
+    assert "var(--blue)" in plots
+    assert "currentColor" in plots
+
+
+def test_the_page_is_small_and_the_same_bytes_every_time(study, html):
+    assert len(html.encode()) < 1_000_000
+    assert built(study, "again.html") == html
+
+
+def test_a_plot_that_is_missing_is_an_input_error(study, tmp_path):
+    found = json.loads((study.folder / "findings.json").read_text(encoding="utf-8"))
+    found["problems"]["learning_rate"]["plots"][0]["path"] = "figures/no_such.svg"
+    write_json(tmp_path / "findings.json", found)
+    with pytest.raises(InputError, match="no such plot"):
+        build_report(study.folder, tmp_path / "findings.json", tmp_path / "report.html", study.study)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_building_a_report_imports_no_heavy_package():
+    script = "import sys, lmpipe.report; print({'torch', 'pandas', 'matplotlib', 'numba'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+def test_ids_inside_a_plot_are_made_unique():
+    svg = (
+        '<?xml?><svg viewBox="0 0 1 1"><style>*{}</style><path id="a"/><use xlink:href="#a" clip-path="url(#b)"/></svg>'
+    )
+    inlined = inline_svg(svg, "p-1-", 'a "plot"')
+    assert inlined.startswith('<svg viewBox="0 0 1 1" role="img" aria-label="a &#34;plot&#34;">')
+    assert 'id="p-1-a"' in inlined
+    assert 'href="#p-1-a" clip-path="url(#p-1-b)"' in inlined
+    assert "<style" not in inlined
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (8508230400, "bytes", "8,508,230,400 bytes (8.51 GB)"),
+        (15, "bytes", "15 bytes"),
+        (4920, "s", "1 h 22 min"),
+        (0.016, "share of the total", "1.6 % of the total"),
+        (2.3145, "nats per token", "2.314 nats per token"),
+        (True, "", "yes"),
+        ("diverges", "", "diverges"),
+        (None, "", None),
+        (float("nan"), "", None),
+    ],
+)
+def test_figures_are_written_for_people(value, unit, text):
+    assert figure_text(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([2.3145, None, 10.5], ["2.31", None, "10.50"]),
+        ([0.001, 3.0], ["0.001", "3"]),
+        (["a", 2048, True], ["a", "2,048", "yes"]),
+        ([-0.01234, 0.5], ["−0.0123", "0.5000"]),
+        ([1e-12, 1.23456], ["1 × 10⁻¹²", "1.235"]),
+        ([0.0, 0.0], ["0", "0"]),
+        ([float("inf")], [None]),
+        ([], []),
+    ],
+)
+def test_columns_are_written_to_be_compared(values, texts):
+    assert column_texts(values) == texts
+
+
+def test_sentences_keep_numbers_and_percent_signs_together():
+    assert prose("a 95 % interval") == "a 95\N{NO-BREAK SPACE}% interval"
+
+
+def test_templates_are_package_data():
+    folder = Path(sys.modules["lmpipe"].__file__).parent / "templates"
+    assert {"report.html.j2", "report.css", "report.js"} <= {path.name for path in folder.iterdir()}
