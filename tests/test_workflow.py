@@ -28,7 +28,7 @@ def snakemake(folder, *arguments, study=SMOKE, check=True):
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     environment["PATH"] = "/usr/bin:/bin"
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
-    command += ["--cores", "2", "--configfile", study, *arguments]
+    command += ["--cores", "2", *arguments, "--configfile", study]
     result = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, env=environment, cwd=folder
     )
