@@ -1,0 +1,48 @@
+"""The device that computes: found at run time, never named in a study."""
+
+import os
+
+import torch
+
+from lmpipe import InputError
+from lmpipe.provenance import peak_memory_bytes as process_peak_memory_bytes
+from lmpipe.provenance import processor_name
+
+
+def available_devices() -> list[str]:
+    """The devices of this machine, the fastest first; the CPU is always there."""
+    found = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return [*found, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+
+
+def find_device(name: str | None = None) -> torch.device:
+    """The device of that name (`cuda` is the first GPU), or the best one; raises InputError where it is not there."""
+    available = available_devices()
+    wanted = available[0] if name is None else {"cuda": "cuda:0"}.get(name, name)
+    if wanted not in available:
+        raise InputError(
+            f"--device: expected one of {', '.join(available)}, found {name!r}; leave it out to take the best"
+        )
+    return torch.device(wanted)
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself, for the record."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return processor_name() if device.type == "cpu" else f"{device.type} ({processor_name()})"
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory held at once: of the GPU where there is one, otherwise of this process."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else process_peak_memory_bytes()
+
+
+def compute_reproducibly(threads: int) -> None:
+    """Fix what could change a result from one run to the next: the number of threads and the choice of algorithms."""
+    # cuBLAS repeats itself only with workspaces of fixed size, and reads this when it starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling new memory is for finding bugs, and costs a pass over every tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False

@@ -1,0 +1,286 @@
+"""Generating text from a trained model: sampling, streams of text, and the grid of samples that the report shows."""
+
+import codecs
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmpipe import InputError
+from lmpipe.checkpoint import load_weights
+from lmpipe.devices import compute_reproducibly
+from lmpipe.files import read_json, write_json
+from lmpipe.fluency import figures_of, held_out_figures, known_words
+from lmpipe.model import TransformerLM, stream_seed
+from lmpipe.pretokenize import END_OF_TEXT
+from lmpipe.progress import progress
+from lmpipe.settings import ModelConfig
+from lmpipe.store import CONFIG, SUMMARY, WEIGHTS
+from lmpipe.tokenizer import Tokenizer
+
+
+@dataclass
+class Sample:
+    """One text being generated: how it is drawn, what the model sees of it, and what has come so far.
+
+    `context_cuts` are the positions, prompt included, at which the context was full and its first half was dropped.
+    """
+
+    prompt_ids: list[int]
+    temperature: float
+    top_p: float
+    generator: torch.Generator
+    context: list[int]
+    new_ids: list[int] = field(default_factory=list)
+    ended: bool = False
+    context_cuts: list[int] = field(default_factory=list)
+
+    def add(self, token_id: int, context_length: int) -> None:
+        """Add a new token; a full context is cut to its last half first, which the model then reads anew."""
+        if len(self.context) == context_length:
+            self.context_cuts.append(len(self.prompt_ids) + len(self.new_ids))
+            del self.context[: context_length - context_length // 2]
+        self.context.append(token_id)
+        self.new_ids.append(token_id)
+
+
+@torch.inference_mode()
+def next_logits(model: TransformerLM, contexts: Sequence[Sequence[int]]) -> Tensor:
+    """Logits of the token after each context: (batch, vocab), float64 on the CPU.
+
+    Contexts of different lengths share a batch: what pads the shorter ones lies after them, where causal attention
+    does not look.
+    """
+    lengths = torch.tensor([len(context) for context in contexts])
+    padded = torch.zeros((len(contexts), int(lengths.max())), dtype=torch.int64)
+    for row, context in enumerate(contexts):
+        padded[row, : len(context)] = torch.tensor(context)
+    hidden = model.hidden(padded.to(model.lm_head.weight.device))
+    last = hidden[torch.arange(len(contexts)), lengths - 1]
+    # Weights of a run that diverged may overflow; samples of it are still to be seen.
+    return model.lm_head(last).cpu().double().nan_to_num(posinf=1e30, neginf=-1e30)
+
+
+def choose_token(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+    """Draw one token id from logits (vocab,); temperature 0 takes the likeliest.
+
+    Nucleus sampling (Holtzman et al. 2020, section 3.1) keeps the likeliest tokens until they hold top_p together.
+    """
+    if temperature == 0:
+        return int(logits.argmax())
+    probabilities = torch.softmax(logits / temperature, dim=-1)
+    if top_p < 1:
+        probabilities = nucleus(probabilities, top_p)
+    return int(torch.multinomial(probabilities, 1, generator=generator))
+
+
+def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """The smallest set of likeliest tokens whose probabilities (vocab,) sum to top_p or more; the others become 0."""
+    ordered, order = probabilities.sort(descending=True, stable=True)
+    before = ordered.cumsum(dim=-1) - ordered
+    kept = torch.where(before < top_p, ordered, 0.0)
+    return torch.zeros_like(probabilities).scatter_(0, order, kept)
+
+
+def begin_samples(
+    tokenizer: Tokenizer, wanted: Sequence[tuple[str, float, float]], context_length: int, seed: int
+) -> list[Sample]:
+    """Samples of (prompt, temperature, top_p). Each has random numbers of its own, so that none depends on the others.
+
+    An empty prompt starts a new document; of a long one the model sees the last context_length tokens. Equal wishes
+    get different numbers, wishes that differ the same ones: so the settings of a grid are compared, not their luck.
+    """
+    samples = []
+    for place, (prompt, temperature, top_p) in enumerate(wanted):
+        again = wanted[:place].count((prompt, temperature, top_p))
+        generator = torch.Generator().manual_seed(stream_seed(seed, f"sample {again}"))
+        prompt_ids = tokenizer.encode(prompt or END_OF_TEXT)
+        samples.append(Sample(prompt_ids, temperature, top_p, generator, prompt_ids[-context_length:]))
+    return samples
+
+
+def continue_samples(
+    model: TransformerLM, samples: Sequence[Sample], max_new_tokens: int, end_id: int | None
+) -> Iterator[int]:
+    """Give each sample its next token again and again, until all have ended; yields how many tokens came each time.
+
+    A sample ends with the end of text, which does not become part of it, or after max_new_tokens.
+    """
+    context_length = model.config.context_length
+    active = list(samples)
+    for _ in range(max_new_tokens):
+        if not active:
+            return
+        for sample, logits in zip(active, next_logits(model, [sample.context for sample in active]), strict=True):
+            token_id = choose_token(logits, sample.temperature, sample.top_p, sample.generator)
+            if token_id == end_id:
+                sample.ended = True
+            else:
+                sample.add(token_id, context_length)
+        yield len(active)
+        active = [sample for sample in active if not sample.ended]
+
+
+def end_of_text_id(tokenizer: Tokenizer) -> int | None:
+    """The id that ends a document; None for a tokenizer without one."""
+    token_ids = tokenizer.encode(END_OF_TEXT)
+    return token_ids[0] if len(token_ids) == 1 else None
+
+
+def text_of(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
+    """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
+    return b"".join(map(tokenizer.token_bytes, token_ids)).decode("utf-8", "replace")
+
+
+def generate(
+    model: TransformerLM,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 256,
+    seed: int = 0,
+) -> list[Sample]:
+    """Continue prompts, all at once. Temperature 0 is greedy; the same seed gives the same texts.
+
+    Exact up to context_length; beyond it the last half of the context is kept, and the sample says where.
+    """
+    wanted = [(prompt, temperature, top_p) for prompt in prompts]
+    samples = begin_samples(tokenizer, wanted, model.config.context_length, seed)
+    for _ in continue_samples(model, samples, max_new_tokens, end_of_text_id(tokenizer)):
+        pass
+    return samples
+
+
+def stream(
+    model: TransformerLM,
+    tokenizer: Tokenizer,
+    prompt: str,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 256,
+    seed: int = 0,
+) -> Iterator[str]:
+    """The continuation of a prompt in pieces, as they come; a character is never cut."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    [sample] = begin_samples(tokenizer, [(prompt, temperature, top_p)], model.config.context_length, seed)
+    for _ in continue_samples(model, [sample], max_new_tokens, end_of_text_id(tokenizer)):
+        if not sample.ended:
+            yield decoder.decode(tokenizer.token_bytes(sample.new_ids[-1]))
+    yield decoder.decode(b"", final=True)
+
+
+def stream_to_stdout(
+    run_folder: str | Path, prompt: str, temperature: float, top_p: float, max_new_tokens: int, seed: int
+) -> None:
+    """Write a prompt and its continuation to standard output as it comes: the text alone, and a line end."""
+    if temperature < 0:
+        raise InputError(f"--temperature: expected 0 or more, found {temperature}; 0 takes the likeliest token")
+    if not 0 < top_p <= 1:
+        raise InputError(f"--top-p: expected a number above 0 and up to 1, found {top_p}; 1 keeps every token")
+    model, tokenizer = load_run(run_folder)
+    print(prompt, end="", flush=True)
+    for piece in stream(model, tokenizer, prompt, temperature, top_p, max_new_tokens, seed):
+        print(piece, end="", flush=True)
+    print(flush=True)
+
+
+def load_run(run_folder: str | Path) -> tuple[TransformerLM, Tokenizer]:
+    """The trained model of a run and its tokenizer.
+
+    Raises InputError where files are missing or damaged, or the tokenizer is not the one that the run was trained with.
+    """
+    folder = Path(run_folder)
+    config = read_json(folder / CONFIG)
+    named = config["tokenizer"]
+    tokenizer = Tokenizer.from_folder(named["path"])
+    if tokenizer.sha256 != named["sha256"]:
+        raise InputError(
+            f"{named['path']}: expected the tokenizer {named['sha256'][:12]} of {folder}, found "
+            f"{tokenizer.sha256[:12]}; train the run again (snakemake --cores 1 {folder / CONFIG})"
+        )
+    model = TransformerLM(ModelConfig.model_validate(config["model"]))
+    load_weights(folder / WEIGHTS, model)
+    return model.eval(), tokenizer
+
+
+def sample_grid(settings: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """Every (prompt, temperature, top_p) of the settings, each once; at temperature 0 top_p changes nothing."""
+    grid = [
+        (prompt, float(temperature), 1.0 if temperature == 0 else float(top_p))
+        for prompt in settings["prompts"]
+        for temperature in settings["temperature"]
+        for top_p in settings["top_p"]
+    ]
+    return list(dict.fromkeys(grid))
+
+
+def write_samples(
+    settings: dict[str, Any],
+    run_folder: str | Path,
+    train_text: str | Path,
+    valid_text: str | Path,
+    output: str | Path,
+) -> None:
+    """Generate the grid of samples of a corpus and write it with figures of fluency, beside those of held-out text.
+
+    `settings` are {"corpus", "run", "seed", "prompts", "max_new_tokens", "temperature", "top_p"}.
+    """
+    started = time.perf_counter()
+    compute_reproducibly(threads=1)
+    model, tokenizer = load_run(run_folder)
+    samples, grid = generate_grid(model, tokenizer, settings)
+    known, known_from_bytes = known_words(train_text)
+    records = [
+        sample_record(tokenizer, prompt, sample, known) for (prompt, _, _), sample in zip(grid, samples, strict=True)
+    ]
+    summary = read_json(Path(run_folder) / SUMMARY)
+    result = {
+        "corpus": settings["corpus"],
+        "run": settings["run"],
+        "run_status": summary["status"],
+        "validation_loss": summary["validation_loss"],
+        "tokenizer": read_json(Path(run_folder) / CONFIG)["tokenizer"]["name"],
+        "prompts": settings["prompts"],
+        "seed": settings["seed"],
+        "max_new_tokens": settings["max_new_tokens"],
+        "context_length": model.config.context_length,
+        "samples": records,
+        "reference": held_out_figures(valid_text, [record["words"] for record in records], known),
+        "known_words": len(known),
+        "known_words_from_bytes": known_from_bytes,
+        "wall_seconds": time.perf_counter() - started,
+    }
+    write_json(output, result)
+
+
+def generate_grid(
+    model: TransformerLM, tokenizer: Tokenizer, settings: dict[str, Any]
+) -> tuple[list[Sample], list[tuple[str, float, float]]]:
+    """The samples of the whole grid, made in one batch, and the grid."""
+    grid = sample_grid(settings)
+    samples = begin_samples(tokenizer, grid, model.config.context_length, settings["seed"])
+    limit = settings["max_new_tokens"]
+    with progress("generating", limit * len(grid), "tokens") as shown:
+        for made in continue_samples(model, samples, limit, end_of_text_id(tokenizer)):
+            shown.advance(made)
+    return samples, grid
+
+
+def sample_record(tokenizer: Tokenizer, prompt: str, sample: Sample, known: set[str]) -> dict[str, Any]:
+    """A finished sample as samples/CORPUS.json keeps it; `text` is the continuation alone."""
+    text = text_of(tokenizer, sample.new_ids)
+    return {
+        "prompt": prompt,
+        "temperature": sample.temperature,
+        "top_p": sample.top_p,
+        "text": text,
+        "tokens": len(sample.new_ids),
+        "ended": sample.ended,
+        "context_cuts": sample.context_cuts,
+        **figures_of(text, known),
+    }

@@ -1,0 +1,126 @@
+import csv
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from lmpipe.model import TransformerLM
+from lmpipe.optim import adamw, clip_gradients, cosine_lr, parameter_groups, tune_sgd_toy
+from lmpipe.settings import ModelConfig, TrainingSettings
+
+CONFIG = ModelConfig(context_length=16, d_model=32, d_ff=64, num_layers=2, num_heads=4, vocab_size=40)
+TRAINING = TrainingSettings(total_tokens=1, batch_size=1, max_lr=0.01, weight_decay=0.1)
+
+
+def test_matrices_decay_and_vectors_do_not():
+    model = TransformerLM(CONFIG, seed=0)
+    decaying, kept = parameter_groups(model, 0.1)
+    assert decaying["weight_decay"] == 0.1
+    assert kept["weight_decay"] == 0.0
+    assert len(decaying["params"]) + len(kept["params"]) == len(list(model.parameters()))
+    assert {id(parameter) for parameter in kept["params"]} == {
+        id(parameter) for name, parameter in model.named_parameters() if "ln" in name
+    }
+    assert len(parameter_groups(TransformerLM(CONFIG.model_copy(update={"norm": "none"}), seed=0), 0.1)) == 1
+
+
+def test_adamw_equals_its_written_out_formula():
+    model = nn.Sequential(nn.Linear(5, 7, bias=False), nn.RMSNorm(7)).double()
+    optimizer = adamw(model, TRAINING.model_copy(update={"betas": (0.8, 0.95), "eps": 1e-3}))
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    first, second = [torch.zeros_like(w) for w in weights], [torch.zeros_like(w) for w in weights]
+    generator = torch.Generator().manual_seed(0)
+    for t in range(1, 30):
+        rate = 0.01 * math.sin(t) ** 2
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = rate
+        for place, parameter in enumerate(model.parameters()):
+            gradient = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.grad = gradient
+            if parameter.dim() == 2:
+                weights[place] -= rate * 0.1 * weights[place]
+            first[place] = 0.8 * first[place] + 0.2 * gradient
+            second[place] = 0.95 * second[place] + 0.05 * gradient**2
+            root = torch.sqrt(second[place] / (1 - 0.95**t)) + 1e-3
+            weights[place] -= rate * first[place] / (1 - 0.8**t) / root
+        optimizer.step()
+    for parameter, weight in zip(model.parameters(), weights, strict=True):
+        torch.testing.assert_close(parameter.detach(), weight, atol=1e-14, rtol=1e-13)
+
+
+def test_schedule_follows_the_handout():
+    def rate(step):
+        return cosine_lr(step, max_lr=1.0, min_lr=0.1, warmup_steps=7, total_steps=21)
+
+    assert [rate(step) for step in range(8)] == pytest.approx([step / 7 for step in range(8)])
+    assert rate(14) == pytest.approx(0.55)
+    assert rate(10) == pytest.approx(0.1 + 0.5 * 0.9 * (1 + math.cos(3 / 14 * math.pi)))
+    assert rate(21) == pytest.approx(0.1)
+    assert rate(22) == rate(1000) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("step", "warmup_steps", "total_steps", "expected"), [(1, 0, 1, 0.1), (3, 3, 3, 1.0), (1, 1, 2, 1.0)]
+)
+def test_schedule_at_its_edges(step, warmup_steps, total_steps, expected):
+    assert cosine_lr(step, 1.0, 0.1, warmup_steps, total_steps) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 3.0, 1e6])
+def test_clipping_equals_torchs(max_norm):
+    ours = [nn.Parameter(torch.zeros(shape)) for shape in ((4, 5), (7,), (2, 3))] + [nn.Parameter(torch.zeros(3))]
+    theirs = [nn.Parameter(torch.zeros_like(parameter)) for parameter in ours]
+    for mine, other in zip(ours[:3], theirs[:3], strict=True):
+        mine.grad = torch.randn(mine.shape, generator=torch.Generator().manual_seed(mine.numel()))
+        other.grad = mine.grad.clone()
+    expected = torch.nn.utils.clip_grad_norm_(theirs, max_norm)
+    assert clip_gradients(ours, max_norm).item() == pytest.approx(expected.item(), rel=1e-6)
+    for mine, other in zip(ours[:3], theirs[:3], strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+    assert ours[3].grad is None
+
+
+def test_clipping_leaves_gradients_of_exactly_the_largest_norm_alone():
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    clip_gradients([parameter], 5.0)
+    assert parameter.grad.tolist() == [3.0, 4.0]
+
+
+def test_one_batch_is_learnt_by_heart():
+    model = TransformerLM(CONFIG, seed=0)
+    optimizer = adamw(model, TRAINING)
+    tokens = torch.randint(40, (4, 17), generator=torch.Generator().manual_seed(0))
+    for _ in range(150):
+        loss = nn.functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+        loss.backward()
+        clip_gradients(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss.item() < 0.02
+
+
+def test_toy_follows_its_formula_and_repeats(tmp_path):
+    tune_sgd_toy(tmp_path / "toy.csv", seed=3)
+    tune_sgd_toy(tmp_path / "again.csv", seed=3)
+    assert (tmp_path / "toy.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
+    with open(tmp_path / "toy.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["learning_rate"], row["step"]) for row in rows] == [
+        (rate, str(step)) for rate in ("1", "10", "100", "1000") for step in range(11)
+    ]
+    assert 15 < float(rows[0]["loss"]) < 40
+    for before, after in pairwise(rows):
+        if after["step"] != "0" and before["learning_rate"] != "100":
+            factor = 1 - 2 * float(before["learning_rate"]) / (100 * math.sqrt(int(before["step"]) + 1))
+            assert float(after["loss"]) == pytest.approx(float(before["loss"]) * factor**2, rel=1e-4)
+    finals = [float(row["loss"]) for row in rows if row["step"] == "10"]
+    assert finals[1] < 5
+    assert finals[2] < 1e-20
+    assert finals[3] > 1e6
+
+
+def test_toy_leaves_the_cell_of_an_overflow_empty(tmp_path):
+    tune_sgd_toy(tmp_path / "toy.csv", learning_rates=(1e30,), iterations=2)
+    assert (tmp_path / "toy.csv").read_text().splitlines()[2:] == ["1e+30,1,", "1e+30,2,"]
