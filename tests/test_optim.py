@@ -1,5 +1,7 @@
 import csv
 import math
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -7,46 +9,83 @@ import torch
 from torch import nn
 
 from lmpipe.model import TransformerLM
-from lmpipe.optim import adamw, clip_gradients, cosine_lr, parameter_groups, tune_sgd_toy
+from lmpipe.optim import AdamW, clip_gradients, cosine_lr, tune_sgd_toy
 from lmpipe.settings import ModelConfig, TrainingSettings
 
 CONFIG = ModelConfig(context_length=16, d_model=32, d_ff=64, num_layers=2, num_heads=4, vocab_size=40)
 TRAINING = TrainingSettings(total_tokens=1, batch_size=1, max_lr=0.01, weight_decay=0.1)
 
 
-def test_matrices_decay_and_vectors_do_not():
-    model = TransformerLM(CONFIG, seed=0)
-    decaying, kept = parameter_groups(model, 0.1)
-    assert decaying["weight_decay"] == 0.1
-    assert kept["weight_decay"] == 0.0
-    assert len(decaying["params"]) + len(kept["params"]) == len(list(model.parameters()))
-    assert {id(parameter) for parameter in kept["params"]} == {
-        id(parameter) for name, parameter in model.named_parameters() if "ln" in name
-    }
-    assert len(parameter_groups(TransformerLM(CONFIG.model_copy(update={"norm": "none"}), seed=0), 0.1)) == 1
+def random_gradients(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+
+
+@pytest.mark.parametrize("norm", ["pre", "none"])
+def test_matrices_decay_and_vectors_do_not(norm):
+    model = TransformerLM(CONFIG.model_copy(update={"norm": norm}), seed=0)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = AdamW(model, TRAINING)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step(0.01)
+    for name, parameter in model.named_parameters():
+        factor = 1.0 if ".ln" in f".{name}" else 1 - 0.01 * 0.1
+        torch.testing.assert_close(parameter.detach(), before[name] * factor, atol=0, rtol=1e-6)
 
 
 def test_adamw_equals_its_written_out_formula():
     model = nn.Sequential(nn.Linear(5, 7, bias=False), nn.RMSNorm(7)).double()
-    optimizer = adamw(model, TRAINING.model_copy(update={"betas": (0.8, 0.95), "eps": 1e-3}))
+    optimizer = AdamW(model, TRAINING.model_copy(update={"betas": (0.8, 0.95), "eps": 1e-3}))
     weights = [parameter.detach().clone() for parameter in model.parameters()]
     first, second = [torch.zeros_like(w) for w in weights], [torch.zeros_like(w) for w in weights]
-    generator = torch.Generator().manual_seed(0)
     for t in range(1, 30):
         rate = 0.01 * math.sin(t) ** 2
-        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = rate
+        random_gradients(model, seed=t)
         for place, parameter in enumerate(model.parameters()):
-            gradient = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.grad = gradient
             if parameter.dim() == 2:
                 weights[place] -= rate * 0.1 * weights[place]
-            first[place] = 0.8 * first[place] + 0.2 * gradient
-            second[place] = 0.95 * second[place] + 0.05 * gradient**2
+            first[place] = 0.8 * first[place] + 0.2 * parameter.grad
+            second[place] = 0.95 * second[place] + 0.05 * parameter.grad**2
             root = torch.sqrt(second[place] / (1 - 0.95**t)) + 1e-3
             weights[place] -= rate * first[place] / (1 - 0.8**t) / root
-        optimizer.step()
+        optimizer.step(rate)
     for parameter, weight in zip(model.parameters(), weights, strict=True):
         torch.testing.assert_close(parameter.detach(), weight, atol=1e-14, rtol=1e-13)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_adamw_equals_torchs(fused):
+    ours, theirs = (TransformerLM(CONFIG, seed=0).double() for _ in range(2))
+    optimizer = AdamW(ours, TRAINING)
+    groups = [
+        {"params": [parameter for parameter in theirs.parameters() if parameter.dim() >= 2], "weight_decay": 0.1},
+        {"params": [parameter for parameter in theirs.parameters() if parameter.dim() < 2], "weight_decay": 0.0},
+    ]
+    reference = torch.optim.AdamW(groups, lr=0.01, betas=TRAINING.betas, eps=TRAINING.eps, fused=fused)
+    for step in range(20):
+        for model in (ours, theirs):
+            random_gradients(model, seed=step)
+        optimizer.step(0.01)
+        reference.step()
+    for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter.detach(), other.detach(), atol=1e-14, rtol=1e-12)
+
+
+def test_a_run_does_not_load_the_compiler():
+    # It would cost every run of a study two seconds.
+    code = (
+        "import sys, torch; from lmpipe.devices import compute_reproducibly; from lmpipe.model import TransformerLM;"
+        "from lmpipe.optim import AdamW, clip_gradients; from lmpipe.settings import ModelConfig, TrainingSettings;"
+        "compute_reproducibly(1, torch.device('cpu'));"
+        "config = ModelConfig(context_length=8, d_model=8, d_ff=8, num_layers=1, num_heads=2, vocab_size=9);"
+        "model = TransformerLM(config, seed=0);"
+        "optimizer = AdamW(model, TrainingSettings(total_tokens=1, batch_size=1, max_lr=0.1));"
+        "model(torch.zeros((1, 8), dtype=torch.long)).sum().backward(); clip_gradients(list(model.parameters()), 1.0);"
+        "optimizer.step(0.1); optimizer.zero_grad(); print('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_schedule_follows_the_handout():
@@ -90,13 +129,13 @@ def test_clipping_leaves_gradients_of_exactly_the_largest_norm_alone():
 
 def test_one_batch_is_learnt_by_heart():
     model = TransformerLM(CONFIG, seed=0)
-    optimizer = adamw(model, TRAINING)
+    optimizer = AdamW(model, TRAINING)
     tokens = torch.randint(40, (4, 17), generator=torch.Generator().manual_seed(0))
     for _ in range(150):
         loss = nn.functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
         loss.backward()
         clip_gradients(model.parameters(), 1.0)
-        optimizer.step()
+        optimizer.step(0.01)
         optimizer.zero_grad()
     assert loss.item() < 0.02
 

@@ -20,6 +20,7 @@ from lmpipe.model import TransformerLM
 from lmpipe.run_inputs import resolve_rate
 from lmpipe.settings import ModelConfig
 from lmpipe.tokens import TokenFile
+from lmpipe.optim import AdamW
 from lmpipe.train import Trainer, evaluation_steps, train
 
 STEPS = 60
@@ -133,8 +134,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_run(tmp_pat
 
 def test_equal_runs_of_two_experiments_are_trained_once(study, monkeypatch):
     updates = []
-    update = Trainer.update
-    monkeypatch.setattr(Trainer, "update", lambda self, rate: (updates.append(rate), update(self, rate)))
+    step = AdamW.step
+    monkeypatch.setattr(AdamW, "step", lambda self, rate: (updates.append(rate), step(self, rate)))
     train(tiny_settings(), study, study / "first")
     assert len(updates) == STEPS
     other = tiny_settings("other") | {"experiment": "second", "varied": {"max_lr": 0.01}}
@@ -152,15 +153,15 @@ class BrokenOffError(Exception):
 
 def stop_at(monkeypatch, step, stop):
     """Let something happen in the middle of an update of a later call of train, once."""
-    update = Trainer.update
+    update = AdamW.step
 
     def stopping(self, rate):
-        if self.counted.step == step - 1:
-            monkeypatch.setattr(Trainer, "update", update)
+        if self.updates == step - 1:
+            monkeypatch.setattr(AdamW, "step", update)
             stop()
         update(self, rate)
 
-    monkeypatch.setattr(Trainer, "update", stopping)
+    monkeypatch.setattr(AdamW, "step", stopping)
 
 
 def break_off():
@@ -207,7 +208,8 @@ def test_a_killed_process_leaves_a_run_that_goes_on(study):
     settings = tiny_settings(total_tokens=64 * 400)
     expected = uninterrupted(settings)
     call = f"train(json.loads({json.dumps(settings)!r}), {str(study)!r}, {str(study / 'run')!r}, checkpoint_seconds=0)"
-    process = subprocess.Popen([sys.executable, "-c", f"import json; from lmpipe.train import train; {call}"])
+    process = subprocess.Popen([sys.executable, "-c", f"import json; from lmpipe.optim import AdamW
+from lmpipe.train import train; {call}"])
     try:
         deadline = time.monotonic() + 60
         while not list(study.glob("store/*/checkpoints/*.safetensors")) and process.poll() is None:

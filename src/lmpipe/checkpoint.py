@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lmpipe import InputError
 from lmpipe.files import atomic_write
+from lmpipe.optim import AdamW
 
 KEPT = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -50,29 +51,24 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"{path}: expected safetensors, found a damaged or missing file ({error})") from None
 
 
-def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Copies on the CPU of everything that an update changes: weights, and the moments of those updated before."""
+def training_tensors(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
+    """Copies on the CPU of everything that an update changes: weights and moments."""
     tensors = {}
     for name, parameter in model.named_parameters():
         tensors[f"model.{name}"] = parameter.detach()
         for moment in MOMENTS:
-            if parameter in optimizer.state:
-                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+            tensors[f"{moment}.{name}"] = getattr(optimizer, moment)[name]
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
 @torch.no_grad()
-def restore_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], updates: int
-) -> None:
+def restore_tensors(model: nn.Module, optimizer: AdamW, tensors: dict[str, Tensor], updates: int) -> None:
     """Put back what `training_tensors` took after so many updates."""
+    optimizer.updates.fill_(updates)
     for name, parameter in model.named_parameters():
         parameter.copy_(tensors[f"model.{name}"])
-        if updates:
-            state = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
-            # The fused kernels want the count of updates as a float on the parameter's device.
-            state["step"] = torch.tensor(float(updates), device=parameter.device)
-            optimizer.state[parameter] = state
+        for moment in MOMENTS:
+            getattr(optimizer, moment)[name].copy_(tensors[f"{moment}.{name}"])
 
 
 def digest_of(tensors: dict[str, Tensor], counted: str) -> str:

@@ -38,11 +38,14 @@ def peak_memory_bytes(device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else process_peak_memory_bytes()
 
 
-def compute_reproducibly(threads: int) -> None:
+def compute_reproducibly(threads: int, device: torch.device) -> None:
     """Fix what could change a result from one run to the next: the number of threads and the choice of algorithms."""
+    torch.set_num_threads(threads)
+    if device.type == "cpu":
+        # What a run does there repeats itself anyway, and the call below takes two seconds: it loads torch's compiler.
+        return
     # cuBLAS repeats itself only with workspaces of fixed size, and reads this when it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling new memory is for finding bugs, and costs a pass over every tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False

@@ -231,7 +231,7 @@ def write_samples(
     `settings` are {"corpus", "run", "seed", "prompts", "max_new_tokens", "temperature", "top_p"}.
     """
     started = time.perf_counter()
-    compute_reproducibly(threads=1)
+    compute_reproducibly(1, torch.device("cpu"))
     model, tokenizer = load_run(run_folder)
     samples, grid = generate_grid(model, tokenizer, settings)
     known, known_from_bytes = known_words(train_text)

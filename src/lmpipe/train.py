@@ -19,7 +19,7 @@ from lmpipe.devices import compute_reproducibly, device_name, find_device, peak_
 from lmpipe.evaluation import Evaluation, evaluate, mean_loss, next_token_losses, text_bytes_of, window_batches
 from lmpipe.files import atomic_write
 from lmpipe.model import TransformerLM
-from lmpipe.optim import adamw, clip_gradients, cosine_lr
+from lmpipe.optim import AdamW, clip_gradients, cosine_lr
 from lmpipe.progress import Progress, progress
 from lmpipe.provenance import code_digest, environment
 from lmpipe.run_inputs import RunInputs, resolve
@@ -53,8 +53,9 @@ def train(
     stored = StoredRun.of(results, digest_of(inputs.identity()))
     with stored.locked():
         if not stored.is_finished:
-            compute_reproducibly(threads)
-            Trainer(inputs, stored, find_device(device), threads, checkpoint_seconds).run()
+            found = find_device(device)
+            compute_reproducibly(threads, found)
+            Trainer(inputs, stored, found, threads, checkpoint_seconds).run()
         stored.publish(output, inputs.config)
 
 
@@ -96,7 +97,7 @@ class Trainer:
         self.model_config, self.training = inputs.model, inputs.training
         self.checkpoint_seconds = checkpoint_seconds
         self.model = TransformerLM(inputs.model, inputs.seed).to(device)
-        self.optimizer = adamw(self.model, inputs.training)
+        self.optimizer = AdamW(self.model, inputs.training)
         self.parameters = list(self.model.parameters())
         self.counted = Counted(setup={"device": device_name(device), "threads": threads})
         self.rows = [COLUMNS]
@@ -154,12 +155,12 @@ class Trainer:
         learning_rate = self.learning_rate(step)
         loss, norm = self.gradients(step)
         if math.isfinite(loss) and math.isfinite(norm):
-            self.update(learning_rate)
+            self.optimizer.step(learning_rate)
             counted.add_step(loss)
             counted.divergence = self.climb()
         else:
             counted.divergence = f"the loss or its gradient was not finite at step {step}"
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         counted.wall_seconds += time.perf_counter() - started
         if counted.divergence is not None:
             counted.diverged_step = step
@@ -186,12 +187,6 @@ class Trainer:
         context_length = self.model_config.context_length
         arrays = batch(self.inputs.train.tokens, self.inputs.seed, step, self.training.batch_size, context_length)
         return tuple(torch.from_numpy(array).to(self.device) for array in arrays)
-
-    def update(self, learning_rate: float) -> None:
-        """One step of AdamW at a rate."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
 
     def climb(self) -> str | None:
         """How far the loss has climbed since the first step, where that is divergence."""
