@@ -208,8 +208,7 @@ def test_a_killed_process_leaves_a_run_that_goes_on(study):
     settings = tiny_settings(total_tokens=64 * 400)
     expected = uninterrupted(settings)
     call = f"train(json.loads({json.dumps(settings)!r}), {str(study)!r}, {str(study / 'run')!r}, checkpoint_seconds=0)"
-    process = subprocess.Popen([sys.executable, "-c", f"import json; from lmpipe.optim import AdamW
-from lmpipe.train import train; {call}"])
+    process = subprocess.Popen([sys.executable, "-c", f"import json; from lmpipe.train import train; {call}"])
     try:
         deadline = time.monotonic() + 60
         while not list(study.glob("store/*/checkpoints/*.safetensors")) and process.poll() is None:
