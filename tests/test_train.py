@@ -17,10 +17,10 @@ from lmpipe import InputError
 from lmpipe.evaluation import evaluate, text_bytes_of
 from lmpipe.generate import load_run
 from lmpipe.model import TransformerLM
+from lmpipe.optim import AdamW
 from lmpipe.run_inputs import resolve_rate
 from lmpipe.settings import ModelConfig
 from lmpipe.tokens import TokenFile
-from lmpipe.optim import AdamW
 from lmpipe.train import Trainer, evaluation_steps, train
 
 STEPS = 60
