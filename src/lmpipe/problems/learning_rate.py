@@ -180,8 +180,14 @@ def neighbour_sentences(points: list[Point], best: Point | None) -> list[str]:
         end, beyond = ("lower", "smaller") if place == 0 else ("upper", "larger")
         return [f"The best rate lies at the {end} edge of the grid, so a {beyond} one may be better; widen the grid."]
     around = [points[place - 1], points[place + 1]]
-    ends = [f"{number(one.rate)} {f'ends at {loss(one.loss)}' if one.loss else 'does not finish'}" for one in around]
-    return [f"Of its neighbours, {listing(ends)}."]
+    return [f"Of its neighbours, {listing([f'{number(one.rate)} {outcome(one)}' for one in around])}."]
+
+
+def outcome(point: Point) -> str:
+    """How the runs of a rate ended, in a word or two."""
+    if point.loss is not None:
+        return f"ends at {loss(point.loss)}"
+    return "diverges" if "diverged" in point.statuses else "stays stuck"
 
 
 def edge_sentence(points: list[Point], best: Point | None) -> str:
