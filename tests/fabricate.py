@@ -93,7 +93,7 @@ def fabricate_study(folder: Path, experiments: dict[str, Any] = EXPERIMENTS) -> 
             "train": {"bytes": 12_345_678, "documents": 29_700, "sha256": f"{corpus}-train"},
             "valid": {"bytes": 123_456, "documents": 300, "sha256": f"{corpus}-valid"},
         }
-        value = {"corpus": corpus, "source": settings["source"], "role": settings["role"], "settings": settings}
+        value = {"corpus": corpus, "source": settings["source"], "settings": settings}
         write(folder / "corpora" / corpus / "corpus.json", value | {"splits": splits, "versions": {}})
     for run in plan.runs:
         vocab_size = plan.tokenizers[run.tokenizer][1]

@@ -30,12 +30,12 @@ def test_version(capsys):
     ("arguments", "message"),
     [
         (
-            ["report", "--settings", "{}", "--results", "no/such", "--output", "r.html"],
-            "no/such/findings.json: no such file",
+            ["select-best", "--settings", '{"experiment": "x", "runs": [["a", 0]]}', "--results", "r", "--output", "b"],
+            "r/runs/x/a/seed0/config.json: no such file; make it first",
         ),
         (["count-pretokens", "--text", "none.txt", "--output", "a.npz"], "none.txt"),
         (["encode-corpus", "--text", "none.txt", "--tokenizer", "nowhere", "--output", "a.bin"], "nowhere"),
-        (["train-bpe", "--counts", "none.npz", "--corpus", "c", "--vocab-size", "300", "--output", "t"], "none.npz"),
+        (["train-bpe", "--counts", "none.npz", "--corpus", "c", "--vocab-size", "300", "--output", "t"], "none.json"),
         (["generate", "--run", "nowhere", "--prompt", "x"], "nowhere"),
         (["generate", "--run", "nowhere"], "expected --prompt TEXT, or all of --settings, --texts and --output"),
     ],

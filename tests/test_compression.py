@@ -210,7 +210,7 @@ def test_kinds_follow_rules(token, kind):
 
 
 def test_shown_tokens_can_always_be_printed():
-    assert shown(b"\xff\x00\n a\xc2\xa0b") == "\\xff\\x00\\n a\\xa0b"
+    assert shown(b"\xff\x00\n a\xc2\xa0b") == "\\xff\\x00\\n␣a\\xa0b"
 
 
 def test_the_longest_tokens_of_equal_length_come_in_order_of_their_ids(tmp_path):

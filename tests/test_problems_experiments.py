@@ -99,7 +99,7 @@ def test_a_best_rate_at_the_edge_of_the_grid_is_told_and_not_interpolated(tmp_pa
     sweep = {"corpus": "stories", "vary": {"max_lr": [0.001, 0.003, 0.01, 3.0]}}
     finding = find("learning_rate", fabricate_study(tmp_path, {"learning_rate": sweep}))
     assert value(finding, "interpolated_max_lr") is None
-    assert "3 does not finish" in said(finding)
+    assert "3 diverges" in said(finding)
     narrow = {"corpus": "stories", "vary": {"max_lr": [0.001, 0.003]}}
     finding = find("learning_rate", fabricate_study(tmp_path / "narrow", {"learning_rate": narrow}))
     assert "at the upper edge of the grid" in said(finding)

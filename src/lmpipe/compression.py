@@ -205,7 +205,7 @@ def excerpt(document: bytes, token: bytes) -> str:
     """A token's first place in a document, between ‹ and ›, with some characters on either side, on one line.
 
     >>> excerpt(b"It was a responsibility.", b" responsibility")
-    'It was a‹ responsibility›.'
+    'It was a‹␣responsibility›.'
     """
     place = document.find(token)
     # Four bytes hold any character, so this many hold enough of them; one that is cut is left out.
@@ -217,12 +217,12 @@ def excerpt(document: bytes, token: bytes) -> str:
 
 
 def shown(token: bytes) -> str:
-    r"""A token as a text that can be printed: what is malformed or has no shape becomes an escape.
+    r"""A token as a text that can be printed: a space becomes ␣; what is malformed or has no shape, an escape.
 
     >>> shown(b" caf\xc3\xa9\n\xff")
-    ' café\\n\\xff'
+    '␣café\\n\\xff'
     """
-    text = token.decode("utf-8", "backslashreplace")
+    text = token.decode("utf-8", "backslashreplace").replace(" ", "␣")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -96,7 +96,7 @@ def corpora(results: Results) -> list[dict[str, Any]]:
         {
             "name": name,
             "stands_for": stands_for(results, name),
-            "is_original": PLACES.get(info["role"]) if stands_for(results, name) is None else None,
+            "is_original": PLACES.get(role_of(results, name)) if stands_for(results, name) is None else None,
             "source": SOURCES.get(info["source"], info["source"]),
             "train": info["splits"]["train"],
             "valid": info["splits"]["valid"],
@@ -104,6 +104,11 @@ def corpora(results: Results) -> list[dict[str, Any]]:
         }
         for name, info in results.corpora.items()
     ]
+
+
+def role_of(results: Results, corpus: str) -> str:
+    """The place that the study gives a corpus: simple, web or other."""
+    return results.study["corpora"][corpus]["role"]
 
 
 def tiles(results: Results, problems: Mapping[str, Any]) -> list[dict[str, Any]]:

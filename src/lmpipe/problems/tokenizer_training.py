@@ -100,7 +100,7 @@ def short_answer(results: Results, corpus: str, training: dict[str, Any], descri
 
 
 def quoted(text: str) -> str:
-    """A token between quotation marks, which show a leading space; a long one is cut."""
+    """A token between quotation marks; a long one is cut."""
     return f"“{text}”" if len(text) <= SHOWN_CHARACTERS else f"“{text[:SHOWN_CHARACTERS]}…”"
 
 
