@@ -57,4 +57,4 @@ rule samples:
 
 
 onsuccess:
-    shell("echo 'The report: results/{STUDY.study}/report.html'")
+    print(f"The results lie in results/{STUDY.study}/; the whole study's report there is report.html.")
