@@ -207,6 +207,7 @@ def time_sentences(experiment: ExperimentRuns, finished: list[Size], seconds: fl
     best = min(known, key=known.get)
     ends = [f"{loss(value)} with {count(size.batch_size)}" for size, value in known.items()]
     return [
-        f"At equal training time ({seconds_text(seconds)}, the shortest of these runs) the losses stand at "
-        f"{listing(ends)}: batch size {count(best.batch_size)} is ahead. Schedules of slower sizes are cut off there."
+        f"At equal training time ({seconds_text(seconds)}, the shortest of these runs) the losses, here those of the "
+        f"curves, whose windows are a part of the validation split, stand at {listing(ends)}: batch size "
+        f"{count(best.batch_size)} is ahead. Schedules of slower sizes are cut off there."
     ]
