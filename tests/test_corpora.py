@@ -113,7 +113,13 @@ def test_an_empty_text_is_refused(tmp_path):
         split_point([str(write(tmp_path / "a.txt", ""))], 0.9)
 
 
-@settings(max_examples=60, deadline=None)
+def test_a_wanted_place_inside_a_delimiter_is_a_document_end(tmp_path):
+    text = f"0.\n{END}\n0.\n{END}\n"
+    train, valid, _ = make(tmp_path / "out", {**URL, "valid_fraction": 0.75}, [write(tmp_path / "a.txt", text)])
+    assert train.decode() == valid.decode() == f"0.\n{END}\n"
+
+
+@settings(max_examples=200, deadline=None)
 @given(
     documents=st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=30), min_size=2, max_size=20),
     share=st.floats(0.05, 0.95),

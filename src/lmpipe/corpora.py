@@ -161,7 +161,9 @@ def split_point(texts: Sequence[str], train_share: float) -> tuple[int, int]:
         raise InputError(f"{texts[index]}: the text is empty; take it off the list")
     with open(texts[index], "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         for mark in (DELIMITER, b"\n", b" "):
-            marks = [found for found in (text.rfind(mark, 0, wanted), text.find(mark, wanted)) if found >= 0]
+            # A mark that begins before the wanted place may reach beyond it.
+            before, after = text.rfind(mark, 0, wanted + len(mark) - 1), text.find(mark, wanted)
+            marks = [found for found in (before, after) if found >= 0]
             ends = [after_line_end(text, found + len(mark)) for found in marks]
             for offset in sorted(ends, key=lambda end: abs(end - wanted)):
                 if text[: min(offset, CHUNK_BYTES)].strip() and text[offset : offset + CHUNK_BYTES].strip():
