@@ -161,16 +161,42 @@ def split_point(texts: Sequence[str], train_share: float) -> tuple[int, int]:
         raise InputError(f"{texts[index]}: the text is empty; take it off the list")
     with open(texts[index], "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         for mark in (DELIMITER, b"\n", b" "):
-            # A mark that begins before the wanted place may reach beyond it.
-            before, after = text.rfind(mark, 0, wanted + len(mark) - 1), text.find(mark, wanted)
-            marks = [found for found in (before, after) if found >= 0]
-            ends = [after_line_end(text, found + len(mark)) for found in marks]
-            for offset in sorted(ends, key=lambda end: abs(end - wanted)):
-                if text[: min(offset, CHUNK_BYTES)].strip() and text[offset : offset + CHUNK_BYTES].strip():
-                    return index, offset
+            if ends := ends_around(text, mark, wanted):
+                return index, min(ends, key=lambda end: abs(end - wanted))
             if mark == DELIMITER and len(texts) > 1:
                 return max(index, 1), 0
     raise InputError(f"{texts[index]}: too short to keep a part for validation; give more text, or files under valid")
+
+
+def ends_around(text: mmap.mmap, mark: bytes, wanted: int) -> list[int]:
+    """The nearest places on either side of the wanted one that lie behind a mark and have text before and after."""
+    nearest = []
+    for starts in (marks_before(text, mark, wanted), marks_from(text, mark, wanted)):
+        ends = (after_line_end(text, start + len(mark)) for start in starts)
+        nearest += islice((end for end in ends if has_text_around(text, end)), 1)
+    return nearest
+
+
+def marks_before(text: mmap.mmap, mark: bytes, place: int) -> Iterator[int]:
+    """Where marks begin before a place, going back; the first may reach beyond it."""
+    found = text.rfind(mark, 0, place + len(mark) - 1)
+    while found >= 0:
+        yield found
+        found = text.rfind(mark, 0, found + len(mark) - 1)
+
+
+def marks_from(text: mmap.mmap, mark: bytes, place: int) -> Iterator[int]:
+    """Where marks begin from a place on."""
+    found = text.find(mark, place)
+    while found >= 0:
+        yield found
+        found = text.find(mark, found + 1)
+
+
+def has_text_around(text: mmap.mmap, place: int) -> bool:
+    """Whether there is more than white space and delimiters on both sides, not far away."""
+    sides = (text[max(0, place - CHUNK_BYTES) : place], text[place : place + CHUNK_BYTES])
+    return all(side.replace(DELIMITER, b"").strip() for side in sides)
 
 
 def after_line_end(text: mmap.mmap, offset: int) -> int:
