@@ -1,7 +1,6 @@
 """Generating text from a trained model: sampling, streams of text, and the grid of samples that the report shows."""
 
 import codecs
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,7 +229,6 @@ def write_samples(
 
     `settings` are {"corpus", "run", "seed", "prompts", "max_new_tokens", "temperature", "top_p"}.
     """
-    started = time.perf_counter()
     compute_reproducibly(1, torch.device("cpu"))
     model, tokenizer = load_run(run_folder)
     samples, grid = generate_grid(model, tokenizer, settings)
@@ -253,7 +251,6 @@ def write_samples(
         "reference": held_out_figures(valid_text, [record["words"] for record in records], known),
         "known_words": len(known),
         "known_words_from_bytes": known_from_bytes,
-        "wall_seconds": time.perf_counter() - started,
     }
     write_json(output, result)
 
