@@ -3,7 +3,7 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-min_version("9.12")
+min_version("9.27")
 
 # A study file is complete in itself, so the default study is loaded only where no other was named.
 if not workflow.overwrite_configfiles:
