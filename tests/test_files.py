@@ -1,13 +1,10 @@
-import gzip
 import hashlib
-import http.server
 import os
-import threading
 
 import pytest
 
 from lmpipe import InputError
-from lmpipe.files import atomic_write, copy_atomic, download, read_json, sha256_of, write_json
+from lmpipe.files import atomic_write, copy_atomic, read_json, sha256_of, write_json
 
 TEXT = "Zoë and the 龍\n<|endoftext|>\n".encode() * 1000
 
@@ -83,48 +80,3 @@ def test_copies_and_checksums(tmp_path):
     assert (tmp_path / "copy").read_bytes() == TEXT
     assert sha256_of(tmp_path / "copy") == hashlib.sha256(TEXT).hexdigest()
     assert os.stat(tmp_path / "copy").st_nlink == 1, "copied, not linked"
-
-
-class Texts(http.server.BaseHTTPRequestHandler):
-    """Serves the text plainly, as gzip, cut short, and not at all."""
-
-    def do_GET(self):
-        body = {"/text.txt": TEXT, "/text.txt.gz": gzip.compress(TEXT), "/cut.txt": TEXT[:100]}.get(self.path)
-        self.send_response(404 if body is None else 200)
-        self.send_header("Content-Length", str(len(TEXT) if self.path == "/cut.txt" else len(body or b"")))
-        self.end_headers()
-        self.wfile.write(body or b"")
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture(scope="module")
-def server():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Texts) as served:
-        threading.Thread(target=served.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{served.server_port}"
-        served.shutdown()
-
-
-@pytest.mark.parametrize("name", ["text.txt", "text.txt.gz"])
-def test_a_download_is_the_text_itself(server, tmp_path, name):
-    path = tmp_path / "resources" / "text.txt"
-    download(f"{server}/{name}", path, len(TEXT), hashlib.sha256(TEXT).hexdigest())
-    assert path.read_bytes() == TEXT
-
-
-@pytest.mark.parametrize(
-    ("name", "declared", "message"),
-    [
-        ("text.txt", {"sha256": "0" * 64}, "expected sha256 000"),
-        ("text.txt.gz", {"text_bytes": 5}, "expected 5 bytes of text, found"),
-        ("cut.txt", {}, "expected 31,000 bytes of text, found 100|the download failed"),
-        ("missing.txt", {}, "the download failed .*404"),
-    ],
-)
-def test_a_wrong_download_is_refused_and_leaves_nothing(server, tmp_path, name, declared, message):
-    with pytest.raises(InputError, match=message) as caught:
-        download(f"{server}/{name}", tmp_path / "text.txt", **declared)
-    assert "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
