@@ -38,8 +38,8 @@ CORPORA = {
     "stories": {"source": "stories", "documents": 30000, "tokenizer": {"vocab_size": 1024}, "role": "simple"},
     "docs": {"source": "docstrings", "packages": ["torch", "numpy"], "tokenizer": {"vocab_size": 2048}, "role": "web"},
 }
-ENTROPY = {"stories": 5.21, "docs": 6.43}
-BYTES_PER_TOKEN = {"stories": 3.92, "docs": 3.41}
+ENTROPY = {"stories": 5.21, "docs": 6.43, "tales": 5.52}
+BYTES_PER_TOKEN = {"stories": 3.92, "docs": 3.41, "tales": 3.73}
 ENVIRONMENT = {
     "versions": {"python": "3.11.7", "lmpipe": "0.1.0", "torch": "2.13.0", "numpy": "2.3.1", "regex": "2025.9.1"},
     "hardware": {"processor": "AMD EPYC", "cores": 2, "memory_bytes": 24 * 2**30, "system": "Linux 6.1 x86_64"},
@@ -76,29 +76,41 @@ EXPERIMENTS = {
 }
 
 
-def fabricate_study(folder: Path, experiments: dict[str, Any] = EXPERIMENTS) -> Results:
+def fabricate_study(
+    folder: Path,
+    experiments: dict[str, Any] = EXPERIMENTS,
+    model: dict[str, Any] = MODEL,
+    corpora: dict[str, Any] = CORPORA,
+) -> Results:
     """Write a study's folder, without plots and tables, and open it."""
     study = {
         "study": "fabricated",
         "seeds": [0],
-        "corpora": CORPORA,
-        "model": MODEL,
+        "corpora": corpora,
+        "model": model,
         "training": TRAINING,
         "experiments": experiments,
         "accounting": {"models": {}, "device_memory_gb": 80.0},
     }
     plan = load_plan(study, "the fabricated study")
-    for corpus, settings in CORPORA.items():
+    for corpus, settings in corpora.items():
         splits = {
             "train": {"bytes": 12_345_678, "documents": 29_700, "sha256": f"{corpus}-train"},
             "valid": {"bytes": 123_456, "documents": 300, "sha256": f"{corpus}-valid"},
         }
         value = {"corpus": corpus, "source": settings["source"], "settings": settings}
-        write(folder / "corpora" / corpus / "corpus.json", value | {"splits": splits, "versions": {}})
+        versions = dict.fromkeys(settings.get("packages", []), "9.8.7")
+        write(folder / "corpora" / corpus / "corpus.json", value | {"splits": splits, "versions": versions})
     for run in plan.runs:
         vocab_size = plan.tokenizers[run.tokenizer][1]
         fabricate_run(folder / run.folder, run, vocab_size)
     return Results(folder, study, plan.names_and_seeds())
+
+
+def change_summary(results: Results, run: str, **changes: Any) -> None:
+    """Rewrite parts of the summary of a run, such as "no_pos_emb/nope/seed0", which nothing has read yet."""
+    path = results.folder / "runs" / run / "summary.json"
+    write(path, json.loads(path.read_text(encoding="utf-8")) | changes)
 
 
 def final_loss(model: dict[str, Any], training: dict[str, Any], corpus: str, seed: int) -> float:
@@ -117,6 +129,14 @@ def resolved_rate(run: PlannedRun) -> float:
         return rate
     scale = rate.get("times", 1.0) * rate.get("sqrt_rule", 1.0)
     return BEST_RATE * scale * (math.sqrt(run.training["batch_size"] / 16) if "sqrt_rule" in rate else 1.0)
+
+
+def rate_source(run: PlannedRun) -> dict[str, Any] | None:
+    """Where a run with a best_of rate took it from."""
+    if run.best_of is None:
+        return None
+    best = {"best_run": f"max_lr={BEST_RATE}", "best_max_lr": BEST_RATE, "best_batch_size": TRAINING["batch_size"]}
+    return {"best_of": run.best_of, **best}
 
 
 def fabricate_run(target: Path, run: PlannedRun, vocab_size: int) -> None:
@@ -147,7 +167,7 @@ def fabricate_run(target: Path, run: PlannedRun, vocab_size: int) -> None:
         },
         "model": model,
         "training": training,
-        "max_lr_from": None,
+        "max_lr_from": rate_source(run),
     }
     write(target / "config.json", config)
     write(target / "summary.json", fabricate_summary(config, rows, final, diverged, planned))
@@ -212,11 +232,11 @@ def fabricate_summary(
         "wall_seconds": seconds,
         "tokens_per_second": rows[-1]["tokens"] / seconds,
         "peak_memory_bytes": 412_000_000,
-        "device": "cpu",
+        "device": ENVIRONMENT["hardware"]["processor"],
         "threads": 1,
         "precision": "float32",
         "resumed": 0,
-        "code": {"train": "abcdef0123456789", "model": "0123456789abcdef", "torch": "2.13.0"},
+        "code": {"train": "abcdef0123456789", "model": "0123456789abcdef", "torch": "2.13.0", "pydantic": "2.14.3"},
         "environment": ENVIRONMENT,
         "diverged_step": rows[-1]["step"] if diverged else None,
     }

@@ -87,6 +87,23 @@ def test_runs_on_different_tokens_are_compared_in_bits_per_byte(results, tmp_pat
     assert "4,096" in words, "ticks stand at the values that were run, thousands set apart"
 
 
+def test_runs_on_different_texts_are_drawn_without_a_ranking(results, tmp_path):
+    plot_experiment(results.experiment("main_experiment"), tmp_path)
+    assert "final bits per byte (the runs' texts differ)" in text_of(tmp_path / "final_loss.svg")
+
+
+def test_ticks_stand_at_the_values_only_where_they_can_be_read_beside_one_another(tmp_path):
+    def ticks(name, rates):
+        sweep = {"corpus": "stories", "vary": {"max_lr": rates}}
+        plot_experiment(fabricate_study(tmp_path / name, {"sweep": sweep}).experiment("sweep"), tmp_path / name)
+        return text_of(tmp_path / name / "final_loss.svg").split()
+
+    assert {"0.0035", "0.0071", "0.1"} <= set(ticks("apart", [0.0035, 0.0071, 0.1]))
+    narrow = ticks("narrow", [0.003536, 0.005, 0.007071, 0.01, 0.02, 0.1])
+    assert "0.003536" not in narrow
+    assert "0.01" in narrow
+
+
 def test_forty_runs_stay_readable(tmp_path):
     rates = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 3.0]
     grid = {"weight_decay": [0.0, 0.1, 0.2, 0.3, 0.4], "max_lr": rates}

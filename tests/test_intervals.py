@@ -20,6 +20,13 @@ def test_quantiles_are_the_95_percent_points_of_students_t_to_three_decimals(deg
     assert below <= 0.95 <= above
 
 
+def test_quantiles_beyond_the_table_are_never_too_small():
+    for count in (32, 60):
+        values = [0.0, 1.0] * (count // 2)
+        quantile = mean_interval(values).half_width / (stdev(values) / math.sqrt(count))
+        assert student_t_probability(quantile, count - 1) >= 0.95
+
+
 def test_mean_interval_of_three_values():
     values = [2.0, 2.5, 2.1]
     half_width = 4.303 * stdev(values) / math.sqrt(3)
@@ -55,6 +62,8 @@ def test_pairing_resolves_what_the_spread_over_seeds_hides():
         (Interval(0.01, 0.012, 3), "not resolved with 3 seeds (95 % interval −0.002 to +0.022 nats per token)"),
         (Interval(-0.24, math.inf, 1), "lower by 0.240 nats per token (one seed, so no interval)"),
         (Interval(0.0, math.inf, 1), "no different (one seed, so no interval)"),
+        (Interval(0.0, 0.0, 3), "no different (equal with each of 3 seeds)"),
+        (Interval(0.0004, 0.0001, 3), "higher by 0.00040 nats per token (95 % interval 0.00030 to 0.00050, 3 seeds)"),
     ],
 )
 def test_words_never_claim_more_than_the_seeds_resolve(difference, words):

@@ -43,7 +43,8 @@ def results_with(folder, *found, shown=("stories", "docs")):
     for corpus in CORPORA:
         path = folder / f"corpora/{corpus}/corpus.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"corpus": corpus, "splits": {"train": {"sha256": corpus}}}))
+        split = {"bytes": 1000, "documents": 10, "sha256": corpus}
+        path.write_text(json.dumps({"source": corpus, "splits": {"train": split, "valid": split}}))
     models = {corpus: f"main_experiment/{corpus}" for corpus in shown}
     return Results(folder, {"study": "test", "corpora": CORPORA, "samples": {"models": models} if models else None}, {})
 
@@ -64,6 +65,13 @@ def test_fluency_is_told_from_the_figures(tmp_path):
     assert "Where top-p is lowered from 1 to 0.9" in text
     assert "2 of the 3 samples of stories reach the end of text by themselves; the other 1 stops at 256 tokens." in text
     assert "1 of the samples of stories grew beyond the context of 64 tokens" in text
+
+
+def test_a_single_sample_that_ends_is_told_in_the_singular(tmp_path):
+    records = [record(1.0, 1.0, " the cat sat", ended=ended) for ended in (True, False, False)]
+    finding = generate.find(results_with(tmp_path, samples_of("stories", samples=records), shown=["stories"]))
+    ends = "1 of the 3 samples of stories reaches the end of text by itself; the other 2 stop at 256 tokens."
+    assert ends in finding.sentences
 
 
 def test_changes_within_chance_are_not_told():

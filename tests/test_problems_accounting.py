@@ -8,6 +8,7 @@ import pytest
 
 from lmpipe.accounting import account
 from lmpipe.files import write_json
+from lmpipe.problem_shapes import ACCOUNT
 from lmpipe.problems import module_of
 from lmpipe.problems.transformer_accounting import GPT2_XL
 from lmpipe.results import Results
@@ -85,7 +86,7 @@ def test_transformer_accounting_gives_the_figures_of_gpt2_xl(full):
 def test_transformer_accounting_tells_what_the_context_changes(full):
     context = [s for s in module_of("transformer_accounting").find(full).sentences if "instead of 64 tokens" in s]
     assert len(context) == 1
-    flops = [full.json(f"accounting/{name}.json")["flops"]["forward"] for name in ("small", "long")]
+    flops = [full.json(f"accounting/{name}.json", ACCOUNT)["flops"]["forward"] for name in ("small", "long")]
     assert f"10 times the tokens but takes {flops[1] / flops[0]:.3g} times" in context[0]
 
 
@@ -107,7 +108,8 @@ def test_a_study_without_gpt2_xl_is_partial_and_says_so(tmp_path, problem):
 def test_a_study_without_named_models_accounts_for_its_own(tmp_path):
     results = make_results(tmp_path, {})
     finding = module_of("transformer_accounting").find(results)
-    assert finding.figures["study_parameters"].value == results.json("accounting/study.json")["parameters"]["total"]
+    parameters = results.json("accounting/study.json", ACCOUNT)["parameters"]
+    assert finding.figures["study_parameters"].value == parameters["total"]
     assert finding.sentences[0].startswith("The study's own model has")
     assert module_of("adamwAccounting").find(results).figures["largest_batch"].value > 1000
 
@@ -149,6 +151,9 @@ def test_learning_rate_tuning_judges_each_rate(full):
     assert "falls from 25 to exactly 0 in 10 steps" in finding.sentences[3]
     assert "diverges: it grows from 25" in finding.sentences[4]
     assert "which agrees with every measured step" in finding.sentences[5]
+    assert "0.8 at 10, −1 at 100 and −19 at 1,000" in finding.sentences[5]
+    zero = "At 100, where the loss falls the most, update 3 does the greatest part of it: its factor, 0, is the nearest"
+    assert finding.sentences[6].startswith(zero)
 
 
 def test_learning_rate_tuning_bears_overflow_and_explains_nothing_it_does_not_see(tmp_path):

@@ -14,7 +14,7 @@ from lmpipe.experiment_plots import plot_experiment
 from lmpipe.files import write_json
 from lmpipe.plan import load_plan
 from lmpipe.problems import PROBLEMS, Finding, Text, absent, entry, module_of
-from lmpipe.report import build_report, column_texts, figure_text, inline_svg, prose, shown
+from lmpipe.report import build_report, column_texts, figure_text, inline_svg, prose, shown, tiles
 
 TOLD = ("learning_rate", "layer_norm_ablation", "main_experiment", "experiment_log")
 HOSTILE = 'A story.</blockquote><script>alert("x")</script> & more \x00\x1b'
@@ -146,6 +146,27 @@ def test_the_end_tells_how_to_repeat_it(page):
         "best_of: learning_rate",
     ):
         assert words in page.text
+
+
+def test_versions_of_all_that_decides_the_numbers_are_named(html):
+    rows = " ".join(Page(html[html.index('<section id="provenance">') : html.index("<summary>Code that")]).text.split())
+    assert "pydantic 2.14.3" in rows, "a package in the digest of the code"
+    assert "numpy 2.3.1 and 9.8.7" in rows, "9.8.7 is the one that the corpus is made of"
+    assert "regex 2025.9.1" in rows
+    code = Page(html[html.index("<summary>Code that") : html.index("<h3>Settings")]).text
+    assert "abcdef0123456789" in code
+    assert "pydantic" not in code
+
+
+def test_the_tiles_name_the_corpus_that_a_figure_is_of(study, tmp_path):
+    found = json.loads((study.folder / "findings.json").read_text(encoding="utf-8"))
+    figures = found["problems"]["main_experiment"]["figures"]
+    assert [tile["words"] for tile in tiles(study, found["problems"])][-2:] == [
+        "bits per byte, stories",
+        "bits per byte, docs",
+    ]
+    figures["simple_corpus"]["value"] = "tales"
+    assert "bits per byte, tales" in [tile["words"] for tile in tiles(study, found["problems"])]
 
 
 def test_the_settings_shown_are_a_study_file_of_the_same_study(study, html):

@@ -2,7 +2,7 @@ import pytest
 from fabricate import RATES, fabricate_study
 
 from lmpipe import InputError
-from lmpipe.results import Results, Run
+from lmpipe.results import Results, Run, select_best
 
 
 @pytest.fixture
@@ -48,10 +48,27 @@ def test_varied_and_swept_settings(results):
         assert (experiment.varied_settings(), experiment.swept_settings()) == (varied, swept), name
 
 
-def test_losses_per_token_are_comparable_only_over_the_same_tokens(results):
-    assert results.experiment("learning_rate").comparable_per_token()
-    assert not results.experiment("main_experiment").comparable_per_token()
-    assert not results.experiment("vocabulary").comparable_per_token()
+def test_runs_are_ranked_per_token_on_the_same_tokens_per_byte_on_one_text_and_not_across_texts(results):
+    assert results.experiment("learning_rate").measure_of() == "validation_loss"
+    vocabulary = results.experiment("vocabulary")
+    assert (vocabulary.measure_of(), vocabulary.best()) == ("bits_per_byte", "vocab_size=4096")
+    assert min(vocabulary.names(), key=vocabulary.mean_loss) == "vocab_size=512", "which nats per token would choose"
+    assert vocabulary.measure_of(["vocab_size=512"]) == "validation_loss"
+    across = results.experiment("main_experiment")
+    assert (across.measure_of(), across.best()) == (None, None)
+    assert {corpus: part.best() for corpus, part in across.by_corpus().items()} == {
+        "stories": "stories",
+        "docs": "docs",
+    }
+
+
+def test_a_rate_is_taken_from_what_ranks_the_runs_of_a_sweep(results):
+    best = select_best(results.experiment("vocabulary"))
+    assert (best["run"], best["ranked_by"], best["seeds"]) == ("vocab_size=4096", "bits_per_byte", [0, 1])
+    assert best["bits_per_byte"] == min(candidate["bits_per_byte"] for candidate in best["candidates"])
+    assert select_best(results.experiment("learning_rate"))["ranked_by"] == "validation_loss"
+    with pytest.raises(InputError, match="main_experiment: expected runs on one corpus, found stories, docs, whose"):
+        select_best(results.experiment("main_experiment"))
 
 
 def test_metrics_read_empty_and_infinite_cells_as_none(results):

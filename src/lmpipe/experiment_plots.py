@@ -2,8 +2,9 @@
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -34,6 +35,8 @@ LEGEND_ENTRIES = 12
 FAINT_LINES = 8
 BINS = 110
 NATS = "validation loss (nats per token)"
+# Width of the axes and of a digit of their ticks, in points: whether labels have room is decided before they are drawn.
+AXES_POINTS, DIGIT_POINTS = 290.0, 5.6
 
 
 def plot_experiment(experiment: ExperimentRuns, folder: str | Path) -> None:
@@ -177,9 +180,10 @@ def curves_note(curves: list[Curve], view: View) -> str:
 
 def plot_final_loss(experiment: ExperimentRuns, path: str | Path) -> None:
     """Draw the final losses: over the swept setting, a second one as series; otherwise a row of dots for each run."""
-    per_token = experiment.comparable_per_token()
-    measure = "validation_loss" if per_token else "bits_per_byte"
-    label = f"final {NATS}" if per_token else "final bits per byte (the runs' tokens differ)"
+    measure, label = experiment.measure_of() or "bits_per_byte", f"final {NATS}"
+    if measure == "bits_per_byte":
+        differ = "texts" if experiment.measure_of() is None else "tokens"
+        label = f"final bits per byte (the runs' {differ} differ)"
     with matplotlib.rc_context(STYLE):
         if settings := experiment.swept_settings():
             figure = final_loss_sweep(experiment, settings, measure, label)
@@ -213,13 +217,26 @@ def final_loss_sweep(experiment: ExperimentRuns, settings: list[str], measure: s
     values = sorted({experiment.setting(name, across) for name in experiment.names()})
     log_x = values[0] > 0 and values[-1] >= 4 * values[0]
     scale_axis(ax, "x", log_x)
-    if len(values) <= 7:
+    if have_room(values, log_x):
         ax.xaxis.set_major_locator(FixedLocator(values))
         ax.xaxis.set_minor_locator(NullLocator())
     name_axes(ax, across, label, note=failures_note(experiment))
     if second:
         legend_below(figure, ax)
     return figure
+
+
+def have_room(values: Sequence[float], log: bool) -> bool:
+    """Whether ticks at all of these ascending values can be read beside one another.
+
+    >>> have_room([0.001, 0.01, 0.1], log=True), have_room([0.003536, 0.005, 1.0], log=True)
+    (True, False)
+    """
+    places = [math.log(value) if log else value for value in values]
+    unit = 0.9 * AXES_POINTS / ((places[-1] - places[0]) or 1.0)
+    widths = [DIGIT_POINTS * (len(number_text(value)) + 1) for value in values]
+    gaps = ((second - first) * unit for first, second in pairwise(places))
+    return all(gap >= sum(pair) / 2 for gap, pair in zip(gaps, pairwise(widths), strict=True))
 
 
 def draw_sweep(
@@ -288,8 +305,7 @@ def failures_note(experiment: ExperimentRuns) -> str:
 
 def final_values(experiment: ExperimentRuns, name: str, measure: str) -> list[float]:
     """The final values of the seeds of one run that finished."""
-    finished = (run.summary[measure] for run in experiment.seeds_of(name) if run.status == "finished")
-    return [value for value in finished if value is not None]
+    return list(experiment.losses(name, measure).values())
 
 
 def final_range(finals: dict[str, list[float]]) -> tuple[float, float]:
@@ -333,7 +349,8 @@ def names_in_legend(experiment: ExperimentRuns) -> list[str]:
     names = experiment.names()
     if len(names) <= LEGEND_ENTRIES:
         return names
-    means = {name: experiment.mean_loss(name) for name in names}
+    measure = experiment.measure_of()
+    means = {name: experiment.mean_loss(name, measure) if measure else None for name in names}
     ranked = sorted(names, key=lambda name: math.inf if means[name] is None else means[name])
     best = set(ranked[: LEGEND_ENTRIES - 1])
     return [name for name in names if name in best]

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import floor, inf, log10, sqrt
 from statistics import fmean, stdev
 
-# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
+# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; the last one serves for all beyond it, where
+# the true ones are a little smaller.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
                2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
                2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)  # fmt: skip
@@ -29,6 +30,11 @@ class Interval:
         """Whether the interval leaves zero out."""
         return self.count > 1 and abs(self.mean) > self.half_width
 
+    @property
+    def unresolved(self) -> bool:
+        """Whether several values leave the direction open; equal ones, which are all zero, do not."""
+        return self.count > 1 and abs(self.mean) <= self.half_width != 0
+
 
 def mean_interval(values: Sequence[float]) -> Interval:
     """The mean and its 95 % interval.
@@ -39,7 +45,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     count = len(values)
     if count < 2:
         return Interval(fmean(values), inf, count)
-    quantile = T_QUANTILES[count - 2] if count - 2 < len(T_QUANTILES) else 1.96
+    quantile = T_QUANTILES[min(count - 1, len(T_QUANTILES)) - 1]
     return Interval(fmean(values), quantile * stdev(values) / sqrt(count), count)
 
 
@@ -55,16 +61,26 @@ def describe_difference(difference: Interval, unit: str = "nats per token") -> s
     >>> describe_difference(Interval(0.031, 0.012, 3))
     'higher by 0.031 nats per token (95 % interval 0.019 to 0.043, 3 seeds)'
     """
-    if difference.mean == 0 and difference.bounds is None:
-        return "no different (one seed, so no interval)"
-    direction = "higher" if difference.mean > 0 else "lower"
-    size = f"{direction} by {abs(difference.mean):.3f} {unit}"
-    if difference.bounds is None:
-        return f"{size} (one seed, so no interval)"
-    low, high = difference.bounds
-    if not difference.resolved:
-        bounds = f"{low:+.3f} to {high:+.3f}".replace("-", "−")
+    low, high = difference.bounds or (difference.mean, difference.mean)
+    places = decimals(max(abs(low), abs(high)))
+    if difference.unresolved:
+        bounds = f"{low:+.{places}f} to {high:+.{places}f}".replace("-", "−")
         return f"not resolved with {difference.count} seeds (95 % interval {bounds} {unit})"
+    if difference.mean == 0:
+        seeds = "one seed, so no interval" if difference.count == 1 else f"equal with each of {difference.count} seeds"
+        return f"no different ({seeds})"
     if difference.mean < 0:
         low, high = -high, -low
-    return f"{size} (95 % interval {low:.3f} to {high:.3f}, {difference.count} seeds)"
+    size = f"{'higher' if difference.mean > 0 else 'lower'} by {abs(difference.mean):.{places}f} {unit}"
+    if difference.bounds is None:
+        return f"{size} (one seed, so no interval)"
+    return f"{size} (95 % interval {low:.{places}f} to {high:.{places}f}, {difference.count} seeds)"
+
+
+def decimals(largest: float) -> int:
+    """Decimals that show at least two digits of the largest of some numbers, and three places.
+
+    >>> decimals(1.5), decimals(0.0004)
+    (3, 5)
+    """
+    return max(3, 1 - floor(log10(largest))) if largest else 3

@@ -13,12 +13,14 @@ from markupsafe import Markup, escape
 
 from lmpipe import InputError
 from lmpipe.colours import ON_A_PAGE
-from lmpipe.files import atomic_write, read_json
+from lmpipe.files import atomic_write, make_again
 from lmpipe.plan import load_plan
+from lmpipe.problem_shapes import FINDINGS
 from lmpipe.problems.reference import PLACES, stands_for
 from lmpipe.problems.wording import bytes_text, count, listing, number, percent, seconds_text
-from lmpipe.provenance import PACKAGE
+from lmpipe.provenance import PACKAGE, TRACKED_PACKAGES
 from lmpipe.results import Results, is_number
+from lmpipe.shapes import read_shape
 
 # Figures shown large at the top: problem, figure, and the words under it.
 TILES = (
@@ -59,8 +61,10 @@ def build_report(
 
     Raises InputError where a result, or a plot that a finding names, is missing.
     """
-    results = Results(results_folder, dict(settings), load_plan(dict(settings), "--settings").names_and_seeds())
-    problems = read_json(findings_path)["problems"]
+    plan = load_plan(dict(settings), "--settings")
+    study = plan.study.model_dump(mode="json", exclude_none=True)
+    results = Results(results_folder, study, plan.names_and_seeds())
+    problems = read_shape(findings_path, FINDINGS)["problems"]
     templates = PACKAGE / "templates"
     page = Environment(
         loader=FileSystemLoader(templates),
@@ -79,12 +83,11 @@ def build_report(
         headlines=headlines(problems),
         sections=[section(results, problem, finding) for problem, finding in problems.items()],
         provenance=provenance(results),
-        settings=yaml.safe_dump(
-            without_none(results.study), sort_keys=False, default_flow_style=None, allow_unicode=True
-        ),
+        settings=as_yaml(results.study),
     )
-    with atomic_write(output) as file:
-        file.write(html.translate(CONTROLS).encode("utf-8", "replace").decode("utf-8"))
+    data = html.translate(CONTROLS).encode("utf-8", "replace")
+    with atomic_write(output, "wb", len(data)) as file:
+        file.write(data)
 
 
 # --- the parts of the page -------------------------------------------------------------------------------------------
@@ -113,12 +116,14 @@ def role_of(results: Results, corpus: str) -> str:
 
 def tiles(results: Results, problems: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The figures at the top, as far as this study has them."""
-    names = {role: results.corpus_in_role(role) or "" for role in PLACES}
     found = []
     for problem, name, words in TILES:
-        figure = problems.get(problem, {}).get("figures", {}).get(name)
+        figures = problems.get(problem, {}).get("figures", {})
+        told = {role: figures.get(f"{role}_corpus", {}).get("value") for role in PLACES}
+        names = {role: corpus or results.corpus_in_role(role) or "" for role, corpus in told.items()}
+        figure = figures.get(name)
         if figure and figure["value"] is not None:
-            large = figure["unit"] == "tokens" and figure["value"] >= 1e6
+            large = figure["unit"] == "tokens" and is_number(figure["value"]) and figure["value"] >= 1e6
             text = figure_text(figure["value"], figure["unit"], brief=True)
             text = f"{number(figure['value'] / 1e6)} million" if large else text
             found.append({"problem": problem, "text": text, "words": words.format(**names)})
@@ -158,24 +163,31 @@ def plot(results: Results, problem: str, index: int, found: Mapping[str, str]) -
     path = results.folder / found["path"]
     try:
         svg = path.read_text(encoding="utf-8")
+        return {"caption": found["caption"], "svg": inline_svg(svg, f"{problem}-{index}-", found["alt"])}
     except FileNotFoundError:
         raise InputError(f"{path}: no such plot; make it first (snakemake --cores 1 {path})") from None
-    return {"caption": found["caption"], "svg": inline_svg(svg, f"{problem}-{index}-", found["alt"])}
+    except ValueError as error:
+        raise InputError(f"{path}: expected an SVG, found {error}; {make_again(path)}") from None
 
 
 def inline_svg(svg: str, prefix: str, alt: str) -> Markup:
-    """An SVG file as an element of a page: ids made unique by `prefix`, colours of the page, as wide as its box."""
-    body = svg[svg.index("<svg") :]
+    """An SVG file as an element of a page: ids made unique by `prefix`, colours of the page, as wide as its box.
+
+    Raises ValueError where the text is no whole SVG.
+    """
+    start, view_box = svg.find("<svg"), re.search(r'viewBox="[^"]*"', svg)
+    if start < 0 or view_box is None or not svg.rstrip().endswith("</svg>"):
+        raise ValueError("other or cut text")
+    body = svg[start:]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r'\bid="([^"]*)"', rf'id="{prefix}\1"', body)
     body = re.sub(r'(?:xlink:)?href="#([^"]*)"', rf'href="#{prefix}\1"', body)
     body = re.sub(r"url\(#([^)]*)\)", rf"url(#{prefix}\1)", body)
     for colour, on_a_page in ON_A_PAGE.items():
         body = body.replace(colour, on_a_page)
-    opening, _, rest = body.partition(">")
-    view_box = re.search(r'viewBox="[^"]*"', opening).group()
+    rest = body.partition(">")[2]
     compact = re.sub(r">\s+<", "><", rest.strip())
-    return Markup(f'<svg {view_box} role="img" aria-label="{escape(alt)}">{compact}')
+    return Markup(f'<svg {view_box.group()} role="img" aria-label="{escape(alt)}">{compact}')
 
 
 def table(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,7 +240,11 @@ def provenance(results: Results) -> dict[str, Any]:
     """What made the numbers: machines, versions, commits, seeds and code, each value with where it holds."""
     runs = results.runs()
     environments = [run.summary["environment"] for run in runs]
+    code = [flat(run.summary["code"]) for run in runs]
+    # The packages that a digest of code names decide its numbers as much; a corpus may be made of packages' texts.
     versions = [flat(environment["versions"]) for environment in environments]
+    versions += [{name: one[name] for name in one if name in TRACKED_PACKAGES} for one in code]
+    versions += [flat(info.get("versions", {})) for info in results.corpora.values()]
     return {
         "machines": distinct([machine(environment["hardware"]) for environment in environments]),
         "devices": distinct([str(run.summary["device"]) for run in runs]),
@@ -237,8 +253,9 @@ def provenance(results: Results) -> dict[str, Any]:
         "versions": {name: distinct([one[name] for one in versions if name in one]) for name in keys(versions)},
         "seeds": sorted({run.seed for run in runs}),
         "code": {
-            name: distinct([flat(run.summary["code"])[name] for run in runs if name in run.summary["code"]])
-            for name in keys([run.summary["code"] for run in runs])
+            name: distinct([one[name] for one in code if name in one])
+            for name in keys(code)
+            if name not in TRACKED_PACKAGES
         },
         "resumed": sum(bool(run.summary["resumed"]) for run in runs),
     }

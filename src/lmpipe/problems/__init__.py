@@ -113,8 +113,10 @@ def find_all(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def entry(problem: str, title: str, question: str, finding: Finding, results: Results) -> dict[str, Any]:
-    """One entry of findings.json, with the write-up's figures for the same problem beside ours."""
+    """One entry of findings.json, with the study's own target and the write-up's figures for the same problem."""
     from lmpipe.problems.reference import beside_write_up
+    from lmpipe.problems.target import add_target
 
+    add_target(finding, results, problem)
     reference = beside_write_up(problem, finding, results)
     return {"title": title, "question": question, **asdict(finding), "reference": reference}

@@ -51,26 +51,27 @@ def totals(runs: list[Run]) -> dict[str, Figure]:
     """Sums over the distinct runs, and counts by status."""
     once = distinct(runs)
     statuses = Counter(run.status for run in once)
-    best = lowest(runs)
+    best = lowest_by_corpus(runs)
     return {
         "runs": Figure(len(runs), "runs", SOURCE),
         "distinct_runs": Figure(len(once), "runs", SOURCE),
         "total_tokens": Figure(sum(run.summary["tokens"] for run in once), "tokens", SOURCE),
         "total_wall_seconds": Figure(sum(run.summary["wall_seconds"] for run in once), "s", SOURCE),
         **{f"{status}_runs": Figure(statuses[status], "runs", SOURCE) for status in ("finished", "diverged", "stuck")},
-        "lowest_bits_per_byte": Figure(
-            best.summary["bits_per_byte"] if best else None,
-            "bits per byte",
-            SOURCE,
-            reason="" if best else "no run finished",
-        ),
+        **{
+            f"lowest_bits_per_byte_{corpus}": Figure(run.summary["bits_per_byte"], "bits per byte", SOURCE)
+            for corpus, run in best.items()
+        },
     }
 
 
-def lowest(runs: list[Run]) -> Run | None:
-    """The run that needs the fewest bits per byte; the measure by which runs on different tokens can be ranked."""
+def lowest_by_corpus(runs: list[Run]) -> dict[str, Run]:
+    """The run on each corpus that needs the fewest bits per byte, which rank runs of any tokenizer on one text."""
     finished = [run for run in runs if run.status == "finished" and run.summary["bits_per_byte"] is not None]
-    return min(finished, key=lambda run: run.summary["bits_per_byte"]) if finished else None
+    best: dict[str, Run] = {}
+    for run in sorted(finished, key=lambda run: run.summary["bits_per_byte"]):
+        best.setdefault(run.config["corpus"], run)
+    return best
 
 
 def sentences(results: Results, runs: list[Run]) -> list[str]:
@@ -86,11 +87,13 @@ def sentences(results: Results, runs: list[Run]) -> list[str]:
     ]
     if shared:
         said.append(f"{count(shared)} more entries of the log are runs that several experiments share; trained once.")
-    if best := lowest(runs):
-        said.append(
-            f"The fewest bits per byte, {best.summary['bits_per_byte']:.4f}, were reached by `{best.name}` of "
-            f"{best.config['experiment']} on {best.setting('corpus')} (loss {loss(best.loss)} nats per token)."
-        )
+    fewest = [
+        f"{best.summary['bits_per_byte']:.4f} on {corpus}, by `{best.name}` of {best.config['experiment']} "
+        f"(loss {loss(best.loss)} nats per token)"
+        for corpus, best in lowest_by_corpus(runs).items()
+    ]
+    if fewest:
+        said.append(f"The fewest bits per byte: {listing(fewest)}.")
     devices = sorted({f"{run.summary['device']} with {run.summary['threads']} threads" for run in runs})
     said.append(f"Training ran on {listing(devices).replace(' 1 threads', ' 1 thread')}.")
     return said
@@ -142,10 +145,13 @@ def curves(results: Results) -> list[Plot]:
 
 
 def best_runs(results: Results) -> dict[str, Run]:
-    """The first seed of the best run of each experiment, by the experiment's name."""
+    """The first seed of the best run of each experiment and corpus, by their names."""
     best = {}
     for experiment in results.experiments():
-        name = experiment.best()
-        if name is not None:
-            best[experiment.name] = experiment.seeds_of(name)[0]
+        parts = experiment.by_corpus()
+        for corpus, runs in parts.items():
+            name = runs.best()
+            if name is not None:
+                label = experiment.name if len(parts) == 1 else f"{experiment.name} on {corpus}"
+                best[label] = runs.seeds_of(name)[0]
     return best

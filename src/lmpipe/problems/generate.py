@@ -5,6 +5,9 @@ from math import sqrt
 from statistics import fmean
 from typing import Any
 
+from lmpipe import InputError
+from lmpipe.files import make_again
+from lmpipe.problem_shapes import SAMPLES
 from lmpipe.problems import Figure, Finding, Table, Text, absent
 from lmpipe.problems.reference import corpus_in_words
 from lmpipe.problems.wording import count, listing, number, percent
@@ -38,11 +41,15 @@ def find(results: Results) -> Finding:
         return absent(
             "This study shows no samples; add to its file: `samples: {models: {CORPUS: EXPERIMENT/RUN}, ...}`"
         )
-    found = {corpus: samples for corpus in shown if (samples := results.json(path_of(corpus)))}
+    found = {corpus: samples for corpus in shown if (samples := results.json(path_of(corpus), SAMPLES))}
     if not found:
         return absent(
             f"No samples have been generated; run: snakemake --cores 1 {results.folder / path_of(next(iter(shown)))}"
         )
+    for corpus, samples in found.items():
+        if samples["corpus"] != corpus:
+            path = results.folder / path_of(corpus)
+            raise InputError(f"{path}: corpus: expected {corpus!r}, found {samples['corpus']!r}; {make_again(path)}")
     finding = Finding("answered" if len(found) == len(shown) else "partial")
     for corpus, samples in found.items():
         finding.figures |= corpus_figures(corpus, samples)
@@ -198,8 +205,9 @@ def length_sentence(samples: Samples) -> str:
     if ended == 0:
         return f"None of the {count(len(records))} {of_corpus} reaches the end of text within {limit} tokens."
     rest = len(records) - ended
+    reach = "reaches the end of text by itself" if ended == 1 else "reach the end of text by themselves"
     return (
-        f"{count(ended)} of the {count(len(records))} {of_corpus} reach the end of text by themselves; the other "
+        f"{count(ended)} of the {count(len(records))} {of_corpus} {reach}; the other "
         f"{count(rest)} {'stops' if rest == 1 else 'stop'} at {limit} tokens."
     )
 

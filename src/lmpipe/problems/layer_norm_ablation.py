@@ -1,16 +1,22 @@
 """Problem layer_norm_ablation: training without RMSNorm, at the baseline's rate and at a rate of its own."""
 
+from dataclasses import replace
+
 from lmpipe.problems import Finding, training
 from lmpipe.problems.ablation import (
-    PAIRED,
     Comparison,
+    Question,
+    answers,
+    baseline_figures,
     baseline_of,
     compare,
     comparison_figures,
     nothing_to_compare,
     outcome,
-    seed_table,
-    variants_of,
+    pairing_sentences,
+    runs_with,
+    seed_tables,
+    words_for,
 )
 from lmpipe.problems.wording import listing, number
 from lmpipe.results import ExperimentRuns, Results
@@ -25,6 +31,8 @@ LINES = (
     "layer_norm_ablation: {corpus: {corpus}, max_lr: {best_of: learning_rate}, "
     "runs: {baseline: {}, no_norm: {norm: none}, no_norm_tuned: {norm: none, vary: {max_lr: [0.001, 0.003]}}}}"
 )
+ABLATION = Question("norm", ("pre", "post"), "none", "Without RMSNorm")
+AT_ANY_RATE = replace(ABLATION, companions=("max_lr",))
 
 
 def find(results: Results) -> Finding:
@@ -32,27 +40,26 @@ def find(results: Results) -> Finding:
     experiment = results.experiment(ID)
     if experiment is None:
         return training.missing(results, ID, LINES)
-    baseline = baseline_of(experiment)
-    variants = variants_of(experiment, "norm", "none")
-    if not variants:
-        return nothing_to_compare(experiment, baseline)
-    same = next((name for name in variants if rate(experiment, name) == rate(experiment, baseline)), None)
-    best = experiment.best_among(variants)
-    at_same, at_best = (compare(experiment, name, baseline) if name else None for name in (same, best))
-    figures = {"baseline_validation_loss": training.figure(experiment, baseline)}
+    usual = runs_with(experiment, ABLATION.setting, ABLATION.usual)
+    if not usual or not runs_with(experiment, ABLATION.setting, [ABLATION.ablated]):
+        return nothing_to_compare(experiment, ABLATION)
+    baseline = baseline_of(experiment, usual)
+    comparisons = {name: compare(experiment, name, baseline) for name in experiment.names() if name != baseline}
+    at_same = next((one for one in comparisons.values() if answers(ABLATION, one)), None)
+    variants = [name for name, one in comparisons.items() if answers(AT_ANY_RATE, one)]
+    at_best = comparisons.get(experiment.best_among(variants))
+    figures = baseline_figures(experiment, baseline)
     figures |= comparison_figures(at_same) if at_same else {}
     figures |= comparison_figures(at_best, "tuned_") if at_best else {}
     sentences = [
         *same_rate_sentences(experiment, at_same),
-        *tuned_sentences(experiment, variants, at_same, at_best),
+        *(tuned_sentences(experiment, variants, at_same, at_best) if variants else []),
+        *(outcome(words_for(ABLATION, one), one) for name, one in comparisons.items() if name not in variants),
         training.setting_sentence(results, experiment),
-        PAIRED,
+        *pairing_sentences(list(comparisons.values())),
         *training.failure_sentences(experiment),
     ]
-    tables = [
-        training.runs_table(experiment),
-        seed_table([compare(experiment, variant, baseline) for variant in variants]),
-    ]
+    tables = [training.runs_table(experiment), *seed_tables(list(comparisons.values()))]
     status = "answered" if at_same else "partial"
     return Finding(status, figures, sentences, tables, training.plots(experiment))
 
@@ -67,7 +74,7 @@ def same_rate_sentences(experiment: ExperimentRuns, comparison: Comparison | Non
     if comparison is None:
         return []
     shown = number(rate(experiment, comparison.baseline))
-    return [outcome(f"Without RMSNorm at the baseline's own peak rate ({shown})", comparison)]
+    return [outcome(f"{ABLATION.words} at the baseline's own peak rate ({shown})", comparison)]
 
 
 def tuned_sentences(
@@ -81,9 +88,11 @@ def tuned_sentences(
     if len(tried) == 1 and at_same:
         return ["No other rate was tried without RMSNorm, so its own best rate is not known."]
     if at_same and at_best.variant == at_same.variant:
-        return [f"Of the rates tried without RMSNorm ({rates}) the baseline's remains the best."]
+        rivals = {name: number(rate(experiment, name)) for name in variants if name != at_best.variant}
+        told = training.rival_words(experiment, at_best.variant, rivals)
+        return [f"Of the rates tried without RMSNorm ({rates}) the baseline's remains the best{told}."]
     shown = number(rate(experiment, at_best.variant))
-    sentences = [outcome(f"Without RMSNorm at the best of its own rates ({shown}, of {rates})", at_best)]
+    sentences = [outcome(f"{ABLATION.words} at the best of its own rates ({shown}, of {rates})", at_best)]
     if at_same and "diverged" in experiment.statuses(at_same.variant):
         sentences.append("So a rate of its own makes training without RMSNorm stable in these runs.")
     elif rate(experiment, at_best.variant) in (tried[0], tried[-1]):

@@ -7,7 +7,7 @@ from itertools import pairwise
 from lmpipe.intervals import mean_interval
 from lmpipe.problems import Figure, Finding, training
 from lmpipe.problems.wording import listing, loss, number
-from lmpipe.results import ExperimentRuns, Results
+from lmpipe.results import UNITS, ExperimentRuns, Results
 
 ID = "learning_rate"
 TITLE = "Tuning the learning rate"
@@ -21,7 +21,10 @@ PARABOLA = "the grid needs a finished rate on both sides of the best one"
 
 @dataclass(frozen=True)
 class Point:
-    """One rate of the grid: its best run, that run's mean final loss (None unless all seeds finished), its statuses."""
+    """One rate of the grid: its best run, that run's mean final loss (None unless all seeds finished), its statuses.
+
+    The loss is in nats per token, or in bits per byte where the tokens of the grid's runs differ.
+    """
 
     rate: float
     name: str
@@ -34,16 +37,20 @@ def find(results: Results) -> Finding:
     experiment = results.experiment(ID)
     if experiment is None:
         return training.missing(results, ID, LINES)
-    points = grid(experiment)
+    measure = experiment.measure_of()
+    if measure is None:
+        return training.across_corpora(experiment)
+    points = grid(experiment, measure)
     best = best_point(points)
     figures = grid_figures(experiment, points, best) | interpolation_figures(experiment, points, best)
     sentences = [
-        best_sentence(experiment, best),
+        best_sentence(experiment, points, best),
         search_sentence(points, experiment),
         training.setting_sentence(results, experiment),
-        *neighbour_sentences(points, best),
+        *neighbour_sentences(points, best, measure),
         edge_sentence(points, best),
         *interpolation_sentences(figures),
+        *training.per_byte_sentences(experiment),
         *training.failure_sentences(experiment),
     ]
     answered = best is not None and len(points) > 1
@@ -51,7 +58,7 @@ def find(results: Results) -> Finding:
     return Finding("answered" if answered else "partial", figures, sentences, tables, training.plots(experiment))
 
 
-def grid(experiment: ExperimentRuns) -> list[Point]:
+def grid(experiment: ExperimentRuns, measure: str) -> list[Point]:
     """The rates that were tried, from small to large; of several runs at one rate the best stands for it."""
     names: dict[float, list[str]] = {}
     for name in experiment.names():
@@ -59,7 +66,7 @@ def grid(experiment: ExperimentRuns) -> list[Point]:
     points = []
     for rate, same_rate in sorted(names.items()):
         name = experiment.best_among(same_rate) or same_rate[0]
-        points.append(Point(rate, name, experiment.mean_loss(name), experiment.statuses(name)))
+        points.append(Point(rate, name, experiment.mean_loss(name, measure), experiment.statuses(name)))
     return points
 
 
@@ -105,14 +112,17 @@ def interpolation_figures(experiment: ExperimentRuns, points: list[Point], best:
         return {"interpolated_max_lr": training.known(None, "", source, PARABOLA)}
     rates = [point.rate for point in bracket]
     rate, lowest = parabola_minimum(rates, [point.loss for point in bracket])
-    by_seed = [experiment.losses(point.name) for point in bracket]
+    measure = experiment.measure_of()
+    by_seed = [experiment.losses(point.name, measure) for point in bracket]
     shared = sorted(set.intersection(*(set(losses) for losses in by_seed)))
     each = [parabola_minimum(rates, [losses[seed] for losses in by_seed])[0] for seed in shared]
-    bounds = mean_interval([math.log(one) for one in each]).bounds if all(one > 0 for one in each) else None
+    # A seed whose own minimum lies outside the bracket says no more than that, so the seeds have no interval then.
+    inside = all(rates[0] < one < rates[2] for one in each)
+    bounds = mean_interval([math.log(one) for one in each]).bounds if inside else None
     interval = (math.exp(bounds[0]), math.exp(bounds[1])) if bounds else None
     return {
         "interpolated_max_lr": Figure(rate, "", source, interval),
-        "interpolated_validation_loss": Figure(lowest, training.NATS, source),
+        "interpolated_validation_loss": Figure(lowest, UNITS[measure], source),
     }
 
 
@@ -126,7 +136,7 @@ def bracketing(points: list[Point], best: Point | None) -> list[Point] | None:
 
 
 def parabola_minimum(rates: list[float], losses: list[float]) -> tuple[float, float]:
-    """Where the parabola through three points of (log rate, loss) has its vertex: the rate and the loss there.
+    """Where the parabola through three points of (log rate, loss) is lowest between them: the rate and the loss there.
 
     >>> rate, lowest = parabola_minimum([0.001, 0.01, 0.1], [2.0, 1.0, 2.0])
     >>> round(rate, 6), round(lowest, 6)
@@ -139,20 +149,22 @@ def parabola_minimum(rates: list[float], losses: list[float]) -> tuple[float, fl
     if curvature <= 0:
         lowest = min(range(3), key=lambda index: losses[index])
         return rates[lowest], losses[lowest]
-    x = (x0 + x1) / 2 - first / (2 * curvature)
+    x = min(max((x0 + x1) / 2 - first / (2 * curvature), x0), x2)
     return math.exp(x), y0 + first * (x - x0) + curvature * (x - x0) * (x - x1)
 
 
-def best_sentence(experiment: ExperimentRuns, best: Point | None) -> str:
+def best_sentence(experiment: ExperimentRuns, points: list[Point], best: Point | None) -> str:
     """The short answer."""
     if best is None:
         return "No rate of the grid finished with every seed, so there is no best rate; add smaller rates to the grid."
     perplexity = training.mean(experiment, best.name, "perplexity")
     per_byte = training.mean(experiment, best.name, "bits_per_byte")
+    rivals = {point.name: number(point.rate) for point in points if point is not best}
     return (
         f"The best peak learning rate of the grid is {number(best.rate)}: it ends at a validation loss of "
-        f"{loss(best.loss)} nats per token{training.seeds_words(experiment, best.name)} "
-        f"(perplexity {number(perplexity, 4)}, {number(per_byte, 4)} bits per byte)."
+        f"{loss(training.mean(experiment, best.name))} nats per token{training.seeds_words(experiment, best.name)} "
+        f"(perplexity {number(perplexity, 4)}, {number(per_byte, 4)} bits per byte)"
+        f"{training.rival_words(experiment, best.name, rivals)}."
     )
 
 
@@ -165,13 +177,15 @@ def search_sentence(points: list[Point], experiment: ExperimentRuns) -> str:
     steps = f"a factor of {low} apart" if low == high else f"factors of {low} to {high} apart"
     warmup = training.common(run.setting("warmup_fraction") for run in experiment.runs)
     warming = f" after a linear warm-up over {number(100 * warmup)} % of the steps" if warmup else ""
+    others = [key for key in experiment.varied_settings() if key != "max_lr"]
+    rest = f"the best of its runs, which differ in {listing(others)}, stands for it" if others else "all else equal"
     return (
         f"The search is a grid of {len(points)} rates from {number(points[0].rate)} to {number(points[-1].rate)}, "
-        f"neighbours {steps}; each rate is the peak of a cosine schedule{warming}, all else equal."
+        f"neighbours {steps}; each rate is the peak of a cosine schedule{warming}, {rest}."
     )
 
 
-def neighbour_sentences(points: list[Point], best: Point | None) -> list[str]:
+def neighbour_sentences(points: list[Point], best: Point | None, measure: str) -> list[str]:
     """How flat the optimum is, or that it lies at the edge of the grid."""
     if best is None or len(points) < 2:
         return []
@@ -180,26 +194,37 @@ def neighbour_sentences(points: list[Point], best: Point | None) -> list[str]:
         end, beyond = ("lower", "smaller") if place == 0 else ("upper", "larger")
         return [f"The best rate lies at the {end} edge of the grid, so a {beyond} one may be better; widen the grid."]
     around = [points[place - 1], points[place + 1]]
-    return [f"Of its neighbours, {listing([f'{number(one.rate)} {outcome(one)}' for one in around])}."]
+    return [f"Of its neighbours, {listing([f'{number(one.rate)} {outcome(one, measure)}' for one in around])}."]
 
 
-def outcome(point: Point) -> str:
-    """How the runs of a rate ended, in a word or two."""
+def outcome(point: Point, measure: str) -> str:
+    """How the runs of a rate ended, in a few words."""
     if point.loss is not None:
-        return f"ends at {loss(point.loss)}"
-    return "diverges" if "diverged" in point.statuses else "stays stuck"
+        return f"ends at {training.loss_text(point.loss, measure)}"
+    return " and ".join(ended(point, status) for status in ("diverged", "stuck") if status in point.statuses)
+
+
+def ended(point: Point, status: str) -> str:
+    """That all or some seeds of a rate ended so, such as "diverged with 1 of 3 seeds"."""
+    ending, seeds = point.statuses.count(status), len(point.statuses)
+    words = {"diverged": "diverged", "stuck": "got stuck"}[status]
+    return words if ending == seeds else f"{words} with {ending} of {seeds} seeds"
 
 
 def edge_sentence(points: list[Point], best: Point | None) -> str:
     """The edge of stability, and how far from it the best rate lies."""
     largest, smallest = edge(points)
+    if largest is None:
+        ends = listing([f"{number(point.rate)} {outcome(point, '')}" for point in points])
+        place = f"lies below {number(smallest)}" if smallest else "is not to be seen in this grid"
+        return f"No rate finished with every seed ({ends}), so the edge of stability {place}."
     if smallest is None:
+        stuck = [number(point.rate) for point in points if point.rate > largest]
+        beyond = f", the largest that finished (beyond it, {listing(stuck)} got stuck)" if stuck else ""
         return (
-            f"No rate of the grid diverged, so the edge of stability lies above {number(points[-1].rate)}; "
+            f"No rate of the grid diverged, so the edge of stability lies above {number(largest)}{beyond}; "
             "add larger rates to find it."
         )
-    if largest is None:
-        return f"Every rate from {number(smallest)} on diverged; the edge of stability lies below the grid."
     if largest > smallest:
         return (
             f"Divergence is not monotone here: {number(smallest)} diverged with at least one seed, while "
@@ -207,9 +232,10 @@ def edge_sentence(points: list[Point], best: Point | None) -> str:
         )
     below = f"{number(largest / best.rate)} to {number(smallest / best.rate)}" if best.rate < largest else "at most "
     below += "" if best.rate < largest else number(smallest / best.rate)
+    fate = next(ended(point, "diverged") for point in points if point.rate == smallest)
     return (
         f"The edge of stability lies between {number(largest)}, the largest rate that finished, and "
-        f"{number(smallest)}, the smallest that diverged, which are a factor of {number(smallest / largest)} apart; "
+        f"{number(smallest)}, the smallest that {fate}, which are a factor of {number(smallest / largest)} apart; "
         f"the best rate lies a factor of {below} below that edge."
     )
 
@@ -220,9 +246,10 @@ def interpolation_sentences(figures: dict[str, Figure]) -> list[str]:
     if found.value is None:
         return []
     interval = found.interval
+    lowest = figures["interpolated_validation_loss"]
     spread = f" (95 % interval over seeds {number(interval[0])} to {number(interval[1])})" if interval else ""
     return [
         f"A parabola through the best rate and its two neighbours, in the logarithm of the rate, has its minimum at "
-        f"{number(found.value)}{spread} with a loss of {loss(figures['interpolated_validation_loss'].value)}; "
+        f"{number(found.value)}{spread} with a loss of {loss(lowest.value)} {lowest.unit}; "
         f"it is told but not used: other experiments take {number(figures['best_max_lr'].value)}, which was run."
     ]

@@ -1,13 +1,14 @@
 """Problem learning_rate_tuning: what plain gradient descent does to a toy loss at four learning rates."""
 
-import csv
 from itertools import pairwise
-from math import isfinite, sqrt
+from math import sqrt
 from pathlib import Path
 
+from lmpipe import InputError
+from lmpipe.files import make_again
 from lmpipe.problems import Figure, Finding, Plot, Table, absent
 from lmpipe.problems.wording import listing, number
-from lmpipe.results import Results
+from lmpipe.results import Results, read_table
 
 ID = "learning_rate_tuning"
 TITLE = "Tuning the learning rate of a toy"
@@ -42,12 +43,19 @@ def find(results: Results) -> Finding:
 
 
 def read_curves(path: Path) -> dict[float, Curve]:
-    """The losses of each rate by step, step 0 before any update; None where a loss is not finite."""
+    """The losses of each rate by step, step 0 before any update; None where a loss is not finite.
+
+    Raises InputError where the file is damaged or cut off.
+    """
+    table = read_table(path, ("learning_rate", "step", "loss"))
     curves: dict[float, Curve] = {}
-    with open(path, encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            loss = float(row["loss"] or "nan")
-            curves.setdefault(float(row["learning_rate"]), []).append(loss if isfinite(loss) else None)
+    for rate, loss in zip(table["learning_rate"], table["loss"], strict=True):
+        curves.setdefault(rate, []).append(loss)
+    lengths = {len(curve) for curve in curves.values()}
+    if None in curves or len(lengths) > 1 or not all(curve[0] for curve in curves.values()):
+        raise InputError(
+            f"{path}: expected equally many losses of each rate, the first above 0, found others; {make_again(path)}"
+        )
     return curves
 
 
@@ -99,12 +107,31 @@ def explanation(curves: dict[float, Curve]) -> list[str]:
             expected = step_factor(rate, step) ** 2
             if before and after is not None and abs(after / before - expected) > 1e-3 * max(1, expected):
                 return []
-    first = listing([f"{number(step_factor(rate, 0))} at {number(rate)}" for rate in curves])
+    first = listing([f"{factor_text(rate, 0)} at {number(rate)}" for rate in curves])
     return [
         f"The reason is that update t, counted from 0, multiplies every weight by 1 − 2·rate/({WEIGHTS}·√(t + 1)), "
         f"which agrees with every measured step: for the first update this is {first}; above a rate of {WEIGHTS} it is "
-        "beyond −1, so that the update overshoots the minimum by more than it was away from it."
+        "beyond −1, so that the update overshoots the minimum by more than it was away from it.",
+        *largest_fall(curves),
     ]
+
+
+def largest_fall(curves: dict[float, Curve]) -> list[str]:
+    """Which single update makes the best rate the best: the one whose factor comes nearest to 0."""
+    working = [rate for rate, curve in curves.items() if not diverged(curve)]
+    if not working:
+        return []
+    best = min(working, key=lambda rate: curves[rate][-1])
+    step = min(range(len(curves[best]) - 1), key=lambda step: abs(step_factor(best, step)))
+    return [
+        f"At {number(best)}, where the loss falls the most, update {step} does the greatest part of it: its factor, "
+        f"{factor_text(best, step)}, is the nearest to 0."
+    ]
+
+
+def factor_text(rate: float, step: int) -> str:
+    """What an update multiplies each weight by, with a minus sign."""
+    return number(step_factor(rate, step)).replace("-", "−")
 
 
 def losses_table(curves: dict[float, Curve]) -> Table:

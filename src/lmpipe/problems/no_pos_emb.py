@@ -1,7 +1,7 @@
 """Problem no_pos_emb: rotary position embeddings against none."""
 
 from lmpipe.problems import Finding
-from lmpipe.problems.ablation import find_ablation
+from lmpipe.problems.ablation import Question, find_ablation
 from lmpipe.results import Results
 
 ID = "no_pos_emb"
@@ -11,8 +11,9 @@ QUESTION = (
     "order, compared with rotary embeddings (RoPE)?"
 )
 LINES = "no_pos_emb: {corpus: {corpus}, max_lr: {best_of: learning_rate}, runs: {baseline: {}, nope: {position: none}}}"
+ABLATION = Question("position", ("rope",), "none", "Without position embeddings (NoPE in place of RoPE)")
 
 
 def find(results: Results) -> Finding:
     """The paired difference between NoPE and RoPE."""
-    return find_ablation(results, ID, LINES, "position", "none", "Without position embeddings (NoPE in place of RoPE)")
+    return find_ablation(results, ID, LINES, ABLATION)

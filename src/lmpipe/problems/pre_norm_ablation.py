@@ -1,7 +1,7 @@
 """Problem pre_norm_ablation: normalizing before each block against after it."""
 
 from lmpipe.problems import Finding
-from lmpipe.problems.ablation import find_ablation
+from lmpipe.problems.ablation import Question, find_ablation
 from lmpipe.results import Results
 
 ID = "pre_norm_ablation"
@@ -14,8 +14,9 @@ LINES = (
     "pre_norm_ablation: {corpus: {corpus}, max_lr: {best_of: learning_rate}, "
     "runs: {baseline: {}, post_norm: {norm: post}}}"
 )
+ABLATION = Question("norm", ("pre",), "post", "With post-norm in place of pre-norm")
 
 
 def find(results: Results) -> Finding:
     """The paired difference between post-norm and pre-norm."""
-    return find_ablation(results, ID, LINES, "norm", "post", "With post-norm in place of pre-norm")
+    return find_ablation(results, ID, LINES, ABLATION)

@@ -1,6 +1,7 @@
 """The write-up's own figures beside a study's, with the difference in setting that keeps them from being equal."""
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,17 @@ def difference_in_setting(entry: dict[str, Any], problem: str, results: Results)
         return "another random draw of the starting weights"
     if entry["compare"] == "runs":
         return difference_of_runs(entry, problem, results)
-    return difference_of_tokenizers(entry["compare"].split()[0], results)
+    return difference_of_tokenizers(entry["compare"].split()[:-1], results)
 
 
-def difference_of_tokenizers(role: str, results: Results) -> str:
-    """What a tokenizer's figures depend on: text, its size, the vocabulary and the machine."""
-    corpus = results.corpus_in_role(role)
+def difference_of_tokenizers(roles: Sequence[str], results: Results) -> str:
+    """What a tokenizer's figures depend on: text, its size, the vocabulary and the machine.
+
+    The tokenizer is that of the first role which has a corpus.
+    """
+    corpus = next(filter(None, map(results.corpus_in_role, roles)), None)
     if corpus is None:
-        return f"this study has no corpus in the place of {PLACES[role]}"
+        return f"this study has no corpus in the place of {' or '.join(PLACES[role] for role in roles)}"
     return f"here {text_in_words(results, corpus)}, {vocabulary_in_words(results, corpus)}, and another machine"
 
 
@@ -93,12 +97,17 @@ def vocabulary_in_words(results: Results, corpus: str) -> str:
 
 
 def stands_for(results: Results, corpus: str) -> str | None:
-    """The write-up's text in whose place a corpus stands; None where it is that text itself, or has no such role."""
+    """The write-up's text in whose place a corpus stands; None where it is that text itself, or has no such role.
+
+    It is the text itself where its training split is, or where all of it, split otherwise, is declared as that file.
+    """
     original = PLACES.get(results.study["corpora"][corpus]["role"])
     if original is None:
         return None
-    sha256 = results.corpora[corpus]["splits"]["train"]["sha256"]
-    return None if sha256 == write_up()["texts"][original]["train_sha256"] else original
+    known = write_up()["texts"][original]["train_sha256"]
+    declared = [text.get("sha256") for text in results.study["corpora"][corpus].get("files", [])]
+    is_original = known == results.corpora[corpus]["splits"]["train"]["sha256"] or declared == [known]
+    return None if is_original else original
 
 
 def corpus_in_words(results: Results, corpus: str) -> str:

@@ -1,7 +1,7 @@
 """Problem swiglu_ablation: the gated feed-forward against a plain one of equal size."""
 
 from lmpipe.problems import Figure, Finding, training
-from lmpipe.problems.ablation import Comparison, find_ablation
+from lmpipe.problems.ablation import Comparison, Question, find_ablation
 from lmpipe.problems.wording import count, percent
 from lmpipe.results import ExperimentRuns, Results
 
@@ -15,12 +15,12 @@ LINES = (
     "swiglu_ablation: {corpus: {corpus}, max_lr: {best_of: learning_rate}, "
     "runs: {baseline: {}, silu: {feed_forward: silu, d_ff: 288}}}"
 )
+ABLATION = Question("feed_forward", ("swiglu",), "silu", "With a plain SiLU in place of SwiGLU", companions=("d_ff",))
 
 
 def find(results: Results) -> Finding:
     """The paired difference between SiLU and SwiGLU, with both parameter counts."""
-    words = "With a plain SiLU in place of SwiGLU"
-    return find_ablation(results, ID, LINES, "feed_forward", "silu", words, more=parameter_counts)
+    return find_ablation(results, ID, LINES, ABLATION, more=parameter_counts)
 
 
 def parameter_counts(experiment: ExperimentRuns, comparison: Comparison) -> tuple[dict[str, Figure], list[str]]:
@@ -37,7 +37,8 @@ def parameter_counts(experiment: ExperimentRuns, comparison: Comparison) -> tupl
     widths = f"d_ff {experiment.setting(comparison.variant, 'd_ff')} without the gate and " \
              f"{experiment.setting(comparison.baseline, 'd_ff')} with it"  # fmt: skip
     if ours == base:
-        return figures, [f"Both models have exactly {count(ours)} parameters ({widths}), so the gate alone differs."]
+        equal = f"Both models have exactly {count(ours)} parameters ({widths}), so the comparison is one of equal size."
+        return figures, [equal]
     more = "more" if ours > base else "fewer"
     return figures, [
         f"The model without the gate has {count(ours)} parameters, {percent(abs(ours / base - 1))} {more} than the "

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lmpipe import problem_shapes
 from lmpipe.problems import Figure, Finding, Table, absent
 from lmpipe.problems.reference import PLACES, corpus_in_words
 from lmpipe.problems.wording import bytes_text, count, listing, number, percent, seconds_text
@@ -30,7 +31,7 @@ def find_training(results: Results, role: str) -> Finding:
         place = PLACES[role]
         return absent(f"This study has no corpus in the place of {place}; give one of its corpora `role: {role}`.")
     source = f"tokenizers/{corpus}/training.json"
-    training = results.json(source)
+    training = results.json(source, problem_shapes.TOKENIZER_TRAINING)
     if training is None:
         return absent(f"The tokenizer of {corpus} has not been trained; run: snakemake --cores 1 tokenizers.")
     described = describe(results, corpus)
@@ -49,8 +50,12 @@ def find_training(results: Results, role: str) -> Finding:
 
 def describe(results: Results, corpus: str) -> dict[str, Any]:
     """What the comparison of tokenizers found out about a corpus's own tokenizer; empty where it was not made."""
-    comparison = results.json(COMPARISON) or {"tokenizers": {}}
-    return comparison["tokenizers"].get(corpus, {})
+    return (comparison(results) or {"tokenizers": {}})["tokenizers"].get(corpus, {})
+
+
+def comparison(results: Results) -> dict[str, Any] | None:
+    """The comparison of tokenizers; None where it was not made."""
+    return results.json(COMPARISON, problem_shapes.COMPARISON)
 
 
 def cost_figures(training: dict[str, Any], source: str) -> dict[str, Figure]:
@@ -175,10 +180,10 @@ def sense_sentences(described: dict[str, Any]) -> list[str]:
     found = f"each of them occurs at least {count(rarest)} times in the training text"
     if not odd:
         return [f"They make sense: the {len(tokens)} longest are all words or parts of words, and {found}."]
-    kinds = [f"{len(group)} {ODD_KINDS[kind][len(group) > 1]}" for kind, group in by_kind(odd).items()]
+    kinds = [f"{len(words)} {'is a word or a part of one' if len(words) == 1 else 'are words or parts of words'}"]
+    kinds += [f"{len(group)} {ODD_KINDS[kind][len(group) > 1]}" for kind, group in by_kind(odd).items()]
     return [
-        f"They make sense as statistics, not all as language: of the {len(tokens)} longest, {len(words)} "
-        f"{'is a word or a part of one' if len(words) == 1 else 'are words or parts of words'} and {listing(kinds)}, "
+        f"They make sense as statistics, not all as language: of the {len(tokens)} longest, {listing(kinds)}, "
         f"such as {quoted(odd[0]['text'])}; {found}, and a frequent pair is merged whatever it means."
     ]
 
@@ -222,7 +227,7 @@ def comparison_sentences(results: Results) -> list[str]:
 
 def overlap_of(results: Results, first: str | None, second: str | None) -> dict[str, Any] | None:
     """The tokens that two tokenizers share and what only each has; None where they were not compared or share none."""
-    for overlap in (results.json(COMPARISON) or {"overlaps": []})["overlaps"]:
+    for overlap in (comparison(results) or {"overlaps": []})["overlaps"]:
         if {overlap["first"], overlap["second"]} == {first, second} and overlap["shared"]:
             only = {overlap["first"]: overlap["only_first"], overlap["second"]: overlap["only_second"]}
             return {"shared": overlap["shared"], "only": only}

@@ -1,16 +1,20 @@
 """What the problems about training runs share: their plots, tables, and the sentences on setting and failures."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from lmpipe.intervals import mean_interval
+from lmpipe.intervals import describe_difference, mean_interval, paired_difference
 from lmpipe.problems import Figure, Finding, Plot, Table, absent
 from lmpipe.problems.reference import corpus_in_words
 from lmpipe.problems.wording import count, listing, loss, number
-from lmpipe.results import ExperimentRuns, Results, Run, is_number
+from lmpipe.results import UNITS, ExperimentRuns, Results, Run
 
-NATS = "nats per token"
+NATS = UNITS["validation_loss"]
+# A spread over seeds, in nats per token, of which a mean alone would hide that a run learned little or nothing.
+WIDE_NATS = 1.0
+UNTESTED = "with one seed each, the ranking is untested"
+PER_BYTE = "The runs predict different tokens, so they are compared in bits per byte instead of nats per token."
 
 
 def missing(results: Results, problem: str, lines: str) -> Finding:
@@ -23,6 +27,18 @@ def missing(results: Results, problem: str, lines: str) -> Finding:
     return absent(f"This study has no experiment {problem}; add to its file, under experiments: `{added}`")
 
 
+def across_corpora(experiment: ExperimentRuns) -> Finding:
+    """The finding of an experiment that asks for its best run, but whose runs are on several corpora."""
+    corpora = listing(list(experiment.by_corpus()))
+    sentence = f"The runs are on {corpora}, whose losses do not compare, so none of them is the best; use one corpus."
+    return Finding("partial", {}, [sentence], [runs_table(experiment)], plots(experiment))
+
+
+def per_byte_sentences(experiment: ExperimentRuns) -> list[str]:
+    """That the runs are ranked in bits per byte, where they are."""
+    return [PER_BYTE] if experiment.measure_of() == "bits_per_byte" else []
+
+
 def table_path(experiment: ExperimentRuns) -> str:
     """Where the numbers of an experiment's runs lie, below the study's folder."""
     return f"experiments/{experiment.name}/table.csv"
@@ -30,8 +46,7 @@ def table_path(experiment: ExperimentRuns) -> str:
 
 def values(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> list[float]:
     """What the finished seeds of one run measured."""
-    finished = (run.summary[measure] for run in experiment.seeds_of(name) if run.status == "finished")
-    return [value for value in finished if value is not None]
+    return list(experiment.losses(name, measure).values())
 
 
 def mean(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> float | None:
@@ -60,13 +75,13 @@ def known(value: Any, unit: str, source: str, reason: str) -> Figure:
 def plots(experiment: ExperimentRuns) -> list[Plot]:
     """The plots of an experiment: learning curves over steps and over time, and the final losses."""
     folder, names = f"experiments/{experiment.name}", experiment.names()
-    best = experiment.best()
-    ending = f"; the lowest final loss is {loss(experiment.mean_loss(best))}, of {best}" if best else ""
+    ending, per_token = best_words(experiment), experiment.measure_of() == "validation_loss"
+    measured, caution = ("loss", "") if per_token else ("bits per byte", "; heights on different tokens do not compare")
     runs = f"{len(names)} runs ({brief(names)})" if len(names) > 1 else f"the run {names[0]}"
     return [
         Plot(
             f"{folder}/loss_by_step.svg",
-            "Validation loss against optimizer steps.",
+            f"Validation loss against optimizer steps{caution}.",
             f"Line plot of the validation loss in nats per token against steps for {runs}{ending}.",
         ),
         Plot(
@@ -76,10 +91,32 @@ def plots(experiment: ExperimentRuns) -> list[Plot]:
         ),
         Plot(
             f"{folder}/final_loss.svg",
-            "Loss on the whole validation split at the end of each run.",
-            f"Final losses of {runs}{ending}.",
+            f"{measured.capitalize()} on the whole validation split at the end of each run.",
+            f"Final {measured} of {runs}{ending}.",
         ),
     ]
+
+
+def best_words(experiment: ExperimentRuns) -> str:
+    """The best run for those who cannot see a plot; nothing where none is the best."""
+    best, measure = experiment.best(), experiment.measure_of()
+    if best is None:
+        return ""
+    return f"; the lowest final value is {loss_text(experiment.mean_loss(best, measure), measure)}, of {best}"
+
+
+def loss_text(value: float, measure: str) -> str:
+    """A loss with the unit of its measure.
+
+    >>> loss_text(2.3145, "validation_loss"), loss_text(0.71612, "bits_per_byte")
+    ('2.314 nats per token', '0.7161 bits per byte')
+    """
+    return f"{bare_loss(value, measure)} {UNITS[measure]}"
+
+
+def bare_loss(value: float, measure: str) -> str:
+    """A loss without its unit, which the sentence gives elsewhere."""
+    return loss(value) if measure == "validation_loss" else number(value, 4)
 
 
 def brief(names: Sequence[str]) -> str:
@@ -161,15 +198,40 @@ def failure_sentences(experiment: ExperimentRuns) -> list[str]:
 
 def when(run: Run) -> str:
     """Where a run stopped."""
-    return f"step {count(run.summary['steps'])} of {count(run.summary['planned_steps'])}"
+    return f"step {count(run.summary['diverged_step'])} of {count(run.summary['planned_steps'])}"
 
 
-def setting_text(value: Any) -> str:
-    """A setting's value in a sentence."""
-    return number(value, 3) if is_number(value) else str(value)
+def seeds_words(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> str:
+    """How many seeds stand behind a mean: nothing for one, ", mean of 3 seeds" for three, with their range if wide."""
+    measured = values(experiment, name, measure)
+    spread = f" from {number(min(measured), 4)} to {number(max(measured), 4)}" if is_wide(experiment, name) else ""
+    return f", mean of {len(measured)} seeds{spread}" if len(measured) > 1 else ""
 
 
-def seeds_words(experiment: ExperimentRuns, name: str) -> str:
-    """How many seeds stand behind a mean: nothing for one, ", mean of 3 seeds" for three."""
-    finished = len(values(experiment, name))
-    return f", mean of {finished} seeds" if finished > 1 else ""
+def is_wide(experiment: ExperimentRuns, name: str) -> bool:
+    """Whether the seeds of a run differ so much that their mean alone would mislead."""
+    losses = values(experiment, name)
+    return bool(losses) and max(losses) - min(losses) > WIDE_NATS
+
+
+def rival_words(experiment: ExperimentRuns, best: str, rivals: Mapping[str, str]) -> str:
+    """How far seeds tell the best run from the others, to follow its figures; nothing where it is the only one.
+
+    `rivals` says how a sentence names each other run; those without a finished run for every seed are left out.
+    """
+    measure = experiment.measure_of([best, *rivals])
+    means = {name: experiment.mean_loss(name, measure) for name in rivals} if measure else {}
+    ranked = sorted((name for name in means if means[name] is not None), key=means.get)
+    if not ranked:
+        return ""
+    theirs = {name: experiment.losses(name, measure) for name in (best, *ranked)}
+    differences = {name: paired_difference(theirs[name], theirs[best]) for name in ranked}
+    second = differences[ranked[0]]
+    if second.count == 1:
+        return f"; {UNTESTED}"
+    told, runner_up = describe_difference(second, UNITS[measure]), rivals[ranked[0]]
+    alike = listing([rivals[name] for name in ranked[1:] if not differences[name].resolved])
+    also = f", nor is that from {alike} resolved" if alike else ""
+    if second.unresolved:
+        return f"; the difference from the second, {runner_up}, is {told}{also}"
+    return f"; the second, {runner_up}, ends {told}{also}"

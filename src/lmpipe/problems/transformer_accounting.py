@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lmpipe.problem_shapes import ACCOUNT
 from lmpipe.problems import Figure, Finding, Plot, Table, absent
 from lmpipe.problems.wording import bytes_text, count, listing, number, percent
 from lmpipe.results import Results
@@ -57,7 +58,7 @@ def find(results: Results) -> Finding:
 def read_accounts(results: Results) -> list[Account]:
     """The accounting of every model that the study names, and of its own model, as far as it has been made."""
     names = [*results.study["accounting"]["models"], "study"]
-    return [account for name in names if (account := results.json(f"accounting/{name}.json"))]
+    return [account for name in names if (account := results.json(f"accounting/{name}.json", ACCOUNT))]
 
 
 def is_gpt2_xl(account: Account) -> bool:

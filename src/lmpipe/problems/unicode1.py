@@ -1,5 +1,6 @@
 """Problem unicode1: what chr(0) is, how its representation differs from what print writes, what it does in a text."""
 
+from lmpipe.problem_shapes import UNICODE
 from lmpipe.problems import Figure, Finding, Text, absent
 from lmpipe.problems.wording import count, transcript
 from lmpipe.results import Results
@@ -15,7 +16,7 @@ SOURCE = "unicode.json"
 
 def find(results: Results) -> Finding:
     """The answers that running the code gave."""
-    unicode, path = results.json(SOURCE), results.folder / SOURCE
+    unicode, path = results.json(SOURCE, UNICODE), results.folder / SOURCE
     if unicode is None:
         return absent(f"The Unicode snippets have not been run in this study; run: snakemake --cores 1 {path}.")
     null = unicode["null"]

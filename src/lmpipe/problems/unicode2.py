@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lmpipe.problem_shapes import UNICODE
 from lmpipe.problems import Figure, Finding, Table, Text, absent
 from lmpipe.problems.wording import count, listing, number, percent, transcript
 from lmpipe.results import Results
@@ -18,7 +19,7 @@ ENCODINGS = ("UTF-8", "UTF-16", "UTF-32")
 
 def find(results: Results) -> Finding:
     """The answers that running the code gave."""
-    unicode, path = results.json(SOURCE), results.folder / SOURCE
+    unicode, path = results.json(SOURCE, UNICODE), results.folder / SOURCE
     if unicode is None:
         return absent(f"The Unicode snippets have not been run in this study; run: snakemake --cores 1 {path}.")
     samples, wrong, pairs = unicode["encodings"]["samples"], unicode["wrong_decoder"], unicode["two_bytes"]
