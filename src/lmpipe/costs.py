@@ -1,0 +1,282 @@
+"""What texts and training runs cost before they are made: bytes, FLOPs, memory and time.
+
+Training follows from the closed forms of `lmpipe.accounting`. What cannot be derived is measured or assumed; it stands
+here and nowhere else, so that it can be measured again.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from lmpipe.accounting import FLOAT32_BYTES, adamw, forward_flops
+from lmpipe.plan import Plan, PlannedRun
+from lmpipe.settings import ModelConfig, TrainingSettings
+from lmpipe.study import Corpus, StoriesCorpus, TextFile, UrlCorpus
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a device sustains in training.
+
+    FLOP/s of matrix multiplies by precision, and the bytes of weights, gradients, moments and activations that it deals
+    with in a second; a step takes the time of both.
+    """
+
+    name: str
+    flops_per_second: dict[str, float]
+    bytes_per_second: float
+
+
+# Fitted to training steps on one core of a 2-core AMD EPYC (AVX2, no instructions for bfloat16), the other core busy:
+# the model of config/cs336.yaml (batch size 2, 8 and 32, vocabulary 10,000 and 32,000) and that of config/config.yaml
+# (batch size 1, 8 and 32). All are within 25 % of the fit, over a factor of 3,000 in the cost of a step.
+CPU_CORE = Device("CPU core", {"float32": 84e9, "bfloat16": 2e9}, 1.17e9)
+# Assumed, not measured: 20 % of an H100's peak (67 TFLOP/s in float32, 989 in bfloat16), and so many bytes a second
+# that the handout's own run (327,680,000 tokens, batch size 32) takes the 35 minutes that it expects.
+H100 = Device("H100", {"float32": 13.4e12, "bfloat16": 198e12}, 70e9)
+
+# Measured on one core of the same machine, on 100 MB of web text; stories go two or three times as fast.
+COPIED_BYTES_PER_SECOND = 110e6
+COUNTED_BYTES_PER_SECOND = 5e6
+ENCODED_BYTES_PER_SECOND = 2e6
+MERGE_SECONDS_PER_PRETOKEN = 90e-6
+# Memory of a process before it computes, and for each unique pre-token that it holds.
+TRAINING_PROCESS_BYTES = 300e6
+TEXT_PROCESS_BYTES = 60e6
+COUNT_BYTES_PER_PRETOKEN = 350
+MERGE_BYTES_PER_PRETOKEN = 1200
+STORED_BYTES_PER_PRETOKEN = 20
+# Sizes that are known only once a corpus is made: a story of the grammar, the docstrings of a package.
+STORY_BYTES = 922
+PACKAGE_BYTES = 3_100_000
+EMBEDDED_VALID_SHARE = 0.01
+METRICS_BYTES_PER_STEP = 75
+# Two checkpoints are kept while a run is under way, each with the weights and two moments.
+CHECKPOINT_COPIES = 6
+UINT16_IDS = 1 << 16
+
+
+@dataclass(frozen=True)
+class TextKind:
+    """What is known of a kind of text: how it compresses at one vocabulary, and how many unique pre-tokens it has.
+
+    The unique pre-tokens of a text grow as a power of its length (Heaps' law).
+    """
+
+    bytes_per_token: float
+    vocab_size: int
+    unique_pretokens: int
+    text_bytes: int
+    exponent: float
+
+    def tokens(self, text_bytes: int, vocab_size: int) -> int:
+        """About how many tokens a text has; the bytes of a token grow with the logarithm of the vocabulary."""
+        return round(text_bytes / self.bytes_per_token * math.log(self.vocab_size) / math.log(vocab_size))
+
+    def unique(self, text_bytes: int) -> int:
+        """About how many unique pre-tokens a text has."""
+        return round(self.unique_pretokens * (text_bytes / self.text_bytes) ** self.exponent)
+
+
+# TinyStories and the OpenWebText sample; the exponents from these and from 8.6 MB and 4.1 MB of them.
+SIMPLE_TEXT = TextKind(4.116, 10_000, 59_933, 2_227_753_162, 0.32)
+WEB_TEXT = TextKind(4.371, 32_000, 6_602_749, 11_920_511_059, 0.61)
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+def kind_of(corpus: Corpus) -> TextKind:
+    """The kind of text that a corpus most resembles."""
+    return SIMPLE_TEXT if corpus.role == "simple" else WEB_TEXT
+
+
+def split_bytes(corpus: Corpus) -> tuple[int, int]:
+    """The bytes of a corpus's training and validation text, as far as they are known."""
+    if isinstance(corpus, UrlCorpus):
+        size = sum(map(text_bytes, corpus.files))
+        held_out = sum(map(text_bytes, corpus.valid)) if corpus.valid else round(size * corpus.valid_fraction)
+        return (size, held_out) if corpus.valid else (size - held_out, held_out)
+    is_stories = isinstance(corpus, StoriesCorpus)
+    size = STORY_BYTES * corpus.documents if is_stories else PACKAGE_BYTES * len(corpus.packages)
+    held_out = round(size * EMBEDDED_VALID_SHARE)
+    return size - held_out, held_out
+
+
+def text_bytes(text: TextFile) -> int:
+    """The size of a text: on this disk, or as it is declared; 0 where the study does not say."""
+    if text.local_path is not None:
+        return Path(text.local_path).stat().st_size
+    return text.text_bytes or (0 if text.is_compressed else text.bytes or 0)
+
+
+def text_seconds(plan: Plan) -> float:
+    """Seconds on one core to make, count, merge, encode and compare all texts, one after the other."""
+    corpora = plan.study.corpora
+    sizes = {name: split_bytes(corpus) for name, corpus in corpora.items()}
+    seconds = sum(sum(size) / COPIED_BYTES_PER_SECOND + size[0] / COUNTED_BYTES_PER_SECOND for size in sizes.values())
+    compared = sum(valid for _, valid in sizes.values())
+    for corpus, _ in plan.tokenizers.values():
+        seconds += merge_seconds(corpora[corpus]) + (sum(sizes[corpus]) + compared) / ENCODED_BYTES_PER_SECOND
+    return seconds
+
+
+def merge_seconds(corpus: Corpus) -> float:
+    """Seconds to train a tokenizer on a corpus that is counted."""
+    return kind_of(corpus).unique(split_bytes(corpus)[0]) * MERGE_SECONDS_PER_PRETOKEN
+
+
+def count_memory_bytes(corpus: Corpus) -> float:
+    """Peak memory of counting one shard of a corpus."""
+    return TEXT_PROCESS_BYTES + COUNT_BYTES_PER_PRETOKEN * shard_pretokens(corpus)
+
+
+def pretoken_file_bytes(corpus: Corpus) -> int:
+    """The size of the counts of all shards of a corpus."""
+    return STORED_BYTES_PER_PRETOKEN * corpus.shards * shard_pretokens(corpus)
+
+
+def shard_pretokens(corpus: Corpus) -> int:
+    """About how many unique pre-tokens one shard has."""
+    return kind_of(corpus).unique(split_bytes(corpus)[0] // corpus.shards)
+
+
+def merge_memory_bytes(corpus: Corpus) -> float:
+    """Peak memory of training a tokenizer on a corpus."""
+    return TEXT_PROCESS_BYTES + MERGE_BYTES_PER_PRETOKEN * kind_of(corpus).unique(split_bytes(corpus)[0])
+
+
+def token_file_bytes(corpus: Corpus, vocab_size: int) -> int:
+    """The size of both token files of a tokenizer."""
+    tokens = kind_of(corpus).tokens(sum(split_bytes(corpus)), vocab_size)
+    return tokens * (2 if vocab_size <= UINT16_IDS else 4)
+
+
+# --- training runs ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SequenceCost:
+    """What the accounting says of a model: parameters, bytes whatever the batch, bytes and FLOPs for a sequence."""
+
+    parameters: int
+    fixed_bytes: int
+    bytes_per_sequence: int
+    forward_flops: int
+
+
+@cache
+def sequence_cost(model: ModelConfig) -> SequenceCost:
+    """The cost of a sequence; the memory of the device, which `adamw` asks for, plays no part in it."""
+    accounted = adamw(model, device_memory_bytes=0)
+    kinds = (accounted["parameters"], accounted["fixed_bytes"], accounted["bytes_per_sequence"])
+    return SequenceCost(*kinds, forward_flops(model))
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """What one training run costs, if it does not diverge. A backward pass costs as much as two forward passes."""
+
+    sequence: SequenceCost
+    precision: str
+    batch_size: int
+    steps: int
+    evaluated_sequences: float
+
+    @property
+    def training_flops(self) -> int:
+        """Matrix-multiply FLOPs of all steps."""
+        return 3 * self.sequence.forward_flops * self.batch_size * self.steps
+
+    @property
+    def evaluation_flops(self) -> float:
+        """Matrix-multiply FLOPs of the curve and of the whole validation split at the end."""
+        return self.sequence.forward_flops * self.evaluated_sequences
+
+    @property
+    def memory_bytes(self) -> float:
+        """Peak memory of the run, on the CPU or mostly on the GPU: the accounting's a * batch_size + b, and torch.
+
+        Within 13 % of what the laptop study's runs and the cs336 model held on a CPU.
+        """
+        activations = self.sequence.bytes_per_sequence * self.batch_size
+        return TRAINING_PROCESS_BYTES + self.sequence.fixed_bytes + activations
+
+    @property
+    def stored_bytes(self) -> int:
+        """The files of a finished run: weights and metrics."""
+        return FLOAT32_BYTES * self.sequence.parameters + METRICS_BYTES_PER_STEP * self.steps
+
+    def seconds(self, device: Device) -> float:
+        """Training and evaluation time."""
+        flops = self.training_flops + self.evaluation_flops
+        sequences = self.batch_size * self.steps + self.evaluated_sequences / 3
+        handled = self.sequence.fixed_bytes * self.steps + self.sequence.bytes_per_sequence * sequences
+        return flops / device.flops_per_second[self.precision] + handled / device.bytes_per_second
+
+
+def run_cost(plan: Plan, run: PlannedRun) -> RunCost:
+    """What a planned run costs."""
+    vocab_size = plan.tokenizers[run.tokenizer][1]
+    # A rate that waits for a sweep changes no cost.
+    training = TrainingSettings.model_validate(run.training | {"max_lr": 1.0})
+    corpus = plan.study.corpora[run.corpus]
+    validation = kind_of(corpus).tokens(split_bytes(corpus)[1], vocab_size)
+    evaluated = validation + (training.evaluations + 1) * min(training.eval_tokens, validation)
+    return RunCost(
+        sequence_cost(ModelConfig(vocab_size=vocab_size, **run.model.model_dump())),
+        training.precision,
+        training.batch_size,
+        training.steps(run.model.context_length),
+        evaluated / run.model.context_length,
+    )
+
+
+# --- what jobs ask a cluster for -------------------------------------------------------------------------------------
+
+# Half as much memory again as a job should need, and three times the time, on one core.
+MEMORY_MARGIN = 1.5
+TIME_MARGIN = 3
+# Many clusters grant no more than a week; a training run that is stopped then goes on from its checkpoint.
+LONGEST_MINUTES = 7 * 24 * 60
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a job asks a cluster for: memory in MB (1e6 bytes) and run time in minutes, both whole numbers."""
+
+    mem_mb: int
+    runtime: int
+
+
+def request(needed_bytes: float, seconds: float, least_mb: int, least_minutes: int) -> Request:
+    """The request of a job that should need so many bytes and seconds.
+
+    >>> request(3e9, 36_000, least_mb=2000, least_minutes=60)
+    Request(mem_mb=4500, runtime=1800)
+    """
+    minutes = max(least_minutes, math.ceil(TIME_MARGIN * seconds / 60))
+    return Request(max(least_mb, math.ceil(MEMORY_MARGIN * needed_bytes / 1e6)), min(LONGEST_MINUTES, minutes))
+
+
+def train_request(plan: Plan, run: PlannedRun) -> Request:
+    """For a training run, as long as the CPU takes; the least memory leaves room for a GPU's driver."""
+    cost = run_cost(plan, run)
+    return request(cost.memory_bytes, cost.seconds(CPU_CORE), least_mb=4000, least_minutes=60)
+
+
+def count_request(corpus: Corpus) -> Request:
+    """For counting one shard of a corpus."""
+    seconds = split_bytes(corpus)[0] / corpus.shards / COUNTED_BYTES_PER_SECOND
+    return request(count_memory_bytes(corpus), seconds, least_mb=1000, least_minutes=60)
+
+
+def merge_request(corpus: Corpus) -> Request:
+    """For training a tokenizer on a corpus."""
+    return request(merge_memory_bytes(corpus), merge_seconds(corpus), least_mb=2000, least_minutes=60)
+
+
+def encode_request(corpus: Corpus) -> Request:
+    """For encoding a corpus, which takes the memory of a process alone."""
+    return request(0, sum(split_bytes(corpus)) / ENCODED_BYTES_PER_SECOND, least_mb=1000, least_minutes=60)

@@ -1,0 +1,124 @@
+import subprocess
+import sys
+
+import pytest
+from test_plan import plan_with
+
+from lmpipe import costs
+from lmpipe.accounting import scaling
+from lmpipe.costs import CPU_CORE, H100, SIMPLE_TEXT, WEB_TEXT, RunCost, run_cost, sequence_cost, split_bytes
+from lmpipe.settings import ModelConfig
+from lmpipe.stories import stories
+
+CS336 = {"context_length": 256, "d_model": 512, "d_ff": 1344, "num_layers": 4, "num_heads": 16}
+LAPTOP = {"context_length": 128, "d_model": 64, "d_ff": 192, "num_layers": 4, "num_heads": 4}
+# Seconds of a training step and peak memory (MB) of the process, measured on one core of a 2-core AMD EPYC (AVX2).
+MEASURED = [
+    (CS336, 10_000, 2, 1.067, 755),
+    (CS336, 10_000, 8, 3.419, 1302),
+    (CS336, 10_000, 32, 17.048, 3534),
+    (CS336, 32_000, 8, 6.734, 2127),
+    (LAPTOP, 1024, 1, 128 / 8_400, 327),
+    (LAPTOP, 1024, 8, 1024 / 13_600, 343),
+    (LAPTOP, 1024, 32, 4096 / 13_500, 495),
+    (LAPTOP, 2048, 8, 1024 / 14_857, 396),
+]
+MINE = {"source": "url", "files": ["file:a.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
+
+
+def steps(model, vocab_size, batch_size, count, precision="float32"):
+    return RunCost(sequence_cost(ModelConfig(vocab_size=vocab_size, **model)), precision, batch_size, count, 0)
+
+
+@pytest.mark.parametrize(("model", "vocab_size", "batch_size", "seconds", "megabytes"), MEASURED)
+def test_the_estimate_is_near_what_was_measured(model, vocab_size, batch_size, seconds, megabytes):
+    cost = steps(model, vocab_size, batch_size, 1)
+    assert cost.seconds(CPU_CORE) == pytest.approx(seconds, rel=0.25)
+    assert cost.memory_bytes / 1e6 == pytest.approx(megabytes, rel=0.13)
+
+
+def test_bfloat16_is_as_slow_as_it_was_measured_on_a_cpu_without_instructions_for_it():
+    assert steps(CS336, 10_000, 2, 1, "bfloat16").seconds(CPU_CORE) == pytest.approx(28.58, rel=0.05)
+
+
+def test_the_assumed_gpu_takes_what_the_handout_expects():
+    cost = steps(CS336, 10_000, 32, 40_000, "bfloat16")
+    assert cost.batch_size * cost.steps * 256 == 327_680_000
+    assert 30 * 60 < cost.seconds(H100) < 40 * 60
+
+
+def test_flops_of_a_run_are_the_accountings():
+    model = ModelConfig(vocab_size=1024, **LAPTOP)
+    plan = plan_with({"x": {"corpus": "stories", "total_tokens": 8 * 128 * 50, "batch_size": 8}})
+    cost = run_cost(plan, plan.runs[0])
+    assert cost.steps == 50
+    assert cost.training_flops == 50 * 8 * scaling(model)["training"]
+    validation = SIMPLE_TEXT.tokens(split_bytes(plan.study.corpora["stories"])[1], 1024)
+    curve = 11 * min(plan.study.training.eval_tokens, validation)
+    assert cost.evaluation_flops == pytest.approx((validation + curve) / 128 * scaling(model)["forward"])
+
+
+def test_a_rate_that_waits_for_a_sweep_has_a_cost():
+    tuned = {"corpus": "stories", "max_lr": {"best_of": "sweep", "times": 2}}
+    plan = plan_with({"sweep": {"corpus": "stories"}, "tuned": tuned})
+    assert run_cost(plan, plan.runs[0]) == run_cost(plan, plan.runs[1])
+
+
+def test_known_texts_have_their_known_tokens_and_pretokens():
+    assert SIMPLE_TEXT.tokens(2_227_753_162, 10_000) == pytest.approx(541.2e6, rel=1e-3)
+    assert WEB_TEXT.tokens(11_920_511_059, 32_000) == pytest.approx(2727e6, rel=1e-3)
+    assert SIMPLE_TEXT.unique(8_578_108) == pytest.approx(10_176, rel=0.05)
+    assert WEB_TEXT.unique(4_121_796) == pytest.approx(51_008, rel=0.05)
+    assert WEB_TEXT.unique(99_921_639) == pytest.approx(375_931, rel=0.1), "other web text than it was fitted to"
+
+
+def test_stories_are_as_long_as_supposed():
+    sizes = [len(story.encode()) + len("\n<|endoftext|>\n") for story in stories(500, 0)]
+    assert sum(sizes) / len(sizes) == pytest.approx(costs.STORY_BYTES, rel=0.05)
+
+
+def test_texts_of_the_users_own_are_measured_and_split(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_bytes(b"x" * 1000)
+    (tmp_path / "b.txt").write_bytes(b"x" * 300)
+    corpora = {"cut": MINE, "apart": {**MINE, "valid": "file:b.txt", "valid_fraction": None}}
+    corpora["declared"] = {**MINE, "files": [{"url": "https://example.org/a.txt", "bytes": 500}]}
+    corpora["unknown"] = {**MINE, "files": [{"url": "https://example.org/a.txt.gz", "bytes": 500}]}
+    sizes = {
+        name: split_bytes(corpus)
+        for name, corpus in plan_with({"x": {"corpus": "cut"}}, corpora=corpora).study.corpora.items()
+    }
+    assert sizes == {"cut": (900, 100), "apart": (1000, 300), "declared": (450, 50), "unknown": (0, 0)}
+
+
+def test_a_shard_is_counted_with_less_memory_and_time_than_the_whole():
+    whole, eighth = (
+        plan_with({"x": {"corpus": "big"}}, corpora={"big": corpus}).study.corpora["big"]
+        for corpus in (big_corpus(shards=1), big_corpus(shards=8))
+    )
+    assert costs.count_request(eighth).mem_mb < costs.count_request(whole).mem_mb
+    assert costs.count_request(eighth).runtime < costs.count_request(whole).runtime
+    assert costs.encode_request(eighth) == costs.encode_request(whole)
+
+
+def big_corpus(shards):
+    text = {"url": "https://example.org/big.txt", "bytes": 100_000_000_000}
+    return {**MINE, "files": [text], "shards": shards, "role": "web"}
+
+
+def test_requests_grow_with_the_run_and_never_exceed_a_week():
+    experiment = {
+        "corpus": "stories",
+        "runs": {"small": {}, "large": {**CS336, "batch_size": 64, "total_tokens": 10**9}},
+    }
+    plan = plan_with({"x": experiment})
+    small, large = (costs.train_request(plan, run) for run in plan.runs)
+    assert (small.mem_mb, small.runtime) == (4000, 60)
+    assert large.mem_mb > run_cost(plan, plan.runs[1]).memory_bytes / 1e6
+    assert large.runtime == 7 * 24 * 60
+
+
+def test_reckoning_imports_nothing_heavy():
+    code = "import sys, lmpipe.estimate; print({'torch', 'numba', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
