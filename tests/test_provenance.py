@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from lmpipe import provenance
-from lmpipe.provenance import code_digest, commit, environment, peak_memory_bytes
+from lmpipe.provenance import COMPUTED_BY, code_digest, code_of, commit, environment, peak_memory_bytes
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def package(tmp_path, monkeypatch):
 
 
 def digest(*names):
-    for cached in (provenance.module_digest, provenance.imported_modules, provenance.data_digest):
+    for cached in (provenance.read_source, provenance.data_digest):
         cached.cache_clear()
     return code_digest(*names)
 
@@ -56,7 +56,7 @@ def test_a_formula_changes_the_modules_that_use_it_and_no_other(package):
 
 def test_what_only_reports_reruns_nothing(package):
     before = digest("train")
-    for name in ("cli", "files", "progress", "provenance"):
+    for name in ("cli", "files", "progress", "provenance", "records", "verify"):
         path = package / f"{name}.py"
         path.write_text(path.read_text(encoding="utf-8") + "\n\nNEW = 1\n", encoding="utf-8")
     assert digest("train") == before
@@ -67,6 +67,13 @@ def test_templates_count_by_content(package):
     path = next(path for path in (package / "templates").iterdir() if path.is_file())
     path.write_text(path.read_text(encoding="utf-8") + " ", encoding="utf-8")
     assert digest("templates") != before
+
+
+@pytest.mark.parametrize("verb", COMPUTED_BY)
+def test_the_code_of_a_verb_is_known_and_leaves_out_what_only_records(verb):
+    digests = code_of(verb)
+    assert digests
+    assert not {"cli", "files", "provenance", "records", "verify"} & set(digests)
 
 
 def test_an_unknown_module_is_an_error():
@@ -80,6 +87,19 @@ def test_peak_memory_is_this_process_and_not_its_parent():
     child = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert peak_memory_bytes() > len(ballast)
     assert child < 200_000_000
+
+
+def test_a_package_inside_another_projects_checkout_has_no_commit(package):
+    git = ["git", "-C", str(package.parent), "-c", "user.name=n", "-c", "user.email=e"]
+    (package.parent / "another.txt").touch()
+    for arguments in (["init", "--quiet"], ["add", "another.txt"], ["commit", "--quiet", "--message", "another"]):
+        subprocess.run([*git, *arguments], check=True)
+    assert commit() == {"commit": None, "changed": None}
+    subprocess.run([*git, "add", "."], check=True)
+    assert commit()["changed"] is True
+    subprocess.run([*git, "commit", "--quiet", "--message", "the package"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert commit() == {"commit": head, "changed": False}
 
 
 def test_the_environment_says_what_is_needed_to_repeat():

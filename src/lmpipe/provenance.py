@@ -9,12 +9,48 @@ import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 PACKAGE = Path(__file__).parent
 # Modules that parse, write and report, but never change a number: editing them must rerun nothing.
-BESIDE_THE_NUMBERS = {"cli", "files", "progress", "provenance"}
+BESIDE_THE_NUMBERS = {
+    "cli",
+    "complaints",
+    "costs",
+    "downloads",
+    "estimate",
+    "files",
+    "partial",
+    "problem_shapes",
+    "progress",
+    "provenance",
+    "records",
+    "shapes",
+    "verify",
+}
 TRACKED_PACKAGES = {"torch", "numpy", "regex", "numba", "pydantic", "matplotlib", "jinja2"}
+# What does the work of each verb that makes results: modules, and data files or folders of the package.
+COMPUTED_BY = {
+    "make-corpus": ("corpora",),
+    "count-pretokens": ("pretokenize",),
+    "train-bpe": ("bpe",),
+    "encode-corpus": ("tokens",),
+    "compare-tokenizers": ("compression",),
+    "explore-unicode": ("unicode",),
+    "account-model": ("accounting",),
+    "tune-sgd-toy": ("optim",),
+    "train": ("train",),
+    "select-best": ("results",),
+    "generate": ("generate",),
+    "plot-experiment": ("experiment_plots",),
+    "find": ("problems", "problems/writeup.json"),
+    "report": ("report", "templates"),
+}
+
+
+def code_of(verb: str) -> dict[str, str]:
+    """The digest of the code behind a verb: the rules hand it to Snakemake, and the records of provenance name it."""
+    return code_digest(*COMPUTED_BY[verb])
 
 
 def code_digest(*names: str) -> dict[str, str]:
@@ -36,8 +72,9 @@ def code_digest(*names: str) -> dict[str, str]:
         else:
             import_closure(name, modules)
     for module in sorted(modules):
-        digests[module], external = module_digest(module_path(module))
-        packages |= external & TRACKED_PACKAGES
+        source = read_source(module_path(module))
+        digests[module] = source.digest
+        packages |= source.packages & TRACKED_PACKAGES
     return digests | {package: package_version(package) for package in sorted(packages)}
 
 
@@ -47,19 +84,30 @@ def module_path(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
+class Source(NamedTuple):
+    """What counts of a source file: the digest of its meaning, and what it imports anywhere in it.
+
+    `modules` are those of lmpipe, `packages` the top-level names outside it.
+    """
+
+    digest: str
+    modules: set[str]
+    packages: set[str]
+
+
 @cache
-def module_digest(path: Path) -> tuple[str, frozenset[str]]:
-    """The digest of a module's meaning, and the top-level packages outside lmpipe that it imports."""
+def read_source(path: Path) -> Source:
+    """Parse a source file, which is done once: it is the greater part of a digest's time."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    external = set()
+    modules: set[str] = set()
+    packages: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            external |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            external.add(node.module.split(".")[0])
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules |= imported_modules(node)
+            packages |= imported_packages(node)
         elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             remove_docstring(node)
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16], frozenset(external)
+    return Source(hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16], modules, packages)
 
 
 def remove_docstring(node: ast.AST) -> None:
@@ -79,26 +127,26 @@ def import_closure(module: str, seen: set[str]) -> None:
     seen.add(module)
     # A package loads its modules by name, which the source does not show: all of them count.
     inside = {f"{module}.{file.stem}" for file in path.parent.glob("*.py")} if path.name == "__init__.py" else set()
-    for imported in imported_modules(path) | (inside - {f"{module}.__init__"}):
+    for imported in read_source(path).modules | (inside - {f"{module}.__init__"}):
         import_closure(imported, seen)
 
 
-@cache
-def imported_modules(path: Path) -> frozenset[str]:
-    """Names of the modules of lmpipe that a source file imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.removeprefix("lmpipe.") for alias in node.names if alias.name.startswith("lmpipe.")}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lmpipe":
-            parent = node.module.removeprefix("lmpipe").lstrip(".")
-            if parent:
-                names.add(parent)
-            for alias in node.names:
-                child = f"{parent}.{alias.name}".lstrip(".")
-                if module_path(child).exists():
-                    names.add(child)
-    return frozenset(names)
+def imported_packages(node: ast.Import | ast.ImportFrom) -> set[str]:
+    """Top-level names of what a statement imports from elsewhere than its own package."""
+    if isinstance(node, ast.Import):
+        return {alias.name.split(".")[0] for alias in node.names}
+    return {node.module.split(".")[0]} if node.module and not node.level else set()
+
+
+def imported_modules(node: ast.Import | ast.ImportFrom) -> set[str]:
+    """Names of the modules of lmpipe that a statement imports."""
+    if isinstance(node, ast.Import):
+        return {alias.name.removeprefix("lmpipe.") for alias in node.names if alias.name.startswith("lmpipe.")}
+    if (node.module or "").split(".")[0] != "lmpipe":
+        return set()
+    parent = node.module.removeprefix("lmpipe").lstrip(".")
+    children = {f"{parent}.{alias.name}".lstrip(".") for alias in node.names}
+    return {child for child in children if module_path(child).exists()} | ({parent} if parent else set())
 
 
 @cache
@@ -162,8 +210,10 @@ def processor_name() -> str:
 
 
 def commit() -> dict[str, Any]:
-    """The commit of the code and whether its tree was changed; both null outside a git checkout."""
+    """The commit of the code and whether its tree was changed; both null for a package that no checkout tracks."""
     try:
+        # A package in an environment that lies inside another project's checkout is none of that project's files.
+        git("ls-files", "--error-unmatch", "__init__.py")
         head = git("rev-parse", "HEAD")
         return {"commit": head, "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
@@ -172,7 +222,9 @@ def commit() -> dict[str, Any]:
 
 def git(*arguments: str) -> str:
     """Ask git about the checkout that holds this package."""
-    result = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=True, timeout=10)
+    # Many jobs ask at once, and none of them should hold the index against the others, or the user.
+    command = ["git", "--no-optional-locks", *arguments]
+    result = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, check=True, timeout=10)
     return result.stdout.strip()
 
 
