@@ -1,19 +1,13 @@
 # One study, from raw text to its report: snakemake --cores 2 [--configfile config/STUDY.yaml]
-from pathlib import Path
-
 from snakemake.utils import min_version
 
 min_version("9.27")
-
-# A study file is complete in itself, so the default study is loaded only where no other was named.
-if not workflow.overwrite_configfiles:
-
-    configfile: Path(workflow.basedir) / "config" / "config.yaml"
 
 
 report: "workflow/report/study.rst"
 
 
+include: "workflow/rules/study.smk"
 include: "workflow/rules/common.smk"
 
 
@@ -34,6 +28,7 @@ rule all:
     default_target: True
     input:
         "<results>/report.html",
+        "<results>/provenance.json",
 
 
 rule tokenizers:

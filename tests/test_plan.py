@@ -1,11 +1,14 @@
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.io import PeriodicityDetector
 
+from lmpipe import InputError
 from lmpipe.plan import load_plan
 
 CONFIG = Path(__file__).parent.parent / "config"
@@ -101,6 +104,15 @@ def test_the_laptop_study_plans_the_runs_that_the_handout_asks_for():
     assert plan.models["study"].vocab_size == 1024
 
 
+def test_no_rate_is_taken_from_runs_on_several_corpora():
+    runs = {"stories": {"corpus": "stories"}, "docs": {"corpus": "docs"}}
+    taken = {"corpus": "docs", "max_lr": {"best_of": "sweep"}}
+    with pytest.raises(
+        InputError, match=r"experiments\.later\.max_lr\.best_of: .* found 'sweep' on stories, docs, whose"
+    ):
+        plan_with({"sweep": {"runs": runs}, "later": taken})
+
+
 def test_downloads_are_named_by_checksum_else_by_address(tmp_path):
     files = [
         {"url": "https://example.org/data/big%20text.txt.gz", "sha256": "ab" * 32},
@@ -112,6 +124,37 @@ def test_downloads_are_named_by_checksum_else_by_address(tmp_path):
     assert first == "resources/abababababab-big_20text.txt"
     assert second.startswith("resources/") and second.endswith("-x")
     assert plan.downloads()[first]["url"] == files[0]["url"]
+
+
+def test_a_download_has_a_name_that_every_file_system_takes():
+    addresses = [f"https://h/{'ab' * 500}.txt", f"https://h/{'x' * 90}.txt", "https://h/..", "https://h/a;'$(b)'?c"]
+    corpus = {"source": "url", "files": addresses, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
+    paths = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus}).text_paths("mine", "files")
+    assert all(re.fullmatch(r"resources/[0-9a-f]{12}-[A-Za-z0-9._-]{1,100}", path) for path in paths)
+    # Snakemake takes a name that ends in 20 repetitions for an endless loop.
+    assert not any(map(PeriodicityDetector().is_periodic, paths))
+    assert len(set(paths)) == 4
+
+
+def test_a_local_path_has_each_slash_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("text")
+    files = ["file:texts//a.txt", f"file://{tmp_path}/texts/a.txt"]
+    corpus = {"source": "url", "files": files, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
+    plan = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus})
+    assert plan.text_paths("mine", "files") == ["texts/a.txt", f"{tmp_path}/texts/a.txt"]
+
+
+def test_looking_for_a_package_runs_nothing(tmp_path, monkeypatch):
+    (tmp_path / "outer").mkdir()
+    (tmp_path / "outer" / "__init__.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    corpus = {"source": "docstrings", "packages": ["outer.inner"], "tokenizer": {"vocab_size": 300}}
+    with pytest.raises(InputError, match="not installed"):
+        plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus})
+    assert not Path("ran").exists()
 
 
 def test_a_new_release_of_a_package_is_a_new_corpus(monkeypatch):

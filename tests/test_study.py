@@ -34,12 +34,15 @@ def complaint(study):
     with pytest.raises(InputError) as caught:
         load_plan(study, "config/mine.yaml")
     message = str(caught.value)
-    assert "\n" not in message
+    assert message.isprintable()
+    assert len(message) < 2000
     assert message.startswith("config/mine.yaml: ")
     return message.removeprefix("config/mine.yaml: ")
 
 
 LR = ("experiments", "learning_rate")
+LONG_KEYS = ("max_lr", "rope_theta", "weight_decay", "eps", "max_grad_norm")
+GPT2 = LAPTOP["accounting"]["models"]["gpt2_small"]
 NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
 
 
@@ -47,6 +50,16 @@ NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
     ("path", "value", "message"),
     [
         (("experimnets",), {}, "unknown key 'experimnets'; did you mean experiments?"),
+        (
+            ("experiments", "generate"),
+            {"corpus": "stories"},
+            "experiments.generate: generate is a section of the report that needs no experiment; choose another name",
+        ),
+        (
+            LR,
+            {"corpus": "stories", "vary": {"max_lr": [0.1, 0.2]}, "runs": {"a": {}, "b": {"max_lr": 0.5}}},
+            "experiments.learning_rate: max_lr is varied for all runs, and set in runs.b; keep one of them",
+        ),
         (("training", "warmpu"), 1, "training: unknown key 'warmpu'; did you mean warmup_fraction?"),
         (("model", "dropout"), 0.1, "model: unknown key 'dropout'; valid keys: context_length, d_model"),
         ((*NORM_RUNS, "b"), {"num_hedas": 2}, "runs.b: unknown key 'num_hedas'; did you mean num_heads?"),
@@ -91,6 +104,33 @@ NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
         (("corpora", "a/b"), MINE, "corpora.a/b: expected a name of letters, .* found 'a/b'"),
         ((*NORM_RUNS, ".."), {}, "expected a name of letters, .* found '..'"),
         (("experiments", "$(rm -r x)"), {}, "expected a name of letters"),
+        # Names that look like those of files: results/README.md, accounting/x.provenance.json, what is being written.
+        (("study",), "README.md", "study: expected a name of letters, .* found 'README.md'; rename it"),
+        (("accounting", "models", "x.provenance"), GPT2, "models.x.provenance: expected a name of letters"),
+        (("accounting", "models", "x.json.tmp-y"), GPT2, "models.x.json.tmp-y: expected a name of letters"),
+        (("study",), "a" * 101, "study: expected a name of letters, .* at most 100"),
+        (("corpora", "0" * 20), MINE, "expected a name of letters, .* without 20 repetitions"),
+        (("study",), "a\n", r"found 'a\\n'; rename"),
+        (("corpora", "\x1b[31m"), MINE, r"^corpora.'\\x1b\[31m': expected a name"),
+        (("study",), [16**5000], r"study: expected a name .* found \[a number of more than 40 digits\]; rename"),
+        (
+            ("seeds",),
+            [16**5000],
+            "seeds.0: expected less than or equal to 9007199254740992, found a number of more than",
+        ),
+        (("seeds",), "9" * 5000, "seeds: expected list, found '9999"),
+        (("model", "d_ff"), 2**24 + 1, "model.d_ff: expected less than or equal to 16777216, found 16777217; correct"),
+        (("model", "num_layers"), 1001, "model.num_layers: expected less than or equal to 1000, found 1001; correct"),
+        (
+            ("corpora", "STORIES"),
+            MINE,
+            "corpora: expected names that differ in more than case, found 'stories' and 'STO",
+        ),
+        (
+            (*NORM_RUNS, "Baseline"),
+            {},
+            "layer_norm_ablation: expected names that differ in more than case, found 'base",
+        ),
         (
             ("corpora", "mine"),
             MINE | {"files": ["file:no.txt"]},
@@ -102,8 +142,39 @@ NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
             MINE | {"files": ["ftp://x/a"]},
             "files.0: expected file:PATH or https://HOST/PATH, found",
         ),
+        (
+            ("corpora", "mine"),
+            MINE | {"files": ["https://h/x\n"]},
+            r"files.0: expected .* found 'https://h/x\\n'; correct",
+        ),
+        (("corpora", "mine"), MINE | {"files": ["https://[::1/x"]}, "files.0: expected file:PATH or https://HOST/PATH"),
+        (
+            ("corpora", "mine"),
+            MINE | {"files": ["https://h/é"]},
+            "files.0: expected .*; correct .* accents as %20 and the",
+        ),
+        (
+            ("corpora", "mine"),
+            MINE | {"files": ["file:-x.txt"]},
+            "files.0: expected a path .* that does not start with '-'",
+        ),
+        (("corpora", "mine"), MINE | {"files": ["file:{x}.txt"]}, "files.0: expected a path .*; rename the file, or"),
+        (("corpora", "mine"), MINE | {"files": ["file:<x>.txt"]}, "files.0: expected a path .*; rename the file, or"),
+        (("corpora", "mine"), MINE | {"files": ["file:a\0b"]}, "files.0: expected a path .*; rename the file, or"),
+        (
+            ("corpora", "mine"),
+            MINE | {"files": ["file:\ud800"]},
+            r"files.0: expected a path in UTF-8 .*, found .\\ud800.; rename",
+        ),
+        (("corpora", "mine"), MINE | {"files": ["file:" + "x" * 300]}, "files.0: no text at 'xxx.*; correct"),
+        (("corpora", "mine"), MINE | {"files": ["file:."]}, "files.0: no text at '.', .*; correct"),
+        (("samples", "prompts"), ["\ud800"], r"samples.prompts.0: expected string, .* found .\\ud800"),
         (("corpora", "mine"), MINE | {"files": []}, "corpora.mine.files: expected at least 1, found 0; add"),
-        (("corpora", "mine"), MINE | {"valid": "file:a.txt"}, "corpora.mine: give either valid .* or valid_fraction"),
+        (
+            ("corpora", "mine"),
+            MINE | {"valid": "file:a.txt"},
+            "corpora.mine: expected either .* found both; give either valid",
+        ),
         (
             ("corpora", "stories", "source"),
             "wiki",
@@ -112,7 +183,29 @@ NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
         (
             ("corpora", "docs", "packages"),
             ["numpi"],
-            "corpora.docs: package 'numpi' is not installed; install it with pip",
+            "corpora.docs.packages.0: package 'numpi' is not installed; install it with pip",
+        ),
+        (("corpora", "docs", "packages"), ["json"], "packages.0: package 'json' has no version of its own; name"),
+        (("corpora", "docs", "packages"), ["os.path"], "packages.0: package 'os.path' is not installed; install"),
+        (("corpora", "stories", "shards"), 5000, "at most 5,000 training runs and shards together, found 46 and 5001;"),
+        (
+            (*LR, "vary"),
+            {key: list(range(1, 999)) for key in ("d_ff", "eps")},
+            "found 996045 and 2; make several studies",
+        ),
+        (
+            ("experiments", "x" * 9 + "y"),
+            {
+                "corpus": "stories",
+                "vary": {key: [1.2345678901234567e-05] for key in LONG_KEYS},
+                "runs": {"abcdefghij" * 4: {}},
+            },
+            "expected a run's name of at most 200 characters, found 204 in .*; shorten names, or vary fewer keys",
+        ),
+        (
+            ("samples", "prompts"),
+            [f"{number} {'x' * 1000}" for number in range(120)],
+            "the study: expected at most 120,000 bytes of settings, found 12[0-9],[0-9]{3}; make several studies of it",
         ),
         ((*LR, "vary"), {"max_lr": 3}, r"vary.max_lr: expected a list of values, such as \[1, 2\], found 3"),
         ((*LR, "vary"), {"max_lr": [0.001, "1e-3"]}, "two runs would be named 'max_lr=0.001'; let them differ"),
@@ -127,6 +220,13 @@ NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
             {"corpus": "stories", "max_lr": {"best_of": "batch_size_experiment"}},
             "best_of comes back to learning_rate itself; take the rate elsewhere",
         ),
+        ((*LR, "target_loss"), 0, "experiments.learning_rate.target_loss: expected greater than 0, found 0"),
+        (
+            ("experiments", "main_experiment", "target_loss"),
+            1.45,
+            "experiments.main_experiment.target_loss: .* found stories, docs, whose losses do not compare; set it in",
+        ),
+        ((*NORM_RUNS, "b"), {"target_loss": 1.45}, "runs.b: unknown key 'target_loss'"),
         (("samples", "models", "stories"), "main_experiment/docs", "expected a run on corpus 'stories', found"),
         (("samples", "models", "stories"), "main_experiment/storys", "did you mean main_experiment/stories"),
         (("accounting", "models", "study"), LAPTOP["accounting"]["models"]["gpt2_xl"], "choose another"),

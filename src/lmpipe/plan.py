@@ -1,5 +1,6 @@
 """The plan of a study: every tokenizer and every training run, with all settings resolved."""
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from lmpipe import InputError
+from lmpipe.complaints import one_line, shown
 from lmpipe.settings import ModelConfig, ModelSettings, Settings, nearest
 from lmpipe.study import (
     BestOf,
@@ -15,9 +17,15 @@ from lmpipe.study import (
     RunSettings,
     Study,
     UrlCorpus,
-    one_line,
     read_study,
 )
+
+# What Snakemake plans in less than a minute.
+MOST_JOBS = 5000
+# A run's name is that of a folder, with room for what is added to it; systems allow 255 bytes.
+LONGEST_RUN_NAME = 200
+# Linux refuses an argument of a command from 131,072 bytes on.
+LONGEST_ARGUMENT_BYTES = 120_000
 
 
 @dataclass(frozen=True)
@@ -67,13 +75,30 @@ class Plan:
 
     def __init__(self, study: Study):
         self.study = study
+        self.check_size()
         self.runs_of = {name: list(self.resolve(name, given)) for name, given in study.experiments.items()}
         self.runs = [run for runs in self.runs_of.values() for run in runs]
         self.run_in = {run.folder: run for run in self.runs}
         self.tokenizers = self.list_tokenizers()
         self.models = self.list_models()
         self.check_best_of()
+        self.check_targets()
         self.check_samples()
+        self.check_case()
+        self.check_arguments()
+
+    def check_size(self) -> None:
+        """A study is no larger than what can be planned and carried out; nothing is expanded before that is known."""
+        study = self.study
+        check_argument("the study", study.model_dump(mode="json", exclude_none=True))
+        shards = sum(corpus.shards for corpus in study.corpora.values())
+        experiments = study.experiments.values()
+        runs = sum(len(given.seeds or study.seeds) * given.runs_for_each_seed for given in experiments)
+        if shards + runs > MOST_JOBS:
+            raise ValueError(
+                f"expected at most {MOST_JOBS:,} training runs and shards together, found {shown(runs)} and "
+                f"{shown(shards)}; make several studies of it"
+            )
 
     def resolve(self, name: str, experiment: ExperimentSettings) -> Iterator[PlannedRun]:
         """The runs of one experiment: each named run, times what varies, times the seeds."""
@@ -84,6 +109,11 @@ class Plan:
                 full_name = "_".join([*filter(None, [run_name]), *varied_labels(point)]) or "baseline"
                 if full_name in seen:
                     raise ValueError(f"{place}: two runs would be named {full_name!r}; let them differ")
+                if len(full_name) > LONGEST_RUN_NAME:
+                    raise ValueError(
+                        f"{place}: expected a run's name of at most {LONGEST_RUN_NAME} characters, found "
+                        f"{len(full_name)} in {shown(full_name)}; shorten names, or vary fewer keys at once"
+                    )
                 seen.add(full_name)
                 changes = experiment.changes() | run.changes() | point
                 varied = plain_values(run.changes() | point)
@@ -137,6 +167,13 @@ class Plan:
         for name, wanted in sources.items():
             for source in wanted - sources.keys():
                 raise ValueError(unknown(f"experiments.{name}.max_lr.best_of", source, sources))
+            for source in sorted(wanted):
+                corpora = list(dict.fromkeys(run.corpus for run in self.runs_of[source]))
+                if len(corpora) > 1:
+                    raise ValueError(
+                        f"experiments.{name}.max_lr.best_of: expected an experiment on one corpus, found {source!r} on "
+                        f"{', '.join(corpora)}, whose losses do not compare; take the rate from another"
+                    )
         for name in sources:
             reached, front = set(), {name}
             while front:
@@ -144,6 +181,16 @@ class Plan:
                 reached |= front
             if name in reached:
                 raise ValueError(f"experiments.{name}: best_of comes back to {name} itself; take the rate elsewhere")
+
+    def check_targets(self) -> None:
+        """An experiment with a target_loss predicts one kind of tokens: losses on others do not compare with it."""
+        for name, experiment in self.study.experiments.items():
+            tokenizers = list(dict.fromkeys(run.tokenizer for run in self.runs_of[name]))
+            if experiment.target_loss is not None and len(tokenizers) > 1:
+                raise ValueError(
+                    f"experiments.{name}.target_loss: expected runs on one kind of tokens, found "
+                    f"{', '.join(tokenizers)}, whose losses do not compare; set it in an experiment on one of them"
+                )
 
     def check_samples(self) -> None:
         """Every shown model is a run of the plan that was trained on the corpus it stands for."""
@@ -159,6 +206,25 @@ class Plan:
                     f"{place}: expected a run on corpus {corpus!r}, found {name!r}, which is trained on "
                     f"{known[name].corpus!r}; name another run"
                 )
+
+    def check_case(self) -> None:
+        """No two names of a kind differ in case alone: some file systems would put them into one folder."""
+        kinds = {"corpora": self.study.corpora, "experiments": self.runs_of, "accounting.models": self.models}
+        kinds |= {f"experiments.{name}": dict.fromkeys(run.name for run in runs) for name, runs in self.runs_of.items()}
+        for place, names in kinds.items():
+            known: dict[str, str] = {}
+            for name in names:
+                if known.setdefault(name.casefold(), name) != name:
+                    raise ValueError(
+                        f"{place}: expected names that differ in more than case, found {known[name.casefold()]!r} and "
+                        f"{name!r}; rename one"
+                    )
+
+    def check_arguments(self) -> None:
+        """What a job is told on its command line is not longer than the system allows."""
+        check_argument("tokenizers", self.tokenizers)
+        for name, runs in self.names_and_seeds().items():
+            check_argument(f"experiments.{name}", runs)
 
     def corpus_settings(self, corpus: str) -> dict[str, Any]:
         """What `lmpipe make-corpus` needs to know: the corpus's block, and the packages' versions where it has some."""
@@ -178,6 +244,13 @@ class Plan:
         texts = [text for corpus in url_corpora for text in [*corpus.files, *(corpus.valid or [])]]
         return {text.download_path: text.model_dump() for text in texts if text.local_path is None}
 
+    def declared_texts(self, corpus: str) -> dict[str, dict[str, Any]]:
+        """The texts of a corpus of which the study says more than the address, by their paths."""
+        block = self.study.corpora[corpus]
+        texts = [*block.files, *(block.valid or [])] if isinstance(block, UrlCorpus) else []
+        told = {text.local_path or text.download_path: text.model_dump(exclude_none=True) for text in texts}
+        return {path: text for path, text in told.items() if len(text) > 1}
+
     def shown_run(self, corpus: str) -> PlannedRun:
         """The run whose model speaks for a corpus: the first seed of the one that `samples` names."""
         name = self.study.samples.models[corpus]
@@ -186,6 +259,16 @@ class Plan:
     def names_and_seeds(self) -> dict[str, list[tuple[str, int]]]:
         """Names and seeds of the runs of every experiment, as `lmpipe.results` reads them."""
         return {name: [(run.name, run.seed) for run in runs] for name, runs in self.runs_of.items()}
+
+
+def check_argument(place: str, settings: Any) -> None:
+    """Raise ValueError for settings that are too long for a command line."""
+    size = len(json.dumps(settings, ensure_ascii=False).encode())
+    if size > LONGEST_ARGUMENT_BYTES:
+        raise ValueError(
+            f"{place}: expected at most {LONGEST_ARGUMENT_BYTES:,} bytes of settings, found {size:,}; "
+            "make several studies of it"
+        )
 
 
 def tokenizer_name(corpus: str, vocab_size: int | None, own_vocab_size: int) -> str:
@@ -241,7 +324,7 @@ def unknown(place: str, found: str, known: Iterable[str]) -> str:
     """Say what comes nearest to an unknown name."""
     near = nearest(found, known)
     hint = f"did you mean {near}?" if near else f"there are {', '.join(list(known)[:12])}"
-    return f"{place}: no {found!r} in this study; {hint}"
+    return f"{place}: no {shown(found)} in this study; {hint}"
 
 
 def load_plan(config: dict[str, Any], source: str) -> Plan:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from lmpipe.complaints import shown
+
 
 def plain_number(value: Any) -> Any:
     """Accept number texts such as `1e-3`, which YAML reads as strings; refuse booleans, which Python counts as numbers.
@@ -23,7 +25,7 @@ def plain_number(value: Any) -> Any:
         try:
             return int(value, 10) if value.strip().lstrip("+-").isdigit() else float(value)
         except ValueError:
-            raise ValueError(f"expected a number, found the text {value!r}; correct the value") from None
+            raise ValueError(f"expected a number, found the text {shown(value)}; correct the value") from None
     return value
 
 
@@ -41,6 +43,8 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
 Integer = Annotated[int, BeforeValidator(plain_number), Field(le=2**53)]
 Real = Annotated[float, BeforeValidator(plain_number), Field(allow_inf_nan=False)]
 Count = Annotated[Integer, Field(ge=1)]
+# Above all models that there are, and low enough that a few of them multiplied are still a number of bytes.
+Size = Annotated[Count, Field(le=2**24)]
 Positive = Annotated[Real, Field(gt=0)]
 NonNegative = Annotated[Real, Field(ge=0)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
@@ -58,22 +62,22 @@ class Settings(BaseModel):
         if isinstance(value, dict):
             for key in value:
                 if key not in cls.model_fields:
-                    near = nearest(str(key), cls.model_fields)
+                    near = nearest(shown(key), cls.model_fields)
                     hint = f"did you mean {near}?" if near else f"valid keys: {', '.join(cls.model_fields)}"
-                    raise ValueError(f"unknown key {key!r}; {hint}")
+                    raise ValueError(f"unknown key {shown(key)}; {hint}")
         elif not isinstance(value, cls):
-            raise ValueError(f"expected keys and values, found {value!r}; write key: value lines")
+            raise ValueError(f"expected keys and values, found {shown(value)}; write key: value lines")
         return value
 
 
 class ModelSettings(Settings):
     """The transformer's shape and variant (handout, section 3), without the vocabulary, which its tokenizer decides."""
 
-    context_length: Count
-    d_model: Count
-    d_ff: Count
-    num_layers: Count
-    num_heads: Count
+    context_length: Size
+    d_model: Size
+    d_ff: Size
+    num_layers: Annotated[Count, Field(le=1000)]
+    num_heads: Annotated[Count, Field(le=4096)]
     rope_theta: Positive = 10000.0
     norm: Literal["pre", "post", "none"] = "pre"
     position: Literal["rope", "none"] = "rope"
@@ -104,7 +108,7 @@ class ModelSettings(Settings):
 class ModelConfig(ModelSettings):
     """A complete model: its settings and the number of ids of its tokenizer."""
 
-    vocab_size: Count
+    vocab_size: Annotated[Count, Field(le=2**31)]
 
 
 class TrainingSettings(Settings):

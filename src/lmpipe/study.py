@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import json
+import math
+import os
 import re
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -14,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from pydantic import model_validator as check
 
 from lmpipe import InputError
+from lmpipe.complaints import one_line, shown
 from lmpipe.settings import (
     Count,
     Fraction,
@@ -29,7 +32,30 @@ from lmpipe.settings import (
 
 SPECIAL_TOKENS = ("<|endoftext|>",)
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# Snakemake takes what ends in 20 repetitions of anything for an endless loop of rules.
+PERIODIC = re.compile(r"(.+?)\1{19}")
+# A dot stands only before a digit, as in gpt2_1.5b, so that no name looks like that of a file: results hold x.json.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[0-9][A-Za-z0-9_-]*)*")
+LONGEST_NAME = 100
+PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+ADDRESS = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?/[!-~]{1,2000}")
+# Snakemake takes braces for wildcards and <x> for variables, a command line takes - for an option; no JSON in UTF-8
+# holds bytes that are no text, which Python shows as lone surrogates.
+NO_PATH = re.compile(r"-|.*[{}<>\x00\ud800-\udfff]", re.DOTALL)
+LONGEST_FILENAME = 100
+# The sections of the report that speak of no experiment.
+OTHER_SECTIONS = {
+    "unicode1",
+    "unicode2",
+    "train_bpe_tinystories",
+    "train_bpe_expts_owt",
+    "tokenizer_experiments",
+    "transformer_accounting",
+    "adamwAccounting",
+    "learning_rate_tuning",
+    "generate",
+    "experiment_log",
+}
 
 
 def plain_name(value: Any) -> str:
@@ -38,9 +64,10 @@ def plain_name(value: Any) -> str:
     >>> plain_name("no_norm")
     'no_norm'
     """
-    if not isinstance(value, str) or not NAME.fullmatch(value):
+    if not isinstance(value, str) or not NAME.fullmatch(value) or len(value) > LONGEST_NAME or PERIODIC.search(value):
         raise ValueError(
-            f"expected a name of letters, digits, '.', '_' and '-' that starts with a letter or digit, found {value!r}"
+            f"expected a name of letters, digits, '_' and '-' ('.' before a digit) that starts with a letter or digit, "
+            f"of at most {LONGEST_NAME} and without 20 repetitions, found {shown(value)}; rename it"
         )
     return value
 
@@ -53,7 +80,7 @@ def as_list(value: Any) -> Any:
 def distinct(values: list) -> list:
     """A list whose members all differ."""
     if len({json.dumps(value, default=str) for value in values}) != len(values):
-        raise ValueError(f"expected each value once, found {values}")
+        raise ValueError(f"expected each value once, found {shown(values)}; take the others out")
     return values
 
 
@@ -69,8 +96,18 @@ def enough_for_bytes(vocab_size: int) -> int:
 
 def known_address(url: str) -> str:
     """An address that can be read or fetched."""
-    if not re.match(r"file:.|https?://[^/\s]+/\S+$", url):
-        raise ValueError(f"expected file:PATH or https://HOST/PATH, found {url!r}; correct the address")
+    if url.startswith("file:"):
+        path = url.removeprefix("file:")
+        if not path or NO_PATH.match(path):
+            raise ValueError(
+                f"expected a path in UTF-8 that does not start with '-' and has none of {{}}<>, found {shown(path)}; "
+                "rename the file, or give it a link with another name"
+            )
+    elif not ADDRESS.fullmatch(url):
+        raise ValueError(
+            f"expected file:PATH or https://HOST/PATH, found {shown(url)}; correct the address, and write spaces and "
+            "letters with accents as %20 and the like"
+        )
     return url
 
 
@@ -91,7 +128,7 @@ class CorpusSettings(Settings):
 
     tokenizer: TokenizerSettings
     role: Literal["simple", "web", "other"] = "other"
-    shards: Annotated[Count, Field(le=10_000)] = 1
+    shards: Count = 1
 
 
 class StoriesCorpus(CorpusSettings):
@@ -102,33 +139,33 @@ class StoriesCorpus(CorpusSettings):
     seed: Seed = 0
 
 
+def installed_package(package: str) -> str:
+    """A package that is there before the first job starts, and has a version.
+
+    Only top packages: to find one inside another, Python would run the other.
+    """
+    if not PACKAGE.fullmatch(package) or find_spec(package) is None:
+        raise ValueError(f"package {shown(package)} is not installed; install it with pip, or take it off the list")
+    try:
+        version(package)
+    except PackageNotFoundError:
+        raise ValueError(
+            f"package {package!r} has no version of its own; name the distribution's top package"
+        ) from None
+    return package
+
+
 class DocstringsCorpus(CorpusSettings):
     """The documentation text inside installed Python packages."""
 
     source: Literal["docstrings"]
-    packages: Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
-
-    @check(mode="after")
-    def check_packages(self) -> "DocstringsCorpus":
-        """Packages must be there before the first job starts."""
-        for package in self.packages:
-            if find_spec(package) is None:
-                raise ValueError(f"package {package!r} is not installed; install it with pip, or take it off the list")
-        return self
+    packages: Annotated[
+        list[Annotated[str, AfterValidator(installed_package)]], Field(min_length=1), AfterValidator(distinct)
+    ]
 
     def versions(self) -> dict[str, str]:
         """The packages' versions: a new release is a new corpus."""
-        return {package: installed_version(package) for package in self.packages}
-
-
-def installed_version(package: str) -> str:
-    """The version of an installed package whose distribution has the same name."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        raise InputError(
-            f"package {package!r} has no version of its own; name the distribution's top package"
-        ) from None
+        return {package: version(package) for package in self.packages}
 
 
 class TextFile(Settings):
@@ -141,26 +178,37 @@ class TextFile(Settings):
 
     @property
     def local_path(self) -> str | None:
-        """The path of a `file:` text; None for one that is downloaded."""
-        return self.url.removeprefix("file:") if self.url.startswith("file:") else None
+        """The path of a `file:` text; None for one that is downloaded. Snakemake wants each slash once."""
+        return re.sub("/+", "/", self.url.removeprefix("file:")) if self.url.startswith("file:") else None
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the text is published as a .gz file."""
+        return urlsplit(self.url).path.endswith(".gz")
+
+    @property
+    def published_bytes(self) -> int | None:
+        """The size of the file at the address, where it is declared; a plain file is the text itself."""
+        return self.bytes or (None if self.is_compressed else self.text_bytes)
 
     @property
     def download_path(self) -> str:
         """Where the text is kept once it is downloaded, shared by all studies: named by checksum, else by address."""
         key = (self.sha256 or hashlib.sha256(self.url.encode()).hexdigest())[:12]
         filename = re.sub(r"[^A-Za-z0-9._-]", "_", urlsplit(self.url).path.rpartition("/")[2]).removesuffix(".gz")
-        return f"resources/{key}-{filename or 'text'}"
+        return f"resources/{key}-{PERIODIC.sub('', filename[-LONGEST_FILENAME:]) or 'text'}"
 
     @check(mode="after")
     def check_local(self) -> "TextFile":
         """Local texts must be there, and not empty, before the first job starts."""
         if self.local_path is None:
             return self
-        path = Path(self.local_path)
-        if not path.is_file():
-            raise ValueError(f"no text at {self.local_path!r}, seen from {Path.cwd()}; correct the path")
-        if path.stat().st_size == 0:
-            raise ValueError(f"the text {self.local_path!r} is empty; give it at least two documents")
+        if not os.path.isfile(self.local_path):
+            raise ValueError(f"no text at {shown(self.local_path)}, seen from {Path.cwd()}; correct the path")
+        if not os.access(self.local_path, os.R_OK):
+            raise ValueError(f"the text {shown(self.local_path)} cannot be read; change its permissions with chmod")
+        if os.path.getsize(self.local_path) == 0:
+            raise ValueError(f"the text {shown(self.local_path)} is empty; give it at least two documents")
         return self
 
 
@@ -186,7 +234,11 @@ class UrlCorpus(CorpusSettings):
     def check_split(self) -> "UrlCorpus":
         """Validation text comes from its own files or from a share of the training text, not both."""
         if (self.valid is None) == (self.valid_fraction is None):
-            raise ValueError("give either valid (files of their own) or valid_fraction (such as 0.1)")
+            found = "neither" if self.valid is None else "both"
+            raise ValueError(
+                f"expected either valid or valid_fraction, found {found}; give either valid (files of their own) or "
+                "valid_fraction (such as 0.1)"
+            )
         return self
 
 
@@ -259,7 +311,7 @@ def vary_values(value: Any) -> Any:
             return [{**value, factors[0]: factor} for factor in as_list(value[factors[0]])]
         return [value]
     if not isinstance(value, list) or not value:
-        raise ValueError(f"expected a list of values, such as [1, 2], found {value!r}")
+        raise ValueError(f"expected a list of values, such as [1, 2], found {shown(value)}; put it in brackets")
     return value
 
 
@@ -285,6 +337,11 @@ class RunSettings(Overrides):
         """What is set here, by key."""
         return {key: getattr(self, key) for key in Overrides.model_fields if getattr(self, key) is not None}
 
+    @property
+    def points(self) -> int:
+        """How many combinations of the varied values there are."""
+        return math.prod(map(len, self.vary.values()))
+
     def grid(self) -> list[dict[str, Any]]:
         """Every combination of the varied values; one empty combination where nothing varies."""
         columns = []
@@ -293,11 +350,41 @@ class RunSettings(Overrides):
         return [dict(combination) for combination in itertools.product(*columns)]
 
 
+def experiment_name(name: str) -> str:
+    """A name whose section of the report belongs to the experiment."""
+    if name in OTHER_SECTIONS:
+        raise ValueError(f"{name} is a section of the report that needs no experiment; choose another name")
+    return name
+
+
+ExperimentName = Annotated[Name, AfterValidator(experiment_name)]
+
+
 class ExperimentSettings(RunSettings):
-    """An experiment: settings that its runs share, and the runs."""
+    """An experiment: settings that its runs share, and the runs.
+
+    `target_loss`, in nats per validation token, is what the best run should reach. It belongs to the report: no run
+    knows it.
+    """
 
     seeds: Seeds | None = None
+    target_loss: Positive | None = None
     runs: dict[Name, RunSettings] | None = None
+
+    @check(mode="after")
+    def check_runs(self) -> "ExperimentSettings":
+        """What an experiment varies, its runs cannot set: one of the two would count for nothing."""
+        for name, run in (self.runs or {}).items():
+            for key in self.vary:
+                if getattr(run, key) is not None:
+                    raise ValueError(f"{key} is varied for all runs, and set in runs.{name}; keep one of them")
+        return self
+
+    @property
+    def runs_for_each_seed(self) -> int:
+        """How many runs there are for each seed."""
+        named = self.runs.values() if self.runs else [RunSettings()]
+        return self.points * sum(run.points for run in named)
 
 
 class AccountingSettings(Settings):
@@ -325,7 +412,7 @@ class Study(Settings):
     corpora: Annotated[dict[Name, Corpus], Field(min_length=1)]
     model: ModelSettings
     training: TrainingSettings
-    experiments: Annotated[dict[Name, ExperimentSettings], Field(min_length=1)]
+    experiments: Annotated[dict[ExperimentName, ExperimentSettings], Field(min_length=1)]
     accounting: AccountingSettings = AccountingSettings()
     samples: SamplesSettings | None = None
 
@@ -339,47 +426,3 @@ def read_study(config: dict[str, Any], source: str) -> Study:
         return Study.model_validate(config)
     except ValidationError as error:
         raise InputError(f"{source}: {one_line(error, config)}") from None
-
-
-def one_line(error: ValidationError, config: Any) -> str:
-    """The first error of a validation in one line, with its key path, and how many more there are."""
-    errors = error.errors(include_url=False)
-    first = errors[0]
-    place = key_path(first["loc"], config, missing=first["type"] == "missing")
-    message = describe(first)
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return " ".join(f"{place + ': ' if place else ''}{message}{more}".split())
-
-
-def key_path(location: tuple[str | int, ...], config: Any, missing: bool) -> str:
-    """The path of keys in the file; names that pydantic adds for the member of a union are left out.
-
-    >>> key_path(("corpora", "mine", "url", "files", 0), {"corpora": {"mine": {"files": ["x"]}}}, missing=False)
-    'corpora.mine.files.0'
-    """
-    path, here = [], config
-    for position, part in enumerate(location):
-        inside = isinstance(here, dict) and part in here
-        if inside or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
-            here = here[part]
-            path.append(str(part))
-        elif missing and position == len(location) - 1:
-            path.append(str(part))
-    return ".".join(path)
-
-
-def describe(error: dict[str, Any]) -> str:
-    """One error in our words: what was expected, what was found, what to do."""
-    kind, found = error["type"], error["input"]
-    if kind == "missing":
-        return "missing; add it (config/README.md shows a complete study)"
-    if kind == "value_error":
-        return str(error["ctx"]["error"])
-    if kind == "too_short":
-        return f"expected at least {error['ctx']['min_length']}, found {len(found)}; add what is missing"
-    if kind.startswith("union_tag"):
-        source = found.get("source") if isinstance(found, dict) else found
-        return f"expected source: stories, docstrings or url, found {source!r}; set source"
-    expected = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    shown = repr(found)
-    return f"expected {expected}, found {shown if len(shown) <= 80 else shown[:77] + '...'}; correct the value"
