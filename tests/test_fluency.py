@@ -4,7 +4,7 @@ from lmpipe.fluency import distinct_share, figures_of, held_out_figures, known_w
 
 
 def test_words_are_lower_case_runs_of_letters_and_apostrophes():
-    assert words_of("Tom’s dog: “Don't!” 3 times, café") == ["tom's", "dog", "don't", "times", "caf"]
+    assert words_of("Tom’s dog: “Don't!” 3 times, café नमस्ते") == ["tom's", "dog", "don't", "times", "café", "नमस्ते"]
 
 
 def test_figures_by_hand():

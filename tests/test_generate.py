@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A trained tiny run, with absolute paths in its config."""
+    """The folder of a tiny study, with a trained run in it."""
     study = make_tiny_study(tmp_path_factory.mktemp("generate") / "results")
     train(tiny_settings(), study, study / "run")
     return study
@@ -170,12 +171,22 @@ def test_a_run_is_loaded_as_it_was_trained(run):
     assert set(text_of(tokenizer, sample.new_ids)) <= set("abcdefghijklmnopqrstuvwxyz .\n")
 
 
-def test_a_run_with_another_tokenizer_is_refused(run, tmp_path):
+def test_a_run_with_another_tokenizer_is_refused(run):
     config = read_json(run / "run/config.json")
     config["tokenizer"]["sha256"] = "0" * 64
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="expected the tokenizer 000000000000"):
-        load_run(tmp_path)
+    (run / "other").mkdir()
+    (run / "other/config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"/tokenizers/tiny: expected the tokenizer 000000000000"):
+        load_run(run / "other")
+
+
+def test_a_study_may_be_moved_and_its_runs_used_from_anywhere(run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(run, tmp_path / "moved")
+    monkeypatch.chdir("/")
+    stream_to_stdout(tmp_path / "moved/run", "the", temperature=0, top_p=1, max_new_tokens=4, seed=0)
+    moved = capsys.readouterr().out
+    stream_to_stdout(run / "run", "the", temperature=0, top_p=1, max_new_tokens=4, seed=0)
+    assert moved == capsys.readouterr().out
 
 
 def test_streaming_writes_the_text_alone(run, capsys):

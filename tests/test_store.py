@@ -1,4 +1,5 @@
 import json
+import shutil
 import threading
 import time
 
@@ -75,7 +76,31 @@ def test_forget_empties_the_store_and_keeps_what_was_published(tmp_path):
     forget(tmp_path)
     assert list((tmp_path / "store").iterdir()) == []
     assert (tmp_path / "runs/first/summary.json").exists()
-    forget(tmp_path / "nothing")
+    forget(tmp_path)
+    with pytest.raises(InputError, match="expected a study's results folder with a store, found none"):
+        forget(tmp_path / "nothing")
+
+
+def test_a_run_that_waits_while_its_folder_is_removed_still_holds_it_alone(tmp_path, capfd):
+    stored = StoredRun.of(tmp_path, "abc")
+    held = threading.Event()
+
+    def second():
+        with stored.locked():
+            held.set()
+            done.wait(10)
+
+    done, waiting = threading.Event(), threading.Thread(target=second)
+    with stored.locked():
+        waiting.start()
+        while "waiting" not in capfd.readouterr().err:
+            time.sleep(0.01)
+        shutil.rmtree(stored.folder)
+    assert held.wait(10)
+    with pytest.raises(InputError, match="found one"):
+        forget(tmp_path)
+    done.set()
+    waiting.join(10)
 
 
 def test_forget_leaves_a_run_under_way_alone(tmp_path):

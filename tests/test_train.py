@@ -2,11 +2,13 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from lmpipe.optim import AdamW
 from lmpipe.run_inputs import resolve_rate
 from lmpipe.settings import ModelConfig
 from lmpipe.tokens import TokenFile
-from lmpipe.train import Trainer, evaluation_steps, train
+from lmpipe.train import Counted, Trainer, evaluation_steps, train
 
 STEPS = 60
 
@@ -55,14 +57,16 @@ def assert_same_result(first, second):
 
 def test_a_run_leaves_the_files_of_the_contract(study):
     output = study / "runs/experiment/baseline/seed0"
+    started = time.perf_counter()
     train(tiny_settings(), study, output)
+    elapsed = time.perf_counter() - started
     config, summary, rows = json.loads((output / "config.json").read_text()), summary_of(output), rows_of(output)
     assert config["tokenizer"] == {
         "name": "tiny",
-        "path": "results/tiny/tokenizers/tiny",
+        "path": "../../../../tokenizers/tiny",
         "sha256": tiny_tokenizer().sha256,
     }
-    assert config["tokens"]["train"]["path"] == "results/tiny/tokens/tiny/train.bin"
+    assert config["tokens"]["train"]["path"] == "../../../../tokens/tiny/train.bin"
     assert config["model"]["vocab_size"] == 263
     assert config["training"]["max_lr"] == 0.01
     assert config["max_lr_from"] is None
@@ -81,6 +85,7 @@ def test_a_run_leaves_the_files_of_the_contract(study):
     assert summary["perplexity"] == pytest.approx(math.exp(summary["validation_loss"]))
     assert summary["validation_loss"] < summary["unigram_entropy"] < math.log(263)
     assert summary["parameters"] == sum(weight.numel() for weight in load_file(output / "model.safetensors").values())
+    assert 0 < summary["wall_seconds"] < elapsed
     assert summary["tokens_per_second"] == pytest.approx(summary["tokens"] / summary["wall_seconds"])
     assert (summary["threads"], summary["precision"], summary["resumed"]) == (1, "float32", 0)
     assert summary["peak_memory_bytes"] > 10**7
@@ -90,7 +95,7 @@ def test_a_run_leaves_the_files_of_the_contract(study):
 def test_validation_loss_is_the_mean_over_every_token_of_the_split(study):
     train(tiny_settings(total_tokens=640), study, study / "run")
     model, tokenizer = load_run(study / "run")
-    tokens = TokenFile.open(study / "tokens/tiny/valid.bin").tokens.astype("int64")
+    tokens = TokenFile.open(study / "tokens/tiny/valid.bin").tokens[:].astype("int64")
     nats, text_nats, text_bytes = [], [], 0
     with torch.no_grad():
         for start in range(0, len(tokens) - 1, 16):
@@ -274,6 +279,46 @@ def test_a_run_that_learns_nothing_is_stuck(study):
     assert summary["status"] == "stuck"
     assert "unigram entropy" in summary["reason"]
     assert summary["validation_loss"] >= summary["unigram_entropy"]
+
+
+ENTROPY = 5.0
+
+
+def run_under_way(**counted):
+    """What decides a run's status, without its model."""
+    info = SimpleNamespace(info={"unigram_entropy": ENTROPY})
+    return SimpleNamespace(counted=Counted(**counted), inputs=SimpleNamespace(train=info, warmup_steps=0))
+
+
+@pytest.mark.parametrize(
+    ("loss", "status"),
+    [(4.94, "finished"), (4.96, "stuck"), (5.01, "stuck"), (math.nan, "diverged"), (math.inf, "diverged")],
+)
+def test_a_finished_run_lies_well_below_the_unigram_entropy(loss, status):
+    assert Trainer.status(run_under_way(), loss)[0] == status
+
+
+@pytest.mark.parametrize(("climb", "diverges"), [(0.49, False), (0.51, True)])
+def test_divergence_is_a_climb_of_half_a_nat(climb, diverges):
+    losses = [2.0 + climb] * 20
+    trainer = run_under_way(step=20, initial_loss=2.0, latest_losses=losses)
+    assert bool(Trainer.climb(trainer)) == diverges
+
+
+def test_a_resume_under_another_setup_says_so(study, monkeypatch, capfd):
+    stop_at(monkeypatch, 7, break_off)
+    with pytest.raises(BrokenOffError):
+        train(tiny_settings(), study, study / "run", checkpoint_seconds=0, threads=1)
+    train(tiny_settings(), study, study / "run", threads=2)
+    assert re.search(r"begun with .*'threads': 1.*, going on with .*'threads': 2", capfd.readouterr().err)
+
+
+def test_bfloat16_is_another_run_with_nearly_the_same_loss(study):
+    for precision in ("float32", "bfloat16"):
+        train(tiny_settings(precision=precision), study, study / precision)
+    losses = [summary_of(study / precision)["validation_loss"] for precision in ("float32", "bfloat16")]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
 
 
 def test_a_run_of_one_step_is_a_run(study):

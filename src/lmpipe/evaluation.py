@@ -12,7 +12,7 @@ from torch import Tensor
 from lmpipe.model import TransformerLM
 from lmpipe.pretokenize import END_OF_TEXT
 from lmpipe.tokenizer import Tokenizer
-from lmpipe.tokens import validation_windows
+from lmpipe.tokens import Tokens, validation_windows
 
 # Enough for full speed on a CPU, and the logits of a vocabulary of 32,000 still fit into 256 MB.
 TOKENS_AT_ONCE = 2048
@@ -42,7 +42,7 @@ def next_token_losses(model: TransformerLM, inputs: Tensor, targets: Tensor, pre
 
 
 def window_batches(
-    tokens: np.ndarray, context_length: int, limit_tokens: int | None = None
+    tokens: Tokens, context_length: int, limit_tokens: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The fixed validation windows in batches (batch, seq) of equal length; a shorter last window comes alone."""
     at_once = max(1, TOKENS_AT_ONCE // context_length)
@@ -88,7 +88,7 @@ def text_bytes_of(tokenizer: Tokenizer) -> Tensor:
 
 def evaluate(
     model: TransformerLM,
-    tokens: np.ndarray,
+    tokens: Tokens,
     text_bytes: Tensor,
     precision: str,
     after_batch: Callable[[int], None],

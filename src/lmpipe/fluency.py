@@ -1,6 +1,5 @@
 """Figures of fluency: how many words of a text are known, how varied they are, and how often phrases come again."""
 
-import re
 from collections.abc import Iterable, Sequence
 from heapq import nlargest
 from itertools import islice
@@ -8,9 +7,11 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import regex
+
 from lmpipe.pretokenize import documents
 
-WORD = re.compile(r"[a-z']+")
+WORD = regex.compile(r"[\p{L}\p{M}']+")
 # A vocabulary of words is complete long before that; reading all of a large corpus would take minutes.
 TRAINING_BYTES = 200_000_000
 REFERENCE_DOCUMENTS = 50
@@ -20,8 +21,8 @@ FIGURES = ("known_word_share", "distinct_1", "distinct_2", "distinct_3", "repeat
 def words_of(text: str) -> list[str]:
     """The words of a text in lower case: runs of letters and apostrophes.
 
-    >>> words_of("Don't stop, Tom!")
-    ["don't", 'stop', 'tom']
+    >>> words_of("Don't stop, Zoë!")
+    ["don't", 'stop', 'zoë']
     """
     return WORD.findall(text.lower().replace("’", "'"))
 

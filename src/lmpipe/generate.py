@@ -1,6 +1,9 @@
 """Generating text from a trained model: sampling, streams of text, and the grid of samples that the report shows."""
 
 import codecs
+import math
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +13,16 @@ import torch
 from torch import Tensor
 
 from lmpipe import InputError
-from lmpipe.checkpoint import load_weights
+from lmpipe.accounting import parameters
+from lmpipe.checkpoint import count_weights, load_weights
 from lmpipe.devices import compute_reproducibly
-from lmpipe.files import read_json, write_json
+from lmpipe.files import STANDARD_OUTPUT, make_again, read_json, write_json
 from lmpipe.fluency import figures_of, held_out_figures, known_words
 from lmpipe.model import TransformerLM, stream_seed
-from lmpipe.pretokenize import END_OF_TEXT
+from lmpipe.pretokenize import END_OF_TEXT, to_bytes
 from lmpipe.progress import progress
 from lmpipe.settings import ModelConfig
+from lmpipe.shapes import RUN_CONFIG, RUN_SUMMARY, read_shape
 from lmpipe.store import CONFIG, SUMMARY, WEIGHTS
 from lmpipe.tokenizer import Tokenizer
 
@@ -71,7 +76,8 @@ def choose_token(logits: Tensor, temperature: float, top_p: float, generator: to
     """
     if temperature == 0:
         return int(logits.argmax())
-    probabilities = torch.softmax(logits / temperature, dim=-1)
+    # Taken from the largest, so that a temperature next to 0 makes no infinities that cancel.
+    probabilities = torch.softmax((logits - logits.max()) / temperature, dim=-1)
     if top_p < 1:
         probabilities = nucleus(probabilities, top_p)
     return int(torch.multinomial(probabilities, 1, generator=generator))
@@ -177,15 +183,26 @@ def stream_to_stdout(
     run_folder: str | Path, prompt: str, temperature: float, top_p: float, max_new_tokens: int, seed: int
 ) -> None:
     """Write a prompt and its continuation to standard output as it comes: the text alone, and a line end."""
-    if temperature < 0:
+    if not 0 <= temperature < math.inf:
         raise InputError(f"--temperature: expected 0 or more, found {temperature}; 0 takes the likeliest token")
     if not 0 < top_p <= 1:
         raise InputError(f"--top-p: expected a number above 0 and up to 1, found {top_p}; 1 keeps every token")
     model, tokenizer = load_run(run_folder)
-    print(prompt, end="", flush=True)
+    write_out(prompt)
     for piece in stream(model, tokenizer, prompt, temperature, top_p, max_new_tokens, seed):
-        print(piece, end="", flush=True)
-    print(flush=True)
+        write_out(piece)
+    write_out("\n")
+
+
+def write_out(text: str) -> None:
+    """Write a text to standard output at once; bytes of the command line that were no UTF-8 come out as they came."""
+    try:
+        sys.stdout.buffer.write(to_bytes(text))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, STANDARD_OUTPUT) from None
 
 
 def load_run(run_folder: str | Path) -> tuple[TransformerLM, Tokenizer]:
@@ -194,17 +211,35 @@ def load_run(run_folder: str | Path) -> tuple[TransformerLM, Tokenizer]:
     Raises InputError where files are missing or damaged, or the tokenizer is not the one that the run was trained with.
     """
     folder = Path(run_folder)
-    config = read_json(folder / CONFIG)
+    config = read_shape(folder / CONFIG, RUN_CONFIG)
     named = config["tokenizer"]
-    tokenizer = Tokenizer.from_folder(named["path"])
+    place = os.path.normpath(folder / named["path"])
+    tokenizer = Tokenizer.from_folder(place)
     if tokenizer.sha256 != named["sha256"]:
         raise InputError(
-            f"{named['path']}: expected the tokenizer {named['sha256'][:12]} of {folder}, found "
+            f"{place}: expected the tokenizer {named['sha256'][:12]} of {folder}, found "
             f"{tokenizer.sha256[:12]}; train the run again (snakemake --cores 1 {folder / CONFIG})"
         )
-    model = TransformerLM(ModelConfig.model_validate(config["model"]))
+    model_config = ModelConfig.model_validate(config["model"])
+    check_fit(folder, model_config, tokenizer)
+    model = TransformerLM(model_config)
     load_weights(folder / WEIGHTS, model)
     return model.eval(), tokenizer
+
+
+def check_fit(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Raise InputError unless a run's weights and tokenizer have the sizes of its model, so that it can be built."""
+    found = count_weights(folder / WEIGHTS)
+    if (expected := parameters(config)["total"]) != found:
+        raise InputError(
+            f"{folder / WEIGHTS}: expected the {expected:,} parameters of {CONFIG}, found {found:,}; "
+            "use the weights and the config.json of one run"
+        )
+    if config.vocab_size != tokenizer.vocab_size:
+        raise InputError(
+            f"{folder / CONFIG}: model.vocab_size: expected the {tokenizer.vocab_size} ids of the tokenizer, "
+            f"found {config.vocab_size}; {make_again(folder / CONFIG)}"
+        )
 
 
 def sample_grid(settings: dict[str, Any]) -> list[tuple[str, float, float]]:
@@ -236,7 +271,7 @@ def write_samples(
     records = [
         sample_record(tokenizer, prompt, sample, known) for (prompt, _, _), sample in zip(grid, samples, strict=True)
     ]
-    summary = read_json(Path(run_folder) / SUMMARY)
+    summary = read_shape(Path(run_folder) / SUMMARY, RUN_SUMMARY)
     result = {
         "corpus": settings["corpus"],
         "run": settings["run"],

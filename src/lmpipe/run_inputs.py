@@ -1,16 +1,17 @@
 """What a training run starts from: its settings, resolved to numbers, and the opened token files."""
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from lmpipe import InputError
-from lmpipe.files import read_json
+from lmpipe.complaints import shown
+from lmpipe.files import make_again
 from lmpipe.provenance import code_digest
 from lmpipe.settings import ModelConfig, TrainingSettings
+from lmpipe.shapes import BEST, model_of_settings, read_shape
 from lmpipe.tokenizer import Tokenizer
 from lmpipe.tokens import TokenFile
 
@@ -54,11 +55,14 @@ class RunInputs:
         }
 
 
-def resolve(settings: dict[str, Any], results: Path, best_path: str | Path | None) -> RunInputs:
-    """Open a run's inputs and settle what depends on them: the vocabulary's size, and a rate taken from a sweep."""
+def resolve(settings: dict[str, Any], results: Path, best_path: str | Path | None, output: Path) -> RunInputs:
+    """Open a run's inputs and settle what depends on them: the vocabulary's size, and a rate taken from a sweep.
+
+    Paths in `config` start at the run's folder `output`, so that they stay true wherever the study is moved.
+    """
     name = settings["tokenizer"]
     tokenizer = Tokenizer.from_folder(results / "tokenizers" / name)
-    model = checked(ModelConfig, "model", settings["model"] | {"vocab_size": tokenizer.vocab_size})
+    model = model_of_settings(ModelConfig, "model", settings["model"] | {"vocab_size": tokenizer.vocab_size})
     files = {
         split: TokenFile.open(results / "tokens" / name / f"{split}.bin", tokenizer.vocab_size)
         for split in ("train", "valid")
@@ -66,28 +70,22 @@ def resolve(settings: dict[str, Any], results: Path, best_path: str | Path | Non
     for file in files.values():
         check_tokenizer(file, tokenizer)
     max_lr, source = resolve_rate(settings["training"]["max_lr"], settings["training"]["batch_size"], best_path)
-    training = checked(TrainingSettings, "training", settings["training"] | {"max_lr": max_lr})
+    training = model_of_settings(TrainingSettings, "training", settings["training"] | {"max_lr": max_lr})
     varied = {key: max_lr if key == "max_lr" else value for key, value in settings["varied"].items()}
     config = {key: settings[key] for key in ("study", "experiment", "run", "seed", "corpus")}
     config |= {
         "varied": varied,
-        "tokenizer": {"name": name, "path": str(results / "tokenizers" / name), "sha256": tokenizer.sha256},
-        "tokens": {split: token_record(file) for split, file in files.items()},
+        "tokenizer": {
+            "name": name,
+            "path": os.path.relpath(results / "tokenizers" / name, output),
+            "sha256": tokenizer.sha256,
+        },
+        "tokens": {split: token_record(file, output) for split, file in files.items()},
         "model": model.model_dump(mode="json"),
         "training": training.model_dump(mode="json"),
         "max_lr_from": source,
     }
     return RunInputs(config, model, training, settings["seed"], files["train"], files["valid"], tokenizer)
-
-
-def checked(kind: type[BaseModel], place: str, values: dict[str, Any]) -> Any:
-    """Settings as their model; raises InputError with the first thing that is wrong."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join([place, *map(str, first["loc"])])
-        raise InputError(f"--settings: {path}: {first['msg']}, found {first['input']!r}; correct the study") from None
 
 
 def check_tokenizer(file: TokenFile, tokenizer: Tokenizer) -> None:
@@ -100,9 +98,9 @@ def check_tokenizer(file: TokenFile, tokenizer: Tokenizer) -> None:
         )
 
 
-def token_record(file: TokenFile) -> dict[str, Any]:
+def token_record(file: TokenFile, output: Path) -> dict[str, Any]:
     """What config.json says of a token file."""
-    return {"path": str(file.path), "sha256": file.info["sha256"], "tokens": file.info["tokens"]}
+    return {"path": os.path.relpath(file.path, output), "sha256": file.info["sha256"], "tokens": file.info["tokens"]}
 
 
 def resolve_rate(
@@ -118,9 +116,12 @@ def resolve_rate(
     experiment = wanted["best_of"]
     if best_path is None:
         raise InputError(f"--best: expected the best.json of experiment {experiment!r}, found nothing; name its path")
-    best = read_json(best_path)
+    best = read_shape(best_path, BEST)
     if best["experiment"] != experiment:
-        raise InputError(f"{best_path}: expected the best of {experiment!r}, found that of {best['experiment']!r}")
+        raise InputError(
+            f"{best_path}: expected the best of {experiment!r}, found that of {shown(best['experiment'])}; "
+            f"{make_again(best_path)}"
+        )
     factor = wanted.get("times", 1)
     if "sqrt_rule" in wanted:
         factor = wanted["sqrt_rule"] * math.sqrt(batch_size / best["batch_size"])

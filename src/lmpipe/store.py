@@ -4,20 +4,22 @@ Runs of several experiments that come to the same settings share a folder; a kil
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
+import re
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmpipe import InputError
-from lmpipe.files import copy_atomic, write_json
+from lmpipe.files import copy_atomic, held_alone, write_json
+from lmpipe.progress import say
 
 DIGEST_CHARACTERS = 20
+IS_DIGEST = re.compile("[0-9a-f]+")
+LOCK = "lock"
 CONFIG = "config.json"
 METRICS = "metrics.csv"
 WEIGHTS = "model.safetensors"
@@ -61,12 +63,7 @@ class StoredRun:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process alone; another one that wants it waits, and then finds the work done."""
-        with open(self.folder / "lock", "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for the process that trains this run ({self.folder})", file=sys.stderr, flush=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with held_alone(self.folder / LOCK, f"waiting for the process that trains this run ({self.folder})"):
             yield
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -80,7 +77,8 @@ class StoredRun:
 
     def publish(self, output: str | Path, config: dict[str, Any]) -> None:
         """Copy the finished files to a run's own folder, with the configuration under which it asked for them."""
-        for name in (METRICS, WEIGHTS, SUMMARY):
+        # The largest first: where there is no room for it, nothing is changed.
+        for name in (WEIGHTS, METRICS, SUMMARY):
             copy_atomic(self.folder / name, Path(output) / name)
         write_json(Path(output) / CONFIG, config)
 
@@ -88,12 +86,16 @@ class StoredRun:
 def forget(results: str | Path) -> None:
     """Empty the store of a study; its published results stay, and runs asked for again are trained anew.
 
-    Raises InputError, and removes nothing more, where a run is under way.
+    Raises InputError where there is no store, and, removing nothing more, where a run is under way.
     """
-    for folder in sorted(Path(results).glob("store/*")):
-        with open(folder / "lock", "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{folder}: expected no run under way, found one; let it end or stop it") from None
-            shutil.rmtree(folder)
+    store = Path(results) / "store"
+    if not store.is_dir():
+        raise InputError(f"{results}: expected a study's results folder with a store, found none; check the path")
+    folders = sorted(path for path in store.iterdir() if IS_DIGEST.fullmatch(path.name))
+    for folder in folders:
+        try:
+            with held_alone(folder / LOCK):
+                shutil.rmtree(folder)
+        except BlockingIOError:
+            raise InputError(f"{folder}: expected no run under way, found one; let it end or stop it") from None
+    say(f"{store}: {len(folders)} runs forgotten")

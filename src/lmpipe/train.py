@@ -3,7 +3,6 @@
 import contextlib
 import math
 import signal
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,22 +13,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmpipe.checkpoint import load_checkpoint, restore_tensors, save_checkpoint, save_weights, training_tensors
+from lmpipe.checkpoint import (
+    count_weights,
+    load_checkpoint,
+    restore_tensors,
+    save_checkpoint,
+    save_weights,
+    training_tensors,
+)
 from lmpipe.devices import compute_reproducibly, device_name, find_device, peak_memory_bytes
 from lmpipe.evaluation import Evaluation, evaluate, mean_loss, next_token_losses, text_bytes_of, window_batches
-from lmpipe.files import atomic_write
+from lmpipe.files import atomic_write, read_json
 from lmpipe.model import TransformerLM
 from lmpipe.optim import AdamW, clip_gradients, cosine_lr
-from lmpipe.progress import Progress, progress
+from lmpipe.progress import Progress, progress, say
 from lmpipe.provenance import code_digest, environment
 from lmpipe.run_inputs import RunInputs, resolve
-from lmpipe.store import METRICS, WEIGHTS, StoredRun, digest_of
+from lmpipe.shapes import RUN_SUMMARY, check_shape
+from lmpipe.store import METRICS, SUMMARY, WEIGHTS, StoredRun, digest_of
 from lmpipe.tokens import batch
 
 CHECKPOINT_SECONDS = 30.0
 # A run has diverged when its loss, averaged over so many steps, lies so many nats above where it began.
 DIVERGENCE_STEPS = 20
 DIVERGENCE_NATS = 0.5
+# A run that ends closer than that to the unigram entropy knows little but the frequencies of tokens: they differ by
+# some hundredths of a nat between two splits.
+STUCK_NATS = 0.05
 COLUMNS = "step,tokens,wall_seconds,learning_rate,train_loss,validation_loss,grad_norm\n"
 METRICS_TENSOR = "metrics.csv"
 
@@ -43,20 +53,32 @@ def train(
     threads: int = 1,
     device: str | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-) -> None:
+) -> bool:
     """Train the run that `settings` describes, unless the store has it, and publish its files to the folder `output`.
 
     `results` is the study's folder with tokens/, tokenizers/ and store/; `best_path` the best.json that a best_of rate
-    is taken from. Raises InputError for settings and files that do not fit; SystemExit after a signal, with all saved.
+    is taken from. Returns whether the run was trained now. Raises InputError for settings and files that do not fit;
+    SystemExit after a signal, with all saved.
     """
-    inputs = resolve(settings, Path(results), best_path)
+    inputs = resolve(settings, Path(results), best_path, Path(output))
     stored = StoredRun.of(results, digest_of(inputs.identity()))
     with stored.locked():
-        if not stored.is_finished:
+        is_new = not stored.is_finished
+        if is_new:
             found = find_device(device)
             compute_reproducibly(threads, found)
             Trainer(inputs, stored, found, threads, checkpoint_seconds).run()
+        else:
+            check_stored(stored)
         stored.publish(output, inputs.config)
+    return is_new
+
+
+def check_stored(stored: StoredRun) -> None:
+    """Raise InputError where the store's files of a finished run have been damaged since."""
+    path = stored.folder / SUMMARY
+    check_shape(read_json(path), RUN_SUMMARY, str(path), "delete it, and the run is trained anew")
+    count_weights(stored.folder / WEIGHTS)
 
 
 @dataclass
@@ -114,7 +136,7 @@ class Trainer:
                 final = self.evaluate_whole_split(interruption)
             except Interrupted as stop:
                 path = self.save()
-                print(f"interrupted after step {self.counted.step}; saved {path}", file=sys.stderr, flush=True)
+                say(f"interrupted after step {self.counted.step}; saved {path}")
                 raise SystemExit(128 + stop.signal_number) from None
         self.finish(final)
 
@@ -128,9 +150,9 @@ class Trainer:
         self.counted = Counted(**counted)
         self.rows = [bytes(tensors.pop(METRICS_TENSOR).numpy()).decode()]
         restore_tensors(self.model, self.optimizer, tensors, self.counted.step)
-        print(f"going on after step {self.counted.step} of {self.inputs.steps}", file=sys.stderr, flush=True)
+        say(f"going on after step {self.counted.step} of {self.inputs.steps}")
         if self.counted.setup != setup:
-            print(f"begun with {self.counted.setup}, going on with {setup}: last digits may differ", file=sys.stderr)
+            say(f"begun with {self.counted.setup}, going on with {setup}: last digits may differ")
         self.counted.resumed += 1
 
     def train_steps(self, interruption: "Interruption") -> None:
@@ -257,7 +279,7 @@ class Trainer:
             "reason": reason,
             "steps": counted.step,
             "planned_steps": inputs.steps,
-            "diverged_step": counted.diverged_step,
+            "diverged_step": counted.step if status == "diverged" and not counted.divergence else counted.diverged_step,
             "tokens": tokens,
             "initial_loss": counted.initial_loss,
             "final_train_loss": counted.latest_loss if counted.latest_losses else None,
@@ -283,9 +305,12 @@ class Trainer:
         """`finished`, `diverged` or `stuck`, with the reason of the last two."""
         if self.counted.divergence is not None:
             return "diverged", self.counted.divergence
+        if not math.isfinite(validation_loss):
+            return "diverged", "the loss on the validation split was not finite"
         entropy = self.inputs.train.info["unigram_entropy"]
-        if not validation_loss < entropy:
-            return "stuck", f"the loss did not fall below the training tokens' unigram entropy of {entropy:.3f}"
+        if validation_loss > entropy - STUCK_NATS:
+            limit = f"the training tokens' unigram entropy of {entropy:.3f}"
+            return "stuck", f"the loss did not fall {STUCK_NATS} nats below {limit}"
         return "finished", None
 
 

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+from tiny_study import make_tiny_study, tiny_settings, tiny_text, tiny_tokenizer
+
+from lmpipe import run_inputs
+from lmpipe.run_inputs import resolve
+from lmpipe.tokens import encode_file
+
+
+@pytest.fixture
+def study(tmp_path):
+    return make_tiny_study(tmp_path)
+
+
+def identity(study, settings=None):
+    return resolve(settings or tiny_settings(), study, None, study / "run").identity()
+
+
+def test_names_do_not_make_another_run(study):
+    named = tiny_settings("other") | {"study": "other", "experiment": "other", "varied": {"max_lr": 0.01}}
+    assert identity(study, named) == identity(study)
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"max_lr": 0.02}, {"eval_tokens": 100}, {"model": {"norm": "post"}}])
+def test_every_setting_makes_another_run(study, changed):
+    seed = changed.pop("seed", 0)
+    assert identity(study, tiny_settings(**changed) | {"seed": seed}) != identity(study)
+
+
+def test_other_code_makes_another_run(study, monkeypatch):
+    before = identity(study)
+    monkeypatch.setattr(run_inputs, "code_digest", lambda *names: {"model": "edited"})
+    assert identity(study) != before
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_another_text_makes_another_run(study, split):
+    before = identity(study)
+    text, target = study / "another.txt", study / f"tokens/tiny/{split}.bin"
+    Path(text).write_text(tiny_text(50, seed=7), encoding="utf-8")
+    encode_file(text, tiny_tokenizer(), target, target.with_suffix(".json"), "tiny")
+    assert identity(study) != before
