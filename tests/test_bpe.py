@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from reference import naive_bpe
 
-from lmpipe import InputError, pretokenize
+from lmpipe import InputError, bpe, pretokenize
 from lmpipe.bpe import merge_pretokens, train_bpe, train_tokenizer
 from lmpipe.files import read_json
 from lmpipe.pretokenize import END_OF_TEXT, count_shard, to_text
@@ -34,6 +34,9 @@ def test_training_equals_the_plain_definition(tmp_path_factory, text, merges):
     vocab_size = 256 + len(SPECIALS) + merges
     expected = naive_bpe.train(text, vocab_size, SPECIALS)
     assert train_on(tmp_path_factory.getbasetemp(), text, vocab_size, SPECIALS) == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpe, "LONG_WORD", 2)
+        assert train_on(tmp_path_factory.getbasetemp(), text, vocab_size, SPECIALS) == expected
 
 
 def test_training_on_prose_equals_the_plain_definition(tmp_path):

@@ -54,7 +54,7 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path, monkeypatch, arguments,
 def test_counts_must_be_positive(capsys, value):
     with pytest.raises(SystemExit) as caught:
         main(["train", "--settings", "{}", "--results", "r", "--output", "o", "--threads", value])
-    assert caught.value.code == 2
+    assert caught.value.code == 1
     assert f"expected a whole number of at least 1, found '{value}'" in capsys.readouterr().err
 
 

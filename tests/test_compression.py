@@ -170,6 +170,13 @@ def test_every_timed_pass_starts_with_an_empty_cache(monkeypatch):
     assert empty == [True] * compression.THROUGHPUT_PASSES
 
 
+def test_a_measured_tokenizer_waits_without_its_cache(results):
+    tokenizer = Tokenizer.from_folder(results / "tokenizers" / "docs")
+    path = results / "corpora" / "docs" / "valid.txt"
+    assert compression.compression(tokenizer, path, sample_documents(path, 3, seed=0))["round_trip"]
+    assert not tokenizer._cache
+
+
 def test_occurrences_are_counted_inside_documents(tmp_path):
     path = tmp_path / "train.txt"
     path.write_text(f"ababab{END_OF_TEXT}xab{END_OF_TEXT}", encoding="utf-8")

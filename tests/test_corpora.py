@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmpipe import InputError
+from lmpipe import InputError, corpora
 from lmpipe.corpora import chain_texts, docstrings, make_corpus, split_point
 from lmpipe.stories import stories
 
@@ -44,6 +44,28 @@ def test_docstrings_are_the_packages_own_and_each_once():
     assert any(text.startswith("Base class for undirected graphs.") for text in found)
     assert len(found) == len(set(found)) > 1000
     assert found == docstrings(["networkx"], threads=2), "the same on any number of cores"
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package with tests of its own, itself below a folder named tests."""
+    folder = tmp_path / "tests" / "kettle"
+    (folder / "tests").mkdir(parents=True)
+    (folder / "__init__.py").write_text('"""How to boil water."""\n\n\ndef pour():\n    """Pour it out."""\n')
+    (folder / "tests" / "test_pour.py").write_text('"""Whether it pours."""\n')
+    (folder / "silent.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(folder.parent)
+    return folder
+
+
+def test_a_packages_own_tests_are_left_out_wherever_it_lies(package):
+    assert sorted(docstrings(["kettle"], threads=1)) == ["How to boil water.", "Pour it out."]
+
+
+def test_packages_that_document_nothing_are_refused(package, tmp_path):
+    (package / "__init__.py").write_text("")
+    with pytest.raises(InputError, match="packages: expected at least 2 docstrings, found 0; name larger packages"):
+        make(tmp_path / "out", {"name": "d", "source": "docstrings", "packages": ["kettle"]})
 
 
 def test_docstrings_of_a_missing_package_say_what_to_do():
@@ -104,13 +126,25 @@ def test_any_bytes_are_kept(tmp_path):
 
 @pytest.mark.parametrize("text", [" \n ", "word", "\n"])
 def test_a_text_too_short_to_split_is_refused(tmp_path, text):
-    with pytest.raises(InputError, match=r"a\.txt: too short to keep a part for validation; give more text"):
+    with pytest.raises(
+        InputError, match=r"a\.txt: expected a document end, .*, found none to cut a part for validation at; give more"
+    ):
         split_point([str(write(tmp_path / "a.txt", text))], 0.9)
 
 
 def test_an_empty_text_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"a\.txt: the text is empty"):
+    with pytest.raises(InputError, match=r"a\.txt: expected text, found an empty file"):
         split_point([str(write(tmp_path / "a.txt", ""))], 0.9)
+
+
+@given(st.text("ab\n", max_size=40), st.sampled_from([b"a", b"ab", b"aba"]), st.integers(0, 45), st.integers(1, 9))
+def test_marks_are_found_on_both_sides_of_a_place_whatever_the_blocks(tmp_path_factory, text, mark, place, block):
+    path = write(tmp_path_factory.getbasetemp() / "marks.txt", text)
+    starts = [start for start in range(len(text)) if text.encode().startswith(mark, start)]
+    with open(path, "rb") as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpora, "CHUNK_BYTES", block)
+        assert list(corpora.marks_before(file, mark, place)) == [start for start in starts[::-1] if start < place]
+        assert list(corpora.marks_from(file, mark, place)) == [start for start in starts if start >= place]
 
 
 def test_a_wanted_place_inside_a_delimiter_is_a_document_end(tmp_path):

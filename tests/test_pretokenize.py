@@ -3,6 +3,7 @@ import os
 import re
 import sys
 from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from lmpipe.pretokenize import (
     SPACES,
     count_pretokens,
     count_shard,
+    cut_before_space,
     documents,
     load_counts,
     merge_counts,
@@ -82,18 +84,20 @@ def test_an_empty_special_token_is_refused():
 @given(st.lists(st.text(alphabet="<|ab>x 'l\n\u3000", max_size=9), max_size=12), st.sampled_from([1, 2, 5, 50]))
 @example(["<|a|>", "<|b|>x"], 1)
 @example(["a ", " ", "\n", "b'", "l", "l"], 1)
+@example(["a<b>a'l", "l<|a", ">b"], 2)
+@example(["\n\n<|", "<|a|>"], 1)
 def test_a_stream_cuts_as_the_whole_text_does_wherever_its_pieces_end(pieces, window):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretokenize, "WINDOW_CHARACTERS", window)
         streamed = [
             piece
             for found, special in stream_stretches(pieces, SPECIALS)
-            for piece in [*map(pretokens, found), *([special] if special else [])]
+            for piece in [*chain.from_iterable(map(pretokens, found)), *([special] if special else [])]
         ]
     whole = [
         piece
         for ordinary, special in split_on_special("".join(pieces), SPECIALS)
-        for piece in [*map(pretokens, stretches(ordinary)), *([special] if special else [])]
+        for piece in [*pretokens(ordinary), *([special] if special else [])]
     ]
     assert streamed == whole
 
@@ -115,6 +119,7 @@ def test_a_stream_is_lazy_and_holds_little_back():
 
 @given(data=st.one_of(st.binary(max_size=60), TEXTS.map(to_bytes)), block=st.integers(1, 7))
 @example(data="é€🙂".encode() + b"\xe2\x82" + b"\xed\xa0\x80\xff", block=1)
+@example(data=b"some stretches are long, and some are short", block=2)
 def test_any_bytes_survive_and_are_counted_alike_with_blocks_of_any_size(tmp_path_factory, data, block):
     path = write(tmp_path_factory.getbasetemp() / "bytes.txt", data)
     assert to_bytes(to_text(data)) == data
@@ -122,6 +127,7 @@ def test_any_bytes_survive_and_are_counted_alike_with_blocks_of_any_size(tmp_pat
         patch.setattr(pretokenize, "BLOCK_BYTES", block)
         patch.setattr(pretokenize, "WINDOW_CHARACTERS", 1)
         patch.setattr(pretokenize, "UNIQUE_STRETCHES", 2)
+        patch.setattr(pretokenize, "WAITING_CHARACTERS", 9)
         assert to_bytes("".join(read_pieces(path, "reading"))) == data
         counts = count_pretokens(path, SPECIALS)
     assert counts == Counter(naive_bpe.pretokens(data.decode("utf-8", "surrogateescape"), SPECIALS))
@@ -166,6 +172,24 @@ def test_documents_are_what_lies_between_delimiters(tmp_path_factory, parts, blo
         patch.setattr(pretokenize, "BLOCK_BYTES", block)
         found = list(documents(path))
     assert found == [part for part in data.split(END_OF_TEXT.encode()) if part.strip()]
+
+
+@given(st.lists(st.sampled_from([b"one", b"two ", b" \n", END_OF_TEXT.encode()]), max_size=40), st.integers(1, 30))
+def test_a_long_document_comes_in_parts(tmp_path_factory, parts, block):
+    data = b"".join(parts)
+    path = write(tmp_path_factory.getbasetemp() / "long.txt", data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretokenize, "BLOCK_BYTES", block)
+        patch.setattr(pretokenize, "LONGEST_DOCUMENT", 40)
+        found = list(documents(path))
+    assert max(map(len, found), default=0) <= 40 + block
+    assert b"".join(b"".join(found).split()) == b"".join(data.replace(END_OF_TEXT.encode(), b"").split())
+
+
+def test_a_part_of_a_long_document_ends_before_white_space():
+    assert cut_before_space(b"one two \n three") == (b"one two", b" \n three")
+    assert cut_before_space(b"one two\n") == (b"one two", b"\n")
+    assert cut_before_space(b" onetwo") == (b" on", b"etwo")
 
 
 @given(st.dictionaries(st.binary(min_size=1, max_size=5), st.integers(1, 2**40), max_size=20))

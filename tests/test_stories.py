@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from lmpipe import stories as grammar
-from lmpipe.stories import Group, Person, Story, Symbol, World, capital, parse, polish, stories, tell
+from lmpipe.stories import Group, Person, Story, Symbol, Told, World, capital, parse, polish, stories, tell
 from lmpipe.story_plots import MORALS, PLOTS
 from lmpipe.story_words import LISTS
 
@@ -76,6 +76,13 @@ def test_a_story_that_was_told_before_is_told_anew(monkeypatch):
 
     monkeypatch.setattr(grammar, "tell", narrow)
     assert list(stories(4)) == ["story 0", "story 100", "story 1", "story 101"]
+
+
+def test_what_was_told_is_known_again():
+    told = Told()
+    texts = [str(number) for number in range(50_000)]
+    assert all(told.is_new(text) for text in texts)
+    assert not any(told.is_new(text) for text in texts)
 
 
 # The corpus

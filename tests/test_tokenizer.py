@@ -114,6 +114,34 @@ def test_the_cache_stays_bounded_and_changes_nothing(monkeypatch):
     assert not bounded._cache
 
 
+LETTERS = st.text(alphabet="abc", min_size=1, max_size=5)
+
+
+@given(st.lists(LETTERS, max_size=12), st.lists(LETTERS, min_size=1, max_size=30), st.integers(1, 9))
+@example(words=["aaaa", "aa"], parts=["a" * 5] * 30, margin=1)
+def test_merging_in_windows_equals_merging_at_once(words, parts, margin):
+    vocab, merges = merge_pretokens({word.encode() * 3: place + 1 for place, word in enumerate(words)}, 280, [])
+    text = "".join(parts) * 3
+    whole = naive_bpe.encode(text, vocab, merges, [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer, "LONG_CHARACTERS", 2)
+        patch.setattr(tokenizer, "WINDOW_BYTES", 2 * margin)
+        patch.setattr(tokenizer, "MARGIN_BYTES", margin)
+        assert Tokenizer(vocab, merges).encode(text) == whole
+
+
+def test_a_cut_that_merges_reach_across_is_taken_back(monkeypatch):
+    # Each merge waits for the one to its right: the last letter decides what becomes of the first.
+    vocab = {byte: bytes([byte]) for byte in range(256)}
+    merges = [(b"x", b"y")] + [(bytes([97 + place]), bytes([98 + place])) for place in reversed(range(20))]
+    vocab |= {256 + rank: left + right for rank, (left, right) in enumerate(merges)}
+    text = bytes(range(97, 118)).decode() * 5
+    monkeypatch.setattr(tokenizer, "LONG_CHARACTERS", 2)
+    monkeypatch.setattr(tokenizer, "WINDOW_BYTES", 4)
+    monkeypatch.setattr(tokenizer, "MARGIN_BYTES", 1)
+    assert Tokenizer(vocab, merges).encode(text) == naive_bpe.encode(text, vocab, merges, [])
+
+
 def test_a_long_text_without_spaces_is_encoded_in_reasonable_time():
     vocab, merges = merge_pretokens({b"ab" * 50: 3, b"abba" * 20: 2, b"aab": 9}, 290, [])
     text = "abaab" * 60_000

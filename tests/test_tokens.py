@@ -1,6 +1,7 @@
 import hashlib
 import json
 import math
+import os
 from collections import Counter
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_vocabularies_above_65536_ids_take_four_bytes(tmp_path, text_path, token
     larger = Tokenizer({**tokenizer.vocab, 70_000: b" o"}, [*tokenizer.merges, (b" ", b"o")], [END_OF_TEXT])
     info, path = encode(text_path, larger, tmp_path)
     assert (info["dtype"], info["max_id"], info["vocab_size"]) == ("uint32", 70_000, 70_001)
-    assert TokenFile.open(path).tokens.tolist() == larger.encode(TEXT)
+    assert TokenFile.open(path).tokens[:].tolist() == larger.encode(TEXT)
 
 
 def test_an_empty_text_is_refused_and_leaves_no_file(tmp_path, tokenizer):
@@ -81,14 +82,26 @@ def test_an_empty_text_is_refused_and_leaves_no_file(tmp_path, tokenizer):
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
 
 
-def test_an_opened_token_file_is_mapped_and_read_only(tmp_path, text_path, tokenizer):
+def test_an_opened_token_file_gives_the_ids_that_were_asked_for(tmp_path, text_path, tokenizer):
     info, path = encode(text_path, tokenizer, tmp_path)
-    opened = TokenFile.open(path, vocab_size=264)
-    assert isinstance(opened.tokens, np.memmap)
-    assert opened.tokens.tolist() == tokenizer.encode(TEXT)
+    opened, ids = TokenFile.open(path, vocab_size=264), np.array(tokenizer.encode(TEXT))
     assert opened.info == info
-    with pytest.raises(ValueError, match="read-only"):
-        opened.tokens[0] = 1
+    assert len(opened.tokens) == len(ids)
+    for part in (slice(None), slice(7, 30), slice(len(ids) - 3, len(ids) + 9), slice(9, 2), slice(-4, None)):
+        np.testing.assert_array_equal(opened.tokens[part], ids[part])
+    for read, expected in zip(batch(opened.tokens, 5, 3, 8, 16), batch(ids, 5, 3, 8, 16), strict=True):
+        np.testing.assert_array_equal(read, expected)
+    for read, expected in zip(validation_windows(opened.tokens, 16), validation_windows(ids, 16), strict=True):
+        np.testing.assert_array_equal(read, expected)
+
+
+def test_a_token_file_that_is_cut_while_it_is_open_is_told(tmp_path, text_path, tokenizer):
+    _, path = encode(text_path, tokenizer, tmp_path)
+    opened = TokenFile.open(path)
+    os.truncate(path, 20)
+    assert len(opened.tokens[:10]) == 10
+    with pytest.raises(InputError, match=r"train\.bin: expected \d+ tokens, .* found the end after 10; delete it"):
+        opened.tokens[5:12]
 
 
 def test_damaged_token_files_are_told_in_one_line(tmp_path, text_path, tokenizer):
@@ -109,8 +122,8 @@ def test_damaged_token_files_are_told_in_one_line(tmp_path, text_path, tokenizer
     fails("below the vocabulary's 260, found 263", vocab_size=260)
     fails("tokens: expected", tokens="many")
     fails("tokens: expected", tokens=-1)
-    fails("expected tokens of uint16 or uint32", dtype="int8")
-    fails("expected tokens of uint16 or uint32", b"", tokens=0)
+    fails("dtype: expected 'uint16' or 'uint32', found 'int8'", dtype="int8")
+    fails("tokens: expected", b"", tokens=0)
     encode(text_path, tokenizer, tmp_path)
     path.unlink()
     with pytest.raises(InputError, match=r"size: expected .* tokens of 2 bytes, found no file"):
@@ -137,6 +150,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step():
         np.testing.assert_array_equal(one, again)
     assert not np.array_equal(first[0], batch(split, 0, 4, 8, 16)[0])
     assert not np.array_equal(first[0], batch(split, 1, 3, 8, 16)[0])
+    assert not np.array_equal(first[0], batch(split, 1, 2, 8, 16)[0]), "seeds do not share batches at shifted steps"
 
 
 def test_targets_are_one_token_further_and_all_starts_are_drawn():

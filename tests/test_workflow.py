@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lmpipe.estimate import distinct_runs
 from lmpipe.plan import load_plan
+from lmpipe.problem_shapes import FINDINGS
 from lmpipe.problems import PROBLEMS
 from lmpipe.results import Results, Run
+from lmpipe.shapes import BEST
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ROOT / "config" / "smoke.yaml"
@@ -54,7 +57,7 @@ def results(folder):
 
 @pytest.fixture(scope="module")
 def findings(results):
-    return results.json("findings.json")["problems"]
+    return results.json("findings.json", FINDINGS)["problems"]
 
 
 def test_every_problem_is_answered(findings):
@@ -135,17 +138,79 @@ def test_runs_that_experiments_share_are_trained_once(results):
     }
     store = [entry for entry in (results.folder / "store").iterdir() if entry.is_dir()]
     assert len(settings) < len(runs), "the smoke study shares its baselines"
-    assert len(store) == len(settings)
+    assert len(store) == len(settings) == len(distinct_runs(load_plan(results.study, "smoke")))
 
 
 def test_best_of_is_the_best_grid_point(results):
-    best = results.json("experiments/learning_rate/best.json")
+    best = results.json("experiments/learning_rate/best.json", BEST)
     losses = {
         run.config["training"]["max_lr"]: run.loss for run in results.experiment("learning_rate").runs if run.loss
     }
     assert best["max_lr"] == min(losses, key=losses.get)
     batch = Run.read(results.folder / "runs/batch_size_experiment/batch_size=4_max_lr=sqrt_rule-0.5/seed0")
     assert batch.config["training"]["max_lr"] == pytest.approx(best["max_lr"] * 0.5 * (4 / 8) ** 0.5, rel=1e-12)
+
+
+def verify(folder):
+    """The exit code and the lines of `lmpipe verify`."""
+    command = [sys.executable, "-m", "lmpipe.cli", "verify", str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    return result.returncode, result.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def collected(results):
+    """The study's provenance.json."""
+    return json.loads((results.folder / "provenance.json").read_text(encoding="utf-8"))
+
+
+def test_every_result_is_named_in_exactly_one_record(results, collected):
+    others = {"store", "benchmarks", "provenance.json"}
+    found = [path.relative_to(results.folder) for path in results.folder.rglob("*") if path.is_file()]
+    found = {path.as_posix() for path in found if path.parts[0] not in others and path.name != ".snakemake_timestamp"}
+    named = [
+        (Path(record).parent / output).as_posix()
+        for record, content in collected["records"].items()
+        for output in content["outputs"]
+    ]
+    assert len(named) == len(set(named))
+    assert {*named, *collected["records"]} == found == set(collected["files"])
+    assert "tokens/docs/train.bin" in named
+    assert "runs/main_experiment/docs/seed0/model.safetensors" in named
+
+
+def test_checksums_lead_from_the_report_back_to_the_corpora(collected):
+    reached = []
+    for record, content in collected["records"].items():
+        for path, found in content["inputs"].items():
+            name = os.path.normpath(Path(record).parent / path)
+            assert collected["files"][name]["sha256"] == found["sha256"], f"{record}: {name}"
+            reached.append(name)
+    results = {name for name, file in collected["files"].items() if name != file["record"]}
+    assert results - set(reached) == {"report.html"}, "everything but the report is used"
+
+
+def test_records_say_what_made_the_study(collected):
+    records = collected["records"]
+    assert collected["settings"]["study"] == collected["study"] == "smoke"
+    for path, record in records.items():
+        assert record["code"] and record["versions"]["lmpipe"] and record["hardware"]["cores"], path
+        assert record["wall_seconds"] > 0 and record["started"] and "changed" in record, path
+    runs = [record for path, record in records.items() if path.startswith("runs/")]
+    assert {record["copied_from_store"] for record in runs} == {True, False}
+    assert records["runs/layer_norm_ablation/baseline/seed1/provenance.json"]["seeds"] == [1]
+
+
+def test_a_finished_study_is_verified_and_a_changed_byte_is_found(results, collected, tmp_path):
+    assert verify(results.folder) == (0, [f"all {len(collected['files'])} files agree"])
+    copy = tmp_path / "moved"
+    shutil.copytree(results.folder, copy, ignore=shutil.ignore_patterns("store"))
+    path = copy / "tokens" / "stories" / "valid.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    code, lines = verify(copy)
+    assert code == 1
+    assert [line.split(" (")[0] for line in lines[:-1]] == ["changed: tokens/stories/valid.bin"]
 
 
 def test_a_second_call_has_nothing_to_do(folder):
@@ -263,12 +328,26 @@ def test_every_extension_of_the_readme_does_just_what_it_adds(folder, results, m
     # A new learning rate may change which one is the best; runs that take the best are then asked for again.
     assert all(new.run_in[run].best_of for run in rerun), rerun
     extended = Results(results.folder, yaml.safe_load(path.read_text(encoding="utf-8")), new.names_and_seeds())
-    findings = extended.json("findings.json")["problems"]
+    findings = extended.json("findings.json", FINDINGS)["problems"]
     assert {"vocabulary_and_context", "width_ablation"} <= set(findings)
     sizes = {run.config["model"]["vocab_size"] for run in extended.experiment("vocabulary_and_context").runs}
     assert sizes == {320, 384}
     assert {run.config["corpus"] for run in extended.experiment("main_experiment").runs} == {"stories", "docs", "mine"}
     assert "Nothing to be done" in snakemake(folder, study=path).stderr
+
+
+def test_texts_that_change_places_make_another_corpus(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(f"The text {name}.\n<|endoftext|>\n" * 3, encoding="utf-8")
+    study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
+    for names in ("ab", "ba"):
+        files, valid = (f"file:{name}.txt" for name in names)
+        mine = {"source": "url", "files": [files], "valid": [valid], "tokenizer": {"vocab_size": 300}}
+        study["corpora"]["mine"] = mine
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+        snakemake(tmp_path, "results/smoke/corpora/mine/corpus.json", study=tmp_path / "study.yaml")
+        train = (tmp_path / "results/smoke/corpora/mine/train.txt").read_text(encoding="utf-8")
+        assert train.startswith(f"The text {names[0]}.")
 
 
 def test_forget_empties_the_store(folder, tmp_path):

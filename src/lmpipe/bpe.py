@@ -2,20 +2,22 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from operator import add
 from pathlib import Path
 from typing import Any
 
 from lmpipe import InputError
-from lmpipe.files import read_json, write_json
+from lmpipe.files import write_json
 from lmpipe.pretokenize import END_OF_TEXT, count_pretokens, load_counts, merge_counts, to_bytes
 from lmpipe.progress import progress
 from lmpipe.provenance import peak_memory_bytes
-from lmpipe.tokenizer import Tokenizer
+from lmpipe.shapes import SHARD, read_shape
+from lmpipe.tokenizer import MOST_IDS, Tokenizer
 
 BYTES = 256
+LONG_WORD = 1 << 16
 DESCENDING = bytes(range(255, -1, -1))
 
 
@@ -30,7 +32,7 @@ def train_bpe(
 def initial_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> dict[int, bytes]:
     """The ids before any merge: the 256 bytes, then the special tokens, each once.
 
-    Raises InputError if they do not fit into vocab_size.
+    Raises InputError if they do not fit into vocab_size, or if it exceeds what Tokenizer can hold.
     """
     tokens = list(dict.fromkeys([*(bytes([byte]) for byte in range(BYTES)), *map(to_bytes, special_tokens)]))
     if vocab_size < len(tokens):
@@ -38,6 +40,8 @@ def initial_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> dict[i
             f"vocab_size: expected at least {len(tokens)} (256 bytes and {len(tokens) - BYTES} special tokens), "
             f"found {vocab_size}; raise it"
         )
+    if vocab_size > MOST_IDS:
+        raise InputError(f"vocab_size: expected at most {MOST_IDS}, found {vocab_size}; lower it")
     return dict(enumerate(tokens))
 
 
@@ -112,10 +116,10 @@ class Pairs:
         """Replace a pair by its merged token in every word that has it."""
         changes: dict[str, int] = defaultdict(int)
         for index in self.words_with.pop(pair):
-            parts = self.words[index].split(pair)
-            if len(parts) > 1:
-                self.words[index] = merged.join(parts)
-                self.note_changes(parts, pair, merged, index, changes)
+            word = self.words[index]
+            if joints := word.count(pair):
+                self.note_changes(parts_between(word, pair), joints, pair, merged, index, changes)
+                self.words[index] = word.replace(pair, merged)
         changes[pair] = -self.counts[pair]
         for changed, change in changes.items():
             self.counts[changed] += change
@@ -125,24 +129,45 @@ class Pairs:
                 del self.counts[changed]
                 self.words_with.pop(changed, None)
 
-    def note_changes(self, parts: list[str], pair: str, merged: str, index: int, changes: dict[str, int]) -> None:
-        """Note which pairs a word loses and gains around the merged tokens that now join its parts."""
+    def note_changes(
+        self, parts: Iterable[str], joints: int, pair: str, merged: str, index: int, changes: dict[str, int]
+    ) -> None:
+        """Note which pairs a word loses and gains around the merged tokens that now join its parts at `joints`."""
         count = self.word_counts[index]
-        gained = []
+        gained = set()
         for place, part in enumerate(parts):
             if part and place:
                 changes[pair[1] + part[0]] -= count
-                gained.append(merged + part[0])
-            if part and place < len(parts) - 1:
+                changes[new := merged + part[0]] += count
+                gained.add(new)
+            if part and place < joints:
                 changes[part[-1] + pair[0]] -= count
-                gained.append(part[-1] + merged)
-            if not part and 0 < place < len(parts) - 1:
+                changes[new := part[-1] + merged] += count
+                gained.add(new)
+            if not part and 0 < place < joints:
                 changes[pair[1] + pair[0]] -= count
-                gained.append(merged + merged)
+                changes[new := merged + merged] += count
+                gained.add(new)
         for new in gained:
-            changes[new] += count
-        for new in set(gained):
             self.words_with[new].append(index)
+
+
+def parts_between(word: str, pair: str) -> Iterable[str]:
+    """The parts of a word between the places of a pair, as `split` gives them; of a long word one at a time.
+
+    >>> list(parts_between("abcab", "ab"))
+    ['', 'c', '']
+    """
+    return word.split(pair) if len(word) <= LONG_WORD else split_lazily(word, pair)
+
+
+def split_lazily(word: str, pair: str) -> Iterator[str]:
+    """As `split`, in constant memory: a list of the parts would take twenty times that of the word."""
+    start = 0
+    while (end := word.find(pair, start)) >= 0:
+        yield word[start:end]
+        start = end + len(pair)
+    yield word[start:]
 
 
 def train_tokenizer(
@@ -156,7 +181,7 @@ def train_tokenizer(
     counts_paths = [Path(path) for path in counts_paths]
     special_tokens = (END_OF_TEXT,)
     initial_vocabulary(vocab_size, special_tokens)
-    shards = [read_json(path.with_suffix(".json")) for path in counts_paths]
+    shards = [read_shape(path.with_suffix(".json"), SHARD) for path in counts_paths]
     started = time.perf_counter()
     counts = merge_counts(load_counts(path) for path in counts_paths)
     if not counts:

@@ -3,9 +3,11 @@
 A checkpoint exists only once it is complete. The newest two are kept, so that a damaged one costs minutes, not the run.
 """
 
+import contextlib
 import hashlib
 import json
-import sys
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lmpipe import InputError
-from lmpipe.files import atomic_write
+from lmpipe.files import atomic_write, make_again
 from lmpipe.optim import AdamW
+from lmpipe.progress import say
 
 KEPT = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -24,8 +27,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def save_weights(path: str | Path, model: nn.Module) -> None:
     """Write a model's weights as safetensors, atomically."""
-    with atomic_write(path, "wb") as file:
-        file.write(save({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}))
+    data = save({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+    with atomic_write(path, "wb", len(data)) as file:
+        file.write(data)
 
 
 def load_weights(path: str | Path, model: nn.Module) -> None:
@@ -42,13 +46,29 @@ def load_weights(path: str | Path, model: nn.Module) -> None:
     model.load_state_dict(tensors)
 
 
+def count_weights(path: str | Path) -> int:
+    """The parameters of a file of weights, by its header; raises InputError where it is missing or damaged."""
+    with open_tensors(Path(path)) as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file; raises InputError where it is missing or damaged."""
+    with open_tensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """A safetensors file while the block runs; raises InputError where it is missing or damaged, inside it too."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: expected safetensors, found a damaged or missing file ({error})") from None
+        # safetensors names no file in an error of the system, and says nothing clear of a folder.
+        with open(path, "rb"), safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; make it first (snakemake --cores 1 {path})") from None
+    except SafetensorError as error:
+        raise InputError(f"{path}: expected safetensors, found a damaged file ({error}); {make_again(path)}") from None
 
 
 def training_tensors(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
@@ -63,7 +83,10 @@ def training_tensors(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def restore_tensors(model: nn.Module, optimizer: AdamW, tensors: dict[str, Tensor], updates: int) -> None:
-    """Put back what `training_tensors` took after so many updates."""
+    """Put back what `training_tensors` took after so many updates; raises InputError for other tensors."""
+    expected = {name: tensor.shape for name, tensor in training_tensors(model, optimizer).items()}
+    if expected != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise InputError("checkpoint: expected the tensors of this model, found others; delete the checkpoint")
     optimizer.updates.fill_(updates)
     for name, parameter in model.named_parameters():
         parameter.copy_(tensors[f"model.{name}"])
@@ -88,8 +111,9 @@ def save_checkpoint(folder: Path, run: str, step: int, tensors: dict[str, Tensor
     text = json.dumps(counted | {"step": step})
     metadata = {"run": run, "counted": text, "sha256": digest_of(tensors, text)}
     path = folder / f"step-{step:010d}.safetensors"
-    with atomic_write(path, "wb") as file:
-        file.write(save(tensors, metadata))
+    data = save(tensors, metadata)
+    with atomic_write(path, "wb", len(data)) as file:
+        file.write(data)
     for old in checkpoints(folder)[KEPT:]:
         old.unlink()
     return path
@@ -109,7 +133,7 @@ def load_checkpoint(folder: Path, run: str) -> tuple[dict[str, Tensor], dict[str
         try:
             return read_checkpoint(path, run)
         except DamagedError as error:
-            print(f"{path}: {error}; going on from the one before", file=sys.stderr, flush=True)
+            say(f"{path}: {error}; going on from the one before")
             path.unlink()
     return None
 

@@ -1,37 +1,89 @@
 """The command line: one subcommand for each rule of the workflow. It parses and calls; the work is done elsewhere."""
 
 import argparse
-import json
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lmpipe import InputError, __version__
+from lmpipe.files import LONGEST_NUMBER, STANDARD_OUTPUT, parse_json
+from lmpipe.progress import say
 
 Arguments = argparse.Namespace
+# What the record of provenance says of a verb's work beyond the usual, such as the files that it read.
+Facts = dict[str, Any] | None
+# What to say of the system's errors: expected, found, remedy.
+SYSTEM_ERRORS = {
+    errno.ENOENT: "expected a file or folder, found none; check the path",
+    errno.EISDIR: "expected a file, found a folder; name a file",
+    errno.ENOTDIR: "expected a folder above it, found a file; name another path",
+    errno.EEXIST: "expected a folder, found a file; name another path",
+    errno.EACCES: "expected the permission to use it, found none; change it with chmod, or name another path",
+    errno.EPERM: "expected the permission to use it, found none; change it with chmod, or name another path",
+    errno.EROFS: "expected a disk to write to, found one that can only be read; name another path",
+    errno.ENAMETOOLONG: "expected a name of at most 255 bytes, found a longer one; shorten it",
+    errno.ENOSPC: "expected room to write, found a full disk; make space and give the same command again",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one subcommand; bad input ends with one line on standard error and exit code 1."""
     parsed = make_parser().parse_args(arguments)
     try:
-        parsed.run(parsed)
+        check_settings(parsed)
+        run_verb(parsed)
     except InputError as error:
-        sys.exit(f"lmpipe {parsed.verb}: {error}")
+        fail(f"lmpipe {parsed.verb}: {error}")
     except BrokenPipeError:
         # The reader of standard output has left; nothing more can reach it, the interpreter's last flush included.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_standard_output()
         sys.exit(1)
     except OSError as error:
+        if error.filename == STANDARD_OUTPUT:
+            close_standard_output()
         place = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"lmpipe {parsed.verb}: {place}{error.strerror or error}")
+        fail(f"lmpipe {parsed.verb}: {place}{SYSTEM_ERRORS.get(error.errno, error.strerror or error)}")
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line and exit code 1, whatever the message is made of and whether or not it can be written."""
+    say("\\n".join(message.splitlines()))
+    sys.exit(1)
+
+
+def close_standard_output() -> None:
+    """Let what still waits for standard output go nowhere, without an error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def run_verb(parsed: Arguments) -> None:
+    """Run a subcommand; one that makes results leaves the record of their provenance beside them."""
+    from lmpipe.provenance import COMPUTED_BY
+
+    if parsed.verb not in COMPUTED_BY or parsed.output is None:
+        parsed.run(parsed)
+        return
+    from lmpipe.records import run_recorded
+
+    given = {name: value for name, value in vars(parsed).items() if name not in ("verb", "run", "parser")}
+    changed = {name: value for name, value in given.items() if value != parsed.parser.get_default(name)}
+    run_recorded(parsed.verb, changed, lambda: parsed.run(parsed))
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line and exit code 1, like every other of this program."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the complaint and where to read more."""
+        fail(f"{self.prog}: {message}; see {self.prog} --help")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser with all subcommands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lmpipe",
         description="From raw text to a finished study of small language models. The workflow calls one subcommand for "
         "each of its rules (snakemake --cores N); each of them also works alone.",
@@ -39,21 +91,24 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lmpipe {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    def verb(name: str, run: Callable[[Arguments], None], text: str) -> Callable[..., Any]:
+    def verb(name: str, run: Callable[[Arguments], Facts], text: str) -> Callable[..., Any]:
         added = verbs.add_parser(name, help=text.split(". ")[0].rstrip("."), description=text)
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, parser=added)
         return added.add_argument
 
+    add = verb("estimate", estimate, "Tell what a study will cost: downloads, disk, memory, training FLOPs and time.")
+    add("study", help="the study file, such as config/tinystories.yaml")
+    add("--cores", type=positive, default=os.cpu_count(), help="CPU cores to reckon with (default: those here)")
+
     add = verb("download", download, "Fetch a text, check it, and give it its name only then.")
-    add(
-        "--settings", type=json_text, required=True, help='JSON: {"url", "sha256", "text_bytes"}; the last two may lack'
-    )
-    add("--output", required=True, help="the text file")
+    add("--settings", type=json_text, required=True, help='JSON: {"url", "bytes", "sha256", "text_bytes"}')
+    add("--output", required=True, help="the text file; one that is there is checked and stays")
 
     add = verb("make-corpus", make_corpus, "Make a corpus: train.txt, valid.txt and corpus.json.")
     add("--settings", type=json_text, required=True, help="JSON: the corpus's block of the study, with its name")
     add("--texts", nargs="*", default=[], help="local files of a url corpus")
     add("--valid", nargs="*", default=[], help="local files for validation, where they are files of their own")
+    add("--declared", type=json_text, default={}, help='JSON: {path: {"url", "sha256", "text_bytes"}}')
     add("--output", required=True, help="the corpus's folder")
     add("--threads", type=positive, default=1, help="processes that read packages (default 1)")
 
@@ -128,6 +183,14 @@ def make_parser() -> argparse.ArgumentParser:
     add("--results", required=True, help="the study's results folder")
     add("--output", required=True, help="report.html")
 
+    add = verb("collect-provenance", collect_provenance, "Collect the records of all of a study's jobs in one file.")
+    add("--settings", type=json_text, required=True, help="JSON: the study")
+    add("--results", required=True, help="the study's results folder")
+    add("--output", required=True, help="provenance.json")
+
+    add = verb("verify", verify, "Recompute the checksum of every result of a study. Exit code 1 where not all agree.")
+    add("results", help="the study's results folder, such as results/laptop")
+
     add = verb(
         "forget", forget, "Empty a study's store of runs, so that they are trained anew when they are next asked for."
     )
@@ -144,47 +207,70 @@ def add_experiment(add: Callable[..., Any]) -> None:
 def json_text(text: str) -> Any:
     """Read a JSON argument."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        # Null would be taken for an option that was not given.
+        if (value := parse_json(text)) is None:
+            raise ValueError("null says nothing")
+        return value
+    except ValueError as error:
         raise argparse.ArgumentTypeError(f"expected JSON, found {text[:40]!r} ({error})") from None
+
+
+def check_settings(given: Arguments) -> None:
+    """Raise InputError unless --settings has the shape that its verb relies on."""
+    if getattr(given, "settings", None) is not None:
+        from lmpipe.shapes import SETTINGS, check_shape
+
+        check_shape(given.settings, SETTINGS[given.verb], "--settings", "correct it")
 
 
 def positive(text: str) -> int:
     """Read a whole number of at least one."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
+    if not text.isdecimal() or len(text) > LONGEST_NUMBER or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text[:LONGEST_NUMBER]!r}")
     return int(text)
+
+
+def estimate(given: Arguments) -> None:
+    """Run `lmpipe estimate`."""
+    from lmpipe.estimate import estimate, read_plan, table
+
+    print(table(estimate(read_plan(given.study), given.cores)))
 
 
 def download(given: Arguments) -> None:
     """Run `lmpipe download`."""
-    from lmpipe.files import download
+    from lmpipe.downloads import download
 
-    download(given.settings["url"], given.output, given.settings.get("text_bytes"), given.settings.get("sha256"))
+    download(given.settings, given.output)
 
 
-def make_corpus(given: Arguments) -> None:
+def make_corpus(given: Arguments) -> Facts:
     """Run `lmpipe make-corpus`."""
     from lmpipe.corpora import make_corpus
+    from lmpipe.downloads import check_texts
 
+    check_texts(given.declared)
     make_corpus(given.settings, given.texts, given.valid, given.output, given.threads)
+    return {"inputs": [*given.texts, *given.valid]}
 
 
-def count_pretokens(given: Arguments) -> None:
+def count_pretokens(given: Arguments) -> Facts:
     """Run `lmpipe count-pretokens`."""
     from lmpipe.pretokenize import count_shard
 
     count_shard(given.text, given.shard, given.shards, given.output, Path(given.output).with_suffix(".json"))
+    return {"inputs": [given.text]}
 
 
-def train_bpe(given: Arguments) -> None:
+def train_bpe(given: Arguments) -> Facts:
     """Run `lmpipe train-bpe`."""
     from lmpipe.bpe import train_tokenizer
 
     train_tokenizer(given.counts, given.output, Path(given.output).name, given.corpus, given.vocab_size)
+    return {"inputs": [*given.counts, *(Path(counts).with_suffix(".json") for counts in given.counts)]}
 
 
-def encode_corpus(given: Arguments) -> None:
+def encode_corpus(given: Arguments) -> Facts:
     """Run `lmpipe encode-corpus`."""
     from lmpipe.tokenizer import Tokenizer
     from lmpipe.tokens import encode_file
@@ -192,14 +278,19 @@ def encode_corpus(given: Arguments) -> None:
     folder = Path(given.tokenizer)
     json_path = Path(given.output).with_suffix(".json")
     encode_file(given.text, Tokenizer.from_folder(folder), given.output, json_path, folder.name)
+    return {"inputs": [given.text, folder]}
 
 
-def compare_tokenizers(given: Arguments) -> None:
+def compare_tokenizers(given: Arguments) -> Facts:
     """Run `lmpipe compare-tokenizers`."""
     from lmpipe.compression import compare_tokenizers
     from lmpipe.files import write_json
 
-    write_json(given.output, compare_tokenizers(Path(given.results), **given.settings))
+    results = Path(given.results)
+    write_json(given.output, compare_tokenizers(results, given.settings["corpora"], given.settings["tokenizers"]))
+    corpora = [results / "corpora" / corpus for corpus in given.settings["corpora"]]
+    tokenizers = [results / kind / name for kind in ("tokenizers", "tokens") for name in given.settings["tokenizers"]]
+    return {"inputs": corpora + tokenizers}
 
 
 def explore_unicode(given: Arguments) -> None:
@@ -215,8 +306,9 @@ def account_model(given: Arguments) -> None:
     from lmpipe.accounting import account
     from lmpipe.files import write_json
     from lmpipe.settings import ModelConfig
+    from lmpipe.shapes import model_of_settings
 
-    model = ModelConfig.model_validate(given.settings["model"])
+    model = model_of_settings(ModelConfig, "model", given.settings["model"])
     write_json(given.output, account(given.settings["name"], model, given.settings["device_memory_gb"] * 1e9))
 
 
@@ -227,22 +319,27 @@ def tune_sgd_toy(given: Arguments) -> None:
     tune_sgd_toy(given.output)
 
 
-def train(given: Arguments) -> None:
+def train(given: Arguments) -> Facts:
     """Run `lmpipe train`."""
+    from lmpipe.records import facts_of_training
     from lmpipe.train import train
 
-    train(given.settings, given.results, given.output, best_path=given.best, threads=given.threads, device=given.device)
+    options = {"best_path": given.best, "threads": given.threads, "device": given.device}
+    is_new = train(given.settings, given.results, given.output, **options)
+    return facts_of_training(given.output, given.best, is_new)
 
 
-def select_best(given: Arguments) -> None:
+def select_best(given: Arguments) -> Facts:
     """Run `lmpipe select-best`."""
     from lmpipe.files import write_json
     from lmpipe.results import read_experiment, select_best
 
-    write_json(given.output, select_best(read_experiment(given.results, **given.settings)))
+    experiment = read_experiment(given.results, given.settings["experiment"], given.settings["runs"])
+    write_json(given.output, select_best(experiment))
+    return {"inputs": [run.folder / name for run in experiment.runs for name in ("config.json", "summary.json")]}
 
 
-def generate(given: Arguments) -> None:
+def generate(given: Arguments) -> Facts:
     """Run `lmpipe generate`."""
     from lmpipe.generate import stream_to_stdout, write_samples
 
@@ -254,33 +351,58 @@ def generate(given: Arguments) -> None:
         raise InputError("expected --prompt TEXT, or all of --settings, --texts and --output; give one or the other")
     else:
         write_samples(given.settings, given.run_folder, *given.texts, given.output)
+    return {"inputs": [given.run_folder, *(given.texts or [])]}
 
 
-def plot_experiment(given: Arguments) -> None:
+def plot_experiment(given: Arguments) -> Facts:
     """Run `lmpipe plot-experiment`."""
     from lmpipe.experiment_plots import plot_experiment
     from lmpipe.results import read_experiment
 
-    plot_experiment(read_experiment(given.results, **given.settings), given.output)
+    experiment = read_experiment(given.results, given.settings["experiment"], given.settings["runs"])
+    plot_experiment(experiment, given.output)
+    return {"inputs": [run.folder for run in experiment.runs]}
 
 
-def find(given: Arguments) -> None:
+def find(given: Arguments) -> Facts:
     """Run `lmpipe find`."""
     from lmpipe.files import write_json
     from lmpipe.plan import load_plan
     from lmpipe.problems import find_all
+    from lmpipe.records import records_of
     from lmpipe.results import Results
 
     plan = load_plan(given.settings, "--settings")
-    results = Results(given.results, given.settings, plan.names_and_seeds())
-    write_json(given.output, {"study": given.settings["study"], "problems": find_all(results)})
+    results = Results(given.results, plan.study.model_dump(mode="json", exclude_none=True), plan.names_and_seeds())
+    write_json(given.output, {"study": plan.study.study, "problems": find_all(results)})
+    earlier = {verb: paths for verb, paths in records_of(plan).items() if verb not in ("find", "report")}
+    return {"inputs": [results.folder / path for paths in earlier.values() for path in paths]}
 
 
-def report(given: Arguments) -> None:
+def report(given: Arguments) -> Facts:
     """Run `lmpipe report`."""
     from lmpipe.report import build_report
 
-    build_report(given.results, Path(given.results) / "findings.json", given.output, given.settings)
+    results = Path(given.results)
+    build_report(results, results / "findings.json", given.output, given.settings)
+    experiments = [results / "experiments" / experiment for experiment in given.settings["experiments"]]
+    return {"inputs": [results / "findings.json", results / "figures", *experiments]}
+
+
+def collect_provenance(given: Arguments) -> None:
+    """Run `lmpipe collect-provenance`."""
+    from lmpipe.plan import load_plan
+    from lmpipe.records import collect_records
+
+    collect_records(load_plan(given.settings, "--settings"), given.settings, given.results, given.output)
+
+
+def verify(given: Arguments) -> None:
+    """Run `lmpipe verify`."""
+    from lmpipe.verify import verify
+
+    if not verify(given.results):
+        sys.exit(1)
 
 
 def forget(given: Arguments) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 import regex
 
 from lmpipe import InputError
-from lmpipe.files import read_json
-from lmpipe.pretokenize import END_OF_TEXT, documents, open_text, read_pieces, to_bytes, to_text
+from lmpipe.files import open_text
+from lmpipe.pretokenize import END_OF_TEXT, documents, read_pieces, to_bytes, to_text
+from lmpipe.shapes import TOKEN_FILE, read_shape
 from lmpipe.tokenizer import Tokenizer
 
 SAMPLED_DOCUMENTS = 10
@@ -97,6 +98,8 @@ def compression(tokenizer: Tokenizer, path: Path, sample: Mapping[int, bytes]) -
     for ids in tokenizer.encode_batches(read_pieces(path, f"compressing {path}")):
         tokens += len(ids)
         largest = max(largest, max(ids, default=0))
+    # One tokenizer comes after another, and their caches would stand side by side.
+    tokenizer.forget()
     sample_bytes, sample_tokens = sum(map(len, sample.values())), sum(map(len, encoded))
     return {
         "sample_bytes": sample_bytes,
@@ -111,9 +114,14 @@ def compression(tokenizer: Tokenizer, path: Path, sample: Mapping[int, bytes]) -
 
 
 def opening_text(path: Path, limit: int) -> str:
-    """The first documents of a file, about `limit` bytes of them; the whole file where it is shorter."""
+    """The first documents of a file, about `limit` bytes of them; the whole file where it is shorter.
+
+    Raises InputError where there is nothing but white space and delimiters.
+    """
     with open_text(path) as file:
         data = file.read(limit)
+    if not data.replace(END_OF_TEXT.encode(), b"").strip():
+        raise InputError(f"{path}: expected text, found none; give the corpus more text")
     if len(data) == limit and (end := data.rfind(END_OF_TEXT.encode())) >= 0:
         data = data[: end + len(END_OF_TEXT)]
     return to_text(data)
@@ -140,7 +148,7 @@ def uint16_check(results: Path, name: str, vocab_size: int, rows: Sequence[Mappi
     seen = [row["largest_id"] for row in rows if row["tokenizer"] == name]
     token_file = results / "tokens" / name / "train.json"
     if token_file.exists():
-        seen.append(read_json(token_file)["max_id"])
+        seen.append(read_shape(token_file, TOKEN_FILE)["max_id"])
     return {
         "largest_id": max(seen),
         "largest_uint16": LARGEST_UINT16,

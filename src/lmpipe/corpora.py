@@ -4,20 +4,22 @@ The text format is UTF-8 (other bytes are kept as they are) with `<|endoftext|>`
 """
 
 import ast
+import contextlib
 import hashlib
 import inspect
-import mmap
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 from lmpipe import InputError
-from lmpipe.files import CHUNK_BYTES, atomic_write, write_json
+from lmpipe.files import CHUNK_BYTES, atomic_write, open_text, refuse_overwriting, write_json
 from lmpipe.progress import progress
+from lmpipe.shapes import SOURCE_SETTINGS, check_shape
 from lmpipe.stories import stories
 
 DELIMITER = b"<|endoftext|>"
@@ -35,21 +37,28 @@ def make_corpus(
     `settings` is the corpus's block of the study with its name; `texts` and `valid` are the local paths of a `url`
     corpus. Raises InputError where a split would be empty.
     """
+    check_shape(settings, SOURCE_SETTINGS[settings["source"]], "--settings", "correct it")
+    paths = {split: Path(folder) / f"{split}.txt" for split in ("train", "valid")}
+    refuse_overwriting([*texts, *valid], list(paths.values()))
     splits = make_splits(settings, texts, valid, threads)
     summaries = {}
-    for split, blocks in splits.items():
-        path = Path(folder) / f"{split}.txt"
-        summaries[split] = write_split(path, blocks)
-        if not summaries[split]["documents"]:
-            raise InputError(f"{path}: expected at least one document, found none; give the corpus more text")
-    record = {
-        "corpus": settings["name"],
-        "source": settings["source"],
-        "settings": settings,
-        "splits": summaries,
-        "versions": settings.get("versions", {}),
-    }
-    write_json(Path(folder) / "corpus.json", record)
+    # Both texts get their names together, so that a failure leaves an earlier corpus as it was.
+    with contextlib.ExitStack() as open_files:
+        for split, blocks in splits.items():
+            file = open_files.enter_context(atomic_write(paths[split], "wb"))
+            summaries[split] = write_split(file, blocks)
+            if not summaries[split]["documents"]:
+                raise InputError(
+                    f"{paths[split]}: expected at least one document, found none; give the corpus more text"
+                )
+        record = {
+            "corpus": settings["name"],
+            "source": settings["source"],
+            "settings": settings,
+            "splits": summaries,
+            "versions": settings.get("versions", {}),
+        }
+        write_json(Path(folder) / "corpus.json", record)
 
 
 def make_splits(
@@ -62,6 +71,8 @@ def make_splits(
             documents = shown(stories(count, settings["seed"]), count)
         case "docstrings":
             found = docstrings(settings["packages"], threads)
+            if len(found) < 2:
+                raise InputError(f"packages: expected at least 2 docstrings, found {len(found)}; name larger packages")
             count, documents = len(found), iter(found)
         case "url":
             return texts_in_two(texts, valid, settings["valid_fraction"])
@@ -86,21 +97,23 @@ def as_document(text: str) -> bytes:
     return text.encode() + b"\n" + DELIMITER + b"\n"
 
 
-def write_split(path: Path, blocks: Iterable[bytes]) -> dict[str, Any]:
+def write_split(file: IO[bytes], blocks: Iterable[bytes]) -> dict[str, Any]:
     """Write one split and say what went into it: bytes, documents, checksum."""
     size = documents = 0
+    has_text = False
     digest = hashlib.sha256()
     tail = b""
-    with atomic_write(path, "wb") as file:
-        for block in blocks:
-            file.write(block)
-            digest.update(block)
-            size += len(block)
-            # The tail is one byte shorter than a delimiter: one that lies across two blocks counts, and counts once.
-            joined = tail + block
-            documents += joined.count(DELIMITER)
-            tail = joined[-len(DELIMITER) + 1 :]
-    return {"bytes": size, "documents": documents, "sha256": digest.hexdigest()}
+    for block in blocks:
+        has_text = has_text or bool(block.replace(DELIMITER, b"").strip())
+        file.write(block)
+        digest.update(block)
+        size += len(block)
+        # The tail is one byte shorter than a delimiter: one that lies across two blocks counts, and counts once.
+        joined = tail + block
+        documents += joined.count(DELIMITER)
+        tail = joined[-len(DELIMITER) + 1 :]
+    file.flush()
+    return {"bytes": size, "documents": documents if has_text else 0, "sha256": digest.hexdigest()}
 
 
 # --- the user's own texts
@@ -110,8 +123,12 @@ def texts_in_two(
     texts: Sequence[str], valid: Sequence[str], valid_fraction: float | None
 ) -> dict[str, Iterator[bytes]]:
     """Train and validation text from files: from files of their own, or cut at a document end."""
+    if not texts:
+        raise InputError("--texts: expected at least one file, found none; name the corpus's texts")
     if valid:
         return {"train": blocks_of_all(texts), "valid": blocks_of_all(valid)}
+    if valid_fraction is None:
+        raise InputError("--valid: expected files, as valid_fraction is null, found none; give one or the other")
     index, offset = split_point(texts, 1 - valid_fraction)
     return {
         "train": chain_texts([(text, 0, None) for text in texts[:index]] + [(texts[index], 0, offset)]),
@@ -127,18 +144,18 @@ def blocks_of_all(texts: Sequence[str]) -> Iterator[bytes]:
 def chain_texts(ranges: Iterable[tuple[str, int, int | None]]) -> Iterator[bytes]:
     """Byte ranges of files, one after the other; the end of each is the end of a document."""
     for path, start, stop in ranges:
-        last = b""
+        block = last = b""
         for block in read_range(path, start, stop):
             yield block
-            last = (last + block)[-64:]
-        if last.strip() and not last.rstrip().endswith(DELIMITER):
-            yield (b"" if last.endswith(b"\n") else b"\n") + DELIMITER + b"\n"
+            last = (last + block).rstrip()[-len(DELIMITER) :]
+        if last and last != DELIMITER:
+            yield (b"" if block.endswith(b"\n") else b"\n") + DELIMITER + b"\n"
 
 
 def read_range(path: str, start: int, stop: int | None) -> Iterator[bytes]:
     """The bytes of a file from start to stop, in blocks."""
-    left = (Path(path).stat().st_size if stop is None else stop) - start
-    with open(path, "rb") as file:
+    with open_text(path) as file:
+        left = (os.fstat(file.fileno()).st_size if stop is None else stop) - start
         file.seek(start)
         while left > 0 and (block := file.read(min(CHUNK_BYTES, left))):
             yield block
@@ -158,17 +175,20 @@ def split_point(texts: Sequence[str], train_share: float) -> tuple[int, int]:
         wanted -= sizes[index]
         index += 1
     if sizes[index] == 0:
-        raise InputError(f"{texts[index]}: the text is empty; take it off the list")
-    with open(texts[index], "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        raise InputError(f"{texts[index]}: expected text, found an empty file; take it off the list")
+    with open_text(texts[index]) as text:
         for mark in (DELIMITER, b"\n", b" "):
             if ends := ends_around(text, mark, wanted):
                 return index, min(ends, key=lambda end: abs(end - wanted))
             if mark == DELIMITER and len(texts) > 1:
                 return max(index, 1), 0
-    raise InputError(f"{texts[index]}: too short to keep a part for validation; give more text, or files under valid")
+    raise InputError(
+        f"{texts[index]}: expected a document end, a line end or a space with text before and after it, found none to "
+        "cut a part for validation at; give more text, or files under valid"
+    )
 
 
-def ends_around(text: mmap.mmap, mark: bytes, wanted: int) -> list[int]:
+def ends_around(text: BinaryIO, mark: bytes, wanted: int) -> list[int]:
     """The nearest places on either side of the wanted one that lie behind a mark and have text before and after."""
     nearest = []
     for starts in (marks_before(text, mark, wanted), marks_from(text, mark, wanted)):
@@ -177,34 +197,45 @@ def ends_around(text: mmap.mmap, mark: bytes, wanted: int) -> list[int]:
     return nearest
 
 
-def marks_before(text: mmap.mmap, mark: bytes, place: int) -> Iterator[int]:
+def marks_before(text: BinaryIO, mark: bytes, place: int) -> Iterator[int]:
     """Where marks begin before a place, going back; the first may reach beyond it."""
-    found = text.rfind(mark, 0, place + len(mark) - 1)
-    while found >= 0:
-        yield found
-        found = text.rfind(mark, 0, found + len(mark) - 1)
+    while place > 0:
+        start = max(0, place - CHUNK_BYTES)
+        block = read_at(text, start, place + len(mark) - 1)
+        found = block.rfind(mark)
+        while found >= 0:
+            yield start + found
+            found = block.rfind(mark, 0, found + len(mark) - 1)
+        place = start
 
 
-def marks_from(text: mmap.mmap, mark: bytes, place: int) -> Iterator[int]:
+def marks_from(text: BinaryIO, mark: bytes, place: int) -> Iterator[int]:
     """Where marks begin from a place on."""
-    found = text.find(mark, place)
-    while found >= 0:
-        yield found
-        found = text.find(mark, found + 1)
+    while block := read_at(text, place, place + CHUNK_BYTES + len(mark) - 1):
+        found = block.find(mark)
+        while found >= 0:
+            yield place + found
+            found = block.find(mark, found + 1)
+        place += CHUNK_BYTES
 
 
-def has_text_around(text: mmap.mmap, place: int) -> bool:
+def has_text_around(text: BinaryIO, place: int) -> bool:
     """Whether there is more than white space and delimiters on both sides, not far away."""
-    sides = (text[max(0, place - CHUNK_BYTES) : place], text[place : place + CHUNK_BYTES])
+    sides = (read_at(text, max(0, place - CHUNK_BYTES), place), read_at(text, place, place + CHUNK_BYTES))
     return all(side.replace(DELIMITER, b"").strip() for side in sides)
 
 
-def after_line_end(text: mmap.mmap, offset: int) -> int:
+def after_line_end(text: BinaryIO, offset: int) -> int:
     """The offset behind a line end that starts here, else the offset itself."""
     for line_end in (b"\r\n", b"\n"):
-        if text[offset : offset + len(line_end)] == line_end:
+        if read_at(text, offset, offset + len(line_end)) == line_end:
             return offset + len(line_end)
     return offset
+
+
+def read_at(text: BinaryIO, start: int, stop: int) -> bytes:
+    """The bytes of a file from start to stop, or to its end; mapping it would keep all that a long search went over."""
+    return os.pread(text.fileno(), stop - start, start)
 
 
 # --- the documentation inside installed packages
@@ -227,14 +258,19 @@ def docstrings(packages: Sequence[str], threads: int) -> list[str]:
 
 def package_sources(package: str) -> list[Path]:
     """The Python files of an installed package, but for its tests."""
-    spec = find_spec(package)
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):  # of a module inside a package that is not there, or of a program's own
+        spec = None
     if spec is None:
         raise InputError(f"package {package!r} is not installed; install it with pip, or take it off the list")
     if not spec.submodule_search_locations:
+        if not os.path.isfile(spec.origin or "") or Path(spec.origin).suffix != ".py":
+            raise InputError(f"package {package!r}: expected Python source, found none; take it off the list")
         return [Path(spec.origin)]
     folders = [Path(location) for location in spec.submodule_search_locations]
-    files = (file for folder in folders for file in sorted(folder.rglob("*.py")))
-    return [file for file in files if not TEST_FOLDERS.intersection(file.parts)]
+    files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.py"))]
+    return [file for folder, file in files if not TEST_FOLDERS.intersection(file.relative_to(folder).parts)]
 
 
 def map_files(function: Any, paths: Sequence[Path], threads: int) -> Iterator[Any]:

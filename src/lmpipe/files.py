@@ -1,40 +1,49 @@
-"""Files that are either complete or absent: atomic writes, checksums, downloads."""
+"""Files that are either complete or absent: atomic writes, checksums."""
 
 import contextlib
-import gzip
+import errno
+import fcntl
 import hashlib
-import http.client
 import json
+import math
 import os
 import shutil
 import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from lmpipe import InputError
-from lmpipe.progress import progress
+from lmpipe.progress import say
 
 CHUNK_BYTES = 1 << 20
+STANDARD_OUTPUT = "standard output"
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+OF_A_DISK = FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.EISDIR}
+# An integer of more digits than that is no count of anything, and could not be turned into a float.
+LONGEST_NUMBER = 40
+# What this process has written under its real name, in order: the records of provenance list it.
+files_written: list[Path] = []
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
+def atomic_write(path: str | Path, mode: str = "w", size: int | None = None) -> Iterator[IO]:
     """Open a file for writing that appears under its name only when the block ends without an error.
 
     The text is UTF-8 with plain newlines. It is written to `NAME.tmp-...` in the same folder, flushed to disk and
-    renamed; leftovers of a killed writer are removed by the next one.
+    renamed; leftovers of a killed writer are removed by the next one. `size` is how many bytes will be written, where
+    that is known before: a full disk is then told with what is missing. Raises InputError where the disk is full or
+    the name belongs to something that is no file.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: expected a file to write, found a folder or a device; name another path")
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.tmp-", dir=path.parent)
+    temporary = None
     try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.tmp-", dir=path.parent)
         with os.fdopen(descriptor, mode, **text) as file:
             yield file
             file.flush()
@@ -42,10 +51,69 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         # mkstemp makes files private; results should be as readable as any other file of this user.
         os.chmod(temporary, 0o666 & ~current_umask())
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        files_written.append(path)
+    except BaseException as error:
+        written = discard(temporary)
+        if isinstance(error, OSError) and error.errno in OF_A_DISK and is_of(error, path):
+            raise disk_error(error, path, written, size) from None
         raise
+
+
+def discard(temporary: str | None) -> int:
+    """Delete an unfinished file where there is one; how many bytes it had."""
+    if temporary is None or not os.path.exists(temporary):
+        return 0
+    written = os.stat(temporary).st_size
+    os.unlink(temporary)
+    return written
+
+
+def is_of(error: OSError, path: Path) -> bool:
+    """Whether an error came of writing a file: Python names the temporary one then, or none."""
+    return error.filename is None or str(error.filename).startswith(f"{path}.tmp-")
+
+
+def disk_error(error: OSError, path: Path, written: int, size: int | None) -> Exception:
+    """An error of the disk with the name of the file; where the disk (quota, limit) is full, with what is missing."""
+    if error.errno not in FULL:
+        return OSError(error.errno, error.strerror, str(path))
+    expected, found = f"room for more than {written:,} bytes", "none"
+    if size is not None:
+        expected, found = f"room for {size:,} bytes", f"{written:,} ({size - written:,} bytes are missing)"
+    return InputError(
+        f"{path}: expected {expected}, found {found}: {error.strerror}; make space and give the same command again"
+    )
+
+
+@contextlib.contextmanager
+def held_alone(path: str | Path, waiting: str | None = None) -> Iterator[IO[bytes]]:
+    """Open a file for appending, made where it is missing, for this process alone.
+
+    While another process holds it, this one says `waiting` and waits; without such a text it raises BlockingIOError.
+    """
+    path = Path(path)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is None:
+                    raise
+                say(waiting)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever held it before may have renamed or removed it: then the lock is on a file of another name.
+            if is_still(path, file):
+                yield file
+                return
+
+
+def is_still(path: Path, file: IO[bytes]) -> bool:
+    """Whether an open file is the one of this name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def current_umask() -> int:
@@ -67,27 +135,107 @@ def remove_leftovers(path: Path) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
-    with atomic_write(path) as file:
-        json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
+    data = json_bytes(value)
+    with atomic_write(path, "wb", len(data)) as file:
+        file.write(data)
+
+
+def json_bytes(value: Any) -> bytes:
+    """What `write_json` writes for a value: the same bytes each time."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A lone surrogate, which UTF-8 cannot hold, becomes the escape that JSON has for it.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; raise InputError where it is missing or damaged."""
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            return parse_json(file.read())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; make it first (snakemake --cores 1 {path})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: expected JSON, found damaged text ({error}); delete the file and make it again"
-        ) from None
+    except ValueError as error:
+        raise InputError(f"{path}: expected JSON, found damaged text ({error}); {make_again(path)}") from None
+
+
+def make_again(path: str | Path) -> str:
+    """The remedy for a damaged result."""
+    return f"delete the file and make it again (snakemake --cores 1 {path})"
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text, strictly: no NaN or infinity, no key twice; raises ValueError for anything else."""
+    try:
+        return json.loads(
+            text,
+            parse_constant=refuse_constant,
+            parse_float=finite_float,
+            parse_int=bounded_int,
+            object_pairs_hook=distinct_keys,
+        )
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply") from None
+
+
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and infinity."""
+    raise ValueError(f"{name} is not JSON")
+
+
+def finite_float(digits: str) -> float:
+    """A number with a decimal point or an exponent; raises ValueError where it exceeds every float."""
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(f"the number {digits[:LONGEST_NUMBER]} is too large")
+    return number
+
+
+def bounded_int(digits: str) -> int:
+    """A whole number; raises ValueError where it is absurdly long."""
+    if len(digits) > LONGEST_NUMBER:
+        raise ValueError(f"a number has {len(digits):,} digits")
+    return int(digits)
+
+
+def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of some pairs; raises ValueError where a key stands twice, since one value would be lost."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        seen: set[str] = set()
+        again = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {again[:60]!r} stands twice")
+    return values
+
+
+def open_text(path: str | Path) -> BinaryIO:
+    """Open a text file for reading bytes; raises InputError where there is none, or something without a size."""
+    if not os.path.isfile(path):
+        found = "a folder, a pipe or a device" if os.path.exists(path) else "none"
+        raise InputError(f"{path}: expected a text file, found {found}; check the path or make the corpus first")
+    return open(path, "rb")
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write small files that belong together: where one cannot be written, all stay as they were."""
+    with contextlib.ExitStack() as open_files:
+        for path, data in contents.items():
+            file = open_files.enter_context(atomic_write(path, "wb", len(data)))
+            file.write(data)
+            file.flush()
+
+
+def refuse_overwriting(inputs: Sequence[str | Path], outputs: Sequence[str | Path]) -> None:
+    """Raise InputError where an output would take the place of an input or of another output, which would be lost."""
+    if len(set(map(Path, outputs))) < len(outputs):
+        raise InputError(f"{outputs[0]}: expected two names for two outputs, found one; give --output another ending")
+    for output in outputs:
+        for path in inputs:
+            if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
+                raise InputError(f"{output}: expected a name for the output, found that of an input; name another one")
 
 
 def copy_atomic(source: str | Path, target: str | Path) -> None:
     """Copy a file so that the target is complete or unchanged."""
-    with open(source, "rb") as reader, atomic_write(target, "wb") as writer:
+    with open(source, "rb") as reader, atomic_write(target, "wb", os.fstat(reader.fileno()).st_size) as writer:
         shutil.copyfileobj(reader, writer, CHUNK_BYTES)
 
 
@@ -98,33 +246,3 @@ def sha256_of(path: str | Path) -> str:
         while block := file.read(CHUNK_BYTES):
             digest.update(block)
     return digest.hexdigest()
-
-
-def download(url: str, path: str | Path, text_bytes: int | None = None, sha256: str | None = None) -> None:
-    """Fetch a text, decompressing gzip, and give it its name only once its size and checksum are right.
-
-    Raises InputError for what the server refuses and for a text that is not the declared one.
-    """
-    size, digest = 0, hashlib.sha256()
-    try:
-        with urllib.request.urlopen(url, timeout=60) as response, atomic_write(path, "wb") as file:
-            compressed = urllib.parse.urlsplit(url).path.endswith(".gz")
-            total = None if compressed else int(response.headers.get("Content-Length") or 0)
-            reader = gzip.GzipFile(fileobj=response) if compressed else response
-            with progress(f"downloading {Path(path).name}", text_bytes or total or 0, "bytes") as bar:
-                while block := reader.read(CHUNK_BYTES):
-                    file.write(block)
-                    digest.update(block)
-                    size += len(block)
-                    bar.advance(len(block))
-            check_text(url, size, text_bytes if compressed else text_bytes or total, digest.hexdigest(), sha256)
-    except (urllib.error.URLError, http.client.HTTPException, EOFError, zlib.error, TimeoutError) as error:
-        raise InputError(f"{url}: the download failed ({error}); try again later, or put the text at {path}") from None
-
-
-def check_text(url: str, size: int, text_bytes: int | None, digest: str, sha256: str | None) -> None:
-    """Raise InputError unless a text has the size and the checksum that were declared for it."""
-    if text_bytes and size != text_bytes:
-        raise InputError(f"{url}: expected {text_bytes:,} bytes of text, found {size:,}; download it again")
-    if sha256 and digest != sha256:
-        raise InputError(f"{url}: expected sha256 {sha256}, found {digest}; the published text is another one")

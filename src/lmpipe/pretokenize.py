@@ -20,7 +20,8 @@ import numpy as np
 import regex
 
 from lmpipe import InputError
-from lmpipe.files import atomic_write, write_json
+from lmpipe.complaints import shown
+from lmpipe.files import atomic_write, open_text, refuse_overwriting, write_json
 from lmpipe.progress import progress
 from lmpipe.provenance import peak_memory_bytes
 
@@ -35,6 +36,8 @@ STRETCH = re.compile(f"[{SPACES}]*[^{SPACES}]+|[{SPACES}]+")
 BLOCK_BYTES = 1 << 20
 WINDOW_CHARACTERS = 1 << 14
 UNIQUE_STRETCHES = 1 << 18
+WAITING_CHARACTERS = 1 << 25
+LONGEST_DOCUMENT = 1 << 22
 
 
 def to_bytes(text: str) -> bytes:
@@ -110,7 +113,7 @@ def stream_stretches(pieces: Iterable[str], special_tokens: Sequence[str]) -> It
     """Cut a text that comes in pieces, ending anywhere, as if it came whole.
 
     Yields some stretches and the special token after them, or None where it is not known or there is none. Holds back
-    what later pieces can change: memory is bounded by the pieces and by the longest stretch.
+    what later pieces can change: memory is bounded by the pieces and by the longest pre-token.
     """
     special_tokens = tuple(special_tokens)
     held, held_characters, enough = [], 0, WINDOW_CHARACTERS
@@ -137,9 +140,28 @@ def settled_stretches(text: str, special_tokens: tuple[str, ...]) -> Iterator[tu
             break
         yield stretches(text[position : match.start()]), match.group()
         position = match.end()
-    settled = stretches(text[position : max(certain, position)])[:-1]
+    *settled, last = stretches(text[position : max(certain, position)]) or [""]
+    if part := settled_part(last):
+        settled.append(part)
     yield settled, None
     return text[position + sum(map(len, settled)) :]
+
+
+def settled_part(stretch: str) -> str:
+    """Of a long stretch with more text to come, the pre-tokens that this cannot change; nothing of a stretch of words.
+
+    Cut there, both parts have the pre-tokens that they have together.
+    """
+    end = 0
+    if len(stretch) > WINDOW_CHARACTERS:
+        for match in PRETOKEN.finditer(stretch):
+            # An apostrophe may still become a contraction, which has two letters at most.
+            if match.end() > len(stretch) - 2:
+                break
+            # White space looks at what follows it, so nothing is cut there.
+            if not match.group().isspace():
+                end = match.end()
+    return stretch[:end]
 
 
 def read_pieces(path: str | Path, label: str, start: int = 0, stop: int | None = None) -> Iterator[str]:
@@ -156,24 +178,34 @@ def read_pieces(path: str | Path, label: str, start: int = 0, stop: int | None =
     yield decoder.decode(b"", final=True)
 
 
-def open_text(path: str | Path) -> BinaryIO:
-    """Open a text file for reading bytes; raises InputError where there is none."""
-    try:
-        return open(path, "rb")
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{path}: expected a text file, found none; check the path or make the corpus first") from None
-
-
 def documents(path: str | Path) -> Iterator[bytes]:
-    """The documents of a corpus file in order: the bytes between its delimiters, blank ones left out."""
+    """The documents of a corpus file in order: the bytes between its delimiters, blank ones left out.
+
+    A document of more than LONGEST_DOCUMENT bytes, such as a file without delimiters, comes in parts that end before
+    white space, as several documents would: so memory is constant.
+    """
     delimiter = END_OF_TEXT.encode()
     rest = b""
     with open_text(path) as file:
         while block := file.read(BLOCK_BYTES):
             *complete, rest = (rest + block).split(delimiter)
+            if len(rest) > LONGEST_DOCUMENT:
+                part, rest = cut_before_space(rest)
+                complete.append(part)
             yield from (document for document in complete if document.strip())
     if rest.strip():
         yield rest
+
+
+def cut_before_space(text: bytes) -> tuple[bytes, bytes]:
+    """Cut a text before its last spaces or line ends; one without any, in its middle.
+
+    >>> cut_before_space(b"one two  three")
+    (b'one two', b'  three')
+    """
+    space = max(text.rfind(b" "), text.rfind(b"\n"), 0)
+    place = len(text[:space].rstrip()) or len(text) // 2
+    return text[:place], text[place:]
 
 
 def count_pretokens(
@@ -181,25 +213,34 @@ def count_pretokens(
 ) -> Counter[bytes]:
     """Count the unique pre-tokens of a file, or of its bytes from `start` to `stop`.
 
-    The counts do not depend on how the file is read in blocks; beside them, memory is constant.
+    The counts do not depend on how the file is read in blocks; beside them and the longest of them, memory is constant.
     """
-    counts: Counter[str] = Counter()
+    counts: Counter[bytes] = Counter()
     waiting: Counter[str] = Counter()
-    pieces = read_pieces(path, f"counting pre-tokens of {path}", start, stop)
-    for found, _ in stream_stretches(pieces, special_tokens):
+    characters = 0
+
+    def pieces() -> Iterator[str]:
+        nonlocal characters
+        for piece in read_pieces(path, f"counting pre-tokens of {path}", start, stop):
+            characters += len(piece)
+            yield piece
+
+    for found, _ in stream_stretches(pieces(), special_tokens):
         waiting.update(found)
-        if len(waiting) > UNIQUE_STRETCHES:
+        # Stretches may be few and long: what is remembered is bounded by the text that was read, too.
+        if len(waiting) > UNIQUE_STRETCHES or characters > WAITING_CHARACTERS:
             count_stretches(waiting, counts)
             waiting.clear()
+            characters = 0
     count_stretches(waiting, counts)
-    return Counter({to_bytes(pretoken): count for pretoken, count in counts.items()})
+    return counts
 
 
-def count_stretches(found: Mapping[str, int], counts: Counter[str]) -> None:
+def count_stretches(found: Mapping[str, int], counts: Counter[bytes]) -> None:
     """Add the pre-tokens of counted stretches to `counts`."""
     for stretch, count in found.items():
         for pretoken in pretokens(stretch):
-            counts[pretoken] += count
+            counts[to_bytes(pretoken)] += count
 
 
 def shard_bounds(path: str | Path, shards: int) -> list[tuple[int, int]]:
@@ -207,8 +248,8 @@ def shard_bounds(path: str | Path, shards: int) -> list[tuple[int, int]]:
 
     There are always `shards` ranges; where documents are few and long, some are empty.
     """
-    size = os.path.getsize(path)
     with open_text(path) as file:
+        size = os.fstat(file.fileno()).st_size
         cuts = [next_document(file, size * shard // shards, size) for shard in range(1, shards)]
     return list(pairwise([0, *accumulate(cuts, max), size]))
 
@@ -232,14 +273,24 @@ def save_counts(path: str | Path, counts: Mapping[bytes, int]) -> None:
 
     Equal counts give equal bytes.
     """
+    with atomic_write(path, "wb") as file:
+        write_counts(file, counts)
+
+
+def write_counts(file: BinaryIO, counts: Mapping[bytes, int]) -> None:
+    """Write counts into an open file, as `save_counts` says."""
     ordered = sorted(counts)
+    text = bytearray()
+    # `join` would take 80 bytes for each of them.
+    for pretoken in ordered:
+        text += pretoken
     arrays = {
-        "text": np.frombuffer(b"".join(ordered), np.uint8),
+        "text": np.frombuffer(text, np.uint8),
         "lengths": np.fromiter(map(len, ordered), np.uint32, len(ordered)),
         "counts": np.fromiter((counts[pretoken] for pretoken in ordered), np.int64, len(ordered)),
     }
-    with atomic_write(path, "wb") as file:
-        np.savez(file, **arrays)
+    np.savez(file, **arrays)
+    file.flush()
 
 
 def load_counts(path: str | Path) -> dict[bytes, int]:
@@ -250,8 +301,15 @@ def load_counts(path: str | Path) -> dict[bytes, int]:
             text, lengths, counts = arrays["text"].tobytes(), arrays["lengths"], arrays["counts"]
     except FileNotFoundError:
         raise InputError(f"{path}: expected counted pre-tokens, found no file; run count-pretokens first") from None
+    except (PermissionError, IsADirectoryError):
+        raise
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for damaged files
-        raise InputError(f"{path}: expected counted pre-tokens, found a damaged file ({error}); {remedy}") from None
+        raise InputError(
+            f"{path}: expected counted pre-tokens, found a damaged file ({shown(str(error))}); {remedy}"
+        ) from None
+    for name, array, kind in (("lengths", lengths, np.uint32), ("counts", counts, np.int64)):
+        if array.ndim != 1 or array.dtype != kind or not array.all() or (array < 0).any():
+            raise InputError(f"{path}: {name}: expected numbers from 1 in one row, found others; {remedy}")
     ends = np.cumsum(lengths, dtype=np.int64)
     if len(lengths) != len(counts) or (ends[-1] if len(ends) else 0) != len(text):
         raise InputError(
@@ -261,32 +319,34 @@ def load_counts(path: str | Path) -> dict[bytes, int]:
     return {text[start:stop]: count for (start, stop), count in zip(bounds, counts.tolist(), strict=True)}
 
 
-def merge_counts(parts: Iterable[Mapping[bytes, int]]) -> dict[bytes, int]:
+def merge_counts(parts: Iterable[Mapping[bytes, int]]) -> Counter[bytes]:
     """The sums of several counts.
 
     >>> merge_counts([{b"a": 1}, {b"a": 2, b"b": 1}])
-    {b'a': 3, b'b': 1}
+    Counter({b'a': 3, b'b': 1})
     """
     total: Counter[bytes] = Counter()
     for part in parts:
         total.update(part)
-    return dict(total)
+    return total
 
 
 def count_shard(text_path: str | Path, shard: int, shards: int, npz_path: str | Path, json_path: str | Path) -> None:
     """Count the pre-tokens of one of `shards` shards, numbered from 0, into an .npz; its size and cost into a .json."""
     started = time.perf_counter()
-    with open_text(text_path):
-        start, stop = shard_bounds(text_path, shards)[shard]
+    refuse_overwriting([text_path], [npz_path, json_path])
+    if not 0 <= shard < shards:
+        raise InputError(f"--shard: expected a number from 0 to {shards - 1}, found {shard}; correct it")
+    start, stop = shard_bounds(text_path, shards)[shard]
     counts = count_pretokens(text_path, (END_OF_TEXT,), start, stop)
-    save_counts(npz_path, counts)
-    write_json(
-        json_path,
-        {
+    with atomic_write(npz_path, "wb") as file:
+        write_counts(file, counts)
+        record = {
             "bytes": stop - start,
             "pretokens": sum(counts.values()),
             "unique_pretokens": len(counts),
             "wall_seconds": time.perf_counter() - started,
             "peak_memory_bytes": peak_memory_bytes(),
-        },
-    )
+        }
+        # Before the counts get their name: where it cannot be written, an earlier pair stays whole.
+        write_json(json_path, record)

@@ -10,6 +10,15 @@ from tqdm import tqdm
 LINE_EVERY_SECONDS = 10.0
 
 
+def say(text: str) -> None:
+    """Write a line to standard error; a log that cannot take it (a full disk, a reader that left) stops no work."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        # What waits in the buffer would fail once more when the interpreter ends, and spoil the exit code.
+        sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
+
+
 class Progress:
     """Counts units of work towards a total and shows them on standard error."""
 
@@ -38,9 +47,7 @@ class Progress:
         left = (self.total - self.done) / rate if rate else float("nan")
         share = 100 * self.done / self.total if self.total else 100.0
         amounts = f"{self.label}: {self.done:,} of {self.total:,} {self.unit} ({share:.0f} %)"
-        print(
-            f"{amounts}, {rate:,.0f} {self.unit}/s, {left:.0f} s left {self.note}".rstrip(), file=sys.stderr, flush=True
-        )
+        say(f"{amounts}, {rate:,.0f} {self.unit}/s, {left:.0f} s left {self.note}".rstrip())
 
 
 @contextmanager

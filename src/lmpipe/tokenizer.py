@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from heapq import heapify, heappop, heappush
@@ -12,12 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from lmpipe import InputError
-from lmpipe.files import atomic_write, read_json, write_json
-from lmpipe.pretokenize import pretokens, split_on_special, stream_stretches, stretches, to_bytes
+from lmpipe.complaints import shown
+from lmpipe.files import json_bytes, read_json, write_together
+from lmpipe.pretokenize import PRETOKEN, pretokens, split_on_special, stream_stretches, stretches, to_bytes
+from lmpipe.shapes import EXPORTED_TOKENIZER, read_shape
 
 CACHE_ENTRIES = 1 << 18
 CACHED_CHARACTERS = 64
+# Longer pre-tokens are merged in windows, since the time of merging one at once grows with its length times the merges.
+LONG_CHARACTERS = 1024
+WINDOW_BYTES = 512
+MARGIN_BYTES = 64
 MERGES_HEADER = "#version: 0.2"
+# While it is merged, a token is one character.
+MOST_IDS = sys.maxunicode + 1
 
 
 class Tokenizer:
@@ -53,7 +62,7 @@ class Tokenizer:
         """The character that stands for a token while merging."""
         if token not in self._ids:
             raise InputError(
-                f"vocabulary: expected the token {token!r} (a byte, or part of a merge), found none; "
+                f"vocabulary: expected the token {shown(token)} (a byte, or part of a merge), found none; "
                 "use the vocabulary and the merges of one training"
             )
         return chr(self._ids[token])
@@ -98,7 +107,14 @@ class Tokenizer:
         for found, special in parts:
             ids: list[int] = []
             for stretch in found:
-                ids += known.get(stretch) or self._encode_stretch(stretch)
+                if remembered := known.get(stretch):
+                    ids += remembered
+                elif len(stretch) <= LONG_CHARACTERS:
+                    ids += self._encode_stretch(stretch)
+                else:
+                    yield ids
+                    ids = []
+                    yield from self._encode_long(stretch)
             if special is not None:
                 ids.append(self._special_ids[special])
             yield ids
@@ -109,6 +125,15 @@ class Tokenizer:
         for pretoken in pretokens(stretch):
             ids += self._cache.get(pretoken) or self._remember(pretoken, self._merge(pretoken))
         return self._remember(stretch, ids)
+
+    def _encode_long(self, stretch: str) -> Iterator[list[int]]:
+        """Encode a stretch of any length; the ids come in short lists."""
+        for match in PRETOKEN.finditer(stretch):
+            pretoken = match.group()
+            if len(pretoken) <= LONG_CHARACTERS:
+                yield self._cache.get(pretoken) or self._remember(pretoken, self._merge(pretoken))
+            else:
+                yield from ([*map(ord, part)] for part in self._merge_in_windows(to_bytes(pretoken)))
 
     def _remember(self, text: str, ids: list[int]) -> list[int]:
         """Put the ids of a stretch or pre-token into the cache, which stays bounded, and return them."""
@@ -123,9 +148,48 @@ class Tokenizer:
         self._cache.clear()
 
     def _merge(self, pretoken: str) -> list[int]:
-        """Apply the earliest merge that fits, everywhere in a pre-token at once, until none fits."""
+        """The ids of a pre-token that is not long."""
+        return [*map(ord, self._merge_bytes(to_bytes(pretoken)))]
+
+    def _merge_in_windows(self, data: bytes) -> list[str]:
+        """Merge a pre-token of any length in linear time: its tokens, each as one character, in parts.
+
+        Where each two neighbouring tokens would stay apart if they stood alone, no merge ever joins any of them. So
+        the tokens of a window and those of the next one are the tokens of both, once the two at the cut stay apart;
+        where they do not, the part before the cut is merged anew, in a window twice as wide.
+        """
+        parts: list[tuple[str, int, int]] = []
+        place, window = 0, WINDOW_BYTES
+        while True:
+            tokens = self._merge_bytes(data[place : place + window])
+            if parts and not self._stay_apart(parts[-1][0][-1], tokens[0]):
+                _, size, narrower = parts.pop()
+                place, window = place - size, 2 * narrower
+            elif place + window >= len(data):
+                return [part for part, _, _ in parts] + [tokens]
+            elif kept := self._before_margin(tokens):
+                size = sum(len(self.vocab[ord(token)]) for token in kept)
+                parts.append((kept, size, window))
+                place, window = place + size, WINDOW_BYTES
+            else:
+                window *= 2
+
+    def _stay_apart(self, left: str, right: str) -> bool:
+        """Whether two tokens are what their joined bytes are merged to."""
+        return self._merge_bytes(self.vocab[ord(left)] + self.vocab[ord(right)]) == left + right
+
+    def _before_margin(self, tokens: str) -> str:
+        """The tokens of a window but for those at its end, which the text behind it may well change."""
+        margin = 0
+        while tokens and margin < MARGIN_BYTES:
+            margin += len(self.vocab[ord(tokens[-1])])
+            tokens = tokens[:-1]
+        return tokens
+
+    def _merge_bytes(self, data: bytes) -> str:
+        """Apply the earliest merge that fits, everywhere at once, until none fits: the tokens, one character each."""
         ranks = self._ranks
-        symbols = to_bytes(pretoken).decode("latin-1").translate(self._byte_symbols)
+        symbols = data.decode("latin-1").translate(self._byte_symbols)
         waiting = [ranks[pair] for pair in map(add, symbols, symbols[1:]) if pair in ranks]
         heapify(waiting)
         done = -1
@@ -144,7 +208,7 @@ class Tokenizer:
                             heappush(waiting, ranks[new])
                 if merged + merged in ranks:
                     heappush(waiting, ranks[merged + merged])
-        return list(map(ord, symbols))
+        return symbols
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; malformed UTF-8 becomes U+FFFD. Raises InputError for unknown ids."""
@@ -177,28 +241,38 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Tokenizer":
-        """Read what `save` wrote, with its special tokens; raises InputError where a file is missing or damaged."""
+        """Read what `save` wrote, with its special tokens.
+
+        Raises InputError where a file is missing or damaged, or the three are not those of one training.
+        """
         folder = Path(folder)
-        exported = read_json(folder / "tokenizer.json")
-        try:
-            special_tokens = [token["content"] for token in exported["added_tokens"]]
-        except (KeyError, TypeError):
+        exported = read_shape(folder / "tokenizer.json", EXPORTED_TOKENIZER)
+        special_ids = {token["content"]: token["id"] for token in exported["added_tokens"]}
+        tokenizer = cls.from_files(folder / "vocab.json", folder / "merges.txt", list(special_ids))
+        made = {bytes([byte]) for byte in range(256)} | set(map(to_bytes, special_ids))
+        made |= {left + right for left, right in tokenizer.merges}
+        odd = [token for token in tokenizer.vocab.values() if token not in made]
+        odd += [token for token, token_id in special_ids.items() if tokenizer._special_ids[token] != token_id]
+        if odd:
             raise InputError(
-                f"{folder / 'tokenizer.json'}: added_tokens: expected a list of special tokens, found none; "
-                "delete the folder and train the tokenizer again"
-            ) from None
-        return cls.from_files(folder / "vocab.json", folder / "merges.txt", special_tokens)
+                f"{folder}: expected vocab.json, merges.txt and tokenizer.json of one training, found the token "
+                f"{shown(odd[0])} in one without the others; train the tokenizer again"
+            )
+        return tokenizer
 
     def save(self, folder: str | Path) -> None:
         """Write vocab.json, merges.txt (GPT-2's form) and tokenizer.json (Hugging Face tokenizers) into a folder."""
         folder = Path(folder)
         names = {printable(token): token_id for token_id, token in sorted(self.vocab.items())}
         merges = [(printable(left), printable(right)) for left, right in self.merges]
-        write_json(folder / "vocab.json", names)
-        with atomic_write(folder / "merges.txt") as file:
-            file.write(MERGES_HEADER + "\n")
-            file.writelines(f"{left} {right}\n" for left, right in merges)
-        write_json(folder / "tokenizer.json", self._hugging_face(names, merges))
+        lines = [MERGES_HEADER, *(f"{left} {right}" for left, right in merges)]
+        write_together(
+            {
+                folder / "vocab.json": json_bytes(names),
+                folder / "merges.txt": "".join(f"{line}\n" for line in lines).encode(),
+                folder / "tokenizer.json": json_bytes(self._hugging_face(names, merges)),
+            }
+        )
 
     def _hugging_face(self, names: dict[str, int], merges: list[tuple[str, str]]) -> dict[str, Any]:
         """The tokenizer as the JSON that `tokenizers.Tokenizer.from_file` reads; it gives the same ids."""
@@ -267,15 +341,18 @@ def read_vocab(path: str | Path, special_tokens: Sequence[str]) -> dict[int, byt
         raise InputError(f"{path}: expected a JSON object of tokens and ids, found another value; {remedy}")
     vocab: dict[int, bytes] = {}
     for name, token_id in names.items():
-        if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0 or token_id in vocab:
-            raise InputError(f"{path}: {name!r}: expected an id from 0 that is used once, found {token_id!r}; {remedy}")
+        if type(token_id) is not int or not 0 <= token_id < MOST_IDS or token_id in vocab:
+            raise InputError(
+                f"{path}: {shown(name)}: expected an id from 0 to {MOST_IDS - 1} that is used once, found "
+                f"{shown(token_id)}; {remedy}"
+            )
         try:
             vocab[token_id] = from_printable(name)
         except KeyError as error:
             if name not in special_tokens:
                 found = error.args[0]
                 raise InputError(
-                    f"{path}: {name!r}: expected GPT-2's byte-to-unicode characters, found {found!r}; {remedy}"
+                    f"{path}: {shown(name)}: expected GPT-2's byte-to-unicode characters, found {found!r}; {remedy}"
                 ) from None
             vocab[token_id] = to_bytes(name)
     return vocab
@@ -289,17 +366,22 @@ def read_merges(path: str | Path) -> list[tuple[bytes, bytes]]:
         raise InputError(f"{path}: expected a list of merges, found no file; train the tokenizer first") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected UTF-8, found {error}; train the tokenizer again") from None
-    merges = []
+    merges: dict[tuple[bytes, bytes], None] = {}
     for number, line in enumerate(lines, start=1):
         if line.strip() and not (number == 1 and line.startswith("#version")):
-            merges.append(parse_merge(line, f"{path}: line {number}"))
-    return merges
+            merge = parse_merge(line, f"{path}: line {number}")
+            if merge in merges:
+                raise InputError(
+                    f"{path}: line {number}: expected each merge once, found {line!r} again; train it anew"
+                )
+            merges[merge] = None
+    return list(merges)
 
 
 def parse_merge(line: str, place: str) -> tuple[bytes, bytes]:
     """The two tokens of one line of merges.txt."""
     if not re.fullmatch(r"[^ ]+ [^ ]+", line):
-        raise InputError(f"{place}: expected two tokens and a space, found {line!r}; train the tokenizer again")
+        raise InputError(f"{place}: expected two tokens and a space, found {shown(line)}; train the tokenizer again")
     left, right = line.split(" ")
     try:
         return from_printable(left), from_printable(right)

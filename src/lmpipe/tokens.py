@@ -1,6 +1,8 @@
 """Token files: encoding a text file into one, opening it, drawing training batches and validation windows from it."""
 
 import hashlib
+import os
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from lmpipe import InputError
-from lmpipe.files import atomic_write, read_json, write_json
+from lmpipe.files import atomic_write, refuse_overwriting, write_json
 from lmpipe.pretokenize import read_pieces
+from lmpipe.shapes import TOKEN_FILE, read_shape
 from lmpipe.tokenizer import Tokenizer
 
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
@@ -27,6 +30,7 @@ def encode_file(
     uint16 holds vocabularies of up to 65,536 ids, uint32 larger ones. Streams in constant memory; both files depend on
     the text and the tokenizer alone. `name` is the tokenizer's. Raises InputError for an empty text.
     """
+    refuse_overwriting([text_path], [bin_path, json_path])
     dtype = "uint16" if tokenizer.vocab_size <= UINT16_IDS else "uint32"
     digest = hashlib.sha256()
     counts = np.zeros(tokenizer.vocab_size, np.int64)
@@ -39,17 +43,19 @@ def encode_file(
             file.write(block)
         if not counts.any():
             raise InputError(f"{text_path}: expected text to encode, found an empty file; give the corpus documents")
-    info = {
-        "tokens": int(counts.sum()),
-        "dtype": dtype,
-        "max_id": int(counts.nonzero()[0][-1]),
-        "sha256": digest.hexdigest(),
-        "text_bytes": Path(text_path).stat().st_size,
-        "vocab_size": tokenizer.vocab_size,
-        "tokenizer": {"name": name, "sha256": tokenizer.sha256},
-        "unigram_entropy": unigram_entropy(counts),
-    }
-    write_json(json_path, info)
+        file.flush()
+        info = {
+            "tokens": int(counts.sum()),
+            "dtype": dtype,
+            "max_id": int(counts.nonzero()[0][-1]),
+            "sha256": digest.hexdigest(),
+            "text_bytes": Path(text_path).stat().st_size,
+            "vocab_size": tokenizer.vocab_size,
+            "tokenizer": {"name": name, "sha256": tokenizer.sha256},
+            "unigram_entropy": unigram_entropy(counts),
+        }
+        # Before the ids get their name: where it cannot be written, an earlier pair stays whole.
+        write_json(json_path, info)
     return info
 
 
@@ -74,12 +80,43 @@ def unigram_entropy(counts: np.ndarray) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
+class StoredTokens:
+    """The ids of a token file; a slice of them, (tokens,), is read from the disk each time that it is asked for.
+
+    A memory map would read as little, but every page that a batch touched would count as this process's memory from
+    then on, until the whole file does.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype):
+        self.path, self.dtype = path, dtype
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+        self.count = os.fstat(self.descriptor).st_size // dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        start, stop, _ = part.indices(self.count)
+        size = max(0, stop - start) * self.dtype.itemsize
+        ids = os.pread(self.descriptor, size, start * self.dtype.itemsize)
+        if len(ids) < size:
+            raise InputError(
+                f"{self.path}: expected {self.count} tokens, as when it was opened, found the end after "
+                f"{start + len(ids) // self.dtype.itemsize}; delete it and encode the corpus again"
+            )
+        return np.frombuffer(ids, self.dtype)
+
+
+Tokens = np.ndarray | StoredTokens
+
+
 @dataclass(frozen=True)
 class TokenFile:
-    """A token file on disk: `tokens` (tokens,) is mapped, not read; `info` is its .json."""
+    """A token file on disk: its `tokens` (tokens,), which are read where they are needed; `info` is its .json."""
 
     path: Path
-    tokens: np.ndarray
+    tokens: StoredTokens
     info: dict[str, Any]
 
     @classmethod
@@ -91,15 +128,14 @@ class TokenFile:
         """
         path = Path(bin_path)
         remedy = "delete it and encode the corpus again"
-        info = read_json(path.with_suffix(".json"))
-        check_info(info, path.with_suffix(".json"), remedy)
+        info = read_shape(path.with_suffix(".json"), TOKEN_FILE)
         dtype = DTYPES[info["dtype"]]
         size = path.stat().st_size if path.exists() else None
         if size != info["tokens"] * dtype.itemsize:
             found = "no file" if size is None else f"{size} bytes"
             expected = f"{info['tokens']} tokens of {dtype.itemsize} bytes"
             raise InputError(f"{path}: size: expected {expected}, found {found}; {remedy}")
-        tokens = np.memmap(path, dtype, mode="r")
+        tokens = StoredTokens(path, dtype)
         largest = largest_id(tokens)
         if largest != info["max_id"]:
             raise InputError(f"{path}: expected {info['max_id']} as the largest id, found {largest}; {remedy}")
@@ -111,26 +147,12 @@ class TokenFile:
         return cls(path, tokens, info)
 
 
-def check_info(info: Any, path: Path, remedy: str) -> None:
-    """Raise InputError unless a token file's .json has the keys and kinds that opening needs."""
-    kinds = {"tokens": int, "dtype": str, "max_id": int, "vocab_size": int}
-    for key, kind in kinds.items():
-        found = info.get(key) if isinstance(info, dict) else None
-        if not isinstance(found, kind) or (kind is int and found < 0):
-            raise InputError(f"{path}: {key}: expected a value of kind {kind.__name__}, found {found!r}; {remedy}")
-    if info["dtype"] not in DTYPES or not info["tokens"]:
-        found = f"{info['tokens']} {info['dtype']}"
-        raise InputError(f"{path}: expected tokens of uint16 or uint32, found {found}; {remedy}")
-
-
-def largest_id(tokens: np.ndarray) -> int:
+def largest_id(tokens: Tokens) -> int:
     """The largest id of a token file, looked up block by block."""
     return max(int(tokens[start : start + SCANNED_TOKENS].max()) for start in range(0, len(tokens), SCANNED_TOKENS))
 
 
-def batch(
-    tokens: np.ndarray, seed: int, step: int, batch_size: int, context_length: int
-) -> tuple[np.ndarray, np.ndarray]:
+def batch(tokens: Tokens, seed: int, step: int, batch_size: int, context_length: int) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of one training step, each (batch, seq) int64; targets are one token further.
 
     Windows start anywhere with equal chance. The batch is a pure function of the tokens, the seed and the step.
@@ -143,12 +165,12 @@ def batch(
         )
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, step])))
     starts = generator.integers(0, len(tokens) - context_length, size=batch_size)
-    windows = tokens[starts[:, None] + np.arange(context_length + 1)].astype(np.int64)
+    windows = np.stack([tokens[start : start + context_length + 1] for start in starts.tolist()]).astype(np.int64)
     return windows[:, :-1], windows[:, 1:]
 
 
 def validation_windows(
-    tokens: np.ndarray, context_length: int, limit_tokens: int | None = None
+    tokens: Tokens, context_length: int, limit_tokens: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Fixed windows (seq,) int64 of inputs and targets that make every token but the first a target exactly once.
 

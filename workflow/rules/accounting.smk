@@ -3,7 +3,8 @@
 
 rule explore_unicode:
     output:
-        "<results>/unicode.json",
+        answers="<results>/unicode.json",
+        provenance="<results>/unicode.provenance.json",
     log:
         "<logs>/explore_unicode.log",
     benchmark:
@@ -12,14 +13,15 @@ rule explore_unicode:
         mem_mb=500,
         runtime=5,
     params:
-        code=code_digest("unicode"),
+        code=code_of("explore-unicode"),
     shell:
-        "lmpipe explore-unicode --output {output:q} 2> {log:q}"
+        "lmpipe explore-unicode --output {output.answers:q} 2> {log:q}"
 
 
 rule account_model:
     output:
-        "<results>/accounting/{model}.json",
+        accounting="<results>/accounting/{model}.json",
+        provenance="<results>/accounting/{model}.provenance.json",
     log:
         "<logs>/account_model/{model}.log",
     benchmark:
@@ -29,14 +31,15 @@ rule account_model:
         runtime=10,
     params:
         settings=model_settings,
-        code=code_digest("accounting"),
+        code=code_of("account-model"),
     shell:
-        "lmpipe account-model --settings {params.settings:q} --output {output:q} 2> {log:q}"
+        "lmpipe account-model --settings {params.settings:q} --output {output.accounting:q} 2> {log:q}"
 
 
 rule tune_sgd_toy:
     output:
-        "<results>/learning_rate_tuning.csv",
+        losses="<results>/learning_rate_tuning.csv",
+        provenance="<results>/learning_rate_tuning.provenance.json",
     log:
         "<logs>/tune_sgd_toy.log",
     benchmark:
@@ -45,6 +48,6 @@ rule tune_sgd_toy:
         mem_mb=1000,
         runtime=5,
     params:
-        code=code_digest("optim"),
+        code=code_of("tune-sgd-toy"),
     shell:
-        "lmpipe tune-sgd-toy --output {output:q} 2> {log:q}"
+        "lmpipe tune-sgd-toy --output {output.losses:q} 2> {log:q}"

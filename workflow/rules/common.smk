@@ -6,17 +6,30 @@ import shlex
 import sys
 
 from lmpipe import InputError
+from lmpipe.costs import count_request, encode_request, merge_request, train_request
+from lmpipe.estimate import notice
 from lmpipe.plan import load_plan
-from lmpipe.provenance import code_digest
+from lmpipe.provenance import code_of
+from lmpipe.records import records_of
+
+STUDY_FILES = list(map(os.path.relpath, workflow.configfiles))
 
 try:
-    PLAN = load_plan(config, ", ".join(map(os.path.relpath, workflow.configfiles)) or "--config")
+    PLAN = load_plan(config, ", ".join(STUDY_FILES) or "--config")
 except InputError as error:
     sys.exit(str(error))
 
 STUDY = PLAN.study
 SHOWN_CORPORA = list(STUDY.samples.models) if STUDY.samples else []
 DOWNLOADS = PLAN.downloads()
+# A text that is there is a source file for Snakemake, which it never removes: neither other settings nor other code, a
+# forced call or a killed one can cost it. Only what is missing is the output of a job.
+MISSING_TEXTS = [path.removeprefix("resources/") for path in DOWNLOADS if not os.path.exists(path)]
+RECORDS = [path for paths in records_of(PLAN).values() for path in paths]
+
+# Told once, by the process that a user started, before the first job.
+if workflow.is_main_process and (told := notice(PLAN, shlex.join(STUDY_FILES), os.cpu_count())):
+    print(told, file=sys.stderr)
 
 # The lmpipe that belongs to this snakemake, also where its environment was not activated.
 shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
@@ -43,15 +56,29 @@ def study_settings(wildcards):
 
 
 def download_settings(wildcards):
-    return as_json(DOWNLOADS[f"resources/{wildcards.key}-{wildcards.filename}"])
+    return as_json(DOWNLOADS[f"resources/{wildcards.text}"])
+
+
+def dateless(path):
+    """A text that is named by its checksum stays the same, whenever it was fetched."""
+    return ancient(path) if DOWNLOADS.get(path, {}).get("sha256") else path
 
 
 def corpus_texts(wildcards):
-    return PLAN.text_paths(wildcards.corpus, "files")
+    return list(map(dateless, PLAN.text_paths(wildcards.corpus, "files")))
 
 
 def corpus_valid_texts(wildcards):
-    return PLAN.text_paths(wildcards.corpus, "valid")
+    return list(map(dateless, PLAN.text_paths(wildcards.corpus, "valid")))
+
+
+def corpus_order(wildcards):
+    return as_json([PLAN.text_paths(wildcards.corpus, part) for part in ("files", "valid")])
+
+
+def declared_texts(wildcards, input):
+    # Snakemake does not record what is derived from the input: a word more about the same texts reruns nothing.
+    return as_json(PLAN.declared_texts(wildcards.corpus))
 
 
 def corpus_settings(wildcards):
@@ -96,6 +123,25 @@ def planned_run(wildcards):
 
 def run_settings(wildcards):
     return as_json(planned_run(wildcards).settings(STUDY.study))
+
+
+def run_asks_for(what):
+    """An input function: the memory (mem_mb) or the time (runtime) that training the run asks a cluster for."""
+
+    def asked(wildcards):
+        return getattr(train_request(PLAN, planned_run(wildcards)), what)
+
+    return asked
+
+
+def corpus_asks_for(request, what):
+    """An input function: the same for a job on a corpus, or on the corpus of a tokenizer."""
+
+    def asked(wildcards):
+        corpus = wildcards.corpus if "corpus" in wildcards.keys() else tokenizer_corpus(wildcards)
+        return getattr(request(STUDY.corpora[corpus]), what)
+
+    return asked
 
 
 def run_tokens(wildcards):

@@ -3,10 +3,13 @@
 
 rule download:
     output:
-        "resources/{key,[0-9a-f]{12}}-{filename}",
+        # Not removed before the job either, should another study have fetched it in the meantime.
+        update("resources/{text}"),
     log:
-        "logs/download/{key}-{filename}.log",
-    retries: 3
+        "<logs>/download/{text}.log",
+    wildcard_constraints:
+        # The last one matches nothing: Snakemake takes an empty constraint for none.
+        text="|".join([*map(re.escape, MISSING_TEXTS), "(?!)"]),
     localrule: True
     params:
         settings=download_settings,
@@ -22,6 +25,7 @@ rule make_corpus:
         train="<results>/corpora/{corpus}/train.txt",
         valid="<results>/corpora/{corpus}/valid.txt",
         record="<results>/corpora/{corpus}/corpus.json",
+        provenance="<results>/corpora/{corpus}/provenance.json",
     log:
         "<logs>/make_corpus/{corpus}.log",
     benchmark:
@@ -32,8 +36,11 @@ rule make_corpus:
         runtime=60,
     params:
         settings=corpus_settings,
+        # Only for Snakemake's record of the job, which keeps the input in no order.
+        order=corpus_order,
         folder=subpath(output.record, parent=True),
-        code=code_digest("corpora"),
+        declared=declared_texts,
+        code=code_of("make-corpus"),
     shell:
         "lmpipe make-corpus --settings {params.settings:q} --texts {input.texts:q} --valid {input.valid:q}"
-        " --output {params.folder:q} --threads {threads} 2> {log:q}"
+        " --declared {params.declared:q} --output {params.folder:q} --threads {threads} 2> {log:q}"

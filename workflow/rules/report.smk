@@ -1,4 +1,4 @@
-# Plots of the experiments, findings, and the report.
+# Plots of the experiments, findings, the report, and what made all of it.
 
 
 rule plot_experiment:
@@ -33,6 +33,7 @@ rule plot_experiment:
             subcategory="{experiment}",
             labels={"figure": "table of runs"},
         ),
+        provenance="<results>/experiments/{experiment}/provenance.json",
     log:
         "<logs>/plot_experiment/{experiment}.log",
     benchmark:
@@ -44,7 +45,7 @@ rule plot_experiment:
         settings=experiment_settings,
         folder=subpath(output.table, parent=True),
         results=subpath(output.table, ancestor=3),
-        code=code_digest("experiment_plots"),
+        code=code_of("plot-experiment"),
     shell:
         "lmpipe plot-experiment --settings {params.settings:q} --results {params.results:q}"
         " --output {params.folder:q} 2> {log:q}"
@@ -71,6 +72,7 @@ rule find:
             category="Tokenizers and accounting",
             labels={"figure": "{figure}"},
         ),
+        provenance="<results>/findings.provenance.json",
     log:
         "<logs>/find.log",
     benchmark:
@@ -81,7 +83,7 @@ rule find:
     params:
         settings=study_settings,
         results=subpath(output.findings, parent=True),
-        code=code_digest("problems", "problems/writeup.json"),
+        code=code_of("find"),
     shell:
         "lmpipe find --settings {params.settings:q} --results {params.results:q} --output {output.findings:q} 2> {log:q}"
 
@@ -96,12 +98,13 @@ rule report:
             figure=["loss_by_step", "loss_by_time", "final_loss"],
         ),
     output:
-        report(
+        page=report(
             "<results>/report.html",
             caption="../report/report.rst",
             category="The report",
             labels={"figure": "every problem on one page"},
         ),
+        provenance="<results>/report.provenance.json",
     log:
         "<logs>/report.log",
     benchmark:
@@ -111,7 +114,28 @@ rule report:
         runtime=10,
     params:
         settings=study_settings,
-        results=subpath(output[0], parent=True),
-        code=code_digest("report", "templates"),
+        results=subpath(output.page, parent=True),
+        code=code_of("report"),
     shell:
-        "lmpipe report --settings {params.settings:q} --results {params.results:q} --output {output:q} 2> {log:q}"
+        "lmpipe report --settings {params.settings:q} --results {params.results:q} --output {output.page:q} 2> {log:q}"
+
+
+rule collect_provenance:
+    input:
+        expand("<results>/{record}", record=RECORDS),
+    output:
+        "<results>/provenance.json",
+    log:
+        "<logs>/collect_provenance.log",
+    benchmark:
+        "<benchmarks>/collect_provenance.tsv"
+    localrule: True
+    resources:
+        mem_mb=500,
+        runtime=5,
+    params:
+        settings=study_settings,
+        results=subpath(output[0], parent=True),
+    shell:
+        "lmpipe collect-provenance --settings {params.settings:q} --results {params.results:q}"
+        " --output {output:q} 2> {log:q}"

@@ -8,17 +8,18 @@ rule count_pretokens:
     output:
         counts="<results>/pretokens/{corpus}/{shard}.npz",
         record="<results>/pretokens/{corpus}/{shard}.json",
+        provenance="<results>/pretokens/{corpus}/{shard}.provenance.json",
     log:
         "<logs>/count_pretokens/{corpus}-{shard}.log",
     benchmark:
         "<benchmarks>/count_pretokens/{corpus}-{shard}.tsv"
     threads: workflow.cores
     resources:
-        mem_mb=2000,
-        runtime=240,
+        mem_mb=corpus_asks_for(count_request, "mem_mb"),
+        runtime=corpus_asks_for(count_request, "runtime"),
     params:
         shards=shards_of,
-        code=code_digest("pretokenize"),
+        code=code_of("count-pretokens"),
     shell:
         "lmpipe count-pretokens --text {input:q} --shard {wildcards.shard} --shards {params.shards}"
         " --output {output.counts:q} 2> {log:q}"
@@ -32,19 +33,20 @@ rule train_bpe:
         merges="<results>/tokenizers/{tokenizer}/merges.txt",
         export="<results>/tokenizers/{tokenizer}/tokenizer.json",
         record="<results>/tokenizers/{tokenizer}/training.json",
+        provenance="<results>/tokenizers/{tokenizer}/provenance.json",
     log:
         "<logs>/train_bpe/{tokenizer}.log",
     benchmark:
         "<benchmarks>/train_bpe/{tokenizer}.tsv"
     threads: workflow.cores
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=corpus_asks_for(merge_request, "mem_mb"),
+        runtime=corpus_asks_for(merge_request, "runtime"),
     params:
         corpus=tokenizer_corpus,
         vocab_size=tokenizer_vocab_size,
         folder=subpath(output.record, parent=True),
-        code=code_digest("bpe"),
+        code=code_of("train-bpe"),
     shell:
         "lmpipe train-bpe --counts {input.counts:q} --corpus {params.corpus:q} --vocab-size {params.vocab_size}"
         " --output {params.folder:q} 2> {log:q}"
@@ -58,16 +60,17 @@ rule encode_corpus:
     output:
         tokens="<results>/tokens/{tokenizer}/{split}.bin",
         record="<results>/tokens/{tokenizer}/{split}.json",
+        provenance="<results>/tokens/{tokenizer}/{split}.provenance.json",
     log:
         "<logs>/encode_corpus/{tokenizer}-{split}.log",
     benchmark:
         "<benchmarks>/encode_corpus/{tokenizer}-{split}.tsv"
     resources:
-        mem_mb=2000,
-        runtime=240,
+        mem_mb=corpus_asks_for(encode_request, "mem_mb"),
+        runtime=corpus_asks_for(encode_request, "runtime"),
     params:
         tokenizer=subpath(input.vocab, parent=True),
-        code=code_digest("tokens"),
+        code=code_of("encode-corpus"),
     shell:
         "lmpipe encode-corpus --text {input.text:q} --tokenizer {params.tokenizer:q} --output {output.tokens:q} 2> {log:q}"
 
@@ -79,7 +82,8 @@ rule compare_tokenizers:
         merges=expand("<results>/tokenizers/{tokenizer}/merges.txt", tokenizer=PLAN.tokenizers),
         tokens=expand("<results>/tokens/{tokenizer}/train.json", tokenizer=PLAN.tokenizers),
     output:
-        "<results>/tokenizer_experiments.json",
+        comparison="<results>/tokenizer_experiments.json",
+        provenance="<results>/tokenizer_experiments.provenance.json",
     log:
         "<logs>/compare_tokenizers.log",
     benchmark:
@@ -90,7 +94,8 @@ rule compare_tokenizers:
         runtime=120,
     params:
         settings=comparison_settings,
-        results=subpath(output[0], parent=True),
-        code=code_digest("compression"),
+        results=subpath(output.comparison, parent=True),
+        code=code_of("compare-tokenizers"),
     shell:
-        "lmpipe compare-tokenizers --settings {params.settings:q} --results {params.results:q} --output {output:q} 2> {log:q}"
+        "lmpipe compare-tokenizers --settings {params.settings:q} --results {params.results:q}"
+        " --output {output.comparison:q} 2> {log:q}"

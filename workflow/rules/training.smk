@@ -11,20 +11,21 @@ rule train:
         metrics="<results>/runs/{experiment}/{run}/seed{seed}/metrics.csv",
         summary="<results>/runs/{experiment}/{run}/seed{seed}/summary.json",
         weights="<results>/runs/{experiment}/{run}/seed{seed}/model.safetensors",
+        provenance="<results>/runs/{experiment}/{run}/seed{seed}/provenance.json",
     log:
         "<logs>/train/{experiment}/{run}/seed{seed}.log",
     benchmark:
         "<benchmarks>/train/{experiment}/{run}/seed{seed}.tsv"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=720,
+        mem_mb=run_asks_for("mem_mb"),
+        runtime=run_asks_for("runtime"),
     params:
         settings=run_settings,
         folder=subpath(output.config, parent=True),
         results=subpath(output.config, ancestor=5),
         best=run_best_flag,
-        code=code_digest("train"),
+        code=code_of("train"),
     shell:
         "lmpipe train --settings {params.settings:q} --results {params.results:q} {params.best:q}"
         " --output {params.folder:q} --threads {threads} 2> {log:q}"
@@ -34,7 +35,8 @@ rule select_best:
     input:
         experiment_files("config.json", "summary.json"),
     output:
-        "<results>/experiments/{experiment}/best.json",
+        best="<results>/experiments/{experiment}/best.json",
+        provenance="<results>/experiments/{experiment}/best.provenance.json",
     log:
         "<logs>/select_best/{experiment}.log",
     benchmark:
@@ -44,10 +46,11 @@ rule select_best:
         runtime=5,
     params:
         settings=experiment_settings,
-        results=subpath(output[0], ancestor=3),
-        code=code_digest("results"),
+        results=subpath(output.best, ancestor=3),
+        code=code_of("select-best"),
     shell:
-        "lmpipe select-best --settings {params.settings:q} --results {params.results:q} --output {output:q} 2> {log:q}"
+        "lmpipe select-best --settings {params.settings:q} --results {params.results:q}"
+        " --output {output.best:q} 2> {log:q}"
 
 
 rule generate:
@@ -59,7 +62,8 @@ rule generate:
         train="<results>/corpora/{corpus}/train.txt",
         valid="<results>/corpora/{corpus}/valid.txt",
     output:
-        "<results>/samples/{corpus}.json",
+        samples="<results>/samples/{corpus}.json",
+        provenance="<results>/samples/{corpus}.provenance.json",
     log:
         "<logs>/generate/{corpus}.log",
     benchmark:
@@ -71,7 +75,7 @@ rule generate:
     params:
         settings=sample_settings,
         run=subpath(input.config, parent=True),
-        code=code_digest("generate"),
+        code=code_of("generate"),
     shell:
         "lmpipe generate --run {params.run:q} --settings {params.settings:q} --texts {input.train:q} {input.valid:q}"
-        " --output {output:q} 2> {log:q}"
+        " --output {output.samples:q} 2> {log:q}"
