@@ -2,8 +2,13 @@
 
 import pytest
 from fabricate import fabricate_study
+from hypothesis import settings
 
 from lmpipe.results import Results
+
+# A busy machine makes an example slow, not wrong.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ import contextlib
 import ctypes
 import json
 import os
+import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -35,7 +37,7 @@ from lmpipe import InputError, report
 from lmpipe.bpe import train_tokenizer
 from lmpipe.cli import main, make_parser
 from lmpipe.experiment_plots import read_curve, run_looks
-from lmpipe.files import write_json
+from lmpipe.files import read_json, write_json
 from lmpipe.plan import load_plan
 from lmpipe.pretokenize import to_text
 from lmpipe.problem_shapes import FINDINGS
@@ -49,6 +51,10 @@ from lmpipe.tokens import TokenFile
 
 # The download is damaged on its way in test_downloads.py.
 ELSEWHERE = {"download"}
+# A document in one line: its size, the seconds of one core that a verb may take, and what lmpipe itself needs.
+LINE_BYTES = 32_000_000
+LINE_SECONDS = 60
+WITHOUT_TEXT_BYTES = 120_000_000
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 4
 NESTED = b'{"a":' * 100_000
 # Ways to damage the bytes of a file. Any bytes are text, so a text shows none of them.
@@ -596,6 +602,58 @@ def test_a_corpus_keeps_every_byte_and_ends_its_last_document(how, tmp_path, mon
 def without_ends(text: bytes) -> bytes:
     """A text without the delimiters and white space that a corpus may add."""
     return b"".join(text.replace(b"<|endoftext|>", b"").split())
+
+
+def one_line(kind: str) -> bytes:
+    """A document of LINE_BYTES in one line: words, base64-like text without a space, or nothing but letters."""
+    chooser = random.Random(0)
+    letters = "ACGT" if kind == "letters" else "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/"
+    some = (
+        tiny_text(5000, seed=0).replace("\n<|endoftext|>\n", " ")
+        if kind == "words"
+        else chooser.choices(letters, k=10**6)
+    )
+    return ("".join(some).encode() * (LINE_BYTES // len(some) + 1))[:LINE_BYTES]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "bytes_per_byte"), [("words", 4), ("base64", 4), ("letters", 10)], ids=["words", "base64", "letters"]
+)
+def test_a_document_in_one_long_line(kind, bytes_per_byte, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = one_line(kind)
+    Path(TEXT).write_bytes(data)
+    Path("valid.txt").write_text(tiny_text(10, seed=0), encoding="utf-8")
+    settings = {"name": "mine", "source": "url", "valid_fraction": None}
+    texts = ["--texts", TEXT, "--valid", "valid.txt"]
+    compared = json.dumps({"corpora": ["mine"], "tokenizers": {"mine": "mine"}})
+    train, tokenizer, ids = "corpora/mine/train.txt", "tokenizers/mine", "tokens/mine/train.bin"
+    stages = {
+        "corpora/mine/provenance.json": ["make-corpus", "--settings", json.dumps(settings), *texts],
+        "0.provenance.json": ["count-pretokens", "--text", train],
+        "tokenizers/mine/provenance.json": [
+            "train-bpe",
+            "--counts",
+            "0.npz",
+            "--corpus",
+            "mine",
+            "--vocab-size",
+            "270",
+        ],
+        "tokens/mine/train.provenance.json": ["encode-corpus", "--text", train, "--tokenizer", tokenizer],
+        "compared.provenance.json": ["compare-tokenizers", "--settings", compared, "--results", "."],
+    }
+    outputs = ["corpora/mine", "0.npz", tokenizer, ids, "compared.json"]
+    for (record, arguments), output in zip(stages.items(), outputs, strict=True):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        lmpipe([*arguments, "--output", output], check=True, stderr=subprocess.DEVNULL)
+        assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < LINE_SECONDS, arguments[0]
+        peak = read_json(record)["peak_memory_bytes"]
+        assert peak < WITHOUT_TEXT_BYTES + bytes_per_byte * LINE_BYTES, (arguments[0], peak)
+    opened = Tokenizer.from_folder(tokenizer)
+    text = b"".join(map(opened.token_bytes, TokenFile.open(ids).tokens[:].tolist()))
+    assert text == data + b"\n<|endoftext|>\n"
 
 
 # --- standard output and error ---------------------------------------------------------------------------------------

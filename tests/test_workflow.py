@@ -264,7 +264,7 @@ def test_snakemakes_own_report_has_captions(folder):
     [
         ("seeds", [], "seeds: expected at least 1, found 0; add what is missing"),
         ("trainin", {}, "unknown key 'trainin'; did you mean training?"),
-        ("study", "../x", "study: expected a name of letters, digits, '.', '_' and '-'"),
+        ("study", "../x", "study: expected a name of letters, digits, '_' and '-'"),
     ],
 )
 def test_a_wrong_study_stops_before_the_first_job(tmp_path, key, value, message):
