@@ -18,11 +18,11 @@ from snakemake.common.configfile import load_configfile
 from snakemake.io import PeriodicityDetector
 from snakemake.utils import update_config
 
-from bench.faults import MARKER, Fault, LostError
+from bench.faults import Fault, LostError
 from bench.mutations import harm_text, harm_value
 from bench.pieces import NAMES, TEXTS
-from lmpipe import InputError
-from lmpipe.cli import make_parser
+from bench.study_pieces import ADDRESSES, LOCAL_TEXTS, PIECES
+from lmpipe import InputError, cli
 from lmpipe.plan import Plan, load_plan
 from lmpipe.records import records_of
 from lmpipe.study_file import read_study_file
@@ -34,142 +34,15 @@ COMPONENT = re.compile(r"[A-Za-z0-9._=+-]+")
 # Systems allow 255 bytes; what is being written has a longer name for a while.
 LONGEST_COMPONENT = 255 - len(".tmp-12345678")
 LONGEST_PATH = 1000
+# Snakemake takes names that it calls periodic for an endless loop of rules.
+PERIODICITY = PeriodicityDetector()
 TEXT = "one\n<|endoftext|>\ntwo\n<|endoftext|>\n"
-# Files that a study may name, and some that it may not.
-LOCAL_TEXTS = [
-    *(
-        "a.txt",
-        "a b.txt",
-        "-x.txt",
-        "--help",
-        "~",
-        "$HOME.txt",
-        "'q'.txt",
-        '"d".txt',
-        "{x}.txt",
-        "{input}.txt",
-        "<results>.txt",
-    ),
-    *(
-        "*.txt",
-        "a\nb.txt",
-        "a;b.txt",
-        f"$(touch {MARKER}).txt",
-        f"`touch {MARKER}`.txt",
-        "a\\b.txt",
-        " a.txt",
-        "a.txt ",
-        "%s.txt",
-    ),
-    *(
-        "😀.txt",
-        "e\u0301.txt",
-        "\u202ea.txt",
-        "\x1b[31m.txt",
-        "sub/../a.txt",
-        "a//b.txt",
-        "./a.txt",
-        "a&b.txt",
-        "a|b.txt",
-        "#",
-    ),
-]
-ADDRESSES = [
-    *(
-        "file:none.txt",
-        "file:/dev/zero",
-        "file:.",
-        "file:",
-        "file:a\0b",
-        "file:pipe",
-        "file:" + "x" * 300,
-        "file:\ud800",
-        "file://a.txt",
-    ),
-    *(
-        "https://h/a.txt",
-        "https://h/a b",
-        "https://h/é",
-        "https://h/\n",
-        "https://h/x\n",
-        "https://[::1/x",
-        "https://h/" + "x" * 300,
-    ),
-    *(
-        "https://h/..",
-        "https://h/a?b=$(touch pwned)&c='d'",
-        "https://h/`id`",
-        "https://h/a;b",
-        "http://h:99999/x",
-        "ftp://h/x",
-        "https://h/",
-    ),
-    *(
-        "https://h/.gz",
-        "https://h/x.gz",
-        "https://h/%2e%2e%2fx",
-        "https://h/a#b",
-        "https://h/{x}",
-        "https://h/<results>",
-        "javascript:x",
-    ),
-    *(
-        {"url": "https://h/big", "bytes": 2**53},
-        {"url": "https://h/a", "sha256": "ab" * 32},
-        {"url": "https://h/a", "sha256": "AB" * 32},
-    ),
-    {"url": "https://h/a", "sha256": "ab" * 32 + "\n"},
-]
-# Blocks that are right, or nearly so, and lead further than chance would.
-PIECES: list[Any] = [
-    *ADDRESSES,
-    *([address] for address in ADDRESSES),
-    *(f"file:{name}" for name in LOCAL_TEXTS),
-    *(
-        {"source": "url", "files": [f"file:{name}"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
-        for name in LOCAL_TEXTS
-    ),
-    *(
-        {"source": "url", "files": [each], "valid": "file:a.txt", "tokenizer": {"vocab_size": 300}}
-        for each in ADDRESSES
-    ),
-    *(
-        {"source": "docstrings", "packages": [each], "tokenizer": {"vocab_size": 300}}
-        for each in ("sys", "json", "os.path", "this.x")
-    ),
-    *(
-        {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": size}}
-        for size in (257, 300, 2**31, 2**31 + 1)
-    ),
-    {"source": "stories", "documents": 2**53, "shards": 2**53, "tokenizer": {"vocab_size": 300}},
-    *({"corpus": corpus} for corpus in ("stories", "docs", "Stories", "a")),
-    {
-        "corpus": "stories",
-        "vary": {key: list(range(1, 40)) for key in ("d_ff", "batch_size", "evaluations", "eval_tokens")},
-    },
-    {"corpus": "stories", "vary": {"max_lr": list(range(1, 3000))}},
-    {"corpus": "stories", "seeds": list(range(4000))},
-    {
-        "corpus": "stories",
-        "vary": {"vocab_size": [300, 301], "betas": [[0.1, 0.2], [0.3, 0.4]], "norm": ["pre", "post"]},
-    },
-    {
-        "corpus": "stories",
-        "vary": {key: [0.123456789012345] for key in ("max_lr", "eps", "max_grad_norm", "rope_theta", "weight_decay")},
-    },
-    {
-        "corpus": "stories",
-        "max_lr": {"best_of": "learning_rate", "times": 5e-324},
-        "runs": {"a": {}, "A": {}, "a_b": {}},
-    },
-    {"corpus": "stories", "runs": {"a": {"vary": {"max_lr": [0.1]}}, "a_max_lr": {}}},
-]
 
 
 def study_text(random: Random, folder: Path) -> str:
     """Harm the text of a study that is shipped."""
     make_texts(folder)
-    text = random.choice(shipped_texts())
+    text = random.choice(list(shipped_texts().values()))
     (folder / STUDY_FILE).write_bytes(harm_text(random, text))
     return judge(random)
 
@@ -177,7 +50,7 @@ def study_text(random: Random, folder: Path) -> str:
 def study_values(random: Random, folder: Path) -> str:
     """Harm the values of a study that is shipped, and write them as JSON or YAML."""
     make_texts(folder)
-    study = copy.deepcopy(random.choice(shipped_values()))
+    study = copy.deepcopy(random.choice(list(shipped_values().values())))
     for _ in range(random.choice([0, 1, 1, 3])):
         grow(random, study)
     if random.random() < 0.5:
@@ -199,15 +72,15 @@ def grow(random: Random, study: dict[str, Any]) -> None:
 
 
 @cache
-def shipped_texts() -> list[str]:
-    """The texts of the shipped studies."""
-    return [path.read_text(encoding="utf-8") for path in sorted((ROOT / "config").glob("*.yaml"))]
+def shipped_texts() -> dict[str, str]:
+    """The texts of the shipped studies, by the names of their files."""
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "config").glob("*.yaml"))}
 
 
 @cache
-def shipped_values() -> list[Any]:
-    """The values of the shipped studies."""
-    return list(map(yaml.safe_load, shipped_texts()))
+def shipped_values() -> dict[str, Any]:
+    """The values of the shipped studies, by the names of their files."""
+    return {name: yaml.safe_load(text) for name, text in shipped_texts().items()}
 
 
 def make_texts(folder: Path) -> None:
@@ -259,7 +132,7 @@ def check_paths(plan: Plan) -> None:
     for path in paths:
         top, *components = path.split("/")
         plain = all(COMPONENT.fullmatch(part) and part.strip(".") and part[0] != "-" for part in components)
-        plain &= not any(map(PeriodicityDetector().is_periodic, components))
+        plain &= not any(map(PERIODICITY.is_periodic, components))
         short = max(map(len, components)) <= LONGEST_COMPONENT and len(path) <= LONGEST_PATH
         if top not in ("results", "resources") or os.path.normpath(path) != path or not plain or not short:
             raise LostError(f"expected a plain path inside the study's folders, found {path!r}")
@@ -289,7 +162,9 @@ def check_settings(random: Random, plan: Plan) -> None:
     """Raise LostError unless the settings of the jobs are JSON, and come through a shell as they are."""
     texts = [json.dumps(settings, ensure_ascii=False, allow_nan=False) for _, settings in settings_of(plan)]
     text = random.choice(texts)
-    found = subprocess.run(["sh", "-c", f"printf %s {shlex.quote(text)}"], capture_output=True, check=True).stdout
+    # A program of its own, not the shell's printf, so that the system's limit for an argument holds, too.
+    script = f"env printf %s {shlex.quote(text)}"
+    found = subprocess.run(["sh"], input=script.encode(), capture_output=True, check=True).stdout
     if found.decode() != text:
         raise LostError(f"expected {text!r:.200} to come through a shell, found {found!r:.200}")
 
@@ -305,7 +180,8 @@ def commands(random: Random, folder: Path) -> str:
     found = Counter()
     for command in printed_commands():
         arguments = seen_by_a_shell(command, folder)
-        given = make_parser().parse_args(arguments)
+        given = cli.make_parser().parse_args(arguments)
+        cli.check_settings(given)
         if given.verb == "make-corpus":
             name = given.settings["name"]
             expected = [plan.text_paths(name, part) for part in ("files", "valid")]
@@ -326,7 +202,7 @@ def canonical(settings: Any) -> str:
 
 def nasty_study(random: Random) -> dict[str, Any]:
     """The smoke study with a corpus, prompts and runs whose names and texts try a shell, as far as they are allowed."""
-    study = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text(encoding="utf-8"))
+    study = copy.deepcopy(shipped_values()["smoke"])
     files = [f"file:{name}" for name in random.sample([name for name in LOCAL_TEXTS if is_allowed(f"file:{name}")], 4)]
     addresses = [each for each in ADDRESSES if isinstance(each, str) and each.startswith("http") and is_allowed(each)]
     name = random.choice(["a-1", "0", "a.1b", "-".join("abc"), "vocab_size-1", "abcdefghi_" * 9])
@@ -354,7 +230,7 @@ def is_allowed(address: str) -> bool:
 
 def url_study(address: str) -> dict[str, Any]:
     """A small study on one text."""
-    smoke = shipped_values()[[path.name for path in sorted((ROOT / "config").glob("*.yaml"))].index("smoke.yaml")]
+    smoke = shipped_values()["smoke"]
     corpus = {"source": "url", "files": [address], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
     kept = {key: smoke[key] for key in ("study", "seeds", "model", "training")}
     return kept | {"corpora": {"mine": corpus}, "experiments": {"one": {"corpus": "mine"}}}

@@ -1,6 +1,10 @@
 """Fixtures that several test modules share."""
 
+import contextlib
+from pathlib import Path
+
 import pytest
+from every_verb import READS, command, make_whole_study
 from fabricate import fabricate_study
 from hypothesis import settings
 
@@ -15,3 +19,12 @@ settings.load_profile("any machine")
 def fabricated(tmp_path_factory) -> Results:
     """A made-up study with sweeps, ablations over seeds and diverged runs, without plots; not to be changed."""
     return fabricate_study(tmp_path_factory.mktemp("fabricated"))
+
+
+@pytest.fixture(scope="session")
+def whole_study(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
+    """The folder of a whole tiny study, and the command of every verb that works there; to be left as it is."""
+    folder = tmp_path_factory.mktemp("study")
+    make_whole_study(folder)
+    with contextlib.chdir(folder):
+        return folder, {verb: command(verb) for verb in READS}

@@ -1,6 +1,8 @@
 """A tiny study that every verb can work on: its settings, and the arguments of each verb as the workflow gives them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +211,8 @@ def commands_of(verb: str) -> list[list[str]]:
         sweep = the_plan().runs_of["sweep"]
         return [*(["train", *run_arguments(run), "--output", f"results/{run.folder}"] for run in sweep), usual]
     return [usual]
+
+
+def lmpipe(arguments: list[str], **streams: Any) -> subprocess.CompletedProcess:
+    """Run a command in a process of its own, since its standard streams are at stake."""
+    return subprocess.run([sys.executable, "-m", "lmpipe.cli", *arguments], **streams)

@@ -250,3 +250,15 @@ def test_a_missing_text_is_an_input_error(tmp_path):
             count_pretokens(missing, [])
         with pytest.raises(InputError, match="expected a text file"):
             count_shard(missing, 0, 1, tmp_path / "a.npz", tmp_path / "a.json")
+
+
+def test_damaged_counts_are_told_in_one_line(tmp_path):
+    path = tmp_path / "0.npz"
+    save_counts(path, {bytes([byte, 10]): 1 for byte in range(256)})
+    # Cut out of the first name, which zipfile then shows with all that follows.
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"text.npy", b"ext.npy", 1))
+    with pytest.raises(InputError) as caught:
+        load_counts(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500

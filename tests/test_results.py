@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from fabricate import RATES, fabricate_study
 
@@ -104,3 +106,12 @@ def test_a_damaged_summary_is_an_input_error(tmp_path):
         Run.read(folder)
     assert results.corpus_in_role("web") == "docs"
     assert results.corpus_in_role("other") is None
+
+
+def test_the_files_of_another_run_are_told_in_one_line(tmp_path):
+    folder = fabricate_study(tmp_path).runs()[0].folder
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"run": "other\n"}))
+    with pytest.raises(InputError, match=r"expected the run learning_rate/max_lr=0\.001/seed0, found ") as caught:
+        Run.read(folder)
+    assert str(caught.value).isprintable()

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from tiny_study import make_tiny_study, tiny_settings, tiny_text, tiny_tokenizer
 
-from lmpipe import run_inputs
+from lmpipe import InputError, run_inputs
+from lmpipe.files import write_json
 from lmpipe.run_inputs import resolve
 from lmpipe.tokens import encode_file
 
@@ -41,3 +42,11 @@ def test_another_text_makes_another_run(study, split):
     Path(text).write_text(tiny_text(50, seed=7), encoding="utf-8")
     encode_file(text, tiny_tokenizer(), target, target.with_suffix(".json"), "tiny")
     assert identity(study) != before
+
+
+def test_the_best_of_another_sweep_is_refused_with_the_remedy(study):
+    best = {"experiment": "other\n", "run": "a", "max_lr": 0.01, "batch_size": 4}
+    write_json(study / "best.json", best)
+    settings = tiny_settings(max_lr={"best_of": "sweep"})
+    with pytest.raises(InputError, match=r"expected the best of 'sweep', found that of 'other\\n'; delete the file"):
+        resolve(settings, study, study / "best.json", study / "run")

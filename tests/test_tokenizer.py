@@ -225,6 +225,8 @@ DAMAGE = [
     ("vocab.json", '{"a": "1"}', "'a': expected an id"),
     ("vocab.json", '{"a": 1, "b": 1}', "'b': expected an id"),
     ("vocab.json", '{"a b": 1}', "found ' '"),
+    ("vocab.json", json.dumps({"a" * 5000: [0] * 5000}), "used once, found [0, 0, 0, 0, 0, 0, ...]; delete"),
+    ("merges.txt", "#version: 0.2\n" + "a" * 5000, "line 2: expected two tokens and a space, found 'a"),
     ("vocab.json", '{"a": 0}', "expected the token"),
     ("merges.txt", "#version: 0.2\nabc\n", "line 2: expected two tokens"),
     ("merges.txt", "#version: 0.2\na b c\n", "line 2: expected two tokens"),
@@ -243,6 +245,7 @@ def test_damaged_files_are_told_in_one_line(tmp_path, name, content, message):
         Tokenizer.from_folder(tmp_path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
     (tmp_path / name).write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=name):
         Tokenizer.from_folder(tmp_path)

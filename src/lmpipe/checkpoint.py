@@ -6,7 +6,6 @@ A checkpoint exists only once it is complete. The newest two are kept, so that a
 import contextlib
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,22 +33,22 @@ def save_weights(path: str | Path, model: nn.Module) -> None:
 
 def load_weights(path: str | Path, model: nn.Module) -> None:
     """Load what `save_weights` wrote; raises InputError for a file that is missing, damaged or another model's."""
+    check_weights(path, model)
     tensors, _ = read_tensors(Path(path))
+    model.load_state_dict(tensors)
+
+
+def check_weights(path: str | Path, model: nn.Module) -> None:
+    """Raise InputError unless a file holds weights of the model's shapes; the model may lie on the meta device."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    with open_tensors(Path(path)) as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     if expected != found:
         name = sorted(dict(expected.items() ^ found.items()))[0]
         raise InputError(
             f"{path}: {name}: expected shape {expected.get(name)}, found {found.get(name)}; "
             "use the weights and the config.json of one run"
         )
-    model.load_state_dict(tensors)
-
-
-def count_weights(path: str | Path) -> int:
-    """The parameters of a file of weights, by its header; raises InputError where it is missing or damaged."""
-    with open_tensors(Path(path)) as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from lmpipe import InputError
-from lmpipe.accounting import parameters
-from lmpipe.checkpoint import count_weights, load_weights
+from lmpipe.checkpoint import check_weights, load_weights
 from lmpipe.devices import compute_reproducibly
 from lmpipe.files import STANDARD_OUTPUT, make_again, read_json, write_json
 from lmpipe.fluency import figures_of, held_out_figures, known_words
@@ -221,25 +220,16 @@ def load_run(run_folder: str | Path) -> tuple[TransformerLM, Tokenizer]:
             f"{tokenizer.sha256[:12]}; train the run again (snakemake --cores 1 {folder / CONFIG})"
         )
     model_config = ModelConfig.model_validate(config["model"])
-    check_fit(folder, model_config, tokenizer)
+    if model_config.vocab_size != tokenizer.vocab_size:
+        raise InputError(
+            f"{folder / CONFIG}: model.vocab_size: expected the {tokenizer.vocab_size} ids of the tokenizer, "
+            f"found {model_config.vocab_size}; {make_again(folder / CONFIG)}"
+        )
+    # Before anything is allocated: a model of another size may be of any size.
+    check_weights(folder / WEIGHTS, TransformerLM(model_config, device="meta"))
     model = TransformerLM(model_config)
     load_weights(folder / WEIGHTS, model)
     return model.eval(), tokenizer
-
-
-def check_fit(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Raise InputError unless a run's weights and tokenizer have the sizes of its model, so that it can be built."""
-    found = count_weights(folder / WEIGHTS)
-    if (expected := parameters(config)["total"]) != found:
-        raise InputError(
-            f"{folder / WEIGHTS}: expected the {expected:,} parameters of {CONFIG}, found {found:,}; "
-            "use the weights and the config.json of one run"
-        )
-    if config.vocab_size != tokenizer.vocab_size:
-        raise InputError(
-            f"{folder / CONFIG}: model.vocab_size: expected the {tokenizer.vocab_size} ids of the tokenizer, "
-            f"found {config.vocab_size}; {make_again(folder / CONFIG)}"
-        )
 
 
 def sample_grid(settings: dict[str, Any]) -> list[tuple[str, float, float]]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from lmpipe.settings import ModelConfig
-from lmpipe.shapes import Amount, Count, Loss, Path_, Positive, Share, Whole, keys, written_from
+from lmpipe.shapes import Amount, Count, FilePath, Loss, Positive, Share, Whole, keys, written_from
 
 
 def row_for_each_pair(comparison: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +223,7 @@ FINDING = keys(
     ],
     sentences=list[str],
     tables=list[Annotated[keys(caption=str, columns=list[str], rows=list[list[CELL]]), AfterValidator(even_rows)]],
-    plots=list[keys(path=Path_, caption=str, alt=str)],
+    plots=list[keys(path=FilePath, caption=str, alt=str)],
     texts=list[keys(caption=str, text=str, kind=Literal["code", "prose"])],
     reference=keys(
         rows=list[

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmpipe import InputError
+from lmpipe.complaints import shown
 from lmpipe.files import make_again
 from lmpipe.shapes import CORPUS, RUN_CONFIG, RUN_SUMMARY, read_shape
 
@@ -49,7 +50,8 @@ class Run:
         config = read_shape(path, RUN_CONFIG)
         place, found = folder.parts[-3:], (config["experiment"], config["run"], f"seed{config['seed']}")
         if found != place:
-            raise InputError(f"{path}: expected the run {'/'.join(place)}, found {'/'.join(found)}; {make_again(path)}")
+            told = shown("/".join(found))
+            raise InputError(f"{path}: expected the run {'/'.join(place)}, found {told}; {make_again(path)}")
         return cls(folder, config, read_shape(folder / "summary.json", RUN_SUMMARY))
 
     @property

@@ -18,8 +18,8 @@ from lmpipe.files import make_again, read_json
 from lmpipe.settings import ModelConfig, Settings, TrainingSettings
 from lmpipe.study import Name, Rate, Seed
 
-# Names of runs and tokenizers say what they vary: `max_lr=0.003`.
-FOLDER_NAME = re.compile(r"[A-Za-z0-9._=+-]{1,255}")
+# Names of runs say what they vary: `max_lr=0.003`.
+RUN_NAME = re.compile(r"[A-Za-z0-9._=+-]{1,255}")
 
 
 def read_shape(path: str | Path, kind: Any) -> Any:
@@ -96,13 +96,9 @@ def written_from(model: type[Settings]) -> Any:
 def run_and_seed(pair: list[Any]) -> list[Any]:
     """The name of a run and its seed, as the plan names them."""
     kinds = [type(part) for part in pair]
-    if kinds != [str, int] or not FOLDER_NAME.fullmatch(pair[0]) or pair[1] < 0:
+    if kinds != [str, int] or not RUN_NAME.fullmatch(pair[0]) or pair[1] < 0:
         raise ValueError(f"expected the name and the seed of a run, such as ['baseline', 0], found {pair!r}")
     return pair
-
-
-# A corpus's own tokenizer bears its name; one of another size says so behind it.
-TokenizerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(-vocab_size=[0-9]+)?$")]
 
 
 Whole = Annotated[int, Field(ge=0)]
@@ -110,8 +106,9 @@ Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-FolderName = Annotated[str, Field(pattern=f"^{FOLDER_NAME.pattern}$")]
-Path_ = Annotated[str, Field(pattern=r"^[^\x00]+$")]
+# A corpus's own tokenizer bears its name; one of another size says so behind it.
+TokenizerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(-vocab_size=[0-9]+)?$")]
+FilePath = Annotated[str, Field(pattern=r"^[^\x00]+$")]
 # JSON has no NaN and no infinity: a loss that was not finite is null.
 Loss = float | None
 
@@ -140,7 +137,7 @@ RUN_CONFIG = keys(
     seed=Whole,
     corpus=str,
     varied=dict[str, Any],
-    tokenizer=keys(name=str, path=Path_, sha256=str),
+    tokenizer=keys(name=str, path=FilePath, sha256=str),
     tokens=keys(train=keys(sha256=str, tokens=Count), valid=keys(sha256=str)),
     model=written_from(ModelConfig),
     training=written_from(TrainingSettings),

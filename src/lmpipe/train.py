@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lmpipe.checkpoint import (
-    count_weights,
     load_checkpoint,
+    open_tensors,
     restore_tensors,
     save_checkpoint,
     save_weights,
@@ -78,7 +78,8 @@ def check_stored(stored: StoredRun) -> None:
     """Raise InputError where the store's files of a finished run have been damaged since."""
     path = stored.folder / SUMMARY
     check_shape(read_json(path), RUN_SUMMARY, str(path), "delete it, and the run is trained anew")
-    count_weights(stored.folder / WEIGHTS)
+    with open_tensors(stored.folder / WEIGHTS):
+        pass
 
 
 @dataclass
