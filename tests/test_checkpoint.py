@@ -107,6 +107,33 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(tmp_path):
         load_checkpoint(tmp_path, "other")
 
 
+def test_weights_in_the_place_of_a_checkpoint_are_told_and_the_one_before_is_taken(tmp_path, capsys):
+    save_checkpoint(tmp_path, "run", 1, {"model.weight": torch.zeros(2)}, {})
+    save_weights(tmp_path / "step-0000000002.safetensors", TransformerLM(CONFIG, seed=0))
+    _, counted = load_checkpoint(tmp_path, "run")
+    assert counted == {"step": 1}
+    assert "step-0000000002.safetensors: the checkpoint is damaged ('run'); going on" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_is_not_taken_for_damaged(tmp_path):
+    save_checkpoint(tmp_path, "run", 1, {"model.weight": torch.zeros(2)}, {})
+    (tmp_path / "step-0000000002.safetensors").mkdir()
+    with pytest.raises(IsADirectoryError):
+        load_checkpoint(tmp_path, "run")
+    assert len(checkpoints(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("key", ["model.lm_head.weight", "exp_avg.lm_head.weight"])
+def test_tensors_of_another_model_are_not_restored(key):
+    model, optimizer = trained(1)
+    tensors = training_tensors(model, optimizer)
+    before = model.lm_head.weight.clone()
+    for others in ({name: tensor for name, tensor in tensors.items() if name != key}, tensors | {key: torch.ones(3)}):
+        with pytest.raises(InputError, match="expected the tensors of this model, found others; delete"):
+            restore_tensors(model, optimizer, others, updates=1)
+    assert torch.equal(model.lm_head.weight, before)
+
+
 def test_a_half_written_checkpoint_is_not_seen(tmp_path):
     (tmp_path / "step-0000000007.safetensors.tmp-abc").write_bytes(b"half")
     assert load_checkpoint(tmp_path, "run") is None
