@@ -22,16 +22,17 @@ from bench.mutations import harm_bytes, harm_value
 from lmpipe import InputError
 from lmpipe.bpe import train_tokenizer
 from lmpipe.checkpoint import load_checkpoint, restore_tensors, save_checkpoint, training_tensors
+from lmpipe.counting import count_shard
+from lmpipe.encoding import encode_file
 from lmpipe.files import write_json
 from lmpipe.generate import load_run, stream
 from lmpipe.model import TransformerLM
 from lmpipe.optim import AdamW
-from lmpipe.pretokenize import count_shard
 from lmpipe.results import Run, read_experiment, select_best
 from lmpipe.run_inputs import resolve
 from lmpipe.settings import ModelConfig, TrainingSettings
 from lmpipe.tokenizer import Tokenizer
-from lmpipe.tokens import TokenFile, batch, encode_file
+from lmpipe.tokens import TokenFile, batch
 from lmpipe.train import train
 
 STUDY = Path("results/tiny")

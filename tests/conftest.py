@@ -8,11 +8,18 @@ from every_verb import READS, command, make_whole_study
 from fabricate import fabricate_study
 from hypothesis import settings
 
+from lmpipe.kernels import load
 from lmpipe.results import Results
 
 # A busy machine makes an example slow, not wrong.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_kernels() -> None:
+    """Compile the kernels before any test that is timed."""
+    load.kernels()
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,10 @@ TOKEN_FILES = {
     for split in ("train", "valid")
     for ending, kind in (("bin", "tokens"), ("json", "json"))
 }
+SHARDS = ["train-shards/0.bin", "train-shards/1.bin"]
+SHARD_FILES = {SHARDS[0]: "tokens"} | {
+    SHARDS[0].replace("bin", ending): "json" for ending in ("json", "provenance.json")
+}
 RUN_FILES = {f"{RUN}/config.json": "json", f"{RUN}/summary.json": "json"}
 METRICS = {f"{RUN}/metrics.csv": "csv"}
 # What each verb reads, and of which kind that is.
@@ -71,6 +75,7 @@ READS = {
     "count-pretokens": {f"{CORPUS}/train.txt": "text"},
     "train-bpe": {COUNTS: "npz", COUNTS.replace("npz", "json"): "json"},
     "encode-corpus": {f"{CORPUS}/train.txt": "text"} | TOKENIZER_FILES,
+    "join-tokens": SHARD_FILES,
     "compare-tokenizers": TEXTS | TOKENIZER_FILES | {f"{TOKENS}/train.json": "json"},
     "explore-unicode": {},
     "account-model": {},
@@ -104,6 +109,7 @@ READS = {
 }
 # What a study may lack: then the report says that it is absent, or less is checked.
 OPTIONAL = {
+    "join-tokens": {"train-shards/0.provenance.json"},
     "compare-tokenizers": {f"{TOKENS}/train.json"},
     "find": READS["find"].keys() - RUN_FILES - {f"{CORPUS}/corpus.json"},
 }
@@ -113,6 +119,7 @@ WRITES = {
     "count-pretokens": COUNTS,
     "train-bpe": TOKENIZER,
     "encode-corpus": f"{TOKENS}/train.bin",
+    "join-tokens": "joined.bin",
     "compare-tokenizers": "results/tokenizer_experiments.json",
     "explore-unicode": "results/unicode.json",
     "account-model": "results/accounting/study.json",
@@ -153,6 +160,8 @@ def arguments_of(verb: str, plan: Plan) -> list[str]:
             return ["--counts", COUNTS, "--corpus", "tiny", "--vocab-size", "270"]
         case "encode-corpus":
             return ["--text", f"{CORPUS}/train.txt", "--tokenizer", TOKENIZER]
+        case "join-tokens":
+            return ["--tokens", *SHARDS]
         case "compare-tokenizers":
             return ["--settings", as_json({"corpora": ["tiny"], "tokenizers": {"tiny": "tiny"}}), *in_results]
         case "account-model":
@@ -204,6 +213,10 @@ def commands_of(verb: str) -> list[list[str]]:
     usual = command(verb)
     if verb == "encode-corpus":
         return [usual, [part.replace("train.", "valid.") for part in usual]]
+    if verb == "join-tokens":
+        encode = ["encode-corpus", *arguments_of("encode-corpus", the_plan()), "--shards", "2"]
+        shards = [[*encode, "--shard", str(number), "--output", path] for number, path in enumerate(SHARDS)]
+        return [*shards, usual]
     if verb == "plot-experiment":
         tuned = as_json({"experiment": "tuned", "runs": [["baseline", 0]]})
         return [usual, [verb, "--settings", tuned, *usual[3:-1], "results/experiments/tuned"]]

@@ -5,10 +5,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from reference import naive_bpe
 
-from lmpipe import InputError, bpe, pretokenize
+from lmpipe import InputError, blocks, counting, pretokenize
 from lmpipe.bpe import merge_pretokens, train_bpe, train_tokenizer
+from lmpipe.counting import count_shard
 from lmpipe.files import read_json
-from lmpipe.pretokenize import END_OF_TEXT, count_shard, to_text
+from lmpipe.pretokenize import END_OF_TEXT, to_text
 from lmpipe.tokenizer import Tokenizer
 
 # Few letters make many ties and overlaps, which is where merge loops go wrong.
@@ -33,9 +34,9 @@ def test_training_equals_the_plain_definition(tmp_path_factory, text, merges):
     text = to_text(pretokenize.to_bytes(text))
     vocab_size = 256 + len(SPECIALS) + merges
     expected = naive_bpe.train(text, vocab_size, SPECIALS)
-    assert train_on(tmp_path_factory.getbasetemp(), text, vocab_size, SPECIALS) == expected
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bpe, "LONG_WORD", 2)
+        for module in (blocks, counting):
+            patch.setattr(module, "BLOCK_BYTES", 20)
         assert train_on(tmp_path_factory.getbasetemp(), text, vocab_size, SPECIALS) == expected
 
 
@@ -104,8 +105,8 @@ def test_train_tokenizer_depends_on_the_text_alone(tmp_path, monkeypatch):
     one, three = tmp_path / "one", tmp_path / "three"
     one.mkdir(), three.mkdir()
     first = train_tokenizer(make_counts(one, text, 1), one / "tokenizer", "stories", "stories", 280)
-    monkeypatch.setattr(pretokenize, "BLOCK_BYTES", 5)
-    monkeypatch.setattr(pretokenize, "WINDOW_CHARACTERS", 1)
+    for module in (blocks, counting):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 5)
     second = train_tokenizer(make_counts(three, text, 3), three / "tokenizer", "stories", "stories", 280)
     for name in ("vocab.json", "merges.txt", "tokenizer.json"):
         assert (one / "tokenizer" / name).read_bytes() == (three / "tokenizer" / name).read_bytes()

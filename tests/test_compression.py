@@ -16,9 +16,10 @@ from lmpipe.compression import (
     shown,
     throughput,
 )
-from lmpipe.pretokenize import END_OF_TEXT, count_shard
+from lmpipe.counting import count_shard
+from lmpipe.encoding import encode_file
+from lmpipe.pretokenize import END_OF_TEXT
 from lmpipe.tokenizer import Tokenizer
-from lmpipe.tokens import encode_file
 
 STORY = "Once upon a time a small cat met a responsible dog. They played together, happily.\n"
 PAGE = "Returns the ValueError of np.array([1, 2]); see also:\n----------------\n Paramètres \xff\n"
@@ -164,8 +165,13 @@ def test_the_timed_text_ends_after_a_document(tmp_path):
 def test_every_timed_pass_starts_with_an_empty_cache(monkeypatch):
     tokenizer = Tokenizer({byte: bytes([byte]) for byte in range(256)}, [])
     empty = []
-    encode = tokenizer.encode
-    monkeypatch.setattr(tokenizer, "encode", lambda text: (empty.append(not tokenizer._cache), encode(text)))
+    encode = tokenizer.encode_to_numpy
+
+    def spy(text):
+        empty.append(tokenizer.encoder.used == 0)
+        return encode(text)
+
+    monkeypatch.setattr(tokenizer, "encode_to_numpy", spy)
     assert throughput(tokenizer, "some words")["throughput"]["bytes"] == 10
     assert empty == [True] * compression.THROUGHPUT_PASSES
 
@@ -174,7 +180,7 @@ def test_a_measured_tokenizer_waits_without_its_cache(results):
     tokenizer = Tokenizer.from_folder(results / "tokenizers" / "docs")
     path = results / "corpora" / "docs" / "valid.txt"
     assert compression.compression(tokenizer, path, sample_documents(path, 3, seed=0))["round_trip"]
-    assert not tokenizer._cache
+    assert tokenizer.encoder.used == 0
 
 
 def test_occurrences_are_counted_inside_documents(tmp_path):

@@ -99,6 +99,9 @@ def test_a_shard_is_counted_with_less_memory_and_time_than_the_whole():
     assert costs.count_request(eighth).mem_mb < costs.count_request(whole).mem_mb
     assert costs.count_request(eighth).runtime < costs.count_request(whole).runtime
     assert costs.encode_request(eighth) == costs.encode_request(whole)
+    assert costs.encode_shard_request(eighth).runtime < costs.encode_shard_request(whole).runtime
+    assert costs.join_request(eighth) == costs.join_request(whole)
+    assert costs.shard_file_bytes(eighth, 300) > costs.shard_file_bytes(whole, 300) == 0
 
 
 def big_corpus(shards):

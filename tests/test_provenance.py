@@ -31,8 +31,16 @@ def edit(path, old, new):
 
 def test_the_closure_names_what_computes_and_leaves_the_rest_out():
     modules = set(code_digest("train"))
-    assert {"train", "model", "optim", "tokens", "settings", "torch", "numpy", "regex"} <= modules
+    assert {"train", "model", "optim", "tokens", "settings", "torch", "numpy"} <= modules
     assert not {"cli", "files", "progress", "provenance", "study", "plan", "report", "plots"} & modules
+
+
+def test_the_kernels_and_their_compiler_count_for_tokenizers():
+    compiled = {"kernels.simd", "kernels.scan", "kernels.count", "kernels.merge", "kernels.build", "numba"}
+    assert compiled <= set(code_digest("bpe"))
+    assert compiled <= set(code_digest("counting"))
+    assert compiled <= set(code_digest("encoding"))
+    assert not compiled & set(code_digest("train"))
 
 
 def test_all_problems_count_for_the_findings():

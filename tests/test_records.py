@@ -49,7 +49,7 @@ def tokens(tmp_path, monkeypatch):
 def test_a_record_lies_beside_every_result_and_names_its_files(tokens):
     expected = {
         "counts/0.provenance.json": ("0.npz", "0.json"),
-        "bpe/c/provenance.json": ("vocab.json", "merges.txt", "tokenizer.json", "training.json"),
+        "bpe/c/provenance.json": ("vocab.json", "merges.txt", "tokenizer.json", "ranks.tiktoken", "training.json"),
         "tokens/train.provenance.json": ("train.bin", "train.json"),
     }
     assert {path.relative_to(tokens).as_posix() for path in tokens.rglob(f"*{RECORD}")} == set(expected)
@@ -62,7 +62,7 @@ def test_a_record_says_what_made_the_result(tokens):
     assert record["verb"] == "train-bpe"
     arguments = {"counts": ["counts/0.npz"], "corpus": "c", "vocab_size": 262, "output": "bpe/c"}
     assert record["arguments"] == arguments
-    assert {"bpe", "tokenizer", "regex"} <= set(record["code"])
+    assert {"bpe", "vocabulary", "regex"} <= set(record["code"])
     assert {"python", "lmpipe", "torch", "regex"} <= set(record["versions"])
     assert set(record) >= {"commit", "changed", "hardware", "seeds"}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record["started"])

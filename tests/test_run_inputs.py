@@ -4,9 +4,9 @@ import pytest
 from tiny_study import make_tiny_study, tiny_settings, tiny_text, tiny_tokenizer
 
 from lmpipe import InputError, run_inputs
+from lmpipe.encoding import encode_file
 from lmpipe.files import write_json
 from lmpipe.run_inputs import resolve
-from lmpipe.tokens import encode_file
 
 
 @pytest.fixture

@@ -259,6 +259,25 @@ def test_number_texts_are_accepted_where_yaml_leaves_them_as_texts():
     assert load_plan(study, "x").study.training.max_lr == 0.001
 
 
+@pytest.mark.parametrize(
+    ("block", "shards"),
+    [
+        ({"files": ["file:a.txt", "https://h/b", {"url": "https://h/c"}]}, 3),
+        ({"files": ["file:a.txt", "https://h/b"], "shards": 1}, 1),
+        ({"files": ["file:a.txt"], "shards": 4}, 4),
+        ({"files": ["file:a.txt"]}, 1),
+        ({"files": "file:a.txt"}, 1),
+        ({"source": "stories", "documents": 100, "files": ..., "valid_fraction": ...}, 1),
+    ],
+)
+def test_a_corpus_of_several_files_has_as_many_shards(tmp_path, monkeypatch, block, shards):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("text")
+    given = {key: value for key, value in (MINE | block).items() if value is not ...}
+    corpus = load_plan(changed(("corpora", "mine"), given), "x").study.corpora["mine"]
+    assert corpus.shards == shards
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_studies_are_valid(path):
     plan = load_plan(yaml.safe_load(path.read_text(encoding="utf-8")), path.name)

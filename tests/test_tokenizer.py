@@ -1,7 +1,9 @@
 import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import count, islice
-from types import GeneratorType
 
 import pytest
 import tiktoken
@@ -9,11 +11,14 @@ import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 from reference import naive_bpe
+from tiktoken.load import load_tiktoken_bpe
 
-from lmpipe import InputError, tokenizer
+from lmpipe import InputError, blocks, tokenizer
 from lmpipe.bpe import merge_pretokens
+from lmpipe.kernels import encoder
 from lmpipe.pretokenize import END_OF_TEXT, PATTERN, to_bytes, to_text
-from lmpipe.tokenizer import Tokenizer, byte_characters, from_printable, printable
+from lmpipe.tokenizer import Tokenizer
+from lmpipe.vocabulary import byte_characters, from_printable, printable
 
 SPECIALS = [END_OF_TEXT, "<|a|>", "<|a|><|b|>", "two words", "<|é|>"]
 SAMPLES = [
@@ -66,10 +71,11 @@ def test_hugging_face_gives_the_same_ids(tmp_path, text):
 
 
 @pytest.mark.parametrize("text", SAMPLES)
-def test_tiktoken_gives_the_same_ids(text):
+def test_tiktoken_gives_the_same_ids(tmp_path, text):
     ours = trained()
+    ours.save(tmp_path)
     specials = {token: ours.encode(token)[0] for token in SPECIALS}
-    ranks = {token: token_id for token_id, token in ours.vocab.items() if token_id not in specials.values()}
+    ranks = load_tiktoken_bpe(str(tmp_path / "ranks.tiktoken"))
     theirs = tiktoken.Encoding("ours", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=specials)
     # tiktoken does not promise the longest of overlapping special tokens.
     text = text.replace("<|a|><|b|>", "<|a|>")
@@ -93,7 +99,8 @@ def test_any_bytes_survive_and_malformed_ones_decode_to_replacement_characters(d
 def test_encode_iterable_equals_encode_wherever_pieces_end(pieces, window):
     assert list(trained().encode_iterable(pieces)) == trained().encode("".join(pieces))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lmpipe.pretokenize.WINDOW_CHARACTERS", window)
+        patch.setattr(tokenizer, "STREAM_BYTES", window)
+        patch.setattr(blocks, "WINDOW_BYTES", window)
         characters = "".join(pieces)
         assert list(trained().encode_iterable(characters)) == trained().encode(characters)
 
@@ -101,17 +108,63 @@ def test_encode_iterable_equals_encode_wherever_pieces_end(pieces, window):
 def test_encode_iterable_is_lazy():
     stream = trained().encode_iterable(f"story {number}{END_OF_TEXT}" for number in count())
     assert list(islice(stream, 3)) == trained().encode(f"story 0{END_OF_TEXT}")[:3]
-    assert isinstance(trained().encode_batches(iter(())), GeneratorType)
+    assert list(trained().encode_iterable(iter(()))) == []
 
 
-def test_the_cache_stays_bounded_and_changes_nothing(monkeypatch):
-    monkeypatch.setattr(tokenizer, "CACHE_ENTRIES", 5)
+@pytest.mark.parametrize("largest", [16, 64])
+def test_the_cache_grows_stays_bounded_and_changes_nothing(monkeypatch, largest):
+    monkeypatch.setattr(encoder, "FIRST_CAPACITY", 16)
+    monkeypatch.setattr(encoder, "LARGEST_CAPACITY", largest)
+    monkeypatch.setattr(encoder, "ARENA_BYTES", 512)
+    monkeypatch.setattr(encoder, "ARENA_LEFT", 100)
+    monkeypatch.setattr(encoder, "LARGEST_ARENAS", 2)
     bounded = Tokenizer(trained().vocab, trained().merges, SPECIALS)
     text = " ".join(SAMPLES)
-    assert bounded.encode(text) == bounded.encode(text) == trained().encode(text)
-    assert len(bounded._cache) <= 5
+    expected = trained().encode(text)
+    for _ in range(10):
+        assert bounded.encode(text) == expected
+        assert 0 < bounded.encoder.used <= 3 * largest // 4
+    assert bounded.encoder.capacity == largest
     bounded.forget()
-    assert not bounded._cache
+    assert (bounded.encoder.used, bounded.encoder.capacity) == (0, 16)
+    assert bounded.encode(text) == expected
+
+
+def test_many_threads_encode_with_one_tokenizer(monkeypatch):
+    monkeypatch.setattr(encoder, "FIRST_CAPACITY", 16)
+    shared = Tokenizer(trained().vocab, trained().merges, SPECIALS)
+    words = [f"word{number} {number * number} {'x' * (number % 40)}é " for number in range(4000)]
+    texts = ["".join(words[start::7]) for start in range(7)] * 4
+    expected = [trained().encode(text) for text in texts[:7]] * 4
+    with ThreadPoolExecutor(7) as pool:
+        assert list(pool.map(shared.encode, texts)) == expected
+
+
+def test_more_than_65536_ids_take_the_kernels_with_ids_of_32_bits():
+    ours = trained()
+    high = {token_id + 100_000: token for token_id, token in ours.vocab.items() if token_id >= 300}
+    vocab = {token_id: token for token_id, token in ours.vocab.items() if token_id < 300} | high
+    wide = Tokenizer(vocab, ours.merges, SPECIALS)
+    text = " ".join(SAMPLES) * 3
+    ids = wide.encode_to_numpy(text)
+    assert (ids.dtype, wide.decode_bytes(ids.tolist())) == ("uint32", text.encode())
+    assert [token_id - 100_000 if token_id >= 300 else token_id for token_id in ids.tolist()] == ours.encode(text)
+
+
+def test_ids_beyond_what_the_encoder_packs_are_refused():
+    with pytest.raises(InputError, match="expected ids from 0 to 1048575, found 1048576"):
+        Tokenizer({**trained().vocab, 1 << 20: b"x|"}, [])
+
+
+def test_encoding_needs_no_main_guard_and_works_from_standard_input():
+    code = (
+        "from lmpipe.tokenizer import Tokenizer\n"
+        "vocab = {byte: bytes([byte]) for byte in range(256)} | {256: b'th', 257: b'the'}\n"
+        "print(Tokenizer(vocab, [(b't', b'h'), (b'th', b'e')]).encode('the th'))\n"
+    )
+    for arguments, program in ((["-"], code), (["-c", code], "")):
+        done = subprocess.run([sys.executable, *arguments], input=program, capture_output=True, text=True)
+        assert done.stdout == "[257, 32, 256]\n"
 
 
 LETTERS = st.text(alphabet="abc", min_size=1, max_size=5)
@@ -124,9 +177,9 @@ def test_merging_in_windows_equals_merging_at_once(words, parts, margin):
     text = "".join(parts) * 3
     whole = naive_bpe.encode(text, vocab, merges, [])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer, "LONG_CHARACTERS", 2)
-        patch.setattr(tokenizer, "WINDOW_BYTES", 2 * margin)
-        patch.setattr(tokenizer, "MARGIN_BYTES", margin)
+        patch.setattr(encoder, "WINDOW", 2 * margin)
+        patch.setattr(encoder, "MARGIN", margin)
+        patch.setattr(encoder, "FIRST_SCRATCH", 256)
         assert Tokenizer(vocab, merges).encode(text) == whole
 
 
@@ -136,9 +189,8 @@ def test_a_cut_that_merges_reach_across_is_taken_back(monkeypatch):
     merges = [(b"x", b"y")] + [(bytes([97 + place]), bytes([98 + place])) for place in reversed(range(20))]
     vocab |= {256 + rank: left + right for rank, (left, right) in enumerate(merges)}
     text = bytes(range(97, 118)).decode() * 5
-    monkeypatch.setattr(tokenizer, "LONG_CHARACTERS", 2)
-    monkeypatch.setattr(tokenizer, "WINDOW_BYTES", 4)
-    monkeypatch.setattr(tokenizer, "MARGIN_BYTES", 1)
+    monkeypatch.setattr(encoder, "WINDOW", 4)
+    monkeypatch.setattr(encoder, "MARGIN", 1)
     assert Tokenizer(vocab, merges).encode(text) == naive_bpe.encode(text, vocab, merges, [])
 
 

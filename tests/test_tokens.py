@@ -1,6 +1,4 @@
-import hashlib
 import json
-import math
 import os
 from collections import Counter
 
@@ -9,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmpipe import InputError, pretokenize, tokens
+from lmpipe import InputError
 from lmpipe.bpe import merge_pretokens
+from lmpipe.encoding import encode_file
 from lmpipe.pretokenize import END_OF_TEXT
 from lmpipe.tokenizer import Tokenizer
-from lmpipe.tokens import TokenFile, batch, encode_file, unigram_entropy, validation_windows
+from lmpipe.tokens import TokenFile, batch, validation_windows
 
 TEXT = f"The cat sat on the mat.\r\nÉté! {END_OF_TEXT}\n" * 30 + "no end"
 
@@ -34,52 +33,6 @@ def text_path(tmp_path):
 def encode(text_path, tokenizer, folder):
     info = encode_file(text_path, tokenizer, folder / "train.bin", folder / "train.json", "mine")
     return info, folder / "train.bin"
-
-
-def test_a_token_file_holds_the_ids_of_the_text(tmp_path, text_path, tokenizer):
-    info, path = encode(text_path, tokenizer, tmp_path)
-    ids = tokenizer.encode(TEXT)
-    assert np.fromfile(path, "<u2").tolist() == ids
-    shares = [count / len(ids) for count in Counter(ids).values()]
-    assert info.pop("unigram_entropy") == pytest.approx(-sum(share * math.log(share) for share in shares), rel=1e-12)
-    assert info == {
-        "tokens": len(ids),
-        "dtype": "uint16",
-        "max_id": max(ids),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "text_bytes": len(TEXT.encode()),
-        "vocab_size": 264,
-        "tokenizer": {"name": "mine", "sha256": tokenizer.sha256},
-    }
-
-
-def test_token_files_do_not_depend_on_blocks(tmp_path, text_path, tokenizer, monkeypatch):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-    encode(text_path, tokenizer, tmp_path / "a")
-    monkeypatch.setattr(pretokenize, "BLOCK_BYTES", 3)
-    monkeypatch.setattr(pretokenize, "WINDOW_CHARACTERS", 1)
-    monkeypatch.setattr(tokens, "BUFFERED_TOKENS", 7)
-    encode(text_path, tokenizer, tmp_path / "b")
-    for name in ("train.bin", "train.json"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
-def test_vocabularies_above_65536_ids_take_four_bytes(tmp_path, text_path, tokenizer):
-    fitting = {**tokenizer.vocab, 65_535: b"some token"}
-    info, path = encode(text_path, Tokenizer(fitting, tokenizer.merges, [END_OF_TEXT]), tmp_path)
-    assert (info["dtype"], path.stat().st_size) == ("uint16", 2 * info["tokens"])
-    larger = Tokenizer({**tokenizer.vocab, 70_000: b" o"}, [*tokenizer.merges, (b" ", b"o")], [END_OF_TEXT])
-    info, path = encode(text_path, larger, tmp_path)
-    assert (info["dtype"], info["max_id"], info["vocab_size"]) == ("uint32", 70_000, 70_001)
-    assert TokenFile.open(path).tokens[:].tolist() == larger.encode(TEXT)
-
-
-def test_an_empty_text_is_refused_and_leaves_no_file(tmp_path, tokenizer):
-    (tmp_path / "empty.txt").write_bytes(b"")
-    with pytest.raises(InputError, match=r"empty\.txt: expected text to encode"):
-        encode(tmp_path / "empty.txt", tokenizer, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
 
 
 def test_an_opened_token_file_gives_the_ids_that_were_asked_for(tmp_path, text_path, tokenizer):
@@ -187,8 +140,3 @@ def test_validation_windows_make_every_token_a_target_once(length, context_lengt
 def test_a_validation_split_needs_two_tokens():
     with pytest.raises(InputError, match="at least 2 tokens, found 1"):
         list(validation_windows(np.arange(1), 4))
-
-
-def test_unigram_entropy_of_equal_and_of_single_tokens():
-    assert unigram_entropy(np.array([3, 3, 3, 0])) == pytest.approx(math.log(3), rel=1e-15)
-    assert unigram_entropy(np.array([0, 7])) == 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny_study import tiny_text
 
 from lmpipe.estimate import distinct_runs
 from lmpipe.plan import load_plan
@@ -348,6 +349,28 @@ def test_texts_that_change_places_make_another_corpus(tmp_path):
         snakemake(tmp_path, "results/smoke/corpora/mine/corpus.json", study=tmp_path / "study.yaml")
         train = (tmp_path / "results/smoke/corpora/mine/train.txt").read_text(encoding="utf-8")
         assert train.startswith(f"The text {names[0]}.")
+
+
+def test_a_text_in_shards_gives_the_same_tokens(tmp_path):
+    """A job for each shard; only the joined tokens stay."""
+    for name, seed in (("a", 0), ("b", 1), ("c", 2)):
+        (tmp_path / f"{name}.txt").write_text(tiny_text(100, seed), encoding="utf-8")
+    study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
+    files = [f"file:{name}.txt" for name in "abc"]
+    mine = {"source": "url", "files": files, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
+    contents = {}
+    for shards, rules in ({}, {"encode_shard": 3, "join_tokens": 1}), ({"shards": 1}, {"encode_corpus": 1}):
+        study["corpora"]["mine"] = mine | shards
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+        done = snakemake(tmp_path, "results/smoke/tokens/mine/train.bin", study=tmp_path / "study.yaml")
+        jobs = dict(re.findall(r"^((?:encode|join)_\w+) +([0-9]+)$", done.stderr, re.MULTILINE))
+        assert {rule: int(number) for rule, number in jobs.items()} == rules
+        folder = tmp_path / "results/smoke/tokens/mine"
+        names = [path.name for path in folder.iterdir() if path.is_file()]
+        assert sorted(names) == ["train.bin", "train.json", "train.provenance.json"]
+        assert not [path for path in folder.rglob("*") if path.is_file() and path.parent != folder]
+        contents[len(contents)] = [(folder / name).read_bytes() for name in ("train.bin", "train.json")]
+    assert contents[0] == contents[1]
 
 
 def test_forget_empties_the_store(folder, tmp_path):

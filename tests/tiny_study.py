@@ -4,9 +4,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+from lmpipe.encoding import encode_file
 from lmpipe.pretokenize import END_OF_TEXT
 from lmpipe.tokenizer import Tokenizer
-from lmpipe.tokens import encode_file
 
 MERGES = [(b"t", b"h"), (b" ", b"a"), (b" ", b"th"), (b" th", b"e"), (b" ", b"s"), (b"o", b"n")]
 MODEL = {"context_length": 16, "d_model": 16, "d_ff": 32, "num_layers": 2, "num_heads": 2}

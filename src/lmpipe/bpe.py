@@ -1,38 +1,37 @@
 """Training byte-level BPE: the merge loop over counted pre-tokens (Sennrich et al. 2016; handout, section 2)."""
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush
-from operator import add
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lmpipe import InputError
+from lmpipe.counting import PretokenCounts, count_words, load_counts, merge_counts
 from lmpipe.files import write_json
-from lmpipe.pretokenize import END_OF_TEXT, count_pretokens, load_counts, merge_counts, to_bytes
+from lmpipe.kernels.merging import Merging
+from lmpipe.pretokenize import END_OF_TEXT, to_bytes
 from lmpipe.progress import progress
 from lmpipe.provenance import peak_memory_bytes
 from lmpipe.shapes import SHARD, read_shape
-from lmpipe.tokenizer import MOST_IDS, Tokenizer
+from lmpipe.vocabulary import MOST_IDS, Vocabulary
 
 BYTES = 256
-LONG_WORD = 1 << 16
-DESCENDING = bytes(range(255, -1, -1))
 
 
 def train_bpe(
     input_path: str | Path, vocab_size: int, special_tokens: Sequence[str]
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
     """Train on a text file of any bytes; see `merge_pretokens` for what is returned."""
-    initial_vocabulary(vocab_size, special_tokens)
-    return merge_pretokens(count_pretokens(input_path, special_tokens), vocab_size, special_tokens)
+    vocab = initial_vocabulary(vocab_size, special_tokens)
+    return merge_words(count_words(input_path, special_tokens, in_order=False), vocab, vocab_size)
 
 
 def initial_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> dict[int, bytes]:
     """The ids before any merge: the 256 bytes, then the special tokens, each once.
 
-    Raises InputError if they do not fit into vocab_size, or if it exceeds what Tokenizer can hold.
+    Raises InputError if they do not fit into vocab_size, or if it exceeds what Vocabulary can hold.
     """
     tokens = list(dict.fromkeys([*(bytes([byte]) for byte in range(BYTES)), *map(to_bytes, special_tokens)]))
     if vocab_size < len(tokens):
@@ -57,117 +56,28 @@ def merge_pretokens(
     >>> merge_pretokens({b"low": 5, b"lower": 2}, 258, [])[1]
     [(b'o', b'w'), (b'l', b'ow')]
     """
+    arrays = PretokenCounts.of(counts)
     vocab = initial_vocabulary(vocab_size, special_tokens)
+    return merge_words((arrays.text, arrays.lengths, arrays.counts), vocab, vocab_size)
+
+
+def merge_words(
+    words: tuple[np.ndarray, np.ndarray, np.ndarray], vocab: dict[int, bytes], vocab_size: int
+) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
+    """As merge_pretokens, from arrays of count_words and the vocabulary before any merge, which is extended."""
+    wanted = vocab_size - len(vocab)
+    merging = Merging(words, len(vocab), wanted)
+    del words
     merges = []
-    pairs = Pairs(counts, vocab)
-    with progress("merging", vocab_size - len(vocab), "merges") as shown:
-        while len(vocab) < vocab_size and (pair := pairs.most_frequent()):
-            left, right = (vocab[ord(symbol)] for symbol in pair)
-            merges.append((left, right))
-            vocab[len(vocab)] = left + right
-            pairs.merge(pair, chr(len(vocab) - 1))
-            shown.advance(1)
+    try:
+        with progress("merging", wanted, "merges") as bar:
+            pairs = merging.run(bar.advance)
+    finally:
+        merging.close()
+    for left, right in pairs.tolist():
+        merges.append((vocab[left], vocab[right]))
+        vocab[len(vocab)] = vocab[left] + vocab[right]
     return vocab, merges
-
-
-class Pairs:
-    """The words of a text as tokens, and how often each pair of neighbours occurs.
-
-    A word is a str with one character for each token, chr(id): so a pair is a text of two characters, and Python's own
-    `split` and `join` replace it, from left to right, at the speed of C. Each word stands once, with its count.
-    """
-
-    def __init__(self, counts: Mapping[bytes, int], vocab: dict[int, bytes]):
-        self.vocab = vocab
-        self.words = [pretoken.decode("latin-1") for pretoken in counts]
-        self.word_counts = list(counts.values())
-        self.counts: dict[str, int] = defaultdict(int)
-        # A pair's words may since have lost it; they never gain it without being entered.
-        self.words_with: dict[str, list[int]] = defaultdict(list)
-        for index, (word, count) in enumerate(zip(self.words, self.word_counts, strict=True)):
-            for pair, times in Counter(map(add, word, word[1:])).items():
-                self.counts[pair] += times * count
-                self.words_with[pair].append(index)
-        self.heap = [(-count, *self.rank_of_ties(pair), pair) for pair, count in self.counts.items()]
-        heapify(self.heap)
-
-    def rank_of_ties(self, pair: str) -> tuple[str, str]:
-        """Two texts that sort ascending as the pair's byte strings sort descending."""
-        # Turned bytes reverse the order; a character above all of them puts a prefix after what continues it.
-        left, right = (self.vocab[ord(symbol)].translate(DESCENDING).decode("latin-1") for symbol in pair)
-        return left + "\u0100", right + "\u0100"
-
-    def most_frequent(self) -> str | None:
-        """The pair to merge next; None when no word has two tokens left.
-
-        A pair that exists can only become rarer, because every new pair holds the new token. So a count on the heap
-        is never too small, and one that is too large is corrected when it comes to the top.
-        """
-        while self.heap:
-            negative, left, right, pair = heappop(self.heap)
-            count = self.counts.get(pair, 0)
-            if count == -negative:
-                return pair
-            if count > 0:
-                heappush(self.heap, (-count, left, right, pair))
-        return None
-
-    def merge(self, pair: str, merged: str) -> None:
-        """Replace a pair by its merged token in every word that has it."""
-        changes: dict[str, int] = defaultdict(int)
-        for index in self.words_with.pop(pair):
-            word = self.words[index]
-            if joints := word.count(pair):
-                self.note_changes(parts_between(word, pair), joints, pair, merged, index, changes)
-                self.words[index] = word.replace(pair, merged)
-        changes[pair] = -self.counts[pair]
-        for changed, change in changes.items():
-            self.counts[changed] += change
-            if merged in changed:
-                heappush(self.heap, (-change, *self.rank_of_ties(changed), changed))
-            elif not self.counts[changed]:
-                del self.counts[changed]
-                self.words_with.pop(changed, None)
-
-    def note_changes(
-        self, parts: Iterable[str], joints: int, pair: str, merged: str, index: int, changes: dict[str, int]
-    ) -> None:
-        """Note which pairs a word loses and gains around the merged tokens that now join its parts at `joints`."""
-        count = self.word_counts[index]
-        gained = set()
-        for place, part in enumerate(parts):
-            if part and place:
-                changes[pair[1] + part[0]] -= count
-                changes[new := merged + part[0]] += count
-                gained.add(new)
-            if part and place < joints:
-                changes[part[-1] + pair[0]] -= count
-                changes[new := part[-1] + merged] += count
-                gained.add(new)
-            if not part and 0 < place < joints:
-                changes[pair[1] + pair[0]] -= count
-                changes[new := merged + merged] += count
-                gained.add(new)
-        for new in gained:
-            self.words_with[new].append(index)
-
-
-def parts_between(word: str, pair: str) -> Iterable[str]:
-    """The parts of a word between the places of a pair, as `split` gives them; of a long word one at a time.
-
-    >>> list(parts_between("abcab", "ab"))
-    ['', 'c', '']
-    """
-    return word.split(pair) if len(word) <= LONG_WORD else split_lazily(word, pair)
-
-
-def split_lazily(word: str, pair: str) -> Iterator[str]:
-    """As `split`, in constant memory: a list of the parts would take twenty times that of the word."""
-    start = 0
-    while (end := word.find(pair, start)) >= 0:
-        yield word[start:end]
-        start = end + len(pair)
-    yield word[start:]
 
 
 def train_tokenizer(
@@ -189,7 +99,7 @@ def train_tokenizer(
     vocab, merges = merge_pretokens(counts, vocab_size, special_tokens)
     merge = {"wall_seconds": time.perf_counter() - started, "peak_memory_bytes": peak_memory_bytes()}
     started = time.perf_counter()
-    tokenizer = Tokenizer(vocab, merges, list(special_tokens))
+    tokenizer = Vocabulary(vocab, merges, list(special_tokens))
     tokenizer.save(folder)
     save = {"wall_seconds": time.perf_counter() - started, "peak_memory_bytes": peak_memory_bytes()}
     stages = {"count": count_stage(shards), "merge": merge, "save": save}

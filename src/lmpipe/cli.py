@@ -124,9 +124,15 @@ def make_parser() -> argparse.ArgumentParser:
     add("--vocab-size", type=positive, required=True, help="ids: 256 bytes, special tokens and merges")
     add("--output", required=True, help="the tokenizer's folder; its last part is the tokenizer's name")
 
-    add = verb("encode-corpus", encode_corpus, "Encode a text into a file of token ids.")
+    add = verb("encode-corpus", encode_corpus, "Encode a text, or one shard of it, into a file of token ids.")
     add("--text", required=True, help="the text file")
     add("--tokenizer", required=True, help="the tokenizer's folder")
+    add("--shard", type=int, default=0, help="which shard, from 0 (default 0)")
+    add("--shards", type=positive, default=1, help="how many shards there are (default 1)")
+    add("--output", required=True, help="the .bin file; a .json file that describes it is written beside it")
+
+    add = verb("join-tokens", join_tokens, "Join the files of token ids of all shards of a text.")
+    add("--tokens", nargs="+", required=True, help=".bin files of encode-corpus, one for each shard, in their order")
     add("--output", required=True, help="the .bin file; a .json file that describes it is written beside it")
 
     add = verb("compare-tokenizers", compare_tokenizers, "Measure every tokenizer on every corpus.")
@@ -256,7 +262,7 @@ def make_corpus(given: Arguments) -> Facts:
 
 def count_pretokens(given: Arguments) -> Facts:
     """Run `lmpipe count-pretokens`."""
-    from lmpipe.pretokenize import count_shard
+    from lmpipe.counting import count_shard
 
     count_shard(given.text, given.shard, given.shards, given.output, Path(given.output).with_suffix(".json"))
     return {"inputs": [given.text]}
@@ -272,13 +278,24 @@ def train_bpe(given: Arguments) -> Facts:
 
 def encode_corpus(given: Arguments) -> Facts:
     """Run `lmpipe encode-corpus`."""
+    from lmpipe.encoding import encode_file
     from lmpipe.tokenizer import Tokenizer
-    from lmpipe.tokens import encode_file
 
     folder = Path(given.tokenizer)
     json_path = Path(given.output).with_suffix(".json")
-    encode_file(given.text, Tokenizer.from_folder(folder), given.output, json_path, folder.name)
+    tokenizer = Tokenizer.from_folder(folder)
+    encode_file(given.text, tokenizer, given.output, json_path, folder.name, given.shard, given.shards)
     return {"inputs": [given.text, folder]}
+
+
+def join_tokens(given: Arguments) -> Facts:
+    """Run `lmpipe join-tokens`."""
+    from lmpipe.encoding import join_shards
+    from lmpipe.records import facts_of_joining
+
+    facts = facts_of_joining(given.tokens)
+    join_shards(given.tokens, given.output, Path(given.output).with_suffix(".json"))
+    return facts
 
 
 def compare_tokenizers(given: Arguments) -> Facts:

@@ -10,11 +10,13 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
 import regex
 
 from lmpipe import InputError
+from lmpipe.encoding import encoded_blocks
 from lmpipe.files import open_text
-from lmpipe.pretokenize import END_OF_TEXT, documents, read_pieces, to_bytes, to_text
+from lmpipe.pretokenize import END_OF_TEXT, documents, to_bytes, to_text
 from lmpipe.shapes import TOKEN_FILE, read_shape
 from lmpipe.tokenizer import Tokenizer
 
@@ -94,10 +96,10 @@ def describe_sample(sample: Mapping[int, bytes]) -> dict[str, Any]:
 def compression(tokenizer: Tokenizer, path: Path, sample: Mapping[int, bytes]) -> dict[str, Any]:
     """Bytes per token on sampled documents, without delimiters, and on a whole file, with them."""
     encoded = [tokenizer.encode(to_text(document)) for document in sample.values()]
-    tokens, largest = 0, 0
-    for ids in tokenizer.encode_batches(read_pieces(path, f"compressing {path}")):
-        tokens += len(ids)
-        largest = max(largest, max(ids, default=0))
+    counts = np.zeros(tokenizer.vocab_size, np.int64)
+    for _ in encoded_blocks(path, tokenizer, f"compressing {path}", counts):
+        pass
+    tokens = int(counts.sum())
     # One tokenizer comes after another, and their caches would stand side by side.
     tokenizer.forget()
     sample_bytes, sample_tokens = sum(map(len, sample.values())), sum(map(len, encoded))
@@ -108,7 +110,7 @@ def compression(tokenizer: Tokenizer, path: Path, sample: Mapping[int, bytes]) -
         "valid_bytes": path.stat().st_size,
         "valid_tokens": tokens,
         "valid_bytes_per_token": path.stat().st_size / tokens,
-        "largest_id": largest,
+        "largest_id": int(counts.nonzero()[0].max(initial=0)),
         "round_trip": list(map(tokenizer.decode_bytes, encoded)) == list(sample.values()),
     }
 
@@ -133,7 +135,7 @@ def throughput(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
     for _ in range(THROUGHPUT_PASSES):
         tokenizer.forget()
         started = time.perf_counter()
-        tokenizer.encode(text)
+        tokenizer.encode_to_numpy(text)
         seconds.append(time.perf_counter() - started)
     size = len(to_bytes(text))
     rate = size / median(seconds)

@@ -149,8 +149,17 @@ def merge_memory_bytes(corpus: Corpus) -> float:
 
 def token_file_bytes(corpus: Corpus, vocab_size: int) -> int:
     """The size of both token files of a tokenizer."""
-    tokens = kind_of(corpus).tokens(sum(split_bytes(corpus)), vocab_size)
-    return tokens * (2 if vocab_size <= UINT16_IDS else 4)
+    return id_bytes(corpus, sum(split_bytes(corpus)), vocab_size)
+
+
+def shard_file_bytes(corpus: Corpus, vocab_size: int) -> int:
+    """The size of the shards that a tokenizer's training tokens are joined of; 0 where they are encoded at once."""
+    return id_bytes(corpus, split_bytes(corpus)[0], vocab_size) if corpus.shards > 1 else 0
+
+
+def id_bytes(corpus: Corpus, size: int, vocab_size: int) -> int:
+    """The size of the ids of so many bytes of a corpus's text."""
+    return kind_of(corpus).tokens(size, vocab_size) * (2 if vocab_size <= UINT16_IDS else 4)
 
 
 # --- training runs ---------------------------------------------------------------------------------------------------
@@ -280,3 +289,14 @@ def merge_request(corpus: Corpus) -> Request:
 def encode_request(corpus: Corpus) -> Request:
     """For encoding a corpus, which takes the memory of a process alone."""
     return request(0, sum(split_bytes(corpus)) / ENCODED_BYTES_PER_SECOND, least_mb=1000, least_minutes=60)
+
+
+def encode_shard_request(corpus: Corpus) -> Request:
+    """For encoding one shard of a corpus's training text."""
+    seconds = split_bytes(corpus)[0] / corpus.shards / ENCODED_BYTES_PER_SECOND
+    return request(0, seconds, least_mb=1000, least_minutes=60)
+
+
+def join_request(corpus: Corpus) -> Request:
+    """For joining the shards of a corpus, whose ids take less room than its text."""
+    return request(0, split_bytes(corpus)[0] / COPIED_BYTES_PER_SECOND, least_mb=1000, least_minutes=60)

@@ -17,6 +17,7 @@ from lmpipe.costs import (
     merge_memory_bytes,
     pretoken_file_bytes,
     run_cost,
+    shard_file_bytes,
     split_bytes,
     text_bytes,
     text_seconds,
@@ -125,7 +126,10 @@ def fetched_texts(plan: Plan) -> dict[str, TextFile]:
 
 
 def disk(plan: Plan, costs: Sequence[RunCost], cores: int) -> dict[str, float]:
-    """Bytes by what they hold. Each distinct run lies in the store, too; checkpoints only of the runs under way."""
+    """Bytes by what they hold. Each distinct run lies in the store, too; checkpoints only of the runs under way.
+
+    The shards of tokens lie beside the joined ones until these are finished.
+    """
     corpora = plan.study.corpora
     published = [run_cost(plan, run) for run in plan.runs]
     largest = max(cost.sequence.parameters for cost in costs)
@@ -134,6 +138,9 @@ def disk(plan: Plan, costs: Sequence[RunCost], cores: int) -> dict[str, float]:
         "corpora": sum(sum(split_bytes(corpus)) for corpus in corpora.values()),
         "pre-tokens": sum(map(pretoken_file_bytes, corpora.values())),
         "tokens": sum(token_file_bytes(corpora[corpus], vocab_size) for corpus, vocab_size in plan.tokenizers.values()),
+        "shards of tokens": sum(
+            shard_file_bytes(corpora[corpus], vocab_size) for corpus, vocab_size in plan.tokenizers.values()
+        ),
         "runs": sum(cost.stored_bytes for cost in [*published, *costs]),
         "checkpoints": cores * CHECKPOINT_COPIES * FLOAT32_BYTES * largest,
     }

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lmpipe.model import TransformerLM
 from lmpipe.pretokenize import END_OF_TEXT
-from lmpipe.tokenizer import Tokenizer
 from lmpipe.tokens import Tokens, validation_windows
+from lmpipe.vocabulary import Vocabulary
 
 # Enough for full speed on a CPU, and the logits of a vocabulary of 32,000 still fit into 256 MB.
 TOKENS_AT_ONCE = 2048
@@ -78,7 +78,7 @@ def mean_loss(model: TransformerLM, batches: list[tuple[Tensor, Tensor]], precis
     return total / sum(targets.numel() for _, targets in batches)
 
 
-def text_bytes_of(tokenizer: Tokenizer) -> Tensor:
+def text_bytes_of(tokenizer: Vocabulary) -> Tensor:
     """How many bytes of text each id stands for, int64 (vocab,): none for the delimiter between documents."""
     lengths = torch.zeros(tokenizer.vocab_size, dtype=torch.int64)
     for token_id, token in tokenizer.vocab.items():

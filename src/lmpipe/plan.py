@@ -233,6 +233,11 @@ class Plan:
         versions = {"versions": block.versions()} if isinstance(block, DocstringsCorpus) else {}
         return {"name": corpus, **settings, **versions}
 
+    def sharded_tokenizers(self) -> list[str]:
+        """The tokenizers whose training text is encoded shard by shard."""
+        corpora = self.study.corpora
+        return [tokenizer for tokenizer, (corpus, _) in self.tokenizers.items() if corpora[corpus].shards > 1]
+
     def text_paths(self, corpus: str, part: Literal["files", "valid"]) -> list[str]:
         """Where the texts of a `url` corpus lie on this machine, now or once they are downloaded."""
         texts = getattr(self.study.corpora[corpus], part, None) or []

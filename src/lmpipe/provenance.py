@@ -32,9 +32,10 @@ TRACKED_PACKAGES = {"torch", "numpy", "regex", "numba", "pydantic", "matplotlib"
 # What does the work of each verb that makes results: modules, and data files or folders of the package.
 COMPUTED_BY = {
     "make-corpus": ("corpora",),
-    "count-pretokens": ("pretokenize",),
+    "count-pretokens": ("counting",),
     "train-bpe": ("bpe",),
-    "encode-corpus": ("tokens",),
+    "encode-corpus": ("encoding",),
+    "join-tokens": ("encoding",),
     "compare-tokenizers": ("compression",),
     "explore-unicode": ("unicode",),
     "account-model": ("accounting",),

@@ -43,6 +43,7 @@ def path_inside(name: str) -> str:
 ResultPath = Annotated[str, AfterValidator(path_inside)]
 CHECKSUM = keys(bytes=Whole, sha256=Annotated[str, Field(pattern="^[0-9a-f]{64}$")])
 JOB_RECORD = keys(outputs=dict[ResultPath, CHECKSUM])
+SHARD_RECORD = keys(inputs=dict[str, Facts], outputs=dict[ResultPath, CHECKSUM])
 
 
 def record_path(output: str | Path) -> Path:
@@ -172,6 +173,24 @@ def facts_of_training(run_folder: str | Path, best_path: str | None, is_new: boo
     }
 
 
+def facts_of_joining(shards: Iterable[str | Path]) -> Facts:
+    """What the record of joined shards says beyond the usual.
+
+    The shards' files do not stay: in the place of them and their records stand the inputs that they were made of, and
+    what made each. A shard without a record is an input itself.
+    """
+    inputs: list[Path] = []
+    made: list[Facts] = []
+    for path in map(Path, shards):
+        if not (record := record_path(path)).exists():
+            inputs += [path, path.with_suffix(".json")]
+            continue
+        content = read_shape(record, SHARD_RECORD)
+        inputs += [record.parent / name for name in content["inputs"]]
+        made.append({key: value for key, value in content.items() if key not in ("inputs", "outputs")})
+    return {"inputs": list(dict.fromkeys(inputs)), "shards": made}
+
+
 # --- a whole study ---------------------------------------------------------------------------------------------------
 
 
@@ -180,13 +199,15 @@ def records_of(plan: "Plan") -> dict[str, list[str]]:
     study = plan.study
     sources = sorted({run.best_of for run in plan.runs} - {None})
     shards = [(corpus, shard) for corpus, settings in study.corpora.items() for shard in range(settings.shards)]
+    sharded = plan.sharded_tokenizers()
+    splits = [(tokenizer, split) for tokenizer in plan.tokenizers for split in ("train", "valid")]
+    whole = [(tokenizer, split) for tokenizer, split in splits if split == "valid" or tokenizer not in sharded]
     return {
         "make-corpus": [f"corpora/{corpus}/{RECORD}" for corpus in study.corpora],
         "count-pretokens": [f"pretokens/{corpus}/{shard}.{RECORD}" for corpus, shard in shards],
         "train-bpe": [f"tokenizers/{tokenizer}/{RECORD}" for tokenizer in plan.tokenizers],
-        "encode-corpus": [
-            f"tokens/{tokenizer}/{split}.{RECORD}" for tokenizer in plan.tokenizers for split in ("train", "valid")
-        ],
+        "encode-corpus": [f"tokens/{tokenizer}/{split}.{RECORD}" for tokenizer, split in whole],
+        "join-tokens": [f"tokens/{tokenizer}/train.{RECORD}" for tokenizer in sharded],
         "compare-tokenizers": [f"tokenizer_experiments.{RECORD}"],
         "explore-unicode": [f"unicode.{RECORD}"],
         "account-model": [f"accounting/{model}.{RECORD}" for model in plan.models],

@@ -12,8 +12,8 @@ from lmpipe.files import make_again
 from lmpipe.provenance import code_digest
 from lmpipe.settings import ModelConfig, TrainingSettings
 from lmpipe.shapes import BEST, model_of_settings, read_shape
-from lmpipe.tokenizer import Tokenizer
 from lmpipe.tokens import TokenFile
+from lmpipe.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class RunInputs:
     seed: int
     train: TokenFile
     valid: TokenFile
-    tokenizer: Tokenizer
+    tokenizer: Vocabulary
 
     @property
     def steps(self) -> int:
@@ -61,7 +61,7 @@ def resolve(settings: dict[str, Any], results: Path, best_path: str | Path | Non
     Paths in `config` start at the run's folder `output`, so that they stay true wherever the study is moved.
     """
     name = settings["tokenizer"]
-    tokenizer = Tokenizer.from_folder(results / "tokenizers" / name)
+    tokenizer = Vocabulary.from_folder(results / "tokenizers" / name)
     model = model_of_settings(ModelConfig, "model", settings["model"] | {"vocab_size": tokenizer.vocab_size})
     files = {
         split: TokenFile.open(results / "tokens" / name / f"{split}.bin", tokenizer.vocab_size)
@@ -88,7 +88,7 @@ def resolve(settings: dict[str, Any], results: Path, best_path: str | Path | Non
     return RunInputs(config, model, training, settings["seed"], files["train"], files["valid"], tokenizer)
 
 
-def check_tokenizer(file: TokenFile, tokenizer: Tokenizer) -> None:
+def check_tokenizer(file: TokenFile, tokenizer: Vocabulary) -> None:
     """Raise InputError unless a token file was encoded with this very tokenizer."""
     found = file.info["tokenizer"]["sha256"]
     if found != tokenizer.sha256:

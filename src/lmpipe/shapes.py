@@ -125,6 +125,18 @@ TOKEN_FILE = keys(
     tokenizer=keys(sha256=str),
     unigram_entropy=Amount,
 )
+# A shard may be empty; where a text is one shard, it is not told.
+TOKEN_SHARD = keys(
+    tokens=Whole,
+    dtype=Literal["uint16", "uint32"],
+    max_id=Whole | None,
+    sha256=str,
+    text_bytes=Whole,
+    vocab_size=Count,
+    tokenizer=keys(name=str, sha256=str),
+    shard=NotRequired[Whole],
+    shards=NotRequired[Count],
+)
 
 # --- corpora and runs
 

@@ -124,7 +124,10 @@ class TokenizerSettings(Settings):
 
 
 class CorpusSettings(Settings):
-    """What every corpus says; `role` is its place in the write-up: simple (TinyStories) or web (OpenWebText)."""
+    """What every corpus says; `role` is its place in the write-up: simple (TinyStories) or web (OpenWebText).
+
+    The training text is counted and encoded in so many `shards`, which are jobs of their own.
+    """
 
     tokenizer: TokenizerSettings
     role: Literal["simple", "web", "other"] = "other"
@@ -223,12 +226,23 @@ TextFiles = Annotated[
 
 
 class UrlCorpus(CorpusSettings):
-    """Texts of the user's own, local or downloaded; documents are separated by `<|endoftext|>`."""
+    """Texts of the user's own, local or downloaded; documents are separated by `<|endoftext|>`.
+
+    Unless it is said, there are as many shards as `files`.
+    """
 
     source: Literal["url"]
     files: TextFiles
     valid: TextFiles | None = None
     valid_fraction: Annotated[Fraction, Field(gt=0, lt=1)] | None = None
+
+    @check(mode="before")
+    @classmethod
+    def shard_for_each_file(cls, value: Any) -> Any:
+        """The number of shards, where it is not given."""
+        files = value.get("files") if isinstance(value, dict) else None
+        is_given = not isinstance(files, list) or len(files) < 2 or "shards" in value
+        return value if is_given else {**value, "shards": len(files)}
 
     @check(mode="after")
     def check_split(self) -> "UrlCorpus":

@@ -1,9 +1,8 @@
-"""Token files: encoding a text file into one, opening it, drawing training batches and validation windows from it."""
+"""Token files: opening them, and drawing training batches and validation windows from them."""
 
-import hashlib
 import os
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,73 +10,10 @@ from typing import Any
 import numpy as np
 
 from lmpipe import InputError
-from lmpipe.files import atomic_write, refuse_overwriting, write_json
-from lmpipe.pretokenize import read_pieces
 from lmpipe.shapes import TOKEN_FILE, read_shape
-from lmpipe.tokenizer import Tokenizer
 
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-UINT16_IDS = 1 << 16
-BUFFERED_TOKENS = 1 << 18
 SCANNED_TOKENS = 1 << 22
-
-
-def encode_file(
-    text_path: str | Path, tokenizer: Tokenizer, bin_path: str | Path, json_path: str | Path, name: str
-) -> dict[str, Any]:
-    """Encode a text file into token ids, little endian, and describe them in a .json, which is returned.
-
-    uint16 holds vocabularies of up to 65,536 ids, uint32 larger ones. Streams in constant memory; both files depend on
-    the text and the tokenizer alone. `name` is the tokenizer's. Raises InputError for an empty text.
-    """
-    refuse_overwriting([text_path], [bin_path, json_path])
-    dtype = "uint16" if tokenizer.vocab_size <= UINT16_IDS else "uint32"
-    digest = hashlib.sha256()
-    counts = np.zeros(tokenizer.vocab_size, np.int64)
-    batches = tokenizer.encode_batches(read_pieces(text_path, f"encoding {text_path}"))
-    with atomic_write(bin_path, "wb") as file:
-        for ids in buffered(batches):
-            block = np.array(ids, DTYPES[dtype])
-            counts += np.bincount(block, minlength=len(counts))
-            digest.update(block)
-            file.write(block)
-        if not counts.any():
-            raise InputError(f"{text_path}: expected text to encode, found an empty file; give the corpus documents")
-        file.flush()
-        info = {
-            "tokens": int(counts.sum()),
-            "dtype": dtype,
-            "max_id": int(counts.nonzero()[0][-1]),
-            "sha256": digest.hexdigest(),
-            "text_bytes": Path(text_path).stat().st_size,
-            "vocab_size": tokenizer.vocab_size,
-            "tokenizer": {"name": name, "sha256": tokenizer.sha256},
-            "unigram_entropy": unigram_entropy(counts),
-        }
-        # Before the ids get their name: where it cannot be written, an earlier pair stays whole.
-        write_json(json_path, info)
-    return info
-
-
-def buffered(batches: Iterable[list[int]]) -> Iterator[list[int]]:
-    """Join short lists of ids into longer ones, which are cheaper to count and write."""
-    held: list[int] = []
-    for ids in batches:
-        held += ids
-        if len(held) >= BUFFERED_TOKENS:
-            yield held
-            held = []
-    yield held
-
-
-def unigram_entropy(counts: np.ndarray) -> float:
-    """Entropy in nats per token of ids that occur `counts` (vocab,) times: the least loss without any context.
-
-    >>> round(unigram_entropy(np.array([1, 1, 0, 2])), 4)
-    1.0397
-    """
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
 
 
 class StoredTokens:

@@ -1,6 +1,7 @@
 """Byte-level BPE as the handout defines it, on tuples of byte strings: every merge recounts every pair."""
 
 from collections import Counter
+from collections.abc import Mapping
 from itertools import pairwise
 
 import regex
@@ -52,9 +53,15 @@ def split_bytes(word: bytes) -> tuple[bytes, ...]:
 def train(text: str, vocab_size: int, special_tokens: list[str]) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
     """The vocabulary and the merges."""
     vocab = [bytes([byte]) for byte in range(256)] + [special.encode() for special in special_tokens]
-    words = Counter(split_bytes(word) for word in pretokens(text, special_tokens))
+    merges = merge_words(Counter(pretokens(text, special_tokens)), vocab_size - len(vocab))
+    return dict(enumerate([*vocab, *(left + right for left, right in merges)])), merges
+
+
+def merge_words(counts: Mapping[bytes, int], wanted: int) -> list[tuple[bytes, bytes]]:
+    """The first so many merges of counted words, or fewer where no pair is left."""
+    words = Counter({split_bytes(word): count for word, count in counts.items()})
     merges = []
-    while len(vocab) < vocab_size:
+    while len(merges) < wanted:
         pairs = Counter()
         for word, count in words.items():
             for pair in pairwise(word):
@@ -63,12 +70,11 @@ def train(text: str, vocab_size: int, special_tokens: list[str]) -> tuple[dict[i
             break
         best = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append(best)
-        vocab.append(best[0] + best[1])
         changed = Counter()
         for word, count in words.items():
             changed[merged(word, best)] += count
         words = changed
-    return dict(enumerate(vocab)), merges
+    return merges
 
 
 def encode(

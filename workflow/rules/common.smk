@@ -6,7 +6,7 @@ import shlex
 import sys
 
 from lmpipe import InputError
-from lmpipe.costs import count_request, encode_request, merge_request, train_request
+from lmpipe.costs import count_request, encode_request, encode_shard_request, join_request, merge_request, train_request
 from lmpipe.estimate import notice
 from lmpipe.plan import load_plan
 from lmpipe.provenance import code_of
@@ -25,7 +25,14 @@ DOWNLOADS = PLAN.downloads()
 # A text that is there is a source file for Snakemake, which it never removes: neither other settings nor other code, a
 # forced call or a killed one can cost it. Only what is missing is the output of a job.
 MISSING_TEXTS = [path.removeprefix("resources/") for path in DOWNLOADS if not os.path.exists(path)]
+SHARDED_TOKENIZERS = PLAN.sharded_tokenizers()
 RECORDS = [path for paths in records_of(PLAN).values() for path in paths]
+
+
+def one_of(names):
+    """A constraint: one of some names. The last choice matches nothing: Snakemake takes an empty constraint for none."""
+    return "|".join([*map(re.escape, names), "(?!)"])
+
 
 # Told once, by the process that a user started, before the first job.
 if workflow.is_main_process and (told := notice(PLAN, shlex.join(STUDY_FILES), os.cpu_count())):
@@ -105,6 +112,25 @@ def tokenizer_vocab_size(wildcards):
 def tokenizer_text(wildcards):
     corpus, _ = PLAN.tokenizers[wildcards.tokenizer]
     return f"<results>/corpora/{corpus}/{wildcards.split}.txt"
+
+
+def tokenizer_train_text(wildcards):
+    return f"<results>/corpora/{tokenizer_corpus(wildcards)}/train.txt"
+
+
+def tokenizer_shards(wildcards):
+    return STUDY.corpora[tokenizer_corpus(wildcards)].shards
+
+
+def token_shards(kind):
+    """An input function: these files of all shards of the encoded training text, in their order."""
+
+    def files(wildcards):
+        shards = range(tokenizer_shards(wildcards))
+        folder = f"<results>/tokens/{wildcards.tokenizer}/train-shards"
+        return [f"{folder}/{shard}.{kind}" for shard in shards]
+
+    return files
 
 
 def comparison_settings(wildcards):

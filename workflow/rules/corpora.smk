@@ -8,8 +8,7 @@ rule download:
     log:
         "<logs>/download/{text}.log",
     wildcard_constraints:
-        # The last one matches nothing: Snakemake takes an empty constraint for none.
-        text="|".join([*map(re.escape, MISSING_TEXTS), "(?!)"]),
+        text=one_of(MISSING_TEXTS),
     localrule: True
     params:
         settings=download_settings,

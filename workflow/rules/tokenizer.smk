@@ -32,6 +32,7 @@ rule train_bpe:
         vocab="<results>/tokenizers/{tokenizer}/vocab.json",
         merges="<results>/tokenizers/{tokenizer}/merges.txt",
         export="<results>/tokenizers/{tokenizer}/tokenizer.json",
+        ranks="<results>/tokenizers/{tokenizer}/ranks.tiktoken",
         record="<results>/tokenizers/{tokenizer}/training.json",
         provenance="<results>/tokenizers/{tokenizer}/provenance.json",
     log:
@@ -65,6 +66,7 @@ rule encode_corpus:
         "<logs>/encode_corpus/{tokenizer}-{split}.log",
     benchmark:
         "<benchmarks>/encode_corpus/{tokenizer}-{split}.tsv"
+    threads: workflow.cores
     resources:
         mem_mb=corpus_asks_for(encode_request, "mem_mb"),
         runtime=corpus_asks_for(encode_request, "runtime"),
@@ -73,6 +75,63 @@ rule encode_corpus:
         code=code_of("encode-corpus"),
     shell:
         "lmpipe encode-corpus --text {input.text:q} --tokenizer {params.tokenizer:q} --output {output.tokens:q} 2> {log:q}"
+
+
+# Of a text in shards the training tokens are joined, not encoded at once.
+ruleorder: join_tokens > encode_corpus
+
+
+rule encode_shard:
+    input:
+        text=tokenizer_train_text,
+        vocab="<results>/tokenizers/{tokenizer}/vocab.json",
+        merges="<results>/tokenizers/{tokenizer}/merges.txt",
+    output:
+        tokens=temp("<results>/tokens/{tokenizer}/train-shards/{shard}.bin"),
+        record=temp("<results>/tokens/{tokenizer}/train-shards/{shard}.json"),
+        provenance=temp("<results>/tokens/{tokenizer}/train-shards/{shard}.provenance.json"),
+    log:
+        "<logs>/encode_shard/{tokenizer}-{shard}.log",
+    benchmark:
+        "<benchmarks>/encode_shard/{tokenizer}-{shard}.tsv"
+    wildcard_constraints:
+        tokenizer=one_of(SHARDED_TOKENIZERS),
+    threads: workflow.cores
+    resources:
+        mem_mb=corpus_asks_for(encode_shard_request, "mem_mb"),
+        runtime=corpus_asks_for(encode_shard_request, "runtime"),
+    params:
+        tokenizer=subpath(input.vocab, parent=True),
+        shards=tokenizer_shards,
+        code=code_of("encode-corpus"),
+    shell:
+        "lmpipe encode-corpus --text {input.text:q} --tokenizer {params.tokenizer:q} --shard {wildcards.shard}"
+        " --shards {params.shards} --output {output.tokens:q} 2> {log:q}"
+
+
+rule join_tokens:
+    input:
+        tokens=token_shards("bin"),
+        records=token_shards("json"),
+        # What it says of each shard's making goes into the record of the joined file.
+        provenance=token_shards("provenance.json"),
+    output:
+        tokens="<results>/tokens/{tokenizer}/train.bin",
+        record="<results>/tokens/{tokenizer}/train.json",
+        provenance="<results>/tokens/{tokenizer}/train.provenance.json",
+    log:
+        "<logs>/join_tokens/{tokenizer}.log",
+    benchmark:
+        "<benchmarks>/join_tokens/{tokenizer}.tsv"
+    wildcard_constraints:
+        tokenizer=one_of(SHARDED_TOKENIZERS),
+    resources:
+        mem_mb=corpus_asks_for(join_request, "mem_mb"),
+        runtime=corpus_asks_for(join_request, "runtime"),
+    params:
+        code=code_of("join-tokens"),
+    shell:
+        "lmpipe join-tokens --tokens {input.tokens:q} --output {output.tokens:q} 2> {log:q}"
 
 
 rule compare_tokenizers:
