@@ -105,7 +105,7 @@ def test_a_shard_is_counted_with_less_memory_and_time_than_the_whole():
 
 
 def big_corpus(shards):
-    text = {"url": "https://example.org/big.txt", "bytes": 100_000_000_000}
+    text = {"url": "https://example.org/big.txt", "bytes": 10_000_000_000_000}
     return {**MINE, "files": [text], "shards": shards, "role": "web"}
 
 

@@ -174,3 +174,14 @@ def test_every_odd_kind_has_words():
     )
     assert "1 cuts a character in two" in sentence
     assert "at least 3 times" in sentence
+
+
+def test_the_time_of_the_full_text_goes_with_its_bytes_and_unique_pretokens():
+    text_bytes, unique = tokenizer_training.FULL_TEXTS["web"]
+    stages = {"count": {"wall_seconds": 3.0}, "merge": {"wall_seconds": 2.0}, "save": {"wall_seconds": 9.0}}
+    training = {"bytes": text_bytes / 10, "unique_pretokens": unique / 4, "stages": stages}
+    figures = tokenizer_training.extrapolation(training, "training.json", "web")
+    assert figures["full_text_seconds"].value == pytest.approx(38)
+    (sentence,) = tokenizer_training.extrapolation_sentences(training, "training.json", "web")
+    assert "OpenWebText in full (11.9 GB, 6,602,749 different pre-tokens) would take about 38 s" in sentence
+    assert not tokenizer_training.extrapolation_sentences({**training, "bytes": text_bytes}, "training.json", "web")

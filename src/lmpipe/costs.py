@@ -38,14 +38,14 @@ H100 = Device("H100", {"float32": 13.4e12, "bfloat16": 198e12}, 70e9)
 
 # Measured on one core of the same machine, on 100 MB of web text; stories go two or three times as fast.
 COPIED_BYTES_PER_SECOND = 110e6
-COUNTED_BYTES_PER_SECOND = 5e6
-ENCODED_BYTES_PER_SECOND = 2e6
-MERGE_SECONDS_PER_PRETOKEN = 90e-6
+COUNTED_BYTES_PER_SECOND = 120e6
+ENCODED_BYTES_PER_SECOND = 85e6
+MERGE_SECONDS_PER_PRETOKEN = 1.5e-6
 # Memory of a process before it computes, and for each unique pre-token that it holds.
 TRAINING_PROCESS_BYTES = 300e6
 TEXT_PROCESS_BYTES = 60e6
-COUNT_BYTES_PER_PRETOKEN = 350
-MERGE_BYTES_PER_PRETOKEN = 1200
+COUNT_BYTES_PER_PRETOKEN = 250
+MERGE_BYTES_PER_PRETOKEN = 300
 STORED_BYTES_PER_PRETOKEN = 20
 # Sizes that are known only once a corpus is made: a story of the grammar, the docstrings of a package.
 STORY_BYTES = 922

@@ -10,6 +10,8 @@ from lmpipe.results import Results
 
 COMPARISON = "tokenizer_experiments.json"
 STAGES = {"count": "counting pre-tokens", "merge": "merging pairs", "save": "saving the files"}
+# The write-up's training texts: bytes, and unique pre-tokens (counted in full).
+FULL_TEXTS = {"simple": (2_227_753_162, 59_933), "web": (11_920_511_059, 6_602_749)}
 WORDS = ("word", "joined words")
 # The other kinds of lmpipe.compression.kind_of in a sentence: of one token, and of several.
 ODD_KINDS = {
@@ -37,11 +39,12 @@ def find_training(results: Results, role: str) -> Finding:
     described = describe(results, corpus)
     return Finding(
         "answered" if described else "partial",
-        figures=cost_figures(training, source) | longest_figures(described),
+        figures=cost_figures(training, source) | extrapolation(training, source, role) | longest_figures(described),
         sentences=[
             short_answer(results, corpus, training, described),
             *vocabulary_sentences(results, corpus, training),
             stages_sentence(training),
+            *extrapolation_sentences(training, source, role),
             *sense_sentences(described),
         ],
         tables=[stages_table(training), *longest_tables(corpus, described)],
@@ -145,6 +148,29 @@ def stages_sentence(training: dict[str, Any]) -> str:
         f"The largest part of the time, {share}, went into {STAGES[slowest]}; {rest}. "
         f"In all that is {bytes_text(training['bytes'] / total)} of text a second."
     )
+
+
+def extrapolation(training: dict[str, Any], source: str, role: str) -> dict[str, Figure]:
+    """How long the write-up's own text would take here: counting goes with its bytes, merging with its unique words."""
+    text_bytes, unique = FULL_TEXTS[role]
+    if not training["bytes"] or not training["unique_pretokens"]:
+        return {"full_text_seconds": Figure(None, "s", source, reason="there was no text")}
+    counting = training["stages"]["count"]["wall_seconds"] * text_bytes / training["bytes"]
+    merging = training["stages"]["merge"]["wall_seconds"] * unique / training["unique_pretokens"]
+    return {"full_text_seconds": Figure(counting + merging, "s", source)}
+
+
+def extrapolation_sentences(training: dict[str, Any], source: str, role: str) -> list[str]:
+    """The extrapolation in words, unless the text was that large itself."""
+    text_bytes, unique = FULL_TEXTS[role]
+    seconds = extrapolation(training, source, role)["full_text_seconds"].value
+    if seconds is None or training["bytes"] >= text_bytes / 2:
+        return []
+    return [
+        f"Extrapolated from these rates, counting by bytes and merging by different pre-tokens, {PLACES[role]} in full "
+        f"({bytes_text(text_bytes)}, {count(unique)} different pre-tokens) would take about {seconds_text(seconds)}; more "
+        "merges than here would add to that."
+    ]
 
 
 def stages_table(training: dict[str, Any]) -> Table:
