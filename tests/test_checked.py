@@ -32,5 +32,6 @@ def test_the_engine_stays_inside_its_buffers_when_every_address_is_checked():
         env={**os.environ, "LMPIPE_CHECK": "1"},
         capture_output=True,
         text=True,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout[-3000:]

@@ -222,7 +222,7 @@ def test_the_record_of_joined_shards_leads_to_the_text_and_the_tokenizer(tmp_pat
     assert record["inputs"]["../../corpora/tiny/train.txt"]["sha256"] == digest
     assert set(record["inputs"]) == {
         "../../corpora/tiny/train.txt",
-        *(f"../../tokenizers/tiny/{name}" for name in ("merges.txt", "tokenizer.json", "vocab.json")),
+        *(f"../../tokenizers/tiny/{name}" for name in ("merges.txt", "ranks.tiktoken", "tokenizer.json", "vocab.json")),
     }
     assert set(record["outputs"]) == {"train.bin", "train.json"}
     assert [shard["arguments"].get("shard", 0) for shard in record["shards"]] == [0, 1]

@@ -140,6 +140,23 @@ def test_many_threads_encode_with_one_tokenizer(monkeypatch):
         assert list(pool.map(shared.encode, texts)) == expected
 
 
+@pytest.mark.parametrize("blocks_at_once", [1, 2, 7, 40])
+def test_blocks_under_way_at_once_never_fill_the_cache(monkeypatch, blocks_at_once):
+    # A look-up in a full cache would not end.
+    monkeypatch.setattr(encoder, "FIRST_CAPACITY", 16)
+    monkeypatch.setattr(encoder, "LARGEST_CAPACITY", 16)
+    shared = Tokenizer(trained().vocab, trained().merges).encoder
+    spaces = [shared.borrow() for _ in range(blocks_at_once)]
+    assert sum(space.share for space in spaces) <= 12
+    for number, space in enumerate(spaces):
+        text = " ".join(f"{number}x{word}" for word in range(20)).encode()
+        space.write(text)
+        shared.encode(space, len(text))
+    for space in spaces:
+        shared.give_back(space)
+    assert (0 < shared.used <= 12, shared.promised) == (True, 0)
+
+
 def test_more_than_65536_ids_take_the_kernels_with_ids_of_32_bits():
     ours = trained()
     high = {token_id + 100_000: token for token_id, token in ours.vocab.items() if token_id >= 300}

@@ -22,7 +22,7 @@ FIRST_TEXT = 1 << 16
 # Longer pre-tokens are merged in windows of so many bytes, whose last tokens are left to the next one.
 WINDOW, MARGIN = 512, 64
 SLACK = 8  # bytes behind the ids that a store may reach
-WRITERS = 4  # blocks under way at once share what is free in the cache
+WRITERS = 4  # a block under way may fill a quarter of what is free in the cache and no other may fill
 
 
 class Workspace:
@@ -123,7 +123,9 @@ class Encoder:
         return self.buffers[-1].address
 
     def _make_cache(self, capacity: int) -> None:
-        self.capacity, self.used = capacity, 0
+        # Slots that are filled, and slots that blocks under way may fill: never more than three quarters, since a
+        # look-up ends at a free slot.
+        self.capacity, self.used, self.promised = capacity, 0, 0
         self.slots = Buffer(layout.SLOT_BYTES * capacity, huge=True)
 
     @contextlib.contextmanager
@@ -150,14 +152,18 @@ class Encoder:
                 self.arenas.append(Buffer(ARENA_BYTES))
                 work[layout.WORK_ARENA], work[layout.WORK_ARENA_LEFT] = self.arenas[-1].address, ARENA_BYTES
             work[layout.WORK_SLOTS], work[layout.WORK_CAPACITY] = self.slots.address, self.capacity
-            space.share = work[layout.WORK_FREE] = max(0, 3 * self.capacity // 4 - self.used) // WRITERS
+            free = max(0, 3 * self.capacity // 4 - self.used - self.promised)
+            space.share = work[layout.WORK_FREE] = free // WRITERS
+            self.promised += space.share
             return space
 
     def give_back(self, space: Workspace) -> None:
         """Give a workspace back, whose ids are no longer needed."""
         with self.lock:
             self.busy -= 1
-            if space.generation == self.generation:
+            # What went into a cache that was replaced meanwhile is lost.
+            if space.work[layout.WORK_SLOTS] == self.slots.address:
+                self.promised -= space.share
                 self.used += space.share - space.work[layout.WORK_FREE]
             self.idle.append(space)
             # Nobody reads what was replaced any more.
