@@ -15,12 +15,14 @@ from lmpipe import InputError
 from lmpipe.blocks import BLOCK_BYTES, blocks, cores, read_block
 from lmpipe.complaints import shown
 from lmpipe.counting import shard_bounds
-from lmpipe.files import atomic_write, open_text, refuse_overwriting, write_json
+from lmpipe.files import EarlyFlush, atomic_write, open_text, refuse_overwriting, write_json
 from lmpipe.pretokenize import END_OF_TEXT, special_bytes
 from lmpipe.progress import progress
 from lmpipe.shapes import TOKEN_SHARD, read_shape
 from lmpipe.tokenizer import Tokenizer
 from lmpipe.tokens import DTYPES, SCANNED_TOKENS, StoredTokens, TokenFile
+
+AHEAD = 2  # blocks beyond one for each core, so that no core waits for the one that hashes and writes
 
 
 def encode_file(
@@ -45,9 +47,11 @@ def encode_file(
     digest = hashlib.sha256()
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     with atomic_write(bin_path, "wb") as file:
+        flush = EarlyFlush(file)
         for ids in encoded_blocks(text_path, tokenizer, f"encoding {text_path}", counts, start, stop):
             digest.update(ids)
             file.write(ids)
+            flush.after_write()
         if shards == 1 and not counts.any():
             raise InputError(f"{text_path}: expected text to encode, found an empty file; give the corpus documents")
         file.flush()
@@ -124,7 +128,7 @@ def encoded_blocks(
             cleanup.callback(finish, waiting)
             for block in blocks(file.fileno(), specials, start, stop):
                 waiting.append(pool.submit(encode, block))
-                if len(waiting) > threads:
+                if len(waiting) > threads + AHEAD:
                     yield from next_ids(waiting, encoder, counts, bar.advance)
             while waiting:
                 yield from next_ids(waiting, encoder, counts, bar.advance)
