@@ -57,6 +57,7 @@ LANES = 16
 # Longer ones are merged again each time. Long ones are rare (0.01 % of web text beyond 128 bytes), but half of the time
 # went into merging them before they were kept.
 LONGEST_KEPT = 1000
+SHORTEST_LIST = 24  # bytes up to which a pre-token is merged without a linked list
 SIZE_SHIFT = 48  # of a longer pre-token's size in its slot, above the address of its text
 ADDRESS = np.uint64((1 << SIZE_SHIFT) - 1)
 BUSY = np.uint64(0xFFFFFFFFFFFFFFFF)  # a slot that is being filled; no size is that large
@@ -186,6 +187,48 @@ def merge_bytes(work, text, size):
 
 
 @kernel
+def merge_short(work, text, size, output):
+    """Merge up to SHORTEST_LIST bytes, as merge_bytes does; returns the address behind the ids.
+
+    Of so few symbols the smallest rank is found faster one after the other, and closing a gap is faster than a list
+    (0.4 instead of 0.9 microseconds for a word that is not in the cache).
+    """
+    rules, capacity = field(work, layout.WORK_RULES), field(work, layout.WORK_RULES_CAPACITY)
+    byte_ids, merged_ids = field(work, layout.WORK_BYTE_IDS), field(work, layout.WORK_MERGED)
+    ids = field(work, layout.WORK_SCRATCH)
+    ranks = ids + 4 * field(work, layout.WORK_SCRATCH_SYMBOLS)
+    left = load32(byte_ids + 4 * load8(text))
+    store32(ids, left)
+    for place in range(1, size):
+        right = load32(byte_ids + 4 * load8(text + place))
+        store32(ids + 4 * place, right)
+        store32(ranks + 4 * (place - 1), rank_of(rules, capacity, left, right))
+        left = right
+    while size > 1:
+        best, place = NO_RANK, 0
+        for number in range(size - 1):
+            rank = load32(ranks + 4 * number)
+            place = number if rank < best else place
+            best = min(best, rank)
+        if best == NO_RANK:
+            break
+        token = load32(merged_ids + 4 * best)
+        store32(ids + 4 * place, token)
+        size -= 1
+        for number in range(place + 1, size):
+            store32(ids + 4 * number, load32(ids + 4 * number + 4))
+            store32(ranks + 4 * (number - 1), load32(ranks + 4 * number))
+        if place > 0:
+            store32(ranks + 4 * (place - 1), rank_of(rules, capacity, load32(ids + 4 * (place - 1)), token))
+        if place + 1 < size:
+            store32(ranks + 4 * place, rank_of(rules, capacity, token, load32(ids + 4 * (place + 1))))
+    for number in range(size):
+        store_symbol(output, load32(ids + 4 * number))
+        output += SYMBOL_BYTES
+    return output
+
+
+@kernel
 def stay_apart(work, text, left, right):
     """Whether two tokens whose bytes begin at `text` are what these are merged to; -1 if the scratch is too small."""
     lengths, ids = field(work, layout.WORK_LENGTHS), field(work, layout.WORK_SCRATCH)
@@ -204,6 +247,8 @@ def merge_word(work, text, size, output):
     tokens of a window and those of the next one are the tokens of both, once the two at the cut stay apart; where they
     do not, some tokens before the cut are merged anew, in a window twice as wide.
     """
+    if size <= SHORTEST_LIST:
+        return merge_short(work, text, size, output)
     lengths, ids = field(work, layout.WORK_LENGTHS), field(work, layout.WORK_SCRATCH)
     first = output
     narrowest, wanted_margin = field(work, layout.WORK_WINDOW), field(work, layout.WORK_MARGIN)
