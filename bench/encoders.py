@@ -1,6 +1,7 @@
 """One encoding of a corpus into a file, by lmpipe or a peer: python -m bench.encoders NAME CORPUS FOLDER OUTPUT.
 
-FOLDER holds a tokenizer as lmpipe saves it. OUTPUT gets the ids as little-endian uint16. Prints JSON:
+FOLDER holds a tokenizer as lmpipe saves it. OUTPUT gets the ids as little-endian uint16, and is flushed to the disk, as
+lmpipe does with all that it writes. Prints JSON:
 peak_memory_bytes, tokens, sha256 of the ids (null for a peer that drops those of separators),
 sha256_without_separators, and checking_seconds, which finding these out took after the work was done.
 """
@@ -107,6 +108,8 @@ ENCODERS: dict[str, Callable[[str, str, str], None]] = {
 def encode(name: str, corpus: str, folder: str, output: str) -> dict[str, Any]:
     """One encoding, what it took, and what was written."""
     ENCODERS[name](corpus, folder, output)
+    with open(output, "rb+") as file:
+        os.fsync(file.fileno())
     peak = peak_memory_bytes()
     started = time.perf_counter()
     written = contents(output, vocabulary(folder)[END_OF_TEXT])

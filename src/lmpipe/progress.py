@@ -5,8 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tqdm import tqdm
-
 LINE_EVERY_SECONDS = 10.0
 
 
@@ -27,7 +25,11 @@ class Progress:
         self.done = 0
         self.note = ""
         self.started = self.shown = time.monotonic()
-        self.bar = tqdm(total=total, desc=label, unit=unit, unit_scale=True) if sys.stderr.isatty() else None
+        self.bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, desc=label, unit=unit, unit_scale=True)
 
     def advance(self, amount: int, note: str = "") -> None:
         """Add finished units; `note` is a short text such as the latest loss."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
@@ -185,10 +184,22 @@ def byte_characters() -> dict[int, str]:
     return {byte: chr(byte) for byte in plain} | {byte: chr(256 + place) for place, byte in enumerate(rest)}
 
 
+class CharacterBytes(dict[int, str]):
+    """For str.translate: a character of `byte_characters` becomes the Latin-1 one of its byte, any other NO_BYTE."""
+
+    NO_BYTE = "\uffff"
+
+    def __init__(self):
+        super().__init__({ord(character): chr(byte) for byte, character in byte_characters().items()})
+
+    def __missing__(self, code: int) -> str:
+        return self.NO_BYTE
+
+
 @cache
-def character_bytes() -> dict[str, int]:
-    """The byte of each character of `byte_characters`."""
-    return {character: byte for byte, character in byte_characters().items()}
+def character_bytes() -> CharacterBytes:
+    """The one table of its kind."""
+    return CharacterBytes()
 
 
 def printable(token: bytes) -> str:
@@ -202,7 +213,10 @@ def printable(token: bytes) -> str:
 
 def from_printable(name: str) -> bytes:
     """The token of a name in GPT-2's form; raises KeyError for a character that stands for no byte."""
-    return bytes(map(character_bytes().__getitem__, name))
+    try:
+        return name.translate(character_bytes()).encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise KeyError(name[error.start]) from None
 
 
 def read_vocab(path: str | Path, special_tokens: Sequence[str]) -> dict[int, bytes]:
@@ -241,7 +255,7 @@ def read_merges(path: str | Path) -> list[tuple[bytes, bytes]]:
     merges: dict[tuple[bytes, bytes], None] = {}
     for number, line in enumerate(lines, start=1):
         if line.strip() and not (number == 1 and line.startswith("#version")):
-            merge = parse_merge(line, f"{path}: line {number}")
+            merge = parse_merge(line, path, number)
             if merge in merges:
                 raise InputError(
                     f"{path}: line {number}: expected each merge once, found {line!r} again; train it anew"
@@ -250,14 +264,17 @@ def read_merges(path: str | Path) -> list[tuple[bytes, bytes]]:
     return list(merges)
 
 
-def parse_merge(line: str, place: str) -> tuple[bytes, bytes]:
+def parse_merge(line: str, path: str | Path, number: int) -> tuple[bytes, bytes]:
     """The two tokens of one line of merges.txt."""
-    if not re.fullmatch(r"[^ ]+ [^ ]+", line):
-        raise InputError(f"{place}: expected two tokens and a space, found {shown(line)}; train the tokenizer again")
-    left, right = line.split(" ")
+    left, _, right = line.partition(" ")
+    if not left or not right or " " in right:
+        raise InputError(
+            f"{path}: line {number}: expected two tokens and a space, found {shown(line)}; train the tokenizer again"
+        )
     try:
         return from_printable(left), from_printable(right)
     except KeyError as error:
         raise InputError(
-            f"{place}: expected GPT-2's byte-to-unicode characters, found {error.args[0]!r}; train the tokenizer again"
+            f"{path}: line {number}: expected GPT-2's byte-to-unicode characters, found {error.args[0]!r}; "
+            "train the tokenizer again"
         ) from None
