@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -112,7 +113,9 @@ class Encoder:
                 work[field] = value
             self.kernels.enter_rules(work.address, triples, len(rules))
         self.idle: list[Workspace] = []
-        self.busy = self.generation = 0
+        self.readers: Counter[int] = Counter()  # blocks under way, by the address of the cache that they read
+        self.generation = 0
+        self.replaced: list[Buffer] = []  # caches that are still read
         self.forgotten: list[Buffer] = []
         self.arenas: list[Buffer] = []
         self._make_cache(FIRST_CAPACITY)
@@ -140,7 +143,6 @@ class Encoder:
     def borrow(self) -> Workspace:
         """Take a workspace, with its share of the cache."""
         with self.lock:
-            self.busy += 1
             space = self.idle.pop() if self.idle else Workspace(self)
             if 2 * self.used > self.capacity and self.capacity < LARGEST_CAPACITY:
                 self._enlarge()
@@ -155,20 +157,19 @@ class Encoder:
             free = max(0, 3 * self.capacity // 4 - self.used - self.promised)
             space.share = work[layout.WORK_FREE] = free // WRITERS
             self.promised += space.share
+            self.readers[self.slots.address] += 1
             return space
 
     def give_back(self, space: Workspace) -> None:
         """Give a workspace back, whose ids are no longer needed."""
         with self.lock:
-            self.busy -= 1
+            self.readers[space.work[layout.WORK_SLOTS]] -= 1
             # What went into a cache that was replaced meanwhile is lost.
             if space.work[layout.WORK_SLOTS] == self.slots.address:
                 self.promised -= space.share
                 self.used += space.share - space.work[layout.WORK_FREE]
             self.idle.append(space)
-            # Nobody reads what was replaced any more.
-            if not self.busy:
-                self._close_forgotten()
+            self._close_unread()
 
     def encode(self, space: Workspace, size: int) -> np.ndarray:
         """The ids (tokens,) of the first bytes of a workspace's text; they are there until it is used again."""
@@ -181,21 +182,26 @@ class Encoder:
 
     def _enlarge(self) -> None:
         """Replace the cache by one of four times the size; those that still read the old one lose what they enter."""
-        self.forgotten.append(self.slots)
+        self.replaced.append(self.slots)
         old, old_capacity = self.slots, self.capacity
         self._make_cache(min(4 * self.capacity, LARGEST_CAPACITY))
         self.used = self.kernels.copy_slots(old.address, old_capacity, self.slots.address, self.capacity)
+        self._close_unread()
 
     def forget(self) -> None:
         """Empty the cache."""
         with self.lock:
-            self.forgotten += [self.slots, *self.arenas]
+            self.replaced.append(self.slots)
+            self.forgotten += self.arenas
             self.arenas = []
             self._make_cache(FIRST_CAPACITY)
             self.generation += 1
-            if not self.busy:
-                self._close_forgotten()
+            self._close_unread()
 
-    def _close_forgotten(self) -> None:
-        while self.forgotten:
+    def _close_unread(self) -> None:
+        """Give back the caches that no block reads any more, and forgotten texts when none is under way."""
+        for slots in [slots for slots in self.replaced if not self.readers[slots.address]]:
+            self.replaced.remove(slots)
+            slots.close()
+        while self.forgotten and not self.readers.total():
             self.forgotten.pop().close()
