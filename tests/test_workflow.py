@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from browser import check_page
 from tiny_study import tiny_text
 
 from lmpipe.estimate import distinct_runs
@@ -124,6 +125,10 @@ def test_the_report_is_self_contained_and_its_links_lead_somewhere(page, results
     assert set(page.links) <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
     assert (results.folder / "report.html").stat().st_size < 3_000_000
+
+
+def test_the_report_works_in_a_browser(browser, results):
+    assert check_page(browser, results.folder / "report.html") == []
 
 
 def test_the_diverged_run_is_a_result(results):

@@ -222,7 +222,12 @@ FINDING = keys(
         ),
     ],
     sentences=list[str],
-    tables=list[Annotated[keys(caption=str, columns=list[str], rows=list[list[CELL]]), AfterValidator(even_rows)]],
+    tables=list[
+        Annotated[
+            keys(caption=str, columns=list[str], rows=list[list[CELL]], missing=str, code=list[str]),
+            AfterValidator(even_rows),
+        ]
+    ],
     plots=list[keys(path=FilePath, caption=str, alt=str)],
     texts=list[keys(caption=str, text=str, kind=Literal["code", "prose"])],
     reference=keys(

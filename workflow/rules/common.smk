@@ -27,6 +27,7 @@ DOWNLOADS = PLAN.downloads()
 MISSING_TEXTS = [path.removeprefix("resources/") for path in DOWNLOADS if not os.path.exists(path)]
 SHARDED_TOKENIZERS = PLAN.sharded_tokenizers()
 RECORDS = [path for paths in records_of(PLAN).values() for path in paths]
+RECORDS_BEFORE_REPORT = [path for path in RECORDS if path != "report.provenance.json"]
 
 
 def one_of(names):

@@ -114,7 +114,7 @@ def operations_table(adamw: dict[str, Any]) -> Table:
         "AdamW, operations for each parameter, counted on the code; scalars computed once for a step (c1 = 1 − b1, "
         "c2 = 1 − b2, alpha_t, decay, keep, root) cost nothing per parameter"
     )
-    return Table(caption, ["form", "line", "operations"], rows)
+    return Table(caption, ["form", "line", "operations"], rows, code=("line",))
 
 
 def derivation_table(variant: str, entry: dict[str, Any]) -> Table:
@@ -124,7 +124,7 @@ def derivation_table(variant: str, entry: dict[str, Any]) -> Table:
         for line in entry["derivation"]
     ]
     caption = f"The derivation step by step, with {VARIANTS[variant]} (÷ rounds down)"
-    return Table(caption, ["symbol", "quantity", "formula", "value", "unit"], rows)
+    return Table(caption, ["symbol", "quantity", "formula", "value", "unit"], rows, code=("symbol",))
 
 
 def memory_text(variant: str, entry: dict[str, Any]) -> Text:
