@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -129,6 +130,34 @@ def test_the_report_is_self_contained_and_its_links_lead_somewhere(page, results
 
 def test_the_report_works_in_a_browser(browser, results):
     assert check_page(browser, results.folder / "report.html") == []
+
+
+def forced(command):
+    """The rules that a command of the report forces."""
+    return command[command.index("--forcerun") + 1 : command.index("--configfile")]
+
+
+def test_every_section_says_how_it_was_made_and_its_command_can_be_given(folder, results):
+    html = (results.folder / "report.html").read_text(encoding="utf-8")
+    assert "No record of provenance" not in html
+    blocks = re.findall('class="commands"><code>(.*?)</code>', html, re.DOTALL)
+    parts = [shlex.split(line) for block in blocks for line in block.splitlines() if line.startswith("snakemake")]
+    assert len(parts) == len(PROBLEMS) + 1
+    targets = {part for command in parts for part in command if part.startswith("results/")}
+    rules = {rule for command in parts if "--forcerun" in command for rule in forced(command)}
+    planned = snakemake(folder, "--dry-run", *sorted(targets), "--forcerun", *sorted(rules)).stdout
+    assert rules >= {"train", "train_bpe", "generate", "account_model", "explore_unicode", "tune_sgd_toy"}
+    assert all(re.search(rf"^{rule} +[0-9]+$", planned, re.MULTILINE) for rule in rules)
+
+
+def test_another_template_makes_only_the_report_again(folder, tmp_path, monkeypatch):
+    package = tmp_path / "src" / "lmpipe"
+    shutil.copytree(ROOT / "src" / "lmpipe", package, ignore=shutil.ignore_patterns("__pycache__"))
+    with open(package / "templates" / "report.css", "a", encoding="utf-8") as style:
+        style.write("h1 { color: green; }\n")
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    planned = re.findall(r"^([a-z_]+) +[0-9]+$", snakemake(folder, "--dry-run").stdout, re.MULTILINE)
+    assert set(planned) == {"report", "collect_provenance", "all", "total"}
 
 
 def test_the_diverged_run_is_a_result(results):
