@@ -127,8 +127,8 @@ def test_the_top_says_which_corpora_the_numbers_came_from(page):
 
 
 def test_sections_show_answer_plots_tables_and_the_write_up(html, page):
-    assert html.count('role="img" aria-label="') == 3 * 3 + 2 + 1, (
-        "three plots an experiment, two of the log, and the graph"
+    assert html.count('role="img" aria-label="') == 3 * 3 + 2 + 2, (
+        "three plots an experiment, two of the log, the rules and the effects"
     )
     assert "The best peak learning rate of the grid is 0.01" in page.text
     assert "Smallest rate seen to diverge" in page.text

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from lmpipe import InputError, dag
+from lmpipe import InputError, dag, effects
 from lmpipe.cells import dash_notes, figure_text, prose, shown, table
 from lmpipe.colours import ON_A_PAGE
 from lmpipe.files import atomic_write, make_again
@@ -88,6 +88,7 @@ def build_report(
         tiles=tiles(results, problems),
         headlines=headlines(problems),
         statuses=status_words(problems),
+        effects=effect_graph(problems),
         dag=rule_graph(plan, lineage),
         sections=[section(results, lineage, problem, finding) for problem, finding in problems.items()],
         provenance=provenance(results),
@@ -158,6 +159,12 @@ def status_words(problems: Mapping[str, Any]) -> str:
         return f"all {len(problems)} problems answered"
     told = [f"{statuses[status]} {status}" for status in ("answered", "partial", "absent") if statuses[status]]
     return f"{listing(told)} of {len(problems)} problems"
+
+
+def effect_graph(problems: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The drawing of what the ablations found, and the same as rows; None where the study has none."""
+    found = effects.effects_in(problems)
+    return {"svg": effects.draw(found), "rows": found} if found else None
 
 
 def rule_graph(plan: Plan, lineage: Lineage) -> dict[str, Any]:
