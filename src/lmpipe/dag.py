@@ -135,6 +135,7 @@ def arrow(places: Mapping[str, tuple[float, float]], source: str, target: str) -
     elif x0 == x1:
         path = f"M {middle0} {below} L {middle1} {above}"
     else:
-        bend = min(ROW - BOX_HEIGHT, above - below)
-        path = f"M {middle0} {below} C {middle0} {below + bend} {middle1} {above - bend} {middle1} {above}"
+        # Down first, and to the side only in the gap above the target's row, where no box is in the way.
+        gap = above - (ROW - BOX_HEIGHT)
+        path = f"M {middle0} {below} V {gap} C {middle0} {above} {middle1} {gap} {middle1} {above}"
     return Markup('<path class="arrow" d="{}" marker-end="url(#dag-arrow)"/>').format(path)

@@ -101,12 +101,12 @@ def files_of(lineage: Lineage, sources: Iterable[str]) -> list[str]:
 
 
 def commands_for(study: str, sources: Sequence[str], makers: Sequence[Job]) -> list[str]:
-    """The commands that make some results again, and nothing that they do not need; all of it where they are patterns.
+    """The commands that make some results again, and nothing that they do not need; everything where all are patterns.
 
     An experiment's plots are made of its runs, so it is these that are made again: without what the store keeps.
     """
     rules = dict.fromkeys("train" if job.rule == "plot_experiment" else job.rule for job in makers)
-    targets = [] if any("*" in source for source in sources) else [f"results/{study}/{source}" for source in sources]
+    targets = [f"results/{study}/{source}" for source in sources if "*" not in source]
     command = ["snakemake", "--cores", "2", *targets, "--forcerun", *rules, "--configfile", "study.yaml"]
     return ([f"lmpipe forget results/{study}"] if "train" in rules else []) + [shlex.join(command)]
 
