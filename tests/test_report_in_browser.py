@@ -88,6 +88,17 @@ def test_letters_in_plots_can_be_read_on_a_phone(browser, report):
     assert min(sizes) >= 9.5
 
 
+def test_no_words_of_a_plot_run_off_its_edge(browser, report):
+    browser.open(report, 800)
+    cut = """
+    [...document.querySelectorAll("svg text")].filter((text) => {
+      const [word, plot] = [text.getBoundingClientRect(), text.ownerSVGElement.getBoundingClientRect()];
+      return word.left < plot.left - 1 || word.right > plot.right + 1;
+    }).map((text) => text.textContent)
+    """
+    assert browser.evaluate(cut) == []
+
+
 def test_headings_and_landmarks_are_in_order(browser, report):
     browser.open(report)
     levels = browser.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map((one) => Number(one.tagName[1]))")

@@ -8,9 +8,9 @@ from markupsafe import Markup
 from lmpipe.plan import Plan
 from lmpipe.records import records_of
 
-# A box holds a rule's name in two lines and what it took in a third; columns and rows leave room for the arrows.
-BOX_WIDTH, BOX_HEIGHT = 96, 50
-COLUMN, ROW = 108, 68
+# A box holds a rule's name in two lines, its jobs and their time; columns and rows leave room for the arrows.
+BOX_WIDTH, BOX_HEIGHT = 96, 60
+COLUMN, ROW = 108, 76
 MARGIN = 2
 LEFT, CENTRE, RIGHT = range(3)
 
@@ -98,16 +98,16 @@ def draw(jobs: Mapping[str, int], times: Mapping[str, str]) -> Markup:
 
 def box(rule: str, x: float, y: float, number: int, time: str) -> Markup:
     """A rule as a box: its name in at most two lines, its jobs and their time."""
-    lines = rule.replace("_", " ").split(maxsplit=1)
-    middle, top = x + BOX_WIDTH / 2, y + (16 if len(lines) > 1 else 22)
+    name = rule.replace("_", " ").split(maxsplit=1)
+    lines = [("rule", line) for line in name] + [("jobs", line) for line in (jobs_text(number), time) if line]
+    top = y + (BOX_HEIGHT - 13 * len(lines)) / 2 + 10
     text = [
-        Markup('<text x="{}" y="{}">{}</text>').format(middle, top + 13 * index, line)
-        for index, line in enumerate(lines)
+        Markup('<text class="{}" x="{}" y="{}">{}</text>').format(look, x + BOX_WIDTH / 2, top + 13 * index, line)
+        for index, (look, line) in enumerate(lines)
     ]
-    below = " · ".join(filter(None, [jobs_text(number), time]))
-    return Markup(
-        '<g><rect x="{}" y="{}" width="{}" height="{}" rx="4"/>{}<text class="jobs" x="{}" y="{}">{}</text></g>'
-    ).format(x, y, BOX_WIDTH, BOX_HEIGHT, Markup("").join(text), middle, y + BOX_HEIGHT - 7, below)
+    return Markup('<g><rect x="{}" y="{}" width="{}" height="{}" rx="4"/>{}</g>').format(
+        x, y, BOX_WIDTH, BOX_HEIGHT, Markup("").join(text)
+    )
 
 
 def jobs_text(number: int) -> str:

@@ -304,15 +304,25 @@ def draw_sweep(
 
 
 def final_loss_dots(experiment: ExperimentRuns, measure: str, label: str) -> Figure:
-    """A row for each run: seeds as rings, their mean a diamond with its 95 % interval, failures at the right edge."""
+    """A row for each run: seeds as rings, their mean a diamond with its 95 % interval, failures at the right edge.
+
+    The names stand above the rows, so that long ones take no width from the axis.
+    """
     names = experiment.names()
-    figure, ax = new_figure(0, 0.9 + 0.26 * len(names) + 0.15)
+    figure, ax = new_figure(0, 0.9 + 0.36 * len(names) + 0.15)
     finals = {name: final_values(experiment, name, measure) for name in names}
     left, right = final_range(finals)
     ax.set_xlim(left, right)
     colours = palette(len(names))
     for row, name in enumerate(names):
         colour = colours[row % len(colours)]
+        ax.annotate(
+            run_label(experiment, name),
+            (0, row),
+            (3, 6),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+        )
         ax.plot(finals[name], [row] * len(finals[name]), "o", color=colour, markersize=5, fillstyle="none")
         if len(finals[name]) > 1:
             interval = mean_interval(finals[name])
@@ -323,8 +333,8 @@ def final_loss_dots(experiment: ExperimentRuns, measure: str, label: str) -> Fig
             ax.plot([right], [row], "x", color=colour, markersize=7, markeredgewidth=1.8, clip_on=False)
             words = f"{failed[0]} ({len(failed)} of {len(experiment.statuses(name))})"
             ax.annotate(words, (right, row), (-8, 0), textcoords="offset points", ha="right", va="center")
-    ax.set_yticks(range(len(names)), [run_label(experiment, name) for name in names])
-    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set_yticks([])
+    ax.set_ylim(len(names) - 0.5, -0.8)
     ax.grid(visible=False, axis="y")
     several = any(len(values) > 1 for values in finals.values())
     name_axes(ax, label, "", note="○ seeds; ◆ their mean with its 95 % interval" if several else "")
