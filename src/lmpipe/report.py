@@ -162,9 +162,10 @@ def status_words(problems: Mapping[str, Any]) -> str:
 
 
 def effect_graph(problems: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The drawing of what the ablations found, and the same as rows; None where the study has none."""
+    """The drawing of what the ablations found, and the same as rows; None where no difference was found."""
     found = effects.effects_in(problems)
-    return {"svg": effects.draw(found), "rows": found} if found else None
+    is_told = any(effect.value is not None for effect in found)
+    return {"svg": effects.draw(found), "rows": found} if is_told else None
 
 
 def rule_graph(plan: Plan, lineage: Lineage) -> dict[str, Any]:
