@@ -52,7 +52,7 @@ def report(tmp_path_factory):
     for experiment in results.experiments():
         plot_experiment(experiment, results.folder / "experiments" / experiment.name)
     findings = find_all(results)
-    wide = Table("Wide.", [f"column {index}" for index in range(20)], [[f"value {index}" for index in range(20)]])
+    wide = Table("Wide.", [f"column {index}" for index in range(13)], [["a value"] * 12 + ["long" * 30]])
     sortable = Table("To sort.", ["loss"], [[10.5], [None], [-3.0], [9.25]], "it diverged")
     texts = [Text("Sample", HOSTILE, "prose"), Text("Code", "x = 1  # " + "wide " * 80)]
     hostile = Finding("partial", sentences=["It is `" + "long" * 60 + "`."], texts=texts, tables=[wide, sortable])

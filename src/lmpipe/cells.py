@@ -68,10 +68,17 @@ def sort_key(value: Any) -> str:
 
 
 def shown(text: str | None, reason: str = "") -> Markup:
-    """A text, or a dash that bears the reason why there is none; an empty text stays empty."""
+    """A text, or a dash that bears the reason why there is none; an empty text stays empty.
+
+    A long name may go on in the next line after its _, = and /, and nowhere else.
+
+    >>> shown("batch_size=4")
+    Markup('batch_<wbr>size=<wbr>4')
+    """
     if text is None:
         return Markup('<abbr class="dash" title="{}">–</abbr>').format(reason or UNDEFINED)
-    return escape(text.replace(" × 10", "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10"))
+    whole = escape(text.replace(" × 10", "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10"))
+    return Markup(re.sub(r"(?<=\w[_=/])(?=\w)", "<wbr>", str(whole)))
 
 
 def prose(text: str) -> Markup:
