@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from lmpipe.problems.wording import number
+from lmpipe.results import is_number
 
 # The ablations, and the figures in which each tells its difference, as every module of an ablation names them.
 ABLATIONS = ("layer_norm_ablation", "pre_norm_ablation", "no_pos_emb", "swiglu_ablation")
@@ -44,12 +45,21 @@ def effects_in(problems: Mapping[str, Any]) -> list[Effect]:
         for name, variant_name in DIFFERENCES.items():
             figure, variant = finding["figures"].get(name), finding["figures"].get(variant_name)
             if figure and variant and variant["value"]:
-                interval = tuple(figure["interval"]) if figure["interval"] else None
-                facts = (figure["value"], interval, figure["unit"], figure["reason"])
-                found.setdefault(
-                    (problem, variant["value"]), Effect(problem, finding["title"], variant["value"], *facts)
-                )
+                facts = (known(figure["value"]), bounds_of(figure), figure["unit"], figure["reason"])
+                name = str(variant["value"])
+                found.setdefault((problem, name), Effect(problem, finding["title"], name, *facts))
     return list(found.values())
+
+
+def known(value: Any) -> float | None:
+    """A number that can be drawn; None for anything else."""
+    return value if is_number(value) and math.isfinite(value) else None
+
+
+def bounds_of(figure: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The interval of a figure, where it has one with two ends."""
+    low, high = map(known, figure["interval"] or (None, None))
+    return None if low is None or high is None else (low, high)
 
 
 def signed(value: float) -> str:
