@@ -99,6 +99,8 @@ READS = {
         "results/findings.json": "json",
         f"{CORPUS}/corpus.json": "json",
         f"{EXPERIMENT}/loss_by_step.svg": "svg",
+        f"{EXPERIMENT}/loss_by_step.csv": "numbers of a plot",
+        f"{RUN}/provenance.json": "json",
     },
     "collect-provenance": {
         f"{TOKENIZER}/provenance.json": "json",
@@ -111,6 +113,7 @@ READS = {
 OPTIONAL = {
     "join-tokens": {"train-shards/0.provenance.json"},
     "compare-tokenizers": {f"{TOKENS}/train.json"},
+    "report": {f"{RUN}/provenance.json"},
     "find": READS["find"].keys() - RUN_FILES - {f"{CORPUS}/corpus.json"},
 }
 # Where each verb writes: a file, or a folder.

@@ -266,6 +266,8 @@ def plot_data(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         header, *rows = csv.reader(io.StringIO(text), strict=True)
+        if not text.endswith("\n") or any(len(row) != len(header) for row in rows):
+            raise ValueError("a row that is cut off")
     except FileNotFoundError:
         raise InputError(f"{path}: no such numbers of a plot; {make_again(path)}") from None
     except (ValueError, csv.Error) as error:
