@@ -80,6 +80,7 @@ READS = {
     "explore-unicode": {},
     "account-model": {},
     "tune-sgd-toy": {},
+    "measure-batch-sizes": {},
     "select-best": RUN_FILES,
     "train": TOKEN_FILES | TOKENIZER_FILES | {BEST: "json"},
     "generate": RUN_FILES | {f"{RUN}/model.safetensors": "weights"} | TEXTS | TOKENIZER_FILES,
@@ -124,6 +125,7 @@ WRITES = {
     "explore-unicode": "results/unicode.json",
     "account-model": "results/accounting/study.json",
     "tune-sgd-toy": "results/learning_rate_tuning.csv",
+    "measure-batch-sizes": "results/batch_sizes.json",
     "select-best": BEST,
     "train": TUNED_RUN,
     "generate": "results/samples/tiny.json",
@@ -167,6 +169,11 @@ def arguments_of(verb: str, plan: Plan) -> list[str]:
         case "account-model":
             model = plan.models["study"].model_dump(mode="json")
             return ["--settings", as_json({"name": "study", "model": model, "device_memory_gb": 80.0})]
+        case "measure-batch-sizes":
+            model = plan.models["study"].model_dump(mode="json")
+            # A run of two sequences: two sizes to time.
+            training = TRAINING | {"total_tokens": 2 * MODEL["context_length"]}
+            return ["--settings", as_json({"model": model, "training": training}), "--device", "cpu"]
         case "train":
             return [*run_arguments(plan.runs_of["tuned"][0]), "--best", BEST]
         case "select-best" | "plot-experiment":

@@ -124,6 +124,28 @@ ACCOUNT = keys(
     checks=keys(equal=bool),
     adamw=keys(updates=keys(handout=UPDATE, torch=UPDATE), handout=ADAMW, swiglu=ADAMW),
 )
+# Every doubling of the batch size from 1, in this order; memory in bytes beyond what the process held before.
+BATCH_SIZES = keys(
+    model=written_from(ModelConfig),
+    precision=str,
+    device=str,
+    threads=Count,
+    memory_limit_bytes=Whole,
+    predicted=keys(fixed_bytes=Count, bytes_per_sequence=Count, largest_batch_size=Whole),
+    sizes=list[
+        keys(
+            batch_size=Count,
+            steps=Count,
+            step_seconds=Positive,
+            tokens_per_second=Positive,
+            memory_bytes=Whole,
+            predicted_memory_bytes=Count,
+        )
+    ],
+    largest_batch_size=Whole,
+    estimated_largest_batch_size=Whole,
+    stopped_by=Literal["memory", "run", "time"],
+)
 # As `lmpipe.compression.kind_of` names them.
 KIND = Literal[
     "word",

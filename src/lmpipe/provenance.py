@@ -40,6 +40,7 @@ COMPUTED_BY = {
     "explore-unicode": ("unicode",),
     "account-model": ("accounting",),
     "tune-sgd-toy": ("optim",),
+    "measure-batch-sizes": ("batch_sizes",),
     "train": ("train",),
     "select-best": ("results",),
     "generate": ("generate",),

@@ -212,6 +212,7 @@ def records_of(plan: "Plan") -> dict[str, list[str]]:
         "explore-unicode": [f"unicode.{RECORD}"],
         "account-model": [f"accounting/{model}.{RECORD}" for model in plan.models],
         "tune-sgd-toy": [f"learning_rate_tuning.{RECORD}"],
+        "measure-batch-sizes": [f"batch_sizes.{RECORD}"],
         "train": [f"{folder}/{RECORD}" for folder in plan.run_in],
         "select-best": [f"experiments/{experiment}/best.{RECORD}" for experiment in sources],
         "generate": [f"samples/{corpus}.{RECORD}" for corpus in (study.samples.models if study.samples else [])],

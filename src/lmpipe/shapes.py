@@ -187,6 +187,7 @@ BEST = keys(experiment=str, run=str, max_lr=Positive, batch_size=Count)
 
 ADDRESS = keys(url=str)
 MODEL_TO_ACCOUNT = keys(name=Name, model=dict[str, Any], device_memory_gb=Positive)
+BATCHES_TO_MEASURE = keys(model=dict[str, Any], training=dict[str, Any])
 COMPARED = keys(
     corpora=Annotated[list[Name], Field(min_length=1)],
     tokenizers=Annotated[dict[TokenizerName, Name], Field(min_length=1)],
@@ -230,6 +231,7 @@ SETTINGS = {
     "make-corpus": CORPUS_SETTINGS,
     "compare-tokenizers": COMPARED,
     "account-model": MODEL_TO_ACCOUNT,
+    "measure-batch-sizes": BATCHES_TO_MEASURE,
     "train": RUN_SETTINGS,
     "select-best": RUNS,
     "plot-experiment": RUNS,
