@@ -80,6 +80,7 @@ READS = {
     "explore-unicode": {},
     "account-model": {},
     "tune-sgd-toy": {},
+    "measure-model": {},
     "measure-batch-sizes": {},
     "select-best": RUN_FILES,
     "train": TOKEN_FILES | TOKENIZER_FILES | {BEST: "json"},
@@ -92,6 +93,8 @@ READS = {
         "results/tokenizer_experiments.json": "json",
         "results/unicode.json": "json",
         "results/accounting/study.json": "json",
+        "results/model_measurements.json": "json",
+        "results/batch_sizes.json": "json",
         "results/samples/tiny.json": "json",
         "results/learning_rate_tuning.csv": "csv",
     },
@@ -125,6 +128,7 @@ WRITES = {
     "explore-unicode": "results/unicode.json",
     "account-model": "results/accounting/study.json",
     "tune-sgd-toy": "results/learning_rate_tuning.csv",
+    "measure-model": "results/model_measurements.json",
     "measure-batch-sizes": "results/batch_sizes.json",
     "select-best": BEST,
     "train": TUNED_RUN,
@@ -169,7 +173,7 @@ def arguments_of(verb: str, plan: Plan) -> list[str]:
         case "account-model":
             model = plan.models["study"].model_dump(mode="json")
             return ["--settings", as_json({"name": "study", "model": model, "device_memory_gb": 80.0})]
-        case "measure-batch-sizes":
+        case "measure-batch-sizes" | "measure-model":
             model = plan.models["study"].model_dump(mode="json")
             # A run of two sequences: two sizes to time.
             training = TRAINING | {"total_tokens": 2 * MODEL["context_length"]}
@@ -205,9 +209,10 @@ def make_whole_study(folder: Path) -> None:
     """Make the tiny study in a folder with nothing but the verbs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        # Both take seconds to count what is known beforehand.
+        # They take seconds to find out what is of no account here.
         patch.setattr("lmpipe.unicode.decodes", lambda decode, text: text.isascii())
         patch.setattr("lmpipe.accounting.check_against_torch", lambda config: {"equal": True})
+        patch.setattr("lmpipe.measurement.MATMUL_SECONDS", 0)
         Path(TEXT).write_text(tiny_text(200, seed=0), encoding="utf-8")
         Path(STUDY_FILE).write_text(yaml.safe_dump(STUDY, sort_keys=False), encoding="utf-8")
         for verb in WRITES:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lmpipe.plan import PlannedRun, load_plan
 from lmpipe.results import Results
+from lmpipe.settings import ModelConfig
 
 MODEL = {
     "context_length": 128,
@@ -239,6 +240,59 @@ def fabricate_summary(
         "code": {"train": "abcdef0123456789", "model": "0123456789abcdef", "torch": "2.13.0", "pydantic": "2.14.3"},
         "environment": ENVIRONMENT,
         "diverged_step": rows[-1]["step"] if diverged else None,
+    }
+
+
+def fabricate_measurements(folder: Path, model: dict[str, Any] = MODEL, batch_size: int = 8) -> None:
+    """Write model_measurements.json and batch_sizes.json of a model, in round numbers that no real model has."""
+    config = ModelConfig(vocab_size=1024, **model).model_dump(mode="json")
+    machine = {"device": ENVIRONMENT["hardware"]["processor"], "threads": 1, "precision": "float32"}
+    step = {"parameters": 1000, "parameter_bytes": 4000, "gradient_bytes": 4000, "moment_bytes": 8000}
+    values = [
+        ("logits", "loss", 600, 0, "the loss needs their log-softmax alone"),
+        ("log-softmax", "loss", 600, 600, ""),
+        ("inputs of the RMSNorms", "norms", 0, 300, "the norm needs them"),
+    ]
+    names = ("name", "part", "handout_bytes", "kept_bytes", "reason")
+    rows = [dict(zip(names, value, strict=True)) | {"handout": "4 * S * V", "kept": "0"} for value in values]
+    activations = {"values": rows, "handout_bytes": 1200, "kept_bytes": 900}
+    predicted = {**step, "forward_flops": 2_000_000, "step_flops": 6_000_000, "activations": activations}
+    measured = {
+        **step,
+        "forward_flops": 2_000_000,
+        "step_flops": 5_000_000,
+        "process_bytes": 300_000_000,
+        "saved_bytes": 1000,
+        "saved_bytes_by_part": {"loss": 600, "norms": 400},
+        "matmul_flops_per_second": 1e9,
+    }
+    told = {"model": config, "batch_size": batch_size, **machine, "predicted": predicted, "measured": measured}
+    write(folder / "model_measurements.json", told)
+    write(folder / "batch_sizes.json", fabricated_batch_sizes(config, machine, {2**k: 6400 * 2**k for k in range(4)}))
+
+
+def fabricated_batch_sizes(model: dict[str, Any], machine: dict[str, Any], speeds: dict[int, float]) -> dict[str, Any]:
+    """The content of batch_sizes.json for tokens per second by batch size."""
+    context_length, largest = model["context_length"], max(speeds)
+    return {
+        "model": model,
+        **machine,
+        "memory_limit_bytes": 10**9,
+        "predicted": {"fixed_bytes": 16_000, "bytes_per_sequence": 1000, "largest_batch_size": 999},
+        "sizes": [
+            {
+                "batch_size": size,
+                "steps": 5,
+                "step_seconds": size * context_length / speed,
+                "tokens_per_second": speed,
+                "memory_bytes": 20_000 + 1000 * size,
+                "predicted_memory_bytes": 16_000 + 1000 * size,
+            }
+            for size, speed in speeds.items()
+        ],
+        "largest_batch_size": largest,
+        "estimated_largest_batch_size": 4 * largest,
+        "stopped_by": "time",
     }
 
 

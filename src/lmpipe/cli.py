@@ -147,6 +147,15 @@ def make_parser() -> argparse.ArgumentParser:
     add("--settings", type=json_text, required=True, help='JSON: {"name", "model", "device_memory_gb"}')
     add("--output", required=True, help="the .json file")
 
+    add = verb(
+        "measure-model",
+        measure_model,
+        "Measure a training step of a model: parameters, FLOPs, bytes by part, and the device's ceiling.",
+    )
+    add("--settings", type=json_text, required=True, help='JSON: {"model", "training"}')
+    add("--output", required=True, help="the .json file")
+    add_machine(add)
+
     add = verb("tune-sgd-toy", tune_sgd_toy, "Train the SGD toy at four learning rates.")
     add("--output", required=True, help="the .csv file")
 
@@ -341,6 +350,18 @@ def account_model(given: Arguments) -> None:
 
     model = model_of_settings(ModelConfig, "model", given.settings["model"])
     write_json(given.output, account(given.settings["name"], model, given.settings["device_memory_gb"] * 1e9))
+
+
+def measure_model(given: Arguments) -> None:
+    """Run `lmpipe measure-model`."""
+    from lmpipe.files import write_json
+    from lmpipe.measurement import measure_model
+    from lmpipe.settings import ModelConfig, TrainingSettings
+    from lmpipe.shapes import model_of_settings
+
+    model = model_of_settings(ModelConfig, "model", given.settings["model"])
+    training = model_of_settings(TrainingSettings, "training", given.settings["training"])
+    write_json(given.output, measure_model(model, training, threads=given.threads, device=given.device))
 
 
 def tune_sgd_toy(given: Arguments) -> None:

@@ -146,6 +146,35 @@ BATCH_SIZES = keys(
     estimated_largest_batch_size=Whole,
     stopped_by=Literal["memory", "run", "time"],
 )
+# One training step of the study's own model, predicted and measured.
+STEP_BYTES = {"parameters": Count, "parameter_bytes": Count, "gradient_bytes": Count, "moment_bytes": Count}
+STEP_FLOPS = {"forward_flops": Count, "step_flops": Count}
+MEASUREMENTS = keys(
+    model=written_from(ModelConfig),
+    batch_size=Count,
+    precision=str,
+    device=str,
+    threads=Count,
+    predicted=keys(
+        **STEP_BYTES,
+        **STEP_FLOPS,
+        activations=keys(
+            values=list[
+                keys(name=str, part=str, handout=str, kept=str, reason=str, handout_bytes=Whole, kept_bytes=Whole)
+            ],
+            handout_bytes=Count,
+            kept_bytes=Count,
+        ),
+    ),
+    measured=keys(
+        **STEP_BYTES,
+        **STEP_FLOPS,
+        process_bytes=Whole,
+        saved_bytes=Count,
+        saved_bytes_by_part=dict[str, Whole],
+        matmul_flops_per_second=Positive,
+    ),
+)
 # As `lmpipe.compression.kind_of` names them.
 KIND = Literal[
     "word",

@@ -39,6 +39,7 @@ COMPUTED_BY = {
     "compare-tokenizers": ("compression",),
     "explore-unicode": ("unicode",),
     "account-model": ("accounting",),
+    "measure-model": ("measurement",),
     "tune-sgd-toy": ("optim",),
     "measure-batch-sizes": ("batch_sizes",),
     "train": ("train",),

@@ -211,6 +211,7 @@ def records_of(plan: "Plan") -> dict[str, list[str]]:
         "compare-tokenizers": [f"tokenizer_experiments.{RECORD}"],
         "explore-unicode": [f"unicode.{RECORD}"],
         "account-model": [f"accounting/{model}.{RECORD}" for model in plan.models],
+        "measure-model": [f"model_measurements.{RECORD}"],
         "tune-sgd-toy": [f"learning_rate_tuning.{RECORD}"],
         "measure-batch-sizes": [f"batch_sizes.{RECORD}"],
         "train": [f"{folder}/{RECORD}" for folder in plan.run_in],

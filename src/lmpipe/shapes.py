@@ -232,6 +232,7 @@ SETTINGS = {
     "compare-tokenizers": COMPARED,
     "account-model": MODEL_TO_ACCOUNT,
     "measure-batch-sizes": BATCHES_TO_MEASURE,
+    "measure-model": BATCHES_TO_MEASURE,
     "train": RUN_SETTINGS,
     "select-best": RUNS,
     "plot-experiment": RUNS,

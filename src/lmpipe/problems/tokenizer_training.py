@@ -168,8 +168,8 @@ def extrapolation_sentences(training: dict[str, Any], source: str, role: str) ->
         return []
     return [
         f"Extrapolated from these rates, counting by bytes and merging by different pre-tokens, {PLACES[role]} in full "
-        f"({bytes_text(text_bytes)}, {count(unique)} different pre-tokens) would take about {seconds_text(seconds)}; more "
-        "merges than here would add to that."
+        f"({bytes_text(text_bytes)}, {count(unique)} different pre-tokens) would take about {seconds_text(seconds)}; "
+        "more merges than here would add to that."
     ]
 
 
