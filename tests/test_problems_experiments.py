@@ -73,6 +73,7 @@ def test_learning_rate_tells_the_best_rate_and_the_edge_of_stability(fabricated)
     assert value(finding, "edge_ratio") == pytest.approx(30)
     assert finding.sentences[0].startswith("The best peak learning rate of the grid is 0.01: ")
     assert "a grid of 6 rates from 0.001 to 3" in said(finding)
+    assert "Of these rates 5 finished and 1 diverged." in said(finding)
     assert "`max_lr=3.0` (seed 0) at step 66 of 200" in said(finding)
     assert "told but not used" in said(finding)
 
@@ -93,6 +94,37 @@ def test_several_seeds_give_the_optimum_an_interval(tmp_path):
     assert "mean of 3 seeds" in finding.sentences[0]
     assert "No rate of the grid diverged" in said(finding)
     assert value(finding, "smallest_diverged_max_lr") is None
+
+
+def test_the_optimum_of_one_seed_ranges_over_fits_that_leave_out_a_rate(tmp_path, fabricated):
+    finding = find("learning_rate", fabricated)
+    # The made-up losses lie on a parabola, whichever rates are left out.
+    assert value(finding, "interpolated_max_lr_lowest") == pytest.approx(0.01, rel=1e-5)
+    assert value(finding, "interpolated_max_lr_highest") == pytest.approx(0.01, rel=1e-5)
+    assert finding.figures["interpolated_max_lr"].interval is None
+    assert "minimum at 0.01 (0.01 to 0.01 when each nearby rate in turn is left out of the fit), with" in said(finding)
+    assert value(finding, "finished_to_interpolated_ratio") == pytest.approx(10, rel=1e-5)
+    assert value(finding, "diverged_to_interpolated_ratio") == pytest.approx(300, rel=1e-5)
+    assert "The edge of stability lies a factor of 10 to 300 above this optimum." in said(finding)
+    rates, losses = (0.003, 0.01, 0.03, 0.1), (2.6, 2.4, 2.45, 2.7)
+    results = fabricate_study(tmp_path, {"learning_rate": {"corpus": "stories", "vary": {"max_lr": list(rates)}}})
+    for rate, loss in zip(rates, losses, strict=True):
+        change_summary(results, f"learning_rate/max_lr={rate}/seed0", validation_loss=loss)
+    finding = find("learning_rate", results)
+    kept = [[place for place in range(4) if place != out] for out in range(4)]
+    minima = [parabola_minimum([rates[i] for i in three], [losses[i] for i in three])[0] for three in kept]
+    ends = [value(finding, f"interpolated_max_lr_{end}") for end in ("lowest", "highest")]
+    assert ends == pytest.approx([min(minima), max(minima)])
+    assert ends[0] < value(finding, "interpolated_max_lr") < ends[1]
+
+
+def test_three_rates_are_too_few_to_leave_one_out(tmp_path):
+    sweep = {"corpus": "stories", "vary": {"max_lr": [0.003, 0.01, 0.03]}}
+    finding = find("learning_rate", fabricate_study(tmp_path, {"learning_rate": sweep}))
+    assert value(finding, "interpolated_max_lr_lowest") is None
+    assert "fewer than four rates" in finding.figures["interpolated_max_lr_highest"].reason
+    assert "left out of the fit" not in said(finding)
+    assert value(finding, "diverged_to_interpolated_ratio") is None
 
 
 def test_a_seed_whose_minimum_lies_beyond_the_bracket_leaves_no_interval(tmp_path):
