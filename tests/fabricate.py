@@ -182,7 +182,6 @@ def fabricate_metrics(
     steps: int, planned: int, batch_size: int, final: float, initial: float, diverged: bool
 ) -> list[dict[str, Any]]:
     """The rows of metrics.csv: an exponential approach to the final loss, or a climb that ends in nan."""
-    seconds_per_token = (1 + 3 / batch_size) / 16_000
     rows = []
     for step in range(steps + 1):
         share = step / planned
@@ -195,7 +194,7 @@ def fabricate_metrics(
             {
                 "step": step,
                 "tokens": tokens,
-                "wall_seconds": f"{tokens * seconds_per_token:.4f}",
+                "wall_seconds": f"{tokens / speed_of(batch_size):.4f}",
                 "learning_rate": 0.01 if step else "",
                 "train_loss": "" if step == 0 else f"{loss + 0.08 * math.sin(2.4 * step):.5f}",
                 "validation_loss": f"{loss:.5f}" if evaluated else "",
@@ -205,6 +204,11 @@ def fabricate_metrics(
     if diverged:
         rows[-1] |= {"train_loss": "nan", "validation_loss": "nan"}
     return rows
+
+
+def speed_of(batch_size: int) -> float:
+    """Tokens per second, which grow with the batch size and less and less so."""
+    return 16_000 / (1 + 3 / batch_size)
 
 
 def fabricate_summary(
@@ -243,8 +247,13 @@ def fabricate_summary(
     }
 
 
-def fabricate_measurements(folder: Path, model: dict[str, Any] = MODEL, batch_size: int = 8) -> None:
-    """Write model_measurements.json and batch_sizes.json of a model, in round numbers that no real model has."""
+def fabricate_measurements(
+    folder: Path, model: dict[str, Any] = MODEL, batch_size: int = 8, speeds: dict[int, float] | None = None
+) -> None:
+    """Write model_measurements.json and batch_sizes.json of a model, in round numbers that no real model has.
+
+    `speeds` are tokens per second by batch size.
+    """
     config = ModelConfig(vocab_size=1024, **model).model_dump(mode="json")
     machine = {"device": ENVIRONMENT["hardware"]["processor"], "threads": 1, "precision": "float32"}
     step = {"parameters": 1000, "parameter_bytes": 4000, "gradient_bytes": 4000, "moment_bytes": 8000}
@@ -268,7 +277,8 @@ def fabricate_measurements(folder: Path, model: dict[str, Any] = MODEL, batch_si
     }
     told = {"model": config, "batch_size": batch_size, **machine, "predicted": predicted, "measured": measured}
     write(folder / "model_measurements.json", told)
-    write(folder / "batch_sizes.json", fabricated_batch_sizes(config, machine, {2**k: 6400 * 2**k for k in range(4)}))
+    speeds = speeds or {2**k: 6400 * 2**k for k in range(4)}
+    write(folder / "batch_sizes.json", fabricated_batch_sizes(config, machine, speeds))
 
 
 def fabricated_batch_sizes(model: dict[str, Any], machine: dict[str, Any], speeds: dict[int, float]) -> dict[str, Any]:
