@@ -233,6 +233,8 @@ def fabricate_summary(
         "validation_tokens": round(123_156 / bytes_per_token),
         "validation_bytes": 123_156,
         "unigram_entropy": ENTROPY[corpus],
+        "initial_weights": fabricated_weights(model, config["seed"]),
+        "batches_sha256": fabricated_batches(config, rows[-1]["step"]),
         "parameters": 327_744 + (model["vocab_size"] - 1024) * 128,
         "wall_seconds": seconds,
         "tokens_per_second": rows[-1]["tokens"] / seconds,
@@ -245,6 +247,26 @@ def fabricate_summary(
         "environment": ENVIRONMENT,
         "diverged_step": rows[-1]["step"] if diverged else None,
     }
+
+
+def fabricated_weights(model: dict[str, Any], seed: int) -> dict[str, dict[str, Any]]:
+    """The digests of a model's matrices, which depend on the seed, the name and the shape."""
+    d_model, d_ff, vocab_size = model["d_model"], model["d_ff"], model["vocab_size"]
+    gate = {"w3": (d_ff, d_model)} if model["feed_forward"] == "swiglu" else {}
+    layer = {f"{name}_proj": (d_model, d_model) for name in ("q", "k", "v", "output")}
+    layer |= {"w1": (d_ff, d_model), "w2": (d_model, d_ff), **gate}
+    shapes = {f"layers.{index}.{name}": shape for index in range(model["num_layers"]) for name, shape in layer.items()}
+    shapes |= dict.fromkeys(("token_embeddings", "lm_head"), (vocab_size, d_model))
+    return {
+        name: {"parameters": rows * columns, "sha256": f"{seed} {name} {rows} {columns}"}
+        for name, (rows, columns) in shapes.items()
+    }
+
+
+def fabricated_batches(config: dict[str, Any], steps: int) -> str:
+    """The digest of a run's batches, which depend on the tokens, the seed, the size of the batches and their number."""
+    sizes = config["training"]["batch_size"], config["model"]["context_length"]
+    return repr((config["tokens"]["train"]["sha256"], config["seed"], *sizes, steps))
 
 
 def fabricate_measurements(

@@ -568,6 +568,26 @@ def test_only_runs_on_the_same_batches_are_said_to_share_them(tmp_path, fabricat
     assert "paired" not in told("none again", small=small, short=short)
 
 
+def test_pairing_is_told_by_digests(fabricated, tmp_path):
+    same = "all 200 batches of a run are those of `baseline` with the same seed, and so are the initial values of"
+    assert f"{same} 100 % of the parameters in matrices (30 of 30 matrices) in `post_norm`." in said(
+        find("pre_norm_ablation", fabricated)
+    )
+    finding = find("swiglu_ablation", fabricated)
+    # Of 4 layers with 4 matrices of 64 x 64 and 2 of 288 x 64, and 2 of 1,024 x 64, the wide ones differ.
+    share = (4 * 4 * 64 * 64 + 2 * 1024 * 64) / (4 * (4 * 64 * 64 + 2 * 288 * 64) + 2 * 1024 * 64)
+    assert value(finding, "same_initial_weights") == pytest.approx(share)
+    assert value(finding, "same_batches") is True
+    assert f"{100 * share:.1f} % of the parameters in matrices (18 of 26 matrices) in `silu`." in said(finding)
+    norms = said(find("layer_norm_ablation", fabricated))
+    assert "in `no_norm`, `no_norm_tuned_max_lr=0.001` and `no_norm_tuned_max_lr=0.003`." in norms
+    results = fabricate_study(tmp_path, {"no_pos_emb": EXPERIMENTS["no_pos_emb"] | {"max_lr": 0.01}})
+    change_summary(results, "no_pos_emb/nope/seed0", batches_sha256="others")
+    finding = find("no_pos_emb", results)
+    assert "do not share their batches here" in said(finding), "whatever the settings say"
+    assert value(finding, "same_batches") is False
+
+
 def test_a_variant_with_other_tokens_is_compared_in_bits_per_byte_and_one_on_other_text_not_at_all(tmp_path):
     runs = {"baseline": {}, "nope": {"position": "none", "vocab_size": 512}, "elsewhere": {"corpus": "docs"}}
     finding = find("no_pos_emb", fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": runs}}))

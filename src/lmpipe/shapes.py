@@ -170,6 +170,8 @@ RUN_SUMMARY = keys(
     perplexity=Loss,
     bits_per_byte=Loss,
     unigram_entropy=float,
+    initial_weights=dict[str, keys(parameters=Count, sha256=str)],
+    batches_sha256=str,
     parameters=Whole,
     wall_seconds=Amount,
     tokens_per_second=Amount | None,
