@@ -3,9 +3,9 @@
 import pytest
 from fabricate import MODEL, change_summary, fabricate_measurements, fabricate_study
 
-from lmpipe.accounting import parameters
+from lmpipe.accounting import forward_flops, parameters
 from lmpipe.activations import kept_bytes
-from lmpipe.problems import measured
+from lmpipe.problems import measured, measured_memory
 from lmpipe.results import Results
 from lmpipe.settings import ModelConfig
 
@@ -43,6 +43,20 @@ def test_flops_and_time_have_the_errors_of_their_predictions(results):
     assert [row[3] for row in part.tables[0].rows] == pytest.approx([0, 0, 20, -50, 100, 100])
 
 
+def test_whole_runs_have_their_flops_time_and_share_of_the_ceiling(results):
+    for rate, seconds in ((0.003, 5000.0), (0.01, 15_000.0)):
+        change_summary(results, f"learning_rate/max_lr={rate}/seed0", wall_seconds=seconds)
+    part = measured.flops_and_time(results)
+    # Both runs take 400 steps of 8 sequences; the ceiling of 10**9 FLOP/s is used to a half in the prediction.
+    flops = 2 * 400 * 8 * 3 * forward_flops(CONFIG)
+    (row,) = part.tables[1].rows
+    assert row[1:4] == [2, 8, flops]
+    assert row[4:6] == [pytest.approx(flops / 0.5e9), 20_000.0]
+    assert row[6] == pytest.approx(100 * (flops / 0.5e9 / 20_000 - 1))
+    assert row[7] == pytest.approx(100 * flops / 20_000 / 1e9)
+    assert "Over whole runs, which may have shared the machine, MFU is 8.5 % by" in part.sentences[-1]
+
+
 def test_without_a_step_timed_alone_the_runs_speed_is_told_as_theirs(results):
     (results.folder / "batch_sizes.json").unlink()
     for rate, speed in ((0.003, 20_000.0), (0.01, 30_000.0)):
@@ -59,11 +73,11 @@ def test_without_any_speed_the_figures_say_why(results):
     part = measured.flops_and_time(results)
     assert part.figures["utilization"].reason == "no step or run of this model was timed"
     assert figures(part)["utilization"] is None
-    assert len(part.sentences) == 1
+    assert "tokens a second" not in " ".join(part.sentences)
 
 
 def test_activations_are_set_beside_both_lists_and_the_gaps_are_named(results):
-    part = measured.memory(results)
+    part = measured_memory.memory(results)
     found = figures(part)
     assert found["kept_activations_error"] == pytest.approx(-10)
     assert found["handout_activations_error"] == pytest.approx(20)
@@ -80,7 +94,7 @@ def test_activations_are_set_beside_both_lists_and_the_gaps_are_named(results):
 
 
 def test_peaks_of_runs_are_predicted_from_process_weights_activations_and_the_losss_gradients(results):
-    part = measured.memory(results)
+    part = measured_memory.memory(results)
     logits = 4 * 8 * 128 * 1024
     predicted = 300_000_000 + 16 * parameters(CONFIG)["total"] + kept_bytes(CONFIG, "float32", 8) + 2 * logits
     (row,) = part.tables[2].rows
@@ -93,13 +107,13 @@ def test_peaks_of_runs_are_predicted_from_process_weights_activations_and_the_lo
 def test_runs_of_another_machine_are_not_set_beside_this_ones_process(results):
     for rate in (0.003, 0.01):
         change_summary(results, f"learning_rate/max_lr={rate}/seed0", device="another")
-    part = measured.memory(results)
+    part = measured_memory.memory(results)
     assert part.figures["largest_peak_memory_error"].reason == "no run on the device that was measured"
     assert len(part.tables) == 2
 
 
 def test_a_study_that_measured_nothing_says_so(tmp_path):
     results = fabricate_study(tmp_path, SWEEP)
-    for part in (measured.flops_and_time(results), measured.memory(results)):
+    for part in (measured.flops_and_time(results), measured_memory.memory(results)):
         assert "run the rule measure_model" in part.sentences[0]
         assert all(figure.value is None and figure.reason for figure in part.figures.values())

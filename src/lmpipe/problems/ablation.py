@@ -181,7 +181,9 @@ def pairing_sentences(comparisons: Sequence[Comparison]) -> list[str]:
         return [APART]
     exception = f"; the batches of {listing(apart)} are other ones" if apart else ""
     paired = [one for one in comparisons if one.shares_batches]
-    return [f"{SHARED}, so differences are paired over seeds{exception}.", *digest_sentences(paired)]
+    several = any(one.difference and one.difference.count > 1 for one in paired)
+    interval = ["Intervals are Student's t over the seeds' differences."] if several else []
+    return [f"{SHARED}, so differences are paired over seeds{exception}.", *interval, *digest_sentences(paired)]
 
 
 def digest_sentences(comparisons: Sequence[Comparison]) -> list[str]:

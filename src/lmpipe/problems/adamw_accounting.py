@@ -3,7 +3,7 @@
 from typing import Any
 
 from lmpipe.activations import kept_bytes
-from lmpipe.problems import Figure, Finding, Table, Text, absent, measured
+from lmpipe.problems import Figure, Finding, Table, Text, absent, measured, measured_memory
 from lmpipe.problems.transformer_accounting import (
     is_gpt2_xl,
     read_accounts,
@@ -42,7 +42,7 @@ def find(results: Results) -> Finding:
         return absent("This study holds no accounting yet; make it with: snakemake --cores 1 accounting.")
     account = shown_account(accounts)
     adamw = account["adamw"]
-    source, real = f"accounting/{account['name']}.json", measured.memory(results)
+    source, real = f"accounting/{account['name']}.json", measured_memory.memory(results)
     figures = {
         f"{name}{SUFFIXES[variant]}": Figure(adamw[variant][name], unit, source)
         for variant in VARIANTS

@@ -1,30 +1,20 @@
-"""The accounting beside what this study measured: parameters, FLOPs and time, and memory by part, with the errors."""
+"""The accounting beside what this study measured, with the errors: parameters, FLOPs and time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lmpipe.accounting import FLOAT32_BYTES, MODEL_FLOPS_UTILIZATION, parameters
+from lmpipe.accounting import FLOAT32_BYTES, MODEL_FLOPS_UTILIZATION, forward_flops, parameters
 from lmpipe.activations import kept_bytes
 from lmpipe.problem_shapes import BATCH_SIZES, MEASUREMENTS
 from lmpipe.problems import Figure, Table, training
-from lmpipe.problems.wording import bytes_text, count, listing, number, percent, seconds_text
+from lmpipe.problems.wording import count, number, percent, seconds_text
 from lmpipe.results import Results, Run
 from lmpipe.settings import ModelConfig
 
 SOURCE, TIMED, RUNS = "model_measurements.json", "batch_sizes.json", "runs"
 MISSING = "the study's own model has not been measured"
 PERCENT = "% of the measured value"
-# What the handout's list says, and what is kept.
-SIZES = ("handout_bytes", "kept_bytes")
-PART_NAMES = {
-    "embedding": "token embedding",
-    "norms": "RMSNorms",
-    "attention": "attention",
-    "feed_forward": "feed-forward",
-    "lm_head": "output head",
-    "loss": "loss",
-}
 # Gradients of the loss that stand beside all that is kept, for a moment: those of the log-softmax and of the logits.
 GRADIENTS_OF_LOSS = 2
 
@@ -74,14 +64,15 @@ def flops_and_time(results: Results) -> Part:
     if found is None:
         return Part({"step_flops_error": training.known(None, PERCENT, SOURCE, MISSING)}, [missing_sentence()], [])
     speed = Speed.of(results, found)
-    rows = [*counted_rows(found), *(speed.rows() if speed else [])]
+    rows, kinds = [*counted_rows(found), *(speed.rows() if speed else [])], list(kinds_of(results, found))
     table = Table(
         f"Predicted beside measured: a training step of the study's own model, {count(found['batch_size'])} sequences.",
         ["quantity", "predicted", "measured", "error (%)", "how it was measured"],
         rows,
     )
-    sentences = [counted_sentence(results, found), *(speed.sentences() if speed else [])]
-    return Part(counted_figures(results, found) | speed_figures(found, speed), sentences, [table])
+    sentences = [counted_sentence(results, found), *(speed.sentences() if speed else []), *run_sentences(kinds)]
+    tables = [table, *([runs_table(kinds)] if any(kind.seconds for kind in kinds) else [])]
+    return Part(counted_figures(results, found) | speed_figures(found, speed), sentences, tables)
 
 
 def missing_sentence() -> str:
@@ -235,116 +226,62 @@ def speed_figures(found: Measurements, speed: Speed | None) -> dict[str, Figure]
     }
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
-
-
-def memory(results: Results) -> Part:
-    """Memory by part, predicted and measured; where the handout's list differs from what is kept; peaks of runs."""
-    found = read(results)
-    if found is None:
-        unknown = training.known(None, PERCENT, SOURCE, MISSING)
-        return Part({"kept_activations_error": unknown}, [missing_sentence()], [])
-    peaks = list(peaks_of(results, found))
-    sentences = [activations_sentence(found), *gap_sentences(found), *peak_sentences(found, peaks)]
-    tables = [parts_table(found), gaps_table(found), *([peaks_table(peaks)] if peaks else [])]
-    return Part(memory_figures(found, peaks), sentences, tables)
-
-
-def parts_table(found: Measurements) -> Table:
-    """Bytes by part, with the handout's list beside ours."""
-    predicted, measured = found["predicted"], found["measured"]
-    held = {"parameters": "parameter_bytes", "gradients": "gradient_bytes", "AdamW's moments": "moment_bytes"}
-    rows: list[list[Any]] = []
-    for name, key in held.items():
-        size, real = predicted[key], measured[key]
-        rows.append([name, size, size, real, error(size, real), error(size, real)])
-    values = predicted["activations"]["values"]
-    for part, name in PART_NAMES.items():
-        handout, ours = (sum(value[key] for value in values if value["part"] == part) for key in SIZES)
-        if real := measured["saved_bytes_by_part"].get(part, 0):
-            rows.append([f"activations: {name}", handout, ours, real, error(handout, real), error(ours, real)])
-    handout, ours, real = (*(predicted["activations"][key] for key in SIZES), measured["saved_bytes"])
-    rows.append(["all activations", handout, ours, real, error(handout, real), error(ours, real)])
-    columns = ["part", "the handout's list (bytes)", "our formula (bytes)", "measured (bytes)"]
-    return Table(
-        f"Memory of a training step by part: {setting_words(found)}; activations as autograd saves them.",
-        [*columns, "error of the list (%)", "error of our formula (%)"],
-        rows,
-    )
-
-
-def setting_words(found: Measurements) -> str:
-    """What was measured."""
-    return f"the study's own model, {count(found['batch_size'])} sequences, {found['precision']}"
-
-
-def gaps_table(found: Measurements) -> Table:
-    """Every value that the handout's list counts or that is kept, and why they differ."""
-    rows = [
-        [value["name"], *(value[key] for key in SIZES), value["kept_bytes"] - value["handout_bytes"], value["reason"]]
-        for value in found["predicted"]["activations"]["values"]
-    ]
-    columns = ["value", "the handout's list (bytes)", "kept (bytes)", "difference (bytes)", "reason"]
-    return Table(
-        f"What the handout's list of activations counts, and what is kept: {setting_words(found)}.", columns, rows
-    )
-
-
-def activations_sentence(found: Measurements) -> str:
-    """How well both lists predict the bytes that autograd saves."""
-    predicted, real = found["predicted"]["activations"], found["measured"]["saved_bytes"]
-    handout, ours = (predicted[key] for key in SIZES)
-    return (
-        f"Measured on the study's own model ({count(found['batch_size'])} sequences, {found['precision']}), autograd "
-        f"saves {count(real)} bytes of activations for the backward pass; our formula of what lmpipe's model keeps "
-        f"gives {count(ours)} ({error_words(ours, real)}), the handout's simplified list {count(handout)} "
-        f"({error_words(handout, real)})."
-    )
-
-
-def gap_sentences(found: Measurements) -> list[str]:
-    """What the handout's list counts in vain and what it leaves out, by size."""
-    values = found["predicted"]["activations"]["values"]
-    gaps = {value["name"]: value["kept_bytes"] - value["handout_bytes"] for value in values}
-    over = sorted((name for name in gaps if gaps[name] < 0), key=lambda name: gaps[name])
-    under = sorted((name for name in gaps if gaps[name] > 0), key=lambda name: -gaps[name])
-    told = [
-        f"{words} {bytes_text(sum(abs(gaps[name]) for name in names))}: "
-        f"{listing([f'{name} ({bytes_text(abs(gaps[name]))})' for name in names])}"
-        for words, names in (("It counts what is not kept,", over), ("It leaves out what is kept,", under))
-        if names
-    ]
-    return [f"{sentence}." for sentence in told]
-
-
 @dataclass(frozen=True)
-class Peak:
-    """The most memory that runs of one shape and batch size held at once, and its prediction, in bytes."""
+class Kind:
+    """The runs of one shape of model, batch size and precision on the device that was measured.
 
-    run: str
-    batch_size: int
-    precision: str
-    runs: int
+    `process` are the bytes of the process without a model, `ceiling` the device's FLOP/s.
+    """
+
+    runs: list[Run]
     process: int
-    predicted: int
-    measured: int
+    ceiling: float
 
+    @property
+    def model(self) -> ModelConfig:
+        """The shape of the model."""
+        return ModelConfig(**self.runs[0].config["model"])
 
-def peaks_of(results: Results, found: Measurements) -> Iterator[Peak]:
-    """The peaks of the runs on the device that was measured, one for each shape and batch size."""
-    groups: dict[str, list[Run]] = {}
-    for run in results.runs():
-        if (run.summary["device"], run.summary["threads"]) == (found["device"], found["threads"]):
-            key = repr((sorted(run.config["model"].items()), run.setting("batch_size"), run.setting("precision")))
-            groups.setdefault(key, []).append(run)
-    process = found["measured"]["process_bytes"]
-    for runs in groups.values():
-        run = runs[0]
-        batch_size, precision = run.setting("batch_size"), run.setting("precision")
-        predicted = process + step_bytes(ModelConfig(**run.config["model"]), precision, batch_size)
-        measured = max(one.summary["peak_memory_bytes"] for one in runs)
-        name = f"{run.config['experiment']}/{run.name}"
-        yield Peak(name, batch_size, precision, len(runs), process, predicted, measured)
+    @property
+    def batch_size(self) -> int:
+        """Sequences of a step."""
+        return self.runs[0].setting("batch_size")
+
+    @property
+    def name(self) -> str:
+        """The first run of the kind."""
+        return f"{self.runs[0].config['experiment']}/{self.runs[0].name}"
+
+    @property
+    def predicted_peak(self) -> int:
+        """The most memory that a run should hold, in bytes."""
+        return self.process + step_bytes(self.model, self.runs[0].setting("precision"), self.batch_size)
+
+    @property
+    def peak(self) -> int:
+        """The most memory that a run held, in bytes."""
+        return max(run.summary["peak_memory_bytes"] for run in self.runs)
+
+    @property
+    def flops(self) -> int:
+        """Matrix-multiply FLOPs of all their training steps."""
+        sequences = self.batch_size * sum(run.summary["steps"] for run in self.runs)
+        return 3 * forward_flops(self.model) * sequences
+
+    @property
+    def seconds(self) -> float:
+        """The training time of all of them, evaluations left out."""
+        return sum(run.summary["wall_seconds"] for run in self.runs)
+
+    @property
+    def predicted_seconds(self) -> float:
+        """The same at the utilization that the handout assumes."""
+        return self.flops / (MODEL_FLOPS_UTILIZATION * self.ceiling)
+
+    @property
+    def utilization(self) -> float | None:
+        """The share of the ceiling that the runs used; None where they took no time."""
+        return self.flops / self.seconds / self.ceiling if self.seconds else None
 
 
 def step_bytes(model: ModelConfig, precision: str, batch_size: int) -> int:
@@ -354,48 +291,40 @@ def step_bytes(model: ModelConfig, precision: str, batch_size: int) -> int:
     return weights + kept_bytes(model, precision, batch_size) + GRADIENTS_OF_LOSS * logits
 
 
-def peaks_table(peaks: list[Peak]) -> Table:
-    """A row for each shape and batch size."""
+def kinds_of(results: Results, found: Measurements) -> Iterator[Kind]:
+    """The kinds of runs on the device and with the threads that were measured."""
+    groups: dict[str, list[Run]] = {}
+    for run in results.runs():
+        if (run.summary["device"], run.summary["threads"]) == (found["device"], found["threads"]):
+            key = repr((sorted(run.config["model"].items()), run.setting("batch_size"), run.setting("precision")))
+            groups.setdefault(key, []).append(run)
+    measured = found["measured"]
+    for runs in groups.values():
+        yield Kind(runs, measured["process_bytes"], measured["matmul_flops_per_second"])
+
+
+def runs_table(kinds: list[Kind]) -> Table:
+    """FLOPs and time of all runs of each kind."""
     rows = [
-        [peak.run, peak.runs, peak.batch_size, peak.predicted - peak.process, peak.predicted, peak.measured,
-         error(peak.predicted, peak.measured)]
-        for peak in peaks
+        [kind.name, len(kind.runs), kind.batch_size, kind.flops, kind.predicted_seconds, kind.seconds,
+         error(kind.predicted_seconds, kind.seconds), 100 * kind.utilization]
+        for kind in kinds
+        if kind.utilization is not None
     ]  # fmt: skip
-    columns = ["first run of its kind", "runs", "batch size", "of the step (bytes)", "predicted peak (bytes)"]
+    assumed = percent(MODEL_FLOPS_UTILIZATION)
+    columns = ["first run of its kind", "runs", "batch size", "training FLOPs", f"seconds at {assumed} of the ceiling"]
     return Table(
-        "The most memory that a run's process held: that of a process without a model, and a step's by the accounting "
-        "(16 bytes a parameter, the activations kept, and two gradients as large as the logits).",
-        [*columns, "measured peak (bytes)", "error (%)"],
+        "FLOPs and training time of this study's runs, by shape of model and batch size; runs may have shared the "
+        "machine.",
+        [*columns, "measured seconds", "error (%)", "MFU (%)"],
         rows,
     )
 
 
-def peak_sentences(found: Measurements, peaks: list[Peak]) -> list[str]:
-    """How well the peaks of whole runs are predicted."""
-    if not peaks:
+def run_sentences(kinds: list[Kind]) -> list[str]:
+    """The shares of the ceiling that whole runs reached."""
+    shares = sorted(kind.utilization for kind in kinds if kind.utilization is not None)
+    if not shares:
         return []
-    errors = [error(peak.predicted, peak.measured) for peak in peaks]
-    low, high = (f"{value:+.1f}".replace("-", "−") for value in (min(errors), max(errors)))
-    spread = f"{low} %" if low == high else f"{low} to {high} %"
-    share = percent(found["measured"]["process_bytes"] / max(peak.measured for peak in peaks))
-    return [
-        f"The peak memory of whole runs is predicted with an error of {spread}; of the largest, {share} is the process "
-        f"itself ({bytes_text(found['measured']['process_bytes'])} before there is this model), and what the "
-        "prediction leaves out is room that the allocator keeps, and the validation."
-    ]
-
-
-def memory_figures(found: Measurements, peaks: list[Peak]) -> dict[str, Figure]:
-    """Figures of the activations and of the peaks."""
-    predicted, real = found["predicted"]["activations"], found["measured"]["saved_bytes"]
-    handout, ours = (predicted[key] for key in SIZES)
-    largest = max((error(peak.predicted, peak.measured) for peak in peaks), key=abs, default=None)
-    no_run = "no run on the device that was measured"
-    return {
-        "saved_activation_bytes": Figure(real, "bytes", SOURCE),
-        "kept_activation_bytes": Figure(ours, "bytes", SOURCE),
-        "kept_activations_error": Figure(error(ours, real), PERCENT, SOURCE),
-        "handout_activation_bytes": Figure(handout, "bytes", SOURCE),
-        "handout_activations_error": Figure(error(handout, real), PERCENT, SOURCE),
-        "largest_peak_memory_error": training.known(largest, PERCENT, RUNS, no_run),
-    }
+    spread = " to ".join(dict.fromkeys([percent(shares[0]), percent(shares[-1])]))
+    return [f"Over whole runs, which may have shared the machine, MFU is {spread} by shape of model and batch size."]
