@@ -11,9 +11,12 @@ from fabricate import (
 )
 from finding import ALONE, find, said, value
 
+from lmpipe.accounting import parameters
+from lmpipe.activations import kept_bytes
 from lmpipe.problems import Finding
 from lmpipe.problems.batch_size_experiment import loss_at
 from lmpipe.results import Results
+from lmpipe.settings import ModelConfig
 
 
 def test_batch_size_compares_at_equal_tokens_and_at_equal_time(fabricated):
@@ -111,7 +114,11 @@ def test_what_fits_is_told_from_steps_timed_alone(fabricated, tmp_path):
     assert value(finding, "predicted_largest_batch_size") == 999
     told = "64 sequences are the largest doubling that was tried, since the measurement's time was over"
     assert told in said(finding)
-    assert [row[0] for row in finding.tables[1].rows] == [1, 2, 4, 8, 16, 32, 64]
+    rows = finding.tables[1].rows
+    assert [row[0] for row in rows] == [1, 2, 4, 8, 16, 32, 64]
+    config = ModelConfig(vocab_size=1024, **MODEL)
+    by_hand = 16 * parameters(config)["total"] + kept_bytes(config, "float32", 8) + 2 * 4 * 8 * 128 * 1024
+    assert rows[3][4:7] == [28_000, by_hand, pytest.approx(100 * (by_hand / 28_000 - 1))]
     chosen = {"batch_size_experiment": {"corpus": "stories", "vary": {"batch_size": [4, 16]}}}
     results = fabricate_study(tmp_path, chosen)
     finding = find("batch_size_experiment", results)

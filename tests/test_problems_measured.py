@@ -1,5 +1,7 @@
 """The accounting beside made-up measurements, whose errors are round numbers."""
 
+import doctest
+
 import pytest
 from fabricate import MODEL, change_summary, fabricate_measurements, fabricate_study
 
@@ -110,6 +112,11 @@ def test_runs_of_another_machine_are_not_set_beside_this_ones_process(results):
     part = measured_memory.memory(results)
     assert part.figures["largest_peak_memory_error"].reason == "no run on the device that was measured"
     assert len(part.tables) == 2
+
+
+def test_the_examples_in_the_docstrings_hold():
+    result = doctest.testmod(measured)
+    assert result.attempted > 0 and result.failed == 0
 
 
 def test_a_study_that_measured_nothing_says_so(tmp_path):

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from lmpipe.accounting import FLOAT32_BYTES, parameters
-from lmpipe.activations import kept_bytes
 from lmpipe.problem_shapes import BATCH_SIZES
 from lmpipe.problems import Figure, Table, training
+from lmpipe.problems.measured import error, step_bytes
 from lmpipe.problems.wording import bytes_text, count
 from lmpipe.results import ExperimentRuns, Results
 from lmpipe.settings import ModelConfig
@@ -33,12 +32,6 @@ def read(results: Results, experiment: ExperimentRuns) -> BatchSizes | None:
 def speeds(timed: BatchSizes | None) -> dict[int, float]:
     """Tokens per second of each batch size that was timed alone."""
     return {row["batch_size"]: row["tokens_per_second"] for row in timed["sizes"]} if timed else {}
-
-
-def predicted_bytes(timed: BatchSizes, batch_size: int) -> int:
-    """A step's memory by the accounting of what lmpipe's own model keeps: 16 bytes a parameter, and activations."""
-    model = ModelConfig(**timed["model"])
-    return 4 * FLOAT32_BYTES * parameters(model)["total"] + kept_bytes(model, timed["precision"], batch_size)
 
 
 def sentences(timed: BatchSizes | None) -> list[str]:
@@ -73,9 +66,9 @@ def tables(timed: BatchSizes | None) -> list[Table]:
     """A row for each doubling."""
     if timed is None:
         return []
-    rows = []
+    model, rows = ModelConfig(**timed["model"]), []
     for row in timed["sizes"]:
-        ours, real = predicted_bytes(timed, row["batch_size"]), row["memory_bytes"]
+        ours, real = step_bytes(model, timed["precision"], row["batch_size"]), row["memory_bytes"]
         rows.append(
             [
                 row["batch_size"],
@@ -84,7 +77,7 @@ def tables(timed: BatchSizes | None) -> list[Table]:
                 round(row["tokens_per_second"]),
                 real,
                 ours,
-                100 * (ours - real) / real if real else None,
+                error(ours, real) if real else None,
                 row["predicted_memory_bytes"],
             ]
         )
