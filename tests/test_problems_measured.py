@@ -38,8 +38,11 @@ def test_flops_and_time_have_the_errors_of_their_predictions(results):
     assert found["step_seconds_error"] == pytest.approx(-50)
     assert found["largest_parameters_error"] == 0
     text = " ".join(part.sentences)
-    assert "exactly right for all 1 shape of model" in text
-    assert "counts 5,000,000 FLOPs, of which the prediction, 3 × the forward pass, is 20 % too much" in text
+    assert "exactly right for each shape of model that was trained (1); torch" in text
+    assert (
+        "counts 5,000,000 FLOPs of a training step of 8 sequences, and the prediction, 3 × the forward pass, is 20 %"
+        in text
+    )
     assert "51,200 tokens a second (a step timed alone on the machine), which is 25.0 % of that ceiling" in text
     assert "A step takes 20 ms; with the 50.0 % that the handout assumes it would take 10 ms, which is 50 % too" in text
     assert [row[3] for row in part.tables[0].rows] == pytest.approx([0, 0, 20, -50, 100, 100])

@@ -190,7 +190,8 @@ def matmul_flops_per_second(device: torch.device, precision: str) -> float:
     """The most FLOP/s that a product of two large square matrices reaches on the device."""
     side = MATMUL_SIDE[device.type]
     kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    left, right = (torch.ones((side, side), dtype=kind, device=device) for _ in range(2))
+    # Random numbers, since a GPU multiplies constant ones faster.
+    left, right = (torch.randn((side, side)).to(device, kind) for _ in range(2))
     seconds: list[float] = []
     while len(seconds) <= FEWEST_PRODUCTS or sum(seconds) < MATMUL_SECONDS:
         started = time.perf_counter()

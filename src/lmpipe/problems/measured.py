@@ -125,11 +125,10 @@ def counted_sentence(results: Results, found: Measurements) -> str:
     wrong = max(errors, key=abs, default=0.0)
     step_told = error_words(predicted["step_flops"], measured["step_flops"])
     told = "exactly right" if wrong == 0 else f"wrong by up to {number(abs(wrong))} %"
-    shapes = f"{count(len(errors))} shape{'s' if len(errors) > 1 else ''} of model"
     return (
-        f"Against this study's own runs, the predicted parameters are {told} for all {shapes} that were trained; of a "
-        f"training step of {count(found['batch_size'])} sequences torch counts {count(measured['step_flops'])} FLOPs, "
-        f"of which the prediction, 3 × the forward pass, is {step_told}."
+        f"Against this study's own runs, the predicted parameters are {told} for each shape of model that was trained "
+        f"({count(len(errors))}); torch counts {count(measured['step_flops'])} FLOPs of a training step of "
+        f"{count(found['batch_size'])} sequences, and the prediction, 3 × the forward pass, is {step_told}."
     )
 
 
