@@ -48,7 +48,6 @@ def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full study")
     results = make_results(folder, {"gpt2_xl": GPT2_XL, "small": SMALL, "long": LONG})
     fabricate_measurements(folder)
-    (folder / "runs").mkdir()
     write_json(folder / "unicode.json", explore())
     write_toy(folder, {rate: toy_curve(rate) for rate in (1.0, 10.0, 100.0, 1000.0)})
     return results
@@ -62,7 +61,9 @@ def test_findings_are_complete(full, problem):
     assert module.TITLE and module.QUESTION.endswith("?")
     assert finding.status == "answered"
     assert finding.figures and finding.sentences
-    assert all(figure.source and (full.folder / figure.source).exists() for figure in finding.figures.values())
+    for figure in finding.figures.values():
+        assert figure.source
+        assert any(full.folder.glob(figure.source)) or (figure.value is None and figure.reason)
     assert all(sentence.endswith((".", "?")) for sentence in finding.sentences)
     assert all(len(row) == len(table.columns) for table in finding.tables for row in table.rows)
     assert all("<svg" in (full.folder / plot.path).read_text("utf-8") for plot in finding.plots)

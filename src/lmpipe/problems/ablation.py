@@ -224,7 +224,7 @@ def seed_tables(comparisons: Sequence[Comparison]) -> list[Table]:
 def comparison_figures(comparison: Comparison, prefix: str = "") -> dict[str, Figure]:
     """Figures of one comparison; names start with `prefix`."""
     experiment, difference = comparison.experiment, comparison.difference
-    source = training.table_path(experiment)
+    source, summaries = training.table_path(experiment), f"runs/{experiment.name}/*/seed*/summary.json"
     statuses = experiment.statuses(comparison.variant)
     unit = UNITS[comparison.measure or "validation_loss"]
     reason = "no seed finished in both runs" if comparison.measure else "the corpora differ"
@@ -237,9 +237,9 @@ def comparison_figures(comparison: Comparison, prefix: str = "") -> dict[str, Fi
         f"{prefix}difference": shown,
         f"{prefix}paired_seeds": Figure(len(comparison.seeds), "seeds", source),
         f"{prefix}same_initial_weights": training.known(
-            comparison.same_share, "share of the parameters in matrices", "runs", "no seed was run with both"
+            comparison.same_share, "share of the parameters in matrices", summaries, "no seed was run with both"
         ),
-        f"{prefix}same_batches": Figure(comparison.shares_batches, "", "runs"),
+        f"{prefix}same_batches": Figure(comparison.shares_batches, "", summaries),
         f"{prefix}diverged_seeds": Figure(statuses.count("diverged"), "seeds", source),
     }
 

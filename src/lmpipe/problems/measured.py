@@ -12,7 +12,8 @@ from lmpipe.problems.wording import count, number, percent, seconds_text
 from lmpipe.results import Results, Run
 from lmpipe.settings import ModelConfig
 
-SOURCE, TIMED, RUNS = "model_measurements.json", "batch_sizes.json", "runs"
+SOURCE, TIMED = "model_measurements.json", "batch_sizes.json"
+RUNS = "runs/*/*/seed*/summary.json"
 MISSING = "the study's own model has not been measured"
 PERCENT = "% of the measured value"
 # Gradients of the loss that stand beside all that is kept, for a moment: those of the log-softmax and of the logits.
