@@ -86,6 +86,6 @@ def tables(timed: BatchSizes | None) -> list[Table]:
     threads = f"{timed['threads']} thread{'s' if timed['threads'] > 1 else ''}"
     caption = (
         f"Every doubling of the batch size, timed alone on {timed['device']} ({threads}, {timed['precision']}); memory "
-        "beyond what the process held before."
+        "beyond what the process held before, the code that a first step loads included."
     )
     return [Table(caption, columns, rows)]
