@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from browser import Browser, find_chromium, install_chromium, running_browser
 from every_verb import READS, command, make_whole_study
-from fabricate import fabricate_study
+from fabricate import fabricate_measurements, fabricate_study, speed_of
 from hypothesis import settings
 
 from lmpipe.kernels import load
@@ -29,7 +29,9 @@ def compiled_kernels() -> None:
 @pytest.fixture(scope="session")
 def fabricated(tmp_path_factory) -> Results:
     """A made-up study with sweeps, ablations over seeds and diverged runs, without plots; not to be changed."""
-    return fabricate_study(tmp_path_factory.mktemp("fabricated"))
+    folder = tmp_path_factory.mktemp("fabricated")
+    fabricate_measurements(folder, speeds={size: speed_of(size) for size in (1, 2, 4, 8, 16, 32, 64)})
+    return fabricate_study(folder)
 
 
 @pytest.fixture(scope="session")

@@ -87,6 +87,8 @@ def _in_the_study(whole_study, monkeypatch):
     for slow in ("lmpipe.plots.bar_plot", "lmpipe.plots.line_plot", "lmpipe.experiment_plots.save"):
         monkeypatch.setattr(slow, lambda *arguments, **options: None)
     monkeypatch.setattr("lmpipe.unicode.explore", lambda: {})
+    monkeypatch.setattr("lmpipe.measurement.measure_model", lambda model, training, **options: {})
+    monkeypatch.setattr("lmpipe.batch_sizes.measure_batch_sizes", lambda model, training, **options: {})
     monkeypatch.setattr("lmpipe.accounting.check_against_torch", lambda config: {"equal": True})
 
 

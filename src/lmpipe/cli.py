@@ -147,16 +147,33 @@ def make_parser() -> argparse.ArgumentParser:
     add("--settings", type=json_text, required=True, help='JSON: {"name", "model", "device_memory_gb"}')
     add("--output", required=True, help="the .json file")
 
+    add = verb(
+        "measure-model",
+        measure_model,
+        "Measure a training step of a model: parameters, FLOPs, bytes by part, and the device's ceiling.",
+    )
+    add("--settings", type=json_text, required=True, help='JSON: {"model", "training"}')
+    add("--output", required=True, help="the .json file")
+    add_machine(add)
+
     add = verb("tune-sgd-toy", tune_sgd_toy, "Train the SGD toy at four learning rates.")
     add("--output", required=True, help="the .csv file")
+
+    add = verb(
+        "measure-batch-sizes",
+        measure_batch_sizes,
+        "Time a training step of each batch size, doubling up to the largest that fits. Nothing is trained.",
+    )
+    add("--settings", type=json_text, required=True, help='JSON: {"model", "training"}')
+    add("--output", required=True, help="the .json file")
+    add_machine(add)
 
     add = verb("train", train, "Train one model. An interrupted run goes on; a run already in the store is copied.")
     add("--settings", type=json_text, required=True, help="JSON: the run's settings, as the workflow resolves them")
     add("--results", required=True, help="the study's results folder, with tokens/, tokenizers/ and store/")
     add("--best", help="best.json of the experiment that the rate is taken from")
     add("--output", required=True, help="the run's folder")
-    add("--threads", type=positive, default=1, help="threads of torch (default 1; more may change the last digits)")
-    add("--device", help="cpu, cuda, cuda:1, mps (default: the best one found)")
+    add_machine(add)
 
     add = verb("select-best", select_best, "Find the best finished grid point of an experiment.")
     add_experiment(add)
@@ -208,6 +225,12 @@ def add_experiment(add: Callable[..., Any]) -> None:
     """The arguments of verbs that read the runs of one experiment."""
     add("--settings", type=json_text, required=True, help='JSON: {"experiment", "runs": [[name, seed], ...]}')
     add("--results", required=True, help="the study's results folder")
+
+
+def add_machine(add: Callable[..., Any]) -> None:
+    """The arguments of verbs that train."""
+    add("--threads", type=positive, default=1, help="threads of torch (default 1; more may change the last digits)")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: the best one found)")
 
 
 def json_text(text: str) -> Any:
@@ -329,11 +352,35 @@ def account_model(given: Arguments) -> None:
     write_json(given.output, account(given.settings["name"], model, given.settings["device_memory_gb"] * 1e9))
 
 
+def measure_model(given: Arguments) -> None:
+    """Run `lmpipe measure-model`."""
+    from lmpipe.files import write_json
+    from lmpipe.measurement import measure_model
+    from lmpipe.settings import ModelConfig, TrainingSettings
+    from lmpipe.shapes import model_of_settings
+
+    model = model_of_settings(ModelConfig, "model", given.settings["model"])
+    training = model_of_settings(TrainingSettings, "training", given.settings["training"])
+    write_json(given.output, measure_model(model, training, threads=given.threads, device=given.device))
+
+
 def tune_sgd_toy(given: Arguments) -> None:
     """Run `lmpipe tune-sgd-toy`."""
     from lmpipe.optim import tune_sgd_toy
 
     tune_sgd_toy(given.output)
+
+
+def measure_batch_sizes(given: Arguments) -> None:
+    """Run `lmpipe measure-batch-sizes`."""
+    from lmpipe.batch_sizes import measure_batch_sizes
+    from lmpipe.files import write_json
+    from lmpipe.settings import ModelConfig, TrainingSettings
+    from lmpipe.shapes import model_of_settings
+
+    model = model_of_settings(ModelConfig, "model", given.settings["model"])
+    training = model_of_settings(TrainingSettings, "training", given.settings["training"])
+    write_json(given.output, measure_batch_sizes(model, training, threads=given.threads, device=given.device))
 
 
 def train(given: Arguments) -> Facts:

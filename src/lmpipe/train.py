@@ -1,6 +1,7 @@
 """Training one model: repeatable to the byte, going on where it was killed, with divergence as a result."""
 
 import contextlib
+import hashlib
 import math
 import signal
 import time
@@ -24,7 +25,7 @@ from lmpipe.checkpoint import (
 from lmpipe.devices import compute_reproducibly, device_name, find_device, peak_memory_bytes
 from lmpipe.evaluation import Evaluation, evaluate, mean_loss, next_token_losses, text_bytes_of, window_batches
 from lmpipe.files import atomic_write, read_json
-from lmpipe.model import TransformerLM
+from lmpipe.model import TransformerLM, initial_deviations
 from lmpipe.optim import AdamW, clip_gradients, cosine_lr
 from lmpipe.progress import Progress, progress, say
 from lmpipe.provenance import code_digest, environment
@@ -95,6 +96,7 @@ class Counted:
     diverged_step: int | None = None
     resumed: int = 0
     peak_memory_bytes: int = 0
+    batches_sha256: str = ""
     setup: dict[str, Any] = field(default_factory=dict)
 
     def add_step(self, loss: float) -> None:
@@ -103,6 +105,10 @@ class Counted:
         if self.initial_loss is None:
             self.initial_loss = loss
         self.latest_losses = [*self.latest_losses[1 - DIVERGENCE_STEPS :], loss]
+
+    def add_batch(self, token_ids: np.ndarray) -> None:
+        """Take one more batch into the digest of all of them, by which runs on the same ones are known."""
+        self.batches_sha256 = hashlib.sha256(self.batches_sha256.encode() + token_ids.tobytes()).hexdigest()
 
     @property
     def latest_loss(self) -> float:
@@ -119,7 +125,9 @@ class Trainer:
         self.inputs, self.stored, self.device = inputs, stored, device
         self.model_config, self.training = inputs.model, inputs.training
         self.checkpoint_seconds = checkpoint_seconds
-        self.model = TransformerLM(inputs.model, inputs.seed).to(device)
+        model = TransformerLM(inputs.model, inputs.seed)
+        self.initial_weights = weight_digests(model)
+        self.model = model.to(device)
         self.optimizer = AdamW(self.model, inputs.training)
         self.parameters = list(self.model.parameters())
         self.counted = Counted(setup={"device": device_name(device), "threads": threads})
@@ -209,6 +217,7 @@ class Trainer:
         """Inputs and targets (batch, seq) of a step, on the device."""
         context_length = self.model_config.context_length
         arrays = batch(self.inputs.train.tokens, self.inputs.seed, step, self.training.batch_size, context_length)
+        self.counted.add_batch(arrays[0])
         return tuple(torch.from_numpy(array).to(self.device) for array in arrays)
 
     def climb(self) -> str | None:
@@ -290,6 +299,8 @@ class Trainer:
             "bits_per_byte": finite(final.bits_per_byte),
             "validation_tokens": final.validation_tokens,
             "validation_bytes": final.validation_bytes,
+            "initial_weights": self.initial_weights,
+            "batches_sha256": counted.batches_sha256,
             "unigram_entropy": inputs.train.info["unigram_entropy"],
             "parameters": sum(parameter.numel() for parameter in self.parameters),
             "wall_seconds": counted.wall_seconds,
@@ -313,6 +324,18 @@ class Trainer:
             limit = f"the training tokens' unigram entropy of {entropy:.3f}"
             return "stuck", f"the loss did not fall {STUCK_NATS} nats below {limit}"
         return "finished", None
+
+
+def weight_digests(model: TransformerLM) -> dict[str, dict[str, Any]]:
+    """The size and digest of every matrix as it is now, by which models that begin alike are known."""
+    return {
+        name: {"parameters": weight.numel(), "sha256": digest(weight)} for name, weight, _ in initial_deviations(model)
+    }
+
+
+def digest(weight: Tensor) -> str:
+    """The first half of the SHA-256 of a matrix on the CPU."""
+    return hashlib.sha256(weight.detach().contiguous().numpy().tobytes()).hexdigest()[:32]
 
 
 def evaluation_steps(steps: int, evaluations: int) -> frozenset[int]:

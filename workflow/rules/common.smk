@@ -26,6 +26,8 @@ DOWNLOADS = PLAN.downloads()
 # forced call or a killed one can cost it. Only what is missing is the output of a job.
 MISSING_TEXTS = [path.removeprefix("resources/") for path in DOWNLOADS if not os.path.exists(path)]
 SHARDED_TOKENIZERS = PLAN.sharded_tokenizers()
+# A run has the same digits whatever --cores is.
+TRAIN_THREADS = 1
 RECORDS = [path for paths in records_of(PLAN).values() for path in paths]
 RECORDS_BEFORE_REPORT = [path for path in RECORDS if path != "report.provenance.json"]
 
@@ -142,6 +144,11 @@ def comparison_settings(wildcards):
 def model_settings(wildcards):
     model = PLAN.models[wildcards.model].model_dump(mode="json")
     return as_json({"name": wildcards.model, "model": model, "device_memory_gb": STUDY.accounting.device_memory_gb})
+
+
+def batch_size_settings(wildcards):
+    model = PLAN.models["study"].model_dump(mode="json")
+    return as_json({"model": model, "training": STUDY.training.model_dump(mode="json")})
 
 
 def planned_run(wildcards):

@@ -63,6 +63,8 @@ rule find:
         unicode="<results>/unicode.json",
         accounting=expand("<results>/accounting/{model}.json", model=PLAN.models),
         toy="<results>/learning_rate_tuning.csv",
+        batch_sizes="<results>/batch_sizes.json",
+        measurements="<results>/model_measurements.json",
         runs=expand("<results>/{folder}/summary.json", folder=PLAN.run_in),
         experiments=expand("<results>/experiments/{experiment}/table.csv", experiment=PLAN.runs_of),
         samples=expand("<results>/samples/{corpus}.json", corpus=SHOWN_CORPORA),
