@@ -197,6 +197,10 @@ def make_parser() -> argparse.ArgumentParser:
     add = verb("verify", verify, "Recompute the checksum of every result of a study. Exit code 1 where not all agree.")
     add("results", help="the study's results folder, such as results/laptop")
 
+    add = verb("status", status, "Follow a study in the terminal: its runs, their latest losses, the time left.")
+    add("study", nargs="?", help="the study's results folder, or its file (default: the one in results/ begun last)")
+    add("--once", action="store_true", help="show it once; so it is where standard output is no terminal")
+
     add = verb(
         "forget", forget, "Empty a study's store of runs, so that they are trained anew when they are next asked for."
     )
@@ -420,6 +424,13 @@ def verify(given: Arguments) -> None:
 
     if not verify(given.results):
         sys.exit(1)
+
+
+def status(given: Arguments) -> None:
+    """Run `lmpipe status`."""
+    from lmpipe.status import status
+
+    status(given.study, given.once)
 
 
 def forget(given: Arguments) -> None:
