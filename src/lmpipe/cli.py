@@ -201,6 +201,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("study", nargs="?", help="the study's results folder, or its file (default: the one in results/ begun last)")
     add("--once", action="store_true", help="show it once; so it is where standard output is no terminal")
 
+    add = verb("compare", compare, "Compare two studies: which findings moved, by how much, and what differs in them.")
+    add("first", help="a study's results folder, such as results/laptop")
+    add("second", help="another one")
+    add("--output", help="also write it to this file: .json for programs, .md for people")
+
     add = verb(
         "forget", forget, "Empty a study's store of runs, so that they are trained anew when they are next asked for."
     )
@@ -431,6 +436,13 @@ def status(given: Arguments) -> None:
     from lmpipe.status import status
 
     status(given.study, given.once)
+
+
+def compare(given: Arguments) -> None:
+    """Run `lmpipe compare`."""
+    from lmpipe.compare import compare
+
+    compare(given.first, given.second, given.output)
 
 
 def forget(given: Arguments) -> None:

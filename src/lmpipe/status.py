@@ -39,7 +39,7 @@ MOST_NAME_CELLS = 44
 # Cells of each column beside names and states, and their headings; losses are in nats per token.
 COLUMNS = {
     "validation": (11, "val. loss"),
-    "training": (12, "train loss"),
+    "training": (11, "train loss"),
     "bar": (BAR_CELLS + 8, "progress"),
     "left": (12, "left"),
     "speed": (10, "tokens/s"),
@@ -48,10 +48,11 @@ COLUMNS = {
 LAYOUTS = (
     (MOST_NAME_CELLS, ("validation", "training", "bar", "left", "speed")),
     (MOST_NAME_CELLS, ("validation", "training", "bar", "left")),
-    (30, ("validation", "training", "bar", "left")),
-    (30, ("validation", "training", "left")),
-    (24, ("validation", "left")),
-    (24, ("validation",)),
+    (MOST_NAME_CELLS, ("validation", "training", "left")),
+    (MOST_NAME_CELLS, ("validation", "left")),
+    (MOST_NAME_CELLS, ("validation",)),
+    (30, ("validation",)),
+    (16, ("validation",)),
     (16, ()),
 )
 ALTERNATE_SCREEN, USUAL_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
@@ -300,8 +301,12 @@ class Table:
 
 
 def loss_text(loss: float | None) -> str:
-    """A loss with three decimals."""
-    return "" if loss is None else f"{loss:.3f}"
+    """A loss with three decimals; one that has left every scale with three digits.
+
+    >>> loss_text(3.20981), loss_text(1439511.9), loss_text(None)
+    ('3.210', '1.44e+06', '')
+    """
+    return "" if loss is None else f"{loss:.3f}" if abs(loss) < 1000 else f"{loss:.2e}"
 
 
 def middle_cut(text: str, most: int) -> str:
