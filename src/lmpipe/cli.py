@@ -185,9 +185,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--output", required=True, help="findings.json")
 
     add = verb("report", report, "Assemble the report from findings.json and the figures.")
-    add("--settings", type=json_text, required=True, help="JSON: the study")
-    add("--results", required=True, help="the study's results folder")
-    add("--output", required=True, help="report.html")
+    add("--settings", type=json_text, help="JSON: the study")
+    add("--results", help="the study's results folder")
+    add("--output", help="report.html")
+    add("--partial", metavar="STUDY", help="instead, write report-partial.html of what is there in this results folder")
 
     add = verb("collect-provenance", collect_provenance, "Collect the records of all of a study's jobs in one file.")
     add("--settings", type=json_text, required=True, help="JSON: the study")
@@ -407,6 +408,16 @@ def find(given: Arguments) -> Facts:
 
 def report(given: Arguments) -> Facts:
     """Run `lmpipe report`."""
+    usual = (given.settings, given.results, given.output)
+    if given.partial is not None and usual == (None, None, None):
+        from lmpipe.partial_report import report_partially
+
+        print(report_partially(given.partial))
+        return None
+    if given.partial is not None or None in usual:
+        raise InputError(
+            "expected --partial STUDY, or all of --settings, --results and --output; give one or the other"
+        )
     from lmpipe.report import build_report
 
     results = Path(given.results)

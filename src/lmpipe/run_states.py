@@ -229,7 +229,7 @@ class Look:
             return here
         if self.files.study.runs_now is not False and self.now - modified(path) < STARTING_SECONDS:
             return replace(here, state="running")
-        return replace(here, state="stopped", remark="before its first step, without a word in its log")
+        return replace(here, state="stopped", remark="its job ended without results, and its log names no error")
 
     def log_tail(self, path: Path) -> list[str] | None:
         """The last lines of a log that was written since the study was begun; None where there is none."""

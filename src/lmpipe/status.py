@@ -112,7 +112,7 @@ def whole_terminal() -> Iterator[None]:
 
 def paint(look: Look, shown: "Shown") -> None:
     """Write the screen over the one before, without a moment in which it is empty."""
-    lines = [*screen(look, shown, shown.lines - 1)[: shown.lines - 1], "Ctrl-C leaves; the study goes on."]
+    lines = [*screen(look, shown, shown.lines - 1), "Ctrl-C leaves; the study goes on."]
     sys.stdout.write(HOME + "\n".join(shown.fitted(line) + END_OF_LINE for line in lines) + REST_OF_SCREEN)
     sys.stdout.flush()
 
@@ -199,7 +199,7 @@ def screen(look: Look, shown: Shown, most_lines: int | None = None) -> list[str]
         name: [run for run in look.runs if run.run.experiment == name] for name in look.files.study.plan.runs_of
     }
     room = None if most_lines is None else most_lines - len(head) - 1
-    return [*head, table.header(), *body(experiments, table, room)]
+    return [*head, table.header(), *body(experiments, table, room)][:most_lines]
 
 
 def title(look: Look) -> list[str]:
