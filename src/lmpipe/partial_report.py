@@ -119,12 +119,15 @@ def found(results: PartialResults, problem: str, runs: list[RunState]) -> dict[s
     if missing and not there:
         return unanswered(problem, f"None of its {count(len(runs))} runs is there yet: {in_words(runs)}.")
     answer = answered(results, problem)
-    told = [f"So far from {count(there)} of {count(len(runs))} runs; not there: {named(missing)}."] if missing else []
+    told = f"So far from {count(there)} of {count(len(runs))} runs; not there: {named(missing)}."
     if answer is None:
-        return unanswered(problem, " ".join([NOT_ENOUGH, *told]))
-    status = "partial" if missing and answer["status"] == "answered" else answer["status"]
-    sentences = [*told, *map(results.with_real_paths, answer["sentences"])]
-    return answer | {"status": status, "sentences": sentences}
+        return unanswered(problem, f"{NOT_ENOUGH} {told}" if missing else NOT_ENOUGH)
+    sentences = list(map(results.with_real_paths, answer["sentences"]))
+    if not missing:
+        return answer | {"sentences": sentences}
+    # In the first sentence, which stands alone elsewhere.
+    status = "partial" if answer["status"] == "answered" else answer["status"]
+    return answer | {"status": status, "sentences": [f"{told} {sentences[0]}", *sentences[1:]]}
 
 
 def unanswered(problem: str, reason: str) -> dict[str, Any]:

@@ -99,11 +99,11 @@ class StudyFiles:
         """What `read` makes of a file, as long as the file is the same; None where there is no such file."""
         try:
             status = path.stat()
+            same = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if self.read.get((path, read), (None,))[0] != same:
+                self.read[path, read] = (same, read(path))
         except OSError:
             return None
-        same = (status.st_mtime_ns, status.st_size, status.st_ino)
-        if self.read.get((path, read), (None,))[0] != same:
-            self.read[path, read] = (same, read(path))
         return self.read[path, read][1]
 
     def look(self, now: float) -> "Look":
@@ -193,13 +193,13 @@ class Look:
     def over(self, run: PlannedRun) -> RunState | None:
         """The state of a run with results; None where there are none, or those of other settings."""
         folder = self.files.study.folder / run.folder
-        if not (folder / SUMMARY).exists():
-            return None
         try:
             # Of the files of a run, the one that is written last.
-            found = self.files.unless_known(folder / CONFIG, read_run)
+            found = self.files.unless_known(folder / CONFIG, read_run) if (folder / SUMMARY).exists() else None
         except InputError as error:
-            return RunState(run, "failed", remark=printable(str(error)))
+            # Or a job has just begun to make it anew.
+            is_there = all((folder / name).exists() for name in (CONFIG, SUMMARY))
+            return RunState(run, "failed", remark=printable(str(error))) if is_there else None
         if found is None or not is_asked_for(run, found.config):
             return None
         summary = found.summary
