@@ -279,9 +279,9 @@ class Table:
         """The line of a run."""
         name = middle_cut(self.name(run), self.name_cells - len(INDENT))
         state = self.shown.coloured(f"{run.state:<{STATE_CELLS}}", run.state)
-        cells = "".join(f"{self.text(run, name):>{COLUMNS[name][0]}}" for name in self.columns).rstrip()
+        told = "".join(f"{self.text(run, column):>{COLUMNS[column][0]}}" for column in self.columns).rstrip()
         remark = f"  {run.remark}" if run.remark else ""
-        return f"{INDENT}{name:<{self.name_cells - len(INDENT)}} {state}{cells}{remark}"
+        return f"{INDENT}{name:<{self.name_cells - len(INDENT)}} {state}{told}{remark}"
 
     def text(self, run: RunState, column: str) -> str:
         """A cell; empty where nothing is known."""
