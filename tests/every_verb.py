@@ -111,6 +111,8 @@ READS = {
         f"{TOKENS}/train.provenance.json": "json",
     },
     "verify": {"results/provenance.json": "json"},
+    "status": {STUDY_FILE: "yaml"},
+    "compare": {"results/findings.json": "json", "results/provenance.json": "json"},
     "forget": {},
 }
 # What a study may lack: then the report says that it is absent, or less is checked.
@@ -192,6 +194,10 @@ def arguments_of(verb: str, plan: Plan) -> list[str]:
             return ["--run", RUN, "--texts", *TEXTS, "--settings", as_json(settings)]
         case "find" | "report" | "collect-provenance":
             return ["--settings", as_json(plan.study.model_dump(mode="json", exclude_none=True)), *in_results]
+        case "status":
+            return [STUDY_FILE]
+        case "compare":
+            return ["results", "results"]
         case "verify" | "forget":
             return ["results"]
         case _:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,11 +17,13 @@ import yaml
 from browser import check_page
 from tiny_study import tiny_text
 
+from lmpipe.begun import find_study
 from lmpipe.estimate import distinct_runs
 from lmpipe.plan import load_plan
 from lmpipe.problem_shapes import FINDINGS
 from lmpipe.problems import PROBLEMS
 from lmpipe.results import Results, Run
+from lmpipe.run_states import StudyFiles
 from lmpipe.shapes import BEST
 
 ROOT = Path(__file__).parent.parent
@@ -200,7 +203,7 @@ def collected(results):
 
 
 def test_every_result_is_named_in_exactly_one_record(results, collected):
-    others = {"store", "benchmarks", "provenance.json"}
+    others = {"store", "benchmarks", "provenance.json", "study.json"}
     found = [path.relative_to(results.folder) for path in results.folder.rglob("*") if path.is_file()]
     found = {path.as_posix() for path in found if path.parts[0] not in others and path.name != ".snakemake_timestamp"}
     named = [
@@ -311,6 +314,24 @@ def test_a_wrong_study_stops_before_the_first_job(tmp_path, key, value, message)
     assert f"wrong.yaml: {message}" in result.stderr
     assert "Traceback" not in result.stderr
     assert [entry.name for entry in tmp_path.iterdir() if entry.name != ".snakemake"] == ["wrong.yaml"]
+
+
+def test_a_failed_study_says_so_and_how_to_report_what_is_there(tmp_path):
+    (tmp_path / "empty.txt").write_text(" ", encoding="utf-8")
+    study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
+    study["corpora"]["docs"] = study["corpora"]["docs"] | {"source": "url", "files": ["file:empty.txt"]}
+    study["corpora"]["docs"].pop("packages")
+    path = tmp_path / "failing.yaml"
+    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    result = snakemake(tmp_path, "results/smoke/corpora/docs/corpus.json", study=path, check=False)
+    assert result.returncode == 1
+    assert "lmpipe report --partial results/smoke" in result.stdout + result.stderr
+    begun = find_study(tmp_path / "results" / "smoke")
+    assert begun.plan.study == load_plan(study, "failing").study
+    assert begun.runs_now is False
+    (failed,) = StudyFiles(begun).look(time.time()).failed_jobs
+    assert failed.log == "make_corpus/docs.log"
+    assert failed.line.startswith("lmpipe make-corpus: ")
 
 
 def diffs():

@@ -202,9 +202,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--output", required=True, help="findings.json")
 
     add = verb("report", report, "Assemble the report from findings.json and the figures.")
-    add("--settings", type=json_text, required=True, help="JSON: the study")
-    add("--results", required=True, help="the study's results folder")
-    add("--output", required=True, help="report.html")
+    add("--settings", type=json_text, help="JSON: the study")
+    add("--results", help="the study's results folder")
+    add("--output", help="report.html")
+    add("--partial", metavar="STUDY", help="instead, write report-partial.html of what is there in this results folder")
 
     add = verb("collect-provenance", collect_provenance, "Collect the records of all of a study's jobs in one file.")
     add("--settings", type=json_text, required=True, help="JSON: the study")
@@ -213,6 +214,15 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = verb("verify", verify, "Recompute the checksum of every result of a study. Exit code 1 where not all agree.")
     add("results", help="the study's results folder, such as results/laptop")
+
+    add = verb("status", status, "Follow a study in the terminal: its runs, their latest losses, the time left.")
+    add("study", nargs="?", help="the study's results folder, or its file (default: the one in results/ begun last)")
+    add("--once", action="store_true", help="show it once; so it is where standard output is no terminal")
+
+    add = verb("compare", compare, "Compare two studies: which findings moved, by how much, and what differs in them.")
+    add("first", help="a study's results folder, such as results/laptop")
+    add("second", help="another one")
+    add("--output", help="also write it to this file: .json for programs, .md for people")
 
     add = verb(
         "forget", forget, "Empty a study's store of runs, so that they are trained anew when they are next asked for."
@@ -445,6 +455,16 @@ def find(given: Arguments) -> Facts:
 
 def report(given: Arguments) -> Facts:
     """Run `lmpipe report`."""
+    usual = (given.settings, given.results, given.output)
+    if given.partial is not None and usual == (None, None, None):
+        from lmpipe.partial_report import report_partially
+
+        print(report_partially(given.partial))
+        return None
+    if given.partial is not None or None in usual:
+        raise InputError(
+            "expected --partial STUDY, or all of --settings, --results and --output; give one or the other"
+        )
     from lmpipe.report import build_report
 
     results = Path(given.results)
@@ -467,6 +487,20 @@ def verify(given: Arguments) -> None:
 
     if not verify(given.results):
         sys.exit(1)
+
+
+def status(given: Arguments) -> None:
+    """Run `lmpipe status`."""
+    from lmpipe.status import status
+
+    status(given.study, given.once)
+
+
+def compare(given: Arguments) -> None:
+    """Run `lmpipe compare`."""
+    from lmpipe.compare import compare
+
+    compare(given.first, given.second, given.output)
 
 
 def forget(given: Arguments) -> None:

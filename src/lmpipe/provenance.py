@@ -25,6 +25,7 @@ BESIDE_THE_NUMBERS = {
     "progress",
     "provenance",
     "records",
+    "run_progress",
     "shapes",
     "verify",
 }

@@ -60,15 +60,22 @@ CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\
 
 
 def build_report(
-    results_folder: str | Path, findings_path: str | Path, output: str | Path, settings: Mapping[str, Any]
+    results_folder: str | Path,
+    findings_path: str | Path,
+    output: str | Path,
+    settings: Mapping[str, Any],
+    *,
+    results: Results | None = None,
+    missing: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a study's report; `settings` is the study as plain values.
 
+    For one that is not finished, `results` are those that are there, and `missing` says what is not.
     Raises InputError where a result, or a plot that a finding names, is missing.
     """
     plan = load_plan(dict(settings), "--settings")
     study = plan.study.model_dump(mode="json", exclude_none=True)
-    results = Results(results_folder, study, plan.names_and_seeds())
+    results = results or Results(results_folder, study, plan.names_and_seeds())
     problems = read_shape(findings_path, FINDINGS)["problems"]
     lineage = Lineage.read(results_folder, [path for paths in records_of(plan).values() for path in paths])
     templates = PACKAGE / "templates"
@@ -82,6 +89,7 @@ def build_report(
     page.filters |= {"prose": prose, "shown": shown, "count": count, "bytes": bytes_text, "data_uri": data_uri}
     html = page.get_template("report.html.j2").render(
         study=results.study["study"],
+        missing=missing,
         style=Markup((templates / "report.css").read_text(encoding="utf-8")),
         script=Markup((templates / "report.js").read_text(encoding="utf-8")),
         corpora=corpora(results),

@@ -185,6 +185,21 @@ RUN_SUMMARY = keys(
 )
 BEST = keys(experiment=str, run=str, max_lr=Positive, batch_size=Count)
 
+# --- what is under way
+
+PROCESS = keys(host=str, namespace=str | None, id=Count, started=int | None)
+PROGRESS = keys(
+    config=RUN_CONFIG,
+    planned_steps=Count,
+    process=PROCESS,
+    step=Whole,
+    training_loss=Loss,
+    best_validation_loss=Loss,
+    tokens_per_second=Amount | None,
+    updated=Amount,
+)
+BEGUN = keys(study=dict[str, Any], command=str, cores=Count | None, begun=str, process=PROCESS)
+
 # --- the verbs' --settings
 
 ADDRESS = keys(url=str)

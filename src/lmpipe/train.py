@@ -30,6 +30,7 @@ from lmpipe.optim import AdamW, clip_gradients, cosine_lr
 from lmpipe.progress import Progress, progress, say
 from lmpipe.provenance import code_digest, environment
 from lmpipe.run_inputs import RunInputs, resolve
+from lmpipe.run_progress import RunProgress
 from lmpipe.shapes import RUN_SUMMARY, check_shape
 from lmpipe.store import METRICS, SUMMARY, WEIGHTS, StoredRun, digest_of
 from lmpipe.tokens import batch
@@ -132,6 +133,7 @@ class Trainer:
         self.parameters = list(self.model.parameters())
         self.counted = Counted(setup={"device": device_name(device), "threads": threads})
         self.rows = [COLUMNS]
+        self.told = RunProgress(stored.folder, inputs.config, inputs.steps, inputs.tokens_per_step)
         self.evaluation_steps = evaluation_steps(inputs.steps, inputs.training.evaluations)
         windows = window_batches(inputs.valid.tokens, inputs.model.context_length, inputs.training.eval_tokens)
         self.curve_batches = [(inputs.to(device), targets.to(device)) for inputs, targets in windows]
@@ -173,6 +175,7 @@ class Trainer:
         left = (steps - counted.step) * self.inputs.tokens_per_step
         with progress("training", left, "tokens") as shown:
             while counted.step < steps and counted.divergence is None:
+                self.told.tell(counted)
                 self.train_step(shown)
                 interruption.check()
                 if time.monotonic() - saved >= self.checkpoint_seconds:
@@ -267,6 +270,7 @@ class Trainer:
 
             def after_batch(targets: int) -> None:
                 shown.advance(targets)
+                self.told.tell(self.counted)
                 interruption.check()
 
             text_bytes = text_bytes_of(self.inputs.tokenizer)

@@ -6,6 +6,7 @@ import shlex
 import sys
 
 from lmpipe import InputError
+from lmpipe.begun import begin
 from lmpipe.costs import count_request, encode_request, encode_shard_request, join_request, merge_request, train_request
 from lmpipe.estimate import notice
 from lmpipe.plan import load_plan
@@ -40,6 +41,13 @@ def one_of(names):
 # Told once, by the process that a user started, before the first job.
 if workflow.is_main_process and (told := notice(PLAN, shlex.join(STUDY_FILES), os.cpu_count())):
     print(told, file=sys.stderr)
+
+
+# Jobs on a cluster begin as calls of their own.
+onstart:
+    if workflow.is_main_process:
+        begin(PLAN, workflow.resource_settings.cores, sys.argv[1:])
+
 
 # The lmpipe that belongs to this snakemake, also where its environment was not activated.
 shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
