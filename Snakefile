@@ -53,3 +53,7 @@ rule samples:
 
 onsuccess:
     print(f"The results lie in results/{STUDY.study}/; the whole study's report there is report.html.")
+
+
+onerror:
+    print(f"Not finished. `lmpipe report --partial results/{STUDY.study}` makes a report of what is there.")

@@ -1,11 +1,15 @@
 """Fixtures that several test modules share."""
 
 import contextlib
+import fcntl
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import Browser, find_chromium, install_chromium, running_browser
 from every_verb import READS, command, make_whole_study
-from fabricate import fabricate_study
+from fabricate import fabricate_measurements, fabricate_study, speed_of
 from hypothesis import settings
 
 from lmpipe.kernels import load
@@ -25,7 +29,9 @@ def compiled_kernels() -> None:
 @pytest.fixture(scope="session")
 def fabricated(tmp_path_factory) -> Results:
     """A made-up study with sweeps, ablations over seeds and diverged runs, without plots; not to be changed."""
-    return fabricate_study(tmp_path_factory.mktemp("fabricated"))
+    folder = tmp_path_factory.mktemp("fabricated")
+    fabricate_measurements(folder, speeds={size: speed_of(size) for size in (1, 2, 4, 8, 16, 32, 64)})
+    return fabricate_study(folder)
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +41,16 @@ def whole_study(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
     make_whole_study(folder)
     with contextlib.chdir(folder):
         return folder, {verb: command(verb) for verb in READS}
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    """A headless Chromium: the machine's own, or the system's package where that can be installed."""
+    with open(Path(tempfile.gettempdir()) / "lmpipe-tests-chromium.lock", "w") as lock:
+        # Test processes that run beside one another must not install at once.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        reason = "" if find_chromium() else install_chromium()
+    if reason:
+        pytest.skip(reason)
+    with running_browser(find_chromium(), tmp_path_factory.mktemp("browser")) as running:
+        yield running

@@ -53,4 +53,5 @@ DAMAGES: dict[str, dict[str, Callable[[bytes], bytes]]] = {
     "weights": ANY_FILE,
     "tokens": ANY_FILE | {"an odd byte": lambda data: data + b"\0", "large ids": lambda data: b"\xff\xff" + data[2:]},
     "svg": ANY_FILE,
+    "numbers of a plot": ANY_FILE,
 }

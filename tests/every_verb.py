@@ -80,6 +80,8 @@ READS = {
     "explore-unicode": {},
     "account-model": {},
     "tune-sgd-toy": {},
+    "measure-model": {},
+    "measure-batch-sizes": {},
     "select-best": RUN_FILES,
     "train": TOKEN_FILES | TOKENIZER_FILES | {BEST: "json"},
     "generate": RUN_FILES | {f"{RUN}/model.safetensors": "weights"} | TEXTS | TOKENIZER_FILES,
@@ -91,6 +93,8 @@ READS = {
         "results/tokenizer_experiments.json": "json",
         "results/unicode.json": "json",
         "results/accounting/study.json": "json",
+        "results/model_measurements.json": "json",
+        "results/batch_sizes.json": "json",
         "results/samples/tiny.json": "json",
         "results/learning_rate_tuning.csv": "csv",
     },
@@ -99,18 +103,23 @@ READS = {
         "results/findings.json": "json",
         f"{CORPUS}/corpus.json": "json",
         f"{EXPERIMENT}/loss_by_step.svg": "svg",
+        f"{EXPERIMENT}/loss_by_step.csv": "numbers of a plot",
+        f"{RUN}/provenance.json": "json",
     },
     "collect-provenance": {
         f"{TOKENIZER}/provenance.json": "json",
         f"{TOKENS}/train.provenance.json": "json",
     },
     "verify": {"results/provenance.json": "json"},
+    "status": {STUDY_FILE: "yaml"},
+    "compare": {"results/findings.json": "json", "results/provenance.json": "json"},
     "forget": {},
 }
 # What a study may lack: then the report says that it is absent, or less is checked.
 OPTIONAL = {
     "join-tokens": {"train-shards/0.provenance.json"},
     "compare-tokenizers": {f"{TOKENS}/train.json"},
+    "report": {f"{RUN}/provenance.json"},
     "find": READS["find"].keys() - RUN_FILES - {f"{CORPUS}/corpus.json"},
 }
 # Where each verb writes: a file, or a folder.
@@ -124,6 +133,8 @@ WRITES = {
     "explore-unicode": "results/unicode.json",
     "account-model": "results/accounting/study.json",
     "tune-sgd-toy": "results/learning_rate_tuning.csv",
+    "measure-model": "results/model_measurements.json",
+    "measure-batch-sizes": "results/batch_sizes.json",
     "select-best": BEST,
     "train": TUNED_RUN,
     "generate": "results/samples/tiny.json",
@@ -167,6 +178,11 @@ def arguments_of(verb: str, plan: Plan) -> list[str]:
         case "account-model":
             model = plan.models["study"].model_dump(mode="json")
             return ["--settings", as_json({"name": "study", "model": model, "device_memory_gb": 80.0})]
+        case "measure-batch-sizes" | "measure-model":
+            model = plan.models["study"].model_dump(mode="json")
+            # A run of two sequences: two sizes to time.
+            training = TRAINING | {"total_tokens": 2 * MODEL["context_length"]}
+            return ["--settings", as_json({"model": model, "training": training}), "--device", "cpu"]
         case "train":
             return [*run_arguments(plan.runs_of["tuned"][0]), "--best", BEST]
         case "select-best" | "plot-experiment":
@@ -178,6 +194,10 @@ def arguments_of(verb: str, plan: Plan) -> list[str]:
             return ["--run", RUN, "--texts", *TEXTS, "--settings", as_json(settings)]
         case "find" | "report" | "collect-provenance":
             return ["--settings", as_json(plan.study.model_dump(mode="json", exclude_none=True)), *in_results]
+        case "status":
+            return [STUDY_FILE]
+        case "compare":
+            return ["results", "results"]
         case "verify" | "forget":
             return ["results"]
         case _:
@@ -198,9 +218,10 @@ def make_whole_study(folder: Path) -> None:
     """Make the tiny study in a folder with nothing but the verbs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        # Both take seconds to count what is known beforehand.
+        # They take seconds to find out what is of no account here.
         patch.setattr("lmpipe.unicode.decodes", lambda decode, text: text.isascii())
         patch.setattr("lmpipe.accounting.check_against_torch", lambda config: {"equal": True})
+        patch.setattr("lmpipe.measurement.MATMUL_SECONDS", 0)
         Path(TEXT).write_text(tiny_text(200, seed=0), encoding="utf-8")
         Path(STUDY_FILE).write_text(yaml.safe_dump(STUDY, sort_keys=False), encoding="utf-8")
         for verb in WRITES:

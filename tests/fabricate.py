@@ -8,6 +8,7 @@ from typing import Any
 
 from lmpipe.plan import PlannedRun, load_plan
 from lmpipe.results import Results
+from lmpipe.settings import ModelConfig
 
 MODEL = {
     "context_length": 128,
@@ -181,7 +182,6 @@ def fabricate_metrics(
     steps: int, planned: int, batch_size: int, final: float, initial: float, diverged: bool
 ) -> list[dict[str, Any]]:
     """The rows of metrics.csv: an exponential approach to the final loss, or a climb that ends in nan."""
-    seconds_per_token = (1 + 3 / batch_size) / 16_000
     rows = []
     for step in range(steps + 1):
         share = step / planned
@@ -194,7 +194,7 @@ def fabricate_metrics(
             {
                 "step": step,
                 "tokens": tokens,
-                "wall_seconds": f"{tokens * seconds_per_token:.4f}",
+                "wall_seconds": f"{tokens / speed_of(batch_size):.4f}",
                 "learning_rate": 0.01 if step else "",
                 "train_loss": "" if step == 0 else f"{loss + 0.08 * math.sin(2.4 * step):.5f}",
                 "validation_loss": f"{loss:.5f}" if evaluated else "",
@@ -204,6 +204,11 @@ def fabricate_metrics(
     if diverged:
         rows[-1] |= {"train_loss": "nan", "validation_loss": "nan"}
     return rows
+
+
+def speed_of(batch_size: int) -> float:
+    """Tokens per second, which grow with the batch size and less and less so."""
+    return 16_000 / (1 + 3 / batch_size)
 
 
 def fabricate_summary(
@@ -228,6 +233,8 @@ def fabricate_summary(
         "validation_tokens": round(123_156 / bytes_per_token),
         "validation_bytes": 123_156,
         "unigram_entropy": ENTROPY[corpus],
+        "initial_weights": fabricated_weights(model, config["seed"]),
+        "batches_sha256": fabricated_batches(config, rows[-1]["step"]),
         "parameters": 327_744 + (model["vocab_size"] - 1024) * 128,
         "wall_seconds": seconds,
         "tokens_per_second": rows[-1]["tokens"] / seconds,
@@ -242,7 +249,118 @@ def fabricate_summary(
     }
 
 
+def fabricated_weights(model: dict[str, Any], seed: int) -> dict[str, dict[str, Any]]:
+    """The digests of a model's matrices, which depend on the seed, the name and the shape."""
+    d_model, d_ff, vocab_size = model["d_model"], model["d_ff"], model["vocab_size"]
+    gate = {"w3": (d_ff, d_model)} if model["feed_forward"] == "swiglu" else {}
+    layer = {f"{name}_proj": (d_model, d_model) for name in ("q", "k", "v", "output")}
+    layer |= {"w1": (d_ff, d_model), "w2": (d_model, d_ff), **gate}
+    shapes = {f"layers.{index}.{name}": shape for index in range(model["num_layers"]) for name, shape in layer.items()}
+    shapes |= dict.fromkeys(("token_embeddings", "lm_head"), (vocab_size, d_model))
+    return {
+        name: {"parameters": rows * columns, "sha256": f"{seed} {name} {rows} {columns}"}
+        for name, (rows, columns) in shapes.items()
+    }
+
+
+def fabricated_batches(config: dict[str, Any], steps: int) -> str:
+    """The digest of a run's batches, which depend on the tokens, the seed, the size of the batches and their number."""
+    sizes = config["training"]["batch_size"], config["model"]["context_length"]
+    return repr((config["tokens"]["train"]["sha256"], config["seed"], *sizes, steps))
+
+
+def fabricate_measurements(
+    folder: Path, model: dict[str, Any] = MODEL, batch_size: int = 8, speeds: dict[int, float] | None = None
+) -> None:
+    """Write model_measurements.json and batch_sizes.json of a model, in round numbers that no real model has.
+
+    `speeds` are tokens per second by batch size.
+    """
+    config = ModelConfig(vocab_size=1024, **model).model_dump(mode="json")
+    machine = {"device": ENVIRONMENT["hardware"]["processor"], "threads": 1, "precision": "float32"}
+    step = {"parameters": 1000, "parameter_bytes": 4000, "gradient_bytes": 4000, "moment_bytes": 8000}
+    values = [
+        ("logits", "loss", 600, 0, "the loss needs their log-softmax alone"),
+        ("log-softmax", "loss", 600, 600, ""),
+        ("inputs of the RMSNorms", "norms", 0, 300, "the norm needs them"),
+    ]
+    names = ("name", "part", "handout_bytes", "kept_bytes", "reason")
+    rows = [dict(zip(names, value, strict=True)) | {"handout": "4 * S * V", "kept": "0"} for value in values]
+    activations = {"values": rows, "handout_bytes": 1200, "kept_bytes": 900}
+    predicted = {**step, "forward_flops": 2_000_000, "step_flops": 6_000_000, "activations": activations}
+    measured = {
+        **step,
+        "forward_flops": 2_000_000,
+        "step_flops": 5_000_000,
+        "process_bytes": 300_000_000,
+        "saved_bytes": 1000,
+        "saved_bytes_by_part": {"loss": 600, "norms": 400},
+        "matmul_flops_per_second": 1e9,
+    }
+    told = {"model": config, "batch_size": batch_size, **machine, "predicted": predicted, "measured": measured}
+    write(folder / "model_measurements.json", told)
+    speeds = speeds or {2**k: 6400 * 2**k for k in range(4)}
+    write(folder / "batch_sizes.json", fabricated_batch_sizes(config, machine, speeds))
+
+
+def fabricated_batch_sizes(model: dict[str, Any], machine: dict[str, Any], speeds: dict[int, float]) -> dict[str, Any]:
+    """The content of batch_sizes.json for tokens per second by batch size."""
+    context_length, largest = model["context_length"], max(speeds)
+    return {
+        "model": model,
+        **machine,
+        "memory_limit_bytes": 10**9,
+        "predicted": {"fixed_bytes": 16_000, "bytes_per_sequence": 1000, "largest_batch_size": 999},
+        "sizes": [
+            {
+                "batch_size": size,
+                "steps": 5,
+                "step_seconds": size * context_length / speed,
+                "tokens_per_second": speed,
+                "memory_bytes": 20_000 + 1000 * size,
+                "predicted_memory_bytes": 16_000 + 1000 * size,
+            }
+            for size, speed in speeds.items()
+        ],
+        "largest_batch_size": largest,
+        "estimated_largest_batch_size": 4 * largest,
+        "stopped_by": "time",
+    }
+
+
 def write(path: Path, value: Any) -> None:
     """Write a JSON file and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def fabricate_records(results: Results) -> None:
+    """Write the records of provenance of the corpora, the token files, the runs, and the plots that are there."""
+    for corpus in results.study["corpora"]:
+        write_record(results.folder, f"corpora/{corpus}", "make-corpus", [], ["corpus.json"])
+        text = [f"corpora/{corpus}/corpus.json"]
+        write_record(results.folder, f"tokens/{corpus}", "encode-corpus", text, ["train.json"], name="train.provenance")
+    for experiment in results.experiments():
+        for run in experiment.runs:
+            folder, tokens = run.folder.relative_to(results.folder).as_posix(), f"tokens/{run.config['corpus']}"
+            seconds = {"seeds": [run.seed], "training_seconds": run.summary["wall_seconds"]}
+            write_record(results.folder, folder, "train", [f"{tokens}/train.json"], ["summary.json"], **seconds)
+        read = [f"{run.folder.relative_to(results.folder).as_posix()}/summary.json" for run in experiment.runs]
+        write_record(results.folder, f"experiments/{experiment.name}", "plot-experiment", read, ["table.csv"])
+
+
+def write_record(
+    base: Path, folder: str, verb: str, inputs: list[str], outputs: list[str], name: str = "provenance", **facts: Any
+) -> None:
+    """Write the record of one job that took two seconds; inputs are paths below the study's folder."""
+    checksum = {"bytes": 1, "sha256": "0" * 64}
+    up = "../" * (folder.count("/") + 1)
+    record = {
+        "verb": verb,
+        "seeds": [],
+        "inputs": {up + path: checksum for path in inputs},
+        "outputs": dict.fromkeys(outputs, checksum),
+        "wall_seconds": 2.0,
+        **ENVIRONMENT,
+    }
+    write(base / folder / f"{name}.json", record | facts)

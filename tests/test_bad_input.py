@@ -35,9 +35,11 @@ from lmpipe.bpe import train_tokenizer
 from lmpipe.cli import main, make_parser
 from lmpipe.experiment_plots import read_curve, run_looks
 from lmpipe.files import write_json
+from lmpipe.lineage import Lineage
 from lmpipe.plan import load_plan
 from lmpipe.problem_shapes import FINDINGS
 from lmpipe.problems import module_of
+from lmpipe.records import records_of
 from lmpipe.results import Results, select_best
 from lmpipe.run_inputs import resolve
 from lmpipe.shapes import SETTINGS, read_shape
@@ -85,6 +87,8 @@ def _in_the_study(whole_study, monkeypatch):
     for slow in ("lmpipe.plots.bar_plot", "lmpipe.plots.line_plot", "lmpipe.experiment_plots.save"):
         monkeypatch.setattr(slow, lambda *arguments, **options: None)
     monkeypatch.setattr("lmpipe.unicode.explore", lambda: {})
+    monkeypatch.setattr("lmpipe.measurement.measure_model", lambda model, training, **options: {})
+    monkeypatch.setattr("lmpipe.batch_sizes.measure_batch_sizes", lambda model, training, **options: {})
     monkeypatch.setattr("lmpipe.accounting.check_against_torch", lambda config: {"equal": True})
 
 
@@ -218,8 +222,17 @@ def read_report(results: Results) -> None:
     report.provenance(results)
     report.tiles(results, problems)
     report.headlines(problems)
+    report.effect_graph(problems)
+    lineage = Lineage.read(results.folder, [])
     for problem, finding in problems.items():
-        report.section(results, problem, finding)
+        report.section(results, lineage, problem, finding)
+
+
+def read_lineage(results: Results) -> None:
+    plan = load_plan(STUDY, "the tiny study")
+    lineage = Lineage.read(results.folder, [path for paths in records_of(plan).values() for path in paths])
+    report.rule_graph(plan, lineage)
+    report.made(results, lineage, ["runs/*/*/seed*/summary.json"])
 
 
 def read_inputs_of_run(results: Results) -> None:
@@ -240,6 +253,7 @@ READERS: dict[str, Callable[[Results], Any]] = {
     "results/samples/tiny.json": lambda results: read_findings(results, "generate"),
     f"{CORPUS}/corpus.json": read_report,
     "results/findings.json": read_report,
+    f"{RUN}/provenance.json": read_lineage,
     f"{RUN}/config.json": read_runs,
     f"{RUN}/summary.json": read_runs,
     f"{TOKENS}/train.json": read_inputs_of_run,

@@ -7,7 +7,8 @@ from fabricate import fabricate_study
 from lmpipe.experiment_plots import BINS, binned, loss_range, plot_experiment, read_curve, run_looks
 from lmpipe.results import Results
 
-FILES = ("loss_by_step.svg", "loss_by_time.svg", "final_loss.svg", "table.csv")
+PLOTS = ("loss_by_step", "loss_by_time", "final_loss")
+FILES = ("table.csv", *(f"{name}.{kind}" for name in PLOTS for kind in ("svg", "csv")))
 
 
 @pytest.fixture
@@ -17,11 +18,17 @@ def results(fabricated) -> Results:
 
 def text_of(path) -> str:
     """All words of an SVG."""
-    return " ".join(ElementTree.parse(path).getroot().itertext())
+    return " ".join(" ".join(ElementTree.parse(path).getroot().itertext()).split())
+
+
+def rows_of(path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "batch_size_experiment", "layer_norm_ablation", "main_experiment"])
-def test_every_kind_of_experiment_gets_its_four_files(results, tmp_path, name):
+def test_every_kind_of_experiment_gets_its_plots_their_numbers_and_a_table(results, tmp_path, name):
     plot_experiment(results.experiment(name), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
     assert "steps" in text_of(tmp_path / "loss_by_step.svg")
@@ -37,8 +44,7 @@ def test_the_files_are_the_same_bytes_every_time(results, tmp_path):
 
 def test_the_table_has_a_row_for_each_run_and_seed_with_resolved_settings(results, tmp_path):
     plot_experiment(results.experiment("batch_size_experiment"), tmp_path)
-    with open(tmp_path / "table.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(tmp_path / "table.csv")
     assert len(rows) == 12
     assert rows[0]["run"] == "batch_size=1_max_lr=sqrt_rule-0.5"
     assert (rows[0]["batch_size"], rows[0]["max_lr"]) == ("1", "0.00125")
@@ -56,6 +62,29 @@ def test_a_diverged_run_is_told_and_does_not_stretch_the_loss_axis(results, tmp_
     assert "×: diverged there" in text_of(tmp_path / "loss_by_step.svg")
     assert f"losses above {high:.2f} lie outside" in text_of(tmp_path / "loss_by_step.svg")
     assert "× at the top: diverged" in text_of(tmp_path / "final_loss.svg")
+
+
+def test_the_numbers_of_learning_curves_are_those_of_the_runs(results, tmp_path):
+    experiment = results.experiment("layer_norm_ablation")
+    plot_experiment(experiment, tmp_path)
+    for name, column in (("loss_by_step", "step"), ("loss_by_time", "seconds")):
+        rows = rows_of(tmp_path / f"{name}.csv")
+        assert {(row["run"], int(row["seed"])) for row in rows} == set(results.plan["layer_norm_ablation"])
+        run = experiment.seeds_of("no_norm")[1]
+        mine = [row for row in rows if (row["run"], row["seed"]) == ("no_norm", "1")]
+        told = [(float(row[column]), float(row["validation loss"])) for row in mine if row["validation loss"]]
+        curve = run.validation_curve("step" if column == "step" else "wall_seconds")
+        assert told == [pytest.approx(point, rel=1e-5) for point in curve]
+        assert any(row["training loss"] for row in mine)
+
+
+def test_the_numbers_of_final_losses_keep_what_failed(results, tmp_path):
+    plot_experiment(results.experiment("learning_rate"), tmp_path)
+    rows = rows_of(tmp_path / "final_loss.csv")
+    assert [row["max_lr"] for row in rows] == ["0.001", "0.003", "0.01", "0.03", "0.1", "3"]
+    losses = [row["final validation loss (nats per token)"] for row in rows]
+    assert float(losses[2]) == pytest.approx(results.experiment("learning_rate").runs[2].loss, rel=1e-5)
+    assert (rows[5]["status"], losses[5]) == ("diverged", "")
 
 
 def test_a_second_setting_makes_the_series(results, tmp_path):

@@ -92,8 +92,8 @@ def test_corpora_can_be_varied():
 def test_the_laptop_study_plans_the_runs_that_the_handout_asks_for():
     plan = load_plan(LAPTOP, "laptop")
     assert {name: len(runs) for name, runs in plan.runs_of.items()} == {
-        "learning_rate": 5,
-        "batch_size_experiment": 9,
+        "learning_rate": 18,
+        "batch_size_experiment": 20,
         "layer_norm_ablation": 12,
         "pre_norm_ablation": 6,
         "no_pos_emb": 6,

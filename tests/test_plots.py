@@ -34,6 +34,16 @@ def test_line_plot_keeps_text_as_text_and_names_everything(tmp_path):
     assert {"iteration", "loss", "The toy", "rate <1>", "rate 2", "start", "Both start alike."} <= set(texts(path))
 
 
+def test_beside_a_plot_lie_its_numbers(tmp_path):
+    line_plot(tmp_path / "lines.svg", {"a,b": ([1, 2], [0.123456789, None]), "c": ([3], [math.nan])}, "step", "loss")
+    assert (tmp_path / "lines.csv").read_text(
+        encoding="utf-8"
+    ) == 'series,step,loss\n"a,b",1,0.123457\n"a,b",2,\nc,3,\n'
+    bar_plot(tmp_path / "bars.svg", ["x", "y"], {"one": [1.0, 2.0], "two": [None, 1e9]}, "bytes")
+    rows = (tmp_path / "bars.csv").read_text(encoding="utf-8").splitlines()
+    assert rows == ["bar,series,bytes", "x,one,1", "x,two,", "y,one,2", "y,two,1e+09"]
+
+
 def test_line_plot_leaves_gaps_where_there_is_no_number(tmp_path):
     xs = list(range(6))
     line_plot(tmp_path / "all.svg", {"a": (xs, [1.0, 2.0, 3.0, 2.0, 1.0, 3.0])}, "x", "y")

@@ -4,16 +4,19 @@ import functools
 import http.server
 import re
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 from test_workflow import snakemake
 
+from lmpipe.accounting import parameters
 from lmpipe.estimate import fetched_texts, read_plan
 from lmpipe.plan import load_plan
 from lmpipe.problems import PROBLEMS, module_of
 from lmpipe.problems.reference import write_up
+from lmpipe.settings import ModelConfig
 from lmpipe.study import OTHER_SECTIONS
 
 CONFIG = Path(__file__).parent.parent / "config"
@@ -40,6 +43,28 @@ def test_every_study_answers_every_problem(path):
     assert {"simple", "web"} <= roles
     assert set(plan.study.samples.models) == set(plan.study.corpora)
     assert {"gpt2_xl", "gpt2_xl_16k", "study"} <= set(plan.models)
+
+
+@pytest.mark.parametrize("path", [path for path in STUDIES if path.stem != "smoke"], ids=stem)
+def test_every_study_is_one_that_an_expert_would_accept(path):
+    plan = read_plan(path)
+    rates = sorted({run.training["max_lr"] for run in plan.runs_of["learning_rate"]})
+    factors = [larger / smaller for smaller, larger in pairwise(rates)]
+    assert len(rates) >= 6 and max(factors[:-1]) <= 4.2, "a logarithmic grid, and a last rate that should diverge"
+    batches = plan.runs_of["batch_size_experiment"]
+    assert min(run.training["batch_size"] for run in batches) == 1
+    for run in batches:
+        steps = run.training["total_tokens"] // (run.training["batch_size"] * run.model.context_length)
+        assert steps >= 50
+        tried = [one for one in batches if one.training["batch_size"] == run.training["batch_size"]]
+        assert len(tried) >= 3, "each size has a choice of rates"
+    for ablation in ("layer_norm_ablation", "pre_norm_ablation", "no_pos_emb", "swiglu_ablation"):
+        assert len({run.seed for run in plan.runs_of[ablation]}) >= 3
+    models = [
+        ModelConfig(vocab_size=1024, **run.model.model_dump(mode="json")) for run in plan.runs_of["swiglu_ablation"]
+    ]
+    assert {model.feed_forward for model in models} == {"swiglu", "silu"}
+    assert len({parameters(model)["total"] for model in models}) == 1, "matched to the parameter"
 
 
 @pytest.mark.parametrize("path", LARGE, ids=stem)

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_study import TRAINING, make_tiny_study, tiny_settings, tiny_tokenizer
+from tiny_study import MODEL, TRAINING, make_tiny_study, tiny_settings, tiny_tokenizer
 
 from lmpipe import InputError
 from lmpipe.evaluation import evaluate, text_bytes_of
@@ -22,7 +23,7 @@ from lmpipe.model import TransformerLM
 from lmpipe.optim import AdamW
 from lmpipe.run_inputs import resolve_rate
 from lmpipe.settings import ModelConfig
-from lmpipe.tokens import TokenFile
+from lmpipe.tokens import TokenFile, batch
 from lmpipe.train import Counted, Trainer, evaluation_steps, train
 
 STEPS = 60
@@ -51,7 +52,16 @@ def summary_of(folder):
 def assert_same_result(first, second):
     assert without_times(first) == without_times(second)
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
-    for key in ("status", "validation_loss", "bits_per_byte", "final_train_loss", "initial_loss", "diverged_step"):
+    for key in (
+        "status",
+        "validation_loss",
+        "bits_per_byte",
+        "final_train_loss",
+        "initial_loss",
+        "diverged_step",
+        "initial_weights",
+        "batches_sha256",
+    ):
         assert summary_of(first)[key] == summary_of(second)[key]
 
 
@@ -90,6 +100,32 @@ def test_a_run_leaves_the_files_of_the_contract(study):
     assert (summary["threads"], summary["precision"], summary["resumed"]) == (1, "float32", 0)
     assert summary["peak_memory_bytes"] > 10**7
     assert "model" in summary["code"]
+
+
+def test_runs_of_one_seed_are_paired_and_record_it(study):
+    variants = {"pre": {}, "none": {"norm": "none"}, "nope": {"position": "none"}, "silu": {"feed_forward": "silu"}}
+    found = {}
+    for name, model in variants.items():
+        train(tiny_settings(name, model=model, total_tokens=640), study, study / name)
+        found[name] = summary_of(study / name)
+    train(tiny_settings("seed") | {"seed": 1}, study, study / "seed")
+    found["seed"] = summary_of(study / "seed")
+    tokens, digest = TokenFile.open(study / "tokens/tiny/train.bin").tokens[:], ""
+    for step in range(1, 11):
+        inputs, _ = batch(tokens, 0, step, 4, 16)
+        digest = hashlib.sha256(digest.encode() + inputs.tobytes()).hexdigest()
+    assert {name: summary["batches_sha256"] == digest for name, summary in found.items()} == {
+        name: name != "seed" for name in found
+    }
+    weights = found["pre"]["initial_weights"]
+    assert weights == found["none"]["initial_weights"] == found["nope"]["initial_weights"]
+    assert len(weights) == 2 * 7 + 2
+    silu = found["silu"]["initial_weights"]
+    assert silu == {name: one for name, one in weights.items() if not name.endswith("w3.weight")}, "widths are equal"
+    assert not any(one == found["seed"]["initial_weights"][name] for name, one in weights.items())
+    embedding = TransformerLM(ModelConfig(vocab_size=263, **MODEL), seed=0).token_embeddings.weight
+    expected = hashlib.sha256(embedding.detach().numpy().tobytes()).hexdigest()[:32]
+    assert weights["token_embeddings.weight"] == {"parameters": 263 * 16, "sha256": expected}
 
 
 def test_validation_loss_is_the_mean_over_every_token_of_the_split(study):

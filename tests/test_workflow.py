@@ -3,22 +3,27 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import yaml
+from browser import check_page
 from tiny_study import tiny_text
 
+from lmpipe.begun import find_study
 from lmpipe.estimate import distinct_runs
 from lmpipe.plan import load_plan
 from lmpipe.problem_shapes import FINDINGS
 from lmpipe.problems import PROBLEMS
 from lmpipe.results import Results, Run
+from lmpipe.run_states import StudyFiles
 from lmpipe.shapes import BEST
 
 ROOT = Path(__file__).parent.parent
@@ -126,6 +131,38 @@ def test_the_report_is_self_contained_and_its_links_lead_somewhere(page, results
     assert (results.folder / "report.html").stat().st_size < 3_000_000
 
 
+def test_the_report_works_in_a_browser(browser, results):
+    assert check_page(browser, results.folder / "report.html") == []
+
+
+def forced(command):
+    """The rules that a command of the report forces."""
+    return command[command.index("--forcerun") + 1 : command.index("--configfile")]
+
+
+def test_every_section_says_how_it_was_made_and_its_command_can_be_given(folder, results):
+    html = (results.folder / "report.html").read_text(encoding="utf-8")
+    assert "No record of provenance" not in html
+    blocks = re.findall('class="commands"><code>(.*?)</code>', html, re.DOTALL)
+    parts = [shlex.split(line) for block in blocks for line in block.splitlines() if line.startswith("snakemake")]
+    assert len(parts) == len(PROBLEMS) + 1
+    targets = {part for command in parts for part in command if part.startswith("results/")}
+    rules = {rule for command in parts if "--forcerun" in command for rule in forced(command)}
+    planned = snakemake(folder, "--dry-run", *sorted(targets), "--forcerun", *sorted(rules)).stdout
+    assert rules >= {"train", "train_bpe", "generate", "account_model", "explore_unicode", "tune_sgd_toy"}
+    assert all(re.search(rf"^{rule} +[0-9]+$", planned, re.MULTILINE) for rule in rules)
+
+
+def test_another_template_makes_only_the_report_again(folder, tmp_path, monkeypatch):
+    package = tmp_path / "src" / "lmpipe"
+    shutil.copytree(ROOT / "src" / "lmpipe", package, ignore=shutil.ignore_patterns("__pycache__"))
+    with open(package / "templates" / "report.css", "a", encoding="utf-8") as style:
+        style.write("h1 { color: green; }\n")
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    planned = re.findall(r"^([a-z_]+) +[0-9]+$", snakemake(folder, "--dry-run").stdout, re.MULTILINE)
+    assert set(planned) == {"report", "collect_provenance", "all", "total"}
+
+
 def test_the_diverged_run_is_a_result(results):
     run = Run.read(results.folder / "runs" / "learning_rate" / "max_lr=300.0" / "seed0")
     assert run.status == "diverged"
@@ -166,7 +203,7 @@ def collected(results):
 
 
 def test_every_result_is_named_in_exactly_one_record(results, collected):
-    others = {"store", "benchmarks", "provenance.json"}
+    others = {"store", "benchmarks", "provenance.json", "study.json"}
     found = [path.relative_to(results.folder) for path in results.folder.rglob("*") if path.is_file()]
     found = {path.as_posix() for path in found if path.parts[0] not in others and path.name != ".snakemake_timestamp"}
     named = [
@@ -277,6 +314,24 @@ def test_a_wrong_study_stops_before_the_first_job(tmp_path, key, value, message)
     assert f"wrong.yaml: {message}" in result.stderr
     assert "Traceback" not in result.stderr
     assert [entry.name for entry in tmp_path.iterdir() if entry.name != ".snakemake"] == ["wrong.yaml"]
+
+
+def test_a_failed_study_says_so_and_how_to_report_what_is_there(tmp_path):
+    (tmp_path / "empty.txt").write_text(" ", encoding="utf-8")
+    study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
+    study["corpora"]["docs"] = study["corpora"]["docs"] | {"source": "url", "files": ["file:empty.txt"]}
+    study["corpora"]["docs"].pop("packages")
+    path = tmp_path / "failing.yaml"
+    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    result = snakemake(tmp_path, "results/smoke/corpora/docs/corpus.json", study=path, check=False)
+    assert result.returncode == 1
+    assert "lmpipe report --partial results/smoke" in result.stdout + result.stderr
+    begun = find_study(tmp_path / "results" / "smoke")
+    assert begun.plan.study == load_plan(study, "failing").study
+    assert begun.runs_now is False
+    (failed,) = StudyFiles(begun).look(time.time()).failed_jobs
+    assert failed.log == "make_corpus/docs.log"
+    assert failed.line.startswith("lmpipe make-corpus: ")
 
 
 def diffs():

@@ -147,16 +147,33 @@ def make_parser() -> argparse.ArgumentParser:
     add("--settings", type=json_text, required=True, help='JSON: {"name", "model", "device_memory_gb"}')
     add("--output", required=True, help="the .json file")
 
+    add = verb(
+        "measure-model",
+        measure_model,
+        "Measure a training step of a model: parameters, FLOPs, bytes by part, and the device's ceiling.",
+    )
+    add("--settings", type=json_text, required=True, help='JSON: {"model", "training"}')
+    add("--output", required=True, help="the .json file")
+    add_machine(add)
+
     add = verb("tune-sgd-toy", tune_sgd_toy, "Train the SGD toy at four learning rates.")
     add("--output", required=True, help="the .csv file")
+
+    add = verb(
+        "measure-batch-sizes",
+        measure_batch_sizes,
+        "Time a training step of each batch size, doubling up to the largest that fits. Nothing is trained.",
+    )
+    add("--settings", type=json_text, required=True, help='JSON: {"model", "training"}')
+    add("--output", required=True, help="the .json file")
+    add_machine(add)
 
     add = verb("train", train, "Train one model. An interrupted run goes on; a run already in the store is copied.")
     add("--settings", type=json_text, required=True, help="JSON: the run's settings, as the workflow resolves them")
     add("--results", required=True, help="the study's results folder, with tokens/, tokenizers/ and store/")
     add("--best", help="best.json of the experiment that the rate is taken from")
     add("--output", required=True, help="the run's folder")
-    add("--threads", type=positive, default=1, help="threads of torch (default 1; more may change the last digits)")
-    add("--device", help="cpu, cuda, cuda:1, mps (default: the best one found)")
+    add_machine(add)
 
     add = verb("select-best", select_best, "Find the best finished grid point of an experiment.")
     add_experiment(add)
@@ -185,9 +202,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--output", required=True, help="findings.json")
 
     add = verb("report", report, "Assemble the report from findings.json and the figures.")
-    add("--settings", type=json_text, required=True, help="JSON: the study")
-    add("--results", required=True, help="the study's results folder")
-    add("--output", required=True, help="report.html")
+    add("--settings", type=json_text, help="JSON: the study")
+    add("--results", help="the study's results folder")
+    add("--output", help="report.html")
+    add("--partial", metavar="STUDY", help="instead, write report-partial.html of what is there in this results folder")
 
     add = verb("collect-provenance", collect_provenance, "Collect the records of all of a study's jobs in one file.")
     add("--settings", type=json_text, required=True, help="JSON: the study")
@@ -196,6 +214,15 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = verb("verify", verify, "Recompute the checksum of every result of a study. Exit code 1 where not all agree.")
     add("results", help="the study's results folder, such as results/laptop")
+
+    add = verb("status", status, "Follow a study in the terminal: its runs, their latest losses, the time left.")
+    add("study", nargs="?", help="the study's results folder, or its file (default: the one in results/ begun last)")
+    add("--once", action="store_true", help="show it once; so it is where standard output is no terminal")
+
+    add = verb("compare", compare, "Compare two studies: which findings moved, by how much, and what differs in them.")
+    add("first", help="a study's results folder, such as results/laptop")
+    add("second", help="another one")
+    add("--output", help="also write it to this file: .json for programs, .md for people")
 
     add = verb(
         "forget", forget, "Empty a study's store of runs, so that they are trained anew when they are next asked for."
@@ -208,6 +235,12 @@ def add_experiment(add: Callable[..., Any]) -> None:
     """The arguments of verbs that read the runs of one experiment."""
     add("--settings", type=json_text, required=True, help='JSON: {"experiment", "runs": [[name, seed], ...]}')
     add("--results", required=True, help="the study's results folder")
+
+
+def add_machine(add: Callable[..., Any]) -> None:
+    """The arguments of verbs that train."""
+    add("--threads", type=positive, default=1, help="threads of torch (default 1; more may change the last digits)")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: the best one found)")
 
 
 def json_text(text: str) -> Any:
@@ -329,11 +362,35 @@ def account_model(given: Arguments) -> None:
     write_json(given.output, account(given.settings["name"], model, given.settings["device_memory_gb"] * 1e9))
 
 
+def measure_model(given: Arguments) -> None:
+    """Run `lmpipe measure-model`."""
+    from lmpipe.files import write_json
+    from lmpipe.measurement import measure_model
+    from lmpipe.settings import ModelConfig, TrainingSettings
+    from lmpipe.shapes import model_of_settings
+
+    model = model_of_settings(ModelConfig, "model", given.settings["model"])
+    training = model_of_settings(TrainingSettings, "training", given.settings["training"])
+    write_json(given.output, measure_model(model, training, threads=given.threads, device=given.device))
+
+
 def tune_sgd_toy(given: Arguments) -> None:
     """Run `lmpipe tune-sgd-toy`."""
     from lmpipe.optim import tune_sgd_toy
 
     tune_sgd_toy(given.output)
+
+
+def measure_batch_sizes(given: Arguments) -> None:
+    """Run `lmpipe measure-batch-sizes`."""
+    from lmpipe.batch_sizes import measure_batch_sizes
+    from lmpipe.files import write_json
+    from lmpipe.settings import ModelConfig, TrainingSettings
+    from lmpipe.shapes import model_of_settings
+
+    model = model_of_settings(ModelConfig, "model", given.settings["model"])
+    training = model_of_settings(TrainingSettings, "training", given.settings["training"])
+    write_json(given.output, measure_batch_sizes(model, training, threads=given.threads, device=given.device))
 
 
 def train(given: Arguments) -> Facts:
@@ -398,6 +455,16 @@ def find(given: Arguments) -> Facts:
 
 def report(given: Arguments) -> Facts:
     """Run `lmpipe report`."""
+    usual = (given.settings, given.results, given.output)
+    if given.partial is not None and usual == (None, None, None):
+        from lmpipe.partial_report import report_partially
+
+        print(report_partially(given.partial))
+        return None
+    if given.partial is not None or None in usual:
+        raise InputError(
+            "expected --partial STUDY, or all of --settings, --results and --output; give one or the other"
+        )
     from lmpipe.report import build_report
 
     results = Path(given.results)
@@ -420,6 +487,20 @@ def verify(given: Arguments) -> None:
 
     if not verify(given.results):
         sys.exit(1)
+
+
+def status(given: Arguments) -> None:
+    """Run `lmpipe status`."""
+    from lmpipe.status import status
+
+    status(given.study, given.once)
+
+
+def compare(given: Arguments) -> None:
+    """Run `lmpipe compare`."""
+    from lmpipe.compare import compare
+
+    compare(given.first, given.second, given.output)
 
 
 def forget(given: Arguments) -> None:

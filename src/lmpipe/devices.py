@@ -2,6 +2,7 @@
 
 import os
 
+import psutil
 import torch
 
 from lmpipe import InputError
@@ -36,6 +37,24 @@ def device_name(device: torch.device) -> str:
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory held at once: of the GPU where there is one, otherwise of this process."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else process_peak_memory_bytes()
+
+
+def held_memory_bytes(device: torch.device) -> int:
+    """The memory held now: of the GPU where there is one, otherwise of this process."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """The memory that this process could still take: of the GPU where there is one, otherwise of the machine."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def compute_reproducibly(threads: int, device: torch.device) -> None:

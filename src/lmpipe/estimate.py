@@ -28,17 +28,23 @@ from lmpipe.study import TextFile
 
 
 def distinct_runs(plan: Plan) -> list[PlannedRun]:
-    """The runs that are trained: of equal ones the first, since the store trains each only once.
+    """The runs that are trained: of equal ones the first, since the store trains each only once."""
+    return [runs[0] for runs in equal_runs(plan)]
 
-    A run that takes the best rate of a sweep as it is, and changes nothing else, is a member of that sweep.
+
+def equal_runs(plan: Plan) -> list[list[PlannedRun]]:
+    """The runs that are trained, each as the list of those that are equal, in the order of the study.
+
+    A run that takes the best rate of a sweep as it is, and changes nothing else, is a member of that sweep, whichever
+    one, and is left out.
     """
     everything_else = {name: {settings_but_rate(run) for run in runs} for name, runs in plan.runs_of.items()}
-    distinct = {}
+    equal: dict[tuple[str, str | None, float], list[PlannedRun]] = {}
     for run in plan.runs:
         source, factor = rate_of(plan, run)
         if not (factor == 1 and settings_but_rate(run) in everything_else.get(source, ())):
-            distinct.setdefault((settings_but_rate(run), source, factor), run)
-    return list(distinct.values())
+            equal.setdefault((settings_but_rate(run), source, factor), []).append(run)
+    return list(equal.values())
 
 
 def settings_but_rate(run: PlannedRun) -> str:

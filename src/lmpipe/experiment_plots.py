@@ -1,4 +1,7 @@
-"""The plots and the table of one experiment: learning curves over steps and over time, and final losses."""
+"""The plots and the table of one experiment: learning curves over steps and over time, and final losses.
+
+Beside each plot lies a CSV file of the numbers that it shows.
+"""
 
 import csv
 import math
@@ -35,8 +38,15 @@ LEGEND_ENTRIES = 12
 FAINT_LINES = 8
 BINS = 110
 NATS = "validation loss (nats per token)"
+SETTINGS_IN_WORDS = {
+    "max_lr": "peak learning rate",
+    "batch_size": "sequences in a batch",
+    "vocab_size": "vocabulary, ids",
+    "context_length": "context, tokens",
+    "total_tokens": "training tokens",
+}
 # Width of the axes and of a digit of their ticks, in points: whether labels have room is decided before they are drawn.
-AXES_POINTS, DIGIT_POINTS = 290.0, 5.6
+AXES_POINTS, DIGIT_POINTS = 240.0, 5.9
 
 
 def plot_experiment(experiment: ExperimentRuns, folder: str | Path) -> None:
@@ -128,7 +138,19 @@ def plot_curves(experiment: ExperimentRuns, curves: list[Curve], path: str | Pat
             ax.plot([], [], color="none", label=label)
         if len(names) > 1:
             legend_below(figure, ax)
-        save(figure, path)
+        across = "seconds" if by_time else "step"
+        save(figure, path, ("run", "seed", across, "training loss", "validation loss"), curve_rows(curves, view))
+
+
+def curve_rows(curves: list[Curve], view: View) -> list[tuple[Any, ...]]:
+    """The numbers of learning curves: run, seed, step or seconds, mean training loss up to there, validation loss."""
+    rows = []
+    for curve in curves:
+        train = curve.train if view.with_train_loss else []
+        points = [(point[view.column], point[2], None) for point in train]
+        points += [(point[view.column], None, point[2]) for point in curve.validation]
+        rows += [(curve.run.name, curve.run.seed, *point) for point in sorted(points, key=lambda point: point[0])]
+    return rows
 
 
 def draw_group(ax: Axes, group: list[Curve], look: dict[str, Any], label: str | None, view: View) -> None:
@@ -184,12 +206,26 @@ def plot_final_loss(experiment: ExperimentRuns, path: str | Path) -> None:
     if measure == "bits_per_byte":
         differ = "texts" if experiment.measure_of() is None else "tokens"
         label = f"final bits per byte (the runs' {differ} differ)"
+    settings = experiment.swept_settings()
     with matplotlib.rc_context(STYLE):
-        if settings := experiment.swept_settings():
+        if settings:
             figure = final_loss_sweep(experiment, settings, measure, label)
         else:
             figure = final_loss_dots(experiment, measure, label)
-        save(figure, path)
+        save(figure, path, ("run", "seed", "status", *settings, label), final_rows(experiment, settings, measure))
+
+
+def final_rows(experiment: ExperimentRuns, settings: list[str], measure: str) -> list[tuple[Any, ...]]:
+    """The numbers of final losses: run, seed, status, what is swept, and the loss of a run that finished."""
+    return [
+        (run.name, run.seed, run.status, *map(run.setting, settings), final_value(run, measure))
+        for run in experiment.runs
+    ]
+
+
+def final_value(run: Run, measure: str) -> float | None:
+    """The final loss of a run that finished."""
+    return run.summary[measure] if run.status == "finished" else None
 
 
 def final_loss_sweep(experiment: ExperimentRuns, settings: list[str], measure: str, label: str) -> Figure:
@@ -220,10 +256,19 @@ def final_loss_sweep(experiment: ExperimentRuns, settings: list[str], measure: s
     if have_room(values, log_x):
         ax.xaxis.set_major_locator(FixedLocator(values))
         ax.xaxis.set_minor_locator(NullLocator())
-    name_axes(ax, across, label, note=failures_note(experiment))
+    name_axes(ax, axis_name(across), label, note=failures_note(experiment))
     if second:
         legend_below(figure, ax)
     return figure
+
+
+def axis_name(setting: str) -> str:
+    """What a swept setting is, with its unit, and its key in a study file.
+
+    >>> axis_name("max_lr"), axis_name("d_model")
+    ('peak learning rate (max_lr)', 'd_model')
+    """
+    return f"{SETTINGS_IN_WORDS[setting]} ({setting})" if setting in SETTINGS_IN_WORDS else setting
 
 
 def have_room(values: Sequence[float], log: bool) -> bool:
@@ -259,15 +304,25 @@ def draw_sweep(
 
 
 def final_loss_dots(experiment: ExperimentRuns, measure: str, label: str) -> Figure:
-    """A row for each run: seeds as rings, their mean a diamond with its 95 % interval, failures at the right edge."""
+    """A row for each run: seeds as rings, their mean a diamond with its 95 % interval, failures at the right edge.
+
+    The names stand above the rows, so that long ones take no width from the axis.
+    """
     names = experiment.names()
-    figure, ax = new_figure(0, 0.9 + 0.26 * len(names) + 0.15)
+    figure, ax = new_figure(0, 0.9 + 0.36 * len(names) + 0.15)
     finals = {name: final_values(experiment, name, measure) for name in names}
     left, right = final_range(finals)
     ax.set_xlim(left, right)
     colours = palette(len(names))
     for row, name in enumerate(names):
         colour = colours[row % len(colours)]
+        ax.annotate(
+            run_label(experiment, name),
+            (0, row),
+            (3, 6),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+        )
         ax.plot(finals[name], [row] * len(finals[name]), "o", color=colour, markersize=5, fillstyle="none")
         if len(finals[name]) > 1:
             interval = mean_interval(finals[name])
@@ -277,9 +332,9 @@ def final_loss_dots(experiment: ExperimentRuns, measure: str, label: str) -> Fig
         if failed:
             ax.plot([right], [row], "x", color=colour, markersize=7, markeredgewidth=1.8, clip_on=False)
             words = f"{failed[0]} ({len(failed)} of {len(experiment.statuses(name))})"
-            ax.annotate(words, (right, row), (-8, 0), textcoords="offset points", ha="right", va="center", fontsize=7.5)
-    ax.set_yticks(range(len(names)), [run_label(experiment, name) for name in names])
-    ax.set_ylim(len(names) - 0.4, -0.6)
+            ax.annotate(words, (right, row), (-8, 0), textcoords="offset points", ha="right", va="center")
+    ax.set_yticks([])
+    ax.set_ylim(len(names) - 0.5, -0.8)
     ax.grid(visible=False, axis="y")
     several = any(len(values) > 1 for values in finals.values())
     name_axes(ax, label, "", note="○ seeds; ◆ their mean with its 95 % interval" if several else "")

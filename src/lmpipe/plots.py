@@ -1,8 +1,10 @@
 """Plots as SVG: the general line and bar plots, and what all plots of lmpipe share.
 
-Text stays text, so that it can be searched and follows the page's font. The same input gives the same bytes.
+Text stays text, so that it can be searched and follows the page's font. The same input gives the same bytes. Beside
+NAME.svg lies NAME.csv, the numbers that it shows.
 """
 
+import csv
 import io
 import math
 import re
@@ -25,7 +27,7 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "lmpipe",
     "font.family": ["DejaVu Sans"],
-    "font.size": 8.5,
+    "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
@@ -36,7 +38,7 @@ STYLE = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.unicode_minus": True,
-    "axes.titlesize": 8.5,
+    "axes.titlesize": 9,
     "axes.titlelocation": "left",
     "grid.color": GRID,
     "grid.linewidth": 0.5,
@@ -47,7 +49,7 @@ STYLE = {
     "xtick.major.size": 3,
     "ytick.major.size": 0,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 9,
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
     "figure.facecolor": PAPER,
@@ -56,9 +58,11 @@ STYLE = {
 }
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "D", "^", "v", "P")
-WIDTH_INCHES = 4.9
-# Letters that fit into one of two columns of a legend, and into one of its rows.
-SHORT_LABEL, LONG_LABEL = 29, 64
+# So narrow that the letters can still be read where a phone's screen shrinks the plot.
+WIDTH_INCHES = 4.2
+# Letters that fit into one of two columns of a legend, into one of its rows, and into a line of a note.
+SHORT_LABEL, LONG_LABEL, NOTE_LINE = 21, 47, 56
+Rows = Sequence[Sequence[Any]]
 
 
 def line_plot(
@@ -98,7 +102,8 @@ def line_plot(
         name_axes(ax, xlabel, ylabel, title, note)
         if len(series) > 1:
             legend_below(figure, ax)
-        save(figure, path)
+        rows = [(label, x, y) for label, (xs, ys) in series.items() for x, y in zip(xs, ys, strict=True)]
+        save(figure, path, ("series", xlabel, ylabel), rows)
 
 
 def bar_plot(
@@ -136,7 +141,8 @@ def bar_plot(
         name_axes(ax, ylabel if horizontal else "", "" if horizontal else ylabel, title)
         if len(groups) > 1:
             legend_below(figure, ax)
-        save(figure, path)
+        rows = [(label, group, values[row]) for row, label in enumerate(labels) for group, values in groups.items()]
+        save(figure, path, ("bar", "series", ylabel), rows)
 
 
 def draw_bars(
@@ -163,9 +169,9 @@ def mark_missing(ax: Axes, places: Sequence[float], values: Sequence[float | Non
         if value is not None and math.isfinite(value):
             continue
         if horizontal:
-            ax.annotate(" none", (0, place), xycoords=("axes fraction", "data"), fontsize=7, va="center")
+            ax.annotate(" none", (0, place), xycoords=("axes fraction", "data"), va="center")
         else:
-            ax.annotate("none", (place, 0), xycoords=("data", "axes fraction"), fontsize=7, ha="center", va="bottom")
+            ax.annotate("none", (place, 0), xycoords=("data", "axes fraction"), ha="center", va="bottom")
 
 
 def new_figure(rows_of_legend: int, height: float = 3.1) -> tuple[Figure, Axes]:
@@ -194,7 +200,7 @@ def legend_below(figure: Figure, ax: Axes) -> None:
 
 def name_axes(ax: Axes, xlabel: str, ylabel: str, title: str = "", note: str = "") -> None:
     """Name the axes; the y label stands level over its axis, where it can be read without turning the head."""
-    notes = textwrap.wrap(note, 72)
+    notes = textwrap.wrap(note, NOTE_LINE)
     ax.set_xlabel("\n".join([xlabel, *notes] if xlabel else notes))
     ax.set_title("\n".join(text for text in (title, ylabel) if text), pad=8)
 
@@ -202,9 +208,7 @@ def name_axes(ax: Axes, xlabel: str, ylabel: str, title: str = "", note: str = "
 def mark_level(ax: Axes, y: float, label: str) -> None:
     """A labelled horizontal mark."""
     ax.axhline(y, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
-    ax.annotate(
-        label, (1, y), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", fontsize=7.5
-    )
+    ax.annotate(label, (1, y), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right")
 
 
 def scale_axis(ax: Axes, which: str, log: bool) -> None:
@@ -236,12 +240,31 @@ def drawable(value: float | None, log: bool) -> float:
     return value if value is not None and math.isfinite(value) and (value > 0 or not log) else math.nan
 
 
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as SVG without dates, names of programs, or digits that nobody can see."""
+def save(figure: Figure, path: str | Path, columns: Sequence[str], rows: Rows) -> None:
+    """Write a figure as SVG without dates, names of programs, or digits that nobody can see, and its numbers as CSV."""
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     with atomic_write(path) as file:
         file.write(re.sub(r' d="[^"]*"', lambda found: shorten(found.group()), drawn.getvalue()))
+    write_csv(Path(path).with_suffix(".csv"), columns, rows)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Rows) -> None:
+    """Write a table; a cell without a finite value is empty, and digits beyond the sixth are left out."""
+    with atomic_write(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([columns, *([csv_cell(value) for value in row] for row in rows)])
+
+
+def csv_cell(value: Any) -> Any:
+    """A value as a cell.
+
+    >>> csv_cell(2.3456789), csv_cell(1000.0), csv_cell(float("nan")), csv_cell("rope"), csv_cell(1e-23)
+    ('2.34568', '1000', '', 'rope', '1e-23')
+    """
+    if not isinstance(value, float):
+        return value
+    return f"{value:.6g}" if math.isfinite(value) else ""
 
 
 def shorten(outline: str) -> str:

@@ -124,6 +124,57 @@ ACCOUNT = keys(
     checks=keys(equal=bool),
     adamw=keys(updates=keys(handout=UPDATE, torch=UPDATE), handout=ADAMW, swiglu=ADAMW),
 )
+# Every doubling of the batch size from 1, in this order; memory in bytes beyond what the process held before.
+BATCH_SIZES = keys(
+    model=written_from(ModelConfig),
+    precision=str,
+    device=str,
+    threads=Count,
+    memory_limit_bytes=Whole,
+    predicted=keys(fixed_bytes=Count, bytes_per_sequence=Count, largest_batch_size=Whole),
+    sizes=list[
+        keys(
+            batch_size=Count,
+            steps=Count,
+            step_seconds=Positive,
+            tokens_per_second=Positive,
+            memory_bytes=Whole,
+            predicted_memory_bytes=Count,
+        )
+    ],
+    largest_batch_size=Whole,
+    estimated_largest_batch_size=Whole,
+    stopped_by=Literal["memory", "run", "time"],
+)
+# One training step of the study's own model, predicted and measured.
+STEP_BYTES = {"parameters": Count, "parameter_bytes": Count, "gradient_bytes": Count, "moment_bytes": Count}
+STEP_FLOPS = {"forward_flops": Count, "step_flops": Count}
+MEASUREMENTS = keys(
+    model=written_from(ModelConfig),
+    batch_size=Count,
+    precision=str,
+    device=str,
+    threads=Count,
+    predicted=keys(
+        **STEP_BYTES,
+        **STEP_FLOPS,
+        activations=keys(
+            values=list[
+                keys(name=str, part=str, handout=str, kept=str, reason=str, handout_bytes=Whole, kept_bytes=Whole)
+            ],
+            handout_bytes=Count,
+            kept_bytes=Count,
+        ),
+    ),
+    measured=keys(
+        **STEP_BYTES,
+        **STEP_FLOPS,
+        process_bytes=Whole,
+        saved_bytes=Count,
+        saved_bytes_by_part=dict[str, Whole],
+        matmul_flops_per_second=Positive,
+    ),
+)
 # As `lmpipe.compression.kind_of` names them.
 KIND = Literal[
     "word",
@@ -222,7 +273,12 @@ FINDING = keys(
         ),
     ],
     sentences=list[str],
-    tables=list[Annotated[keys(caption=str, columns=list[str], rows=list[list[CELL]]), AfterValidator(even_rows)]],
+    tables=list[
+        Annotated[
+            keys(caption=str, columns=list[str], rows=list[list[CELL]], missing=str, code=list[str]),
+            AfterValidator(even_rows),
+        ]
+    ],
     plots=list[keys(path=FilePath, caption=str, alt=str)],
     texts=list[keys(caption=str, text=str, kind=Literal["code", "prose"])],
     reference=keys(

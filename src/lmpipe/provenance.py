@@ -25,6 +25,7 @@ BESIDE_THE_NUMBERS = {
     "progress",
     "provenance",
     "records",
+    "run_progress",
     "shapes",
     "verify",
 }
@@ -39,7 +40,9 @@ COMPUTED_BY = {
     "compare-tokenizers": ("compression",),
     "explore-unicode": ("unicode",),
     "account-model": ("accounting",),
+    "measure-model": ("measurement",),
     "tune-sgd-toy": ("optim",),
+    "measure-batch-sizes": ("batch_sizes",),
     "train": ("train",),
     "select-best": ("results",),
     "generate": ("generate",),

@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from lmpipe.plan import Plan
 
 RECORD = "provenance.json"
-# What lies in a study's folder and is no result: runs under way or shared, and Snakemake's measurements, at its top;
-# unfinished writes, and Snakemake's mark of a folder, anywhere.
-OTHER_FOLDERS = ("store", "benchmarks")
+# Which study is carried out here, written as a call of the workflow begins.
+STUDY_FILE = "study.json"
+PARTIAL_REPORT = "report-partial.html"
+# What lies in a study's folder and is no result: runs under way or shared, Snakemake's measurements, what is known or
+# told of a study before it is finished, at its top; unfinished writes, and Snakemake's mark of a folder, anywhere.
+OTHER_ENTRIES = ("store", "benchmarks", STUDY_FILE, PARTIAL_REPORT)
 OTHER_NAMES = ("*.tmp-*", ".snakemake_timestamp")
 Facts = dict[str, Any]
 
@@ -211,7 +214,9 @@ def records_of(plan: "Plan") -> dict[str, list[str]]:
         "compare-tokenizers": [f"tokenizer_experiments.{RECORD}"],
         "explore-unicode": [f"unicode.{RECORD}"],
         "account-model": [f"accounting/{model}.{RECORD}" for model in plan.models],
+        "measure-model": [f"model_measurements.{RECORD}"],
         "tune-sgd-toy": [f"learning_rate_tuning.{RECORD}"],
+        "measure-batch-sizes": [f"batch_sizes.{RECORD}"],
         "train": [f"{folder}/{RECORD}" for folder in plan.run_in],
         "select-best": [f"experiments/{experiment}/best.{RECORD}" for experiment in sources],
         "generate": [f"samples/{corpus}.{RECORD}" for corpus in (study.samples.models if study.samples else [])],

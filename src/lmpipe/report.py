@@ -1,24 +1,29 @@
 """The report: findings and plots laid out as one self-contained HTML page that requests nothing from anywhere."""
 
+import csv
+import io
 import json
-import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from lmpipe import InputError
+from lmpipe import InputError, dag, effects
+from lmpipe.cells import dash_notes, figure_text, prose, shown, table
 from lmpipe.colours import ON_A_PAGE
 from lmpipe.files import atomic_write, make_again
-from lmpipe.plan import load_plan
+from lmpipe.lineage import Job, Lineage, as_yaml, commands_for, files_of, settings_behind
+from lmpipe.plan import Plan, load_plan
 from lmpipe.problem_shapes import FINDINGS
 from lmpipe.problems.reference import PLACES, stands_for
-from lmpipe.problems.wording import bytes_text, count, listing, number, percent, seconds_text
+from lmpipe.problems.wording import bytes_text, count, listing, number, seconds_text
 from lmpipe.provenance import PACKAGE, TRACKED_PACKAGES
+from lmpipe.records import records_of
 from lmpipe.results import Results, is_number
 from lmpipe.shapes import read_shape
 
@@ -48,23 +53,31 @@ SOURCES = {
     "docstrings": "the documentation text of installed Python packages",
     "url": "texts named in the study",
 }
-UNDEFINED = "no value"
-SHORT = 44
+# More numbers of a plot than a reader would look through are given as a file alone.
+MOST_DATA_ROWS = 60
 # HTML cannot hold control characters; their Unicode pictures can be seen.
 CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {127: 0x2421}
 
 
 def build_report(
-    results_folder: str | Path, findings_path: str | Path, output: str | Path, settings: Mapping[str, Any]
+    results_folder: str | Path,
+    findings_path: str | Path,
+    output: str | Path,
+    settings: Mapping[str, Any],
+    *,
+    results: Results | None = None,
+    missing: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a study's report; `settings` is the study as plain values.
 
+    For one that is not finished, `results` are those that are there, and `missing` says what is not.
     Raises InputError where a result, or a plot that a finding names, is missing.
     """
     plan = load_plan(dict(settings), "--settings")
     study = plan.study.model_dump(mode="json", exclude_none=True)
-    results = Results(results_folder, study, plan.names_and_seeds())
+    results = results or Results(results_folder, study, plan.names_and_seeds())
     problems = read_shape(findings_path, FINDINGS)["problems"]
+    lineage = Lineage.read(results_folder, [path for paths in records_of(plan).values() for path in paths])
     templates = PACKAGE / "templates"
     page = Environment(
         loader=FileSystemLoader(templates),
@@ -73,19 +86,23 @@ def build_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page.filters |= {"prose": prose, "shown": shown, "count": count, "bytes": bytes_text}
+    page.filters |= {"prose": prose, "shown": shown, "count": count, "bytes": bytes_text, "data_uri": data_uri}
     html = page.get_template("report.html.j2").render(
         study=results.study["study"],
+        missing=missing,
         style=Markup((templates / "report.css").read_text(encoding="utf-8")),
         script=Markup((templates / "report.js").read_text(encoding="utf-8")),
         corpora=corpora(results),
         tiles=tiles(results, problems),
         headlines=headlines(problems),
-        sections=[section(results, problem, finding) for problem, finding in problems.items()],
+        statuses=status_words(problems),
+        effects=effect_graph(problems),
+        dag=rule_graph(plan, lineage),
+        sections=[section(results, lineage, problem, finding) for problem, finding in problems.items()],
         provenance=provenance(results),
         settings=as_yaml(results.study),
     )
-    data = html.translate(CONTROLS).encode("utf-8", "replace")
+    data = html.lstrip().translate(CONTROLS).encode("utf-8", "replace")
     with atomic_write(output, "wb", len(data)) as file:
         file.write(data)
 
@@ -139,7 +156,46 @@ def headlines(problems: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def section(results: Results, problem: str, finding: Mapping[str, Any]) -> dict[str, Any]:
+def status_words(problems: Mapping[str, Any]) -> str:
+    """How many problems were answered, in words.
+
+    >>> status_words({"a": {"status": "answered"}, "b": {"status": "absent"}})
+    '1 answered and 1 absent of 2 problems'
+    """
+    statuses = Counter(finding["status"] for finding in problems.values())
+    if statuses["answered"] == len(problems):
+        return f"all {len(problems)} problems answered"
+    told = [f"{statuses[status]} {status}" for status in ("answered", "partial", "absent") if statuses[status]]
+    return f"{listing(told)} of {len(problems)} problems"
+
+
+def effect_graph(problems: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The drawing of what the ablations found, and the same as rows; None where no difference was found."""
+    found = effects.effects_in(problems)
+    is_told = any(effect.value is not None for effect in found)
+    return {"svg": effects.draw(found), "rows": found} if is_told else None
+
+
+def rule_graph(plan: Plan, lineage: Lineage) -> dict[str, Any]:
+    """The drawing of the study's rules, and the same as rows; the time is that of the jobs with a record."""
+    jobs = dag.jobs_of(plan)
+    seconds: Counter[str] = Counter()
+    for job in lineage.jobs.values():
+        seconds[job.rule] += job.wall_seconds
+    times = {rule: seconds_text(spent) for rule, spent in seconds.items() if spent}
+    rows = [
+        {
+            "rule": rule,
+            "jobs": number,
+            "time": times.get(rule),
+            "reads": [one for one in dag.RULES[rule].reads if one in jobs],
+        }
+        for rule, number in jobs.items()
+    ]
+    return {"svg": dag.draw(jobs, times), "rows": rows, "jobs": sum(jobs.values())}
+
+
+def section(results: Results, lineage: Lineage, problem: str, finding: Mapping[str, Any]) -> dict[str, Any]:
     """One problem, ready for the template."""
     answer, *more = finding["sentences"] or ["There is nothing to tell."]
     return {
@@ -154,20 +210,88 @@ def section(results: Results, problem: str, finding: Mapping[str, Any]) -> dict[
         "texts": finding["texts"],
         "figures": [figure_row(name, figure) for name, figure in finding["figures"].items()],
         "reference": reference(finding["reference"]),
-        "sources": sorted({figure["source"] for figure in finding["figures"].values()} - {""}),
+        "sources": (sources := sorted({figure["source"] for figure in finding["figures"].values()} - {""})),
+        "made": made(results, lineage, sources),
+    }
+
+
+def made(results: Results, lineage: Lineage, sources: Sequence[str]) -> dict[str, Any] | None:
+    """How the numbers of a section were made, from the records behind their sources; None where there is no record."""
+    files = files_of(lineage, sources)
+    jobs = lineage.behind(files)
+    if not jobs:
+        return None
+    return {
+        "jobs": job_rows(jobs),
+        "facts": facts(jobs),
+        "commands": commands_for(results.study["study"], sources, lineage.makers(files)),
+        "settings": as_yaml(settings_behind(results.study, jobs)),
+    }
+
+
+def job_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Jobs by rule, in the order of the work: how many, with which seeds, and how long they took together."""
+    by_rule = {rule: [job for job in jobs if job.rule == rule] for rule in dag.RULES}
+    return [
+        {
+            "rule": rule,
+            "jobs": len(found),
+            "seeds": sorted({seed for job in found for seed in job.record["seeds"]}),
+            "time": seconds_text(sum(job.wall_seconds for job in found)),
+        }
+        for rule, found in by_rule.items()
+        if found
+    ]
+
+
+def facts(jobs: Sequence[Job]) -> dict[str, str]:
+    """The commits, machines and versions that some jobs were done with."""
+    records = [job.record for job in jobs]
+    versions = [record["versions"] for record in records]
+    named = {name: distinct([one[name] for one in versions if name in one]) for name in keys(versions)}
+    return {
+        "commit": distinct([commit(record) for record in records]),
+        "machine": distinct([machine(record["hardware"]) for record in records]),
+        "versions": ", ".join(f"{name} {version}" for name, version in named.items()),
     }
 
 
 def plot(results: Results, problem: str, index: int, found: Mapping[str, str]) -> dict[str, Any]:
-    """A plot with its SVG made ready to stand in the page."""
+    """A plot with its SVG made ready to stand in the page, and its numbers."""
     path = results.folder / found["path"]
     try:
         svg = path.read_text(encoding="utf-8")
-        return {"caption": found["caption"], "svg": inline_svg(svg, f"{problem}-{index}-", found["alt"])}
+        svg = inline_svg(svg, f"{problem}-{index}-", found["alt"])
     except FileNotFoundError:
         raise InputError(f"{path}: no such plot; make it first (snakemake --cores 1 {path})") from None
     except ValueError as error:
         raise InputError(f"{path}: expected an SVG, found {error}; {make_again(path)}") from None
+    return {"caption": found["caption"], "svg": svg, "data": plot_data(path.with_suffix(".csv"))}
+
+
+def plot_data(path: Path) -> dict[str, Any]:
+    """The numbers of a plot: the file's name and text, and its rows where they are few enough to be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        header, *rows = csv.reader(io.StringIO(text), strict=True)
+        if not text.endswith("\n") or any(len(row) != len(header) for row in rows):
+            raise ValueError("a row that is cut off")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such numbers of a plot; {make_again(path)}") from None
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{path}: expected a CSV file with a header, found {error}; {make_again(path)}") from None
+    shown_rows = rows if len(rows) <= MOST_DATA_ROWS else []
+    name = f"{path.parent.name}-{path.name}" if path.parent.name != "figures" else path.name
+    return {"name": name, "text": text, "header": header, "rows": shown_rows, "count": len(rows)}
+
+
+def data_uri(text: str, kind: str = "text/csv") -> str:
+    r"""A text as an address that holds it.
+
+    >>> data_uri("a,b\n1,2\n")
+    'data:text/csv;charset=utf-8,a,b%0A1,2%0A'
+    """
+    return f"data:{kind};charset=utf-8,{quote(text, safe=' ,.:;=+-_/()[]@!*~')}"
 
 
 def inline_svg(svg: str, prefix: str, alt: str) -> Markup:
@@ -188,26 +312,6 @@ def inline_svg(svg: str, prefix: str, alt: str) -> Markup:
     rest = body.partition(">")[2]
     compact = re.sub(r">\s+<", "><", rest.strip())
     return Markup(f'<svg {view_box.group()} role="img" aria-label="{escape(alt)}">{compact}')
-
-
-def table(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A table with its cells as text, and how each column is set."""
-    columns = list(zip(*found["rows"], strict=True)) or [()] * len(found["columns"])
-    texts = [column_texts(column) for column in columns]
-    looks = [column_look(column) for column in columns]
-    rows = [
-        [{"text": text, "sort": sort_key(value)} for text, value in zip(line, row, strict=True)]
-        for line, row in zip(zip(*texts, strict=True), found["rows"], strict=True)
-    ]
-    heads = [{"name": name, "look": look} for name, look in zip(found["columns"], looks, strict=True)]
-    return {"caption": found["caption"], "heads": heads, "rows": rows}
-
-
-def column_look(values: Sequence[Any]) -> str:
-    """The style of a column: `number` is set right, `short` keeps its texts on one line."""
-    if any(is_number(value) for value in values):
-        return "number"
-    return "short" if all(len(str(value)) <= SHORT for value in values) else ""
 
 
 def figure_row(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,7 +337,8 @@ def reference(found: Mapping[str, Any]) -> dict[str, Any]:
     ]
     differences = {row["difference"] for row in rows}
     common = differences.pop() if len(differences) == 1 else ""
-    return {"rows": rows, "common_difference": common, "note": found.get("note", "")}
+    notes = dash_notes([[{"text": row["ours"], "reason": row["reason"]}] for row in rows])
+    return {"rows": rows, "common_difference": common, "note": found.get("note", ""), "notes": notes}
 
 
 def provenance(results: Results) -> dict[str, Any]:
@@ -287,86 +392,3 @@ def keys(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
 def distinct(texts: Sequence[str]) -> str:
     """The different texts in a row."""
     return listing(list(dict.fromkeys(texts))) if texts else "no training run"
-
-
-def as_yaml(study: Mapping[str, Any]) -> str:
-    """The study as the text of a study file."""
-    return yaml.safe_dump(without_none(study), sort_keys=False, default_flow_style=None, allow_unicode=True)
-
-
-def without_none(value: Any) -> Any:
-    """Settings without those that are not set."""
-    if isinstance(value, Mapping):
-        return {key: without_none(inner) for key, inner in value.items() if inner is not None}
-    return [without_none(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-# --- values as text --------------------------------------------------------------------------------------------------
-
-
-def figure_text(value: Any, unit: str, *, brief: bool = False) -> str | None:
-    """A figure's value with its unit, for people; None where it is undefined. `brief` leaves out the unit's name.
-
-    >>> figure_text(8508230400, "bytes"), figure_text(0.0008, ""), figure_text(0.016, "share of the total")
-    ('8,508,230,400 bytes (8.51 GB)', '0.0008', '1.6 % of the total')
-    """
-    if not is_number(value):
-        return {True: "yes", False: "no"}.get(value, value)
-    if not math.isfinite(value):
-        return None
-    if unit.startswith("share"):
-        return percent(value) + ("" if brief else unit.removeprefix("share"))
-    if unit == "s":
-        return seconds_text(value) if value >= 0 else f"{number(value)} s"
-    if unit == "bytes" and abs(value) >= 1000:
-        return bytes_text(value) if brief else f"{count(value)} bytes ({bytes_text(value)})"
-    text = count(value) if isinstance(value, int) else number(value, 4)
-    return text if brief or not unit else f"{text} {unit}"
-
-
-def column_texts(values: Sequence[Any]) -> list[str | None]:
-    """The cells of a column as texts; measured numbers get the same decimals, so that they can be compared by eye.
-
-    >>> column_texts([2.3145, None, 10.5]), column_texts([0.001, 3.0]), column_texts(["a", 2048])
-    (['2.31', None, '10.50'], ['0.001', '3'], ['a', '2,048'])
-    """
-    floats = [value for value in values if isinstance(value, float) and math.isfinite(value)]
-    short = all(float(f"{value:.3g}") == value for value in floats)
-    largest, smallest = (bound((abs(value) for value in floats if value), default=1) for bound in (max, min))
-    even = not short and largest < 1e6 and smallest >= 1e-5 * largest
-    decimals = min(max(0, 3 - math.floor(math.log10(largest))), 4 if largest >= 1e-3 else 6)
-    texts = [f"{value:,.{decimals}f}" if even and value in floats else cell_text(value) for value in values]
-    return [
-        text.replace("-", "−") if is_number(value) and text else text for text, value in zip(texts, values, strict=True)
-    ]
-
-
-def cell_text(value: Any) -> str | None:
-    """A single cell as text; None where it is undefined."""
-    if isinstance(value, float):
-        return number(value, 4) if math.isfinite(value) else None
-    if isinstance(value, bool) or not isinstance(value, int):
-        return figure_text(value, "")
-    return count(value)
-
-
-def sort_key(value: Any) -> str:
-    """What a table is sorted by: the exact number, or the text."""
-    return "" if value is None else repr(value) if is_number(value) else str(value)
-
-
-def shown(text: str | None, reason: str = "") -> Markup:
-    """A text, or a dash that tells on hovering why there is none."""
-    if text in (None, ""):
-        return Markup('<span class="dash" title="{}">–</span>').format(reason or UNDEFINED)
-    return escape(text.replace(" × 10", "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10"))
-
-
-def prose(text: str) -> Markup:
-    """A sentence in which `this` is code, and no line ends between a number and its percent sign.
-
-    >>> prose("run `a<b`")
-    Markup('run <code>a&lt;b</code>')
-    """
-    whole = re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", str(escape(text)))
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", whole))

@@ -170,6 +170,8 @@ RUN_SUMMARY = keys(
     perplexity=Loss,
     bits_per_byte=Loss,
     unigram_entropy=float,
+    initial_weights=dict[str, keys(parameters=Count, sha256=str)],
+    batches_sha256=str,
     parameters=Whole,
     wall_seconds=Amount,
     tokens_per_second=Amount | None,
@@ -183,10 +185,26 @@ RUN_SUMMARY = keys(
 )
 BEST = keys(experiment=str, run=str, max_lr=Positive, batch_size=Count)
 
+# --- what is under way
+
+PROCESS = keys(host=str, namespace=str | None, id=Count, started=int | None)
+PROGRESS = keys(
+    config=RUN_CONFIG,
+    planned_steps=Count,
+    process=PROCESS,
+    step=Whole,
+    training_loss=Loss,
+    best_validation_loss=Loss,
+    tokens_per_second=Amount | None,
+    updated=Amount,
+)
+BEGUN = keys(study=dict[str, Any], command=str, cores=Count | None, begun=str, process=PROCESS)
+
 # --- the verbs' --settings
 
 ADDRESS = keys(url=str)
 MODEL_TO_ACCOUNT = keys(name=Name, model=dict[str, Any], device_memory_gb=Positive)
+BATCHES_TO_MEASURE = keys(model=dict[str, Any], training=dict[str, Any])
 COMPARED = keys(
     corpora=Annotated[list[Name], Field(min_length=1)],
     tokenizers=Annotated[dict[TokenizerName, Name], Field(min_length=1)],
@@ -230,6 +248,8 @@ SETTINGS = {
     "make-corpus": CORPUS_SETTINGS,
     "compare-tokenizers": COMPARED,
     "account-model": MODEL_TO_ACCOUNT,
+    "measure-batch-sizes": BATCHES_TO_MEASURE,
+    "measure-model": BATCHES_TO_MEASURE,
     "train": RUN_SETTINGS,
     "select-best": RUNS,
     "plot-experiment": RUNS,

@@ -16,10 +16,12 @@ from typing import Any
 from lmpipe import InputError
 from lmpipe.files import copy_atomic, held_alone, write_json
 from lmpipe.progress import say
+from lmpipe.run_progress import PROGRESS_FILE
 
 DIGEST_CHARACTERS = 20
 IS_DIGEST = re.compile("[0-9a-f]+")
 LOCK = "lock"
+WAITING = "waiting for the process that trains this run"
 CONFIG = "config.json"
 METRICS = "metrics.csv"
 WEIGHTS = "model.safetensors"
@@ -63,7 +65,7 @@ class StoredRun:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process alone; another one that wants it waits, and then finds the work done."""
-        with held_alone(self.folder / LOCK, f"waiting for the process that trains this run ({self.folder})"):
+        with held_alone(self.folder / LOCK, f"{WAITING} ({self.folder})"):
             yield
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -74,6 +76,7 @@ class StoredRun:
     def clean(self) -> None:
         """Remove what only an unfinished run needs."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+        (self.folder / PROGRESS_FILE).unlink(missing_ok=True)
 
     def publish(self, output: str | Path, config: dict[str, Any]) -> None:
         """Copy the finished files to a run's own folder, with the configuration under which it asked for them."""

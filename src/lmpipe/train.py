@@ -1,6 +1,7 @@
 """Training one model: repeatable to the byte, going on where it was killed, with divergence as a result."""
 
 import contextlib
+import hashlib
 import math
 import signal
 import time
@@ -24,11 +25,12 @@ from lmpipe.checkpoint import (
 from lmpipe.devices import compute_reproducibly, device_name, find_device, peak_memory_bytes
 from lmpipe.evaluation import Evaluation, evaluate, mean_loss, next_token_losses, text_bytes_of, window_batches
 from lmpipe.files import atomic_write, read_json
-from lmpipe.model import TransformerLM
+from lmpipe.model import TransformerLM, initial_deviations
 from lmpipe.optim import AdamW, clip_gradients, cosine_lr
 from lmpipe.progress import Progress, progress, say
 from lmpipe.provenance import code_digest, environment
 from lmpipe.run_inputs import RunInputs, resolve
+from lmpipe.run_progress import RunProgress
 from lmpipe.shapes import RUN_SUMMARY, check_shape
 from lmpipe.store import METRICS, SUMMARY, WEIGHTS, StoredRun, digest_of
 from lmpipe.tokens import batch
@@ -95,6 +97,7 @@ class Counted:
     diverged_step: int | None = None
     resumed: int = 0
     peak_memory_bytes: int = 0
+    batches_sha256: str = ""
     setup: dict[str, Any] = field(default_factory=dict)
 
     def add_step(self, loss: float) -> None:
@@ -103,6 +106,10 @@ class Counted:
         if self.initial_loss is None:
             self.initial_loss = loss
         self.latest_losses = [*self.latest_losses[1 - DIVERGENCE_STEPS :], loss]
+
+    def add_batch(self, token_ids: np.ndarray) -> None:
+        """Take one more batch into the digest of all of them, by which runs on the same ones are known."""
+        self.batches_sha256 = hashlib.sha256(self.batches_sha256.encode() + token_ids.tobytes()).hexdigest()
 
     @property
     def latest_loss(self) -> float:
@@ -119,11 +126,14 @@ class Trainer:
         self.inputs, self.stored, self.device = inputs, stored, device
         self.model_config, self.training = inputs.model, inputs.training
         self.checkpoint_seconds = checkpoint_seconds
-        self.model = TransformerLM(inputs.model, inputs.seed).to(device)
+        model = TransformerLM(inputs.model, inputs.seed)
+        self.initial_weights = weight_digests(model)
+        self.model = model.to(device)
         self.optimizer = AdamW(self.model, inputs.training)
         self.parameters = list(self.model.parameters())
         self.counted = Counted(setup={"device": device_name(device), "threads": threads})
         self.rows = [COLUMNS]
+        self.told = RunProgress(stored.folder, inputs.config, inputs.steps, inputs.tokens_per_step)
         self.evaluation_steps = evaluation_steps(inputs.steps, inputs.training.evaluations)
         windows = window_batches(inputs.valid.tokens, inputs.model.context_length, inputs.training.eval_tokens)
         self.curve_batches = [(inputs.to(device), targets.to(device)) for inputs, targets in windows]
@@ -165,6 +175,7 @@ class Trainer:
         left = (steps - counted.step) * self.inputs.tokens_per_step
         with progress("training", left, "tokens") as shown:
             while counted.step < steps and counted.divergence is None:
+                self.told.tell(counted)
                 self.train_step(shown)
                 interruption.check()
                 if time.monotonic() - saved >= self.checkpoint_seconds:
@@ -209,6 +220,7 @@ class Trainer:
         """Inputs and targets (batch, seq) of a step, on the device."""
         context_length = self.model_config.context_length
         arrays = batch(self.inputs.train.tokens, self.inputs.seed, step, self.training.batch_size, context_length)
+        self.counted.add_batch(arrays[0])
         return tuple(torch.from_numpy(array).to(self.device) for array in arrays)
 
     def climb(self) -> str | None:
@@ -258,6 +270,7 @@ class Trainer:
 
             def after_batch(targets: int) -> None:
                 shown.advance(targets)
+                self.told.tell(self.counted)
                 interruption.check()
 
             text_bytes = text_bytes_of(self.inputs.tokenizer)
@@ -290,6 +303,8 @@ class Trainer:
             "bits_per_byte": finite(final.bits_per_byte),
             "validation_tokens": final.validation_tokens,
             "validation_bytes": final.validation_bytes,
+            "initial_weights": self.initial_weights,
+            "batches_sha256": counted.batches_sha256,
             "unigram_entropy": inputs.train.info["unigram_entropy"],
             "parameters": sum(parameter.numel() for parameter in self.parameters),
             "wall_seconds": counted.wall_seconds,
@@ -313,6 +328,18 @@ class Trainer:
             limit = f"the training tokens' unigram entropy of {entropy:.3f}"
             return "stuck", f"the loss did not fall {STUCK_NATS} nats below {limit}"
         return "finished", None
+
+
+def weight_digests(model: TransformerLM) -> dict[str, dict[str, Any]]:
+    """The size and digest of every matrix as it is now, by which models that begin alike are known."""
+    return {
+        name: {"parameters": weight.numel(), "sha256": digest(weight)} for name, weight, _ in initial_deviations(model)
+    }
+
+
+def digest(weight: Tensor) -> str:
+    """The first half of the SHA-256 of a matrix on the CPU."""
+    return hashlib.sha256(weight.detach().contiguous().numpy().tobytes()).hexdigest()[:32]
 
 
 def evaluation_steps(steps: int, evaluations: int) -> frozenset[int]:

@@ -9,7 +9,7 @@ from typing import Any
 from lmpipe import InputError
 from lmpipe.files import read_json, sha256_of
 from lmpipe.progress import progress
-from lmpipe.records import CHECKSUM, JOB_RECORD, OTHER_FOLDERS, RECORD, ResultPath, is_other, result_files
+from lmpipe.records import CHECKSUM, JOB_RECORD, OTHER_ENTRIES, RECORD, ResultPath, is_other, result_files
 from lmpipe.shapes import check_shape, keys
 
 STUDY_RECORDS = keys(study=str, records=dict[ResultPath, JOB_RECORD], files=dict[ResultPath, CHECKSUM])
@@ -69,7 +69,7 @@ def entries_below(folder: Path, below: str = "") -> Iterator[tuple[str, str]]:
     with os.scandir(folder / below) as entries:
         for entry in entries:
             path = f"{below}{entry.name}"
-            if path in (RECORD, *OTHER_FOLDERS) or is_other(entry.name):
+            if path in (RECORD, *OTHER_ENTRIES) or is_other(entry.name):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 yield from entries_below(folder, f"{path}/")

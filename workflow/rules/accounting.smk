@@ -36,6 +36,28 @@ rule account_model:
         "lmpipe account-model --settings {params.settings:q} --output {output.accounting:q} 2> {log:q}"
 
 
+rule measure_model:
+    output:
+        measurements="<results>/model_measurements.json",
+        provenance="<results>/model_measurements.provenance.json",
+    log:
+        "<logs>/measure_model.log",
+    benchmark:
+        "<benchmarks>/measure_model.tsv"
+    # All cores, so that nothing runs beside it; it computes with as many threads as a run.
+    threads: workflow.cores
+    resources:
+        mem_mb=4000,
+        runtime=10,
+    params:
+        settings=batch_size_settings,
+        train_threads=TRAIN_THREADS,
+        code=code_of("measure-model"),
+    shell:
+        "lmpipe measure-model --settings {params.settings:q} --output {output.measurements:q}"
+        " --threads {params.train_threads} 2> {log:q}"
+
+
 rule tune_sgd_toy:
     output:
         losses="<results>/learning_rate_tuning.csv",

@@ -6,6 +6,7 @@ import shlex
 import sys
 
 from lmpipe import InputError
+from lmpipe.begun import begin
 from lmpipe.costs import count_request, encode_request, encode_shard_request, join_request, merge_request, train_request
 from lmpipe.estimate import notice
 from lmpipe.plan import load_plan
@@ -26,7 +27,10 @@ DOWNLOADS = PLAN.downloads()
 # forced call or a killed one can cost it. Only what is missing is the output of a job.
 MISSING_TEXTS = [path.removeprefix("resources/") for path in DOWNLOADS if not os.path.exists(path)]
 SHARDED_TOKENIZERS = PLAN.sharded_tokenizers()
+# A run has the same digits whatever --cores is.
+TRAIN_THREADS = 1
 RECORDS = [path for paths in records_of(PLAN).values() for path in paths]
+RECORDS_BEFORE_REPORT = [path for path in RECORDS if path != "report.provenance.json"]
 
 
 def one_of(names):
@@ -37,6 +41,13 @@ def one_of(names):
 # Told once, by the process that a user started, before the first job.
 if workflow.is_main_process and (told := notice(PLAN, shlex.join(STUDY_FILES), os.cpu_count())):
     print(told, file=sys.stderr)
+
+
+# Jobs on a cluster begin as calls of their own.
+onstart:
+    if workflow.is_main_process:
+        begin(PLAN, workflow.resource_settings.cores, sys.argv[1:])
+
 
 # The lmpipe that belongs to this snakemake, also where its environment was not activated.
 shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
@@ -141,6 +152,11 @@ def comparison_settings(wildcards):
 def model_settings(wildcards):
     model = PLAN.models[wildcards.model].model_dump(mode="json")
     return as_json({"name": wildcards.model, "model": model, "device_memory_gb": STUDY.accounting.device_memory_gb})
+
+
+def batch_size_settings(wildcards):
+    model = PLAN.models["study"].model_dump(mode="json")
+    return as_json({"model": model, "training": STUDY.training.model_dump(mode="json")})
 
 
 def planned_run(wildcards):

@@ -1,5 +1,7 @@
 # Plots of the experiments, findings, the report, and what made all of it.
 
+EXPERIMENT_FIGURES = ["loss_by_step", "loss_by_time", "final_loss"]
+
 
 rule plot_experiment:
     input:
@@ -33,6 +35,7 @@ rule plot_experiment:
             subcategory="{experiment}",
             labels={"figure": "table of runs"},
         ),
+        data=expand("<results>/experiments/{{experiment}}/{figure}.csv", figure=EXPERIMENT_FIGURES),
         provenance="<results>/experiments/{experiment}/provenance.json",
     log:
         "<logs>/plot_experiment/{experiment}.log",
@@ -60,6 +63,8 @@ rule find:
         unicode="<results>/unicode.json",
         accounting=expand("<results>/accounting/{model}.json", model=PLAN.models),
         toy="<results>/learning_rate_tuning.csv",
+        batch_sizes="<results>/batch_sizes.json",
+        measurements="<results>/model_measurements.json",
         runs=expand("<results>/{folder}/summary.json", folder=PLAN.run_in),
         experiments=expand("<results>/experiments/{experiment}/table.csv", experiment=PLAN.runs_of),
         samples=expand("<results>/samples/{corpus}.json", corpus=SHOWN_CORPORA),
@@ -93,10 +98,12 @@ rule report:
         findings="<results>/findings.json",
         figures="<results>/figures",
         experiments=expand(
-            "<results>/experiments/{experiment}/{figure}.svg",
+            "<results>/experiments/{experiment}/{figure}.{kind}",
             experiment=PLAN.runs_of,
-            figure=["loss_by_step", "loss_by_time", "final_loss"],
+            figure=EXPERIMENT_FIGURES,
+            kind=["svg", "csv"],
         ),
+        records=expand("<results>/{record}", record=RECORDS_BEFORE_REPORT),
     output:
         page=report(
             "<results>/report.html",

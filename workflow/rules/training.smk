@@ -16,7 +16,7 @@ rule train:
         "<logs>/train/{experiment}/{run}/seed{seed}.log",
     benchmark:
         "<benchmarks>/train/{experiment}/{run}/seed{seed}.tsv"
-    threads: 1
+    threads: TRAIN_THREADS
     resources:
         mem_mb=run_asks_for("mem_mb"),
         runtime=run_asks_for("runtime"),
@@ -29,6 +29,28 @@ rule train:
     shell:
         "lmpipe train --settings {params.settings:q} --results {params.results:q} {params.best:q}"
         " --output {params.folder:q} --threads {threads} 2> {log:q}"
+
+
+rule measure_batch_sizes:
+    output:
+        sizes="<results>/batch_sizes.json",
+        provenance="<results>/batch_sizes.provenance.json",
+    log:
+        "<logs>/measure_batch_sizes.log",
+    benchmark:
+        "<benchmarks>/measure_batch_sizes.tsv"
+    # All cores, so that nothing runs beside it; it computes with as many threads as a run.
+    threads: workflow.cores
+    resources:
+        mem_mb=4000,
+        runtime=10,
+    params:
+        settings=batch_size_settings,
+        train_threads=TRAIN_THREADS,
+        code=code_of("measure-batch-sizes"),
+    shell:
+        "lmpipe measure-batch-sizes --settings {params.settings:q} --output {output.sizes:q}"
+        " --threads {params.train_threads} 2> {log:q}"
 
 
 rule select_best:

@@ -49,11 +49,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of raw values; the report formats numbers, aligns and makes it sortable. None is shown as a dash."""
+    """A table of raw values; the report formats numbers, aligns and makes it sortable.
+
+    None is shown as a dash, and `missing` says why there are some. `code` names the columns whose texts are code.
+    """
 
     caption: str
     columns: list[str]
     rows: list[list[Any]]
+    missing: str = ""
+    code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from lmpipe.intervals import Interval, describe_difference, paired_difference
 from lmpipe.problems import Figure, Finding, Table, training
-from lmpipe.problems.wording import listing, loss, number
-from lmpipe.results import UNITS, ExperimentRuns, Results
+from lmpipe.problems.wording import count, listing, loss, number, percent
+from lmpipe.results import UNITS, ExperimentRuns, Results, Run
 
 SHARED = "Runs of the same seed share their batches and, where shapes agree, their initial weights"
 APART = "Runs of the same seed do not share their batches here; their differences vary like those of unrelated runs."
@@ -53,14 +54,48 @@ class Comparison:
         return [key for key in self.experiment.varied_settings() if variant.setting(key) != baseline.setting(key)]
 
     @property
+    def pairs(self) -> list[tuple[Run, Run]]:
+        """The runs of both, seed by seed, whatever became of them."""
+        baseline = {run.seed: run for run in self.experiment.seeds_of(self.baseline)}
+        return [(run, baseline[run.seed]) for run in self.experiment.seeds_of(self.variant) if run.seed in baseline]
+
+    @property
     def shares_batches(self) -> bool:
-        """Whether runs of the same seed see the same batches: windows of the same tokens, equally many and long."""
-        runs = [self.experiment.seeds_of(name)[0] for name in (self.variant, self.baseline)]
-        sources = [
-            (run.config["tokens"]["train"]["sha256"], run.setting("batch_size"), run.setting("context_length"))
-            for run in runs
-        ]
-        return sources[0] == sources[1]
+        """Whether runs of the same seed see the same batches: windows of the same tokens, equally many and long.
+
+        Runs that made equally many steps say by a digest whether that is so.
+        """
+
+        def source(run: Run) -> tuple[Any, ...]:
+            return run.config["tokens"]["train"]["sha256"], run.setting("batch_size"), run.setting("context_length")
+
+        told = [one.summary["batches_sha256"] == two.summary["batches_sha256"] for one, two in self.equally_long]
+        return all(source(one) == source(two) for one, two in self.pairs) and all(told)
+
+    @property
+    def equally_long(self) -> list[tuple[Run, Run]]:
+        """The pairs of runs that made equally many steps, whose digests of all batches compare."""
+        return [(one, two) for one, two in self.pairs if one.summary["steps"] == two.summary["steps"]]
+
+    @property
+    def same_matrices(self) -> tuple[int, int]:
+        """How many matrices begin with the same values with every seed, and how many the variant has."""
+        return len(self.same_names), len(self.pairs[0][0].summary["initial_weights"]) if self.pairs else 0
+
+    @property
+    def same_share(self) -> float | None:
+        """The share of the variant's parameters in matrices that begin with the same values; None without a pair."""
+        if not self.pairs:
+            return None
+        sizes = {name: one["parameters"] for name, one in self.pairs[0][0].summary["initial_weights"].items()}
+        return sum(sizes[name] for name in self.same_names) / sum(sizes.values())
+
+    @property
+    def same_names(self) -> set[str]:
+        """The matrices that begin with the same values as the baseline's of that name, with every seed."""
+        weights = [(one.summary["initial_weights"], two.summary["initial_weights"]) for one, two in self.pairs]
+        same = [{name for name, one in ours.items() if theirs.get(name) == one} for ours, theirs in weights]
+        return set.intersection(*same) if same else set()
 
     def losses(self, name: str) -> list[float]:
         """The losses of one side over the shared seeds, by the common measure."""
@@ -145,7 +180,29 @@ def pairing_sentences(comparisons: Sequence[Comparison]) -> list[str]:
     if len(apart) == len(comparisons):
         return [APART]
     exception = f"; the batches of {listing(apart)} are other ones" if apart else ""
-    return [f"{SHARED}, so differences are paired over seeds{exception}."]
+    paired = [one for one in comparisons if one.shares_batches]
+    several = any(one.difference and one.difference.count > 1 for one in paired)
+    interval = ["Intervals are Student's t over the seeds' differences."] if several else []
+    return [f"{SHARED}, so differences are paired over seeds{exception}.", *interval, *digest_sentences(paired)]
+
+
+def digest_sentences(comparisons: Sequence[Comparison]) -> list[str]:
+    """The same by figures: how many batches and initial values agree, as runs recorded them while they trained."""
+    steps = {run.summary["steps"] for one in comparisons for run, _ in one.equally_long}
+    batches = f"all {count(max(steps))} batches of a run are" if len(steps) == 1 else "the batches of a whole run are"
+    shares: dict[str, list[str]] = {}
+    for one in comparisons:
+        if one.same_share is not None:
+            same, matrices = one.same_matrices
+            told = f"{percent(one.same_share)} of the parameters in matrices ({same} of {matrices} matrices)"
+            shares.setdefault(told, []).append(f"`{one.variant}`")
+    if not steps or not shares:
+        return []
+    values = listing([f"{told} in {listing(names)}" for told, names in shares.items()])
+    return [
+        f"By the digests that runs recorded while they trained, {batches} those of `{comparisons[0].baseline}` with "
+        f"the same seed, and so are the initial values of {values}."
+    ]
 
 
 def seed_tables(comparisons: Sequence[Comparison]) -> list[Table]:
@@ -167,7 +224,7 @@ def seed_tables(comparisons: Sequence[Comparison]) -> list[Table]:
 def comparison_figures(comparison: Comparison, prefix: str = "") -> dict[str, Figure]:
     """Figures of one comparison; names start with `prefix`."""
     experiment, difference = comparison.experiment, comparison.difference
-    source = training.table_path(experiment)
+    source, summaries = training.table_path(experiment), f"runs/{experiment.name}/*/seed*/summary.json"
     statuses = experiment.statuses(comparison.variant)
     unit = UNITS[comparison.measure or "validation_loss"]
     reason = "no seed finished in both runs" if comparison.measure else "the corpora differ"
@@ -179,6 +236,10 @@ def comparison_figures(comparison: Comparison, prefix: str = "") -> dict[str, Fi
         f"{prefix}validation_loss": training.figure(experiment, comparison.variant),
         f"{prefix}difference": shown,
         f"{prefix}paired_seeds": Figure(len(comparison.seeds), "seeds", source),
+        f"{prefix}same_initial_weights": training.known(
+            comparison.same_share, "share of the parameters in matrices", summaries, "no seed was run with both"
+        ),
+        f"{prefix}same_batches": Figure(comparison.shares_batches, "", summaries),
         f"{prefix}diverged_seeds": Figure(statuses.count("diverged"), "seeds", source),
     }
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from lmpipe.problems import Figure, Finding, Table, Text, absent
+from lmpipe.activations import kept_bytes
+from lmpipe.problems import Figure, Finding, Table, Text, absent, measured, measured_memory
 from lmpipe.problems.transformer_accounting import (
     is_gpt2_xl,
     read_accounts,
@@ -12,12 +13,14 @@ from lmpipe.problems.transformer_accounting import (
 )
 from lmpipe.problems.wording import bytes_text, count, formula_text, number, percent
 from lmpipe.results import Results
+from lmpipe.settings import ModelConfig
 
 ID = "adamwAccounting"
 TITLE = "What training with AdamW costs: memory and time"
 QUESTION = (
     "How much memory does training with AdamW take in float32, as a function of the batch size, what is the largest "
-    "batch that fits into the device, how many FLOPs is one AdamW step, and how many days would a full training take?"
+    "batch that fits into the device, how many FLOPs is one AdamW step, how many days would a full training take, and "
+    "how does the memory compare with what is measured?"
 )
 VARIANTS = {"handout": "the handout's two-matrix feed-forward", "swiglu": "SwiGLU"}
 SUFFIXES = {"handout": "", "swiglu": "_swiglu"}
@@ -39,17 +42,31 @@ def find(results: Results) -> Finding:
         return absent("This study holds no accounting yet; make it with: snakemake --cores 1 accounting.")
     account = shown_account(accounts)
     adamw = account["adamw"]
-    source = f"accounting/{account['name']}.json"
+    source, real = f"accounting/{account['name']}.json", measured_memory.memory(results)
     figures = {
         f"{name}{SUFFIXES[variant]}": Figure(adamw[variant][name], unit, source)
         for variant in VARIANTS
         for name, unit in FIGURES.items()
     }
+    kept, batch = as_kept(account)
+    figures["bytes_per_sequence_as_kept"] = Figure(kept, "bytes", source)
+    figures["largest_batch_as_kept"] = Figure(batch, "sequences", source)
     return Finding(
-        "answered" if is_gpt2_xl(account) else "partial",
-        figures=figures,
-        sentences=[*memory_sentences(account), step_sentence(adamw), days_sentence(adamw), *shape_sentences(account)],
-        tables=[operations_table(adamw), *(derivation_table(variant, adamw[variant]) for variant in VARIANTS)],
+        "answered" if is_gpt2_xl(account) and measured.read(results) else "partial",
+        figures=figures | real.figures,
+        sentences=[
+            *memory_sentences(account),
+            step_sentence(adamw),
+            days_sentence(adamw),
+            *shape_sentences(account),
+            as_kept_sentence(account),
+            *real.sentences,
+        ],
+        tables=[
+            *real.tables,
+            operations_table(adamw),
+            *(derivation_table(variant, adamw[variant]) for variant in VARIANTS),
+        ],
         texts=[memory_text(variant, adamw[variant]) for variant in VARIANTS],
     )
 
@@ -100,6 +117,25 @@ def days_sentence(adamw: dict[str, Any]) -> str:
     )
 
 
+def as_kept(account: dict[str, Any]) -> tuple[int, int]:
+    """What a model with the handout's feed-forward keeps of a sequence when lmpipe trains it, and the largest batch."""
+    config, entry = ModelConfig(**account["config"] | {"feed_forward": "silu"}), account["adamw"]["handout"]
+    by_sequence = kept_bytes(config, "float32", 2) - kept_bytes(config, "float32", 1)
+    return by_sequence, max(0, (values_of(entry)["M"] - entry["fixed_bytes"]) // by_sequence)
+
+
+def as_kept_sentence(account: dict[str, Any]) -> str:
+    """The largest batch by what is really kept, beside the one by the handout's list."""
+    (kept, batch), entry = as_kept(account), account["adamw"]["handout"]
+    return (
+        f"The handout's list is a simplification: as lmpipe trains, with fused attention, a sequence of the model with "
+        f"{VARIANTS['handout']} keeps {bytes_text(kept)} instead of {bytes_text(entry['bytes_per_sequence'])}, "
+        f"{percent(abs(1 - kept / entry['bytes_per_sequence']))} "
+        f"{'less' if kept < entry['bytes_per_sequence'] else 'more'}, and the largest batch is {count(batch)} instead "
+        f"of {count(entry['largest_batch'])}."
+    )
+
+
 def shape_sentences(account: dict[str, Any]) -> list[str]:
     """Say so where the model is not the write-up's."""
     if is_gpt2_xl(account):
@@ -114,7 +150,7 @@ def operations_table(adamw: dict[str, Any]) -> Table:
         "AdamW, operations for each parameter, counted on the code; scalars computed once for a step (c1 = 1 − b1, "
         "c2 = 1 − b2, alpha_t, decay, keep, root) cost nothing per parameter"
     )
-    return Table(caption, ["form", "line", "operations"], rows)
+    return Table(caption, ["form", "line", "operations"], rows, code=("line",))
 
 
 def derivation_table(variant: str, entry: dict[str, Any]) -> Table:
@@ -124,7 +160,7 @@ def derivation_table(variant: str, entry: dict[str, Any]) -> Table:
         for line in entry["derivation"]
     ]
     caption = f"The derivation step by step, with {VARIANTS[variant]} (÷ rounds down)"
-    return Table(caption, ["symbol", "quantity", "formula", "value", "unit"], rows)
+    return Table(caption, ["symbol", "quantity", "formula", "value", "unit"], rows, code=("symbol",))
 
 
 def memory_text(variant: str, entry: dict[str, Any]) -> Text:

@@ -1,10 +1,12 @@
 """Problem batch_size_experiment: loss and speed from one sequence a step up to large batches."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from lmpipe.problems import Figure, Finding, Table, training
+from lmpipe.intervals import describe_difference, paired_difference
+from lmpipe.problems import Figure, Finding, Table, batch_memory, training
 from lmpipe.problems.wording import count, listing, loss, number, percent, seconds_text
 from lmpipe.results import ExperimentRuns, Results, Run
 
@@ -24,9 +26,10 @@ ENOUGH = 0.95
 
 @dataclass(frozen=True)
 class Size:
-    """One batch size: its runs, the best of them (None where none finished), and the speed of each run.
+    """One batch size: its runs, the best of them (None where none finished), and its speeds in tokens per second.
 
-    The loss is in nats per token, or in bits per byte where the tokens of the experiment's runs differ.
+    The loss is in nats per token, or in bits per byte where the tokens of the experiment's runs differ. Where a step
+    was timed alone on the machine (`is_timed_alone`), that is the one speed; otherwise there is one of each run.
     """
 
     batch_size: int
@@ -34,43 +37,48 @@ class Size:
     best: str | None
     loss: float | None
     speeds: tuple[float, ...]
+    is_timed_alone: bool
 
     @property
     def tokens_per_second(self) -> float:
-        """The mean speed of its runs."""
+        """The speed, or the mean speed of its runs."""
         return fmean(self.speeds)
 
 
 def find(results: Results) -> Finding:
-    """The best run of each batch size at equal tokens and at equal time, and the speed of each."""
+    """The best run of each batch size at equal tokens and at equal time, the speed of each, and what fits."""
     experiment = results.experiment(ID)
     if experiment is None:
         return training.missing(results, ID, LINES)
     measure = experiment.measure_of()
     if measure is None:
         return training.across_corpora(experiment)
-    sizes = sizes_of(experiment, measure)
+    timed = batch_memory.read(results, experiment)
+    sizes = sizes_of(experiment, measure, batch_memory.speeds(timed))
     finished = [size for size in sizes if size.best]
     best = min(finished, key=lambda size: size.loss) if finished else None
     seconds = common_seconds(experiment, finished)
-    figures = size_figures(experiment, sizes, best, seconds)
     sentences = [
         best_sentence(experiment, best, sizes, measure),
-        speed_sentence(sizes),
-        *sharing_sentences(experiment),
-        training.setting_sentence(results, experiment),
-        *edge_sentences(experiment, sizes, best),
         *time_sentences(experiment, finished, seconds),
+        speed_sentence(sizes),
+        *sharing_sentences(experiment, sizes),
+        *batch_memory.sentences(timed),
+        training.setting_sentence(results, experiment),
+        *steps_sentences(experiment, finished),
+        *rate_sentences(experiment, finished),
+        *edge_sentences(experiment, sizes, best),
         *training.per_byte_sentences(experiment),
         *training.failure_sentences(experiment),
     ]
-    status = "answered" if best and len(sizes) > 1 else "partial"
-    tables = [size_table(experiment, sizes, seconds), training.runs_table(experiment)]
-    return Finding(status, figures, sentences, tables, training.plots(experiment))
+    answered = best and len(sizes) > 1 and all(size.is_timed_alone for size in sizes)
+    tables = [size_table(experiment, sizes, seconds), *batch_memory.tables(timed), training.runs_table(experiment)]
+    figures = size_figures(experiment, sizes, best, seconds) | batch_memory.figures(timed)
+    return Finding("answered" if answered else "partial", figures, sentences, tables, training.plots(experiment))
 
 
-def sizes_of(experiment: ExperimentRuns, measure: str) -> list[Size]:
-    """The batch sizes that were run, from small to large."""
+def sizes_of(experiment: ExperimentRuns, measure: str, alone: Mapping[int, float]) -> list[Size]:
+    """The batch sizes that were run, from small to large; `alone` has the speeds of those that were timed alone."""
     names: dict[int, list[str]] = {}
     for name in experiment.names():
         names.setdefault(experiment.setting(name, "batch_size"), []).append(name)
@@ -78,9 +86,10 @@ def sizes_of(experiment: ExperimentRuns, measure: str) -> list[Size]:
     for batch_size, members in sorted(names.items()):
         runs = [run for name in members for run in experiment.seeds_of(name)]
         speeds = tuple(speed for run in runs if (speed := run.summary["tokens_per_second"])) or (0.0,)
+        speeds = (alone[batch_size],) if batch_size in alone else speeds
         best = experiment.best_among(members)
         lowest = experiment.mean_loss(best, measure) if best else None
-        sizes.append(Size(batch_size, tuple(members), best, lowest, speeds))
+        sizes.append(Size(batch_size, tuple(members), best, lowest, speeds, batch_size in alone))
     return sizes
 
 
@@ -139,6 +148,9 @@ def size_figures(
     first, small = leaders(sizes), enough(sizes)
     fastest = first[0] if len(first) == 1 else None
     overlap = f"the ranges of speed of batch sizes {listing([count(size.batch_size) for size in first])} overlap"
+    finished = [size for size in sizes if size.best]
+    exponent, paying = rate_exponent(experiment, finished), paying_size(experiment, finished, seconds)
+    level = "no two batch sizes are told apart at equal training time"
     figures = {
         "best_batch_size": training.known(best.batch_size if best else None, "sequences", source, "no run finished"),
         "best_validation_loss": training.figure(experiment, best.best if best else None),
@@ -148,10 +160,19 @@ def size_figures(
         "fastest_batch_size": training.known(fastest and fastest.batch_size, "sequences", source, overlap),
         "enough_batch_size": training.known(small and small.batch_size, "sequences", source, overlap),
         "equal_time_seconds": training.known(seconds, "s", source, "fewer than two batch sizes finished"),
+        "paying_batch_size": training.known(paying and paying.batch_size, "sequences", source, level),
+        "best_max_lr_exponent": training.known(exponent, "", source, "fewer than two batch sizes finished"),
     }
     for size in sizes:
         label = f"batch_{size.batch_size}"
         figures[f"{label}_validation_loss"] = training.figure(experiment, size.best)
+        at_time = losses_at(experiment, size, seconds)
+        figures[f"{label}_loss_at_equal_time"] = training.known(
+            fmean(at_time) if at_time else None,
+            training.NATS,
+            source,
+            "its curve does not reach so far, or has no time",
+        )
         speeds = {"_lowest": min(size.speeds), "": size.tokens_per_second, "_highest": max(size.speeds)}
         for suffix, speed in speeds.items():
             figures[f"{label}_tokens_per_second{suffix}"] = Figure(speed, "tokens per second", source)
@@ -159,13 +180,20 @@ def size_figures(
 
 
 def size_table(experiment: ExperimentRuns, sizes: list[Size], seconds: float | None) -> Table:
-    """A row for each batch size with its best run."""
+    """A row for each batch size with its best run; two columns for what speeds inside runs leave open."""
     after = f"loss after {seconds_text(seconds)}" if seconds else "loss at equal time"
+    alone = all(size.is_timed_alone for size in sizes)
     columns = ["batch size", "best max_lr", "rates tried", "steps", "validation loss"]
-    columns += [f"{after}, at the lowest speed", "at the highest", "tokens/s, slowest run", "fastest run"]
+    columns += [after] if alone else [f"{after}, at the lowest speed", "at the highest"]
+    columns += ["tokens/s"] if alone else ["tokens/s, lowest", "highest", "timed"]
     rows = []
     for size in sizes:
         runs = experiment.seeds_of(size.best) if size.best else []
+        at_time = list(losses_at(experiment, size, seconds) or (None, None))
+        speeds = [round(min(size.speeds)), round(max(size.speeds))]
+        known = (
+            [*at_time[:1], speeds[0]] if alone else [*at_time, *speeds, "alone" if size.is_timed_alone else "in runs"]
+        )
         rows.append(
             [
                 size.batch_size,
@@ -173,12 +201,11 @@ def size_table(experiment: ExperimentRuns, sizes: list[Size], seconds: float | N
                 listing([number(rate) for rate in rates_of(experiment, size)]),
                 runs[0].summary["steps"] if runs else None,
                 size.loss,
-                *(losses_at(experiment, size, seconds) or (None, None)),
-                round(min(size.speeds)),
-                round(max(size.speeds)),
+                *known,
             ]
         )
-    return Table("The best run of each batch size, and the range of speed over all runs of that size.", columns, rows)
+    timed = "a step timed alone on the machine" if alone else "a step timed alone, or of all runs of that size"
+    return Table(f"The best run of each batch size, and the speed of {timed}.", columns, rows)
 
 
 def best_sentence(experiment: ExperimentRuns, best: Size | None, sizes: list[Size], measure: str) -> str:
@@ -222,14 +249,24 @@ def speed_sentence(sizes: list[Size]) -> str:
     """Speed against batch size, and from where on it hardly grows; a range where a size was timed more than once."""
     first, small = leaders(sizes), enough(sizes)
     rates = [f"{range_words(size.speeds, count)} with {count(size.batch_size)}" for size in sizes]
-    sentence = f"Tokens per second, as timed inside these runs: {listing(rates)}; "
+    sentence = f"Tokens per second, {timed_words(sizes)}: {listing(rates)}; "
     if small is None:
         overlapping = listing([count(size.batch_size) for size in first])
         return f"{sentence}the ranges of {overlapping} overlap, so which of them is the fastest is not told apart."
     share = percent(small.tokens_per_second / first[0].tokens_per_second)
     nearly = "" if small is first[0] else f", but {count(small.batch_size)} already reaches {share} of its speed"
-    once = "" if max(len(size.speeds) for size in sizes) > 1 else "; each was timed once"
+    in_runs = not any(size.is_timed_alone for size in sizes)
+    once = "; each was timed once" if in_runs and max(len(size.speeds) for size in sizes) == 1 else ""
     return f"{sentence}the fastest is {count(first[0].batch_size)}{nearly}{once}."
+
+
+def timed_words(sizes: list[Size]) -> str:
+    """How the speeds were found: a step timed alone on the machine, or inside the runs."""
+    inside = [count(size.batch_size) for size in sizes if not size.is_timed_alone]
+    if len(inside) == len(sizes):
+        return "as timed inside these runs"
+    alone = "of steps timed alone on the machine"
+    return f"{alone} (with {listing(inside)}, which had none, inside the runs)" if inside else alone
 
 
 def range_words(values: Sequence[float], words: Callable[[float], str]) -> str:
@@ -237,9 +274,10 @@ def range_words(values: Sequence[float], words: Callable[[float], str]) -> str:
     return " to ".join(dict.fromkeys([words(min(values)), words(max(values))]))
 
 
-def sharing_sentences(experiment: ExperimentRuns) -> list[str]:
+def sharing_sentences(experiment: ExperimentRuns, sizes: list[Size]) -> list[str]:
     """That runs which leave cores of their machine to others are slowed down by what happens to run there."""
-    for run in experiment.runs:
+    shared = {name for size in sizes if not size.is_timed_alone for name in size.names}
+    for run in (run for run in experiment.runs if run.name in shared):
         hardware = run.summary["environment"]["hardware"]
         on_cpu = run.summary["device"] == hardware["processor"]
         if on_cpu and run.summary["threads"] < (hardware["cores"] or 0):
@@ -272,17 +310,102 @@ def rate_at_edge(experiment: ExperimentRuns, size: Size) -> bool:
     return size.best is not None and len(rates) > 1 and experiment.setting(size.best, "max_lr") in (rates[0], rates[-1])
 
 
+def steps_sentences(experiment: ExperimentRuns, finished: list[Size]) -> list[str]:
+    """How many optimizer steps the sizes leave, of which a large batch has few."""
+    if len(finished) < 2:
+        return []
+    first, last = finished[0], finished[-1]
+    steps = [count(experiment.seeds_of(size.best)[0].summary["steps"]) for size in (first, last)]
+    return [
+        f"That leaves {steps[0]} optimizer steps with batch size {count(first.batch_size)} and {steps[1]} with "
+        f"{count(last.batch_size)}."
+    ]
+
+
+def rate_exponent(experiment: ExperimentRuns, finished: list[Size]) -> float | None:
+    """The exponent of batch size with which the best rates grow, by least squares in logarithms; None for one size."""
+    if len(finished) < 2:
+        return None
+    sizes = [math.log(size.batch_size) for size in finished]
+    rates = [math.log(experiment.setting(size.best, "max_lr")) for size in finished]
+    mean_size, mean_rate = fmean(sizes), fmean(rates)
+    covariance = sum((x - mean_size) * (y - mean_rate) for x, y in zip(sizes, rates, strict=True))
+    return covariance / sum((x - mean_size) ** 2 for x in sizes)
+
+
+def rate_sentences(experiment: ExperimentRuns, finished: list[Size]) -> list[str]:
+    """How the best rate grows with the batch size, where each size had a choice."""
+    exponent = rate_exponent(experiment, finished)
+    if exponent is None or any(len(rates_of(experiment, size)) < 2 for size in finished):
+        return []
+    best = [f"{number(experiment.setting(size.best, 'max_lr'))} with {count(size.batch_size)}" for size in finished]
+    power = number(exponent, 2).replace("-", "−")
+    return [
+        f"The best rates are {listing(best)}: as far as these grids tell, they grow with the batch size to the power "
+        f"of {power}, where the square-root rule, around which they were sought, has 0.5."
+    ]
+
+
+def paying_size(experiment: ExperimentRuns, finished: list[Size], seconds: float | None) -> Size | None:
+    """The size beyond which more stops paying: no larger one ends lower at equal training time.
+
+    None where fewer than two sizes compare, or where their speeds leave open which is ahead.
+    """
+    at_time = {size: ends for size in finished if (ends := losses_at(experiment, size, seconds)) is not None}
+    if len(at_time) < 2:
+        return None
+    ahead = min(at_time, key=lambda size: max(at_time[size]))
+    level = [size for size in at_time if min(at_time[size]) <= max(at_time[ahead])]
+    return ahead if len(level) == 1 else None
+
+
 def time_sentences(experiment: ExperimentRuns, finished: list[Size], seconds: float | None) -> list[str]:
     """The comparison at equal training time instead of equal tokens, as far as the speeds are known."""
     at_time = {size: ends for size in finished if (ends := losses_at(experiment, size, seconds)) is not None}
     if len(at_time) < 2:
         return []
-    ahead = min(at_time, key=lambda size: max(at_time[size]))
-    level = [count(size.batch_size) for size in at_time if min(at_time[size]) <= max(at_time[ahead])]
     ends = [f"{range_words(losses, loss)} with {count(size.batch_size)}" for size, losses in at_time.items()]
-    verdict = f"{listing(level)} are not told apart" if len(level) > 1 else f"batch size {level[0]} is ahead"
+    paying = paying_size(experiment, finished, seconds)
+    if paying is None:
+        ahead = min(at_time, key=lambda size: max(at_time[size]))
+        level = [count(size.batch_size) for size in at_time if min(at_time[size]) <= max(at_time[ahead])]
+        verdict = f"{listing(level)} are not told apart, so it is open from where on more stops paying"
+    else:
+        verdict = paying_words(experiment, paying, list(at_time), seconds)
     return [
         f"At equal training time ({seconds_text(seconds)}, the shortest of these runs) the losses, here those of the "
-        f"curves, whose windows are a part of the validation split, stand over each size's range of speed at "
-        f"{listing(ends)}: {verdict}. Schedules of slower sizes are cut off there."
+        f"curves, whose windows are a part of the validation split, {over_words(at_time)}: {listing(ends)}. There "
+        f"{verdict}. Schedules of slower sizes are cut off there, which speaks against them."
     ]
+
+
+def over_words(at_time: Mapping[Size, tuple[float, float]]) -> str:
+    """Whether each loss is one number or a range over the speeds of a size."""
+    return "are" if all(size.is_timed_alone for size in at_time) else "stand over each size's range of speed at"
+
+
+def paying_words(experiment: ExperimentRuns, paying: Size, compared: list[Size], seconds: float) -> str:
+    """From where on more stops paying, and how far seeds tell that size from the one that comes next."""
+    told = f"batch size {count(paying.batch_size)} is ahead{time_rival_words(experiment, paying, compared, seconds)}"
+    if paying is compared[-1]:
+        return f"{told}, the largest that was tried, so more may still pay"
+    if paying is compared[0]:
+        return f"{told}, the smallest that was tried: no larger batch pays"
+    return f"{told}: up to that size a larger batch pays, and beyond it more stops paying"
+
+
+def time_rival_words(experiment: ExperimentRuns, ahead: Size, compared: list[Size], seconds: float) -> str:
+    """How far seeds tell the size that is ahead at equal time from the second, in brackets."""
+
+    def by_seed(size: Size) -> dict[int, float]:
+        tokens = seconds * size.tokens_per_second
+        return {run.seed: loss_at(run, tokens) for run in experiment.seeds_of(size.best)}
+
+    losses = {size: by_seed(size) for size in compared}
+    second = min((size for size in compared if size is not ahead), key=lambda size: fmean(losses[size].values()))
+    difference = paired_difference(losses[second], losses[ahead])
+    if difference is None or difference.count == 1:
+        return f" ({training.UNTESTED})"
+    told = "the difference from the second" if difference.unresolved else "the second"
+    verb = "is" if difference.unresolved else "ends"
+    return f" ({told}, {count(second.batch_size)}, {verb} {describe_difference(difference)})"

@@ -235,7 +235,8 @@ def figures_table(corpus: str, samples: Samples) -> Table:
     caption = (
         f"Figures of the samples of {corpus}, as shares of all words or phrases of a text; model: {samples['run']}."
     )
-    return Table(caption, columns, rows)
+    missing = "held-out text has no settings, and a text of few words no phrases of so many"
+    return Table(caption, columns, rows, missing)
 
 
 def sample_text(corpus: str, samples: Samples, record: dict[str, Any]) -> Text:

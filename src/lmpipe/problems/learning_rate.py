@@ -17,6 +17,11 @@ QUESTION = (
 )
 LINES = "learning_rate: {corpus: {corpus}, vary: {max_lr: [0.001, 0.003, 0.01, 0.03, 0.1, 3.0]}}"
 PARABOLA = "the grid needs a finished rate on both sides of the best one"
+FEWER = "fewer than four rates around the best one finished"
+LEFT_OUT = "over fits that leave out one rate each"
+# How far from the best rate, in places of the grid, a rate still counts for the fit.
+REACH = 2
+WORST_FIRST = ("diverged", "stuck", "finished")
 
 
 @dataclass(frozen=True)
@@ -105,25 +110,65 @@ def grid_figures(experiment: ExperimentRuns, points: list[Point], best: Point | 
 
 
 def interpolation_figures(experiment: ExperimentRuns, points: list[Point], best: Point | None) -> dict[str, Figure]:
-    """The minimum of a parabola through the best rate and its neighbours, with an interval where there are seeds."""
+    """The minimum of a parabola through the best rate and its neighbours, how sure it is, and how far from the edge.
+
+    Seeds give it a 95 % interval; the range over fits that leave out one rate each needs no second seed.
+    """
     source = training.table_path(experiment)
     bracket = bracketing(points, best)
     if bracket is None:
         return {"interpolated_max_lr": training.known(None, "", source, PARABOLA)}
     rates = [point.rate for point in bracket]
     rate, lowest = parabola_minimum(rates, [point.loss for point in bracket])
-    measure = experiment.measure_of()
-    by_seed = [experiment.losses(point.name, measure) for point in bracket]
+    minima = left_out_minima(points, best)
+    reason = "" if minima else FEWER
+    stays = [edge_rate / rate if edge_rate else None for edge_rate in edge(points)]
+    no_edge = "no rate of the grid diverged"
+    return {
+        "interpolated_max_lr": Figure(rate, "", source, seeds_interval(experiment, bracket)),
+        "interpolated_validation_loss": Figure(lowest, UNITS[experiment.measure_of()], source),
+        "interpolated_max_lr_lowest": training.known(min(minima, default=None), LEFT_OUT, source, reason),
+        "interpolated_max_lr_highest": training.known(max(minima, default=None), LEFT_OUT, source, reason),
+        "finished_to_interpolated_ratio": Figure(stays[0], "largest finished / interpolated rate", source),
+        "diverged_to_interpolated_ratio": training.known(
+            stays[1], "smallest diverged / interpolated rate", source, no_edge
+        ),
+    }
+
+
+def seeds_interval(experiment: ExperimentRuns, bracket: list[Point]) -> tuple[float, float] | None:
+    """The 95 % interval of the interpolated rate over the seeds, in the logarithm of the rate."""
+    rates = [point.rate for point in bracket]
+    by_seed = [experiment.losses(point.name, experiment.measure_of()) for point in bracket]
     shared = sorted(set.intersection(*(set(losses) for losses in by_seed)))
     each = [parabola_minimum(rates, [losses[seed] for losses in by_seed])[0] for seed in shared]
     # A seed whose own minimum lies outside the bracket says no more than that, so the seeds have no interval then.
     inside = all(rates[0] < one < rates[2] for one in each)
     bounds = mean_interval([math.log(one) for one in each]).bounds if inside else None
-    interval = (math.exp(bounds[0]), math.exp(bounds[1])) if bounds else None
-    return {
-        "interpolated_max_lr": Figure(rate, "", source, interval),
-        "interpolated_validation_loss": Figure(lowest, UNITS[measure], source),
-    }
+    return (math.exp(bounds[0]), math.exp(bounds[1])) if bounds else None
+
+
+def left_out_minima(points: list[Point], best: Point) -> list[float]:
+    """The minima of parabolas fitted around the best rate with one rate left out at a time; none for fewer than four.
+
+    The fit takes the finished rates up to two places from the best one.
+    """
+    place = points.index(best)
+    near = [point for point in points[max(0, place - REACH) : place + REACH + 1] if point.loss is not None]
+    if len(near) < 4:
+        return []
+    return [fitted_minimum([point for point in near if point is not left_out]) for left_out in near]
+
+
+def fitted_minimum(points: list[Point]) -> float:
+    """Where the least-squares parabola through (log rate, loss) is lowest, within the rates of the points."""
+    import numpy
+
+    logs = [math.log(point.rate) for point in points]
+    curvature, slope, _ = numpy.polyfit(logs, [point.loss for point in points], 2).tolist()
+    if curvature <= 0:
+        return min(points, key=lambda point: point.loss).rate
+    return math.exp(min(max(-slope / (2 * curvature), logs[0]), logs[-1]))
 
 
 def bracketing(points: list[Point], best: Point | None) -> list[Point] | None:
@@ -181,8 +226,16 @@ def search_sentence(points: list[Point], experiment: ExperimentRuns) -> str:
     rest = f"the best of its runs, which differ in {listing(others)}, stands for it" if others else "all else equal"
     return (
         f"The search is a grid of {len(points)} rates from {number(points[0].rate)} to {number(points[-1].rate)}, "
-        f"neighbours {steps}; each rate is the peak of a cosine schedule{warming}, {rest}."
+        f"neighbours {steps}; each rate is the peak of a cosine schedule{warming}, {rest}. Of these rates "
+        f"{listing(ending_words(points))}."
     )
+
+
+def ending_words(points: list[Point]) -> list[str]:
+    """How many rates ended how, such as "4 finished" and "1 diverged"; one is named by the worst of its seeds."""
+    endings = [next(status for status in WORST_FIRST if status in point.statuses) for point in points]
+    words = {"finished": "finished", "stuck": "got stuck", "diverged": "diverged"}
+    return [f"{endings.count(status)} {told}" for status, told in words.items() if status in endings]
 
 
 def neighbour_sentences(points: list[Point], best: Point | None, measure: str) -> list[str]:
@@ -241,15 +294,35 @@ def edge_sentence(points: list[Point], best: Point | None) -> str:
 
 
 def interpolation_sentences(figures: dict[str, Figure]) -> list[str]:
-    """The interpolated optimum, which other experiments do not use."""
+    """The interpolated optimum with its uncertainty and its distance from the edge; other experiments do not use it."""
     found = figures["interpolated_max_lr"]
     if found.value is None:
-        return []
-    interval = found.interval
+        nothing = figures["best_max_lr"].value is None
+        return [] if nothing else [f"An optimum between the rates is not interpolated: {found.reason}."]
     lowest = figures["interpolated_validation_loss"]
-    spread = f" (95 % interval over seeds {number(interval[0])} to {number(interval[1])})" if interval else ""
     return [
         f"A parabola through the best rate and its two neighbours, in the logarithm of the rate, has its minimum at "
-        f"{number(found.value)}{spread} with a loss of {loss(lowest.value)} {lowest.unit}; "
+        f"{number(found.value)}{uncertainty_words(figures)}, with a loss of {loss(lowest.value)} {lowest.unit}; "
         f"it is told but not used: other experiments take {number(figures['best_max_lr'].value)}, which was run."
+        f"{distance_words(figures)}"
     ]
+
+
+def uncertainty_words(figures: dict[str, Figure]) -> str:
+    """How sure the interpolated optimum is: over seeds, and over fits that leave out one rate each."""
+    interval, told = figures["interpolated_max_lr"].interval, []
+    if interval:
+        told.append(f"95 % interval over seeds {number(interval[0])} to {number(interval[1])}")
+    low, high = (figures[f"interpolated_max_lr_{end}"].value for end in ("lowest", "highest"))
+    if low is not None:
+        told.append(f"{number(low)} to {number(high)} when each nearby rate in turn is left out of the fit")
+    return f" ({'; '.join(told)})" if told else ""
+
+
+def distance_words(figures: dict[str, Figure]) -> str:
+    """How far the interpolated optimum lies below the edge of stability, to follow its sentence."""
+    near, far = (figures[f"{end}_to_interpolated_ratio"].value for end in ("finished", "diverged"))
+    if far is None or far < near:
+        return ""
+    below = f"{number(near)} to {number(far)}" if near > 1 else f"at most {number(far)}"
+    return f" The edge of stability lies a factor of {below} above this optimum."

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from lmpipe.intervals import describe_difference, paired_difference
-from lmpipe.problems import Figure, Finding, Table, training
+from lmpipe.problem_shapes import COMPARISON, SAMPLES
+from lmpipe.problems import Figure, Finding, Table, generate, tokenizer_experiments, training
 from lmpipe.problems.reference import PLACES, corpus_in_words
 from lmpipe.problems.wording import bytes_text, count, listing, loss, number, percent
 from lmpipe.results import UNITS, ExperimentRuns, Results
@@ -16,6 +18,8 @@ QUESTION = (
     "to be read beside the one on simple stories?"
 )
 LINES = "main_experiment: {runs: {simple: {corpus: {corpus}}, web: {corpus: {web}}}}"
+# Enough of a sample to see how it reads; the whole stands in the section on generated text.
+BEGINNING_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class Side:
     bytes_per_token: float
     unigram_entropy: float
     delimiter_share: float
+
+    @property
+    def uniform_entropy(self) -> float:
+        """What guessing among all ids alike would cost, in nats per token."""
+        return math.log(self.vocab_size)
 
     @property
     def removed_share(self) -> float:
@@ -62,7 +71,11 @@ def find(results: Results) -> Finding:
     sentences += other_sentences(results, [side for side in sides if both and side not in (simple, web)])
     sentences += [f"On {side.corpus}, `{side.run}` is the best{side.standing}." for side in sides if side.standing]
     sentences += [same_model_sentence(experiment), *training.failure_sentences(experiment)]
-    tables = [side_table(results, sides), training.runs_table(experiment)] if sides else []
+    figures |= pair_figures(experiment, simple, web) if both else {}
+    tables = [side_table(results, sides), *cross_tables(results)] if sides else []
+    samples = shown_samples(results, [simple, web]) if both else {}
+    sentences += sample_sentences(samples)
+    tables += [*sample_tables(samples), training.runs_table(experiment)] if sides else []
     return Finding("answered" if both else "partial", figures, sentences, tables, training.plots(experiment))
 
 
@@ -113,7 +126,8 @@ def side_figures(experiment: ExperimentRuns, side: Side) -> dict[str, Figure]:
 
 def side_table(results: Results, sides: list[Side]) -> Table:
     """A row for each corpus with all that its loss depends on."""
-    columns = ["corpus", "training text", "vocabulary", "bytes per token", "unigram entropy (nats)", "validation loss"]
+    columns = ["corpus", "training text", "vocabulary", "bytes per token", "uniform guess (nats)"]
+    columns += ["unigram entropy (nats)", "validation loss"]
     columns += ["share removed (%)", "perplexity", "bits per byte", "bits per byte of unigrams"]
     rows = [
         [
@@ -121,6 +135,7 @@ def side_table(results: Results, sides: list[Side]) -> Table:
             bytes_text(results.corpora[side.corpus]["splits"]["train"]["bytes"]),
             side.vocab_size,
             side.bytes_per_token,
+            side.uniform_entropy,
             side.unigram_entropy,
             side.loss,
             100 * side.removed_share,
@@ -150,17 +165,101 @@ def pair_sentences(results: Results, experiment: ExperimentRuns, simple: Side, w
         f"{count(web.vocab_size)} and {number(web.bytes_per_token)} bytes a token, {simple.corpus} "
         f"{count(simple.vocab_size)} and {number(simple.bytes_per_token)}."
     )
-    entropies, gap = web.unigram_entropy - simple.unigram_entropy, web.loss - simple.loss
     context = (
         f"Token frequencies alone would give {loss(web.unigram_entropy)} nats on {web.corpus} and "
         f"{loss(simple.unigram_entropy)} on {simple.corpus}; by looking at context the model removes "
         f"{percent(web.removed_share)} of that on {web.corpus} and {percent(simple.removed_share)} on {simple.corpus}."
     )
+    parts = gap_parts(simple, web)
     split = (
-        f"So of the gap of {signed(gap)} nats per token, {signed(entropies)} lie in how evenly the corpora use their "
-        f"tokens, and {signed(gap - entropies)} in how much the model learns to predict from context."
+        f"So of the gap of {signed(web.loss - simple.loss)} nats per token, {signed(parts['vocabulary'])} lie in the "
+        f"size of the vocabularies (ln {count(web.vocab_size)} against ln {count(simple.vocab_size)}), "
+        f"{signed(parts['frequencies'])} in how evenly the corpora use their tokens, and {signed(parts['context'])} in "
+        f"how much the model learns to predict from context."
     )
-    return [reached, tokens, context, split]
+    return [reached, tokens, context, split, ratio_sentence(simple, web)]
+
+
+def gap_parts(simple: Side, web: Side) -> dict[str, float]:
+    """The gap in nats per token in three parts: blind guesses, token frequencies beyond them, context."""
+    uniform = web.uniform_entropy - simple.uniform_entropy
+    unigram = web.unigram_entropy - simple.unigram_entropy
+    return {"vocabulary": uniform, "frequencies": unigram - uniform, "context": web.loss - simple.loss - unigram}
+
+
+def ratio_sentence(simple: Side, web: Side) -> str:
+    """How nats per token and bytes per token together make up bits per byte."""
+    nats, size = web.loss / simple.loss, web.bytes_per_token / simple.bytes_per_token
+    expected, real = number(nats / size), number(web.bits_per_byte / simple.bits_per_byte)
+    rest = "which they do" if real == expected else f"and they cost {real} times"
+    why = "" if real == expected else ", since the delimiters between documents count as tokens, but not as bytes"
+    return (
+        f"From nats per token to bits per byte: a token of {web.corpus} costs {number(nats)} times the nats of one of "
+        f"{simple.corpus} and stands for {number(size)} times the bytes, so its bytes should cost {expected} times the "
+        f"bits each, {rest}{why}."
+    )
+
+
+def pair_figures(experiment: ExperimentRuns, simple: Side, web: Side) -> dict[str, Figure]:
+    """The gap between both corpora and its parts, and the ratios that lead from nats per token to bits per byte."""
+    source = training.table_path(experiment)
+    difference = paired_difference(*(experiment.losses(side.run, "bits_per_byte") for side in (web, simple)))
+    parts = {f"gap_{name}": Figure(value, training.NATS, source) for name, value in gap_parts(simple, web).items()}
+    return {
+        "gap": Figure(web.loss - simple.loss, training.NATS, source),
+        **parts,
+        "gap_bits_per_byte": Figure(difference.mean, UNITS["bits_per_byte"], source, difference.bounds),
+        "loss_ratio": Figure(web.loss / simple.loss, "web / simple, nats per token", source),
+        "bytes_per_token_ratio": Figure(web.bytes_per_token / simple.bytes_per_token, "web / simple", source),
+        "bits_per_byte_ratio": Figure(web.bits_per_byte / simple.bits_per_byte, "web / simple", source),
+    }
+
+
+def cross_tables(results: Results) -> list[Table]:
+    """How every tokenizer compresses every corpus, where that was measured."""
+    compared = results.json(tokenizer_experiments.SOURCE, COMPARISON)
+    return [tokenizer_experiments.cross_table(compared)] if compared else []
+
+
+def shown_samples(results: Results, sides: list[Side]) -> dict[str, generate.Samples]:
+    """The samples of the models that are compared, by corpus; none unless both sides have some."""
+    found = {side.corpus: results.json(generate.path_of(side.corpus), SAMPLES) for side in sides}
+    wanted = {side.corpus: f"{ID}/{side.run}" for side in sides}
+    shown = {corpus: one for corpus, one in found.items() if one and one["run"] == wanted[corpus]}
+    return shown if len(shown) == len(sides) else {}
+
+
+def sample_sentences(samples: dict[str, generate.Samples]) -> list[str]:
+    """How the texts of both models compare with held-out text, by their figures."""
+    told = []
+    for corpus, one in samples.items():
+        share, usual = generate.mean(one["samples"], "known_word_share"), one["reference"]["known_word_share"]
+        if share is None or usual is None:
+            return []
+        told.append(f"{percent(share)} of the words of the model of {corpus} (held-out text: {percent(usual)})")
+    return [f"In their samples, {listing(told)} occur in the training text."] if told else []
+
+
+def sample_tables(samples: dict[str, generate.Samples]) -> list[Table]:
+    """The beginnings of both models' samples side by side: a row for each prompt and setting that both have."""
+    records = [{settings_of(record): record for record in one["samples"]} for one in samples.values()]
+    shared = [settings for settings in records[0] if settings in records[1]] if records else []
+    if not shared:
+        return []
+    rows = [[*settings, *(beginning(one[settings]) for one in records)] for settings in shared]
+    columns = ["prompt", "temperature", "top-p", *(f"the model of {corpus}" for corpus in samples)]
+    return [Table("The same prompts continued by both models: how their samples begin.", columns, rows)]
+
+
+def settings_of(record: dict[str, Any]) -> tuple[str, float, float]:
+    """What a sample was asked for."""
+    return record["prompt"], record["temperature"], record["top_p"]
+
+
+def beginning(record: dict[str, Any]) -> str:
+    """The prompt and the first words of its continuation, on one line."""
+    text = " ".join((record["prompt"] + record["text"]).split())
+    return text if len(text) <= BEGINNING_CHARACTERS else f"{text[:BEGINNING_CHARACTERS].rsplit(' ', 1)[0]} …"
 
 
 def signed(value: float) -> str:

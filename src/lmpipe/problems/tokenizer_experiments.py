@@ -40,7 +40,7 @@ def find(results: Results) -> Finding:
             uint16_sentence(compared),
             round_trip_sentence(compared),
         ],
-        tables=[compression_table(compared), throughput_table(compared), ids_table(compared)],
+        tables=[cross_table(compared), compression_table(compared), throughput_table(compared), ids_table(compared)],
         plots=[draw(results, compared)],
     )
 
@@ -189,6 +189,17 @@ def round_trip_sentence(compared: dict[str, Any]) -> str:
     if failed:
         return f"Decoding did NOT give back the bytes of every sampled document: {listing(failed)}."
     return "Decoding gave back every sampled document byte for byte, with every tokenizer."
+
+
+def cross_table(compared: dict[str, Any]) -> Table:
+    """Bytes per token on the whole validation split: a row for each text, a column for each tokenizer."""
+    ratios = {(row["corpus"], row["tokenizer"]): row["valid_bytes_per_token"] for row in compared["compression"]}
+    tokenizers = compared["tokenizers"]
+    rows = [[f"text of {corpus}", *(ratios[corpus, name] for name in tokenizers)] for corpus in compared["corpora"]]
+    columns = [f"tokenizer {name} ({count(one['vocab_size'])} ids)" for name, one in tokenizers.items()]
+    return Table(
+        "Bytes per token of every text by every tokenizer, on the whole validation split.", ["", *columns], rows
+    )
 
 
 def compression_table(compared: dict[str, Any]) -> Table:

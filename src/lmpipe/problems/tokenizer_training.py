@@ -5,7 +5,7 @@ from typing import Any
 from lmpipe import problem_shapes
 from lmpipe.problems import Figure, Finding, Table, absent
 from lmpipe.problems.reference import PLACES, corpus_in_words
-from lmpipe.problems.wording import bytes_text, count, listing, number, percent, seconds_text
+from lmpipe.problems.wording import bytes_text, code, count, listing, number, percent, seconds_text
 from lmpipe.results import Results
 
 COMPARISON = "tokenizer_experiments.json"
@@ -108,12 +108,12 @@ def short_answer(results: Results, corpus: str, training: dict[str, Any], descri
 
 
 def quoted(text: str) -> str:
-    """A token between quotation marks; a long one is cut."""
-    return f"“{text}”" if len(text) <= SHOWN_CHARACTERS else f"“{text[:SHOWN_CHARACTERS]}…”"
+    """A token as code; a long one is cut."""
+    return code(text) if len(text) <= SHOWN_CHARACTERS else code(f"{text[:SHOWN_CHARACTERS]}…")
 
 
 def quoted_listing(tokens: list[dict[str, Any]]) -> str:
-    """Tokens in a row, each in quotation marks."""
+    """Tokens in a row, each as code."""
     return listing([quoted(token["text"]) for token in tokens])
 
 
@@ -192,7 +192,7 @@ def longest_tables(corpus: str, described: dict[str, Any]) -> list[Table]:
         return []
     rows = [[token[key] for key in ("text", "bytes", "id", "kind", "occurrences", "excerpt")] for token in tokens]
     caption = f"The longest tokens of {corpus}; occurrences of their bytes in the training text, and around the first"
-    return [Table(caption, ["token", "bytes", "id", "kind", "occurrences", "excerpt"], rows)]
+    return [Table(caption, ["token", "bytes", "id", "kind", "occurrences", "excerpt"], rows, code=("token",))]
 
 
 def sense_sentences(described: dict[str, Any]) -> list[str]:

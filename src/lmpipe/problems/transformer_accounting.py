@@ -3,7 +3,7 @@
 from typing import Any
 
 from lmpipe.problem_shapes import ACCOUNT
-from lmpipe.problems import Figure, Finding, Plot, Table, absent
+from lmpipe.problems import Figure, Finding, Plot, Table, absent, measured
 from lmpipe.problems.wording import bytes_text, count, listing, number, percent
 from lmpipe.results import Results
 
@@ -11,7 +11,8 @@ ID = "transformer_accounting"
 TITLE = "What a transformer costs: parameters and FLOPs"
 QUESTION = (
     "How many parameters do models of GPT-2's sizes have, which matrix multiplies make up a forward pass, "
-    "and how do the components' shares change with the model's size and with the context length?"
+    "how do the components' shares change with the model's size and with the context length, and how does all that "
+    "compare with what is measured?"
 )
 PLOT = "figures/transformer_accounting.svg"
 COMPONENTS = {
@@ -39,18 +40,26 @@ def find(results: Results) -> Finding:
     accounts = read_accounts(results)
     if not accounts:
         return absent("This study holds no accounting yet; make it with: snakemake --cores 1 accounting.")
-    shown = shown_account(accounts)
+    shown, real = shown_account(accounts), measured.flops_and_time(results)
+    figures = {name: figure for account in accounts for name, figure in figures_of(account).items()}
     return Finding(
-        "answered" if is_gpt2_xl(shown) else "partial",
-        figures={name: figure for account in accounts for name, figure in figures_of(account).items()},
+        "answered" if is_gpt2_xl(shown) and measured.read(results) else "partial",
+        figures=figures | real.figures,
         sentences=[
             *shown_sentences(shown),
             *size_sentences(accounts, shown),
             *context_sentences(accounts),
             *own_sentences(accounts),
             *check_sentences(accounts),
+            *real.sentences,
         ],
-        tables=[models_table(accounts), parameters_table(accounts), matmuls_table(shown), shares_table(accounts)],
+        tables=[
+            models_table(accounts),
+            parameters_table(accounts),
+            matmuls_table(shown),
+            shares_table(accounts),
+            *real.tables,
+        ],
         plots=[draw_shares(results, accounts)],
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import floor, isfinite, isinf, log10
+from re import findall
 
 BYTE_UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -121,6 +122,18 @@ def loss(value: float | None) -> str:
     ('2.345', 'not finite')
     """
     return "not finite" if value is None or not isfinite(value) else f"{value:.3f}"
+
+
+def code(text: str) -> str:
+    """A text as a code span of Markdown, whose fence is longer than any ` inside it.
+
+    >>> code("a"), code("x`"), code("``")
+    ('`a`', '`` x` ``', '``` `` ```')
+    """
+    fence = "`" * (1 + max((len(run) for run in findall("`+", text)), default=0))
+    padded = text[0] == text[-1] == " " and not text.isspace()
+    space = " " if padded or "`" in (text[0], text[-1]) else ""
+    return f"{fence}{space}{text}{space}{fence}"
 
 
 def formula_text(formula: str) -> str:
