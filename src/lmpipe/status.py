@@ -313,7 +313,7 @@ def middle_cut(text: str, most: int) -> str:
     """A text without its middle, where it is too long: names of runs differ at both ends.
 
     >>> middle_cut("batch_size=4_max_lr=sqrt_rule-0.5", 20)
-    'batch_siz..._rule-0.5'
+    'batch_siz...rule-0.5'
     """
     if len(text) <= most:
         return text
