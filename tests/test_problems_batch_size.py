@@ -24,6 +24,7 @@ def test_batch_size_compares_at_equal_tokens_and_at_equal_time(fabricated):
     assert (value(finding, "best_batch_size"), value(finding, "fastest_batch_size")) == (16, 64)
     assert value(finding, "batch_4_tokens_per_second") == pytest.approx(16_000 / 1.75, rel=1e-4)
     assert value(finding, "equal_time_seconds") == pytest.approx(26.8)
+    assert finding.figures["batch_4_tokens_per_second"].source == "batch_sizes.json"
     assert value(finding, "enough_batch_size") == 64, "16 has 88 % of its speed, 4 has 60 %"
     assert "4,000 with 1, 9,143 with 4, 13,474 with 16 and 15,284 with 64; the fastest is 64." in said(finding)
     assert "each size at the best of its own rates" in finding.sentences[0]

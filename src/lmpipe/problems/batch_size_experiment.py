@@ -148,6 +148,7 @@ def size_figures(
     first, small = leaders(sizes), enough(sizes)
     fastest = first[0] if len(first) == 1 else None
     overlap = f"the ranges of speed of batch sizes {listing([count(size.batch_size) for size in first])} overlap"
+    speed_source = batch_memory.SOURCE if all(size.is_timed_alone for size in sizes) else source
     finished = [size for size in sizes if size.best]
     exponent, paying = rate_exponent(experiment, finished), paying_size(experiment, finished, seconds)
     level = "no two batch sizes are told apart at equal training time"
@@ -157,8 +158,8 @@ def size_figures(
         "best_max_lr": training.known(
             experiment.setting(best.best, "max_lr") if best else None, "", source, "no run finished"
         ),
-        "fastest_batch_size": training.known(fastest and fastest.batch_size, "sequences", source, overlap),
-        "enough_batch_size": training.known(small and small.batch_size, "sequences", source, overlap),
+        "fastest_batch_size": training.known(fastest and fastest.batch_size, "sequences", speed_source, overlap),
+        "enough_batch_size": training.known(small and small.batch_size, "sequences", speed_source, overlap),
         "equal_time_seconds": training.known(seconds, "s", source, "fewer than two batch sizes finished"),
         "paying_batch_size": training.known(paying and paying.batch_size, "sequences", source, level),
         "best_max_lr_exponent": training.known(exponent, "", source, "fewer than two batch sizes finished"),
@@ -175,7 +176,8 @@ def size_figures(
         )
         speeds = {"_lowest": min(size.speeds), "": size.tokens_per_second, "_highest": max(size.speeds)}
         for suffix, speed in speeds.items():
-            figures[f"{label}_tokens_per_second{suffix}"] = Figure(speed, "tokens per second", source)
+            timed = batch_memory.SOURCE if size.is_timed_alone else source
+            figures[f"{label}_tokens_per_second{suffix}"] = Figure(speed, "tokens per second", timed)
     return figures
 
 
