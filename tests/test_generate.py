@@ -136,9 +136,9 @@ def test_samples_beyond_one_batch_are_those_of_smaller_ones(model):
 )
 def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(top_p, kept):
     weights = np.array([2.5, 0.5, 5.0, 2.0])
-    token_ids, found = nucleus(weights, top_p)
-    assert token_ids.tolist() == kept
-    assert found.tolist() == weights[kept].tolist()
+    found = nucleus(weights, top_p)
+    assert np.flatnonzero(found).tolist() == sorted(kept)
+    assert found[kept].tolist() == weights[kept].tolist()
 
 
 @given(
@@ -152,7 +152,7 @@ def test_the_nucleus_is_that_of_all_weights_sorted(weights, top_p):
     while held < top_p * weights.sum():
         expected.append(order[len(expected)])
         held += weights[expected[-1]]
-    assert nucleus(weights, top_p)[0].tolist() == expected
+    assert np.flatnonzero(nucleus(weights, top_p)).tolist() == sorted(expected)
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely():
@@ -184,7 +184,7 @@ def test_no_draw_falls_behind_the_last_token():
         logits = np.random.default_rng(seed).normal(size=1000).astype(np.float32)
         logits[-5:] = -np.inf
         assert choose_token(logits, 1.0, 1.0, Highest()) == 994
-        assert choose_token(logits, 1.0, 0.9, Highest()) < 995
+        assert logits[choose_token(logits, 1.0, 0.9, Highest())] > -np.inf
 
 
 def test_generation_stops_at_the_end_of_text(model):

@@ -30,15 +30,19 @@ def export(run_folder: str | Path, target: str | Path) -> None:
     """
     config, weights, tokenizer = read_run(run_folder)
     check_llama(run_folder, config)
+    write_folder(target, llama_files(config, weights, tokenizer))
+
+
+def llama_files(config: ModelConfig, weights: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> dict[str, bytes]:
+    """The files of the folder, by name."""
     end_id = end_of_text_id(tokenizer)
-    contents = {
+    return {
         "config.json": json_bytes(llama_config(config, end_id)),
         "generation_config.json": json_bytes(generation_config(end_id)),
         "model.safetensors": save(llama_weights(config, weights), {"format": "pt"}),
         "tokenizer.json": json_bytes(tokenizer.hugging_face()),
         "tokenizer_config.json": json_bytes(tokenizer_config(config, tokenizer)),
     }
-    write_folder(target, contents)
 
 
 def check_llama(run_folder: str | Path, config: ModelConfig) -> None:

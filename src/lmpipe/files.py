@@ -249,7 +249,7 @@ def write_folder(path: str | Path, contents: Mapping[str, bytes]) -> None:
     """Write a folder of files that appears under its name only when it is complete.
 
     It is written as `NAME.tmp-...` beside it and renamed; leftovers of a killed writer are removed by the next one. A
-    folder of that name is replaced if it holds nothing but files of these names. Raises InputError where it holds others.
+    folder that holds nothing but files of these names is replaced. Raises InputError where it holds others.
     """
     path = Path(path)
     others = sorted({entry.name for entry in path.iterdir()} - contents.keys()) if path.is_dir() else []

@@ -79,28 +79,28 @@ def choose_token(logits: np.ndarray, temperature: float, top_p: float, random: R
     # Taken from the largest, so that a temperature next to 0 makes no infinities that cancel.
     with np.errstate(over="ignore"):
         weights = np.exp((logits.astype(np.float64) - highest) / temperature)
-    token_ids, weights = nucleus(weights, top_p) if top_p < 1 else (None, weights)
+    if top_p < 1:
+        weights = nucleus(weights, top_p)
     sums = weights.cumsum()
     # A draw is below the last sum, however it rounds, because random() is at most 1 - 2^-53.
-    place = int(sums.searchsorted(random.random() * sums[-1], side="right"))
-    return place if token_ids is None else int(token_ids[place])
+    return int(sums.searchsorted(random.random() * sums[-1], side="right"))
 
 
-def nucleus(weights: np.ndarray, top_p: float) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest set of likeliest tokens that have top_p of all weight or more: ids and weights, the likeliest first.
+def nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
+    """The smallest set of likeliest tokens that have top_p of all weight (vocab,) or more; the others become 0.
 
-    Nucleus sampling (Holtzman et al. 2020, section 3.1). `weights` (vocab,) need not sum to 1. Of equal tokens the
-    first come first.
+    Nucleus sampling (Holtzman et al. 2020, section 3.1). The weights need not sum to 1. Of equal tokens the first are
+    kept.
     """
     total = weights.sum()
-    # All that lie below this limit have less than 1 - top_p together: the nucleus ends before them, and only the few
-    # tokens above it are sorted.
-    candidates = np.flatnonzero(weights >= (1 - top_p) * total / len(weights))
-    order = candidates[np.argsort(-weights[candidates], kind="stable")]
-    ordered = weights[order]
+    # All that lie below this limit have less than 1 - top_p together, so the nucleus ends before them.
+    ordered = np.sort(weights[weights >= (1 - top_p) * total / len(weights)])[::-1]
     before = ordered.cumsum() - ordered
     count = np.count_nonzero(before < top_p * total)
-    return order[:count], ordered[:count]
+    least = ordered[count - 1]
+    kept = weights > least
+    kept[np.flatnonzero(weights == least)[: count - np.count_nonzero(kept)]] = True
+    return np.where(kept, weights, 0.0)
 
 
 def begin_samples(
