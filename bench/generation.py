@@ -8,7 +8,6 @@ token with lmpipe's own model in torch. Greedy continuations must be the same to
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -19,9 +18,6 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
-
-# Before torch is loaded: one core for everyone.
-os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed

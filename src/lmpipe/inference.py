@@ -1,7 +1,7 @@
 """The trained model as a compiled forward pass on the CPU that keeps keys and values: what generation runs on.
 
-It computes what `lmpipe.model.TransformerLM` does in float32, within rounding, and needs no torch: a small model's step
-is 20 times as fast that way, and the first token comes at once. The kernel is `lmpipe.kernels.forward`.
+It computes what `lmpipe.model.TransformerLM` does in float32, within rounding, and needs no torch: of a small model's
+step that is nearly all of the time, and loading it is most of a command's. The kernel is `lmpipe.kernels.forward`.
 """
 
 from collections.abc import Mapping, Sequence
