@@ -155,10 +155,27 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(study, tmp_path):
     export(study / "run", target)
     assert read_json(target / "config.json") == read_json(study / "exported/config.json")
     (target / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"/exported: expected a new folder .*, found notes\.txt in it; name"):
+    with pytest.raises(InputError, match=r"/exported: expected a new folder .*, found one with .*; name another"):
         export(study / "run", target)
     assert (target / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+
+
+def test_a_run_is_not_replaced_by_its_export(study, tmp_path, monkeypatch):
+    run = tmp_path / "results/run"
+    shutil.copytree(study / "tokenizers", tmp_path / "results/tokenizers")
+    run.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(study / "run" / name, run / name)
+    monkeypatch.chdir(run)
+    for target in (run, "."):
+        with pytest.raises(InputError, match=r"found one with config\.json, model\.safetensors; name another"):
+            export(run, target)
+    assert {path.name for path in run.iterdir()} == {"config.json", "model.safetensors"}
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    export(run, ".")
+    assert {path.name for path in (tmp_path / "empty").iterdir()} == NAMES
 
 
 def test_the_same_run_gives_the_same_bytes(study, tmp_path):

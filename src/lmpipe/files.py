@@ -248,13 +248,15 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 def write_folder(path: str | Path, contents: Mapping[str, bytes]) -> None:
     """Write a folder of files that appears under its name only when it is complete.
 
-    It is written as `NAME.tmp-...` beside it and renamed; leftovers of a killed writer are removed by the next one. A
-    folder that holds nothing but files of these names is replaced. Raises InputError where it holds others.
+    It is written as `NAME.tmp-...` beside it and renamed; leftovers of a killed writer are removed by the next one. An
+    empty folder is replaced, and one that holds exactly these names, as an earlier call left it. Raises InputError
+    where there is anything else.
     """
-    path = Path(path)
-    others = sorted({entry.name for entry in path.iterdir()} - contents.keys()) if path.is_dir() else []
-    if others or (path.exists() and not path.is_dir()):
-        found = f"{others[0]} in it" if others else "a file"
+    # A name is needed: of a folder given as "." there is none.
+    path = Path(path) if Path(path).name not in ("", "..") else Path(path).resolve()
+    there = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    if there not in (set(), contents.keys()) or (path.exists() and not path.is_dir()):
+        found = f"one with {', '.join(sorted(there)[:3])}" if there else "a file"
         raise InputError(f"{path}: expected a new folder to write, or an earlier one, found {found}; name another path")
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f"{glob.escape(path.name)}.tmp-*"):
