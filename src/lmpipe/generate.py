@@ -98,8 +98,9 @@ def nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
     before = ordered.cumsum() - ordered
     count = np.count_nonzero(before < top_p * total)
     least = ordered[count - 1]
-    kept = weights > least
-    kept[np.flatnonzero(weights == least)[: count - np.count_nonzero(kept)]] = True
+    kept = weights >= least
+    if surplus := np.count_nonzero(kept) - count:
+        kept[np.flatnonzero(weights == least)[-surplus:]] = False
     return np.where(kept, weights, 0.0)
 
 
