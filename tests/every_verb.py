@@ -85,6 +85,7 @@ READS = {
     "select-best": RUN_FILES,
     "train": TOKEN_FILES | TOKENIZER_FILES | {BEST: "json"},
     "generate": RUN_FILES | {f"{RUN}/model.safetensors": "weights"} | TEXTS | TOKENIZER_FILES,
+    "export": {f"{RUN}/config.json": "json", f"{RUN}/model.safetensors": "weights"} | TOKENIZER_FILES,
     "plot-experiment": RUN_FILES | METRICS,
     "find": RUN_FILES
     | {
@@ -138,18 +139,20 @@ WRITES = {
     "select-best": BEST,
     "train": TUNED_RUN,
     "generate": "results/samples/tiny.json",
+    "export": "exported",
     "plot-experiment": EXPERIMENT,
     "find": "results/findings.json",
     "report": "results/report.html",
     "collect-provenance": "results/provenance.json",
 }
-FILLS_FOLDER = {"make-corpus", "train-bpe", "train", "plot-experiment"}
+FILLS_FOLDER = {"make-corpus", "train-bpe", "train", "export", "plot-experiment"}
 
 
 def command(verb: str, output: str | None = None) -> list[str]:
     """A verb with arguments that it accepts, and another output where one is given. The text lies in this folder."""
     written = output or WRITES.get(verb)
-    return [verb, *arguments_of(verb, the_plan()), *(["--output", written] if written else [])]
+    option = "--to" if verb == "export" else "--output"
+    return [verb, *arguments_of(verb, the_plan()), *([option, written] if written else [])]
 
 
 def the_plan() -> Plan:
@@ -192,6 +195,8 @@ def arguments_of(verb: str, plan: Plan) -> list[str]:
             samples = plan.study.samples.model_dump(mode="json", exclude={"models"})
             settings = {"corpus": "tiny", "run": "sweep/max_lr=0.01", "seed": 0, **samples}
             return ["--run", RUN, "--texts", *TEXTS, "--settings", as_json(settings)]
+        case "export":
+            return ["--run", RUN]
         case "find" | "report" | "collect-provenance":
             return ["--settings", as_json(plan.study.model_dump(mode="json", exclude_none=True)), *in_results]
         case "status":

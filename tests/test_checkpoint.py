@@ -8,7 +8,6 @@ from lmpipe import InputError
 from lmpipe.checkpoint import (
     checkpoints,
     load_checkpoint,
-    load_weights,
     restore_tensors,
     save_checkpoint,
     save_weights,
@@ -137,24 +136,3 @@ def test_tensors_of_another_model_are_not_restored(key):
 def test_a_half_written_checkpoint_is_not_seen(tmp_path):
     (tmp_path / "step-0000000007.safetensors.tmp-abc").write_bytes(b"half")
     assert load_checkpoint(tmp_path, "run") is None
-
-
-def test_weights_come_back(tmp_path):
-    model = TransformerLM(CONFIG, seed=0)
-    save_weights(tmp_path / "model.safetensors", model)
-    other = TransformerLM(CONFIG)
-    load_weights(tmp_path / "model.safetensors", other)
-    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in model.state_dict().items())
-
-
-def test_weights_of_another_model_and_damaged_ones_are_refused(tmp_path):
-    path = tmp_path / "model.safetensors"
-    save_weights(path, TransformerLM(CONFIG, seed=0))
-    other = TransformerLM(CONFIG.model_copy(update={"d_ff": 32}))
-    with pytest.raises(InputError, match=r"layers.0.ffn.w13.weight: expected shape \(64, 16\), found \(48, 16\)"):
-        load_weights(path, other)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match="damaged"):
-        load_weights(path, TransformerLM(CONFIG))
-    with pytest.raises(InputError, match="no such file; make it first"):
-        load_weights(tmp_path / "nothing.safetensors", TransformerLM(CONFIG))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lmpipe.model import NORM_EPS, TransformerLM, rope_turns, rotate, stream_seed
+from lmpipe.model import NORM_EPS, TransformerLM, rope_turns, rotate
 from lmpipe.settings import ModelConfig
 
 
@@ -221,12 +221,6 @@ def test_initial_weights_have_the_deviation_of_the_handout_and_end_at_three_of_t
         assert weight.abs().max().item() > 2.8 * deviation
     assert not torch.equal(queries, keys)
     assert torch.equal(model.ln_final.weight, torch.ones(128))
-
-
-def test_streams_of_random_numbers_are_apart():
-    seeds = {stream_seed(seed, name) for seed in range(20) for name in ("a", "b", "0:a")}
-    assert len(seeds) == 60
-    assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tiny_study import MODEL, TRAINING, make_tiny_study, tiny_settings, tiny_tok
 
 from lmpipe import InputError
 from lmpipe.evaluation import evaluate, text_bytes_of
-from lmpipe.generate import load_run
+from lmpipe.generate import read_run
 from lmpipe.model import TransformerLM
 from lmpipe.optim import AdamW
 from lmpipe.run_inputs import resolve_rate
@@ -130,7 +130,9 @@ def test_runs_of_one_seed_are_paired_and_record_it(study):
 
 def test_validation_loss_is_the_mean_over_every_token_of_the_split(study):
     train(tiny_settings(total_tokens=640), study, study / "run")
-    model, tokenizer = load_run(study / "run")
+    config, weights, tokenizer = read_run(study / "run")
+    model = TransformerLM(config)
+    model.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
     tokens = TokenFile.open(study / "tokens/tiny/valid.bin").tokens[:].astype("int64")
     nats, text_nats, text_bytes = [], [], 0
     with torch.no_grad():

@@ -3,22 +3,20 @@
 A checkpoint exists only once it is complete. The newest two are kept, so that a damaged one costs minutes, not the run.
 """
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from lmpipe import InputError
-from lmpipe.files import atomic_write, make_again
+from lmpipe.files import atomic_write
 from lmpipe.optim import AdamW
 from lmpipe.progress import say
+from lmpipe.tensor_files import open_tensors
 
 KEPT = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -31,43 +29,10 @@ def save_weights(path: str | Path, model: nn.Module) -> None:
         file.write(data)
 
 
-def load_weights(path: str | Path, model: nn.Module) -> None:
-    """Load what `save_weights` wrote; raises InputError for a file that is missing, damaged or another model's."""
-    check_weights(path, model)
-    tensors, _ = read_tensors(Path(path))
-    model.load_state_dict(tensors)
-
-
-def check_weights(path: str | Path, model: nn.Module) -> None:
-    """Raise InputError unless a file holds weights of the model's shapes; the model may lie on the meta device."""
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    with open_tensors(Path(path)) as file:
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    if expected != found:
-        name = sorted(dict(expected.items() ^ found.items()))[0]
-        raise InputError(
-            f"{path}: {name}: expected shape {expected.get(name)}, found {found.get(name)}; "
-            "use the weights and the config.json of one run"
-        )
-
-
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file; raises InputError where it is missing or damaged."""
-    with open_tensors(path) as file:
+    with open_tensors(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-
-
-@contextlib.contextmanager
-def open_tensors(path: Path) -> Iterator[Any]:
-    """A safetensors file while the block runs; raises InputError where it is missing or damaged, inside it too."""
-    try:
-        # safetensors names no file in an error of the system, and says nothing clear of a folder.
-        with open(path, "rb"), safe_open(path, framework="pt") as file:
-            yield file
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; make it first (snakemake --cores 1 {path})") from None
-    except SafetensorError as error:
-        raise InputError(f"{path}: expected safetensors, found a damaged file ({error}); {make_again(path)}") from None
 
 
 def training_tensors(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:

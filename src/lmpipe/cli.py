@@ -192,6 +192,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--max-new-tokens", type=positive, default=256, help="stop there, or at the end of text (default 256)")
     add("--seed", type=int, default=0, help="of the random draws (default 0)")
 
+    add = verb("export", export, "Write a run as a folder that Hugging Face transformers loads: model and tokenizer.")
+    add("--run", required=True, dest="run_folder", help="the run's folder")
+    add("--to", required=True, help="the new folder; an earlier export there is replaced")
+
     add = verb("plot-experiment", plot_experiment, "Draw an experiment's curves and final losses, and write its table.")
     add_experiment(add)
     add("--output", required=True, help="the experiment's folder")
@@ -426,6 +430,13 @@ def generate(given: Arguments) -> Facts:
     else:
         write_samples(given.settings, given.run_folder, *given.texts, given.output)
     return {"inputs": [given.run_folder, *(given.texts or [])]}
+
+
+def export(given: Arguments) -> None:
+    """Run `lmpipe export`."""
+    from lmpipe.export import export
+
+    export(given.run_folder, given.to)
 
 
 def plot_experiment(given: Arguments) -> Facts:

@@ -7,37 +7,43 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from lmpipe import InputError
-from lmpipe.checkpoint import check_weights, load_weights
-from lmpipe.devices import compute_reproducibly
 from lmpipe.files import STANDARD_OUTPUT, make_again, read_json, write_json
 from lmpipe.fluency import figures_of, held_out_figures, known_words
-from lmpipe.model import TransformerLM, stream_seed
+from lmpipe.inference import CompiledLM, weight_shapes
+from lmpipe.kernels.memory import Buffer
 from lmpipe.pretokenize import END_OF_TEXT, to_bytes
 from lmpipe.progress import progress
+from lmpipe.seeds import stream_seed
 from lmpipe.settings import ModelConfig
 from lmpipe.shapes import RUN_CONFIG, RUN_SUMMARY, read_shape
 from lmpipe.store import CONFIG, SUMMARY, WEIGHTS
+from lmpipe.tensor_files import read_weights
 from lmpipe.tokenizer import Tokenizer
+
+# Samples that are continued together. Which ones are changes none of them; it bounds the memory of their caches.
+BATCH = 64
 
 
 @dataclass
 class Sample:
     """One text being generated: how it is drawn, what the model sees of it, and what has come so far.
 
-    `context_cuts` are the positions, prompt included, at which the context was full and its first half was dropped.
+    `read` counts the tokens of the context that the model has read. `context_cuts` are the positions, prompt included,
+    at which the context was full and its first half was dropped.
     """
 
     prompt_ids: list[int]
     temperature: float
     top_p: float
-    generator: torch.Generator
+    random: Random
     context: list[int]
+    read: int = 0
     new_ids: list[int] = field(default_factory=list)
     ended: bool = False
     context_cuts: list[int] = field(default_factory=list)
@@ -47,47 +53,55 @@ class Sample:
         if len(self.context) == context_length:
             self.context_cuts.append(len(self.prompt_ids) + len(self.new_ids))
             del self.context[: context_length - context_length // 2]
+            self.read = 0
         self.context.append(token_id)
         self.new_ids.append(token_id)
 
 
-@torch.inference_mode()
-def next_logits(model: TransformerLM, contexts: Sequence[Sequence[int]]) -> Tensor:
-    """Logits of the token after each context: (batch, vocab), float64 on the CPU.
-
-    Contexts of different lengths share a batch: what pads the shorter ones lies after them, where causal attention
-    does not look.
-    """
-    lengths = torch.tensor([len(context) for context in contexts])
-    padded = torch.zeros((len(contexts), int(lengths.max())), dtype=torch.int64)
-    for row, context in enumerate(contexts):
-        padded[row, : len(context)] = torch.tensor(context)
-    hidden = model.hidden(padded.to(model.lm_head.weight.device))
-    last = hidden[torch.arange(len(contexts)), lengths - 1]
-    # Weights of a run that diverged may overflow; samples of it are still to be seen.
-    return model.lm_head(last).cpu().double().nan_to_num(posinf=1e30, neginf=-1e30)
+def next_logits(model: CompiledLM, samples: Sequence[Sample], caches: Sequence[Buffer]) -> np.ndarray:
+    """Let the model read what is new of each sample; the logits of the token after it: (samples, vocab), float32."""
+    starts = [sample.read for sample in samples]
+    logits = model.read(caches, starts, [sample.context[sample.read :] for sample in samples])
+    for sample in samples:
+        sample.read = len(sample.context)
+    return logits
 
 
-def choose_token(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
-    """Draw one token id from logits (vocab,); temperature 0 takes the likeliest.
-
-    Nucleus sampling (Holtzman et al. 2020, section 3.1) keeps the likeliest tokens until they hold top_p together.
-    """
+def choose_token(logits: np.ndarray, temperature: float, top_p: float, random: Random) -> int:
+    """Draw one token id from logits (vocab,); temperature 0 takes the likeliest, of equal ones the first."""
+    highest = logits.max()
+    if not np.isfinite(highest):
+        # Weights of a run that diverged may overflow; samples of it are still to be seen.
+        logits = np.nan_to_num(logits, posinf=1e30, neginf=-1e30)
+        highest = logits.max()
     if temperature == 0:
         return int(logits.argmax())
     # Taken from the largest, so that a temperature next to 0 makes no infinities that cancel.
-    probabilities = torch.softmax((logits - logits.max()) / temperature, dim=-1)
+    with np.errstate(over="ignore"):
+        weights = np.exp((logits.astype(np.float64) - highest) / temperature)
     if top_p < 1:
-        probabilities = nucleus(probabilities, top_p)
-    return int(torch.multinomial(probabilities, 1, generator=generator))
+        weights = nucleus(weights, top_p)
+    sums = weights.cumsum()
+    # A draw is below the last sum, however it rounds, because random() is at most 1 - 2^-53.
+    return int(sums.searchsorted(random.random() * sums[-1], side="right"))
 
 
-def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """The smallest set of likeliest tokens whose probabilities (vocab,) sum to top_p or more; the others become 0."""
-    ordered, order = probabilities.sort(descending=True, stable=True)
-    before = ordered.cumsum(dim=-1) - ordered
-    kept = torch.where(before < top_p, ordered, 0.0)
-    return torch.zeros_like(probabilities).scatter_(0, order, kept)
+def nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
+    """The smallest set of likeliest tokens that have top_p of all weight (vocab,) or more; the others become 0.
+
+    Nucleus sampling (Holtzman et al. 2020, section 3.1). The weights need not sum to 1. Of equal tokens the first are
+    kept.
+    """
+    total = weights.sum()
+    # All that lie below this limit have less than 1 - top_p together, so the nucleus ends before them.
+    ordered = np.sort(weights[weights >= (1 - top_p) * total / len(weights)])[::-1]
+    before = ordered.cumsum() - ordered
+    count = np.count_nonzero(before < top_p * total)
+    least = ordered[count - 1]
+    kept = weights >= least
+    if surplus := np.count_nonzero(kept) - count:
+        kept[np.flatnonzero(weights == least)[-surplus:]] = False
+    return np.where(kept, weights, 0.0)
 
 
 def begin_samples(
@@ -101,32 +115,39 @@ def begin_samples(
     samples = []
     for place, (prompt, temperature, top_p) in enumerate(wanted):
         again = wanted[:place].count((prompt, temperature, top_p))
-        generator = torch.Generator().manual_seed(stream_seed(seed, f"sample {again}"))
+        random = Random(stream_seed(seed, f"sample {again}"))
         prompt_ids = tokenizer.encode(prompt or END_OF_TEXT)
-        samples.append(Sample(prompt_ids, temperature, top_p, generator, prompt_ids[-context_length:]))
+        samples.append(Sample(prompt_ids, temperature, top_p, random, prompt_ids[-context_length:]))
     return samples
 
 
 def continue_samples(
-    model: TransformerLM, samples: Sequence[Sample], max_new_tokens: int, end_id: int | None
+    model: CompiledLM, samples: Sequence[Sample], max_new_tokens: int, end_id: int | None
 ) -> Iterator[int]:
     """Give each sample its next token again and again, until all have ended; yields how many tokens came each time.
 
     A sample ends with the end of text, which does not become part of it, or after max_new_tokens.
     """
-    context_length = model.config.context_length
-    active = list(samples)
+    for first in range(0, len(samples), BATCH):
+        yield from continue_batch(model, samples[first : first + BATCH], max_new_tokens, end_id)
+
+
+def continue_batch(
+    model: CompiledLM, samples: Sequence[Sample], max_new_tokens: int, end_id: int | None
+) -> Iterator[int]:
+    """As `continue_samples`, all at once."""
+    active = [(sample, model.new_cache()) for sample in samples]
     for _ in range(max_new_tokens):
         if not active:
             return
-        for sample, logits in zip(active, next_logits(model, [sample.context for sample in active]), strict=True):
-            token_id = choose_token(logits, sample.temperature, sample.top_p, sample.generator)
+        for (sample, _), logits in zip(active, next_logits(model, *zip(*active, strict=True)), strict=True):
+            token_id = choose_token(logits, sample.temperature, sample.top_p, sample.random)
             if token_id == end_id:
                 sample.ended = True
             else:
-                sample.add(token_id, context_length)
+                sample.add(token_id, model.config.context_length)
         yield len(active)
-        active = [sample for sample in active if not sample.ended]
+        active = [(sample, cache) for sample, cache in active if not sample.ended]
 
 
 def end_of_text_id(tokenizer: Tokenizer) -> int | None:
@@ -141,7 +162,7 @@ def text_of(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
 
 
 def generate(
-    model: TransformerLM,
+    model: CompiledLM,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     temperature: float = 1.0,
@@ -161,7 +182,7 @@ def generate(
 
 
 def stream(
-    model: TransformerLM,
+    model: CompiledLM,
     tokenizer: Tokenizer,
     prompt: str,
     temperature: float = 1.0,
@@ -204,8 +225,14 @@ def write_out(text: str) -> None:
         raise OSError(error.errno, error.strerror, STANDARD_OUTPUT) from None
 
 
-def load_run(run_folder: str | Path) -> tuple[TransformerLM, Tokenizer]:
-    """The trained model of a run and its tokenizer.
+def load_run(run_folder: str | Path) -> tuple[CompiledLM, Tokenizer]:
+    """The trained model of a run, ready to generate, and its tokenizer; raises InputError as `read_run` does."""
+    config, weights, tokenizer = read_run(run_folder)
+    return CompiledLM(config, weights), tokenizer
+
+
+def read_run(run_folder: str | Path) -> tuple[ModelConfig, dict[str, np.ndarray], Tokenizer]:
+    """The model of a run, its trained weights and its tokenizer.
 
     Raises InputError where files are missing or damaged, or the tokenizer is not the one that the run was trained with.
     """
@@ -225,11 +252,7 @@ def load_run(run_folder: str | Path) -> tuple[TransformerLM, Tokenizer]:
             f"{folder / CONFIG}: model.vocab_size: expected the {tokenizer.vocab_size} ids of the tokenizer, "
             f"found {model_config.vocab_size}; {make_again(folder / CONFIG)}"
         )
-    # Before anything is allocated: a model of another size may be of any size.
-    check_weights(folder / WEIGHTS, TransformerLM(model_config, device="meta"))
-    model = TransformerLM(model_config)
-    load_weights(folder / WEIGHTS, model)
-    return model.eval(), tokenizer
+    return model_config, read_weights(folder / WEIGHTS, weight_shapes(model_config)), tokenizer
 
 
 def sample_grid(settings: dict[str, Any]) -> list[tuple[str, float, float]]:
@@ -254,7 +277,6 @@ def write_samples(
 
     `settings` are {"corpus", "run", "seed", "prompts", "max_new_tokens", "temperature", "top_p"}.
     """
-    compute_reproducibly(1, torch.device("cpu"))
     model, tokenizer = load_run(run_folder)
     samples, grid = generate_grid(model, tokenizer, settings)
     known, known_from_bytes = known_words(train_text)
@@ -281,7 +303,7 @@ def write_samples(
 
 
 def generate_grid(
-    model: TransformerLM, tokenizer: Tokenizer, settings: dict[str, Any]
+    model: CompiledLM, tokenizer: Tokenizer, settings: dict[str, Any]
 ) -> tuple[list[Sample], list[tuple[str, float, float]]]:
     """The samples of the whole grid, made in one batch, and the grid."""
     grid = sample_grid(settings)

@@ -3,7 +3,6 @@
 Shapes are written (batch, seq, d_model); `width` is the width of one head, d_model / num_heads.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator
 
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that every PyTorch reader knows)
 from torch import Tensor, nn
 
+from lmpipe.seeds import stream_seed
 from lmpipe.settings import ModelConfig
 
 NORM_EPS = 1e-5
@@ -199,8 +199,3 @@ def initial_deviations(model: TransformerLM) -> Iterator[tuple[str, Tensor, floa
             matrices = module.weight.split(list(module.parts.values()))
             for part, weight in zip(module.parts, matrices, strict=True):
                 yield f"{parent}.{part}.weight".lstrip("."), weight, math.sqrt(2 / sum(weight.shape))
-
-
-def stream_seed(seed: int, name: str) -> int:
-    """The seed of one named stream of random numbers: 63 bits of a hash, so that streams are independent."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") >> 1

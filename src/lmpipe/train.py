@@ -16,7 +16,6 @@ from torch import Tensor
 
 from lmpipe.checkpoint import (
     load_checkpoint,
-    open_tensors,
     restore_tensors,
     save_checkpoint,
     save_weights,
@@ -33,6 +32,7 @@ from lmpipe.run_inputs import RunInputs, resolve
 from lmpipe.run_progress import RunProgress
 from lmpipe.shapes import RUN_SUMMARY, check_shape
 from lmpipe.store import METRICS, SUMMARY, WEIGHTS, StoredRun, digest_of
+from lmpipe.tensor_files import open_tensors
 from lmpipe.tokens import batch
 
 CHECKPOINT_SECONDS = 30.0

@@ -127,17 +127,23 @@ class Vocabulary:
         The last one goes to tiktoken.Encoding with PATTERN; the special tokens and their ids are given there apart.
         """
         folder = Path(folder)
-        names = {printable(token): token_id for token_id, token in sorted(self.vocab.items())}
-        merges = [(printable(left), printable(right)) for left, right in self.merges]
-        lines = [MERGES_HEADER, *(f"{left} {right}" for left, right in merges)]
+        lines = [MERGES_HEADER, *(f"{left} {right}" for left, right in self._merge_names())]
         write_together(
             {
-                folder / "vocab.json": json_bytes(names),
+                folder / "vocab.json": json_bytes(self._names()),
                 folder / "merges.txt": "".join(f"{line}\n" for line in lines).encode(),
-                folder / "tokenizer.json": json_bytes(self._hugging_face(names, merges)),
+                folder / "tokenizer.json": json_bytes(self.hugging_face()),
                 folder / "ranks.tiktoken": self._tiktoken(),
             }
         )
+
+    def _names(self) -> dict[str, int]:
+        """The ids of tokens in GPT-2's form."""
+        return {printable(token): token_id for token_id, token in sorted(self.vocab.items())}
+
+    def _merge_names(self) -> list[tuple[str, str]]:
+        """The merges in GPT-2's form."""
+        return [(printable(left), printable(right)) for left, right in self.merges]
 
     def _tiktoken(self) -> bytes:
         """The file that `tiktoken.load.load_tiktoken_bpe` reads: a line for each token, in base64, and its rank."""
@@ -145,8 +151,9 @@ class Vocabulary:
         ranks = [(token_id, token) for token_id, token in sorted(self.vocab.items()) if token_id not in specials]
         return b"".join(b"%s %d\n" % (b64encode(token), token_id) for token_id, token in ranks)
 
-    def _hugging_face(self, names: dict[str, int], merges: list[tuple[str, str]]) -> dict[str, Any]:
+    def hugging_face(self) -> dict[str, Any]:
         """The tokenizer as the JSON that `tokenizers.Tokenizer.from_file` reads; it gives the same ids."""
+        names, merges = self._names(), self._merge_names()
         special_names = {printable(to_bytes(token)): token for token in self.special_tokens}
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
         plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}

@@ -73,3 +73,19 @@ MERGE_FIELDS = 34
 # What merging stops for: nothing is left to do, a buffer is full, or rarer pairs must be looked up.
 MERGE_FINISHED, PAIRS_FULL, POOL_FULL, HEAP_FULL, TEXT_FULL, PAIRS_ENDED = range(6)
 SLACK = 64  # bytes behind the last record that vector loads may read
+
+# The model that forward.py computes: its shape, its variant, then the addresses of its weights and of scratch memory.
+MODEL_D_MODEL, MODEL_D_FF, MODEL_NUM_LAYERS, MODEL_NUM_HEADS, MODEL_VOCAB_SIZE, MODEL_NORM, MODEL_IS_GATED = range(7)
+MODEL_EMBEDDINGS, MODEL_TURNS, MODEL_FINAL_NORM, MODEL_HEAD, MODEL_LAYERS = range(7, 12)  # turns, norms: 0 for none
+MODEL_X, MODEL_NORMED, MODEL_WIDE, MODEL_SCORES, MODEL_KEYS_BYTES, MODEL_VALUES_BYTES = range(12, 18)
+MODEL_FIELDS = 18
+NORM_BEFORE, NORM_AFTER = range(2)
+# The addresses of a layer's weights.
+LAYER_NORM_1, LAYER_QKV, LAYER_OUTPUT, LAYER_NORM_2, LAYER_UP, LAYER_DOWN = range(6)
+LAYER_FIELDS = 6
+# A row of a batch: a token, its position, the cache of its text, and where its logits go (0: they are not wanted).
+ROW_TOKEN, ROW_POSITION, ROW_CACHE, ROW_LOGITS = range(4)
+ROW_FIELDS = 4
+PANEL = 64  # columns of a matrix that are computed, and lie, together
+PANEL_BYTES = 4 * PANEL
+LANES_BYTES = 64  # sixteen float32 numbers

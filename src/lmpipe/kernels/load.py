@@ -26,7 +26,8 @@ from lmpipe.files import atomic_write
 from lmpipe.kernels import layout, memory
 
 HERE = Path(__file__).parent
-SOURCES = ("build", "layout", "simd", "scan", "count", "merge", "encode")  # what object code is made from
+SOURCES = ("build", "layout", "simd", "scan", "count", "merge", "encode", "lanes", "forward")  # of object code
+MODEL_MODULES = ("forward",)
 CHECKSUM_BYTES = 32
 
 
@@ -38,9 +39,14 @@ def kernels(wide: bool = False) -> SimpleNamespace:
     return load(os.environ.get("LMPIPE_SCALAR") == "1", os.environ.get("LMPIPE_CHECK") == "1", wide)
 
 
+def model_kernels() -> SimpleNamespace:
+    """The kernels that compute a model, as functions of ints; they are compiled apart, since few commands need them."""
+    return load(False, os.environ.get("LMPIPE_CHECK") == "1", modules=MODEL_MODULES)
+
+
 @cache
-def load(scalar: bool, checked: bool, wide: bool = False) -> SimpleNamespace:
-    """The kernels of one variant; compiles them first where that was not done yet."""
+def load(scalar: bool, checked: bool, wide: bool = False, modules: Sequence[str] = ()) -> SimpleNamespace:
+    """The kernels of one variant, the tokenizer's where no modules are named; compiles them where that was not done."""
     from lmpipe.kernels import build
 
     llvm.add_symbol("lmpipe_bounds", memory.bounds_address())
@@ -48,9 +54,9 @@ def load(scalar: bool, checked: bool, wide: bool = False) -> SimpleNamespace:
     llvm.initialize_native_asmprinter()
     options = {"LMPIPE_SCALAR": scalar, "LMPIPE_CHECK": checked, "LMPIPE_WIDE": wide}
     variant = {name: str(int(value)) for name, value in options.items()}
-    modules = build.WIDE_MODULES if wide else build.MODULES
+    modules = modules or (build.WIDE_MODULES if wide else build.MODULES)
     try:
-        data = cached("kernels", f"{code_key()} {variant}", lambda: compile_apart(variant, modules))
+        data = cached("kernels", f"{code_key()} {variant} {modules}", lambda: compile_apart(variant, modules))
         functions = linked(build.unpacked(data))
     except (OSError, subprocess.SubprocessError) as error:
         print(f"lmpipe: the kernels are compiled for this process alone ({error})", file=sys.stderr, flush=True)
