@@ -140,6 +140,9 @@ def test_damaged_results_are_named_and_the_rest_is_reported(study):
     assert "results/fabricated/runs/swiglu_ablation/silu/seed0/summary.json: expected JSON" in page
     assert "lmpipe-report-" not in page, "no path of the folder for the time being"
     assert findings()["learning_rate"]["status"] == "absent"
+    place = "results/fabricated/runs/learning_rate/max_lr=0.01/seed0/metrics.csv"
+    (told,) = findings()["learning_rate"]["sentences"]
+    assert told.startswith(f"Its results cannot be read: {place}: ")
     assert findings()["layer_norm_ablation"]["status"] == "answered"
 
 

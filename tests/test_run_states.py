@@ -13,8 +13,9 @@ from tiny_study import MODEL, TRAINING, make_tiny_study, tiny_settings
 
 from lmpipe.begun import BegunStudy, begin, find_study
 from lmpipe.plan import load_plan
+from lmpipe.records import records_of
 from lmpipe.run_progress import PROGRESS_FILE, this_process
-from lmpipe.run_states import StudyFiles, last_lines
+from lmpipe.run_states import STAGES, StudyFiles, last_lines
 
 RATES = {"learning_rate": {"corpus": "stories", "vary": {"max_lr": [0.001, 0.01, 3.0]}}}
 RUN = "learning_rate/max_lr=0.01/seed0"
@@ -166,6 +167,10 @@ def test_stages_are_counted_by_their_records(study):
     assert look.stages["tokens"] == (0, 4)
     (study.folder / "corpora/docs/provenance.json").write_text("{}", encoding="utf-8")
     assert StudyFiles(study).look(time.time()).stages["corpora"] == (1, 2)
+
+
+def test_every_verb_that_leaves_a_record_belongs_to_a_stage(study):
+    assert set(records_of(study.plan)) == {*STAGES, "train"}
 
 
 def test_a_whole_study_is_finished(whole_study, monkeypatch):

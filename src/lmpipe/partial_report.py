@@ -69,6 +69,7 @@ class PartialResults(Results):
                 over.setdefault(run.run.experiment, []).append((run.run.name, run.run.seed))
         super().__init__(folder, study.plan.study.model_dump(mode="json", exclude_none=True), over)
         self.real_folder = study.folder
+        self.unreadable: dict[str, str] = {}
 
     @cached_property
     def corpora(self) -> dict[str, dict[str, Any]]:
@@ -108,7 +109,7 @@ def draw(results: PartialResults, experiment: str, *, is_whole: bool) -> None:
     try:
         plot_experiment(results.experiment(experiment), target)
     except InputError as error:
-        say(f"{experiment}: left out: {results.with_real_paths(str(error))}")
+        results.unreadable[experiment] = results.with_real_paths(str(error))
         del results.plan[experiment]
 
 
@@ -118,6 +119,8 @@ def found(results: PartialResults, problem: str, runs: list[RunState]) -> dict[s
     there = len(runs) - len(missing)
     if missing and not there:
         return unanswered(problem, f"None of its {count(len(runs))} runs is there yet: {in_words(runs)}.")
+    if problem in results.unreadable:
+        return unanswered(problem, f"Its results cannot be read: {results.unreadable[problem]}.")
     answer = answered(results, problem)
     told = f"So far from {count(there)} of {count(len(runs))} runs; not there: {named(missing)}."
     if answer is None:

@@ -42,6 +42,8 @@ STAGES = {
     "compare-tokenizers": "comparison",
     "explore-unicode": "unicode",
     "account-model": "accounting",
+    "measure-model": "measurements",
+    "measure-batch-sizes": "measurements",
     "tune-sgd-toy": "SGD toy",
     "select-best": "best rates",
     "generate": "samples",
