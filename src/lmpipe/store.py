@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from lmpipe import InputError
-from lmpipe.files import copy_atomic, held_alone, write_json
+from lmpipe.files import copy_atomic, held_alone, make_again, write_json
 from lmpipe.progress import say
 
 DIGEST_CHARACTERS = 20
@@ -24,6 +26,7 @@ CONFIG = "config.json"
 METRICS = "metrics.csv"
 WEIGHTS = "model.safetensors"
 SUMMARY = "summary.json"
+COMPILED = "compiled"
 
 
 def digest_of(identity: Any) -> str:
@@ -56,6 +59,11 @@ class StoredRun:
         return self.folder / "checkpoints"
 
     @property
+    def compiled(self) -> Path:
+        """Where what torch compiles is kept, for all runs of the store."""
+        return self.folder.parent / COMPILED
+
+    @property
     def is_finished(self) -> bool:
         """Whether the results are complete: the summary is written last."""
         return all((self.folder / name).exists() for name in (METRICS, WEIGHTS, SUMMARY))
@@ -83,6 +91,15 @@ class StoredRun:
         write_json(Path(output) / CONFIG, config)
 
 
+def check_tensors(path: Path) -> None:
+    """Raise InputError unless a file is whole safetensors; torch, which takes a second to load, is not needed."""
+    try:
+        with open(path, "rb"), safe_open(path, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise InputError(f"{path}: expected safetensors, found a damaged file ({error}); {make_again(path)}") from None
+
+
 def forget(results: str | Path) -> None:
     """Empty the store of a study; its published results stay, and runs asked for again are trained anew.
 
@@ -98,4 +115,5 @@ def forget(results: str | Path) -> None:
                 shutil.rmtree(folder)
         except BlockingIOError:
             raise InputError(f"{folder}: expected no run under way, found one; let it end or stop it") from None
+    shutil.rmtree(store / COMPILED, ignore_errors=True)
     say(f"{store}: {len(folders)} runs forgotten")
