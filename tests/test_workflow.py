@@ -319,7 +319,11 @@ def test_a_wrong_study_stops_before_the_first_job(tmp_path, key, value, message)
 def test_a_failed_study_says_so_and_how_to_report_what_is_there(tmp_path):
     (tmp_path / "empty.txt").write_text(" ", encoding="utf-8")
     study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
-    study["corpora"]["docs"] = study["corpora"]["docs"] | {"source": "url", "files": ["file:empty.txt"]}
+    study["corpora"]["docs"] = study["corpora"]["docs"] | {
+        "source": "url",
+        "files": ["file:empty.txt"],
+        "valid_fraction": 0.1,
+    }
     study["corpora"]["docs"].pop("packages")
     path = tmp_path / "failing.yaml"
     path.write_text(yaml.safe_dump(study), encoding="utf-8")
