@@ -160,10 +160,10 @@ def test_finished_weights_that_find_no_room_are_made_again_from_the_checkpoint(d
         with filled(disk):
             save_weights(path, model)
 
-    monkeypatch.setattr("lmpipe.train.save_weights", save_on_a_full_disk)
+    monkeypatch.setattr("lmpipe.trainer.save_weights", save_on_a_full_disk)
     with pytest.raises(InputError, match=r"model\.safetensors: " + LACKS):
         train(tiny_settings(), results, disk / "results/run", checkpoint_seconds=0)
-    monkeypatch.setattr("lmpipe.train.save_weights", save_weights)
+    monkeypatch.setattr("lmpipe.trainer.save_weights", save_weights)
     train(tiny_settings(), results, disk / "results/run")
     assert "going on after step 60 of 60" in capfd.readouterr().err
     shutil.rmtree(results)
@@ -173,7 +173,7 @@ def test_a_run_is_published_from_the_store_once_there_is_room(disk, tmp_path, mo
     results = make_tiny_study(tmp_path / "results")
     with filled(disk), pytest.raises(InputError, match=r"model\.safetensors: " + LACKS):
         train(tiny_settings(), results, disk / "run")
-    monkeypatch.setattr("lmpipe.train.Trainer", None)
+    monkeypatch.setattr("lmpipe.trainer.Trainer", None)
     train(tiny_settings(), results, disk / "run")
     assert {path.name for path in (disk / "run").iterdir()} == {
         "config.json",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lmpipe.model import TransformerLM
-from lmpipe.optim import AdamW, clip_gradients, cosine_lr, tune_sgd_toy
+from lmpipe.optim import AdamW, clipping_divisor, cosine_lr, gradient_norm, tune_sgd_toy
 from lmpipe.settings import ModelConfig, TrainingSettings
 
 CONFIG = ModelConfig(context_length=16, d_model=32, d_ff=64, num_layers=2, num_heads=4, vocab_size=40)
@@ -77,12 +77,12 @@ def test_a_run_does_not_load_the_compiler():
     # It would cost every run of a study two seconds.
     code = (
         "import sys, torch; from lmpipe.devices import compute_reproducibly; from lmpipe.model import TransformerLM;"
-        "from lmpipe.optim import AdamW, clip_gradients; from lmpipe.settings import ModelConfig, TrainingSettings;"
+        "from lmpipe.optim import AdamW, gradient_norm; from lmpipe.settings import ModelConfig, TrainingSettings;"
         "compute_reproducibly(1, torch.device('cpu'));"
         "config = ModelConfig(context_length=8, d_model=8, d_ff=8, num_layers=1, num_heads=2, vocab_size=9);"
         "model = TransformerLM(config, seed=0);"
         "optimizer = AdamW(model, TrainingSettings(total_tokens=1, batch_size=1, max_lr=0.1));"
-        "model(torch.zeros((1, 8), dtype=torch.long)).sum().backward(); clip_gradients(list(model.parameters()), 1.0);"
+        "model(torch.zeros((1, 8), dtype=torch.long)).sum().backward(); gradient_norm(model.parameters());"
         "optimizer.step(0.1); optimizer.zero_grad(); print('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
@@ -114,17 +114,47 @@ def test_clipping_equals_torchs(max_norm):
         mine.grad = torch.randn(mine.shape, generator=torch.Generator().manual_seed(mine.numel()))
         other.grad = mine.grad.clone()
     expected = torch.nn.utils.clip_grad_norm_(theirs, max_norm)
-    assert clip_gradients(ours, max_norm).item() == pytest.approx(expected.item(), rel=1e-6)
+    norm = gradient_norm(ours)
+    assert norm.item() == pytest.approx(expected.item(), rel=1e-6)
     for mine, other in zip(ours[:3], theirs[:3], strict=True):
-        torch.testing.assert_close(mine.grad, other.grad)
-    assert ours[3].grad is None
+        torch.testing.assert_close(mine.grad / clipping_divisor(norm, max_norm), other.grad)
 
 
 def test_clipping_leaves_gradients_of_exactly_the_largest_norm_alone():
-    parameter = nn.Parameter(torch.zeros(2))
-    parameter.grad = torch.tensor([3.0, 4.0])
-    clip_gradients([parameter], 5.0)
-    assert parameter.grad.tolist() == [3.0, 4.0]
+    assert clipping_divisor(torch.tensor(5.0), 5.0) == 1
+
+
+def test_an_update_divides_its_gradients():
+    models = [TransformerLM(CONFIG, seed=0).double() for _ in range(2)]
+    optimizers = [AdamW(model, TRAINING) for model in models]
+    optimizers[1].divisor = torch.tensor(4.0)
+    for step in range(5):
+        for model in models:
+            random_gradients(model, seed=step)
+        for parameter in models[0].parameters():
+            parameter.grad /= 4
+        for optimizer in optimizers:
+            optimizer.step(0.01)
+    for parameter, other in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(parameter, other)
+
+
+def test_an_update_that_is_skipped_changes_nothing_whatever_its_gradients():
+    model = TransformerLM(CONFIG, seed=0)
+    optimizer = AdamW(model, TRAINING)
+    random_gradients(model)
+    optimizer.step(0.01)
+
+    def state():
+        moments = [*optimizer.exp_avg.values(), *optimizer.exp_avg_sq.values()]
+        return [tensor.detach().clone() for tensor in (*model.parameters(), *moments, optimizer.updates)]
+
+    before = state()
+    optimizer.skips = torch.tensor(1.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, math.nan)
+    optimizer.step(0.01)
+    assert all(map(torch.equal, before, state()))
 
 
 def test_one_batch_is_learnt_by_heart():
@@ -134,7 +164,7 @@ def test_one_batch_is_learnt_by_heart():
     for _ in range(150):
         loss = nn.functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
         loss.backward()
-        clip_gradients(model.parameters(), 1.0)
+        optimizer.divisor = clipping_divisor(gradient_norm(model.parameters()), 1.0)
         optimizer.step(0.01)
         optimizer.zero_grad()
     assert loss.item() < 0.02

@@ -17,14 +17,17 @@ from safetensors.torch import load_file
 from tiny_study import MODEL, TRAINING, make_tiny_study, tiny_settings, tiny_tokenizer
 
 from lmpipe import InputError
+from lmpipe.accounting import adamw
+from lmpipe.course import Course
 from lmpipe.evaluation import evaluate, text_bytes_of
 from lmpipe.generate import read_run
 from lmpipe.model import TransformerLM
 from lmpipe.optim import AdamW
 from lmpipe.run_inputs import resolve_rate
 from lmpipe.settings import ModelConfig
-from lmpipe.tokens import TokenFile, batch
-from lmpipe.train import Counted, Trainer, evaluation_steps, train
+from lmpipe.tokens import TokenFile, batch_starts
+from lmpipe.train import train
+from lmpipe.trainer import Counted, Trainer, evaluation_steps
 
 STEPS = 60
 
@@ -110,10 +113,11 @@ def test_runs_of_one_seed_are_paired_and_record_it(study):
         found[name] = summary_of(study / name)
     train(tiny_settings("seed") | {"seed": 1}, study, study / "seed")
     found["seed"] = summary_of(study / "seed")
-    tokens, digest = TokenFile.open(study / "tokens/tiny/train.bin").tokens[:], ""
+    tokens = TokenFile.open(study / "tokens/tiny/train.bin")
+    digest = tokens.info["sha256"]
     for step in range(1, 11):
-        inputs, _ = batch(tokens, 0, step, 4, 16)
-        digest = hashlib.sha256(digest.encode() + inputs.tobytes()).hexdigest()
+        starts = batch_starts(len(tokens.tokens), 0, step, 4, 16)
+        digest = hashlib.sha256(digest.encode() + starts.tobytes()).hexdigest()
     assert {name: summary["batches_sha256"] == digest for name, summary in found.items()} == {
         name: name != "seed" for name in found
     }
@@ -336,13 +340,6 @@ def test_a_finished_run_lies_well_below_the_unigram_entropy(loss, status):
     assert Trainer.status(run_under_way(), loss)[0] == status
 
 
-@pytest.mark.parametrize(("climb", "diverges"), [(0.49, False), (0.51, True)])
-def test_divergence_is_a_climb_of_half_a_nat(climb, diverges):
-    losses = [2.0 + climb] * 20
-    trainer = run_under_way(step=20, initial_loss=2.0, latest_losses=losses)
-    assert bool(Trainer.climb(trainer)) == diverges
-
-
 def test_a_resume_under_another_setup_says_so(study, monkeypatch, capfd):
     stop_at(monkeypatch, 7, break_off)
     with pytest.raises(BrokenOffError):
@@ -423,3 +420,119 @@ def test_importing_train_is_cheap():
     program = "import sys, lmpipe.train; print(sorted({'pandas', 'matplotlib', 'transformers'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_lr": 10.0}, {"model": {"norm": "none"}, "max_lr": 1e25}])
+def test_steps_that_are_fetched_later_give_the_same_bytes(study, monkeypatch, changes):
+    settings = tiny_settings(**changes)
+    expected = uninterrupted(settings)
+    monkeypatch.setattr(Course, "steps_at_once", lambda self: 16)
+    train(settings, study, study / "run")
+    assert_same_result(study / "run", expected)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3])
+def test_parts_of_a_batch_make_the_same_run_to_rounding(study, micro_batch_size):
+    for name in ("auto", micro_batch_size):
+        train(tiny_settings(micro_batch_size=name, total_tokens=64 * 20), study, study / str(name))
+    whole, parts = study / "auto", study / str(micro_batch_size)
+    assert [summary_of(folder)["micro_batch_size"] for folder in (whole, parts)] == [4, micro_batch_size]
+    assert_nearly_same_result(parts, whole)
+
+
+def assert_nearly_same_result(first, second):
+    for row, other in zip(without_times(first), without_times(second), strict=True):
+        for key, value in row.items():
+            assert (value == "") == (other[key] == "")
+            assert value == "" or float(value) == pytest.approx(float(other[key]), rel=1e-4), (row["step"], key)
+
+
+def test_parts_are_halved_until_they_fit(study, monkeypatch):
+    accounted = adamw(ModelConfig(vocab_size=263, **MODEL), 0)
+    room = accounted["fixed_bytes"] + 2.5 * accounted["bytes_per_sequence"]
+    monkeypatch.setattr("lmpipe.micro_batches.free_memory_bytes", lambda device: room / 0.8)
+    train(tiny_settings(total_tokens=64), study, study / "run")
+    assert summary_of(study / "run")["micro_batch_size"] == 2
+
+
+def test_how_a_run_computes_is_decided_once(study, monkeypatch):
+    expected = uninterrupted(tiny_settings(micro_batch_size="auto"))
+    stop_at(monkeypatch, 7, break_off)
+    with pytest.raises(BrokenOffError):
+        train(tiny_settings(), study, study / "run", checkpoint_seconds=0)
+    monkeypatch.setattr("lmpipe.micro_batches.free_memory_bytes", lambda device: 0)
+    train(tiny_settings(), study, study / "run")
+    assert_same_result(study / "run", expected)
+
+
+def test_two_processes_make_the_run_of_one_and_go_on_where_they_were_killed(study):
+    settings = tiny_settings(total_tokens=64 * 40)
+    expected = uninterrupted(settings)
+    train(settings, study, study / "run", processes=2)
+    assert_nearly_same_result(study / "run", expected)
+    assert summary_of(study / "run")["processes"] == 2
+    killed = make_tiny_study(Path("results/killed"))
+    call = f"train(json.loads({json.dumps(settings)!r}), {str(killed)!r}, {str(killed / 'run')!r}"
+    program = f"import json; from lmpipe.train import train; {call}, processes=2, checkpoint_seconds=0)"
+    process = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        deadline = time.monotonic() + 120
+        while not list(killed.glob("store/*/checkpoints/*.safetensors")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    train(settings, killed, killed / "run", processes=2)
+    assert summary_of(killed / "run")["resumed"] == 1
+    assert_same_result(killed / "run", study / "run")
+
+
+def test_more_processes_than_sequences_are_refused(study):
+    with pytest.raises(InputError, match="--processes: expected at most 4"):
+        train(tiny_settings(), study, study / "run", processes=5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_says_what_to_lower(study, monkeypatch, error):
+    def fail():
+        raise error
+
+    stop_at(monkeypatch, 3, fail)
+    lower = r"micro_batch_size or batch_size \(now 4\), or model.context_length \(now 16\)"
+    with pytest.raises(InputError, match=lower):
+        train(tiny_settings(), study, study / "run")
+
+
+def test_another_error_is_not_taken_for_lack_of_memory(study, monkeypatch):
+    def fail():
+        raise RuntimeError("something else")
+
+    stop_at(monkeypatch, 3, fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        train(tiny_settings(), study, study / "run")
+
+
+def test_a_run_in_the_store_is_copied_without_torch(study):
+    train(tiny_settings(total_tokens=64), study, study / "first")
+    call = f"train({tiny_settings('again', total_tokens=64)!r}, {str(study)!r}, {str(study / 'second')!r})"
+    program = f"import sys; from lmpipe.train import train; print({call}, 'torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False False"
+    assert_same_result(study / "first", study / "second")
+
+
+def test_a_machine_without_a_compiler_trains_all_the_same(study, monkeypatch, capfd):
+    expected = uninterrupted(tiny_settings(compile="never", total_tokens=64 * 5))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    train(tiny_settings(compile="always", total_tokens=64 * 5), study, study / "run")
+    assert "not compiled: a C++ compiler (no-such-compiler) was not found" in capfd.readouterr().err
+    assert_same_result(study / "run", expected)
+    assert summary_of(study / "run")["compile"] is False

@@ -1,8 +1,9 @@
 """What the backward pass of lmpipe's own model keeps in memory, beside the handout's simplified list of it.
 
 The handout (problem adamwAccounting) lists the outputs of the layers. What torch really keeps follows from what the
-derivatives need: the inputs of matrix multiplies, not their outputs; nothing of a sum; and no attention scores, since
-the fused attention computes them again. Formulas are texts, as in `lmpipe.accounting`, and give bytes of a sequence.
+derivatives need: the inputs of matrix multiplies, not their outputs; nothing of a sum; no attention scores, since the
+fused attention computes them again; and no logits, whose gradients are made with the loss. Formulas are texts, as in
+`lmpipe.accounting`, and give bytes of a sequence. They hold for a model that is not compiled.
 """
 
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ PARTS = ("embedding", "norms", "attention", "feed_forward", "lm_head", "loss")
 # Bytes of a number that a matrix multiply reads or makes, by precision; norms and the loss stay in float32.
 COMPUTED_BYTES = {"float32": 4, "bfloat16": 2}
 READ = "matrices keep what they multiply"
+ROWS = "only a few rows of them are there at a time"
 SUM = "it is added to the residual stream, and a sum keeps nothing of its terms"
 
 
@@ -36,15 +38,18 @@ class Kept:
 
 def kept_values(config: ModelConfig) -> list[Kept]:
     """Every value that the handout's list counts (in float32) or that torch keeps for the backward pass."""
+    head = "4 * S * D" if config.norm == "pre" else "0"
     values = [
         Kept("token ids", "embedding", "0", "8 * S", "8 bytes each, by which gradients find their rows"),
         *norm_values(config),
         *attention_values(config),
         *feed_forward_values(config),
-        Kept("input of the output head", "lm_head", "4 * S * D" if config.norm == "pre" else "0", "c * S * D", READ),
-        Kept("logits", "loss", "4 * S * V", "0", "the loss is computed from their log-softmax alone"),
-        Kept("cross-entropy (log-softmax of the logits)", "loss", "4 * S * V", "4 * S * V"),
-        Kept("targets", "loss", "0", "8 * S", "8 bytes each, by which the loss finds its log-probabilities"),
+        Kept("input of the output head", "lm_head", head, "0", "the loss keeps its gradient instead"),
+        Kept(
+            "gradient of the output head's input", "loss", "0", "c * S * D", "made with the loss, in the forward pass"
+        ),
+        Kept("logits", "loss", "4 * S * V", "0", ROWS),
+        Kept("cross-entropy (softmax of the logits)", "loss", "4 * S * V", "0", ROWS),
     ]
     return [value for value in values if (value.handout, value.kept) != ("0", "0")]
 
@@ -54,8 +59,7 @@ def norm_values(config: ModelConfig) -> list[Kept]:
     wide = {"pre": "8 * L * S * D + 4 * S * D", "post": "8 * L * S * D", "none": "0"}[config.norm]
     narrow = {"pre": "8 * L * S + 4 * S", "post": "8 * L * S", "none": "0"}[config.norm]
     return [
-        Kept("inputs of the RMSNorms", "norms", "0", wide, "the residual stream, by which the norm is differentiated"),
-        Kept("normalised values before the gain", "norms", "0", wide, "by which the gain is differentiated"),
+        Kept("normalised values before the gain", "norms", "0", wide, "by which norm and gain are differentiated"),
         Kept("reciprocal roots of the RMSNorms", "norms", "0", narrow, "a number for each position"),
     ]
 
@@ -97,14 +101,15 @@ def read_by_a_block(config: ModelConfig) -> str:
 
 
 def fixed_values(precision: str) -> list[Kept]:
-    """What is kept whatever the batch: one number of the loss, and the copies of the matrices that autocast makes."""
-    values = [Kept("sum of the targets' weights", "loss", "0", "4", "one number, by which the loss is a mean")]
+    """What is kept whatever the batch: a gradient that is there early, and autocast's copies of matrices."""
+    early = "made with the loss; it is the parameter's gradient, which is counted as such, too"
+    values = [Kept("gradient of the output head", "loss", "0", "4 * P_head", early)]
     if precision == "float32":
         return values
     reason = "autocast keeps its copy of each matrix"
     return values + [
-        Kept(f"matrices in {precision}: {part.replace('_', '-')}", part, "0", f"c * P_{symbol}", reason)
-        for part, symbol in (("attention", "attention"), ("feed_forward", "feed_forward"), ("lm_head", "head"))
+        Kept(f"matrices in {precision}: {part.replace('_', '-')}", part, "0", f"c * P_{part}", reason)
+        for part in ("attention", "feed_forward")
     ]
 
 

@@ -14,19 +14,16 @@ from lmpipe.devices import (
     free_memory_bytes,
     held_memory_bytes,
     peak_memory_bytes,
-    synchronize,
 )
-from lmpipe.evaluation import next_token_losses
+from lmpipe.micro_batches import USABLE_SHARE
 from lmpipe.model import TransformerLM
-from lmpipe.optim import AdamW, clip_gradients
 from lmpipe.settings import ModelConfig, TrainingSettings
+from lmpipe.step import TrainingStep, Watch
 
 # The measurement takes about so long: a batch that would take it further is not tried.
 MOST_SECONDS = 10.0
 # A step of a small batch is too short to be timed once, so it is repeated for so long.
 TIMED_SECONDS = 0.3
-# How much of the free memory a batch may take: the system of a CPU kills a process that takes all of it.
-USABLE_SHARE = 0.8
 
 Row = dict[str, Any]
 
@@ -79,8 +76,8 @@ class Measurement:
         self.training, self.device, self.limit, self.bytes_per_sequence = training, device, limit, bytes_per_sequence
         self.context_length, self.vocab_size = model_config.context_length, model_config.vocab_size
         self.held = held_memory_bytes(device)
-        self.model = TransformerLM(model_config, seed=0).to(device)
-        self.optimizer = AdamW(self.model, training)
+        model = TransformerLM(model_config, seed=0).to(device)
+        self.training_step = TrainingStep(model, training, Watch(device, warmup_steps=0))
 
     def run(self) -> tuple[list[Row], str]:
         """The rows of all sizes, the smallest first, and what stopped them."""
@@ -113,20 +110,17 @@ class Measurement:
         batch = [torch.randint(self.vocab_size, shape, generator=generator).to(self.device) for _ in range(2)]
         seconds: list[float] = []
         self.step(*batch)
-        synchronize(self.device)
         while sum(seconds) < TIMED_SECONDS or not seconds:
             started = time.perf_counter()
             self.step(*batch)
-            synchronize(self.device)
             seconds.append(time.perf_counter() - started)
         return seconds
 
     def step(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
-        """Make one training step of a batch (batch, seq)."""
-        next_token_losses(self.model, inputs, targets, self.training.precision).mean().backward()
-        clip_gradients(self.optimizer.parameters.values(), self.training.max_grad_norm)
-        self.optimizer.step(0.0)
-        self.optimizer.zero_grad()
+        """Make one training step of a batch (batch, seq), and wait for it."""
+        self.training_step.micro_batch_size = len(inputs)
+        self.training_step.make(1, inputs, targets, learning_rate=0.0)
+        self.training_step.fetch()
 
     def reason_to_stop(self, sizes: list[Row], spent: float) -> str | None:
         """Why no larger batch is tried, if so. A GPU says itself what does not fit."""

@@ -174,6 +174,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--best", help="best.json of the experiment that the rate is taken from")
     add("--output", required=True, help="the run's folder")
     add_machine(add)
+    add("--processes", type=positive, default=1, help="processes that share every batch, one for each GPU (default 1)")
 
     add = verb("select-best", select_best, "Find the best finished grid point of an experiment.")
     add_experiment(add)
@@ -402,7 +403,8 @@ def train(given: Arguments) -> Facts:
     from lmpipe.records import facts_of_training
     from lmpipe.train import train
 
-    options = {"best_path": given.best, "threads": given.threads, "device": given.device}
+    machine = {"threads": given.threads, "device": given.device, "processes": given.processes}
+    options = {"best_path": given.best, **machine}
     is_new = train(given.settings, given.results, given.output, **options)
     return facts_of_training(given.output, given.best, is_new)
 

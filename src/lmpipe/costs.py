@@ -192,6 +192,7 @@ class RunCost:
     batch_size: int
     steps: int
     evaluated_sequences: float
+    micro_batch_size: int | None = None
 
     @property
     def training_flops(self) -> int:
@@ -209,7 +210,7 @@ class RunCost:
 
         Within 13 % of what the laptop study's runs and the cs336 model held on a CPU.
         """
-        activations = self.sequence.bytes_per_sequence * self.batch_size
+        activations = self.sequence.bytes_per_sequence * (self.micro_batch_size or self.batch_size)
         return TRAINING_PROCESS_BYTES + self.sequence.fixed_bytes + activations
 
     @property
@@ -239,6 +240,7 @@ def run_cost(plan: Plan, run: PlannedRun) -> RunCost:
         training.batch_size,
         training.steps(run.model.context_length),
         evaluated / run.model.context_length,
+        None if training.micro_batch_size == "auto" else min(training.micro_batch_size, training.batch_size),
     )
 
 
@@ -273,6 +275,21 @@ def train_request(plan: Plan, run: PlannedRun) -> Request:
     """For a training run, as long as the CPU takes; the least memory leaves room for a GPU's driver."""
     cost = run_cost(plan, run)
     return request(cost.memory_bytes, cost.seconds(CPU_CORE), least_mb=4000, least_minutes=60)
+
+
+def seconds_after(plan: Plan) -> dict[str, float]:
+    """For each experiment, the seconds of the longest chain of runs that wait for its best rate, on one core."""
+    waiting: dict[str, list[PlannedRun]] = {name: [] for name in plan.runs_of}
+    for run in plan.runs:
+        if run.best_of:
+            waiting[run.best_of].append(run)
+
+    @cache
+    def chain(experiment: str) -> float:
+        runs = waiting[experiment]
+        return max((run_cost(plan, run).seconds(CPU_CORE) + chain(run.experiment) for run in runs), default=0.0)
+
+    return {name: chain(name) for name in plan.runs_of}
 
 
 def count_request(corpus: Corpus) -> Request:

@@ -12,10 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from lmpipe.accounting import FLOAT32_BYTES, forward_flops, parameters
 from lmpipe.activations import account_activations
 from lmpipe.devices import compute_reproducibly, device_name, find_device, peak_memory_bytes
-from lmpipe.evaluation import next_token_losses
 from lmpipe.model import TransformerLM
-from lmpipe.optim import AdamW
 from lmpipe.settings import ModelConfig, TrainingSettings
+from lmpipe.step import TrainingStep, Watch
 
 # The part of the model that each of its modules is counted to; the rest of a name says which layer it belongs to.
 PART_OF_MODULE = {
@@ -86,16 +85,14 @@ def predict(config: ModelConfig, training: TrainingSettings) -> dict[str, Any]:
 
 
 def measure_step(config: ModelConfig, training: TrainingSettings, device: torch.device) -> dict[str, Any]:
-    """One real training step of a new model on made-up tokens: the bytes of all that it holds."""
+    """One real training step of a new model, not compiled, on made-up tokens: the bytes of all that it holds."""
     model = TransformerLM(config, seed=0).to(device)
-    optimizer = AdamW(model, training)
-    saved = SavedTensors(model)
+    step, saved = TrainingStep(model, training, Watch(device, warmup_steps=0)), SavedTensors(model)
     inputs, targets = made_up_batch(config, training.batch_size, device)
     with saved.watched():
-        loss = next_token_losses(model, inputs, targets, training.precision).mean()
+        loss = step.loss(inputs, targets) / targets.numel()
     loss.backward()
-    optimizer.step(training.max_lr)
-    weights = list(model.parameters())
+    optimizer, weights = step.optimizer, list(model.parameters())
     return {
         "parameters": sum(weight.numel() for weight in weights),
         "parameter_bytes": sum(map(bytes_of, weights)),

@@ -20,45 +20,46 @@ class AdamW:
 
     torch's order: the weights decay first; eps is added after the bias correction. Matrices decay, vectors (the norms'
     gains) do not. `exp_avg` and `exp_avg_sq` hold the moments by parameter name, `updates` the number of steps made.
+    Two numbers on the device, which the host need not know, steer an update: gradients are first divided by `divisor`,
+    and where `skips` is 1, nothing changes.
 
     torch.optim.AdamW(fused=True) calls the same kernel, but its first step loads torch's compiler: two seconds for
     every run of a study, most of what a short run takes.
     """
 
     def __init__(self, model: nn.Module, training: TrainingSettings):
-        self.betas, self.eps, self.weight_decay = training.betas, training.eps, training.weight_decay
+        self.betas, self.eps = training.betas, training.eps
         self.parameters = dict(model.named_parameters())
         self.exp_avg = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         self.exp_avg_sq = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
-        self.updates = torch.zeros((), device=next(model.parameters()).device)
+        device = next(iter(self.parameters.values())).device
+        self.updates, self.divisor, self.skips = (torch.full((), value, device=device) for value in (0.0, 1.0, 0.0))
+        decaying = [name for name, parameter in self.parameters.items() if parameter.dim() >= 2]
+        others = [name for name in self.parameters if name not in decaying]
+        self.groups = [(names, decay) for names, decay in ((decaying, training.weight_decay), (others, 0.0)) if names]
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Make one update at a rate from the parameters' gradients."""
-        self.updates += 1
-        decaying = {name for name, parameter in self.parameters.items() if parameter.dim() >= 2}
-        self.update(sorted(decaying), learning_rate, self.weight_decay)
-        self.update(sorted(self.parameters.keys() - decaying), learning_rate, 0.0)
-
-    def update(self, names: list[str], learning_rate: float, weight_decay: float) -> None:
-        """Update the parameters of one group."""
-        if not names:
-            return
-        torch._fused_adamw_(
-            [self.parameters[name] for name in names],
-            [self.parameters[name].grad for name in names],
-            [self.exp_avg[name] for name in names],
-            [self.exp_avg_sq[name] for name in names],
-            [],
-            [self.updates] * len(names),
-            lr=learning_rate,
-            beta1=self.betas[0],
-            beta2=self.betas[1],
-            weight_decay=weight_decay,
-            eps=self.eps,
-            amsgrad=False,
-            maximize=False,
-        )
+        """Make one update at a rate from the parameters' gradients, or none where `skips` says so."""
+        self.updates += 1 - self.skips
+        for names, weight_decay in self.groups:
+            torch._fused_adamw_(
+                [self.parameters[name] for name in names],
+                [self.parameters[name].grad for name in names],
+                [self.exp_avg[name] for name in names],
+                [self.exp_avg_sq[name] for name in names],
+                [],
+                [self.updates] * len(names),
+                lr=learning_rate,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                weight_decay=weight_decay,
+                eps=self.eps,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=self.divisor,
+                found_inf=self.skips,
+            )
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
@@ -81,16 +82,18 @@ def cosine_lr(step: int, max_lr: float, min_lr: float, warmup_steps: int, total_
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scale all gradients by max_norm / (norm + 1e-6) where their joint L2 norm exceeds max_norm; return that norm.
-
-    Handout, section 4.5. The norm (a tensor without dimensions) stays on the device, so that nothing waits for it.
-    """
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """The joint L2 norm of all gradients, a tensor without dimensions that stays on the device."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    scale = torch.where(norm > max_norm, max_norm / (norm + CLIP_EPS), 1.0)
-    torch._foreach_mul_(gradients, scale)
-    return norm
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+
+def clipping_divisor(norm: Tensor, max_norm: float) -> Tensor:
+    """What gradients of a joint norm are divided by: (norm + 1e-6) / max_norm above max_norm, otherwise 1.
+
+    Handout, section 4.5. The optimizer divides while it reads the gradients, which saves a pass over them.
+    """
+    return torch.where(norm > max_norm, (norm + CLIP_EPS) / max_norm, 1.0)
 
 
 def toy_losses(learning_rate: float, iterations: int, seed: int) -> Iterator[float]:

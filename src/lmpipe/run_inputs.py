@@ -12,7 +12,7 @@ from lmpipe.files import make_again
 from lmpipe.provenance import code_digest
 from lmpipe.settings import ModelConfig, TrainingSettings
 from lmpipe.shapes import BEST, model_of_settings, read_shape
-from lmpipe.tokens import TokenFile
+from lmpipe.tokens import TokenFile, check_length
 from lmpipe.vocabulary import Vocabulary
 
 
@@ -69,6 +69,7 @@ def resolve(settings: dict[str, Any], results: Path, best_path: str | Path | Non
     }
     for file in files.values():
         check_tokenizer(file, tokenizer)
+    check_length(len(files["train"].tokens), model.context_length)
     max_lr, source = resolve_rate(settings["training"]["max_lr"], settings["training"]["batch_size"], best_path)
     training = model_of_settings(TrainingSettings, "training", settings["training"] | {"max_lr": max_lr})
     varied = {key: max_lr if key == "max_lr" else value for key, value in settings["varied"].items()}

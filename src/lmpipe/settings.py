@@ -124,6 +124,8 @@ class TrainingSettings(Settings):
     eps: Positive = 1e-8
     max_grad_norm: Positive = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: Literal["auto", "always", "never"] = "auto"
+    micro_batch_size: Literal["auto"] | Count = "auto"
     evaluations: Count = 10
     eval_tokens: Count = 16384
 

@@ -26,6 +26,7 @@ CONFIG = "config.json"
 METRICS = "metrics.csv"
 WEIGHTS = "model.safetensors"
 SUMMARY = "summary.json"
+COMPILED = "compiled"
 
 
 def digest_of(identity: Any) -> str:
@@ -56,6 +57,11 @@ class StoredRun:
     def checkpoints(self) -> Path:
         """Where checkpoints lie while the run is under way."""
         return self.folder / "checkpoints"
+
+    @property
+    def compiled(self) -> Path:
+        """Where what torch compiles is kept, for all runs of the store."""
+        return self.folder.parent / COMPILED
 
     @property
     def is_finished(self) -> bool:
@@ -101,4 +107,5 @@ def forget(results: str | Path) -> None:
                 shutil.rmtree(folder)
         except BlockingIOError:
             raise InputError(f"{folder}: expected no run under way, found one; let it end or stop it") from None
+    shutil.rmtree(store / COMPILED, ignore_errors=True)
     say(f"{store}: {len(folders)} runs forgotten")

@@ -88,19 +88,29 @@ def largest_id(tokens: Tokens) -> int:
     return max(int(tokens[start : start + SCANNED_TOKENS].max()) for start in range(0, len(tokens), SCANNED_TOKENS))
 
 
-def batch(tokens: Tokens, seed: int, step: int, batch_size: int, context_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets of one training step, each (batch, seq) int64; targets are one token further.
-
-    Windows start anywhere with equal chance. The batch is a pure function of the tokens, the seed and the step.
-    Raises InputError where the split has fewer than context_length + 1 tokens.
-    """
-    if len(tokens) <= context_length:
+def check_length(count: int, context_length: int) -> None:
+    """Raise InputError for a training split that has no window of context_length inputs and as many targets."""
+    if count <= context_length:
         raise InputError(
             f"context_length: expected a training split of at least {context_length + 1} tokens, "
-            f"found {len(tokens)}; shorten the context or give the corpus more text"
+            f"found {count}; shorten the context or give the corpus more text"
         )
+
+
+def batch_starts(count: int, seed: int, step: int, batch_size: int, context_length: int) -> np.ndarray:
+    """Where the windows of one training step begin in so many tokens, int64 (batch,).
+
+    They begin anywhere with equal chance: a pure function of the count, the seed and the step. Raises InputError where
+    the split has fewer than context_length + 1 tokens.
+    """
+    check_length(count, context_length)
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, step])))
-    starts = generator.integers(0, len(tokens) - context_length, size=batch_size)
+    return generator.integers(0, count - context_length, size=batch_size)
+
+
+def batch(tokens: Tokens, seed: int, step: int, batch_size: int, context_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of one training step, each (batch, seq) int64; targets are one token further."""
+    starts = batch_starts(len(tokens), seed, step, batch_size, context_length)
     windows = np.stack([tokens[start : start + context_length + 1] for start in starts.tolist()]).astype(np.int64)
     return windows[:, :-1], windows[:, 1:]
 

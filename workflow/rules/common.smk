@@ -7,7 +7,17 @@ import sys
 
 from lmpipe import InputError
 from lmpipe.begun import begin
-from lmpipe.costs import count_request, encode_request, encode_shard_request, join_request, merge_request, train_request
+from lmpipe.costs import (
+    CPU_CORE,
+    count_request,
+    encode_request,
+    encode_shard_request,
+    join_request,
+    merge_request,
+    run_cost,
+    seconds_after,
+    train_request,
+)
 from lmpipe.estimate import notice
 from lmpipe.plan import load_plan
 from lmpipe.provenance import code_of
@@ -29,6 +39,7 @@ MISSING_TEXTS = [path.removeprefix("resources/") for path in DOWNLOADS if not os
 SHARDED_TOKENIZERS = PLAN.sharded_tokenizers()
 # A run has the same digits whatever --cores is.
 TRAIN_THREADS = 1
+SECONDS_AFTER = seconds_after(PLAN)
 RECORDS = [path for paths in records_of(PLAN).values() for path in paths]
 RECORDS_BEFORE_REPORT = [path for path in RECORDS if path != "report.provenance.json"]
 
@@ -165,6 +176,21 @@ def planned_run(wildcards):
 
 def run_settings(wildcards):
     return as_json(planned_run(wildcards).settings(STUDY.study))
+
+
+def run_priority(wildcards):
+    # First what takes longest together with all that waits for it, so that no core is left idle at the end.
+    run = planned_run(wildcards)
+    return round(run_cost(PLAN, run).seconds(CPU_CORE) + SECONDS_AFTER[run.experiment])
+
+
+def best_priority(wildcards):
+    return round(SECONDS_AFTER[wildcards.experiment])
+
+
+def run_processes(wildcards, resources):
+    # A profile that asks for several GPUs for a run (set-resources: train:gpu=4) gives each of them a process.
+    return max(1, int(resources.get("gpu", 1)))
 
 
 def run_asks_for(what):

@@ -16,6 +16,7 @@ rule train:
         "<logs>/train/{experiment}/{run}/seed{seed}.log",
     benchmark:
         "<benchmarks>/train/{experiment}/{run}/seed{seed}.tsv"
+    priority: run_priority
     threads: TRAIN_THREADS
     resources:
         mem_mb=run_asks_for("mem_mb"),
@@ -25,10 +26,11 @@ rule train:
         folder=subpath(output.config, parent=True),
         results=subpath(output.config, ancestor=5),
         best=run_best_flag,
+        processes=run_processes,
         code=code_of("train"),
     shell:
         "lmpipe train --settings {params.settings:q} --results {params.results:q} {params.best:q}"
-        " --output {params.folder:q} --threads {threads} 2> {log:q}"
+        " --output {params.folder:q} --threads {threads} --processes {params.processes} 2> {log:q}"
 
 
 rule measure_batch_sizes:
@@ -63,6 +65,7 @@ rule select_best:
         "<logs>/select_best/{experiment}.log",
     benchmark:
         "<benchmarks>/select_best/{experiment}.tsv"
+    priority: best_priority
     resources:
         mem_mb=500,
         runtime=5,

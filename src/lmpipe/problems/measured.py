@@ -16,8 +16,6 @@ SOURCE, TIMED = "model_measurements.json", "batch_sizes.json"
 RUNS = "runs/*/*/seed*/summary.json"
 MISSING = "the study's own model has not been measured"
 PERCENT = "% of the measured value"
-# Gradients of the loss that stand beside all that is kept, for a moment: those of the log-softmax and of the logits.
-GRADIENTS_OF_LOSS = 2
 
 Measurements = dict[str, Any]
 
@@ -255,7 +253,8 @@ class Kind:
     @property
     def predicted_peak(self) -> int:
         """The most memory that a run should hold, in bytes."""
-        return self.process + step_bytes(self.model, self.runs[0].setting("precision"), self.batch_size)
+        at_once = min(self.batch_size, self.runs[0].summary["micro_batch_size"])
+        return self.process + step_bytes(self.model, self.runs[0].setting("precision"), at_once)
 
     @property
     def peak(self) -> int:
@@ -285,10 +284,11 @@ class Kind:
 
 
 def step_bytes(model: ModelConfig, precision: str, batch_size: int) -> int:
-    """The most that a training step holds: weights, gradients, moments, activations, and the loss's gradients."""
-    weights = 4 * FLOAT32_BYTES * parameters(model)["total"]
-    logits = FLOAT32_BYTES * batch_size * model.context_length * model.vocab_size
-    return weights + kept_bytes(model, precision, batch_size) + GRADIENTS_OF_LOSS * logits
+    """The most that a training step holds: weights, gradients, moments, and what is kept for the backward pass."""
+    by_part = parameters(model)
+    # The gradient of the output head is kept already, and is no second one.
+    early = FLOAT32_BYTES * by_part["lm_head"]
+    return 4 * FLOAT32_BYTES * by_part["total"] + kept_bytes(model, precision, batch_size) - early
 
 
 def kinds_of(results: Results, found: Measurements) -> Iterator[Kind]:

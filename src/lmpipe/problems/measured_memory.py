@@ -121,7 +121,7 @@ def peaks_table(kinds: list[Kind]) -> Table:
     columns = ["first run of its kind", "runs", "batch size", "of the step (bytes)", "predicted peak (bytes)"]
     return Table(
         "The most memory that a run's process held: that of a process without a model, and a step's by the accounting "
-        "(16 bytes a parameter, the activations kept, and two gradients as large as the logits).",
+        "(16 bytes a parameter, and the activations kept, of a part of the batch where it is computed in parts).",
         [*columns, "measured peak (bytes)", "error (%)"],
         rows,
     )

@@ -1,0 +1,72 @@
+"""Whether a run is worth compiling, and torch's compiler where it is: seconds first, then faster steps.
+
+Nothing here imports the compiler before it is used: that alone takes two seconds.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from lmpipe.fused import chunk_loss
+from lmpipe.progress import say
+from lmpipe.step import TrainingStep
+
+# The work in matrix-multiply FLOPs from which on a run is compiled: there the time that compiling saves, a quarter of
+# the run's on a CPU and more than half of it on a GPU, is some times the half minute that it takes.
+WORTH_COMPILING = {"cpu": 2e13, "cuda": 1e16}
+COMPILERS = ("g++", "clang++", "c++")
+
+
+def is_worthwhile(setting: str, training_flops: float, device: torch.device) -> bool:
+    """Whether a run of so much work should be compiled; `setting` is the study's: auto, always or never."""
+    if setting != "auto":
+        return setting == "always"
+    return training_flops >= WORTH_COMPILING.get(device.type, float("inf"))
+
+
+def lacks_compiler(device: torch.device) -> str | None:
+    """What torch's compiler would need on this machine and does not find; None where it finds all."""
+    if device.type == "cuda":
+        from importlib.util import find_spec
+
+        return None if find_spec("triton") else "Triton"
+    compiler = os.environ.get("CXX")
+    found = shutil.which(compiler) if compiler else any(map(shutil.which, COMPILERS))
+    return None if found else f"a C++ compiler ({compiler or ', '.join(COMPILERS)})"
+
+
+def compile_step(step: TrainingStep, batch_size: int, cache: Path) -> bool:
+    """Compile a step's model, and try it on a batch of so many sequences; whether it can be used.
+
+    What is compiled is kept in the folder `cache`, for all runs that are given it. A machine that cannot compile says
+    so in a line, and the step stays as it was.
+    """
+    device = step.device
+    if lacking := lacks_compiler(device):
+        say(f"not compiled: {lacking} was not found")
+        return False
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.absolute()))
+    before = step.hidden, step.chunk
+    try:
+        make_deterministic()
+        step.hidden = torch.compile(step.model.hidden)
+        if device.type == "cuda":
+            step.chunk = torch.compile(chunk_loss)
+        step.try_batch(batch_size)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        step.hidden, step.chunk = before
+        say(f"not compiled: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
+        return False
+    return True
+
+
+def make_deterministic() -> None:
+    """Let the compiler choose by rules, not by timing: a choice that differs would change the last digits."""
+    from torch._inductor import config
+
+    if hasattr(config, "deterministic"):
+        config.deterministic = True

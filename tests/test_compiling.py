@@ -1,0 +1,54 @@
+import shutil
+
+import pytest
+import torch
+from test_train import BrokenOffError, assert_nearly_same_result, assert_same_result, break_off, stop_at, summary_of
+from tiny_study import make_tiny_study, tiny_settings
+
+from lmpipe.compiling import WORTH_COMPILING, is_worthwhile
+from lmpipe.model import attention_in_blocks
+from lmpipe.train import train
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("setting", "flops", "expected"),
+    [
+        ("always", 1, True),
+        ("never", 1e30, False),
+        ("auto", WORTH_COMPILING["cpu"], True),
+        ("auto", WORTH_COMPILING["cpu"] * 0.99, False),
+    ],
+)
+def test_only_long_runs_are_compiled_by_themselves(setting, flops, expected):
+    assert is_worthwhile(setting, flops, CPU) is expected
+
+
+def test_a_device_that_cannot_compile_does_not():
+    assert not is_worthwhile("auto", 1e30, torch.device("mps"))
+
+
+@pytest.mark.parametrize("seq", [1, 63, 64, 65, 200])
+def test_attention_in_blocks_equals_torchs(seq):
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(2, 3, seq, 8, dtype=torch.float64, generator=generator) for _ in range(3)]
+    expected = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True)
+    torch.testing.assert_close(attention_in_blocks(*parts), expected)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compiled_run_is_the_same_to_rounding_and_goes_on_to_the_byte(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = make_tiny_study(tmp_path / "results")
+    settings = {kind: tiny_settings(compile=kind, total_tokens=64 * 20) for kind in ("never", "always")}
+    for kind in settings:
+        train(settings[kind], results, results / kind)
+    assert [summary_of(results / kind)["compile"] for kind in settings] == [False, True]
+    assert_nearly_same_result(results / "always", results / "never")
+    other = make_tiny_study(tmp_path / "other")
+    stop_at(monkeypatch, 7, break_off)
+    with pytest.raises(BrokenOffError):
+        train(settings["always"], other, other / "run", checkpoint_seconds=0)
+    train(settings["always"], other, other / "run")
+    assert_same_result(other / "run", results / "always")
