@@ -207,7 +207,9 @@ class Terminal:
     def end(self, number):
         """Send a signal; the exit code, after all has been read."""
         self.process.send_signal(number)
+        deadline = time.monotonic() + 30
         while self.process.poll() is None:
+            assert time.monotonic() < deadline, self.told[-2000:]
             self.read()
         while select.select([self.own], [], [], 0)[0] and self.read():
             pass

@@ -92,13 +92,15 @@ def goes_on(look: Look) -> bool:
 def whole_terminal() -> Iterator[None]:
     """Take the whole terminal for a while; what was there before comes back, however this ends.
 
-    Ctrl-C, the usual way to leave, ends the block and is no error.
+    Ctrl-C, the usual way to leave, ends the block and is no error, also where a shell that started this in the
+    background told it to ignore it.
     """
 
     def leave(number: int, frame: object) -> NoReturn:
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    handlers = {signal.SIGTERM: leave, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         sys.stdout.write(ALTERNATE_SCREEN)
         yield
@@ -107,7 +109,8 @@ def whole_terminal() -> Iterator[None]:
     finally:
         sys.stdout.write(USUAL_SCREEN)
         sys.stdout.flush()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def paint(look: Look, shown: "Shown") -> None:
