@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -157,6 +158,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--output", required=True, help="the run's folder")
     add("--threads", type=positive, default=1, help="threads of torch (default 1; more may change the last digits)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best one found)")
+    add("--checkpoint-seconds", type=seconds, help="time from one checkpoint to the next (default 30; 0: every step)")
 
     add = verb("select-best", select_best, "Find the best finished grid point of an experiment.")
     add_experiment(add)
@@ -234,6 +236,16 @@ def positive(text: str) -> int:
     if not text.isdecimal() or len(text) > LONGEST_NUMBER or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text[:LONGEST_NUMBER]!r}")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """Read a time in seconds."""
+    try:
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected seconds, found {text[:LONGEST_NUMBER]!r}")
 
 
 def estimate(given: Arguments) -> None:
@@ -342,6 +354,8 @@ def train(given: Arguments) -> Facts:
     from lmpipe.train import train
 
     options = {"best_path": given.best, "threads": given.threads, "device": given.device}
+    if given.checkpoint_seconds is not None:
+        options["checkpoint_seconds"] = given.checkpoint_seconds
     is_new = train(given.settings, given.results, given.output, **options)
     return facts_of_training(given.output, given.best, is_new)
 

@@ -24,6 +24,7 @@ OF_A_DISK = FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENA
 LONGEST_NUMBER = 40
 # What this process has written under its real name, in order: the records of provenance list it.
 files_written: list[Path] = []
+held_until_exit: dict[Path, contextlib.AbstractContextManager] = {}
 
 
 @contextlib.contextmanager
@@ -152,6 +153,13 @@ def held_alone(path: str | Path, waiting: str | None = None) -> Iterator[IO[byte
             if is_still(path, file.fileno()):
                 yield file
                 return
+
+
+def hold_until_exit(path: str | Path, waiting: str) -> None:
+    """Hold a file for this process alone until it ends, however that comes; say `waiting` while another has it."""
+    if (path := Path(path).absolute()) not in held_until_exit:
+        held_until_exit[path] = held_alone(path, waiting)
+        held_until_exit[path].__enter__()
 
 
 def is_still(path: Path, descriptor: int) -> bool:
