@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -17,14 +17,17 @@ POLL_SECONDS = 0.05
 
 
 @contextlib.contextmanager
-def started(command: Sequence[str | Path], folder: Path, log: Path) -> Iterator[subprocess.Popen]:
-    """A process in a folder, leader of a group of its own; what is left of it after the block is killed.
+def started(
+    command: Sequence[str | Path], folder: Path, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen]:
+    """A Python module with arguments, run in a folder as the leader of a group of processes.
 
-    What it says is added to `log`.
+    What it says is added to `log`. Whatever is left of it after the block is killed.
     """
     with open(log, "ab") as said:
         call = [sys.executable, "-m", *map(str, command)]
-        process = subprocess.Popen(call, cwd=folder, stdout=said, stderr=said, start_new_session=True)
+        said_by = {"stdout": said, "stderr": said}
+        process = subprocess.Popen(call, cwd=folder, env=environment, start_new_session=True, **said_by)
     try:
         yield process
     finally:
