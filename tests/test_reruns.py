@@ -22,7 +22,7 @@ from lmpipe.files import held_alone
 ROOT = Path(__file__).parent.parent
 PROJECT = ["Snakefile", "config", "profiles", "src", "workflow"]
 STUDY_FILE = Path("config/reruns.yaml")
-STEPS, STEPS_OF_MORE = 20, 10
+STEPS, STEPS_OF_MORE = 40, 10
 STUDY = {
     "study": "reruns",
     "seeds": [0],
@@ -33,7 +33,7 @@ STUDY = {
     "model": {"context_length": 16, "d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2},
     "training": {"total_tokens": 64 * STEPS, "batch_size": 4, "max_lr": 0.01, "evaluations": 2, "eval_tokens": 256},
     "experiments": {
-        "learning_rate": {"corpus": "stories", "vary": {"max_lr": [0.003, 0.03]}},
+        "learning_rate": {"corpus": "stories", "vary": {"max_lr": [0.01, 0.03]}},
         "no_pos_emb": {
             "corpus": "stories",
             "seeds": [0],
@@ -52,7 +52,7 @@ STUDY = {
     },
 }
 RUNS = {
-    "learning_rate/max_lr=0.003/seed0": STEPS,
+    "learning_rate/max_lr=0.01/seed0": STEPS,
     "learning_rate/max_lr=0.03/seed0": STEPS,
     "main_experiment/more/seed0": STEPS_OF_MORE,
     "no_pos_emb/no_position/seed0": STEPS,

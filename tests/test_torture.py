@@ -104,6 +104,8 @@ def stored_run(results):
             "config.json": "{}",
         }.items():
             (results / folder / name).write_text(content)
+    (results / "samples").mkdir()
+    (results / "samples/more.provenance.json").write_text("{'started': ''}")
     return results
 
 
@@ -145,6 +147,7 @@ RUN = "runs/sweep/max_lr=0.01/seed0"
         (f"{RUN}/metrics.csv", "step,wall_seconds,train_loss\n1,0.1,5.6\n", [f"{RUN}/metrics.csv"]),
         (f"{RUN}/model.safetensors", "weighty", [f"{RUN}/model.safetensors"]),
         (f"{RUN}/summary.json", "{}", []),
+        ("samples/more.provenance.json", "{}", []),
         ("store/abc/model.safetensors", "weighty", []),
         ("tokens/more/train.bin", "x", ["tokens/more/train.bin"]),
     ],
