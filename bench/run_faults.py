@@ -12,13 +12,11 @@ from pathlib import Path
 from random import Random
 
 from bench.faults import Fault, LostError
-from bench.file_faults import SETTINGS, finished_study
+from bench.file_faults import RUN, SETTINGS, STUDY, finished_study
 from bench.processes import kill_all, running, started, tail, wait_for
 from bench.work import STORED, differences, read
 from lmpipe.generate import load_run, stream
 
-STUDY = Path("results/tiny")
-RUN = STUDY / "runs/experiment/baseline/seed0"
 LOG = Path("train.log")
 STEPS = 300
 MODEL = {"context_length": 32, "d_model": 64, "d_ff": 192, "num_layers": 2, "num_heads": 2}

@@ -8,6 +8,7 @@ import csv
 import fnmatch
 import io
 import json
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 from lmpipe.records import OTHER_FOLDERS, is_other, is_record
 from lmpipe.store import METRICS, SUMMARY, WEIGHTS
 
-STORED = (METRICS, WEIGHTS, SUMMARY)
+# The summary is written last: once it is there, the others are final.
+STORED = (SUMMARY, METRICS, WEIGHTS)
 # What is the same bytes each time; other results hold times, or what follows from them.
 REPEATED = (
     "corpora/*.txt",
@@ -37,23 +39,24 @@ TIME_COLUMNS = {"wall_seconds"}
 Stamp = tuple[int, int]
 
 
+def stamp(path: Path) -> Stamp | None:
+    """Which file stands under a name now; None for a folder, and where there is none."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    return (state.st_ino, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else None
+
+
 def stamps(folder: Path) -> dict[str, Stamp]:
     """Which file stands under each name below a study's folder now."""
-    found = {}
-    for path in folder.rglob("*"):
-        try:
-            if path.is_file():
-                state = path.stat()
-                found[path.relative_to(folder).as_posix()] = (state.st_ino, state.st_mtime_ns)
-        except FileNotFoundError:  # renamed or removed meanwhile
-            continue
-    return found
+    found = {path.relative_to(folder).as_posix(): stamp(path) for path in folder.rglob("*")}
+    return {name: file for name, file in found.items() if file}
 
 
-def finished_runs(now: dict[str, Stamp]) -> dict[str, list[Stamp]]:
-    """The runs of the store that are finished, by their digests, with the stamps of their files."""
-    digests = {name.split("/")[1] for name in now if name.startswith("store/")}
-    files = {digest: [now.get(f"store/{digest}/{name}") for name in STORED] for digest in digests}
+def finished_runs(folder: Path) -> dict[str, list[Stamp]]:
+    """The runs of a study's store that are finished, by their digests, with the stamps of their files."""
+    files = {run.name: [stamp(run / name) for name in STORED] for run in folder.glob("store/*")}
     return {digest: found for digest, found in files.items() if all(found)}
 
 
