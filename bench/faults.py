@@ -32,13 +32,14 @@ class Fault:
     """A way of doing harm. `attempt` does it once, in a folder of its own where it also runs.
 
     It returns one word for how that was survived, such as `refused`; whatever it raises is a loss. `prepare` makes,
-    without limits, what all tries share.
+    without limits, what all tries share. A try that starts processes, which would inherit its limits, has none.
     """
 
     name: str
     tries: int
     attempt: Callable[[Random, Path], str]
     prepare: Callable[[], object] = lambda: None
+    is_limited: bool = True
 
 
 @dataclass
@@ -73,7 +74,8 @@ def run_fault(
 def one_try(fault: Fault, number: int) -> str:
     """Make one try; raises what it raises, and LostError where planted code has run."""
     with tempfile.TemporaryDirectory(prefix="torture-") as name, contextlib.chdir(name):
-        with limited(), contextlib.redirect_stderr(io.StringIO()):
+        limits = limited() if fault.is_limited else contextlib.nullcontext()
+        with limits, contextlib.redirect_stderr(io.StringIO()):
             word = fault.attempt(Random(f"{fault.name} {number}"), Path(name))
         if any(MARKER in files for _, _, files in os.walk(name)):
             raise LostError("code from a file has run")

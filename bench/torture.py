@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from bench import file_faults, study_faults
+from bench import file_faults, run_faults, study_faults, workflow_faults
 from bench.faults import Fault, Outcome, run_fault
 
-FAULTS: dict[str, Fault] = {fault.name: fault for fault in (*study_faults.FAULTS, *file_faults.FAULTS)}
+MODULES = (study_faults, file_faults, run_faults, workflow_faults)
+FAULTS: dict[str, Fault] = {fault.name: fault for module in MODULES for fault in module.FAULTS}
 SHOWN_EVERY_SECONDS = 10.0
 
 

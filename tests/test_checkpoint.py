@@ -133,6 +133,9 @@ def test_tensors_of_another_model_are_not_restored(key):
     assert torch.equal(model.lm_head.weight, before)
 
 
-def test_a_half_written_checkpoint_is_not_seen(tmp_path):
+def test_a_half_written_checkpoint_is_not_seen_and_does_not_stay(tmp_path):
+    write(tmp_path, [6])
     (tmp_path / "step-0000000007.safetensors.tmp-abc").write_bytes(b"half")
-    assert load_checkpoint(tmp_path, "run") is None
+    _, counted = load_checkpoint(tmp_path, "run")
+    assert counted["step"] == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000000006.safetensors"]

@@ -68,3 +68,11 @@ def test_a_tokenizer_from_text_to_tokens(tmp_path, monkeypatch):
     record = json.loads((tmp_path / "k" / "train.json").read_text(encoding="utf-8"))
     assert record["text_bytes"] == len(text)
     assert record["tokens"] * 2 == (tmp_path / "k" / "train.bin").stat().st_size
+
+
+@pytest.mark.parametrize("value", ["-1", "x", "nan", "inf"])
+def test_times_must_be_seconds(capsys, value):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--settings", "{}", "--results", "r", "--output", "o", f"--checkpoint-seconds={value}"])
+    assert caught.value.code == 1
+    assert f"expected seconds, found '{value}'" in capsys.readouterr().err

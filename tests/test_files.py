@@ -1,5 +1,6 @@
 import hashlib
 import os
+import threading
 
 import pytest
 
@@ -38,6 +39,38 @@ def test_leftovers_of_a_killed_writer_are_removed_by_the_next(tmp_path):
         file.write("whole")
     assert not leftover.exists()
     assert other.exists(), "another file's leftovers are none of our business"
+
+
+def test_two_writers_at_once_leave_each_other_alone(tmp_path):
+    path = tmp_path / "result.txt"
+    with atomic_write(path) as slow:
+        slow.write("slow")
+        with atomic_write(path) as quick:
+            quick.write("quick")
+        assert path.read_text() == "quick"
+    assert path.read_text() == "slow"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.txt"]
+
+
+def test_many_writers_at_once_leave_one_whole_file_and_nothing_else(tmp_path):
+    path, failed = tmp_path / "result.txt", []
+
+    def write(letter):
+        try:
+            for _ in range(100):
+                with atomic_write(path) as file:
+                    file.write(letter * 1000)
+        except OSError as error:
+            failed.append(error)
+
+    writers = [threading.Thread(target=write, args=[letter]) for letter in "abcd"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert failed == []
+    assert path.read_text() in {letter * 1000 for letter in "abcd"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.txt"]
 
 
 def test_results_are_as_readable_as_other_files(tmp_path):

@@ -51,6 +51,14 @@ def test_published_files_are_copies(tmp_path):
     ]
 
 
+def test_checkpoints_that_a_killed_process_left_behind_its_summary_go_with_the_next_copy(tmp_path):
+    stored = finished(tmp_path)
+    stored.checkpoints.mkdir()
+    (stored.checkpoints / "step-1").write_bytes(b"")
+    stored.publish(tmp_path / "runs/first", {})
+    assert not stored.checkpoints.exists()
+
+
 def test_a_second_process_waits_and_says_so(tmp_path, capfd):
     stored = StoredRun.of(tmp_path, "abc")
     order = []

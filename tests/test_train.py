@@ -251,6 +251,26 @@ def test_sigterm_saves_first(study, monkeypatch):
     assert_same_result(study / "run", expected)
 
 
+def test_a_checkpoint_of_other_settings_is_refused_by_its_name(study, monkeypatch):
+    folders = []
+    for rate in (0.02, 0.01):
+        stop_at(monkeypatch, 7, break_off)
+        with pytest.raises(BrokenOffError):
+            train(tiny_settings(max_lr=rate), study, study / "run", checkpoint_seconds=0)
+        folders += [folder for folder in study.glob("store/*/checkpoints") if folder not in folders]
+    other, own = folders
+    foreign = own / "step-0000000050.safetensors"
+    foreign.write_bytes(max(other.iterdir()).read_bytes())
+    named = (
+        f"{foreign}: expected a checkpoint of run {own.parent.name}, found one of run {other.parent.name}; delete it"
+    )
+    with pytest.raises(InputError, match=re.escape(named)):
+        train(tiny_settings(max_lr=0.01), study, study / "run")
+    foreign.unlink()
+    train(tiny_settings(max_lr=0.01), study, study / "run")
+    assert summary_of(study / "run")["resumed"] == 1
+
+
 def test_a_killed_process_leaves_a_run_that_goes_on(study):
     settings = tiny_settings(total_tokens=64 * 400)
     expected = uninterrupted(settings)

@@ -91,8 +91,11 @@ def checkpoints(folder: Path) -> list[Path]:
 def load_checkpoint(folder: Path, run: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and counts of the newest checkpoint that is whole; None where there is none.
 
-    Damaged ones are told and deleted. Raises InputError for a checkpoint of another run.
+    Damaged ones are told and deleted, half-written ones of a killed process only deleted. Raises InputError for a
+    checkpoint of another run.
     """
+    for leftover in folder.glob("step-*.tmp-*"):
+        leftover.unlink()
     for path in checkpoints(folder):
         try:
             return read_checkpoint(path, run)

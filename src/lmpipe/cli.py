@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -175,6 +176,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--output", required=True, help="the run's folder")
     add_machine(add)
     add("--processes", type=positive, default=1, help="processes that share every batch, one for each GPU (default 1)")
+    add("--checkpoint-seconds", type=seconds, help="time from one checkpoint to the next (default 30; 0: every step)")
 
     add = verb("select-best", select_best, "Find the best finished grid point of an experiment.")
     add_experiment(add)
@@ -272,6 +274,16 @@ def positive(text: str) -> int:
     if not text.isdecimal() or len(text) > LONGEST_NUMBER or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text[:LONGEST_NUMBER]!r}")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """Read a time in seconds."""
+    try:
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected seconds, found {text[:LONGEST_NUMBER]!r}")
 
 
 def estimate(given: Arguments) -> None:
@@ -405,6 +417,8 @@ def train(given: Arguments) -> Facts:
 
     machine = {"threads": given.threads, "device": given.device, "processes": given.processes}
     options = {"best_path": given.best, **machine}
+    if given.checkpoint_seconds is not None:
+        options["checkpoint_seconds"] = given.checkpoint_seconds
     is_new = train(given.settings, given.results, given.output, **options)
     return facts_of_training(given.output, given.best, is_new)
 

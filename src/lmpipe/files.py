@@ -25,6 +25,7 @@ OF_A_DISK = FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENA
 LONGEST_NUMBER = 40
 # What this process has written under its real name, in order: the records of provenance list it.
 files_written: list[Path] = []
+held_until_exit: dict[Path, contextlib.AbstractContextManager] = {}
 
 
 @contextlib.contextmanager
@@ -32,9 +33,9 @@ def atomic_write(path: str | Path, mode: str = "w", size: int | None = None) -> 
     """Open a file for writing that appears under its name only when the block ends without an error.
 
     The text is UTF-8 with plain newlines. It is written to `NAME.tmp-...` in the same folder, flushed to disk and
-    renamed; leftovers of a killed writer are removed by the next one. `size` is how many bytes will be written, where
-    that is known before: a full disk is then told with what is missing. Raises InputError where the disk is full or
-    the name belongs to something that is no file.
+    renamed; leftovers of a killed writer are removed by the next one, while two writers at once leave each other's
+    files alone. `size` is how many bytes will be written, where that is known before: a full disk is then told with
+    what is missing. Raises InputError where the disk is full or the name belongs to something that is no file.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
@@ -44,14 +45,15 @@ def atomic_write(path: str | Path, mode: str = "w", size: int | None = None) -> 
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.tmp-", dir=path.parent)
+        descriptor, temporary = make_temporary(path)
         with os.fdopen(descriptor, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files private; results should be as readable as any other file of this user.
-        os.chmod(temporary, 0o666 & ~current_umask())
-        os.replace(temporary, path)
+            # mkstemp makes files private; results should be as readable as any other file of this user.
+            os.chmod(temporary, 0o666 & ~current_umask())
+            # While it is open and so held: afterwards it would pass for a leftover.
+            os.replace(temporary, path)
         files_written.append(path)
     except BaseException as error:
         written = discard(temporary)
@@ -79,6 +81,30 @@ class EarlyFlush:
             # Linux starts to write what changed; it keeps that in memory, since it is not yet written.
             os.posix_fadvise(self.file.fileno(), self.asked, place - self.asked, os.POSIX_FADV_DONTNEED)
             self.asked = place
+
+
+def make_temporary(path: Path) -> tuple[int, str]:
+    """Make `NAME.tmp-...` beside a file: its descriptor, which holds a lock until it is closed, and its path."""
+    while True:
+        descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.tmp-", dir=path.parent)
+        with contextlib.suppress(OSError):  # some file systems know no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # In the moment before that it passed for a leftover, which another writer may have removed.
+        if is_still(Path(temporary), descriptor):
+            return descriptor, temporary
+        os.close(descriptor)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what interrupted calls of `atomic_write` of this file left behind: nobody holds it any more."""
+    prefix = f"{path.name}.tmp-"
+    with os.scandir(path.parent) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix):
+                # Gone meanwhile, still held by its writer, or of unknown state where there are no locks: it stays.
+                with contextlib.suppress(OSError), open(entry.path, "ab") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(entry.path)
 
 
 def discard(temporary: str | None) -> int:
@@ -125,15 +151,22 @@ def held_alone(path: str | Path, waiting: str | None = None) -> Iterator[IO[byte
                 say(waiting)
                 fcntl.flock(file, fcntl.LOCK_EX)
             # Whoever held it before may have renamed or removed it: then the lock is on a file of another name.
-            if is_still(path, file):
+            if is_still(path, file.fileno()):
                 yield file
                 return
 
 
-def is_still(path: Path, file: IO[bytes]) -> bool:
+def hold_until_exit(path: str | Path, waiting: str) -> None:
+    """Hold a file for this process alone until it ends, however that comes; say `waiting` while another has it."""
+    if (path := Path(path).absolute()) not in held_until_exit:
+        held_until_exit[path] = held_alone(path, waiting)
+        held_until_exit[path].__enter__()
+
+
+def is_still(path: Path, descriptor: int) -> bool:
     """Whether an open file is the one of this name."""
     try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
@@ -143,16 +176,6 @@ def current_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def remove_leftovers(path: Path) -> None:
-    """Delete what an interrupted `atomic_write` of this file left behind."""
-    prefix = f"{path.name}.tmp-"
-    with os.scandir(path.parent) as entries:
-        for entry in entries:
-            if entry.name.startswith(prefix):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(entry.path)
 
 
 def write_json(path: str | Path, value: Any) -> None:

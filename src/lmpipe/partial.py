@@ -49,7 +49,7 @@ def held_part(path: Path) -> Iterator[IO[bytes]]:
         try:
             yield file
         finally:
-            if is_still(path, file) and not path.stat().st_size:
+            if is_still(path, file.fileno()) and not path.stat().st_size:
                 record_path(path).unlink(missing_ok=True)
                 path.unlink()
 

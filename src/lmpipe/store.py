@@ -86,6 +86,8 @@ class StoredRun:
 
     def publish(self, output: str | Path, config: dict[str, Any]) -> None:
         """Copy the finished files to a run's own folder, with the configuration under which it asked for them."""
+        # A process that was killed after the summary did not come to it.
+        self.clean()
         # The largest first: where there is no room for it, nothing is changed.
         for name in (WEIGHTS, METRICS, SUMMARY):
             copy_atomic(self.folder / name, Path(output) / name)

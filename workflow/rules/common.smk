@@ -19,9 +19,14 @@ from lmpipe.costs import (
     train_request,
 )
 from lmpipe.estimate import notice
+from lmpipe.files import hold_until_exit
 from lmpipe.plan import load_plan
 from lmpipe.provenance import code_of
 from lmpipe.records import records_of
+
+# Options of calls that change nothing, and need not wait for one that does.
+LOOKING = {"-n", "-np", "-pn", "--dry-run", "--dryrun", "--lint", "-l", "--list-rules", "--list-target-rules"}
+LOOKING |= {"--dag", "--rulegraph", "--filegraph", "--d3dag", "-S", "--summary", "-D", "--detailed-summary", "--report"}
 
 STUDY_FILES = list(map(os.path.relpath, workflow.configfiles))
 
@@ -31,6 +36,12 @@ except InputError as error:
     sys.exit(str(error))
 
 STUDY = PLAN.study
+
+# Two calls at once would remove each other's results, as Snakemake does before each job: the second waits, and then
+# finds the work done. The system frees the lock however a call ends, so that none is ever left behind.
+if workflow.is_main_process and LOOKING.isdisjoint(word.partition("=")[0] for word in sys.argv):
+    hold_until_exit(f".snakemake/studies/{STUDY.study}.lock", f"waiting for the snakemake that works on {STUDY.study}")
+
 SHOWN_CORPORA = list(STUDY.samples.models) if STUDY.samples else []
 DOWNLOADS = PLAN.downloads()
 # A text that is there is a source file for Snakemake, which it never removes: neither other settings nor other code, a
