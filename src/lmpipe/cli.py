@@ -174,6 +174,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--best", help="best.json of the experiment that the rate is taken from")
     add("--output", required=True, help="the run's folder")
     add_machine(add)
+    add(
+        "--runs-per-gpu",
+        type=positive,
+        default=1,
+        help="how many runs may share a GPU (default 1: it waits for its own)",
+    )
 
     add = verb("select-best", select_best, "Find the best finished grid point of an experiment.")
     add_experiment(add)
@@ -402,7 +408,8 @@ def train(given: Arguments) -> Facts:
     from lmpipe.records import facts_of_training
     from lmpipe.train import train
 
-    options = {"best_path": given.best, "threads": given.threads, "device": given.device}
+    options = {"best_path": given.best, "threads": given.threads}
+    options |= {"device": given.device, "runs_per_gpu": given.runs_per_gpu}
     is_new = train(given.settings, given.results, given.output, **options)
     return facts_of_training(given.output, given.best, is_new)
 

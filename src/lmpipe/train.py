@@ -21,7 +21,8 @@ from lmpipe.checkpoint import (
     save_weights,
     training_tensors,
 )
-from lmpipe.devices import compute_reproducibly, device_name, find_device, peak_memory_bytes
+from lmpipe.device_locks import held_device
+from lmpipe.devices import compute_reproducibly, device_name, peak_memory_bytes
 from lmpipe.evaluation import Evaluation, evaluate, mean_loss, next_token_losses, text_bytes_of, window_batches
 from lmpipe.files import atomic_write, read_json
 from lmpipe.model import TransformerLM, initial_deviations
@@ -54,6 +55,7 @@ def train(
     best_path: str | Path | None = None,
     threads: int = 1,
     device: str | None = None,
+    runs_per_gpu: int = 1,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> bool:
     """Train the run that `settings` describes, unless the store has it, and publish its files to the folder `output`.
@@ -67,9 +69,9 @@ def train(
     with stored.locked():
         is_new = not stored.is_finished
         if is_new:
-            found = find_device(device)
-            compute_reproducibly(threads, found)
-            Trainer(inputs, stored, found, threads, checkpoint_seconds).run()
+            with held_device(device, runs_per_gpu) as found:
+                compute_reproducibly(threads, found)
+                Trainer(inputs, stored, found, threads, checkpoint_seconds).run()
         else:
             check_stored(stored)
         stored.publish(output, inputs.config)

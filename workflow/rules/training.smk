@@ -20,6 +20,7 @@ rule train:
     resources:
         mem_mb=run_asks_for("mem_mb"),
         runtime=run_asks_for("runtime"),
+        runs_per_gpu=1,
     params:
         settings=run_settings,
         folder=subpath(output.config, parent=True),
@@ -28,7 +29,7 @@ rule train:
         code=code_of("train"),
     shell:
         "lmpipe train --settings {params.settings:q} --results {params.results:q} {params.best:q}"
-        " --output {params.folder:q} --threads {threads} 2> {log:q}"
+        " --output {params.folder:q} --threads {threads} --runs-per-gpu {resources.runs_per_gpu} 2> {log:q}"
 
 
 rule measure_batch_sizes:
@@ -63,6 +64,7 @@ rule select_best:
         "<logs>/select_best/{experiment}.log",
     benchmark:
         "<benchmarks>/select_best/{experiment}.tsv"
+    localrule: True
     resources:
         mem_mb=500,
         runtime=5,
