@@ -11,7 +11,7 @@ import csv
 import hashlib
 import json
 import re
-import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -32,6 +32,7 @@ from lmpipe.plan import Plan, load_plan
 
 ROOT = Path(__file__).parent.parent
 PROFILE = ROOT / "profiles" / "slurm"
+CALLS = "calls"
 # Jobs here last seconds, not hours.
 QUICK = ("--slurm-init-seconds-before-status-checks", "6", "--latency-wait", "10")
 # Results that are the same bytes each time, wherever they are made.
@@ -117,16 +118,16 @@ def same(study: Path) -> int:
 
 def sweep_study(runs: int) -> dict[str, Any]:
     """A study of about so many short runs on a corpus in shards: a sweep of rates, and experiments at the best one."""
-    rates = [float(f"{0.0001 * 1.5**step:.3g}") for step in range(max(2, runs // 15))]
+    rates = [float(f"{0.0001 * 1.7**step:.3g}") for step in range(max(2, runs // 15))]
     seeds = list(range(5))
-    experiments: dict[str, Any] = {"rates": {"corpus": "stories", "seeds": seeds, "vary": {"max_lr": rates}}}
+    experiments: dict[str, Any] = {"rates": {"corpus": "stories", "vary": {"max_lr": rates}}}
     for number in range(1, 1 + (runs - len(rates) * len(seeds)) // 10):
         changed = {name: {"weight_decay": decay} for name, decay in (("less", 0.1 / 2**number), ("more", 0.1 + number))}
-        tuned = {"corpus": "stories", "seeds": seeds, "max_lr": {"best_of": "rates"}, "runs": changed}
-        experiments[f"decay_{number}"] = tuned
+        experiments[f"decay_{number}"] = {"corpus": "stories", "max_lr": {"best_of": "rates"}, "runs": changed}
     model = {"context_length": 32, "d_model": 16, "d_ff": 48, "num_layers": 1, "num_heads": 2}
     return {
         "study": "sweep",
+        "seeds": seeds,
         "corpora": {
             "stories": {
                 "source": "stories",
@@ -161,31 +162,42 @@ def take_jobs_away(waiting: Path, process: subprocess.Popen) -> Counter:
 
 
 def sweep(runs: int, folder: Path) -> int:
-    """Send a study of so many runs through SLURM with training's double, and say how it went; the exit code."""
+    """Send a study of so many runs through SLURM with training's double, and say how it went; the exit code.
+
+    A call that is interrupted cancels its jobs, and the next one with the same folder goes on.
+    """
     settings = sweep_study(runs)
-    plan = load_plan(settings, "the sweep")
     environment, place = folder / "environment", folder / "study"
-    place.mkdir(parents=True)
-    (place / "study.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    python = make_environment(environment, FAULTS)
+    if not place.exists():
+        make_environment(environment, FAULTS)
+        place.mkdir()
+        (place / "study.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    python = str(environment / "bin" / "python")
     command = [python, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--workflow-profile", str(PROFILE)]
+    command += [*QUICK, "--configfile", "study.yaml"]
     started = time.monotonic()
-    with open(place / "said", "wb") as said:
-        process = subprocess.Popen(
-            [*command, *QUICK, "--configfile", "study.yaml"], cwd=place, stdout=said, stderr=said
-        )
+    with open(place / "said", "ab") as said:
+        # In a session of its own, so that an interrupt reaches it once.
+        process = subprocess.Popen(command, cwd=place, stdout=said, stderr=said, start_new_session=True)
+        signal.signal(signal.SIGINT, lambda *_: process.send_signal(signal.SIGINT))
         taken = take_jobs_away(environment / WAITING, process)
-    seconds = time.monotonic() - started
-    said = (place / "said").read_text(encoding="utf-8", errors="replace")
+    call = {"seconds": time.monotonic() - started, **taken}
+    with open(folder / CALLS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(call) + "\n")
     if process.returncode:
-        print(said[-5000:])
+        print(*(place / "said").read_text(encoding="utf-8", errors="replace").splitlines()[-30:], sep="\n")
         return 1
-    return judge(plan, place / "results" / "sweep", environment, said, taken, seconds)
+    return judge(load_plan(settings, "the sweep"), folder)
 
 
-def judge(plan: Plan, results: Path, environment: Path, said: str, taken: Counter, seconds: float) -> int:
+def judge(plan: Plan, folder: Path) -> int:
     """Print what came of a sweep; the exit code says whether all of it held."""
-    trained = Counter((environment / TRAINED).read_text().split())
+    results, said = (
+        folder / "study/results/sweep",
+        (folder / "study/said").read_text(encoding="utf-8", errors="replace"),
+    )
+    calls = [json.loads(line) for line in (folder / CALLS).read_text(encoding="utf-8").splitlines()]
+    trained = Counter((folder / "environment" / TRAINED).read_text(encoding="utf-8").split())
     problems = json.loads((results / "findings.json").read_text(encoding="utf-8"))["problems"]
     logged = sum(len(table["rows"]) for table in problems["experiment_log"]["tables"])
     arrays = re.findall(r"Submitted array job with Snakemake IDs ([0-9,]+)", said)
@@ -194,23 +206,26 @@ def judge(plan: Plan, results: Path, environment: Path, said: str, taken: Counte
     figures = {
         "runs in the study": len(plan.run_in),
         "of them in the report's table": logged,
-        "different runs, each trained once": len(trained) if set(trained.values()) == {1} else f"NOT: {trained}",
-        "seconds in all": round(seconds),
+        "different runs": len(distinct_runs(plan)),
+        "of them trained": len(trained),
+        "of them trained twice": sum(times > 1 for times in trained.values()),
+        "calls of snakemake": len(calls),
+        "seconds in all": round(sum(call["seconds"] for call in calls)),
         "jobs that SLURM completed": len(spent),
-        "of them in arrays": f"{sum(ids.count(',') + 1 for ids in arrays)} ({len(arrays)} arrays)",
-        "jobs tried again": said.count("Trying to restart job"),
-        "failed, preempted, cancelled by order": [fault_count(trained, "fail"), taken["preempt"], taken["cancel"]],
+        "jobs that travelled in arrays": f"{sum(ids.count(',') + 1 for ids in arrays)} ({len(arrays)} arrays)",
+        "jobs submitted again": said.count("Trying to restart job"),
+        "runs that failed at first": sum(fault_of(digest, FAULTS) == "fail" for digest in trained),
+        "jobs preempted": sum(call.get("preempt", 0) for call in calls),
+        "jobs cancelled": sum(call.get("cancel", 0) for call in calls),
         "median seconds of a job from start to end": round(statistics.median(spent), 1),
-        "median seconds of its work": round(statistics.median(worked), 1),
+        "median seconds of its command": round(statistics.median(worked), 1),
     }
     for name, figure in figures.items():
         print(f"{name:45}{figure}")
-    faults = [fault_count(trained, fault) for fault in ("preempt", "cancel")]
     held = (
         logged == len(plan.run_in)
-        and set(trained.values()) == {1}
         and len(trained) == len(distinct_runs(plan))
-        and faults == [taken["preempt"], taken["cancel"]]
+        and set(trained.values()) == {1}
         and (results / "report.html").exists()
     )
     print("all held" if held else "NOT all held")
@@ -218,14 +233,14 @@ def judge(plan: Plan, results: Path, environment: Path, said: str, taken: Counte
 
 
 def completed_jobs(said: str) -> list[float]:
-    """How many seconds each job of a call took from start to end, as SLURM's controller noted them."""
-    name = re.search("SLURM run ID: (.*)", said).group(1).strip()
+    """How many seconds each job of some calls took from start to end, as SLURM's controller noted them."""
+    names = set(re.findall(r"SLURM run ID: (\S+)", said))
     noted = (slurm.FOLDER / "jobs.txt").read_text(encoding="utf-8").splitlines()
     jobs = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in noted]
     return [
         (datetime.fromisoformat(job["EndTime"]) - datetime.fromisoformat(job["StartTime"])).total_seconds()
         for job in jobs
-        if job["Name"] == name and job["JobState"] == "COMPLETED"
+        if job["Name"] in names and job["JobState"] == "COMPLETED"
     ]
 
 
@@ -233,11 +248,6 @@ def seconds_of_work(benchmark: Path) -> float:
     """How many seconds a job's command took, as Snakemake measured it."""
     with open(benchmark, encoding="utf-8", newline="") as file:
         return float(next(csv.DictReader(file, delimiter="\t"))["s"])
-
-
-def fault_count(trained: Counter, fault: str) -> int:
-    """How many of the trained runs were to meet a fault."""
-    return sum(fault_of(digest, FAULTS) == fault for digest in trained)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -248,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     comparing.add_argument("--study", type=Path, default=ROOT / "config" / "smoke.yaml")
     sweeping = actions.add_parser("sweep", help="a study of many runs, with a test double in place of training")
     sweeping.add_argument("--runs", type=int, default=300, help="about how many runs (default 300)")
-    sweeping.add_argument("--folder", type=Path, default=Path("results/bench-cluster"), help="made anew")
+    sweeping.add_argument("--folder", type=Path, default=Path("results/bench-cluster"), help="one begun there goes on")
     given = parser.parse_args(arguments)
     try:
         was_started = slurm.start()
@@ -257,7 +267,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.action == "same":
             return same(given.study)
-        shutil.rmtree(given.folder, ignore_errors=True)
         return sweep(given.runs, given.folder.absolute())
     finally:
         if was_started:

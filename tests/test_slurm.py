@@ -103,22 +103,25 @@ def test_logs_lie_where_the_readme_says(finished):
     assert f"(log: {folder}/logs/slurm/rule_train/" in said
 
 
-def job(said, rule):
-    """What SLURM's controller noted of a job of a rule: threads, memory, time limit and GPUs."""
-    number = re.search(rf"SLURM jobid (\d+) \(log: .*/rule_{rule}/", said).group(1)
+def number_of_job(said, rule):
+    """The number that SLURM gave to the first job of a rule."""
+    return re.search(rf"SLURM jobid (\d+) \(log: .*/rule_{rule}/", said).group(1)
+
+
+def asked_by_job(said, rule):
+    """What SLURM's controller noted of the first job of a rule: threads, memory and time limit."""
     noted = (slurm.FOLDER / "jobs.txt").read_text()
-    (line,) = [line for line in noted.splitlines() if line.startswith(f"JobId={number} ")]
-    wanted = {"cpus": r"cpu=(\d+)", "mem_mb": r"mem=(\d+)M", "minutes": r"TimeLimit=(\d+)", "gpus": r"gres/gpu=(\d+)"}
-    found = {name: re.search(pattern, line) for name, pattern in wanted.items()}
-    return {name: int(match.group(1)) for name, match in found.items() if match}
+    (line,) = [line for line in noted.splitlines() if line.startswith(f"JobId={number_of_job(said, rule)} ")]
+    wanted = {"cpus": r"cpu=(\d+)", "mem_mb": r"mem=(\d+)M", "minutes": r"TimeLimit=(\d+)"}
+    return {name: int(re.search(pattern, line).group(1)) for name, pattern in wanted.items()}
 
 
 def test_jobs_ask_for_what_the_rules_say(finished, study):
     _, said = finished
     plan = load_plan(yaml.safe_load(study.read_text(encoding="utf-8")), "study")
     asked = train_request(plan, plan.run_in["runs/tuned/baseline/seed0"])
-    assert job(said, "train") == {"cpus": 1, "mem_mb": asked.mem_mb, "minutes": asked.runtime}
-    assert job(said, "train_bpe")["cpus"] == 4
+    assert asked_by_job(said, "train") == {"cpus": 1, "mem_mb": asked.mem_mb, "minutes": asked.runtime}
+    assert asked_by_job(said, "train_bpe")["cpus"] == 4
 
 
 def test_a_cancelled_training_run_on_a_gpu_is_tried_again(finished, study, tmp_path):
@@ -140,5 +143,6 @@ def test_a_cancelled_training_run_on_a_gpu_is_tried_again(finished, study, tmp_p
     assert slurm.works("scancel", running)
     call.join()
     assert "SLURM status is: 'CANCELLED'" in succeed(said[0]).stderr
-    assert job(said[0].stderr.split("Trying to restart job")[1], "train")["gpus"] == 1
+    again = number_of_job(said[0].stderr.split("Trying to restart job")[1], "train")
+    assert "TresPerNode=gres:gpu:1" in slurm.output_of("scontrol", "show", "job", again)
     assert (folder / RUN / "model.safetensors").is_file()
