@@ -179,7 +179,8 @@ def sweep(runs: int, folder: Path) -> int:
     with open(place / "said", "ab") as said:
         # In a session of its own, so that an interrupt reaches it once.
         process = subprocess.Popen(command, cwd=place, stdout=said, stderr=said, start_new_session=True)
-        signal.signal(signal.SIGINT, lambda *_: process.send_signal(signal.SIGINT))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: process.send_signal(signal.SIGINT))
         taken = take_jobs_away(environment / WAITING, process)
     call = {"seconds": time.monotonic() - started, **taken}
     with open(folder / CALLS, "a", encoding="utf-8") as file:
