@@ -132,7 +132,7 @@ def sweep_study(runs: int) -> dict[str, Any]:
             "stories": {
                 "source": "stories",
                 "documents": 1000,
-                "shards": 16,
+                "shards": 8,
                 "tokenizer": {"vocab_size": 300},
                 "role": "simple",
             }
