@@ -41,7 +41,7 @@ rule measure_batch_sizes:
     benchmark:
         "<benchmarks>/measure_batch_sizes.tsv"
     # All cores, so that nothing runs beside it; it computes with as many threads as a run.
-    threads: workflow.cores
+    threads: ALL_CORES
     resources:
         mem_mb=4000,
         runtime=10,
