@@ -177,6 +177,12 @@ def make_parser() -> argparse.ArgumentParser:
     add_machine(add)
     add("--processes", type=positive, default=1, help="processes that share every batch, one for each GPU (default 1)")
     add("--checkpoint-seconds", type=seconds, help="time from one checkpoint to the next (default 30; 0: every step)")
+    add(
+        "--runs-per-gpu",
+        type=positive,
+        default=1,
+        help="how many runs may share a GPU (default 1: it waits for its own)",
+    )
 
     add = verb("select-best", select_best, "Find the best finished grid point of an experiment.")
     add_experiment(add)
@@ -416,6 +422,7 @@ def train(given: Arguments) -> Facts:
     from lmpipe.train import train
 
     machine = {"threads": given.threads, "device": given.device, "processes": given.processes}
+    machine |= {"runs_per_gpu": given.runs_per_gpu}
     options = {"best_path": given.best, **machine}
     if given.checkpoint_seconds is not None:
         options["checkpoint_seconds"] = given.checkpoint_seconds

@@ -17,6 +17,7 @@ BESIDE_THE_NUMBERS = {
     "cli",
     "complaints",
     "costs",
+    "device_locks",
     "downloads",
     "estimate",
     "files",

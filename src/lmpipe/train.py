@@ -21,6 +21,7 @@ def train(
     threads: int = 1,
     device: str | None = None,
     processes: int = 1,
+    runs_per_gpu: int = 1,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> bool:
     """Train the run that `settings` describes, unless the store has it, and publish its files to the folder `output`.
@@ -37,6 +38,7 @@ def train(
             from lmpipe.trainer import train_together
 
             asked = {"best_path": best_path and str(best_path), "threads": threads, "device": device}
+            asked |= {"runs_per_gpu": runs_per_gpu}
             job = {
                 "settings": settings,
                 "results": str(results),

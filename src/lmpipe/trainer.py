@@ -16,6 +16,7 @@ import torch
 from lmpipe import InputError
 from lmpipe.checkpoint import load_checkpoint, restore_tensors, save_checkpoint, save_weights, training_tensors
 from lmpipe.course import Course
+from lmpipe.device_locks import held_devices
 from lmpipe.devices import compute_reproducibly, device_name, find_device, peak_memory_bytes
 from lmpipe.evaluation import Evaluation, evaluate, mean_loss, text_bytes_of, window_batches
 from lmpipe.files import atomic_write
@@ -50,9 +51,13 @@ def train_together(
             f"--processes: expected at most {min(most, inputs.training.batch_size)}, for so many GPUs and sequences of "
             f"a batch there are, found {processes}; lower it"
         )
-    compute_reproducibly(job["threads"], device)
-    with out_of_memory_is_told(inputs.model, inputs.training), together(processes, device, job) as joined:
-        Trainer(inputs, stored, device, job["threads"], checkpoint_seconds, joined).run()
+    with (
+        held_devices(job["device"], processes, job["runs_per_gpu"]) as device,
+        out_of_memory_is_told(inputs.model, inputs.training),
+    ):
+        compute_reproducibly(job["threads"], device)
+        with together(processes, device, job) as joined:
+            Trainer(inputs, stored, device, job["threads"], checkpoint_seconds, joined).run()
 
 
 def follow(job: dict[str, Any], device: torch.device, processes: Processes) -> None:

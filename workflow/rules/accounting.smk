@@ -45,7 +45,7 @@ rule measure_model:
     benchmark:
         "<benchmarks>/measure_model.tsv"
     # All cores, so that nothing runs beside it; it computes with as many threads as a run.
-    threads: workflow.cores
+    threads: ALL_CORES
     resources:
         mem_mb=4000,
         runtime=10,

@@ -21,6 +21,7 @@ from lmpipe.costs import (
 from lmpipe.estimate import notice
 from lmpipe.files import hold_until_exit
 from lmpipe.plan import load_plan
+from lmpipe.profiles import check_arrays, lost_total, most_jobs
 from lmpipe.provenance import code_of
 from lmpipe.records import records_of
 
@@ -51,6 +52,11 @@ SHARDED_TOKENIZERS = PLAN.sharded_tokenizers()
 # A run has the same digits whatever --cores is.
 TRAIN_THREADS = 1
 SECONDS_AFTER = seconds_after(PLAN)
+# Threads of a job that works with all cores it gets: those given to Snakemake, or so many of a cluster's node, of which
+# Snakemake knows nothing when it submits the job; the job itself must come to the same number.
+CLUSTER_THREADS = 4
+GIVEN_CORES = workflow.resource_settings.cores
+ALL_CORES = CLUSTER_THREADS if GIVEN_CORES is None or workflow.remote_exec else GIVEN_CORES
 RECORDS = [path for paths in records_of(PLAN).values() for path in paths]
 RECORDS_BEFORE_REPORT = [path for path in RECORDS if path != "report.provenance.json"]
 
@@ -61,13 +67,26 @@ def one_of(names):
 
 
 # Told once, by the process that a user started, before the first job.
-if workflow.is_main_process and (told := notice(PLAN, shlex.join(STUDY_FILES), os.cpu_count())):
-    print(told, file=sys.stderr)
+if workflow.is_main_process:
+    asked = workflow.resource_settings.overwrite_resources
+    asking_for_gpu = [rule for rule, resources in asked.items() if "gpu" in resources and workflow.local_exec]
+    for told in (
+        notice(PLAN, shlex.join(STUDY_FILES), os.cpu_count()),
+        lost_total(asking_for_gpu, workflow.resource_settings.resources),
+    ):
+        if told:
+            print(told, file=sys.stderr)
 
 
-# Jobs on a cluster begin as calls of their own.
+# Jobs on a cluster begin as calls of their own. Snakemake tells the settings of an executor no earlier.
 onstart:
     if workflow.is_main_process:
+        rate = workflow.scheduling_settings.max_jobs_per_timespan
+        limits = {"--jobs": workflow.resource_settings.nodes, "--max-jobs-per-timespan": rate and rate.max_jobs}
+        try:
+            check_arrays(getattr(workflow.executor_settings, "array_jobs", None), limits, most_jobs(PLAN))
+        except InputError as error:
+            sys.exit(str(error))
         begin(PLAN, workflow.resource_settings.cores, sys.argv[1:])
 
 
@@ -221,6 +240,11 @@ def corpus_asks_for(request, what):
         return getattr(request(STUDY.corpora[corpus]), what)
 
     return asked
+
+
+def every_corpus_asks_for(request, what):
+    """The same for jobs that travel as an array, whose tasks all get what the first one asks for: enough for any corpus."""
+    return max(getattr(request(corpus), what) for corpus in STUDY.corpora.values())
 
 
 def run_tokens(wildcards):

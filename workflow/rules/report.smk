@@ -117,7 +117,7 @@ rule report:
     benchmark:
         "<benchmarks>/report.tsv"
     resources:
-        mem_mb=500,
+        mem_mb=1000,
         runtime=10,
     params:
         settings=study_settings,

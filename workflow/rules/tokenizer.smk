@@ -13,10 +13,10 @@ rule count_pretokens:
         "<logs>/count_pretokens/{corpus}-{shard}.log",
     benchmark:
         "<benchmarks>/count_pretokens/{corpus}-{shard}.tsv"
-    threads: workflow.cores
+    threads: ALL_CORES
     resources:
-        mem_mb=corpus_asks_for(count_request, "mem_mb"),
-        runtime=corpus_asks_for(count_request, "runtime"),
+        mem_mb=every_corpus_asks_for(count_request, "mem_mb"),
+        runtime=every_corpus_asks_for(count_request, "runtime"),
     params:
         shards=shards_of,
         code=code_of("count-pretokens"),
@@ -39,7 +39,7 @@ rule train_bpe:
         "<logs>/train_bpe/{tokenizer}.log",
     benchmark:
         "<benchmarks>/train_bpe/{tokenizer}.tsv"
-    threads: workflow.cores
+    threads: ALL_CORES
     resources:
         mem_mb=corpus_asks_for(merge_request, "mem_mb"),
         runtime=corpus_asks_for(merge_request, "runtime"),
@@ -66,7 +66,7 @@ rule encode_corpus:
         "<logs>/encode_corpus/{tokenizer}-{split}.log",
     benchmark:
         "<benchmarks>/encode_corpus/{tokenizer}-{split}.tsv"
-    threads: workflow.cores
+    threads: ALL_CORES
     resources:
         mem_mb=corpus_asks_for(encode_request, "mem_mb"),
         runtime=corpus_asks_for(encode_request, "runtime"),
@@ -96,10 +96,10 @@ rule encode_shard:
         "<benchmarks>/encode_shard/{tokenizer}-{shard}.tsv"
     wildcard_constraints:
         tokenizer=one_of(SHARDED_TOKENIZERS),
-    threads: workflow.cores
+    threads: ALL_CORES
     resources:
-        mem_mb=corpus_asks_for(encode_shard_request, "mem_mb"),
-        runtime=corpus_asks_for(encode_shard_request, "runtime"),
+        mem_mb=every_corpus_asks_for(encode_shard_request, "mem_mb"),
+        runtime=every_corpus_asks_for(encode_shard_request, "runtime"),
     params:
         tokenizer=subpath(input.vocab, parent=True),
         shards=tokenizer_shards,
@@ -147,7 +147,7 @@ rule compare_tokenizers:
         "<logs>/compare_tokenizers.log",
     benchmark:
         "<benchmarks>/compare_tokenizers.tsv"
-    threads: workflow.cores
+    threads: ALL_CORES
     resources:
         mem_mb=2000,
         runtime=120,

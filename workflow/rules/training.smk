@@ -21,6 +21,7 @@ rule train:
     resources:
         mem_mb=run_asks_for("mem_mb"),
         runtime=run_asks_for("runtime"),
+        runs_per_gpu=1,
     params:
         settings=run_settings,
         folder=subpath(output.config, parent=True),
@@ -30,7 +31,8 @@ rule train:
         code=code_of("train"),
     shell:
         "lmpipe train --settings {params.settings:q} --results {params.results:q} {params.best:q}"
-        " --output {params.folder:q} --threads {threads} --processes {params.processes} 2> {log:q}"
+        " --output {params.folder:q} --threads {threads} --processes {params.processes}"
+        " --runs-per-gpu {resources.runs_per_gpu} 2> {log:q}"
 
 
 rule measure_batch_sizes:
@@ -42,7 +44,7 @@ rule measure_batch_sizes:
     benchmark:
         "<benchmarks>/measure_batch_sizes.tsv"
     # All cores, so that nothing runs beside it; it computes with as many threads as a run.
-    threads: workflow.cores
+    threads: ALL_CORES
     resources:
         mem_mb=4000,
         runtime=10,
@@ -66,6 +68,7 @@ rule select_best:
     benchmark:
         "<benchmarks>/select_best/{experiment}.tsv"
     priority: best_priority
+    localrule: True
     resources:
         mem_mb=500,
         runtime=5,

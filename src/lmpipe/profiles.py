@@ -1,0 +1,41 @@
+"""What Snakemake was told by a profile or on its command line, where that would do harm without a word."""
+
+from collections.abc import Collection
+
+from lmpipe import InputError
+from lmpipe.plan import Plan
+from lmpipe.records import records_of
+
+
+def most_jobs(plan: Plan) -> int:
+    """More jobs than a study can have ready at once: all that leave a record, and every shard of each tokenizer."""
+    shards = sum(plan.study.corpora[plan.tokenizers[name][0]].shards for name in plan.sharded_tokenizers())
+    return sum(map(len, records_of(plan).values())) + shards
+
+
+def check_arrays(arrays: str | None, limits: dict[str, int | None], jobs: int) -> None:
+    """Refuse limits under which jobs of an array would wait for ever; raises InputError.
+
+    `arrays` names the rules whose jobs travel as arrays, `limits` the options that bound how many jobs are submitted at
+    once (None: no bound). snakemake-executor-plugin-slurm 2.8.0 forgets the ready jobs of such a rule where others of
+    that rule are held back by a limit, and Snakemake then waits for them without end.
+    """
+    for option, limit in limits.items():
+        if arrays and limit is not None and limit < jobs:
+            raise InputError(
+                f"{option}: expected at least {jobs} (the jobs of this study) where jobs travel as arrays, found "
+                f"{limit}; leave it as profiles/slurm has it, or add --slurm-array-jobs none"
+            )
+
+
+def lost_total(asking: Collection[str], totals: Collection[str]) -> str | None:
+    """What to tell a user whose jobs ask for GPUs on this machine, where no total says how many there are.
+
+    `asking` are the rules with a resource `gpu`, `totals` the resources that have a total.
+    """
+    if not asking or "gpu" in totals:
+        return None
+    return (
+        f"{', '.join(sorted(asking))}: a gpu is asked for, but there is no total: --resources replaces the profile's "
+        "whole block. More jobs than GPUs may start, and those without one wait; add gpu=N to --resources."
+    )

@@ -1,0 +1,138 @@
+"""What profiles say, and what is said to a user whose command line undoes it."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from every_verb import STUDY
+
+from bench.cluster import sweep_study, workflow
+from bench.doubles import gpu_use, make_environment, most_at_once
+from lmpipe import InputError
+from lmpipe.devices import device_name, find_device
+from lmpipe.plan import load_plan
+from lmpipe.profiles import check_arrays, lost_total, most_jobs
+from lmpipe.records import records_of
+
+ROOT = Path(__file__).parent.parent
+
+
+def profile(name):
+    return yaml.safe_load((ROOT / "profiles" / name / "profile.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["gpu", "slurm", "cluster-generic"])
+def test_every_profile_repeats_what_the_default_one_says(name):
+    # Snakemake loads one profile of a workflow: another one takes the place of profiles/default.
+    assert profile("default").items() <= profile(name).items()
+
+
+def test_a_study_with_shards_has_jobs_for_each():
+    corpus = {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": 270}, "role": "simple"}
+    whole, sharded = (
+        load_plan(STUDY | {"corpora": {"tiny": corpus | {"shards": shards}}}, "study") for shards in (1, 3)
+    )
+    assert most_jobs(whole) == sum(map(len, records_of(whole).values()))
+    # Two shards more to count, three to encode; the tokens are joined in place of the one job that encoded them.
+    assert most_jobs(sharded) == most_jobs(whole) + 2 + 3
+
+
+@pytest.mark.parametrize("limits", [{"--jobs": 9}, {"--jobs": None, "--max-jobs-per-timespan": 9}])
+def test_limits_that_would_leave_jobs_behind_are_refused(limits):
+    (option,) = [option for option, limit in limits.items() if limit]
+    with pytest.raises(InputError, match=f"^{option}: expected at least 10 .*, found 9; .* --slurm-array-jobs none$"):
+        check_arrays("plot_experiment", limits, 10)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "limits"), [(None, {"--jobs": 9}), ("", {"--jobs": 9}), ("plot_experiment", {"--jobs": 10, "--x": None})]
+)
+def test_limits_that_leave_nothing_behind_are_accepted(arrays, limits):
+    check_arrays(arrays, limits, 10)
+
+
+def test_a_lost_total_is_told():
+    assert lost_total(["train"], ["mem_mb"]).startswith("train: a gpu is asked for, but there is no total")
+    assert lost_total(["train"], ["mem_mb", "gpu"]) is None
+    assert lost_total([], []) is None
+
+
+@pytest.fixture(scope="module")
+def texts_done(tmp_path_factory):
+    """A folder with a study that has a sweep of six short runs, up to its token files; not to be changed."""
+    folder = tmp_path_factory.mktemp("study")
+    study = folder / "study.yaml"
+    settings = sweep_study(20) | {"seeds": [0, 1, 2]}
+    settings["corpora"]["stories"]["shards"] = 1
+    study.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    tokens = [f"results/sweep/tokens/stories/{split}.bin" for split in ("train", "valid")]
+    succeed(workflow(folder, study, "--cores", "2", *tokens))
+    return folder
+
+
+def succeed(done):
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return done
+
+
+def train_on_fakes(texts_done, tmp_path, *arguments):
+    """Train the sweep of rates under profiles/gpu with two fake GPUs; how each was used, and what was said."""
+    folder = tmp_path / "study"
+    shutil.copytree(texts_done, folder, symlinks=True)
+    python = make_environment(tmp_path / "environment", gpus={"cuda:0": "fake-0", "cuda:1": "fake-1"}, seconds=1.0)
+    best = "results/sweep/experiments/rates/best.json"
+    profile = ["--cores", "6", "--workflow-profile", str(tmp_path)]
+    done = succeed(workflow(folder, folder / "study.yaml", best, *profile, *arguments, python=python))
+    return gpu_use(tmp_path / "environment"), done.stderr
+
+
+def write_profile(folder, runs, runs_per_gpu):
+    """profiles/gpu, changed as its comments say."""
+    text = (ROOT / "profiles/gpu/profile.yaml").read_text(encoding="utf-8")
+    text = re.sub("^  gpu: 1$", f"  gpu: {runs}", text, flags=re.MULTILINE)
+    text = re.sub("^    runs_per_gpu: 1 ", f"    runs_per_gpu: {runs_per_gpu} ", text, flags=re.MULTILINE)
+    (folder / "profile.yaml").write_text(text, encoding="utf-8")
+
+
+def by_device(uses):
+    return {name: [use for use in uses if use[0] == name] for name in Counter(name for name, _, _ in uses)}
+
+
+@pytest.mark.slow
+def test_runs_at_once_have_a_gpu_each(texts_done, tmp_path):
+    write_profile(tmp_path, 2, 1)
+    uses, said = train_on_fakes(texts_done, tmp_path)
+    assert len(uses) == 6
+    assert most_at_once(uses) == 2
+    assert {name: most_at_once(used) for name, used in by_device(uses).items()} == {"cuda:0": 1, "cuda:1": 1}
+    assert "there is no total" not in said
+
+
+@pytest.mark.slow
+def test_runs_share_a_gpu_where_the_profile_says_so(texts_done, tmp_path):
+    write_profile(tmp_path, 4, 2)
+    uses, _ = train_on_fakes(texts_done, tmp_path)
+    assert {name: most_at_once(used) for name, used in by_device(uses).items()} == {"cuda:0": 2, "cuda:1": 2}
+
+
+@pytest.mark.slow
+def test_without_the_total_runs_wait_for_a_gpu_and_the_user_is_told(texts_done, tmp_path):
+    write_profile(tmp_path, 2, 1)
+    uses, said = train_on_fakes(texts_done, tmp_path, "--resources", "mem_mb=1000000")
+    assert said.count("train: a gpu is asked for, but there is no total") == 1
+    assert {name: most_at_once(used) for name, used in by_device(uses).items()} == {"cuda:0": 1, "cuda:1": 1}
+
+
+@pytest.mark.slow
+def test_without_a_gpu_the_same_command_uses_the_cpu(texts_done, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(texts_done, folder, symlinks=True)
+    run = "results/sweep/runs/rates/max_lr=0.0001/seed0/summary.json"
+    profile = ["--cores", "2", "--workflow-profile", str(ROOT / "profiles/gpu")]
+    succeed(workflow(folder, folder / "study.yaml", run, *profile))
+    device = json.loads((folder / run).read_text(encoding="utf-8"))["device"]
+    assert device == device_name(find_device())
