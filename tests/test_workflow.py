@@ -316,7 +316,7 @@ def test_a_wrong_study_stops_before_the_first_job(tmp_path, key, value, message)
     assert [entry.name for entry in tmp_path.iterdir() if entry.name != ".snakemake"] == ["wrong.yaml"]
 
 
-def test_a_failed_study_says_so_and_how_to_report_what_is_there(tmp_path):
+def test_a_failed_study_says_so_and_how_to_report_what_is_there(tmp_path, monkeypatch):
     (tmp_path / "empty.txt").write_text(" ", encoding="utf-8")
     study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
     study["corpora"]["docs"] = study["corpora"]["docs"] | {
@@ -330,6 +330,8 @@ def test_a_failed_study_says_so_and_how_to_report_what_is_there(tmp_path):
     result = snakemake(tmp_path, "results/smoke/corpora/docs/corpus.json", study=path, check=False)
     assert result.returncode == 1
     assert "lmpipe report --partial results/smoke" in result.stdout + result.stderr
+    # Texts of one's own are named from where snakemake ran.
+    monkeypatch.chdir(tmp_path)
     begun = find_study(tmp_path / "results" / "smoke")
     assert begun.plan.study == load_plan(study, "failing").study
     assert begun.runs_now is False
