@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmpipe.records import OTHER_FOLDERS, is_other, is_record
+from lmpipe.records import OTHER_ENTRIES, is_other, is_record
 from lmpipe.store import METRICS, SUMMARY, WEIGHTS
 
 # The summary is written last: once it is there, the others are final.
@@ -98,7 +98,7 @@ def work_since(before: dict[str, Stamp], folder: Path) -> Work:
 def is_elsewhere(name: str) -> bool:
     """Whether a file tells nothing of what was computed, or of what is counted in the store."""
     path = Path(name)
-    return path.parts[0] in (*OTHER_FOLDERS, "runs") or is_record(path.name) or is_other(path.name)
+    return path.parts[0] in (*OTHER_ENTRIES, "runs") or is_record(path.name) or is_other(path.name)
 
 
 def run_of(folder: Path, summary: str) -> str:
@@ -120,7 +120,7 @@ def read(path: Path) -> Any:
 
 def differences(expected: Path, found: Path) -> list[str]:
     """The names of files that only one of two studies has, or that are not the same bytes though they should be."""
-    names = [{name for name in stamps(folder) if not name.startswith(OTHER_FOLDERS)} for folder in (expected, found)]
+    names = [{name for name in stamps(folder) if not name.startswith(OTHER_ENTRIES)} for folder in (expected, found)]
     both = sorted(names[0] & names[1])
     repeated = [name for name in both if any(fnmatch.fnmatch(name, pattern) for pattern in REPEATED)]
     compared = [name for name in repeated if not is_record(name.split("/")[-1])]

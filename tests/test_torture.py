@@ -30,7 +30,12 @@ OF_RUNS = {"killed run": 3, "terminated run": 1}
 # Tried on a smaller study in test_reruns.py.
 OF_STUDIES = {"killed study", "two calls"}
 # What a shell gets without quotes: numbers that the plan has checked.
-NUMBERS = {"threads", "wildcards.shard", "params.shards", "params.vocab_size"}
+NUMBERS = {
+    "threads",
+    "resources.runs_per_gpu",
+    "wildcards.shard",
+    *(f"params.{name}" for name in ("processes", "shards", "train_threads", "vocab_size")),
+}
 
 
 def test_every_fault_is_tried_here():
