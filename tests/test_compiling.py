@@ -29,7 +29,7 @@ def test_a_device_that_cannot_compile_does_not():
     assert not is_worthwhile("auto", 1e30, torch.device("mps"))
 
 
-@pytest.mark.parametrize("seq", [1, 63, 64, 65, 200])
+@pytest.mark.parametrize("seq", [1, 2, 7, 64, 101])
 def test_attention_in_blocks_equals_torchs(seq):
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randn(2, 3, seq, 8, dtype=torch.float64, generator=generator) for _ in range(3)]
@@ -37,11 +37,14 @@ def test_attention_in_blocks_equals_torchs(seq):
     torch.testing.assert_close(attention_in_blocks(*parts), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_a_compiled_run_is_the_same_to_rounding_and_goes_on_to_the_byte(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = make_tiny_study(tmp_path / "results")
-    settings = {kind: tiny_settings(compile=kind, total_tokens=64 * 20) for kind in ("never", "always")}
+    settings = {
+        kind: tiny_settings(compile=kind, total_tokens=64 * 20, model={"num_layers": 1}) for kind in ("never", "always")
+    }
     for kind in settings:
         train(settings[kind], results, results / kind)
     assert [summary_of(results / kind)["compile"] for kind in settings] == [False, True]

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from tiny_study import MODEL, TRAINING
 
-from lmpipe.model import TransformerLM
+from lmpipe.model import TransformerLM, rope_turns
 from lmpipe.settings import ModelConfig, TrainingSettings
 from lmpipe.step import DIVERGENCE_STEPS, TrainingStep, Watch
 
@@ -27,7 +27,7 @@ def batch(batch_size=6, seed=0):
 def test_the_gradient_of_a_batch_is_the_same_whatever_its_parts_are(micro_batch_size, norm):
     model = TransformerLM(CONFIG.model_copy(update={"norm": norm}), seed=0).double()
     if norm == "pre":
-        model.turns = model.turns.to(torch.complex128)
+        model.turns = rope_turns(model.config)[:, None]
     inputs, targets = batch()
     expected = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
     gradients = torch.autograd.grad(expected, list(model.parameters()))

@@ -15,8 +15,8 @@ from lmpipe.seeds import stream_seed
 from lmpipe.settings import ModelConfig
 
 NORM_EPS = 1e-5
-# Positions of a block of attention, and the longest context that is worth dividing so.
-BLOCK = 64
+# Blocks of positions that attention is divided into, and the longest context that is worth dividing so.
+BLOCKS = 4
 LONGEST_IN_BLOCKS = 512
 
 
@@ -54,7 +54,7 @@ def norm_layer(config: ModelConfig, device: torch.device | str | None) -> nn.Mod
 
 
 def rope_turns(config: ModelConfig, device: torch.device | str | None = None) -> Tensor:
-    """Unit complex numbers of angle position / theta^(2k / width): complex128, (context_length, width / 2).
+    """Cosine and sine of each angle position / theta^(2k / width): float64, (context_length, width / 2, 2).
 
     Su et al. 2021, equation 15.
     """
@@ -62,22 +62,21 @@ def rope_turns(config: ModelConfig, device: torch.device | str | None = None) ->
     frequencies = config.rope_theta ** (-2 * pairs / config.head_width)
     positions = torch.arange(config.context_length, dtype=torch.float64, device=device)
     angles = positions[:, None] * frequencies
-    return torch.complex(angles.cos(), angles.sin())
+    return torch.stack((angles.cos(), angles.sin()), dim=-1)
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the channel pairs (2k, 2k + 1) of x (..., width), read as complex numbers, by turns (..., width / 2).
+    """Turn the channel pairs (2k, 2k + 1) of x (..., width) by cosines and sines, turns (..., width / 2, 2).
 
-    One complex product is a single pass over the memory, forwards and backwards; four real ones would be several. The
-    compiler makes one pass of real ones, and none of complex ones.
+    As complex numbers they take one pass over the memory, forwards and backwards, where real ones would take several.
+    torch's compiler makes one pass of the real ones, and none of the complex ones.
     """
+    pairs = x.unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling():
-        cosines, sines = torch.view_as_real(turns).unbind(-1)
-        first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+        (cosines, sines), (first, second) = turns.unbind(-1), pairs.unbind(-1)
         turned = (first * cosines - second * sines, first * sines + second * cosines)
         return torch.stack(turned, dim=-1).flatten(-2)
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2)
+    return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turns)).flatten(-2)
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -85,8 +84,7 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
     On a CPU, short contexts go faster as a few plain products once the compiler fuses what lies between them.
     """
-    seq = queries.shape[2]
-    if torch.compiler.is_compiling() and queries.device.type == "cpu" and seq <= LONGEST_IN_BLOCKS:
+    if torch.compiler.is_compiling() and queries.device.type == "cpu" and queries.shape[2] <= LONGEST_IN_BLOCKS:
         return attention_in_blocks(queries, keys, values)
     return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
 
@@ -96,8 +94,9 @@ def attention_in_blocks(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor
     batch, heads, seq, width = queries.shape
     queries, keys, values = (part.reshape(batch * heads, seq, width) for part in (queries, keys, values))
     attended = []
-    for start in range(0, seq, BLOCK):
-        stop = min(start + BLOCK, seq)
+    block = -(-seq // BLOCKS)
+    for start in range(0, seq, block):
+        stop = min(start + block, seq)
         scores = queries[:, start:stop] @ keys[:, :stop].transpose(1, 2)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / math.sqrt(width)
         is_before = torch.arange(start, stop)[:, None] >= torch.arange(stop)
@@ -117,12 +116,12 @@ class Attention(nn.Module):
         self.output_proj = Linear(d_model, {"output_proj": d_model}, device)
 
     def forward(self, x: Tensor, turns: Tensor | None) -> Tensor:
-        """Attend from each position to itself and those before; `turns` are RoPE's, (seq, 1, width / 2)."""
+        """Attend from each position to itself and those before; `turns` are RoPE's, (seq, 1, width / 2, 2)."""
         batch, seq, d_model = x.shape
         qkv = self.qkv_proj(x).view(batch, seq, 3 * self.num_heads, self.width)
         queries_keys, values = qkv.split((2 * self.num_heads, self.num_heads), dim=2)
         if turns is not None:
-            queries_keys = rotate(queries_keys.to(turns.real.dtype), turns).type_as(values)
+            queries_keys = rotate(queries_keys.to(turns.dtype), turns).type_as(values)
         queries, keys = queries_keys.transpose(1, 2).chunk(2, dim=1)
         attended = causal_attention(queries, keys, values.transpose(1, 2))
         return self.output_proj(attended.transpose(1, 2).reshape(batch, seq, d_model))
@@ -193,7 +192,7 @@ class TransformerLM(nn.Module):
         self.ln_final = norm_layer(config, device) if config.norm == "pre" else nn.Identity()
         self.lm_head = Linear(config.d_model, {"lm_head": config.vocab_size}, device)
         if config.position == "rope":
-            turns = rope_turns(config, device).to(torch.complex64)
+            turns = rope_turns(config, device).float()
             self.register_buffer("turns", turns[:, None], persistent=False)
         if seed is not None:
             initialize(self, seed)
