@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 PROFILE = ROOT / "profiles" / "slurm"
 CALLS = "calls"
 # Jobs here last seconds, not hours.
-QUICK = ("--slurm-init-seconds-before-status-checks", "6", "--latency-wait", "10")
+QUICK = ("--slurm-init-seconds-before-status-checks", "8", "--latency-wait", "10")
 # Results that are the same bytes each time, wherever they are made.
 REPEATABLE = (
     "corpora/*/*.txt",
