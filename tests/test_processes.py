@@ -1,0 +1,22 @@
+import subprocess
+import sys
+
+ENDS_EARLY = """
+import subprocess, sys
+import torch
+from lmpipe import processes
+
+def start(*given):
+    return subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], stdin=subprocess.PIPE, text=True)
+
+processes.start, processes.NOTICED_SECONDS = start, 0.1
+with processes.together(2, torch.device("cpu"), {}):
+    print("met")
+"""
+
+
+def test_a_run_does_not_wait_for_a_process_that_is_gone():
+    """The first one meets the others in torch, where it hears nothing."""
+    done = subprocess.run([sys.executable, "-c", ENDS_EARLY], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "a process of this run ended with exit code 3; the same command goes on" in done.stderr
