@@ -99,9 +99,12 @@ def start(rank: int, count: int, folder: str, job: dict[str, Any]) -> subprocess
 
 
 def end_with(process: subprocess.Popen, is_over: threading.Event) -> None:
-    """End this process when one of the others ends before the run is over: it would wait for that one's share."""
+    """End this process where one of the others fails before the run is over: it would wait for that one's share.
+
+    One that has made its share of all steps ends well, while the first one still evaluates.
+    """
     code = process.wait()
-    if not is_over.wait(NOTICED_SECONDS):
+    if code and not is_over.wait(NOTICED_SECONDS):
         say(f"a process of this run ended with exit code {code}; the same command goes on from the last checkpoint")
         os._exit(1)
 
