@@ -176,6 +176,8 @@ def sweep(runs: int, folder: Path) -> int:
     command = [python, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--workflow-profile", str(PROFILE)]
     command += [*QUICK, "--configfile", "study.yaml"]
     started = time.monotonic()
+    # A shell may have had it ignored, which the child would inherit: then nothing would end it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(place / "said", "ab") as said:
         # In a session of its own, so that an interrupt reaches it once.
         process = subprocess.Popen(command, cwd=place, stdout=said, stderr=said, start_new_session=True)

@@ -19,6 +19,8 @@ from lmpipe.records import records_of
 ROOT = Path(__file__).parent.parent
 SMOKE = ROOT / "config" / "smoke.yaml"
 KILLS = 4
+# A kill waits for at most such a share of the study's records: later, the study might end before it comes.
+LATEST_SHARE = 0.9
 # A kill comes up to so long after the share of the study that it waits for: a few jobs of the smoke study.
 LATER_SECONDS = 3.0
 LOG = "snakemake.log"
@@ -79,7 +81,7 @@ def killed_study(study_file: Path, kills: int, random: Random, folder: Path) -> 
     watch = Watch(results_of(study_file, folder))
     records = {path for paths in records_of(plan_of(study_file)).values() for path in paths}
     killed = 0
-    for share in sorted(random.random() for _ in range(kills)):
+    for share in sorted(random.uniform(0, LATEST_SHARE) for _ in range(kills)):
         with started(command(study_file), folder, folder / LOG) as process:
             wait_for(process, partial(is_done, watch, records, share), random.uniform(0, LATER_SECONDS))
             killed += kill_all(process)

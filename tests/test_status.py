@@ -177,7 +177,7 @@ def test_following_ends_when_nobody_works_any_more(study):
 
 
 class Terminal:
-    """A terminal of a size in which a command runs."""
+    """A terminal of a size in which a command runs; the command does not outlive the block."""
 
     def __init__(self, command, columns, lines, **variables):
         self.own, other = pty.openpty()
@@ -190,9 +190,18 @@ class Terminal:
         os.close(other)
         self.told = b""
 
-    def read_until(self, part, seconds=30):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def read_until(self, part, after=0, seconds=30):
+        """Read on until it has told a part, beyond so many bytes."""
         deadline = time.monotonic() + seconds
-        while part not in self.told:
+        while part not in self.told[after:]:
             assert time.monotonic() < deadline, self.told[-2000:]
             self.read()
 
@@ -223,15 +232,14 @@ def follow(*arguments, columns=80, lines=24, **variables):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
 def test_in_a_terminal_it_refreshes_in_place_until_it_is_left(study, number, code):
-    terminal = follow()
-    terminal.read_until(b"Ctrl-C leaves")
-    # A run ends in the meantime.
-    path = study.folder / "runs" / LONG
-    path.joinpath("summary.json").write_bytes((path.parent / "seed0/summary.json").read_bytes())
-    painted = terminal.told.count(b"\x1b[J")
-    while terminal.told.count(b"\x1b[J") < painted + 2:
-        assert terminal.read()
-    assert terminal.end(number) == code
+    with follow() as terminal:
+        terminal.read_until(b"Ctrl-C leaves")
+        # A run ends in the meantime.
+        path = study.folder / "runs" / LONG
+        path.joinpath("summary.json").write_bytes((path.parent / "seed0/summary.json").read_bytes())
+        for _ in range(2):
+            terminal.read_until(b"\x1b[J", after=len(terminal.told))
+        assert terminal.end(number) == code
     told = terminal.told.decode()
     assert told.count("\x1b[?1049h") == told.count("\x1b[?1049l") == 1
     assert told.count("\x1b[?25l") == told.count("\x1b[?25h") == 1, "the cursor comes back"
@@ -248,9 +256,9 @@ def test_in_a_terminal_it_refreshes_in_place_until_it_is_left(study, number, cod
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"PYTHONIOENCODING": "ascii"}, {"TERM": "dumb"}, {}])
 def test_once_in_a_terminal(study, variables):
-    terminal = follow("--once", "results/fabricated", columns=100, **variables)
-    terminal.process.wait(30)
-    terminal.end(0)
+    with follow("--once", "results/fabricated", columns=100, **variables) as terminal:
+        terminal.process.wait(30)
+        terminal.end(0)
     told = terminal.told.decode()
     assert "nope" in told
     assert "\x1b[?1049h" not in told

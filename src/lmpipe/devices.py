@@ -1,8 +1,11 @@
 """The device that computes: found at run time, never named in a study."""
 
+import contextlib
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import torch
@@ -14,6 +17,14 @@ from lmpipe.provenance import processor_name
 # Options of glibc's mallopt, and their value: pieces up to that size are kept.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 1 << 30
+# The most that glibc before 2.35 takes as M_MMAP_THRESHOLD.
+KEPT_BYTES_BEFORE = 1 << 25
+# A control group's files with its limit and what it uses, and the count of what files take of that: in the second and
+# the first version of control groups.
+GROUP_FILES = {
+    False: ("memory.max", "memory.current", "inactive_file"),
+    True: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
 
 def available_devices() -> list[str]:
@@ -25,16 +36,21 @@ def available_devices() -> list[str]:
 def find_device(name: str | None = None, rank: int = 0) -> torch.device:
     """The device of that name (`cuda` is the first GPU), or the best one; raises InputError where it is not there.
 
-    Of several processes that train together, each takes a GPU of its own: that of its `rank`, from 0.
+    Of several processes that train together, each takes a GPU of its own: that one, and those after it, by `rank`.
     """
     available = available_devices()
     wanted = available[0] if name is None else {"cuda": "cuda:0"}.get(name, name)
-    if rank and wanted.startswith("cuda"):
-        wanted = f"cuda:{rank}"
     if wanted not in available:
         raise InputError(
             f"--device: expected one of {', '.join(available)}, found {name!r}; leave it out to take the best"
         )
+    if rank and wanted.startswith("cuda:"):
+        first, wanted = wanted, f"cuda:{int(wanted.partition(':')[2]) + rank}"
+        if wanted not in available:
+            raise InputError(
+                f"--device: expected {rank} more GPUs after {first}, found {', '.join(available)}; leave it out, or "
+                "lower --processes"
+            )
     return torch.device(wanted)
 
 
@@ -56,8 +72,34 @@ def held_memory_bytes(device: torch.device) -> int:
 
 
 def free_memory_bytes(device: torch.device) -> int:
-    """The memory that this process could still take: of the GPU where there is one, otherwise of the machine."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    """The memory that this process could still take: of the GPU where there is one, otherwise of the machine.
+
+    A cluster's job or a container may be given less than the machine has; it is killed where it takes more.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min([psutil.virtual_memory().available, *group_rooms()])
+
+
+def group_rooms(own: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """What each of Linux's control groups around this process still leaves it (cgroups(7)), where they have a limit."""
+    if not own.exists():
+        return
+    for line in own.read_text(encoding="utf-8").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = mounted / "memory" if controllers else mounted
+        group = root / path.lstrip("/")
+        limit, used, cached = GROUP_FILES[bool(controllers)]
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # no limit, or a group that is not seen from here
+                room = int((folder / limit).read_text()) - int((folder / used).read_text())
+                # What files left in memory makes room where it is needed.
+                counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                yield max(0, room + int(counts.get(cached, 0)))
+            if folder == root:
+                break
 
 
 def keep_freed_memory() -> None:
@@ -68,8 +110,10 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            libc.mallopt(option, KEPT_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        # Where it is refused, the threshold would stay at its start, since setting one option ends its adaption.
+        if not libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES):
+            libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES_BEFORE)
 
 
 def compute_reproducibly(threads: int, device: torch.device) -> None:

@@ -29,18 +29,21 @@ def find_micro_batch_size(step: TrainingStep, model: ModelConfig, training: Trai
         fits(step, fitting) if step.device.type == "cuda" else fitting <= accounted["largest_batch"]
     ):
         fitting = -(-fitting // 2)
+    if step.device.type == "cuda":
+        # What was tried is no part of the run.
+        torch.cuda.reset_peak_memory_stats(step.device)
     return fitting
 
 
 def fits(step: TrainingStep, batch_size: int) -> bool:
     """Whether a batch of so many sequences fits into a GPU's memory."""
-    try:
+    with contextlib.suppress(torch.OutOfMemoryError):
         step.try_batch(batch_size)
-    except torch.OutOfMemoryError:
-        step.optimizer.zero_grad()
-        torch.cuda.empty_cache()
-        return False
-    return True
+        return True
+    # Not before the error is gone, which holds all that was being computed.
+    step.optimizer.zero_grad()
+    torch.cuda.empty_cache()
+    return False
 
 
 @contextlib.contextmanager

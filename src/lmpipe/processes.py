@@ -18,8 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmpipe.progress import say
+
 # Others wait for the first one while it evaluates and writes.
 LONGEST_WAIT = timedelta(days=1)
+# A process that waits for one that is gone may notice that by itself (gloo does, NCCL does not), within so long.
+NOTICED_SECONDS = 10.0
 
 
 class Processes:
@@ -71,9 +75,13 @@ def together(count: int, device: torch.device, job: dict[str, Any]) -> Iterator[
         return
     with tempfile.TemporaryDirectory() as folder:
         started = [start(rank, count, folder, job) for rank in range(1, count)]
+        is_over = threading.Event()
+        for process in started:
+            threading.Thread(target=end_with, args=(process, is_over), daemon=True).start()
         try:
             yield join(0, count, folder, device)
         finally:
+            is_over.set()
             for process in started:
                 process.stdin.close()
             if torch.distributed.is_initialized():
@@ -90,8 +98,22 @@ def start(rank: int, count: int, folder: str, job: dict[str, Any]) -> subprocess
     return process
 
 
+def end_with(process: subprocess.Popen, is_over: threading.Event) -> None:
+    """End this process where one of the others fails before the run is over: it would wait for that one's share.
+
+    One that has made its share of all steps ends well, while the first one still evaluates.
+    """
+    code = process.wait()
+    if code and not is_over.wait(NOTICED_SECONDS):
+        say(f"a process of this run ended with exit code {code}; the same command goes on from the last checkpoint")
+        os._exit(1)
+
+
 def join(rank: int, count: int, folder: str, device: torch.device) -> Processes:
     """Meet the other processes of a run."""
+    if device.type == "cuda":
+        # So that nothing lands on the first device by default.
+        torch.cuda.set_device(device)
     if sys.platform == "linux":
         # They are on one machine; its name need not resolve.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

@@ -128,7 +128,7 @@ class Trainer:
         self.told = RunProgress(stored.folder, inputs.config, inputs.steps, inputs.tokens_per_step)
         self.evaluation_steps = evaluation_steps(inputs.steps, inputs.training.evaluations)
         windows = window_batches(inputs.valid.tokens, inputs.model.context_length, inputs.training.eval_tokens)
-        self.curve_batches = [(inputs.to(device), targets.to(device)) for inputs, targets in windows]
+        self.curve_batches = [(ids.to(device), targets.to(device)) for ids, targets in windows]
 
     def run(self) -> None:
         """Train from the start or the newest checkpoint to the end, and leave finished files in the store."""
