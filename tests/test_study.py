@@ -187,11 +187,15 @@ NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
         ),
         (("corpora", "docs", "packages"), ["json"], "packages.0: package 'json' has no version of its own; name"),
         (("corpora", "docs", "packages"), ["os.path"], "packages.0: package 'os.path' is not installed; install"),
-        (("corpora", "stories", "shards"), 5000, "at most 5,000 training runs and shards together, found 46 and 5001;"),
+        (
+            ("corpora", "stories", "shards"),
+            5000,
+            r"at most 5,000 training runs and shards together, found \d+ and 5001;",
+        ),
         (
             (*LR, "vary"),
             {key: list(range(1, 999)) for key in ("d_ff", "eps")},
-            "found 996045 and 2; make several studies",
+            r"found \d{6,} and 2; make several studies",
         ),
         (
             ("experiments", "x" * 9 + "y"),
