@@ -98,7 +98,9 @@ def test_an_unfinished_study_is_reported_as_far_as_it_is_there(study, capsys):
 def test_a_whole_study_is_reported_as_usual(whole_study, tmp_path, monkeypatch):
     shutil.copytree(whole_study[0], tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    report_partially("results")
+    told = report_partially("results").read_text(encoding="utf-8")
+    assert "All results are there" in told
+    assert "What is not there" not in told
     usual = json.loads(Path("results/findings.json").read_text(encoding="utf-8"))["problems"]
     told = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))["problems"]
     assert told == usual
