@@ -69,6 +69,7 @@ def test_a_disk_that_cannot_take_it_stops_no_study(tmp_path, capsys):
     [
         (None, "results: expected a study that was begun, found none; name"),
         ("none.yaml", "none.yaml: expected a study file, found none; check the path"),
+        ("results/none", "results/none: expected a study's results folder or its file, found neither; check the path"),
         (".", ".: expected the results of a study that was begun, found neither study.json nor provenance.json; check"),
     ],
 )
@@ -83,7 +84,9 @@ def test_a_damaged_file_is_told(tmp_path, damage):
     begin(PLAN, 2, [])
     path = tmp_path / "results/tiny/study.json"
     path.write_text(damage, encoding="utf-8")
-    with pytest.raises(InputError, match=r"study\.json: "):
+    with pytest.raises(
+        InputError, match=r"study\.json: .*; delete the file; the next call of snakemake writes it anew$"
+    ):
         find_study("results/tiny")
 
 

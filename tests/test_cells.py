@@ -18,6 +18,10 @@ def test_undefined_numbers_are_dashes_with_their_reason():
     [
         (8508230400, "bytes", "8,508,230,400 bytes (8.51 GB)"),
         (15, "bytes", "15 bytes"),
+        (1, "characters", "1 character"),
+        (0, "seeds", "0 seeds"),
+        (1.0, "nats per token", "1 nats per token"),
+        (-0.0056, "nats per token", "−0.0056 nats per token"),
         (4920, "s", "1 h 22 min"),
         (0.016, "share of the total", "1.6 % of the total"),
         (2.3145, "nats per token", "2.314 nats per token"),

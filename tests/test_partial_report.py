@@ -82,14 +82,15 @@ def test_an_unfinished_study_is_reported_as_far_as_it_is_there(study, capsys):
     problems = findings()
     rate = problems["learning_rate"]
     assert rate["status"] == "partial"
-    told = "So far from 5 of 6 runs; not there: max_lr=3.0 with seed 0 (failed). "
+    told = "So far from 5 of 6 runs. "
     assert rate["sentences"][0].startswith(told)
     assert len(rate["sentences"][0]) > len(told) + 20, "and then the answer"
+    assert rate["sentences"][1] == "Not there: max_lr=3.0 with seed 0 (failed)."
     assert rate["figures"]["best_max_lr"]["value"] == 0.01
     assert problems["main_experiment"]["status"] == "absent"
     assert problems["main_experiment"]["sentences"] == ["None of its 2 runs is there yet: 2 waiting."]
     assert problems["vocabulary"]["sentences"] == ["None of its 6 runs is there yet: 6 waiting."]
-    assert problems["layer_norm_ablation"]["sentences"][0].startswith("So far from 11 of 12 runs; not there: no_norm ")
+    assert problems["layer_norm_ablation"]["sentences"][0].startswith("So far from 11 of 12 runs. Without RMSNorm ")
     assert problems["swiglu_ablation"]["status"] == "answered", "all of its runs are there"
     assert problems["experiment_log"]["sentences"][0].startswith("So far from ")
 
@@ -97,7 +98,9 @@ def test_an_unfinished_study_is_reported_as_far_as_it_is_there(study, capsys):
 def test_a_whole_study_is_reported_as_usual(whole_study, tmp_path, monkeypatch):
     shutil.copytree(whole_study[0], tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    report_partially("results")
+    told = report_partially("results").read_text(encoding="utf-8")
+    assert "All results are there" in told
+    assert "What is not there" not in told
     usual = json.loads(Path("results/findings.json").read_text(encoding="utf-8"))["problems"]
     told = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))["problems"]
     assert told == usual
@@ -128,7 +131,7 @@ def test_whichever_run_is_missing_the_others_are_reported(study, run):
     report_partially("results/fabricated")
     experiment = run.split("/")[0]
     assert findings()[experiment]["status"] in ("partial", "absent")
-    assert "not there: " in " ".join(findings()[experiment]["sentences"])
+    assert "Not there: " in " ".join(findings()[experiment]["sentences"])
     others = {name for name in SOME if name != experiment}
     assert {findings()[name]["status"] for name in others} <= {"answered", "partial"}
 

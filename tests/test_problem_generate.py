@@ -67,6 +67,13 @@ def test_fluency_is_told_from_the_figures(tmp_path):
     assert "1 of the samples of stories grew beyond the context of 64 tokens" in text
 
 
+def test_samples_that_outgrew_the_context_are_told_once_for_all_corpora(tmp_path):
+    told = " ".join(generate.find(results_with(tmp_path, samples_of("stories"), samples_of("docs"))).sentences)
+    both = "1 of the samples of stories and 1 of the samples of docs grew beyond the context of 64 tokens; from"
+    assert both in told
+    assert told.count("grew beyond") == 1
+
+
 def test_a_single_sample_that_ends_is_told_in_the_singular(tmp_path):
     records = [record(1.0, 1.0, " the cat sat", ended=ended) for ended in (True, False, False)]
     finding = generate.find(results_with(tmp_path, samples_of("stories", samples=records), shown=["stories"]))
@@ -106,7 +113,7 @@ def test_a_corpus_without_samples_makes_the_finding_partial(tmp_path):
 
 def test_no_samples_at_all_are_told_with_the_remedy(tmp_path):
     assert generate.find(results_with(tmp_path)).status == "absent"
-    assert "snakemake --cores 1" in generate.find(results_with(tmp_path)).sentences[0]
+    assert f"run `snakemake --cores 1 {tmp_path}/samples/" in generate.find(results_with(tmp_path)).sentences[0]
     unplanned = generate.find(results_with(tmp_path, shown=[]))
     assert unplanned.status == "absent"
     assert "samples: {models:" in unplanned.sentences[0]

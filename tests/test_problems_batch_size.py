@@ -124,10 +124,12 @@ def test_what_fits_is_told_from_steps_timed_alone(fabricated, tmp_path):
     results = fabricate_study(tmp_path, chosen)
     finding = find("batch_size_experiment", results)
     assert finding.status == "partial"
-    assert "run the rule measure_batch_sizes" in said(finding)
+    assert f"run `snakemake --cores 1 {tmp_path}/batch_sizes.json --configfile" in said(finding)
     assert finding.figures["largest_batch_size"].reason == "no batch size of this model has been timed alone"
     fabricate_measurements(tmp_path, MODEL | {"d_model": 128})
-    assert find("batch_size_experiment", results).status == "partial", "another model was timed"
+    finding = find("batch_size_experiment", results)
+    assert finding.status == "partial"
+    assert "The batch sizes timed alone are of another model, precision or device than these runs." in said(finding)
 
 
 def test_sizes_that_were_not_timed_alone_are_named(tmp_path):

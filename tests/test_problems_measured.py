@@ -125,5 +125,5 @@ def test_the_examples_in_the_docstrings_hold():
 def test_a_study_that_measured_nothing_says_so(tmp_path):
     results = fabricate_study(tmp_path, SWEEP)
     for part in (measured.flops_and_time(results), measured_memory.memory(results)):
-        assert "run the rule measure_model" in part.sentences[0]
+        assert f"run `snakemake --cores 1 {tmp_path}/model_measurements.json --configfile" in part.sentences[0]
         assert all(figure.value is None and figure.reason for figure in part.figures.values())

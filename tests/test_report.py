@@ -168,6 +168,20 @@ def test_the_tiles_name_the_corpus_that_a_figure_is_of(study, tmp_path):
     assert "bits per byte, tales" in [tile["words"] for tile in tiles(study, found["problems"])]
 
 
+def test_names_and_tokens_are_code_and_one_row_is_told_in_the_singular(study, tmp_path):
+    found = json.loads((study.folder / "findings.json").read_text(encoding="utf-8"))
+    problem = found["problems"]["main_experiment"]
+    problem["figures"]["longest_token"] = {"value": "␣<b>", "unit": "", "source": "", "interval": None, "reason": ""}
+    row = {"label": "Longest token", "write_up": "`␣accomplishment`", "ours": "␣<b>", "reason": "", "unit": ""}
+    problem["reference"] = {"rows": [row | {"setting": "", "difference_in_setting": "another text"}], "note": ""}
+    write_json(tmp_path / "findings.json", found)
+    build_report(study.folder, tmp_path / "findings.json", tmp_path / "report.html", study.study)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<code>longest_token</code></th><td><code>␣&lt;b&gt;</code></td>" in html
+    assert "<td><code>␣accomplishment</code></td><td><code>␣&lt;b&gt;</code></td>" in html
+    assert "(1 rows)" not in html
+
+
 def test_the_settings_shown_are_a_study_file_of_the_same_study(study, html):
     text = "".join(Page(html[html.index("<h3>Settings") :]).seen)
     shown_study = yaml.safe_load(text[text.index("study:") :])

@@ -65,6 +65,8 @@ def find_study(path: str | Path | None = None) -> BegunStudy:
     if path is None:
         return in_folder(last_begun())
     path = Path(path)
+    if not path.exists() and not path.suffix:
+        raise InputError(f"{path}: expected a study's results folder or its file, found neither; check the path")
     return in_folder(path) if path.is_dir() else of_file(path)
 
 
@@ -106,4 +108,4 @@ def call_of(folder: Path) -> tuple[dict[str, Any] | None, float | None]:
     path = folder / STUDY_FILE
     if not path.is_file():
         return None, None
-    return read_shape(path, BEGUN), path.stat().st_mtime
+    return read_shape(path, BEGUN, "delete the file; the next call of snakemake writes it anew"), path.stat().st_mtime

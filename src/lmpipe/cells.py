@@ -12,6 +12,11 @@ from lmpipe.results import is_number
 
 UNDEFINED = "no value"
 SHORT = 44
+# Units that count things: one of them is told in the singular.
+COUNTED = (
+    "bytes", "characters", "ids", "merges", "occurrences", "parameters", "pre-tokens", "rates", "runs", "seeds",
+    "sequences", "tokens",
+)  # fmt: skip
 # Runs that end so have no loss; a table that shows it in its row needs no other reason.
 FAILED = ("diverged", "stuck", "failed")
 
@@ -32,8 +37,10 @@ def figure_text(value: Any, unit: str, *, brief: bool = False) -> str | None:
         return seconds_text(value) if value >= 0 else f"{number(value)} s"
     if unit == "bytes" and abs(value) >= 1000:
         return bytes_text(value) if brief else f"{count(value)} bytes ({bytes_text(value)})"
-    text = count(value) if isinstance(value, int) else number(value, 4)
-    return text if brief or not unit else f"{text} {unit}"
+    text = (count(value) if isinstance(value, int) else number(value, 4)).replace("-", "−")
+    if brief or not unit:
+        return text
+    return f"{text} {unit.removesuffix('s') if value == 1 and unit in COUNTED else unit}"
 
 
 def column_texts(values: Sequence[Any]) -> list[str | None]:

@@ -192,15 +192,15 @@ def json_bytes(value: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file; raise InputError where it is missing or damaged."""
+def read_json(path: str | Path, remedy: str = "") -> Any:
+    """Read a JSON file; raise InputError where it is missing or damaged. `remedy` is that of a file no rule makes."""
     try:
         with open(path, encoding="utf-8") as file:
             return parse_json(file.read())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; make it first (snakemake --cores 1 {path})") from None
     except ValueError as error:
-        raise InputError(f"{path}: expected JSON, found damaged text ({error}); {make_again(path)}") from None
+        raise InputError(f"{path}: expected JSON, found damaged text ({error}); {remedy or make_again(path)}") from None
 
 
 def make_again(path: str | Path) -> str:

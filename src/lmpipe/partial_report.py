@@ -122,15 +122,16 @@ def found(results: PartialResults, problem: str, runs: list[RunState]) -> dict[s
     if problem in results.unreadable:
         return unanswered(problem, f"Its results cannot be read: {results.unreadable[problem]}.")
     answer = answered(results, problem)
-    told = f"So far from {count(there)} of {count(len(runs))} runs; not there: {named(missing)}."
+    told = f"So far from {count(there)} of {count(len(runs))} runs."
+    names = f"Not there: {named(missing)}."
     if answer is None:
-        return unanswered(problem, f"{NOT_ENOUGH} {told}" if missing else NOT_ENOUGH)
+        return unanswered(problem, f"{NOT_ENOUGH} {told} {names}" if missing else NOT_ENOUGH)
     sentences = list(map(results.with_real_paths, answer["sentences"]))
     if not missing:
         return answer | {"sentences": sentences}
-    # In the first sentence, which stands alone elsewhere.
+    # In the first sentence, which stands alone elsewhere; the names after it, for they may be many.
     status = "partial" if answer["status"] == "answered" else answer["status"]
-    return answer | {"status": status, "sentences": [f"{told} {sentences[0]}", *sentences[1:]]}
+    return answer | {"status": status, "sentences": [f"{told} {sentences[0]}", names, *sentences[1:]]}
 
 
 def unanswered(problem: str, reason: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from lmpipe.shapes import read_shape
 TILES = (
     ("experiment_log", "distinct_runs", "models trained"),
     ("experiment_log", "total_tokens", "training tokens in all"),
-    ("experiment_log", "total_wall_seconds", "training time in all"),
+    ("experiment_log", "total_wall_seconds", "training time, summed over runs"),
     ("tokenizer_experiments", "bytes_per_token_simple_own", "bytes per token, {simple}"),
     ("learning_rate", "best_max_lr", "best peak learning rate"),
     ("main_experiment", "simple_bits_per_byte", "bits per byte, {simple}"),
@@ -319,7 +319,15 @@ def figure_row(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:
     text = figure_text(figure["value"], figure["unit"])
     interval = figure["interval"]
     bounds = " to ".join(figure_text(bound, figure["unit"], brief=True) for bound in interval) if interval else ""
-    return {"name": name, "text": text, "unit": figure["unit"], "interval": bounds, "reason": figure["reason"]}
+    return {
+        "name": name,
+        "text": text,
+        # A figure in words is a token, a run's name or another thing that stands as it is.
+        "is_code": isinstance(figure["value"], str),
+        "unit": figure["unit"],
+        "interval": bounds,
+        "reason": figure["reason"],
+    }
 
 
 def reference(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -329,6 +337,7 @@ def reference(found: Mapping[str, Any]) -> dict[str, Any]:
             "label": row["label"],
             "write_up": figure_text(row["write_up"], row["unit"]),
             "ours": figure_text(row["ours"], row["unit"]),
+            "is_code": isinstance(row["ours"], str),
             "reason": row["reason"],
             "setting": row["setting"],
             "difference": row["difference_in_setting"],

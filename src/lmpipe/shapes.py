@@ -22,9 +22,12 @@ from lmpipe.study import Name, Rate, Seed
 RUN_NAME = re.compile(r"[A-Za-z0-9._=+-]{1,255}")
 
 
-def read_shape(path: str | Path, kind: Any) -> Any:
-    """Read a JSON file of a shape; raises InputError where it is missing, damaged, or holds something else."""
-    return check_shape(read_json(path), kind, str(path), make_again(path))
+def read_shape(path: str | Path, kind: Any, remedy: str = "") -> Any:
+    """Read a JSON file of a shape; raises InputError where it is missing, damaged, or holds something else.
+
+    `remedy` says what to do with a damaged file that no rule makes.
+    """
+    return check_shape(read_json(path, remedy), kind, str(path), remedy or make_again(path))
 
 
 def check_shape(value: Any, kind: Any, place: str, remedy: str) -> Any:

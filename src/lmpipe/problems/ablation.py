@@ -218,7 +218,8 @@ def seed_tables(comparisons: Sequence[Comparison]) -> list[Table]:
             both = seed in ours and seed in base
             rows.append([seed, name, ours.get(seed), base.get(seed), ours[seed] - base[seed] if both else None])
     columns = ["seed", "run", "validation loss", f"of {baseline}", "difference"]
-    return [Table(f"Losses of each seed beside the baseline's with the same seed, in {UNITS[measure]}.", columns, rows)]
+    caption = f"Losses of each seed beside the baseline's with the same seed, in {UNITS[measure]}."
+    return [Table(caption, columns, rows, "the run, or the baseline's with that seed, has no final loss")]
 
 
 def comparison_figures(comparison: Comparison, prefix: str = "") -> dict[str, Figure]:

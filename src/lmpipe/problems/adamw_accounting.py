@@ -11,7 +11,7 @@ from lmpipe.problems.transformer_accounting import (
     shown_account,
     title_of,
 )
-from lmpipe.problems.wording import bytes_text, count, formula_text, number, percent
+from lmpipe.problems.wording import bytes_text, command_for, count, formula_text, number, percent
 from lmpipe.results import Results
 from lmpipe.settings import ModelConfig
 
@@ -39,7 +39,7 @@ def find(results: Results) -> Finding:
     """The accounting of GPT-2 XL, or of the largest model of the study where it is missing (then partial)."""
     accounts = read_accounts(results)
     if not accounts:
-        return absent("This study holds no accounting yet; make it with: snakemake --cores 1 accounting.")
+        return absent(f"This study holds no accounting yet; make it with {command_for('accounting')}.")
     account = shown_account(accounts)
     adamw = account["adamw"]
     source, real = f"accounting/{account['name']}.json", measured_memory.memory(results)

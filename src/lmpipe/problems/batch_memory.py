@@ -5,7 +5,7 @@ from typing import Any
 from lmpipe.problem_shapes import BATCH_SIZES
 from lmpipe.problems import Figure, Table, training
 from lmpipe.problems.measured import error, step_bytes
-from lmpipe.problems.wording import bytes_text, count
+from lmpipe.problems.wording import bytes_text, command_for, count
 from lmpipe.results import ExperimentRuns, Results
 from lmpipe.settings import ModelConfig
 
@@ -34,10 +34,12 @@ def speeds(timed: BatchSizes | None) -> dict[int, float]:
     return {row["batch_size"]: row["tokens_per_second"] for row in timed["sizes"]} if timed else {}
 
 
-def sentences(timed: BatchSizes | None) -> list[str]:
+def sentences(results: Results, timed: BatchSizes | None) -> list[str]:
     """The largest batch that fits, as far as it was tried, and what the accounting says of it."""
+    if timed is None and (results.folder / SOURCE).exists():
+        return ["The batch sizes timed alone are of another model, precision or device than these runs."]
     if timed is None:
-        return ["The batch sizes of this model have not been timed alone; run the rule measure_batch_sizes."]
+        return [f"No batch size has been timed alone; run {command_for(results.folder / SOURCE)}."]
     room = bytes_text(timed["memory_limit_bytes"])
     predicted = timed["predicted"]["largest_batch_size"]
     if not timed["sizes"]:

@@ -63,7 +63,7 @@ def find(results: Results) -> Finding:
         *time_sentences(experiment, finished, seconds),
         speed_sentence(sizes),
         *sharing_sentences(experiment, sizes),
-        *batch_memory.sentences(timed),
+        *batch_memory.sentences(results, timed),
         training.setting_sentence(results, experiment),
         *steps_sentences(experiment, finished),
         *rate_sentences(experiment, finished),

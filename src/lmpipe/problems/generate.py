@@ -1,6 +1,6 @@
 """Problem generate: text from the trained models over a grid of settings, and how fluent it is by its figures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import sqrt
 from statistics import fmean
 from typing import Any
@@ -10,7 +10,7 @@ from lmpipe.files import make_again
 from lmpipe.problem_shapes import SAMPLES
 from lmpipe.problems import Figure, Finding, Table, Text, absent
 from lmpipe.problems.reference import corpus_in_words
-from lmpipe.problems.wording import count, listing, number, percent
+from lmpipe.problems.wording import command_for, count, listing, number, percent
 from lmpipe.results import Results
 
 ID = "generate"
@@ -39,12 +39,12 @@ def find(results: Results) -> Finding:
     shown = (results.study.get("samples") or {}).get("models", {})
     if not shown:
         return absent(
-            "This study shows no samples; add to its file: `samples: {models: {CORPUS: EXPERIMENT/RUN}, ...}`"
+            "This study shows no samples; add to its file: `samples: {models: {CORPUS: EXPERIMENT/RUN}, ...}`."
         )
     found = {corpus: samples for corpus in shown if (samples := results.json(path_of(corpus), SAMPLES))}
     if not found:
         return absent(
-            f"No samples have been generated; run: snakemake --cores 1 {results.folder / path_of(next(iter(shown)))}"
+            f"No samples have been generated; run {command_for(results.folder / path_of(next(iter(shown))))}."
         )
     for corpus, samples in found.items():
         if samples["corpus"] != corpus:
@@ -57,7 +57,7 @@ def find(results: Results) -> Finding:
         finding.texts += [sample_text(corpus, samples, record) for record in samples["samples"]]
     finding.sentences += [fluency_sentence(results, samples) for samples in found.values()]
     finding.sentences += [sentence for samples in found.values() for sentence in detail_sentences(samples)]
-    finding.sentences.append(caution_sentence(found))
+    finding.sentences += [*context_sentences(found.values()), caution_sentence(found)]
     missing = [corpus for corpus in shown if corpus not in found]
     finding.sentences += [f"Samples of {listing(missing)} have not been generated."] if missing else []
     return finding
@@ -122,19 +122,27 @@ def words_verdict(share: float, usual: float) -> str:
 
 
 def detail_sentences(samples: Samples) -> list[str]:
-    """What the settings change, how long the samples are, and what limits them, for one corpus."""
+    """What the settings change, how long the samples are, and how their run ended, for one corpus."""
     sentences = [temperature_sentence(samples), top_p_sentence(samples), length_sentence(samples)]
-    cut = [record for record in samples["samples"] if record["context_cuts"]]
-    if cut:
-        sentences.append(
-            f"{count(len(cut))} of the samples of {samples['corpus']} grew beyond the context of "
-            f"{count(samples['context_length'])} tokens; from there on the model saw only their latest part."
-        )
     if samples["run_status"] != "finished":
         sentences.append(
             f"The run behind the samples of {samples['corpus']}, {samples['run']}, ended as {samples['run_status']}."
         )
     return [sentence for sentence in sentences if sentence]
+
+
+def context_sentences(found: Iterable[Samples]) -> list[str]:
+    """Which samples outgrew the context of their model: a sentence for each length of context."""
+    cut: dict[int, list[str]] = {}
+    for samples in found:
+        if number_cut := sum(bool(record["context_cuts"]) for record in samples["samples"]):
+            told = f"{count(number_cut)} of the samples of {samples['corpus']}"
+            cut.setdefault(samples["context_length"], []).append(told)
+    return [
+        f"{listing(told)} grew beyond the context of {count(length)} tokens; from there on the model saw only their "
+        "latest part."
+        for length, told in cut.items()
+    ]
 
 
 def temperature_sentence(samples: Samples) -> str:

@@ -92,9 +92,12 @@ def tuned_sentences(
         told = training.rival_words(experiment, at_best.variant, rivals)
         return [f"Of the rates tried without RMSNorm ({rates}) the baseline's remains the best{told}."]
     shown = number(rate(experiment, at_best.variant))
-    sentences = [outcome(f"{ABLATION.words} at the best of its own rates ({shown}, of {rates})", at_best)]
+    its_own = f"a rate of its own ({shown})" if len(tried) == 1 else f"the best of its own rates ({shown}, of {rates})"
+    sentences = [outcome(f"{ABLATION.words} at {its_own}", at_best)]
     if at_same and "diverged" in experiment.statuses(at_same.variant):
         sentences.append("So a rate of its own makes training without RMSNorm stable in these runs.")
+    elif len(tried) == 1:
+        sentences.append("No other rate was tried without RMSNorm, so a better one may lie beside it.")
     elif rate(experiment, at_best.variant) in (tried[0], tried[-1]):
         sentences.append("That rate lies at the edge of those tried, so a better one may lie beyond.")
     return sentences

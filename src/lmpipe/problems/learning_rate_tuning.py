@@ -7,7 +7,7 @@ from pathlib import Path
 from lmpipe import InputError
 from lmpipe.files import make_again
 from lmpipe.problems import Figure, Finding, Plot, Table, absent
-from lmpipe.problems.wording import listing, number
+from lmpipe.problems.wording import command_for, listing, number
 from lmpipe.results import Results, read_table
 
 ID = "learning_rate_tuning"
@@ -27,7 +27,7 @@ def find(results: Results) -> Finding:
     """The curves and a verdict for each rate."""
     path = results.folder / SOURCE
     if not path.exists():
-        return absent(f"The toy has not been trained in this study; run: snakemake --cores 1 {path}.")
+        return absent(f"The toy has not been trained in this study; run {command_for(path)}.")
     curves = read_curves(path)
     figures = {
         f"final_loss_{rate:g}": Figure(curve[-1], "", SOURCE, reason="" if curve[-1] is not None else "it overflowed")

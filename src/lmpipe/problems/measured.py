@@ -8,7 +8,7 @@ from lmpipe.accounting import FLOAT32_BYTES, MODEL_FLOPS_UTILIZATION, forward_fl
 from lmpipe.activations import kept_bytes
 from lmpipe.problem_shapes import BATCH_SIZES, MEASUREMENTS
 from lmpipe.problems import Figure, Table, training
-from lmpipe.problems.wording import count, number, percent, seconds_text
+from lmpipe.problems.wording import command_for, count, number, percent, seconds_text
 from lmpipe.results import Results, Run
 from lmpipe.settings import ModelConfig
 
@@ -61,7 +61,9 @@ def flops_and_time(results: Results) -> Part:
     """Parameters, FLOPs and the time of a step, predicted and measured."""
     found = read(results)
     if found is None:
-        return Part({"step_flops_error": training.known(None, PERCENT, SOURCE, MISSING)}, [missing_sentence()], [])
+        return Part(
+            {"step_flops_error": training.known(None, PERCENT, SOURCE, MISSING)}, [missing_sentence(results)], []
+        )
     speed = Speed.of(results, found)
     rows, kinds = [*counted_rows(found), *(speed.rows() if speed else [])], list(kinds_of(results, found))
     table = Table(
@@ -74,9 +76,10 @@ def flops_and_time(results: Results) -> Part:
     return Part(counted_figures(results, found) | speed_figures(found, speed), sentences, tables)
 
 
-def missing_sentence() -> str:
+def missing_sentence(results: Results) -> str:
     """That nothing was measured, and how to."""
-    return "What the study's own model really takes has not been measured; run the rule measure_model."
+    told = "What the study's own model really takes has not been measured"
+    return f"{told}; run {command_for(results.folder / SOURCE)}."
 
 
 def counted_rows(found: Measurements) -> list[list[Any]]:

@@ -37,7 +37,7 @@ def memory(results: Results) -> Part:
     found = read(results)
     if found is None:
         unknown = training.known(None, PERCENT, SOURCE, MISSING)
-        return Part({"kept_activations_error": unknown}, [missing_sentence()], [])
+        return Part({"kept_activations_error": unknown}, [missing_sentence(results)], [])
     kinds = list(kinds_of(results, found))
     sentences = [activations_sentence(found), *gap_sentences(found), *peak_sentences(found, kinds)]
     tables = [parts_table(found), gaps_table(found), *([peaks_table(kinds)] if kinds else [])]
@@ -137,8 +137,8 @@ def peak_sentences(found: Measurements, kinds: list[Kind]) -> list[str]:
     share = percent(found["measured"]["process_bytes"] / max(kind.peak for kind in kinds))
     return [
         f"The peak memory of whole runs is predicted with an error of {spread}; of the largest, {share} is the process "
-        f"itself ({bytes_text(found['measured']['process_bytes'])} before there is this model), and what the "
-        "prediction leaves out is room that the allocator keeps, and the validation."
+        f"itself ({bytes_text(found['measured']['process_bytes'])} before there is this model). The prediction counts "
+        "neither the room that the allocator keeps nor the validation."
     ]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from lmpipe.problem_shapes import COMPARISON
 from lmpipe.problems import Figure, Finding, Plot, Table, absent
 from lmpipe.problems.reference import PLACES, corpus_in_words
-from lmpipe.problems.wording import bytes_text, count, listing, number, percent, seconds_text
+from lmpipe.problems.wording import bytes_text, command_for, count, listing, number, percent, seconds_text
 from lmpipe.results import Results
 
 ID = "tokenizer_experiments"
@@ -26,7 +26,7 @@ def find(results: Results) -> Finding:
     """The compression ratios, and what the measurements say about time and storage."""
     compared = results.json(SOURCE, COMPARISON)
     if compared is None:
-        return absent(f"The tokenizers have not been compared; run: snakemake --cores 1 {results.folder / SOURCE}.")
+        return absent(f"The tokenizers have not been compared; run {command_for(results.folder / SOURCE)}.")
     ratios = ratios_by_role(results, compared)
     complete = all(row is not None for row in ratios.values())
     return Finding(

@@ -5,7 +5,7 @@ from typing import Any
 from lmpipe import problem_shapes
 from lmpipe.problems import Figure, Finding, Table, absent
 from lmpipe.problems.reference import PLACES, corpus_in_words
-from lmpipe.problems.wording import bytes_text, code, count, listing, number, percent, seconds_text
+from lmpipe.problems.wording import bytes_text, code, command_for, count, listing, number, percent, seconds_text
 from lmpipe.results import Results
 
 COMPARISON = "tokenizer_experiments.json"
@@ -35,7 +35,7 @@ def find_training(results: Results, role: str) -> Finding:
     source = f"tokenizers/{corpus}/training.json"
     training = results.json(source, problem_shapes.TOKENIZER_TRAINING)
     if training is None:
-        return absent(f"The tokenizer of {corpus} has not been trained; run: snakemake --cores 1 tokenizers.")
+        return absent(f"The tokenizer of {corpus} has not been trained; run {command_for('tokenizers')}.")
     described = describe(results, corpus)
     return Finding(
         "answered" if described else "partial",

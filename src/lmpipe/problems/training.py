@@ -132,7 +132,8 @@ def runs_table(experiment: ExperimentRuns, names: Iterable[str] | None = None) -
     columns = ["run", *settings, "seeds", "validation loss", *(["± (95 %)"] if several else [])]
     columns += ["perplexity", "bits per byte", "steps", "tokens", "tokens/s", "time (s)"]
     rows = [run_row(experiment, name, settings, several) for name in shown]
-    return Table("Final results of each run: means over the seeds that finished, and how many did.", columns, rows)
+    caption = "Final results of each run: means over the seeds that finished, and how many did."
+    return Table(caption, columns, rows, "fewer than two of its seeds finished")
 
 
 def run_row(experiment: ExperimentRuns, name: str, settings: list[str], several: bool) -> list[Any]:

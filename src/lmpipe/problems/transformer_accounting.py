@@ -4,7 +4,7 @@ from typing import Any
 
 from lmpipe.problem_shapes import ACCOUNT
 from lmpipe.problems import Figure, Finding, Plot, Table, absent, measured
-from lmpipe.problems.wording import bytes_text, count, listing, number, percent
+from lmpipe.problems.wording import bytes_text, command_for, count, listing, number, percent
 from lmpipe.results import Results
 
 ID = "transformer_accounting"
@@ -39,7 +39,7 @@ def find(results: Results) -> Finding:
     """The accounting of every model of the study; partial where GPT-2 XL is not among them."""
     accounts = read_accounts(results)
     if not accounts:
-        return absent("This study holds no accounting yet; make it with: snakemake --cores 1 accounting.")
+        return absent(f"This study holds no accounting yet; make it with {command_for('accounting')}.")
     shown, real = shown_account(accounts), measured.flops_and_time(results)
     figures = {name: figure for account in accounts for name, figure in figures_of(account).items()}
     return Finding(
@@ -96,7 +96,9 @@ def figures_of(account: Account) -> dict[str, Figure]:
         f"{name}_bytes": Figure(account["bytes"], "bytes", source),
         f"{name}_forward_flops": Figure(account["flops"]["forward"], "FLOPs", source),
         f"{name}_training_flops": Figure(account["flops"]["training"], "FLOPs", source),
-        f"{name}_attention_scores_share": Figure(account["shares"]["attention_scores"], "", source),
+        f"{name}_attention_scores_share": Figure(
+            account["shares"]["attention_scores"], "share of the forward FLOPs", source
+        ),
     }
 
 

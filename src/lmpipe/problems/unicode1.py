@@ -2,13 +2,13 @@
 
 from lmpipe.problem_shapes import UNICODE
 from lmpipe.problems import Figure, Finding, Text, absent
-from lmpipe.problems.wording import count, transcript
+from lmpipe.problems.wording import code, command_for, count, transcript
 from lmpipe.results import Results
 
 ID = "unicode1"
 TITLE = "The null character"
 QUESTION = (
-    "Which character is chr(0), how does its representation differ from what print writes, "
+    "Which character is `chr(0)`, how does its representation differ from what print writes, "
     "and what happens when it stands inside a longer text?"
 )
 SOURCE = "unicode.json"
@@ -18,7 +18,7 @@ def find(results: Results) -> Finding:
     """The answers that running the code gave."""
     unicode, path = results.json(SOURCE, UNICODE), results.folder / SOURCE
     if unicode is None:
-        return absent(f"The Unicode snippets have not been run in this study; run: snakemake --cores 1 {path}.")
+        return absent(f"The Unicode snippets have not been run in this study; run {command_for(path)}.")
     null = unicode["null"]
     figures = {
         "representation": Figure(null["representation"], "", SOURCE),
@@ -30,16 +30,16 @@ def find(results: Results) -> Finding:
 
 def sentences_of(null: dict) -> list[str]:
     """The three answers, each from what the interpreter put out."""
+    escape = null["representation"]
     code_points = " ".join(f"U+{ord(character):04X}" for character in null["printed"])
     kind = "a control character" if null["category"] == "Cc" else f"of category {null['category']}"
     name = ", which Unicode calls NULL," if null["called_null"] else ""
-    inside = "the same escape" if null["representation"].strip("'") in null["joined_representation"] else "another form"
+    inside = "the same escape" if escape.strip("'") in null["joined_representation"] else "another form"
     kept = "still there" if "\0" in null["joined_printed"] else "gone"
     return [
-        f"chr(0) is the character {code_points}{name} and it is {kind} without a shape of its own.",
-        f"Its representation is the visible escape {null['representation']}, {len(null['representation'])} characters "
-        f"long with its quotes, while print writes the character itself ({code_points}), of which a terminal shows "
-        "nothing.",
+        f"`chr(0)` is the character {code_points}{name} and it is {kind} without a shape of its own.",
+        f"Its representation is the visible escape {code(escape)}, {len(escape)} characters long with its quotes, "
+        f"while print writes the character itself ({code_points}), of which a terminal shows nothing.",
         f"Inside a text it is a character like any other: the joined text has {count(null['joined_length'])} "
         f"characters, its representation shows {inside}, and in what print writes the character is {kept}, between the "
         "words, unseen.",

@@ -4,7 +4,7 @@ from typing import Any
 
 from lmpipe.problem_shapes import UNICODE
 from lmpipe.problems import Figure, Finding, Table, Text, absent
-from lmpipe.problems.wording import count, listing, number, percent, transcript
+from lmpipe.problems.wording import command_for, count, listing, number, percent, transcript
 from lmpipe.results import Results
 
 ID = "unicode2"
@@ -21,7 +21,7 @@ def find(results: Results) -> Finding:
     """The answers that running the code gave."""
     unicode, path = results.json(SOURCE, UNICODE), results.folder / SOURCE
     if unicode is None:
-        return absent(f"The Unicode snippets have not been run in this study; run: snakemake --cores 1 {path}.")
+        return absent(f"The Unicode snippets have not been run in this study; run {command_for(path)}.")
     samples, wrong, pairs = unicode["encodings"]["samples"], unicode["wrong_decoder"], unicode["two_bytes"]
     sentences = [*encoding_sentences(samples), decoder_sentence(wrong), pair_sentence(pairs)]
     tables = [encodings_table(samples), verdicts_table(pairs)]

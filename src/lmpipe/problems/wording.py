@@ -136,6 +136,15 @@ def code(text: str) -> str:
     return f"{fence}{space}{text}{space}{fence}"
 
 
+def command_for(target: object) -> str:
+    """The command, as code, that makes a result by its path, or a group of results by its name.
+
+    >>> command_for("tokenizers")
+    '`snakemake --cores 1 tokenizers --configfile STUDY.yaml`'
+    """
+    return code(f"snakemake --cores 1 {target} --configfile STUDY.yaml")
+
+
 def formula_text(formula: str) -> str:
     """A formula of `lmpipe.accounting` as people write it.
 
