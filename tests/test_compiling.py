@@ -6,7 +6,8 @@ import torch
 from test_train import BrokenOffError, assert_nearly_same_result, assert_same_result, break_off, stop_at, summary_of
 from tiny_study import make_tiny_study, tiny_settings
 
-from lmpipe.compiling import WORTH_COMPILING, is_worthwhile
+from lmpipe import compiling, course
+from lmpipe.compiling import WORTH_COMPILING, compile_step, is_worthwhile
 from lmpipe.model import attention_in_blocks
 from lmpipe.train import train
 
@@ -38,6 +39,28 @@ def test_attention_in_blocks_equals_torchs(seq):
     torch.testing.assert_close(attention_in_blocks(*parts), expected)
 
 
+def test_all_is_compiled_before_the_first_step(tmp_path, monkeypatch):
+    """For both shapes that the parts of a batch have, as they lie in memory; later it would count as training time."""
+    made, before_training = [], []
+
+    def compiled(function, dynamic):
+        return torch_compile(function, dynamic=dynamic, backend=lambda graph, inputs: made.append(graph) or graph)
+
+    def compiled_step(*given):
+        assert compile_step(*given)
+        before_training.append(len(made))
+        return True
+
+    torch_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(compiling, "lacks_compiler", lambda device: None)
+    monkeypatch.setattr(course, "compile_step", compiled_step)
+    results = make_tiny_study(tmp_path / "results")
+    settings = tiny_settings(compile="always", batch_size=5, micro_batch_size=3, total_tokens=80 * 4)
+    train(settings, results, tmp_path / "run")
+    assert before_training == [len(made)] == [2]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.skipif(" " in sys.prefix, reason="torch calls the C++ compiler with unquoted paths of the environment")
@@ -45,7 +68,8 @@ def test_a_compiled_run_is_the_same_to_rounding_and_goes_on_to_the_byte(tmp_path
     monkeypatch.chdir(tmp_path)
     results = make_tiny_study(tmp_path / "results")
     settings = {
-        kind: tiny_settings(compile=kind, total_tokens=64 * 20, model={"num_layers": 1}) for kind in ("never", "always")
+        kind: tiny_settings(compile=kind, micro_batch_size=3, total_tokens=64 * 20, model={"num_layers": 1})
+        for kind in ("never", "always")
     }
     for kind in settings:
         train(settings[kind], results, results / kind)

@@ -38,6 +38,17 @@ def test_the_gradient_of_a_batch_is_the_same_whatever_its_parts_are(micro_batch_
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize(("batch_size", "expected"), [(1, [1]), (4, [4]), (7, [4, 3]), (8, [4])])
+def test_all_shapes_of_a_batch_are_known_before_the_first_step(monkeypatch, batch_size, expected):
+    step = step_of(TransformerLM(CONFIG, seed=0), batch_size)
+    step.micro_batch_size = 4
+    assert step.part_sizes(batch_size) == expected
+    seen, loss = set(), step.loss
+    monkeypatch.setattr(step, "loss", lambda *part: seen.add(len(part[0])) or loss(*part))
+    step.gradients(*batch(batch_size))
+    assert seen == set(expected)
+
+
 def losses_seen(losses, warmup_steps=0, norms=None):
     """The step, from 1, with which a watch over these losses halts; None where it does not."""
     watch = Watch(torch.device("cpu"), warmup_steps)

@@ -38,7 +38,7 @@ def lacks_compiler(device: torch.device) -> str | None:
 
 
 def compile_step(step: TrainingStep, batch_size: int, cache: Path) -> bool:
-    """Compile a step's model, and try it on a batch of so many sequences; whether it can be used.
+    """Compile a step's model, and try it on the parts of a batch of so many sequences; whether it can be used.
 
     What is compiled is kept in the folder `cache`, for all runs that are given it. A machine that cannot compile says
     so in a line, and the step stays as it was.
@@ -51,10 +51,13 @@ def compile_step(step: TrainingStep, batch_size: int, cache: Path) -> bool:
     before = step.hidden, step.chunk
     try:
         make_deterministic()
-        step.hidden = torch.compile(step.model.hidden)
+        # Each shape has code of its own: code for any shape would be made when a second one comes, and from then on
+        # compute the first one, too, in other last digits than a run that goes on from there.
+        step.hidden = torch.compile(step.model.hidden, dynamic=False)
         if device.type == "cuda":
-            step.chunk = torch.compile(chunk_loss)
-        step.try_batch(batch_size)
+            step.chunk = torch.compile(chunk_loss, dynamic=False)
+        for size in step.part_sizes(batch_size):
+            step.try_batch(size)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:

@@ -85,7 +85,8 @@ class Course:
         self.processes.copy_from_first([decided])
         is_compiled, self.step.micro_batch_size = bool(decided[0]), int(decided[1])
         if is_compiled:
-            is_compiled = compile_step(self.step, min(share, self.step.micro_batch_size), cache)
+            own = self.processes.share(training.batch_size)
+            is_compiled = compile_step(self.step, own.stop - own.start, cache)
         return {"compile": is_compiled, "micro_batch_size": self.step.micro_batch_size}
 
     @property

@@ -118,11 +118,17 @@ class TrainingStep:
             total += loss.detach()
         return self.processes.sum_gradients(self.parameters, total)
 
+    def part_sizes(self, batch_size: int) -> list[int]:
+        """The different sizes of the parts in which so many sequences are computed, the largest first."""
+        starts = range(0, batch_size, self.micro_batch_size)
+        return sorted({min(self.micro_batch_size, batch_size - start) for start in starts}, reverse=True)
+
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The summed loss of a part of a batch."""
         precision = self.training.precision
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            hidden = self.hidden(inputs)
+            # Windows overlap with their targets in memory; compiled code is that of one layout.
+            hidden = self.hidden(inputs.contiguous())
         return head_loss(hidden, self.model.lm_head.weight, targets, precision, self.chunk)
 
     def fetch(self) -> list[Taken]:
