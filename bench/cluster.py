@@ -33,6 +33,7 @@ from lmpipe.plan import Plan, load_plan
 ROOT = Path(__file__).parent.parent
 PROFILE = ROOT / "profiles" / "slurm"
 CALLS = "calls"
+LONGEST_CALL = 1200  # seconds; a cluster that is stuck ends the work with an error
 # Jobs here last seconds, not hours.
 QUICK = ("--slurm-init-seconds-before-status-checks", "8", "--latency-wait", "10")
 # Results that are the same bytes each time, wherever they are made.
@@ -57,7 +58,8 @@ TIMES = {"wall_seconds", "tokens_per_second", "peak_memory_bytes", "environment"
 def workflow(folder: Path, study: Path, *arguments: str, python: str = sys.executable) -> subprocess.CompletedProcess:
     """Run the workflow in a folder, as a user would."""
     command = [python, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), *arguments]
-    return subprocess.run([*command, "--configfile", str(study)], cwd=folder, capture_output=True, text=True)
+    command += ["--configfile", str(study)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LONGEST_CALL)
 
 
 def through_slurm(folder: Path, study: Path, *arguments: str, profile: Path = PROFILE) -> subprocess.CompletedProcess:
