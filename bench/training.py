@@ -198,8 +198,12 @@ class Contestant:
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/{name}-{setting}"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, **pipes, text=True, env=environment)
-        self.facts = self.read()
+        self.facts = {}
         self.rates: list[float] = []
+
+    def get_ready(self) -> None:
+        """Wait until it has compiled and begun."""
+        self.facts = self.read()
 
     def read(self):
         """The next line that the process writes, as JSON."""
@@ -260,16 +264,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each (default 7)")
     parser.add_argument("--seconds", type=float, default=1.5, help="a turn takes so long (default 1.5)")
     parser.add_argument("--only", nargs="*", default=[], help="contestants such as lmpipe-eager (default all)")
+    parser.add_argument("--cache", help="folder in which compiled code is kept for the next time (default none)")
     parser.add_argument("--contestant", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     shape = SHAPES[given.shape]
     if given.contestant:
         contest(*given.contestant, shape, find_device(given.device), given.seconds)
         return
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as temporary:
+        cache = given.cache or temporary
         chosen = [pair for pair in CONTESTANTS if not given.only or "-".join(pair) in given.only]
-        contestants = [Contestant(*pair, given, cache) for pair in chosen]
-        ceiling = Contestant("ceiling", "matmul", given, cache)
+        everyone = []
+        for pair in (*chosen, ("ceiling", "matmul")):
+            everyone.append(Contestant(*pair, given, cache))
+            # Processes of several threads hinder each other, so that they begin one after the other.
+            if shape.threads > 1:
+                everyone[-1].get_ready()
+        for one in everyone:
+            if not one.facts:
+                one.get_ready()
+        *contestants, ceiling = everyone
         for _ in range(given.rounds):
             for one in (*contestants, ceiling):
                 one.take_turn()
