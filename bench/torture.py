@@ -5,6 +5,7 @@ there was one. A new fault is one more entry of a module's FAULTS.
 """
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="the number of the first try (default 0)")
     parser.add_argument("--only", choices=FAULTS, metavar="FAULT", help=f"one fault alone: {', '.join(FAULTS)}")
     given = parser.parse_args(arguments)
+    # So that what was started is ended, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     faults = [FAULTS[given.only]] if given.only else list(FAULTS.values())
     outcomes = [run_fault(fault, given.seed, given.tries or fault.tries, Ticker()) for fault in faults]
     print(table(outcomes))
