@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -68,6 +69,8 @@ SHAPES = {
 PEERS = ("transformers", "nanoGPT")
 CONTESTANTS = [(name, setting) for name in ("lmpipe", *PEERS) for setting in ("eager", "compiled")]
 
+BATCHES = 256
+Batch = tuple[torch.Tensor, torch.Tensor]
 # Makes some steps and waits until they are done.
 Steps = Callable[[int], None]
 
@@ -75,7 +78,7 @@ Steps = Callable[[int], None]
 # --- a contestant, in its own process --------------------------------------------------------------------------------
 
 
-def lmpipe_steps(shape: Shape, device: torch.device, is_compiled: bool, inputs: torch.Tensor, targets: torch.Tensor):
+def lmpipe_steps(shape: Shape, device: torch.device, is_compiled: bool, batches: Iterator[Batch]):
     """The steps as `lmpipe train` makes them."""
     training = TrainingSettings(total_tokens=2**40, batch_size=shape.batch_size, max_lr=RATE, precision=shape.precision)
     compute_reproducibly(shape.threads, device)
@@ -86,15 +89,13 @@ def lmpipe_steps(shape: Shape, device: torch.device, is_compiled: bool, inputs: 
 
     def make(count: int) -> None:
         for _ in range(count):
-            step.make(1, inputs, targets, RATE)
+            step.make(1, *next(batches), RATE)
         step.fetch()
 
     return model, make
 
 
-def peer_steps(
-    name: str, shape: Shape, device: torch.device, is_compiled: bool, inputs: torch.Tensor, targets: torch.Tensor
-):
+def peer_steps(name: str, shape: Shape, device: torch.device, is_compiled: bool, batches: Iterator[Batch]):
     """The steps of a peer, written as its own examples do, at its best."""
     if name == "nanoGPT":
         from bench.gpt import GPT
@@ -118,7 +119,7 @@ def peer_steps(
 
     def make(count: int) -> None:
         for _ in range(count):
-            loss = loss_of(inputs, targets)
+            loss = loss_of(*next(batches))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -147,6 +148,17 @@ def llama(config: ModelConfig) -> torch.nn.Module:
     )
 
 
+def random_batches(shape: Shape, device: torch.device) -> Iterator[Batch]:
+    """Inputs and targets (batch, seq), so many that no contestant learns them by heart.
+
+    Gradients would then become denormal numbers, with which a CPU multiplies a hundred times more slowly.
+    """
+    generator = torch.Generator().manual_seed(0)
+    size = (BATCHES, 2, shape.batch_size, shape.model.context_length)
+    batches = torch.randint(shape.model.vocab_size, size, generator=generator).to(device)
+    return cycle((inputs, targets) for inputs, targets in batches)
+
+
 def ceiling_steps(shape: Shape, device: torch.device) -> tuple[float, Steps]:
     """FLOPs of one large matrix multiply, and what makes some of them."""
     size = 8192 if device.type == "cuda" else 1024
@@ -163,15 +175,12 @@ def ceiling_steps(shape: Shape, device: torch.device) -> tuple[float, Steps]:
 
 def contest(name: str, setting: str, shape: Shape, device: torch.device, seconds: float) -> None:
     """Get ready, say so, and take a turn for each line of standard input: units (tokens or FLOPs) in a second."""
-    generator = torch.Generator().manual_seed(0)
-    size = (2, shape.batch_size, shape.model.context_length)
-    inputs, targets = torch.randint(shape.model.vocab_size, size, generator=generator).to(device)
     facts = {"device": device_name(device)}
     if name == "ceiling":
         units, make = ceiling_steps(shape, device)
     else:
-        units = inputs.numel()
-        chosen = (shape, device, setting == "compiled", inputs, targets)
+        units = shape.batch_size * shape.model.context_length
+        chosen = (shape, device, setting == "compiled", random_batches(shape, device))
         model, make = lmpipe_steps(*chosen) if name == "lmpipe" else peer_steps(name, *chosen)
         facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     make(3)

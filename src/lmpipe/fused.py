@@ -1,6 +1,7 @@
 """Layers whose backward pass is written out: fewer passes over the memory than autograd makes, and no logits kept.
 
-Each gives what torch's own operations give, to rounding. Where torch compiles, it fuses those by itself, so they are
+Each gives what torch's own operations give, to rounding. On a CPU, in float32 and bfloat16, they are computed by kernels
+of our own (lmpipe.kernels.layers), one pass each. Where torch compiles, it fuses its operations by itself, so they are
 used there. N counts rows (batch * seq).
 """
 
@@ -12,29 +13,68 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from lmpipe.kernels import layout
+from lmpipe.kernels.team import run
+
 ChunkLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 # Logits that are held at once: so few that a CPU's cache holds them, so many that a GPU is busy.
 CPU_LOGITS = 1 << 18
 GPU_LOGITS = 1 << 26
 
 
+# The bytes of a number that kernels read and write.
+KERNEL_BYTES = {torch.float32: 4, torch.bfloat16: 2}
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Whether what is made of a tensor is computed by our own kernels."""
+    return x.device.type == "cpu" and x.dtype in KERNEL_BYTES and not torch.compiler.is_compiling()
+
+
+def compute(name: str, units: int, *arguments: Tensor | int | None) -> None:
+    """Let a kernel do so many units of work; it is given the addresses of contiguous tensors, and numbers."""
+    addresses = [argument.data_ptr() if isinstance(argument, Tensor) else argument or 0 for argument in arguments]
+    run(name, units, torch.get_num_threads(), *addresses)
+
+
+def computed_dtype(x: Tensor) -> torch.dtype:
+    """The type in which autocast, where it is on, multiplies what is made of a tensor."""
+    is_lowered = torch.is_autocast_enabled(x.device.type)
+    return torch.get_autocast_dtype(x.device.type) if is_lowered else x.dtype
+
+
 class NormalizeRows(Function):
-    """RMSNorm over rows of width d_model; it keeps the normalised rows, not the rows."""
+    """RMSNorm over rows of width d_model, whose derivative needs the rows and the scale of each.
+
+    On a CPU the result is of the type that the matrix behind it multiplies in.
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, gain: Tensor, eps: float) -> Tensor:
         """Normalise (N, d_model)."""
-        norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scales = norms.square_().div_(x.shape[1]).add_(eps).rsqrt_()
-        normal = x * scales
-        ctx.save_for_backward(normal, scales, gain)
-        return normal * gain
+        if has_kernels(x):
+            scales, output = x.new_empty(len(x), 1), torch.empty_like(x, dtype=computed_dtype(x))
+            shape = (len(x), x.shape[1], KERNEL_BYTES[output.dtype])
+            compute("normalize_rows", len(x), x, gain, output, scales, None, None, *shape)
+        else:
+            norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            scales = norms.square_().div_(x.shape[1]).add_(eps).rsqrt_()
+            output = x * scales * gain
+        ctx.save_for_backward(x, scales, gain)
+        return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         """With r the scale and n = r x: dx = r (g w - n mean(g w n)), and dw sums g n."""
-        normal, scales, gain = ctx.saved_tensors
+        x, scales, gain = ctx.saved_tensors
+        if has_kernels(x):
+            groups = -(-len(x) // layout.NORM_GROUP)
+            grad, grad_x, sums = grad.contiguous(), torch.empty_like(x), x.new_empty(groups, x.shape[1])
+            shape = (len(x), x.shape[1], KERNEL_BYTES[grad.dtype])
+            compute("normalize_rows_back", groups, x, gain, grad, scales, grad_x, sums, *shape)
+            return grad_x, sums.sum(0), None
+        normal = x * scales
         products = grad * normal
         grad_gain = products.sum(0)
         means = torch.mv(products, gain).div_(-len(gain))
@@ -58,20 +98,29 @@ class Gate(Function):
     @staticmethod
     def forward(ctx: FunctionCtx, gate_up: Tensor) -> Tensor:
         """Gate (..., 2 d_ff), giving (..., d_ff)."""
+        ctx.save_for_backward(gate_up)
         gate, up = gate_up.chunk(2, dim=-1)
-        opened = F.silu(gate)
-        ctx.save_for_backward(gate_up, opened)
-        return opened * up
+        if not has_kernels(gate_up):
+            return F.silu(gate) * up
+        output = gate_up.new_empty(gate.shape)
+        d_ff = gate.shape[-1]
+        compute("open_gates", gate.numel() // d_ff, gate_up, output, None, d_ff, KERNEL_BYTES[gate_up.dtype])
+        return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
         """Write both halves where they belong, instead of joining them afterwards."""
-        gate_up, opened = ctx.saved_tensors
+        (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         grads = torch.empty_like(gate_up)
+        if has_kernels(gate_up):
+            d_ff = gate.shape[-1]
+            shape = (d_ff, KERNEL_BYTES[gate_up.dtype])
+            compute("open_gates_back", gate.numel() // d_ff, gate_up, grad.contiguous(), grads, *shape)
+            return grads
         grad_gate, grad_up = grads.chunk(2, dim=-1)
-        torch.mul(grad, opened, out=grad_up)
+        torch.mul(grad, F.silu(gate), out=grad_up)
         torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
         return grads
 
@@ -82,6 +131,48 @@ def gated(gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up
     return Gate.apply(gate_up)
+
+
+class Attend(Function):
+    """Causal attention of all heads, RoPE included, from queries, keys and values side by side.
+
+    The derivative computes the shares of the softmax again, from those alone.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, qkv: Tensor, turns: Tensor | None, num_heads: int) -> Tensor:
+        """Attend from (batch, seq, 3 d_model) to (batch, seq, d_model); `turns` as `lmpipe.model.rotate` has them."""
+        output = qkv.new_empty((*qkv.shape[:2], qkv.shape[2] // 3))
+        ctx.save_for_backward(qkv, turns)
+        ctx.num_heads = num_heads
+        attend("attend_heads", qkv, output, None, turns, num_heads)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+        """The gradients of queries, keys and values, side by side, too."""
+        qkv, turns = ctx.saved_tensors
+        grads = torch.empty_like(qkv)
+        attend("attend_heads_back", qkv, grad.contiguous(), grads, turns, ctx.num_heads)
+        return grads, None, None
+
+
+def attend(name: str, qkv: Tensor, output: Tensor, grads: Tensor | None, turns: Tensor | None, num_heads: int) -> None:
+    """Call a kernel of attention with scratch memory for each thread."""
+    batch, seq, d_qkv = qkv.shape
+    width = d_qkv // 3 // num_heads
+    positions, channels = filled_up(seq, layout.ATTENTION_BLOCK), filled_up(width, layout.LANES)
+    # Of the greater need, the backward pass's: five matrices of a head, three blocks of rows and two of scores.
+    floats = positions * (2 * width + 3 * channels) + layout.ATTENTION_BLOCK * (3 * channels + 2 * positions)
+    scratch = torch.empty(torch.get_num_threads(), floats)
+    shape = (seq, num_heads, width, KERNEL_BYTES[qkv.dtype])
+    compute(name, batch * num_heads, qkv, output, grads, turns, scratch, 4 * floats, *shape)
+
+
+def filled_up(count: int, unit: int) -> int:
+    """The next multiple of a unit."""
+    return -(-count // unit) * unit
 
 
 class HeadLoss(Function):
@@ -117,20 +208,30 @@ class HeadLoss(Function):
 
 def chunk_loss(inputs: Tensor, matrix: Tensor, targets: Tensor, grad_inputs: Tensor, grad_matrix: Tensor) -> Tensor:
     """The sum of a few rows' losses; writes their gradient, and adds to that of the matrix."""
-    logits = F.linear(inputs, matrix).to(grad_matrix.dtype)
-    largest, wanted = logits.amax(-1), logits.gather(1, targets[:, None])[:, 0]
-    chances = logits.softmax(-1)
-    # log(sum(exp(logits))) is the largest logit minus the logarithm of its share, which is never near 0.
-    losses = largest - wanted - chances.amax(-1).log_()
-    # The gradient of a logit is its chance, less 1 for the target's.
-    chances.scatter_(1, targets[:, None], chances.gather(1, targets[:, None]) - 1)
-    grad_logits = chances.to(inputs.dtype)
+    logits = F.linear(inputs, matrix)
+    if has_kernels(logits):
+        told = logits.new_empty((len(logits), 2), dtype=torch.float32)
+        compute("lose", len(logits), logits, targets, told, logits.shape[1], KERNEL_BYTES[logits.dtype])
+        losses, grad_logits = told[:, 0] + told[:, 1].log_(), logits
+    else:
+        losses, grad_logits = losses_and_gradients(logits.to(grad_matrix.dtype), targets)
+        grad_logits = grad_logits.to(inputs.dtype)
     torch.mm(grad_logits, matrix, out=grad_inputs)
     if grad_logits.dtype == grad_matrix.dtype:
         grad_matrix.addmm_(grad_logits.t(), inputs)
     else:
         grad_matrix += grad_logits.t() @ inputs
     return losses.sum()
+
+
+def losses_and_gradients(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of each row of logits, and the gradients of the logits."""
+    largest, wanted = logits.amax(-1), logits.gather(1, targets[:, None])[:, 0]
+    chances = logits.softmax(-1)
+    # log(sum(exp(logits))) is the largest logit minus the logarithm of its share, which is never near 0.
+    losses = largest - wanted - chances.amax(-1).log_()
+    # The gradient of a logit is its chance, less 1 for the target's.
+    return losses, chances.scatter_(1, targets[:, None], chances.gather(1, targets[:, None]) - 1)
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, precision: str, chunk: ChunkLoss = chunk_loss) -> Tensor:

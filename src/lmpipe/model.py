@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that every PyTorch reader knows)
 from torch import Tensor, nn
 
-from lmpipe.fused import RMSNorm, gated
+from lmpipe.fused import Attend, RMSNorm, gated, has_kernels
 from lmpipe.seeds import stream_seed
 from lmpipe.settings import ModelConfig
 
@@ -118,7 +118,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, turns: Tensor | None) -> Tensor:
         """Attend from each position to itself and those before; `turns` are RoPE's, (seq, 1, width / 2, 2)."""
         batch, seq, d_model = x.shape
-        qkv = self.qkv_proj(x).view(batch, seq, 3 * self.num_heads, self.width)
+        qkv = self.qkv_proj(x)
+        if has_kernels(qkv):
+            return self.output_proj(Attend.apply(qkv, turns, self.num_heads))
+        qkv = qkv.view(batch, seq, 3 * self.num_heads, self.width)
         queries_keys, values = qkv.split((2 * self.num_heads, self.num_heads), dim=2)
         if turns is not None:
             queries_keys = rotate(queries_keys.to(turns.dtype), turns).type_as(values)

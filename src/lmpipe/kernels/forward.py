@@ -151,22 +151,31 @@ def turn(values, width, turns):
         store_float(values + offset + FLOAT_BYTES, even * sine + odd * cosine)
 
 
-@kernel
-def soften(scores, count):
-    """The numerators of the softmax of `count` scores, in place; returns their sum. What fills the panel becomes 0."""
-    size = whole_panels(count)
-    for offset in range(FLOAT_BYTES * count, size, FLOAT_BYTES):
-        store_float(scores + offset, MASKED)
-    highest = load_lanes(scores)
-    for offset in range(LANES_BYTES, size, LANES_BYTES):
-        highest = larger(highest, load_lanes(scores + offset))
-    highest = spread(largest(highest))
-    found = spread(ZERO)
-    for offset in range(0, size, LANES_BYTES):
-        values = exponential(minus(load_lanes(scores + offset), highest))
-        store_lanes(scores + offset, values)
-        found = plus(found, values)
-    return total(found)
+def soften_by(power):
+    """A kernel for the numerators of the softmax of `count` scores, in place; it returns their sum.
+
+    What fills `size` bytes behind them becomes 0. `power` is the exponential function.
+    """
+
+    @kernel
+    def soften(scores, count, size):
+        for offset in range(FLOAT_BYTES * count, size, FLOAT_BYTES):
+            store_float(scores + offset, MASKED)
+        highest = load_lanes(scores)
+        for offset in range(LANES_BYTES, size, LANES_BYTES):
+            highest = larger(highest, load_lanes(scores + offset))
+        highest = spread(largest(highest))
+        found = spread(ZERO)
+        for offset in range(0, size, LANES_BYTES):
+            values = power(minus(load_lanes(scores + offset), highest))
+            store_lanes(scores + offset, values)
+            found = plus(found, values)
+        return total(found)
+
+    return soften
+
+
+soften = soften_by(exponential)
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
@@ -180,7 +189,7 @@ def attend(output, queries, position, width, keys, values, scores):
         store_float(queries + offset, load_float(queries + offset) * scale)
     for panel in range(position // layout.PANEL + 1):
         sum_panel(scores + panel * PANEL_BYTES, queries, width, keys + panel * width * PANEL_BYTES, PANEL_BYTES)
-    share = ONE / soften(scores, position + 1)
+    share = ONE / soften(scores, position + 1, whole_panels(position + 1))
     stride = whole_lanes(width)
     # Behind the scores, since whole vectors may be longer than what a head has in the output.
     mixed = scores + whole_panels(position + 1)

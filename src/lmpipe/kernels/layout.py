@@ -88,4 +88,14 @@ ROW_TOKEN, ROW_POSITION, ROW_CACHE, ROW_LOGITS = range(4)
 ROW_FIELDS = 4
 PANEL = 64  # columns of a matrix that are computed, and lie, together
 PANEL_BYTES = 4 * PANEL
-LANES_BYTES = 64  # sixteen float32 numbers
+LANES = 16  # float32 numbers of a vector
+LANES_BYTES = 4 * LANES
+
+# The arguments of the kernels of training (layers.py): addresses, then numbers. `size` is the bytes of a number of rows.
+NORM_X, NORM_GAIN, NORM_OUTPUT, NORM_SCALES, NORM_GRAD_X, NORM_GAIN_SUMS, NORM_ROWS, NORM_D_MODEL, NORM_SIZE = range(9)
+NORM_GROUP = 64  # rows whose gradients of the gain are summed together
+GATE_UP, GATE_OUTPUT, GATE_GRADS, GATE_D_FF, GATE_SIZE = range(5)
+LOSS_LOGITS, LOSS_TARGETS, LOSS_TOLD, LOSS_VOCAB, LOSS_SIZE = range(5)
+ATTEND_QKV, ATTEND_OUTPUT, ATTEND_GRADS, ATTEND_TURNS, ATTEND_SCRATCH, ATTEND_SCRATCH_BYTES = range(6)
+ATTEND_SEQ, ATTEND_HEADS, ATTEND_WIDTH, ATTEND_SIZE = range(6, 10)
+ATTENTION_BLOCK = 32  # positions whose scores are held at once

@@ -26,8 +26,8 @@ from lmpipe.files import atomic_write
 from lmpipe.kernels import layout, memory
 
 HERE = Path(__file__).parent
-SOURCES = ("build", "layout", "simd", "scan", "count", "merge", "encode", "lanes", "forward")  # of object code
-MODEL_MODULES = ("forward",)
+SOURCES = ("build", "layout", "simd", "scan", "count", "merge", "encode", "lanes", "forward", "layers")
+MODEL_MODULES, TRAINING_MODULES = ("forward",), ("layers",)
 CHECKSUM_BYTES = 32
 
 
@@ -42,6 +42,12 @@ def kernels(wide: bool = False) -> SimpleNamespace:
 def model_kernels() -> SimpleNamespace:
     """The kernels that compute a model, as functions of ints; they are compiled apart, since few commands need them."""
     return load(False, os.environ.get("LMPIPE_CHECK") == "1", modules=MODEL_MODULES)
+
+
+@cache
+def training_kernels() -> SimpleNamespace:
+    """The kernels of a model's layers in training; those that this process has not compiled itself have an `address`."""
+    return load(False, os.environ.get("LMPIPE_CHECK") == "1", modules=TRAINING_MODULES)
 
 
 @cache
@@ -125,6 +131,17 @@ def linked(entries: list[tuple[str, str, int, bytes]]) -> dict[str, Callable[...
     }
 
 
+def linked_text(text: str, name: str) -> int:
+    """The address of a function that is given as LLVM's text."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(text), machine)
+    engine.finalize_object()
+    _kept.append(engine)
+    return engine.get_function_address(name)
+
+
 def by_reference(address: int, arguments: int) -> Callable[..., int]:
     """A function of ints from one that writes its result to an address; other threads run while it does."""
     pointers, numbers = [ctypes.c_void_p] * 2, [ctypes.c_int64] * arguments
@@ -135,6 +152,7 @@ def by_reference(address: int, arguments: int) -> Callable[..., int]:
         function(ctypes.byref(result), ctypes.byref(error), *given)
         return result.value
 
+    call.address = address
     return call
 
 
