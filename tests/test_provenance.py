@@ -40,7 +40,15 @@ def test_the_kernels_and_their_compiler_count_for_tokenizers():
     assert compiled <= set(code_digest("bpe"))
     assert compiled <= set(code_digest("counting"))
     assert compiled <= set(code_digest("encoding"))
-    assert not compiled & set(code_digest("train"))
+
+
+def test_the_kernels_of_tokenizers_and_of_training_do_not_count_for_each_other():
+    tokenizing = {"kernels.scan", "kernels.count", "kernels.merge", "kernels.encode"}
+    training = {"kernels.lanes", "kernels.layers", "kernels.team"}
+    assert training <= set(code_digest("train"))
+    assert not tokenizing & set(code_digest("train"))
+    assert not training & set(code_digest("bpe", "counting", "encoding"))
+    assert {"kernels.forward", "kernels.lanes", "numba"} <= set(code_digest("generate"))
 
 
 def test_all_problems_count_for_the_findings():

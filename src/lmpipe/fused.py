@@ -1,8 +1,8 @@
 """Layers whose backward pass is written out: fewer passes over the memory than autograd makes, and no logits kept.
 
-Each gives what torch's own operations give, to rounding. On a CPU, in float32 and bfloat16, they are computed by kernels
-of our own (lmpipe.kernels.layers), one pass each. Where torch compiles, it fuses its operations by itself, so they are
-used there. N counts rows (batch * seq).
+Each gives what torch's own operations give, to rounding. On a CPU, in float32 and bfloat16, kernels of our own compute
+them (lmpipe.kernels.layers), mostly in one pass; elsewhere torch's operations do, and where torch compiles, it fuses
+those by itself. N counts rows (batch * seq).
 """
 
 from collections.abc import Callable
@@ -20,8 +20,6 @@ ChunkLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 # Logits that are held at once: so few that a CPU's cache holds them, so many that a GPU is busy.
 CPU_LOGITS = 1 << 18
 GPU_LOGITS = 1 << 26
-
-
 # The bytes of a number that kernels read and write.
 KERNEL_BYTES = {torch.float32: 4, torch.bfloat16: 2}
 
@@ -32,9 +30,9 @@ def has_kernels(x: Tensor) -> bool:
 
 
 def compute(name: str, units: int, *arguments: Tensor | int | None) -> None:
-    """Let a kernel do so many units of work; it is given the addresses of contiguous tensors, and numbers."""
-    addresses = [argument.data_ptr() if isinstance(argument, Tensor) else argument or 0 for argument in arguments]
-    run(name, units, torch.get_num_threads(), *addresses)
+    """Let a kernel do so many units of work; it is given contiguous tensors, 0 for None, and numbers."""
+    given = [(one.data_ptr(), one.nbytes) if isinstance(one, Tensor) else one or 0 for one in arguments]
+    run(name, units, torch.get_num_threads(), *given)
 
 
 def computed_dtype(x: Tensor) -> torch.dtype:

@@ -5,6 +5,7 @@ step that is nearly all of the time, and loading it is most of a command's. The 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,9 +15,11 @@ from lmpipe.kernels.memory import Buffer
 from lmpipe.kernels.tables import State
 from lmpipe.settings import ModelConfig
 
+if TYPE_CHECKING:  # loaded by name: so that it counts as code that this module runs (provenance.code_digest)
+    from lmpipe.kernels import forward  # noqa: F401
+
 ROWS = 64  # tokens that are computed together
 FLOAT_BYTES = 4
-LANES = layout.LANES_BYTES // FLOAT_BYTES
 NORM_PLACES = {"pre": layout.NORM_BEFORE, "post": layout.NORM_AFTER, "none": layout.NORM_BEFORE}
 
 
@@ -138,7 +141,7 @@ class CompiledLM:
         d_model = filled_up(config.d_model, layout.PANEL)
         parts = 2 if config.feed_forward == "swiglu" else 1
         wide = filled_up(max(3 * config.d_model, parts * config.d_ff), layout.PANEL)
-        positions, width = filled_up(config.context_length, layout.PANEL), filled_up(config.head_width, LANES)
+        positions, width = filled_up(config.context_length, layout.PANEL), filled_up(config.head_width, layout.LANES)
         sizes = {
             layout.MODEL_X: ROWS * d_model,
             layout.MODEL_NORMED: ROWS * d_model,

@@ -130,9 +130,11 @@ def import_closure(module: str, seen: set[str]) -> None:
     if not path.exists():
         raise ValueError(f"lmpipe has no module {module!r}")
     seen.add(module)
-    # A package loads its modules by name, which the source does not show: all of them count.
-    inside = {f"{module}.{file.stem}" for file in path.parent.glob("*.py")} if path.name == "__init__.py" else set()
-    for imported in read_source(path).modules | (inside - {f"{module}.__init__"}):
+    source, inside = read_source(path), set()
+    if path.name == "__init__.py" and "importlib" in source.packages:
+        # A package that loads its modules by name, which the source does not show: all of them count.
+        inside = {f"{module}.{file.stem}" for file in path.parent.glob("*.py")} - {f"{module}.__init__"}
+    for imported in source.modules | inside:
         import_closure(imported, seen)
 
 

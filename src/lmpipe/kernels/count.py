@@ -13,6 +13,7 @@ from lmpipe.kernels.scan import find_specials, scan, start_scan
 from lmpipe.kernels.simd import (
     NONE,
     big_endian,
+    field,
     inlined,
     kernel,
     load8,
@@ -22,6 +23,7 @@ from lmpipe.kernels.simd import (
     low_bits,
     mix,
     prefetch,
+    set_field,
     store8,
     store32,
     store64,
@@ -34,18 +36,6 @@ LONG = np.uint64(1 << 63)
 SALT_LOW = np.uint64(0x9E3779B97F4A7C15)
 SALT_HIGH = np.uint64(0xC2B2AE3D27D4EB4F)
 LOW, HIGH, COUNT, SIZE = (WORD * field for field in range(4))
-
-
-@inlined
-def field(state, number):
-    """A field of a state."""
-    return load_int(state + WORD * number)
-
-
-@inlined
-def set_field(state, number, value):
-    """Set a field of a state."""
-    store_int(state + WORD * number, value)
 
 
 @inlined

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from lmpipe.kernels import layout
 from lmpipe.kernels.load import class_table, kernels
 from lmpipe.kernels.memory import Buffer, buffer_of, lent
 from lmpipe.kernels.tables import Block, Specials, State
+
+if TYPE_CHECKING:  # loaded by name: so that it counts as code that this module runs (provenance.code_digest)
+    from lmpipe.kernels import encode  # noqa: F401
 
 NARROW_IDS = 1 << 16
 FIRST_CAPACITY, LARGEST_CAPACITY = 1 << 14, 1 << 21  # slots of the cache: 512 KB, 64 MB

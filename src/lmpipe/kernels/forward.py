@@ -12,16 +12,14 @@ vectors.
 import numpy as np
 
 from lmpipe.kernels import layout
-from lmpipe.kernels.count import field
 from lmpipe.kernels.lanes import (
     exponential,
-    larger,
-    largest,
     load_float,
     load_lanes,
     minus,
     over,
     plus,
+    soften_by,
     spread,
     square_root,
     store_float,
@@ -29,14 +27,13 @@ from lmpipe.kernels.lanes import (
     times,
     total,
 )
-from lmpipe.kernels.simd import inlined, kernel
+from lmpipe.kernels.simd import field, inlined, kernel
 
 WORD = layout.WORD
 LANES_BYTES, PANEL_BYTES = layout.LANES_BYTES, layout.PANEL_BYTES
 FLOAT_BYTES = 4
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 NORM_EPS = np.float32(1e-5)
-MASKED = np.float32(-np.inf)
 
 
 @inlined
@@ -149,30 +146,6 @@ def turn(values, width, turns):
         cosine, sine = load_float(turns + offset), load_float(turns + offset + FLOAT_BYTES)
         store_float(values + offset, even * cosine - odd * sine)
         store_float(values + offset + FLOAT_BYTES, even * sine + odd * cosine)
-
-
-def soften_by(power):
-    """A kernel for the numerators of the softmax of `count` scores, in place; it returns their sum.
-
-    What fills `size` bytes behind them becomes 0. `power` is the exponential function.
-    """
-
-    @kernel
-    def soften(scores, count, size):
-        for offset in range(FLOAT_BYTES * count, size, FLOAT_BYTES):
-            store_float(scores + offset, MASKED)
-        highest = load_lanes(scores)
-        for offset in range(LANES_BYTES, size, LANES_BYTES):
-            highest = larger(highest, load_lanes(scores + offset))
-        highest = spread(largest(highest))
-        found = spread(ZERO)
-        for offset in range(0, size, LANES_BYTES):
-            values = power(minus(load_lanes(scores + offset), highest))
-            store_lanes(scores + offset, values)
-            found = plus(found, values)
-        return total(found)
-
-    return soften
 
 
 soften = soften_by(exponential)

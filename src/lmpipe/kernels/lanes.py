@@ -1,8 +1,8 @@
 """Vectors of sixteen float32 numbers for the kernels: what Numba does not have as values, but LLVM compiles everywhere.
 
 Every operation rounds once, and none is fused or reordered, so results are the same bits whatever the machine's own
-vectors are; `plus_product`, `fused_exponential` and `product_block` alone may fuse. Addresses are int64 and need no alignment; numbers are
-float32. Training also has them in memory as bfloat16, the upper half of a float32's bits.
+vectors are; `plus_product`, `fused_exponential` and `product_block` alone may fuse. Addresses are int64 and need no
+alignment; numbers are float32. Memory may also hold bfloat16 numbers, the upper halves of float32's bits.
 """
 
 import numpy as np
@@ -12,6 +12,7 @@ from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
+from lmpipe.kernels import layout
 from lmpipe.kernels.simd import (
     CHECKED,
     HALF,
@@ -22,13 +23,13 @@ from lmpipe.kernels.simd import (
     external,
     guarded,
     inlined,
+    kernel,
     load,
     pointer,
     vector,
 )
 
-LANES = 16
-LANES_BYTES = 4 * LANES
+LANES, LANES_BYTES = layout.LANES, layout.LANES_BYTES
 FLOAT = ir.FloatType()
 FLOATS, in_floats = vector(FLOAT, LANES)
 INTS, in_ints = vector(INT, LANES)
@@ -268,13 +269,13 @@ largest = folded(larger_of)
 
 
 def fused(builder, total, left, right):
-    """total + left * right, rounded once where the machine can."""
+    """Total + left * right, rounded once where the machine can."""
     function = external(builder, f"llvm.fmuladd.v{LANES}f32", FLOATS, FLOATS, FLOATS, FLOATS)
     return builder.call(function, [left, right, total])
 
 
 def unfused(builder, total, left, right):
-    """total + left * right, rounded twice."""
+    """Total + left * right, rounded twice."""
     return builder.fadd(builder.fmul(left, right), total)
 
 
@@ -313,7 +314,7 @@ exponential, fused_exponential = exponential_by(unfused), exponential_by(fused)
 
 @intrinsic
 def plus_product(context, total, left, right):
-    """total + left * right, rounded once where the machine can."""
+    """Total + left * right, rounded once where the machine can."""
 
     def generate(context, builder, signature, arguments):
         return fused(builder, *arguments)
@@ -371,7 +372,9 @@ def product_block(rows, vectors, is_added):
                         found = sums[row, vector]
                         builder.store(fused(builder, builder.load(found, typ=FLOATS), left, right[vector]), found)
             for cell, found in sums.items():
-                builder.store(builder.load(found, typ=FLOATS), pointer(builder, place(c, c_stride, *cell), FLOATS)).align = 4
+                builder.store(
+                    builder.load(found, typ=FLOATS), pointer(builder, place(c, c_stride, *cell), FLOATS)
+                ).align = 4
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 8), generate
@@ -387,3 +390,32 @@ def square_root(context, number):
         return builder.call(external(builder, "llvm.sqrt.f32", FLOAT, FLOAT), arguments)
 
     return types.float32(types.float32), generate
+
+
+# --- a row of scores -------------------------------------------------------------------------------------------------
+
+MASKED = np.float32(-np.inf)
+
+
+def soften_by(power):
+    """A kernel for the numerators of the softmax of `count` scores, in place; it returns their sum.
+
+    What fills `size` bytes behind them becomes 0. `power` is the exponential function.
+    """
+
+    @kernel
+    def soften(scores, count, size):
+        for offset in range(4 * count, size, 4):
+            store_float(scores + offset, MASKED)
+        highest = load_lanes(scores)
+        for offset in range(LANES_BYTES, size, LANES_BYTES):
+            highest = larger(highest, load_lanes(scores + offset))
+        highest = spread(largest(highest))
+        found = spread(np.float32(0.0))
+        for offset in range(0, size, LANES_BYTES):
+            values = power(minus(load_lanes(scores + offset), highest))
+            store_lanes(scores + offset, values)
+            found = plus(found, values)
+        return total(found)
+
+    return soften

@@ -9,10 +9,9 @@ other; all are computed in float32.
 import numpy as np
 
 from lmpipe.kernels import layout
-from lmpipe.kernels.count import field
-from lmpipe.kernels.forward import soften_by
 from lmpipe.kernels.lanes import (
     LANES,
+    MASKED,
     filled,
     fused_exponential,
     larger,
@@ -26,6 +25,7 @@ from lmpipe.kernels.lanes import (
     plus,
     plus_product,
     product_block,
+    soften_by,
     spread,
     square_root,
     store_float,
@@ -36,14 +36,13 @@ from lmpipe.kernels.lanes import (
     total,
     turned,
 )
-from lmpipe.kernels.simd import CHECKED, checked, inlined, kernel, load_int
+from lmpipe.kernels.simd import CHECKED, checked, field, inlined, kernel, load_int
 
 FLOAT_BYTES = 4
 LANES_BYTES, WORD = layout.LANES_BYTES, layout.WORD
 BLOCK = layout.ATTENTION_BLOCK
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 NORM_EPS = np.float32(1e-5)
-MASKED = np.float32(-np.inf)
 soften = soften_by(fused_exponential)
 
 
@@ -299,14 +298,16 @@ def turns_of(turns, position, width):
     return turns + FLOAT_BYTES * width * position if turns != 0 else 0
 
 
+@inlined
+def shape_of(call):
+    """Positions of a sequence, heads, and the width of one."""
+    return field(call, layout.ATTEND_SEQ), field(call, layout.ATTEND_HEADS), field(call, layout.ATTEND_WIDTH)
+
+
 @kernel
 def attend_heads(call, first, last, rank):
-    """Causal attention of one head of one sequence each: queries, keys and values (seq, 3 d_model) to (seq, d_model)."""
-    seq, heads, width = (
-        field(call, layout.ATTEND_SEQ),
-        field(call, layout.ATTEND_HEADS),
-        field(call, layout.ATTEND_WIDTH),
-    )
+    """Causal attention, a head of a sequence each: queries, keys and values (seq, 3 d_model) to (seq, d_model)."""
+    seq, heads, width = shape_of(call)
     size, turns = field(call, layout.ATTEND_SIZE), field(call, layout.ATTEND_TURNS)
     d_model, factor = heads * width, ONE / square_root(np.float32(width))
     line, row_bytes = FLOAT_BYTES * filled_up(seq, BLOCK), FLOAT_BYTES * filled_up(width, LANES)
@@ -358,11 +359,7 @@ def attend_heads_back(call, first, last, rank):
     The shares P of the softmax are computed again. With S the scores and G the gradient of the output:
     dV = P' G, dP = G V', dS = P (dP - sum(P dP)), dQ = dS K, dK = dS' Q.
     """
-    seq, heads, width = (
-        field(call, layout.ATTEND_SEQ),
-        field(call, layout.ATTEND_HEADS),
-        field(call, layout.ATTEND_WIDTH),
-    )
+    seq, heads, width = shape_of(call)
     size, turns = field(call, layout.ATTEND_SIZE), field(call, layout.ATTEND_TURNS)
     d_model, factor = heads * width, ONE / square_root(np.float32(width))
     line, row_bytes = FLOAT_BYTES * filled_up(seq, BLOCK), FLOAT_BYTES * filled_up(width, LANES)
@@ -375,7 +372,7 @@ def attend_heads_back(call, first, last, rank):
     grads = queries + BLOCK * row_bytes
     query_grads = grads + BLOCK * row_bytes
     scores = query_grads + BLOCK * row_bytes
-    score_grads = scores + BLOCK * line
+    changes = scores + BLOCK * line  # the gradients of the scores
     stride, out_stride = 3 * size * d_model, size * d_model
     for unit in range(first, last):
         place = unit // heads * seq * d_model
@@ -394,12 +391,12 @@ def attend_heads_back(call, first, last, rank):
             take_queries(queries, row_bytes, qkv, stride, start, seq, width, size, factor, turns)
             take_queries(grads, row_bytes, output_grads, out_stride, start, seq, width, size, ONE, 0)
             multiply(scores, line, queries, row_bytes, FLOAT_BYTES, key_columns, line, BLOCK, columns, width)
-            multiply(score_grads, line, grads, row_bytes, FLOAT_BYTES, value_columns, line, BLOCK, columns, width)
+            multiply(changes, line, grads, row_bytes, FLOAT_BYTES, value_columns, line, BLOCK, columns, width)
             for row in range(BLOCK):
-                soften_back(scores + line * row, score_grads + line * row, start + row + 1, columns)
+                soften_back(scores + line * row, changes + line * row, start + row + 1, columns)
             add_product(value_grads, row_bytes, scores, FLOAT_BYTES, line, grads, row_bytes, stop, row_bytes, BLOCK)
-            add_product(key_grads, row_bytes, score_grads, FLOAT_BYTES, line, queries, row_bytes, stop, row_bytes, BLOCK)
-            multiply(query_grads, row_bytes, score_grads, line, FLOAT_BYTES, keys, row_bytes, BLOCK, row_bytes, stop)
+            add_product(key_grads, row_bytes, changes, FLOAT_BYTES, line, queries, row_bytes, stop, row_bytes, BLOCK)
+            multiply(query_grads, row_bytes, changes, line, FLOAT_BYTES, keys, row_bytes, BLOCK, row_bytes, stop)
             for position in range(start, min(stop, seq)):
                 row = query_grads + row_bytes * (position - start)
                 give_row(outputs + stride * position, row, width, size, factor, turns_of(turns, position, width))

@@ -91,7 +91,7 @@ PANEL_BYTES = 4 * PANEL
 LANES = 16  # float32 numbers of a vector
 LANES_BYTES = 4 * LANES
 
-# The arguments of the kernels of training (layers.py): addresses, then numbers. `size` is the bytes of a number of rows.
+# The arguments of the kernels of training (layers.py): addresses, then numbers. A size is that of a number in bytes.
 NORM_X, NORM_GAIN, NORM_OUTPUT, NORM_SCALES, NORM_GRAD_X, NORM_GAIN_SUMS, NORM_ROWS, NORM_D_MODEL, NORM_SIZE = range(9)
 NORM_GROUP = 64  # rows whose gradients of the gain are summed together
 GATE_UP, GATE_OUTPUT, GATE_GRADS, GATE_D_FF, GATE_SIZE = range(5)

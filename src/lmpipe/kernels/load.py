@@ -31,23 +31,28 @@ MODEL_MODULES, TRAINING_MODULES = ("forward",), ("layers",)
 CHECKSUM_BYTES = 32
 
 
+def is_checked() -> bool:
+    """Whether the environment asks for kernels that look every address up (LMPIPE_CHECK)."""
+    return os.environ.get("LMPIPE_CHECK") == "1"
+
+
 def kernels(wide: bool = False) -> SimpleNamespace:
     """The kernels in the variant that the environment asks for (LMPIPE_SCALAR, LMPIPE_CHECK), as functions of ints.
 
     `wide` asks for those of merging and encoding with ids of 32 bits, for more than 65,536 tokens.
     """
-    return load(os.environ.get("LMPIPE_SCALAR") == "1", os.environ.get("LMPIPE_CHECK") == "1", wide)
+    return load(os.environ.get("LMPIPE_SCALAR") == "1", is_checked(), wide)
 
 
 def model_kernels() -> SimpleNamespace:
     """The kernels that compute a model, as functions of ints; they are compiled apart, since few commands need them."""
-    return load(False, os.environ.get("LMPIPE_CHECK") == "1", modules=MODEL_MODULES)
+    return load(False, is_checked(), modules=MODEL_MODULES)
 
 
 @cache
 def training_kernels() -> SimpleNamespace:
-    """The kernels of a model's layers in training; those that this process has not compiled itself have an `address`."""
-    return load(False, os.environ.get("LMPIPE_CHECK") == "1", modules=TRAINING_MODULES)
+    """The kernels of a model's layers in training; those from object code have an `address`."""
+    return load(False, is_checked(), modules=TRAINING_MODULES)
 
 
 @cache

@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import mmap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -120,9 +120,16 @@ class Buffer:
 def lent(*arrays: np.ndarray) -> Iterator[list[int]]:
     """The addresses of contiguous arrays, which kernels may use while the block runs."""
     addresses = [array.ctypes.data for array in arrays]
-    places = [register(start, start + array.nbytes) for start, array in zip(addresses, arrays, strict=True)]
-    try:
+    with lent_memory((start, array.nbytes) for start, array in zip(addresses, arrays, strict=True)):
         yield addresses
+
+
+@contextlib.contextmanager
+def lent_memory(parts: Iterable[tuple[int, int]]) -> Iterator[None]:
+    """Let kernels use memory, given as addresses and sizes in bytes, while the block runs."""
+    places = [register(start, start + size) for start, size in parts]
+    try:
+        yield
     finally:
         for place in places:
             unregister(place)

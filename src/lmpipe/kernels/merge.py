@@ -13,11 +13,12 @@ import numpy as np
 from numba import uint64
 
 from lmpipe.kernels import layout
-from lmpipe.kernels.count import copy, field, set_field
+from lmpipe.kernels.count import copy
 from lmpipe.kernels.simd import (
     NONE,
     SYMBOL_BYTES,
     equal_pairs,
+    field,
     inlined,
     kernel,
     load8,
@@ -28,6 +29,7 @@ from lmpipe.kernels.simd import (
     low_bits,
     mix,
     prefetch,
+    set_field,
     store32,
     store64,
     store_int,

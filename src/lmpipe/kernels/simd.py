@@ -157,6 +157,18 @@ store_int, store64 = make_store(LONG, types.int64), make_store(LONG, types.uint6
 load_symbol, store_symbol = (load32, store32) if SYMBOL_BYTES == 4 else (load16, store16)
 
 
+@inlined
+def field(state, number):
+    """A field of a state."""
+    return load_int(state + layout.WORD * number)
+
+
+@inlined
+def set_field(state, number, value):
+    """Set a field of a state."""
+    store_int(state + layout.WORD * number, value)
+
+
 @intrinsic
 def raw_load_published(context, address):
     """Load a uint64 that another thread may publish; what it stored before publishing is seen after it."""

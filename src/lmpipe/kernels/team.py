@@ -10,11 +10,13 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import llvmlite.binding as llvm
+from lmpipe.kernels.load import is_checked, linked_text, training_kernels
+from lmpipe.kernels.memory import lent_memory
 
-from lmpipe.kernels.load import linked_text, training_kernels
+if TYPE_CHECKING:  # loaded by name: so that it counts as code that this module runs (provenance.code_digest)
+    from lmpipe.kernels import layers  # noqa: F401
 
 # What GNU's, LLVM's and Intel's OpenMP libraries are called. All have GNU's entries.
 OPENMP = re.compile(r"lib(gomp|omp|iomp5)\b.*\.so.*")
@@ -84,10 +86,20 @@ def share() -> int:
     return linked_text(SHARE, "share")
 
 
-def run(name: str, units: int, threads: int, *arguments: int) -> None:
-    """Let a kernel do so many units of work in at most so many threads."""
-    kernel, given = getattr(training_kernels(), name), (ctypes.c_int64 * len(arguments))(*arguments)
-    address, library = getattr(kernel, "address", None), openmp() if threads > 1 else None
+def run(name: str, units: int, threads: int, *arguments: int | tuple[int, int]) -> None:
+    """Let a kernel do so many units of work in at most so many threads.
+
+    Its arguments are numbers, and memory: address and size in bytes.
+    """
+    kernel = getattr(training_kernels(), name)
+    addresses = [one if isinstance(one, int) else one[0] for one in arguments]
+    given = (ctypes.c_int64 * len(arguments))(*addresses)
+    if is_checked():
+        used = [one for one in arguments if not isinstance(one, int)]
+        with lent_memory([(ctypes.addressof(given), ctypes.sizeof(given)), *used]):
+            kernel(ctypes.addressof(given), 0, units, 0)
+        return
+    library, address = openmp() if min(threads, units) > 1 else None, getattr(kernel, "address", None)
     if library is None or address is None:
         kernel(ctypes.addressof(given), 0, units, 0)
     else:
