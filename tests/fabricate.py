@@ -313,7 +313,8 @@ def fabricated_batch_sizes(model: dict[str, Any], machine: dict[str, Any], speed
         "model": model,
         **machine,
         "memory_limit_bytes": 10**9,
-        "predicted": {"fixed_bytes": 16_000, "bytes_per_sequence": 1000, "largest_batch_size": 999},
+        "predicted": {"fixed_bytes": 18_000, "bytes_per_sequence": 800, "largest_batch_size": 1200},
+        "handout": {"fixed_bytes": 16_000, "bytes_per_sequence": 2000, "largest_batch_size": 999},
         "sizes": [
             {
                 "batch_size": size,
@@ -321,7 +322,6 @@ def fabricated_batch_sizes(model: dict[str, Any], machine: dict[str, Any], speed
                 "step_seconds": size * context_length / speed,
                 "tokens_per_second": speed,
                 "memory_bytes": 20_000 + 1000 * size,
-                "predicted_memory_bytes": 16_000 + 1000 * size,
             }
             for size, speed in speeds.items()
         ],

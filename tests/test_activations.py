@@ -1,16 +1,19 @@
 """The formula of what the model keeps, against what autograd saves, and against the handout's list."""
 
 import doctest
-from itertools import product
+from itertools import accumulate, product
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from lmpipe import activations
-from lmpipe.accounting import adamw
-from lmpipe.activations import PARTS, account_activations, kept_bytes, kept_values
-from lmpipe.measurement import measure_step
+from lmpipe.accounting import FLOAT32_BYTES, adamw, parameters
+from lmpipe.activations import PARTS, account_activations, kept_bytes, kept_values, step_bytes
+from lmpipe.measurement import made_up_batch, measure_step
+from lmpipe.model import TransformerLM
 from lmpipe.settings import ModelConfig, TrainingSettings
+from lmpipe.step import TrainingStep, Watch
 
 BATCH_SIZE = 3
 ODD = {"context_length": 13, "d_model": 24, "d_ff": 37, "num_layers": 3, "num_heads": 4, "vocab_size": 301}
@@ -63,3 +66,25 @@ def test_a_value_that_is_counted_differently_has_its_reason():
         for value in kept_values(config):
             assert value.part in PARTS
             assert value.reason or value.handout.replace("12 ", "3 * 4 ") == value.kept.replace("c", "4")
+
+
+def live_peak_bytes(config: ModelConfig, training: TrainingSettings) -> int:
+    """The most bytes that torch's allocator holds at once for a second training step, by torch's own profiler."""
+    model = TransformerLM(config, seed=0)
+    step = TrainingStep(model, training, Watch(torch.device("cpu"), warmup_steps=0))
+    inputs, targets = made_up_batch(config, training.batch_size, torch.device("cpu"))
+    step.make(1, inputs, targets, learning_rate=0.0)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step.make(2, inputs, targets, learning_rate=0.0)
+    changes = [event.nbytes() for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(changes))
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=variant_name)
+def test_a_step_holds_what_the_formula_says_at_its_widest(config):
+    wide = config.model_copy(update={"d_ff": 192, "context_length": 64})
+    training = TrainingSettings(total_tokens=1, batch_size=64, max_lr=0.01)
+    # The weights and moments are there before the step is watched.
+    there = 3 * FLOAT32_BYTES * parameters(wide)["total"]
+    held = step_bytes(wide, "float32", training.batch_size) - there
+    assert held == pytest.approx(live_peak_bytes(wide, training), rel=0.05)

@@ -6,6 +6,7 @@ from tiny_study import MODEL, TRAINING
 
 from lmpipe import batch_sizes
 from lmpipe.accounting import adamw
+from lmpipe.activations import bytes_of_step
 from lmpipe.batch_sizes import Measurement, measure_batch_sizes
 from lmpipe.optim import AdamW
 from lmpipe.problem_shapes import BATCH_SIZES
@@ -13,7 +14,7 @@ from lmpipe.settings import ModelConfig, TrainingSettings
 from lmpipe.shapes import check_shape
 
 CONFIG = ModelConfig(vocab_size=263, **MODEL)
-FIXED, PER_SEQUENCE = (adamw(CONFIG, 0)[key] for key in ("fixed_bytes", "bytes_per_sequence"))
+FIXED, PER_SEQUENCE = bytes_of_step(CONFIG, "float32")
 
 
 @pytest.fixture(autouse=True)
@@ -39,9 +40,11 @@ def test_every_doubling_up_to_a_whole_run_is_timed():
     for row in found["sizes"]:
         tokens = row["batch_size"] * CONFIG.context_length
         assert row["tokens_per_second"] == pytest.approx(tokens / row["step_seconds"])
-        assert row["predicted_memory_bytes"] == FIXED + PER_SEQUENCE * row["batch_size"]
     limit = found["memory_limit_bytes"]
-    assert found["predicted"]["largest_batch_size"] == (limit - FIXED) // PER_SEQUENCE
+    largest = (limit - FIXED) // PER_SEQUENCE
+    line = {"fixed_bytes": FIXED, "bytes_per_sequence": PER_SEQUENCE, "largest_batch_size": largest}
+    assert found["predicted"] == line
+    assert found["handout"]["largest_batch_size"] == adamw(CONFIG, limit)["largest_batch"]
     assert (found["threads"], found["precision"]) == (1, "float32")
 
 

@@ -37,10 +37,23 @@ def test_the_gate_equals_its_formula():
 @pytest.mark.parametrize("rows", [1, 4, 7, 100])
 def test_the_loss_of_the_head_equals_cross_entropy_however_it_is_divided(monkeypatch, rows):
     monkeypatch.setattr(fused, "CPU_LOGITS", rows * 11)
+    monkeypatch.setattr(fused, "FEWEST_ROWS", 1)
     hidden, weight = drawn(2, 7, 6), drawn(11, 6, seed=1)
     targets = torch.randint(11, (2, 7), generator=torch.Generator().manual_seed(2))
     expected = F.cross_entropy((hidden @ weight.t()).flatten(0, 1), targets.flatten(), reduction="sum")
     assert_same_gradients(head_loss(hidden, weight, targets, "float32"), expected, (hidden, weight))
+
+
+def test_the_matrix_of_a_large_vocabulary_is_not_read_for_a_few_rows_only():
+    parts = []
+
+    def watched(inputs, *others):
+        parts.append(len(inputs))
+        return fused.chunk_loss(inputs, *others)
+
+    hidden, weight = torch.zeros(2, 150, 4), torch.zeros(fused.CPU_LOGITS // 8, 4)
+    head_loss(hidden, weight, torch.zeros(2, 150, dtype=torch.long), "float32", watched)
+    assert parts == [128, 128, 44]
 
 
 def test_a_loss_far_from_all_chances_is_finite():

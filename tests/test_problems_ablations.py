@@ -43,6 +43,27 @@ def test_the_best_of_the_rates_without_norms_is_set_beside_the_second(tmp_path):
     assert remains in said(finding)
 
 
+def test_post_norm_is_told_at_the_same_rate_and_tuned(tmp_path):
+    runs = {
+        "baseline": {},
+        "post_norm": {"norm": "post"},
+        "post_norm_tuned": {"norm": "post", "vary": {"max_lr": [0.001, 0.003]}},
+    }
+    experiment = {"corpus": "stories", "seeds": [0, 1, 2], "runs": runs}
+    results = fabricate_study(tmp_path, {"pre_norm_ablation": experiment})
+    change_summary(results, "pre_norm_ablation/post_norm/seed1", status="stuck")
+    finding = find("pre_norm_ablation", results)
+    assert finding.sentences[0].startswith(
+        "With post-norm in place of pre-norm at the baseline's own peak rate (0.01),"
+    )
+    assert finding.sentences[0].endswith("; 1 of 3 seeds got stuck.")
+    assert "at the best of its own rates (0.003, of 0.001, 0.003 and 0.01), " in finding.sentences[1]
+    assert finding.sentences[2] == "So a rate of its own makes training with post-norm stable in these runs."
+    assert value(finding, "tuned_variant") == "post_norm_tuned_max_lr=0.003"
+    assert value(finding, "tuned_paired_seeds") == 3
+    assert "at a rate of its own `post_norm` may do better" not in said(finding)
+
+
 def test_an_unresolved_difference_is_called_so(fabricated):
     finding = find("pre_norm_ablation", fabricated)
     assert "not resolved with 3 seeds (95 % interval −0.050 to +0.050 nats per token)" in finding.sentences[0]

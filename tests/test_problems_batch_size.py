@@ -11,12 +11,9 @@ from fabricate import (
 )
 from finding import ALONE, find, said, value
 
-from lmpipe.accounting import parameters
-from lmpipe.activations import kept_bytes
 from lmpipe.problems import Finding
 from lmpipe.problems.batch_size_experiment import loss_at
 from lmpipe.results import Results
-from lmpipe.settings import ModelConfig
 
 
 def test_batch_size_compares_at_equal_tokens_and_at_equal_time(fabricated):
@@ -112,14 +109,15 @@ def test_seeds_tell_who_is_ahead_at_equal_time(tmp_path):
 def test_what_fits_is_told_from_steps_timed_alone(fabricated, tmp_path):
     finding = find("batch_size_experiment", fabricated)
     assert (value(finding, "largest_tried_batch_size"), value(finding, "largest_batch_size")) == (64, 256)
-    assert value(finding, "predicted_largest_batch_size") == 999
+    assert (value(finding, "predicted_largest_batch_size"), value(finding, "handout_largest_batch_size")) == (1200, 999)
+    assert "by our formula of what a step holds 1,200, and by the handout's accounting 999." in said(finding)
     told = "64 sequences are the largest doubling that was tried, since the measurement's time was over"
     assert told in said(finding)
     rows = finding.tables[1].rows
     assert [row[0] for row in rows] == [1, 2, 4, 8, 16, 32, 64]
-    config = ModelConfig(vocab_size=1024, **MODEL)
-    by_hand = 16 * parameters(config)["total"] + kept_bytes(config, "float32", 8) - 4 * 1024 * 64
-    assert rows[3][4:7] == [28_000, by_hand, pytest.approx(100 * (by_hand / 28_000 - 1))]
+    # Of 20,000 + 1,000 for each sequence, 18,000 + 800 are predicted, and 16,000 + 2,000 by the handout's list.
+    assert rows[3][4:] == [28_000, 24_400, pytest.approx(-100 * 3.6 / 28), 32_000, pytest.approx(100 * 4 / 28)]
+    assert "our formula is off by −17.6 % to −10.5 %: " in said(finding)
     chosen = {"batch_size_experiment": {"corpus": "stories", "vary": {"batch_size": [4, 16]}}}
     results = fabricate_study(tmp_path, chosen)
     finding = find("batch_size_experiment", results)

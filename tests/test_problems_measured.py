@@ -6,7 +6,7 @@ import pytest
 from fabricate import MODEL, change_summary, fabricate_measurements, fabricate_study
 
 from lmpipe.accounting import forward_flops, parameters
-from lmpipe.activations import kept_bytes
+from lmpipe.activations import step_bytes
 from lmpipe.problems import measured, measured_memory
 from lmpipe.results import Results
 from lmpipe.settings import ModelConfig
@@ -89,7 +89,7 @@ def test_activations_are_set_beside_both_lists_and_the_gaps_are_named(results):
     text = " ".join(part.sentences)
     assert "saves 1,000 bytes of activations" in text
     assert "gives 900 (10 % too little), the handout's simplified list 1,200 (20 % too much)" in text
-    assert "It counts what is not kept, 600 bytes: logits (600 bytes)." in part.sentences
+    assert "The list counts what is not kept, 600 bytes: logits (600 bytes)." in part.sentences
     assert "It leaves out what is kept, 300 bytes: inputs of the RMSNorms (300 bytes)." in part.sentences
     rows = {row[0]: row[1:] for row in part.tables[0].rows}
     assert rows["activations: loss"] == [1200, 600, 600, 100, 0]
@@ -100,8 +100,8 @@ def test_activations_are_set_beside_both_lists_and_the_gaps_are_named(results):
 
 def test_peaks_of_runs_are_predicted_from_process_weights_and_activations(results):
     part = measured_memory.memory(results)
-    head = 4 * 1024 * 64
-    predicted = 300_000_000 + 16 * parameters(CONFIG)["total"] + kept_bytes(CONFIG, "float32", 8) - head
+    logits = 4 * 2048 * 1024
+    predicted = 300_000_000 + step_bytes(CONFIG, "float32", 8) + 2 * logits
     (row,) = part.tables[2].rows
     assert row[1:3] == [2, 8]
     assert row[4:6] == [predicted, 400_000_000]

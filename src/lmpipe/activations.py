@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lmpipe.accounting import Line, Step, collected, derive, parameter_steps, shape_of, values_of
-from lmpipe.settings import ModelConfig
+from lmpipe.accounting import FLOAT32_BYTES, Line, Step, collected, derive, parameter_steps, shape_of, values_of
+from lmpipe.settings import VALIDATED_AT_ONCE, ModelConfig
 
 # The parts of the model that keep values; a measurement tells them apart by the module that is at work.
 PARTS = ("embedding", "norms", "attention", "feed_forward", "lm_head", "loss")
@@ -140,6 +140,45 @@ def kept_bytes(config: ModelConfig, precision: str, batch_size: int) -> int:
     """Bytes that the forward pass of a batch keeps for the backward pass, the parameters themselves left out."""
     value = values_of(derivation(config, precision))
     return value["A_kept"] * batch_size + value["W"]
+
+
+def work_step(config: ModelConfig) -> Step:
+    """What the backward pass of a sequence holds at its widest, in the last feed-forward, beyond what was kept.
+
+    There are then the gradients of W1's and W3's outputs, of their product and a factor of it (4 F), and of the
+    residual stream (D); what the product, the loss and the norm behind the block kept (F, D and D) is gone already.
+    """
+    made, gone = (4, 1) if config.feed_forward == "swiglu" else (2, 1)
+    norms = 0 if config.norm == "none" else 1
+    widest = f"c * S * max(0, {made - gone} * F - {norms} * D)"
+    return Step("A_work", "gradients at the widest place of the backward pass, for a sequence", widest, "bytes")
+
+
+def bytes_of_step(config: ModelConfig, precision: str) -> tuple[int, int]:
+    """The most that a training step holds, as bytes whatever the batch and bytes for a sequence.
+
+    Weights, gradients and both moments; what is kept for the backward pass; and the widest place of that. The room
+    that an allocator keeps between its pieces is not counted.
+    """
+    value = values_of(derive(derivation(config, precision), [work_step(config)]))
+    # The gradient of the output head is kept already, and is no second one.
+    fixed = 4 * FLOAT32_BYTES * value["P"] + value["W"] - FLOAT32_BYTES * value["P_head"]
+    return fixed, value["A_kept"] + value["A_work"]
+
+
+def step_bytes(config: ModelConfig, precision: str, batch_size: int) -> int:
+    """The most that a training step of so many sequences holds, in bytes."""
+    fixed, per_sequence = bytes_of_step(config, precision)
+    return fixed + per_sequence * batch_size
+
+
+def validation_bytes(config: ModelConfig) -> int:
+    """The largest tensors of a validation: the logits of the windows computed at once, and their logarithms' softmax.
+
+    They come on top of what a step held, since the allocator finds no room of that size in what the step gave back.
+    """
+    windows = max(1, VALIDATED_AT_ONCE // config.context_length)
+    return 2 * FLOAT32_BYTES * windows * config.context_length * config.vocab_size
 
 
 def account_activations(config: ModelConfig, precision: str, batch_size: int) -> dict[str, Any]:

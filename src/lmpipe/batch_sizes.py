@@ -7,14 +7,17 @@ from typing import Any
 import torch
 
 from lmpipe.accounting import adamw
+from lmpipe.activations import bytes_of_step
 from lmpipe.devices import (
     compute_reproducibly,
     device_name,
     find_device,
+    forget_peak_memory,
     free_memory_bytes,
     held_memory_bytes,
     peak_memory_bytes,
 )
+from lmpipe.measurement import load_code
 from lmpipe.micro_batches import USABLE_SHARE
 from lmpipe.model import TransformerLM
 from lmpipe.settings import ModelConfig, TrainingSettings
@@ -35,31 +38,42 @@ def measure_batch_sizes(
 
     The doublings end where the next batch would not fit (`stopped_by` "memory"), has more tokens than a whole run
     ("run"), or would take too long ("time"). `largest_batch_size` is the largest that was made, 0 where none fits;
-    `estimated_largest_batch_size` follows from the memory that the last two took, and
-    `predicted.largest_batch_size` from the accounting's a * batch_size + b alone. Memory is in bytes beyond what the
-    process held before.
+    `estimated_largest_batch_size` follows from the memory that the last two took. Memory is in bytes that a step, the
+    model and its optimizer add to a process that has loaded the code and computed nothing else; the limit is what such
+    a process may still take. Beside it stand what `lmpipe.activations` predicts, and the handout's list.
     """
     found = find_device(device)
     compute_reproducibly(threads, found)
+    load_code(model_config, training, found)
     limit = round(USABLE_SHARE * free_memory_bytes(found))
-    accounted = adamw(model_config, limit)
-    fixed, per_sequence = accounted["fixed_bytes"], accounted["bytes_per_sequence"]
+    ours, listed = bytes_of_step(model_config, training.precision), adamw(model_config, limit)
+    predicted, handout = within(limit, *ours), within(limit, listed["fixed_bytes"], listed["bytes_per_sequence"])
     sizes, stopped_by = [], "memory"
-    if fixed + per_sequence <= limit:
-        sizes, stopped_by = Measurement(model_config, training, found, limit, per_sequence).run()
-    predicted = {"fixed_bytes": fixed, "bytes_per_sequence": per_sequence}
+    if predicted["largest_batch_size"]:
+        sizes, stopped_by = Measurement(model_config, training, found, limit, ours[1]).run()
     return {
         "model": model_config.model_dump(mode="json"),
         "precision": training.precision,
         "device": device_name(found),
         "threads": threads,
         "memory_limit_bytes": limit,
-        "predicted": predicted | {"largest_batch_size": accounted["largest_batch"]},
-        "sizes": [row | {"predicted_memory_bytes": fixed + per_sequence * row["batch_size"]} for row in sizes],
+        "predicted": predicted,
+        "handout": handout,
+        "sizes": sizes,
         "largest_batch_size": sizes[-1]["batch_size"] if sizes else 0,
-        "estimated_largest_batch_size": estimated_largest(sizes, per_sequence, limit),
+        "estimated_largest_batch_size": estimated_largest(sizes, ours[1], limit),
         "stopped_by": stopped_by,
     }
+
+
+def within(limit: int, fixed: int, per_sequence: int) -> Row:
+    """A line of memory over the batch size, and the largest batch whose memory by it is within a limit.
+
+    >>> within(100, 20, 30)
+    {'fixed_bytes': 20, 'bytes_per_sequence': 30, 'largest_batch_size': 2}
+    """
+    largest = max(0, (limit - fixed) // per_sequence)
+    return {"fixed_bytes": fixed, "bytes_per_sequence": per_sequence, "largest_batch_size": largest}
 
 
 class Measurement:
@@ -75,6 +89,7 @@ class Measurement:
     ):
         self.training, self.device, self.limit, self.bytes_per_sequence = training, device, limit, bytes_per_sequence
         self.context_length, self.vocab_size = model_config.context_length, model_config.vocab_size
+        forget_peak_memory(device)
         self.held = held_memory_bytes(device)
         model = TransformerLM(model_config, seed=0).to(device)
         self.training_step = TrainingStep(model, training, Watch(device, warmup_steps=0))
@@ -92,7 +107,8 @@ class Measurement:
                 return sizes, reason
 
     def row(self, batch_size: int) -> Row:
-        """Time a batch size."""
+        """Time a batch size, and watch its memory."""
+        forget_peak_memory(self.device)
         seconds = self.timed_steps(batch_size)
         step_seconds = statistics.median(seconds)
         return {

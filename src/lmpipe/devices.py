@@ -71,6 +71,20 @@ def held_memory_bytes(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Let the peak begin anew at what is held now: freed memory goes back to the system, and the mark is reset.
+
+    Where the system resets no mark (proc(5), clear_refs), as on macOS, the peak stays that of the whole process.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def free_memory_bytes(device: torch.device) -> int:
     """The memory that this process could still take: of the GPU where there is one, otherwise of the machine.
 

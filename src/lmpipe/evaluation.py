@@ -11,11 +11,9 @@ from torch import Tensor
 
 from lmpipe.model import TransformerLM
 from lmpipe.pretokenize import END_OF_TEXT
+from lmpipe.settings import VALIDATED_AT_ONCE
 from lmpipe.tokens import Tokens, validation_windows
 from lmpipe.vocabulary import Vocabulary
-
-# Enough for full speed on a CPU, and the logits of a vocabulary of 32,000 still fit into 256 MB.
-TOKENS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def window_batches(
     tokens: Tokens, context_length: int, limit_tokens: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The fixed validation windows in batches (batch, seq) of equal length; a shorter last window comes alone."""
-    at_once = max(1, TOKENS_AT_ONCE // context_length)
+    at_once = max(1, VALIDATED_AT_ONCE // context_length)
     held: list[tuple[np.ndarray, np.ndarray]] = []
     for window in validation_windows(tokens, context_length, limit_tokens):
         if held and (len(held) == at_once or len(window[0]) != len(held[0][0])):

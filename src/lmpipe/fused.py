@@ -17,28 +17,17 @@ from lmpipe.kernels import layout
 from lmpipe.kernels.team import run
 
 ChunkLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-# Logits that are held at once: so few that a CPU's cache holds them, so many that a GPU is busy.
+# Logits that are held at once: so few that a CPU's cache holds them, so many that a GPU is busy. But each part
+# reads the whole matrix and writes all of its gradient, so that parts of a few rows are slow: of 8, four times as slow.
 CPU_LOGITS = 1 << 18
 GPU_LOGITS = 1 << 26
+# Logits that are held at once: so few that a CPU's cache holds them, so many that a GPU is busy. But each part
+# reads the whole matrix and writes all of its gradient, so that parts of a few rows are slow: of 8, four times as slow.
+CPU_LOGITS = 1 << 18
+GPU_LOGITS = 1 << 26
+FEWEST_ROWS = 128
 # The bytes of a number that kernels read and write.
 KERNEL_BYTES = {torch.float32: 4, torch.bfloat16: 2}
-
-
-def has_kernels(x: Tensor) -> bool:
-    """Whether what is made of a tensor is computed by our own kernels."""
-    return x.device.type == "cpu" and x.dtype in KERNEL_BYTES and not torch.compiler.is_compiling()
-
-
-def compute(name: str, units: int, *arguments: Tensor | int | None) -> None:
-    """Let a kernel do so many units of work; it is given contiguous tensors, 0 for None, and numbers."""
-    given = [(one.data_ptr(), one.nbytes) if isinstance(one, Tensor) else one or 0 for one in arguments]
-    run(name, units, torch.get_num_threads(), *given)
-
-
-def computed_dtype(x: Tensor) -> torch.dtype:
-    """The type in which autocast, where it is on, multiplies what is made of a tensor."""
-    is_lowered = torch.is_autocast_enabled(x.device.type)
-    return torch.get_autocast_dtype(x.device.type) if is_lowered else x.dtype
 
 
 class NormalizeRows(Function):
@@ -188,7 +177,7 @@ class HeadLoss(Function):
         inputs, matrix = hidden.to(dtype), weight.to(dtype)
         grad_hidden, grad_weight = torch.empty_like(inputs), torch.zeros_like(weight)
         loss = torch.zeros((), dtype=weight.dtype, device=weight.device)
-        rows = max(1, (CPU_LOGITS if weight.device.type == "cpu" else GPU_LOGITS) // len(weight))
+        rows = max(FEWEST_ROWS, (CPU_LOGITS if weight.device.type == "cpu" else GPU_LOGITS) // len(weight))
         for start in range(0, len(inputs), rows):
             part = slice(start, start + rows)
             loss += chunk(inputs[part], matrix, targets[part], grad_hidden[part], grad_weight)

@@ -44,8 +44,7 @@ def measure_model(
     """
     found = find_device(device)
     compute_reproducibly(threads, found)
-    # The first step of a process loads the code that computes, so a tiny one goes before all that is measured.
-    measure_step(tiny(config), training.model_copy(update={"batch_size": 1}), found)
+    load_code(config, training, found)
     process = peak_memory_bytes(found)
     step = measure_step(config, training, found)
     return {
@@ -64,10 +63,16 @@ def measure_model(
     }
 
 
-def tiny(config: ModelConfig) -> ModelConfig:
-    """A model of the same kind that takes next to no memory."""
+def load_code(config: ModelConfig, training: TrainingSettings, device: torch.device) -> None:
+    """Make a step of a model of the same kind that takes next to no memory.
+
+    The first step of a process loads the code that computes, which takes more than a small model does.
+    """
     smallest = {"d_model": 2 * config.num_heads, "d_ff": 2, "num_layers": 1, "context_length": 2, "vocab_size": 2}
-    return config.model_copy(update=smallest)
+    tiny, one = config.model_copy(update=smallest), training.model_copy(update={"batch_size": 1})
+    step = TrainingStep(TransformerLM(tiny, seed=0).to(device), one, Watch(device, warmup_steps=0))
+    step.make(1, *made_up_batch(tiny, 1, device), learning_rate=0.0)
+    step.fetch()
 
 
 def predict(config: ModelConfig, training: TrainingSettings) -> dict[str, Any]:

@@ -15,9 +15,6 @@ from lmpipe.seeds import stream_seed
 from lmpipe.settings import ModelConfig
 
 NORM_EPS = 1e-5
-# Blocks of positions that attention is divided into, and the longest context that is worth dividing so.
-BLOCKS = 4
-LONGEST_IN_BLOCKS = 512
 
 
 class Linear(nn.Module):
@@ -79,30 +76,19 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turns)).flatten(-2)
 
 
-def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attend from each position to itself and those before, each of the three being (batch, heads, seq, width).
+def causal_attention(qkv: Tensor, turns: Tensor | None, num_heads: int) -> Tensor:
+    """Attend from each position to itself and those before: (batch, seq, 3 d_model), queries first, to d_model.
 
-    On a CPU, short contexts go faster as a few plain products once the compiler fuses what lies between them.
+    `turns` are RoPE's, (seq, 1, width / 2, 2).
     """
-    if torch.compiler.is_compiling() and queries.device.type == "cpu" and queries.shape[2] <= LONGEST_IN_BLOCKS:
-        return attention_in_blocks(queries, keys, values)
-    return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-
-
-def attention_in_blocks(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """The same, by blocks of positions, each with the keys up to its end: what lies behind is not computed."""
-    batch, heads, seq, width = queries.shape
-    queries, keys, values = (part.reshape(batch * heads, seq, width) for part in (queries, keys, values))
-    attended = []
-    block = -(-seq // BLOCKS)
-    for start in range(0, seq, block):
-        stop = min(start + block, seq)
-        scores = queries[:, start:stop] @ keys[:, :stop].transpose(1, 2)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / math.sqrt(width)
-        is_before = torch.arange(start, stop)[:, None] >= torch.arange(stop)
-        shares = scores.masked_fill(~is_before, -math.inf).softmax(-1).type_as(values)
-        attended.append(shares @ values[:, :stop])
-    return torch.cat(attended, dim=1).view(batch, heads, seq, width)
+    if has_kernels(qkv):
+        return Attend.apply(qkv, turns, num_heads)
+    queries_keys, values = qkv.unflatten(-1, (3 * num_heads, -1)).split((2 * num_heads, num_heads), dim=2)
+    if turns is not None:
+        queries_keys = rotate(queries_keys.to(turns.dtype), turns).type_as(values)
+    queries, keys = queries_keys.transpose(1, 2).chunk(2, dim=1)
+    attended = F.scaled_dot_product_attention(queries, keys, values.transpose(1, 2), is_causal=True)
+    return attended.transpose(1, 2).flatten(-2)
 
 
 class Attention(nn.Module):
@@ -111,23 +97,13 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, device: torch.device | str | None = None):
         super().__init__()
         d_model = config.d_model
-        self.num_heads, self.width = config.num_heads, config.head_width
+        self.num_heads = config.num_heads
         self.qkv_proj = Linear(d_model, {"q_proj": d_model, "k_proj": d_model, "v_proj": d_model}, device)
         self.output_proj = Linear(d_model, {"output_proj": d_model}, device)
 
     def forward(self, x: Tensor, turns: Tensor | None) -> Tensor:
         """Attend from each position to itself and those before; `turns` are RoPE's, (seq, 1, width / 2, 2)."""
-        batch, seq, d_model = x.shape
-        qkv = self.qkv_proj(x)
-        if has_kernels(qkv):
-            return self.output_proj(Attend.apply(qkv, turns, self.num_heads))
-        qkv = qkv.view(batch, seq, 3 * self.num_heads, self.width)
-        queries_keys, values = qkv.split((2 * self.num_heads, self.num_heads), dim=2)
-        if turns is not None:
-            queries_keys = rotate(queries_keys.to(turns.dtype), turns).type_as(values)
-        queries, keys = queries_keys.transpose(1, 2).chunk(2, dim=1)
-        attended = causal_attention(queries, keys, values.transpose(1, 2))
-        return self.output_proj(attended.transpose(1, 2).reshape(batch, seq, d_model))
+        return self.output_proj(causal_attention(self.qkv_proj(x), turns, self.num_heads))
 
 
 class SwiGLU(nn.Module):

@@ -124,14 +124,16 @@ ACCOUNT = keys(
     checks=keys(equal=bool),
     adamw=keys(updates=keys(handout=UPDATE, torch=UPDATE), handout=ADAMW, swiglu=ADAMW),
 )
-# Every doubling of the batch size from 1, in this order; memory in bytes beyond what the process held before.
+MEMORY_LINE = keys(fixed_bytes=Count, bytes_per_sequence=Count, largest_batch_size=Whole)
+# Every doubling of the batch size from 1, in this order; memory in bytes beyond what a process with its code holds.
 BATCH_SIZES = keys(
     model=written_from(ModelConfig),
     precision=str,
     device=str,
     threads=Count,
     memory_limit_bytes=Whole,
-    predicted=keys(fixed_bytes=Count, bytes_per_sequence=Count, largest_batch_size=Whole),
+    predicted=MEMORY_LINE,
+    handout=MEMORY_LINE,
     sizes=list[
         keys(
             batch_size=Count,
@@ -139,7 +141,6 @@ BATCH_SIZES = keys(
             step_seconds=Positive,
             tokens_per_second=Positive,
             memory_bytes=Whole,
-            predicted_memory_bytes=Count,
         )
     ],
     largest_batch_size=Whole,

@@ -12,6 +12,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from lmpipe.complaints import shown
 
+# Validation tokens computed at once: enough for full speed on a CPU, and the logits of a vocabulary of 32,000 still fit
+# into 256 MB.
+VALIDATED_AT_ONCE = 2048
+
 
 def plain_number(value: Any) -> Any:
     """Accept number texts such as `1e-3`, which YAML reads as strings; refuse booleans, which Python counts as numbers.

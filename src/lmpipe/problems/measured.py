@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lmpipe.accounting import FLOAT32_BYTES, MODEL_FLOPS_UTILIZATION, forward_flops, parameters
-from lmpipe.activations import kept_bytes
+from lmpipe.accounting import MODEL_FLOPS_UTILIZATION, forward_flops, parameters
+from lmpipe.activations import step_bytes, validation_bytes
 from lmpipe.problem_shapes import BATCH_SIZES, MEASUREMENTS
 from lmpipe.problems import Figure, Table, training
 from lmpipe.problems.wording import command_for, count, number, percent, seconds_text
@@ -27,6 +27,15 @@ def error(predicted: float, measured: float) -> float:
     10.0
     """
     return 100 * (predicted - measured) / measured
+
+
+def signed_percent(value: float) -> str:
+    """An error in percent with its sign.
+
+    >>> signed_percent(-12.345), signed_percent(0.26)
+    ('−12.3 %', '+0.3 %')
+    """
+    return f"{value:+.1f} %".replace("-", "−")
 
 
 def error_words(predicted: float, measured: float) -> str:
@@ -257,7 +266,8 @@ class Kind:
     def predicted_peak(self) -> int:
         """The most memory that a run should hold, in bytes."""
         at_once = min(self.batch_size, self.runs[0].summary["micro_batch_size"])
-        return self.process + step_bytes(self.model, self.runs[0].setting("precision"), at_once)
+        step = step_bytes(self.model, self.runs[0].setting("precision"), at_once)
+        return self.process + step + validation_bytes(self.model)
 
     @property
     def peak(self) -> int:
@@ -284,14 +294,6 @@ class Kind:
     def utilization(self) -> float | None:
         """The share of the ceiling that the runs used; None where they took no time."""
         return self.flops / self.seconds / self.ceiling if self.seconds else None
-
-
-def step_bytes(model: ModelConfig, precision: str, batch_size: int) -> int:
-    """The most that a training step holds: weights, gradients, moments, and what is kept for the backward pass."""
-    by_part = parameters(model)
-    # The gradient of the output head is kept already, and is no second one.
-    early = FLOAT32_BYTES * by_part["lm_head"]
-    return 4 * FLOAT32_BYTES * by_part["total"] + kept_bytes(model, precision, batch_size) - early
 
 
 def kinds_of(results: Results, found: Measurements) -> Iterator[Kind]:

@@ -16,6 +16,7 @@ from lmpipe.problems.measured import (
     kinds_of,
     missing_sentence,
     read,
+    signed_percent,
 )
 from lmpipe.problems.wording import bytes_text, count, listing, percent
 from lmpipe.results import Results
@@ -105,7 +106,7 @@ def gap_sentences(found: Measurements) -> list[str]:
     told = [
         f"{words} {bytes_text(sum(abs(gaps[name]) for name in names))}: "
         f"{listing([f'{name} ({bytes_text(abs(gaps[name]))})' for name in names])}"
-        for words, names in (("It counts what is not kept,", over), ("It leaves out what is kept,", under))
+        for words, names in (("The list counts what is not kept,", over), ("It leaves out what is kept,", under))
         if names
     ]
     return [f"{sentence}." for sentence in told]
@@ -118,10 +119,17 @@ def peaks_table(kinds: list[Kind]) -> Table:
          error(kind.predicted_peak, kind.peak)]
         for kind in kinds
     ]  # fmt: skip
-    columns = ["first run of its kind", "runs", "batch size", "of the step (bytes)", "predicted peak (bytes)"]
+    columns = [
+        "first run of its kind",
+        "runs",
+        "batch size",
+        "of step and validation (bytes)",
+        "predicted peak (bytes)",
+    ]
     return Table(
-        "The most memory that a run's process held: that of a process without a model, and a step's by the accounting "
-        "(16 bytes a parameter, and the activations kept, of a part of the batch where it is computed in parts).",
+        "The most memory that a run's process held: that of a process without a model, a step's by our formula (16 "
+        "bytes a parameter, the activations kept, of a part of the batch where it is computed in parts, and the "
+        "gradients at the widest place of the backward pass), and the logits of the validation.",
         [*columns, "measured peak (bytes)", "error (%)"],
         rows,
     )
@@ -132,13 +140,13 @@ def peak_sentences(found: Measurements, kinds: list[Kind]) -> list[str]:
     if not kinds:
         return []
     errors = [error(kind.predicted_peak, kind.peak) for kind in kinds]
-    low, high = (f"{value:+.1f}".replace("-", "−") for value in (min(errors), max(errors)))
-    spread = f"{low} %" if low == high else f"{low} to {high} %"
+    low, high = (signed_percent(value) for value in (min(errors), max(errors)))
+    spread = low if low == high else f"{low} to {high}"
     share = percent(found["measured"]["process_bytes"] / max(kind.peak for kind in kinds))
     return [
-        f"The peak memory of whole runs is predicted with an error of {spread}; of the largest, {share} is the process "
-        f"itself ({bytes_text(found['measured']['process_bytes'])} before there is this model). The prediction counts "
-        "neither the room that the allocator keeps nor the validation."
+        f"The peak memory of whole runs is predicted with an error of {spread}; of the largest, {share} is the "
+        f"process itself ({bytes_text(found['measured']['process_bytes'])} before there is this model). "
+        "The prediction does not count the room that the allocator keeps between tensors."
     ]
 
 

@@ -2,6 +2,7 @@
 
 from lmpipe.problems import Finding
 from lmpipe.problems.ablation import Question, find_ablation
+from lmpipe.problems.tuned_ablation import find_tuned, is_tuned
 from lmpipe.results import Results
 
 ID = "pre_norm_ablation"
@@ -18,5 +19,8 @@ ABLATION = Question("norm", ("pre",), "post", "With post-norm in place of pre-no
 
 
 def find(results: Results) -> Finding:
-    """The paired difference between post-norm and pre-norm."""
+    """The paired difference between post-norm and pre-norm, at a rate of post-norm's own, too, where one was tried."""
+    experiment = results.experiment(ID)
+    if experiment is not None and is_tuned(experiment, ABLATION):
+        return find_tuned(results, ID, LINES, ABLATION, "with post-norm")
     return find_ablation(results, ID, LINES, ABLATION)
