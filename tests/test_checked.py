@@ -13,6 +13,7 @@ ENGINE = [
     "test_bpe.py",
     "test_tokenizer.py",
     "test_encoding.py",
+    "test_layers.py",
 ]
 
 

@@ -36,10 +36,10 @@ def test_the_closure_names_what_computes_and_leaves_the_rest_out():
 
 
 def test_the_kernels_and_their_compiler_count_for_tokenizers():
-    compiled = {"kernels.simd", "kernels.scan", "kernels.count", "kernels.merge", "kernels.build", "numba"}
-    assert compiled <= set(code_digest("bpe"))
+    compiled = {"kernels.simd", "kernels.scan", "kernels.count", "kernels.build", "numba"}
+    assert compiled | {"kernels.merge"} <= set(code_digest("bpe"))
     assert compiled <= set(code_digest("counting"))
-    assert compiled <= set(code_digest("encoding"))
+    assert compiled | {"kernels.encode"} <= set(code_digest("encoding"))
 
 
 def test_the_kernels_of_tokenizers_and_of_training_do_not_count_for_each_other():

@@ -3,7 +3,7 @@
 The handout (problem adamwAccounting) lists the outputs of the layers. What torch really keeps follows from what the
 derivatives need: the inputs of matrix multiplies, not their outputs; nothing of a sum; no attention scores, since the
 fused attention computes them again; and no logits, whose gradients are made with the loss. Formulas are texts, as in
-`lmpipe.accounting`, and give bytes of a sequence. They hold for a model that is not compiled.
+`lmpipe.accounting`, and give bytes of a sequence. They hold for a CPU, and a model that is not compiled.
 """
 
 from collections.abc import Iterable
@@ -59,22 +59,19 @@ def norm_values(config: ModelConfig) -> list[Kept]:
     wide = {"pre": "8 * L * S * D + 4 * S * D", "post": "8 * L * S * D", "none": "0"}[config.norm]
     narrow = {"pre": "8 * L * S + 4 * S", "post": "8 * L * S", "none": "0"}[config.norm]
     return [
-        Kept("normalised values before the gain", "norms", "0", wide, "by which norm and gain are differentiated"),
+        Kept("inputs of the RMSNorms", "norms", "0", wide, "by which norm and gain are differentiated"),
         Kept("reciprocal roots of the RMSNorms", "norms", "0", narrow, "a number for each position"),
     ]
 
 
 def attention_values(config: ModelConfig) -> list[Kept]:
     """What attention keeps."""
-    turned = "2 * c * L * S * D" if config.position == "rope" else "0"
     again = "fused attention computes them again from queries and keys"
     return [
         Kept("inputs of attention", "attention", read_by_a_block(config), "c * L * S * D", READ),
         Kept("queries, keys and values", "attention", "12 * L * S * D", "3 * c * L * S * D"),
-        Kept("queries and keys turned by RoPE", "attention", "0", turned, "turning makes new ones beside the others"),
         Kept("attention scores QKᵀ", "attention", "4 * L * H * S**2", "0", again),
         Kept("softmax of the scores", "attention", "4 * L * H * S**2", "0", again),
-        Kept("log-sums of the softmax", "attention", "0", "4 * L * H * S", "all that fused attention keeps of it"),
         Kept("weighted sums of the values", "attention", "4 * L * S * D", "c * L * S * D"),
         Kept("output projection", "attention", "4 * L * S * D", "0", SUM),
     ]
@@ -82,6 +79,8 @@ def attention_values(config: ModelConfig) -> list[Kept]:
 
 def feed_forward_values(config: ModelConfig) -> list[Kept]:
     """What the feed-forward keeps."""
+    is_gated = config.feed_forward == "swiglu"
+    silu = ("0", "the gate computes it again") if is_gated else ("c * L * S * F",)
     gate = [
         Kept("W3", "feed_forward", "4 * L * S * F", "c * L * S * F"),
         Kept("product of SiLU and W3", "feed_forward", "4 * L * S * F", "c * L * S * F"),
@@ -89,8 +88,8 @@ def feed_forward_values(config: ModelConfig) -> list[Kept]:
     return [
         Kept("inputs of the feed-forward", "feed_forward", read_by_a_block(config), "c * L * S * D", READ),
         Kept("W1", "feed_forward", "4 * L * S * F", "c * L * S * F"),
-        Kept("SiLU", "feed_forward", "4 * L * S * F", "c * L * S * F"),
-        *(gate if config.feed_forward == "swiglu" else []),
+        Kept("SiLU", "feed_forward", "4 * L * S * F", *silu),
+        *(gate if is_gated else []),
         Kept("W2", "feed_forward", "4 * L * S * D", "0", SUM),
     ]
 
@@ -145,10 +144,10 @@ def kept_bytes(config: ModelConfig, precision: str, batch_size: int) -> int:
 def work_step(config: ModelConfig) -> Step:
     """What the backward pass of a sequence holds at its widest, in the last feed-forward, beyond what was kept.
 
-    There are then the gradients of W1's and W3's outputs, of their product and a factor of it (4 F), and of the
-    residual stream (D); what the product, the loss and the norm behind the block kept (F, D and D) is gone already.
+    There are then the gradients of W1's and W3's outputs and of their product (3 F), and of the residual stream (D);
+    what the product, the loss and the norm behind the block kept (F, D and D) is gone already.
     """
-    made, gone = (4, 1) if config.feed_forward == "swiglu" else (2, 1)
+    made, gone = (3, 1) if config.feed_forward == "swiglu" else (2, 1)
     norms = 0 if config.norm == "none" else 1
     widest = f"c * S * max(0, {made - gone} * F - {norms} * D)"
     return Step("A_work", "gradients at the widest place of the backward pass, for a sequence", widest, "bytes")

@@ -26,57 +26,87 @@ GPU_LOGITS = 1 << 26
 CPU_LOGITS = 1 << 18
 GPU_LOGITS = 1 << 26
 FEWEST_ROWS = 128
+# A thread is given so many numbers at least, as in torch: for fewer it takes longer to wake it.
+FEWEST_NUMBERS = 1 << 15
 # The bytes of a number that kernels read and write.
 KERNEL_BYTES = {torch.float32: 4, torch.bfloat16: 2}
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Whether what is made of a tensor is computed by our own kernels."""
+    return x.device.type == "cpu" and x.dtype in KERNEL_BYTES and not torch.compiler.is_compiling()
+
+
+def compute(name: str, units: int, numbers: int, *arguments: Tensor | int | None) -> None:
+    """Let a kernel do so many units of work, each over so many numbers. Tensors are contiguous, None is 0."""
+    given = [(one.data_ptr(), one.nbytes) if isinstance(one, Tensor) else one or 0 for one in arguments]
+    threads = min(torch.get_num_threads(), max(1, units * numbers // FEWEST_NUMBERS))
+    run(name, units, threads, *given)
+
+
+def computed_dtype(x: Tensor) -> torch.dtype:
+    """The type in which a matrix multiplies a tensor: autocast's, where that is on."""
+    kind = x.device.type
+    is_lowered = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if is_lowered else x.dtype
 
 
 class NormalizeRows(Function):
     """RMSNorm over rows of width d_model, whose derivative needs the rows and the scale of each.
 
-    On a CPU the result is of the type that the matrix behind it multiplies in.
+    The result is float32, or at once of another type that the matrix behind it multiplies in.
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         """Normalise (N, d_model)."""
-        if has_kernels(x):
-            scales, output = x.new_empty(len(x), 1), torch.empty_like(x, dtype=computed_dtype(x))
+        ctx.has_kernels = has_kernels(x) and x.dtype == torch.float32
+        if ctx.has_kernels:
+            scales, output = x.new_empty(len(x), 1), torch.empty_like(x, dtype=dtype)
             shape = (len(x), x.shape[1], KERNEL_BYTES[output.dtype])
-            compute("normalize_rows", len(x), x, gain, output, scales, None, None, *shape)
+            compute("normalize_rows", len(x), x.shape[1], x, gain, output, scales, None, None, *shape)
         else:
             norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
             scales = norms.square_().div_(x.shape[1]).add_(eps).rsqrt_()
-            output = x * scales * gain
+            output = (x * scales * gain).to(dtype)
         ctx.save_for_backward(x, scales, gain)
         return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """With r the scale and n = r x: dx = r (g w - n mean(g w n)), and dw sums g n."""
         x, scales, gain = ctx.saved_tensors
-        if has_kernels(x):
-            groups = -(-len(x) // layout.NORM_GROUP)
-            grad, grad_x, sums = grad.contiguous(), torch.empty_like(x), x.new_empty(groups, x.shape[1])
-            shape = (len(x), x.shape[1], KERNEL_BYTES[grad.dtype])
-            compute("normalize_rows_back", groups, x, gain, grad, scales, grad_x, sums, *shape)
-            return grad_x, sums.sum(0), None
-        normal = x * scales
+        if ctx.has_kernels:
+            groups, d_model = -(-len(x) // layout.NORM_GROUP), x.shape[1]
+            grad, grad_x, sums = grad.contiguous(), torch.empty_like(x), x.new_empty(groups, d_model)
+            rest = (scales, grad_x, sums, len(x), d_model, KERNEL_BYTES[grad.dtype])
+            compute("normalize_rows_back", groups, layout.NORM_GROUP * d_model, x, gain, grad, *rest)
+            return grad_x, sums.sum(0), None, None
+        grad, normal = grad.to(x.dtype), x * scales
         products = grad * normal
         grad_gain = products.sum(0)
         means = torch.mv(products, gain).div_(-len(gain))
         grad_x = torch.mul(grad, gain, out=products).addcmul_(normal, means[:, None]).mul_(scales)
-        return grad_x, grad_gain, None
+        return grad_x, grad_gain, None, None
 
 
 class RMSNorm(nn.RMSNorm):
-    """RMSNorm (Zhang and Sennrich 2019, equation 4): (..., d_model) -> the same."""
+    """RMSNorm (Zhang and Sennrich 2019, equation 4): (..., d_model) -> the same.
+
+    `feeds_matrix` says that a matrix alone reads the result, which under autocast is then of the type for that.
+    """
+
+    def __init__(self, d_model: int, eps: float, feeds_matrix: bool = False, device: torch.device | str | None = None):
+        super().__init__(d_model, eps=eps, device=device)
+        self.feeds_matrix = feeds_matrix
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each row to a root mean square of 1, and apply the gains."""
         if torch.compiler.is_compiling():
             return super().forward(x)
-        return NormalizeRows.apply(x.reshape(-1, x.shape[-1]), self.weight, self.eps).view(x.shape)
+        dtype = computed_dtype(x) if self.feeds_matrix else x.dtype
+        return NormalizeRows.apply(x.reshape(-1, x.shape[-1]), self.weight, self.eps, dtype).view(x.shape)
 
 
 class Gate(Function):
@@ -91,7 +121,7 @@ class Gate(Function):
             return F.silu(gate) * up
         output = gate_up.new_empty(gate.shape)
         d_ff = gate.shape[-1]
-        compute("open_gates", gate.numel() // d_ff, gate_up, output, None, d_ff, KERNEL_BYTES[gate_up.dtype])
+        compute("open_gates", gate.numel() // d_ff, d_ff, gate_up, output, None, d_ff, KERNEL_BYTES[gate_up.dtype])
         return output
 
     @staticmethod
@@ -104,7 +134,7 @@ class Gate(Function):
         if has_kernels(gate_up):
             d_ff = gate.shape[-1]
             shape = (d_ff, KERNEL_BYTES[gate_up.dtype])
-            compute("open_gates_back", gate.numel() // d_ff, gate_up, grad.contiguous(), grads, *shape)
+            compute("open_gates_back", gate.numel() // d_ff, d_ff, gate_up, grad.contiguous(), grads, *shape)
             return grads
         grad_gate, grad_up = grads.chunk(2, dim=-1)
         torch.mul(grad, F.silu(gate), out=grad_up)
@@ -154,7 +184,7 @@ def attend(name: str, qkv: Tensor, output: Tensor, grads: Tensor | None, turns: 
     floats = positions * (2 * width + 3 * channels) + layout.ATTENTION_BLOCK * (3 * channels + 2 * positions)
     scratch = torch.empty(torch.get_num_threads(), floats)
     shape = (seq, num_heads, width, KERNEL_BYTES[qkv.dtype])
-    compute(name, batch * num_heads, qkv, output, grads, turns, scratch, 4 * floats, *shape)
+    compute(name, batch * num_heads, seq * (seq + width), qkv, output, grads, turns, scratch, 4 * floats, *shape)
 
 
 def filled_up(count: int, unit: int) -> int:
@@ -198,7 +228,9 @@ def chunk_loss(inputs: Tensor, matrix: Tensor, targets: Tensor, grad_inputs: Ten
     logits = F.linear(inputs, matrix)
     if has_kernels(logits):
         told = logits.new_empty((len(logits), 2), dtype=torch.float32)
-        compute("lose", len(logits), logits, targets, told, logits.shape[1], KERNEL_BYTES[logits.dtype])
+        compute(
+            "lose", len(logits), logits.shape[1], logits, targets, told, logits.shape[1], KERNEL_BYTES[logits.dtype]
+        )
         losses, grad_logits = told[:, 0] + told[:, 1].log_(), logits
     else:
         losses, grad_logits = losses_and_gradients(logits.to(grad_matrix.dtype), targets)

@@ -47,7 +47,9 @@ class Embedding(nn.Module):
 
 def norm_layer(config: ModelConfig, device: torch.device | str | None) -> nn.Module:
     """RMSNorm with eps 1e-5 (Zhang and Sennrich 2019, equation 4), or nothing where the model has no norms."""
-    return nn.Identity() if config.norm == "none" else RMSNorm(config.d_model, eps=NORM_EPS, device=device)
+    if config.norm == "none":
+        return nn.Identity()
+    return RMSNorm(config.d_model, NORM_EPS, feeds_matrix=config.norm == "pre", device=device)
 
 
 def rope_turns(config: ModelConfig, device: torch.device | str | None = None) -> Tensor:

@@ -1,0 +1,151 @@
+"""The kernels of training (lmpipe.kernels.layers), as lmpipe.fused calls them, against formulas in float64."""
+
+import math
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from lmpipe import fused
+from lmpipe.fused import Attend, NormalizeRows, gated, head_loss
+from lmpipe.kernels.team import openmp
+from lmpipe.model import rope_turns, rotate
+from lmpipe.settings import ModelConfig
+
+# How far a float32 and a bfloat16 result may lie from the exact one, relative to the largest number of it.
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
+dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+# Batch, positions, heads, width: those of the laptop study, whole blocks and vectors, and neither.
+ATTENTION = [(2, 128, 4, 16), (2, 64, 2, 32), (3, 7, 2, 8), (1, 101, 3, 10), (1, 33, 1, 72), (2, 1, 1, 2)]
+
+
+def drawn(*shape, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator).to(dtype)
+
+
+def turns_for(seq, heads, width):
+    shape = {"context_length": seq, "d_model": heads * width, "num_heads": heads}
+    return rope_turns(ModelConfig(**shape, d_ff=1, num_layers=1, vocab_size=2))[:, None]
+
+
+def with_gradients(function, inputs, grad):
+    """What a function gives, and the gradients of its inputs."""
+    leaves = [one.detach().requires_grad_() for one in inputs]
+    result = function(*leaves)
+    return [result.detach(), *torch.autograd.grad(result, leaves, grad.to(result.dtype))]
+
+
+def assert_close(ours, exact, dtype):
+    for mine, other in zip(ours, exact, strict=True):
+        assert (mine.double() - other).abs().max() <= TOLERANCE[dtype] * other.abs().max()
+
+
+def plain_attention(qkv, turns, heads):
+    parts = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    queries, keys, values = parts
+    if turns is not None:
+        queries, keys = (rotate(part.transpose(1, 2), turns).transpose(1, 2) for part in (queries, keys))
+    scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
+    ahead = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    return (scores.masked_fill(ahead, -math.inf).softmax(-1) @ values).transpose(1, 2).flatten(-2)
+
+
+@dtypes
+@pytest.mark.parametrize("has_rope", [True, False])
+@pytest.mark.parametrize(("batch", "seq", "heads", "width"), ATTENTION)
+def test_attention_and_its_gradients_equal_the_formula(batch, seq, heads, width, has_rope, dtype):
+    qkv, grad = drawn(batch, seq, 3 * heads * width, dtype=dtype), drawn(batch, seq, heads * width, dtype=dtype, seed=1)
+    turns = turns_for(seq, heads, width) if has_rope else None
+    ours = with_gradients(lambda x: Attend.apply(x, turns if turns is None else turns.float(), heads), [qkv], grad)
+    exact = with_gradients(lambda x: plain_attention(x, turns, heads), [qkv.double()], grad)
+    assert ours[0].dtype == dtype
+    assert_close(ours, exact, dtype)
+
+
+@dtypes
+@pytest.mark.parametrize(("rows", "d_model"), [(1, 3), (3, 16), (64, 64), (130, 50), (65, 200)])
+def test_rmsnorm_and_its_gradients_equal_the_formula(rows, d_model, dtype):
+    x, gain, grad = drawn(rows, d_model), drawn(d_model, seed=1), drawn(rows, d_model, dtype=dtype, seed=2)
+    ours = with_gradients(lambda x, gain: NormalizeRows.apply(x, gain, 1e-5, dtype), [x, gain], grad)
+    formula = with_gradients(lambda x, gain: F.rms_norm(x, (d_model,), gain, 1e-5), [x.double(), gain.double()], grad)
+    assert ours[0].dtype == dtype and ours[1].dtype == torch.float32
+    assert_close(ours, formula, dtype)
+
+
+@dtypes
+@pytest.mark.parametrize(("rows", "d_ff"), [(1, 1), (3, 16), (5, 37), (40, 192)])
+def test_the_gate_and_its_gradients_equal_the_formula(rows, d_ff, dtype):
+    gate_up, grad = drawn(2, rows, 2 * d_ff, dtype=dtype) * 5, drawn(2, rows, d_ff, dtype=dtype, seed=1)
+    ours = with_gradients(gated, [gate_up], grad)
+    exact = with_gradients(lambda x: F.silu(x[..., :d_ff]) * x[..., d_ff:], [gate_up.double()], grad)
+    assert_close(ours, exact, dtype)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("vocab_size", "seq"), [(2, 3), (16, 1), (61, 40), (1024, 200)])
+def test_the_loss_and_its_gradients_equal_cross_entropy(vocab_size, seq, precision):
+    hidden, weight = drawn(2, seq, 24) / 5, drawn(vocab_size, 24, seed=1)
+    targets = torch.randint(vocab_size, (2, seq), generator=torch.Generator().manual_seed(2))
+    one = torch.ones(())
+    ours = with_gradients(lambda hidden, weight: head_loss(hidden, weight, targets, precision), [hidden, weight], one)
+    exact = with_gradients(
+        lambda hidden, weight: F.cross_entropy((hidden @ weight.t()).flatten(0, 1), targets.flatten(), reduction="sum"),
+        [hidden.double(), weight.double()],
+        one,
+    )
+    assert_close(ours, exact, getattr(torch, precision))
+
+
+def everything(threads):
+    """What all kernels give with so many threads, for inputs that are worth several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    qkv, x = drawn(4, 128, 96), drawn(1000, 64)
+    turns = turns_for(128, 2, 16).float()
+    found = [
+        *with_gradients(lambda qkv: Attend.apply(qkv, turns, 2), [qkv], drawn(4, 128, 32)),
+        *with_gradients(lambda x, gain: NormalizeRows.apply(x, gain, 1e-5, x.dtype), [x, drawn(64)], drawn(1000, 64)),
+        *with_gradients(gated, [drawn(1000, 128)], drawn(1000, 64)),
+    ]
+    torch.set_num_threads(before)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere kernels run in one thread")
+def test_results_are_the_same_bits_in_any_number_of_threads():
+    assert openmp() is not None, "torch's threads were not found"
+    alone = everything(1)
+    for threads in (2, 3, 5):
+        for mine, other in zip(everything(threads), alone, strict=True):
+            assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_what_is_broken_stays_broken(broken):
+    """Divergence is seen by a loss that is not finite."""
+    qkv = drawn(1, 40, 48)
+    qkv[0, 5, 3] = broken
+    assert not Attend.apply(qkv, None, 1)[0, 5:].isfinite().all()
+    gate_up = drawn(3, 40)
+    gate_up[1, 7] = broken
+    assert not gated(gate_up)[1].isfinite().all()
+    hidden = drawn(1, 4, 8)
+    hidden[0, 2, 1] = broken
+    assert not head_loss(hidden, drawn(20, 8, seed=1), torch.zeros(1, 4, dtype=torch.long), "float32").isfinite()
+
+
+def test_gradients_that_do_not_lie_together_are_read_right():
+    x, grad = drawn(30, 64), drawn(32, 30).t()
+    assert not grad.is_contiguous()
+    for mine, other in zip(
+        with_gradients(gated, [x], grad), with_gradients(gated, [x], grad.contiguous()), strict=True
+    ):
+        assert torch.equal(mine, other)
+
+
+def test_only_float32_and_bfloat16_on_a_cpu_have_kernels():
+    assert fused.has_kernels(torch.ones(1)) and fused.has_kernels(torch.ones(1, dtype=torch.bfloat16))
+    assert not fused.has_kernels(torch.ones(1, dtype=torch.float64))
+    assert not fused.has_kernels(torch.ones(1, device="meta"))
