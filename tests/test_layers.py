@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from lmpipe import fused
-from lmpipe.fused import Attend, NormalizeRows, gated, head_loss
+from lmpipe.fused import Attend, FeedForward, NormalizeRows, head_loss
 from lmpipe.kernels.team import openmp
 from lmpipe.model import rope_turns, rotate
 from lmpipe.settings import ModelConfig
@@ -74,12 +74,20 @@ def test_rmsnorm_and_its_gradients_equal_the_formula(rows, d_model, dtype):
     assert_close(ours, formula, dtype)
 
 
+def plain_feed_forward(x, w13, w2):
+    gate, up = (x @ w13.t()).chunk(2, dim=-1)
+    return (F.silu(gate) * up) @ w2.t()
+
+
 @dtypes
-@pytest.mark.parametrize(("rows", "d_ff"), [(1, 1), (3, 16), (5, 37), (40, 192)])
-def test_the_gate_and_its_gradients_equal_the_formula(rows, d_ff, dtype):
-    gate_up, grad = drawn(2, rows, 2 * d_ff, dtype=dtype) * 5, drawn(2, rows, d_ff, dtype=dtype, seed=1)
-    ours = with_gradients(gated, [gate_up], grad)
-    exact = with_gradients(lambda x: F.silu(x[..., :d_ff]) * x[..., d_ff:], [gate_up.double()], grad)
+@pytest.mark.parametrize(("rows", "d_model", "d_ff"), [(1, 2, 1), (3, 16, 16), (150, 24, 37), (300, 64, 192)])
+def test_the_feed_forward_and_its_gradients_equal_the_formula(rows, d_model, d_ff, dtype):
+    x, grad = drawn(2, rows, d_model, dtype=dtype), drawn(2, rows, d_model, dtype=dtype, seed=1)
+    weights = [drawn(2 * d_ff, d_model, seed=2) / d_model**0.5, drawn(d_model, d_ff, seed=3) / d_ff**0.5]
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        ours = with_gradients(FeedForward.apply, [x, *weights], grad)
+    exact = with_gradients(plain_feed_forward, [x.double(), *(weight.double() for weight in weights)], grad)
+    assert ours[0].dtype == dtype and ours[2].dtype == torch.float32
     assert_close(ours, exact, dtype)
 
 
@@ -107,7 +115,7 @@ def everything(threads):
     found = [
         *with_gradients(lambda qkv: Attend.apply(qkv, turns, 2), [qkv], drawn(4, 128, 32)),
         *with_gradients(lambda x, gain: NormalizeRows.apply(x, gain, 1e-5, x.dtype), [x, drawn(64)], drawn(1000, 64)),
-        *with_gradients(gated, [drawn(1000, 128)], drawn(1000, 64)),
+        *with_gradients(FeedForward.apply, [drawn(1000, 16), drawn(128, 16), drawn(16, 64)], drawn(1000, 16)),
     ]
     torch.set_num_threads(before)
     return found
@@ -128,20 +136,19 @@ def test_what_is_broken_stays_broken(broken):
     qkv = drawn(1, 40, 48)
     qkv[0, 5, 3] = broken
     assert not Attend.apply(qkv, None, 1)[0, 5:].isfinite().all()
-    gate_up = drawn(3, 40)
-    gate_up[1, 7] = broken
-    assert not gated(gate_up)[1].isfinite().all()
+    x = drawn(3, 40)
+    x[1, 7] = broken
+    assert not FeedForward.apply(x, drawn(20, 40), drawn(40, 10))[1].isfinite().all()
     hidden = drawn(1, 4, 8)
     hidden[0, 2, 1] = broken
     assert not head_loss(hidden, drawn(20, 8, seed=1), torch.zeros(1, 4, dtype=torch.long), "float32").isfinite()
 
 
 def test_gradients_that_do_not_lie_together_are_read_right():
-    x, grad = drawn(30, 64), drawn(32, 30).t()
+    inputs, grad = [drawn(30, 64), drawn(8, 64), drawn(64, 4)], drawn(64, 30).t()
     assert not grad.is_contiguous()
-    for mine, other in zip(
-        with_gradients(gated, [x], grad), with_gradients(gated, [x], grad.contiguous()), strict=True
-    ):
+    results = [with_gradients(FeedForward.apply, inputs, one) for one in (grad, grad.contiguous())]
+    for mine, other in zip(*results, strict=True):
         assert torch.equal(mine, other)
 
 

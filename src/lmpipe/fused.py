@@ -5,7 +5,7 @@ them (lmpipe.kernels.layers), mostly in one pass; elsewhere torch's operations d
 those by itself. N counts rows (batch * seq).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -26,6 +26,7 @@ GPU_LOGITS = 1 << 26
 CPU_LOGITS = 1 << 18
 GPU_LOGITS = 1 << 26
 FEWEST_ROWS = 128
+FEED_FORWARD_ROWS = 256
 # A thread is given so many numbers at least, as in torch: for fewer it takes longer to wake it.
 FEWEST_NUMBERS = 1 << 15
 # The bytes of a number that kernels read and write.
@@ -117,12 +118,7 @@ class Gate(Function):
         """Gate (..., 2 d_ff), giving (..., d_ff)."""
         ctx.save_for_backward(gate_up)
         gate, up = gate_up.chunk(2, dim=-1)
-        if not has_kernels(gate_up):
-            return F.silu(gate) * up
-        output = gate_up.new_empty(gate.shape)
-        d_ff = gate.shape[-1]
-        compute("open_gates", gate.numel() // d_ff, d_ff, gate_up, output, None, d_ff, KERNEL_BYTES[gate_up.dtype])
-        return output
+        return F.silu(gate) * up
 
     @staticmethod
     @once_differentiable
@@ -131,11 +127,6 @@ class Gate(Function):
         (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         grads = torch.empty_like(gate_up)
-        if has_kernels(gate_up):
-            d_ff = gate.shape[-1]
-            shape = (d_ff, KERNEL_BYTES[gate_up.dtype])
-            compute("open_gates_back", gate.numel() // d_ff, d_ff, gate_up, grad.contiguous(), grads, *shape)
-            return grads
         grad_gate, grad_up = grads.chunk(2, dim=-1)
         torch.mul(grad, F.silu(gate), out=grad_up)
         torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
@@ -148,6 +139,60 @@ def gated(gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up
     return Gate.apply(gate_up)
+
+
+class FeedForward(Function):
+    """SwiGLU with both of its matrices, on a CPU: some rows at a time, whose numbers stay in the processor's cache.
+
+    It keeps what the first matrix makes; the derivative computes the gated product again.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, w13: Tensor, w2: Tensor) -> Tensor:
+        """w2(silu(w1 x) * w3 x) of (..., d_model), w13 (2 d_ff, d_model) and w2 (d_model, d_ff)."""
+        dtype, d_ff = computed_dtype(x), w2.shape[1]
+        inputs, wide, narrow = x.flatten(0, -2).to(dtype), w13.to(dtype), w2.to(dtype)
+        gate_up, output = inputs.new_empty(len(inputs), 2 * d_ff), torch.empty_like(inputs)
+        for part in row_parts(inputs):
+            torch.mm(inputs[part], wide.t(), out=gate_up[part])
+            product = inputs.new_empty(len(inputs[part]), d_ff)
+            compute("open_gates", len(product), d_ff, gate_up[part], product, None, d_ff, KERNEL_BYTES[dtype])
+            torch.mm(product, narrow.t(), out=output[part])
+        ctx.save_for_backward(inputs, gate_up, wide, narrow)
+        ctx.input_dtype = x.dtype
+        return output.view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of the input and of both matrices."""
+        inputs, gate_up, wide, narrow = ctx.saved_tensors
+        grad_rows, grad_inputs = grad.flatten(0, -2).to(inputs.dtype).contiguous(), torch.empty_like(inputs)
+        grad_wide, grad_narrow = (torch.zeros_like(one, dtype=torch.float32) for one in (wide, narrow))
+        d_ff = narrow.shape[1]
+        for part in row_parts(inputs):
+            product = torch.mm(grad_rows[part], narrow)
+            grads = torch.empty_like(gate_up[part])
+            # Reads the gradients of the product, and leaves it in their place.
+            compute("open_gates_back", len(product), d_ff, gate_up[part], product, grads, d_ff, product.element_size())
+            torch.mm(grads, wide, out=grad_inputs[part])
+            add_product(grad_wide, grads.t(), inputs[part])
+            add_product(grad_narrow, grad_rows[part].t(), product)
+        return grad_inputs.view(grad.shape).to(ctx.input_dtype), grad_wide, grad_narrow
+
+
+def row_parts(rows: Tensor) -> Iterator[slice]:
+    """The rows that a feed-forward computes together; in bfloat16 all, since sums of its products are not kept in it."""
+    size = FEED_FORWARD_ROWS if rows.dtype == torch.float32 else len(rows)
+    return (slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size))
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add the product of two matrices, which may be of a smaller type, to a third one."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 class Attend(Function):
@@ -181,7 +226,7 @@ def attend(name: str, qkv: Tensor, output: Tensor, grads: Tensor | None, turns: 
     width = d_qkv // 3 // num_heads
     positions, channels = filled_up(seq, layout.ATTENTION_BLOCK), filled_up(width, layout.LANES)
     # Of the greater need, the backward pass's: five matrices of a head, three blocks of rows and two of scores.
-    floats = positions * (2 * width + 3 * channels) + layout.ATTENTION_BLOCK * (3 * channels + 2 * positions)
+    floats = 5 * positions * channels + layout.ATTENTION_BLOCK * (3 * channels + 2 * positions)
     scratch = torch.empty(torch.get_num_threads(), floats)
     shape = (seq, num_heads, width, KERNEL_BYTES[qkv.dtype])
     compute(name, batch * num_heads, seq * (seq + width), qkv, output, grads, turns, scratch, 4 * floats, *shape)
@@ -236,10 +281,7 @@ def chunk_loss(inputs: Tensor, matrix: Tensor, targets: Tensor, grad_inputs: Ten
         losses, grad_logits = losses_and_gradients(logits.to(grad_matrix.dtype), targets)
         grad_logits = grad_logits.to(inputs.dtype)
     torch.mm(grad_logits, matrix, out=grad_inputs)
-    if grad_logits.dtype == grad_matrix.dtype:
-        grad_matrix.addmm_(grad_logits.t(), inputs)
-    else:
-        grad_matrix += grad_logits.t() @ inputs
+    add_product(grad_matrix, grad_logits.t(), inputs)
     return losses.sum()
 
 

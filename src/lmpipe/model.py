@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that every PyTorch reader knows)
 from torch import Tensor, nn
 
-from lmpipe.fused import Attend, RMSNorm, gated, has_kernels
+from lmpipe.fused import Attend, FeedForward, RMSNorm, gated, has_kernels
 from lmpipe.seeds import stream_seed
 from lmpipe.settings import ModelConfig
 
@@ -118,6 +118,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate and project (batch, seq, d_model)."""
+        if has_kernels(x):
+            return FeedForward.apply(x, self.w13.weight, self.w2.weight)
         return self.w2(gated(self.w13(x)))
 
 

@@ -341,6 +341,33 @@ def turned(context, values, turns, sign):
     return lanes(lanes, lanes, types.float32), generate
 
 
+@intrinsic
+def transpose_block(context, target, target_stride, source, source_stride):
+    """Write sixteen rows of sixteen numbers as columns; rows lie so many bytes apart."""
+
+    def generate(context, builder, signature, arguments):
+        target, target_stride, source, source_stride = arguments
+
+        def place(start, stride, row):
+            return builder.add(start, builder.mul(stride, LONG(row)))
+
+        rows = [load_from(builder, place(source, source_stride, row), FLOATS) for row in range(LANES)]
+        # Of each two rows, squares of numbers beside the diagonal change places: of one, then two, four and eight.
+        for distance in (1, 2, 4, 8):
+            low = [lane if not lane & distance else LANES + lane - distance for lane in range(LANES)]
+            high = [lane + distance if not lane & distance else LANES + lane for lane in range(LANES)]
+            for row in range(LANES):
+                if not row & distance:
+                    pair = rows[row], rows[row + distance]
+                    for place_of, mask in ((row, low), (row + distance, high)):
+                        rows[place_of] = builder.shuffle_vector(*pair, ir.Constant(INTS, mask))
+        for row, values in enumerate(rows):
+            builder.store(values, pointer(builder, place(target, target_stride, row), FLOATS)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
 def product_block(rows, vectors, is_added):
     """An intrinsic that computes a part of a matrix product: `rows` rows and `vectors` times sixteen columns of it.
 

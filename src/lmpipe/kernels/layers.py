@@ -10,6 +10,7 @@ import numpy as np
 
 from lmpipe.kernels import layout
 from lmpipe.kernels.lanes import (
+    HALF_BYTES,
     LANES,
     MASKED,
     filled,
@@ -34,6 +35,7 @@ from lmpipe.kernels.lanes import (
     store_some_halves,
     times,
     total,
+    transpose_block,
     turned,
 )
 from lmpipe.kernels.simd import CHECKED, checked, field, inlined, kernel, load_int
@@ -52,18 +54,22 @@ soften = soften_by(fused_exponential)
 @inlined
 def read(row, place, count, size):
     """Sixteen numbers of a row from `place` on; behind the `count` that it has there are zeros."""
+    left = count - place
     if size == FLOAT_BYTES:
-        return load_some(row + FLOAT_BYTES * place, min(count - place, LANES))
-    return load_some_halves(row + 2 * place, min(count - place, LANES))
+        return load_lanes(row + FLOAT_BYTES * place) if left >= LANES else load_some(row + FLOAT_BYTES * place, left)
+    return load_some_halves(row + HALF_BYTES * place, min(left, LANES))
 
 
 @inlined
 def write(row, place, values, count, size):
     """Write sixteen numbers of a row from `place` on, or as many as it has."""
-    if size == FLOAT_BYTES:
-        store_some(row + FLOAT_BYTES * place, values, min(count - place, LANES))
+    left = count - place
+    if size != FLOAT_BYTES:
+        store_some_halves(row + HALF_BYTES * place, values, min(left, LANES))
+    elif left >= LANES:
+        store_lanes(row + FLOAT_BYTES * place, values)
     else:
-        store_some_halves(row + 2 * place, values, min(count - place, LANES))
+        store_some(row + FLOAT_BYTES * place, values, left)
 
 
 @inlined
@@ -145,7 +151,7 @@ def open_gates(call, first, last, rank):
 
 @kernel
 def open_gates_back(call, first, last, rank):
-    """The gradients of both halves, side by side, too."""
+    """The gradients of both halves, side by side, too; those of the product are replaced by the product itself."""
     d_ff, size = field(call, layout.GATE_D_FF), field(call, layout.GATE_SIZE)
     for row in range(first, last):
         gates = field(call, layout.GATE_UP) + 2 * size * d_ff * row
@@ -161,6 +167,7 @@ def open_gates_back(call, first, last, rank):
             slope = plus_product(opened, bent, minus(spread(ONE), opened))
             write(outputs, place, times(times(grad, up), slope), d_ff, size)
             write(outputs + size * d_ff, place, times(grad, bent), d_ff, size)
+            write(grads, place, times(bent, up), d_ff, size)
     return 0
 
 
@@ -183,18 +190,24 @@ def lose(call, first, last, rank):
         for place in range(0, vocab, LANES):
             highest = larger(filled(read(logits, place, vocab, size), vocab - place, MASKED), highest)
         greatest = largest(highest)
+        wanted = total(read(logits, target, target + 1, size))
         found = spread(ZERO)
         for place in range(0, vocab, LANES):
             values = filled(read(logits, place, vocab, size), vocab - place, MASKED)
-            found = plus(found, fused_exponential(minus(values, spread(greatest))))
+            values = fused_exponential(minus(values, spread(greatest)))
+            if size == FLOAT_BYTES:
+                write(logits, place, values, vocab, size)
+            found = plus(found, values)
         sum_of_all = total(found)
-        wanted = total(read(logits, target, target + 1, size))
         store_float(told, greatest - wanted)
         store_float(told + FLOAT_BYTES, sum_of_all)
         share = spread(ONE / sum_of_all)
         for place in range(0, vocab, LANES):
-            chances = times(fused_exponential(minus(read(logits, place, vocab, size), spread(greatest))), share)
-            write(logits, place, chances, vocab, size)
+            values = read(logits, place, vocab, size)
+            if size != FLOAT_BYTES:
+                # bfloat16 would not keep the exponentials well: they are computed again.
+                values = fused_exponential(minus(values, spread(greatest)))
+            write(logits, place, times(values, share), vocab, size)
         # The gradient of a logit is its chance, less 1 for the target's.
         chance = read(logits, target, target + 1, size)
         write(logits, target, minus(chance, spread(ONE)), target + 1, size)
@@ -283,13 +296,28 @@ def clear(address, size):
 
 
 @kernel
-def take_columns(target, stride, row, source_stride, positions, width, size, turns, scratch):
-    """A head's rows as columns of a matrix (width, positions), turned by RoPE unless `turns` is 0."""
-    for position in range(positions):
-        take_row(scratch, row + source_stride * position, width, size, ONE, turns_of(turns, position, width))
-        for channel in range(width):
-            place = target + stride * channel + FLOAT_BYTES * position
-            store_float(place, load_float(scratch + FLOAT_BYTES * channel))
+def take_rows(target, row_bytes, rows, stride, first, last, seq, width, size, factor, turns):
+    """A head's rows of some positions, those behind the last one of the sequence being zeros."""
+    for position in range(first, last):
+        if position < seq:
+            take_row(target, rows + stride * position, width, size, factor, turns_of(turns, position, width))
+        else:
+            clear(target, row_bytes)
+        target += row_bytes
+
+
+@kernel
+def transpose(target, target_stride, source, row_bytes, rows):
+    """A matrix of whole blocks, transposed."""
+    for offset in range(0, row_bytes, LANES_BYTES):
+        for row in range(0, rows, LANES):
+            from_place = source + row_bytes * row + offset
+            to_place = target + target_stride * (offset // FLOAT_BYTES) + FLOAT_BYTES * row
+            if CHECKED:
+                for corner in (0, LANES - 1):
+                    checked(from_place + row_bytes * corner, LANES_BYTES)
+                    checked(to_place + target_stride * corner, LANES_BYTES)
+            transpose_block(to_place, target_stride, from_place, row_bytes)
 
 
 @inlined
@@ -310,46 +338,35 @@ def attend_heads(call, first, last, rank):
     seq, heads, width = shape_of(call)
     size, turns = field(call, layout.ATTEND_SIZE), field(call, layout.ATTEND_TURNS)
     d_model, factor = heads * width, ONE / square_root(np.float32(width))
-    line, row_bytes = FLOAT_BYTES * filled_up(seq, BLOCK), FLOAT_BYTES * filled_up(width, LANES)
-    keys = field(call, layout.ATTEND_SCRATCH) + field(call, layout.ATTEND_SCRATCH_BYTES) * rank
-    values = keys + line * width
-    queries = values + line // FLOAT_BYTES * row_bytes
-    scores = queries + BLOCK * row_bytes
-    mixed = scores + BLOCK * line
-    shares = mixed + BLOCK * row_bytes
+    positions, row_bytes = filled_up(seq, BLOCK), FLOAT_BYTES * filled_up(width, LANES)
+    line, matrix = FLOAT_BYTES * positions, positions * row_bytes
+    key_columns = field(call, layout.ATTEND_SCRATCH) + field(call, layout.ATTEND_SCRATCH_BYTES) * rank
+    keys, values = key_columns + matrix, key_columns + 2 * matrix
+    queries = values + matrix
+    mixed = queries + BLOCK * row_bytes
+    scores = mixed + BLOCK * row_bytes
+    stride, out_stride = 3 * size * d_model, size * d_model
     for unit in range(first, last):
-        qkv = field(call, layout.ATTEND_QKV) + size * (unit // heads * seq * 3 * d_model + unit % heads * width)
-        output = field(call, layout.ATTEND_OUTPUT) + size * (unit // heads * seq * d_model + unit % heads * width)
-        stride = 3 * size * d_model
-        clear(keys, line * width + line // FLOAT_BYTES * row_bytes)
-        take_columns(keys, line, qkv + size * d_model, stride, seq, width, size, turns, queries)
-        for position in range(seq):
-            row = qkv + 2 * size * d_model + stride * position
-            take_row(values + row_bytes * position, row, width, size, ONE, 0)
+        place = unit // heads * seq * d_model
+        qkv = field(call, layout.ATTEND_QKV) + size * (3 * place + unit % heads * width)
+        output = field(call, layout.ATTEND_OUTPUT) + size * (place + unit % heads * width)
+        take_rows(keys, row_bytes, qkv + out_stride, stride, 0, positions, seq, width, size, ONE, turns)
+        take_rows(values, row_bytes, qkv + 2 * out_stride, stride, 0, positions, seq, width, size, ONE, 0)
+        transpose(key_columns, line, keys, row_bytes, positions)
         for start in range(0, seq, BLOCK):
             stop = start + BLOCK
-            take_queries(queries, row_bytes, qkv, stride, start, seq, width, size, factor, turns)
-            multiply(scores, line, queries, row_bytes, FLOAT_BYTES, keys, line, BLOCK, FLOAT_BYTES * stop, width)
+            take_rows(queries, row_bytes, qkv, stride, start, stop, seq, width, size, factor, turns)
+            multiply(scores, line, queries, row_bytes, FLOAT_BYTES, key_columns, line, BLOCK, FLOAT_BYTES * stop, width)
             for row in range(BLOCK):
                 share = ONE / soften(scores + line * row, start + row + 1, FLOAT_BYTES * stop)
-                store_float(shares + FLOAT_BYTES * row, share)
+                # The query is not needed any more.
+                store_float(queries + row_bytes * row, share)
             multiply(mixed, row_bytes, scores, line, FLOAT_BYTES, values, row_bytes, BLOCK, row_bytes, stop)
             for position in range(start, min(stop, seq)):
-                row = position - start
-                share = load_float(shares + FLOAT_BYTES * row)
-                give_row(output + size * d_model * position, mixed + row_bytes * row, width, size, share, 0)
+                row = row_bytes * (position - start)
+                share = load_float(queries + row)
+                give_row(output + out_stride * position, mixed + row, width, size, share, 0)
     return 0
-
-
-@kernel
-def take_queries(target, row_bytes, rows, stride, start, seq, width, size, factor, turns):
-    """A block of rows, those behind the last position being zeros."""
-    for position in range(start, start + BLOCK):
-        place = target + row_bytes * (position - start)
-        if position < seq:
-            take_row(place, rows + stride * position, width, size, factor, turns_of(turns, position, width))
-        else:
-            clear(place, row_bytes)
 
 
 @kernel
@@ -362,13 +379,12 @@ def attend_heads_back(call, first, last, rank):
     seq, heads, width = shape_of(call)
     size, turns = field(call, layout.ATTEND_SIZE), field(call, layout.ATTEND_TURNS)
     d_model, factor = heads * width, ONE / square_root(np.float32(width))
-    line, row_bytes = FLOAT_BYTES * filled_up(seq, BLOCK), FLOAT_BYTES * filled_up(width, LANES)
-    square = line // FLOAT_BYTES * row_bytes
+    positions, row_bytes = filled_up(seq, BLOCK), FLOAT_BYTES * filled_up(width, LANES)
+    line, matrix = FLOAT_BYTES * positions, positions * row_bytes
     key_columns = field(call, layout.ATTEND_SCRATCH) + field(call, layout.ATTEND_SCRATCH_BYTES) * rank
-    value_columns = key_columns + line * width
-    keys = value_columns + line * width
-    key_grads, value_grads = keys + square, keys + 2 * square
-    queries = keys + 3 * square
+    value_columns, keys = key_columns + matrix, key_columns + 2 * matrix
+    key_grads, value_grads = keys + matrix, keys + 2 * matrix
+    queries = keys + 3 * matrix
     grads = queries + BLOCK * row_bytes
     query_grads = grads + BLOCK * row_bytes
     scores = query_grads + BLOCK * row_bytes
@@ -379,17 +395,16 @@ def attend_heads_back(call, first, last, rank):
         qkv = field(call, layout.ATTEND_QKV) + size * (3 * place + unit % heads * width)
         outputs = field(call, layout.ATTEND_GRADS) + size * (3 * place + unit % heads * width)
         output_grads = field(call, layout.ATTEND_OUTPUT) + size * (place + unit % heads * width)
-        clear(key_columns, 2 * line * width + 3 * square)
-        take_columns(key_columns, line, qkv + out_stride, stride, seq, width, size, turns, queries)
-        take_columns(value_columns, line, qkv + 2 * out_stride, stride, seq, width, size, 0, queries)
-        for position in range(seq):
-            row = qkv + out_stride + stride * position
-            take_row(keys + row_bytes * position, row, width, size, ONE, turns_of(turns, position, width))
+        take_rows(keys, row_bytes, qkv + 2 * out_stride, stride, 0, positions, seq, width, size, ONE, 0)
+        transpose(value_columns, line, keys, row_bytes, positions)
+        take_rows(keys, row_bytes, qkv + out_stride, stride, 0, positions, seq, width, size, ONE, turns)
+        transpose(key_columns, line, keys, row_bytes, positions)
+        clear(key_grads, 2 * matrix)
         for start in range(0, seq, BLOCK):
             stop = start + BLOCK
             columns = FLOAT_BYTES * stop
-            take_queries(queries, row_bytes, qkv, stride, start, seq, width, size, factor, turns)
-            take_queries(grads, row_bytes, output_grads, out_stride, start, seq, width, size, ONE, 0)
+            take_rows(queries, row_bytes, qkv, stride, start, stop, seq, width, size, factor, turns)
+            take_rows(grads, row_bytes, output_grads, out_stride, start, stop, seq, width, size, ONE, 0)
             multiply(scores, line, queries, row_bytes, FLOAT_BYTES, key_columns, line, BLOCK, columns, width)
             multiply(changes, line, grads, row_bytes, FLOAT_BYTES, value_columns, line, BLOCK, columns, width)
             for row in range(BLOCK):
