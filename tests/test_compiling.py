@@ -7,10 +7,10 @@ from test_train import BrokenOffError, assert_nearly_same_result, assert_same_re
 from tiny_study import make_tiny_study, tiny_settings
 
 from lmpipe import compiling, course
-from lmpipe.compiling import WORTH_COMPILING, compile_step, is_worthwhile
+from lmpipe.compiling import UNFINISHED, WORTH_COMPILING, compile_step, is_worthwhile, whole
 from lmpipe.train import train
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -18,18 +18,29 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
     [
         ("always", 1, True),
         ("never", 1e30, False),
-        ("auto", WORTH_COMPILING["cuda"], True),
-        ("auto", WORTH_COMPILING["cuda"] * 0.99, False),
+        ("auto", WORTH_COMPILING["cpu"], True),
+        ("auto", WORTH_COMPILING["cpu"] * 0.99, False),
     ],
 )
 def test_only_long_runs_are_compiled_by_themselves(setting, flops, expected):
-    assert is_worthwhile(setting, flops, GPU) is expected
+    assert is_worthwhile(setting, flops, CPU) is expected
 
 
-@pytest.mark.parametrize("device", [CPU, torch.device("mps")])
-def test_devices_on_which_compiling_gains_nothing_do_so_only_when_asked(device):
-    assert not is_worthwhile("auto", 1e30, device)
-    assert is_worthwhile("always", 1, device)
+def test_a_device_that_cannot_compile_does_not():
+    assert not is_worthwhile("auto", 1e30, torch.device("mps"))
+
+
+def test_what_a_killed_process_compiled_is_not_used(tmp_path):
+    cache = tmp_path / "compiled"
+    with whole(cache):
+        (cache / "code.so").write_text("whole")
+    with whole(cache):
+        assert (cache / "code.so").exists()
+    # A killed process removes nothing.
+    (cache / UNFINISHED).touch()
+    with whole(cache):
+        assert not (cache / "code.so").exists()
+    assert not (cache / UNFINISHED).exists()
 
 
 def test_all_is_compiled_before_the_first_step(tmp_path, monkeypatch):

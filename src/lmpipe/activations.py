@@ -83,7 +83,7 @@ def feed_forward_values(config: ModelConfig) -> list[Kept]:
     silu = ("0", "the gate computes it again") if is_gated else ("c * L * S * F",)
     gate = [
         Kept("W3", "feed_forward", "4 * L * S * F", "c * L * S * F"),
-        Kept("product of SiLU and W3", "feed_forward", "4 * L * S * F", "c * L * S * F"),
+        Kept("product of SiLU and W3", "feed_forward", "4 * L * S * F", *silu),
     ]
     return [
         Kept("inputs of the feed-forward", "feed_forward", read_by_a_block(config), "c * L * S * D", READ),
@@ -141,15 +141,16 @@ def kept_bytes(config: ModelConfig, precision: str, batch_size: int) -> int:
     return value["A_kept"] * batch_size + value["W"]
 
 
-def work_step(config: ModelConfig) -> Step:
+def work_step(config: ModelConfig, precision: str) -> Step:
     """What the backward pass of a sequence holds at its widest, in the last feed-forward, beyond what was kept.
 
-    There are then the gradients of W1's and W3's outputs and of their product (3 F), and of the residual stream (D);
-    what the product, the loss and the norm behind the block kept (F, D and D) is gone already.
+    SwiGLU computes the gradients of W1's and W3's outputs, and its product again (3 F), in float32 a few rows at a time;
+    SiLU the gradients of its output and input (2 F), while what it kept (F) is gone already. So is what the loss and
+    the norm behind the block kept (D each), and there is the gradient of the residual stream (D).
     """
-    made, gone = (3, 1) if config.feed_forward == "swiglu" else (2, 1)
+    made = {"float32": 0, "bfloat16": 3}[precision] if config.feed_forward == "swiglu" else 1
     norms = 0 if config.norm == "none" else 1
-    widest = f"c * S * max(0, {made - gone} * F - {norms} * D)"
+    widest = f"c * S * max(0, {made} * F - {norms} * D)"
     return Step("A_work", "gradients at the widest place of the backward pass, for a sequence", widest, "bytes")
 
 
@@ -159,7 +160,7 @@ def bytes_of_step(config: ModelConfig, precision: str) -> tuple[int, int]:
     Weights, gradients and both moments; what is kept for the backward pass; and the widest place of that. The room
     that an allocator keeps between its pieces is not counted.
     """
-    value = values_of(derive(derivation(config, precision), [work_step(config)]))
+    value = values_of(derive(derivation(config, precision), [work_step(config, precision)]))
     # The gradient of the output head is kept already, and is no second one.
     fixed = 4 * FLOAT32_BYTES * value["P"] + value["W"] - FLOAT32_BYTES * value["P_head"]
     return fixed, value["A_kept"] + value["A_work"]

@@ -182,7 +182,7 @@ class FeedForward(Function):
 
 
 def row_parts(rows: Tensor) -> Iterator[slice]:
-    """The rows that a feed-forward computes together; in bfloat16 all, since sums of its products are not kept in it."""
+    """The rows that a feed-forward computes together; in bfloat16 all, lest sums of its products are rounded to it."""
     size = FEED_FORWARD_ROWS if rows.dtype == torch.float32 else len(rows)
     return (slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size))
 
@@ -195,29 +195,71 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total += left @ right
 
 
-class Attend(Function):
-    """Causal attention of all heads, RoPE included, from queries, keys and values side by side.
+# Causal attention as an operation that torch's compiler leaves as it is: what it would make of torch's own is slower.
+LIBRARY = torch.library.Library("lmpipe", "DEF")
+LIBRARY.define("attend(Tensor qkv, Tensor? turns, int num_heads) -> Tensor")
+LIBRARY.define("attend_back(Tensor qkv, Tensor grad, Tensor? turns, int num_heads) -> Tensor")
 
-    The derivative computes the shares of the softmax again, from those alone.
+
+def attended(qkv: Tensor, turns: Tensor | None, num_heads: int) -> Tensor:
+    """Causal attention of all heads, RoPE included: queries, keys and values (batch, seq, 3 d_model) to d_model.
+
+    `turns` are as `lmpipe.model.rotate` has them.
     """
+    output = like_attended(qkv, turns, num_heads)
+    attend("attend_heads", qkv.contiguous(), output, None, turns, num_heads)
+    return output
+
+
+def attention_gradients(qkv: Tensor, grad: Tensor, turns: Tensor | None, num_heads: int) -> Tensor:
+    """The gradients of queries, keys and values; the shares of the softmax are computed again, from those alone."""
+    grads = like_gradients(qkv, grad, turns, num_heads)
+    attend("attend_heads_back", qkv.contiguous(), grad.contiguous(), grads, turns, num_heads)
+    return grads
+
+
+def like_attended(qkv: Tensor, turns: Tensor | None, num_heads: int) -> Tensor:
+    """An empty tensor of the shape of what attention gives."""
+    return qkv.new_empty((*qkv.shape[:2], qkv.shape[2] // 3))
+
+
+def like_gradients(qkv: Tensor, grad: Tensor, turns: Tensor | None, num_heads: int) -> Tensor:
+    """An empty tensor of the shape of the gradients of queries, keys and values."""
+    return qkv.new_empty(qkv.shape)
+
+
+LIBRARY.impl("attend", attended, "CPU")
+LIBRARY.impl("attend_back", attention_gradients, "CPU")
+
+
+class Attend(Function):
+    """Causal attention, see `attended`; it keeps queries, keys and values."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, qkv: Tensor, turns: Tensor | None, num_heads: int) -> Tensor:
-        """Attend from (batch, seq, 3 d_model) to (batch, seq, d_model); `turns` as `lmpipe.model.rotate` has them."""
-        output = qkv.new_empty((*qkv.shape[:2], qkv.shape[2] // 3))
+        """Attend from (batch, seq, 3 d_model) to (batch, seq, d_model)."""
         ctx.save_for_backward(qkv, turns)
         ctx.num_heads = num_heads
-        attend("attend_heads", qkv, output, None, turns, num_heads)
-        return output
+        return attended(qkv, turns, num_heads)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         """The gradients of queries, keys and values, side by side, too."""
         qkv, turns = ctx.saved_tensors
-        grads = torch.empty_like(qkv)
-        attend("attend_heads_back", qkv, grad.contiguous(), grads, turns, ctx.num_heads)
-        return grads, None, None
+        return attention_gradients(qkv, grad, turns, ctx.num_heads), None, None
+
+
+def save_attention(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor | None, int], output: Tensor) -> None:
+    """Keep what the compiled backward pass needs."""
+    qkv, turns, ctx.num_heads = inputs
+    ctx.save_for_backward(qkv, turns)
+
+
+def compiled_gradients(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+    """The backward pass in compiled code."""
+    qkv, turns = ctx.saved_tensors
+    return torch.ops.lmpipe.attend_back(qkv, grad, turns, ctx.num_heads), None, None
 
 
 def attend(name: str, qkv: Tensor, output: Tensor, grads: Tensor | None, turns: Tensor | None, num_heads: int) -> None:

@@ -83,6 +83,8 @@ def causal_attention(qkv: Tensor, turns: Tensor | None, num_heads: int) -> Tenso
 
     `turns` are RoPE's, (seq, 1, width / 2, 2).
     """
+    if torch.compiler.is_compiling() and qkv.device.type == "cpu":
+        return torch.ops.lmpipe.attend(qkv, turns, num_heads)
     if has_kernels(qkv):
         return Attend.apply(qkv, turns, num_heads)
     queries_keys, values = qkv.unflatten(-1, (3 * num_heads, -1)).split((2 * num_heads, num_heads), dim=2)

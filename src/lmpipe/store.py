@@ -110,4 +110,5 @@ def forget(results: str | Path) -> None:
         except BlockingIOError:
             raise InputError(f"{folder}: expected no run under way, found one; let it end or stop it") from None
     shutil.rmtree(store / COMPILED, ignore_errors=True)
+    (store / COMPILED).with_suffix(".lock").unlink(missing_ok=True)
     say(f"{store}: {len(folders)} runs forgotten")
