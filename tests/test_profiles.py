@@ -15,7 +15,7 @@ from bench.doubles import gpu_use, make_environment, most_at_once
 from lmpipe import InputError
 from lmpipe.devices import device_name, find_device
 from lmpipe.plan import load_plan
-from lmpipe.profiles import check_arrays, lost_total, most_jobs
+from lmpipe.profiles import check_arrays, gpus_asked_for, lost_total, most_jobs, only_looks
 from lmpipe.records import records_of
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +59,41 @@ def test_a_lost_total_is_told():
     assert lost_total(["train"], ["mem_mb"]).startswith("train: a gpu is asked for, but there is no total")
     assert lost_total(["train"], ["mem_mb", "gpu"]) is None
     assert lost_total([], []) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["-n"], True),
+        (["-nq", "report"], True),
+        (["-Fn"], True),
+        (["--cores", "2", "--dry-run"], True),
+        (["--report=r.zip"], True),
+        (["-c2", "results/x"], False),
+        (["-j", "4", "-F", "--configfile", "n.yaml"], False),
+        (["-sname"], False),
+        (["--notemp"], False),
+    ],
+)
+def test_a_call_that_only_looks_is_known_by_its_options(arguments, expected):
+    assert only_looks(arguments) is expected
+
+
+@pytest.mark.parametrize(
+    ("gpu", "gres", "expected"),
+    [
+        (None, None, 1),
+        (4, None, 4),
+        (0, None, 1),
+        (None, "gpu:2", 2),
+        (None, "gpu:h100:3", 3),
+        (None, "gpu", 1),
+        (None, "nvme:100", 1),
+        (None, "nvme:1,gpu:2", 2),
+    ],
+)
+def test_a_run_has_as_many_gpus_as_its_job_asks_for(gpu, gres, expected):
+    assert gpus_asked_for(gpu, gres) == expected
 
 
 @pytest.fixture(scope="module")

@@ -509,7 +509,7 @@ def test_two_processes_make_the_run_of_one_and_go_on_where_they_were_killed(stud
 
 
 def test_more_processes_than_sequences_are_refused(study):
-    with pytest.raises(InputError, match="--processes: expected at most 4"):
+    with pytest.raises(InputError, match="--processes or --gpus: expected at most 4"):
         train(tiny_settings(), study, study / "run", processes=5)
 
 
@@ -529,6 +529,11 @@ def test_out_of_memory_says_what_to_lower(study, monkeypatch, error):
     lower = r"micro_batch_size or batch_size \(now 4\), or model.context_length \(now 16\)"
     with pytest.raises(InputError, match=lower):
         train(tiny_settings(), study, study / "run")
+
+
+def test_a_run_that_is_given_gpus_has_one_process_where_there_are_none(study):
+    train(tiny_settings(total_tokens=64), study, study / "run", device="cpu", gpus=4)
+    assert summary_of(study / "run")["processes"] == 1
 
 
 def test_another_error_is_not_taken_for_lack_of_memory(study, monkeypatch):

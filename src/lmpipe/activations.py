@@ -144,8 +144,8 @@ def kept_bytes(config: ModelConfig, precision: str, batch_size: int) -> int:
 def work_step(config: ModelConfig, precision: str) -> Step:
     """What the backward pass of a sequence holds at its widest, in the last feed-forward, beyond what was kept.
 
-    SwiGLU computes the gradients of W1's and W3's outputs, and its product again (3 F), in float32 a few rows at a time;
-    SiLU the gradients of its output and input (2 F), while what it kept (F) is gone already. So is what the loss and
+    SwiGLU computes the gradients of W1's and W3's outputs and its product (3 F), in float32 a few rows at a time; SiLU
+    the gradients of its output and input (2 F), while what it kept (F) is gone already. So is what the loss and
     the norm behind the block kept (D each), and there is the gradient of the residual stream (D).
     """
     made = {"float32": 0, "bfloat16": 3}[precision] if config.feed_forward == "swiglu" else 1

@@ -8,10 +8,10 @@ import torch
 
 from lmpipe.accounting import adamw
 from lmpipe.activations import bytes_of_step
+from lmpipe.device_locks import held_device
 from lmpipe.devices import (
     compute_reproducibly,
     device_name,
-    find_device,
     forget_peak_memory,
     free_memory_bytes,
     held_memory_bytes,
@@ -42,7 +42,14 @@ def measure_batch_sizes(
     model and its optimizer add to a process that has loaded the code and computed nothing else; the limit is what such
     a process may still take. Beside it stand what `lmpipe.activations` predicts, and the handout's list.
     """
-    found = find_device(device)
+    with held_device(device) as found:
+        return measure_on(found, model_config, training, threads)
+
+
+def measure_on(
+    found: torch.device, model_config: ModelConfig, training: TrainingSettings, threads: int
+) -> dict[str, Any]:
+    """The same on a device that no other process of this user computes on, if it is a GPU."""
     compute_reproducibly(threads, found)
     load_code(model_config, training, found)
     limit = round(USABLE_SHARE * free_memory_bytes(found))

@@ -175,7 +175,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--best", help="best.json of the experiment that the rate is taken from")
     add("--output", required=True, help="the run's folder")
     add_machine(add)
-    add("--processes", type=positive, default=1, help="processes that share every batch, one for each GPU (default 1)")
+    add("--processes", type=positive, default=1, help="processes that share every batch (default 1)")
+    add("--gpus", type=positive, default=1, help="GPUs with a process each; without a GPU one process (default 1)")
     add("--checkpoint-seconds", type=seconds, help="time from one checkpoint to the next (default 30; 0: every step)")
     add(
         "--runs-per-gpu",
@@ -421,7 +422,7 @@ def train(given: Arguments) -> Facts:
     from lmpipe.records import facts_of_training
     from lmpipe.train import train
 
-    machine = {"threads": given.threads, "device": given.device, "processes": given.processes}
+    machine = {"threads": given.threads, "device": given.device, "processes": given.processes, "gpus": given.gpus}
     machine |= {"runs_per_gpu": given.runs_per_gpu}
     options = {"best_path": given.best, **machine}
     if given.checkpoint_seconds is not None:

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lmpipe.accounting import FLOAT32_BYTES, forward_flops, parameters
 from lmpipe.activations import account_activations
-from lmpipe.devices import compute_reproducibly, device_name, find_device, peak_memory_bytes
+from lmpipe.device_locks import held_device
+from lmpipe.devices import compute_reproducibly, device_name, peak_memory_bytes
 from lmpipe.model import TransformerLM
 from lmpipe.settings import ModelConfig, TrainingSettings
 from lmpipe.step import TrainingStep, Watch
@@ -42,7 +43,12 @@ def measure_model(
     meta device, which computes nothing. `matmul_flops_per_second` is the device's ceiling with so many threads, in the
     precision of the training.
     """
-    found = find_device(device)
+    with held_device(device) as found:
+        return measure_on(found, config, training, threads)
+
+
+def measure_on(found: torch.device, config: ModelConfig, training: TrainingSettings, threads: int) -> dict[str, Any]:
+    """The same on a device that no other process of this user computes on, if it is a GPU."""
     compute_reproducibly(threads, found)
     load_code(config, training, found)
     process = peak_memory_bytes(found)

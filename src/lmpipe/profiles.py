@@ -1,10 +1,51 @@
 """What Snakemake was told by a profile or on its command line, where that would do harm without a word."""
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 
 from lmpipe import InputError
 from lmpipe.plan import Plan
 from lmpipe.records import records_of
+
+# Options of calls that change nothing, and need not wait for one that does.
+LOOKING = {
+    "--dry-run",
+    "--dryrun",
+    "--lint",
+    "--list-rules",
+    "--list-target-rules",
+    "--dag",
+    "--rulegraph",
+    "--filegraph",
+}
+LOOKING |= {"--d3dag", "--summary", "--detailed-summary", "--report"}
+# Their letters, and those of other options without a value, which may stand together: -nq.
+LOOKING_LETTERS, PLAIN_LETTERS = "nlSD", "pqFfktOUR"
+
+
+def only_looks(arguments: Sequence[str]) -> bool:
+    """Whether a call of snakemake changes nothing: a dry run, a list or a picture.
+
+    >>> only_looks(["-nq", "report"]), only_looks(["-c", "2", "-F"]), only_looks(["--report=a.zip"])
+    (True, False, True)
+    """
+    for word in arguments:
+        if word.partition("=")[0] in LOOKING:
+            return True
+        if re.fullmatch(f"-[{PLAIN_LETTERS}]*[{LOOKING_LETTERS}].*", word):
+            return True
+    return False
+
+
+def gpus_asked_for(gpu: int | None, gres: str | None) -> int:
+    """How many GPUs a job asks for, by a resource `gpu` or by SLURM's `gres`; 1 where neither says it.
+
+    >>> gpus_asked_for(4, None), gpus_asked_for(None, "gpu:h100:2"), gpus_asked_for(None, "gpu")
+    (4, 2, 1)
+    """
+    if gpu is None and gres is not None and (found := re.search(r"\bgpu(?::[^:,]+)?:(\d+)", gres)):
+        gpu = int(found[1])
+    return max(1, int(gpu or 1))
 
 
 def most_jobs(plan: Plan) -> int:

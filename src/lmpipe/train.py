@@ -21,14 +21,16 @@ def train(
     threads: int = 1,
     device: str | None = None,
     processes: int = 1,
+    gpus: int = 1,
     runs_per_gpu: int = 1,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> bool:
     """Train the run that `settings` describes, unless the store has it, and publish its files to the folder `output`.
 
     `results` is the study's folder with tokens/, tokenizers/ and store/; `best_path` the best.json that a best_of rate
-    is taken from; so many `processes` share every batch, each with `threads` of its own. Returns whether the run was
-    trained now. Raises InputError for settings and files that do not fit; SystemExit after a signal, with all saved.
+    is taken from. So many `processes` share every batch, each with `threads` of its own; where there are GPUs, there is
+    one for each of so many `gpus`. Returns whether the run was trained now. Raises InputError for settings and files
+    that do not fit; SystemExit after a signal, with all saved.
     """
     inputs = resolve(settings, Path(results), best_path, Path(output))
     stored = StoredRun.of(results, digest_of(inputs.identity()))
@@ -46,7 +48,7 @@ def train(
                 "digest": stored.digest,
                 **asked,
             }
-            train_together(inputs, stored, job, processes, checkpoint_seconds)
+            train_together(inputs, stored, job, processes, gpus, checkpoint_seconds)
         else:
             check_stored(stored)
         stored.publish(output, inputs.config)

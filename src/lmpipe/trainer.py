@@ -38,18 +38,22 @@ METRICS_TENSOR = "metrics.csv"
 
 
 def train_together(
-    inputs: RunInputs, stored: StoredRun, job: dict[str, Any], processes: int, checkpoint_seconds: float
+    inputs: RunInputs, stored: StoredRun, job: dict[str, Any], processes: int, gpus: int, checkpoint_seconds: float
 ) -> None:
     """Train a run in so many processes, of which this is the first, and leave its finished files in the store.
+
+    With GPUs there is one for each of `gpus`.
 
     `job` holds the arguments of `train` that the other processes need, as JSON values.
     """
     device = find_device(job["device"])
+    if device.type == "cuda":
+        processes = max(processes, gpus)
     most = torch.cuda.device_count() if device.type == "cuda" else inputs.training.batch_size
     if processes > min(most, inputs.training.batch_size):
         raise InputError(
-            f"--processes: expected at most {min(most, inputs.training.batch_size)}, for so many GPUs and sequences of "
-            f"a batch there are, found {processes}; lower it"
+            f"--processes or --gpus: expected at most {min(most, inputs.training.batch_size)}, for so many GPUs and "
+            f"sequences of a batch there are, found {processes}; lower it"
         )
     with (
         held_devices(job["device"], processes, job["runs_per_gpu"]) as device,
