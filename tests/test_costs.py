@@ -6,39 +6,44 @@ from test_plan import plan_with
 
 from lmpipe import costs
 from lmpipe.accounting import scaling
-from lmpipe.costs import CPU_CORE, H100, SIMPLE_TEXT, WEB_TEXT, RunCost, run_cost, sequence_cost, split_bytes
+from lmpipe.costs import CPU_CORE, H100, SIMPLE_TEXT, WEB_TEXT, RunCost, run_cost, split_bytes
 from lmpipe.settings import ModelConfig
 from lmpipe.stories import stories
 
 CS336 = {"context_length": 256, "d_model": 512, "d_ff": 1344, "num_layers": 4, "num_heads": 16}
 LAPTOP = {"context_length": 128, "d_model": 64, "d_ff": 192, "num_layers": 4, "num_heads": 4}
-# Seconds of a training step and peak memory (MB) of the process, measured on one core of a 2-core AMD EPYC (AVX2).
+WIDE = {"context_length": 256, "d_model": 256, "d_ff": 688, "num_layers": 4, "num_heads": 8}
+SMOKE = {"context_length": 64, "d_model": 32, "d_ff": 96, "num_layers": 2, "num_heads": 2}
+# Vocabulary, batch size, precision, seconds of a training step and peak memory (MB) of its process without a validation,
+# measured on one core of a 2-core Intel Xeon (AVX-512, AMX), the other one training the same.
 MEASURED = [
-    (CS336, 10_000, 2, 1.067, 755),
-    (CS336, 10_000, 8, 3.419, 1302),
-    (CS336, 10_000, 32, 17.048, 3534),
-    (CS336, 32_000, 8, 6.734, 2127),
-    (LAPTOP, 1024, 1, 128 / 8_400, 327),
-    (LAPTOP, 1024, 8, 1024 / 13_600, 343),
-    (LAPTOP, 1024, 32, 4096 / 13_500, 495),
-    (LAPTOP, 2048, 8, 1024 / 14_857, 396),
+    (LAPTOP, 1_024, 1, "float32", 0.005275, 320),
+    (LAPTOP, 1_024, 8, "float32", 0.02226, 340),
+    (LAPTOP, 1_024, 32, "float32", 0.0929, 401),
+    (LAPTOP, 2_048, 8, "float32", 0.02768, 346),
+    (SMOKE, 512, 8, "float32", 0.003417, 309),
+    (WIDE, 2_048, 8, "float32", 0.3684, 526),
+    (WIDE, 2_048, 8, "bfloat16", 0.1658, 492),
+    (CS336, 10_000, 2, "float32", 0.3972, 755),
+    (CS336, 10_000, 8, "float32", 1.449, 920),
+    (CS336, 32_000, 8, "float32", 2.457, 1409),
+    (CS336, 10_000, 2, "bfloat16", 0.3988, 754),
+    (CS336, 10_000, 8, "bfloat16", 1.197, 873),
 ]
 MINE = {"source": "url", "files": ["file:a.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
 
 
 def steps(model, vocab_size, batch_size, count, precision="float32"):
-    return RunCost(sequence_cost(ModelConfig(vocab_size=vocab_size, **model)), precision, batch_size, count, 0)
+    return RunCost(ModelConfig(vocab_size=vocab_size, **model), precision, batch_size, count, 0)
 
 
-@pytest.mark.parametrize(("model", "vocab_size", "batch_size", "seconds", "megabytes"), MEASURED)
-def test_the_estimate_is_near_what_was_measured(model, vocab_size, batch_size, seconds, megabytes):
-    cost = steps(model, vocab_size, batch_size, 1)
-    assert cost.seconds(CPU_CORE) == pytest.approx(seconds, rel=0.25)
-    assert cost.memory_bytes / 1e6 == pytest.approx(megabytes, rel=0.13)
-
-
-def test_bfloat16_is_as_slow_as_it_was_measured_on_a_cpu_without_instructions_for_it():
-    assert steps(CS336, 10_000, 2, 1, "bfloat16").seconds(CPU_CORE) == pytest.approx(28.58, rel=0.05)
+@pytest.mark.parametrize(("model", "vocab_size", "batch_size", "precision", "seconds", "megabytes"), MEASURED)
+def test_the_estimate_is_near_what_was_measured(model, vocab_size, batch_size, precision, seconds, megabytes):
+    cost = steps(model, vocab_size, batch_size, 1000, precision)
+    # How fast bfloat16 is depends on the shapes more than the formula knows.
+    tolerance = {"float32": 0.27, "bfloat16": 0.4}[precision]
+    assert (cost.seconds(CPU_CORE) - costs.START_SECONDS) / 1000 == pytest.approx(seconds, rel=tolerance)
+    assert (cost.memory_bytes - cost.model.validation_bytes) / 1e6 == pytest.approx(megabytes, rel=0.1)
 
 
 def test_the_assumed_gpu_takes_what_the_handout_expects():
