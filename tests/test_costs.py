@@ -14,7 +14,7 @@ CS336 = {"context_length": 256, "d_model": 512, "d_ff": 1344, "num_layers": 4, "
 LAPTOP = {"context_length": 128, "d_model": 64, "d_ff": 192, "num_layers": 4, "num_heads": 4}
 WIDE = {"context_length": 256, "d_model": 256, "d_ff": 688, "num_layers": 4, "num_heads": 8}
 SMOKE = {"context_length": 64, "d_model": 32, "d_ff": 96, "num_layers": 2, "num_heads": 2}
-# Vocabulary, batch size, precision, seconds of a training step and peak memory (MB) of its process without a validation,
+# Vocabulary, batch size, precision, seconds of a training step and peak memory (MB) of its process without validation,
 # measured on one core of a 2-core Intel Xeon (AVX-512, AMX), the other one training the same.
 MEASURED = [
     (LAPTOP, 1_024, 1, "float32", 0.005275, 320),

@@ -508,6 +508,33 @@ def test_two_processes_make_the_run_of_one_and_go_on_where_they_were_killed(stud
     assert_same_result(killed / "run", study / "run")
 
 
+@pytest.mark.slow
+def test_torchrun_makes_the_run_of_one_process_and_goes_on_where_it_was_killed(study):
+    settings = tiny_settings(total_tokens=64 * 40)
+    expected = uninterrupted(settings)
+    call = f"json.loads({json.dumps(json.dumps(settings))}), {str(study)!r}, sys.argv[1]"
+    (study / "program.py").write_text(
+        f"import json, sys; from lmpipe.train import train; print(train({call}, checkpoint_seconds=0))"
+    )
+
+    def launched(output):
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(study / "program.py")]
+        return [sys.executable, *command, str(output)]
+
+    killed = subprocess.Popen(launched(study / "run"), start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(study.glob("store/*/checkpoints/*.safetensors")) and killed.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    said = [subprocess.run(launched(study / name), capture_output=True, text=True) for name in ("run", "again")]
+    # Only the first process returns: it trained the run, and then found it in the store.
+    assert [(done.returncode, done.stdout.split()) for done in said] == [(0, ["True"]), (0, ["False"])]
+    assert_nearly_same_result(study / "run", expected)
+    assert summary_of(study / "run")["processes"] == 2 and summary_of(study / "run")["resumed"] == 1
+
+
 def test_more_processes_than_sequences_are_refused(study):
     with pytest.raises(InputError, match="--processes or --gpus: expected at most 4"):
         train(tiny_settings(), study, study / "run", processes=5)

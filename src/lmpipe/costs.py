@@ -35,7 +35,7 @@ class Device:
 CPU_CORE = Device("CPU core", {"float32": 185e9, "bfloat16": 320e9}, 2.2e9, 0.4e-3)
 # Assumed, not measured: 20 % of an H100's peak (67 TFLOP/s in float32, 989 in bfloat16), and so many bytes a second
 # that the handout's own run (327,680,000 tokens, batch size 32) takes the 35 minutes that it expects.
-H100 = Device("H100", {"float32": 13.4e12, "bfloat16": 198e12}, 70e9, 0.0)
+H100 = Device("H100", {"float32": 13.4e12, "bfloat16": 198e12}, 20e9, 0.0)
 
 # Measured on one core of a 2-core AMD EPYC, on 100 MB of web text; stories go two or three times as fast.
 COPIED_BYTES_PER_SECOND = 110e6

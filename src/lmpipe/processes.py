@@ -79,7 +79,7 @@ def together(count: int, device: torch.device, job: dict[str, Any]) -> Iterator[
         for process in started:
             threading.Thread(target=end_with, args=(process, is_over), daemon=True).start()
         try:
-            yield join(0, count, folder, device)
+            yield join(0, count, meeting_place(folder), device)
         finally:
             is_over.set()
             for process in started:
@@ -109,16 +109,20 @@ def end_with(process: subprocess.Popen, is_over: threading.Event) -> None:
         os._exit(1)
 
 
-def join(rank: int, count: int, folder: str, device: torch.device) -> Processes:
-    """Meet the other processes of a run."""
+def meeting_place(folder: str) -> str:
+    """Where the processes of one machine meet: a file in a folder."""
+    return (Path(folder) / "meeting").as_uri()
+
+
+def join(rank: int, count: int, place: str, device: torch.device) -> Processes:
+    """Meet the other processes of a run, at a place that torch.distributed.init_process_group knows."""
     if device.type == "cuda":
         # So that nothing lands on the first device by default.
         torch.cuda.set_device(device)
-    if sys.platform == "linux":
+    if sys.platform == "linux" and place.startswith("file:"):
         # They are on one machine; its name need not resolve.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     backend = "nccl" if device.type == "cuda" else "gloo"
-    place = (Path(folder) / "meeting").as_uri()
     torch.distributed.init_process_group(backend, init_method=place, rank=rank, world_size=count, timeout=LONGEST_WAIT)
     return Processes(rank, count)
 
@@ -143,7 +147,7 @@ def main() -> None:
     threading.Thread(target=end_with_input, daemon=True).start()
     rank, count = asked["rank"], asked["count"]
     device = find_device(asked["job"]["device"], rank)
-    follow(asked["job"], device, join(rank, count, asked["folder"], device))
+    follow(asked["job"], device, join(rank, count, meeting_place(asked["folder"]), device))
 
 
 if __name__ == "__main__":

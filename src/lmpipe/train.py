@@ -1,5 +1,6 @@
 """Training one model, unless the store has it: what has been trained before is copied without loading torch."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lmpipe.store import SUMMARY, WEIGHTS, StoredRun, digest_of
 from lmpipe.tensor_files import open_tensors
 
 CHECKPOINT_SECONDS = 30.0
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # torchrun sets it in the processes that it starts
 
 
 def train(
@@ -29,25 +31,30 @@ def train(
 
     `results` is the study's folder with tokens/, tokenizers/ and store/; `best_path` the best.json that a best_of rate
     is taken from. So many `processes` share every batch, each with `threads` of its own; where there are GPUs, there is
-    one for each of so many `gpus`. Returns whether the run was trained now. Raises InputError for settings and files
+    one for each of so many `gpus`; torchrun's processes share them, too. Returns whether the run was trained now. Raises InputError for settings and files
     that do not fit; SystemExit after a signal, with all saved.
     """
     inputs = resolve(settings, Path(results), best_path, Path(output))
     stored = StoredRun.of(results, digest_of(inputs.identity()))
+    job = {
+        "settings": settings,
+        "results": str(results),
+        "output": str(output),
+        "digest": stored.digest,
+        "best_path": best_path and str(best_path),
+        "threads": threads,
+        "device": device,
+        "runs_per_gpu": runs_per_gpu,
+    }
+    if TORCHRUN in os.environ:
+        from lmpipe.torchrun import train_launched
+
+        return train_launched(inputs, stored, job, checkpoint_seconds)
     with stored.locked():
         is_new = not stored.is_finished
         if is_new:
             from lmpipe.trainer import train_together
 
-            asked = {"best_path": best_path and str(best_path), "threads": threads, "device": device}
-            asked |= {"runs_per_gpu": runs_per_gpu}
-            job = {
-                "settings": settings,
-                "results": str(results),
-                "output": str(output),
-                "digest": stored.digest,
-                **asked,
-            }
             train_together(inputs, stored, job, processes, gpus, checkpoint_seconds)
         else:
             check_stored(stored)

@@ -71,7 +71,9 @@ def openmp() -> OpenMP | None:
     if not maps.exists():
         return None
     files = {line.split(maxsplit=5)[5] for line in maps.read_text().splitlines() if "/" in line}
-    for file in sorted(file for file in files if OPENMP.fullmatch(Path(file).name) and "torch" in file):
+    found = [file for file in files if OPENMP.fullmatch(Path(file).name)]
+    # Other packages may have brought one of their own; torch's is the one that its threads wait in.
+    for file in sorted(found, key=lambda file: ("torch" not in file, file)):
         library = ctypes.CDLL(file)
         parallel = library.GOMP_parallel
         parallel.argtypes, parallel.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None

@@ -1,0 +1,65 @@
+"""A run in processes that torchrun started, on one machine or on several: each has a share of every batch.
+
+    torchrun --nproc-per-node 4 --no-python lmpipe train ...
+
+The first of all processes reads and writes. Several machines need a common file system, as the workflow does.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmpipe.device_locks import held_device
+from lmpipe.devices import compute_reproducibly, find_device
+from lmpipe.micro_batches import out_of_memory_is_told
+from lmpipe.processes import Processes, join
+from lmpipe.run_inputs import RunInputs
+from lmpipe.store import StoredRun
+from lmpipe.trainer import Trainer, follow
+
+
+def train_launched(inputs: RunInputs, stored: StoredRun, job: dict[str, Any], checkpoint_seconds: float) -> bool:
+    """Take part in a run as this process's rank says, unless the store has it; returns whether it was trained now.
+
+    `job` holds the arguments of `train`. Only the first process returns, the others end with the run.
+    """
+    rank, local_rank, count = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    with held_device(str(find_device(job["device"], local_rank))) as device:
+        compute_reproducibly(job["threads"], device)
+        # The lock may be waited for, so all meet before; whether there is work to do is then the first one's to say.
+        joined = join(rank, count, "env://", device)
+        try:
+            if joined.is_first:
+                return lead(inputs, stored, device, job, joined, checkpoint_seconds)
+            if say_whether(joined, device):
+                follow(job, device, joined)
+        finally:
+            torch.distributed.destroy_process_group()
+    raise SystemExit(0)
+
+
+def lead(
+    inputs: RunInputs,
+    stored: StoredRun,
+    device: torch.device,
+    job: dict[str, Any],
+    joined: Processes,
+    checkpoint_seconds: float,
+) -> bool:
+    """Be the first process of a run; returns whether it was trained now."""
+    with stored.locked():
+        is_new = say_whether(joined, device, not stored.is_finished)
+        if is_new:
+            with out_of_memory_is_told(inputs.model, inputs.training):
+                Trainer(inputs, stored, device, job["threads"], checkpoint_seconds, joined).run()
+        stored.publish(Path(job["output"]), inputs.config)
+    return is_new
+
+
+def say_whether(joined: Processes, device: torch.device, is_new: bool = False) -> bool:
+    """What the first process says of whether the run is to be trained."""
+    told = torch.tensor(int(is_new), device=device)
+    joined.copy_from_first([told])
+    return bool(told)
