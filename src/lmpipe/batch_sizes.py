@@ -8,10 +8,10 @@ import torch
 
 from lmpipe.accounting import adamw
 from lmpipe.activations import bytes_of_step
+from lmpipe.device_locks import held_device
 from lmpipe.devices import (
     compute_reproducibly,
     device_name,
-    find_device,
     forget_peak_memory,
     free_memory_bytes,
     held_memory_bytes,
@@ -42,28 +42,28 @@ def measure_batch_sizes(
     model and its optimizer add to a process that has loaded the code and computed nothing else; the limit is what such
     a process may still take. Beside it stand what `lmpipe.activations` predicts, and the handout's list.
     """
-    found = find_device(device)
-    compute_reproducibly(threads, found)
-    load_code(model_config, training, found)
-    limit = round(USABLE_SHARE * free_memory_bytes(found))
-    ours, listed = bytes_of_step(model_config, training.precision), adamw(model_config, limit)
-    predicted, handout = within(limit, *ours), within(limit, listed["fixed_bytes"], listed["bytes_per_sequence"])
-    sizes, stopped_by = [], "memory"
-    if predicted["largest_batch_size"]:
-        sizes, stopped_by = Measurement(model_config, training, found, limit, ours[1]).run()
-    return {
-        "model": model_config.model_dump(mode="json"),
-        "precision": training.precision,
-        "device": device_name(found),
-        "threads": threads,
-        "memory_limit_bytes": limit,
-        "predicted": predicted,
-        "handout": handout,
-        "sizes": sizes,
-        "largest_batch_size": sizes[-1]["batch_size"] if sizes else 0,
-        "estimated_largest_batch_size": estimated_largest(sizes, ours[1], limit),
-        "stopped_by": stopped_by,
-    }
+    with held_device(device) as found:
+        compute_reproducibly(threads, found)
+        load_code(model_config, training, found)
+        limit = round(USABLE_SHARE * free_memory_bytes(found))
+        ours, listed = bytes_of_step(model_config, training.precision), adamw(model_config, limit)
+        predicted, handout = within(limit, *ours), within(limit, listed["fixed_bytes"], listed["bytes_per_sequence"])
+        sizes, stopped_by = [], "memory"
+        if predicted["largest_batch_size"]:
+            sizes, stopped_by = Measurement(model_config, training, found, limit, ours[1]).run()
+        return {
+            "model": model_config.model_dump(mode="json"),
+            "precision": training.precision,
+            "device": device_name(found),
+            "threads": threads,
+            "memory_limit_bytes": limit,
+            "predicted": predicted,
+            "handout": handout,
+            "sizes": sizes,
+            "largest_batch_size": sizes[-1]["batch_size"] if sizes else 0,
+            "estimated_largest_batch_size": estimated_largest(sizes, ours[1], limit),
+            "stopped_by": stopped_by,
+        }
 
 
 def within(limit: int, fixed: int, per_sequence: int) -> Row:

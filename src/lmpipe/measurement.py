@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lmpipe.accounting import FLOAT32_BYTES, forward_flops, parameters
 from lmpipe.activations import account_activations
-from lmpipe.devices import compute_reproducibly, device_name, find_device, peak_memory_bytes
+from lmpipe.device_locks import held_device
+from lmpipe.devices import compute_reproducibly, device_name, peak_memory_bytes
 from lmpipe.model import TransformerLM
 from lmpipe.settings import ModelConfig, TrainingSettings
 from lmpipe.step import TrainingStep, Watch
@@ -42,25 +43,25 @@ def measure_model(
     meta device, which computes nothing. `matmul_flops_per_second` is the device's ceiling with so many threads, in the
     precision of the training.
     """
-    found = find_device(device)
-    compute_reproducibly(threads, found)
-    load_code(config, training, found)
-    process = peak_memory_bytes(found)
-    step = measure_step(config, training, found)
-    return {
-        "model": config.model_dump(mode="json"),
-        "batch_size": training.batch_size,
-        "precision": training.precision,
-        "device": device_name(found),
-        "threads": threads,
-        "predicted": predict(config, training),
-        "measured": {
-            "process_bytes": process,
-            **step,
-            **count_flops(config, training.batch_size),
-            "matmul_flops_per_second": matmul_flops_per_second(found, training.precision),
-        },
-    }
+    with held_device(device) as found:
+        compute_reproducibly(threads, found)
+        load_code(config, training, found)
+        process = peak_memory_bytes(found)
+        step = measure_step(config, training, found)
+        return {
+            "model": config.model_dump(mode="json"),
+            "batch_size": training.batch_size,
+            "precision": training.precision,
+            "device": device_name(found),
+            "threads": threads,
+            "predicted": predict(config, training),
+            "measured": {
+                "process_bytes": process,
+                **step,
+                **count_flops(config, training.batch_size),
+                "matmul_flops_per_second": matmul_flops_per_second(found, training.precision),
+            },
+        }
 
 
 def load_code(config: ModelConfig, training: TrainingSettings, device: torch.device) -> None:

@@ -21,13 +21,9 @@ from lmpipe.costs import (
 from lmpipe.estimate import notice
 from lmpipe.files import hold_until_exit
 from lmpipe.plan import load_plan
-from lmpipe.profiles import check_arrays, lost_total, most_jobs
+from lmpipe.profiles import check_arrays, gpus_asked, lost_total, most_jobs, only_looks
 from lmpipe.provenance import code_of
 from lmpipe.records import records_of
-
-# Options of calls that change nothing, and need not wait for one that does.
-LOOKING = {"-n", "-np", "-pn", "--dry-run", "--dryrun", "--lint", "-l", "--list-rules", "--list-target-rules"}
-LOOKING |= {"--dag", "--rulegraph", "--filegraph", "--d3dag", "-S", "--summary", "-D", "--detailed-summary", "--report"}
 
 STUDY_FILES = list(map(os.path.relpath, workflow.configfiles))
 
@@ -39,8 +35,8 @@ except InputError as error:
 STUDY = PLAN.study
 
 # Two calls at once would remove each other's results, as Snakemake does before each job: the second waits, and then
-# finds the work done. The system frees the lock however a call ends, so that none is ever left behind.
-if workflow.is_main_process and LOOKING.isdisjoint(word.partition("=")[0] for word in sys.argv):
+# finds the work done; one that only looks need not wait. The system frees the lock however a call ends, so that none is ever left behind.
+if workflow.is_main_process and not only_looks(sys.argv[1:]):
     hold_until_exit(f".snakemake/studies/{STUDY.study}.lock", f"waiting for the snakemake that works on {STUDY.study}")
 
 SHOWN_CORPORA = list(STUDY.samples.models) if STUDY.samples else []
@@ -219,8 +215,8 @@ def best_priority(wildcards):
 
 
 def run_processes(wildcards, resources):
-    # A profile that asks for several GPUs for a run (set-resources: train:gpu=4) gives each of them a process.
-    return max(1, int(resources.get("gpu", 1)))
+    # A profile that asks for several GPUs for a run (set-resources: train:gpu=4, or gres="gpu:4") gives each a process.
+    return max(1, gpus_asked(resources.get("gpu", 0), resources.get("gres", "")))
 
 
 def run_asks_for(what):
