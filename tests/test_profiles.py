@@ -1,8 +1,10 @@
 """What profiles say, and what is said to a user whose command line undoes it."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from bench.doubles import gpu_use, make_environment, most_at_once
 from lmpipe import InputError
 from lmpipe.devices import device_name, find_device
 from lmpipe.plan import load_plan
-from lmpipe.profiles import check_arrays, lost_total, most_jobs
+from lmpipe.profiles import check_arrays, gpus_asked, lost_total, most_jobs, only_looks
 from lmpipe.records import records_of
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +61,60 @@ def test_a_lost_total_is_told():
     assert lost_total(["train"], ["mem_mb"]).startswith("train: a gpu is asked for, but there is no total")
     assert lost_total(["train"], ["mem_mb", "gpu"]) is None
     assert lost_total([], []) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "looks"),
+    [
+        *[
+            (words, True)
+            for words in ("-n", "-nq", "-nF", "-Fn", "-c2 -np", "--dry-r", "-l", "--lint", "--report", "-D")
+        ],
+        *[(words, False) for words in ("", "--cores 2", "-c2 -F", "--nolock", "--workflow-profile profiles/gpu all")],
+    ],
+)
+def test_a_call_that_changes_nothing_is_known_by_snakemakes_own_parser(arguments, looks):
+    assert only_looks(arguments.split()) is looks
+
+
+@pytest.mark.parametrize(
+    ("gpu", "gres", "count"),
+    [
+        (0, "", 0),
+        (2, "", 2),
+        ("2", "", 2),
+        (0, "gpu", 1),
+        (0, "gpu:2", 2),
+        (0, "gpu:a100:2", 2),
+        (0, "shard:4,gpu:2(S:0)", 2),
+        (0, "gpu:a100:1,gpu:h100:3", 4),
+    ],
+)
+def test_gpus_are_counted_as_a_cluster_is_asked_for_them(gpu, gres, count):
+    assert gpus_asked(gpu, gres) == count
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("JobId=7 JobState=COMPLETED Reason=None", "success"),
+        ("JobId=7 JobState=PENDING Reason=Resources", "running"),
+        ("JobId=7 JobState=RUNNING", "running"),
+        ("JobId=7 JobState=COMPLETING", "running"),
+        ("JobId=7 JobState=TIMEOUT", "failed"),
+        ("JobId=7 JobState=OUT_OF_MEMORY", "failed"),
+        ("slurm_load_jobs error: Invalid job id specified", "failed"),
+        ("slurm_load_jobs error: Unable to contact slurm controller", "running"),
+    ],
+)
+def test_the_status_command_says_one_of_the_words_of_the_plugin(tmp_path, said, status):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 1\n', encoding="utf-8")
+    scontrol.chmod(0o755)
+    command = [str(ROOT / "profiles/cluster-generic/status.sh"), "7"]
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{status}\n"
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +192,11 @@ def test_without_a_gpu_the_same_command_uses_the_cpu(texts_done, tmp_path):
     succeed(workflow(folder, folder / "study.yaml", run, *profile))
     device = json.loads((folder / run).read_text(encoding="utf-8"))["device"]
     assert device == device_name(find_device())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["gpu=4", "gres=gpu:a100:4"])
+def test_gpus_of_a_run_reach_its_processes(texts_done, asked):
+    run = "results/sweep/runs/rates/max_lr=0.0001/seed0/summary.json"
+    told = ["--cores", "2", "--set-resources", f"train:{asked}", "--dry-run", "--printshellcmds"]
+    assert " --gpus 4 " in succeed(workflow(texts_done, texts_done / "study.yaml", run, *told)).stdout

@@ -176,6 +176,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--output", required=True, help="the run's folder")
     add_machine(add)
     add("--processes", type=positive, default=1, help="processes that share every batch, one for each GPU (default 1)")
+    add(
+        "--gpus",
+        type=positive,
+        help="in place of --processes: one for each of so many GPUs; one without a GPU",
+    )
     add("--checkpoint-seconds", type=seconds, help="time from one checkpoint to the next (default 30; 0: every step)")
     add(
         "--runs-per-gpu",
@@ -418,10 +423,12 @@ def measure_batch_sizes(given: Arguments) -> None:
 
 def train(given: Arguments) -> Facts:
     """Run `lmpipe train`."""
+    from lmpipe.devices import processes_on_gpus
     from lmpipe.records import facts_of_training
     from lmpipe.train import train
 
-    machine = {"threads": given.threads, "device": given.device, "processes": given.processes}
+    processes = processes_on_gpus(given.gpus, given.device) if given.gpus else given.processes
+    machine = {"threads": given.threads, "device": given.device, "processes": processes}
     machine |= {"runs_per_gpu": given.runs_per_gpu}
     options = {"best_path": given.best, **machine}
     if given.checkpoint_seconds is not None:

@@ -214,8 +214,9 @@ def best_priority(wildcards):
     return round(SECONDS_AFTER[wildcards.experiment])
 
 
-def run_processes(wildcards, resources):
-    # A profile that asks for several GPUs for a run (set-resources: train:gpu=4, or gres="gpu:4") gives each a process.
+def run_gpus(wildcards, resources):
+    # A profile that asks for several GPUs for a run (set-resources: train:gpu=4, or gres="gpu:4") gives each a process;
+    # without a GPU there is one, so that the run has the numbers of any other machine's CPU.
     return max(1, gpus_asked(resources.get("gpu", 0), resources.get("gres", "")))
 
 

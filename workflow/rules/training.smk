@@ -27,11 +27,11 @@ rule train:
         folder=subpath(output.config, parent=True),
         results=subpath(output.config, ancestor=5),
         best=run_best_flag,
-        processes=run_processes,
+        gpus=run_gpus,
         code=code_of("train"),
     shell:
         "lmpipe train --settings {params.settings:q} --results {params.results:q} {params.best:q}"
-        " --output {params.folder:q} --threads {threads} --processes {params.processes}"
+        " --output {params.folder:q} --threads {threads} --gpus {params.gpus}"
         " --runs-per-gpu {resources.runs_per_gpu} 2> {log:q}"
 
 
