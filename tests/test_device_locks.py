@@ -1,12 +1,14 @@
 """Fake GPUs that processes hold: one run each, some runs together, and free again however a run ends."""
 
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from lmpipe import InputError, device_locks
 from lmpipe.device_locks import PLACES, held_device, held_gpu, locks_folder, take
@@ -123,3 +125,29 @@ def test_the_folder_of_the_locks_is_the_users_own(tmp_path, monkeypatch):
     (tmp_path / f"lmpipe-gpus-{os.getuid()}").mkdir()
     with pytest.raises(InputError, match="expected a folder of this user, found another's"):
         locks_folder()
+
+
+@pytest.mark.parametrize(
+    ("module", "measure"), [("measurement", "measure_model"), ("batch_sizes", "measure_batch_sizes")]
+)
+def test_measuring_holds_its_device(monkeypatch, module, measure):
+    """Whatever it computes, it does so while the device is held."""
+    module = importlib.import_module(f"lmpipe.{module}")
+    held, at_work = [], []
+
+    @contextlib.contextmanager
+    def hold(name):
+        held.append(name)
+        yield torch.device("cpu")
+        held.pop()
+
+    def compute(*_):
+        at_work.append(list(held))
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "held_device", hold)
+    monkeypatch.setattr(module, "load_code", compute)
+    monkeypatch.setattr(module, "compute_reproducibly", lambda *_: None)
+    with pytest.raises(InterruptedError):
+        getattr(module, measure)(None, None, device="cuda:1")
+    assert at_work == [["cuda:1"]]

@@ -1,8 +1,10 @@
 """What profiles say, and what is said to a user whose command line undoes it."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -171,3 +173,11 @@ def test_without_a_gpu_the_same_command_uses_the_cpu(texts_done, tmp_path):
     succeed(workflow(folder, folder / "study.yaml", run, *profile))
     device = json.loads((folder / run).read_text(encoding="utf-8"))["device"]
     assert device == device_name(find_device())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["gpu=4", "gres=gpu:a100:4"])
+def test_gpus_of_a_run_reach_its_processes(texts_done, asked):
+    run = "results/sweep/runs/rates/max_lr=0.0001/seed0/summary.json"
+    told = ["--cores", "2", "--set-resources", f"train:{asked}", "--dry-run", "--printshellcmds"]
+    assert " --gpus 4 " in succeed(workflow(texts_done, texts_done / "study.yaml", run, *told)).stdout

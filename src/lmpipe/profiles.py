@@ -80,3 +80,27 @@ def lost_total(asking: Collection[str], totals: Collection[str]) -> str | None:
         f"{', '.join(sorted(asking))}: a gpu is asked for, but there is no total: --resources replaces the profile's "
         "whole block. More jobs than GPUs may start, and those without one wait; add gpu=N to --resources."
     )
+
+
+def gpus_asked(gpu: int | str, gres: str) -> int:
+    """How many GPUs a job asks for by its resources `gpu` and `gres`, as `gpu:2` or `gpu:a100:2`; 0 without any.
+
+    A cluster takes one of the two; where gres names several kinds of GPU, they add up (sbatch(1), --gres).
+    """
+    kinds = [kind for kind in gres.split(",") if kind.strip().partition(":")[0] == "gpu"]
+    counts = [re.search(r":([0-9]+)$", kind.strip().partition("(")[0]) for kind in kinds]
+    return max(int(gpu), sum(int(count[1]) if count else 1 for count in counts))
+
+
+# Options of Snakemake's calls that change nothing, by the names that its parser gives them.
+LOOKING = ("dryrun", "lint", "list_rules", "list_target_rules", "dag", "rulegraph", "filegraph", "d3dag")
+LOOKING += ("summary", "detailed_summary", "report")
+
+
+def only_looks(arguments: Sequence[str]) -> bool:
+    """Whether a call of Snakemake with these arguments changes nothing, as its own parser reads them."""
+    from snakemake.cli import get_argument_parser
+
+    given, _ = get_argument_parser().parse_known_args(arguments)
+    # Some are False where they are not given, others None; one that is given without a value may be empty.
+    return any(getattr(given, name, None) not in (None, False) for name in LOOKING)
