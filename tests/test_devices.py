@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lmpipe import InputError, devices
-from lmpipe.devices import find_device, free_memory_bytes, group_rooms, processes_on_gpus
+from lmpipe.devices import find_device, free_memory_bytes, group_rooms
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,3 @@ def test_a_job_has_what_its_control_groups_leave(tmp_path):
 def test_free_memory_is_the_least_of_machine_and_groups(monkeypatch):
     monkeypatch.setattr(devices, "group_rooms", lambda: iter([5, 3]))
     assert free_memory_bytes(torch.device("cpu")) == 3
-
-
-@pytest.mark.parametrize(
-    ("devices", "processes"), [(["cuda:0", "cuda:1", "cpu"], 2), (["mps", "cpu"], 1), (["cpu"], 1)]
-)
-def test_a_run_that_asks_for_gpus_is_one_process_without_any(monkeypatch, found, processes):
-    monkeypatch.setattr("lmpipe.devices.available_devices", lambda: found)
-    assert processes_on_gpus(2) == processes
-    assert processes_on_gpus(2, "cpu") == 1

@@ -17,7 +17,7 @@ from bench.doubles import gpu_use, make_environment, most_at_once
 from lmpipe import InputError
 from lmpipe.devices import device_name, find_device
 from lmpipe.plan import load_plan
-from lmpipe.profiles import check_arrays, gpus_asked_for, lost_total, most_jobs, only_looks
+from lmpipe.profiles import check_arrays, gpus_asked, lost_total, most_jobs, only_looks
 from lmpipe.records import records_of
 
 ROOT = Path(__file__).parent.parent
@@ -86,16 +86,40 @@ def test_a_call_that_only_looks_is_known_by_its_options(arguments, expected):
     [
         (None, None, 1),
         (4, None, 4),
-        (0, None, 1),
+        ("2", "", 2),
+        (0, "gpu", 1),
         (None, "gpu:2", 2),
-        (None, "gpu:h100:3", 3),
-        (None, "gpu", 1),
+        (None, "gpu:a100:2", 2),
         (None, "nvme:100", 1),
-        (None, "nvme:1,gpu:2", 2),
+        (0, "shard:4,gpu:2(S:0)", 2),
+        (0, "gpu:a100:1,gpu:h100:3", 4),
     ],
 )
 def test_a_run_has_as_many_gpus_as_its_job_asks_for(gpu, gres, expected):
-    assert gpus_asked_for(gpu, gres) == expected
+    assert gpus_asked(gpu, gres) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("JobId=7 JobState=COMPLETED Reason=None", "success"),
+        ("JobId=7 JobState=PENDING Reason=Resources", "running"),
+        ("JobId=7 JobState=RUNNING", "running"),
+        ("JobId=7 JobState=COMPLETING", "running"),
+        ("JobId=7 JobState=TIMEOUT", "failed"),
+        ("JobId=7 JobState=OUT_OF_MEMORY", "failed"),
+        ("slurm_load_jobs error: Invalid job id specified", "failed"),
+        ("slurm_load_jobs error: Unable to contact slurm controller", "running"),
+    ],
+)
+def test_the_status_command_says_one_of_the_words_of_the_plugin(tmp_path, said, status):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 1\n', encoding="utf-8")
+    scontrol.chmod(0o755)
+    command = [str(ROOT / "profiles/cluster-generic/status.sh"), "7"]
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{status}\n"
 
 
 @pytest.fixture(scope="module")

@@ -419,7 +419,6 @@ def measure_batch_sizes(given: Arguments) -> None:
 
 def train(given: Arguments) -> Facts:
     """Run `lmpipe train`."""
-    from lmpipe.devices import processes_on_gpus
     from lmpipe.records import facts_of_training
     from lmpipe.train import train
 

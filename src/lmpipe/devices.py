@@ -54,11 +54,6 @@ def find_device(name: str | None = None, rank: int = 0) -> torch.device:
     return torch.device(wanted)
 
 
-def processes_on_gpus(gpus: int, name: str | None = None) -> int:
-    """How many processes train together where a run asks for so many GPUs: one where it computes on none."""
-    return gpus if find_device(name).type == "cuda" else 1
-
-
 def device_name(device: torch.device) -> str:
     """What the device calls itself, for the record."""
     if device.type == "cuda":

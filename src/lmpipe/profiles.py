@@ -37,17 +37,6 @@ def only_looks(arguments: Sequence[str]) -> bool:
     return False
 
 
-def gpus_asked_for(gpu: int | None, gres: str | None) -> int:
-    """How many GPUs a job asks for, by a resource `gpu` or by SLURM's `gres`; 1 where neither says it.
-
-    >>> gpus_asked_for(4, None), gpus_asked_for(None, "gpu:h100:2"), gpus_asked_for(None, "gpu")
-    (4, 2, 1)
-    """
-    if gpu is None and gres is not None and (found := re.search(r"\bgpu(?::[^:,]+)?:(\d+)", gres)):
-        gpu = int(found[1])
-    return max(1, int(gpu or 1))
-
-
 def most_jobs(plan: Plan) -> int:
     """More jobs than a study can have ready at once: all that leave a record, and every shard of each tokenizer."""
     shards = sum(plan.study.corpora[plan.tokenizers[name][0]].shards for name in plan.sharded_tokenizers())
@@ -82,25 +71,11 @@ def lost_total(asking: Collection[str], totals: Collection[str]) -> str | None:
     )
 
 
-def gpus_asked(gpu: int | str, gres: str) -> int:
-    """How many GPUs a job asks for by its resources `gpu` and `gres`, as `gpu:2` or `gpu:a100:2`; 0 without any.
+def gpus_asked(gpu: int | str | None, gres: str | None) -> int:
+    """How many GPUs a job asks for by its resources `gpu` or `gres`, as `gpu:2` or `gpu:a100:2`; 1 without any.
 
     A cluster takes one of the two; where gres names several kinds of GPU, they add up (sbatch(1), --gres).
     """
-    kinds = [kind for kind in gres.split(",") if kind.strip().partition(":")[0] == "gpu"]
+    kinds = [kind for kind in (gres or "").split(",") if kind.strip().partition(":")[0] == "gpu"]
     counts = [re.search(r":([0-9]+)$", kind.strip().partition("(")[0]) for kind in kinds]
-    return max(int(gpu), sum(int(count[1]) if count else 1 for count in counts))
-
-
-# Options of Snakemake's calls that change nothing, by the names that its parser gives them.
-LOOKING = ("dryrun", "lint", "list_rules", "list_target_rules", "dag", "rulegraph", "filegraph", "d3dag")
-LOOKING += ("summary", "detailed_summary", "report")
-
-
-def only_looks(arguments: Sequence[str]) -> bool:
-    """Whether a call of Snakemake with these arguments changes nothing, as its own parser reads them."""
-    from snakemake.cli import get_argument_parser
-
-    given, _ = get_argument_parser().parse_known_args(arguments)
-    # Some are False where they are not given, others None; one that is given without a value may be empty.
-    return any(getattr(given, name, None) not in (None, False) for name in LOOKING)
+    return max(1, int(gpu or 0), sum(int(count[1]) if count else 1 for count in counts))

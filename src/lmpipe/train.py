@@ -31,8 +31,8 @@ def train(
 
     `results` is the study's folder with tokens/, tokenizers/ and store/; `best_path` the best.json that a best_of rate
     is taken from. So many `processes` share every batch, each with `threads` of its own; where there are GPUs, there is
-    one for each of so many `gpus`; torchrun's processes share them, too. Returns whether the run was trained now. Raises InputError for settings and files
-    that do not fit; SystemExit after a signal, with all saved.
+    one for each of so many `gpus`; torchrun's processes share it, too. Returns whether the run was trained now. Raises
+    InputError for settings and files that do not fit; SystemExit after a signal, with all saved.
     """
     inputs = resolve(settings, Path(results), best_path, Path(output))
     stored = StoredRun.of(results, digest_of(inputs.identity()))

@@ -21,7 +21,7 @@ from lmpipe.costs import (
 from lmpipe.estimate import notice
 from lmpipe.files import hold_until_exit
 from lmpipe.plan import load_plan
-from lmpipe.profiles import check_arrays, gpus_asked_for, lost_total, most_jobs, only_looks
+from lmpipe.profiles import check_arrays, gpus_asked, lost_total, most_jobs, only_looks
 from lmpipe.provenance import code_of
 from lmpipe.records import records_of
 
@@ -216,7 +216,7 @@ def best_priority(wildcards):
 
 def run_gpus(wildcards, resources):
     # A profile may ask for several GPUs for a run: set-resources: train: gpu: 4, or on a cluster gres: "gpu:4".
-    return gpus_asked_for(resources.get("gpu"), resources.get("gres"))
+    return gpus_asked(resources.get("gpu"), resources.get("gres"))
 
 
 def run_asks_for(what):
