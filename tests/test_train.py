@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -521,12 +522,14 @@ def test_torchrun_makes_the_run_of_one_process_and_goes_on_where_it_was_killed(s
         command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(study / "program.py")]
         return [sys.executable, *command, str(output)]
 
-    killed = subprocess.Popen(launched(study / "run"), start_new_session=True)
+    killed = subprocess.Popen(launched(study / "run"))
     deadline = time.monotonic() + 120
     while not list(study.glob("store/*/checkpoints/*.safetensors")) and killed.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(killed.pid, signal.SIGKILL)
+    # torchrun's processes do not end with it.
+    for process in [*psutil.Process(killed.pid).children(recursive=True), killed]:
+        process.kill()
     killed.wait()
     said = [subprocess.run(launched(study / name), capture_output=True, text=True) for name in ("run", "again")]
     # Only the first process returns: it trained the run, and then found it in the store.
