@@ -6,39 +6,38 @@ from test_plan import plan_with
 
 from lmpipe import costs
 from lmpipe.accounting import scaling
-from lmpipe.costs import CPU_CORE, H100, SIMPLE_TEXT, WEB_TEXT, RunCost, run_cost, sequence_cost, split_bytes
+from lmpipe.costs import CPU_CORE, H100, SIMPLE_TEXT, START_SECONDS, WEB_TEXT, RunCost, run_cost, split_bytes
 from lmpipe.settings import ModelConfig
 from lmpipe.stories import stories
 
 CS336 = {"context_length": 256, "d_model": 512, "d_ff": 1344, "num_layers": 4, "num_heads": 16}
 LAPTOP = {"context_length": 128, "d_model": 64, "d_ff": 192, "num_layers": 4, "num_heads": 4}
-# Seconds of a training step and peak memory (MB) of the process, measured on one core of a 2-core AMD EPYC (AVX2).
+# Seconds of a training step and peak memory (MB) of the process on a core of a 2-core Intel Xeon, both at work: of the
+# laptop study's runs where it has such, otherwise of single steps, timed while the machine was about a fifth faster.
 MEASURED = [
-    (CS336, 10_000, 2, 1.067, 755),
-    (CS336, 10_000, 8, 3.419, 1302),
-    (CS336, 10_000, 32, 17.048, 3534),
-    (CS336, 32_000, 8, 6.734, 2127),
-    (LAPTOP, 1024, 1, 128 / 8_400, 327),
-    (LAPTOP, 1024, 8, 1024 / 13_600, 343),
-    (LAPTOP, 1024, 32, 4096 / 13_500, 495),
-    (LAPTOP, 2048, 8, 1024 / 14_857, 396),
+    (CS336, 10_000, 2, "float32", 0.439, 880),
+    (CS336, 10_000, 8, "float32", 1.604, 1080),
+    (CS336, 10_000, 32, "float32", 6.280, 2516),
+    (CS336, 32_000, 8, "float32", 2.886, 1654),
+    (CS336, 10_000, 8, "bfloat16", 0.845, 1106),
+    (LAPTOP, 1024, 1, "float32", 0.0088, 325),
+    (LAPTOP, 1024, 8, "float32", 0.0345, 338),
+    (LAPTOP, 1024, 32, "float32", 0.131, 416),
+    (LAPTOP, 2048, 8, "float32", 0.0467, 376),
 ]
 MINE = {"source": "url", "files": ["file:a.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
 
 
 def steps(model, vocab_size, batch_size, count, precision="float32"):
-    return RunCost(sequence_cost(ModelConfig(vocab_size=vocab_size, **model)), precision, batch_size, count, 0)
+    config = ModelConfig(vocab_size=vocab_size, **model)
+    return RunCost(config, precision, batch_size, count, 0)
 
 
-@pytest.mark.parametrize(("model", "vocab_size", "batch_size", "seconds", "megabytes"), MEASURED)
-def test_the_estimate_is_near_what_was_measured(model, vocab_size, batch_size, seconds, megabytes):
-    cost = steps(model, vocab_size, batch_size, 1)
-    assert cost.seconds(CPU_CORE) == pytest.approx(seconds, rel=0.25)
-    assert cost.memory_bytes / 1e6 == pytest.approx(megabytes, rel=0.13)
-
-
-def test_bfloat16_is_as_slow_as_it_was_measured_on_a_cpu_without_instructions_for_it():
-    assert steps(CS336, 10_000, 2, 1, "bfloat16").seconds(CPU_CORE) == pytest.approx(28.58, rel=0.05)
+@pytest.mark.parametrize(("model", "vocab_size", "batch_size", "precision", "seconds", "megabytes"), MEASURED)
+def test_the_estimate_is_near_what_was_measured(model, vocab_size, batch_size, precision, seconds, megabytes):
+    cost = steps(model, vocab_size, batch_size, 1, precision)
+    assert seconds / 1.2 < cost.seconds(CPU_CORE) - START_SECONDS < 1.5 * seconds
+    assert cost.memory_bytes / 1e6 == pytest.approx(megabytes, rel=0.16)
 
 
 def test_the_assumed_gpu_takes_what_the_handout_expects():

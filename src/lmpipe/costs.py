@@ -1,7 +1,7 @@
 """What texts and training runs cost before they are made: bytes, FLOPs, memory and time.
 
-Training follows from the closed forms of `lmpipe.accounting`. What cannot be derived is measured or assumed; it stands
-here and nowhere else, so that it can be measured again.
+Training follows from the closed forms of `lmpipe.accounting` and `lmpipe.activations`. What cannot be derived is
+measured or assumed; it stands here and nowhere else, so that it can be measured again.
 """
 
 import math
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from lmpipe.accounting import FLOAT32_BYTES, adamw, forward_flops
+from lmpipe.accounting import FLOAT32_BYTES, forward_flops, parameters
+from lmpipe.activations import bytes_of_step, validation_bytes
 from lmpipe.plan import Plan, PlannedRun
-from lmpipe.settings import ModelConfig, TrainingSettings
+from lmpipe.settings import VALIDATED_AT_ONCE, ModelConfig, TrainingSettings
 from lmpipe.study import Corpus, StoriesCorpus, TextFile, UrlCorpus
 
 
@@ -19,30 +20,40 @@ from lmpipe.study import Corpus, StoriesCorpus, TextFile, UrlCorpus
 class Device:
     """What a device sustains in training.
 
-    FLOP/s of matrix multiplies by precision, and the bytes of weights, gradients, moments and activations that it deals
-    with in a second; a step takes the time of both.
+    FLOP/s of matrix multiplies by precision, the bytes of weights, gradients, moments and activations that it deals
+    with in a second, and the seconds that each layer takes in a step however small it is; a step takes the sum.
     """
 
     name: str
     flops_per_second: dict[str, float]
     bytes_per_second: float
+    layer_seconds: float
 
 
-# Fitted to training steps on one core of a 2-core AMD EPYC (AVX2, no instructions for bfloat16), the other core busy:
-# the model of config/cs336.yaml (batch size 2, 8 and 32, vocabulary 10,000 and 32,000) and that of config/config.yaml
-# (batch size 1, 8 and 32). All are within 25 % of the fit, over a factor of 3,000 in the cost of a step.
-CPU_CORE = Device("CPU core", {"float32": 84e9, "bfloat16": 2e9}, 1.17e9)
+# Fitted on a 2-core Intel Xeon (AVX-512, and AMX for bfloat16), a run on each core: to the runs of a laptop study, and
+# to single steps of the models of config/smoke.yaml and config/cs336.yaml. tests/test_costs.py says how far they agree.
+CPU_CORE = Device("CPU core", {"float32": 140e9, "bfloat16": 310e9}, 2.0e9, 0.9e-3)
 # Assumed, not measured: 20 % of an H100's peak (67 TFLOP/s in float32, 989 in bfloat16), and so many bytes a second
 # that the handout's own run (327,680,000 tokens, batch size 32) takes the 35 minutes that it expects.
-H100 = Device("H100", {"float32": 13.4e12, "bfloat16": 198e12}, 70e9)
-
-# Measured on one core of the same machine, on 100 MB of web text; stories go two or three times as fast.
+H100 = Device("H100", {"float32": 13.4e12, "bfloat16": 198e12}, 25e9, 0.0)
+# Measured on one core of a 2-core AMD EPYC, on 100 MB of web text; stories go two or three times as fast.
 COPIED_BYTES_PER_SECOND = 110e6
 COUNTED_BYTES_PER_SECOND = 120e6
 ENCODED_BYTES_PER_SECOND = 85e6
 MERGE_SECONDS_PER_PRETOKEN = 1.5e-6
-# Memory of a process before it computes, and for each unique pre-token that it holds.
-TRAINING_PROCESS_BYTES = 300e6
+# Text that is made and not fetched: stories of the grammar, and docstrings read out of packages.
+MADE_BYTES_PER_SECOND = {"stories": 6e6, "docstrings": 2e6}
+# Starting a run until it trains, taking a run from the store, and any other job; and the two jobs that measure alone.
+START_SECONDS = 3.0
+STORED_SECONDS = 0.5
+JOB_SECONDS = 1.7
+ALONE_SECONDS = 15.0
+# Jobs that every study has once: unicode, toy, texts, tokenizers, the best of a sweep, findings, report, provenance.
+OTHER_JOBS = 10
+# Memory of a process before it computes, the room that its allocator keeps between the tensors of a step, as a share of
+# them, and memory for each unique pre-token that it holds.
+TRAINING_PROCESS_BYTES = 310e6
+ALLOCATOR_SHARE = 0.15
 TEXT_PROCESS_BYTES = 60e6
 COUNT_BYTES_PER_PRETOKEN = 250
 MERGE_BYTES_PER_PRETOKEN = 300
@@ -116,10 +127,17 @@ def text_seconds(plan: Plan) -> float:
     corpora = plan.study.corpora
     sizes = {name: split_bytes(corpus) for name, corpus in corpora.items()}
     seconds = sum(sum(size) / COPIED_BYTES_PER_SECOND + size[0] / COUNTED_BYTES_PER_SECOND for size in sizes.values())
+    seconds += sum(make_seconds(corpus) for corpus in corpora.values())
     compared = sum(valid for _, valid in sizes.values())
     for corpus, _ in plan.tokenizers.values():
         seconds += merge_seconds(corpora[corpus]) + (sum(sizes[corpus]) + compared) / ENCODED_BYTES_PER_SECOND
     return seconds
+
+
+def make_seconds(corpus: Corpus) -> float:
+    """Seconds to make a corpus that is not fetched."""
+    rate = MADE_BYTES_PER_SECOND.get(corpus.source)
+    return sum(split_bytes(corpus)) / rate if rate else 0.0
 
 
 def merge_seconds(corpus: Corpus) -> float:
@@ -166,28 +184,43 @@ def id_bytes(corpus: Corpus, size: int, vocab_size: int) -> int:
 
 
 @dataclass(frozen=True)
-class SequenceCost:
-    """What the accounting says of a model: parameters, bytes whatever the batch, bytes and FLOPs for a sequence."""
+class ModelCost:
+    """What the accounting says of a model in training: bytes of a step whatever the batch, and more for a sequence.
 
+    `state_bytes` are those of weights, gradients and moments, `validation_bytes` the largest tensors of a validation;
+    FLOPs are those of a sequence forwards.
+    """
+
+    layers: int
+    context_length: int
     parameters: int
+    state_bytes: int
     fixed_bytes: int
     bytes_per_sequence: int
+    validation_bytes: int
     forward_flops: int
 
 
 @cache
-def sequence_cost(model: ModelConfig) -> SequenceCost:
-    """The cost of a sequence; the memory of the device, which `adamw` asks for, plays no part in it."""
-    accounted = adamw(model, device_memory_bytes=0)
-    kinds = (accounted["parameters"], accounted["fixed_bytes"], accounted["bytes_per_sequence"])
-    return SequenceCost(*kinds, forward_flops(model))
+def model_cost(model: ModelConfig, precision: str) -> ModelCost:
+    """The cost of a model by its shape and the precision that it is trained in."""
+    total = parameters(model)["total"]
+    return ModelCost(
+        model.num_layers,
+        model.context_length,
+        total,
+        4 * FLOAT32_BYTES * total,
+        *bytes_of_step(model, precision),
+        validation_bytes(model),
+        forward_flops(model),
+    )
 
 
 @dataclass(frozen=True)
 class RunCost:
     """What one training run costs, if it does not diverge. A backward pass costs as much as two forward passes."""
 
-    sequence: SequenceCost
+    config: ModelConfig
     precision: str
     batch_size: int
     steps: int
@@ -195,35 +228,40 @@ class RunCost:
     micro_batch_size: int | None = None
 
     @property
+    def model(self) -> ModelCost:
+        """What the accounting says of the run's model."""
+        return model_cost(self.config, self.precision)
+
+    @property
     def training_flops(self) -> int:
         """Matrix-multiply FLOPs of all steps."""
-        return 3 * self.sequence.forward_flops * self.batch_size * self.steps
+        return 3 * self.model.forward_flops * self.batch_size * self.steps
 
     @property
     def evaluation_flops(self) -> float:
         """Matrix-multiply FLOPs of the curve and of the whole validation split at the end."""
-        return self.sequence.forward_flops * self.evaluated_sequences
+        return self.model.forward_flops * self.evaluated_sequences
 
     @property
     def memory_bytes(self) -> float:
-        """Peak memory of the run, on the CPU or mostly on the GPU: the accounting's a * batch_size + b, and torch.
-
-        Within 13 % of what the laptop study's runs and the cs336 model held on a CPU.
-        """
-        activations = self.sequence.bytes_per_sequence * (self.micro_batch_size or self.batch_size)
-        return TRAINING_PROCESS_BYTES + self.sequence.fixed_bytes + activations
+        """Peak memory of the run's process on a CPU, or mostly of the GPU: torch, a step, a validation."""
+        activations = self.model.bytes_per_sequence * (self.micro_batch_size or self.batch_size)
+        widest = max((1 + ALLOCATOR_SHARE) * activations, self.model.validation_bytes)
+        return TRAINING_PROCESS_BYTES + self.model.fixed_bytes + widest
 
     @property
     def stored_bytes(self) -> int:
         """The files of a finished run: weights and metrics."""
-        return FLOAT32_BYTES * self.sequence.parameters + METRICS_BYTES_PER_STEP * self.steps
+        return FLOAT32_BYTES * self.model.parameters + METRICS_BYTES_PER_STEP * self.steps
 
     def seconds(self, device: Device) -> float:
-        """Training and evaluation time."""
-        flops = self.training_flops + self.evaluation_flops
+        """The time of the whole job: its start, training and evaluation."""
+        multiplies = (self.training_flops + self.evaluation_flops) / device.flops_per_second[self.precision]
         sequences = self.batch_size * self.steps + self.evaluated_sequences / 3
-        handled = self.sequence.fixed_bytes * self.steps + self.sequence.bytes_per_sequence * sequences
-        return flops / device.flops_per_second[self.precision] + handled / device.bytes_per_second
+        handled = self.model.state_bytes * self.steps + self.model.bytes_per_sequence * sequences
+        passes = self.steps + self.evaluated_sequences * self.model.context_length / VALIDATED_AT_ONCE / 3
+        rest = handled / device.bytes_per_second + self.model.layers * device.layer_seconds * passes
+        return START_SECONDS + multiplies + rest
 
 
 def run_cost(plan: Plan, run: PlannedRun) -> RunCost:
@@ -235,13 +273,20 @@ def run_cost(plan: Plan, run: PlannedRun) -> RunCost:
     validation = kind_of(corpus).tokens(split_bytes(corpus)[1], vocab_size)
     evaluated = validation + (training.evaluations + 1) * min(training.eval_tokens, validation)
     return RunCost(
-        sequence_cost(ModelConfig(vocab_size=vocab_size, **run.model.model_dump())),
+        ModelConfig(vocab_size=vocab_size, **run.model.model_dump()),
         training.precision,
         training.batch_size,
         training.steps(run.model.context_length),
         evaluated / run.model.context_length,
         None if training.micro_batch_size == "auto" else min(training.micro_batch_size, training.batch_size),
     )
+
+
+def other_seconds(plan: Plan, stored: int, cores: int) -> float:
+    """Seconds of all jobs that neither train nor deal with texts, `stored` of which copy a run from the store."""
+    shown = plan.study.samples.models if plan.study.samples else ()
+    jobs = len(plan.models) + len(plan.runs_of) + len(shown) + OTHER_JOBS
+    return ALONE_SECONDS + (JOB_SECONDS * jobs + STORED_SECONDS * stored) / cores
 
 
 # --- what jobs ask a cluster for -------------------------------------------------------------------------------------

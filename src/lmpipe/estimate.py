@@ -15,6 +15,7 @@ from lmpipe.costs import (
     RunCost,
     count_memory_bytes,
     merge_memory_bytes,
+    other_seconds,
     pretoken_file_bytes,
     run_cost,
     shard_file_bytes,
@@ -83,6 +84,7 @@ class Estimate:
     runs: int
     costs: Sequence[RunCost]
     text_seconds: float
+    other_seconds: float
     memory: dict[str, float]
 
     @property
@@ -98,7 +100,7 @@ class Estimate:
     @property
     def cpu_seconds(self) -> float:
         """Time without a GPU."""
-        return self.cpu_training_seconds + self.text_seconds
+        return self.cpu_training_seconds + self.text_seconds + self.other_seconds
 
     @property
     def gpu_training_seconds(self) -> float:
@@ -108,7 +110,7 @@ class Estimate:
     @property
     def gpu_seconds(self) -> float:
         """Time with one GPU; texts stay on the CPU."""
-        return self.gpu_training_seconds + self.text_seconds
+        return self.gpu_training_seconds + self.text_seconds + self.other_seconds
 
 
 def estimate(plan: Plan, cores: int) -> Estimate:
@@ -122,6 +124,7 @@ def estimate(plan: Plan, cores: int) -> Estimate:
         len(plan.runs),
         costs,
         text_seconds(plan),
+        other_seconds(plan, len(plan.runs) - len(costs), cores),
         memory(plan, costs),
     )
 
@@ -138,7 +141,7 @@ def disk(plan: Plan, costs: Sequence[RunCost], cores: int) -> dict[str, float]:
     """
     corpora = plan.study.corpora
     published = [run_cost(plan, run) for run in plan.runs]
-    largest = max(cost.sequence.parameters for cost in costs)
+    largest = max(cost.model.parameters for cost in costs)
     return {
         "downloads": sum(map(text_bytes, fetched_texts(plan).values())),
         "corpora": sum(sum(split_bytes(corpus)) for corpus in corpora.values()),
@@ -175,14 +178,14 @@ def read_plan(path: str) -> Plan:
 def roughly(seconds: float) -> str:
     """A time in one unit, as no estimate deserves more.
 
-    >>> roughly(943_000), roughly(9_000), roughly(100)
-    ('11 days', '2.5 hours', '2 minutes')
+    >>> roughly(943_000), roughly(9_000), roughly(100), roughly(39.6)
+    ('11 days', '2.5 hours', '2 minutes', '40 seconds')
     """
     for size, unit in ((86_400, "days"), (3_600, "hours")):
         if seconds >= 2 * size:
             return f"{float(f'{seconds / size:.2g}'):,g} {unit}"
-    minutes = max(1, round(seconds / 60))
-    return f"{minutes} minute{'' if minutes == 1 else 's'}"
+    minutes = round(seconds / 60)
+    return f"{minutes} minutes" if seconds >= 90 else f"{max(1, round(seconds))} second{'' if seconds < 1.5 else 's'}"
 
 
 def table(found: Estimate) -> str:
@@ -199,9 +202,10 @@ def table(found: Estimate) -> str:
         f"{count(sum(cost.steps for cost in found.costs))} steps",
         "training FLOPs": f"{number(flops)}, and {number(checks)} for validation",
         f"time, {cores_words(found.cores)}": f"{roughly(found.cpu_seconds)}: training "
-        f"{roughly(found.cpu_training_seconds)}, texts {roughly(found.text_seconds)}",
+        f"{roughly(found.cpu_training_seconds)}, texts {roughly(found.text_seconds)}, "
+        f"the rest {roughly(found.other_seconds)}",
         f"time, one {H100.name}": f"{roughly(found.gpu_seconds)}: training {roughly(found.gpu_training_seconds)}, "
-        f"texts on the CPU {roughly(found.text_seconds)}",
+        f"texts on the CPU {roughly(found.text_seconds)}, the rest {roughly(found.other_seconds)}",
         "memory of a job": ", ".join(f"{name} {bytes_text(size)}" for name, size in found.memory.items()),
     }
     width = max(map(len, rows))
@@ -215,8 +219,8 @@ def footnotes(found: Estimate) -> list[str]:
     if any(cost.precision == "bfloat16" for cost in found.costs):
         plain = sum(replace(cost, precision="float32").seconds(CPU_CORE) for cost in found.costs) / found.cores
         notes.append(
-            "bfloat16 was measured on a CPU without instructions for it; in float32 training would take about "
-            f"{roughly(plain)} there."
+            "bfloat16 was measured on a CPU with instructions for it (AMX); on one without them it goes many times "
+            f"slower than float32, in which training would take about {roughly(plain)}."
         )
     return notes
 
