@@ -11,19 +11,31 @@ from lmpipe.settings import ModelConfig
 from lmpipe.stories import stories
 
 CS336 = {"context_length": 256, "d_model": 512, "d_ff": 1344, "num_layers": 4, "num_heads": 16}
+SMOKE = {"context_length": 64, "d_model": 32, "d_ff": 96, "num_layers": 2, "num_heads": 2}
 LAPTOP = {"context_length": 128, "d_model": 64, "d_ff": 192, "num_layers": 4, "num_heads": 4}
-# Seconds of a training step and peak memory (MB) of the process on a core of a 2-core Intel Xeon, both at work: of the
-# laptop study's runs where it has such, otherwise of single steps, timed while the machine was about a fifth faster.
-MEASURED = [
-    (CS336, 10_000, 2, "float32", 0.439, 880),
-    (CS336, 10_000, 8, "float32", 1.604, 1080),
-    (CS336, 10_000, 32, "float32", 6.280, 2516),
-    (CS336, 32_000, 8, "float32", 2.886, 1654),
-    (CS336, 10_000, 8, "bfloat16", 0.845, 1106),
-    (LAPTOP, 1024, 1, "float32", 0.0088, 325),
-    (LAPTOP, 1024, 8, "float32", 0.0345, 338),
-    (LAPTOP, 1024, 32, "float32", 0.131, 416),
-    (LAPTOP, 2048, 8, "float32", 0.0467, 376),
+# Seconds of a training step on a core of a 2-core Intel Xeon, both at work: of the laptop study's runs, and of single
+# steps of the larger model, timed while the machine was about a fifth faster.
+STEP_SECONDS = [
+    (CS336, 10_000, 2, "float32", 0.439),
+    (CS336, 10_000, 8, "float32", 1.604),
+    (CS336, 10_000, 32, "float32", 6.280),
+    (CS336, 32_000, 8, "float32", 2.886),
+    (CS336, 10_000, 8, "bfloat16", 0.845),
+    (LAPTOP, 1024, 1, "float32", 0.0088),
+    (LAPTOP, 1024, 8, "float32", 0.0345),
+    (LAPTOP, 1024, 32, "float32", 0.131),
+    (LAPTOP, 2048, 8, "float32", 0.0467),
+]
+# Peak memory (MB) of a process that made steps and validations there.
+PEAK_MEGABYTES = [
+    (CS336, 10_000, 2, "float32", 898),
+    (CS336, 10_000, 8, "float32", 1018),
+    (CS336, 10_000, 8, "bfloat16", 1008),
+    (LAPTOP, 1024, 1, "float32", 350),
+    (LAPTOP, 1024, 8, "float32", 360),
+    (LAPTOP, 1024, 32, "float32", 421),
+    (LAPTOP, 2048, 8, "float32", 380),
+    (SMOKE, 384, 4, "float32", 323),
 ]
 MINE = {"source": "url", "files": ["file:a.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
 
@@ -33,11 +45,16 @@ def steps(model, vocab_size, batch_size, count, precision="float32"):
     return RunCost(config, precision, batch_size, count, 0)
 
 
-@pytest.mark.parametrize(("model", "vocab_size", "batch_size", "precision", "seconds", "megabytes"), MEASURED)
-def test_the_estimate_is_near_what_was_measured(model, vocab_size, batch_size, precision, seconds, megabytes):
+@pytest.mark.parametrize(("model", "vocab_size", "batch_size", "precision", "seconds"), STEP_SECONDS)
+def test_the_time_of_a_step_is_near_what_was_measured(model, vocab_size, batch_size, precision, seconds):
     cost = steps(model, vocab_size, batch_size, 1, precision)
-    assert seconds / 1.2 < cost.seconds(CPU_CORE) - START_SECONDS < 1.5 * seconds
-    assert cost.memory_bytes / 1e6 == pytest.approx(megabytes, rel=0.16)
+    assert seconds / 1.25 < cost.seconds(CPU_CORE) - START_SECONDS < 1.6 * seconds
+
+
+@pytest.mark.parametrize(("model", "vocab_size", "batch_size", "precision", "megabytes"), PEAK_MEGABYTES)
+def test_the_memory_of_a_run_is_near_what_was_measured(model, vocab_size, batch_size, precision, megabytes):
+    cost = steps(model, vocab_size, batch_size, 1, precision)
+    assert cost.memory_bytes / 1e6 == pytest.approx(megabytes, rel=0.15)
 
 
 def test_the_assumed_gpu_takes_what_the_handout_expects():
