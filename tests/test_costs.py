@@ -11,6 +11,7 @@ from lmpipe.settings import ModelConfig
 from lmpipe.stories import stories
 
 CS336 = {"context_length": 256, "d_model": 512, "d_ff": 1344, "num_layers": 4, "num_heads": 16}
+SMOKE = {"context_length": 64, "d_model": 32, "d_ff": 96, "num_layers": 2, "num_heads": 2}
 LAPTOP = {"context_length": 128, "d_model": 64, "d_ff": 192, "num_layers": 4, "num_heads": 4}
 WIDE = {"context_length": 256, "d_model": 256, "d_ff": 688, "num_layers": 4, "num_heads": 8}
 SMOKE = {"context_length": 64, "d_model": 32, "d_ff": 96, "num_layers": 2, "num_heads": 2}

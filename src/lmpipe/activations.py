@@ -175,7 +175,7 @@ def step_bytes(config: ModelConfig, precision: str, batch_size: int) -> int:
 def validation_bytes(config: ModelConfig) -> int:
     """The largest tensors of a validation: the logits of the windows computed at once, and their logarithms' softmax.
 
-    They come on top of what a step held, since the allocator finds no room of that size in what the step gave back.
+    Where a model is small they come on top of what a step held: what it gave back is in pieces too small for them.
     """
     windows = max(1, VALIDATED_AT_ONCE // config.context_length)
     return 2 * FLOAT32_BYTES * windows * config.context_length * config.vocab_size

@@ -178,14 +178,14 @@ def read_plan(path: str) -> Plan:
 def roughly(seconds: float) -> str:
     """A time in one unit, as no estimate deserves more.
 
-    >>> roughly(943_000), roughly(9_000), roughly(100)
-    ('11 days', '2.5 hours', '2 minutes')
+    >>> roughly(943_000), roughly(9_000), roughly(100), roughly(39.6)
+    ('11 days', '2.5 hours', '2 minutes', '40 seconds')
     """
     for size, unit in ((86_400, "days"), (3_600, "hours")):
         if seconds >= 2 * size:
             return f"{float(f'{seconds / size:.2g}'):,g} {unit}"
-    minutes = max(1, round(seconds / 60))
-    return f"{minutes} minute{'' if minutes == 1 else 's'}"
+    minutes = round(seconds / 60)
+    return f"{minutes} minutes" if seconds >= 90 else f"{max(1, round(seconds))} second{'' if seconds < 1.5 else 's'}"
 
 
 def table(found: Estimate) -> str:
