@@ -21,11 +21,8 @@ ChunkLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 # reads the whole matrix and writes all of its gradient, so that parts of a few rows are slow: of 8, four times as slow.
 CPU_LOGITS = 1 << 18
 GPU_LOGITS = 1 << 26
-# Logits that are held at once: so few that a CPU's cache holds them, so many that a GPU is busy. But each part
-# reads the whole matrix and writes all of its gradient, so that parts of a few rows are slow: of 8, four times as slow.
-CPU_LOGITS = 1 << 18
-GPU_LOGITS = 1 << 26
 FEWEST_ROWS = 128
+# Rows of a feed-forward that are computed together on a CPU.
 FEED_FORWARD_ROWS = 256
 # A thread is given so many numbers at least, as in torch: for fewer it takes longer to wake it.
 FEWEST_NUMBERS = 1 << 15
@@ -63,6 +60,7 @@ class NormalizeRows(Function):
         """Normalise (N, d_model)."""
         ctx.has_kernels = has_kernels(x) and x.dtype == torch.float32
         if ctx.has_kernels:
+            x = x.contiguous()
             scales, output = x.new_empty(len(x), 1), torch.empty_like(x, dtype=dtype)
             shape = (len(x), x.shape[1], KERNEL_BYTES[output.dtype])
             compute("normalize_rows", len(x), x.shape[1], x, gain, output, scales, None, None, *shape)
