@@ -16,6 +16,7 @@ from typing import IO, Any, BinaryIO
 
 from lmpipe import InputError
 from lmpipe.progress import say
+from lmpipe.remedies import make_again, make_first
 
 CHUNK_BYTES = 1 << 20
 STANDARD_OUTPUT = "standard output"
@@ -198,14 +199,9 @@ def read_json(path: str | Path, remedy: str = "") -> Any:
         with open(path, encoding="utf-8") as file:
             return parse_json(file.read())
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; make it first (snakemake --cores 1 {path})") from None
+        raise InputError(f"{path}: no such file; {make_first(path)}") from None
     except ValueError as error:
         raise InputError(f"{path}: expected JSON, found damaged text ({error}); {remedy or make_again(path)}") from None
-
-
-def make_again(path: str | Path) -> str:
-    """The remedy for a damaged result."""
-    return f"delete the file and make it again (snakemake --cores 1 {path})"
 
 
 def parse_json(text: str) -> Any:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from lmpipe.files import files_written, json_bytes, make_again, read_json, sha256_of, write_json
+from lmpipe.files import files_written, json_bytes, read_json, sha256_of, write_json
 from lmpipe.provenance import TRACKED_PACKAGES, code_of, environment, peak_memory_bytes
+from lmpipe.remedies import make_again
 from lmpipe.shapes import Whole, check_shape, keys, read_shape
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lmpipe import InputError
 from lmpipe.complaints import shown
-from lmpipe.files import make_again
+from lmpipe.remedies import make_again, make_first
 from lmpipe.shapes import CORPUS, RUN_CONFIG, RUN_SUMMARY, read_shape
 
 # What runs are ranked by, with its unit.
@@ -131,7 +131,7 @@ def read_table(path: Path, columns: Iterable[str]) -> dict[str, list[float | Non
             header, *rows = csv.reader(file, strict=True)
         table = {name: [finite_or_none(cell) for cell in cells] for name, *cells in zip(header, *rows, strict=True)}
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; make it first (snakemake --cores 1 {path})") from None
+        raise InputError(f"{path}: no such file; {make_first(path)}") from None
     except (ValueError, csv.Error) as error:
         raise InputError(f"{path}: expected a table of numbers, found {error}; {make_again(path)}") from None
     if lacking := [name for name in columns if not table.get(name)]:

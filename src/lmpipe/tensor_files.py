@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from lmpipe import InputError
-from lmpipe.files import make_again
+from lmpipe.remedies import make_again, make_first
 
 
 @contextlib.contextmanager
@@ -20,7 +20,7 @@ def open_tensors(path: str | Path, framework: str = "numpy") -> Iterator[Any]:
         with open(path, "rb"), safe_open(path, framework=framework) as file:
             yield file
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; make it first (snakemake --cores 1 {path})") from None
+        raise InputError(f"{path}: no such file; {make_first(path)}") from None
     except SafetensorError as error:
         raise InputError(f"{path}: expected safetensors, found a damaged file ({error}); {make_again(path)}") from None
 
