@@ -7,7 +7,6 @@ from fabricate import CORPORA, MODEL, TRAINING
 
 from lmpipe import InputError
 from lmpipe.begun import begin, find_study
-from lmpipe.files import make_again, make_first, study_options
 from lmpipe.plan import load_plan
 
 STUDY = {
@@ -98,31 +97,3 @@ def test_settings_that_are_no_study_are_told(tmp_path):
     path.write_text(json.dumps(content | {"study": {"stud": "x"}}), encoding="utf-8")
     with pytest.raises(InputError, match="unknown key 'stud'; did you mean study"):
         find_study("results/tiny")
-
-
-@pytest.mark.parametrize(
-    ("begun", "options"),
-    [
-        (["--cores", "2"], ""),
-        (["--cores", "2", "--configfile", "a study.yaml"], " --configfile 'a study.yaml'"),
-        (["--configfile=config/smoke.yaml", "-n"], " --configfile=config/smoke.yaml"),
-        (["report", "--config", "study=tiny", "seeds=[1]", "--cores", "1"], " --config study=tiny 'seeds=[1]'"),
-    ],
-)
-def test_a_remedy_names_the_study_that_was_begun(begun, options):
-    begin(PLAN, 2, begun)
-    path = "results/tiny/tokens/stories/train.json"
-    command = f"snakemake --cores 1 {path}{options}"
-    assert make_first(path) == f"make it first ({command})"
-    assert make_again(path) == f"delete the file and make it again ({command})"
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"command": 3}', '{"command": "a \'"}'])
-def test_a_damaged_study_json_costs_no_remedy(tmp_path, content):
-    (tmp_path / "results" / "tiny").mkdir(parents=True)
-    (tmp_path / "results" / "tiny" / "study.json").write_text(content)
-    assert make_first("results/tiny/x.json") == "make it first (snakemake --cores 1 results/tiny/x.json)"
-
-
-def test_options_of_a_study_end_where_others_begin():
-    assert study_options(["snakemake", "-j", "2", "--configfile", "a", "b", "-n", "x"]) == ["--configfile", "a", "b"]

@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import os
-import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +16,12 @@ from typing import IO, Any, BinaryIO
 
 from lmpipe import InputError
 from lmpipe.progress import say
+from lmpipe.remedies import make_again, make_first
 
 CHUNK_BYTES = 1 << 20
 STANDARD_OUTPUT = "standard output"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 OF_A_DISK = FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.EISDIR}
-# What a call of snakemake leaves in a study's folder, and its options that say which study it is (lmpipe.begun).
-STUDY_FILE = "study.json"
-STUDY_OPTIONS = {"--configfile", "--configfiles", "--config", "-C"}
 # An integer of more digits than that is no count of anything, and could not be turned into a float.
 LONGEST_NUMBER = 40
 # What this process has written under its real name, in order: the records of provenance list it.
@@ -205,42 +202,6 @@ def read_json(path: str | Path, remedy: str = "") -> Any:
         raise InputError(f"{path}: no such file; {make_first(path)}") from None
     except ValueError as error:
         raise InputError(f"{path}: expected JSON, found damaged text ({error}); {remedy or make_again(path)}") from None
-
-
-def make_again(path: str | Path) -> str:
-    """The remedy for a damaged result."""
-    return f"delete the file and make it again ({command_for(path)})"
-
-
-def make_first(path: str | Path) -> str:
-    """The remedy for a missing result."""
-    return f"make it first ({command_for(path)})"
-
-
-def command_for(path: str | Path) -> str:
-    """What makes one result, of the study in whose folder it lies as the last call of snakemake there began it."""
-    command = ["snakemake", "--cores", "1", str(path)]
-    for folder in Path(path).parents:
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            begun = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))["command"]
-            command += study_options(shlex.split(begun))
-            break
-    return shlex.join(command)
-
-
-def study_options(words: list[str]) -> list[str]:
-    """The words of a call of snakemake that say which study it carries out.
-
-    >>> study_options(["snakemake", "report", "--configfile", "mine.yaml", "--cores", "2", "--config", "study=other"])
-    ['--configfile', 'mine.yaml', '--config', 'study=other']
-    """
-    found, is_value = [], False
-    for word in words:
-        if word.startswith("-"):
-            is_value = word.partition("=")[0] in STUDY_OPTIONS
-        if is_value:
-            found.append(word)
-    return found
 
 
 def parse_json(text: str) -> Any:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from lmpipe import InputError
-from lmpipe.files import STANDARD_OUTPUT, command_for, make_again, read_json, write_json
+from lmpipe.files import STANDARD_OUTPUT, read_json, write_json
 from lmpipe.fluency import figures_of, held_out_figures, known_words
 from lmpipe.inference import CompiledLM, weight_shapes
 from lmpipe.kernels.memory import Buffer
 from lmpipe.pretokenize import END_OF_TEXT, to_bytes
 from lmpipe.progress import progress
+from lmpipe.remedies import command, make_again
 from lmpipe.seeds import stream_seed
 from lmpipe.settings import ModelConfig
 from lmpipe.shapes import RUN_CONFIG, RUN_SUMMARY, read_shape
@@ -244,7 +245,7 @@ def read_run(run_folder: str | Path) -> tuple[ModelConfig, dict[str, np.ndarray]
     if tokenizer.sha256 != named["sha256"]:
         raise InputError(
             f"{place}: expected the tokenizer {named['sha256'][:12]} of {folder}, found "
-            f"{tokenizer.sha256[:12]}; train the run again ({command_for(folder / CONFIG)})"
+            f"{tokenizer.sha256[:12]}; train the run again ({command(folder / CONFIG)})"
         )
     model_config = ModelConfig.model_validate(config["model"])
     if model_config.vocab_size != tokenizer.vocab_size:

@@ -26,6 +26,7 @@ BESIDE_THE_NUMBERS = {
     "progress",
     "provenance",
     "records",
+    "remedies",
     "run_progress",
     "shapes",
     "verify",

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from lmpipe import InputError, dag, effects
 from lmpipe.cells import dash_notes, figure_text, prose, shown, table
 from lmpipe.colours import ON_A_PAGE
-from lmpipe.files import atomic_write, make_again, make_first
+from lmpipe.files import atomic_write
 from lmpipe.lineage import Job, Lineage, as_yaml, commands_for, files_of, settings_behind
 from lmpipe.plan import Plan, load_plan
 from lmpipe.problem_shapes import FINDINGS
@@ -24,6 +24,7 @@ from lmpipe.problems.reference import PLACES, stands_for
 from lmpipe.problems.wording import bytes_text, count, listing, number, seconds_text
 from lmpipe.provenance import PACKAGE, TRACKED_PACKAGES
 from lmpipe.records import records_of
+from lmpipe.remedies import make_again, make_first
 from lmpipe.results import Results, is_number
 from lmpipe.shapes import read_shape
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lmpipe import InputError
 from lmpipe.complaints import shown
-from lmpipe.files import make_again, make_first
+from lmpipe.remedies import make_again, make_first
 from lmpipe.shapes import CORPUS, RUN_CONFIG, RUN_SUMMARY, read_shape
 
 # What runs are ranked by, with its unit.

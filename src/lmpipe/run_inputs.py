@@ -8,8 +8,8 @@ from typing import Any
 
 from lmpipe import InputError
 from lmpipe.complaints import shown
-from lmpipe.files import make_again
 from lmpipe.provenance import code_digest
+from lmpipe.remedies import make_again
 from lmpipe.settings import ModelConfig, TrainingSettings
 from lmpipe.shapes import BEST, model_of_settings, read_shape
 from lmpipe.tokens import TokenFile, check_length

@@ -14,7 +14,8 @@ from typing_extensions import TypedDict
 
 from lmpipe import InputError
 from lmpipe.complaints import key_path, one_line, shown
-from lmpipe.files import make_again, read_json
+from lmpipe.files import read_json
+from lmpipe.remedies import make_again
 from lmpipe.settings import ModelConfig, Settings, TrainingSettings
 from lmpipe.study import Name, Rate, Seed
 

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from lmpipe import InputError
-from lmpipe.files import make_again, make_first
+from lmpipe.remedies import make_again, make_first
 
 
 @contextlib.contextmanager

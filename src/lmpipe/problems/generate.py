@@ -6,11 +6,11 @@ from statistics import fmean
 from typing import Any
 
 from lmpipe import InputError
-from lmpipe.files import make_again
 from lmpipe.problem_shapes import SAMPLES
 from lmpipe.problems import Figure, Finding, Table, Text, absent
 from lmpipe.problems.reference import corpus_in_words
 from lmpipe.problems.wording import command_for, count, listing, number, percent
+from lmpipe.remedies import make_again
 from lmpipe.results import Results
 
 ID = "generate"

@@ -5,9 +5,9 @@ from math import sqrt
 from pathlib import Path
 
 from lmpipe import InputError
-from lmpipe.files import make_again
 from lmpipe.problems import Figure, Finding, Plot, Table, absent
 from lmpipe.problems.wording import command_for, listing, number
+from lmpipe.remedies import make_again
 from lmpipe.results import Results, read_table
 
 ID = "learning_rate_tuning"

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from math import floor, isfinite, isinf, log10
+from pathlib import Path
 from re import findall
+
+from lmpipe.remedies import command
 
 BYTE_UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -136,13 +139,15 @@ def code(text: str) -> str:
     return f"{fence}{space}{text}{space}{fence}"
 
 
-def command_for(target: object) -> str:
+def command_for(target: Path | str) -> str:
     """The command, as code, that makes a result by its path, or a group of results by its name.
 
     >>> command_for("tokenizers")
     '`snakemake --cores 1 tokenizers --configfile STUDY.yaml`'
     """
-    return code(f"snakemake --cores 1 {target} --configfile STUDY.yaml")
+    return code(
+        command(target) if isinstance(target, Path) else f"snakemake --cores 1 {target} --configfile STUDY.yaml"
+    )
 
 
 def formula_text(formula: str) -> str:
