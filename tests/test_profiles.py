@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from every_verb import STUDY
+from snakemake.cli import get_argument_parser
 
 from bench.cluster import sweep_study, workflow
 from bench.doubles import gpu_use, make_environment, most_at_once
@@ -205,3 +206,10 @@ def test_gpus_of_a_run_reach_its_processes(texts_done, asked):
     run = "results/sweep/runs/rates/max_lr=0.0001/seed0/summary.json"
     told = ["--cores", "2", "--set-resources", f"train:{asked}", "--dry-run", "--printshellcmds"]
     assert " --gpus 4 " in succeed(workflow(texts_done, texts_done / "study.yaml", run, *told)).stdout
+
+
+@pytest.mark.parametrize("word", ["-Rplot_experiment", "-Uplot_experiment", "-FRplot_experiment"])
+def test_a_rule_named_in_one_word_with_its_option_is_no_look(word):
+    # Such a call works on the study, and must wait for one that does.
+    assert not get_argument_parser().parse_known_args(["-c1", word])[0].dryrun
+    assert not only_looks(["-c1", word])

@@ -20,7 +20,7 @@ LOOKING = {
 }
 LOOKING |= {"--d3dag", "--summary", "--detailed-summary", "--report"}
 # Their letters, and those of other options without a value, which may stand together: -nq.
-LOOKING_LETTERS, PLAIN_LETTERS = "nlSD", "pqFfktOUR"
+LOOKING_LETTERS, PLAIN_LETTERS = "nlSD", "pqFfkt"
 
 
 def only_looks(arguments: Sequence[str]) -> bool:
