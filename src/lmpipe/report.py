@@ -119,6 +119,8 @@ def corpora(results: Results) -> list[dict[str, Any]]:
             "stands_for": stands_for(results, name),
             "is_original": PLACES.get(role_of(results, name)) if stands_for(results, name) is None else None,
             "source": SOURCES.get(info["source"], info["source"]),
+            # A user's own texts may well be a part of the corpus in whose place they stand.
+            "is_named": info["source"] == "url",
             "train": info["splits"]["train"],
             "valid": info["splits"]["valid"],
             "vocab_size": results.study["corpora"][name]["tokenizer"]["vocab_size"],

@@ -81,7 +81,8 @@ def plots(experiment: ExperimentRuns) -> list[Plot]:
     return [
         Plot(
             f"{folder}/loss_by_step.svg",
-            f"Validation loss against optimizer steps{caution}.",
+            f"Validation loss against optimizer steps{caution}. Curves use fixed windows of the validation split, "
+            "final losses all of it.",
             f"Line plot of the validation loss in nats per token against steps for {runs}{ending}.",
         ),
         Plot(
