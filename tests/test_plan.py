@@ -94,10 +94,10 @@ def test_the_laptop_study_plans_the_runs_that_the_handout_asks_for():
     assert {name: len(runs) for name, runs in plan.runs_of.items()} == {
         "learning_rate": 18,
         "batch_size_experiment": 20,
-        "layer_norm_ablation": 12,
-        "pre_norm_ablation": 6,
-        "no_pos_emb": 6,
-        "swiglu_ablation": 6,
+        "layer_norm_ablation": 20,
+        "pre_norm_ablation": 20,
+        "no_pos_emb": 10,
+        "swiglu_ablation": 10,
         "main_experiment": 2,
     }
     assert plan.shown_run("docs").folder == "runs/main_experiment/docs/seed0"

@@ -18,7 +18,7 @@ from bench.doubles import gpu_use, make_environment, most_at_once
 from lmpipe import InputError
 from lmpipe.devices import device_name, find_device
 from lmpipe.plan import load_plan
-from lmpipe.profiles import check_arrays, gpus_asked, lost_total, most_jobs, only_looks
+from lmpipe.profiles import check_arrays, check_interpreter, gpus_asked, lost_total, most_jobs, only_looks
 from lmpipe.records import records_of
 
 ROOT = Path(__file__).parent.parent
@@ -98,6 +98,12 @@ def test_a_call_that_only_looks_is_known_by_its_options(arguments, expected):
 )
 def test_a_run_has_as_many_gpus_as_its_job_asks_for(gpu, gres, expected):
     assert gpus_asked(gpu, gres) == expected
+
+
+def test_an_environment_that_snakemake_would_not_quote_is_refused_on_a_cluster():
+    check_interpreter("/home/me/.venv/bin/python3.11")
+    with pytest.raises(InputError, match="a folder/bin/python: expected a path without blanks"):
+        check_interpreter("/home/me/a folder/bin/python")
 
 
 @pytest.mark.parametrize(

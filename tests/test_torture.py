@@ -34,7 +34,7 @@ NUMBERS = {
     "threads",
     "resources.runs_per_gpu",
     "wildcards.shard",
-    *(f"params.{name}" for name in ("processes", "shards", "train_threads", "vocab_size")),
+    *(f"params.{name}" for name in ("gpus", "shards", "train_threads", "vocab_size")),
 }
 
 

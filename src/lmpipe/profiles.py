@@ -1,6 +1,7 @@
 """What Snakemake was told by a profile or on its command line, where that would do harm without a word."""
 
 import re
+import shlex
 from collections.abc import Collection, Sequence
 
 from lmpipe import InputError
@@ -56,6 +57,15 @@ def check_arrays(arrays: str | None, limits: dict[str, int | None], jobs: int) -
                 f"{option}: expected at least {jobs} (the jobs of this study) where jobs travel as arrays, found "
                 f"{limit}; leave it as profiles/slurm has it, or add --slurm-array-jobs none"
             )
+
+
+def check_interpreter(executable: str) -> None:
+    """Refuse an environment whose path Snakemake (9.27) would put unquoted into the scripts of a cluster's jobs."""
+    if shlex.quote(executable) != executable:
+        raise InputError(
+            f"{executable}: expected a path without blanks and quotes, which Snakemake submits as it is, found some; "
+            "make the environment elsewhere"
+        )
 
 
 def lost_total(asking: Collection[str], totals: Collection[str]) -> str | None:

@@ -21,7 +21,7 @@ from lmpipe.costs import (
 from lmpipe.estimate import notice
 from lmpipe.files import hold_until_exit
 from lmpipe.plan import load_plan
-from lmpipe.profiles import check_arrays, gpus_asked, lost_total, most_jobs, only_looks
+from lmpipe.profiles import check_arrays, check_interpreter, gpus_asked, lost_total, most_jobs, only_looks
 from lmpipe.provenance import code_of
 from lmpipe.records import records_of
 
@@ -80,6 +80,8 @@ onstart:
         rate = workflow.scheduling_settings.max_jobs_per_timespan
         limits = {"--jobs": workflow.resource_settings.nodes, "--max-jobs-per-timespan": rate and rate.max_jobs}
         try:
+            if not workflow.local_exec:
+                check_interpreter(sys.executable)
             check_arrays(getattr(workflow.executor_settings, "array_jobs", None), limits, most_jobs(PLAN))
         except InputError as error:
             sys.exit(str(error))
