@@ -32,9 +32,12 @@ def command(path: str | Path) -> str:
     options = None if folder is None else options_in(folder / STUDY_FILE)
     if folder is None or options is None:
         return shlex.join(["snakemake", "--cores", "1", str(path), "--configfile", "STUDY.yaml"])
+    # A folder of links to a study's files (lmpipe.partial_report) stands for the study's own.
+    study = (folder / STUDY_FILE).resolve().parent
     # Results lie in results/STUDY below the folder where snakemake runs, and are its targets by their paths from there.
-    root = folder.parent.parent
-    made = shlex.join(["snakemake", "--cores", "1", os.path.relpath(absolute, root), *options])
+    root = study.parent.parent
+    target = os.path.relpath(study / absolute.relative_to(folder), root)
+    made = shlex.join(["snakemake", "--cores", "1", target, *options])
     return made if root == Path.cwd() else f"cd {shlex.quote(str(root))} && {made}"
 
 
