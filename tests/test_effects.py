@@ -65,3 +65,11 @@ def test_zero_and_every_interval_lie_inside_the_picture(values):
 
 def test_a_study_without_ablations_has_no_such_drawing():
     assert effects_in({"unicode1": {"title": "", "figures": {}}}) == []
+
+
+def test_a_long_name_leaves_room_for_the_words_behind_it():
+    long = Effect("pre_norm_ablation", "x", "post_norm_tuned_max_lr=0.003", 0.667, (0.64, 0.694), "nats per token", "")
+    texts = [element.text for element in SVG(draw([long])).iter() if element.tag.endswith("text")]
+    (name,) = (text for text in texts if text.startswith("post_norm"))
+    assert name.endswith("…") and len(name) + len(long.words) <= 45
+    assert "post_norm_tuned_max_lr=0.003" in draw([long]), "for those who hear it"

@@ -15,6 +15,7 @@ ABLATIONS = ("layer_norm_ablation", "pre_norm_ablation", "no_pos_emb", "swiglu_a
 DIFFERENCES = {"difference": "variant", "tuned_difference": "tuned_variant"}
 WIDTH, ROW, TOP, SIDE = 320, 44, 22, 12
 MOST_TICKS = 6
+MOST_CHARACTERS = 45  # of a name and the words behind it
 
 
 class Effect(NamedTuple):
@@ -102,7 +103,12 @@ def effect_row(effect: Effect, top: float, across: Callable[[float], float]) -> 
     """One variant: its name and its difference in words, and below them a dot with its interval."""
     level = top + 30
     text = Markup('<text x="{}" y="{}">{}</text><text class="end" x="{}" y="{}">{}</text>').format(
-        SIDE, top + 16, effect.variant, WIDTH - SIDE, top + 16, effect.words
+        SIDE,
+        top + 16,
+        shortened(effect.variant, MOST_CHARACTERS - len(effect.words)),
+        WIDTH - SIDE,
+        top + 16,
+        effect.words,
     )
     if effect.value is None:
         return text
@@ -112,6 +118,15 @@ def effect_row(effect: Effect, top: float, across: Callable[[float], float]) -> 
     return (
         text + line + Markup('<circle class="{}" cx="{}" cy="{}" r="4.5"/>').format(look, across(effect.value), level)
     )
+
+
+def shortened(name: str, most: int) -> str:
+    """A name of so many characters at most; the table below the drawing has all of it.
+
+    >>> shortened("post_norm_tuned_max_lr=0.003", 16), shortened("silu", 16)
+    ('post_norm_tuned…', 'silu')
+    """
+    return name if len(name) <= most else f"{name[: max(1, most - 1)]}…"
 
 
 def limits(effects: Sequence[Effect]) -> tuple[float, float]:

@@ -233,7 +233,8 @@ def rival_words(experiment: ExperimentRuns, best: str, rivals: Mapping[str, str]
         return f"; {UNTESTED}"
     told, runner_up = describe_difference(second, UNITS[measure]), rivals[ranked[0]]
     alike = listing([rivals[name] for name in ranked[1:] if not differences[name].resolved])
-    also = f", nor is that from {alike} resolved" if alike else ""
     if second.unresolved:
+        also = f", nor is that from {alike} resolved" if alike else ""
         return f"; the difference from the second, {runner_up}, is {told}{also}"
+    also = f"; the difference from {alike} is not resolved" if alike else ""
     return f"; the second, {runner_up}, ends {told}{also}"
