@@ -156,3 +156,42 @@ def test_only_float32_and_bfloat16_on_a_cpu_have_kernels():
     assert fused.has_kernels(torch.ones(1)) and fused.has_kernels(torch.ones(1, dtype=torch.bfloat16))
     assert not fused.has_kernels(torch.ones(1, dtype=torch.float64))
     assert not fused.has_kernels(torch.ones(1, device="meta"))
+
+
+def test_targets_of_windows_of_one_token_are_read_right():
+    """They lie apart in memory: each window of two is input and target."""
+    windows = torch.randint(20, (6, 2), generator=torch.Generator().manual_seed(3))
+    hidden, weight = drawn(6, 1, 8), drawn(20, 8, seed=1)
+    expected = F.cross_entropy((hidden @ weight.t()).flatten(0, 1), windows[:, 1], reduction="sum")
+    torch.testing.assert_close(head_loss(hidden, weight, windows[:, 1:], "float32"), expected)
+
+
+@pytest.mark.parametrize("target", [-1, 20, 1 << 40])
+def test_a_target_beyond_the_vocabulary_is_refused(target):
+    with pytest.raises(IndexError, match="expected targets from 0 to 19"):
+        head_loss(drawn(1, 1, 8), drawn(20, 8), torch.tensor([[target]]), "float32")
+
+
+@pytest.mark.parametrize("turns", [torch.ones(3, 1, 4, 2), torch.ones(5, 1, 4, 2, dtype=torch.float64)])
+def test_turns_that_do_not_fit_are_refused(turns):
+    with pytest.raises(ValueError, match="expected turns of 5 positions"):
+        Attend.apply(drawn(1, 5, 24), turns, 1)
+
+
+def test_a_near_certain_target_keeps_its_gradient_in_bfloat16():
+    def gradient(precision):
+        hidden, weight = torch.tensor([[[6.0]]], requires_grad=True), torch.tensor([[1.0], [0.0], [0.0]])
+        loss = head_loss(hidden, weight.requires_grad_(), torch.tensor([[0]]), precision)
+        return torch.autograd.grad(loss, hidden)[0]
+
+    torch.testing.assert_close(gradient("bfloat16"), gradient("float32"), rtol=0.01, atol=0)
+
+
+def test_other_types_of_autocast_have_no_kernels():
+    with torch.autocast("cpu", torch.float16):
+        assert not fused.has_kernels(torch.ones(1))
+
+
+def test_an_empty_batch_gives_nothing():
+    for dtype in (torch.float32, torch.bfloat16):
+        assert FeedForward.apply(drawn(0, 4, dtype=dtype), drawn(6, 4), drawn(4, 3)).shape == (0, 4)

@@ -72,7 +72,7 @@ def whole(cache: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            unfinished.unlink()
+            unfinished.unlink(missing_ok=True)
 
 
 def compile_and_try(step: TrainingStep, batch_size: int) -> bool:

@@ -28,18 +28,7 @@ FEED_FORWARD_ROWS = 256
 FEWEST_NUMBERS = 1 << 15
 # The bytes of a number that kernels read and write.
 KERNEL_BYTES = {torch.float32: 4, torch.bfloat16: 2}
-
-
-def has_kernels(x: Tensor) -> bool:
-    """Whether what is made of a tensor is computed by our own kernels."""
-    return x.device.type == "cpu" and x.dtype in KERNEL_BYTES and not torch.compiler.is_compiling()
-
-
-def compute(name: str, units: int, numbers: int, *arguments: Tensor | int | None) -> None:
-    """Let a kernel do so many units of work, each over so many numbers. Tensors are contiguous, None is 0."""
-    given = [(one.data_ptr(), one.nbytes) if isinstance(one, Tensor) else one or 0 for one in arguments]
-    threads = min(torch.get_num_threads(), max(1, units * numbers // FEWEST_NUMBERS))
-    run(name, units, threads, *given)
+KERNEL_EPS = 1e-5
 
 
 def computed_dtype(x: Tensor) -> torch.dtype:
@@ -47,6 +36,19 @@ def computed_dtype(x: Tensor) -> torch.dtype:
     kind = x.device.type
     is_lowered = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if is_lowered else x.dtype
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Whether what is made of a tensor is computed by our own kernels."""
+    is_known = x.dtype in KERNEL_BYTES and computed_dtype(x) in KERNEL_BYTES
+    return x.device.type == "cpu" and is_known and not torch.compiler.is_compiling()
+
+
+def compute(name: str, units: int, numbers: int, *arguments: Tensor | int | None) -> None:
+    """Let a kernel do so many units of work, each over so many numbers. Tensors are contiguous, None is 0."""
+    given = [(one.data_ptr(), one.nbytes) if isinstance(one, Tensor) else one or 0 for one in arguments]
+    threads = min(torch.get_num_threads(), max(1, units * numbers // FEWEST_NUMBERS))
+    run(name, units, threads, *given)
 
 
 class NormalizeRows(Function):
@@ -58,7 +60,8 @@ class NormalizeRows(Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         """Normalise (N, d_model)."""
-        ctx.has_kernels = has_kernels(x) and x.dtype == torch.float32
+        # The kernels know one eps.
+        ctx.has_kernels = has_kernels(x) and x.dtype == gain.dtype == torch.float32 and eps == KERNEL_EPS
         if ctx.has_kernels:
             x = x.contiguous()
             scales, output = x.new_empty(len(x), 1), torch.empty_like(x, dtype=dtype)
@@ -181,7 +184,7 @@ class FeedForward(Function):
 
 def row_parts(rows: Tensor) -> Iterator[slice]:
     """The rows that a feed-forward computes together; in bfloat16 all, lest sums of its products are rounded to it."""
-    size = FEED_FORWARD_ROWS if rows.dtype == torch.float32 else len(rows)
+    size = FEED_FORWARD_ROWS if rows.dtype == torch.float32 else max(1, len(rows))
     return (slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size))
 
 
@@ -264,6 +267,10 @@ def attend(name: str, qkv: Tensor, output: Tensor, grads: Tensor | None, turns: 
     """Call a kernel of attention with scratch memory for each thread."""
     batch, seq, d_qkv = qkv.shape
     width = d_qkv // 3 // num_heads
+    if turns is not None:
+        if turns.dtype != torch.float32 or turns.numel() != seq * width:
+            raise ValueError(f"expected turns of {seq} positions in float32, found {turns.dtype} of {len(turns)}")
+        turns = turns.contiguous()
     positions, channels = filled_up(seq, layout.ATTENTION_BLOCK), filled_up(width, layout.LANES)
     # Of the greater need, the backward pass's: five matrices of a head, three blocks of rows and two of scores.
     floats = 5 * positions * channels + layout.ATTENTION_BLOCK * (3 * channels + 2 * positions)
@@ -339,6 +346,11 @@ def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor, precision: str, c
     """The summed loss in nats of targets (batch, seq) after hidden (batch, seq, d_model), weight (vocab, d_model).
 
     With precision `bfloat16` the matrix products are made in it, and the softmax still in float32. `chunk` is
-    `chunk_loss`, or the same compiled.
+    `chunk_loss`, or the same compiled. Raises IndexError for a target that is no row of weight, on a CPU.
     """
-    return HeadLoss.apply(hidden.flatten(0, -2), weight, targets.flatten(), precision, chunk)
+    targets = targets.flatten().contiguous()
+    if targets.device.type == "cpu" and len(targets):
+        least, greatest = torch.aminmax(targets)
+        if targets.dtype != torch.int64 or least < 0 or greatest >= len(weight):
+            raise IndexError(f"expected targets from 0 to {len(weight) - 1} as int64, found {targets.dtype} beyond")
+    return HeadLoss.apply(hidden.flatten(0, -2), weight, targets, precision, chunk)

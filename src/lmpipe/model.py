@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that every PyTorch reader knows)
 from torch import Tensor, nn
 
-from lmpipe.fused import Attend, FeedForward, RMSNorm, gated, has_kernels
+from lmpipe.fused import KERNEL_BYTES, Attend, FeedForward, RMSNorm, gated, has_kernels
 from lmpipe.seeds import stream_seed
 from lmpipe.settings import ModelConfig
 
@@ -83,7 +83,7 @@ def causal_attention(qkv: Tensor, turns: Tensor | None, num_heads: int) -> Tenso
 
     `turns` are RoPE's, (seq, 1, width / 2, 2).
     """
-    if torch.compiler.is_compiling() and qkv.device.type == "cpu":
+    if torch.compiler.is_compiling() and qkv.device.type == "cpu" and qkv.dtype in KERNEL_BYTES:
         return torch.ops.lmpipe.attend(qkv, turns, num_heads)
     if has_kernels(qkv):
         return Attend.apply(qkv, turns, num_heads)

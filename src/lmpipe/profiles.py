@@ -88,4 +88,4 @@ def gpus_asked(gpu: int | str | None, gres: str | None) -> int:
     """
     kinds = [kind for kind in (gres or "").split(",") if kind.strip().partition(":")[0] == "gpu"]
     counts = [re.search(r":([0-9]+)$", kind.strip().partition("(")[0]) for kind in kinds]
-    return max(1, int(gpu or 0), sum(int(count[1]) if count else 1 for count in counts))
+    return max(1, int(float(gpu or 0)), sum(int(count[1]) if count else 1 for count in counts))

@@ -45,8 +45,8 @@ def options_in(study_file: Path) -> list[str] | None:
     """The options that say which study the call was for; None where the file does not tell."""
     try:
         told = json.loads(study_file.read_text(encoding="utf-8"))["command"]
-        return study_options(shlex.split(told)[1:])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return study_options(shlex.split(told)[1:]) if isinstance(told, str) else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

@@ -6,37 +6,49 @@ The first of all processes reads and writes. Several machines need a common file
 """
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lmpipe.device_locks import held_device
+from lmpipe import InputError
 from lmpipe.devices import compute_reproducibly, find_device
 from lmpipe.micro_batches import out_of_memory_is_told
 from lmpipe.processes import Processes, join
 from lmpipe.run_inputs import RunInputs
 from lmpipe.store import StoredRun
+from lmpipe.train import check_stored
 from lmpipe.trainer import Trainer, follow
 
 
 def train_launched(inputs: RunInputs, stored: StoredRun, job: dict[str, Any], checkpoint_seconds: float) -> bool:
     """Take part in a run as this process's rank says, unless the store has it; returns whether it was trained now.
 
-    `job` holds the arguments of `train`. Only the first process returns, the others end with the run.
+    `job` holds the arguments of `train`. Only the first process returns, the others end with the run. No GPU is locked:
+    whoever calls torchrun says which are used. Raises InputError for more processes than sequences of a batch.
     """
     rank, local_rank, count = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-    with held_device(str(find_device(job["device"], local_rank))) as device:
-        compute_reproducibly(job["threads"], device)
-        # The lock may be waited for, so all meet before; whether there is work to do is then the first one's to say.
-        joined = join(rank, count, "env://", device)
-        try:
-            if joined.is_first:
-                return lead(inputs, stored, device, job, joined, checkpoint_seconds)
-            if say_whether(joined, device):
-                follow(job, device, joined)
-        finally:
-            torch.distributed.destroy_process_group()
+    if count > inputs.training.batch_size:
+        raise InputError(
+            f"torchrun: expected at most {inputs.training.batch_size} processes, for so many sequences a batch has, "
+            f"found {count}; lower --nproc-per-node"
+        )
+    if rank:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # The first one decides when all end, after it has saved.
+            signal.signal(number, signal.SIG_IGN)
+    device = find_device(job["device"], local_rank)
+    compute_reproducibly(job["threads"], device)
+    # The run's lock may be waited for, so all meet before; whether there is work to do is then the first one's to say.
+    joined = join(rank, count, "env://", device)
+    try:
+        if joined.is_first:
+            return lead(inputs, stored, device, job, joined, checkpoint_seconds)
+        if say_whether(joined, device):
+            follow(job, device, joined)
+    finally:
+        torch.distributed.destroy_process_group()
     raise SystemExit(0)
 
 
@@ -54,6 +66,8 @@ def lead(
         if is_new:
             with out_of_memory_is_told(inputs.model, inputs.training):
                 Trainer(inputs, stored, device, job["threads"], checkpoint_seconds, joined).run()
+        else:
+            check_stored(stored)
         stored.publish(Path(job["output"]), inputs.config)
     return is_new
 

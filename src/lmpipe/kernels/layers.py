@@ -209,7 +209,7 @@ def lose(call, first, last, rank):
                 values = fused_exponential(minus(values, spread(greatest)))
             write(logits, place, times(values, share), vocab, size)
         # The gradient of a logit is its chance, less 1 for the target's.
-        chance = read(logits, target, target + 1, size)
+        chance = times(fused_exponential(spread(wanted - greatest)), share)
         write(logits, target, minus(chance, spread(ONE)), target + 1, size)
     return 0
 
