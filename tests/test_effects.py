@@ -71,5 +71,5 @@ def test_a_long_name_leaves_room_for_the_words_behind_it():
     long = Effect("pre_norm_ablation", "x", "post_norm_tuned_max_lr=0.003", 0.667, (0.64, 0.694), "nats per token", "")
     texts = [element.text for element in SVG(draw([long])).iter() if element.tag.endswith("text")]
     (name,) = (text for text in texts if text.startswith("post_norm"))
-    assert name.endswith("…") and len(name) + len(long.words) <= 45
+    assert name.endswith("…") and len(name) + len(long.words) <= 41
     assert "post_norm_tuned_max_lr=0.003" in draw([long]), "for those who hear it"

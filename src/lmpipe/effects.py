@@ -15,7 +15,7 @@ ABLATIONS = ("layer_norm_ablation", "pre_norm_ablation", "no_pos_emb", "swiglu_a
 DIFFERENCES = {"difference": "variant", "tuned_difference": "tuned_variant"}
 WIDTH, ROW, TOP, SIDE = 320, 44, 22, 12
 MOST_TICKS = 6
-MOST_CHARACTERS = 45  # of a name and the words behind it
+MOST_CHARACTERS = 41  # of a name and the words behind it
 
 
 class Effect(NamedTuple):
