@@ -149,10 +149,7 @@ def llama(config: ModelConfig) -> torch.nn.Module:
 
 
 def random_batches(shape: Shape, device: torch.device) -> Iterator[Batch]:
-    """Inputs and targets (batch, seq), so many that no contestant learns them by heart.
-
-    Gradients would then become denormal numbers, with which a CPU multiplies a hundred times more slowly.
-    """
+    """Inputs and targets (batch, seq), so many that no contestant learns them by heart, which no training does."""
     generator = torch.Generator().manual_seed(0)
     size = (BATCHES, 2, shape.batch_size, shape.model.context_length)
     batches = torch.randint(shape.model.vocab_size, size, generator=generator).to(device)

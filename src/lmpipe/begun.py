@@ -11,7 +11,8 @@ from lmpipe import InputError
 from lmpipe.files import write_json
 from lmpipe.plan import Plan, load_plan
 from lmpipe.progress import say
-from lmpipe.records import RECORD, STUDY_FILE
+from lmpipe.records import RECORD
+from lmpipe.remedies import STUDY_FILE
 from lmpipe.run_progress import is_there, this_process
 from lmpipe.shapes import BEGUN, STUDY, keys, read_shape
 

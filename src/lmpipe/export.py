@@ -10,11 +10,11 @@ from safetensors.numpy import save
 from lmpipe import InputError
 from lmpipe.files import json_bytes, write_folder
 from lmpipe.generate import end_of_text_id, read_run
+from lmpipe.kernels.layout import NORM_EPS
 from lmpipe.pretokenize import END_OF_TEXT
 from lmpipe.settings import ModelConfig
 from lmpipe.tokenizer import Tokenizer
 
-NORM_EPS = 1e-5
 # What each setting would have to be for Llama (Touvron et al. 2023, section 2.2) to compute the same, and why.
 LLAMA = {
     "norm": ("pre", "Llama has an RMSNorm before each sublayer and at the end"),

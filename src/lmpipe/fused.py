@@ -28,7 +28,6 @@ FEED_FORWARD_ROWS = 256
 FEWEST_NUMBERS = 1 << 15
 # The bytes of a number that kernels read and write.
 KERNEL_BYTES = {torch.float32: 4, torch.bfloat16: 2}
-KERNEL_EPS = 1e-5
 
 
 def computed_dtype(x: Tensor) -> torch.dtype:
@@ -61,7 +60,7 @@ class NormalizeRows(Function):
     def forward(ctx: FunctionCtx, x: Tensor, gain: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         """Normalise (N, d_model)."""
         # The kernels know one eps.
-        ctx.has_kernels = has_kernels(x) and x.dtype == gain.dtype == torch.float32 and eps == KERNEL_EPS
+        ctx.has_kernels = has_kernels(x) and x.dtype == gain.dtype == torch.float32 and eps == layout.NORM_EPS
         if ctx.has_kernels:
             x = x.contiguous()
             scales, output = x.new_empty(len(x), 1), torch.empty_like(x, dtype=dtype)
@@ -271,17 +270,12 @@ def attend(name: str, qkv: Tensor, output: Tensor, grads: Tensor | None, turns: 
         if turns.dtype != torch.float32 or turns.numel() != seq * width:
             raise ValueError(f"expected turns of {seq} positions in float32, found {turns.dtype} of {len(turns)}")
         turns = turns.contiguous()
-    positions, channels = filled_up(seq, layout.ATTENTION_BLOCK), filled_up(width, layout.LANES)
+    positions, channels = layout.filled_up(seq, layout.ATTENTION_BLOCK), layout.filled_up(width, layout.LANES)
     # Of the greater need, the backward pass's: five matrices of a head, three blocks of rows and two of scores.
     floats = 5 * positions * channels + layout.ATTENTION_BLOCK * (3 * channels + 2 * positions)
     scratch = torch.empty(torch.get_num_threads(), floats)
     shape = (seq, num_heads, width, KERNEL_BYTES[qkv.dtype])
     compute(name, batch * num_heads, seq * (seq + width), qkv, output, grads, turns, scratch, 4 * floats, *shape)
-
-
-def filled_up(count: int, unit: int) -> int:
-    """The next multiple of a unit."""
-    return -(-count // unit) * unit
 
 
 class HeadLoss(Function):

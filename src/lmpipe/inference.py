@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lmpipe.kernels import layout
+from lmpipe.kernels.layout import filled_up
 from lmpipe.kernels.load import model_kernels
 from lmpipe.kernels.memory import Buffer
 from lmpipe.kernels.tables import State
@@ -42,15 +43,6 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         **({"ln_final.weight": (d_model,)} if config.norm == "pre" else {}),
         "lm_head.weight": (config.vocab_size, d_model),
     }
-
-
-def filled_up(count: int, unit: int) -> int:
-    """The next multiple of a unit.
-
-    >>> filled_up(64, 64), filled_up(65, 64)
-    (64, 128)
-    """
-    return -(-count // unit) * unit
 
 
 def in_panels(matrix: np.ndarray) -> np.ndarray:
@@ -141,7 +133,10 @@ class CompiledLM:
         d_model = filled_up(config.d_model, layout.PANEL)
         parts = 2 if config.feed_forward == "swiglu" else 1
         wide = filled_up(max(3 * config.d_model, parts * config.d_ff), layout.PANEL)
-        positions, width = filled_up(config.context_length, layout.PANEL), filled_up(config.head_width, layout.LANES)
+        positions, width = (
+            filled_up(config.context_length, layout.PANEL),
+            filled_up(config.head_width, layout.LANES),
+        )
         sizes = {
             layout.MODEL_X: ROWS * d_model,
             layout.MODEL_NORMED: ROWS * d_model,

@@ -11,10 +11,9 @@ import torch.nn.functional as F  # noqa: N812 (the name that every PyTorch reade
 from torch import Tensor, nn
 
 from lmpipe.fused import KERNEL_BYTES, Attend, FeedForward, RMSNorm, gated, has_kernels
+from lmpipe.kernels.layout import NORM_EPS
 from lmpipe.seeds import stream_seed
 from lmpipe.settings import ModelConfig
-
-NORM_EPS = 1e-5
 
 
 class Linear(nn.Module):

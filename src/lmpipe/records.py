@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 
 from lmpipe.files import files_written, json_bytes, read_json, sha256_of, write_json
 from lmpipe.provenance import TRACKED_PACKAGES, code_of, environment, peak_memory_bytes
-from lmpipe.remedies import make_again
+from lmpipe.remedies import STUDY_FILE, make_again
 from lmpipe.shapes import Whole, check_shape, keys, read_shape
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 RECORD = "provenance.json"
 # Which study is carried out here, written as a call of the workflow begins.
-STUDY_FILE = "study.json"
 PARTIAL_REPORT = "report-partial.html"
 # What lies in a study's folder and is no result: runs under way or shared, Snakemake's measurements, what is known or
 # told of a study before it is finished, at its top; unfinished writes, and Snakemake's mark of a folder, anywhere.

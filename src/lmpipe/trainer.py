@@ -42,9 +42,8 @@ def train_together(
 ) -> None:
     """Train a run in so many processes, of which this is the first, and leave its finished files in the store.
 
-    With GPUs there is one for each of `gpus`.
-
-    `job` holds the arguments of `train` that the other processes need, as JSON values.
+    With GPUs there is one for each of `gpus`. `job` holds the arguments of `train` that the other processes need, as
+    JSON values.
     """
     device = find_device(job["device"])
     if device.type == "cuda":

@@ -33,7 +33,7 @@ WORD = layout.WORD
 LANES_BYTES, PANEL_BYTES = layout.LANES_BYTES, layout.PANEL_BYTES
 FLOAT_BYTES = 4
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
-NORM_EPS = np.float32(1e-5)
+NORM_EPS = np.float32(layout.NORM_EPS)
 
 
 @inlined

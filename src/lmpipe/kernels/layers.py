@@ -44,7 +44,7 @@ FLOAT_BYTES = 4
 LANES_BYTES, WORD = layout.LANES_BYTES, layout.WORD
 BLOCK = layout.ATTENTION_BLOCK
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
-NORM_EPS = np.float32(1e-5)
+NORM_EPS = np.float32(layout.NORM_EPS)
 soften = soften_by(fused_exponential)
 
 
@@ -217,8 +217,6 @@ def lose(call, first, last, rank):
 # --- matrix products of attention's blocks ---------------------------------------------------------------------------
 
 ROWS = 8
-pair_block, single_block = product_block(ROWS, 2, False), product_block(ROWS, 1, False)
-add_pair_block, add_single_block = product_block(ROWS, 2, True), product_block(ROWS, 1, True)
 
 
 @inlined
@@ -233,30 +231,26 @@ def check_product(c, c_stride, a, a_stride, a_step, b, b_stride, columns, depth)
         checked(b + b_stride * (depth - 1), columns)
 
 
-@kernel
-def multiply(c, c_stride, a, a_stride, a_step, b, b_stride, rows, columns, depth):
-    """C = A B: `rows` a multiple of 8, `columns` bytes of whole vectors."""
-    for row in range(0, rows, ROWS):
-        c_row, a_row = c + c_stride * row, a + a_stride * row
-        check_product(c_row, c_stride, a_row, a_stride, a_step, b, b_stride, columns, depth)
-        for offset in range(0, columns - LANES_BYTES, 2 * LANES_BYTES):
-            pair_block(c_row + offset, c_stride, a_row, a_stride, a_step, b + offset, b_stride, depth)
-        if columns % (2 * LANES_BYTES):
-            offset = columns - LANES_BYTES
-            single_block(c_row + offset, c_stride, a_row, a_stride, a_step, b + offset, b_stride, depth)
+def product_by(pair_block, single_block):
+    """A kernel that goes through C in blocks: `rows` a multiple of 8, `columns` bytes of whole vectors."""
+
+    @kernel
+    def product(c, c_stride, a, a_stride, a_step, b, b_stride, rows, columns, depth):
+        for row in range(0, rows, ROWS):
+            c_row, a_row = c + c_stride * row, a + a_stride * row
+            check_product(c_row, c_stride, a_row, a_stride, a_step, b, b_stride, columns, depth)
+            for offset in range(0, columns - LANES_BYTES, 2 * LANES_BYTES):
+                pair_block(c_row + offset, c_stride, a_row, a_stride, a_step, b + offset, b_stride, depth)
+            if columns % (2 * LANES_BYTES):
+                offset = columns - LANES_BYTES
+                single_block(c_row + offset, c_stride, a_row, a_stride, a_step, b + offset, b_stride, depth)
+
+    return product
 
 
-@kernel
-def add_product(c, c_stride, a, a_stride, a_step, b, b_stride, rows, columns, depth):
-    """C += A B."""
-    for row in range(0, rows, ROWS):
-        c_row, a_row = c + c_stride * row, a + a_stride * row
-        check_product(c_row, c_stride, a_row, a_stride, a_step, b, b_stride, columns, depth)
-        for offset in range(0, columns - LANES_BYTES, 2 * LANES_BYTES):
-            add_pair_block(c_row + offset, c_stride, a_row, a_stride, a_step, b + offset, b_stride, depth)
-        if columns % (2 * LANES_BYTES):
-            offset = columns - LANES_BYTES
-            add_single_block(c_row + offset, c_stride, a_row, a_stride, a_step, b + offset, b_stride, depth)
+# C = A B, and C += A B.
+multiply = product_by(product_block(ROWS, 2, False), product_block(ROWS, 1, False))
+add_product = product_by(product_block(ROWS, 2, True), product_block(ROWS, 1, True))
 
 
 # --- causal attention ------------------------------------------------------------------------------------------------

@@ -90,6 +90,17 @@ PANEL = 64  # columns of a matrix that are computed, and lie, together
 PANEL_BYTES = 4 * PANEL
 LANES = 16  # float32 numbers of a vector
 LANES_BYTES = 4 * LANES
+NORM_EPS = 1e-5  # of every RMSNorm
+
+
+def filled_up(count: int, unit: int) -> int:
+    """The next multiple of a unit.
+
+    >>> filled_up(64, 64), filled_up(65, 64)
+    (64, 128)
+    """
+    return -(-count // unit) * unit
+
 
 # The arguments of the kernels of training (layers.py): addresses, then numbers. A size is that of a number in bytes.
 NORM_X, NORM_GAIN, NORM_OUTPUT, NORM_SCALES, NORM_GRAD_X, NORM_GAIN_SUMS, NORM_ROWS, NORM_D_MODEL, NORM_SIZE = range(9)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # loaded by name: so that it counts as code that this module 
 
 # What GNU's, LLVM's and Intel's OpenMP libraries are called. All have GNU's entries.
 OPENMP = re.compile(r"lib(gomp|omp|iomp5)\b.*\.so.*")
-TORCH_FOLDERS = ("lib", "torch.libs")  # where torch's package has its libraries
+TORCH_FOLDERS = ("/torch/lib", "/torch.libs")  # where torch's package has its libraries
 # Calls a kernel for one thread's share of the units. `work` holds its address and those of OpenMP's functions.
 SHARE = """
 define i64 @field(i64* %work, i64 %number) alwaysinline {
@@ -74,7 +74,7 @@ def openmp() -> OpenMP | None:
     files = {line.split(maxsplit=5)[5] for line in maps.read_text().splitlines() if "/" in line}
     found = [file for file in files if OPENMP.fullmatch(Path(file).name)]
     # Other packages may have brought one of their own; torch's is the one that its threads wait in.
-    for file in sorted(found, key=lambda file: (Path(file).parent.name not in TORCH_FOLDERS, file)):
+    for file in sorted(found, key=lambda file: (not str(Path(file).parent).endswith(TORCH_FOLDERS), file)):
         try:
             library = ctypes.CDLL(file)
             parallel = library.GOMP_parallel

@@ -245,6 +245,21 @@ def comparison_figures(comparison: Comparison, prefix: str = "") -> dict[str, Fi
     }
 
 
+def compare_all(
+    results: Results, problem: str, lines: str, question: Question
+) -> tuple[ExperimentRuns, str, list[Comparison]] | Finding:
+    """An experiment, its baseline and every other run beside that; what to say where there is nothing to compare."""
+    experiment = results.experiment(problem)
+    if experiment is None:
+        return training.missing(results, problem, lines)
+    usual = runs_with(experiment, question.setting, question.usual)
+    if not usual or not runs_with(experiment, question.setting, [question.ablated]):
+        return nothing_to_compare(experiment, question)
+    baseline = baseline_of(experiment, usual)
+    others = [name for name in experiment.names() if name != baseline]
+    return experiment, baseline, [compare(experiment, name, baseline) for name in others]
+
+
 def find_ablation(
     results: Results,
     problem: str,
@@ -256,14 +271,10 @@ def find_ablation(
 
     `lines` are what a study without the experiment may add; `more` adds figures and sentences on the answering pair.
     """
-    experiment = results.experiment(problem)
-    if experiment is None:
-        return training.missing(results, problem, lines)
-    usual = runs_with(experiment, question.setting, question.usual)
-    if not usual or not runs_with(experiment, question.setting, [question.ablated]):
-        return nothing_to_compare(experiment, question)
-    baseline = baseline_of(experiment, usual)
-    comparisons = [compare(experiment, name, baseline) for name in experiment.names() if name != baseline]
+    compared = compare_all(results, problem, lines, question)
+    if isinstance(compared, Finding):
+        return compared
+    experiment, baseline, comparisons = compared
     main = next((one for one in comparisons if answers(question, one)), None)
     comparisons.sort(key=lambda one: one is not main)
     figures = baseline_figures(experiment, baseline) | (comparison_figures(main) if main else {})

@@ -10,9 +10,9 @@ from lmpipe.problems.ablation import (
     baseline_figures,
     baseline_of,
     compare,
+    compare_all,
     comparison_figures,
     failed_words,
-    nothing_to_compare,
     outcome,
     pairing_sentences,
     runs_with,
@@ -29,14 +29,11 @@ def find_tuned(results: Results, problem: str, lines: str, question: Question, c
     `condition` names what is ablated inside a sentence, such as "without RMSNorm"; `lines` are what a study without
     the experiment may add.
     """
-    experiment = results.experiment(problem)
-    if experiment is None:
-        return training.missing(results, problem, lines)
-    usual = runs_with(experiment, question.setting, question.usual)
-    if not usual or not runs_with(experiment, question.setting, [question.ablated]):
-        return nothing_to_compare(experiment, question)
-    baseline = baseline_of(experiment, usual)
-    comparisons = {name: compare(experiment, name, baseline) for name in experiment.names() if name != baseline}
+    compared = compare_all(results, problem, lines, question)
+    if isinstance(compared, Finding):
+        return compared
+    experiment, baseline, found = compared
+    comparisons = {one.variant: one for one in found}
     at_same = next((one for one in comparisons.values() if answers(question, one)), None)
     variants = [name for name, one in comparisons.items() if answers(at_any_rate(question), one)]
     at_best = comparisons.get(experiment.best_among(variants))
