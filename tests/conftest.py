@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, find_chromium, install_chromium, running_browser
-from every_verb import READS, command, make_whole_study
-from fabricate import fabricate_measurements, fabricate_study, speed_of
 from hypothesis import settings
 
-from lmpipe.kernels import load
-from lmpipe.results import Results
+from lmpipe.analysis.results import Results
+from lmpipe.kernels.runtime import loader
+from tests.support.browser import Browser, find_chromium, install_chromium, running_browser
+from tests.support.cli_cases import READS, command, make_whole_study
+from tests.support.fake_results import fabricate_measurements, fabricate_study, speed_of
 
 # A busy machine makes an example slow, not wrong.
 settings.register_profile("any machine", deadline=None)
@@ -23,7 +23,7 @@ settings.load_profile("any machine")
 @pytest.fixture(scope="session", autouse=True)
 def compiled_kernels() -> None:
     """Compile the kernels before any test that is timed."""
-    load.kernels()
+    loader.kernels()
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ import re
 import shlex
 import sys
 
-from lmpipe import InputError
-from lmpipe.begun import begin
-from lmpipe.costs import (
+from lmpipe.errors import InputError
+from lmpipe.planning.session import begin
+from lmpipe.planning.cost_model import (
     CPU_CORE,
     count_request,
     encode_request,
@@ -18,12 +18,19 @@ from lmpipe.costs import (
     seconds_after,
     train_request,
 )
-from lmpipe.estimate import notice
-from lmpipe.files import hold_until_exit
-from lmpipe.plan import load_plan
-from lmpipe.profiles import check_arrays, check_interpreter, gpus_asked, lost_total, most_jobs, only_looks
-from lmpipe.provenance import code_of
-from lmpipe.records import records_of
+from lmpipe.planning.estimate import notice
+from lmpipe.io.locks import hold_until_exit
+from lmpipe.planning.plan import load_plan
+from lmpipe.planning.snakemake_checks import (
+    check_arrays,
+    check_interpreter,
+    gpus_asked,
+    lost_total,
+    most_jobs,
+    only_looks,
+)
+from lmpipe.provenance.code_digest import code_of
+from lmpipe.planning.stages import records_of
 
 STUDY_FILES = list(map(os.path.relpath, workflow.configfiles))
 

@@ -2,8 +2,8 @@
 import os
 import sys
 
-from lmpipe import InputError
-from lmpipe.study_file import read_study_file
+from lmpipe.errors import InputError
+from lmpipe.study.loader import read_study_file
 
 DEFAULT_STUDY = os.path.join(workflow.basedir, "config", "config.yaml")
 

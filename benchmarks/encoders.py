@@ -1,0 +1,136 @@
+"""One encoding of a corpus into a file, by lmpipe or a peer: python -m bench.encoders NAME CORPUS FOLDER OUTPUT.
+
+FOLDER holds a tokenizer as lmpipe saves it. OUTPUT gets the ids as little-endian uint16, and is flushed to the disk, as
+lmpipe does with all that it writes. Prints JSON:
+peak_memory_bytes, tokens, sha256 of the ids (null for a peer that drops those of separators),
+sha256_without_separators, and checking_seconds, which finding these out took after the work was done.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import sys
+import time
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from benchmarks.trainers import BLOCK_BYTES, END_OF_TEXT, PATTERN, answer, from_printable, parts, peak_memory_bytes
+
+BATCH_CHARACTERS = 1 << 23  # enough for all cores, and little of the peers' memory
+DROP_SEPARATORS = {"gigatoken"}
+
+
+def vocabulary(folder: str) -> dict[str, int]:
+    """The ids of tokens in GPT-2's form."""
+    return json.loads(Path(folder, "vocab.json").read_bytes())
+
+
+def tiktoken_ranks(folder: str) -> dict[bytes, int]:
+    """The ids of tokens but for the separator, from tiktoken's own form where the folder has it."""
+    if (path := Path(folder, "ranks.tiktoken")).exists():
+        lines = map(bytes.split, path.read_bytes().splitlines())
+        return {base64.b64decode(token): int(rank) for token, rank in lines}
+    return {from_printable(name): token_id for name, token_id in vocabulary(folder).items() if name != END_OF_TEXT}
+
+
+def batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    """Texts in lists of about BATCH_CHARACTERS."""
+    while batch := list(islice(texts, 1)):
+        characters = len(batch[0])
+        while characters < BATCH_CHARACTERS and (text := next(texts, None)) is not None:
+            batch.append(text)
+            characters += len(text)
+        yield batch
+
+
+def write_ids(corpus: str, output: str, separator: int, encode: Callable[[list[str]], Iterable[Sequence[int]]]) -> None:
+    """Encode the texts of a corpus in batches, with the id of a separator between them, in constant memory."""
+    between = array("H")
+    with open(output, "wb") as file:
+        for batch in batches(parts(corpus)):
+            ids = array("H")
+            for text_ids in encode(batch):
+                ids.extend(between)
+                ids.extend(text_ids)
+                between = array("H", [separator])
+            file.write(ids)
+
+
+def lmpipe(corpus: str, folder: str, output: str) -> None:
+    """Encode with lmpipe itself, which also writes a description of the ids."""
+    from lmpipe.data.encode import encode_file
+    from lmpipe.tokenizer.tokenizer import Tokenizer
+
+    encode_file(corpus, Tokenizer.from_folder(folder), output, f"{output}.json", "bench")
+
+
+def gigatoken(corpus: str, folder: str, output: str) -> None:
+    """Gigatoken reads the file by itself and holds all ids in memory."""
+    import awkward
+    import numpy as np
+    from gigatoken import TextFileSource, Tokenizer
+
+    source = TextFileSource([corpus], separator=END_OF_TEXT.encode())
+    encoded = Tokenizer(str(Path(folder, "tokenizer.json"))).encode_files(source)
+    np.asarray(awkward.flatten(encoded)).astype(np.uint16).tofile(output)
+
+
+def tiktoken(corpus: str, folder: str, output: str) -> None:
+    """OpenAI's tiktoken, with as many threads as there are cores."""
+    from tiktoken import Encoding
+
+    separator, ranks, threads = vocabulary(folder)[END_OF_TEXT], tiktoken_ranks(folder), len(os.sched_getaffinity(0))
+    encoding = Encoding("bench", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: separator})
+    write_ids(corpus, output, separator, lambda texts: encoding.encode_ordinary_batch(texts, num_threads=threads))
+
+
+def tokenizers(corpus: str, folder: str, output: str) -> None:
+    """Hugging Face tokenizers, which uses all cores by itself."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
+
+    def encode(texts: list[str]) -> Iterator[list[int]]:
+        return (found.ids for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+
+    write_ids(corpus, output, vocabulary(folder)[END_OF_TEXT], encode)
+
+
+ENCODERS: dict[str, Callable[[str, str, str], None]] = {
+    encoder.__name__: encoder for encoder in (lmpipe, gigatoken, tiktoken, tokenizers)
+}
+
+
+def encode(name: str, corpus: str, folder: str, output: str) -> dict[str, Any]:
+    """One encoding, what it took, and what was written."""
+    ENCODERS[name](corpus, folder, output)
+    with open(output, "rb+") as file:
+        os.fsync(file.fileno())
+    peak = peak_memory_bytes()
+    started = time.perf_counter()
+    written = contents(output, vocabulary(folder)[END_OF_TEXT])
+    if name in DROP_SEPARATORS:
+        written["sha256"] = None
+    return {"peak_memory_bytes": peak, **written, "checking_seconds": time.perf_counter() - started}
+
+
+def contents(output: str, separator: int) -> dict[str, Any]:
+    """The number of ids in a file and their SHA-256, with and without those of separators."""
+    import numpy as np
+
+    whole, without = hashlib.sha256(), hashlib.sha256()
+    with open(output, "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            ids = np.frombuffer(block, "<u2")
+            whole.update(block)
+            without.update(ids[ids != separator].tobytes())
+        tokens = file.tell() // 2
+    return {"tokens": tokens, "sha256": whole.hexdigest(), "sha256_without_separators": without.hexdigest()}
+
+
+if __name__ == "__main__":
+    answer(lambda: encode(*sys.argv[1:]))

@@ -1,0 +1,181 @@
+"""Problem adamwAccounting: memory, FLOPs and days of training with AdamW, every step of the derivation shown."""
+
+from typing import Any
+
+from lmpipe.analysis.finding import Figure, Finding, Table, Text, absent
+from lmpipe.analysis.problems import measured, measured_memory
+from lmpipe.analysis.problems.transformer_accounting import (
+    is_gpt2_xl,
+    read_accounts,
+    sentence_start,
+    shown_account,
+    title_of,
+)
+from lmpipe.analysis.results import Results
+from lmpipe.io.formatting import bytes_text, command_for, count, formula_text, number, percent
+from lmpipe.model.activation_memory import kept_bytes
+from lmpipe.study.settings import ModelConfig
+
+ID = "adamwAccounting"
+TITLE = "What training with AdamW costs: memory and time"
+QUESTION = (
+    "How much memory does training with AdamW take in float32, as a function of the batch size, what is the largest "
+    "batch that fits into the device, how many FLOPs is one AdamW step, how many days would a full training take, and "
+    "how does the memory compare with what is measured?"
+)
+VARIANTS = {"handout": "the handout's two-matrix feed-forward", "swiglu": "SwiGLU"}
+SUFFIXES = {"handout": "", "swiglu": "_swiglu"}
+MEMORY = ("a", "A", "b", "M_parameters", "M_gradients", "M_optimizer", "P")
+FIGURES = {
+    "largest_batch": "sequences",
+    "days": "days",
+    "step_flops": "FLOPs",
+    "write_up_step_flops": "FLOPs",
+    "bytes_per_sequence": "bytes",
+    "fixed_bytes": "bytes",
+}
+
+
+def find(results: Results) -> Finding:
+    """The accounting of GPT-2 XL, or of the largest model of the study where it is missing (then partial)."""
+    accounts = read_accounts(results)
+    if not accounts:
+        return absent(f"This study holds no accounting yet; make it with {command_for('accounting')}.")
+    account = shown_account(accounts)
+    adamw = account["adamw"]
+    source, real = f"accounting/{account['name']}.json", measured_memory.memory(results)
+    figures = {
+        f"{name}{SUFFIXES[variant]}": Figure(adamw[variant][name], unit, source)
+        for variant in VARIANTS
+        for name, unit in FIGURES.items()
+    }
+    kept, batch = as_kept(account)
+    figures["bytes_per_sequence_as_kept"] = Figure(kept, "bytes", source)
+    figures["largest_batch_as_kept"] = Figure(batch, "sequences", source)
+    return Finding(
+        "answered" if is_gpt2_xl(account) and measured.read(results) else "partial",
+        figures=figures | real.figures,
+        sentences=[
+            *memory_sentences(account),
+            step_sentence(adamw),
+            days_sentence(adamw),
+            *shape_sentences(account),
+            as_kept_sentence(account),
+            *real.sentences,
+        ],
+        tables=[
+            *real.tables,
+            operations_table(adamw),
+            *(derivation_table(variant, adamw[variant]) for variant in VARIANTS),
+        ],
+        texts=[memory_text(variant, adamw[variant]) for variant in VARIANTS],
+    )
+
+
+def values_of(entry: dict[str, Any]) -> dict[str, float]:
+    """The values of a derivation by symbol."""
+    return {line["symbol"]: line["value"] for line in entry["derivation"]}
+
+
+def memory_sentences(account: dict[str, Any]) -> list[str]:
+    """Memory as a * batch_size + b and the largest batch, for both kinds of feed-forward."""
+    sentences = []
+    for variant, words in VARIANTS.items():
+        entry = account["adamw"][variant]
+        memory = bytes_text(values_of(entry)["M"])
+        batch = entry["largest_batch"]
+        fits = f"the largest batch in {memory} is {count(batch)}" if batch else f"not one sequence fits into {memory}"
+        sentences.append(
+            f"{sentence_start(title_of(account))} with {words} ({count(entry['parameters'])} parameters) takes "
+            f"{count(entry['bytes_per_sequence'])} × batch_size + {count(entry['fixed_bytes'])} bytes in float32 "
+            f"({bytes_text(entry['bytes_per_sequence'])} a sequence and {bytes_text(entry['fixed_bytes'])}), so {fits}."
+        )
+    return sentences
+
+
+def step_sentence(adamw: dict[str, Any]) -> str:
+    """FLOPs of one AdamW step, and of the whole step, as the write-up answers it."""
+    entry = adamw["handout"]
+    value = values_of(entry)
+    per_parameter = {form: sum(line["flops"] for line in update) for form, update in adamw["updates"].items()}
+    return (
+        f"One AdamW step takes {per_parameter['handout']} operations for each parameter, {count(entry['step_flops'])} "
+        f"FLOPs (in the form that torch computes and this study trains with: {per_parameter['torch']}); the write-up "
+        f"gives 6 × parameters × tokens for it, which is the cost of the forward and backward passes, "
+        f"{number(entry['write_up_step_flops'])} FLOPs at a batch of {count(value['B'])} sequences: the optimizer's "
+        f"own share of a whole step is {percent(entry['step_flops'] / value['C_step'])}."
+    )
+
+
+def days_sentence(adamw: dict[str, Any]) -> str:
+    """The days that the handout's training would take, for both kinds of feed-forward."""
+    value = values_of(adamw["handout"])
+    days = {variant: adamw[variant]["days"] for variant in VARIANTS}
+    return (
+        f"{count(value['N'])} steps at a batch of {count(value['B'])} on one A100 ({number(value['R'] / 1e12)} TFLOP/s "
+        f"in float32, used to {percent(value['u'])}) would take {number(days['handout'])} days "
+        f"({number(days['handout'] / 365.25)} years), and {number(days['swiglu'])} days with SwiGLU."
+    )
+
+
+def as_kept(account: dict[str, Any]) -> tuple[int, int]:
+    """What a model with the handout's feed-forward keeps of a sequence when lmpipe trains it, and the largest batch."""
+    config, entry = ModelConfig(**account["config"] | {"feed_forward": "silu"}), account["adamw"]["handout"]
+    by_sequence = kept_bytes(config, "float32", 2) - kept_bytes(config, "float32", 1)
+    return by_sequence, max(0, (values_of(entry)["M"] - entry["fixed_bytes"]) // by_sequence)
+
+
+def as_kept_sentence(account: dict[str, Any]) -> str:
+    """The largest batch by what is really kept, beside the one by the handout's list."""
+    (kept, batch), entry = as_kept(account), account["adamw"]["handout"]
+    return (
+        f"The handout's list is a simplification: as lmpipe trains, with fused attention, a sequence of the model with "
+        f"{VARIANTS['handout']} keeps {bytes_text(kept)} instead of {bytes_text(entry['bytes_per_sequence'])}, "
+        f"{percent(abs(1 - kept / entry['bytes_per_sequence']))} "
+        f"{'less' if kept < entry['bytes_per_sequence'] else 'more'}, and the largest batch is {count(batch)} instead "
+        f"of {count(entry['largest_batch'])}."
+    )
+
+
+def shape_sentences(account: dict[str, Any]) -> list[str]:
+    """Say so where the model is not the write-up's."""
+    if is_gpt2_xl(account):
+        return []
+    return [f"This study has no model of GPT-2 XL's shape; the figures are those of {title_of(account)}, its largest."]
+
+
+def operations_table(adamw: dict[str, Any]) -> Table:
+    """The operations of one parameter's update, line by line, in the handout's and in torch's form."""
+    rows = [[form, line["code"], line["flops"]] for form, update in adamw["updates"].items() for line in update]
+    caption = (
+        "AdamW, operations for each parameter, counted on the code; scalars computed once for a step (c1 = 1 − b1, "
+        "c2 = 1 − b2, alpha_t, decay, keep, root) cost nothing per parameter"
+    )
+    return Table(caption, ["form", "line", "operations"], rows, code=("line",))
+
+
+def derivation_table(variant: str, entry: dict[str, Any]) -> Table:
+    """Every line of the derivation, with the formula that it was computed by."""
+    rows = [
+        [line["symbol"], line["meaning"], formula_text(line["formula"]) or "given", line["value"], line["unit"]]
+        for line in entry["derivation"]
+    ]
+    caption = f"The derivation step by step, with {VARIANTS[variant]} (÷ rounds down)"
+    return Table(caption, ["symbol", "quantity", "formula", "value", "unit"], rows, code=("symbol",))
+
+
+def memory_text(variant: str, entry: dict[str, Any]) -> Text:
+    """The memory as algebra and with numbers."""
+    line_of = {line["symbol"]: line for line in entry["derivation"]}
+    formulas = {symbol: f"{symbol} = {formula_text(line_of[symbol]['formula'])}" for symbol in MEMORY}
+    width = max(map(len, formulas.values()))
+    memory = f"bytes = {count(line_of['a']['value'])} · batch_size + {count(line_of['b']['value'])}"
+    fits = f"B_max = ({count(line_of['M']['value'])} − {count(line_of['b']['value'])}) ÷ {count(line_of['a']['value'])}"
+    lines = [
+        "bytes(batch_size) = a·batch_size + b",
+        *(f"{formula:<{width}}   {line_of[symbol]['meaning']}" for symbol, formula in formulas.items()),
+        "",
+        memory,
+        f"{fits} = {count(line_of['B_max']['value'])} sequences",
+    ]
+    return Text(f"Memory with AdamW, with {VARIANTS[variant]}", "\n".join(lines))

@@ -1,0 +1,107 @@
+"""Which batch sizes fit on the machine: steps of every doubling, timed alone, with the memory they take."""
+
+from typing import Any
+
+from lmpipe.analysis.finding import Figure, Table
+from lmpipe.analysis.problems import training
+from lmpipe.analysis.problems.measured import error, signed_percent
+from lmpipe.analysis.results import ExperimentRuns, Results
+from lmpipe.analysis.schemas import BATCH_SIZES
+from lmpipe.io.formatting import bytes_text, command_for, count
+
+SOURCE = "batch_sizes.json"
+ENDS = {
+    "memory": "the next would not fit",
+    "run": "the next would be larger than a whole run",
+    "time": "the measurement's time was over",
+}
+# What predicts the memory of a step: our formula of what lmpipe's model holds, and the handout's list.
+LINES = ("predicted", "handout")
+MISSING = "no batch size of this model has been timed alone"
+
+BatchSizes = dict[str, Any]
+
+
+def read(results: Results, experiment: ExperimentRuns) -> BatchSizes | None:
+    """The batch sizes timed alone; None where they are not of the runs' own model, precision and device."""
+    timed = results.json(SOURCE, BATCH_SIZES)
+    if timed is None:
+        return None
+    kinds = [(run.config["model"], run.setting("precision"), run.summary["device"]) for run in experiment.runs]
+    return timed if all(kind == (timed["model"], timed["precision"], timed["device"]) for kind in kinds) else None
+
+
+def speeds(timed: BatchSizes | None) -> dict[int, float]:
+    """Tokens per second of each batch size that was timed alone."""
+    return {row["batch_size"]: row["tokens_per_second"] for row in timed["sizes"]} if timed else {}
+
+
+def sentences(results: Results, timed: BatchSizes | None) -> list[str]:
+    """The largest batch that fits, as far as it was tried, and what the accounting says of it."""
+    if timed is None and (results.folder / SOURCE).exists():
+        return ["The batch sizes timed alone are of another model, precision or device than these runs."]
+    if timed is None:
+        return [f"No batch size has been timed alone; run {command_for(results.folder / SOURCE)}."]
+    room = bytes_text(timed["memory_limit_bytes"])
+    if not timed["sizes"]:
+        return [f"Not one sequence of this model fits into the {room} that the device has left for it."]
+    largest, estimated = timed["largest_batch_size"], timed["estimated_largest_batch_size"]
+    ours, handout = (count(timed[line]["largest_batch_size"]) for line in LINES)
+    fits = f"{count(largest)} sequences are the largest doubling that was tried, since {ENDS[timed['stopped_by']]}"
+    return [
+        f"As to what fits, {fits}; at the memory that the last doublings took, about {count(estimated)} would "
+        f"fit into the {room} that the device has left, by our formula of what a step holds {ours}, and by the "
+        f"handout's accounting {handout}.",
+        error_sentence(timed),
+    ]
+
+
+def error_sentence(timed: BatchSizes) -> str:
+    """How far our formula is from the memory of the smallest and the largest batch."""
+    errors = [
+        error(predicted(timed, row["batch_size"]), row["memory_bytes"]) for row in timed["sizes"] if row["memory_bytes"]
+    ]
+    if not errors:
+        return "The memory that a step adds could not be told from what the process held before."
+    low, high = (signed_percent(value) for value in (min(errors), max(errors)))
+    spread = low if low == high else f"{low} to {high}"
+    return (
+        f"Of the memory that these steps added to the process, our formula is off by {spread}: it counts tensors, and "
+        "neither the room that the allocator keeps between them nor the buffers of the matrix multiplies."
+    )
+
+
+def predicted(timed: BatchSizes, batch_size: int, line: str = "predicted") -> int:
+    """The memory of a step by our formula, or by the handout's list."""
+    return timed[line]["fixed_bytes"] + timed[line]["bytes_per_sequence"] * batch_size
+
+
+def figures(timed: BatchSizes | None) -> dict[str, Figure]:
+    """The largest batch that fits."""
+    values = {
+        "largest_tried_batch_size": timed and timed["largest_batch_size"],
+        "largest_batch_size": timed and timed["estimated_largest_batch_size"],
+    } | {f"{line}_largest_batch_size": timed and timed[line]["largest_batch_size"] for line in LINES}
+    reason = "" if timed else MISSING
+    return {name: training.known(value, "sequences", SOURCE, reason) for name, value in values.items()}
+
+
+def tables(timed: BatchSizes | None) -> list[Table]:
+    """A row for each doubling."""
+    if timed is None:
+        return []
+    rows = []
+    for row in timed["sizes"]:
+        ours, listed = (predicted(timed, row["batch_size"], line) for line in LINES)
+        real = row["memory_bytes"]
+        errors = [error(size, real) if real else None for size in (ours, listed)]
+        speed = [row["steps"], row["step_seconds"], round(row["tokens_per_second"])]
+        rows.append([row["batch_size"], *speed, real, ours, errors[0], listed, errors[1]])
+    columns = ["batch size", "steps", "seconds of a step (median)", "tokens/s", "memory (bytes)"]
+    columns += ["by our formula (bytes)", "error (%)", "by the handout's list (bytes)", "its error (%)"]
+    threads = f"{timed['threads']} thread{'s' if timed['threads'] > 1 else ''}"
+    caption = (
+        f"Every doubling of the batch size, timed alone on {timed['device']} ({threads}, {timed['precision']}); memory "
+        "is what the model, its optimizer and its steps add to a process that has loaded the code and nothing else."
+    )
+    return [Table(caption, columns, rows)]

@@ -1,0 +1,414 @@
+"""Problem batch_size_experiment: loss and speed from one sequence a step up to large batches."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from lmpipe.analysis.finding import Figure, Finding, Table
+from lmpipe.analysis.problems import batch_memory, training
+from lmpipe.analysis.results import ExperimentRuns, Results, Run
+from lmpipe.analysis.statistics import describe_difference, paired_difference
+from lmpipe.io.formatting import count, listing, loss, number, percent, seconds_text
+
+ID = "batch_size_experiment"
+TITLE = "Batch size"
+QUESTION = (
+    "How do the final loss and the speed of training depend on the batch size, "
+    "when each size gets a learning rate of its own and sees the same number of tokens?"
+)
+LINES = (
+    "batch_size_experiment: {corpus: {corpus}, vary: {batch_size: [1, 4, 16, 64], "
+    "max_lr: {best_of: learning_rate, sqrt_rule: [0.5, 1, 2]}}}"
+)
+# The share of the highest throughput from which on a larger batch is said to gain little.
+ENOUGH = 0.95
+
+
+@dataclass(frozen=True)
+class Size:
+    """One batch size: its runs, the best of them (None where none finished), and its speeds in tokens per second.
+
+    The loss is in nats per token, or in bits per byte where the tokens of the experiment's runs differ. Where a step
+    was timed alone on the machine (`is_timed_alone`), that is the one speed; otherwise there is one of each run.
+    """
+
+    batch_size: int
+    names: tuple[str, ...]
+    best: str | None
+    loss: float | None
+    speeds: tuple[float, ...]
+    is_timed_alone: bool
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The speed, or the mean speed of its runs."""
+        return fmean(self.speeds)
+
+
+def find(results: Results) -> Finding:
+    """The best run of each batch size at equal tokens and at equal time, the speed of each, and what fits."""
+    experiment = results.experiment(ID)
+    if experiment is None:
+        return training.missing(results, ID, LINES)
+    measure = experiment.measure_of()
+    if measure is None:
+        return training.across_corpora(experiment)
+    timed = batch_memory.read(results, experiment)
+    sizes = sizes_of(experiment, measure, batch_memory.speeds(timed))
+    finished = [size for size in sizes if size.best]
+    best = min(finished, key=lambda size: size.loss) if finished else None
+    seconds = common_seconds(experiment, finished)
+    sentences = [
+        best_sentence(experiment, best, sizes, measure),
+        *time_sentences(experiment, finished, seconds),
+        speed_sentence(sizes),
+        *sharing_sentences(experiment, sizes),
+        *batch_memory.sentences(results, timed),
+        training.setting_sentence(results, experiment),
+        *steps_sentences(experiment, finished),
+        *rate_sentences(experiment, finished),
+        *edge_sentences(experiment, sizes, best),
+        *training.per_byte_sentences(experiment),
+        *training.failure_sentences(experiment),
+    ]
+    answered = best and len(sizes) > 1 and all(size.is_timed_alone for size in sizes)
+    tables = [size_table(experiment, sizes, seconds), *batch_memory.tables(timed), training.runs_table(experiment)]
+    figures = size_figures(experiment, sizes, best, seconds) | batch_memory.figures(timed)
+    return Finding("answered" if answered else "partial", figures, sentences, tables, training.plots(experiment))
+
+
+def sizes_of(experiment: ExperimentRuns, measure: str, alone: Mapping[int, float]) -> list[Size]:
+    """The batch sizes that were run, from small to large; `alone` has the speeds of those that were timed alone."""
+    names: dict[int, list[str]] = {}
+    for name in experiment.names():
+        names.setdefault(experiment.setting(name, "batch_size"), []).append(name)
+    sizes = []
+    for batch_size, members in sorted(names.items()):
+        runs = [run for name in members for run in experiment.seeds_of(name)]
+        speeds = tuple(speed for run in runs if (speed := run.summary["tokens_per_second"])) or (0.0,)
+        speeds = (alone[batch_size],) if batch_size in alone else speeds
+        best = experiment.best_among(members)
+        lowest = experiment.mean_loss(best, measure) if best else None
+        sizes.append(Size(batch_size, tuple(members), best, lowest, speeds, batch_size in alone))
+    return sizes
+
+
+def leaders(sizes: list[Size]) -> list[Size]:
+    """The fastest size, and those whose range of speeds overlaps with its own, so that they are not told apart."""
+    fastest = max(sizes, key=lambda size: size.tokens_per_second)
+    return [size for size in sizes if max(size.speeds) >= min(fastest.speeds)]
+
+
+def enough(sizes: list[Size]) -> Size | None:
+    """The smallest size that comes close to the highest speed; None where the fastest is not told apart."""
+    if len(first := leaders(sizes)) > 1:
+        return None
+    return next(size for size in sizes if size.tokens_per_second >= ENOUGH * first[0].tokens_per_second)
+
+
+def common_seconds(experiment: ExperimentRuns, finished: list[Size]) -> float | None:
+    """The shortest training time of the best runs, each at the highest speed of its batch size."""
+    if len(finished) < 2 or not all(max(size.speeds) for size in finished):
+        return None
+    return min(experiment.seeds_of(size.best)[0].summary["tokens"] / max(size.speeds) for size in finished)
+
+
+def loss_at(run: Run, tokens: float) -> float | None:
+    """The validation loss of a run after so many tokens, interpolated between its evaluations."""
+    before = after = None
+    for place, value in run.validation_curve("tokens"):
+        if place <= tokens:
+            before = (place, value)
+        elif after is None:
+            after = (place, value)
+    if before is None or after is None:
+        return before[1] if before else None
+    share = (tokens - before[0]) / (after[0] - before[0])
+    return before[1] + share * (after[1] - before[1])
+
+
+def losses_at(experiment: ExperimentRuns, size: Size, seconds: float | None) -> tuple[float, float] | None:
+    """The loss of a size's best run, as the mean over seeds, at a training time: at its lowest and highest speed."""
+    if size.best is None or seconds is None:
+        return None
+    ends = []
+    for speed in (min(size.speeds), max(size.speeds)):
+        losses = [loss_at(run, seconds * speed) for run in experiment.seeds_of(size.best)]
+        if None in losses:
+            return None
+        ends.append(fmean(losses))
+    return ends[0], ends[1]
+
+
+def size_figures(
+    experiment: ExperimentRuns, sizes: list[Size], best: Size | None, seconds: float | None
+) -> dict[str, Figure]:
+    """Figures of the experiment; the speed of every size is one of them."""
+    source = training.table_path(experiment)
+    first, small = leaders(sizes), enough(sizes)
+    fastest = first[0] if len(first) == 1 else None
+    overlap = f"the ranges of speed of batch sizes {listing([count(size.batch_size) for size in first])} overlap"
+    speed_source = batch_memory.SOURCE if all(size.is_timed_alone for size in sizes) else source
+    finished = [size for size in sizes if size.best]
+    exponent, paying = rate_exponent(experiment, finished), paying_size(experiment, finished, seconds)
+    level = "no two batch sizes are told apart at equal training time"
+    figures = {
+        "best_batch_size": training.known(best.batch_size if best else None, "sequences", source, "no run finished"),
+        "best_validation_loss": training.figure(experiment, best.best if best else None),
+        "best_max_lr": training.known(
+            experiment.setting(best.best, "max_lr") if best else None, "", source, "no run finished"
+        ),
+        "fastest_batch_size": training.known(fastest and fastest.batch_size, "sequences", speed_source, overlap),
+        "enough_batch_size": training.known(small and small.batch_size, "sequences", speed_source, overlap),
+        "equal_time_seconds": training.known(seconds, "s", source, "fewer than two batch sizes finished"),
+        "paying_batch_size": training.known(paying and paying.batch_size, "sequences", source, level),
+        "best_max_lr_exponent": training.known(exponent, "", source, "fewer than two batch sizes finished"),
+    }
+    for size in sizes:
+        label = f"batch_{size.batch_size}"
+        figures[f"{label}_validation_loss"] = training.figure(experiment, size.best)
+        at_time = losses_at(experiment, size, seconds)
+        figures[f"{label}_loss_at_equal_time"] = training.known(
+            fmean(at_time) if at_time else None,
+            training.NATS,
+            source,
+            "its curve does not reach so far, or has no time",
+        )
+        speeds = {"_lowest": min(size.speeds), "": size.tokens_per_second, "_highest": max(size.speeds)}
+        for suffix, speed in speeds.items():
+            timed = batch_memory.SOURCE if size.is_timed_alone else source
+            figures[f"{label}_tokens_per_second{suffix}"] = Figure(speed, "tokens per second", timed)
+    return figures
+
+
+def size_table(experiment: ExperimentRuns, sizes: list[Size], seconds: float | None) -> Table:
+    """A row for each batch size with its best run; two columns for what speeds inside runs leave open."""
+    after = f"loss after {seconds_text(seconds)}" if seconds else "loss at equal time"
+    alone = all(size.is_timed_alone for size in sizes)
+    columns = ["batch size", "best max_lr", "rates tried", "steps", "validation loss"]
+    columns += [after] if alone else [f"{after}, at the lowest speed", "at the highest"]
+    columns += ["tokens/s"] if alone else ["tokens/s, lowest", "highest", "timed"]
+    rows = []
+    for size in sizes:
+        runs = experiment.seeds_of(size.best) if size.best else []
+        at_time = list(losses_at(experiment, size, seconds) or (None, None))
+        speeds = [round(min(size.speeds)), round(max(size.speeds))]
+        known = (
+            [*at_time[:1], speeds[0]] if alone else [*at_time, *speeds, "alone" if size.is_timed_alone else "in runs"]
+        )
+        rows.append(
+            [
+                size.batch_size,
+                runs[0].setting("max_lr") if runs else None,
+                listing([number(rate) for rate in rates_of(experiment, size)]),
+                runs[0].summary["steps"] if runs else None,
+                size.loss,
+                *known,
+            ]
+        )
+    timed = "a step timed alone on the machine" if alone else "a step timed alone, or of all runs of that size"
+    return Table(f"The best run of each batch size, and the speed of {timed}.", columns, rows)
+
+
+def best_sentence(experiment: ExperimentRuns, best: Size | None, sizes: list[Size], measure: str) -> str:
+    """The short answer."""
+    if best is None:
+        return "No run finished, so no batch size can be called best; try smaller learning rates."
+    others = {size.best: count(size.batch_size) for size in sizes if size is not best and size.best}
+    reached = training.loss_text(best.loss, measure) + training.seeds_words(experiment, best.best, measure)
+    if not others:
+        only = "was run" if len(sizes) == 1 else "finished"
+        return f"Only batch size {count(best.batch_size)} {only}, so there is no comparison; it ends at {reached}."
+    tokens = {experiment.setting(size.best, "total_tokens") for size in sizes if size.best}
+    losses = {size: training.bare_loss(experiment.mean_loss(name, measure), measure) for name, size in others.items()}
+    ends = [f"{told} with {size}" for size, told in losses.items()]
+    return (
+        f"{'At equal tokens' if len(tokens) == 1 else 'With the tokens that each was given'}, batch size "
+        f"{count(best.batch_size)} reaches the lowest final loss: {reached}, {rate_words(experiment, sizes)}, against "
+        f"{listing(ends)}{training.rival_words(experiment, best.best, others)}."
+    )
+
+
+def rates_of(experiment: ExperimentRuns, size: Size) -> list[float]:
+    """The peak rates that were tried with a size, from small to large."""
+    return sorted({experiment.setting(name, "max_lr") for name in size.names})
+
+
+def rate_words(experiment: ExperimentRuns, sizes: list[Size]) -> str:
+    """Whether each size had a choice of rates, without which the comparison is unfair."""
+    rates = {size: rates_of(experiment, size) for size in sizes}
+    untuned = [count(size.batch_size) for size in sizes if len(rates[size]) == 1]
+    if not untuned:
+        return "each size at the best of its own rates"
+    if len(untuned) < len(sizes):
+        return f"with rates tuned for each size but {listing(untuned)}, which had a single one"
+    if len(tried := {rate for own in rates.values() for rate in own}) == 1:
+        return f"all at the rate {number(tried.pop())}, tuned for none of them"
+    return "each at a rate that was not tuned for it"
+
+
+def speed_sentence(sizes: list[Size]) -> str:
+    """Speed against batch size, and from where on it hardly grows; a range where a size was timed more than once."""
+    first, small = leaders(sizes), enough(sizes)
+    rates = [f"{range_words(size.speeds, count)} with {count(size.batch_size)}" for size in sizes]
+    sentence = f"Tokens per second, {timed_words(sizes)}: {listing(rates)}; "
+    if small is None:
+        overlapping = listing([count(size.batch_size) for size in first])
+        return f"{sentence}the ranges of {overlapping} overlap, so which of them is the fastest is not told apart."
+    share = percent(small.tokens_per_second / first[0].tokens_per_second)
+    nearly = "" if small is first[0] else f", but {count(small.batch_size)} already reaches {share} of its speed"
+    in_runs = not any(size.is_timed_alone for size in sizes)
+    once = "; each was timed once" if in_runs and max(len(size.speeds) for size in sizes) == 1 else ""
+    return f"{sentence}the fastest is {count(first[0].batch_size)}{nearly}{once}."
+
+
+def timed_words(sizes: list[Size]) -> str:
+    """How the speeds were found: a step timed alone on the machine, or inside the runs."""
+    inside = [count(size.batch_size) for size in sizes if not size.is_timed_alone]
+    if len(inside) == len(sizes):
+        return "as timed inside these runs"
+    alone = "of steps timed alone on the machine"
+    return f"{alone} (with {listing(inside)}, which had none, inside the runs)" if inside else alone
+
+
+def range_words(values: Sequence[float], words: Callable[[float], str]) -> str:
+    """The ends of a range, or the one number that both round to."""
+    return " to ".join(dict.fromkeys([words(min(values)), words(max(values))]))
+
+
+def sharing_sentences(experiment: ExperimentRuns, sizes: list[Size]) -> list[str]:
+    """That runs which leave cores of their machine to others are slowed down by what happens to run there."""
+    shared = {name for size in sizes if not size.is_timed_alone for name in size.names}
+    for run in (run for run in experiment.runs if run.name in shared):
+        hardware = run.summary["environment"]["hardware"]
+        on_cpu = run.summary["device"] == hardware["processor"]
+        if on_cpu and run.summary["threads"] < (hardware["cores"] or 0):
+            return [
+                f"A run took {run.summary['threads']} of {hardware['cores']} cores and shared the machine with what "
+                "ran beside it, so a part of these differences in speed is noise."
+            ]
+    return []
+
+
+def edge_sentences(experiment: ExperimentRuns, sizes: list[Size], best: Size | None) -> list[str]:
+    """Whether the best size, or the best rate of a size, lies at the edge of what was tried."""
+    sentences = []
+    if best and len(sizes) > 1 and best in (sizes[0], sizes[-1]):
+        end = "smallest" if best is sizes[0] else "largest"
+        sentences.append(f"The best batch size is the {end} one tried, so the optimum may lie beyond the grid.")
+    at_edge = [count(size.batch_size) for size in sizes if rate_at_edge(experiment, size)]
+    if at_edge:
+        sizes_words = f"batch size{'s' if len(at_edge) > 1 else ''} {listing(at_edge)}"
+        sentences.append(
+            f"For {sizes_words} the best rate lies at the edge of the rates tried, so a better one may lie beyond, "
+            "and the comparison may be unfair to them."
+        )
+    return sentences
+
+
+def rate_at_edge(experiment: ExperimentRuns, size: Size) -> bool:
+    """Whether a size's best rate is the smallest or largest of several that were tried."""
+    rates = rates_of(experiment, size)
+    return size.best is not None and len(rates) > 1 and experiment.setting(size.best, "max_lr") in (rates[0], rates[-1])
+
+
+def steps_sentences(experiment: ExperimentRuns, finished: list[Size]) -> list[str]:
+    """How many optimizer steps the sizes leave, of which a large batch has few."""
+    if len(finished) < 2:
+        return []
+    first, last = finished[0], finished[-1]
+    steps = [count(experiment.seeds_of(size.best)[0].summary["steps"]) for size in (first, last)]
+    return [
+        f"That leaves {steps[0]} optimizer steps with batch size {count(first.batch_size)} and {steps[1]} with "
+        f"{count(last.batch_size)}."
+    ]
+
+
+def rate_exponent(experiment: ExperimentRuns, finished: list[Size]) -> float | None:
+    """The exponent of batch size with which the best rates grow, by least squares in logarithms; None for one size."""
+    if len(finished) < 2:
+        return None
+    sizes = [math.log(size.batch_size) for size in finished]
+    rates = [math.log(experiment.setting(size.best, "max_lr")) for size in finished]
+    mean_size, mean_rate = fmean(sizes), fmean(rates)
+    covariance = sum((x - mean_size) * (y - mean_rate) for x, y in zip(sizes, rates, strict=True))
+    return covariance / sum((x - mean_size) ** 2 for x in sizes)
+
+
+def rate_sentences(experiment: ExperimentRuns, finished: list[Size]) -> list[str]:
+    """How the best rate grows with the batch size, where each size had a choice."""
+    exponent = rate_exponent(experiment, finished)
+    if exponent is None or any(len(rates_of(experiment, size)) < 2 for size in finished):
+        return []
+    best = [f"{number(experiment.setting(size.best, 'max_lr'))} with {count(size.batch_size)}" for size in finished]
+    power = number(exponent, 2).replace("-", "−")
+    return [
+        f"The best rates are {listing(best)}: as far as these grids tell, they grow with the batch size to the power "
+        f"of {power}, where the square-root rule, around which they were sought, has 0.5."
+    ]
+
+
+def paying_size(experiment: ExperimentRuns, finished: list[Size], seconds: float | None) -> Size | None:
+    """The size beyond which more stops paying: no larger one ends lower at equal training time.
+
+    None where fewer than two sizes compare, or where their speeds leave open which is ahead.
+    """
+    at_time = {size: ends for size in finished if (ends := losses_at(experiment, size, seconds)) is not None}
+    if len(at_time) < 2:
+        return None
+    ahead = min(at_time, key=lambda size: max(at_time[size]))
+    level = [size for size in at_time if min(at_time[size]) <= max(at_time[ahead])]
+    return ahead if len(level) == 1 else None
+
+
+def time_sentences(experiment: ExperimentRuns, finished: list[Size], seconds: float | None) -> list[str]:
+    """The comparison at equal training time instead of equal tokens, as far as the speeds are known."""
+    at_time = {size: ends for size in finished if (ends := losses_at(experiment, size, seconds)) is not None}
+    if len(at_time) < 2:
+        return []
+    ends = [f"{range_words(losses, loss)} with {count(size.batch_size)}" for size, losses in at_time.items()]
+    paying = paying_size(experiment, finished, seconds)
+    if paying is None:
+        ahead = min(at_time, key=lambda size: max(at_time[size]))
+        level = [count(size.batch_size) for size in at_time if min(at_time[size]) <= max(at_time[ahead])]
+        verdict = f"{listing(level)} are not told apart, so it is open from where on more stops paying"
+    else:
+        verdict = paying_words(experiment, paying, list(at_time), seconds)
+    return [
+        f"At equal training time ({seconds_text(seconds)}, the shortest of these runs) the losses, here those of the "
+        f"curves, whose windows are a part of the validation split, {over_words(at_time)}: {listing(ends)}. There "
+        f"{verdict}. Schedules of slower sizes are cut off there, which speaks against them."
+    ]
+
+
+def over_words(at_time: Mapping[Size, tuple[float, float]]) -> str:
+    """Whether each loss is one number or a range over the speeds of a size."""
+    return "are" if all(size.is_timed_alone for size in at_time) else "stand over each size's range of speed at"
+
+
+def paying_words(experiment: ExperimentRuns, paying: Size, compared: list[Size], seconds: float) -> str:
+    """From where on more stops paying, and how far seeds tell that size from the one that comes next."""
+    told = f"batch size {count(paying.batch_size)} is ahead{time_rival_words(experiment, paying, compared, seconds)}"
+    if paying is compared[-1]:
+        return f"{told}, the largest that was tried, so more may still pay"
+    if paying is compared[0]:
+        return f"{told}, the smallest that was tried: no larger batch pays"
+    return f"{told}: up to that size a larger batch pays, and beyond it more stops paying"
+
+
+def time_rival_words(experiment: ExperimentRuns, ahead: Size, compared: list[Size], seconds: float) -> str:
+    """How far seeds tell the size that is ahead at equal time from the second, in brackets."""
+
+    def by_seed(size: Size) -> dict[int, float]:
+        tokens = seconds * size.tokens_per_second
+        return {run.seed: loss_at(run, tokens) for run in experiment.seeds_of(size.best)}
+
+    losses = {size: by_seed(size) for size in compared}
+    second = min((size for size in compared if size is not ahead), key=lambda size: fmean(losses[size].values()))
+    difference = paired_difference(losses[second], losses[ahead])
+    if difference is None or difference.count == 1:
+        return f" ({training.UNTESTED})"
+    told = "the difference from the second" if difference.unresolved else "the second"
+    verb = "is" if difference.unresolved else "ends"
+    return f" ({told}, {count(second.batch_size)}, {verb} {describe_difference(difference)})"

@@ -1,0 +1,157 @@
+"""Problem experiment_log: every training run of the study, and what all of them cost."""
+
+import json
+from collections import Counter
+from typing import Any
+
+from lmpipe.analysis.finding import Figure, Finding, Plot, Table, absent
+from lmpipe.analysis.results import Results, Run
+from lmpipe.io.formatting import count, listing, loss, seconds_text
+
+ID = "experiment_log"
+TITLE = "Experiment log"
+QUESTION = "Which runs were made, with which results, and what did they cost in tokens and time?"
+SOURCE = "runs/*/*/seed*/summary.json"
+COLUMNS = [
+    "experiment",
+    "run",
+    "seed",
+    "status",
+    "steps",
+    "tokens",
+    "validation loss",
+    "bits per byte",
+    "time (s)",
+    "tokens/s",
+    "peak memory (MB)",
+]
+
+
+def find(results: Results) -> Finding:
+    """A table of every run, the totals, and the learning curves of the best run of each experiment."""
+    runs = results.runs()
+    if not runs:
+        return absent("This study has no training runs; add one under experiments: `first: {corpus: stories}`")
+    return Finding("answered", totals(runs), sentences(results, runs), [table(runs)], curves(results))
+
+
+def distinct(runs: list[Run]) -> list[Run]:
+    """The runs without repetitions: one that two experiments share was trained once."""
+    return list({identity(run): run for run in reversed(runs)}.values())[::-1]
+
+
+def identity(run: Run) -> str:
+    """What decides a run's result, as one text."""
+    parts: list[Any] = [run.seed, run.config["model"], run.config["training"]]
+    parts += [split["sha256"] for split in run.config["tokens"].values()]
+    return json.dumps(parts, sort_keys=True)
+
+
+def totals(runs: list[Run]) -> dict[str, Figure]:
+    """Sums over the distinct runs, and counts by status."""
+    once = distinct(runs)
+    statuses = Counter(run.status for run in once)
+    best = lowest_by_corpus(runs)
+    return {
+        "runs": Figure(len(runs), "runs", SOURCE),
+        "distinct_runs": Figure(len(once), "runs", SOURCE),
+        "total_tokens": Figure(sum(run.summary["tokens"] for run in once), "tokens", SOURCE),
+        "total_wall_seconds": Figure(sum(run.summary["wall_seconds"] for run in once), "s", SOURCE),
+        **{f"{status}_runs": Figure(statuses[status], "runs", SOURCE) for status in ("finished", "diverged", "stuck")},
+        **{
+            f"lowest_bits_per_byte_{corpus}": Figure(run.summary["bits_per_byte"], "bits per byte", SOURCE)
+            for corpus, run in best.items()
+        },
+    }
+
+
+def lowest_by_corpus(runs: list[Run]) -> dict[str, Run]:
+    """The run on each corpus that needs the fewest bits per byte, which rank runs of any tokenizer on one text."""
+    finished = [run for run in runs if run.status == "finished" and run.summary["bits_per_byte"] is not None]
+    best: dict[str, Run] = {}
+    for run in sorted(finished, key=lambda run: run.summary["bits_per_byte"]):
+        best.setdefault(run.config["corpus"], run)
+    return best
+
+
+def sentences(results: Results, runs: list[Run]) -> list[str]:
+    """The totals in words."""
+    once = distinct(runs)
+    statuses = Counter(run.status for run in once)
+    ends = listing([f"{number} {status}" for status, number in statuses.most_common()])
+    tokens, seconds = sum(run.summary["tokens"] for run in once), sum(run.summary["wall_seconds"] for run in once)
+    shared = len(runs) - len(once)
+    said = [
+        f"The study trained {count(len(once))} models ({ends}) on {count(tokens)} tokens in all, which took "
+        f"{seconds_text(seconds)} of training time, evaluations left out."
+    ]
+    if shared:
+        said.append(f"{count(shared)} more entries of the log are runs that several experiments share; trained once.")
+    fewest = [
+        f"{best.summary['bits_per_byte']:.4f} on {corpus}, by `{best.name}` of {best.config['experiment']} "
+        f"(loss {loss(best.loss)} nats per token)"
+        for corpus, best in lowest_by_corpus(runs).items()
+    ]
+    if fewest:
+        said.append(f"The fewest bits per byte: {listing(fewest)}.")
+    devices = sorted({f"{run.summary['device']} with {run.summary['threads']} threads" for run in runs})
+    said.append(f"Training ran on {listing(devices).replace(' 1 threads', ' 1 thread')}.")
+    return said
+
+
+def table(runs: list[Run]) -> Table:
+    """A row for each run and seed."""
+    rows = [
+        [
+            run.config["experiment"],
+            run.name,
+            run.seed,
+            run.status,
+            run.summary["steps"],
+            run.summary["tokens"],
+            run.loss,
+            run.summary["bits_per_byte"],
+            run.summary["wall_seconds"],
+            round(run.summary["tokens_per_second"] or 0),
+            round(run.summary["peak_memory_bytes"] / 1e6),
+        ]
+        for run in runs
+    ]
+    return Table("Every training run of the study.", COLUMNS, rows)
+
+
+def curves(results: Results) -> list[Plot]:
+    """The validation loss of the best run of each experiment, over steps and over training time."""
+    from lmpipe.report.plots.common import line_plot
+
+    best = best_runs(results)
+    if not best:
+        return []
+    plots = []
+    for column, xlabel, words in (("step", "steps", "steps"), ("wall_seconds", "training time (s)", "training time")):
+        path = f"figures/experiment_log_{'steps' if column == 'step' else 'time'}.svg"
+        series = {label: tuple(zip(*run.validation_curve(column), strict=True)) for label, run in best.items()}
+        line_plot(results.folder / path, series, xlabel, "validation loss (nats per token)", log_x=True)
+        ends = listing([f"{label} {loss(run.loss)}" for label, run in best.items()])
+        plots.append(
+            Plot(
+                path,
+                f"Validation loss of the best run of each experiment against {words}; only those on the same tokens "
+                "compare.",
+                f"Line plot of validation losses against {words}; final losses: {ends}.",
+            )
+        )
+    return plots
+
+
+def best_runs(results: Results) -> dict[str, Run]:
+    """The first seed of the best run of each experiment and corpus, by their names."""
+    best = {}
+    for experiment in results.experiments():
+        parts = experiment.by_corpus()
+        for corpus, runs in parts.items():
+            name = runs.best()
+            if name is not None:
+                label = experiment.name if len(parts) == 1 else f"{experiment.name} on {corpus}"
+                best[label] = runs.seeds_of(name)[0]
+    return best

@@ -1,0 +1,103 @@
+"""The section of an experiment that is no problem of the write-up: whatever a study varies, compared and told."""
+
+from lmpipe.analysis.finding import Figure, Finding, Table
+from lmpipe.analysis.problems import training
+from lmpipe.analysis.problems.ablation import (
+    baseline_figures,
+    baseline_of,
+    compare,
+    comparison_figures,
+    general_words,
+    outcome,
+    pairing_sentences,
+    seed_tables,
+)
+from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
+from lmpipe.io.formatting import listing
+
+ACROSS = "Losses on different corpora do not compare, so each corpus has a ranking of its own."
+
+
+def heading(results: Results, name: str) -> tuple[str, str]:
+    """Title and question of an experiment, from its name and from what it varies."""
+    experiment = results.experiment(name)
+    title = name.replace("_", " ").replace("-", " ").strip()
+    title = title[:1].upper() + title[1:]
+    if settings := experiment.swept_settings():
+        return title, f"How does the final loss depend on {listing(settings)}?"
+    baseline = baseline_of(experiment)
+    others = [run for run in experiment.names() if run != baseline]
+    if not others:
+        return title, f"How well does the run {baseline} do?"
+    return title, f"How do the runs {training.brief(others)} compare with {baseline}?"
+
+
+def find(results: Results, name: str) -> Finding:
+    """A sweep told by its best and worst values, anything else by differences from the baseline."""
+    experiment = results.experiment(name)
+    measure = experiment.measure_of()
+    if measure is None:
+        figures, sentences, tables = ranking_by_corpus(experiment)
+    elif experiment.swept_settings() or measure == "bits_per_byte":
+        figures, sentences, tables = ranking(experiment)
+    else:
+        figures, sentences, tables = differences(experiment)
+    sentences += [training.setting_sentence(results, experiment), *training.per_byte_sentences(experiment)]
+    sentences += training.failure_sentences(experiment)
+    status = "answered" if any(training.values(experiment, run) for run in experiment.names()) else "partial"
+    tables = [training.runs_table(experiment), *tables]
+    return Finding(status, figures, sentences, tables, training.plots(experiment))
+
+
+def ranking_by_corpus(experiment: ExperimentRuns) -> tuple[dict[str, Figure], list[str], list[Table]]:
+    """The best run on each corpus, since nothing is the best across them."""
+    figures, sentences = {}, []
+    for corpus, part in experiment.by_corpus().items():
+        found, told, _ = ranking(part, f"On {corpus}, the ")
+        figures |= {f"{corpus}_best_run" if name == "best_run" else name: figure for name, figure in found.items()}
+        sentences += told
+    return figures, [*sentences, ACROSS], []
+
+
+def ranking(experiment: ExperimentRuns, opening: str = "The ") -> tuple[dict[str, Figure], list[str], list[Table]]:
+    """The best and the worst run whose seeds all finished."""
+    names, measure = experiment.names(), experiment.measure_of()
+    figures = {name: training.figure(experiment, name, measure, UNITS[measure]) for name in names}
+    if len(names) == 1:
+        return figures, [f"{opening}run `{names[0]}` {ending(experiment, names[0], measure)}."], []
+    means = {name: mean for name in names if (mean := experiment.mean_loss(name, measure)) is not None}
+    if not means:
+        return figures, [f"{opening}runs did not finish with every seed."], []
+    best, worst = min(means, key=means.get), max(means, key=means.get)
+    figures = {"best_run": Figure(best, "", training.table_path(experiment)), **figures}
+    rivals = {name: f"`{name}`" for name in names if name != best}
+    told = f"{opening}best of {len(names)} runs is `{best}` with {shown(experiment, best, measure)}"
+    told += training.rival_words(experiment, best, rivals)
+    if best != worst:
+        told += f"; the worst that finished is `{worst}` with {shown(experiment, worst, measure)}"
+    return figures, [f"{told}."], []
+
+
+def shown(experiment: ExperimentRuns, name: str, measure: str) -> str:
+    """A run's mean with its unit, for a sentence."""
+    value = training.loss_text(training.mean(experiment, name, measure), measure)
+    return f"{value}{training.seeds_words(experiment, name, measure)}"
+
+
+def ending(experiment: ExperimentRuns, name: str, measure: str) -> str:
+    """What became of an experiment's only run."""
+    finished = training.values(experiment, name, measure)
+    return f"ends at {shown(experiment, name, measure)}" if finished else "did not finish"
+
+
+def differences(experiment: ExperimentRuns) -> tuple[dict[str, Figure], list[str], list[Table]]:
+    """Every run beside the baseline."""
+    baseline = baseline_of(experiment)
+    comparisons = [compare(experiment, name, baseline) for name in experiment.names() if name != baseline]
+    figures = baseline_figures(experiment, baseline)
+    for comparison in comparisons:
+        figures |= comparison_figures(comparison, f"{comparison.variant}_")
+    if not comparisons:
+        return figures, [f"The run `{baseline}` {ending(experiment, baseline, 'validation_loss')}."], []
+    sentences = [outcome(general_words(one), one) for one in comparisons]
+    return figures, [*sentences, *pairing_sentences(comparisons)], seed_tables(comparisons)

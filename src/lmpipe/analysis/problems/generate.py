@@ -1,0 +1,258 @@
+"""Problem generate: text from the trained models over a grid of settings, and how fluent it is by its figures."""
+
+from collections.abc import Iterable, Sequence
+from math import sqrt
+from statistics import fmean
+from typing import Any
+
+from lmpipe.analysis.finding import Figure, Finding, Table, Text, absent
+from lmpipe.analysis.problems.reference import corpus_in_words
+from lmpipe.analysis.results import Results
+from lmpipe.analysis.schemas import SAMPLES
+from lmpipe.errors import InputError
+from lmpipe.io.formatting import command_for, count, listing, number, percent
+from lmpipe.io.hints import make_again
+
+ID = "generate"
+TITLE = "Text from the trained models"
+QUESTION = (
+    "What do the trained models write when they continue a prompt for at least 256 tokens or to the end of text, "
+    "how fluent is it, and what do temperature and top-p change?"
+)
+SHARES = {
+    "known_word_share": "words known from the training text",
+    "distinct_1": "different words",
+    "distinct_2": "different word pairs",
+    "distinct_3": "different three-word phrases",
+    "repeated_4gram_share": "repeated four-word phrases",
+}
+# A difference between two groups of samples is told from so many of its standard errors on.
+STANDARD_ERRORS_TOLD = 2
+UNCHANGED = "no share changes by more than chance explains"
+
+Samples = dict[str, Any]
+Records = Sequence[dict[str, Any]]
+
+
+def find(results: Results) -> Finding:
+    """The samples of every corpus with their settings, their figures, and what these say about fluency."""
+    shown = (results.study.get("samples") or {}).get("models", {})
+    if not shown:
+        return absent(
+            "This study shows no samples; add to its file: `samples: {models: {CORPUS: EXPERIMENT/RUN}, ...}`."
+        )
+    found = {corpus: samples for corpus in shown if (samples := results.json(path_of(corpus), SAMPLES))}
+    if not found:
+        return absent(
+            f"No samples have been generated; run {command_for(results.folder / path_of(next(iter(shown))))}."
+        )
+    for corpus, samples in found.items():
+        if samples["corpus"] != corpus:
+            path = results.folder / path_of(corpus)
+            raise InputError(f"{path}: corpus: expected {corpus!r}, found {samples['corpus']!r}; {make_again(path)}")
+    finding = Finding("answered" if len(found) == len(shown) else "partial")
+    for corpus, samples in found.items():
+        finding.figures |= corpus_figures(corpus, samples)
+        finding.tables.append(figures_table(corpus, samples))
+        finding.texts += [sample_text(corpus, samples, record) for record in samples["samples"]]
+    finding.sentences += [fluency_sentence(results, samples) for samples in found.values()]
+    finding.sentences += [sentence for samples in found.values() for sentence in detail_sentences(samples)]
+    finding.sentences += [*context_sentences(found.values()), caution_sentence(found)]
+    missing = [corpus for corpus in shown if corpus not in found]
+    finding.sentences += [f"Samples of {listing(missing)} have not been generated."] if missing else []
+    return finding
+
+
+def path_of(corpus: str) -> str:
+    """Where the samples of a corpus lie, below the study's folder."""
+    return f"samples/{corpus}.json"
+
+
+def corpus_figures(corpus: str, samples: Samples) -> dict[str, Figure]:
+    """The mean figures of a corpus's samples and of held-out text of comparable length."""
+    source, records = path_of(corpus), samples["samples"]
+    reason = "no text has enough words"
+    figures = {f"{name}_{corpus}": Figure(mean(records, name), "share", source, reason=reason) for name in SHARES}
+    for name in SHARES:
+        held_out = samples["reference"][name]
+        figures[f"held_out_{name}_{corpus}"] = Figure(held_out, "share", source, reason=reason)
+    figures[f"longest_sample_{corpus}"] = Figure(max(record["tokens"] for record in records), "tokens", source)
+    ended = sum(record["ended"] for record in records)
+    figures[f"ended_samples_{corpus}"] = Figure(ended, f"of {len(records)} samples", source)
+    return figures
+
+
+def mean(records: Records, name: str) -> float | None:
+    """A figure of several samples together: its mean, weighted by their words; None where no sample has it."""
+    found = [record for record in records if record[name] is not None]
+    return fmean([record[name] for record in found], [record["words"] for record in found]) if found else None
+
+
+def fluency_sentence(results: Results, samples: Samples) -> str:
+    """The short answer for one corpus: words and repetition, against held-out text."""
+    records, reference = samples["samples"], samples["reference"]
+    corpus = corpus_in_words(results, samples["corpus"])
+    share, usual = mean(records, "known_word_share"), reference["known_word_share"]
+    if share is None or usual is None:
+        return f"The model trained on {corpus} writes no words that could be counted."
+    repeated, usual_repeated = mean(records, "repeated_4gram_share"), reference["repeated_4gram_share"]
+    sentence = (
+        f"The model trained on {corpus} writes {words_verdict(share, usual)}: {percent(share)} of the words in its "
+        f"{count(len(records))} samples occur in the training text, against {percent(usual)} in held-out text"
+    )
+    if repeated is None or usual_repeated is None:
+        return f"{sentence}."
+    return (
+        f"{sentence}; {percent(repeated)} of its four-word phrases repeat one from earlier in the same sample, "
+        f"against {percent(usual_repeated)} there."
+    )
+
+
+def words_verdict(share: float, usual: float) -> str:
+    """What kind of words a text is made of, by the share that the training text has.
+
+    >>> words_verdict(0.99, 0.995), words_verdict(0.9, 0.99)
+    ('words as real as those of held-out text', 'mostly real words')
+    """
+    if share >= usual - 0.01:
+        return "words as real as those of held-out text"
+    if share >= usual - 0.05:
+        return "almost only real words"
+    return "mostly real words" if share >= 0.75 else "many words of its own invention"
+
+
+def detail_sentences(samples: Samples) -> list[str]:
+    """What the settings change, how long the samples are, and how their run ended, for one corpus."""
+    sentences = [temperature_sentence(samples), top_p_sentence(samples), length_sentence(samples)]
+    if samples["run_status"] != "finished":
+        sentences.append(
+            f"The run behind the samples of {samples['corpus']}, {samples['run']}, ended as {samples['run_status']}."
+        )
+    return [sentence for sentence in sentences if sentence]
+
+
+def context_sentences(found: Iterable[Samples]) -> list[str]:
+    """Which samples outgrew the context of their model: a sentence for each length of context."""
+    cut: dict[int, list[str]] = {}
+    for samples in found:
+        if number_cut := sum(bool(record["context_cuts"]) for record in samples["samples"]):
+            told = f"{count(number_cut)} of the samples of {samples['corpus']}"
+            cut.setdefault(samples["context_length"], []).append(told)
+    return [
+        f"{listing(told)} grew beyond the context of {count(length)} tokens; from there on the model saw only their "
+        "latest part."
+        for length, told in cut.items()
+    ]
+
+
+def temperature_sentence(samples: Samples) -> str:
+    """How figures change from the lowest to the highest temperature; empty where there is only one."""
+    groups = grouped(samples["samples"], "temperature")
+    low, high = min(groups), max(groups)
+    if low == high:
+        return ""
+    changes = listing(change_words(groups[low], groups[high])) or UNCHANGED
+    return f"From temperature {number(low)} to {number(high)}, in the samples of {samples['corpus']}, {changes}."
+
+
+def top_p_sentence(samples: Samples) -> str:
+    """What keeping only the nucleus changes, at temperatures above 0; empty where only one top-p was tried."""
+    groups = grouped([record for record in samples["samples"] if record["temperature"] > 0], "top_p")
+    if len(groups) < 2:
+        return ""
+    low, high = min(groups), max(groups)
+    changes = listing(change_words(groups[high], groups[low])) or UNCHANGED
+    return (
+        f"Where top-p is lowered from {number(high)} to {number(low)}, which leaves out the unlikeliest tokens, "
+        f"in the samples of {samples['corpus']}, {changes}."
+    )
+
+
+def grouped(records: Records, key: str) -> dict[float, list[dict[str, Any]]]:
+    """Samples by the value of a setting."""
+    groups: dict[float, list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(record[key], []).append(record)
+    return groups
+
+
+def change_words(before: Records, after: Records) -> list[str]:
+    """How known words, variety and repetition change between two groups of samples, where that is no chance."""
+    changes = []
+    for name in ("known_word_share", "distinct_2", "repeated_4gram_share"):
+        first, second = mean(before, name), mean(after, name)
+        if first is None or second is None:
+            continue
+        if abs(second - first) > STANDARD_ERRORS_TOLD * standard_error(first, words(before), second, words(after)):
+            direction = "rises" if second > first else "falls"
+            changes.append(f"the share of {SHARES[name]} {direction} from {percent(first)} to {percent(second)}")
+    return changes
+
+
+def words(records: Records) -> int:
+    """The words of several samples together."""
+    return sum(record["words"] for record in records)
+
+
+def standard_error(first: float, first_count: int, second: float, second_count: int) -> float:
+    """The standard error of the difference between two shares, each of so many words taken as independent.
+
+    >>> round(standard_error(0.9, 100, 0.8, 100), 3)
+    0.05
+    """
+    return sqrt(first * (1 - first) / first_count + second * (1 - second) / second_count)
+
+
+def length_sentence(samples: Samples) -> str:
+    """How many samples reached the end of text."""
+    records, limit = samples["samples"], count(samples["max_new_tokens"])
+    ended = sum(record["ended"] for record in records)
+    of_corpus = f"samples of {samples['corpus']}"
+    if ended == len(records):
+        return f"All {count(ended)} {of_corpus} reach the end of text within {limit} tokens."
+    if ended == 0:
+        return f"None of the {count(len(records))} {of_corpus} reaches the end of text within {limit} tokens."
+    rest = len(records) - ended
+    reach = "reaches the end of text by itself" if ended == 1 else "reach the end of text by themselves"
+    return (
+        f"{count(ended)} of the {count(len(records))} {of_corpus} {reach}; the other "
+        f"{count(rest)} {'stops' if rest == 1 else 'stop'} at {limit} tokens."
+    )
+
+
+def caution_sentence(found: dict[str, Samples]) -> str:
+    """How much weight these figures bear."""
+    lengths = [record["words"] for samples in found.values() for record in samples["samples"]]
+    return (
+        f"The samples have {count(min(lengths))} to {count(max(lengths))} words, one for each prompt and setting; "
+        f"a change of a share is told only where it exceeds {STANDARD_ERRORS_TOLD} standard errors, and shares of "
+        "different words fall as a text grows longer, whoever writes it."
+    )
+
+
+def figures_table(corpus: str, samples: Samples) -> Table:
+    """A row of figures for each sample, and one for held-out text."""
+    columns = ["prompt", "temperature", "top-p", "tokens", "ended", "words", *SHARES.values()]
+    rows = [
+        [record[name] for name in ("prompt", "temperature", "top_p", "tokens", "ended", "words", *SHARES)]
+        for record in samples["samples"]
+    ]
+    reference = samples["reference"]
+    held_out = f"held-out text ({count(reference['documents'])} documents)"
+    rows.append([held_out, None, None, None, None, reference["words"], *(reference[name] for name in SHARES)])
+    caption = (
+        f"Figures of the samples of {corpus}, as shares of all words or phrases of a text; model: {samples['run']}."
+    )
+    missing = "held-out text has no settings, and a text of few words no phrases of so many"
+    return Table(caption, columns, rows, missing)
+
+
+def sample_text(corpus: str, samples: Samples, record: dict[str, Any]) -> Text:
+    """One sample, prompt and continuation, under its settings."""
+    settings = (
+        "greedy (temperature 0)" if record["temperature"] == 0 else f"temperature {number(record['temperature'])}"
+    )
+    top_p = f", top-p {number(record['top_p'])}" if record["temperature"] else ""
+    end = "to the end of text" if record["ended"] else f"stopped at {count(samples['max_new_tokens'])} tokens"
+    caption = f"{corpus}: {settings}{top_p}; {count(record['tokens'])} tokens, {end}"
+    return Text(caption, record["prompt"] + record["text"].rstrip("\n"), "prose")

@@ -1,0 +1,329 @@
+"""Problem learning_rate: which peak rate is best, and where training becomes unstable."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+from lmpipe.analysis.finding import Figure, Finding
+from lmpipe.analysis.problems import training
+from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
+from lmpipe.analysis.statistics import mean_interval
+from lmpipe.io.formatting import listing, loss, number
+
+ID = "learning_rate"
+TITLE = "Tuning the learning rate"
+QUESTION = (
+    "Which peak learning rate gives the lowest final validation loss, how was it searched for, "
+    "and how does the best rate lie to the rate at which training diverges?"
+)
+LINES = "learning_rate: {corpus: {corpus}, vary: {max_lr: [0.001, 0.003, 0.01, 0.03, 0.1, 3.0]}}"
+PARABOLA = "the grid needs a finished rate on both sides of the best one"
+FEWER = "fewer than four rates around the best one finished"
+LEFT_OUT = "over fits that leave out one rate each"
+# How far from the best rate, in places of the grid, a rate still counts for the fit.
+REACH = 2
+WORST_FIRST = ("diverged", "stuck", "finished")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One rate of the grid: its best run, that run's mean final loss (None unless all seeds finished), its statuses.
+
+    The loss is in nats per token, or in bits per byte where the tokens of the grid's runs differ.
+    """
+
+    rate: float
+    name: str
+    loss: float | None
+    statuses: list[str]
+
+
+def find(results: Results) -> Finding:
+    """The best rate of the grid, the edge of stability, and an interpolated optimum that is told but not used."""
+    experiment = results.experiment(ID)
+    if experiment is None:
+        return training.missing(results, ID, LINES)
+    measure = experiment.measure_of()
+    if measure is None:
+        return training.across_corpora(experiment)
+    points = grid(experiment, measure)
+    best = best_point(points)
+    figures = grid_figures(experiment, points, best) | interpolation_figures(experiment, points, best)
+    sentences = [
+        best_sentence(experiment, points, best),
+        search_sentence(points, experiment),
+        training.setting_sentence(results, experiment),
+        *neighbour_sentences(points, best, measure),
+        edge_sentence(points, best),
+        *interpolation_sentences(figures),
+        *training.per_byte_sentences(experiment),
+        *training.failure_sentences(experiment),
+    ]
+    answered = best is not None and len(points) > 1
+    tables = [training.runs_table(experiment)]
+    return Finding("answered" if answered else "partial", figures, sentences, tables, training.plots(experiment))
+
+
+def grid(experiment: ExperimentRuns, measure: str) -> list[Point]:
+    """The rates that were tried, from small to large; of several runs at one rate the best stands for it."""
+    names: dict[float, list[str]] = {}
+    for name in experiment.names():
+        names.setdefault(experiment.setting(name, "max_lr"), []).append(name)
+    points = []
+    for rate, same_rate in sorted(names.items()):
+        name = experiment.best_among(same_rate) or same_rate[0]
+        points.append(Point(rate, name, experiment.mean_loss(name, measure), experiment.statuses(name)))
+    return points
+
+
+def best_point(points: list[Point]) -> Point | None:
+    """The rate with the lowest mean final loss."""
+    finished = [point for point in points if point.loss is not None]
+    return min(finished, key=lambda point: point.loss) if finished else None
+
+
+def edge(points: list[Point]) -> tuple[float | None, float | None]:
+    """The edge of stability: the largest rate at which every seed finished, the smallest at which one diverged."""
+    finished = [point.rate for point in points if set(point.statuses) == {"finished"}]
+    diverged = [point.rate for point in points if "diverged" in point.statuses]
+    return max(finished, default=None), min(diverged, default=None)
+
+
+def grid_figures(experiment: ExperimentRuns, points: list[Point], best: Point | None) -> dict[str, Figure]:
+    """Figures of the grid itself."""
+    source = training.table_path(experiment)
+    largest, smallest = edge(points)
+    name = best.name if best else None
+    ratio = smallest / largest if largest and smallest else None
+    to_best = smallest / best.rate if best and smallest else None
+    no_edge = "no rate of the grid diverged" if smallest is None else "no run finished"
+    return {
+        "best_max_lr": training.known(best.rate if best else None, "", source, "no run finished"),
+        "best_validation_loss": training.figure(experiment, name),
+        "best_perplexity": training.figure(experiment, name, "perplexity", ""),
+        "best_bits_per_byte": training.figure(experiment, name, "bits_per_byte", "bits per byte"),
+        "largest_finished_max_lr": training.known(largest, "", source, "no run finished"),
+        "smallest_diverged_max_lr": training.known(smallest, "", source, "no rate of the grid diverged"),
+        "edge_ratio": training.known(ratio, "smallest diverged / largest finished rate", source, no_edge),
+        "diverged_to_best_ratio": training.known(to_best, "smallest diverged / best rate", source, no_edge),
+        "grid_points": Figure(len(points), "rates", source),
+    }
+
+
+def interpolation_figures(experiment: ExperimentRuns, points: list[Point], best: Point | None) -> dict[str, Figure]:
+    """The minimum of a parabola through the best rate and its neighbours, how sure it is, and how far from the edge.
+
+    Seeds give it a 95 % interval; the range over fits that leave out one rate each needs no second seed.
+    """
+    source = training.table_path(experiment)
+    bracket = bracketing(points, best)
+    if bracket is None:
+        return {"interpolated_max_lr": training.known(None, "", source, PARABOLA)}
+    rates = [point.rate for point in bracket]
+    rate, lowest = parabola_minimum(rates, [point.loss for point in bracket])
+    minima = left_out_minima(points, best)
+    reason = "" if minima else FEWER
+    stays = [edge_rate / rate if edge_rate else None for edge_rate in edge(points)]
+    no_edge = "no rate of the grid diverged"
+    return {
+        "interpolated_max_lr": Figure(rate, "", source, seeds_interval(experiment, bracket)),
+        "interpolated_validation_loss": Figure(lowest, UNITS[experiment.measure_of()], source),
+        "interpolated_max_lr_lowest": training.known(min(minima, default=None), LEFT_OUT, source, reason),
+        "interpolated_max_lr_highest": training.known(max(minima, default=None), LEFT_OUT, source, reason),
+        "finished_to_interpolated_ratio": Figure(stays[0], "largest finished / interpolated rate", source),
+        "diverged_to_interpolated_ratio": training.known(
+            stays[1], "smallest diverged / interpolated rate", source, no_edge
+        ),
+    }
+
+
+def seeds_interval(experiment: ExperimentRuns, bracket: list[Point]) -> tuple[float, float] | None:
+    """The 95 % interval of the interpolated rate over the seeds, in the logarithm of the rate."""
+    rates = [point.rate for point in bracket]
+    by_seed = [experiment.losses(point.name, experiment.measure_of()) for point in bracket]
+    shared = sorted(set.intersection(*(set(losses) for losses in by_seed)))
+    each = [parabola_minimum(rates, [losses[seed] for losses in by_seed])[0] for seed in shared]
+    # A seed whose own minimum lies outside the bracket says no more than that, so the seeds have no interval then.
+    inside = all(rates[0] < one < rates[2] for one in each)
+    bounds = mean_interval([math.log(one) for one in each]).bounds if inside else None
+    return (math.exp(bounds[0]), math.exp(bounds[1])) if bounds else None
+
+
+def left_out_minima(points: list[Point], best: Point) -> list[float]:
+    """The minima of parabolas fitted around the best rate with one rate left out at a time; none for fewer than four.
+
+    The fit takes the finished rates up to two places from the best one.
+    """
+    place = points.index(best)
+    near = [point for point in points[max(0, place - REACH) : place + REACH + 1] if point.loss is not None]
+    if len(near) < 4:
+        return []
+    return [fitted_minimum([point for point in near if point is not left_out]) for left_out in near]
+
+
+def fitted_minimum(points: list[Point]) -> float:
+    """Where the least-squares parabola through (log rate, loss) is lowest, within the rates of the points."""
+    import numpy
+
+    logs = [math.log(point.rate) for point in points]
+    curvature, slope, _ = numpy.polyfit(logs, [point.loss for point in points], 2).tolist()
+    if curvature <= 0:
+        return min(points, key=lambda point: point.loss).rate
+    return math.exp(min(max(-slope / (2 * curvature), logs[0]), logs[-1]))
+
+
+def bracketing(points: list[Point], best: Point | None) -> list[Point] | None:
+    """The best point between its neighbours of the grid, where both finished."""
+    if best is None:
+        return None
+    place = points.index(best)
+    around = points[max(0, place - 1) : place + 2]
+    return around if len(around) == 3 and all(point.loss is not None for point in around) else None
+
+
+def parabola_minimum(rates: list[float], losses: list[float]) -> tuple[float, float]:
+    """Where the parabola through three points of (log rate, loss) is lowest between them: the rate and the loss there.
+
+    >>> rate, lowest = parabola_minimum([0.001, 0.01, 0.1], [2.0, 1.0, 2.0])
+    >>> round(rate, 6), round(lowest, 6)
+    (0.01, 1.0)
+    """
+    x0, x1, x2 = (math.log(rate) for rate in rates)
+    y0, y1, y2 = losses
+    first, second = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
+    curvature = (second - first) / (x2 - x0)
+    if curvature <= 0:
+        lowest = min(range(3), key=lambda index: losses[index])
+        return rates[lowest], losses[lowest]
+    x = min(max((x0 + x1) / 2 - first / (2 * curvature), x0), x2)
+    return math.exp(x), y0 + first * (x - x0) + curvature * (x - x0) * (x - x1)
+
+
+def best_sentence(experiment: ExperimentRuns, points: list[Point], best: Point | None) -> str:
+    """The short answer."""
+    if best is None:
+        return "No rate of the grid finished with every seed, so there is no best rate; add smaller rates to the grid."
+    perplexity = training.mean(experiment, best.name, "perplexity")
+    per_byte = training.mean(experiment, best.name, "bits_per_byte")
+    rivals = {point.name: number(point.rate) for point in points if point is not best}
+    return (
+        f"The best peak learning rate of the grid is {number(best.rate)}: it ends at a validation loss of "
+        f"{loss(training.mean(experiment, best.name))} nats per token{training.seeds_words(experiment, best.name)} "
+        f"(perplexity {number(perplexity, 4)}, {number(per_byte, 4)} bits per byte)"
+        f"{training.rival_words(experiment, best.name, rivals)}."
+    )
+
+
+def search_sentence(points: list[Point], experiment: ExperimentRuns) -> str:
+    """The search strategy, as it was run."""
+    if len(points) < 2:
+        return f"Only the rate {number(points[0].rate)} was run, which is no search; vary max_lr over several rates."
+    factors = [larger.rate / smaller.rate for smaller, larger in pairwise(points)]
+    low, high = number(min(factors), 2), number(max(factors), 2)
+    steps = f"a factor of {low} apart" if low == high else f"factors of {low} to {high} apart"
+    warmup = training.common(run.setting("warmup_fraction") for run in experiment.runs)
+    warming = f" after a linear warm-up over {number(100 * warmup)} % of the steps" if warmup else ""
+    others = [key for key in experiment.varied_settings() if key != "max_lr"]
+    rest = f"the best of its runs, which differ in {listing(others)}, stands for it" if others else "all else equal"
+    return (
+        f"The search is a grid of {len(points)} rates from {number(points[0].rate)} to {number(points[-1].rate)}, "
+        f"neighbours {steps}; each rate is the peak of a cosine schedule{warming}, {rest}. Of these rates "
+        f"{listing(ending_words(points))}."
+    )
+
+
+def ending_words(points: list[Point]) -> list[str]:
+    """How many rates ended how, such as "4 finished" and "1 diverged"; one is named by the worst of its seeds."""
+    endings = [next(status for status in WORST_FIRST if status in point.statuses) for point in points]
+    words = {"finished": "finished", "stuck": "got stuck", "diverged": "diverged"}
+    return [f"{endings.count(status)} {told}" for status, told in words.items() if status in endings]
+
+
+def neighbour_sentences(points: list[Point], best: Point | None, measure: str) -> list[str]:
+    """How flat the optimum is, or that it lies at the edge of the grid."""
+    if best is None or len(points) < 2:
+        return []
+    place = points.index(best)
+    if place in (0, len(points) - 1):
+        end, beyond = ("lower", "smaller") if place == 0 else ("upper", "larger")
+        return [f"The best rate lies at the {end} edge of the grid, so a {beyond} one may be better; widen the grid."]
+    around = [points[place - 1], points[place + 1]]
+    return [f"Of its neighbours, {listing([f'{number(one.rate)} {outcome(one, measure)}' for one in around])}."]
+
+
+def outcome(point: Point, measure: str) -> str:
+    """How the runs of a rate ended, in a few words."""
+    if point.loss is not None:
+        return f"ends at {training.loss_text(point.loss, measure)}"
+    return " and ".join(ended(point, status) for status in ("diverged", "stuck") if status in point.statuses)
+
+
+def ended(point: Point, status: str) -> str:
+    """That all or some seeds of a rate ended so, such as "diverged with 1 of 3 seeds"."""
+    ending, seeds = point.statuses.count(status), len(point.statuses)
+    words = {"diverged": "diverged", "stuck": "got stuck"}[status]
+    return words if ending == seeds else f"{words} with {ending} of {seeds} seeds"
+
+
+def edge_sentence(points: list[Point], best: Point | None) -> str:
+    """The edge of stability, and how far from it the best rate lies."""
+    largest, smallest = edge(points)
+    if largest is None:
+        ends = listing([f"{number(point.rate)} {outcome(point, '')}" for point in points])
+        place = f"lies below {number(smallest)}" if smallest else "is not to be seen in this grid"
+        return f"No rate finished with every seed ({ends}), so the edge of stability {place}."
+    if smallest is None:
+        stuck = [number(point.rate) for point in points if point.rate > largest]
+        beyond = f", the largest that finished (beyond it, {listing(stuck)} got stuck)" if stuck else ""
+        return (
+            f"No rate of the grid diverged, so the edge of stability lies above {number(largest)}{beyond}; "
+            "add larger rates to find it."
+        )
+    if largest > smallest:
+        return (
+            f"Divergence is not monotone here: {number(smallest)} diverged with at least one seed, while "
+            f"{number(largest)} finished; the edge of stability is blurred between them."
+        )
+    below = f"{number(largest / best.rate)} to {number(smallest / best.rate)}" if best.rate < largest else "at most "
+    below += "" if best.rate < largest else number(smallest / best.rate)
+    fate = next(ended(point, "diverged") for point in points if point.rate == smallest)
+    return (
+        f"The edge of stability lies between {number(largest)}, the largest rate that finished, and "
+        f"{number(smallest)}, the smallest that {fate}, which are a factor of {number(smallest / largest)} apart; "
+        f"the best rate lies a factor of {below} below that edge."
+    )
+
+
+def interpolation_sentences(figures: dict[str, Figure]) -> list[str]:
+    """The interpolated optimum with its uncertainty and its distance from the edge; other experiments do not use it."""
+    found = figures["interpolated_max_lr"]
+    if found.value is None:
+        nothing = figures["best_max_lr"].value is None
+        return [] if nothing else [f"An optimum between the rates is not interpolated: {found.reason}."]
+    lowest = figures["interpolated_validation_loss"]
+    return [
+        f"A parabola through the best rate and its two neighbours, in the logarithm of the rate, has its minimum at "
+        f"{number(found.value)}{uncertainty_words(figures)}, with a loss of {loss(lowest.value)} {lowest.unit}; "
+        f"it is told but not used: other experiments take {number(figures['best_max_lr'].value)}, which was run."
+        f"{distance_words(figures)}"
+    ]
+
+
+def uncertainty_words(figures: dict[str, Figure]) -> str:
+    """How sure the interpolated optimum is: over seeds, and over fits that leave out one rate each."""
+    interval, told = figures["interpolated_max_lr"].interval, []
+    if interval:
+        told.append(f"95 % interval over seeds {number(interval[0])} to {number(interval[1])}")
+    low, high = (figures[f"interpolated_max_lr_{end}"].value for end in ("lowest", "highest"))
+    if low is not None:
+        told.append(f"{number(low)} to {number(high)} when each nearby rate in turn is left out of the fit")
+    return f" ({'; '.join(told)})" if told else ""
+
+
+def distance_words(figures: dict[str, Figure]) -> str:
+    """How far the interpolated optimum lies below the edge of stability, to follow its sentence."""
+    near, far = (figures[f"{end}_to_interpolated_ratio"].value for end in ("finished", "diverged"))
+    if far is None or far < near:
+        return ""
+    below = f"{number(near)} to {number(far)}" if near > 1 else f"at most {number(far)}"
+    return f" The edge of stability lies a factor of {below} above this optimum."

@@ -1,0 +1,153 @@
+"""Problem learning_rate_tuning: what plain gradient descent does to a toy loss at four learning rates."""
+
+from itertools import pairwise
+from math import sqrt
+from pathlib import Path
+
+from lmpipe.analysis.finding import Figure, Finding, Plot, Table, absent
+from lmpipe.analysis.results import Results, read_table
+from lmpipe.errors import InputError
+from lmpipe.io.formatting import command_for, listing, number
+from lmpipe.io.hints import make_again
+
+ID = "learning_rate_tuning"
+TITLE = "Tuning the learning rate of a toy"
+QUESTION = (
+    "When SGD with a rate that decays as 1/√(step + 1) lowers the mean square of 100 weights, what becomes of the loss "
+    "within ten iterations at learning rates of 1, 10, 100 and 1,000?"
+)
+SOURCE = "learning_rate_tuning.csv"
+PLOT = "figures/learning_rate_tuning.svg"
+WEIGHTS = 100
+
+Curve = list[float | None]
+
+
+def find(results: Results) -> Finding:
+    """The curves and a verdict for each rate."""
+    path = results.folder / SOURCE
+    if not path.exists():
+        return absent(f"The toy has not been trained in this study; run {command_for(path)}.")
+    curves = read_curves(path)
+    figures = {
+        f"final_loss_{rate:g}": Figure(curve[-1], "", SOURCE, reason="" if curve[-1] is not None else "it overflowed")
+        for rate, curve in curves.items()
+    }
+    return Finding(
+        "answered",
+        figures=figures,
+        sentences=[short_answer(curves), *(verdict_sentence(*item) for item in curves.items()), *explanation(curves)],
+        tables=[losses_table(curves)],
+        plots=[draw_curves(results, curves)],
+    )
+
+
+def read_curves(path: Path) -> dict[float, Curve]:
+    """The losses of each rate by step, step 0 before any update; None where a loss is not finite.
+
+    Raises InputError where the file is damaged or cut off.
+    """
+    table = read_table(path, ("learning_rate", "step", "loss"))
+    curves: dict[float, Curve] = {}
+    for rate, loss in zip(table["learning_rate"], table["loss"], strict=True):
+        curves.setdefault(rate, []).append(loss)
+    lengths = {len(curve) for curve in curves.values()}
+    if None in curves or len(lengths) > 1 or not all(curve[0] for curve in curves.values()):
+        raise InputError(
+            f"{path}: expected equally many losses of each rate, the first above 0, found others; {make_again(path)}"
+        )
+    return curves
+
+
+def diverged(curve: Curve) -> bool:
+    """Whether the loss ends above its start, or nowhere finite."""
+    return curve[-1] is None or curve[-1] > curve[0]
+
+
+def short_answer(curves: dict[float, Curve]) -> str:
+    """Which rates work, which one best, and which diverge."""
+    working = [rate for rate, curve in curves.items() if not diverged(curve)]
+    diverging = [number(rate) for rate, curve in curves.items() if diverged(curve)]
+    fate = f"it diverges at {listing(diverging)}" if diverging else "none of the rates diverges"
+    if not working:
+        return f"The loss falls at none of these rates: {fate}."
+    best = min(working, key=lambda rate: curves[rate][-1])
+    return (
+        f"The loss falls at learning rates of {listing([number(rate) for rate in working])}, "
+        f"fastest at {number(best)}, and {fate}."
+    )
+
+
+def verdict_sentence(rate: float, curve: Curve) -> str:
+    """What became of the loss at one rate."""
+    steps = len(curve) - 1
+    start = f"At a rate of {number(rate)} the loss"
+    if curve[-1] is None:
+        last = max(step for step, loss in enumerate(curve) if loss is not None)
+        return f"{start} diverges: it is not finite any more after step {last}, where it was {number(curve[last])}."
+    if curve[-1] == 0:
+        return f"{start} falls from {number(curve[0])} to exactly 0 in {steps} steps."
+    factor = max(curve[0] / curve[-1], curve[-1] / curve[0])
+    change = "diverges: it grows" if diverged(curve) else "falls"
+    return (
+        f"{start} {change} from {number(curve[0])} to {number(curve[-1])} in {steps} steps, "
+        f"by a factor of {number(factor)}."
+    )
+
+
+def step_factor(rate: float, step: int) -> float:
+    """What update `step` (from 0) multiplies each weight by: the gradient of the mean square is 2w / WEIGHTS."""
+    return 1 - 2 * rate / (WEIGHTS * sqrt(step + 1))
+
+
+def explanation(curves: dict[float, Curve]) -> list[str]:
+    """Why the rates differ, said only where the formula meets every measured step."""
+    for rate, curve in curves.items():
+        for step, (before, after) in enumerate(pairwise(curve)):
+            expected = step_factor(rate, step) ** 2
+            if before and after is not None and abs(after / before - expected) > 1e-3 * max(1, expected):
+                return []
+    first = listing([f"{factor_text(rate, 0)} at {number(rate)}" for rate in curves])
+    return [
+        f"The reason is that update t, counted from 0, multiplies every weight by 1 − 2·rate/({WEIGHTS}·√(t + 1)), "
+        f"which agrees with every measured step: for the first update this is {first}; above a rate of {WEIGHTS} it is "
+        "beyond −1, so that the update overshoots the minimum by more than it was away from it.",
+        *largest_fall(curves),
+    ]
+
+
+def largest_fall(curves: dict[float, Curve]) -> list[str]:
+    """Which single update makes the best rate the best: the one whose factor comes nearest to 0."""
+    working = [rate for rate, curve in curves.items() if not diverged(curve)]
+    if not working:
+        return []
+    best = min(working, key=lambda rate: curves[rate][-1])
+    step = min(range(len(curves[best]) - 1), key=lambda step: abs(step_factor(best, step)))
+    return [
+        f"At {number(best)}, where the loss falls the most, update {step} does the greatest part of it: its factor, "
+        f"{factor_text(best, step)}, is the nearest to 0."
+    ]
+
+
+def factor_text(rate: float, step: int) -> str:
+    """What an update multiplies each weight by, with a minus sign."""
+    return number(step_factor(rate, step)).replace("-", "−")
+
+
+def losses_table(curves: dict[float, Curve]) -> Table:
+    """The loss by step, one column for each rate."""
+    steps = max(len(curve) for curve in curves.values())
+    rows = [[step, *(curve[step] if step < len(curve) else None for curve in curves.values())] for step in range(steps)]
+    return Table("Loss after so many updates", ["step", *(f"rate {number(rate)}" for rate in curves)], rows)
+
+
+def draw_curves(results: Results, curves: dict[float, Curve]) -> Plot:
+    """Draw the loss by step on a logarithmic scale."""
+    from lmpipe.report.plots.common import line_plot
+
+    series = {f"rate {number(rate)}": (list(range(len(curve))), curve) for rate, curve in curves.items()}
+    title = "The toy's loss at four learning rates" if len(curves) == 4 else "The toy's loss by learning rate"
+    line_plot(results.folder / PLOT, series, "step", "loss (mean square)", title=title, log_y=True, markers=True)
+    ends = [f"rate {number(rate)} " + ("diverges" if diverged(curve) else "falls") for rate, curve in curves.items()]
+    alt = f"Loss against steps on a logarithmic scale: {listing(ends)}."
+    return Plot(PLOT, "Loss of the SGD toy by step, for each learning rate (logarithmic scale).", alt)

@@ -1,0 +1,300 @@
+"""Problem main_experiment: the same model on the simple corpus and on the web-like one."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from lmpipe.analysis.finding import Figure, Finding, Table
+from lmpipe.analysis.problems import generate, tokenizer_experiments, training
+from lmpipe.analysis.problems.reference import PLACES, corpus_in_words
+from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
+from lmpipe.analysis.schemas import COMPARISON, SAMPLES
+from lmpipe.analysis.statistics import describe_difference, paired_difference
+from lmpipe.io.formatting import bytes_text, count, listing, loss, number, percent
+
+ID = "main_experiment"
+TITLE = "The same model on two corpora"
+QUESTION = (
+    "What loss does the same model with the same number of training steps reach on web text, and how is its loss "
+    "to be read beside the one on simple stories?"
+)
+LINES = "main_experiment: {runs: {simple: {corpus: {corpus}}, web: {corpus: {web}}}}"
+# Enough of a sample to see how it reads; the whole stands in the section on generated text.
+BEGINNING_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Side:
+    """One corpus: its best run, and what its loss must be measured against.
+
+    `place` is the role in which it is compared; None where it has none, or where another corpus has it.
+    """
+
+    corpus: str
+    place: str | None
+    run: str
+    standing: str
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    vocab_size: int
+    bytes_per_token: float
+    unigram_entropy: float
+    delimiter_share: float
+
+    @property
+    def uniform_entropy(self) -> float:
+        """What guessing among all ids alike would cost, in nats per token."""
+        return math.log(self.vocab_size)
+
+    @property
+    def removed_share(self) -> float:
+        """The share of the unigram entropy that the model removes by looking at context."""
+        return 1 - self.loss / self.unigram_entropy
+
+    @property
+    def unigram_bits_per_byte(self) -> float:
+        """What a model of token frequencies alone would need, in bits per byte, delimiters left out of both."""
+        of_delimiters = -self.delimiter_share * math.log(self.delimiter_share) if self.delimiter_share else 0.0
+        return (self.unigram_entropy - of_delimiters) / math.log(2) / self.bytes_per_token
+
+
+def find(results: Results) -> Finding:
+    """Losses on every corpus of the experiment, and figures that explain why they differ."""
+    experiment = results.experiment(ID)
+    if experiment is None:
+        return training.missing(results, ID, LINES)
+    sides = sides_of(results, experiment)
+    simple, web = (next((side for side in sides if side.place == place), None) for place in ("simple", "web"))
+    figures = {name: figure for side in sides for name, figure in side_figures(experiment, side).items()}
+    both = simple is not None and web is not None
+    sentences = pair_sentences(results, experiment, simple, web) if both else single_sentences(results, sides)
+    sentences += other_sentences(results, [side for side in sides if both and side not in (simple, web)])
+    sentences += [f"On {side.corpus}, `{side.run}` is the best{side.standing}." for side in sides if side.standing]
+    sentences += [same_model_sentence(experiment), *training.failure_sentences(experiment)]
+    figures |= pair_figures(experiment, simple, web) if both else {}
+    tables = [side_table(results, sides), *cross_tables(results)] if sides else []
+    samples = shown_samples(results, [simple, web]) if both else {}
+    sentences += sample_sentences(samples)
+    tables += [*sample_tables(samples), training.runs_table(experiment)] if sides else []
+    return Finding("answered" if both else "partial", figures, sentences, tables, training.plots(experiment))
+
+
+def sides_of(results: Results, experiment: ExperimentRuns) -> list[Side]:
+    """The best finished run on each corpus, in the order of the experiment."""
+    best = {corpus: (runs, name) for corpus, runs in experiment.by_corpus().items() if (name := runs.best())}
+    # Of several corpora with one role the first of the study speaks for it, as everywhere in the report.
+    named = {role: next((name for name in results.corpora_in_role(role) if name in best), None) for role in PLACES}
+    places = {corpus: role for role, corpus in named.items()}
+    return [side_of(results, runs, corpus, name, places.get(corpus)) for corpus, (runs, name) in best.items()]
+
+
+def side_of(results: Results, experiment: ExperimentRuns, corpus: str, name: str, place: str | None) -> Side:
+    """One corpus with its best run; `experiment` holds the runs on it."""
+    run = experiment.seeds_of(name)[0]
+    summary = run.summary
+    rivals = {other: f"`{other}`" for other in experiment.names() if other != name}
+    return Side(
+        corpus,
+        place,
+        name,
+        training.rival_words(experiment, name, rivals),
+        training.mean(experiment, name),
+        training.mean(experiment, name, "perplexity"),
+        training.mean(experiment, name, "bits_per_byte"),
+        experiment.setting(name, "vocab_size"),
+        summary["validation_bytes"] / summary["validation_tokens"],
+        summary["unigram_entropy"],
+        results.corpora[corpus]["splits"]["train"]["documents"] / run.config["tokens"]["train"]["tokens"],
+    )
+
+
+def side_figures(experiment: ExperimentRuns, side: Side) -> dict[str, Figure]:
+    """Figures of one corpus; names start with the role in which it is compared, or with its own name."""
+    source = training.table_path(experiment)
+    label = side.place or side.corpus
+    return {
+        f"{label}_corpus": Figure(side.corpus, "", source),
+        f"{label}_validation_loss": training.figure(experiment, side.run),
+        f"{label}_perplexity": training.figure(experiment, side.run, "perplexity", ""),
+        f"{label}_bits_per_byte": training.figure(experiment, side.run, "bits_per_byte", "bits per byte"),
+        f"{label}_vocab_size": Figure(side.vocab_size, "ids", source),
+        f"{label}_bytes_per_token": Figure(side.bytes_per_token, "bytes per token", source),
+        f"{label}_unigram_entropy": Figure(side.unigram_entropy, training.NATS, source),
+        f"{label}_removed_share": Figure(side.removed_share, "share of the unigram entropy", source),
+    }
+
+
+def side_table(results: Results, sides: list[Side]) -> Table:
+    """A row for each corpus with all that its loss depends on."""
+    columns = ["corpus", "training text", "vocabulary", "bytes per token", "uniform guess (nats)"]
+    columns += ["unigram entropy (nats)", "validation loss"]
+    columns += ["share removed (%)", "perplexity", "bits per byte", "bits per byte of unigrams"]
+    rows = [
+        [
+            corpus_in_words(results, side.corpus),
+            bytes_text(results.corpora[side.corpus]["splits"]["train"]["bytes"]),
+            side.vocab_size,
+            side.bytes_per_token,
+            side.uniform_entropy,
+            side.unigram_entropy,
+            side.loss,
+            100 * side.removed_share,
+            side.perplexity,
+            side.bits_per_byte,
+            side.unigram_bits_per_byte,
+        ]
+        for side in sides
+    ]
+    return Table("What each corpus asks of the model, and what it reaches.", columns, rows)
+
+
+def pair_sentences(results: Results, experiment: ExperimentRuns, simple: Side, web: Side) -> list[str]:
+    """The comparison, and its explanation by figures."""
+    bits = [experiment.losses(side.run, "bits_per_byte") for side in (web, simple)]
+    told = describe_difference(difference := paired_difference(*bits), UNITS["bits_per_byte"])
+    names = corpus_in_words(results, web.corpus), corpus_in_words(results, simple.corpus)
+    reached = (
+        f"On {names[0]} the model reaches a validation loss of {loss(web.loss)} nats per token "
+        f"(perplexity {number(web.perplexity)}), on {names[1]} {loss(simple.loss)} (perplexity "
+        f"{number(simple.perplexity)}): in bits per byte, which can be compared across tokenizers, "
+        f"{number(web.bits_per_byte, 4)} against {number(simple.bits_per_byte, 4)}, "
+        f"{'a difference' if difference.unresolved else 'which is'} {told}."
+    )
+    tokens = (
+        f"Losses per token are not directly comparable, because the tokens differ: {web.corpus} has a vocabulary of "
+        f"{count(web.vocab_size)} and {number(web.bytes_per_token)} bytes a token, {simple.corpus} "
+        f"{count(simple.vocab_size)} and {number(simple.bytes_per_token)}."
+    )
+    context = (
+        f"Token frequencies alone would give {loss(web.unigram_entropy)} nats on {web.corpus} and "
+        f"{loss(simple.unigram_entropy)} on {simple.corpus}; by looking at context the model removes "
+        f"{percent(web.removed_share)} of that on {web.corpus} and {percent(simple.removed_share)} on {simple.corpus}."
+    )
+    parts = gap_parts(simple, web)
+    split = (
+        f"So of the gap of {signed(web.loss - simple.loss)} nats per token, {signed(parts['vocabulary'])} lie in the "
+        f"size of the vocabularies (ln {count(web.vocab_size)} against ln {count(simple.vocab_size)}), "
+        f"{signed(parts['frequencies'])} in how evenly the corpora use their tokens, and {signed(parts['context'])} in "
+        f"how much the model learns to predict from context."
+    )
+    return [reached, tokens, context, split, ratio_sentence(simple, web)]
+
+
+def gap_parts(simple: Side, web: Side) -> dict[str, float]:
+    """The gap in nats per token in three parts: blind guesses, token frequencies beyond them, context."""
+    uniform = web.uniform_entropy - simple.uniform_entropy
+    unigram = web.unigram_entropy - simple.unigram_entropy
+    return {"vocabulary": uniform, "frequencies": unigram - uniform, "context": web.loss - simple.loss - unigram}
+
+
+def ratio_sentence(simple: Side, web: Side) -> str:
+    """How nats per token and bytes per token together make up bits per byte."""
+    nats, size = web.loss / simple.loss, web.bytes_per_token / simple.bytes_per_token
+    expected, real = number(nats / size), number(web.bits_per_byte / simple.bits_per_byte)
+    rest = "which they do" if real == expected else f"and they cost {real} times"
+    why = "" if real == expected else ", since the delimiters between documents count as tokens, but not as bytes"
+    return (
+        f"From nats per token to bits per byte: a token of {web.corpus} costs {number(nats)} times the nats of one of "
+        f"{simple.corpus} and stands for {number(size)} times the bytes, so its bytes should cost {expected} times the "
+        f"bits each, {rest}{why}."
+    )
+
+
+def pair_figures(experiment: ExperimentRuns, simple: Side, web: Side) -> dict[str, Figure]:
+    """The gap between both corpora and its parts, and the ratios that lead from nats per token to bits per byte."""
+    source = training.table_path(experiment)
+    difference = paired_difference(*(experiment.losses(side.run, "bits_per_byte") for side in (web, simple)))
+    parts = {f"gap_{name}": Figure(value, training.NATS, source) for name, value in gap_parts(simple, web).items()}
+    return {
+        "gap": Figure(web.loss - simple.loss, training.NATS, source),
+        **parts,
+        "gap_bits_per_byte": Figure(difference.mean, UNITS["bits_per_byte"], source, difference.bounds),
+        "loss_ratio": Figure(web.loss / simple.loss, "web / simple, nats per token", source),
+        "bytes_per_token_ratio": Figure(web.bytes_per_token / simple.bytes_per_token, "web / simple", source),
+        "bits_per_byte_ratio": Figure(web.bits_per_byte / simple.bits_per_byte, "web / simple", source),
+    }
+
+
+def cross_tables(results: Results) -> list[Table]:
+    """How every tokenizer compresses every corpus, where that was measured."""
+    compared = results.json(tokenizer_experiments.SOURCE, COMPARISON)
+    return [tokenizer_experiments.cross_table(compared)] if compared else []
+
+
+def shown_samples(results: Results, sides: list[Side]) -> dict[str, generate.Samples]:
+    """The samples of the models that are compared, by corpus; none unless both sides have some."""
+    found = {side.corpus: results.json(generate.path_of(side.corpus), SAMPLES) for side in sides}
+    wanted = {side.corpus: f"{ID}/{side.run}" for side in sides}
+    shown = {corpus: one for corpus, one in found.items() if one and one["run"] == wanted[corpus]}
+    return shown if len(shown) == len(sides) else {}
+
+
+def sample_sentences(samples: dict[str, generate.Samples]) -> list[str]:
+    """How the texts of both models compare with held-out text, by their figures."""
+    told = []
+    for corpus, one in samples.items():
+        share, usual = generate.mean(one["samples"], "known_word_share"), one["reference"]["known_word_share"]
+        if share is None or usual is None:
+            return []
+        told.append(f"{percent(share)} of the words of the model of {corpus} (held-out text: {percent(usual)})")
+    return [f"In their samples, {listing(told)} occur in the training text."] if told else []
+
+
+def sample_tables(samples: dict[str, generate.Samples]) -> list[Table]:
+    """The beginnings of both models' samples side by side: a row for each prompt and setting that both have."""
+    records = [{settings_of(record): record for record in one["samples"]} for one in samples.values()]
+    shared = [settings for settings in records[0] if settings in records[1]] if records else []
+    if not shared:
+        return []
+    rows = [[*settings, *(beginning(one[settings]) for one in records)] for settings in shared]
+    columns = ["prompt", "temperature", "top-p", *(f"the model of {corpus}" for corpus in samples)]
+    return [Table("The same prompts continued by both models: how their samples begin.", columns, rows)]
+
+
+def settings_of(record: dict[str, Any]) -> tuple[str, float, float]:
+    """What a sample was asked for."""
+    return record["prompt"], record["temperature"], record["top_p"]
+
+
+def beginning(record: dict[str, Any]) -> str:
+    """The prompt and the first words of its continuation, on one line."""
+    text = " ".join((record["prompt"] + record["text"]).split())
+    return text if len(text) <= BEGINNING_CHARACTERS else f"{text[:BEGINNING_CHARACTERS].rsplit(' ', 1)[0]} …"
+
+
+def signed(value: float) -> str:
+    """A difference of losses with its sign."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def single_sentences(results: Results, sides: list[Side]) -> list[str]:
+    """What can be said where one of the two places is empty."""
+    if not sides:
+        return ["No run of this experiment finished with every seed, so there is no loss to compare."]
+    ends = listing([end_words(results, side) for side in sides])
+    wanted = "a comparison needs a finished run on a corpus of role simple and on one of role web"
+    return [f"The model reaches {ends}; {wanted}."]
+
+
+def end_words(results: Results, side: Side) -> str:
+    """A side in short."""
+    corpus = corpus_in_words(results, side.corpus)
+    return f"{loss(side.loss)} nats per token ({number(side.bits_per_byte)} bits per byte) on {corpus}"
+
+
+def other_sentences(results: Results, sides: list[Side]) -> list[str]:
+    """The corpora that stand outside the comparison, such as a second one of the same role."""
+    return [f"The model also reaches {listing([end_words(results, side) for side in sides])}."] if sides else []
+
+
+def same_model_sentence(experiment: ExperimentRuns) -> str:
+    """What the runs share, and in which settings of the model they differ."""
+    tokens = training.common(run.setting("total_tokens") for run in experiment.runs)
+    if len(experiment.names()) == 1:
+        return f"It sees {count(tokens)} tokens."
+    models = [run.config["model"] for run in experiment.runs]
+    differing = [key for key in models[0] if any(model[key] != models[0][key] for model in models)]
+    words = {(): "The models have the same shape", ("vocab_size",): "The models differ in the vocabulary alone"}
+    told = words.get(tuple(differing)) or f"The models differ in {listing(differing)}"
+    return f"{told}, and each sees {count(tokens)} tokens." if tokens else f"{told}; the runs differ in length."

@@ -1,0 +1,167 @@
+"""The accounting beside what this study measured, with the errors: memory by part, activations, peaks of runs."""
+
+from typing import Any
+
+from lmpipe.analysis.finding import Figure, Table
+from lmpipe.analysis.problems import training
+from lmpipe.analysis.problems.measured import (
+    MISSING,
+    PERCENT,
+    RUNS,
+    SOURCE,
+    Kind,
+    Measurements,
+    Part,
+    error,
+    error_words,
+    kinds_of,
+    missing_sentence,
+    read,
+    signed_percent,
+)
+from lmpipe.analysis.results import Results
+from lmpipe.io.formatting import bytes_text, count, listing, percent
+
+# What the handout's list says, and what is kept.
+SIZES = ("handout_bytes", "kept_bytes")
+PART_NAMES = {
+    "embedding": "token embedding",
+    "norms": "RMSNorms",
+    "attention": "attention",
+    "feed_forward": "feed-forward",
+    "lm_head": "output head",
+    "loss": "loss",
+}
+
+
+def memory(results: Results) -> Part:
+    """Memory by part, predicted and measured; where the handout's list differs from what is kept; peaks of runs."""
+    found = read(results)
+    if found is None:
+        unknown = training.known(None, PERCENT, SOURCE, MISSING)
+        return Part({"kept_activations_error": unknown}, [missing_sentence(results)], [])
+    kinds = list(kinds_of(results, found))
+    sentences = [activations_sentence(found), *gap_sentences(found), *peak_sentences(found, kinds)]
+    tables = [parts_table(found), gaps_table(found), *([peaks_table(kinds)] if kinds else [])]
+    return Part(memory_figures(found, kinds), sentences, tables)
+
+
+def parts_table(found: Measurements) -> Table:
+    """Bytes by part, with the handout's list beside ours."""
+    predicted, measured = found["predicted"], found["measured"]
+    held = {"parameters": "parameter_bytes", "gradients": "gradient_bytes", "AdamW's moments": "moment_bytes"}
+    rows: list[list[Any]] = []
+    for name, key in held.items():
+        size, real = predicted[key], measured[key]
+        rows.append([name, size, size, real, error(size, real), error(size, real)])
+    values = predicted["activations"]["values"]
+    for part, name in PART_NAMES.items():
+        handout, ours = (sum(value[key] for value in values if value["part"] == part) for key in SIZES)
+        if real := measured["saved_bytes_by_part"].get(part, 0):
+            rows.append([f"activations: {name}", handout, ours, real, error(handout, real), error(ours, real)])
+    handout, ours, real = (*(predicted["activations"][key] for key in SIZES), measured["saved_bytes"])
+    rows.append(["all activations", handout, ours, real, error(handout, real), error(ours, real)])
+    columns = ["part", "the handout's list (bytes)", "our formula (bytes)", "measured (bytes)"]
+    return Table(
+        f"Memory of a training step by part: {setting_words(found)}; activations as autograd saves them.",
+        [*columns, "error of the list (%)", "error of our formula (%)"],
+        rows,
+    )
+
+
+def setting_words(found: Measurements) -> str:
+    """What was measured."""
+    return f"the study's own model, {count(found['batch_size'])} sequences, {found['precision']}"
+
+
+def gaps_table(found: Measurements) -> Table:
+    """Every value that the handout's list counts or that is kept, and why they differ."""
+    rows = [
+        [value["name"], *(value[key] for key in SIZES), value["kept_bytes"] - value["handout_bytes"], value["reason"]]
+        for value in found["predicted"]["activations"]["values"]
+    ]
+    columns = ["value", "the handout's list (bytes)", "kept (bytes)", "difference (bytes)", "reason"]
+    return Table(
+        f"What the handout's list of activations counts, and what is kept: {setting_words(found)}.", columns, rows
+    )
+
+
+def activations_sentence(found: Measurements) -> str:
+    """How well both lists predict the bytes that autograd saves."""
+    predicted, real = found["predicted"]["activations"], found["measured"]["saved_bytes"]
+    handout, ours = (predicted[key] for key in SIZES)
+    return (
+        f"Measured on the study's own model ({count(found['batch_size'])} sequences, {found['precision']}), autograd "
+        f"saves {count(real)} bytes of activations for the backward pass; our formula of what lmpipe's model keeps "
+        f"gives {count(ours)} ({error_words(ours, real)}), the handout's simplified list {count(handout)} "
+        f"({error_words(handout, real)})."
+    )
+
+
+def gap_sentences(found: Measurements) -> list[str]:
+    """What the handout's list counts in vain and what it leaves out, by size."""
+    values = found["predicted"]["activations"]["values"]
+    gaps = {value["name"]: value["kept_bytes"] - value["handout_bytes"] for value in values}
+    over = sorted((name for name in gaps if gaps[name] < 0), key=lambda name: gaps[name])
+    under = sorted((name for name in gaps if gaps[name] > 0), key=lambda name: -gaps[name])
+    told = [
+        f"{words} {bytes_text(sum(abs(gaps[name]) for name in names))}: "
+        f"{listing([f'{name} ({bytes_text(abs(gaps[name]))})' for name in names])}"
+        for words, names in (("The list counts what is not kept,", over), ("It leaves out what is kept,", under))
+        if names
+    ]
+    return [f"{sentence}." for sentence in told]
+
+
+def peaks_table(kinds: list[Kind]) -> Table:
+    """A row for each kind of run."""
+    rows = [
+        [kind.name, len(kind.runs), kind.batch_size, kind.predicted_peak - kind.process, kind.predicted_peak, kind.peak,
+         error(kind.predicted_peak, kind.peak)]
+        for kind in kinds
+    ]  # fmt: skip
+    columns = [
+        "first run of its kind",
+        "runs",
+        "batch size",
+        "of step and validation (bytes)",
+        "predicted peak (bytes)",
+    ]
+    return Table(
+        "The most memory that a run's process held: that of a process without a model, a step's by our formula (16 "
+        "bytes a parameter, the activations kept, of a part of the batch where it is computed in parts, and the "
+        "gradients at the widest place of the backward pass), and the logits of the validation.",
+        [*columns, "measured peak (bytes)", "error (%)"],
+        rows,
+    )
+
+
+def peak_sentences(found: Measurements, kinds: list[Kind]) -> list[str]:
+    """How well the peaks of whole runs are predicted."""
+    if not kinds:
+        return []
+    errors = [error(kind.predicted_peak, kind.peak) for kind in kinds]
+    low, high = (signed_percent(value) for value in (min(errors), max(errors)))
+    spread = low if low == high else f"{low} to {high}"
+    share = percent(found["measured"]["process_bytes"] / max(kind.peak for kind in kinds))
+    return [
+        f"The peak memory of whole runs is predicted with an error of {spread}; of the largest, {share} is the "
+        f"process itself ({bytes_text(found['measured']['process_bytes'])} before there is this model). "
+        "The prediction does not count the room that the allocator keeps between tensors."
+    ]
+
+
+def memory_figures(found: Measurements, kinds: list[Kind]) -> dict[str, Figure]:
+    """Figures of the activations and of the peaks."""
+    predicted, real = found["predicted"]["activations"], found["measured"]["saved_bytes"]
+    handout, ours = (predicted[key] for key in SIZES)
+    largest = max((error(kind.predicted_peak, kind.peak) for kind in kinds), key=abs, default=None)
+    no_run = "no run on the device that was measured"
+    return {
+        "saved_activation_bytes": Figure(real, "bytes", SOURCE),
+        "kept_activation_bytes": Figure(ours, "bytes", SOURCE),
+        "kept_activations_error": Figure(error(ours, real), PERCENT, SOURCE),
+        "handout_activation_bytes": Figure(handout, "bytes", SOURCE),
+        "handout_activations_error": Figure(error(handout, real), PERCENT, SOURCE),
+        "largest_peak_memory_error": training.known(largest, PERCENT, RUNS, no_run),
+    }

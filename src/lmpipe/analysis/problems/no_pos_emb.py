@@ -1,0 +1,19 @@
+"""Problem no_pos_emb: rotary position embeddings against none."""
+
+from lmpipe.analysis.finding import Finding
+from lmpipe.analysis.problems.ablation import Question, find_ablation
+from lmpipe.analysis.results import Results
+
+ID = "no_pos_emb"
+TITLE = "No position embeddings"
+QUESTION = (
+    "How well does the model learn without any position embedding (NoPE), where only the causal mask tells it about "
+    "order, compared with rotary embeddings (RoPE)?"
+)
+LINES = "no_pos_emb: {corpus: {corpus}, max_lr: {best_of: learning_rate}, runs: {baseline: {}, nope: {position: none}}}"
+ABLATION = Question("position", ("rope",), "none", "Without position embeddings (NoPE in place of RoPE)")
+
+
+def find(results: Results) -> Finding:
+    """The paired difference between NoPE and RoPE."""
+    return find_ablation(results, ID, LINES, ABLATION)

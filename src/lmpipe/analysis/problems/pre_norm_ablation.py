@@ -1,0 +1,26 @@
+"""Problem pre_norm_ablation: normalizing before each block against after it."""
+
+from lmpipe.analysis.finding import Finding
+from lmpipe.analysis.problems.ablation import Question, find_ablation
+from lmpipe.analysis.problems.tuned_ablation import find_tuned, is_tuned
+from lmpipe.analysis.results import Results
+
+ID = "pre_norm_ablation"
+TITLE = "Pre-norm against post-norm"
+QUESTION = (
+    "What changes when RMSNorm stands behind each attention and feed-forward block and its residual sum (post-norm, "
+    "as in the original transformer) instead of before it (pre-norm)?"
+)
+LINES = (
+    "pre_norm_ablation: {corpus: {corpus}, max_lr: {best_of: learning_rate}, "
+    "runs: {baseline: {}, post_norm: {norm: post}}}"
+)
+ABLATION = Question("norm", ("pre",), "post", "With post-norm in place of pre-norm")
+
+
+def find(results: Results) -> Finding:
+    """The paired difference between post-norm and pre-norm, at a rate of post-norm's own, too, where one was tried."""
+    experiment = results.experiment(ID)
+    if experiment is not None and is_tuned(experiment, ABLATION):
+        return find_tuned(results, ID, LINES, ABLATION, "with post-norm")
+    return find_ablation(results, ID, LINES, ABLATION)

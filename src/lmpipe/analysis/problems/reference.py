@@ -1,0 +1,119 @@
+"""The write-up's own figures beside a study's, with the difference in setting that keeps them from being equal."""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lmpipe.analysis.finding import Finding
+from lmpipe.analysis.results import Results
+from lmpipe.io.formatting import bytes_text, count, listing
+
+PLACES = {"simple": "TinyStories", "web": "OpenWebText"}
+OPEN = "The write-up leaves this problem open, so there is no figure of its author to set beside these."
+
+
+@cache
+def write_up() -> dict[str, Any]:
+    """The figures of the write-up, and what identifies its texts."""
+    return json.loads((Path(__file__).parent / "writeup.json").read_text(encoding="utf-8"))
+
+
+def beside_write_up(problem: str, finding: Finding, results: Results) -> dict[str, Any]:
+    """Rows that pair a figure of the write-up with ours, or a note where the write-up leaves the problem open."""
+    rows = [
+        {
+            "label": entry["label"],
+            "write_up": entry["value"],
+            "ours": figure.value if (figure := finding.figures.get(entry["figure"])) else None,
+            "reason": figure.reason if figure else "not measured in this study",
+            "unit": entry["unit"],
+            "setting": entry["setting"],
+            "difference_in_setting": difference_in_setting(entry, problem, results),
+        }
+        for entry in write_up()["problems"].get(problem, [])
+    ]
+    return {"rows": rows, "note": OPEN if problem in write_up()["left_open"] else ""}
+
+
+def difference_in_setting(entry: dict[str, Any], problem: str, results: Results) -> str:
+    """Where the write-up and this study differ in what a figure depends on, in words."""
+    if entry["compare"] == "shape":
+        return "none, computed from the same shape"
+    if entry["compare"] == "draw":
+        return "another random draw of the starting weights"
+    if entry["compare"] == "runs":
+        return difference_of_runs(entry, problem, results)
+    return difference_of_tokenizers(entry["compare"].split()[:-1], results)
+
+
+def difference_of_tokenizers(roles: Sequence[str], results: Results) -> str:
+    """What a tokenizer's figures depend on: text, its size, the vocabulary and the machine.
+
+    The tokenizer is that of the first role which has a corpus.
+    """
+    corpus = next(filter(None, map(results.corpus_in_role, roles)), None)
+    if corpus is None:
+        return f"this study has no corpus in the place of {' or '.join(PLACES[role] for role in roles)}"
+    return f"here {text_in_words(results, corpus)}, {vocabulary_in_words(results, corpus)}, and another machine"
+
+
+def difference_of_runs(entry: dict[str, Any], problem: str, results: Results) -> str:
+    """What a training figure depends on: text, vocabulary, model, tokens and batch size."""
+    experiment = results.experiment(problem)
+    if experiment is None or not experiment.runs:
+        return f"this study has no experiment {problem}"
+    run = experiment.runs[0]
+    model, training = run.config["model"], run.config["training"]
+    batches = sorted({one.setting("batch_size") for one in experiment.runs})
+    sizes = f"batch size{'s' if len(batches) > 1 else ''} {listing([count(size) for size in batches])}"
+    shape = f"d_model {count(model['d_model'])}, {count(model['num_layers'])} layers, context {model['context_length']}"
+    corpus = run.config["corpus"]
+    return (
+        f"here {text_in_words(results, corpus)}, vocabulary {count(model['vocab_size'])}, a model of {shape}, "
+        f"{count(training['total_tokens'])} tokens a run, {sizes}, and another machine"
+    )
+
+
+def text_in_words(results: Results, corpus: str) -> str:
+    """A corpus by name and size, and the text in whose place it stands when it is not that text itself."""
+    info = results.corpora[corpus]
+    size = bytes_text(info["splits"]["train"]["bytes"])
+    original = stands_for(results, corpus)
+    place = (
+        f" in the place of {original} ({bytes_text(write_up()['texts'][original]['train_bytes'])})" if original else ""
+    )
+    return f"{size} of {corpus}{place}"
+
+
+def vocabulary_in_words(results: Results, corpus: str) -> str:
+    """The vocabulary of a corpus's own tokenizer beside the write-up's for the same role."""
+    ours = results.study["corpora"][corpus]["tokenizer"]["vocab_size"]
+    original = PLACES.get(results.study["corpora"][corpus]["role"])
+    theirs = write_up()["texts"][original]["vocab_size"] if original else None
+    same = f"the same vocabulary of {count(ours)}"
+    return same if theirs in (None, ours) else f"a vocabulary of {count(ours)} instead of {count(theirs)}"
+
+
+def stands_for(results: Results, corpus: str) -> str | None:
+    """The write-up's text in whose place a corpus stands; None where it is that text itself, or has no such role.
+
+    It is the text itself where its training split is, or where all of it, split otherwise, is declared as that file.
+    """
+    original = PLACES.get(results.study["corpora"][corpus]["role"])
+    if original is None:
+        return None
+    known = write_up()["texts"][original]["train_sha256"]
+    declared = [text.get("sha256") for text in results.study["corpora"][corpus].get("files", [])]
+    is_original = known == results.corpora[corpus]["splits"]["train"]["sha256"] or declared == [known]
+    return None if is_original else original
+
+
+def corpus_in_words(results: Results, corpus: str) -> str:
+    """A corpus in a sentence: its name and, where it is a stand-in, for what.
+
+    `stories` becomes "stories (in the place of TinyStories)".
+    """
+    original = stands_for(results, corpus)
+    return f"{corpus} (in the place of {original})" if original else corpus

@@ -1,0 +1,47 @@
+"""Problem swiglu_ablation: the gated feed-forward against a plain one of equal size."""
+
+from lmpipe.analysis.finding import Figure, Finding
+from lmpipe.analysis.problems import training
+from lmpipe.analysis.problems.ablation import Comparison, Question, find_ablation
+from lmpipe.analysis.results import ExperimentRuns, Results
+from lmpipe.io.formatting import count, percent
+
+ID = "swiglu_ablation"
+TITLE = "SwiGLU against SiLU"
+QUESTION = (
+    "What does the gate of SwiGLU bring over a feed-forward block with a plain SiLU, "
+    "when both have about the same number of parameters?"
+)
+LINES = (
+    "swiglu_ablation: {corpus: {corpus}, max_lr: {best_of: learning_rate}, "
+    "runs: {baseline: {}, silu: {feed_forward: silu, d_ff: 288}}}"
+)
+ABLATION = Question("feed_forward", ("swiglu",), "silu", "With a plain SiLU in place of SwiGLU", companions=("d_ff",))
+
+
+def find(results: Results) -> Finding:
+    """The paired difference between SiLU and SwiGLU, with both parameter counts."""
+    return find_ablation(results, ID, LINES, ABLATION, more=parameter_counts)
+
+
+def parameter_counts(experiment: ExperimentRuns, comparison: Comparison) -> tuple[dict[str, Figure], list[str]]:
+    """Both models' sizes, and whether the comparison is one of equals."""
+    ours, base = (
+        experiment.seeds_of(name)[0].summary["parameters"] for name in (comparison.variant, comparison.baseline)
+    )
+    source = training.table_path(experiment)
+    figures = {
+        "baseline_parameters": Figure(base, "parameters", source),
+        "parameters": Figure(ours, "parameters", source),
+        "parameter_difference": Figure(ours / base - 1, "share of the baseline's", source),
+    }
+    widths = f"d_ff {experiment.setting(comparison.variant, 'd_ff')} without the gate and " \
+             f"{experiment.setting(comparison.baseline, 'd_ff')} with it"  # fmt: skip
+    if ours == base:
+        equal = f"Both models have exactly {count(ours)} parameters ({widths}), so the comparison is one of equal size."
+        return figures, [equal]
+    more = "more" if ours > base else "fewer"
+    return figures, [
+        f"The model without the gate has {count(ours)} parameters, {percent(abs(ours / base - 1))} {more} than the "
+        f"{count(base)} of the baseline ({widths})."
+    ]

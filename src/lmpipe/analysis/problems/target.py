@@ -1,0 +1,60 @@
+"""The loss that a study aims at (`target_loss` of an experiment), beside what the experiment's best run reached."""
+
+from dataclasses import replace
+from typing import Any
+
+from lmpipe.analysis.finding import Figure, Finding, Table
+from lmpipe.analysis.problems import training
+from lmpipe.analysis.results import ExperimentRuns, Results
+from lmpipe.io.formatting import loss, number
+
+SOURCE = "the study's experiments.{name}.target_loss"
+NO_RUN = "no run finished with every seed"
+
+
+def add_target(finding: Finding, results: Results, name: str) -> None:
+    """Tell in a finding, after its short answer, whether the experiment reached its target, where it has one."""
+    experiment = results.experiment(name)
+    target = results.study["experiments"].get(name, {}).get("target_loss")
+    if experiment is None or target is None:
+        return
+    finding.figures |= target_figures(experiment, float(target))
+    finding.sentences.insert(1, target_sentence(experiment, float(target)))
+    finding.tables.insert(0, target_table(experiment, float(target)))
+
+
+def target_figures(experiment: ExperimentRuns, target: float) -> dict[str, Figure]:
+    """The target, how far the best run ends above it (below it where negative), and whether that reaches it."""
+    best = experiment.best()
+    reached = training.figure(experiment, best, reason=NO_RUN)
+    bounds = reached.interval and tuple(bound - target for bound in reached.interval)
+    above = None if best is None else reached.value - target
+    return {
+        "target_loss": Figure(target, training.NATS, SOURCE.format(name=experiment.name)),
+        "loss_above_target": replace(reached, value=above, interval=bounds),
+        "target_reached": training.known(None if best is None else above <= 0, "", reached.source, NO_RUN),
+    }
+
+
+def target_sentence(experiment: ExperimentRuns, target: float) -> str:
+    """Whether the target was reached, by which run, and by how much."""
+    best, aim = experiment.best(), f"The target of {number(target, 4)} nats per token"
+    if best is None:
+        return f"{aim} was not reached: {NO_RUN}."
+    reached = experiment.mean_loss(best)
+    which = f"{loss(reached)} in `{best}`{training.seeds_words(experiment, best)}"
+    if reached <= target:
+        return f"{aim} was reached: {which}, {loss(target - reached)} below it."
+    return f"{aim} was missed by {loss(reached - target)}: the best end is {which}."
+
+
+def target_table(experiment: ExperimentRuns, target: float) -> Table:
+    """The target beside what was reached."""
+    best = experiment.best()
+    reached = experiment.mean_loss(best) if best else None
+    row: list[Any] = [target, reached, best, "no" if reached is None or reached > target else "yes"]
+    return Table(
+        "The study's target and what the best run reached, in nats per token.",
+        ["target", "best final loss", "run", "reached"],
+        [row],
+    )

@@ -1,0 +1,259 @@
+"""Problem tokenizer_experiments: compression on every corpus, throughput, the time for The Pile, and 16-bit ids."""
+
+from typing import Any
+
+from lmpipe.analysis.finding import Figure, Finding, Plot, Table, absent
+from lmpipe.analysis.problems.reference import PLACES, corpus_in_words
+from lmpipe.analysis.results import Results
+from lmpipe.analysis.schemas import COMPARISON
+from lmpipe.io.formatting import bytes_text, command_for, count, listing, number, percent, seconds_text
+
+ID = "tokenizer_experiments"
+TITLE = "Experiments with tokenizers"
+QUESTION = (
+    "How many bytes does a token stand for with each tokenizer on each corpus, how fast do the tokenizers encode, how "
+    "long would The Pile (825 GB) take, and why do 16 bits suffice for a token id?"
+)
+SOURCE = "tokenizer_experiments.json"
+PLOT = "figures/tokenizer_experiments.svg"
+# Whose tokenizer's speed is taken for The Pile, as writeup.json has it for the write-up's figures beside it.
+THE_PILE_ROLES = ("web", "simple")
+
+Row = dict[str, Any]
+
+
+def find(results: Results) -> Finding:
+    """The compression ratios, and what the measurements say about time and storage."""
+    compared = results.json(SOURCE, COMPARISON)
+    if compared is None:
+        return absent(f"The tokenizers have not been compared; run {command_for(results.folder / SOURCE)}.")
+    ratios = ratios_by_role(results, compared)
+    complete = all(row is not None for row in ratios.values())
+    return Finding(
+        "answered" if complete else "partial",
+        figures=ratio_figures(ratios) | speed_figures(results, compared) | id_figures(compared),
+        sentences=[
+            short_answer(results, compared, ratios),
+            *foreign_sentences(compared, ratios),
+            sample_sentence(compared),
+            *throughput_sentences(compared),
+            uint16_sentence(compared),
+            round_trip_sentence(compared),
+        ],
+        tables=[cross_table(compared), compression_table(compared), throughput_table(compared), ids_table(compared)],
+        plots=[draw(results, compared)],
+    )
+
+
+def ratios_by_role(results: Results, compared: dict[str, Any]) -> dict[tuple[str, str], Row | None]:
+    """The rows of the corpora in the two roles, by (role of the corpus, role of its own tokenizer)."""
+    names = {role: results.corpus_in_role(role) for role in PLACES}
+    rows = {(row["corpus"], row["tokenizer"]): row for row in compared["compression"]}
+    return {(text, tokens): rows.get((names[text], names[tokens])) for text in PLACES for tokens in PLACES}
+
+
+def ratio_figures(ratios: dict[tuple[str, str], Row | None]) -> dict[str, Figure]:
+    """Bytes per token on the sampled documents and on the whole validation split."""
+    figures = {}
+    for (text, tokens), row in ratios.items():
+        name = f"bytes_per_token_{text}_{'own' if text == tokens else f'by_{tokens}'}"
+        for suffix, key in (("", "sample_bytes_per_token"), ("_whole_split", "valid_bytes_per_token")):
+            reason = "" if row else "this study lacks a corpus in one of the two places"
+            figures[name + suffix] = Figure(row and row[key], "bytes per token", SOURCE, reason=reason)
+    return figures
+
+
+def fastest(compared: dict[str, Any]) -> str:
+    """The tokenizer that encoded its own corpus's text with the most bytes per second."""
+    tokenizers = compared["tokenizers"]
+    return max(tokenizers, key=lambda name: tokenizers[name]["throughput"]["bytes_per_second"])
+
+
+def timed_for_the_pile(results: Results, compared: dict[str, Any]) -> str:
+    """The tokenizer whose speed stands for The Pile, which is web text: the web corpus's, or the simple one's.
+
+    A study with neither has the fastest of the others.
+    """
+    tokenizers = compared["tokenizers"]
+    own = (next((name for name in tokenizers if name == results.corpus_in_role(role)), None) for role in THE_PILE_ROLES)
+    return next(filter(None, own), None) or fastest(compared)
+
+
+def speed_figures(results: Results, compared: dict[str, Any]) -> dict[str, Figure]:
+    """Throughput of the tokenizer that stands for web text, and the time that The Pile would take it."""
+    timed = compared["tokenizers"][timed_for_the_pile(results, compared)]
+    return {
+        "throughput_bytes_per_second": Figure(timed["throughput"]["bytes_per_second"], "bytes per second", SOURCE),
+        "pile_hours": Figure(timed["pile_seconds"] / 3600, "h", SOURCE),
+    }
+
+
+def id_figures(compared: dict[str, Any]) -> dict[str, Figure]:
+    """The largest id seen in any text, and whether 16 bits hold all."""
+    checks = [one["uint16"] for one in compared["tokenizers"].values()]
+    return {
+        "largest_id": Figure(max(check["largest_id"] for check in checks), "", SOURCE),
+        "uint16_suffices": Figure(all(check["suffices"] for check in checks), "", SOURCE),
+    }
+
+
+def short_answer(results: Results, compared: dict[str, Any], ratios: dict[tuple[str, str], Row | None]) -> str:
+    """Each corpus's own ratio, the throughput and the time for The Pile."""
+    own = [row for text in PLACES if (row := ratios[text, text])] or [r for r in compared["compression"] if r["own"]]
+    said = listing(
+        [f"{number(row['sample_bytes_per_token'])} bytes of {corpus_in_words(results, row['corpus'])}" for row in own]
+    )
+    name = timed_for_the_pile(results, compared)
+    timed = compared["tokenizers"][name]
+    rate = timed["throughput"]["bytes_per_second"]
+    return (
+        f"In the sampled documents a token of the corpus's own tokenizer stands for {said}; "
+        f"the tokenizer of {name} encodes {bytes_text(rate)} of {timed['corpus']} a second, "
+        f"at which The Pile would take {hours_text(timed['pile_seconds'])}."
+    )
+
+
+def hours_text(seconds: float) -> str:
+    """A long duration in hours, as the handout asks for."""
+    return f"{number(seconds / 3600)} hours"
+
+
+def foreign_sentences(compared: dict[str, Any], ratios: dict[tuple[str, str], Row | None]) -> list[str]:
+    """What the tokenizer of the one corpus does to the text of the other."""
+    sentences = []
+    for text, tokens in (("web", "simple"), ("simple", "web")):
+        row, own = ratios[text, tokens], ratios[text, text]
+        if row is None or own is None:
+            continue
+        ratio, own_ratio = row["sample_bytes_per_token"], own["sample_bytes_per_token"]
+        change = own_ratio / ratio - 1
+        effect = f"so the text becomes {percent(abs(change))} {'longer' if change > 0 else 'shorter'} in tokens"
+        foreign_size, own_size = (count(compared["tokenizers"][one["tokenizer"]]["vocab_size"]) for one in (row, own))
+        sentences.append(
+            f"The tokenizer of {row['tokenizer']} ({foreign_size} ids) makes {number(ratio)} bytes per token of "
+            f"{row['corpus']}, whose own ({own_size} ids) makes {number(own_ratio)}: {effect}."
+        )
+    return sentences
+
+
+def sample_sentence(compared: dict[str, Any]) -> str:
+    """What was sampled."""
+    samples = listing(
+        [
+            f"{one['documents']} documents of {corpus} ({bytes_text(one['bytes'])})"
+            for corpus, one in compared["corpora"].items()
+        ]
+    )
+    return (
+        f"The sample, drawn from the validation splits with seed {compared['seed']}, is {samples}; the table gives the "
+        "ratios of the whole splits, too, where each delimiter counts as one token and its bytes."
+    )
+
+
+def throughput_sentences(compared: dict[str, Any]) -> list[str]:
+    """How the speed was measured and what follows for The Pile."""
+    measured = [
+        f"{bytes_text(one['throughput']['bytes_per_second'])} a second for {name} "
+        f"({bytes_text(one['throughput']['bytes'])} of its training text, "
+        f"{seconds_text(min(one['throughput']['seconds']))} to {seconds_text(max(one['throughput']['seconds']))})"
+        for name, one in compared["tokenizers"].items()
+    ]
+    times = listing([f"{hours_text(one['pile_seconds'])} with {name}" for name, one in compared["tokenizers"].items()])
+    return [
+        f"Encoding in one process with an empty cache ran at {listing(measured)}, each the median of several passes.",
+        f"At this speed The Pile ({bytes_text(compared['pile_bytes'])}) would take {times}, if its text is like the "
+        "text measured.",
+    ]
+
+
+def uint16_sentence(compared: dict[str, Any]) -> str:
+    """Whether 16 bits suffice, as the data show it."""
+    tokenizers = compared["tokenizers"]
+    largest = max(tokenizers, key=lambda name: tokenizers[name]["uint16"]["largest_id"])
+    check = tokenizers[largest]["uint16"]
+    trains = all(one["uint16"]["train_text_checked"] for one in tokenizers.values())
+    where = "the validation and training texts" if trains else "the validation texts"
+    limit = count(check["largest_uint16"])
+    if not all(one["uint16"]["suffices"] for one in tokenizers.values()):
+        return f"16 bits do not suffice in this study: ids go up to {count(check['largest_id'])}, beyond {limit}."
+    sizes = sorted({one["vocab_size"] for one in tokenizers.values()})
+    return (
+        f"16 bits suffice: the largest id seen in {where} is {count(check['largest_id'])}, no vocabulary has more than "
+        f"{count(sizes[-1])} ids, and an unsigned 16-bit integer holds up to {limit}, in half the bytes of 32 bits."
+    )
+
+
+def round_trip_sentence(compared: dict[str, Any]) -> str:
+    """Whether decoding gave back what was encoded."""
+    failed = [f"{row['tokenizer']} on {row['corpus']}" for row in compared["compression"] if not row["round_trip"]]
+    if failed:
+        return f"Decoding did NOT give back the bytes of every sampled document: {listing(failed)}."
+    return "Decoding gave back every sampled document byte for byte, with every tokenizer."
+
+
+def cross_table(compared: dict[str, Any]) -> Table:
+    """Bytes per token on the whole validation split: a row for each text, a column for each tokenizer."""
+    ratios = {(row["corpus"], row["tokenizer"]): row["valid_bytes_per_token"] for row in compared["compression"]}
+    tokenizers = compared["tokenizers"]
+    rows = [[f"text of {corpus}", *(ratios[corpus, name] for name in tokenizers)] for corpus in compared["corpora"]]
+    columns = [f"tokenizer {name} ({count(one['vocab_size'])} ids)" for name, one in tokenizers.items()]
+    return Table(
+        "Bytes per token of every text by every tokenizer, on the whole validation split.", ["", *columns], rows
+    )
+
+
+def compression_table(compared: dict[str, Any]) -> Table:
+    """Bytes per token of every tokenizer on every corpus."""
+    keys = ("corpus", "tokenizer", "sample_bytes_per_token", "sample_tokens", "valid_bytes_per_token", "valid_tokens")
+    rows = [[row[key] for key in keys] for row in compared["compression"]]
+    columns = ["text", "tokenizer", "bytes per token, sample", "tokens", "bytes per token, whole split", "tokens there"]
+    return Table("Compression of every corpus by every tokenizer", columns, rows)
+
+
+def throughput_table(compared: dict[str, Any]) -> Table:
+    """Encoding speed and the time for The Pile."""
+    rows = [
+        [
+            name,
+            one["corpus"],
+            one["throughput"]["bytes"],
+            sorted(one["throughput"]["seconds"])[len(one["throughput"]["seconds"]) // 2],
+            one["throughput"]["bytes_per_second"],
+            one["pile_seconds"] / 3600,
+        ]
+        for name, one in compared["tokenizers"].items()
+    ]
+    columns = ["tokenizer", "text", "bytes", "seconds (median)", "bytes per second", "hours for The Pile"]
+    return Table("Encoding speed in one process", columns, rows)
+
+
+def ids_table(compared: dict[str, Any]) -> Table:
+    """The largest ids beside what 16 bits hold."""
+    keys = ("largest_id", "largest_uint16", "suffices")
+    rows = [
+        [name, one["vocab_size"], *(one["uint16"][key] for key in keys)] for name, one in compared["tokenizers"].items()
+    ]
+    columns = ["tokenizer", "vocabulary", "largest id seen", "largest uint16", "16 bits suffice"]
+    return Table("Why 16 bits suffice for token ids", columns, rows)
+
+
+def draw(results: Results, compared: dict[str, Any]) -> Plot:
+    """Draw bytes per token on the sampled documents: a group of bars for each corpus, a bar for each tokenizer."""
+    from lmpipe.report.plots.common import bar_plot
+
+    corpora, tokenizers = list(compared["corpora"]), list(compared["tokenizers"])
+    found = {(row["tokenizer"], row["corpus"]): row["sample_bytes_per_token"] for row in compared["compression"]}
+    groups = {f"tokenizer {name}": [found.get((name, corpus)) for corpus in corpora] for name in tokenizers}
+    bar_plot(
+        results.folder / PLOT,
+        [f"text of {corpus}" for corpus in corpora],
+        groups,
+        "bytes per token",
+        title="Compression by tokenizer and text",
+    )
+    best = listing([f"{max((found[name, text], name) for name in tokenizers)[1]} on {text}" for text in corpora])
+    return Plot(
+        PLOT,
+        "Bytes per token in the sampled documents of each corpus, with each tokenizer (more is better compressed).",
+        f"Bars of bytes per token; the best tokenizer is {best}.",
+    )

@@ -1,0 +1,296 @@
+"""What the problems on training tokenizers share: cost, stages, longest tokens and what these tell about the text."""
+
+from typing import Any
+
+from lmpipe.analysis import schemas
+from lmpipe.analysis.finding import Figure, Finding, Table, absent
+from lmpipe.analysis.problems.reference import PLACES, corpus_in_words
+from lmpipe.analysis.results import Results
+from lmpipe.io.formatting import bytes_text, code, command_for, count, listing, number, percent, seconds_text
+
+COMPARISON = "tokenizer_experiments.json"
+STAGES = {"count": "counting pre-tokens", "merge": "merging pairs", "save": "saving the files"}
+# The write-up's training texts: bytes, and unique pre-tokens (counted in full).
+FULL_TEXTS = {"simple": (2_227_753_162, 59_933), "web": (11_920_511_059, 6_602_749)}
+WORDS = ("word", "joined words")
+# The other kinds of lmpipe.tokenizer.evaluation.kind_of in a sentence: of one token, and of several.
+ODD_KINDS = {
+    "number": ("is a number", "are numbers"),
+    "punctuation": ("is punctuation", "are punctuation"),
+    "repetition": ("repeats a few characters", "repeat a few characters"),
+    "white space": ("is white space", "are white space"),
+    "mixed": ("mixes letters with other characters", "mix letters with other characters"),
+    "mojibake": ("is text read in a wrong encoding (mojibake)", "are text read in a wrong encoding (mojibake)"),
+    "not valid UTF-8": ("cuts a character in two", "cut a character in two"),
+}
+SHOWN_CHARACTERS = 24
+
+
+def find_training(results: Results, role: str) -> Finding:
+    """The finding on the own tokenizer of the corpus in a role (`simple` or `web`)."""
+    corpus = results.corpus_in_role(role)
+    if corpus is None:
+        place = PLACES[role]
+        return absent(f"This study has no corpus in the place of {place}; give one of its corpora `role: {role}`.")
+    source = f"tokenizers/{corpus}/training.json"
+    training = results.json(source, schemas.TOKENIZER_TRAINING)
+    if training is None:
+        return absent(f"The tokenizer of {corpus} has not been trained; run {command_for('tokenizers')}.")
+    described = describe(results, corpus)
+    return Finding(
+        "answered" if described else "partial",
+        figures=cost_figures(training, source) | extrapolation(training, source, role) | longest_figures(described),
+        sentences=[
+            short_answer(results, corpus, training, described),
+            *vocabulary_sentences(results, corpus, training),
+            stages_sentence(training),
+            *extrapolation_sentences(training, source, role),
+            *sense_sentences(described),
+        ],
+        tables=[stages_table(training), *longest_tables(corpus, described)],
+    )
+
+
+def describe(results: Results, corpus: str) -> dict[str, Any]:
+    """What the comparison of tokenizers found out about a corpus's own tokenizer; empty where it was not made."""
+    return (comparison(results) or {"tokenizers": {}})["tokenizers"].get(corpus, {})
+
+
+def comparison(results: Results) -> dict[str, Any] | None:
+    """The comparison of tokenizers; None where it was not made."""
+    return results.json(COMPARISON, schemas.COMPARISON)
+
+
+def cost_figures(training: dict[str, Any], source: str) -> dict[str, Figure]:
+    """Time, memory and size of the training."""
+    stages = {
+        f"{stage}_wall_seconds": Figure(cost["wall_seconds"], "s", source) for stage, cost in training["stages"].items()
+    }
+    return {
+        "wall_seconds": Figure(training["wall_seconds"], "s", source),
+        "peak_memory_bytes": Figure(training["peak_memory_bytes"], "bytes", source),
+        "vocab_size": Figure(training["vocab_size"], "ids", source),
+        "merges": Figure(training["merges"], "merges", source),
+        "text_bytes": Figure(training["bytes"], "bytes", source),
+        "pretokens": Figure(training["pretokens"], "pre-tokens", source),
+        "unique_pretokens": Figure(training["unique_pretokens"], "pre-tokens", source),
+        **stages,
+    }
+
+
+def longest_figures(described: dict[str, Any]) -> dict[str, Figure]:
+    """The longest token and its length; undefined where no pair was merged or the comparison is missing."""
+    tokens = described.get("longest_tokens")
+    reason = "" if tokens else "no tokens were merged" if described else "the tokenizers were not compared"
+    longest = tokens[0] if tokens else {"text": None, "bytes": None, "occurrences": None}
+    return {
+        "longest_token": Figure(longest["text"], "", COMPARISON, reason=reason),
+        "longest_token_bytes": Figure(longest["bytes"], "bytes", COMPARISON, reason=reason),
+        "longest_token_occurrences": Figure(longest["occurrences"], "occurrences", COMPARISON, reason=reason),
+    }
+
+
+def short_answer(results: Results, corpus: str, training: dict[str, Any], described: dict[str, Any]) -> str:
+    """Time, memory and the longest token in one sentence."""
+    cost = (
+        f"Training the tokenizer of {corpus_in_words(results, corpus)} took {seconds_text(training['wall_seconds'])} "
+        f"and at most {bytes_text(training['peak_memory_bytes'])} of memory"
+    )
+    tokens = described.get("longest_tokens")
+    if not tokens:
+        return f"{cost}."
+    length = tokens[0]["bytes"]
+    equals = [token for token in tokens if token["bytes"] == length]
+    if len(equals) == 1:
+        return f"{cost}; its longest token is {quoted(tokens[0]['text'])} with {length} bytes."
+    verb = "are" if len(equals) <= 3 else "include"
+    return f"{cost}; its longest tokens, of {length} bytes, {verb} {quoted_listing(equals[:3])}."
+
+
+def quoted(text: str) -> str:
+    """A token as code; a long one is cut."""
+    return code(text) if len(text) <= SHOWN_CHARACTERS else code(f"{text[:SHOWN_CHARACTERS]}…")
+
+
+def quoted_listing(tokens: list[dict[str, Any]]) -> str:
+    """Tokens in a row, each as code."""
+    return listing([quoted(token["text"]) for token in tokens])
+
+
+def vocabulary_sentences(results: Results, corpus: str, training: dict[str, Any]) -> list[str]:
+    """How the vocabulary came about, and whether the text ran out of pairs before it was full."""
+    specials = len(training["special_tokens"])
+    made = (
+        f"Its {count(training['vocab_size'])} ids are 256 bytes, {count(specials)} special "
+        f"{'token' if specials == 1 else 'tokens'} and {count(training['merges'])} merges, learned from "
+        f"{bytes_text(training['bytes'])} of text with {count(training['pretokens'])} pre-tokens, "
+        f"{count(training['unique_pretokens'])} of them different."
+    )
+    wanted = results.study["corpora"][corpus]["tokenizer"]["vocab_size"]
+    if training["vocab_size"] >= wanted:
+        return [made]
+    return [made, f"The study asks for {count(wanted)} ids, but the text has no pair left to merge."]
+
+
+def stages_sentence(training: dict[str, Any]) -> str:
+    """Where the time went."""
+    stages, total = training["stages"], training["wall_seconds"]
+    slowest = max(stages, key=lambda stage: stages[stage]["wall_seconds"])
+    rest = listing(
+        [
+            f"{STAGES[stage]} {percent(cost['wall_seconds'] / total)}"
+            for stage, cost in stages.items()
+            if stage != slowest
+        ]
+    )
+    share = percent(stages[slowest]["wall_seconds"] / total)
+    return (
+        f"The largest part of the time, {share}, went into {STAGES[slowest]}; {rest}. "
+        f"In all that is {bytes_text(training['bytes'] / total)} of text a second."
+    )
+
+
+def extrapolation(training: dict[str, Any], source: str, role: str) -> dict[str, Figure]:
+    """How long the write-up's own text would take here: counting goes with its bytes, merging with its unique words."""
+    text_bytes, unique = FULL_TEXTS[role]
+    if not training["bytes"] or not training["unique_pretokens"]:
+        return {"full_text_seconds": Figure(None, "s", source, reason="there was no text")}
+    counting = training["stages"]["count"]["wall_seconds"] * text_bytes / training["bytes"]
+    merging = training["stages"]["merge"]["wall_seconds"] * unique / training["unique_pretokens"]
+    return {"full_text_seconds": Figure(counting + merging, "s", source)}
+
+
+def extrapolation_sentences(training: dict[str, Any], source: str, role: str) -> list[str]:
+    """The extrapolation in words, unless the text was that large itself."""
+    text_bytes, unique = FULL_TEXTS[role]
+    seconds = extrapolation(training, source, role)["full_text_seconds"].value
+    if seconds is None or training["bytes"] >= text_bytes / 2:
+        return []
+    return [
+        f"Extrapolated from these rates, counting by bytes and merging by different pre-tokens, {PLACES[role]} in full "
+        f"({bytes_text(text_bytes)}, {count(unique)} different pre-tokens) would take about {seconds_text(seconds)}; "
+        "more merges than here would add to that."
+    ]
+
+
+def stages_table(training: dict[str, Any]) -> Table:
+    """Seconds, share of the time and peak memory by stage."""
+    total = training["wall_seconds"]
+    rows = [
+        [STAGES[stage], cost["wall_seconds"], cost["wall_seconds"] / total, cost["peak_memory_bytes"]]
+        for stage, cost in training["stages"].items()
+    ]
+    rows.append(["in all", total, 1.0, training["peak_memory_bytes"]])
+    caption = "Where the time went: seconds of wall time and peak memory of the process, by stage"
+    return Table(caption, ["stage", "seconds", "share of the time", "peak memory, bytes"], rows)
+
+
+def longest_tables(corpus: str, described: dict[str, Any]) -> list[Table]:
+    """The longest tokens, what they are, and where they first stand in the training text."""
+    tokens = described.get("longest_tokens")
+    if not tokens:
+        return []
+    rows = [[token[key] for key in ("text", "bytes", "id", "kind", "occurrences", "excerpt")] for token in tokens]
+    caption = f"The longest tokens of {corpus}; occurrences of their bytes in the training text, and around the first"
+    return [Table(caption, ["token", "bytes", "id", "kind", "occurrences", "excerpt"], rows, code=("token",))]
+
+
+def sense_sentences(described: dict[str, Any]) -> list[str]:
+    """Whether the longest tokens make sense: what they are, how often they occur, and what the odd ones tell."""
+    tokens = described.get("longest_tokens")
+    if not tokens:
+        return []
+    words = [token for token in tokens if token["kind"] in WORDS]
+    odd = [token for token in tokens if token["kind"] not in WORDS]
+    rarest = min(token["occurrences"] for token in tokens)
+    found = f"each of them occurs at least {count(rarest)} times in the training text"
+    if not odd:
+        return [f"They make sense: the {len(tokens)} longest are all words or parts of words, and {found}."]
+    kinds = [f"{len(words)} {'is a word or a part of one' if len(words) == 1 else 'are words or parts of words'}"]
+    kinds += [f"{len(group)} {ODD_KINDS[kind][len(group) > 1]}" for kind, group in by_kind(odd).items()]
+    return [
+        f"They make sense as statistics, not all as language: of the {len(tokens)} longest, {listing(kinds)}, "
+        f"such as {quoted(odd[0]['text'])}; {found}, and a frequent pair is merged whatever it means."
+    ]
+
+
+def by_kind(tokens: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Tokens by their kind, in the order in which the kinds appear."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for token in tokens:
+        groups.setdefault(token["kind"], []).append(token)
+    return groups
+
+
+def comparison_sentences(results: Results) -> list[str]:
+    """How the vocabularies of the simple and the web corpus differ: overlap, lengths, and what only one has."""
+    simple, web = results.corpus_in_role("simple"), results.corpus_in_role("web")
+    overlap = overlap_of(results, simple, web)
+    if overlap is None:
+        return []
+    described = {name: describe(results, name) for name in (simple, web)}
+    merges = {name: described[name]["merges"] for name in (simple, web)}
+    sentences = [
+        f"The vocabularies of {simple} and {web} share {count(overlap['shared'])} merged tokens: "
+        f"{percent(overlap['shared'] / merges[simple])} of the {count(merges[simple])} of {simple} and "
+        f"{percent(overlap['shared'] / merges[web])} of the {count(merges[web])} of {web}."
+    ]
+    only = [
+        f"only {name} has {listing([quoted(text) for text in overlap['only'][name][:6]])}"
+        for name in (simple, web)
+        if overlap["only"][name]
+    ]
+    if only:
+        sentences.append(f"Among the earliest merges, {', and '.join(only)}.")
+    lengths = [f"{number(described[name]['mean_length'])} bytes for {name}" for name in (simple, web)]
+    spaced = [f"{percent(described[name]['words_after_space'] / merges[name])} for {name}" for name in (simple, web)]
+    return [
+        *sentences,
+        f"The mean length of a merged token is {listing(lengths)}; the share of them that are a space with letters "
+        f"from A to Z is {listing(spaced)}.",
+    ]
+
+
+def overlap_of(results: Results, first: str | None, second: str | None) -> dict[str, Any] | None:
+    """The tokens that two tokenizers share and what only each has; None where they were not compared or share none."""
+    for overlap in (comparison(results) or {"overlaps": []})["overlaps"]:
+        if {overlap["first"], overlap["second"]} == {first, second} and overlap["shared"]:
+            only = {overlap["first"]: overlap["only_first"], overlap["second"]: overlap["only_second"]}
+            return {"shared": overlap["shared"], "only": only}
+    return None
+
+
+def comparison_figures(results: Results) -> dict[str, Figure]:
+    """Figures of how the two vocabularies differ."""
+    simple, web = results.corpus_in_role("simple"), results.corpus_in_role("web")
+    overlap = overlap_of(results, simple, web)
+    if overlap is None:
+        return {}
+    own, other = describe(results, web), describe(results, simple)
+    return {
+        "shared_tokens": Figure(overlap["shared"], "tokens", COMPARISON),
+        "share_of_simple_shared": Figure(overlap["shared"] / other["merges"], "share", COMPARISON),
+        "share_of_web_shared": Figure(overlap["shared"] / own["merges"], "share", COMPARISON),
+        "mean_token_bytes_simple": Figure(other["mean_length"], "bytes", COMPARISON),
+        "mean_token_bytes_web": Figure(own["mean_length"], "bytes", COMPARISON),
+    }
+
+
+def comparison_tables(results: Results) -> list[Table]:
+    """How many tokens of each length and kind the two vocabularies have."""
+    names = [name for role in ("simple", "web") if (name := results.corpus_in_role(role)) and describe(results, name)]
+    if len(names) < 2:
+        return []
+    return [
+        shares_table("Merged tokens by kind", "kind", "kinds", names, results),
+        shares_table("Merged tokens by length in bytes", "bytes", "lengths", names, results),
+    ]
+
+
+def shares_table(caption: str, heading: str, key: str, names: list[str], results: Results) -> Table:
+    """One row for each kind or length, one column of counts for each vocabulary."""
+    found = [describe(results, name)[key] for name in names]
+    kinds = dict.fromkeys(kind for one in found for kind in one)
+    ordered = sorted(kinds, key=int) if key == "lengths" else list(kinds)
+    rows = [[int(kind) if key == "lengths" else kind, *(one.get(kind, 0) for one in found)] for kind in ordered]
+    return Table(caption, [heading, *names], rows)

@@ -1,0 +1,261 @@
+"""Problem transformer_accounting: parameters, matrix multiplies and where the FLOPs go, for models of several sizes."""
+
+from typing import Any
+
+from lmpipe.analysis.finding import Figure, Finding, Plot, Table, absent
+from lmpipe.analysis.problems import measured
+from lmpipe.analysis.results import Results
+from lmpipe.analysis.schemas import ACCOUNT
+from lmpipe.io.formatting import bytes_text, command_for, count, listing, number, percent
+
+ID = "transformer_accounting"
+TITLE = "What a transformer costs: parameters and FLOPs"
+QUESTION = (
+    "How many parameters do models of GPT-2's sizes have, which matrix multiplies make up a forward pass, "
+    "how do the components' shares change with the model's size and with the context length, and how does all that "
+    "compare with what is measured?"
+)
+PLOT = "figures/transformer_accounting.svg"
+COMPONENTS = {
+    "attention_projections": "attention projections",
+    "attention_scores": "attention scores and values",
+    "feed_forward": "feed-forward",
+    "lm_head": "output head",
+}
+GPT2_XL = {
+    "vocab_size": 50257,
+    "context_length": 1024,
+    "num_layers": 48,
+    "d_model": 1600,
+    "num_heads": 25,
+    "d_ff": 6400,
+    "feed_forward": "swiglu",
+    "norm": "pre",
+}
+
+Account = dict[str, Any]
+
+
+def find(results: Results) -> Finding:
+    """The accounting of every model of the study; partial where GPT-2 XL is not among them."""
+    accounts = read_accounts(results)
+    if not accounts:
+        return absent(f"This study holds no accounting yet; make it with {command_for('accounting')}.")
+    shown, real = shown_account(accounts), measured.flops_and_time(results)
+    figures = {name: figure for account in accounts for name, figure in figures_of(account).items()}
+    return Finding(
+        "answered" if is_gpt2_xl(shown) and measured.read(results) else "partial",
+        figures=figures | real.figures,
+        sentences=[
+            *shown_sentences(shown),
+            *size_sentences(accounts, shown),
+            *context_sentences(accounts),
+            *own_sentences(accounts),
+            *check_sentences(accounts),
+            *real.sentences,
+        ],
+        tables=[
+            models_table(accounts),
+            parameters_table(accounts),
+            matmuls_table(shown),
+            shares_table(accounts),
+            *real.tables,
+        ],
+        plots=[draw_shares(results, accounts)],
+    )
+
+
+def read_accounts(results: Results) -> list[Account]:
+    """The accounting of every model that the study names, and of its own model, as far as it has been made."""
+    names = [*results.study["accounting"]["models"], "study"]
+    return [account for name in names if (account := results.json(f"accounting/{name}.json", ACCOUNT))]
+
+
+def is_gpt2_xl(account: Account) -> bool:
+    """Whether a model has the shape that the write-up calls GPT-2 XL, whatever the study calls it."""
+    return all(account["config"][key] == value for key, value in GPT2_XL.items())
+
+
+def shown_account(accounts: list[Account]) -> Account:
+    """The model to show in full: GPT-2 XL, or the largest one."""
+    return max(accounts, key=lambda account: (is_gpt2_xl(account), account["parameters"]["total"]))
+
+
+def title_of(account: Account) -> str:
+    """What sentences call a model."""
+    return "the study's own model" if account["name"] == "study" else account["name"]
+
+
+def figures_of(account: Account) -> dict[str, Figure]:
+    """A model's figures; those named gpt2_xl always belong to the write-up's shape."""
+    name = "gpt2_xl" if is_gpt2_xl(account) else account["name"]
+    if name == "gpt2_xl" and not is_gpt2_xl(account):
+        return {}
+    source = f"accounting/{account['name']}.json"
+    return {
+        f"{name}_parameters": Figure(account["parameters"]["total"], "parameters", source),
+        f"{name}_bytes": Figure(account["bytes"], "bytes", source),
+        f"{name}_forward_flops": Figure(account["flops"]["forward"], "FLOPs", source),
+        f"{name}_training_flops": Figure(account["flops"]["training"], "FLOPs", source),
+        f"{name}_attention_scores_share": Figure(
+            account["shares"]["attention_scores"], "share of the forward FLOPs", source
+        ),
+    }
+
+
+def shown_sentences(account: Account) -> list[str]:
+    """The size and cost of the model shown in full, and where its FLOPs go."""
+    flops, config = account["flops"], account["config"]
+    ordered = sorted(account["shares"].items(), key=lambda item: -item[1])
+    shares = listing([f"{percent(share)} for the {COMPONENTS[component]}" for component, share in ordered])
+    ratio = flops["six_p_t"] / flops["training"]
+    return [
+        f"{sentence_start(title_of(account))} has {count(account['parameters']['total'])} parameters, which take "
+        f"{count(account['bytes'])} bytes ({bytes_text(account['bytes'])}) in float32, and the matrix multiplies of "
+        f"one forward pass over {count(config['context_length'])} tokens take {count(flops['forward'])} FLOPs.",
+        f"They are spent as follows: {shares}.",
+        f"Training on such a sequence takes three times as many, {number(flops['training'])} FLOPs, since the backward "
+        f"pass does two multiplies for each; the rule of thumb 6 × parameters × tokens gives "
+        f"{number(flops['six_p_t'])}, {percent(abs(1 - ratio))} {'less' if ratio < 1 else 'more'}: it leaves out "
+        "attention's scores and values, but counts the token embedding and the gains, which no multiply uses.",
+    ]
+
+
+def sentence_start(text: str) -> str:
+    """A text with a capital first letter, unless it is a name."""
+    return text[0].upper() + text[1:] if text.startswith("the ") else text
+
+
+def size_sentences(accounts: list[Account], shown: Account) -> list[str]:
+    """How shares change from the smallest to the largest model of one context length and vocabulary."""
+    same = [account for account in accounts if differences(account, shown).isdisjoint({"context_length", "vocab_size"})]
+    small, large = (pick(same, key=lambda account: account["parameters"]["total"]) for pick in (min, max))
+    if small is large:
+        return []
+    changes = [
+        f"{words} from {percent(small['shares'][component])} to {percent(large['shares'][component])}"
+        for component, words in COMPONENTS.items()
+    ]
+    growth = {component: large["shares"][component] - small["shares"][component] for component in COMPONENTS}
+    grows, shrinks = (COMPONENTS[pick(growth, key=growth.get)] for pick in (max, min))
+    return [
+        f"With the model's size the share of the {grows} grows most and that of the {shrinks} shrinks most: between "
+        f"{title_of(small)} and {title_of(large)}, both at {count(small['config']['context_length'])} tokens, "
+        f"{listing(changes)}."
+    ]
+
+
+def differences(account: Account, other: Account) -> set[str]:
+    """The settings in which two models differ."""
+    return {key for key, value in account["config"].items() if other["config"][key] != value}
+
+
+def context_sentences(accounts: list[Account]) -> list[str]:
+    """What a longer context costs, for each pair of models that differ in nothing else."""
+    pairs = [
+        (short, long)
+        for short in accounts
+        for long in accounts
+        if differences(short, long) == {"context_length"}
+        and short["config"]["context_length"] < long["config"]["context_length"]
+    ]
+    return [context_sentence(short, long) for short, long in pairs]
+
+
+def context_sentence(short: Account, long: Account) -> str:
+    """What the longer context of an otherwise equal model costs."""
+    lengths = [account["config"]["context_length"] for account in (short, long)]
+    flops = long["flops"]["forward"] / short["flops"]["forward"]
+    tokens = lengths[1] / lengths[0]
+    attention = [percent(account["shares"]["attention_scores"]) for account in (short, long)]
+    return (
+        f"With a context of {count(lengths[1])} instead of {count(lengths[0])} tokens ({title_of(long)} and "
+        f"{title_of(short)}), a sequence has {number(tokens)} times the tokens but takes {number(flops)} times the "
+        f"FLOPs, {number(flops / tokens)} times as many for each token: the scores and weighted values of attention "
+        f"grow with the square of the context, from {attention[0]} to {attention[1]} of the total, and would cost as "
+        f"much as all weight matrices together at a context of {count(short['flops']['equal_shares_context'])} tokens."
+    )
+
+
+def own_sentences(accounts: list[Account]) -> list[str]:
+    """The study's own model in one sentence, unless it is the only one."""
+    own = next((account for account in accounts if account["name"] == "study"), None)
+    if own is None or len(accounts) == 1:
+        return []
+    largest, share = max(own["shares"].items(), key=lambda item: item[1])
+    return [
+        f"The study's own model has {count(own['parameters']['total'])} parameters ({bytes_text(own['bytes'])}) and "
+        f"takes {count(own['flops']['forward'])} FLOPs for a sequence of {count(own['config']['context_length'])} "
+        f"tokens, the largest part, {percent(share)}, for the {COMPONENTS[largest]}."
+    ]
+
+
+def check_sentences(accounts: list[Account]) -> list[str]:
+    """What was compared with torch, and that GPT-2 XL is missing where it is."""
+    equal = sum(account["checks"]["equal"] for account in accounts)
+    sentences = [
+        f"Parameters and FLOPs equal, to the unit, what torch counts on lmpipe's own model for {equal} of "
+        f"{len(accounts)} models (built on the meta device, with FlopCounterMode)."
+    ]
+    if not is_gpt2_xl(shown_account(accounts)):
+        sentences.append("GPT-2 XL, which the write-up accounts for, is not among the models of this study.")
+    return sentences
+
+
+def models_table(accounts: list[Account]) -> Table:
+    """Size and FLOPs of every model."""
+    rows = []
+    for account in accounts:
+        config, flops = account["config"], account["flops"]
+        shape = [config[key] for key in ("num_layers", "d_model", "num_heads", "d_ff", "context_length")]
+        costs = [flops["forward"], flops["forward"] / config["context_length"], flops["training"], flops["six_p_t"]]
+        rows.append([account["name"], *shape, account["parameters"]["total"], account["bytes"], *costs])
+    columns = ["model", "layers", "d_model", "heads", "d_ff", "context", "parameters", "bytes (float32)"]
+    costs = ["forward FLOPs", "forward FLOPs a token", "training FLOPs (3 × forward)", "6 × parameters × tokens"]
+    return Table("Size and FLOPs of one sequence of context length", [*columns, *costs], rows)
+
+
+def parameters_table(accounts: list[Account]) -> Table:
+    """Parameters by part of every model."""
+    parts = ["token_embedding", "attention", "feed_forward", "norms", "lm_head", "total"]
+    rows = [[account["name"], *(account["parameters"][part] for part in parts)] for account in accounts]
+    headings = ["token embedding", "attention", "feed-forward", "RMSNorm gains", "output head", "total"]
+    return Table("Parameters by part (embedding and output head are not tied)", ["model", *headings], rows)
+
+
+def matmuls_table(account: Account) -> Table:
+    """Every matrix multiply of one model's forward pass."""
+    total = account["flops"]["forward"]
+    rows = []
+    for matmul in account["matmuls"]:
+        m, k, n = matmul["shape"]
+        shape = f"({m} × {k}) · ({k} × {n})"
+        rows.append([matmul["name"], shape, matmul["repeats"], matmul["flops"], 100 * matmul["flops"] / total])
+    caption = f"Matrix multiplies of a forward pass of {title_of(account)}, one sequence (FLOPs: 2mkn for each repeat)"
+    return Table(caption, ["multiply", "shape", "repeats", "FLOPs", "share (%)"], rows)
+
+
+def shares_table(accounts: list[Account]) -> Table:
+    """Each component's share of every model's FLOPs, in percent."""
+    rows = [
+        [account["name"], *(100 * account["shares"][component] for component in COMPONENTS)] for account in accounts
+    ]
+    columns = ["model", *(f"{words} (%)" for words in COMPONENTS.values())]
+    return Table("Shares of the forward FLOPs by component", columns, rows)
+
+
+def draw_shares(results: Results, accounts: list[Account]) -> Plot:
+    """Draw the shares of every model as stacked bars."""
+    from lmpipe.report.plots.common import bar_plot
+
+    names = [account["name"] for account in accounts]
+    groups = {
+        words: [100 * account["shares"][component] for account in accounts] for component, words in COMPONENTS.items()
+    }
+    title = "Where the FLOPs of a forward pass go"
+    bar_plot(
+        results.folder / PLOT, names, groups, "share of forward FLOPs (%)", title=title, stacked=True, horizontal=True
+    )
+    shares = listing([f"{account['name']} {percent(account['shares']['feed_forward'])}" for account in accounts])
+    alt = f"Stacked bars of the FLOPs by component for {listing(names)}; share of the feed-forward: {shares}."
+    return Plot(PLOT, "Shares of the matrix-multiply FLOPs of one forward pass, by component.", alt)

@@ -1,0 +1,52 @@
+"""Problem unicode1: what chr(0) is, how its representation differs from what print writes, what it does in a text."""
+
+from lmpipe.analysis.finding import Figure, Finding, Text, absent
+from lmpipe.analysis.results import Results
+from lmpipe.analysis.schemas import UNICODE
+from lmpipe.io.formatting import code, command_for, count, transcript
+
+ID = "unicode1"
+TITLE = "The null character"
+QUESTION = (
+    "Which character is `chr(0)`, how does its representation differ from what print writes, "
+    "and what happens when it stands inside a longer text?"
+)
+SOURCE = "unicode.json"
+
+
+def find(results: Results) -> Finding:
+    """The answers that running the code gave."""
+    unicode, path = results.json(SOURCE, UNICODE), results.folder / SOURCE
+    if unicode is None:
+        return absent(f"The Unicode snippets have not been run in this study; run {command_for(path)}.")
+    null = unicode["null"]
+    figures = {
+        "representation": Figure(null["representation"], "", SOURCE),
+        "printed_characters": Figure(len(null["printed"]), "characters", SOURCE),
+        "joined_length": Figure(null["joined_length"], "characters", SOURCE),
+    }
+    return Finding("answered", figures=figures, sentences=sentences_of(null), texts=[session_text(unicode)])
+
+
+def sentences_of(null: dict) -> list[str]:
+    """The three answers, each from what the interpreter put out."""
+    escape = null["representation"]
+    code_points = " ".join(f"U+{ord(character):04X}" for character in null["printed"])
+    kind = "a control character" if null["category"] == "Cc" else f"of category {null['category']}"
+    name = ", which Unicode calls NULL," if null["called_null"] else ""
+    inside = "the same escape" if escape.strip("'") in null["joined_representation"] else "another form"
+    kept = "still there" if "\0" in null["joined_printed"] else "gone"
+    return [
+        f"`chr(0)` is the character {code_points}{name} and it is {kind} without a shape of its own.",
+        f"Its representation is the visible escape {code(escape)}, {len(escape)} characters long with its quotes, "
+        f"while print writes the character itself ({code_points}), of which a terminal shows nothing.",
+        f"Inside a text it is a character like any other: the joined text has {count(null['joined_length'])} "
+        f"characters, its representation shows {inside}, and in what print writes the character is {kept}, between the "
+        "words, unseen.",
+    ]
+
+
+def session_text(unicode: dict) -> Text:
+    """The session with its real output."""
+    caption = f"Run by Python {unicode['python']}; ␀ stands for the null character, which has no shape"
+    return Text(caption, transcript(unicode["null"]["session"]))

@@ -1,0 +1,129 @@
+"""Problem unicode2: why tokenizers start from UTF-8, and how decoding goes wrong."""
+
+from typing import Any
+
+from lmpipe.analysis.finding import Figure, Finding, Table, Text, absent
+from lmpipe.analysis.results import Results
+from lmpipe.analysis.schemas import UNICODE
+from lmpipe.io.formatting import command_for, count, listing, number, percent, transcript
+
+ID = "unicode2"
+TITLE = "Unicode encodings"
+QUESTION = (
+    "Why train a tokenizer on UTF-8 bytes rather than on UTF-16 or UTF-32, on which input does a decoder fail that "
+    "takes bytes one at a time, and which two bytes decode to no character?"
+)
+SOURCE = "unicode.json"
+ENCODINGS = ("UTF-8", "UTF-16", "UTF-32")
+
+
+def find(results: Results) -> Finding:
+    """The answers that running the code gave."""
+    unicode, path = results.json(SOURCE, UNICODE), results.folder / SOURCE
+    if unicode is None:
+        return absent(f"The Unicode snippets have not been run in this study; run {command_for(path)}.")
+    samples, wrong, pairs = unicode["encodings"]["samples"], unicode["wrong_decoder"], unicode["two_bytes"]
+    sentences = [*encoding_sentences(samples), decoder_sentence(wrong), pair_sentence(pairs)]
+    tables = [encodings_table(samples), verdicts_table(pairs)]
+    figures = encoding_figures(samples) | decoding_figures(wrong, pairs)
+    return Finding("answered", figures=figures, sentences=sentences, tables=tables, texts=session_texts(unicode))
+
+
+def total_bytes(samples: list[dict[str, Any]], encoding: str) -> int:
+    """Bytes of all samples in one encoding."""
+    return sum(sample["encodings"][encoding]["bytes"] for sample in samples)
+
+
+def encoding_figures(samples: list[dict[str, Any]]) -> dict[str, Figure]:
+    """Bytes of all samples by encoding."""
+    return {
+        f"{encoding.lower().replace('-', '')}_bytes": Figure(total_bytes(samples, encoding), "bytes", SOURCE)
+        for encoding in ENCODINGS
+    }
+
+
+def decoding_figures(wrong: dict[str, Any], pairs: dict[str, Any]) -> dict[str, Figure]:
+    """What was found about the wrong decoder and about sequences of two bytes."""
+    return {
+        "wrong_decoder_input": Figure(wrong["input"], "", SOURCE),
+        "wrong_decoder_failing_characters": Figure(wrong["characters_failing"], "characters", SOURCE),
+        "invalid_two_bytes": Figure(pairs["example"], "", SOURCE),
+        "two_byte_sequences_valid": Figure(pairs["valid"], "sequences", SOURCE),
+        "two_byte_sequences_invalid": Figure(pairs["invalid"], "sequences", SOURCE),
+    }
+
+
+def encoding_sentences(samples: list[dict[str, Any]]) -> list[str]:
+    """UTF-8 against the others on the samples, with the scripts where it is not the shortest."""
+    totals = {encoding: total_bytes(samples, encoding) for encoding in ENCODINGS}
+    first = samples[0]
+    widths = [number(first["encodings"][encoding]["bytes_per_character"]) for encoding in ENCODINGS]
+    zeros = [percent(first["encodings"][encoding]["zero_share"]) for encoding in ENCODINGS]
+    longer = [s["script"] for s in samples if s["encodings"]["UTF-8"]["bytes"] > s["encodings"]["UTF-16"]["bytes"]]
+    any_zero = any(sample["encodings"]["UTF-8"]["zero_share"] for sample in samples)
+    sentences = [
+        f"UTF-8 makes a tokenizer's input short and free of padding: {first['script']} takes {widths[0]} byte a "
+        f"character against {widths[1]} in UTF-16 and {widths[2]} in UTF-32, where {zeros[1]} and {zeros[2]} of the "
+        f"bytes are zeros that carry nothing, while UTF-8 has {'some' if any_zero else 'none'} in any sample.",
+        f"All {len(samples)} samples together take {count(totals['UTF-8'])} bytes in UTF-8, {count(totals['UTF-16'])} "
+        f"in UTF-16 and {count(totals['UTF-32'])} in UTF-32; it also keeps ASCII as it is, has no byte order, and is "
+        "what most text on the web is written in.",
+    ]
+    if longer:
+        sentences.append(f"UTF-16 is shorter than UTF-8 for the samples in {listing(longer)}.")
+    return sentences
+
+
+def decoder_sentence(wrong: dict[str, Any]) -> str:
+    """Where the decoder that takes bytes one at a time fails, and why."""
+    return (
+        f"The decoder that takes bytes one at a time gives back the first {count(wrong['words_tried_before'])} words "
+        f"of the samples and fails on “{wrong['input']}” ({wrong['input_bytes']}) with “{wrong['exception']}”: a "
+        f"character beyond ASCII takes several bytes, none of which is valid alone, so that the decoder fails on "
+        f"{count(wrong['characters_failing'])} of all {count(wrong['characters'])} characters, "
+        f"from U+{wrong['first_failing_code_point']:04X} on."
+    )
+
+
+def pair_sentence(pairs: dict[str, Any]) -> str:
+    """Two bytes that are no text, the decoder's reason, and how many such pairs there are."""
+    lead, following = pairs["example"].split()
+    lead_bits, following_bits = pairs["example_bits"].split()
+    return (
+        f"The two bytes {lead} {following} decode to nothing, with the reason “{pairs['example_reason']}”: {lead} "
+        f"({lead_bits}) begins a longer character, whose next byte must begin with the bits 10, but {following} is "
+        f"{following_bits}; of all {count(pairs['sequences'])} sequences of two bytes, {count(pairs['valid'])} are "
+        f"valid and {count(pairs['invalid'])} are not ({percent(pairs['invalid'] / pairs['sequences'])})."
+    )
+
+
+def encodings_table(samples: list[dict[str, Any]]) -> Table:
+    """Bytes per character and share of zero bytes of every sample."""
+    columns = ["sample", "text", "characters"]
+    columns += [f"{encoding} bytes/character" for encoding in ENCODINGS]
+    columns += [f"{encoding} zeros (%)" for encoding in ENCODINGS]
+    rows = []
+    for sample in samples:
+        entries = [sample["encodings"][encoding] for encoding in ENCODINGS]
+        widths = [entry["bytes_per_character"] for entry in entries]
+        zeros = [100 * entry["zero_share"] for entry in entries]
+        rows.append([sample["script"], sample["text"], sample["characters"], *widths, *zeros])
+    return Table("One sentence in several scripts, encoded without a byte-order mark", columns, rows)
+
+
+def verdicts_table(pairs: dict[str, Any]) -> Table:
+    """The decoder's verdicts on all sequences of two bytes."""
+    rows = [[entry["reason"], entry["sequences"], entry["example"]] for entry in pairs["reasons"]]
+    rows.append(["valid", pairs["valid"], "00 00"])
+    return Table("The decoder's verdicts on all sequences of two bytes", ["verdict", "sequences", "first"], rows)
+
+
+def session_texts(unicode: dict[str, Any]) -> list[Text]:
+    """The code that was run, with its real output."""
+    python = f"run by Python {unicode['python']}"
+    return [
+        Text(f"The measure of the first table, {python}", unicode["encodings"]["code"]),
+        Text(f"The wrong decoder, on a word that it decodes and on one that it does not, {python}",
+             transcript(unicode["wrong_decoder"]["session"])),
+        Text(f"Bytes that are no text, {python}", transcript(unicode["two_bytes"]["session"])),
+    ]  # fmt: skip

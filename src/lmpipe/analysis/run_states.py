@@ -1,0 +1,299 @@
+"""What has become of the jobs of a study, told from files alone: its runs, its other results, and what failed.
+
+A run is over when its folder holds results of the settings that the study asks for. It runs while the process that
+writes its progress is there. It failed when the log of its job, written since the workflow was begun, ends with an
+error; one that was killed leaves no error, so that it counts as stopped: the same command goes on with it.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lmpipe.analysis.results import Run
+from lmpipe.errors import InputError
+from lmpipe.planning.plan import PlannedRun
+from lmpipe.planning.session import BegunStudy
+from lmpipe.planning.stages import records_of
+from lmpipe.study.paths import CONFIG, SUMMARY
+from lmpipe.study.settings import TrainingSettings
+from lmpipe.training.progress_file import PROGRESS_FILE, is_under_way, read_progress
+from lmpipe.training.run_store import WAITING
+
+# In the order in which a reader wants to know of them.
+STATES = ("failed", "running", "stopped", "diverged", "stuck", "done", "waiting")
+OVER = ("done", "diverged", "stuck")
+TRAIN_LOGS = "train"
+LOG_TAIL_BYTES = 16_384
+COMPLAINT = re.compile("lmpipe [a-z-]+: ")
+TRACEBACK = "Traceback (most recent call last):"
+# How long a job may take, from its log's beginning, until its process tells of its run.
+STARTING_SECONDS = 120.0
+# The results of each verb of the workflow, in words; training has lines of its own.
+STAGES = {
+    "make-corpus": "corpora",
+    "count-pretokens": "pre-tokens",
+    "train-bpe": "tokenizers",
+    "encode-corpus": "tokens",
+    "join-tokens": "tokens",
+    "compare-tokenizers": "comparison",
+    "explore-unicode": "unicode",
+    "account-model": "accounting",
+    "measure-model": "measurements",
+    "measure-batch-sizes": "measurements",
+    "tune-sgd-toy": "SGD toy",
+    "select-best": "best rates",
+    "generate": "samples",
+    "plot-experiment": "plots",
+    "find": "findings",
+    "report": "report",
+}
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What has become of a run: one of STATES, its latest losses (nats per token), how far it is, and a remark."""
+
+    run: PlannedRun
+    state: str
+    validation_loss: float | None = None
+    training_loss: float | None = None
+    step: int = 0
+    planned_steps: int | None = None
+    tokens_per_second: float | None = None
+    remark: str = ""
+
+    @property
+    def share(self) -> float:
+        """How much of its steps is done, from 0 to 1; all of a run that is over."""
+        if self.state in OVER:
+            return 1.0
+        return self.step / self.planned_steps if self.planned_steps else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long its steps will take at the speed of the last ones; None where it does not run, or none is known."""
+        if self.state != "running" or not self.tokens_per_second:
+            return None
+        tokens_per_step = self.run.training["batch_size"] * self.run.model.context_length
+        return (self.planned_steps - self.step) * tokens_per_step / self.tokens_per_second
+
+
+@dataclass(frozen=True)
+class FailedJob:
+    """A job whose log ends with an error: the log's path below the study's logs, and its last line."""
+
+    log: str
+    line: str
+
+
+class StudyFiles:
+    """A study's files, looked at again and again; what has not changed since is not read twice."""
+
+    def __init__(self, study: BegunStudy):
+        self.study = study
+        self.read: dict[tuple[Path, Callable], tuple[Any, Any]] = {}
+
+    def unless_known(self, path: Path, read: Callable[[Path], Any]) -> Any:
+        """What `read` makes of a file, as long as the file is the same; None where there is no such file."""
+        try:
+            status = path.stat()
+            same = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if self.read.get((path, read), (None,))[0] != same:
+                self.read[path, read] = (same, read(path))
+        except OSError:
+            return None
+        return self.read[path, read][1]
+
+    def look(self, now: float) -> "Look":
+        """What the files tell at this moment; `now` is the time in seconds since 1970."""
+        return Look(self, now)
+
+
+@dataclass
+class Look:
+    """What a study's files tell at one moment."""
+
+    files: StudyFiles
+    now: float
+
+    @cached_property
+    def runs(self) -> list[RunState]:
+        """The state of every run, in the order of the study."""
+        return [self.state_of(run) for run in self.files.study.plan.runs]
+
+    @cached_property
+    def failed_jobs(self) -> list[FailedJob]:
+        """The jobs that failed since the study was begun, by their logs."""
+        study = self.files.study
+        found = ((path, self.log_tail(path)) for path in sorted(study.logs.rglob("*.log")))
+        return [
+            FailedJob(path.relative_to(study.logs).as_posix(), tail[-1])
+            for path, tail in found
+            if tail and is_failure(tail)
+        ]
+
+    @property
+    def other_failures(self) -> list[FailedJob]:
+        """The jobs that failed and train no run, whose state would tell."""
+        return [job for job in self.failed_jobs if not job.log.startswith(f"{TRAIN_LOGS}/")]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every result of the study is there."""
+        return all(done == total for done, total in self.stages.values()) and all(
+            run.state in OVER for run in self.runs
+        )
+
+    @cached_property
+    def stages(self) -> dict[str, tuple[int, int]]:
+        """How many of the results of each stage but training are there, and how many there will be."""
+        counts = dict.fromkeys(STAGES.values(), (0, 0))
+        for verb, paths in records_of(self.files.study.plan).items():
+            if verb in STAGES:
+                done, total = counts[STAGES[verb]]
+                there = sum((self.files.study.folder / path).exists() for path in paths)
+                counts[STAGES[verb]] = (done + there, total + len(paths))
+        return {stage: count for stage, count in counts.items() if count[1]}
+
+    @cached_property
+    def progress(self) -> dict[tuple[str, str, int], dict[str, Any]]:
+        """What the runs under way, and those that were stopped, have told last."""
+        found = {}
+        for path in (self.files.study.folder / "store").glob(f"*/{PROGRESS_FILE}"):
+            if told := self.files.unless_known(path, read_progress):
+                config = told["config"]
+                place = (config["experiment"], config["run"], config["seed"])
+                if place not in found or found[place]["updated"] < told["updated"]:
+                    found[place] = told
+        return found
+
+    def state_of(self, run: PlannedRun) -> RunState:
+        """What has become of a run."""
+        if (over := self.over(run)) is not None:
+            return over
+        told = self.progress.get((run.experiment, run.name, run.seed))
+        if told is not None and is_asked_for(run, told["config"]):
+            here = RunState(
+                run,
+                "running",
+                told["best_validation_loss"],
+                told["training_loss"],
+                told["step"],
+                told["planned_steps"],
+                told["tokens_per_second"],
+            )
+            if is_under_way(told, self.now):
+                return here
+        else:
+            here = RunState(run, "waiting")
+        return self.not_running(here)
+
+    def over(self, run: PlannedRun) -> RunState | None:
+        """The state of a run with results; None where there are none, or those of other settings."""
+        folder = self.files.study.folder / run.folder
+        try:
+            # Of the files of a run, the one that is written last.
+            found = self.files.unless_known(folder / CONFIG, read_run) if (folder / SUMMARY).exists() else None
+        except InputError as error:
+            # Or a job has just begun to make it anew.
+            is_there = all((folder / name).exists() for name in (CONFIG, SUMMARY))
+            return RunState(run, "failed", remark=printable(str(error))) if is_there else None
+        if found is None or not is_asked_for(run, found.config):
+            return None
+        summary = found.summary
+        return RunState(
+            run,
+            "done" if found.status == "finished" else found.status,
+            summary["validation_loss"],
+            summary.get("final_train_loss"),
+            summary["steps"],
+            summary["planned_steps"],
+            summary["tokens_per_second"],
+            f"at step {summary['steps']:,}" if found.status == "diverged" else "",
+        )
+
+    def not_running(self, here: RunState) -> RunState:
+        """The state of a run without results and without a process that tells of it."""
+        run = here.run
+        path = self.files.study.logs / TRAIN_LOGS / run.experiment / run.name / f"seed{run.seed}.log"
+        tail = self.log_tail(path)
+        if tail and is_failure(tail):
+            return replace(here, state="failed", remark=tail[-1])
+        if tail and tail[-1].startswith(WAITING):
+            return replace(here, state="waiting", remark="for another experiment's run, which is the same")
+        if here.planned_steps:
+            return replace(here, state="stopped", remark=f"after step {here.step:,}; goes on from its last checkpoint")
+        if tail is None:
+            return here
+        if self.files.study.runs_now is not False and self.now - modified(path) < STARTING_SECONDS:
+            return replace(here, state="running")
+        return replace(here, state="stopped", remark="its job ended without results, and its log names no error")
+
+    def log_tail(self, path: Path) -> list[str] | None:
+        """The last lines of a log that was written since the study was begun; None where there is none."""
+        since = self.files.study.since
+        return self.files.unless_known(path, last_lines) if since is None or modified(path) >= since else None
+
+
+def modified(path: Path) -> float:
+    """When a file was last written to, in seconds since 1970; 0 where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def read_run(config_path: Path) -> Run:
+    """The run of a config.json."""
+    return Run.read(config_path.parent)
+
+
+def is_asked_for(run: PlannedRun, config: dict[str, Any]) -> bool:
+    """Whether a config.json holds the settings that the plan has for the run; a rate of best_of counts as such."""
+    model = {key: value for key, value in config["model"].items() if key != "vocab_size"}
+    wanted = run.training | ({"max_lr": config["training"]["max_lr"]} if run.best_of else {})
+    try:
+        training = TrainingSettings.model_validate(wanted).model_dump(mode="json")
+    except ValidationError:
+        return False
+    return (model, config["training"], config["corpus"], config["tokenizer"]["name"]) == (
+        run.model.model_dump(mode="json"),
+        training,
+        run.corpus,
+        run.tokenizer,
+    )
+
+
+def last_lines(path: Path) -> list[str]:
+    """The last lines of a text that hold something, without characters that a terminal might act on."""
+    with open(path, "rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
+        text = file.read().decode(errors="replace")
+    return [printable(line) for line in text.splitlines() if line.strip()]
+
+
+def printable(line: str) -> str:
+    """A line without control characters."""
+    return "".join(character if character.isprintable() else " " for character in line).rstrip()
+
+
+def is_failure(lines: list[str]) -> bool:
+    """Whether a log ends as that of a job that failed: with a complaint of lmpipe, or the end of a traceback.
+
+    >>> is_failure(["training: 10 of 20 tokens", "lmpipe train: a.json: no such file; make it first"])
+    True
+    """
+    return bool(COMPLAINT.match(lines[-1])) or (TRACEBACK in lines and not lines[-1].startswith(" "))
+
+
+def states_in(runs: list[RunState]) -> Iterator[tuple[str, int]]:
+    """How many runs are in each state, in the order of STATES; none is left out that some are in."""
+    for state in STATES:
+        if count := sum(run.state == state for run in runs):
+            yield state, count

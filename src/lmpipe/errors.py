@@ -1,0 +1,22 @@
+"""The error that every wrong input of a user ends in."""
+
+from os import PathLike
+
+
+class InputError(Exception):
+    """Bad input, shown to the user as one sentence without a traceback: `WHERE: PROBLEM; REMEDY`.
+
+    `where` names the file, option or key; `problem` says what is wrong there, as the end of a natural sentence;
+    `remedy` says what to do, as an imperative.
+
+    >>> str(InputError("study.yaml", "model.num_heads is 7, which does not divide d_model = 64", "use 1, 2, 4 or 8"))
+    'study.yaml: model.num_heads is 7, which does not divide d_model = 64; use 1, 2, 4 or 8'
+    """
+
+    def __init__(self, where: str | PathLike[str], problem: str = "", remedy: str = ""):
+        super().__init__(where, problem, remedy)
+        self.where, self.problem, self.remedy = str(where), problem, remedy
+
+    def __str__(self) -> str:
+        text = ": ".join(filter(None, [self.where, self.problem]))
+        return "; ".join(filter(None, [text, self.remedy]))

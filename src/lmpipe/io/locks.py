@@ -1,0 +1,50 @@
+"""File locks: one process at a time, released by the system when it ends."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from lmpipe.io.progress import say
+
+held_until_exit: dict[Path, contextlib.AbstractContextManager] = {}
+
+
+@contextlib.contextmanager
+def held_alone(path: str | Path, waiting: str | None = None) -> Iterator[IO[bytes]]:
+    """Open a file for appending, made where it is missing, for this process alone.
+
+    While another process holds it, this one says `waiting` and waits; without such a text it raises BlockingIOError.
+    """
+    path = Path(path)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is None:
+                    raise
+                say(waiting)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever held it before may have renamed or removed it: then the lock is on a file of another name.
+            if is_still(path, file.fileno()):
+                yield file
+                return
+
+
+def hold_until_exit(path: str | Path, waiting: str) -> None:
+    """Hold a file for this process alone until it ends, however that comes; say `waiting` while another has it."""
+    if (path := Path(path).absolute()) not in held_until_exit:
+        held_until_exit[path] = held_alone(path, waiting)
+        held_until_exit[path].__enter__()
+
+
+def is_still(path: Path, descriptor: int) -> bool:
+    """Whether an open file is the one of this name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,336 @@
+"""The plan of a study: every tokenizer and every training run, with all settings resolved."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from lmpipe.errors import InputError
+from lmpipe.io.validation import one_line, shown
+from lmpipe.study.schema import BestOf, DocstringsCorpus, ExperimentSettings, RunSettings, Study, UrlCorpus, read_study
+from lmpipe.study.settings import ModelConfig, ModelSettings, Settings, nearest
+
+# What Snakemake plans in less than a minute.
+MOST_JOBS = 5000
+# A run's name is that of a folder, with room for what is added to it; systems allow 255 bytes.
+LONGEST_RUN_NAME = 200
+# Linux refuses an argument of a command from 131,072 bytes on.
+LONGEST_ARGUMENT_BYTES = 120_000
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training run with every setting resolved; max_lr may still wait for a best_of.
+
+    `varied` holds what sets this run apart inside its experiment.
+    """
+
+    experiment: str
+    name: str
+    seed: int
+    corpus: str
+    tokenizer: str
+    varied: dict[str, Any]
+    model: ModelSettings
+    training: dict[str, Any]
+
+    @property
+    def folder(self) -> str:
+        """The run's folder below the study's."""
+        return f"runs/{self.experiment}/{self.name}/seed{self.seed}"
+
+    @property
+    def best_of(self) -> str | None:
+        """The experiment whose best rate this run takes."""
+        rate = self.training["max_lr"]
+        return rate["best_of"] if isinstance(rate, dict) else None
+
+    def settings(self, study: str) -> dict[str, Any]:
+        """What `lmpipe train` needs to know, as plain JSON values."""
+        return {
+            "study": study,
+            "experiment": self.experiment,
+            "run": self.name,
+            "seed": self.seed,
+            "corpus": self.corpus,
+            "varied": self.varied,
+            "tokenizer": self.tokenizer,
+            "model": self.model.model_dump(mode="json"),
+            "training": self.training,
+        }
+
+
+class Plan:
+    """A study and what it resolves to. Raises ValueError, with the key path, for what cannot be resolved."""
+
+    def __init__(self, study: Study):
+        self.study = study
+        self.check_size()
+        self.runs_of = {name: list(self.resolve(name, given)) for name, given in study.experiments.items()}
+        self.runs = [run for runs in self.runs_of.values() for run in runs]
+        self.run_in = {run.folder: run for run in self.runs}
+        self.tokenizers = self.list_tokenizers()
+        self.models = self.list_models()
+        self.check_best_of()
+        self.check_targets()
+        self.check_samples()
+        self.check_case()
+        self.check_arguments()
+
+    def check_size(self) -> None:
+        """A study is no larger than what can be planned and carried out; nothing is expanded before that is known."""
+        study = self.study
+        check_argument("the study", study.model_dump(mode="json", exclude_none=True))
+        shards = sum(corpus.shards for corpus in study.corpora.values())
+        experiments = study.experiments.values()
+        runs = sum(len(given.seeds or study.seeds) * given.runs_for_each_seed for given in experiments)
+        if shards + runs > MOST_JOBS:
+            raise ValueError(
+                f"expected at most {MOST_JOBS:,} training runs and shards together, found {shown(runs)} and "
+                f"{shown(shards)}; make several studies of it"
+            )
+
+    def resolve(self, name: str, experiment: ExperimentSettings) -> Iterator[PlannedRun]:
+        """The runs of one experiment: each named run, times what varies, times the seeds."""
+        seen = set()
+        for run_name, run in (experiment.runs or {"": RunSettings()}).items():
+            place = f"experiments.{name}" + (f".runs.{run_name}" if run_name else "")
+            for point in (outer | inner for outer in experiment.grid() for inner in run.grid()):
+                full_name = "_".join([*filter(None, [run_name]), *varied_labels(point)]) or "baseline"
+                if full_name in seen:
+                    raise ValueError(f"{place}: two runs would be named {full_name!r}; let them differ")
+                if len(full_name) > LONGEST_RUN_NAME:
+                    raise ValueError(
+                        f"{place}: expected a run's name of at most {LONGEST_RUN_NAME} characters, found "
+                        f"{len(full_name)} in {shown(full_name)}; shorten names, or vary fewer keys at once"
+                    )
+                seen.add(full_name)
+                changes = experiment.changes() | run.changes() | point
+                varied = plain_values(run.changes() | point)
+                for seed in experiment.seeds or self.study.seeds:
+                    yield self.planned(place, name, full_name, seed, changes, varied)
+
+    def planned(
+        self, place: str, experiment: str, name: str, seed: int, changes: dict[str, Any], varied: dict[str, Any]
+    ) -> PlannedRun:
+        """One run: the study's settings and the run's own changes, put together and checked."""
+        corpora = self.study.corpora
+        corpus = changes.get("corpus")
+        if corpus is None:
+            raise ValueError(f"{place}: no corpus; add corpus: {next(iter(corpora))}")
+        if corpus not in corpora:
+            raise ValueError(unknown(f"{place}.corpus", corpus, corpora))
+        try:
+            model = ModelSettings.model_validate(merged(self.study.model, changes))
+        except ValidationError as error:
+            raise ValueError(f"{place}: {one_line(error, None)}") from None
+        return PlannedRun(
+            experiment=experiment,
+            name=name,
+            seed=seed,
+            corpus=corpus,
+            tokenizer=tokenizer_name(corpus, changes.get("vocab_size"), corpora[corpus].tokenizer.vocab_size),
+            varied=varied,
+            model=model,
+            training=plain_values(merged(self.study.training, changes)),
+        )
+
+    def list_tokenizers(self) -> dict[str, tuple[str, int]]:
+        """Every tokenizer by name, with its corpus and vocabulary size: each corpus's own, and those that runs vary."""
+        own = {name: (name, corpus.tokenizer.vocab_size) for name, corpus in self.study.corpora.items()}
+        varied = {run.tokenizer: (run.corpus, vocab_size_in(run.tokenizer)) for run in self.runs}
+        return varied | own
+
+    def list_models(self) -> dict[str, ModelConfig]:
+        """The models of the accounting; `study` is the study's own, with its simple corpus's vocabulary."""
+        study = self.study
+        if "study" in study.accounting.models:
+            raise ValueError("accounting.models.study: the name belongs to the study's own model; choose another")
+        simple = [corpus for corpus in study.corpora.values() if corpus.role == "simple"]
+        corpus = (simple or list(study.corpora.values()))[0]
+        own = ModelConfig(vocab_size=corpus.tokenizer.vocab_size, **study.model.model_dump())
+        return {**study.accounting.models, "study": own}
+
+    def check_best_of(self) -> None:
+        """The experiments that rates are taken from are there, and none waits for its own result."""
+        sources = {name: {run.best_of for run in runs} - {None} for name, runs in self.runs_of.items()}
+        for name, wanted in sources.items():
+            for source in wanted - sources.keys():
+                raise ValueError(unknown(f"experiments.{name}.max_lr.best_of", source, sources))
+            for source in sorted(wanted):
+                corpora = list(dict.fromkeys(run.corpus for run in self.runs_of[source]))
+                if len(corpora) > 1:
+                    raise ValueError(
+                        f"experiments.{name}.max_lr.best_of: expected an experiment on one corpus, found {source!r} on "
+                        f"{', '.join(corpora)}, whose losses do not compare; take the rate from another"
+                    )
+        for name in sources:
+            reached, front = set(), {name}
+            while front:
+                front = set().union(*(sources[source] for source in front)) - reached
+                reached |= front
+            if name in reached:
+                raise ValueError(f"experiments.{name}: best_of comes back to {name} itself; take the rate elsewhere")
+
+    def check_targets(self) -> None:
+        """An experiment with a target_loss predicts one kind of tokens: losses on others do not compare with it."""
+        for name, experiment in self.study.experiments.items():
+            tokenizers = list(dict.fromkeys(run.tokenizer for run in self.runs_of[name]))
+            if experiment.target_loss is not None and len(tokenizers) > 1:
+                raise ValueError(
+                    f"experiments.{name}.target_loss: expected runs on one kind of tokens, found "
+                    f"{', '.join(tokenizers)}, whose losses do not compare; set it in an experiment on one of them"
+                )
+
+    def check_samples(self) -> None:
+        """Every shown model is a run of the plan that was trained on the corpus it stands for."""
+        known = {f"{run.experiment}/{run.name}": run for run in self.runs}
+        for corpus, name in (self.study.samples.models if self.study.samples else {}).items():
+            place = f"samples.models.{corpus}"
+            if corpus not in self.study.corpora:
+                raise ValueError(unknown(place, corpus, self.study.corpora))
+            if name not in known:
+                raise ValueError(unknown(place, name, known))
+            if known[name].corpus != corpus:
+                raise ValueError(
+                    f"{place}: expected a run on corpus {corpus!r}, found {name!r}, which is trained on "
+                    f"{known[name].corpus!r}; name another run"
+                )
+
+    def check_case(self) -> None:
+        """No two names of a kind differ in case alone: some file systems would put them into one folder."""
+        kinds = {"corpora": self.study.corpora, "experiments": self.runs_of, "accounting.models": self.models}
+        kinds |= {f"experiments.{name}": dict.fromkeys(run.name for run in runs) for name, runs in self.runs_of.items()}
+        for place, names in kinds.items():
+            known: dict[str, str] = {}
+            for name in names:
+                if known.setdefault(name.casefold(), name) != name:
+                    raise ValueError(
+                        f"{place}: expected names that differ in more than case, found {known[name.casefold()]!r} and "
+                        f"{name!r}; rename one"
+                    )
+
+    def check_arguments(self) -> None:
+        """What a job is told on its command line is not longer than the system allows."""
+        check_argument("tokenizers", self.tokenizers)
+        for name, runs in self.names_and_seeds().items():
+            check_argument(f"experiments.{name}", runs)
+
+    def corpus_settings(self, corpus: str) -> dict[str, Any]:
+        """What `lmpipe make-corpus` needs to know: the corpus's block, and the packages' versions where it has some."""
+        block = self.study.corpora[corpus]
+        settings = block.model_dump(mode="json", exclude={"tokenizer", "role", "shards", "files", "valid"})
+        versions = {"versions": block.versions()} if isinstance(block, DocstringsCorpus) else {}
+        return {"name": corpus, **settings, **versions}
+
+    def sharded_tokenizers(self) -> list[str]:
+        """The tokenizers whose training text is encoded shard by shard."""
+        corpora = self.study.corpora
+        return [tokenizer for tokenizer, (corpus, _) in self.tokenizers.items() if corpora[corpus].shards > 1]
+
+    def text_paths(self, corpus: str, part: Literal["files", "valid"]) -> list[str]:
+        """Where the texts of a `url` corpus lie on this machine, now or once they are downloaded."""
+        texts = getattr(self.study.corpora[corpus], part, None) or []
+        return [text.local_path or text.download_path for text in texts]
+
+    def downloads(self) -> dict[str, dict[str, Any]]:
+        """Every text that is fetched, by the path that it is given: its address and what is known of it."""
+        url_corpora = [corpus for corpus in self.study.corpora.values() if isinstance(corpus, UrlCorpus)]
+        texts = [text for corpus in url_corpora for text in [*corpus.files, *(corpus.valid or [])]]
+        return {text.download_path: text.model_dump() for text in texts if text.local_path is None}
+
+    def declared_texts(self, corpus: str) -> dict[str, dict[str, Any]]:
+        """The texts of a corpus of which the study says more than the address, by their paths."""
+        block = self.study.corpora[corpus]
+        texts = [*block.files, *(block.valid or [])] if isinstance(block, UrlCorpus) else []
+        told = {text.local_path or text.download_path: text.model_dump(exclude_none=True) for text in texts}
+        return {path: text for path, text in told.items() if len(text) > 1}
+
+    def shown_run(self, corpus: str) -> PlannedRun:
+        """The run whose model speaks for a corpus: the first seed of the one that `samples` names."""
+        name = self.study.samples.models[corpus]
+        return next(run for run in self.runs if f"{run.experiment}/{run.name}" == name)
+
+    def names_and_seeds(self) -> dict[str, list[tuple[str, int]]]:
+        """Names and seeds of the runs of every experiment, as `lmpipe.analysis.results` reads them."""
+        return {name: [(run.name, run.seed) for run in runs] for name, runs in self.runs_of.items()}
+
+
+def check_argument(place: str, settings: Any) -> None:
+    """Raise ValueError for settings that are too long for a command line."""
+    size = len(json.dumps(settings, ensure_ascii=False).encode())
+    if size > LONGEST_ARGUMENT_BYTES:
+        raise ValueError(
+            f"{place}: expected at most {LONGEST_ARGUMENT_BYTES:,} bytes of settings, found {size:,}; "
+            "make several studies of it"
+        )
+
+
+def tokenizer_name(corpus: str, vocab_size: int | None, own_vocab_size: int) -> str:
+    """The corpus's own tokenizer bears its name; one of another size says so.
+
+    >>> tokenizer_name("stories", 512, own_vocab_size=1024)
+    'stories-vocab_size=512'
+    """
+    return corpus if vocab_size in (None, own_vocab_size) else f"{corpus}-vocab_size={vocab_size}"
+
+
+def vocab_size_in(name: str) -> int:
+    """The size in the name of a tokenizer that is not its corpus's own; 0 for one that is."""
+    return int(name.rpartition("-vocab_size=")[2]) if "-vocab_size=" in name else 0
+
+
+def merged(base: Settings, changes: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a block, with those changes that belong to it."""
+    fields = type(base).model_fields
+    return base.model_dump() | {key: value for key, value in changes.items() if key in fields}
+
+
+def plain_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as plain JSON values; best_of blocks become dicts of what they say."""
+    plain = {}
+    for key, value in values.items():
+        if isinstance(value, BestOf):
+            plain[key] = value.model_dump(exclude_none=True)
+        else:
+            plain[key] = list(value) if isinstance(value, tuple) else value
+    return plain
+
+
+def varied_labels(point: dict[str, Any]) -> list[str]:
+    """The parts of a run's name that say what it varies.
+
+    >>> varied_labels({"batch_size": 4, "max_lr": 0.003})
+    ['batch_size=4', 'max_lr=0.003']
+    """
+    labels = []
+    for key, value in point.items():
+        if isinstance(value, BestOf):
+            text = value.label
+        elif isinstance(value, tuple):
+            text = "-".join(repr(part) for part in value)
+        else:
+            text = value if isinstance(value, str) else repr(value)
+        labels.append(f"{key}={text}")
+    return labels
+
+
+def unknown(place: str, found: str, known: Iterable[str]) -> str:
+    """Say what comes nearest to an unknown name."""
+    near = nearest(found, known)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(list(known)[:12])}"
+    return f"{place}: no {shown(found)} in this study; {hint}"
+
+
+def load_plan(config: dict[str, Any], source: str) -> Plan:
+    """Check a study and resolve it; `source` names its file in messages.
+
+    Raises InputError with one line that names the file, the key path, what was found and the remedy.
+    """
+    study = read_study(config, source)
+    try:
+        return Plan(study)
+    except ValueError as error:
+        raise InputError(f"{source}: {error}") from None

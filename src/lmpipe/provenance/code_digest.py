@@ -1,0 +1,170 @@
+"""What made a result: a digest of the code that computes, package versions, hardware, and the commit."""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from lmpipe.provenance.environment import PACKAGE, package_version
+
+# Packages and modules that parse, write and report, but never change a number: editing them must rerun nothing. Package
+# `__init__`s do not count either.
+NON_NUMERIC = {
+    "api",
+    "cli",
+    "data.download",
+    "data.partial_download",
+    "errors",
+    "io",
+    "planning",
+    "provenance",
+    "analysis.schemas",
+    "study.documents",
+    "study.paths",
+    "training.gpu_locks",
+    "training.progress_file",
+}
+TRACKED_PACKAGES = {"torch", "numpy", "regex", "numba", "pydantic", "matplotlib", "jinja2"}
+# What does the work of each verb that makes results: modules, and data files or folders of the package.
+COMPUTED_BY = {
+    "make-corpus": ("data.corpus",),
+    "count-pretokens": ("tokenizer.pretoken_counts",),
+    "train-bpe": ("tokenizer.bpe_training",),
+    "encode-corpus": ("data.encode",),
+    "join-tokens": ("data.encode",),
+    "compare-tokenizers": ("tokenizer.evaluation",),
+    "explore-unicode": ("tokenizer.unicode_demo",),
+    "account-model": ("model.accounting",),
+    "measure-model": ("training.profiling",),
+    "tune-sgd-toy": ("training.optimizer",),
+    "measure-batch-sizes": ("training.batch_size_benchmark",),
+    "train": ("training.run",),
+    "select-best": ("analysis.results",),
+    "generate": ("generation.sampling",),
+    "plot-experiment": ("report.plots.experiment",),
+    "find": ("analysis.problems", "analysis/problems/writeup.json"),
+    "report": ("report.page", "report/templates"),
+}
+
+
+def code_of(verb: str) -> dict[str, str]:
+    """The digest of the code behind a verb: the rules hand it to Snakemake, and the records of provenance name it."""
+    return code_digest(*COMPUTED_BY[verb])
+
+
+def code_digest(*names: str) -> dict[str, str]:
+    """Digest the modules that do a piece of work, everything they import inside lmpipe, and the packages that compute.
+
+    A name is a module (`"training.run"`), a package for all of its modules (`"analysis.problems"`), or, with a slash, a
+    data file or folder (`"report/templates"`). Comments, layout, docstrings and the `__init__` of a package do not
+    count, so editing them reruns nothing.
+
+    >>> sorted(code_digest("study.settings"))
+    ['pydantic', 'study.settings']
+    """
+    modules: set[str] = set()
+    digests = {}
+    packages: set[str] = set()
+    for name in names:
+        if "/" in name:
+            digests[name] = data_digest(PACKAGE / name)
+        else:
+            for module in modules_named(name):
+                import_closure(module, modules)
+    for module in sorted(modules):
+        source = read_source(module_path(module))
+        digests[module] = source.digest
+        packages |= source.packages & TRACKED_PACKAGES
+    return digests | {package: package_version(package) for package in sorted(packages)}
+
+
+def module_path(module: str) -> Path:
+    """Source file of a module of lmpipe, given its dotted name below the package."""
+    return PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def modules_named(name: str) -> list[str]:
+    """Modules of a dotted name: itself, or those of a package; raises ValueError for an unknown name."""
+    if module_path(name).exists():
+        return [name]
+    folder = PACKAGE.joinpath(*name.split("."))
+    modules = [f"{name}.{file.stem}" for file in sorted(folder.glob("*.py")) if file.stem != "__init__"]
+    if not modules:
+        raise ValueError(f"lmpipe has no module {name!r}")
+    return modules
+
+
+def is_numeric(module: str) -> bool:
+    """Return whether a module can change a number: neither it nor its package is in NON_NUMERIC."""
+    parts = module.split(".")
+    return not any(".".join(parts[:length]) in NON_NUMERIC for length in range(1, len(parts) + 1))
+
+
+class Source(NamedTuple):
+    """What counts of a source file: the digest of its meaning, and what it imports anywhere in it.
+
+    `modules` are those of lmpipe, `packages` the top-level names outside it.
+    """
+
+    digest: str
+    modules: set[str]
+    packages: set[str]
+
+
+@cache
+def read_source(path: Path) -> Source:
+    """Parse a source file, which is done once: it is the greater part of a digest's time."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    modules: set[str] = set()
+    packages: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules |= imported_modules(node)
+            packages |= imported_packages(node)
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            remove_docstring(node)
+    return Source(hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16], modules, packages)
+
+
+def remove_docstring(node: ast.AST) -> None:
+    """Take the docstring out of a module, class or function, leaving a body that can still be written out."""
+    first = node.body[0] if node.body else None
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        node.body = node.body[1:] or [ast.Pass()]
+
+
+def import_closure(module: str, seen: set[str]) -> None:
+    """Add a module and all that it imports inside lmpipe to `seen`."""
+    if module in seen or not is_numeric(module):
+        return
+    seen.add(module)
+    for imported in read_source(module_path(module)).modules:
+        import_closure(imported, seen)
+
+
+def imported_packages(node: ast.Import | ast.ImportFrom) -> set[str]:
+    """Top-level names of what a statement imports from elsewhere than its own package."""
+    if isinstance(node, ast.Import):
+        return {alias.name.split(".")[0] for alias in node.names}
+    return {node.module.split(".")[0]} if node.module and not node.level else set()
+
+
+def imported_modules(node: ast.Import | ast.ImportFrom) -> set[str]:
+    """Dotted names, below lmpipe, of the modules that a statement imports; packages themselves do not count."""
+    if isinstance(node, ast.Import):
+        names = {alias.name for alias in node.names}
+    else:
+        names = {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    inside = {name.removeprefix("lmpipe.") for name in names if name.startswith("lmpipe.")}
+    return {name for name in inside if module_path(name).exists()}
+
+
+@cache
+def data_digest(path: Path) -> str:
+    """The digest of a data file, or of every file below a folder with its name."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(f"{file.relative_to(path.parent).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

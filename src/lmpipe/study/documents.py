@@ -1,0 +1,267 @@
+"""What the JSON must hold that passes between the steps: the files of a study, and the `--settings` of the verbs.
+
+A shape names the keys that some reader relies on, and their kinds; files may hold more. What does not fit is one line
+that names the place, so that no reader has to expect anything but what its shape promises.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from lmpipe.errors import InputError
+from lmpipe.io.files import read_json
+from lmpipe.io.hints import make_again
+from lmpipe.io.validation import key_path, one_line, shown
+from lmpipe.study.schema import Name, Rate, Seed
+from lmpipe.study.settings import ModelConfig, Settings, TrainingSettings
+
+# Names of runs say what they vary: `max_lr=0.003`.
+RUN_NAME = re.compile(r"[A-Za-z0-9._=+-]{1,255}")
+
+
+def read_shape(path: str | Path, kind: Any, remedy: str = "") -> Any:
+    """Read a JSON file of a shape; raises InputError where it is missing, damaged, or holds something else.
+
+    `remedy` says what to do with a damaged file that no rule makes.
+    """
+    return check_shape(read_json(path, remedy), kind, str(path), remedy or make_again(path))
+
+
+def check_shape(value: Any, kind: Any, place: str, remedy: str) -> Any:
+    """The value as it is, if it has the shape; raises InputError with the first key that is wrong."""
+    try:
+        adapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise InputError(f"{place}: {first_error(error, value, [], remedy)}") from None
+    return value
+
+
+@cache
+def adapter(kind: Any) -> TypeAdapter:
+    """What checks a shape; building it takes longer than using it."""
+    return TypeAdapter(kind)
+
+
+def first_error(error: ValidationError, value: Any, above: list[str], remedy: str) -> str:
+    """The first thing that a validation found wrong: its path, the keys above it included, and what was expected."""
+    errors = error.errors(include_url=False)
+    paths = [key_path(one["loc"], value, missing=one["type"] == "missing") for one in errors]
+    # The members of a union complain one by one; together they say what is expected.
+    expected = expectation([one for one, path in zip(errors, paths, strict=True) if path == paths[0]])
+    place = ".".join(filter(None, [*above, paths[0]]))
+    told = f"{place}: {expected}" if place else expected
+    return told if "; " in told else f"{told}; {remedy}"
+
+
+def expectation(errors: list[dict[str, Any]]) -> str:
+    """What was expected at a place, and what was found there; our own checks may say the remedy, too."""
+    first = errors[0]
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    if first["type"] == "missing":
+        return "expected a value, found none"
+    expected = dict.fromkeys(one["msg"].removeprefix("Input should be ").replace("a valid ", "a ") for one in errors)
+    return f"expected {' or '.join(expected)}, found {shown(first['input'])}"
+
+
+def model_of_settings(model: type[Settings], block: str, values: dict[str, Any]) -> Any:
+    """A block of --settings as its model; raises InputError with the first thing that is wrong."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"--settings: {first_error(error, values, [block], 'correct it')}") from None
+
+
+def keys(**kinds: Any) -> Any:
+    """The shape of an object that has these keys, and maybe others."""
+    return TypedDict("keys", kinds)
+
+
+def written_from(model: type[Settings]) -> Any:
+    """The shape of what a settings model writes: every key is there, and nothing has to be converted."""
+
+    def check(value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            written = model.model_validate(value).model_dump(mode="json")
+        except ValidationError as error:
+            raise ValueError(one_line(error, value)) from None
+        for key in written:
+            if key not in value or value[key] != written[key]:
+                raise ValueError(f"{key}: expected {written[key]!r}, found {shown(value.get(key))}")
+        return value
+
+    return Annotated[dict[str, Any], AfterValidator(check)]
+
+
+def run_and_seed(pair: list[Any]) -> list[Any]:
+    """The name of a run and its seed, as the plan names them."""
+    kinds = [type(part) for part in pair]
+    if kinds != [str, int] or not RUN_NAME.fullmatch(pair[0]) or pair[1] < 0:
+        raise ValueError(f"expected the name and the seed of a run, such as ['baseline', 0], found {pair!r}")
+    return pair
+
+
+Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+# A corpus's own tokenizer bears its name; one of another size says so behind it.
+TokenizerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(-vocab_size=[0-9]+)?$")]
+FilePath = Annotated[str, Field(pattern=r"^[^\x00]+$")]
+# JSON has no NaN and no infinity: a loss that was not finite is null.
+Loss = float | None
+
+# --- tokenizers and token files
+
+EXPORTED_TOKENIZER = keys(added_tokens=list[keys(content=Annotated[str, Field(min_length=1)], id=Whole)])
+SHARD = keys(bytes=Whole, pretokens=Whole, wall_seconds=Amount, peak_memory_bytes=Whole)
+TOKEN_FILE = keys(
+    tokens=Count,
+    dtype=Literal["uint16", "uint32"],
+    max_id=Whole,
+    sha256=str,
+    vocab_size=Count,
+    tokenizer=keys(sha256=str),
+    unigram_entropy=Amount,
+)
+# A shard may be empty; where a text is one shard, it is not told.
+TOKEN_SHARD = keys(
+    tokens=Whole,
+    dtype=Literal["uint16", "uint32"],
+    max_id=Whole | None,
+    sha256=str,
+    text_bytes=Whole,
+    vocab_size=Count,
+    tokenizer=keys(name=str, sha256=str),
+    shard=NotRequired[Whole],
+    shards=NotRequired[Count],
+)
+
+# --- corpora and runs
+
+PART = keys(url=str, etag=str | None, last_modified=str | None, total=Whole | None)
+SPLIT = keys(bytes=Whole, documents=Whole, sha256=str)
+CORPUS = keys(source=str, splits=keys(train=SPLIT, valid=SPLIT), versions=NotRequired[dict[str, Any]])
+RUN_CONFIG = keys(
+    experiment=str,
+    run=str,
+    seed=Whole,
+    corpus=str,
+    varied=dict[str, Any],
+    tokenizer=keys(name=str, path=FilePath, sha256=str),
+    tokens=keys(train=keys(sha256=str, tokens=Count), valid=keys(sha256=str)),
+    model=written_from(ModelConfig),
+    training=written_from(TrainingSettings),
+)
+ENVIRONMENT = keys(
+    versions=dict[str, Any],
+    hardware=keys(processor=str, cores=int | None, memory_bytes=int | None, system=str),
+    commit=str | None,
+    changed=bool | None,
+)
+RUN_SUMMARY = keys(
+    status=Literal["finished", "diverged", "stuck"],
+    steps=Whole,
+    planned_steps=Whole,
+    tokens=Whole,
+    validation_loss=Loss,
+    best_validation_loss=Loss,
+    perplexity=Loss,
+    bits_per_byte=Loss,
+    unigram_entropy=float,
+    initial_weights=dict[str, keys(parameters=Count, sha256=str)],
+    batches_sha256=str,
+    parameters=Whole,
+    wall_seconds=Amount,
+    tokens_per_second=Amount | None,
+    peak_memory_bytes=Whole,
+    device=str,
+    threads=Count,
+    processes=Count,
+    compile=bool,
+    micro_batch_size=Count,
+    precision=str,
+    resumed=Whole,
+    code=dict[str, Any],
+    environment=ENVIRONMENT,
+)
+BEST = keys(experiment=str, run=str, max_lr=Positive, batch_size=Count)
+
+# --- what is under way
+
+PROCESS = keys(host=str, namespace=str | None, id=Count, started=int | None)
+PROGRESS = keys(
+    config=RUN_CONFIG,
+    planned_steps=Count,
+    process=PROCESS,
+    step=Whole,
+    training_loss=Loss,
+    best_validation_loss=Loss,
+    tokens_per_second=Amount | None,
+    updated=Amount,
+)
+BEGUN = keys(study=dict[str, Any], command=str, cores=Count | None, begun=str, process=PROCESS)
+
+# --- the verbs' --settings
+
+ADDRESS = keys(url=str)
+MODEL_TO_ACCOUNT = keys(name=Name, model=dict[str, Any], device_memory_gb=Positive)
+BATCHES_TO_MEASURE = keys(model=dict[str, Any], training=dict[str, Any])
+COMPARED = keys(
+    corpora=Annotated[list[Name], Field(min_length=1)],
+    tokenizers=Annotated[dict[TokenizerName, Name], Field(min_length=1)],
+)
+RUN_SETTINGS = keys(
+    study=str,
+    experiment=str,
+    run=str,
+    seed=Seed,
+    corpus=str,
+    varied=dict[str, Any],
+    tokenizer=TokenizerName,
+    model=dict[str, Any],
+    training=keys(batch_size=Count, max_lr=Rate),
+)
+RUNS = keys(
+    experiment=Name,
+    runs=Annotated[list[Annotated[list[Any], AfterValidator(run_and_seed)]], Field(min_length=1)],
+)
+PROMPT = Annotated[str, Field(min_length=1)]
+SAMPLE_SETTINGS = keys(
+    corpus=str,
+    run=str,
+    seed=int,
+    prompts=Annotated[list[PROMPT], Field(min_length=1)],
+    max_new_tokens=Count,
+    temperature=Annotated[list[Amount], Field(min_length=1)],
+    top_p=Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)],
+)
+CORPUS_SETTINGS = keys(name=Name, source=Literal["stories", "docstrings", "url"])
+# What each source needs beside that.
+SOURCE_SETTINGS = {
+    "stories": keys(documents=Count, seed=Seed),
+    "docstrings": keys(packages=Annotated[list[Name], Field(min_length=1)]),
+    "url": keys(valid_fraction=Annotated[float, Field(gt=0, lt=1)] | None),
+}
+# A study is checked by lmpipe.study.schema, key by key.
+STUDY = dict[str, Any]
+SETTINGS = {
+    "download": ADDRESS,
+    "make-corpus": CORPUS_SETTINGS,
+    "compare-tokenizers": COMPARED,
+    "account-model": MODEL_TO_ACCOUNT,
+    "measure-batch-sizes": BATCHES_TO_MEASURE,
+    "measure-model": BATCHES_TO_MEASURE,
+    "train": RUN_SETTINGS,
+    "select-best": RUNS,
+    "plot-experiment": RUNS,
+    "generate": SAMPLE_SETTINGS,
+    "find": STUDY,
+    "report": STUDY,
+    "collect-provenance": STUDY,
+}

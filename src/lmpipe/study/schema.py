@@ -1,0 +1,442 @@
+"""What a study file may say: its models, checked strictly, and the one line that tells what is wrong."""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError, create_model
+from pydantic import model_validator as check
+
+from lmpipe.errors import InputError
+from lmpipe.io.validation import one_line, shown
+from lmpipe.study.settings import (
+    Count,
+    Fraction,
+    Integer,
+    ModelConfig,
+    ModelSettings,
+    NonNegative,
+    Positive,
+    Real,
+    Settings,
+    TrainingSettings,
+)
+
+SPECIAL_TOKENS = ("<|endoftext|>",)
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+# Snakemake takes what ends in 20 repetitions of anything for an endless loop of rules.
+PERIODIC = re.compile(r"(.+?)\1{19}")
+# A dot stands only before a digit, as in gpt2_1.5b, so that no name looks like that of a file: results hold x.json.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[0-9][A-Za-z0-9_-]*)*")
+LONGEST_NAME = 100
+PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+ADDRESS = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?/[!-~]{1,2000}")
+# Snakemake takes braces for wildcards and <x> for variables, a command line takes - for an option; no JSON in UTF-8
+# holds bytes that are no text, which Python shows as lone surrogates.
+NO_PATH = re.compile(r"-|.*[{}<>\x00\ud800-\udfff]", re.DOTALL)
+LONGEST_FILENAME = 100
+# The sections of the report that speak of no experiment.
+OTHER_SECTIONS = {
+    "unicode1",
+    "unicode2",
+    "train_bpe_tinystories",
+    "train_bpe_expts_owt",
+    "tokenizer_experiments",
+    "transformer_accounting",
+    "adamwAccounting",
+    "learning_rate_tuning",
+    "generate",
+    "experiment_log",
+}
+
+
+def plain_name(value: Any) -> str:
+    """Names become folders, wildcards and labels, so they are plain words.
+
+    >>> plain_name("no_norm")
+    'no_norm'
+    """
+    if not isinstance(value, str) or not NAME.fullmatch(value) or len(value) > LONGEST_NAME or PERIODIC.search(value):
+        raise ValueError(
+            f"expected a name of letters, digits, '_' and '-' ('.' before a digit) that starts with a letter or digit, "
+            f"of at most {LONGEST_NAME} and without 20 repetitions, found {shown(value)}; rename it"
+        )
+    return value
+
+
+def as_list(value: Any) -> Any:
+    """Let a single value stand for a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def distinct(values: list) -> list:
+    """A list whose members all differ."""
+    if len({json.dumps(value, default=str) for value in values}) != len(values):
+        raise ValueError(f"expected each value once, found {shown(values)}; take the others out")
+    return values
+
+
+def enough_for_bytes(vocab_size: int) -> int:
+    """A byte-level vocabulary holds all 256 bytes and the special tokens, whatever is merged."""
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise ValueError(
+            f"expected at least {SMALLEST_VOCABULARY} (256 bytes and {len(SPECIAL_TOKENS)} special token), "
+            f"found {vocab_size}; raise it"
+        )
+    return vocab_size
+
+
+def known_address(url: str) -> str:
+    """An address that can be read or fetched."""
+    if url.startswith("file:"):
+        path = url.removeprefix("file:")
+        if not path or NO_PATH.match(path):
+            raise ValueError(
+                f"expected a path in UTF-8 that does not start with '-' and has none of {{}}<>, found {shown(path)}; "
+                "rename the file, or give it a link with another name"
+            )
+    elif not ADDRESS.fullmatch(url):
+        raise ValueError(
+            f"expected file:PATH or https://HOST/PATH, found {shown(url)}; correct the address, and write spaces and "
+            "letters with accents as %20 and the like"
+        )
+    return url
+
+
+Name = Annotated[str, BeforeValidator(plain_name)]
+Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
+VocabSize = Annotated[Integer, Field(le=2**31), AfterValidator(enough_for_bytes)]
+
+
+class TokenizerSettings(Settings):
+    """A byte-level BPE tokenizer: 256 bytes, the special tokens, and merges up to vocab_size ids."""
+
+    vocab_size: VocabSize
+
+
+class CorpusSettings(Settings):
+    """What every corpus says; `role` is its place in the write-up: simple (TinyStories) or web (OpenWebText).
+
+    The training text is counted and encoded in so many `shards`, which are jobs of their own.
+    """
+
+    tokenizer: TokenizerSettings
+    role: Literal["simple", "web", "other"] = "other"
+    shards: Count = 1
+
+
+class StoriesCorpus(CorpusSettings):
+    """Stories made by the grammar of `lmpipe.data.stories`."""
+
+    source: Literal["stories"]
+    documents: Annotated[Count, Field(ge=100)]
+    seed: Seed = 0
+
+
+def installed_package(package: str) -> str:
+    """A package that is there before the first job starts, and has a version.
+
+    Only top packages: to find one inside another, Python would run the other.
+    """
+    if not PACKAGE.fullmatch(package) or find_spec(package) is None:
+        raise ValueError(f"package {shown(package)} is not installed; install it with pip, or take it off the list")
+    try:
+        version(package)
+    except PackageNotFoundError:
+        raise ValueError(
+            f"package {package!r} has no version of its own; name the distribution's top package"
+        ) from None
+    return package
+
+
+class DocstringsCorpus(CorpusSettings):
+    """The documentation text inside installed Python packages."""
+
+    source: Literal["docstrings"]
+    packages: Annotated[
+        list[Annotated[str, AfterValidator(installed_package)]], Field(min_length=1), AfterValidator(distinct)
+    ]
+
+    def versions(self) -> dict[str, str]:
+        """The packages' versions: a new release is a new corpus."""
+        return {package: version(package) for package in self.packages}
+
+
+class TextFile(Settings):
+    """One text: an address, or `file:` and a path relative to the folder where snakemake runs."""
+
+    url: Annotated[str, AfterValidator(known_address)]
+    bytes: Count | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    text_bytes: Count | None = None
+
+    @property
+    def local_path(self) -> str | None:
+        """The path of a `file:` text; None for one that is downloaded. Snakemake wants each slash once."""
+        return re.sub("/+", "/", self.url.removeprefix("file:")) if self.url.startswith("file:") else None
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the text is published as a .gz file."""
+        return urlsplit(self.url).path.endswith(".gz")
+
+    @property
+    def published_bytes(self) -> int | None:
+        """The size of the file at the address, where it is declared; a plain file is the text itself."""
+        return self.bytes or (None if self.is_compressed else self.text_bytes)
+
+    @property
+    def download_path(self) -> str:
+        """Where the text is kept once it is downloaded, shared by all studies: named by checksum, else by address."""
+        key = (self.sha256 or hashlib.sha256(self.url.encode()).hexdigest())[:12]
+        filename = re.sub(r"[^A-Za-z0-9._-]", "_", urlsplit(self.url).path.rpartition("/")[2]).removesuffix(".gz")
+        return f"resources/{key}-{PERIODIC.sub('', filename[-LONGEST_FILENAME:]) or 'text'}"
+
+    @check(mode="after")
+    def check_local(self) -> "TextFile":
+        """Local texts must be there, and not empty, before the first job starts."""
+        if self.local_path is None:
+            return self
+        if not os.path.isfile(self.local_path):
+            raise ValueError(f"no text at {shown(self.local_path)}, seen from {Path.cwd()}; correct the path")
+        if not os.access(self.local_path, os.R_OK):
+            raise ValueError(f"the text {shown(self.local_path)} cannot be read; change its permissions with chmod")
+        if os.path.getsize(self.local_path) == 0:
+            raise ValueError(f"the text {shown(self.local_path)} is empty; give it at least two documents")
+        return self
+
+
+def text_file(value: Any) -> Any:
+    """Let an address alone stand for a text file."""
+    return {"url": value} if isinstance(value, str) else value
+
+
+TextFiles = Annotated[
+    list[Annotated[TextFile, BeforeValidator(text_file)]], BeforeValidator(as_list), Field(min_length=1)
+]
+
+
+class UrlCorpus(CorpusSettings):
+    """Texts of the user's own, local or downloaded; documents are separated by `<|endoftext|>`.
+
+    Unless it is said, there are as many shards as `files`.
+    """
+
+    source: Literal["url"]
+    files: TextFiles
+    valid: TextFiles | None = None
+    valid_fraction: Annotated[Fraction, Field(gt=0, lt=1)] | None = None
+
+    @check(mode="before")
+    @classmethod
+    def shard_for_each_file(cls, value: Any) -> Any:
+        """The number of shards, where it is not given."""
+        files = value.get("files") if isinstance(value, dict) else None
+        is_given = not isinstance(files, list) or len(files) < 2 or "shards" in value
+        return value if is_given else {**value, "shards": len(files)}
+
+    @check(mode="after")
+    def check_split(self) -> "UrlCorpus":
+        """Validation text comes from its own files or from a share of the training text, not both."""
+        if (self.valid is None) == (self.valid_fraction is None):
+            found = "neither" if self.valid is None else "both"
+            raise ValueError(
+                f"expected either valid or valid_fraction, found {found}; give either valid (files of their own) or "
+                "valid_fraction (such as 0.1)"
+            )
+        return self
+
+
+Corpus = Annotated[StoriesCorpus | DocstringsCorpus | UrlCorpus, Field(discriminator="source")]
+
+
+class BestOf(Settings):
+    """A rate taken from the best finished grid point of another experiment, times a factor.
+
+    `times` multiplies it; `sqrt_rule` multiplies it and scales with the square root of the batch size (Krizhevsky
+    2014, section 5).
+    """
+
+    best_of: Name
+    times: Positive | None = None
+    sqrt_rule: Positive | None = None
+
+    @check(mode="after")
+    def check_factor(self) -> "BestOf":
+        """One way of scaling at a time."""
+        if self.times is not None and self.sqrt_rule is not None:
+            raise ValueError("times and sqrt_rule exclude each other; keep one")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What stands for the value in a run's name.
+
+        >>> BestOf(best_of="learning_rate", sqrt_rule=0.5).label
+        'sqrt_rule-0.5'
+        """
+        if self.sqrt_rule is not None:
+            return f"sqrt_rule-{self.sqrt_rule!r}"
+        return f"times-{self.times!r}" if self.times is not None else f"best_of-{self.best_of}"
+
+
+def rate_kind(value: Any) -> str:
+    """Tell a best_of block from a number."""
+    return "best_of" if isinstance(value, dict | BestOf) else "number"
+
+
+Rate = Annotated[Annotated[Positive, Tag("number")] | Annotated[BestOf, Tag("best_of")], Discriminator(rate_kind)]
+
+
+def optional_fields(*models: type[Settings]) -> dict[str, Any]:
+    """The fields of other models, each of them optional and without a value of its own."""
+    fields = {}
+    for model in models:
+        for key, field in model.model_fields.items():
+            annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+            fields[key] = (annotation | None, None)
+    return fields
+
+
+# Everything that an experiment or a run may set for itself.
+Overrides = create_model(
+    "Overrides",
+    __base__=Settings,
+    __doc__="Settings that an experiment or a run changes.",
+    **optional_fields(ModelSettings, TrainingSettings)
+    | {"corpus": (Name | None, None), "vocab_size": (VocabSize | None, None), "max_lr": (Rate | None, None)},
+)
+
+
+def vary_values(value: Any) -> Any:
+    """The values of one varied setting; a best_of block with a list of factors is a list of blocks."""
+    if isinstance(value, dict):
+        factors = [key for key in ("times", "sqrt_rule") if key in value]
+        if len(factors) == 1:
+            return [{**value, factors[0]: factor} for factor in as_list(value[factors[0]])]
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"expected a list of values, such as [1, 2], found {shown(value)}; put it in brackets")
+    return value
+
+
+class RunSettings(Overrides):
+    """A run: what it changes, and what it varies besides."""
+
+    vary: dict[str, Annotated[list[Any], BeforeValidator(vary_values)]] = Field(default_factory=dict)
+
+    @check(mode="after")
+    def check_vary(self) -> "RunSettings":
+        """A varied key is a setting, its values are valid, and it is not set at the same time."""
+        for key, values in self.vary.items():
+            try:
+                for value in values:
+                    Overrides.model_validate({key: value})
+            except ValidationError as error:
+                raise ValueError(f"vary: {one_line(error, {key: value})}") from None
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} is both set and varied; keep one of them")
+        return self
+
+    def changes(self) -> dict[str, Any]:
+        """What is set here, by key."""
+        return {key: getattr(self, key) for key in Overrides.model_fields if getattr(self, key) is not None}
+
+    @property
+    def points(self) -> int:
+        """How many combinations of the varied values there are."""
+        return math.prod(map(len, self.vary.values()))
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Every combination of the varied values; one empty combination where nothing varies."""
+        columns = []
+        for key, values in self.vary.items():
+            columns.append([(key, getattr(Overrides.model_validate({key: value}), key)) for value in values])
+        return [dict(combination) for combination in itertools.product(*columns)]
+
+
+def experiment_name(name: str) -> str:
+    """A name whose section of the report belongs to the experiment."""
+    if name in OTHER_SECTIONS:
+        raise ValueError(f"{name} is a section of the report that needs no experiment; choose another name")
+    return name
+
+
+ExperimentName = Annotated[Name, AfterValidator(experiment_name)]
+
+
+class ExperimentSettings(RunSettings):
+    """An experiment: settings that its runs share, and the runs.
+
+    `target_loss`, in nats per validation token, is what the best run should reach. It belongs to the report: no run
+    knows it.
+    """
+
+    seeds: Seeds | None = None
+    target_loss: Positive | None = None
+    runs: dict[Name, RunSettings] | None = None
+
+    @check(mode="after")
+    def check_runs(self) -> "ExperimentSettings":
+        """What an experiment varies, its runs cannot set: one of the two would count for nothing."""
+        for name, run in (self.runs or {}).items():
+            for key in self.vary:
+                if getattr(run, key) is not None:
+                    raise ValueError(f"{key} is varied for all runs, and set in runs.{name}; keep one of them")
+        return self
+
+    @property
+    def runs_for_each_seed(self) -> int:
+        """How many runs there are for each seed."""
+        named = self.runs.values() if self.runs else [RunSettings()]
+        return self.points * sum(run.points for run in named)
+
+
+class AccountingSettings(Settings):
+    """Models to account for on paper, and the memory of the device in gigabytes (1e9 bytes)."""
+
+    models: dict[Name, ModelConfig] = Field(default_factory=dict)
+    device_memory_gb: Positive = 80.0
+
+
+class SamplesSettings(Settings):
+    """What to generate, from which run for each corpus (`experiment/run`)."""
+
+    models: dict[Name, str]
+    prompts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    max_new_tokens: Count = 256
+    temperature: Annotated[list[NonNegative], Field(min_length=1), AfterValidator(distinct)]
+    top_p: Annotated[list[Annotated[Real, Field(gt=0, le=1)]], Field(min_length=1), AfterValidator(distinct)]
+
+
+class Study(Settings):
+    """A study file, complete in itself."""
+
+    study: Name
+    seeds: Seeds
+    corpora: Annotated[dict[Name, Corpus], Field(min_length=1)]
+    model: ModelSettings
+    training: TrainingSettings
+    experiments: Annotated[dict[ExperimentName, ExperimentSettings], Field(min_length=1)]
+    accounting: AccountingSettings = AccountingSettings()
+    samples: SamplesSettings | None = None
+
+
+def read_study(config: dict[str, Any], source: str) -> Study:
+    """Check the models of a study file; `source` names the file in messages.
+
+    Raises InputError with one line that names the file, the key path, what was found and the remedy.
+    """
+    try:
+        return Study.model_validate(config)
+    except ValidationError as error:
+        raise InputError(f"{source}: {one_line(error, config)}") from None

@@ -1,0 +1,257 @@
+"""The four ablations on made-up runs."""
+
+import json
+import math
+
+import pytest
+
+from lmpipe.analysis.problems import general_experiment
+from tests.support.fake_results import EXPERIMENTS, MODEL, change_summary, fabricate_study
+from tests.support.findings import ALONE, find, said, value
+
+
+def test_no_norm_is_told_at_the_same_rate_and_tuned(fabricated):
+    finding = find("layer_norm_ablation", fabricated)
+    assert "at the baseline's own peak rate (0.01)" in finding.sentences[0]
+    assert finding.sentences[0].endswith("1 of 3 seeds diverged.")
+    assert value(finding, "difference") == pytest.approx(0.31)
+    assert (value(finding, "paired_seeds"), value(finding, "diverged_seeds")) == (2, 1)
+    assert value(finding, "tuned_variant") == "no_norm_tuned_max_lr=0.003"
+    assert value(finding, "tuned_difference") == pytest.approx(0.31 + 0.07 * math.log(0.3) ** 2, abs=1e-5)
+    assert "makes training without RMSNorm stable" in said(finding)
+
+
+def test_without_a_run_without_norms_nothing_is_said_of_one(tmp_path):
+    runs = {"baseline": {}, "post": {"norm": "post"}}
+    finding = find("layer_norm_ablation", fabricate_study(tmp_path, {"layer_norm_ablation": ALONE | {"runs": runs}}))
+    assert finding.status == "partial"
+    assert "needs a run with norm: pre or post and one with norm: none" in finding.sentences[0]
+    assert finding.sentences[1].startswith("In `post`, compared with `baseline`, from which it differs in norm, the")
+    assert "Without RMSNorm" not in said(finding)
+
+
+def test_the_best_of_the_rates_without_norms_is_set_beside_the_second(tmp_path):
+    runs = {"baseline": {}, "none": {"norm": "none", "vary": {"max_lr": [0.003, 0.01]}}}
+    experiment = {"corpus": "stories", "seeds": [0, 1], "runs": runs}
+    finding = find("layer_norm_ablation", fabricate_study(tmp_path, {"layer_norm_ablation": experiment}))
+    remains = "(0.003 and 0.01) the baseline's remains the best; the second, 0.003, ends higher by 0.101"
+    assert remains in said(finding)
+
+
+def test_post_norm_is_told_at_the_same_rate_and_tuned(tmp_path):
+    runs = {
+        "baseline": {},
+        "post_norm": {"norm": "post"},
+        "post_norm_tuned": {"norm": "post", "vary": {"max_lr": [0.001, 0.003]}},
+    }
+    experiment = {"corpus": "stories", "seeds": [0, 1, 2], "runs": runs}
+    results = fabricate_study(tmp_path, {"pre_norm_ablation": experiment})
+    change_summary(results, "pre_norm_ablation/post_norm/seed1", status="stuck")
+    finding = find("pre_norm_ablation", results)
+    assert finding.sentences[0].startswith(
+        "With post-norm in place of pre-norm at the baseline's own peak rate (0.01),"
+    )
+    assert finding.sentences[0].endswith("; 1 of 3 seeds got stuck.")
+    assert "at the best of its own rates (0.003, of 0.001, 0.003 and 0.01), " in finding.sentences[1]
+    assert finding.sentences[2] == "So a rate of its own makes training with post-norm stable in these runs."
+    assert value(finding, "tuned_variant") == "post_norm_tuned_max_lr=0.003"
+    assert value(finding, "tuned_paired_seeds") == 3
+    assert "at a rate of its own `post_norm` may do better" not in said(finding)
+
+
+def test_an_unresolved_difference_is_called_so(fabricated):
+    finding = find("pre_norm_ablation", fabricated)
+    assert "not resolved with 3 seeds (95 % interval −0.050 to +0.050 nats per token)" in finding.sentences[0]
+    assert finding.figures["difference"].interval == pytest.approx((-0.0497, 0.0497), abs=1e-4)
+
+
+def test_one_seed_has_no_interval(fabricated):
+    finding = find("no_pos_emb", fabricated)
+    assert "higher by 0.240 nats per token (one seed, so no interval)" in finding.sentences[0]
+    assert finding.figures["difference"].interval is None
+
+
+def test_swiglu_shows_both_parameter_counts(fabricated):
+    finding = find("swiglu_ablation", fabricated)
+    assert value(finding, "parameters") == value(finding, "baseline_parameters") == 327_744
+    sizes = "exactly 327,744 parameters (d_ff 288 without the gate and 192 with it), so the comparison is one of equal"
+    assert sizes in said(finding)
+    assert value(finding, "difference") == pytest.approx(0.064)
+
+
+def test_parameter_counts_that_differ_are_told_in_percent(tmp_path):
+    runs = EXPERIMENTS["swiglu_ablation"]["runs"]
+    results = fabricate_study(tmp_path, {"swiglu_ablation": ALONE | {"runs": runs}})
+    path = tmp_path / "runs/swiglu_ablation/silu/seed0/summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(summary | {"parameters": 332_988}), encoding="utf-8")
+    assert "332,988 parameters, 1.6 % more than the 327,744" in said(find("swiglu_ablation", results))
+
+
+@pytest.mark.parametrize(
+    ("problem", "base", "runs", "words", "pair"),
+    [
+        (
+            "pre_norm_ablation",
+            {"norm": "post"},
+            {"baseline": {}, "pre_norm": {"norm": "pre"}},
+            "With post-norm in place of pre-norm, the final loss is lower by 0.020",
+            ("baseline", "pre_norm"),
+        ),
+        (
+            "pre_norm_ablation",
+            {},
+            {"post": {"norm": "post"}, "pre": {}},
+            "With post-norm in place of pre-norm, the final loss is lower by 0.020",
+            ("post", "pre"),
+        ),
+        (
+            "no_pos_emb",
+            {"position": "none"},
+            {"baseline": {}, "rope": {"position": "rope"}},
+            "Without position embeddings (NoPE in place of RoPE), the final loss is higher by 0.240",
+            ("baseline", "rope"),
+        ),
+        (
+            "swiglu_ablation",
+            {"feed_forward": "silu", "d_ff": 288},
+            {"baseline": {}, "gated": {"feed_forward": "swiglu", "d_ff": 192}},
+            "With a plain SiLU in place of SwiGLU, the final loss is higher by 0.060",
+            ("baseline", "gated"),
+        ),
+        (
+            "swiglu_ablation",
+            {},
+            {"wide": {"d_ff": 256}, "baseline": {}, "silu": {"feed_forward": "silu"}},
+            "With a plain SiLU in place of SwiGLU, the final loss is higher by 0.060",
+            ("silu", "baseline"),
+        ),
+    ],
+)
+def test_an_ablation_is_told_by_settings_whatever_the_runs_are_called(tmp_path, problem, base, runs, words, pair):
+    finding = find(problem, fabricate_study(tmp_path, {problem: ALONE | {"runs": runs}}, MODEL | base))
+    assert finding.sentences[0].startswith(words)
+    assert (value(finding, "variant"), value(finding, "baseline")) == pair
+    assert finding.status == "answered"
+
+
+def test_a_variant_that_changes_more_than_the_question_asks_is_told_in_general_words(tmp_path):
+    runs = {"baseline": {}, "hot": {"norm": "post", "max_lr": 0.02}, "long": {"total_tokens": 819_200}}
+    results = fabricate_study(tmp_path, {"pre_norm_ablation": ALONE | {"runs": runs}})
+    finding = find("pre_norm_ablation", results)
+    assert finding.status == "partial"
+    assert finding.sentences[0].startswith(
+        "In `hot`, compared with `baseline`, from which it differs in norm and max_lr, "
+    )
+    assert "In `long`, compared with `baseline`, from which it differs in total_tokens, " in said(finding)
+    assert "post-norm in place" not in said(finding)
+    assert "difference" not in finding.figures
+
+
+def test_a_rate_tuned_for_one_side_only_is_said_to_be(fabricated, tmp_path):
+    caution = (
+        "Both run at the peak rate 0.01, which `learning_rate` tuned for the model of `{}`; at a rate of its own `{}`"
+    )
+    for problem, variant in (("pre_norm_ablation", "post_norm"), ("no_pos_emb", "nope"), ("swiglu_ablation", "silu")):
+        assert caution.format("baseline", variant) in said(find(problem, fabricated))
+    runs = {"baseline": {}, "rope": {"position": "rope"}}
+    experiments = {
+        "learning_rate": EXPERIMENTS["learning_rate"],
+        "no_pos_emb": EXPERIMENTS["no_pos_emb"] | {"runs": runs},
+    }
+    turned = fabricate_study(tmp_path, experiments, MODEL | {"position": "none"})
+    assert caution.format("baseline", "rope") in said(find("no_pos_emb", turned)), "the sweep ran without positions"
+    experiments["no_pos_emb"]["runs"] = {
+        "baseline": {},
+        "nope": {"position": "none", "vary": {"max_lr": [0.003, 0.01]}},
+    }
+    finding = find("no_pos_emb", fabricate_study(tmp_path / "several", experiments))
+    assert finding.figures["variant"].value == "nope_max_lr=0.01"
+    assert "Both run at the peak rate" not in said(finding), "two rates were tried without positions"
+    tuned = fabricate_study(tmp_path / "own", {"no_pos_emb": ALONE | {"runs": runs}}, MODEL | {"position": "none"})
+    assert "Both run at the peak rate" not in said(find("no_pos_emb", tuned))
+
+
+def test_seeds_that_differ_widely_are_told_by_their_range(tmp_path):
+    runs = {"baseline": {}, "post_norm": {"norm": "post"}}
+    results = fabricate_study(tmp_path, {"pre_norm_ablation": ALONE | {"seeds": [0, 1, 2], "runs": runs}})
+    change_summary(results, "pre_norm_ablation/post_norm/seed1", validation_loss=5.12)
+    ends = "end between 2.295 and 5.120 nats per token, where token frequencies alone give 5.210"
+    assert f"; the seeds of `post_norm` {ends}" in find("pre_norm_ablation", results).sentences[0]
+    assert "of `baseline` end between" not in said(find("pre_norm_ablation", results))
+    sweep = {"corpus": "stories", "seeds": [0, 1], "vary": {"max_lr": [0.01]}}
+    results = fabricate_study(tmp_path / "sweep", {"learning_rate": sweep})
+    change_summary(results, "learning_rate/max_lr=0.01/seed1", validation_loss=5.12)
+    assert "mean of 2 seeds from 2.314 to 5.12 (perplexity" in find("learning_rate", results).sentences[0]
+
+
+def test_only_runs_on_the_same_batches_are_said_to_share_them(tmp_path, fabricated):
+    shared = "Runs of the same seed share their batches and, where shapes agree, their initial weights"
+    assert f"{shared}, so differences are paired over seeds." in find("pre_norm_ablation", fabricated).sentences
+
+    def told(name, **runs):
+        results = fabricate_study(tmp_path / name, {"mine": ALONE | {"runs": {"baseline": {}, **runs}}})
+        return said(general_experiment.find(results, "mine"))
+
+    decayed, small, short = {"weight_decay": 0.2}, {"batch_size": 8}, {"context_length": 64}
+    assert "paired over seeds; the batches of `small` are other ones." in told("some", decayed=decayed, small=small)
+    assert "do not share their batches here" in told("none", small=small, short=short)
+    assert "paired" not in told("none again", small=small, short=short)
+
+
+def test_pairing_is_told_by_digests(fabricated, tmp_path):
+    same = "all 200 batches of a run are those of `baseline` with the same seed, and so are the initial values of"
+    assert f"{same} 100 % of the parameters in matrices (30 of 30 matrices) in `post_norm`." in said(
+        find("pre_norm_ablation", fabricated)
+    )
+    finding = find("swiglu_ablation", fabricated)
+    # Of 4 layers with 4 matrices of 64 x 64 and 2 of 288 x 64, and 2 of 1,024 x 64, the wide ones differ.
+    share = (4 * 4 * 64 * 64 + 2 * 1024 * 64) / (4 * (4 * 64 * 64 + 2 * 288 * 64) + 2 * 1024 * 64)
+    assert value(finding, "same_initial_weights") == pytest.approx(share)
+    assert value(finding, "same_batches") is True
+    assert f"{100 * share:.1f} % of the parameters in matrices (18 of 26 matrices) in `silu`." in said(finding)
+    norms = said(find("layer_norm_ablation", fabricated))
+    assert "in `no_norm`, `no_norm_tuned_max_lr=0.001` and `no_norm_tuned_max_lr=0.003`." in norms
+    results = fabricate_study(tmp_path, {"no_pos_emb": EXPERIMENTS["no_pos_emb"] | {"max_lr": 0.01}})
+    change_summary(results, "no_pos_emb/nope/seed0", batches_sha256="others")
+    finding = find("no_pos_emb", results)
+    assert "do not share their batches here" in said(finding), "whatever the settings say"
+    assert value(finding, "same_batches") is False
+
+
+def test_a_variant_with_other_tokens_is_compared_in_bits_per_byte_and_one_on_other_text_not_at_all(tmp_path):
+    runs = {"baseline": {}, "nope": {"position": "none", "vocab_size": 512}, "elsewhere": {"corpus": "docs"}}
+    finding = find("no_pos_emb", fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": runs}}))
+    told = "In `nope`, compared with `baseline`, from which it differs in position and vocab_size, the final loss is"
+    assert finding.sentences[0].startswith(
+        f"{told} higher by 0.211 bits per byte (one seed, so no interval): 1.063 against 0.8518"
+    )
+    assert (
+        "from which it differs in vocab_size and corpus, the corpora differ, so the final losses do not compare."
+        in said(finding)
+    )
+
+
+def test_ablations_find_their_runs_under_other_names(tmp_path):
+    runs = {"with_positions": {}, "without": {"position": "none"}}
+    results = fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": runs}})
+    finding = find("no_pos_emb", results)
+    assert value(finding, "variant") == "without"
+    assert value(finding, "difference") == pytest.approx(0.24)
+
+
+def test_an_ablation_with_a_baseline_only_is_partial(tmp_path):
+    results = fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": {"baseline": {}}}})
+    finding = find("no_pos_emb", results)
+    assert finding.status == "partial"
+    assert "needs a run with position: rope and one with position: none" in finding.sentences[0]
+
+
+def test_a_variant_that_always_diverges_is_a_result(tmp_path):
+    runs = {"baseline": {}, "nope": {"position": "none"}}
+    results = fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": runs}})
+    change_summary(results, "no_pos_emb/nope/seed0", status="diverged", diverged_step=9)
+    finding = find("no_pos_emb", results)
+    assert finding.status == "answered"
+    assert "the only seed diverged, so there is no final loss to compare" in finding.sentences[0]
+    assert value(finding, "difference") is None

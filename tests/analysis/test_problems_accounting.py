@@ -1,0 +1,200 @@
+"""The problems about Unicode, accounting and the SGD toy, on small results folders, with and without their inputs."""
+
+import csv
+import json
+from dataclasses import asdict
+
+import pytest
+
+from lmpipe.analysis.problems.registry import module_of
+from lmpipe.analysis.problems.transformer_accounting import GPT2_XL
+from lmpipe.analysis.results import Results
+from lmpipe.analysis.schemas import ACCOUNT
+from lmpipe.io.files import write_json
+from lmpipe.model.accounting import account
+from lmpipe.study.settings import ModelConfig
+from lmpipe.tokenizer.unicode_demo import explore
+from tests.support.fake_results import fabricate_measurements
+
+OWN = {"vocab_size": 300, "context_length": 64, "num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 48}
+SMALL = {"vocab_size": 500, "context_length": 64, "num_layers": 2, "d_model": 32, "num_heads": 2, "d_ff": 96}
+LONG = SMALL | {"context_length": 640}
+PROBLEMS = ("unicode1", "unicode2", "transformer_accounting", "adamwAccounting", "learning_rate_tuning")
+
+
+def make_results(folder, models) -> Results:
+    for name, model in {**models, "study": OWN}.items():
+        write_json(folder / "accounting" / f"{name}.json", account(name, ModelConfig(**model), 80e9))
+    return Results(folder, {"accounting": {"models": models, "device_memory_gb": 80.0}}, {})
+
+
+def write_toy(folder, losses):
+    with open(folder / "learning_rate_tuning.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["learning_rate", "step", "loss"])
+        for rate, curve in losses.items():
+            writer.writerows([rate, step, loss] for step, loss in enumerate(curve))
+
+
+def toy_curve(rate, steps=10, start=25.0):
+    curve = [start]
+    for step in range(steps):
+        curve.append(curve[-1] * (1 - 2 * rate / (100 * (step + 1) ** 0.5)) ** 2)
+    return curve
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full study")
+    results = make_results(folder, {"gpt2_xl": GPT2_XL, "small": SMALL, "long": LONG})
+    fabricate_measurements(folder)
+    write_json(folder / "unicode.json", explore())
+    write_toy(folder, {rate: toy_curve(rate) for rate in (1.0, 10.0, 100.0, 1000.0)})
+    return results
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_findings_are_complete(full, problem):
+    module = module_of(problem)
+    finding = module.find(full)
+    assert problem == module.ID
+    assert module.TITLE and module.QUESTION.endswith("?")
+    assert finding.status == "answered"
+    assert finding.figures and finding.sentences
+    for figure in finding.figures.values():
+        assert figure.source
+        assert any(full.folder.glob(figure.source)) or (figure.value is None and figure.reason)
+    assert all(sentence.endswith((".", "?")) for sentence in finding.sentences)
+    assert all(len(row) == len(table.columns) for table in finding.tables for row in table.rows)
+    assert all("<svg" in (full.folder / plot.path).read_text("utf-8") for plot in finding.plots)
+    assert json.loads(json.dumps(asdict(finding), allow_nan=False))["status"] == "answered"
+    assert "\0" not in json.dumps([finding.sentences, asdict(finding)["texts"]], ensure_ascii=False)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_missing_inputs_are_told_with_their_remedy(tmp_path, problem):
+    finding = module_of(problem).find(Results(tmp_path, {"accounting": {"models": {"small": SMALL}}}, {}))
+    assert finding.status == "absent"
+    assert "snakemake" in finding.sentences[0]
+
+
+def test_transformer_accounting_gives_the_figures_of_gpt2_xl(full):
+    finding = module_of("transformer_accounting").find(full)
+    assert finding.figures["gpt2_xl_parameters"].value == 2_127_057_600
+    assert finding.figures["gpt2_xl_bytes"].value == 8_508_230_400
+    assert finding.figures["gpt2_xl_forward_flops"].value == 4_513_336_524_800
+    assert "2,127,057,600" in finding.sentences[0] and "4,513,336,524,800" in finding.sentences[0]
+    assert len(finding.plots) == 1
+
+
+def test_transformer_accounting_tells_what_the_context_changes(full):
+    context = [s for s in module_of("transformer_accounting").find(full).sentences if "instead of 64 tokens" in s]
+    assert len(context) == 1
+    flops = [full.json(f"accounting/{name}.json", ACCOUNT)["flops"]["forward"] for name in ("small", "long")]
+    assert f"10 times the tokens but takes {flops[1] / flops[0]:.3g} times" in context[0]
+
+
+def test_transformer_accounting_compares_sizes_at_one_context(tmp_path):
+    wide = SMALL | {"d_model": 64, "d_ff": 192}
+    finding = module_of("transformer_accounting").find(make_results(tmp_path, {"small": SMALL, "wide": wide}))
+    assert any("between small and wide, both at 64 tokens" in sentence for sentence in finding.sentences)
+
+
+@pytest.mark.parametrize("problem", ["transformer_accounting", "adamwAccounting"])
+def test_a_study_without_gpt2_xl_is_partial_and_says_so(tmp_path, problem):
+    # The name alone makes no GPT-2 XL: its figures would stand beside the write-up's.
+    finding = module_of(problem).find(make_results(tmp_path, {"gpt2_xl": SMALL}))
+    assert finding.status == "partial"
+    assert "gpt2_xl_parameters" not in finding.figures
+    assert any("GPT-2 XL" in sentence for sentence in finding.sentences)
+
+
+def test_a_study_without_named_models_accounts_for_its_own(tmp_path):
+    results = make_results(tmp_path, {})
+    finding = module_of("transformer_accounting").find(results)
+    parameters = results.json("accounting/study.json", ACCOUNT)["parameters"]
+    assert finding.figures["study_parameters"].value == parameters["total"]
+    assert finding.sentences[0].startswith("The study's own model has")
+    assert module_of("adamwAccounting").find(results).figures["largest_batch"].value > 1000
+
+
+def test_adamw_accounting_answers_the_oracles(full):
+    finding = module_of("adamwAccounting").find(full)
+    values = {name: figure.value for name, figure in finding.figures.items()}
+    assert (values["largest_batch"], values["largest_batch_swiglu"]) == (3, 2)
+    assert (round(values["days"]), round(values["days_swiglu"])) == (5115, 6584)
+    assert values["step_flops"] == 14 * (2_127_057_600 - 48 * 1600 * 6400)
+    assert values["write_up_step_flops_swiglu"] == 6 * 2_127_057_600 * 1024 * 1024
+    assert "so the largest batch in 80 GB is 3" in finding.sentences[0]
+
+
+def test_the_largest_batch_by_what_is_kept_leaves_out_attention_scores(full):
+    finding = module_of("adamwAccounting").find(full)
+    # GPT-2 XL by hand: float32, S = 1,024, D = 1,600, F = 6,400, L = 48, V = 50,257.
+    tokens, layer = 1024, 8 * 1600 + 2 + 2 * 6400
+    by_sequence = 4 * tokens * (48 * layer + 1600 + 1 + 1600 + 2)
+    assert finding.figures["bytes_per_sequence_as_kept"].value == by_sequence
+    assert finding.figures["largest_batch_as_kept"].value == (80_000_000_000 - 26_168_601_600) // by_sequence
+    assert f"and the largest batch is {(80_000_000_000 - 26_168_601_600) // by_sequence} instead of 3." in " ".join(
+        finding.sentences
+    )
+
+
+def test_adamw_accounting_shows_every_step(full):
+    finding = module_of("adamwAccounting").find(full)
+    derivations = [table for table in finding.tables if "derivation" in table.caption]
+    assert len(derivations) == 2
+    symbols = {row[0] for row in derivations[0].rows}
+    assert {"P", "A", "a", "b", "B_max", "C_forward", "C_adamw", "C_step", "days"} <= symbols
+    assert "A = 8·L·S·D + 2·L·H·S² + 2·L·S·F + S·D + 2·S·V" in finding.texts[0].text
+    assert "B_max = (80,000,000,000 − 26,168,601,600) ÷ 15,517,753,344 = 3 sequences" in finding.texts[0].text
+
+
+def test_a_model_too_large_for_the_device_is_told(tmp_path):
+    write_json(tmp_path / "accounting" / "gpt2_xl.json", account("gpt2_xl", ModelConfig(**GPT2_XL), 24e9))
+    results = Results(tmp_path, {"accounting": {"models": {"gpt2_xl": GPT2_XL}}}, {})
+    finding = module_of("adamwAccounting").find(results)
+    assert finding.figures["largest_batch"].value == 0
+    assert "so not one sequence fits into 24 GB" in finding.sentences[0]
+
+
+def test_learning_rate_tuning_judges_each_rate(full):
+    finding = module_of("learning_rate_tuning").find(full)
+    assert finding.sentences[0] == (
+        "The loss falls at learning rates of 1, 10 and 100, fastest at 100, and it diverges at 1,000."
+    )
+    assert finding.figures["final_loss_10"].value == toy_curve(10.0)[-1]
+    assert "falls from 25 to exactly 0 in 10 steps" in finding.sentences[3]
+    assert "diverges: it grows from 25" in finding.sentences[4]
+    assert "which agrees with every measured step" in finding.sentences[5]
+    assert "0.8 at 10, −1 at 100 and −19 at 1,000" in finding.sentences[5]
+    zero = "At 100, where the loss falls the most, update 3 does the greatest part of it: its factor, 0, is the nearest"
+    assert finding.sentences[6].startswith(zero)
+
+
+def test_learning_rate_tuning_bears_overflow_and_explains_nothing_it_does_not_see(tmp_path):
+    write_toy(tmp_path, {1.0: [25.0, 24.0, 20.0], 1000.0: [25.0, 1e30, "inf"], 2000.0: [25.0, 1e35, ""]})
+    finding = module_of("learning_rate_tuning").find(Results(tmp_path, {}, {}))
+    assert finding.figures["final_loss_1000"].value is None
+    assert finding.figures["final_loss_1000"].reason == "it overflowed"
+    assert "it diverges at 1,000 and 2,000" in finding.sentences[0]
+    assert "not finite any more after step 1, where it was 1 × 10³⁰" in finding.sentences[2]
+    assert len(finding.sentences) == 4
+
+
+def test_learning_rate_tuning_may_fail_everywhere(tmp_path):
+    write_toy(tmp_path, {1000.0: [25.0, 1e30]})
+    sentences = module_of("learning_rate_tuning").find(Results(tmp_path, {}, {})).sentences
+    assert sentences[0] == "The loss falls at none of these rates: it diverges at 1,000."
+
+
+def test_unicode2_names_the_scripts_where_utf16_is_shorter(full):
+    sentences = module_of("unicode2").find(full).sentences
+    assert "UTF-16 is shorter than UTF-8 for the samples in Hindi, Chinese, Japanese and Korean." in sentences
+    assert any("“schläft”" in sentence and "unexpected end of data" in sentence for sentence in sentences)
+    assert any("18,304 are valid and 47,232 are not" in sentence for sentence in sentences)
+
+
+def test_unicode1_shows_code_with_its_real_output(full):
+    text = module_of("unicode1").find(full).texts[0].text
+    assert ">>> chr(0)\n'\\x00'\n>>> print(chr(0))\n␀\n" in text

@@ -1,0 +1,131 @@
+import json
+import re
+
+import pytest
+import yaml
+
+from lmpipe.analysis.finding import Finding
+from lmpipe.analysis.problems import general_experiment
+from lmpipe.analysis.problems.reference import beside_write_up, corpus_in_words, write_up
+from lmpipe.analysis.problems.registry import entry, module_of
+from lmpipe.planning.plan import load_plan
+from tests.support.fake_results import CORPORA, fabricate_study
+from tests.support.findings import ALONE, find, said, value
+
+IDS = (
+    "learning_rate",
+    "batch_size_experiment",
+    "layer_norm_ablation",
+    "pre_norm_ablation",
+    "no_pos_emb",
+    "swiglu_ablation",
+    "main_experiment",
+)
+
+
+@pytest.mark.parametrize("problem", [*IDS, "experiment_log"])
+def test_every_finding_is_answered_from_its_figures_and_fits_into_json(fabricated, problem):
+    finding = find(problem, fabricated)
+    module = module_of(problem)
+    assert finding.status == "answered"
+    assert problem == module.ID
+    assert module.QUESTION.endswith("?")
+    assert all(sentence.endswith((".", "`")) for sentence in finding.sentences), finding.sentences
+    assert not re.search(r"\b(None|nan|inf)\b", said(finding))
+    assert all(figure.source for figure in finding.figures.values())
+    assert all(figure.reason for figure in finding.figures.values() if figure.value is None)
+    json.dumps(entry(problem, module.TITLE, module.QUESTION, finding, fabricated), allow_nan=False)
+
+
+@pytest.mark.parametrize("problem", IDS)
+def test_a_missing_experiment_is_absent_with_lines_that_the_study_accepts(tmp_path, problem):
+    results = fabricate_study(tmp_path, {"learning_rate" if problem != "learning_rate" else "other": ALONE})
+    finding = find(problem, results)
+    assert finding.status == "absent"
+    (lines,) = re.findall("`(.*)`", finding.sentences[0])
+    experiments = results.study["experiments"] | yaml.safe_load(lines)
+    plan = load_plan(results.study | {"experiments": experiments}, "the study with the lines added")
+    assert len(plan.runs_of[problem]) >= 2
+
+
+def test_the_log_holds_every_run_and_counts_shared_ones_once(fabricated):
+    finding = find("experiment_log", fabricated)
+    runs = fabricated.runs()
+    assert len(finding.tables[0].rows) == value(finding, "runs") == len(runs)
+    distinct = {
+        json.dumps([run.seed, run.config["model"], run.config["training"], run.config["tokens"]], sort_keys=True): run
+        for run in runs
+    }
+    assert value(finding, "distinct_runs") == len(distinct) < len(runs)
+    assert value(finding, "total_tokens") == sum(run.summary["tokens"] for run in distinct.values())
+    assert value(finding, "diverged_runs") == 2
+    assert value(finding, "lowest_bits_per_byte_stories") == pytest.approx(0.7119, abs=1e-4)
+    fewest = (
+        r"The fewest bits per byte: 0\.\d+ on stories, by `.+` of vocabulary \(.*\) and 1\.\d+ on docs, by `docs` of"
+    )
+    assert re.search(fewest, said(finding))
+    assert "main_experiment on docs 2.963" in finding.plots[0].alt
+    assert "main_experiment on stories 2.314" in finding.plots[0].alt
+    assert all((fabricated.folder / plot.path).exists() for plot in finding.plots)
+
+
+def test_an_experiment_of_another_name_gets_a_section_of_the_general_kind(fabricated):
+    title, question = general_experiment.heading(fabricated, "vocabulary")
+    finding = general_experiment.find(fabricated, "vocabulary")
+    assert (title, question) == ("Vocabulary", "How does the final loss depend on vocab_size?")
+    assert finding.sentences[0].startswith(
+        "The best of 3 runs is `vocab_size=4096` with 0.7161 bits per byte, mean of 2 seeds; the"
+    )
+    assert "; the second, `vocab_size=1024`, ends higher by 0.141 bits per byte" in finding.sentences[0]
+    assert all("of vocab_size=4096" in plot.alt for plot in finding.plots)
+    assert "compared in bits per byte" in said(finding)
+
+
+def test_a_general_experiment_without_a_grid_is_told_by_differences(tmp_path):
+    runs = {"baseline": {}, "decayed": {"weight_decay": 0.5}, "wild": {"max_lr": 4.0}}
+    results = fabricate_study(tmp_path, {"my_own": {"corpus": "stories", "seeds": [0, 1], "runs": runs}})
+    finding = general_experiment.find(results, "my_own")
+    assert general_experiment.heading(results, "my_own")[1] == "How do the runs decayed and wild compare with baseline?"
+    equal = "In `decayed`, compared with `baseline`, the final loss is no different (equal with each of 2 seeds)"
+    assert finding.sentences[0].startswith(equal)
+    assert "2 of 2 seeds diverged" in finding.sentences[1]
+    single = fabricate_study(tmp_path / "single", {"one": {"corpus": "stories"}})
+    assert general_experiment.find(single, "one").sentences[0].startswith("The run `baseline` ends at 2.31")
+
+
+def test_the_write_up_stands_beside_ours_with_the_difference_in_setting(fabricated):
+    finding = find("learning_rate", fabricated)
+    best, diverged = beside_write_up("learning_rate", finding, fabricated)["rows"]
+    assert (best["write_up"], best["ours"]) == (0.0008, 0.01)
+    assert (diverged["write_up"], diverged["ours"]) == (0.2, 3.0)
+    for words in ("12.3 MB of stories in the place of TinyStories (2.23 GB)", "vocabulary 1,024", "batch size 16"):
+        assert words in best["difference_in_setting"]
+
+
+def test_a_figure_that_this_study_lacks_keeps_its_row_and_says_why(fabricated):
+    (row, *_) = beside_write_up("train_bpe_tinystories", Finding("absent"), fabricated)["rows"]
+    assert row["ours"] is None
+    assert row["reason"] == "not measured in this study"
+    assert "a vocabulary of 1,024 instead of 10,000" in row["difference_in_setting"]
+
+
+def test_problems_that_the_write_up_leaves_open_say_so(fabricated):
+    assert "leaves this problem open" in beside_write_up("no_pos_emb", Finding("absent"), fabricated)["note"]
+    assert beside_write_up("unicode1", Finding("absent"), fabricated) == {"rows": [], "note": ""}
+
+
+def test_the_original_text_stands_in_nobodys_place_however_it_is_split(tmp_path, fabricated):
+    original = write_up()["texts"]["TinyStories"]["train_sha256"]
+    results = fabricate_study(tmp_path, {"learning_rate": ALONE}, corpora=dict(CORPORA))
+    text = {"url": "file:TinyStories.txt", "sha256": original}
+    results.study["corpora"]["stories"] = CORPORA["stories"] | {"files": [text], "valid_fraction": 0.1}
+    assert corpus_in_words(results, "stories") == "stories"
+    results.study["corpora"]["stories"] = CORPORA["stories"] | {"files": [text, text]}
+    assert corpus_in_words(results, "stories") == "stories (in the place of TinyStories)"
+
+
+def test_the_original_text_stands_in_nobodys_place(fabricated, monkeypatch):
+    assert corpus_in_words(fabricated, "stories") == "stories (in the place of TinyStories)"
+    original = write_up()["texts"]["TinyStories"]["train_sha256"]
+    monkeypatch.setitem(fabricated.corpora["stories"]["splits"]["train"], "sha256", original)
+    assert corpus_in_words(fabricated, "stories") == "stories"

@@ -1,0 +1,120 @@
+"""The main experiment on made-up runs on two corpora."""
+
+import math
+import re
+
+import pytest
+
+from lmpipe.io.files import write_json
+from lmpipe.tokenizer.evaluation import compare_tokenizers
+from tests.analysis.test_problem_generate import samples_of
+from tests.support.fake_results import CORPORA, EXPERIMENTS, fabricate_study
+from tests.support.findings import find, said, value
+from tests.tokenizer.test_evaluation import make_results
+
+
+def test_two_corpora_are_compared_per_byte_and_explained(fabricated):
+    finding = find("main_experiment", fabricated)
+    loss, entropy = 0.45 * 6.43 - 0.03 + 0.1, 6.43
+    bytes_per_token = value(finding, "web_bytes_per_token")
+    assert value(finding, "web_validation_loss") == pytest.approx(loss)
+    assert value(finding, "web_removed_share") == pytest.approx(1 - loss / entropy)
+    assert value(finding, "web_bits_per_byte") == pytest.approx(loss / math.log(2) / bytes_per_token, rel=1e-4)
+    assert "docs (in the place of OpenWebText)" in finding.sentences[0]
+    gap = 0.45 * (6.43 - 5.21) + 0.1
+    parts = {"vocabulary": math.log(2), "frequencies": 1.22 - math.log(2), "context": gap - 1.22}
+    assert {name: value(finding, f"gap_{name}") for name in parts} == pytest.approx(parts)
+    assert value(finding, "gap") == pytest.approx(gap) == pytest.approx(sum(parts.values()))
+    assert "+0.693 lie in the size of the vocabularies (ln 2,048 against ln 1,024), +0.527 in how evenly" in said(
+        finding
+    )
+    ratio = value(finding, "loss_ratio") / value(finding, "bytes_per_token_ratio")
+    assert value(finding, "bits_per_byte_ratio") == pytest.approx(ratio, rel=1e-3), (
+        "the made-up losses hold no delimiter"
+    )
+    assert "so its bytes should cost 1.28 times the bits each, which they do." in said(finding)
+    assert "The models differ in the vocabulary alone" in said(finding)
+    assert "which can be compared across tokenizers" in finding.sentences[0]
+    assert "which is higher by 0.238 bits per byte (one seed, so no interval)." in finding.sentences[0]
+
+
+def test_samples_of_both_corpora_stand_side_by_side(tmp_path):
+    results = fabricate_study(tmp_path, {"main_experiment": EXPERIMENTS["main_experiment"]})
+    assert "In their samples" not in said(find("main_experiment", results)), "there are none"
+    for corpus in CORPORA:
+        write_json(tmp_path / "samples" / f"{corpus}.json", samples_of(corpus))
+    finding = find("main_experiment", results)
+    words = "92.5 % of the words of the model of {} (held-out text: 100 %)"
+    assert f"In their samples, {words.format('stories')} and {words.format('docs')} occur" in said(finding)
+    table = next(table for table in finding.tables if "side" in table.caption or "same prompts" in table.caption)
+    assert table.columns[3:] == ["the model of stories", "the model of docs"]
+    assert [row[1:3] for row in table.rows] == [[0.0, 1.0], [1.0, 0.9], [1.0, 1.0]]
+    assert table.rows[1][3] == "Once the cat and a dog sat on the mat then saw the dog"
+    long = samples_of("docs")
+    long["samples"][0]["text"] = " word" * 200
+    write_json(tmp_path / "samples/docs.json", long)
+    cell = next(t for t in find("main_experiment", results).tables if t.caption == table.caption).rows[0][4]
+    assert cell.startswith("Once word") and cell.endswith("word …") and len(cell) <= 302
+    write_json(tmp_path / "samples/docs.json", samples_of("docs", run="main_experiment/another"))
+    assert "In their samples" not in said(find("main_experiment", results)), "they are of another run"
+
+
+def test_the_cross_table_has_every_text_by_every_tokenizer(tmp_path):
+    make_results(tmp_path)
+    compared = compare_tokenizers(tmp_path, ["stories", "docs"], {"stories": "stories", "docs": "docs"})
+    write_json(tmp_path / "tokenizer_experiments.json", compared)
+    results = fabricate_study(tmp_path, {"main_experiment": EXPERIMENTS["main_experiment"]})
+    (table,) = [table for table in find("main_experiment", results).tables if "every text by every" in table.caption]
+    found = {(row["corpus"], row["tokenizer"]): row["valid_bytes_per_token"] for row in compared["compression"]}
+    assert table.rows == [
+        [f"text of {text}", found[text, "stories"], found[text, "docs"]] for text in ("stories", "docs")
+    ]
+
+
+def test_unigrams_are_told_in_bits_per_byte_without_delimiters(fabricated):
+    columns = find("main_experiment", fabricated).tables[0].columns
+    (docs,) = [row for row in find("main_experiment", fabricated).tables[0].rows if row[0].startswith("docs")]
+    share = 29_700 / 10**6
+    text_nats = 6.43 + share * math.log(share)
+    by_hand = text_nats / math.log(2) / docs[columns.index("bytes per token")]
+    assert docs[columns.index("bits per byte of unigrams")] == pytest.approx(by_hand, rel=1e-9)
+    assert docs[columns.index("bits per byte of unigrams")] == pytest.approx(2.3271, abs=1e-4)
+
+
+def test_two_corpora_of_one_role_keep_their_own_figures(tmp_path):
+    corpora = CORPORA | {
+        "tales": {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": 1024}, "role": "simple"}
+    }
+    runs = {name: {"corpus": name} for name in ("tales", "stories", "docs")}
+    finding = find("main_experiment", fabricate_study(tmp_path, {"main_experiment": {"runs": runs}}, corpora=corpora))
+    assert value(finding, "simple_corpus") == "stories", "the first of the study, whatever the experiment's order"
+    assert value(finding, "simple_validation_loss") == pytest.approx(0.45 * 5.21 - 0.03, abs=1e-6)
+    assert value(finding, "tales_validation_loss") == pytest.approx(0.45 * 5.52 - 0.03, abs=1e-6)
+    assert "on stories (in the place of TinyStories) 2.31" in finding.sentences[0]
+    assert "The model also reaches 2.454 nats per token" in said(finding)
+    only = {"runs": {"docs": {"corpus": "docs"}, "tales": {"corpus": "tales"}}}
+    finding = find("main_experiment", fabricate_study(tmp_path / "only", {"main_experiment": only}, corpora=corpora))
+    assert (finding.status, value(finding, "simple_corpus")) == ("answered", "tales")
+
+
+def test_several_runs_on_a_corpus_are_ranked_over_seeds(tmp_path):
+    runs = {"stories": {"corpus": "stories", "vary": {"max_lr": [0.003, 0.01]}}, "docs": {"corpus": "docs"}}
+    finding = find("main_experiment", fabricate_study(tmp_path, {"main_experiment": {"seeds": [0, 1], "runs": runs}}))
+    assert "On stories, `stories_max_lr=0.01` is the best; the second, `stories_max_lr=0.003`, ends higher" in said(
+        finding
+    )
+    assert re.search(r"which is higher by 0\.\d+ bits per byte \(95 % interval .*, 2 seeds\)", finding.sentences[0])
+
+
+def test_models_that_differ_are_told_by_how(tmp_path):
+    runs = {"stories": {"corpus": "stories", "num_layers": 2}, "docs": {"corpus": "docs"}}
+    finding = find("main_experiment", fabricate_study(tmp_path, {"main_experiment": {"runs": runs}}))
+    assert "The models differ in num_layers and vocab_size, and each sees 409,600 tokens." in finding.sentences
+
+
+def test_one_corpus_alone_is_partial(tmp_path):
+    runs = {"runs": {"stories": {"corpus": "stories"}}}
+    finding = find("main_experiment", fabricate_study(tmp_path, {"main_experiment": runs}))
+    assert finding.status == "partial"
+    assert "a comparison needs a finished run" in finding.sentences[0]
+    assert "It sees 409,600 tokens." in finding.sentences

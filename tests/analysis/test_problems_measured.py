@@ -1,0 +1,129 @@
+"""The accounting beside made-up measurements, whose errors are round numbers."""
+
+import doctest
+
+import pytest
+
+from lmpipe.analysis.problems import measured, measured_memory
+from lmpipe.analysis.results import Results
+from lmpipe.model.accounting import forward_flops, parameters
+from lmpipe.model.activation_memory import step_bytes
+from lmpipe.study.settings import ModelConfig
+from tests.support.fake_results import MODEL, change_summary, fabricate_measurements, fabricate_study
+
+CONFIG = ModelConfig(vocab_size=1024, **MODEL)
+SWEEP = {"learning_rate": {"corpus": "stories", "batch_size": 8, "vary": {"max_lr": [0.003, 0.01]}}}
+
+
+@pytest.fixture
+def results(tmp_path) -> Results:
+    results = fabricate_study(tmp_path, SWEEP)
+    fabricate_measurements(tmp_path)
+    for rate in (0.003, 0.01):
+        total = parameters(CONFIG)["total"]
+        change_summary(results, f"learning_rate/max_lr={rate}/seed0", parameters=total, peak_memory_bytes=400_000_000)
+    return results
+
+
+def figures(part: measured.Part) -> dict[str, float]:
+    return {name: figure.value for name, figure in part.figures.items()}
+
+
+def test_flops_and_time_have_the_errors_of_their_predictions(results):
+    part = measured.flops_and_time(results)
+    found = figures(part)
+    # 6 million FLOPs predicted, 5 counted; 1,024 tokens of them in 20 ms are a quarter of 10**9 FLOP/s.
+    assert found["step_flops_error"] == pytest.approx(20)
+    assert (found["utilization"], found["step_seconds"]) == (pytest.approx(0.25), pytest.approx(0.02))
+    assert found["step_seconds_error"] == pytest.approx(-50)
+    assert found["largest_parameters_error"] == 0
+    text = " ".join(part.sentences)
+    assert "exactly right for each shape of model that was trained (1); torch" in text
+    assert (
+        "counts 5,000,000 FLOPs of a training step of 8 sequences, and the prediction, 3 × the forward pass, is 20 %"
+        in text
+    )
+    assert "51,200 tokens a second (a step timed alone on the machine), which is 25.0 % of that ceiling" in text
+    assert "A step takes 20 ms; with the 50.0 % that the handout assumes it would take 10 ms, which is 50 % too" in text
+    assert [row[3] for row in part.tables[0].rows] == pytest.approx([0, 0, 20, -50, 100, 100])
+
+
+def test_whole_runs_have_their_flops_time_and_share_of_the_ceiling(results):
+    for rate, seconds in ((0.003, 5000.0), (0.01, 15_000.0)):
+        change_summary(results, f"learning_rate/max_lr={rate}/seed0", wall_seconds=seconds)
+    part = measured.flops_and_time(results)
+    # Both runs take 400 steps of 8 sequences; the ceiling of 10**9 FLOP/s is used to a half in the prediction.
+    flops = 2 * 400 * 8 * 3 * forward_flops(CONFIG)
+    (row,) = part.tables[1].rows
+    assert row[1:4] == [2, 8, flops]
+    assert row[4:6] == [pytest.approx(flops / 0.5e9), 20_000.0]
+    assert row[6] == pytest.approx(100 * (flops / 0.5e9 / 20_000 - 1))
+    assert row[7] == pytest.approx(100 * flops / 20_000 / 1e9)
+    assert "Over whole runs, which may have shared the machine, MFU is 8.5 % by" in part.sentences[-1]
+
+
+def test_without_a_step_timed_alone_the_runs_speed_is_told_as_theirs(results):
+    (results.folder / "batch_sizes.json").unlink()
+    for rate, speed in ((0.003, 20_000.0), (0.01, 30_000.0)):
+        change_summary(results, f"learning_rate/max_lr={rate}/seed0", tokens_per_second=speed)
+    part = measured.flops_and_time(results)
+    assert figures(part)["tokens_per_second"] == 25_000
+    assert "25,000 tokens a second (the mean of the runs, which may have had company)" in part.sentences[1]
+
+
+def test_without_any_speed_the_figures_say_why(results):
+    (results.folder / "batch_sizes.json").unlink()
+    for rate in (0.003, 0.01):
+        change_summary(results, f"learning_rate/max_lr={rate}/seed0", tokens_per_second=None)
+    part = measured.flops_and_time(results)
+    assert part.figures["utilization"].reason == "no step or run of this model was timed"
+    assert figures(part)["utilization"] is None
+    assert "tokens a second" not in " ".join(part.sentences)
+
+
+def test_activations_are_set_beside_both_lists_and_the_gaps_are_named(results):
+    part = measured_memory.memory(results)
+    found = figures(part)
+    assert found["kept_activations_error"] == pytest.approx(-10)
+    assert found["handout_activations_error"] == pytest.approx(20)
+    text = " ".join(part.sentences)
+    assert "saves 1,000 bytes of activations" in text
+    assert "gives 900 (10 % too little), the handout's simplified list 1,200 (20 % too much)" in text
+    assert "The list counts what is not kept, 600 bytes: logits (600 bytes)." in part.sentences
+    assert "It leaves out what is kept, 300 bytes: inputs of the RMSNorms (300 bytes)." in part.sentences
+    rows = {row[0]: row[1:] for row in part.tables[0].rows}
+    assert rows["activations: loss"] == [1200, 600, 600, 100, 0]
+    assert rows["activations: RMSNorms"] == [0, 300, 400, -100, -25]
+    assert rows["gradients"] == [4000, 4000, 4000, 0, 0]
+    assert sum(row[3] for row in part.tables[1].rows) == 900 - 1200
+
+
+def test_peaks_of_runs_are_predicted_from_process_weights_and_activations(results):
+    part = measured_memory.memory(results)
+    logits = 4 * 2048 * 1024
+    predicted = 300_000_000 + step_bytes(CONFIG, "float32", 8) + 2 * logits
+    (row,) = part.tables[2].rows
+    assert row[1:3] == [2, 8]
+    assert row[4:6] == [predicted, 400_000_000]
+    assert figures(part)["largest_peak_memory_error"] == pytest.approx(100 * (predicted / 400_000_000 - 1))
+    assert "75.0 % is the process itself (300 MB before there is this model)" in part.sentences[-1]
+
+
+def test_runs_of_another_machine_are_not_set_beside_this_ones_process(results):
+    for rate in (0.003, 0.01):
+        change_summary(results, f"learning_rate/max_lr={rate}/seed0", device="another")
+    part = measured_memory.memory(results)
+    assert part.figures["largest_peak_memory_error"].reason == "no run on the device that was measured"
+    assert len(part.tables) == 2
+
+
+def test_the_examples_in_the_docstrings_hold():
+    result = doctest.testmod(measured)
+    assert result.attempted > 0 and result.failed == 0
+
+
+def test_a_study_that_measured_nothing_says_so(tmp_path):
+    results = fabricate_study(tmp_path, SWEEP)
+    for part in (measured.flops_and_time(results), measured_memory.memory(results)):
+        assert f"run `snakemake --cores 1 {tmp_path}/model_measurements.json --configfile" in part.sentences[0]
+        assert all(figure.value is None and figure.reason for figure in part.figures.values())

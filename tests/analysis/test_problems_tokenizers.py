@@ -1,0 +1,187 @@
+import pytest
+
+from lmpipe.analysis.problems import (
+    tokenizer_experiments,
+    tokenizer_training,
+    train_bpe_expts_owt,
+    train_bpe_tinystories,
+)
+from lmpipe.analysis.problems.reference import beside_write_up
+from lmpipe.analysis.results import Results
+from lmpipe.io.files import read_json, write_json
+from lmpipe.tokenizer.evaluation import compare_tokenizers
+from tests.tokenizer.test_evaluation import make_results
+
+MODULES = [train_bpe_tinystories, train_bpe_expts_owt, tokenizer_experiments]
+SPLIT = {"bytes": 1000, "documents": 10, "sha256": "0"}
+RECORD = {"source": "url", "splits": {"train": SPLIT, "valid": SPLIT}}
+STUDY = {
+    "corpora": {
+        "stories": {"role": "simple", "tokenizer": {"vocab_size": 330}},
+        "docs": {"role": "web", "tokenizer": {"vocab_size": 330}},
+    }
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    make_results(tmp_path)
+    for corpus in STUDY["corpora"]:
+        write_json(tmp_path / "corpora" / corpus / "corpus.json", RECORD)
+    compared = compare_tokenizers(tmp_path, ["stories", "docs"], {"stories": "stories", "docs": "docs"})
+    write_json(tmp_path / "tokenizer_experiments.json", compared)
+    return tmp_path
+
+
+def find(module, folder, study=STUDY):
+    return module.find(Results(folder, study, {}))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_findings_are_complete(folder, module):
+    finding = find(module, folder)
+    assert finding.status == "answered"
+    assert all(figure.source and figure.value is not None for figure in finding.figures.values())
+    assert all((folder / figure.source).exists() for figure in finding.figures.values())
+    assert all(len(row) == len(table.columns) for table in finding.tables for row in table.rows)
+    for sentence in finding.sentences:
+        assert sentence.endswith(".")
+        assert "None" not in sentence
+        assert "nan" not in sentence.split()
+
+
+@pytest.mark.parametrize(
+    ("module", "corpus", "place"),
+    [(train_bpe_tinystories, "stories", "TinyStories"), (train_bpe_expts_owt, "docs", "OpenWebText")],
+)
+def test_the_cost_is_that_of_training_json(folder, module, corpus, place):
+    training = read_json(folder / "tokenizers" / corpus / "training.json")
+    finding = find(module, folder)
+    assert finding.figures["wall_seconds"].value == training["wall_seconds"]
+    assert finding.figures["peak_memory_bytes"].value == training["peak_memory_bytes"]
+    assert f"{corpus} (in the place of {place})" in finding.sentences[0]
+    shares = [row[2] for row in finding.tables[0].rows[:-1]]
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_the_longest_tokens_are_named_and_judged(folder):
+    stories = find(train_bpe_tinystories, folder)
+    longest = read_json(folder / "tokenizer_experiments.json")["tokenizers"]["stories"]["longest_tokens"]
+    assert stories.figures["longest_token"].value == longest[0]["text"]
+    assert stories.figures["longest_token_bytes"].value == longest[0]["bytes"]
+    assert any("They make sense: the 10 longest are all words" in sentence for sentence in stories.sentences)
+    docs = find(train_bpe_expts_owt, folder)
+    assert any("not all as language" in sentence and "----" in sentence for sentence in docs.sentences)
+
+
+def test_the_vocabularies_are_compared_for_the_web_corpus(folder):
+    finding = find(train_bpe_expts_owt, folder)
+    (overlap,) = read_json(folder / "tokenizer_experiments.json")["overlaps"]
+    assert finding.figures["shared_tokens"].value == overlap["shared"]
+    assert finding.figures["share_of_simple_shared"].value == overlap["share_of_first"]
+    assert finding.figures["share_of_web_shared"].value == overlap["share_of_second"]
+    assert any(f"share {overlap['shared']} merged tokens" in sentence for sentence in finding.sentences)
+    by_kind = next(table for table in finding.tables if "kind" in table.caption)
+    assert sum(row[1] for row in by_kind.rows) == 330 - 257
+
+
+def test_compression_figures_are_those_of_the_cross_table(folder):
+    rows = read_json(folder / "tokenizer_experiments.json")["compression"]
+    by_names = {(row["corpus"], row["tokenizer"]): row for row in rows}
+    figures = find(tokenizer_experiments, folder).figures
+    pairs = {
+        "bytes_per_token_simple_own": ("stories", "stories"),
+        "bytes_per_token_web_own": ("docs", "docs"),
+        "bytes_per_token_web_by_simple": ("docs", "stories"),
+        "bytes_per_token_simple_by_web": ("stories", "docs"),
+    }
+    for name, pair in pairs.items():
+        assert figures[name].value == by_names[pair]["sample_bytes_per_token"]
+        assert figures[f"{name}_whole_split"].value == by_names[pair]["valid_bytes_per_token"]
+
+
+def test_throughput_is_that_on_web_text_and_gives_the_hours_for_the_pile(folder):
+    path = folder / "tokenizer_experiments.json"
+    compared = read_json(path)
+    for name, rate in (("stories", 9e6), ("docs", 3e6)):
+        compared["tokenizers"][name]["throughput"]["bytes_per_second"] = rate
+        compared["tokenizers"][name]["pile_seconds"] = 825e9 / rate
+    write_json(path, compared)
+    finding = find(tokenizer_experiments, folder)
+    assert finding.figures["throughput_bytes_per_second"].value == 3e6
+    assert finding.figures["pile_hours"].value == pytest.approx(825e9 / 3e6 / 3600)
+    told = "the tokenizer of docs encodes 3 MB of docs a second, at which The Pile would take 76.4 hours."
+    assert finding.sentences[0].endswith(told)
+    rows = beside_write_up("tokenizer_experiments", finding, Results(folder, STUDY, {}))["rows"]
+    (hours,) = [row for row in rows if row["unit"] == "h"]
+    assert hours["difference_in_setting"].startswith("here 1 kB of docs in the place of OpenWebText")
+    other = {"corpora": {name: corpus | {"role": "other"} for name, corpus in STUDY["corpora"].items()}}
+    assert find(tokenizer_experiments, folder, other).figures["throughput_bytes_per_second"].value == 9e6
+    (plot,) = finding.plots
+    assert (folder / plot.path).read_text(encoding="utf-8").count("tokenizer docs") > 0
+
+
+def test_a_vocabulary_beyond_16_bits_is_said_not_to_fit(folder):
+    path = folder / "tokenizer_experiments.json"
+    compared = read_json(path)
+    compared["tokenizers"]["docs"]["uint16"] |= {"largest_id": 70_000, "suffices": False}
+    compared["compression"][0]["round_trip"] = False
+    write_json(path, compared)
+    finding = find(tokenizer_experiments, folder)
+    assert finding.figures["uint16_suffices"].value is False
+    assert any("16 bits do not suffice" in sentence for sentence in finding.sentences)
+    assert any("did NOT give back" in sentence for sentence in finding.sentences)
+
+
+def test_a_study_with_one_corpus_has_what_it_can_have(folder):
+    study = {"corpora": {"docs": STUDY["corpora"]["docs"]}}
+    assert find(train_bpe_tinystories, folder, study).status == "absent"
+    assert "role: simple" in find(train_bpe_tinystories, folder, study).sentences[0]
+    write_json(folder / "tokenizer_experiments.json", compare_tokenizers(folder, ["docs"], {"docs": "docs"}))
+    web = find(train_bpe_expts_owt, folder, study)
+    assert web.status == "answered"
+    assert "shared_tokens" not in web.figures
+    compression = find(tokenizer_experiments, folder, study)
+    assert compression.status == "partial"
+    assert compression.figures["bytes_per_token_web_own"].value > 1
+    assert compression.figures["bytes_per_token_simple_own"].value is None
+    assert compression.figures["bytes_per_token_simple_own"].reason
+    assert "docs" in compression.sentences[0]
+
+
+def test_missing_results_are_told_with_their_remedy(folder):
+    (folder / "tokenizer_experiments.json").unlink()
+    finding = find(train_bpe_tinystories, folder)
+    assert finding.status == "partial"
+    assert finding.figures["longest_token"].reason == "the tokenizers were not compared"
+    assert find(tokenizer_experiments, folder).status == "absent"
+    (folder / "tokenizers" / "stories" / "training.json").unlink()
+    assert "snakemake" in find(train_bpe_tinystories, folder).sentences[0]
+
+
+def test_a_text_that_ran_out_of_pairs_is_told(folder):
+    corpora = {**STUDY["corpora"], "stories": {"role": "simple", "tokenizer": {"vocab_size": 5000}}}
+    finding = find(train_bpe_tinystories, folder, {"corpora": corpora})
+    assert any("asks for 5,000 ids, but the text has no pair left" in sentence for sentence in finding.sentences)
+
+
+def test_every_odd_kind_has_words():
+    kinds = ["mojibake", "number", "punctuation", "repetition", "white space", "mixed", "not valid UTF-8"]
+    tokens = [{"text": kind, "kind": kind, "occurrences": 3} for kind in kinds]
+    (sentence,) = tokenizer_training.sense_sentences({"longest_tokens": [*tokens, tokens[0]]})
+    assert (
+        "the 8 longest, 0 are words or parts of words, 2 are text read in a wrong encoding (mojibake), 1 is" in sentence
+    )
+    assert "1 cuts a character in two" in sentence
+    assert "at least 3 times" in sentence
+
+
+def test_the_time_of_the_full_text_goes_with_its_bytes_and_unique_pretokens():
+    text_bytes, unique = tokenizer_training.FULL_TEXTS["web"]
+    stages = {"count": {"wall_seconds": 3.0}, "merge": {"wall_seconds": 2.0}, "save": {"wall_seconds": 9.0}}
+    training = {"bytes": text_bytes / 10, "unique_pretokens": unique / 4, "stages": stages}
+    figures = tokenizer_training.extrapolation(training, "training.json", "web")
+    assert figures["full_text_seconds"].value == pytest.approx(38)
+    (sentence,) = tokenizer_training.extrapolation_sentences(training, "training.json", "web")
+    assert "OpenWebText in full (11.9 GB, 6,602,749 different pre-tokens) would take about 38 s" in sentence
+    assert not tokenizer_training.extrapolation_sentences({**training, "bytes": text_bytes}, "training.json", "web")

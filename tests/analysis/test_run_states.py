@@ -1,0 +1,240 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lmpipe.analysis.run_states import STAGES, StudyFiles, last_lines
+from lmpipe.io.process_identity import this_process
+from lmpipe.planning.plan import load_plan
+from lmpipe.planning.session import BegunStudy, begin, find_study
+from lmpipe.planning.stages import records_of
+from lmpipe.training.progress_file import PROGRESS_FILE
+from tests.support.fake_results import fabricate_study
+from tests.support.tiny_study import MODEL, TRAINING, make_tiny_study, tiny_settings
+
+RATES = {"learning_rate": {"corpus": "stories", "vary": {"max_lr": [0.001, 0.01, 3.0]}}}
+RUN = "learning_rate/max_lr=0.01/seed0"
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A made-up study, all of whose three runs are over, begun by this process."""
+    monkeypatch.chdir(tmp_path)
+    results = fabricate_study(tmp_path / "results/fabricated", RATES)
+    begin(load_plan(results.study, "the fabricated study"), 2, [])
+    return find_study("results/fabricated")
+
+
+def states(study: BegunStudy) -> dict[str, str]:
+    return {run.run.name: run.state for run in StudyFiles(study).look(time.time()).runs}
+
+
+def state_of(study: BegunStudy, name: str = "max_lr=0.01"):
+    return next(run for run in StudyFiles(study).look(time.time()).runs if run.run.name == name)
+
+
+def write_log(study: BegunStudy, text: str, path: str = f"train/{RUN}.log") -> Path:
+    log = study.logs / path
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(text, encoding="utf-8")
+    return log
+
+
+def take_away(study: BegunStudy, **told) -> dict:
+    """Remove the results of a run; where something is told of it, leave that as its progress."""
+    folder = study.folder / "runs" / RUN
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    shutil.rmtree(folder)
+    content = {
+        "config": config,
+        "planned_steps": 200,
+        "process": this_process(),
+        "step": 50,
+        "training_loss": 3.25,
+        "best_validation_loss": 3.5,
+        "tokens_per_second": 1024.0,
+        "updated": time.time(),
+    }
+    if told:
+        store = study.folder / "store" / "0123456789abcdef0123"
+        store.mkdir(parents=True)
+        (store / PROGRESS_FILE).write_text(json.dumps(content | told), encoding="utf-8")
+    return config
+
+
+def gone() -> dict:
+    """A process of this machine that has ended."""
+    return this_process() | {"started": 1}
+
+
+def test_runs_that_are_over(study):
+    assert states(study) == {"max_lr=0.001": "done", "max_lr=0.01": "done", "max_lr=3.0": "diverged"}
+    path = study.folder / "runs" / RUN / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(summary | {"status": "stuck"}), encoding="utf-8")
+    run = state_of(study)
+    assert (run.state, run.validation_loss, run.share) == ("stuck", summary["validation_loss"], 1)
+
+
+def test_results_of_other_settings_are_no_results_of_this_study(study):
+    path = study.folder / "runs" / RUN / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["training"]["batch_size"] *= 2
+    path.write_text(json.dumps(config), encoding="utf-8")
+    assert states(study)["max_lr=0.01"] == "waiting"
+
+
+def test_damaged_results_are_told(study):
+    (study.folder / "runs" / RUN / "summary.json").write_text("{", encoding="utf-8")
+    run = state_of(study)
+    assert run.state == "failed"
+    assert "expected JSON, found damaged text" in run.remark
+
+
+def test_a_run_under_way(study):
+    take_away(study, step=50)
+    run = state_of(study)
+    assert (run.state, run.step, run.training_loss, run.validation_loss) == ("running", 50, 3.25, 3.5)
+    # 150 steps of 16 * 128 tokens at 1,024 tokens a second.
+    assert run.seconds_left == 300
+    assert run.share == 0.25
+
+
+def test_a_run_whose_process_is_gone_has_stopped_or_failed(study):
+    take_away(study, process=gone())
+    assert states(study)["max_lr=0.01"] == "stopped"
+    write_log(study, "training: 10 of 20 tokens\ninterrupted after step 50; saved x\n")
+    run = state_of(study)
+    assert (run.state, run.remark) == ("stopped", "after step 50; goes on from its last checkpoint")
+    write_log(study, 'Traceback (most recent call last):\n  File "x"\nMemoryError: \x1b[31mno room\n')
+    run = state_of(study)
+    assert (run.state, run.remark) == ("failed", "MemoryError:  [31mno room")
+
+
+def test_a_run_whose_job_failed_before_its_first_step(study):
+    take_away(study)
+    assert states(study)["max_lr=0.01"] == "waiting"
+    line = "lmpipe train: --settings: model: expected more, found less; correct it"
+    log = write_log(study, f"{line}\n")
+    assert (state_of(study).state, state_of(study).remark) == ("failed", line)
+    os.utime(log, (study.since - 10, study.since - 10))
+    assert states(study)["max_lr=0.01"] == "waiting", "the failure of an earlier call"
+
+
+def test_a_job_that_has_just_begun_and_one_that_was_killed_without_a_word(study):
+    take_away(study)
+    log = write_log(study, "")
+    assert states(study)["max_lr=0.01"] == "running"
+    long_ago = time.time() - 3600
+    os.utime(log, (long_ago, long_ago))
+    killed = BegunStudy(study.plan, study.folder, study.call, since=long_ago - 1)
+    assert states(killed)["max_lr=0.01"] == "stopped"
+
+
+def test_a_run_that_waits_for_the_same_one_of_another_experiment(study):
+    take_away(study)
+    write_log(study, "waiting for the process that trains this run (results/x/store/0123)\n")
+    assert states(study)["max_lr=0.01"] == "waiting"
+
+
+def test_progress_of_other_settings_or_none_is_not_taken_for_this_run(study):
+    config = take_away(study)
+    config["training"]["batch_size"] *= 2
+    store = study.folder / "store" / "0123456789abcdef0123"
+    store.mkdir(parents=True)
+    (store / PROGRESS_FILE).write_text("{", encoding="utf-8")
+    assert states(study)["max_lr=0.01"] == "waiting"
+
+
+def test_other_jobs_that_failed(study):
+    write_log(study, "counting\nlmpipe make-corpus: no texts; add some\n", "make_corpus/docs.log")
+    write_log(study, "encoding: 10 of 20 bytes\n", "encode_corpus/docs-train.log")
+    write_log(study, "", "find.log")
+    look = StudyFiles(study).look(time.time())
+    assert [(job.log, job.line) for job in look.failed_jobs] == [
+        ("make_corpus/docs.log", "lmpipe make-corpus: no texts; add some")
+    ]
+
+
+def test_stages_are_counted_by_their_records(study):
+    look = StudyFiles(study).look(time.time())
+    assert look.stages["corpora"] == (0, 2)
+    assert look.stages["tokens"] == (0, 4)
+    (study.folder / "corpora/docs/provenance.json").write_text("{}", encoding="utf-8")
+    assert StudyFiles(study).look(time.time()).stages["corpora"] == (1, 2)
+
+
+def test_every_verb_that_leaves_a_record_belongs_to_a_stage(study):
+    assert set(records_of(study.plan)) == {*STAGES, "train"}
+
+
+def test_a_whole_study_is_finished(whole_study, monkeypatch):
+    monkeypatch.chdir(whole_study[0])
+    look = StudyFiles(find_study("results")).look(time.time())
+    assert look.is_finished
+    assert {run.state for run in look.runs} <= {"done", "stuck"}
+    assert look.failed_jobs == []
+
+
+def test_what_is_the_same_is_read_once(study, monkeypatch):
+    files = StudyFiles(study)
+    before = [run.state for run in files.look(time.time()).runs]
+    monkeypatch.setattr("lmpipe.analysis.results.read_shape", lambda path, kind: pytest.fail(f"{path} was read again"))
+    assert [run.state for run in files.look(time.time()).runs] == before
+
+
+def test_only_the_end_of_a_long_log_is_read(tmp_path):
+    path = tmp_path / "long.log"
+    path.write_text("x\n" * 100_000 + "the end\n\n", encoding="utf-8")
+    lines = last_lines(path)
+    assert lines[-1] == "the end"
+    assert len(lines) < 10_000
+
+
+def test_a_run_from_its_first_step_over_its_killing_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = make_tiny_study(tmp_path / "results/test")
+    steps = 1_500
+    settings = tiny_settings(total_tokens=16 * 4 * steps)
+    study = {
+        "study": "test",
+        "seeds": [0],
+        "corpora": {
+            "tiny": {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": 263}, "role": "simple"}
+        },
+        "model": MODEL,
+        "training": TRAINING | {"total_tokens": 16 * 4 * steps},
+        "experiments": {"experiment": {"corpus": "tiny"}},
+        "accounting": {"models": {}, "device_memory_gb": 80.0},
+    }
+    begun = BegunStudy(load_plan(study, "the tiny study"), results)
+    command = [sys.executable, "-m", "lmpipe.cli.main", "train", "--settings", json.dumps(settings), "--device", "cpu"]
+    command += ["--results", str(results), "--output", str(results / "runs/experiment/baseline/seed0")]
+
+    def wait_for(condition):
+        for _ in range(600):
+            (run,) = StudyFiles(begun).look(time.time()).runs
+            if condition(run):
+                return run
+            time.sleep(0.05)
+        raise AssertionError(f"still {run}")
+
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        running = wait_for(lambda run: run.step > 0)
+        assert running.state == "running"
+        assert 0 < running.seconds_left < 600
+        assert 0 < running.training_loss < 10
+        process.send_signal(signal.SIGKILL)
+    (killed,) = StudyFiles(begun).look(time.time()).runs
+    assert killed.state == "stopped"
+    assert 0 < killed.step < steps
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    (over,) = StudyFiles(begun).look(time.time()).runs
+    assert over.state in ("done", "stuck")
+    assert list(results.glob("store/*/progress.json")) == []

@@ -1,0 +1,108 @@
+"""Texts of any bytes and any shape: each comes back from its tokens, and one in a single long line needs no more."""
+
+import json
+import random
+import resource
+import string
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lmpipe.cli.main import main
+from lmpipe.data.token_dataset import TokenFile
+from lmpipe.io.files import read_json
+from lmpipe.tokenizer.pretokenizer import to_text
+from lmpipe.tokenizer.tokenizer import Tokenizer
+from tests.support.cli_cases import TEXT, lmpipe
+from tests.support.corruptions import DAMAGES
+from tests.support.tiny_study import tiny_text, tiny_tokenizer
+
+# The seconds of one core that a verb may take for a document in one long line, and the memory that it needs without.
+LINE_SECONDS = 60
+WITHOUT_TEXT_BYTES = 120_000_000
+
+
+@pytest.mark.parametrize("how", [how for how in DAMAGES["text"] if how != "empty"])
+def test_any_bytes_come_back_from_their_tokens(how, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = DAMAGES["text"][how](tiny_text(50, seed=1).encode())
+    Path(TEXT).write_bytes(data)
+    main(["count-pretokens", "--text", TEXT, "--output", "counts.npz"])
+    if how != "only delimiters":
+        main(["train-bpe", "--counts", "counts.npz", "--corpus", "x", "--vocab-size", "280", "--output", "bpe"])
+    tokenizer = Tokenizer.from_folder("bpe") if Path("bpe").exists() else tiny_tokenizer()
+    tokenizer.save("again")
+    main(["encode-corpus", "--text", TEXT, "--tokenizer", "again", "--output", "ids.bin"])
+    ids = TokenFile.open("ids.bin").tokens[:].tolist()
+    assert tokenizer.decode_bytes(ids) == data
+    assert tokenizer.encode(to_text(data)) == ids
+
+
+@pytest.mark.parametrize("how", ["crlf", "nul bytes", "no UTF-8", "byte order mark", "half a delimiter", "png"])
+def test_a_corpus_keeps_every_byte_and_ends_its_last_document(how, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = DAMAGES["text"][how](tiny_text(50, seed=1).encode()) + b" " * 100
+    Path(TEXT).write_bytes(data)
+    settings = {"name": "mine", "source": "url", "valid_fraction": 0.2}
+    main(["make-corpus", "--settings", json.dumps(settings), "--texts", TEXT, "--output", "corpus"])
+    train, valid = (Path("corpus", f"{split}.txt").read_bytes() for split in ("train", "valid"))
+    assert without_ends(train + valid) == without_ends(data)
+    assert train.endswith(b"<|endoftext|>\n") or how == "crlf"
+    assert valid.rstrip().endswith(b"<|endoftext|>")
+
+
+def without_ends(text: bytes) -> bytes:
+    """A text without the delimiters and white space that a corpus may add."""
+    return b"".join(text.replace(b"<|endoftext|>", b"").split())
+
+
+def one_line(kind: str, size: int) -> bytes:
+    """A document in one line: words, base64-like text without a space, or nothing but letters."""
+    if kind == "words":
+        some = tiny_text(5000, seed=0).replace("\n<|endoftext|>\n", " ")
+    else:
+        letters = {"base64": string.ascii_letters + string.digits + "+/", "letters": "ACGT"}[kind]
+        some = "".join(random.Random(0).choices(letters, k=10**6))
+    return (some.encode() * (size // len(some) + 1))[:size]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "size", "bytes_per_byte"), [("words", 32_000_000, 3), ("base64", 4_000_000, 8), ("letters", 8_000_000, 8)]
+)
+def test_a_document_in_one_long_line(kind, size, bytes_per_byte, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = one_line(kind, size)
+    Path(TEXT).write_bytes(data)
+    Path("valid.txt").write_text(tiny_text(10, seed=0), encoding="utf-8")
+    settings = {"name": "mine", "source": "url", "valid_fraction": None}
+    texts = ["--texts", TEXT, "--valid", "valid.txt"]
+    compared = json.dumps({"corpora": ["mine"], "tokenizers": {"mine": "mine"}})
+    train, tokenizer, ids = "corpora/mine/train.txt", "tokenizers/mine", "tokens/mine/train.bin"
+    stages = {
+        "corpora/mine/provenance.json": ["make-corpus", "--settings", json.dumps(settings), *texts],
+        "0.provenance.json": ["count-pretokens", "--text", train],
+        "tokenizers/mine/provenance.json": [
+            "train-bpe",
+            "--counts",
+            "0.npz",
+            "--corpus",
+            "mine",
+            "--vocab-size",
+            "270",
+        ],
+        "tokens/mine/train.provenance.json": ["encode-corpus", "--text", train, "--tokenizer", tokenizer],
+        "compared.provenance.json": ["compare-tokenizers", "--settings", compared, "--results", "."],
+    }
+    outputs = ["corpora/mine", "0.npz", tokenizer, ids, "compared.json"]
+    for (record, arguments), output in zip(stages.items(), outputs, strict=True):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        lmpipe([*arguments, "--output", output], check=True, stderr=subprocess.DEVNULL)
+        seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+        assert seconds < LINE_SECONDS, arguments[0]
+        peak = read_json(record)["peak_memory_bytes"]
+        assert peak < WITHOUT_TEXT_BYTES + bytes_per_byte * size, (arguments[0], peak)
+    opened = Tokenizer.from_folder(tokenizer)
+    text = b"".join(map(opened.token_bytes, TokenFile.open(ids).tokens[:].tolist()))
+    assert text == data + b"\n<|endoftext|>\n"

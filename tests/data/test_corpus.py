@@ -1,0 +1,169 @@
+import hashlib
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmpipe.data import corpus
+from lmpipe.data.corpus import chain_texts, docstrings, make_corpus, split_point
+from lmpipe.data.stories import stories
+from lmpipe.errors import InputError
+
+END = "<|endoftext|>"
+URL = {"name": "mine", "source": "url", "valid_fraction": 0.1}
+
+
+def make(folder, settings, texts=(), valid=()):
+    make_corpus(settings, [str(text) for text in texts], [str(text) for text in valid], str(folder), threads=1)
+    record = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    return (folder / "train.txt").read_bytes(), (folder / "valid.txt").read_bytes(), record
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_stories_keep_one_document_in_a_hundred_for_validation(tmp_path):
+    train, valid, record = make(tmp_path, {"name": "s", "source": "stories", "documents": 300, "seed": 4})
+    documents = list(stories(300, 4))
+    assert train.decode() == "".join(f"{story}\n{END}\n" for story in documents[:297])
+    assert valid.decode() == "".join(f"{story}\n{END}\n" for story in documents[297:])
+    assert record["splits"]["train"] == {
+        "bytes": len(train),
+        "documents": 297,
+        "sha256": hashlib.sha256(train).hexdigest(),
+    }
+
+
+def test_docstrings_are_the_packages_own_and_each_once():
+    found = docstrings(["networkx"], threads=1)
+    import networkx
+
+    assert networkx.Graph.__doc__ is not None
+    assert any(text.startswith("Base class for undirected graphs.") for text in found)
+    assert len(found) == len(set(found)) > 1000
+    assert found == docstrings(["networkx"], threads=2), "the same on any number of cores"
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package with tests of its own, itself below a folder named tests."""
+    folder = tmp_path / "tests" / "kettle"
+    (folder / "tests").mkdir(parents=True)
+    (folder / "__init__.py").write_text('"""How to boil water."""\n\n\ndef pour():\n    """Pour it out."""\n')
+    (folder / "tests" / "test_pour.py").write_text('"""Whether it pours."""\n')
+    (folder / "silent.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(folder.parent)
+    return folder
+
+
+def test_a_packages_own_tests_are_left_out_wherever_it_lies(package):
+    assert sorted(docstrings(["kettle"], threads=1)) == ["How to boil water.", "Pour it out."]
+
+
+def test_packages_that_document_nothing_are_refused(package, tmp_path):
+    (package / "__init__.py").write_text("")
+    with pytest.raises(InputError, match="packages: expected at least 2 docstrings, found 0; name larger packages"):
+        make(tmp_path / "out", {"name": "d", "source": "docstrings", "packages": ["kettle"]})
+
+
+def test_docstrings_of_a_missing_package_say_what_to_do():
+    with pytest.raises(InputError, match="'no_such_package' is not installed; install it"):
+        docstrings(["no_such_package"], threads=1)
+
+
+def test_a_text_is_cut_at_a_document_end_and_nothing_is_lost(tmp_path):
+    text = "".join(f"Document {number}.\n{END}\n" for number in range(40))
+    train, valid, record = make(tmp_path / "out", URL, [write(tmp_path / "a.txt", text)])
+    assert train + valid == text.encode()
+    assert train.decode().endswith(f"{END}\n")
+    assert valid.decode().startswith("Document")
+    assert record["splits"]["valid"]["documents"] == 4
+
+
+def test_texts_with_files_of_their_own_for_validation(tmp_path):
+    a, b, v = (write(tmp_path / f"{name}.txt", f"{name}\n{END}\n") for name in "abv")
+    train, valid, _ = make(tmp_path / "out", {**URL, "valid_fraction": None}, [a, b], [v])
+    assert train.decode() == f"a\n{END}\nb\n{END}\n"
+    assert valid.decode() == f"v\n{END}\n"
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\n\n"])
+def test_the_end_of_a_file_ends_a_document(tmp_path, ending):
+    a, b = write(tmp_path / "a.txt", f"first{ending}"), write(tmp_path / "b.txt", "second")
+    text = b"".join(chain_texts([(str(a), 0, None), (str(b), 0, None)])).decode()
+    assert text == f"first{ending or chr(10)}{END}\nsecond\n{END}\n"
+
+
+def test_a_text_without_document_ends_is_cut_at_a_line(tmp_path):
+    lines = "".join(f"Line {number} of one long text.\n" for number in range(100))
+    train, valid, record = make(tmp_path / "out", URL, [write(tmp_path / "a.txt", lines)])
+    assert train.decode() == lines[: len(train) - len(END) - 1] + f"{END}\n"
+    assert valid.decode().startswith("Line 9")
+    assert record["splits"]["valid"]["documents"] == 1
+
+
+def test_files_without_document_ends_are_documents(tmp_path):
+    files = [write(tmp_path / f"{number}.txt", f"text {number} " * 20) for number in range(4)]
+    train, valid, record = make(tmp_path / "out", {**URL, "valid_fraction": 0.4}, files)
+    assert (record["splits"]["train"]["documents"], record["splits"]["valid"]["documents"]) == (2, 2)
+    assert b"text 2" not in train and b"text 1" not in valid
+
+
+def test_crlf_after_a_document_end_stays_with_it(tmp_path):
+    text = f"one\r\n{END}\r\ntwo\r\n{END}\r\n"
+    train, valid, _ = make(tmp_path / "out", {**URL, "valid_fraction": 0.5}, [write(tmp_path / "a.txt", text)])
+    assert train.decode() == f"one\r\n{END}\r\n"
+    assert valid.decode() == f"two\r\n{END}\r\n"
+
+
+def test_any_bytes_are_kept(tmp_path):
+    text = b"\xff\x00\xc3\n" + END.encode() + b"\n" + "Zoë\u3000龍".encode() + b"\n" + END.encode() + b"\n"
+    train, valid, _ = make(tmp_path / "out", {**URL, "valid_fraction": 0.5}, [write(tmp_path / "a.txt", text)])
+    assert train + valid == text
+
+
+@pytest.mark.parametrize("text", [" \n ", "word", "\n"])
+def test_a_text_too_short_to_split_is_refused(tmp_path, text):
+    with pytest.raises(
+        InputError, match=r"a\.txt: expected a document end, .*, found none to cut a part for validation at; give more"
+    ):
+        split_point([str(write(tmp_path / "a.txt", text))], 0.9)
+
+
+def test_an_empty_text_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"a\.txt: expected text, found an empty file"):
+        split_point([str(write(tmp_path / "a.txt", ""))], 0.9)
+
+
+@given(st.text("ab\n", max_size=40), st.sampled_from([b"a", b"ab", b"aba"]), st.integers(0, 45), st.integers(1, 9))
+def test_marks_are_found_on_both_sides_of_a_place_whatever_the_blocks(tmp_path_factory, text, mark, place, block):
+    path = write(tmp_path_factory.getbasetemp() / "marks.txt", text)
+    starts = [start for start in range(len(text)) if text.encode().startswith(mark, start)]
+    with open(path, "rb") as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "CHUNK_BYTES", block)
+        assert list(corpus.marks_before(file, mark, place)) == [start for start in starts[::-1] if start < place]
+        assert list(corpus.marks_from(file, mark, place)) == [start for start in starts if start >= place]
+
+
+def test_a_wanted_place_inside_a_delimiter_is_a_document_end(tmp_path):
+    text = f"0.\n{END}\n0.\n{END}\n"
+    train, valid, _ = make(tmp_path / "out", {**URL, "valid_fraction": 0.75}, [write(tmp_path / "a.txt", text)])
+    assert train.decode() == valid.decode() == f"0.\n{END}\n"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    documents=st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=30), min_size=2, max_size=20),
+    share=st.floats(0.05, 0.95),
+)
+def test_every_split_keeps_all_documents_whole(tmp_path_factory, documents, share):
+    documents = [document.replace(END, "") + "." for document in documents]
+    text = "".join(f"{document}\n{END}\n" for document in documents).encode()
+    folder = tmp_path_factory.mktemp("split")
+    train, valid, record = make(folder / "out", {**URL, "valid_fraction": share}, [write(folder / "a.txt", text)])
+    assert train + valid == text
+    assert train.endswith(f"{END}\n".encode())
+    assert sum(split["documents"] for split in record["splits"].values()) == len(documents)

@@ -1,0 +1,85 @@
+import hashlib
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from lmpipe.data.encode import encode_file, unigram_entropy
+from lmpipe.data.token_dataset import TokenFile
+from lmpipe.errors import InputError
+from lmpipe.tokenizer import chunking, parallel_encoding
+from lmpipe.tokenizer.bpe_training import merge_pretokens
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
+from lmpipe.tokenizer.tokenizer import Tokenizer
+
+TEXT = f"The cat sat on the mat.\r\nÉté! {END_OF_TEXT}\n" * 30 + "no end"
+
+
+@pytest.fixture
+def tokenizer():
+    vocab, merges = merge_pretokens({b"The": 3, b" the": 5, b" cat": 2, b"at": 9}, 264, [END_OF_TEXT])
+    return Tokenizer(vocab, merges, [END_OF_TEXT])
+
+
+@pytest.fixture
+def text_path(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_bytes(TEXT.encode())
+    return path
+
+
+def encode(text_path, tokenizer, folder):
+    info = encode_file(text_path, tokenizer, folder / "train.bin", folder / "train.json", "mine")
+    return info, folder / "train.bin"
+
+
+def test_a_token_file_holds_the_ids_of_the_text(tmp_path, text_path, tokenizer):
+    info, path = encode(text_path, tokenizer, tmp_path)
+    ids = tokenizer.encode(TEXT)
+    assert np.fromfile(path, "<u2").tolist() == ids
+    shares = [count / len(ids) for count in Counter(ids).values()]
+    assert info.pop("unigram_entropy") == pytest.approx(-sum(share * math.log(share) for share in shares), rel=1e-12)
+    assert info == {
+        "tokens": len(ids),
+        "dtype": "uint16",
+        "max_id": max(ids),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "text_bytes": len(TEXT.encode()),
+        "vocab_size": 264,
+        "tokenizer": {"name": "mine", "sha256": tokenizer.sha256},
+    }
+
+
+def test_token_files_do_not_depend_on_blocks(tmp_path, text_path, tokenizer, monkeypatch):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    encode(text_path, tokenizer, tmp_path / "a")
+    for module in (chunking, encode):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 3)
+    monkeypatch.setattr(parallel_encoding, "cores", lambda: 3)
+    encode(text_path, tokenizer, tmp_path / "b")
+    for name in ("train.bin", "train.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_vocabularies_above_65536_ids_take_four_bytes(tmp_path, text_path, tokenizer):
+    fitting = {**tokenizer.vocab, 65_535: b"some token"}
+    info, path = encode(text_path, Tokenizer(fitting, tokenizer.merges, [END_OF_TEXT]), tmp_path)
+    assert (info["dtype"], path.stat().st_size) == ("uint16", 2 * info["tokens"])
+    larger = Tokenizer({**tokenizer.vocab, 70_000: b" o"}, [*tokenizer.merges, (b" ", b"o")], [END_OF_TEXT])
+    info, path = encode(text_path, larger, tmp_path)
+    assert (info["dtype"], info["max_id"], info["vocab_size"]) == ("uint32", 70_000, 70_001)
+    assert TokenFile.open(path).tokens[:].tolist() == larger.encode(TEXT)
+
+
+def test_an_empty_text_is_refused_and_leaves_no_file(tmp_path, tokenizer):
+    (tmp_path / "empty.txt").write_bytes(b"")
+    with pytest.raises(InputError, match=r"empty\.txt: expected text to encode"):
+        encode(tmp_path / "empty.txt", tokenizer, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
+
+
+def test_unigram_entropy_of_equal_and_of_single_tokens():
+    assert unigram_entropy(np.array([3, 3, 3, 0])) == pytest.approx(math.log(3), rel=1e-15)
+    assert unigram_entropy(np.array([0, 7])) == 0

@@ -1,0 +1,351 @@
+import hashlib
+import re
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from lmpipe.data import stories as grammar
+from lmpipe.data.stories import Group, Person, Story, Symbol, Told, World, capital, parse, polish, stories, tell
+from lmpipe.data.story_plots import MORALS, PLOTS
+from lmpipe.data.story_words import LISTS
+
+GOLDEN_SHA256 = "7711de31a5ef79873915fb5148b6b41aed1ac42fa03e5b19ce2ee978a96cc6d5"
+
+ROLE_FIELDS = {"", ".name", ".whose", ".own", ".himself", ".he", ".him", ".his"}
+BOUND_BEFORE = {"he", "him", "his", "himself", "hero", "kind", "hand", "title", "friend.kind", "start", "middle", "end"}
+BOUND_BEFORE |= {role + field for role in ("friend", "adult", "helper") for field in ROLE_FIELDS}
+
+MALE = re.compile(r"\b(he|him|his|himself)\b", re.IGNORECASE)
+FEMALE = re.compile(r"\b(she|her|hers|herself)\b", re.IGNORECASE)
+MOTHERS = re.compile(r"with her (babies|fawn)")  # the animals to be seen in some places
+
+
+@pytest.fixture(scope="module")
+def corpus() -> list[str]:
+    return list(stories(20_000))
+
+
+@pytest.fixture(scope="module")
+def told() -> list[Story]:
+    return [tell(1, index) for index in range(3000)]
+
+
+def sha256(texts: list[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def excerpts(pattern: str, texts: list[str]) -> list[str]:
+    """Every place where a pattern that should not occur does, with its surroundings."""
+    return [
+        text[max(0, match.start() - 30) : match.end() + 20] for text in texts for match in re.finditer(pattern, text)
+    ]
+
+
+# Determinism
+
+
+def test_the_first_stories_are_the_same_bytes_everywhere(corpus):
+    assert sha256(corpus[:200]) == GOLDEN_SHA256
+
+
+def test_another_process_with_another_hash_seed_tells_the_same_stories(corpus, monkeypatch):
+    monkeypatch.setenv("PYTHONHASHSEED", "123")
+    code = "from lmpipe.data.stories import stories; print('\\0'.join(stories(50)), end='')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\0") == corpus[:50]
+
+
+def test_seeds_tell_different_stories(corpus):
+    assert not set(stories(500, seed=1)) & set(corpus[:500])
+
+
+def test_a_longer_corpus_begins_with_the_shorter_one(corpus):
+    assert list(stories(300)) == corpus[:300]
+    assert list(stories(0)) == []
+
+
+def test_no_two_stories_are_alike(corpus):
+    assert len(set(corpus)) == len(corpus)
+
+
+def test_a_story_that_was_told_before_is_told_anew(monkeypatch):
+    def narrow(seed: int, index: int, attempt: int = 0) -> Story:
+        return Story(f"story {(seed + index) // 2 + 100 * attempt}", "plot", {}, {})
+
+    monkeypatch.setattr(grammar, "tell", narrow)
+    assert list(stories(4)) == ["story 0", "story 100", "story 1", "story 101"]
+
+
+def test_what_was_told_is_known_again():
+    told = Told()
+    texts = [str(number) for number in range(50_000)]
+    assert all(told.is_new(text) for text in texts)
+    assert not any(told.is_new(text) for text in texts)
+
+
+# The corpus
+
+
+def test_the_corpus_is_varied(corpus):
+    words = {word for text in corpus for word in re.findall(r"[a-z']+", text.lower())}
+    assert len(words) >= 2500
+    assert len(PLOTS) >= 14
+    openings = {text[:60] for text in corpus}
+    assert len(openings) > 0.8 * len(corpus)
+
+
+def test_every_plot_is_told(told):
+    counts = {plot: sum(story.plot == plot for story in told) for plot in PLOTS}
+    assert min(counts.values()) > len(told) / len(PLOTS) / 2
+
+
+def test_lengths(corpus):
+    lengths = [len(text) for text in corpus]
+    assert 750 < statistics.mean(lengths) < 1050
+    assert min(lengths) > 300
+    assert max(lengths) < 2000
+    assert 0.4 < statistics.mean("\n" in text for text in corpus) < 0.9
+
+
+# The surface
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        pytest.param(r"[^A-Za-z .,!?:'\"\n-]", id="an unexpected character"),
+        pytest.param(r"  | \n|\n |\n\n|^\s|\s$", id="stray white space"),
+        pytest.param(r" [,.!?:]|[,:][,.!?:]|\.[,!?:]|[!?][.,!?:]|(?<!\.)\.\.(?!\.)", id="broken punctuation"),
+        pytest.param(r"\b[Aa] (?!one)[aeioAEIO]|\b[Aa] u(?!ni)|\b[Aa]n [^aeiouhAEIO]|\ban (one|uni)", id="a or an"),
+        pytest.param(
+            r"\b[Aa]n? [Aa]n?\b|\b(the the|and and|of of|to to)\b|\b[Aa]n? (two|three|four|five)\b(?!-)", id="articles"
+        ),
+        pytest.param(r'(^|\n|[.!?] )"?[a-z]|\." "?[a-z]|[,:] "[a-z]', id="a sentence that starts small"),
+        pytest.param(r"\bi\b", id="a small I"),
+        pytest.param(r"[a-z] (And|But|The|He|She|It|His|Her|Then|There|They)\b", id="a capital in mid-sentence"),
+        pytest.param(r"[a-z]$", id="no full stop at the end"),
+        pytest.param(r"None|endoftext|Symbol|_", id="something left over"),
+    ],
+)
+def test_the_text_is_free_of(mistake, corpus):
+    assert excerpts(mistake, corpus[:6000]) == []
+
+
+def test_a_sentence_that_follows_a_question_begins_with_a_capital(corpus):
+    verbs = {verb.strip() for name in ("cried", "said") for verb in LISTS[name].split(",")} | {"asked"}
+    for text in corpus[:6000]:
+        for after in re.findall(r'[!?]" ([a-z]\w*(?: [a-z]+)?)', text):
+            first, *second = after.split()
+            if first in ("he", "she", "it"):
+                assert second and second[0] in verbs, text
+            assert first not in ("they", "this", "that", "so", "but", "when", "there was", "one", "at"), text
+
+
+def test_quotes_open_and_close_within_a_paragraph(corpus):
+    for text in corpus[:6000]:
+        for paragraph in text.split("\n"):
+            pieces = paragraph.split('"')
+            assert len(pieces) % 2 == 1, paragraph
+            for spoken in pieces[1::2]:
+                assert spoken == spoken.strip() != "", paragraph
+                assert spoken[-1] in ".,!?" or len(spoken.split()) == 1, paragraph  # a single word may be mentioned
+
+
+# Coherence
+
+
+def test_the_hero_is_there_from_beginning_to_end(told):
+    for story in told:
+        name = story.people["hero"].name
+        third = len(story.text) // 3
+        assert name in story.text[:third]
+    named_late = [story.people["hero"].name in story.text[-len(story.text) // 3 :] for story in told]
+    assert statistics.mean(named_late) > 0.9
+
+
+@pytest.mark.parametrize(("gender", "others"), [("he", FEMALE), ("she", MALE)])
+def test_pronouns_agree_where_everybody_has_the_same_gender(gender, others, told):
+    stories_of_one_gender = [story for story in told if {who.gender for who in story.people.values()} == {gender}]
+    assert len(stories_of_one_gender) > 50
+    for story in stories_of_one_gender:
+        if "baby" not in story.text:  # a baby brother or sister is not one of the people
+            assert not others.search(MOTHERS.sub("", story.text)), story.text
+
+
+def test_a_sentence_about_the_hero_alone_has_the_hero_s_pronouns(told):
+    checked = 0
+    for story in told:
+        hero, *others = (person.name for person in story.people.values())
+        wrong = {"he": FEMALE, "she": MALE}[story.people["hero"].gender]
+        for sentence in re.split(r'[.!?"\n]', MOTHERS.sub("", story.text)):
+            if re.match(rf" ?{hero}\b", sentence) and not any(name in sentence for name in [*others, "baby", " and "]):
+                assert not wrong.search(sentence), story.text
+                checked += 1
+    assert checked > 5000
+
+
+def test_the_wanted_thing_keeps_its_color(told):
+    colors = {color.strip() for color in LISTS["color"].split(",")}
+    checked = 0
+    for story in told:
+        thing, color = story.choices.get("thing"), story.choices.get("color@thing")
+        if type(thing) is str and type(color) is str:
+            seen = [word for word in re.findall(rf"(\S+) {thing}\b", story.text) if word in colors]
+            assert set(seen) <= {color}, story.text
+            checked += len(seen) > 1
+    assert checked > 300
+
+
+def test_the_lost_thing_is_found_where_the_story_was(told):
+    lost = [story for story in told if story.plot == "lost_thing"]
+    for story in lost:
+        thing, place, spot, color = (story.choices[key] for key in ("thing", "place", "place.spot", "color@thing"))
+        assert story.text.count(thing) >= 4
+        assert place in story.text
+        assert spot in story.text[story.text.index(place) :]
+        assert f"{color} {thing}" in story.text
+
+
+def test_helpers_are_introduced_before_they_are_called_the_farmer(told):
+    for story in told:
+        if story.plot == "fear":  # which has no helper, but perhaps a mail carrier at the door
+            continue
+        helper = story.people["helper"]
+        narration = re.sub(r'"[^"]*"', "", story.text)
+        called = narration.lower().find(helper.name.lower())
+        introduced = narration.find(helper.first[2:])
+        if helper.name.startswith("the ") and called >= 0:
+            assert 0 <= introduced < called, story.text
+
+
+def test_nobody_shares_a_name(told):
+    for story in told:
+        assert len({story.people[role].name for role in ("hero", "friend", "adult")}) == 3
+
+
+# The tables
+
+
+def symbols(parts) -> list[Symbol]:
+    """Every field in a template, however deep."""
+    if type(parts) is str:
+        return []
+    found = []
+    for part in parts:
+        if type(part) is Symbol:
+            found.append(part)
+        elif type(part) is list:
+            found += [symbol for option in part for symbol in symbols(option)]
+    return found
+
+
+@pytest.mark.parametrize("wild", [False, True])
+def test_every_field_of_every_template_exists(wild):
+    groups = grammar.groups(wild)
+    templates = [(name, cell) for name, group in groups.items() for row in group.rows for cell in row]
+    templates += [(plot, option) for plot in PLOTS for beat in grammar.beats(plot) for option in beat or ()]
+    templates += [(plot, moral) for plot in PLOTS for moral in grammar.morals(plot)]
+    templates += [("thread", option) for thread in grammar.threads(wild) for part in thread for option in part]
+    for place, template in templates:
+        for symbol in symbols(template):
+            name = symbol.key.partition("@")[0]
+            known = symbol.group in groups and name.removeprefix(symbol.group) in groups[symbol.group].columns
+            assert known or name in BOUND_BEFORE, (place, name)
+
+
+@pytest.mark.parametrize("wild", [False, True])
+def test_tables_are_complete(wild):
+    for name, group in grammar.groups(wild).items():
+        assert all(len(row) == len(group.columns) for row in group.rows), name
+        assert len(set(map(str, group.rows))) == len(group.rows), name
+
+
+def test_plots_and_threads_have_their_parts():
+    assert MORALS.keys() == PLOTS.keys()
+    for wild in (False, True):
+        assert all(len(thread) == 3 for thread in grammar.threads(wild))
+
+
+# The template language
+
+
+def world(chances: list[float], **groups: str) -> World:
+    return World(iter(chances).__next__, {name: grammar.word_list(text) for name, text in groups.items()})
+
+
+def test_parse():
+    assert parse("a {color@kite} [kite|ball]") == (
+        "a ",
+        Symbol("color@kite", "color", "@kite", False),
+        " ",
+        [("kite",), ("ball",)],
+    )
+    assert parse("{Thing.use}[|, [x|y]]") == (
+        Symbol("thing.use", "thing", "", True),
+        [(), (", ", [("x",), ("y",)])],
+    )
+    assert parse("i said, it is i.") == ("I said, it is I.",)
+
+
+def test_alternatives_follow_chance():
+    assert [world([chance]).text("[a|b|]!") for chance in (0.0, 0.4, 0.99)] == ["a!", "b!", "!"]
+
+
+def test_a_list_is_used_up_before_anything_comes_twice():
+    assert world([0.0] * 5, color="red, blue, green").text("{color} {color} {color} {color} {color}") == (
+        "red blue green red blue"
+    )
+
+
+def test_tagged_fields_stay_the_same():
+    text = "{color@kite} {color} {color@kite} {Color@ball}"
+    assert world([0.0] * 3, color="red, blue, green").text(text) == "red blue red Green"
+
+
+def test_the_columns_of_a_table_come_from_one_row():
+    here = World(iter([0.9]).__next__, {"toy": grammar.table("name; use\nkite; fly it\nball; kick it")})
+    assert here.text("{toy}, {toy.use}, {toy}") == "ball, kick it, ball"
+
+
+def test_people_are_introduced_once():
+    here = World(iter([]).__next__, {})
+    here.bound["helper"] = Person("an old farmer named Mr. Hill", "the farmer", "he")
+    assert here.text("{helper}, {helper} and {helper}") == "an old farmer named Mr. Hill, the farmer and the farmer"
+
+
+def test_a_pronoun_that_could_be_the_hero_s_becomes_a_name():
+    here = World(iter([]).__next__, {})
+    for hero_gender, expected in (("she", "Mia Mia's her"), ("he", "she her her")):
+        grammar.bind_role(here, "friend", Person("his friend Mia", "Mia", "she"), hero_gender)
+        assert here.text("{friend.he} {friend.his} {friend.own}") == expected
+
+
+def test_longer_indents_continue_a_line():
+    assert grammar.lines("\n    a kite\n    a long\n        kite\n    ") == ["a kite", "a long kite"]
+    assert grammar.sections("\n    a\n      b\n\n    c\n    d\n", "") == [["a b"], ["c", "d"]]
+
+
+@pytest.mark.parametrize(
+    ("rough", "smooth"),
+    [
+        ("She saw a owl and a unicorn. it ate a apple.", "She saw an owl and a unicorn. It ate an apple."),
+        ('He said, "a hour? a umbrella!" she laughed.', 'He said, "An hour? An umbrella!" she laughed.'),
+        ('"Yes." then he left. "no!" "oh." A one-eared cat.', '"Yes." Then he left. "No!" "Oh." A one-eared cat.'),
+        ("A old pea and a honest bee.", "An old pea and an honest bee."),
+    ],
+)
+def test_polish(rough, smooth):
+    assert polish(rough) == smooth
+
+
+def test_capital():
+    assert [capital("mia"), capital('"mia'), capital("Mia")] == ["Mia", '"Mia', "Mia"]
+
+
+def test_word_lists_put_common_words_first():
+    group = grammar.word_list("a, b, c, d")
+    assert isinstance(group, Group)
+    here = World(iter([0.49]).__next__, {"word": group})
+    assert here.text("{word}") == "a"  # 0.49 squared is below a quarter

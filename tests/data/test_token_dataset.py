@@ -1,0 +1,142 @@
+import json
+import os
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmpipe.data.encode import encode_file
+from lmpipe.data.token_dataset import TokenFile, batch, validation_windows
+from lmpipe.errors import InputError
+from lmpipe.tokenizer.bpe_training import merge_pretokens
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
+from lmpipe.tokenizer.tokenizer import Tokenizer
+
+TEXT = f"The cat sat on the mat.\r\nÉté! {END_OF_TEXT}\n" * 30 + "no end"
+
+
+@pytest.fixture
+def tokenizer():
+    vocab, merges = merge_pretokens({b"The": 3, b" the": 5, b" cat": 2, b"at": 9}, 264, [END_OF_TEXT])
+    return Tokenizer(vocab, merges, [END_OF_TEXT])
+
+
+@pytest.fixture
+def text_path(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_bytes(TEXT.encode())
+    return path
+
+
+def encode(text_path, tokenizer, folder):
+    info = encode_file(text_path, tokenizer, folder / "train.bin", folder / "train.json", "mine")
+    return info, folder / "train.bin"
+
+
+def test_an_opened_token_file_gives_the_ids_that_were_asked_for(tmp_path, text_path, tokenizer):
+    info, path = encode(text_path, tokenizer, tmp_path)
+    opened, ids = TokenFile.open(path, vocab_size=264), np.array(tokenizer.encode(TEXT))
+    assert opened.info == info
+    assert len(opened.tokens) == len(ids)
+    for part in (slice(None), slice(7, 30), slice(len(ids) - 3, len(ids) + 9), slice(9, 2), slice(-4, None)):
+        np.testing.assert_array_equal(opened.tokens[part], ids[part])
+    for read, expected in zip(batch(opened.tokens, 5, 3, 8, 16), batch(ids, 5, 3, 8, 16), strict=True):
+        np.testing.assert_array_equal(read, expected)
+    for read, expected in zip(validation_windows(opened.tokens, 16), validation_windows(ids, 16), strict=True):
+        np.testing.assert_array_equal(read, expected)
+
+
+def test_a_token_file_that_is_cut_while_it_is_open_is_told(tmp_path, text_path, tokenizer):
+    _, path = encode(text_path, tokenizer, tmp_path)
+    opened = TokenFile.open(path)
+    os.truncate(path, 20)
+    assert len(opened.tokens[:10]) == 10
+    with pytest.raises(InputError, match=r"train\.bin: expected \d+ tokens, .* found the end after 10; delete it"):
+        opened.tokens[5:12]
+
+
+def test_damaged_token_files_are_told_in_one_line(tmp_path, text_path, tokenizer):
+    info, path = encode(text_path, tokenizer, tmp_path)
+    data = path.read_bytes()
+
+    def fails(message, content=data, **changed):
+        path.write_bytes(content)
+        path.with_suffix(".json").write_text(json.dumps({**info, **changed}), encoding="utf-8")
+        with pytest.raises(InputError, match=message) as caught:
+            TokenFile.open(path)
+        assert "\n" not in str(caught.value)
+        assert str(path.with_suffix("")) in str(caught.value)
+
+    fails("train.bin: size: expected .* tokens of 2 bytes, found", data[:-1])
+    fails("train.bin: size", data + b"\0\0")
+    fails("train.bin: expected 263 as the largest id, found 999", (999).to_bytes(2, "little") + data[2:])
+    fails("below the vocabulary's 260, found 263", vocab_size=260)
+    fails("tokens: expected", tokens="many")
+    fails("tokens: expected", tokens=-1)
+    fails("dtype: expected 'uint16' or 'uint32', found 'int8'", dtype="int8")
+    fails("tokens: expected", b"", tokens=0)
+    encode(text_path, tokenizer, tmp_path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"size: expected .* tokens of 2 bytes, found no file"):
+        TokenFile.open(path)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(InputError, match=r"train\.json: no such file"):
+        TokenFile.open(path)
+
+
+def test_a_vocabulary_of_another_tokenizer_is_refused(tmp_path, text_path, tokenizer):
+    _, path = encode(text_path, tokenizer, tmp_path)
+    assert TokenFile.open(path, vocab_size=10_000)
+    with pytest.raises(InputError, match="below the vocabulary's 200, found 263; use the tokenizer"):
+        TokenFile.open(path, vocab_size=200)
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step():
+    split = np.arange(1000, dtype=np.uint16)
+    first = batch(split, 0, 3, 8, 16)
+    np.random.default_rng(1).random(5)
+    for one, again in zip(first, batch(split, 0, 3, 8, 16), strict=True):
+        assert one.dtype == np.int64
+        assert one.shape == (8, 16)
+        np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(first[0], batch(split, 0, 4, 8, 16)[0])
+    assert not np.array_equal(first[0], batch(split, 1, 3, 8, 16)[0])
+    assert not np.array_equal(first[0], batch(split, 1, 2, 8, 16)[0]), "seeds do not share batches at shifted steps"
+
+
+def test_targets_are_one_token_further_and_all_starts_are_drawn():
+    split = np.arange(100, 120, dtype=np.uint16)
+    inputs, targets = batch(split, 0, 0, 2000, 16)
+    np.testing.assert_array_equal(targets, inputs + 1)
+    np.testing.assert_array_equal(inputs - inputs[:, :1], np.broadcast_to(np.arange(16), inputs.shape))
+    starts = Counter((inputs[:, 0] - 100).tolist())
+    assert sorted(starts) == [0, 1, 2, 3]
+    assert min(starts.values()) > 420  # 500 expected, standard deviation 19
+
+
+def test_a_split_must_hold_one_window():
+    inputs, targets = batch(np.arange(5), 0, 0, 2, 4)
+    assert (inputs == [0, 1, 2, 3]).all()
+    assert (targets == [1, 2, 3, 4]).all()
+    with pytest.raises(InputError, match="at least 5 tokens, found 4; shorten the context"):
+        batch(np.arange(4), 0, 0, 2, 4)
+
+
+@given(st.integers(2, 60), st.integers(1, 20), st.none() | st.integers(1, 80))
+def test_validation_windows_make_every_token_a_target_once(length, context_length, limit):
+    split = np.arange(length, dtype=np.uint16)
+    windows = list(validation_windows(split, context_length, limit))
+    seen = np.concatenate([targets for _, targets in windows])
+    np.testing.assert_array_equal(seen, np.arange(1, length)[:limit])
+    for inputs, targets in windows:
+        np.testing.assert_array_equal(targets, inputs + 1)
+        assert inputs.dtype == targets.dtype == np.int64
+    assert [len(inputs) for inputs, _ in windows[:-1]] == [context_length] * (len(windows) - 1)
+    assert 1 <= len(windows[-1][0]) <= context_length
+
+
+def test_a_validation_split_needs_two_tokens():
+    with pytest.raises(InputError, match="at least 2 tokens, found 1"):
+        list(validation_windows(np.arange(1), 4))

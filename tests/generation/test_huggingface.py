@@ -1,0 +1,205 @@
+"""An exported run, loaded by the real transformers: the same logits, ids, text and greedy continuation."""
+
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmpipe.errors import InputError
+from lmpipe.generation.huggingface import export
+from lmpipe.generation.sampling import generate, load_run, read_run
+from lmpipe.io.files import read_json
+from lmpipe.model.transformer import TransformerLM
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
+from lmpipe.training.run import train
+from tests.support.tiny_study import make_tiny_study, tiny_settings
+
+NAMES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+ODD_TEXTS = [
+    "",
+    " ",
+    "  two  spaces  ",
+    "\n\n\ttabs\r\nand line ends \n",
+    "Hello , world ! do n't , I 'm ' s n't it ?",
+    END_OF_TEXT,
+    f"{END_OF_TEXT}{END_OF_TEXT} a{END_OF_TEXT}b <|endoftext| >",
+    "Привет, мир! שלום עולם مرحبا بالعالم नमस्ते दुनिया สวัสดี 你好，世界 こんにちは 안녕하세요",
+    "e\u0301 é ﬁ Å Å ½ ² Ⅷ 𝒳 \u200b\u200d\ufeff\u00a0\u3000\u2028",
+    "👩‍👩‍👧‍👦🏳️‍🌈🇬🇧 \x00\x01\x7f\x85",
+    "<s> </s> <unk> [PAD] ▁ Ġ Ċ <0x41>",
+    "the sun sat on a stone.\n",
+]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study with a trained run, and its export."""
+    study = make_tiny_study(tmp_path_factory.mktemp("export") / "results")
+    shape = {"context_length": 24, "d_model": 24, "d_ff": 40, "num_heads": 2, "rope_theta": 500.0}
+    train(tiny_settings(model=shape), study, study / "run")
+    export(study / "run", study / "exported")
+    return study
+
+
+@pytest.fixture(scope="module")
+def llama(study):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(study / "exported").eval()
+
+
+@pytest.fixture(scope="module")
+def their_tokenizer(study):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(study / "exported")
+
+
+@pytest.fixture(scope="module")
+def model_and_tokenizer(study):
+    return load_run(study / "run")
+
+
+def test_logits_are_those_of_the_run(study, llama):
+    config, weights, _ = read_run(study / "run")
+    ours = TransformerLM(config)
+    ours.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
+    token_ids = torch.randint(config.vocab_size, (3, 24), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = llama(token_ids).logits
+        assert theirs.dtype == torch.float32
+        torch.testing.assert_close(theirs, ours(token_ids), atol=1e-5, rtol=0)
+    model = load_run(study / "run")[0]
+    for row, logits in zip(token_ids.tolist(), theirs, strict=True):
+        found = model.read([model.new_cache()], [0], [row])[0]
+        np.testing.assert_allclose(found, logits[-1].numpy(), atol=1e-5, rtol=0)
+
+
+def test_greedy_continuations_are_those_of_transformers_up_to_the_context_length(llama, model_and_tokenizer):
+    model, tokenizer = model_and_tokenizer
+    for prompt in ("the sun", "a", "the moon sang a song"):
+        prompt_ids = tokenizer.encode(prompt)
+        [sample] = generate(model, tokenizer, [prompt], temperature=0, max_new_tokens=24 - len(prompt_ids))
+        theirs = llama.generate(torch.tensor([prompt_ids]), do_sample=False, max_new_tokens=24 - len(prompt_ids))
+        expected = theirs[0].tolist()
+        assert prompt_ids + sample.new_ids == expected[: -1 if sample.ended else None]
+        assert len(expected) == 24 or sample.ended
+
+
+def test_transformers_draws_from_all_tokens_unless_told_otherwise(llama):
+    config = llama.generation_config
+    assert config.do_sample and (config.temperature, config.top_p) == (1.0, 1.0) and not config.top_k
+    assert config.eos_token_id == 256
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_ids_and_decoded_texts_are_the_same(their_tokenizer, model_and_tokenizer, text):
+    tokenizer = model_and_tokenizer[1]
+    token_ids = their_tokenizer(text).input_ids
+    assert token_ids == their_tokenizer.encode(text) == tokenizer.encode(text)
+    assert their_tokenizer.decode(token_ids) == tokenizer.decode(token_ids) == text
+
+
+@settings(max_examples=200)
+@given(text=st.text())
+def test_ids_and_decoded_texts_of_any_characters_are_the_same(their_tokenizer, model_and_tokenizer, text):
+    tokenizer = model_and_tokenizer[1]
+    token_ids = their_tokenizer.encode(text)
+    assert token_ids == tokenizer.encode(text)
+    assert their_tokenizer.decode(token_ids) == text
+
+
+@settings(max_examples=200)
+@given(token_ids=st.lists(st.integers(0, 262)))
+def test_any_ids_are_decoded_to_the_same_text(their_tokenizer, model_and_tokenizer, token_ids):
+    assert their_tokenizer.decode(token_ids) == model_and_tokenizer[1].decode(token_ids)
+
+
+def test_the_tokenizer_knows_its_special_token_and_length(their_tokenizer):
+    assert len(their_tokenizer) == 263
+    assert their_tokenizer.eos_token == their_tokenizer.bos_token == END_OF_TEXT
+    assert their_tokenizer.eos_token_id == 256
+    assert their_tokenizer.model_max_length == 24
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("norm", "post", "Llama has an RMSNorm before each sublayer"),
+        ("norm", "none", "Llama has an RMSNorm before each sublayer"),
+        ("position", "none", "Llama turns queries and keys by their positions"),
+        ("feed_forward", "silu", "Llama's feed-forward has a gate"),
+    ],
+)
+def test_what_llama_cannot_express_is_refused(study, tmp_path, key, value, reason):
+    run = study / f"run-{key}-{value}"
+    if not run.exists():
+        train(tiny_settings(model={key: value}, total_tokens=64), study, run)
+    with pytest.raises(InputError, match=rf"{run.name}: model.{key}: expected \w+, found {value}: {reason}.*; export "):
+        export(run, tmp_path / "exported")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_replaces_an_earlier_one_and_nothing_else(study, tmp_path):
+    target = tmp_path / "exported"
+    target.mkdir()
+    export(study / "run", target)
+    assert {path.name for path in target.iterdir()} == NAMES
+    (target / "config.json").write_text("{}")
+    export(study / "run", target)
+    assert read_json(target / "config.json") == read_json(study / "exported/config.json")
+    (target / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"/exported: expected a new folder .*, found one with .*; name another"):
+        export(study / "run", target)
+    assert (target / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+
+
+def test_a_run_is_not_replaced_by_its_export(study, tmp_path, monkeypatch):
+    run = tmp_path / "results/run"
+    shutil.copytree(study / "tokenizers", tmp_path / "results/tokenizers")
+    run.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(study / "run" / name, run / name)
+    monkeypatch.chdir(run)
+    for target in (run, "."):
+        with pytest.raises(InputError, match=r"found one with config\.json, model\.safetensors; name another"):
+            export(run, target)
+    assert {path.name for path in run.iterdir()} == {"config.json", "model.safetensors"}
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    export(run, ".")
+    assert {path.name for path in (tmp_path / "empty").iterdir()} == NAMES
+
+
+def test_the_same_run_gives_the_same_bytes(study, tmp_path):
+    export(study / "run", tmp_path / "again")
+    for name in NAMES:
+        assert (tmp_path / "again" / name).read_bytes() == (study / "exported" / name).read_bytes()
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_an_interrupted_export_leaves_no_half_folder(study, tmp_path, name, before, monkeypatch):
+    target = tmp_path / "exported"
+    if before:
+        shutil.copytree(study / "exported", target)
+    code = (
+        "import os, signal, sys; from lmpipe import export, files; write = files.write_flushed\n"
+        "def killed(path, *rest):\n"
+        "    write(path, *rest)\n"
+        "    if path.name == sys.argv[1]: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.write_flushed = killed; export.export(*sys.argv[2:])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, name, study / "run", target], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert target.exists() == before
+    export(study / "run", target)
+    assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+    assert {path.name for path in target.iterdir()} == NAMES

@@ -1,0 +1,110 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from lmpipe.generation.inference import ROWS, CompiledLM, weight_shapes
+from lmpipe.model.transformer import TransformerLM
+from lmpipe.study.settings import ModelConfig
+
+# Whole panels and vectors, and shapes that fill neither.
+SHAPES = {
+    "even": {"context_length": 80, "d_model": 64, "d_ff": 192, "num_heads": 4, "vocab_size": 128},
+    "odd": {"context_length": 70, "d_model": 42, "d_ff": 49, "num_heads": 3, "vocab_size": 65},
+    "wide heads": {"context_length": 5, "d_model": 72, "d_ff": 7, "num_heads": 1, "vocab_size": 2},
+}
+VARIANTS = list(itertools.product(["pre", "post", "none"], ["rope", "none"], ["swiglu", "silu"]))
+
+
+def models(shape: str, **changes) -> tuple[TransformerLM, CompiledLM]:
+    """A model with weights of every size, norms included, and the same compiled."""
+    torch.manual_seed(0)
+    reference = TransformerLM(ModelConfig(**{"num_layers": 2, **SHAPES[shape], **changes}), seed=0).eval()
+    with torch.no_grad():
+        for name, weight in reference.named_parameters():
+            if ".ln" in name or "ln_" in name:
+                weight.uniform_(0.5, 2)
+    weights = {name: weight.numpy() for name, weight in reference.state_dict().items()}
+    return reference, CompiledLM(reference.config, weights)
+
+
+def token_ids_for(config: ModelConfig, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(config.vocab_size, size=config.context_length).tolist()
+
+
+def step_by_step(model: CompiledLM, token_ids: list[int]) -> np.ndarray:
+    """The logits after every token, (seq, vocab)."""
+    cache = model.new_cache()
+    return np.concatenate([model.read([cache], [place], [[token]]) for place, token in enumerate(token_ids)])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("norm", "position", "feed_forward"), VARIANTS)
+def test_the_compiled_model_is_the_model_within_rounding(shape, norm, position, feed_forward):
+    reference, model = models(shape, norm=norm, position=position, feed_forward=feed_forward)
+    token_ids = token_ids_for(model.config)
+    with torch.no_grad():
+        # In float64, so that the rounding is that of one side.
+        exact = reference.double()(torch.tensor([token_ids]))[0].numpy()
+        rounded = reference.float()(torch.tensor([token_ids]))[0].numpy()
+    found = step_by_step(model, token_ids)
+    # Without norms numbers grow from layer to layer: then torch's own rounding is the measure.
+    rounding = np.abs(rounded - exact).max() if norm == "none" else 0
+    tolerance = 5e-6 * max(1, np.abs(exact).max()) + 5 * rounding
+    assert np.abs(found - exact).max() < tolerance
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_are_the_same_bits_however_a_text_is_read(shape):
+    _, model = models(shape)
+    token_ids = token_ids_for(model.config)
+    logits = step_by_step(model, token_ids)
+    for cut in {1, 2, len(token_ids) // 2, len(token_ids)}:
+        cache = model.new_cache()
+        assert np.array_equal(model.read([cache], [0], [token_ids[:cut]])[0], logits[cut - 1])
+        for place in range(cut, len(token_ids)):
+            assert np.array_equal(model.read([cache], [place], [token_ids[place : place + 1]])[0], logits[place])
+
+
+def test_logits_are_the_same_bits_beside_any_other_texts():
+    _, model = models("even")
+    texts = [token_ids_for(model.config, seed)[: 3 + 7 * seed] for seed in range(9)]
+    assert sum(map(len, texts)) > 2 * ROWS
+    alone = [model.read([model.new_cache()], [0], [text])[0] for text in texts]
+    caches = [model.new_cache() for _ in texts]
+    together = model.read(caches, [0] * len(texts), texts)
+    assert np.array_equal(together, alone)
+    # Then one token each, at positions that differ.
+    following = model.read(caches, list(map(len, texts)), [[7]] * len(texts))
+    alone = [model.read([model.new_cache()], [0], [[*text, 7]])[0] for text in texts]
+    assert np.array_equal(following, alone)
+
+
+def test_a_cache_may_be_used_again_from_its_start():
+    _, model = models("odd")
+    cache = model.new_cache()
+    model.read([cache], [0], [token_ids_for(model.config, 1)])
+    text = token_ids_for(model.config, 2)[:20]
+    assert np.array_equal(model.read([cache], [0], [text]), model.read([model.new_cache()], [0], [text]))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_kernel_stays_within_its_memory(shape, monkeypatch):
+    monkeypatch.setenv("LMPIPE_CHECK", "1")
+    _, checked = models(shape)
+    monkeypatch.delenv("LMPIPE_CHECK")
+    _, model = models(shape)
+    token_ids = token_ids_for(model.config)
+    assert np.array_equal(step_by_step(checked, token_ids[:20]), step_by_step(model, token_ids[:20]))
+    last = checked.read([checked.new_cache()], [0], [token_ids])
+    assert np.array_equal(last, model.read([model.new_cache()], [0], [token_ids]))
+    with pytest.raises(MemoryError, match="kernel forward"):
+        checked.read([checked.new_cache()], [0], [[checked.config.vocab_size + 1000]])
+
+
+@pytest.mark.parametrize(("norm", "position", "feed_forward"), VARIANTS)
+def test_weights_have_the_names_and_shapes_of_the_model(norm, position, feed_forward):
+    config = ModelConfig(num_layers=3, **SHAPES["odd"], norm=norm, position=position, feed_forward=feed_forward)
+    expected = TransformerLM(config, device="meta").state_dict()
+    assert weight_shapes(config) == {name: tuple(weight.shape) for name, weight in expected.items()}

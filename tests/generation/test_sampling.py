@@ -1,0 +1,317 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from lmpipe.errors import InputError
+from lmpipe.generation.inference import CompiledLM
+from lmpipe.generation.sampling import (
+    BATCH,
+    choose_token,
+    generate,
+    load_run,
+    nucleus,
+    read_run,
+    sample_grid,
+    stream,
+    stream_to_stdout,
+    text_of,
+    write_samples,
+)
+from lmpipe.io.files import read_json
+from lmpipe.model.transformer import TransformerLM
+from lmpipe.study.settings import ModelConfig
+from lmpipe.training.run import train
+from tests.support.tiny_study import make_tiny_study, tiny_settings, tiny_tokenizer
+
+CONFIG = ModelConfig(context_length=24, d_model=16, d_ff=32, num_layers=2, num_heads=2, vocab_size=263)
+
+
+def compiled(model: TransformerLM) -> CompiledLM:
+    return CompiledLM(model.config, {name: weight.numpy() for name, weight in model.state_dict().items()})
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """Random weights, scaled so that the next token is neither certain nor anything."""
+    model = TransformerLM(CONFIG, seed=3)
+    with torch.no_grad():
+        model.lm_head.weight *= 6
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model(reference):
+    """The same model, ready to generate."""
+    return compiled(reference)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a tiny study, with a trained run in it."""
+    study = make_tiny_study(tmp_path_factory.mktemp("generate") / "results")
+    train(tiny_settings(), study, study / "run")
+    return study
+
+
+def greedy_by_hand(model, token_ids, count):
+    token_ids = list(token_ids)
+    with torch.no_grad():
+        for _ in range(count):
+            token_ids.append(int(model(torch.tensor([token_ids]))[0, -1].argmax()))
+    return token_ids
+
+
+def test_greedy_equals_a_loop_of_argmax_up_to_the_context_length(model, reference):
+    tokenizer = tiny_tokenizer()
+    prompt_ids = tokenizer.encode("the sun")
+    [sample] = generate(model, tokenizer, ["the sun"], temperature=0, max_new_tokens=24 - len(prompt_ids) + 1)
+    expected = greedy_by_hand(reference, prompt_ids, 24 - len(prompt_ids) + 1)[len(prompt_ids) :]
+    assert not sample.ended
+    assert sample.new_ids == expected
+    # The last token is predicted from a full context, but none was cut to add it to the text.
+    assert sample.context_cuts == [24]
+
+
+def test_beyond_the_context_length_its_last_half_is_read_anew(model, reference):
+    tokenizer = tiny_tokenizer()
+    [sample] = generate(model, tokenizer, ["the"], temperature=0, max_new_tokens=60)
+    assert not sample.ended
+    assert sample.context_cuts == [24, 36, 48, 60]
+    text = tokenizer.encode("the")
+    seen = list(text)
+    for _ in range(60):
+        with torch.no_grad():
+            following = int(reference(torch.tensor([seen]))[0, -1].argmax())
+        text.append(following)
+        seen = [*(seen[12:] if len(seen) == 24 else seen), following]
+    assert tokenizer.encode("the") + sample.new_ids == text
+
+
+def test_of_a_long_prompt_the_model_sees_the_end(model, reference):
+    tokenizer = tiny_tokenizer()
+    prompt = "a stone and the sea " * 10
+    [sample] = generate(model, tokenizer, [prompt], temperature=0, max_new_tokens=1)
+    assert sample.new_ids == greedy_by_hand(reference, tokenizer.encode(prompt)[-24:], 1)[-1:]
+
+
+def test_samples_do_not_depend_on_their_neighbours(model):
+    tokenizer = tiny_tokenizer()
+    prompts = ["the", "a much longer prompt", "", "sun"]
+    together = generate(model, tokenizer, prompts, temperature=0.9, top_p=0.8, max_new_tokens=40, seed=5)
+    for prompt, sample in zip(prompts, together, strict=True):
+        [alone] = generate(model, tokenizer, [prompt], temperature=0.9, top_p=0.8, max_new_tokens=40, seed=5)
+        assert (alone.new_ids, alone.ended) == (sample.new_ids, sample.ended)
+
+
+def test_the_same_seed_gives_the_same_text_and_equal_prompts_differ(model):
+    tokenizer = tiny_tokenizer()
+    first, second = generate(model, tokenizer, ["the", "the"], max_new_tokens=30, seed=1)
+    again, _ = generate(model, tokenizer, ["the", "the"], max_new_tokens=30, seed=1)
+    other, _ = generate(model, tokenizer, ["the", "the"], max_new_tokens=30, seed=2)
+    assert first.new_ids == again.new_ids
+    assert first.new_ids != second.new_ids
+    assert first.new_ids != other.new_ids
+
+
+def test_samples_beyond_one_batch_are_those_of_smaller_ones(model):
+    tokenizer = tiny_tokenizer()
+    prompts = [f"the {number}" for number in range(BATCH + 3)]
+    together = generate(model, tokenizer, prompts, max_new_tokens=5, seed=2)
+    parts = [sample for prompt in prompts for sample in generate(model, tokenizer, [prompt], max_new_tokens=5, seed=2)]
+    assert [sample.new_ids for sample in together] == [sample.new_ids for sample in parts]
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(0.4, [2]), (0.5, [2]), (0.6, [2, 0]), (0.85, [2, 0, 3]), (1e-9, [2]), (0.999, [2, 0, 3, 1])]
+)
+def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(top_p, kept):
+    weights = np.array([2.5, 0.5, 5.0, 2.0])
+    found = nucleus(weights, top_p)
+    assert np.flatnonzero(found).tolist() == sorted(kept)
+    assert found[kept].tolist() == weights[kept].tolist()
+
+
+@given(
+    weights=st.lists(st.integers(0, 1000), min_size=1, max_size=60).filter(any),
+    top_p=st.floats(0, 1, exclude_min=True, exclude_max=True),
+)
+def test_the_nucleus_is_that_of_all_weights_sorted(weights, top_p):
+    weights = np.array(weights, float)
+    order = sorted(range(len(weights)), key=lambda token_id: -weights[token_id])
+    expected, held = [], 0.0
+    while held < top_p * weights.sum():
+        expected.append(order[len(expected)])
+        held += weights[expected[-1]]
+    assert np.flatnonzero(nucleus(weights, top_p)).tolist() == sorted(expected)
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+    logits = np.array([0.0, 1.0, 2.0, -1.0], np.float32)
+    random = Random(0)
+    draws = [choose_token(logits, 0.5, 0.95, random) for _ in range(8000)]
+    shares = np.bincount(draws, minlength=4) / len(draws)
+    expected = torch.softmax(torch.tensor(logits).double() / 0.5, -1).numpy()
+    expected[[0, 3]] = 0
+    np.testing.assert_allclose(shares, expected / expected.sum(), atol=0.015)
+    draws = [choose_token(logits, 2.0, 1.0, random) for _ in range(8000)]
+    expected = torch.softmax(torch.tensor(logits).double() / 2, -1).numpy()
+    np.testing.assert_allclose(np.bincount(draws, minlength=4) / len(draws), expected, atol=0.015)
+
+
+@pytest.mark.parametrize("temperature", [0, 5e-324, 1e-3])
+def test_next_to_no_temperature_takes_the_likeliest_token_and_of_equal_ones_the_first(temperature):
+    logits = np.array([0.0, 1.0, 7.0, -1.0], np.float32)
+    assert choose_token(logits, temperature, 1.0, Random(0)) == choose_token(logits, temperature, 0.3, Random(0)) == 2
+    assert choose_token(np.zeros(4, np.float32), 0, 1.0, Random(0)) == 0
+
+
+def test_no_draw_falls_behind_the_last_token():
+    class Highest(Random):
+        def random(self):
+            return 1 - 2**-53
+
+    for seed in range(200):
+        logits = np.random.default_rng(seed).normal(size=1000).astype(np.float32)
+        logits[-5:] = -np.inf
+        assert choose_token(logits, 1.0, 1.0, Highest()) == 994
+        assert logits[choose_token(logits, 1.0, 0.9, Highest())] > -np.inf
+
+
+def test_generation_stops_at_the_end_of_text(model):
+    tokenizer = tiny_tokenizer()
+    ending = TransformerLM(CONFIG, seed=3)
+    with torch.no_grad():
+        ending.lm_head.weight.zero_()
+        ending.lm_head.weight[256] = ending.hidden(torch.tensor([tokenizer.encode("the")]))[0, -1] * 100
+    [sample] = generate(compiled(ending), tokenizer, ["the"], temperature=0, max_new_tokens=10)
+    assert sample.ended
+    assert sample.new_ids == []
+
+
+@pytest.mark.parametrize("weight", ["lm_head.weight", "layers.1.ffn.w13.weight", "token_embeddings.weight"])
+@pytest.mark.parametrize("value", [1e38, float("nan"), float("-inf")])
+def test_logits_that_are_not_finite_still_give_a_token(weight, value):
+    broken = TransformerLM(CONFIG, seed=3)
+    with torch.no_grad():
+        broken.get_parameter(weight).fill_(value)
+    model = compiled(broken)
+    [sample] = generate(model, tiny_tokenizer(), ["the"], temperature=0.7, top_p=0.9, max_new_tokens=5)
+    assert len(sample.new_ids) == 5 or sample.ended
+
+
+def test_a_stream_gives_the_text_of_the_sample_in_whole_characters(model):
+    tokenizer = tiny_tokenizer()
+    [sample] = generate(model, tokenizer, ["é"], temperature=1.0, max_new_tokens=50, seed=4)
+    pieces = list(stream(model, tokenizer, "é", temperature=1.0, max_new_tokens=50, seed=4))
+    assert "".join(pieces) == text_of(tokenizer, sample.new_ids)
+    assert any(token_id > 127 for token_id in sample.new_ids)
+
+
+def test_a_run_is_loaded_as_it_was_trained(run):
+    config, weights, tokenizer = read_run(run / "run")
+    assert tokenizer.sha256 == tiny_tokenizer().sha256
+    trained = TransformerLM(config)
+    trained.load_state_dict(load_file(run / "run/model.safetensors"))
+    assert all(np.array_equal(weight, weights[name]) for name, weight in trained.state_dict().items())
+    model, tokenizer = load_run(run / "run")
+    [sample] = generate(model, tokenizer, ["the sun"], temperature=0, max_new_tokens=8)
+    prompt_ids = tokenizer.encode("the sun")
+    assert prompt_ids + sample.new_ids == greedy_by_hand(trained, prompt_ids, 8)
+    assert set(text_of(tokenizer, sample.new_ids)) <= set("abcdefghijklmnopqrstuvwxyz .\n")
+
+
+def test_a_run_with_another_tokenizer_is_refused(run):
+    config = read_json(run / "run/config.json")
+    config["tokenizer"]["sha256"] = "0" * 64
+    (run / "other").mkdir()
+    (run / "other/config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"/tokenizers/tiny: expected the tokenizer 000000000000"):
+        load_run(run / "other")
+
+
+def test_a_study_may_be_moved_and_its_runs_used_from_anywhere(run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(run, tmp_path / "moved")
+    monkeypatch.chdir("/")
+    stream_to_stdout(tmp_path / "moved/run", "the", temperature=0, top_p=1, max_new_tokens=4, seed=0)
+    moved = capsys.readouterr().out
+    stream_to_stdout(run / "run", "the", temperature=0, top_p=1, max_new_tokens=4, seed=0)
+    assert moved == capsys.readouterr().out
+
+
+def test_streaming_writes_the_text_alone(run, capsys):
+    stream_to_stdout(run / "run", "the sun", temperature=0.8, top_p=0.9, max_new_tokens=12, seed=0)
+    first = capsys.readouterr()
+    stream_to_stdout(run / "run", "the sun", temperature=0.8, top_p=0.9, max_new_tokens=12, seed=0)
+    assert first.out == capsys.readouterr().out
+    assert first.out.startswith("the sun")
+    assert first.err == ""
+
+
+def test_the_verb_streams_without_loading_torch(run):
+    code = (
+        "import sys; from lmpipe.cli.main import main; main(sys.argv[1:]); "
+        "print([name for name in ('torch', 'numba', 'pandas') if name in sys.modules], file=sys.stderr)"
+    )
+    arguments = ["generate", "--run", run / "run", "--prompt", "the sun", "--max-new-tokens", "12", "--seed", "3"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True
+    )
+    model, tokenizer = load_run(run / "run")
+    [sample] = generate(model, tokenizer, ["the sun"], temperature=1.0, top_p=1.0, max_new_tokens=12, seed=3)
+    assert (done.stdout, done.stderr) == (f"the sun{text_of(tokenizer, sample.new_ids)}\n", "[]\n")
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "option"), [(-1, 1, "temperature"), (1, 0, "top-p"), (1, 1.5, "top-p")]
+)
+def test_impossible_settings_are_refused(run, temperature, top_p, option):
+    with pytest.raises(InputError, match=f"--{option}: expected"):
+        stream_to_stdout(run / "run", "the", temperature, top_p, 1, 0)
+
+
+SETTINGS = {
+    "corpus": "tiny",
+    "run": "experiment/baseline",
+    "seed": 0,
+    "prompts": ["the sun", "a"],
+    "max_new_tokens": 40,
+    "temperature": [0.0, 0.7],
+    "top_p": [0.9, 1.0],
+}
+
+
+def test_the_grid_has_one_greedy_sample_for_each_prompt():
+    assert sample_grid(SETTINGS) == [
+        (prompt, temperature, top_p)
+        for prompt in ("the sun", "a")
+        for temperature, top_p in ((0.0, 1.0), (0.7, 0.9), (0.7, 1.0))
+    ]
+
+
+def test_samples_are_written_with_figures_and_repeat(run):
+    texts = [run / f"corpora/tiny/{split}.txt" for split in ("train", "valid")]
+    write_samples(SETTINGS, run / "run", *texts, run / "samples/tiny.json")
+    result = read_json(run / "samples/tiny.json")
+    assert {"corpus", "run", "tokenizer", "prompts", "samples", "reference"} <= result.keys()
+    assert (result["run_status"], result["tokenizer"]) == ("finished", "tiny")
+    assert len(result["samples"]) == 6
+    for sample in result["samples"]:
+        assert sample["ended"] or sample["tokens"] == 40
+        assert 0 <= sample["known_word_share"] <= 1
+        assert sample["words"] < 3 or 0 < sample["distinct_3"] <= 1
+    assert max(sample["known_word_share"] for sample in result["samples"]) > 0.5
+    assert result["reference"]["known_word_share"] == 1
+    write_samples(SETTINGS, run / "run", *texts, run / "samples/again.json")
+    again = read_json(run / "samples/again.json")
+    assert result == again
+    assert Path(run / "samples/tiny.json").read_text().count("NaN") == 0

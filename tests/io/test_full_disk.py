@@ -1,0 +1,233 @@
+"""A disk without room: each verb says which file and how much is missing, loses nothing, and goes on later."""
+
+import contextlib
+import errno
+import os
+import re
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lmpipe.cli.main import main
+from lmpipe.data.corpus import make_corpus
+from lmpipe.errors import InputError
+from lmpipe.io.files import atomic_write, json_bytes, write_json
+from lmpipe.training.checkpoint import save_weights
+from lmpipe.training.run import train
+from tests.support.cli_cases import FILLS_FOLDER, TEXT, WRITES
+from tests.support.tiny_study import make_tiny_study, tiny_settings
+
+DISK_BYTES = 4 << 20
+PAGE_BYTES = 4096
+LACKS = r"expected room for ([\d,]+) bytes, found ([\d,]+) \(([\d,]+) bytes are missing\): "
+LACKS_MORE = r"expected room for more than [\d,]+ bytes, found none: "
+REMEDY = "; make space and give the same command again"
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """A small disk at a folder, which takes the right to mount one."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},{options}", "tmpfs", folder]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        # Lazily, for a refused run may still hold its token files open.
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory) -> Iterator[Path]:
+    """A disk of a few megabytes."""
+    with mounted(tmp_path_factory.mktemp("disk"), "rw") as folder:
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _without_seconds_of_counting_and_drawing(monkeypatch):
+    monkeypatch.setattr("lmpipe.tokenizer.unicode_demo.decodes", lambda decode, text: text.isascii())
+    monkeypatch.setattr("lmpipe.model.accounting.check_against_torch", lambda config: {"equal": True})
+    for plot in ("lmpipe.report.plots.common.bar_plot", "lmpipe.report.plots.common.line_plot"):
+        monkeypatch.setattr(plot, lambda *arguments, **options: None)
+
+
+@contextlib.contextmanager
+def filled(disk: Path, left: int = 0) -> Iterator[None]:
+    """Fill a disk up for a while, but for so many bytes."""
+    filler = disk / "filler"
+    free = shutil.disk_usage(disk).free // PAGE_BYTES * PAGE_BYTES
+    filler.write_bytes(bytes(free - left))
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def told(arguments: list[str], capfd) -> str:
+    """The line that a refused command ends with."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 1
+    return capfd.readouterr().err
+
+
+@pytest.mark.parametrize("verb", WRITES)
+def test_every_verb_keeps_the_last_good_files_and_goes_on(whole_study, disk, verb, monkeypatch, capfd):
+    folder, commands = whole_study
+    monkeypatch.chdir(folder)
+    output = disk / verb
+    arguments = [*commands[verb][:-1], str(output if verb in FILLS_FOLDER else output / "result.out")]
+    main(arguments)
+    before = contents(output)
+    with filled(disk):
+        line = told(arguments, capfd)
+        after = contents(output)
+    assert line.startswith(f"lmpipe {verb}: {output}/") and line.endswith(f"{REMEDY}\n") and line.count("\n") == 1
+    assert re.search(f"{LACKS}|{LACKS_MORE}", line)
+    assert after == before
+    main(arguments)
+    assert contents(output).keys() == before.keys()
+    shutil.rmtree(output)
+
+
+def test_what_is_missing_is_told_to_the_byte(disk):
+    value = {"text": "x" * 3 * PAGE_BYTES}
+    size = len(json_bytes(value))
+    path = disk / "a.json"
+    with filled(disk, left=PAGE_BYTES), pytest.raises(InputError) as caught:
+        write_json(path, value)
+    expected, found, missing = (int(number.replace(",", "")) for number in re.search(LACKS, str(caught.value)).groups())
+    assert (expected, found, missing) == (size, PAGE_BYTES, size - PAGE_BYTES)
+    assert list(disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("room", [0.3, 0.9, 1.0])
+def test_a_corpus_of_two_texts_changes_as_a_whole_or_not_at_all(whole_study, disk, room, monkeypatch):
+    monkeypatch.chdir(whole_study[0])
+    target = disk / "corpus"
+    settings = {"name": "mine", "source": "url", "valid_fraction": 0.4}
+    make_corpus(settings, [TEXT], [], str(target), 1)
+    before = contents(target)
+    other = disk.parent / "other.txt"
+    other.write_bytes(Path(TEXT).read_bytes().replace(b"sun", b"star") * 20)
+    left = (int(room * os.path.getsize(other)) // PAGE_BYTES + 4) * PAGE_BYTES
+    with filled(disk, left):
+        if room < 1:
+            with pytest.raises(InputError, match=r"(train|valid)\.txt: expected room"):
+                make_corpus(settings, [str(other)], [], str(target), 1)
+            assert contents(target) == before
+        else:
+            make_corpus(settings, [str(other)], [], str(target), 1)
+            assert contents(target).keys() == before.keys()
+    shutil.rmtree(target)
+
+
+def test_training_goes_on_from_its_last_checkpoint(disk, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    settings = tiny_settings()
+    train(settings, make_tiny_study(tmp_path / "whole"), tmp_path / "whole/run")
+    results = make_tiny_study(disk / "results")
+    with filled(disk, left=400_000), pytest.raises(InputError) as caught:
+        train(settings, results, disk / "results/run", checkpoint_seconds=0)
+    assert re.search(r"step-00000000\d\d\.safetensors: " + LACKS, str(caught.value))
+    kept = sorted(path.name for path in results.glob("store/*/checkpoints/*"))
+    assert len(kept) == 2 and all(name.endswith(".safetensors") for name in kept)
+    capfd.readouterr()
+    train(settings, results, disk / "results/run", checkpoint_seconds=0)
+    assert f"going on after step {int(kept[-1][5:15])} of 60" in capfd.readouterr().err
+    weights = "run/model.safetensors"
+    assert (disk / "results" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+    shutil.rmtree(results)
+
+
+def test_finished_weights_that_find_no_room_are_made_again_from_the_checkpoint(disk, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    results = make_tiny_study(disk / "results")
+
+    def save_on_a_full_disk(path, model):
+        with filled(disk):
+            save_weights(path, model)
+
+    monkeypatch.setattr("lmpipe.training.trainer.save_weights", save_on_a_full_disk)
+    with pytest.raises(InputError, match=r"model\.safetensors: " + LACKS):
+        train(tiny_settings(), results, disk / "results/run", checkpoint_seconds=0)
+    monkeypatch.setattr("lmpipe.training.trainer.save_weights", save_weights)
+    train(tiny_settings(), results, disk / "results/run")
+    assert "going on after step 60 of 60" in capfd.readouterr().err
+    shutil.rmtree(results)
+
+
+def test_a_run_is_published_from_the_store_once_there_is_room(disk, tmp_path, monkeypatch):
+    results = make_tiny_study(tmp_path / "results")
+    with filled(disk), pytest.raises(InputError, match=r"model\.safetensors: " + LACKS):
+        train(tiny_settings(), results, disk / "run")
+    monkeypatch.setattr("lmpipe.training.trainer.Trainer", None)
+    train(tiny_settings(), results, disk / "run")
+    assert {path.name for path in (disk / "run").iterdir()} == {
+        "config.json",
+        "metrics.csv",
+        "model.safetensors",
+        "summary.json",
+    }
+    shutil.rmtree(disk / "run")
+
+
+def test_a_disk_that_can_only_be_read(whole_study, tmp_path, monkeypatch, capfd):
+    folder, commands = whole_study
+    monkeypatch.chdir(folder)
+    with mounted(tmp_path, "ro"):
+        line = told([*commands["count-pretokens"][:-1], str(tmp_path / "counts" / "0.npz")], capfd)
+    assert line == (
+        f"lmpipe count-pretokens: {tmp_path / 'counts'}: expected a disk to write to, found one that can only be read; "
+        "name another path\n"
+    )
+
+
+# --- without a disk of one's own -------------------------------------------------------------------------------------
+
+
+def test_a_limit_on_the_size_of_files_is_told_alike(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(InputError) as caught, atomic_write(path, "wb", 5000) as file:
+            file.write(bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"{path}: expected room for 5,000 bytes, found 1,000 (4,000 bytes are missing): " in str(caught.value)
+    assert contents(tmp_path) == {"a.bin": b"old"}
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC])
+def test_room_that_lacks_only_in_the_end_is_told_alike(tmp_path, number, monkeypatch):
+    def full(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("lmpipe.io.files.os.fsync", full)
+    expected = r"a\.bin: expected room for more than 5 bytes, found none"
+    with pytest.raises(InputError, match=expected), atomic_write(tmp_path / "a.bin", "wb") as file:
+        file.write(b"12345")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "a.bin", "wb"):
+        (tmp_path / "source").read_bytes()
+    assert caught.value.filename == str(tmp_path / "source")
+    with pytest.raises(ConnectionResetError), atomic_write(tmp_path / "a.bin", "wb"):
+        raise ConnectionResetError(errno.ECONNRESET, "the server has left")
+    assert list(tmp_path.iterdir()) == []

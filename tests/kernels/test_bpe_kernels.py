@@ -1,0 +1,236 @@
+import os
+import subprocess
+import sys
+import threading
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import regex
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lmpipe.kernels.bpe.count_host import Specials
+from lmpipe.kernels.runtime import buffers, loader, structs
+from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
+from tests.reference import naive_bpe
+
+# Plain, without vector instructions, and with every address checked.
+VARIANTS = {
+    "vector": loader.load(False, False),
+    "scalar": loader.load(True, False),
+    "checked": loader.load(False, True),
+}
+variants = pytest.mark.parametrize("kernels", VARIANTS.values(), ids=VARIANTS)
+SPACES = "\x85\xa0\u1680\u2000\u2009\u2028\u202f\u3000"
+PIECES = st.sampled_from(
+    [
+        *"'srtdmlveSLR 0½\n\t\r\x0b .-!éßЯ漢字あ한ทनع🙂𝒳\x00\x1c\u200b\ufffd",
+        *SPACES,
+        "'ll",
+        "'re",
+        "''s",
+        "  ",
+        " \n ",
+        "a" * 70,
+    ]
+)
+BROKEN = st.sampled_from(
+    [b"\xff", b"\xc3", b"\xe2\x80", b"\xe3\x80", b"\xed\xa0\x80", b"\xf0\x9f\x99", b"\xf5", b"\x80", b"\xc0\xaf"]
+)
+ANY_BYTES = st.lists(
+    st.one_of(
+        PIECES.map(str.encode), st.characters(exclude_categories=["Cs"]).map(str.encode), BROKEN, st.binary(max_size=3)
+    ),
+    max_size=60,
+).map(b"".join)
+
+
+@pytest.fixture(scope="module")
+def classes():
+    with buffer_of(loader.class_table()) as buffer:
+        yield buffer.address
+
+
+def scanned(kernels, classes, data: bytes, room: int = structs.SCAN_SLACK) -> list[bytes]:
+    """The pre-tokens of a text, found by calls that have room for `room` starts each."""
+    found = []
+    with buffer_of(data) as text, Buffer(4 * room) as starts, Buffer(structs.WORD * structs.SCAN_FIELDS) as state:
+        while int(state.array("i8", 1)[0]) < len(data):
+            count = kernels.scan(text.address, len(data), classes, state.address, starts.address, room)
+            found += starts.array("u4", room)[:count].tolist()
+    return cut(data, found)
+
+
+def cut(data: bytes, starts: list[int]) -> list[bytes]:
+    return [data[start:stop] for start, stop in pairwise([*starts, len(data)])]
+
+
+def published(data: bytes) -> list[bytes]:
+    text = data.decode("utf-8", "surrogateescape")
+    return [found.encode("utf-8", "surrogateescape") for found in regex.findall(naive_bpe.GPT2, text)]
+
+
+@variants
+@settings(max_examples=400)
+@given(data=ANY_BYTES, offset=st.integers(0, 64), room=st.integers(structs.SCAN_SLACK, 3 * structs.SCAN_SLACK))
+@example(data="a  b\n\n c\u3000 d \u3000e 's  'll\x85\x85".encode(), offset=0, room=64)
+@example(data=b"a" * 4 + "\u3000".encode() * 20, offset=52, room=64)
+def test_scan_finds_what_the_pattern_finds_in_any_bytes(kernels, classes, data, offset, room):
+    data = b"x" * offset + data
+    assert scanned(kernels, classes, data, room) == published(data)
+
+
+@variants
+def test_scan_of_characters_of_all_scripts_between_others(kernels, classes):
+    characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+    stride = 11 if kernels is VARIANTS["vector"] else 37
+    data = "".join(map("{0}a{0}1 {0}.{0}  ".format, characters[::stride])).encode()
+    assert scanned(kernels, classes, data, 1 << 12) == published(data)
+
+
+@variants
+@pytest.mark.parametrize("piece", ["'s", "'ll", "'re ", "  ", "\u3000", "\xa0 ", "\r\n", "é", "'", "字", "🙂 "])
+def test_scan_at_every_offset_of_a_block(kernels, classes, piece):
+    for offset in range(130):
+        data = (("x" * offset) + piece * 3 + "s").encode()
+        assert scanned(kernels, classes, data) == published(data)
+        assert scanned(kernels, classes, data[:-2]) == published(data[:-2])
+
+
+def test_what_lies_behind_the_text_does_not_matter(classes):
+    with Buffer(300 + structs.PADDING) as text, Buffer(4 * 400) as starts, Buffer(64) as state:
+        for stop in range(200):
+            data = (b"it's  \xe3\x80\x80 so'l" * 20)[:stop]
+            for behind in (b"l", b"\x80", b" ", b"'"):
+                text.bytes_view()[:300] = data + behind * (300 - stop)
+                state.array("i8", 8)[:] = 0
+                count = loader.kernels().scan(text.address, stop, classes, state.address, starts.address, 400)
+                found = starts.array("u4", count).tolist()
+                assert cut(data, found) == published(data)
+
+
+@variants
+@given(
+    text=st.text(alphabet="<|ab>x \n", max_size=200),
+    specials=st.lists(st.sampled_from(["<|a|>", "<|a|><|b|>", "|><", "a", "ab x", " <", "xx"]), unique=True),
+    room=st.integers(1, 5),
+)
+def test_special_tokens_are_found_the_longest_first(kernels, text, specials, room):
+    data, found, place = text.encode(), [], 0
+    with (
+        Specials([special.encode() for special in specials]) as table,
+        buffer_of(data) as buffer,
+        Buffer(24 * room) as output,
+    ):
+        while place < len(data):
+            count = kernels.find_specials(buffer.address, place, len(data), table.address, output.address, room)
+            rows = output.array("i8", 3 * room)[: 3 * count].reshape(-1, 3).tolist()
+            found += [(at, specials[number]) for at, _, number in rows]
+            place = rows[-1][1] if count == room else len(data)
+    pieces, expected, place = naive_bpe.cut(text, specials), [], 0
+    for piece, is_special in pieces:
+        expected += [(place, piece)] if is_special else []
+        place += len(piece)
+    assert found == expected
+
+
+def test_checked_kernels_tell_a_read_and_a_write_outside_of_their_buffers(classes):
+    checked = VARIANTS["checked"]
+    with buffer_of(b"word" * 100) as text, Buffer(4 * 200) as starts, Buffer(64) as state:
+        with pytest.raises(MemoryError, match="kernel scan: 64 bytes at"):
+            checked.scan(text.address, 500, classes, state.address, starts.address, 200)
+        state.array("i8", 8)[:] = 0
+        with pytest.raises(MemoryError, match="kernel scan: 4 bytes at"):
+            checked.scan(text.address, 400, classes, state.address, starts.address + 800, 200)
+        state.array("i8", 8)[:] = 0
+        assert checked.scan(text.address, 3, classes, state.address, starts.address, 64) == 1
+
+
+def test_buffers_keep_their_content_when_they_grow():
+    with Buffer(100) as buffer:
+        buffer.bytes_view()[:] = bytes(range(100))
+        for size in (5000, 1 << 24):
+            buffer.grow(size)
+            view = buffer.bytes_view()
+            assert (len(view), bytes(view[:100]), view[-1]) == (size, bytes(range(100)), 0)
+            view.release()
+    assert buffers.take_fault() is None
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run Python code in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def cache_folder(monkeypatch, tmp_path):
+    """A cache folder of its own."""
+    monkeypatch.setenv("LMPIPE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "kernels"
+
+
+def test_content_is_cached_under_a_lock_and_made_again_when_damaged(cache_folder):
+    made = []
+
+    def make():
+        made.append(1)
+        return b"content"
+
+    threads = [threading.Thread(target=loader.cached, args=("thing", "key", make)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    (path,) = cache_folder.glob("thing-*.bin")
+    for damage in (b"", b"content", path.read_bytes()[:-1], b"x" + path.read_bytes()):
+        path.write_bytes(damage)
+        assert loader.cached("thing", "key", make) == b"content"
+    assert len(made) == 5
+    loader.cached("thing", "another key", make)
+    assert len(made) == 6
+
+
+def test_folders_that_others_can_write_to_are_not_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("LMPIPE_CACHE", str(tmp_path / "open"))
+    monkeypatch.setattr(loader.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "open" / "kernels").mkdir(parents=True)
+    (tmp_path / "open" / "kernels").chmod(0o777)
+    assert loader.cache_folder() == tmp_path / f"lmpipe-{os.getuid()}" / "kernels"
+    (tmp_path / "open" / "kernels").chmod(0o755)
+    assert loader.cache_folder() == tmp_path / "open" / "kernels"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LMPIPE_CACHE", str(tmp_path / "file"))
+    assert loader.cache_folder() == tmp_path / f"lmpipe-{os.getuid()}" / "kernels"
+
+
+def test_a_process_loads_the_kernels_without_numba():
+    loader.kernels()
+    code = "import sys; from lmpipe.kernels import load; print(callable(loader.kernels().scan), 'numba' in sys.modules)"
+    assert run(code).stdout == "True False\n"
+
+
+def test_class_table_knows_every_character_as_the_regex_package_does():
+    table = np.frombuffer(loader.class_table(), np.uint8)
+    characters = "".join(map(chr, range(sys.maxunicode + 1)))
+    for kind, pattern in ((structs.LETTER, r"\p{L}"), (structs.DIGIT, r"\p{N}"), (structs.WHITE, r"\s")):
+        assert [match.start() for match in regex.finditer(pattern, characters)] == np.flatnonzero(
+            table == kind
+        ).tolist()
+
+
+@pytest.mark.slow
+def test_without_object_code_the_kernels_are_compiled_in_the_process():
+    code = (
+        "from lmpipe.kernels import load\n"
+        "def fail(*a): raise OSError('no compiler')\n"
+        "load.cached = fail\n"
+        "from lmpipe.kernels.runtime.buffers import *\n"
+        "text, state, starts = buffer_of(b'a b'), Buffer(64), Buffer(256)\n"
+        "print(loader.kernels().scan(text.address, 3, 0, state.address, starts.address, 64))\n"
+    )
+    result = run(code)
+    assert result.stdout == "2\n" and "for this process alone (no compiler)" in result.stderr

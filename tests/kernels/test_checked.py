@@ -1,0 +1,38 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+ENGINE = [
+    "kernels/test_bpe_kernels.py",
+    "tokenizer/test_pretoken_counts.py",
+    "kernels/test_merging.py",
+    "tokenizer/test_bpe_training.py",
+    "tokenizer/test_tokenizer.py",
+    "data/test_encode.py",
+    "kernels/test_transformer_train.py",
+]
+
+
+@pytest.mark.slow
+def test_the_engine_stays_inside_its_buffers_when_every_address_is_checked():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n0",
+            "-p",
+            "no:cacheprovider",
+            *(str(TESTS / name) for name in ENGINE),
+        ],
+        env={**os.environ, "LMPIPE_CHECK": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -1,0 +1,79 @@
+import random
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lmpipe.kernels.bpe import merge_host
+from lmpipe.kernels.bpe.merge_host import Merging
+from lmpipe.kernels.runtime import loader, structs
+from lmpipe.tokenizer.bpe_training import merge_pretokens
+from lmpipe.tokenizer.pretoken_counts import PretokenCounts
+from tests.reference import naive_bpe
+
+VARIANTS = {"vector": (False, False), "scalar": (True, False), "checked": (False, True)}
+DENSE = st.lists(st.text(alphabet="ab", min_size=1, max_size=24), max_size=12)
+VARIED = st.lists(st.binary(min_size=1, max_size=40) | st.sampled_from([b"low", b"lower", b"newest", b"widest"]))
+COUNTS = st.one_of(DENSE.map(lambda words: [word.encode() for word in words]), VARIED).flatmap(
+    lambda words: st.fixed_dictionaries(dict.fromkeys(words, st.integers(1, 9)))
+)
+
+
+def train(counts: dict[bytes, int], first: int, wanted: int) -> list[bytes]:
+    """The tokens of the merges, with ids from `first` upwards."""
+    words = PretokenCounts.of(counts)
+    tokens = {byte: bytes([byte]) for byte in range(256)}
+    merging = Merging((words.text, words.lengths, words.counts), first, wanted)
+    pairs = merging.run(lambda merges: None)
+    merging.close()
+    for number, (left, right) in enumerate(pairs.tolist(), start=first):
+        tokens[number] = tokens[left] + tokens[right]
+    return list(tokens.values())[256:]
+
+
+def naive(counts: dict[bytes, int], wanted: int) -> list[bytes]:
+    return [left + right for left, right in naive_bpe.merge_words(counts, wanted)]
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("first", [256, 65_530], ids=["narrow", "wide"])
+@given(counts=COUNTS, wanted=st.integers(0, 40), kept=st.sampled_from([1, 1000]))
+@settings(max_examples=25, deadline=None)
+@example(counts={b"a" * 100: 3, b"ab" * 50: 2, b"a": 7, b"aaa": 1}, wanted=40, kept=1)
+@example(counts={b"x" * 17: 1, b"y" * 33: 2, b"xy" * 16 + b"x": 1}, wanted=40, kept=1000)
+@example(counts={}, wanted=5, kept=1)
+def test_merges_are_those_of_the_plain_definition(variant, first, counts, wanted, kept):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merge_host, "kernels", lambda wide: loader.load(*variant, wide))
+        patch.setattr(merge_host, "GUESS", 1e-9 if kept == 1 else 0.4)
+        patch.setattr(merge_host, "KEPT_PAIRS", 0)
+        patch.setattr(merge_host, "MORE_PAIRS", kept)
+        assert train(counts, first, wanted) == naive(counts, wanted)
+
+
+def test_buffers_grow_when_they_must(monkeypatch):
+    generator = random.Random(0)
+    counts = {bytes(generator.choices(range(97, 117), k=12)): generator.randint(1, 99) for _ in range(300)}
+    make_room, reasons = merge_host.Merging.make_room, set()
+
+    def noted(self, reason):
+        reasons.add(reason)
+        make_room(self, reason)
+
+    monkeypatch.setattr(merge_host.Merging, "make_room", noted)
+    for name in ("SPARE", "TOKEN_TEXT", "FIRST_COUNTERS"):
+        monkeypatch.setattr(merge_host, name, 1)
+    assert train(counts, 256, 300) == naive(counts, 300)
+    assert reasons == {structs.POOL_FULL, structs.HEAP_FULL, structs.TEXT_FULL, structs.PAIRS_FULL}
+
+
+def test_one_word_with_every_pair_of_bytes():
+    word = bytes(byte for left in range(256) for right in range(256) for byte in (left, right))
+    assert train({word: 1, b"zz" * 400: 1}, 256, 1) == [b"zz"]
+
+
+def test_very_long_words_and_very_large_counts():
+    counts = {b"ab" * 50_000: 1 << 40, b"c" * 100_000: 3}
+    _, merges = merge_pretokens(counts, 300, [])
+    assert merges[:3] == [(b"a", b"b"), (b"ab", b"ab"), (b"abab", b"abab")]
+    assert max(len(left + right) for left, right in merges) >= 50_000

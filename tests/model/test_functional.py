@@ -1,0 +1,80 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from lmpipe.model import functional
+from lmpipe.model.functional import RMSNorm, gated, head_loss
+
+
+def drawn(*shape, seed=0):
+    values = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return values.requires_grad_()
+
+
+def assert_same_gradients(ours, theirs, inputs):
+    """Values and gradients, for some gradient of the result, agree in float64."""
+    torch.testing.assert_close(ours, theirs)
+    grad = torch.randn_like(ours)
+    pairs = zip(torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True)
+    for mine, other in pairs:
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-13)
+
+
+def test_rmsnorm_equals_torchs():
+    norm, x = RMSNorm(8, eps=1e-5).double(), drawn(3, 5, 8)
+    torch.nn.init.normal_(norm.weight)
+    assert_same_gradients(norm(x), F.rms_norm(x, (8,), norm.weight, 1e-5), (x, norm.weight))
+
+
+def test_the_gate_equals_its_formula():
+    x = drawn(3, 5, 12)
+    gate, up = x.chunk(2, dim=-1)
+    assert_same_gradients(gated(x), F.silu(gate) * up, (x,))
+
+
+@pytest.mark.parametrize("rows", [1, 4, 7, 100])
+def test_the_loss_of_the_head_equals_cross_entropy_however_it_is_divided(monkeypatch, rows):
+    monkeypatch.setattr(functional, "CPU_LOGITS", rows * 11)
+    monkeypatch.setattr(functional, "FEWEST_ROWS", 1)
+    hidden, weight = drawn(2, 7, 6), drawn(11, 6, seed=1)
+    targets = torch.randint(11, (2, 7), generator=torch.Generator().manual_seed(2))
+    expected = F.cross_entropy((hidden @ weight.t()).flatten(0, 1), targets.flatten(), reduction="sum")
+    assert_same_gradients(head_loss(hidden, weight, targets, "float32"), expected, (hidden, weight))
+
+
+def test_the_matrix_of_a_large_vocabulary_is_not_read_for_a_few_rows_only():
+    parts = []
+
+    def watched(inputs, *others):
+        parts.append(len(inputs))
+        return functional.chunk_loss(inputs, *others)
+
+    hidden, weight = torch.zeros(2, 150, 4), torch.zeros(functional.CPU_LOGITS // 8, 4)
+    head_loss(hidden, weight, torch.zeros(2, 150, dtype=torch.long), "float32", watched)
+    assert parts == [128, 128, 44]
+
+
+def test_a_loss_far_from_all_chances_is_finite():
+    hidden = torch.tensor([[[1000.0]]], requires_grad=True)
+    loss = head_loss(hidden, torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True), torch.tensor([[1]]), "float32")
+    assert loss.item() == 2000
+    assert math.isfinite(torch.autograd.grad(loss, hidden)[0].item())
+
+
+def test_a_broken_loss_stays_broken():
+    hidden = torch.full((1, 2, 1), math.nan)
+    assert math.isnan(head_loss(hidden, torch.ones(3, 1), torch.tensor([[1, 2]]), "float32"))
+
+
+def test_the_head_in_bfloat16_is_close_and_keeps_float32_weights():
+    hidden, weight = drawn(2, 50, 16).float(), drawn(30, 16, seed=1).float()
+    targets = torch.randint(30, (2, 50), generator=torch.Generator().manual_seed(2))
+    results = [
+        (loss, *torch.autograd.grad(loss, (hidden, weight)))
+        for loss in (head_loss(hidden, weight, targets, precision) for precision in ("float32", "bfloat16"))
+    ]
+    for exact, rounded in zip(*results, strict=True):
+        assert rounded.dtype == torch.float32
+        assert (rounded - exact).norm() < 0.01 * exact.norm()

@@ -1,0 +1,248 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lmpipe.model.transformer import NORM_EPS, TransformerLM, rope_turns, rotate
+from lmpipe.study.settings import ModelConfig
+
+
+def config_of(**changes):
+    settings = {"context_length": 24, "d_model": 32, "d_ff": 48, "num_layers": 3, "num_heads": 4, "vocab_size": 61}
+    return ModelConfig(**(settings | changes))
+
+
+def double(model):
+    """The model in float64, its rotations included, which `double` leaves alone."""
+    model.double()
+    if model.config.position == "rope":
+        model.turns = rope_turns(model.config)[:, None]
+    return model
+
+
+def ids(config, batch=3, seq=None, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(config.vocab_size, (batch, seq or config.context_length), generator=generator)
+
+
+def llama_of(model):
+    """A Llama of transformers with the same weights; it rotates channels (k, k + width / 2), so those are permuted."""
+    transformers = pytest.importorskip("transformers")
+    config = model.config
+    llama = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.d_model,
+            intermediate_size=config.d_ff,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            max_position_embeddings=config.context_length,
+            rms_norm_eps=NORM_EPS,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+            tie_word_embeddings=False,
+        )
+    )
+    halves = torch.arange(config.head_width).view(-1, 2).T.flatten()
+    channels = (torch.arange(config.num_heads)[:, None] * config.head_width + halves).flatten()
+    state = {
+        "model.embed_tokens.weight": model.token_embeddings.weight,
+        "model.norm.weight": model.ln_final.weight,
+        "lm_head.weight": model.lm_head.weight,
+    }
+    for number, layer in enumerate(model.layers):
+        queries, keys, values = layer.attn.qkv_proj.weight.chunk(3)
+        gate, up = layer.ffn.w13.weight.chunk(2)
+        weights = {
+            "self_attn.q_proj": queries[channels],
+            "self_attn.k_proj": keys[channels],
+            "self_attn.v_proj": values,
+            "self_attn.o_proj": layer.attn.output_proj.weight,
+            "mlp.gate_proj": gate,
+            "mlp.up_proj": up,
+            "mlp.down_proj": layer.ffn.w2.weight,
+            "input_layernorm": layer.ln1.weight,
+            "post_attention_layernorm": layer.ln2.weight,
+        }
+        state |= {f"model.layers.{number}.{name}.weight": weight for name, weight in weights.items()}
+    llama.load_state_dict(state)
+    return llama.eval()
+
+
+def test_logits_equal_those_of_llama():
+    config = config_of(rope_theta=500.0)
+    model = TransformerLM(config, seed=1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "ln" in name:
+                parameter.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(len(name)))
+        expected = llama_of(model)(ids(config)).logits
+        torch.testing.assert_close(model(ids(config)), expected, atol=1e-5, rtol=1e-5)
+
+
+class PlainBlock(nn.Module):
+    """One layer written out from the handout's formulas, without fusing anything."""
+
+    def __init__(self, layer, config):
+        super().__init__()
+        self.layer, self.config = layer, config
+
+    def attention(self, x):
+        config = self.config
+        width = config.head_width
+        query_weight, key_weight, value_weight = self.layer.attn.qkv_proj.weight.chunk(3)
+        heads = []
+        for head in range(config.num_heads):
+            rows = slice(head * width, (head + 1) * width)
+            queries, keys, values = (x @ weight[rows].T for weight in (query_weight, key_weight, value_weight))
+            if config.position == "rope":
+                queries, keys = turned(queries, config), turned(keys, config)
+            scores = queries @ keys.transpose(-1, -2) / math.sqrt(width)
+            ahead = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+            heads.append(scores.masked_fill(ahead, -math.inf).softmax(-1) @ values)
+        return torch.cat(heads, -1) @ self.layer.attn.output_proj.weight.T
+
+    def feed_forward(self, x):
+        if self.config.feed_forward == "silu":
+            bent = x @ self.layer.ffn.w1.weight.T
+            return (bent * bent.sigmoid()) @ self.layer.ffn.w2.weight.T
+        w1, w3 = self.layer.ffn.w13.weight.chunk(2)
+        gate = x @ w1.T
+        return (gate * gate.sigmoid() * (x @ w3.T)) @ self.layer.ffn.w2.weight.T
+
+    def forward(self, x):
+        if self.config.norm == "post":
+            x = normed(x + self.attention(x), self.layer.ln1)
+            return normed(x + self.feed_forward(x), self.layer.ln2)
+        x = x + self.attention(normed(x, self.layer.ln1))
+        return x + self.feed_forward(normed(x, self.layer.ln2))
+
+
+def normed(x, layer):
+    if isinstance(layer, nn.Identity):
+        return x
+    return x / torch.sqrt((x**2).mean(-1, keepdim=True) + 1e-5) * layer.weight
+
+
+def turned(x, config):
+    """Rotation of (..., seq, width) by explicit 2 x 2 matrices, position by position and pair by pair."""
+    out = torch.empty_like(x)
+    for position in range(x.shape[-2]):
+        for pair in range(config.head_width // 2):
+            angle = position / config.rope_theta ** (2 * pair / config.head_width)
+            matrix = x.new_tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+            channels = slice(2 * pair, 2 * pair + 2)
+            out[..., position, channels] = x[..., position, channels] @ matrix.T
+    return out
+
+
+@pytest.mark.parametrize("norm", ["pre", "post", "none"])
+@pytest.mark.parametrize(("position", "feed_forward"), [("rope", "swiglu"), ("none", "silu")])
+def test_every_variant_equals_its_formulas(norm, position, feed_forward):
+    config = config_of(norm=norm, position=position, feed_forward=feed_forward, num_layers=2)
+    model = double(TransformerLM(config, seed=2))
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.dim() == 1):
+            parameter.copy_(torch.linspace(0.5, 1.5, len(parameter)))
+        tokens = ids(config, batch=2, seq=9)
+        x = model.token_embeddings.weight[tokens]
+        for layer in model.layers:
+            x = PlainBlock(layer, config)(x)
+        if norm == "pre":
+            x = normed(x, model.ln_final)
+        torch.testing.assert_close(model(tokens), x @ model.lm_head.weight.T, atol=1e-11, rtol=1e-11)
+
+
+def test_norms_stand_where_the_variant_wants_them():
+    def names(norm):
+        return [
+            name for name, _ in TransformerLM(config_of(norm=norm, num_layers=1)).named_parameters() if "ln" in name
+        ]
+
+    assert names("pre") == ["layers.0.ln1.weight", "layers.0.ln2.weight", "ln_final.weight"]
+    assert names("post") == ["layers.0.ln1.weight", "layers.0.ln2.weight"]
+    assert names("none") == []
+
+
+def test_rotation_keeps_lengths_and_depends_on_distance_alone():
+    turns = rope_turns(config_of(context_length=64))
+    query, key = torch.randn(2, 8, dtype=torch.float64)
+    turned_query, turned_key = rotate(query.expand(64, 8), turns), rotate(key.expand(64, 8), turns)
+    torch.testing.assert_close(turned_query.norm(dim=-1), query.norm().expand(64))
+    scores = turned_query @ turned_key.T
+    torch.testing.assert_close(scores.diagonal(3), scores[0, 3].expand(61))
+    torch.testing.assert_close(turned_query[0], query)
+
+
+def test_later_tokens_do_not_change_earlier_logits():
+    model = TransformerLM(config_of(), seed=0)
+    tokens = ids(model.config)
+    changed = tokens.clone()
+    changed[:, 10:] = (changed[:, 10:] + 1) % 61
+    with torch.no_grad():
+        before, after = model(tokens), model(changed)
+    torch.testing.assert_close(before[:, :10], after[:, :10])
+    assert not torch.allclose(before[:, 10], after[:, 10])
+
+
+def test_equal_seeds_give_equal_weights_and_ablations_share_them():
+    base = TransformerLM(config_of(), seed=5).state_dict()
+    assert all(
+        torch.equal(weight, base[name]) for name, weight in TransformerLM(config_of(), seed=5).state_dict().items()
+    )
+    assert not torch.equal(TransformerLM(config_of(), seed=6).lm_head.weight, base["lm_head.weight"])
+    for changes in ({"norm": "none"}, {"norm": "post"}, {"position": "none"}, {"num_layers": 2}, {"context_length": 8}):
+        for name, weight in TransformerLM(config_of(**changes), seed=5).state_dict().items():
+            assert torch.equal(weight, base[name]), (changes, name)
+    silu = TransformerLM(config_of(feed_forward="silu"), seed=5)
+    swiglu_gate = base["layers.1.ffn.w13.weight"][:48]
+    assert torch.equal(silu.layers[1].ffn.w1.weight, swiglu_gate)
+    assert torch.equal(silu.layers[1].ffn.w2.weight, base["layers.1.ffn.w2.weight"])
+
+
+def test_initial_weights_have_the_deviation_of_the_handout_and_end_at_three_of_them():
+    config = config_of(d_model=128, d_ff=320, vocab_size=500, num_layers=1)
+    model = TransformerLM(config, seed=0)
+    queries, keys, _ = model.layers[0].attn.qkv_proj.weight.chunk(3)
+    gate, _ = model.layers[0].ffn.w13.weight.chunk(2)
+    expected = [
+        (model.token_embeddings.weight, 1.0),
+        (queries, math.sqrt(2 / 256)),
+        (gate, math.sqrt(2 / 448)),
+        (model.layers[0].ffn.w2.weight, math.sqrt(2 / 448)),
+        (model.lm_head.weight, math.sqrt(2 / 628)),
+    ]
+    # A normal cut at three deviations keeps 0.9866 of its deviation.
+    for weight, deviation in expected:
+        assert weight.std().item() == pytest.approx(0.9866 * deviation, rel=0.02)
+        assert weight.abs().max().item() <= 3 * deviation
+        assert weight.abs().max().item() > 2.8 * deviation
+    assert not torch.equal(queries, keys)
+    assert torch.equal(model.ln_final.weight, torch.ones(128))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"norm": "none", "position": "none"}, {"feed_forward": "silu", "norm": "post"}]
+)
+def test_on_the_meta_device_torch_counts_exactly_the_matrix_products(changes):
+    config = config_of(**changes)
+    batch, seq = 2, config.context_length
+    with FlopCounterMode(display=False) as counter:
+        TransformerLM(config, device="meta")(torch.empty((batch, seq), dtype=torch.int64, device="meta"))
+    matrices = 4 * config.d_model**2 + (2 if config.feed_forward == "silu" else 3) * config.d_model * config.d_ff
+    attention = 2 * config.num_heads * seq**2 * config.head_width
+    layer = 2 * batch * seq * matrices + 2 * batch * attention
+    assert counter.get_total_flops() == config.num_layers * layer + 2 * batch * seq * config.d_model * config.vocab_size
+
+
+def test_bfloat16_autocast_gives_nearly_the_same_logits():
+    model = TransformerLM(config_of(), seed=0)
+    tokens = ids(model.config)
+    with torch.no_grad():
+        expected = model(tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(tokens)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)

@@ -1,0 +1,215 @@
+import copy
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from lmpipe.cli.main import main
+from lmpipe.errors import InputError
+from lmpipe.io.formatting import bytes_text
+from lmpipe.planning.cost_model import CPU_CORE, RunCost
+from lmpipe.planning.estimate import amount, distinct_runs, estimate, fetched_texts, notice, read_plan, roughly
+from lmpipe.planning.plan import load_plan
+from lmpipe.study.settings import ModelConfig
+from tests.planning.test_plan import plan_with
+
+CONFIG = Path(__file__).parents[2] / "config"
+TINYSTORIES = CONFIG / "tinystories.yaml"
+LARGE = ("tinystories", "cs336")
+
+
+@pytest.fixture(scope="module", params=LARGE)
+def large(request):
+    """The estimate of a large study."""
+    return estimate(read_plan(CONFIG / f"{request.param}.yaml"), cores=2)
+
+
+def test_runs_that_the_store_trains_once_are_counted_once():
+    assert len(distinct_runs(read_plan(CONFIG / "config.yaml"))) == 81
+
+
+def test_a_rate_of_its_own_factor_or_batch_size_is_a_run_of_its_own():
+    sweep = {"corpus": "stories", "vary": {"max_lr": [0.001, 0.01]}}
+    vary = {"batch_size": [2, 8], "max_lr": {"best_of": "sweep", "sqrt_rule": [0.5, 1]}}
+    runs = {"baseline": {}, "same": {}, "doubled": {"max_lr": {"best_of": "sweep", "times": 2}}, "wide": {"d_ff": 288}}
+    tuned = {"corpus": "stories", "vary": {"weight_decay": [0.1]}, "runs": {name: {} for name in ("a", "b")}}
+    plan = plan_with(
+        {
+            "sweep": sweep,
+            "batches": {"corpus": "stories", "vary": vary},
+            "ablation": {
+                "corpus": "stories",
+                "runs": {name: {"max_lr": {"best_of": "sweep"}} | run for name, run in runs.items()},
+            },
+            "tuned": tuned | {"max_lr": {"best_of": "sweep"}, "seeds": [0, 1]},
+        }
+    )
+    names = [(run.experiment, run.name, run.seed) for run in distinct_runs(plan)]
+    assert names == [
+        ("sweep", "max_lr=0.001", 0),
+        ("sweep", "max_lr=0.01", 0),
+        ("batches", "batch_size=2_max_lr=sqrt_rule-0.5", 0),
+        ("batches", "batch_size=2_max_lr=sqrt_rule-1.0", 0),
+        ("batches", "batch_size=8_max_lr=sqrt_rule-0.5", 0),
+        ("ablation", "doubled", 0),
+        ("ablation", "wide", 0),
+        ("tuned", "a_weight_decay=0.1", 1),
+    ]
+
+
+def test_the_laptop_study_costs_about_what_it_did():
+    plan = read_plan(CONFIG / "config.yaml")
+    assert len(distinct_runs(plan)) == 81, "as many folders as the store held"
+    found = estimate(plan, cores=2)
+    assert found.texts == []
+    assert found.disk_bytes == pytest.approx(326e6, rel=0.1)
+    assert found.memory["train"] == pytest.approx(419e6, rel=0.1)
+    assert found.cpu_seconds == pytest.approx(501, rel=0.2), "measured on two quiet cores"
+
+
+def test_more_cores_share_the_training_and_need_more_checkpoints():
+    plan = read_plan(TINYSTORIES)
+    one, four = estimate(plan, cores=1), estimate(plan, cores=4)
+    assert one.cpu_training_seconds == 4 * four.cpu_training_seconds
+    assert one.gpu_training_seconds == four.gpu_training_seconds
+    assert one.other_seconds > four.other_seconds
+    assert four.disk["checkpoints"] == 4 * one.disk["checkpoints"]
+
+
+def test_what_is_fetched_and_filled(large):
+    assert amount(large.texts) == "6.95 GB (14.5 GB as text)"
+    texts = 2_227_753_162 + 22_502_601 + 11_920_511_059 + 289_998_753
+    assert large.disk["downloads"] == large.disk["corpora"] == texts
+    assert large.disk["tokens"] == pytest.approx(2 * ((541.2 + 5.5) + (2727 + 66.3)) * 1e6, rel=0.01)
+
+
+def test_the_readme_says_what_is_estimated(large):
+    (row,) = re.findall(rf"^\| `{large.study}\.yaml`.*$", (CONFIG / "README.md").read_text(encoding="utf-8"), re.M)
+    *_, fetched, cpu, gpu, disk, memory, _ = (cell.strip() for cell in row.split("|"))
+    assert fetched == amount(large.texts)
+    assert cpu.split(" (")[0] == roughly(large.cpu_seconds)
+    assert gpu == roughly(large.gpu_seconds)
+    assert disk == bytes_text(large.disk_bytes)
+    assert memory == ", ".join(f"{job} {bytes_text(large.memory[job])}" for job in ("train", "train_bpe"))
+
+
+def test_the_readme_says_what_float32_would_take():
+    study = yaml.safe_load((CONFIG / "cs336.yaml").read_text(encoding="utf-8"))
+    study["training"]["precision"] = "float32"
+    found = estimate(load_plan(study, "cs336"), cores=2)
+    days = roughly(found.cpu_seconds).removesuffix(" days")
+    assert f"({days} in float32)" in (CONFIG / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_verb_prints_a_short_table(capsys):
+    main(["estimate", str(TINYSTORIES), "--cores", "3"])
+    output = capsys.readouterr().out
+    assert output.startswith("The study tinystories, estimated:\ndownload ")
+    for words in (
+        "6.95 GB (14.5 GB as text)",
+        "51, of which 39 differ",
+        "time, 3 CPU cores",
+        "time, one H100",
+        "train_bpe",
+    ):
+        assert words in output
+    assert max(map(len, output.splitlines())) < 160
+
+
+def test_the_verb_tells_what_float32_would_cost_on_a_cpu_without_instructions_for_bfloat16(capsys):
+    main(["estimate", str(CONFIG / "cs336.yaml")])
+    assert "than float32, in which training would take about" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "mine.yaml: line 1, column 6: expected YAML"),
+        ("just words", "mine.yaml: "),
+        ("study: x\n", "mine.yaml: seeds: missing"),
+        (None, "mine.yaml: expected a study file, found none"),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused_in_one_line(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_plan(str(path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# --- the notice
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    """The plan of a study with texts to fetch, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return read_plan(TINYSTORIES)
+
+
+def put(path, size):
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "wb") as file:
+        file.truncate(size)
+
+
+def disk_with(free):
+    return lambda folder: SimpleNamespace(free=free)
+
+
+def test_a_user_is_told_before_anything_is_fetched(plan, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", disk_with(10**12))
+    fetches, takes = notice(plan, "config/tinystories.yaml", cores=2).splitlines()
+    disk = bytes_text(estimate(plan, 2).disk_bytes)
+    assert fetches == (
+        f"This study fetches 6.95 GB (14.5 GB as text) to resources/, and needs about {disk} of disk in all "
+        "(free here: 1 TB)."
+    )
+    assert "days on 2 CPU cores like those measured, or" in takes
+    assert takes.endswith("`lmpipe estimate config/tinystories.yaml` says more.")
+
+
+def test_only_what_is_missing_is_told(plan):
+    *stories, _, _ = fetched_texts(plan)
+    for path in stories:
+        put(Path(path), 10)
+    assert notice(plan, "x.yaml", 2).startswith("This study fetches 4.7 GB (12.2 GB as text) to resources/")
+
+
+def test_nothing_is_told_where_all_texts_are_there(plan):
+    for path in fetched_texts(plan):
+        put(Path(path), 10)
+    assert notice(plan, "x.yaml", 2) is None
+    assert notice(read_plan(CONFIG / "config.yaml"), "x.yaml", 2) is None
+
+
+def test_a_disk_that_is_too_small_is_told(plan, monkeypatch):
+    needed = estimate(plan, 2).disk_bytes
+    monkeypatch.setattr(shutil, "disk_usage", disk_with(round(needed - 3e9)))
+    assert notice(plan, "x.yaml", 2).splitlines()[2] == (
+        "This disk is too small for it: about 3 GB are missing; make space first."
+    )
+    # What has been fetched takes none of the space that is left.
+    put(Path(next(iter(fetched_texts(plan)))), 2_227_753_162)
+    assert "about 772 MB are missing" in notice(plan, "x.yaml", 2)
+
+
+def test_a_text_of_undeclared_size_is_told_as_such(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = copy.deepcopy(yaml.safe_load(TINYSTORIES.read_text(encoding="utf-8")))
+    study["corpora"]["openwebtext"]["files"] = ["https://example.org/a.txt.gz", "https://example.org/b.txt"]
+    told = notice(load_plan(study, "x"), "x.yaml", 2)
+    assert "2.36 GB (2.54 GB as text) and 2 texts of undeclared size, not counted here" in told
+
+
+def test_a_run_that_is_evaluated_more_takes_longer():
+    model = ModelConfig(vocab_size=300, context_length=8, d_model=8, d_ff=8, num_layers=1, num_heads=1)
+    none, some, more = (RunCost(model, "float32", 4, 10, evaluated).seconds(CPU_CORE) for evaluated in (0, 120, 240))
+    assert more - some == pytest.approx(some - none)
+    assert some > none

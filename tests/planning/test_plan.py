@@ -1,0 +1,171 @@
+import copy
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from snakemake.io import PeriodicityDetector
+
+from lmpipe.errors import InputError
+from lmpipe.planning.plan import load_plan
+
+CONFIG = Path(__file__).parents[2] / "config"
+LAPTOP = yaml.safe_load((CONFIG / "config.yaml").read_text(encoding="utf-8"))
+
+
+def plan_with(experiments, **changes):
+    study = copy.deepcopy(LAPTOP) | {"experiments": experiments} | changes
+    del study["samples"]
+    return load_plan(study, "test")
+
+
+def names(plan, experiment):
+    return [run.name for run in plan.runs_of[experiment]]
+
+
+def test_runs_are_named_by_what_they_change():
+    plan = plan_with({"sweep": {"corpus": "stories", "vary": {"max_lr": [0.003, 1e-05], "batch_size": [4]}}})
+    assert names(plan, "sweep") == ["max_lr=0.003_batch_size=4", "max_lr=1e-05_batch_size=4"]
+
+
+def test_a_runs_own_vary_follows_its_name():
+    runs = {"baseline": {}, "no_norm": {"norm": "none", "vary": {"max_lr": [0.001, 0.003]}}}
+    plan = plan_with({"ablation": {"corpus": "stories", "runs": runs}})
+    assert names(plan, "ablation") == ["baseline", "no_norm_max_lr=0.001", "no_norm_max_lr=0.003"]
+    assert plan.runs_of["ablation"][1].varied == {"norm": "none", "max_lr": 0.001}
+
+
+def test_vary_of_an_experiment_multiplies_its_runs():
+    runs = {"a": {}, "b": {"d_ff": 288}}
+    plan = plan_with({"x": {"corpus": "stories", "vary": {"batch_size": [1, 2]}, "runs": runs}})
+    assert names(plan, "x") == ["a_batch_size=1", "a_batch_size=2", "b_batch_size=1", "b_batch_size=2"]
+
+
+def test_an_experiment_without_runs_is_one_run():
+    assert names(plan_with({"one": {"corpus": "stories"}}), "one") == ["baseline"]
+
+
+def test_later_settings_win_over_earlier_ones():
+    runs = {"a": {}, "b": {"batch_size": 3}}
+    plan = plan_with({"x": {"corpus": "stories", "batch_size": 2, "d_model": 32, "runs": runs}})
+    a, b = plan.runs_of["x"]
+    assert (a.training["batch_size"], b.training["batch_size"]) == (2, 3)
+    assert a.model.d_model == b.model.d_model == 32
+    assert a.training["weight_decay"] == LAPTOP["training"]["weight_decay"]
+
+
+def test_every_run_has_every_seed_of_its_experiment():
+    plan = plan_with({"x": {"corpus": "stories"}, "y": {"corpus": "stories", "seeds": [5, 6]}}, seeds=[1])
+    assert [run.seed for run in plan.runs_of["x"]] == [1]
+    assert [run.folder for run in plan.runs_of["y"]] == ["runs/y/baseline/seed5", "runs/y/baseline/seed6"]
+
+
+def test_best_of_is_named_by_its_factor_and_left_for_the_run_to_resolve():
+    vary = {"batch_size": [4], "max_lr": {"best_of": "sweep", "sqrt_rule": [0.5, 1]}}
+    plan = plan_with({"sweep": {"corpus": "stories"}, "batches": {"corpus": "stories", "vary": vary}})
+    assert names(plan, "batches") == ["batch_size=4_max_lr=sqrt_rule-0.5", "batch_size=4_max_lr=sqrt_rule-1.0"]
+    run = plan.runs_of["batches"][0]
+    assert run.best_of == "sweep"
+    assert run.training["max_lr"] == {"best_of": "sweep", "sqrt_rule": 0.5}
+
+
+def test_a_varied_vocabulary_is_a_tokenizer_of_its_own():
+    plan = plan_with({"x": {"corpus": "stories", "vary": {"vocab_size": [512, 1024], "context_length": [64]}}})
+    assert [run.tokenizer for run in plan.runs_of["x"]] == ["stories-vocab_size=512", "stories"]
+    assert plan.tokenizers == {
+        "stories-vocab_size=512": ("stories", 512),
+        "stories": ("stories", 1024),
+        "docs": ("docs", 2048),
+    }
+
+
+def test_corpora_can_be_varied():
+    plan = plan_with({"x": {"vary": {"corpus": ["stories", "docs"]}}})
+    assert [(run.name, run.tokenizer) for run in plan.runs_of["x"]] == [
+        ("corpus=stories", "stories"),
+        ("corpus=docs", "docs"),
+    ]
+
+
+def test_the_laptop_study_plans_the_runs_that_the_handout_asks_for():
+    plan = load_plan(LAPTOP, "laptop")
+    assert {name: len(runs) for name, runs in plan.runs_of.items()} == {
+        "learning_rate": 18,
+        "batch_size_experiment": 20,
+        "layer_norm_ablation": 20,
+        "pre_norm_ablation": 20,
+        "no_pos_emb": 10,
+        "swiglu_ablation": 10,
+        "main_experiment": 2,
+    }
+    assert plan.shown_run("docs").folder == "runs/main_experiment/docs/seed0"
+    assert plan.models["study"].vocab_size == 1024
+
+
+def test_no_rate_is_taken_from_runs_on_several_corpora():
+    runs = {"stories": {"corpus": "stories"}, "docs": {"corpus": "docs"}}
+    taken = {"corpus": "docs", "max_lr": {"best_of": "sweep"}}
+    with pytest.raises(
+        InputError, match=r"experiments\.later\.max_lr\.best_of: .* found 'sweep' on stories, docs, whose"
+    ):
+        plan_with({"sweep": {"runs": runs}, "later": taken})
+
+
+def test_downloads_are_named_by_checksum_else_by_address(tmp_path):
+    files = [
+        {"url": "https://example.org/data/big%20text.txt.gz", "sha256": "ab" * 32},
+        "https://example.org/x?download=1",
+    ]
+    corpus = {"source": "url", "files": files, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
+    plan = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus})
+    first, second = plan.text_paths("mine", "files")
+    assert first == "resources/abababababab-big_20text.txt"
+    assert second.startswith("resources/") and second.endswith("-x")
+    assert plan.downloads()[first]["url"] == files[0]["url"]
+
+
+def test_a_download_has_a_name_that_every_file_system_takes():
+    addresses = [f"https://h/{'ab' * 500}.txt", f"https://h/{'x' * 90}.txt", "https://h/..", "https://h/a;'$(b)'?c"]
+    corpus = {"source": "url", "files": addresses, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
+    paths = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus}).text_paths("mine", "files")
+    assert all(re.fullmatch(r"resources/[0-9a-f]{12}-[A-Za-z0-9._-]{1,100}", path) for path in paths)
+    # Snakemake takes a name that ends in 20 repetitions for an endless loop.
+    assert not any(map(PeriodicityDetector().is_periodic, paths))
+    assert len(set(paths)) == 4
+
+
+def test_a_local_path_has_each_slash_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("text")
+    files = ["file:texts//a.txt", f"file://{tmp_path}/texts/a.txt"]
+    corpus = {"source": "url", "files": files, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
+    plan = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus})
+    assert plan.text_paths("mine", "files") == ["texts/a.txt", f"{tmp_path}/texts/a.txt"]
+
+
+def test_looking_for_a_package_runs_nothing(tmp_path, monkeypatch):
+    (tmp_path / "outer").mkdir()
+    (tmp_path / "outer" / "__init__.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    corpus = {"source": "docstrings", "packages": ["outer.inner"], "tokenizer": {"vocab_size": 300}}
+    with pytest.raises(InputError, match="not installed"):
+        plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus})
+    assert not Path("ran").exists()
+
+
+def test_a_new_release_of_a_package_is_a_new_corpus(monkeypatch):
+    plan = load_plan(LAPTOP, "laptop")
+    before = plan.corpus_settings("docs")
+    monkeypatch.setattr("lmpipe.study.schema.version", lambda package: "99")
+    assert plan.corpus_settings("docs") != before
+
+
+@pytest.mark.parametrize("module", ["lmpipe.planning.plan", "lmpipe.cli.main"])
+def test_planning_imports_nothing_heavy(module):
+    code = f"import sys, {module}; print({{'torch', 'numba', 'pandas', 'numpy', 'matplotlib'}} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

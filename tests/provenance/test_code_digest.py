@@ -1,0 +1,137 @@
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from lmpipe.provenance import code_digest as digest_module
+from lmpipe.provenance import environment as environment_module
+from lmpipe.provenance.code_digest import COMPUTED_BY, code_digest, code_of
+from lmpipe.provenance.environment import commit, environment, peak_memory_bytes
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of the package's sources that a test may edit."""
+    copy = tmp_path / "lmpipe"
+    shutil.copytree(digest_module.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(digest_module, "PACKAGE", copy)
+    monkeypatch.setattr(environment_module, "PACKAGE", copy)
+    return copy
+
+
+def digest(*names):
+    for cached in (digest_module.read_source, digest_module.data_digest):
+        cached.cache_clear()
+    return code_digest(*names)
+
+
+def edit(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def append(path, text):
+    path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+
+def test_closure_has_what_computes_and_leaves_the_rest_out():
+    modules = set(code_digest("training.run"))
+    numeric = {"training.run", "model.transformer", "training.optimizer", "data.token_dataset", "study.settings"}
+    assert numeric | {"torch", "numpy"} <= modules
+    assert not {name for name in modules if name.startswith(("cli", "io", "provenance", "planning", "report"))}
+
+
+def test_kernels_and_their_compiler_count_for_tokenizers():
+    compiled = {"kernels.runtime.intrinsics", "kernels.runtime.compile", "kernels.bpe.pretokenize", "kernels.bpe.count"}
+    compiled |= {"numba"}
+    assert compiled | {"kernels.bpe.merge"} <= set(code_digest("tokenizer.bpe_training"))
+    assert compiled <= set(code_digest("tokenizer.pretoken_counts"))
+    assert compiled | {"kernels.bpe.encode"} <= set(code_digest("data.encode"))
+
+
+def test_kernels_of_bpe_and_of_training_do_not_count_for_each_other():
+    training = set(code_digest("training.run"))
+    tokenizing = set(code_digest("tokenizer.bpe_training", "tokenizer.pretoken_counts", "data.encode"))
+    assert {"kernels.runtime.simd_float32", "kernels.transformer.train", "kernels.runtime.openmp"} <= training
+    assert not {name for name in training if name.startswith("kernels.bpe")}
+    assert not {name for name in tokenizing if name.startswith("kernels.transformer")}
+    assert {"kernels.transformer.infer", "numba"} <= set(code_digest("generation.sampling"))
+
+
+def test_package_stands_for_all_of_its_modules():
+    problems = {f"analysis.problems.{name}" for name in ("unicode1", "generate", "adamw_accounting")}
+    assert problems <= set(code_digest("analysis.problems"))
+
+
+def test_comments_and_docstrings_change_no_digest(package):
+    before = digest("training.run")
+    edit(package / "model/transformer.py", '"""', '"""Another word. ')
+    append(package / "model/transformer.py", "\n\n# a comment\n")
+    assert digest("training.run") == before
+
+
+def test_formula_changes_the_modules_that_use_it_and_no_other(package):
+    before, tokenizers = digest("training.run"), digest("tokenizer.bpe_training")
+    append(package / "model/transformer.py", "\n\nNEW = 1\n")
+    after = digest("training.run")
+    assert {name for name in after if after[name] != before[name]} == {"model.transformer"}
+    assert digest("tokenizer.bpe_training") == tokenizers
+
+
+def test_init_cli_io_and_provenance_change_no_digest(package):
+    before = {verb: digest(*names) for verb, names in COMPUTED_BY.items()}
+    inits = list(package.rglob("__init__.py"))
+    others = [path for folder in ("cli", "io", "provenance") for path in (package / folder).glob("*.py")]
+    assert len(inits) > 10 and len(others) > 8
+    for path in {*inits, *others, package / "errors.py"}:
+        append(path, "\n\nNEW = 1\n")
+    assert {verb: digest(*names) for verb, names in COMPUTED_BY.items()} == before
+
+
+def test_templates_count_by_content(package):
+    before = digest("report/templates")
+    path = next(path for path in (package / "report/templates").iterdir() if path.is_file())
+    append(path, " ")
+    assert digest("report/templates") != before
+
+
+@pytest.mark.parametrize("verb", COMPUTED_BY)
+def test_the_code_of_a_verb_is_known_and_leaves_out_what_only_records(verb):
+    digests = code_of(verb)
+    assert digests
+    assert not {name for name in digests if name.startswith(("cli", "io", "provenance"))}
+
+
+def test_an_unknown_module_is_an_error():
+    with pytest.raises(ValueError, match="no module 'modle'"):
+        code_digest("modle")
+
+
+def test_peak_memory_is_this_process_and_not_its_parent():
+    ballast = bytearray(400_000_000)
+    code = "from lmpipe.provenance.environment import peak_memory_bytes; print(peak_memory_bytes())"
+    child = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert peak_memory_bytes() > len(ballast)
+    assert child < 200_000_000
+
+
+def test_a_package_inside_another_projects_checkout_has_no_commit(package):
+    git = ["git", "-C", str(package.parent), "-c", "user.name=n", "-c", "user.email=e"]
+    (package.parent / "another.txt").touch()
+    for arguments in (["init", "--quiet"], ["add", "another.txt"], ["commit", "--quiet", "--message", "another"]):
+        subprocess.run([*git, *arguments], check=True)
+    assert commit() == {"commit": None, "changed": None}
+    subprocess.run([*git, "add", "."], check=True)
+    assert commit()["changed"] is True
+    subprocess.run([*git, "commit", "--quiet", "--message", "the package"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert commit() == {"commit": head, "changed": False}
+
+
+def test_the_environment_says_what_is_needed_to_repeat():
+    record = environment()
+    assert record["versions"]["torch"].startswith("2.")
+    assert record["hardware"]["cores"] >= 1
+    assert set(commit()) == {"commit", "changed"}

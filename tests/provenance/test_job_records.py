@@ -1,0 +1,199 @@
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from lmpipe.cli.main import main, make_parser
+from lmpipe.errors import InputError
+from lmpipe.io.files import write_json
+from lmpipe.planning.plan import load_plan
+from lmpipe.planning.stages import records_of
+from lmpipe.provenance.code_digest import COMPUTED_BY
+from lmpipe.provenance.job_records import (
+    RECORD,
+    collect_records,
+    input_checksums,
+    record_path,
+    result_files,
+    run_recorded,
+)
+from tests.support.fake_results import EXPERIMENTS, MODEL, TRAINING
+from tests.support.tiny_study import make_tiny_study, tiny_settings, tiny_text
+
+STORIES = {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": 300}, "role": "simple", "shards": 2}
+STUDY = {
+    "study": "small",
+    "seeds": [0],
+    "corpora": {"stories": STORIES},
+    "model": MODEL,
+    "training": TRAINING,
+    "experiments": {name: EXPERIMENTS[name] for name in ("learning_rate", "no_pos_emb")},
+}
+
+
+def record_of(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def checksums(folder, *names):
+    """What a record should say of files."""
+    contents = {name: (folder / name).read_bytes() for name in names}
+    return {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
+
+
+@pytest.fixture
+def tokens(tmp_path, monkeypatch):
+    """A folder in which a text was counted, a tokenizer trained, and the text encoded."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.txt").write_text(tiny_text(50, seed=0), encoding="utf-8")
+    main(["count-pretokens", "--text", "train.txt", "--output", "counts/0.npz"])
+    main(["train-bpe", "--counts", "counts/0.npz", "--corpus", "c", "--vocab-size", "262", "--output", "bpe/c"])
+    main(["encode-corpus", "--text", "train.txt", "--tokenizer", "bpe/c", "--output", "tokens/train.bin"])
+    return tmp_path
+
+
+def test_a_record_lies_beside_every_result_and_names_its_files(tokens):
+    expected = {
+        "counts/0.provenance.json": ("0.npz", "0.json"),
+        "bpe/c/provenance.json": ("vocab.json", "merges.txt", "tokenizer.json", "ranks.tiktoken", "training.json"),
+        "tokens/train.provenance.json": ("train.bin", "train.json"),
+    }
+    assert {path.relative_to(tokens).as_posix() for path in tokens.rglob(f"*{RECORD}")} == set(expected)
+    for path, names in expected.items():
+        assert record_of(path)["outputs"] == checksums((tokens / path).parent, *names)
+
+
+def test_a_record_says_what_made_the_result(tokens):
+    record = record_of("bpe/c/provenance.json")
+    assert record["verb"] == "train-bpe"
+    arguments = {"counts": ["counts/0.npz"], "corpus": "c", "vocab_size": 262, "output": "bpe/c"}
+    assert record["arguments"] == arguments
+    assert {"bpe", "vocabulary", "regex"} <= set(record["code"])
+    assert {"python", "lmpipe", "torch", "regex"} <= set(record["versions"])
+    assert set(record) >= {"commit", "changed", "hardware", "seeds"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record["started"])
+    assert 0 < record["wall_seconds"] < 60
+    assert record["peak_memory_bytes"] > 10**7
+
+
+def test_inputs_carry_the_checksums_of_the_records_beside_them(tokens):
+    inputs = record_of("tokens/train.provenance.json")["inputs"]
+    for name, found in record_of("bpe/c/provenance.json")["outputs"].items():
+        assert inputs[f"../bpe/c/{name}"] == found
+    # A text of the user's has no record, and is not read once more for its checksum.
+    assert inputs["../train.txt"] == {"bytes": (tokens / "train.txt").stat().st_size, "sha256": None}
+
+
+def test_a_file_in_a_folder_below_its_record_is_found(tmp_path):
+    def draw():
+        write_json(tmp_path / "findings.json", {})
+        write_json(tmp_path / "figures/one.json", [1])
+
+    run_recorded("find", {"output": str(tmp_path / "findings.json")}, draw)
+    write_json(tmp_path / RECORD, {"study": "x", "records": {}, "files": {}})
+    (tmp_path / "figures/.snakemake_timestamp").touch()
+    found = input_checksums([tmp_path / "figures", tmp_path / "findings.json"], tmp_path)
+    assert found == checksums(tmp_path, "figures/one.json", "findings.json")
+
+
+def test_results_do_not_depend_on_time_but_for_their_records(tokens):
+    before = {path: path.read_bytes() for path in (tokens / "tokens").iterdir()}
+    main(["encode-corpus", "--text", "train.txt", "--tokenizer", "bpe/c", "--output", "tokens/train.bin"])
+    changed = {path.name for path, content in before.items() if path.read_bytes() != content}
+    assert changed <= {"train.provenance.json"}
+
+
+def test_a_verb_that_fails_leaves_no_record(tokens):
+    (tokens / "empty.txt").touch()
+    with pytest.raises(SystemExit):
+        main(["encode-corpus", "--text", "empty.txt", "--tokenizer", "bpe/c", "--output", "other/train.bin"])
+    assert not list(tokens.glob("other/*"))
+
+
+def test_every_verb_of_the_table_is_one_of_the_command_line_and_writes_an_output():
+    verbs = make_parser()._subparsers._group_actions[0].choices
+    for verb in COMPUTED_BY:
+        assert any(action.dest == "output" for action in verbs[verb]._actions), verb
+
+
+def test_settings_and_seeds_are_recorded_without_defaults_that_did_not_count(tmp_path):
+    settings = {"name": "s", "source": "stories", "documents": 20, "seed": 7}
+    main(["make-corpus", "--settings", json.dumps(settings), "--output", str(tmp_path / "s")])
+    record = record_of(tmp_path / "s" / RECORD)
+    assert record["arguments"] == {"settings": settings, "output": str(tmp_path / "s")}
+    assert record["seeds"] == [7]
+    assert set(record["outputs"]) == {"train.txt", "valid.txt", "corpus.json"}
+
+
+def test_a_copied_run_says_so_and_names_what_trained_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = make_tiny_study(Path("results/tiny"))
+    settings = json.dumps(tiny_settings(total_tokens=16 * 4 * 5))
+    for run in ("first", "second"):
+        main(["train", "--settings", settings, "--results", str(results), "--output", f"{results}/runs/x/{run}/seed0"])
+        # Another machine and another commit than this one's trained what is in the store.
+        [stored] = results.glob("store/*/summary.json")
+        summary = record_of(stored)
+        summary["environment"] |= {"commit": "f" * 40, "changed": False}
+        summary["environment"]["hardware"]["processor"] = "another"
+        write_json(stored, summary)
+    first, second = (record_of(results / f"runs/x/{run}/seed0" / RECORD) for run in ("first", "second"))
+    assert (first["copied_from_store"], second["copied_from_store"]) == (False, True)
+    assert first["hardware"]["processor"] != "another"
+    assert (second["commit"], second["changed"]) == ("f" * 40, False)
+    assert second["hardware"] == first["hardware"] | {"processor": "another"}
+    assert second["code"] == first["code"]
+    assert second["training_seconds"] == first["training_seconds"] > 0
+    assert set(second["outputs"]) == {"config.json", "metrics.csv", "model.safetensors", "summary.json"}
+    assert {"../../../../tokens/tiny/train.bin", "../../../../tokenizers/tiny/vocab.json"} <= set(second["inputs"])
+
+
+def collected_study(results):
+    """A results folder with a record for every job of the small study, and their collection."""
+    plan = load_plan(STUDY, "the small study")
+    for paths in records_of(plan).values():
+        for path in paths:
+            output = Path(path).name.removesuffix(RECORD) + "json"
+            write_json(results / path, {"outputs": {output: {"bytes": 1, "sha256": "0" * 64}}})
+    collect_records(plan, STUDY, results, results / RECORD)
+    return record_of(results / RECORD)
+
+
+def test_the_collection_holds_every_record_and_every_file(tmp_path):
+    collected = collected_study(tmp_path)
+    assert collected["settings"] == STUDY
+    assert {"pretokens/stories/0.provenance.json", "pretokens/stories/1.provenance.json"} <= set(collected["records"])
+    assert "experiments/learning_rate/best.provenance.json" in collected["records"]
+    assert "experiments/no_pos_emb/best.provenance.json" not in collected["records"], "no rate is taken from it"
+    assert collected["files"]["pretokens/stories/0.json"]["record"] == "pretokens/stories/0.provenance.json"
+    for path, record in collected["records"].items():
+        content = (tmp_path / path).read_bytes()
+        assert record == json.loads(content)
+        expected = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "record": path}
+        assert collected["files"][path] == expected
+    assert result_files(collected["records"]) == collected["files"]
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"outputs": {"../x": {"bytes": 1, "sha256": ""}}}'])
+def test_a_missing_or_damaged_record_is_told(tmp_path, content):
+    collected_study(tmp_path)
+    path = tmp_path / "unicode.provenance.json"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        collect_records(load_plan(STUDY, "the small study"), STUDY, tmp_path, tmp_path / RECORD)
+
+
+@pytest.mark.parametrize(
+    ("output", "record"),
+    [
+        ("unicode.json", "unicode.provenance.json"),
+        ("accounting/gpt2.xl.json", "accounting/gpt2.xl.provenance.json"),
+        ("report.html", "report.provenance.json"),
+        ("max_lr=0.003", "max_lr=0.003/provenance.json"),
+    ],
+)
+def test_names_of_records(tmp_path, output, record):
+    (tmp_path / "max_lr=0.003").mkdir()
+    assert record_path(tmp_path / output) == tmp_path / record

@@ -1,0 +1,293 @@
+import json
+import re
+import subprocess
+import sys
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import yaml
+
+from lmpipe.analysis.finding import Finding, Text, absent
+from lmpipe.analysis.problems.registry import PROBLEMS, entry, module_of
+from lmpipe.errors import InputError
+from lmpipe.io.files import write_json
+from lmpipe.planning.plan import load_plan
+from lmpipe.report.page import build_report, data_uri, inline_svg, tiles
+from lmpipe.report.plots.experiment import plot_experiment
+from tests.support.fake_results import EXPERIMENTS, fabricate_records, fabricate_study
+
+TOLD = ("learning_rate", "layer_norm_ablation", "main_experiment", "experiment_log")
+HOSTILE = 'A story.</blockquote><script>alert("x")</script> & more \x00\x1b'
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask for: ids, references, elements, and the text that a reader sees."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.ids, self.references, self.tags, self.seen, self.hidden = [], [], [], [], 0
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.hidden += tag in ("style", "script")
+        for name, found in attributes:
+            if name == "id":
+                self.ids.append(found)
+            if name in ("src", "href", "xlink:href", "action", "srcset", "data", "poster"):
+                self.references.append(found)
+
+    def handle_endtag(self, tag):
+        self.hidden -= tag in ("style", "script")
+
+    def handle_data(self, data):
+        if not self.hidden:
+            self.seen.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.seen).split())
+
+
+def findings(results) -> dict:
+    """Findings of the problems about training; the others are absent, and the samples are hostile."""
+    found = {}
+    for problem in PROBLEMS:
+        finding = absent("Not in this study; add it.")
+        title, question = problem, "What about it?"
+        if problem in TOLD:
+            module = module_of(problem)
+            finding, title, question = module.find(results), module.TITLE, module.QUESTION
+        if problem == "generate":
+            texts = [Text("Prompt <b>", HOSTILE, "prose"), Text("Code", "if a < b:\n    print(1)")]
+            finding = Finding("partial", sentences=["Text by `a<b`."], texts=texts)
+        found[problem] = entry(problem, title, question, finding, results)
+    return {"study": "fabricated", "problems": found}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study with plots and findings, ready for its report."""
+    chosen = {name: EXPERIMENTS[name] for name in ("learning_rate", "layer_norm_ablation", "main_experiment")}
+    results = fabricate_study(tmp_path_factory.mktemp("reported"), chosen)
+    for experiment in results.experiments():
+        plot_experiment(experiment, results.folder / "experiments" / experiment.name)
+    write_json(results.folder / "findings.json", findings(results))
+    fabricate_records(results)
+    return results
+
+
+@pytest.fixture(scope="module")
+def html(study) -> str:
+    return built(study)
+
+
+def built(study, name: str = "report.html") -> str:
+    build_report(study.folder, study.folder / "findings.json", study.folder / name, study.study)
+    return (study.folder / name).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html) -> Page:
+    return Page(html)
+
+
+def test_every_problem_is_an_anchor_once_and_every_link_leads_somewhere(page):
+    assert all(page.ids.count(problem) == 1 for problem in PROBLEMS)
+    assert len(page.ids) == len(set(page.ids)), "ids of inlined plots must not collide"
+    inner = [reference for reference in page.references if reference.startswith("#")]
+    assert {reference[1:] for reference in inner} <= set(page.ids)
+
+
+def test_the_page_requests_nothing_from_anywhere(html, page):
+    assert [reference for reference in page.references if not reference.startswith(("#", "data:"))] == []
+    assert not re.search(r"url\((?!#)", html)
+    assert "@import" not in html
+    assert not {"link", "iframe", "object", "embed", "img"} & (set(page.tags) - {"link"})
+    assert "default-src 'none'" in html
+
+
+def test_nothing_undefined_is_shown(page):
+    assert not re.search(r"\b(nan|NaN|None|inf|undefined|null)\b", page.text)
+
+
+def test_hostile_text_stays_text(html, page):
+    assert html.count("<script>") == 1
+    assert 'alert("x")' in page.text
+    assert "␀␛" in page.text
+    assert "\x00" not in html
+    assert "<code>a&lt;b</code>" in html
+
+
+def test_the_top_says_which_corpora_the_numbers_came_from(page):
+    assert "stories stands in the place of TinyStories; it is not TinyStories itself" in page.text
+    assert "docs stands in the place of OpenWebText" in page.text
+
+
+def test_sections_show_answer_plots_tables_and_the_write_up(html, page):
+    assert html.count('role="img" aria-label="') == 3 * 3 + 2 + 2, (
+        "three plots an experiment, two of the log, the rules and the effects"
+    )
+    assert "The best peak learning rate of the grid is 0.01" in page.text
+    assert "Smallest rate seen to diverge" in page.text
+    assert "4 answered, 1 partial and 12 absent of 17 problems" in page.text
+    assert 'class="number" data-sort="2.685633">2.686</td>' in html
+
+
+def test_the_end_tells_how_to_repeat_it(page):
+    for words in (
+        "AMD EPYC, 2 cores, 25.8 GB of memory",
+        "0123456789ab",
+        "2.13.0",
+        "max_lr:",
+        "best_of: learning_rate",
+    ):
+        assert words in page.text
+
+
+def test_versions_of_all_that_decides_the_numbers_are_named(html):
+    rows = " ".join(Page(html[html.index('<section id="provenance"') : html.index("<summary>Code that")]).text.split())
+    assert "pydantic 2.14.3" in rows, "a package in the digest of the code"
+    assert "numpy 2.3.1 and 9.8.7" in rows, "9.8.7 is the one that the corpus is made of"
+    assert "regex 2025.9.1" in rows
+    code = Page(html[html.index("<summary>Code that") : html.index("<h3>Settings")]).text
+    assert "abcdef0123456789" in code
+    assert "pydantic" not in code
+
+
+def test_the_tiles_name_the_corpus_that_a_figure_is_of(study, tmp_path):
+    found = json.loads((study.folder / "findings.json").read_text(encoding="utf-8"))
+    figures = found["problems"]["main_experiment"]["figures"]
+    assert [tile["words"] for tile in tiles(study, found["problems"])][-2:] == [
+        "bits per byte, stories",
+        "bits per byte, docs",
+    ]
+    figures["simple_corpus"]["value"] = "tales"
+    assert "bits per byte, tales" in [tile["words"] for tile in tiles(study, found["problems"])]
+
+
+def test_names_and_tokens_are_code_and_one_row_is_told_in_the_singular(study, tmp_path):
+    found = json.loads((study.folder / "findings.json").read_text(encoding="utf-8"))
+    problem = found["problems"]["main_experiment"]
+    problem["figures"]["longest_token"] = {"value": "␣<b>", "unit": "", "source": "", "interval": None, "reason": ""}
+    row = {"label": "Longest token", "write_up": "`␣accomplishment`", "ours": "␣<b>", "reason": "", "unit": ""}
+    problem["reference"] = {"rows": [row | {"setting": "", "difference_in_setting": "another text"}], "note": ""}
+    write_json(tmp_path / "findings.json", found)
+    build_report(study.folder, tmp_path / "findings.json", tmp_path / "report.html", study.study)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<code>longest_token</code></th><td><code>␣&lt;b&gt;</code></td>" in html
+    assert "<td><code>␣accomplishment</code></td><td><code>␣&lt;b&gt;</code></td>" in html
+    assert "(1 rows)" not in html
+
+
+def test_the_settings_shown_are_a_study_file_of_the_same_study(study, html):
+    text = "".join(Page(html[html.index("<h3>Settings") :]).seen)
+    shown_study = yaml.safe_load(text[text.index("study:") :])
+    assert load_plan(shown_study, "the report's settings").names_and_seeds() == study.plan
+
+
+def section_of(html: str, problem: str) -> str:
+    """The HTML of one problem."""
+    start = html.index(f'<section id="{problem}"')
+    return html[start : html.index("</section>", start)]
+
+
+def test_every_plot_carries_its_numbers(study, html):
+    links = re.findall(r'<a download="([^"]*)" href="(data:text/csv[^"]*)"', html)
+    names = [name for name, _ in links]
+    assert names.count("learning_rate-final_loss.csv") == 1
+    assert len(names) == len(set(names)) == len(re.findall('<figure class="plot">', html))
+    held = dict(links)["learning_rate-final_loss.csv"].partition(",")[2]
+    written = (study.folder / "experiments/learning_rate/final_loss.csv").read_text(encoding="utf-8")
+    assert unquote(unescape(held)) == written
+    assert "2.685633" in section_of(html, "learning_rate"), "few numbers can be read on the page"
+
+
+def test_a_section_tells_how_it_was_made_and_by_which_command_it_is_made_again(study, html):
+    text = Page(section_of(html, "layer_norm_ablation")).text
+    assert "lmpipe forget results/fabricated" in text
+    table = "results/fabricated/experiments/layer_norm_ablation/table.csv"
+    assert f"snakemake --cores 2 {table} --forcerun train --configfile study.yaml" in text
+    assert "train 12 0, 1, 2" in text, "jobs and seeds of a rule"
+    assert "make_corpus 1" in text, "what the runs come from"
+    assert "commit 0123456789ab" in text
+    assert "machine AMD EPYC, 2 cores" in text
+    assert "no_norm_tuned" in text
+    assert "main_experiment" not in text, "only the part of the study that decides it"
+
+
+def test_results_without_records_of_provenance_still_make_a_report(study):
+    hidden = study.folder / "experiments/learning_rate/provenance.json"
+    record = hidden.read_bytes()
+    hidden.unlink()
+    try:
+        assert "No record of provenance lies beside" in section_of(built(study, "less.html"), "learning_rate")
+    finally:
+        hidden.write_bytes(record)
+
+
+def test_numbers_of_a_plot_that_are_missing_or_damaged_are_an_input_error(study):
+    path = study.folder / "experiments/learning_rate/final_loss.csv"
+    whole = path.read_bytes()
+    try:
+        for damage in (b"", b"\xff\xfe", b'"cut'):
+            path.write_bytes(damage)
+            with pytest.raises(InputError, match="expected a CSV file with a header"):
+                built(study, "damaged.html")
+        path.unlink()
+        with pytest.raises(InputError, match="no such numbers of a plot"):
+            built(study, "damaged.html")
+    finally:
+        path.write_bytes(whole)
+
+
+def test_an_address_that_holds_a_text_keeps_all_of_it():
+    text = 'run,loss\n"a,b",2.5\n#%&<>\'é␀\n'
+    assert unquote(data_uri(text).partition(",")[2]) == text
+    assert not set(data_uri(text)) & set("\"#<>'\n")
+
+
+def test_plots_take_the_colours_of_the_page(html):
+    plots = html[html.index("<main>") :]
+    assert "#0072b2" not in plots
+    assert "var(--blue)" in plots
+    assert "currentColor" in plots
+
+
+def test_the_page_is_small_and_the_same_bytes_every_time(study, html):
+    assert len(html.encode()) < 1_500_000
+    assert built(study, "again.html") == html
+
+
+def test_a_plot_that_is_missing_is_an_input_error(study, tmp_path):
+    found = json.loads((study.folder / "findings.json").read_text(encoding="utf-8"))
+    found["problems"]["learning_rate"]["plots"][0]["path"] = "figures/no_such.svg"
+    write_json(tmp_path / "findings.json", found)
+    with pytest.raises(InputError, match="no such plot"):
+        build_report(study.folder, tmp_path / "findings.json", tmp_path / "report.html", study.study)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_building_a_report_imports_no_heavy_package():
+    script = "import sys, lmpipe.report.page; print({'torch', 'pandas', 'matplotlib', 'numba'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+def test_ids_inside_a_plot_are_made_unique():
+    svg = (
+        '<?xml?><svg viewBox="0 0 1 1"><style>*{}</style><path id="a"/><use xlink:href="#a" clip-path="url(#b)"/></svg>'
+    )
+    inlined = inline_svg(svg, "p-1-", 'a "plot"')
+    assert inlined.startswith('<svg viewBox="0 0 1 1" role="img" aria-label="a &#34;plot&#34;">')
+    assert 'id="p-1-a"' in inlined
+    assert 'href="#p-1-a" clip-path="url(#p-1-b)"' in inlined
+    assert "<style" not in inlined
+
+
+def test_templates_are_package_data():
+    folder = Path(sys.modules["lmpipe"].__file__).parent / "report" / "templates"
+    assert {"report.html.j2", "report.css", "report.js"} <= {path.name for path in folder.iterdir()}

@@ -1,0 +1,369 @@
+"""A small study's results folder, made up by formula: what the tests of plots, problems and report read."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from lmpipe.analysis.results import Results
+from lmpipe.planning.plan import PlannedRun, load_plan
+from lmpipe.study.settings import ModelConfig
+
+MODEL = {
+    "context_length": 128,
+    "d_model": 64,
+    "d_ff": 192,
+    "num_layers": 4,
+    "num_heads": 4,
+    "rope_theta": 10000.0,
+    "norm": "pre",
+    "position": "rope",
+    "feed_forward": "swiglu",
+}
+TRAINING = {
+    "total_tokens": 409600,
+    "batch_size": 16,
+    "max_lr": 0.01,
+    "min_lr_ratio": 0.1,
+    "warmup_fraction": 0.05,
+    "weight_decay": 0.1,
+    "betas": [0.9, 0.95],
+    "eps": 1e-8,
+    "max_grad_norm": 1.0,
+    "precision": "float32",
+    "evaluations": 10,
+    "eval_tokens": 16384,
+}
+CORPORA = {
+    "stories": {"source": "stories", "documents": 30000, "tokenizer": {"vocab_size": 1024}, "role": "simple"},
+    "docs": {"source": "docstrings", "packages": ["torch", "numpy"], "tokenizer": {"vocab_size": 2048}, "role": "web"},
+}
+ENTROPY = {"stories": 5.21, "docs": 6.43, "tales": 5.52}
+BYTES_PER_TOKEN = {"stories": 3.92, "docs": 3.41, "tales": 3.73}
+ENVIRONMENT = {
+    "versions": {"python": "3.11.7", "lmpipe": "0.1.0", "torch": "2.13.0", "numpy": "2.3.1", "regex": "2025.9.1"},
+    "hardware": {"processor": "AMD EPYC", "cores": 2, "memory_bytes": 24 * 2**30, "system": "Linux 6.1 x86_64"},
+    "commit": "0123456789abcdef0123456789abcdef01234567",
+    "changed": False,
+}
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 3.0)
+BEST_RATE = 0.01
+TUNED = {"corpus": "stories", "max_lr": {"best_of": "learning_rate"}}
+EXPERIMENTS = {
+    "learning_rate": {"corpus": "stories", "vary": {"max_lr": list(RATES)}},
+    "batch_size_experiment": {
+        "corpus": "stories",
+        "vary": {"batch_size": [1, 4, 16, 64], "max_lr": {"best_of": "learning_rate", "sqrt_rule": [0.5, 1, 2]}},
+    },
+    "layer_norm_ablation": TUNED
+    | {
+        "seeds": [0, 1, 2],
+        "runs": {
+            "baseline": {},
+            "no_norm": {"norm": "none"},
+            "no_norm_tuned": {"norm": "none", "vary": {"max_lr": [0.001, 0.003]}},
+        },
+    },
+    "pre_norm_ablation": TUNED | {"seeds": [0, 1, 2], "runs": {"baseline": {}, "post_norm": {"norm": "post"}}},
+    "no_pos_emb": TUNED | {"runs": {"baseline": {}, "nope": {"position": "none"}}},
+    "swiglu_ablation": TUNED
+    | {"seeds": [0, 1, 2], "runs": {"baseline": {}, "silu": {"feed_forward": "silu", "d_ff": 288}}},
+    "main_experiment": {
+        "total_tokens": 2_048_000,
+        "runs": {"stories": {"corpus": "stories"}, "docs": {"corpus": "docs"}},
+    },
+    "vocabulary": {"corpus": "stories", "seeds": [0, 1], "vary": {"vocab_size": [512, 1024, 4096]}},
+}
+
+
+def fabricate_study(
+    folder: Path,
+    experiments: dict[str, Any] = EXPERIMENTS,
+    model: dict[str, Any] = MODEL,
+    corpora: dict[str, Any] = CORPORA,
+) -> Results:
+    """Write a study's folder, without plots and tables, and open it."""
+    study = {
+        "study": "fabricated",
+        "seeds": [0],
+        "corpora": corpora,
+        "model": model,
+        "training": TRAINING,
+        "experiments": experiments,
+        "accounting": {"models": {}, "device_memory_gb": 80.0},
+    }
+    plan = load_plan(study, "the fabricated study")
+    for corpus, settings in corpora.items():
+        splits = {
+            "train": {"bytes": 12_345_678, "documents": 29_700, "sha256": f"{corpus}-train"},
+            "valid": {"bytes": 123_456, "documents": 300, "sha256": f"{corpus}-valid"},
+        }
+        value = {"corpus": corpus, "source": settings["source"], "settings": settings}
+        versions = dict.fromkeys(settings.get("packages", []), "9.8.7")
+        write(folder / "corpora" / corpus / "corpus.json", value | {"splits": splits, "versions": versions})
+    for run in plan.runs:
+        vocab_size = plan.tokenizers[run.tokenizer][1]
+        fabricate_run(folder / run.folder, run, vocab_size)
+    return Results(folder, study, plan.names_and_seeds())
+
+
+def change_summary(results: Results, run: str, **changes: Any) -> None:
+    """Rewrite parts of the summary of a run, such as "no_pos_emb/nope/seed0", which nothing has read yet."""
+    path = results.folder / "runs" / run / "summary.json"
+    write(path, json.loads(path.read_text(encoding="utf-8")) | changes)
+
+
+def final_loss(model: dict[str, Any], training: dict[str, Any], corpus: str, seed: int) -> float:
+    """A loss with its optimum at a peak rate of 0.01 and batch size 16, worse for every ablation."""
+    loss = 0.45 * ENTROPY[corpus] + 0.03 * (seed - 1) + 0.1 * math.log2(model["vocab_size"] / 1024)
+    loss += 0.07 * math.log(training["max_lr"] / 0.01) ** 2 + 0.04 * math.log2(training["batch_size"] / 16) ** 2
+    loss += {"pre": 0.0, "post": 0.02 * (seed - 1), "none": 0.31}[model["norm"]]
+    loss += 0.24 if model["position"] == "none" else 0.0
+    return loss + (0.06 + 0.004 * seed if model["feed_forward"] == "silu" else 0.0)
+
+
+def resolved_rate(run: PlannedRun) -> float:
+    """The peak rate of a run, with best_of taken for BEST_RATE."""
+    rate = run.training["max_lr"]
+    if not isinstance(rate, dict):
+        return rate
+    scale = rate.get("times", 1.0) * rate.get("sqrt_rule", 1.0)
+    return BEST_RATE * scale * (math.sqrt(run.training["batch_size"] / 16) if "sqrt_rule" in rate else 1.0)
+
+
+def rate_source(run: PlannedRun) -> dict[str, Any] | None:
+    """Where a run with a best_of rate took it from."""
+    if run.best_of is None:
+        return None
+    best = {"best_run": f"max_lr={BEST_RATE}", "best_max_lr": BEST_RATE, "best_batch_size": TRAINING["batch_size"]}
+    return {"best_of": run.best_of, **best}
+
+
+def fabricate_run(target: Path, run: PlannedRun, vocab_size: int) -> None:
+    """Write one run: rates above 1 diverge, and so does the model without norms at 0.01 with seed 2."""
+    model = run.model.model_dump(mode="json") | {"vocab_size": vocab_size}
+    training = run.training | {"max_lr": resolved_rate(run)}
+    varied = run.varied | ({"max_lr": training["max_lr"]} if "max_lr" in run.varied else {})
+    diverged = training["max_lr"] > 1 or (model["norm"] == "none" and training["max_lr"] == BEST_RATE and run.seed == 2)
+    final = final_loss(model, training, run.corpus, run.seed)
+    planned = max(1, training["total_tokens"] // (training["batch_size"] * model["context_length"]))
+    steps = planned // 3 if diverged else planned
+    rows = fabricate_metrics(steps, planned, training["batch_size"], final, math.log(vocab_size), diverged)
+    config = {
+        "study": "fabricated",
+        "experiment": run.experiment,
+        "run": run.name,
+        "seed": run.seed,
+        "corpus": run.corpus,
+        "varied": varied,
+        "tokenizer": {"name": run.tokenizer, "path": f"tokenizers/{run.tokenizer}", "sha256": run.tokenizer},
+        "tokens": {
+            split: {
+                "path": f"tokens/{run.tokenizer}/{split}.bin",
+                "sha256": f"{run.tokenizer}-{split}",
+                "tokens": 10**6,
+            }
+            for split in ("train", "valid")
+        },
+        "model": model,
+        "training": training,
+        "max_lr_from": rate_source(run),
+    }
+    write(target / "config.json", config)
+    write(target / "summary.json", fabricate_summary(config, rows, final, diverged, planned))
+    with open(target / "metrics.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def fabricate_metrics(
+    steps: int, planned: int, batch_size: int, final: float, initial: float, diverged: bool
+) -> list[dict[str, Any]]:
+    """The rows of metrics.csv: an exponential approach to the final loss, or a climb that ends in nan."""
+    rows = []
+    for step in range(steps + 1):
+        share = step / planned
+        loss = final + (initial - final) * math.exp(-7 * share) * (1 - share)
+        if diverged:
+            loss = initial + 0.4 + 30 * share**2
+        evaluated = step % max(1, planned // 10) == 0 or step == steps
+        tokens = step * batch_size * 128
+        rows.append(
+            {
+                "step": step,
+                "tokens": tokens,
+                "wall_seconds": f"{tokens / speed_of(batch_size):.4f}",
+                "learning_rate": 0.01 if step else "",
+                "train_loss": "" if step == 0 else f"{loss + 0.08 * math.sin(2.4 * step):.5f}",
+                "validation_loss": f"{loss:.5f}" if evaluated else "",
+                "grad_norm": 1.0 if step else "",
+            }
+        )
+    if diverged:
+        rows[-1] |= {"train_loss": "nan", "validation_loss": "nan"}
+    return rows
+
+
+def speed_of(batch_size: int) -> float:
+    """Tokens per second, which grow with the batch size and less and less so."""
+    return 16_000 / (1 + 3 / batch_size)
+
+
+def fabricate_summary(
+    config: dict[str, Any], rows: list[dict[str, Any]], final: float, diverged: bool, planned: int
+) -> dict[str, Any]:
+    """The summary that fits a run's rows."""
+    corpus, model, seconds = config["corpus"], config["model"], float(rows[-1]["wall_seconds"])
+    loss = None if diverged else round(final, 6)
+    bytes_per_token = BYTES_PER_TOKEN[corpus] * (1 + 0.15 * math.log2(model["vocab_size"] / 1024))
+    return {
+        "status": "diverged" if diverged else "finished",
+        "reason": "the loss is not finite" if diverged else None,
+        "steps": rows[-1]["step"],
+        "planned_steps": planned,
+        "tokens": rows[-1]["tokens"],
+        "initial_loss": math.log(model["vocab_size"]),
+        "final_train_loss": loss,
+        "validation_loss": loss,
+        "best_validation_loss": loss,
+        "perplexity": loss and math.exp(loss),
+        "bits_per_byte": loss and loss / math.log(2) / bytes_per_token,
+        "validation_tokens": round(123_156 / bytes_per_token),
+        "validation_bytes": 123_156,
+        "unigram_entropy": ENTROPY[corpus],
+        "initial_weights": fabricated_weights(model, config["seed"]),
+        "batches_sha256": fabricated_batches(config, rows[-1]["step"]),
+        "parameters": 327_744 + (model["vocab_size"] - 1024) * 128,
+        "wall_seconds": seconds,
+        "tokens_per_second": rows[-1]["tokens"] / seconds,
+        "peak_memory_bytes": 412_000_000,
+        "device": ENVIRONMENT["hardware"]["processor"],
+        "threads": 1,
+        "processes": 1,
+        "compile": False,
+        "micro_batch_size": config["training"]["batch_size"],
+        "precision": "float32",
+        "resumed": 0,
+        "code": {"train": "abcdef0123456789", "model": "0123456789abcdef", "torch": "2.13.0", "pydantic": "2.14.3"},
+        "environment": ENVIRONMENT,
+        "diverged_step": rows[-1]["step"] if diverged else None,
+    }
+
+
+def fabricated_weights(model: dict[str, Any], seed: int) -> dict[str, dict[str, Any]]:
+    """The digests of a model's matrices, which depend on the seed, the name and the shape."""
+    d_model, d_ff, vocab_size = model["d_model"], model["d_ff"], model["vocab_size"]
+    gate = {"w3": (d_ff, d_model)} if model["feed_forward"] == "swiglu" else {}
+    layer = {f"{name}_proj": (d_model, d_model) for name in ("q", "k", "v", "output")}
+    layer |= {"w1": (d_ff, d_model), "w2": (d_model, d_ff), **gate}
+    shapes = {f"layers.{index}.{name}": shape for index in range(model["num_layers"]) for name, shape in layer.items()}
+    shapes |= dict.fromkeys(("token_embeddings", "lm_head"), (vocab_size, d_model))
+    return {
+        name: {"parameters": rows * columns, "sha256": f"{seed} {name} {rows} {columns}"}
+        for name, (rows, columns) in shapes.items()
+    }
+
+
+def fabricated_batches(config: dict[str, Any], steps: int) -> str:
+    """The digest of a run's batches, which depend on the tokens, the seed, the size of the batches and their number."""
+    sizes = config["training"]["batch_size"], config["model"]["context_length"]
+    return repr((config["tokens"]["train"]["sha256"], config["seed"], *sizes, steps))
+
+
+def fabricate_measurements(
+    folder: Path, model: dict[str, Any] = MODEL, batch_size: int = 8, speeds: dict[int, float] | None = None
+) -> None:
+    """Write model_measurements.json and batch_sizes.json of a model, in round numbers that no real model has.
+
+    `speeds` are tokens per second by batch size.
+    """
+    config = ModelConfig(vocab_size=1024, **model).model_dump(mode="json")
+    machine = {"device": ENVIRONMENT["hardware"]["processor"], "threads": 1, "precision": "float32"}
+    step = {"parameters": 1000, "parameter_bytes": 4000, "gradient_bytes": 4000, "moment_bytes": 8000}
+    values = [
+        ("logits", "loss", 600, 0, "the loss needs their log-softmax alone"),
+        ("log-softmax", "loss", 600, 600, ""),
+        ("inputs of the RMSNorms", "norms", 0, 300, "the norm needs them"),
+    ]
+    names = ("name", "part", "handout_bytes", "kept_bytes", "reason")
+    rows = [dict(zip(names, value, strict=True)) | {"handout": "4 * S * V", "kept": "0"} for value in values]
+    activations = {"values": rows, "handout_bytes": 1200, "kept_bytes": 900}
+    predicted = {**step, "forward_flops": 2_000_000, "step_flops": 6_000_000, "activations": activations}
+    measured = {
+        **step,
+        "forward_flops": 2_000_000,
+        "step_flops": 5_000_000,
+        "process_bytes": 300_000_000,
+        "saved_bytes": 1000,
+        "saved_bytes_by_part": {"loss": 600, "norms": 400},
+        "matmul_flops_per_second": 1e9,
+    }
+    told = {"model": config, "batch_size": batch_size, **machine, "predicted": predicted, "measured": measured}
+    write(folder / "model_measurements.json", told)
+    speeds = speeds or {2**k: 6400 * 2**k for k in range(4)}
+    write(folder / "batch_sizes.json", fabricated_batch_sizes(config, machine, speeds))
+
+
+def fabricated_batch_sizes(model: dict[str, Any], machine: dict[str, Any], speeds: dict[int, float]) -> dict[str, Any]:
+    """The content of batch_sizes.json for tokens per second by batch size."""
+    context_length, largest = model["context_length"], max(speeds)
+    return {
+        "model": model,
+        **machine,
+        "memory_limit_bytes": 10**9,
+        "predicted": {"fixed_bytes": 18_000, "bytes_per_sequence": 800, "largest_batch_size": 1200},
+        "handout": {"fixed_bytes": 16_000, "bytes_per_sequence": 2000, "largest_batch_size": 999},
+        "sizes": [
+            {
+                "batch_size": size,
+                "steps": 5,
+                "step_seconds": size * context_length / speed,
+                "tokens_per_second": speed,
+                "memory_bytes": 20_000 + 1000 * size,
+            }
+            for size, speed in speeds.items()
+        ],
+        "largest_batch_size": largest,
+        "estimated_largest_batch_size": 4 * largest,
+        "stopped_by": "time",
+    }
+
+
+def write(path: Path, value: Any) -> None:
+    """Write a JSON file and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def fabricate_records(results: Results) -> None:
+    """Write the records of provenance of the corpora, the token files, the runs, and the plots that are there."""
+    for corpus in results.study["corpora"]:
+        write_record(results.folder, f"corpora/{corpus}", "make-corpus", [], ["corpus.json"])
+        text = [f"corpora/{corpus}/corpus.json"]
+        write_record(results.folder, f"tokens/{corpus}", "encode-corpus", text, ["train.json"], name="train.provenance")
+    for experiment in results.experiments():
+        for run in experiment.runs:
+            folder, tokens = run.folder.relative_to(results.folder).as_posix(), f"tokens/{run.config['corpus']}"
+            seconds = {"seeds": [run.seed], "training_seconds": run.summary["wall_seconds"]}
+            write_record(results.folder, folder, "train", [f"{tokens}/train.json"], ["summary.json"], **seconds)
+        read = [f"{run.folder.relative_to(results.folder).as_posix()}/summary.json" for run in experiment.runs]
+        write_record(results.folder, f"experiments/{experiment.name}", "plot-experiment", read, ["table.csv"])
+
+
+def write_record(
+    base: Path, folder: str, verb: str, inputs: list[str], outputs: list[str], name: str = "provenance", **facts: Any
+) -> None:
+    """Write the record of one job that took two seconds; inputs are paths below the study's folder."""
+    checksum = {"bytes": 1, "sha256": "0" * 64}
+    up = "../" * (folder.count("/") + 1)
+    record = {
+        "verb": verb,
+        "seeds": [],
+        "inputs": {up + path: checksum for path in inputs},
+        "outputs": dict.fromkeys(outputs, checksum),
+        "wall_seconds": 2.0,
+        **ENVIRONMENT,
+    }
+    write(base / folder / f"{name}.json", record | facts)

@@ -1,0 +1,24 @@
+"""What the tests of the problems about training runs share: finding, and reading a finding."""
+
+from typing import Any
+
+from lmpipe.analysis.finding import Finding
+from lmpipe.analysis.problems.registry import module_of
+from lmpipe.analysis.results import Results
+
+ALONE = {"corpus": "stories"}
+
+
+def find(problem: str, results: Results) -> Finding:
+    """What a study found for a problem."""
+    return module_of(problem).find(results)
+
+
+def said(finding: Finding) -> str:
+    """All sentences of a finding."""
+    return " ".join(finding.sentences)
+
+
+def value(finding: Finding, name: str) -> Any:
+    """A figure of a finding."""
+    return finding.figures[name].value

@@ -1,0 +1,305 @@
+import io
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import regex
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from lmpipe.errors import InputError
+from lmpipe.io.files import read_json
+from lmpipe.kernels.bpe import count_host
+from lmpipe.kernels.bpe.count_host import Table
+from lmpipe.tokenizer import chunking, pretoken_counts
+from lmpipe.tokenizer.pretoken_counts import (
+    PretokenCounts,
+    count_pretokens,
+    count_range,
+    count_shard,
+    load_counts,
+    merge_counts,
+    merged_words,
+    save_counts,
+    shard_bounds,
+)
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
+from tests.reference import naive_bpe
+
+SPECIALS = ["<|a|>", "<|a|> <|b|>", "|>\n<", " <", "<|endoftext|>"]
+PIECES = st.sampled_from(
+    ["word", " ", "\n", "it's", " a", "\u3000", "é", "漢字", "\xa0", "1", "!", "x" * 40, *SPECIALS]
+)
+TEXTS = st.lists(PIECES, max_size=60).map("".join)
+BROKEN = st.lists(st.one_of(PIECES.map(str.encode), st.binary(max_size=4)), max_size=40).map(b"".join)
+
+
+def words_of(counts: Mapping[bytes, int]) -> count_host.Words:
+    counted = PretokenCounts.of(counts)
+    return counted.text, counted.lengths, counted.counts
+
+
+def equal(left: count_host.Words, right: count_host.Words) -> bool:
+    return all(map(np.array_equal, left, right)) and [a.dtype for a in left] == [a.dtype for a in right]
+
+
+def counted(folder, data: bytes, specials: list[str]) -> count_host.Words:
+    path = folder / "text.txt"
+    path.write_bytes(data)
+    with open(path, "rb") as file:
+        return count_range(file.fileno(), [special.encode() for special in specials], 0, len(data), lambda size: None)
+
+
+def expected(data: bytes, specials: list[str]) -> count_host.Words:
+    return words_of(Counter(naive_bpe.pretokens(data.decode("utf-8", "surrogateescape"), specials)))
+
+
+def counted_by_regex(data: bytes) -> count_host.Words:
+    """As `expected`, for long texts."""
+    longest_first = "|".join(map(re.escape, sorted(SPECIALS, key=len, reverse=True)))
+    pieces = re.split(longest_first, data.decode("utf-8", "surrogateescape"))
+    words = Counter(word for piece in pieces for word in regex.findall(naive_bpe.GPT2, piece))
+    return words_of({word.encode("utf-8", "surrogateescape"): count for word, count in words.items()})
+
+
+@given(data=st.one_of(TEXTS.map(str.encode), BROKEN), block=st.integers(1, 40), threads=st.sampled_from([1, 3]))
+@example(data=b"a\xe3\x80\x80 b\xe3\x80 c \xff d", block=1, threads=1)
+@example(data=b"<|a|> <|b|> <|a|> <|a|> <|b|", block=3, threads=3)
+def test_neither_blocks_nor_threads_change_the_counts(tmp_path_factory, data, block, threads):
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (chunking, pretoken_counts):
+            patch.setattr(module, "BLOCK_BYTES", block)
+        patch.setattr(chunking, "WINDOW_BYTES", 1)
+        patch.setattr(pretoken_counts, "cores", lambda: threads)
+        assert equal(counted(tmp_path_factory.getbasetemp(), data, SPECIALS), expected(data, SPECIALS))
+
+
+@given(text=TEXTS, block=st.integers(1, 40))
+def test_blocks_join_to_the_text_and_are_about_equal(tmp_path_factory, text, block):
+    path = tmp_path_factory.getbasetemp() / "blocks.txt"
+    path.write_bytes(data := text.encode())
+    with pytest.MonkeyPatch.context() as patch, open(path, "rb") as file:
+        for module in (chunking, pretoken_counts):
+            patch.setattr(module, "BLOCK_BYTES", block)
+        found = list(chunking.blocks(file.fileno(), [], 0, len(data)))
+    assert b"".join(data[start:stop] for start, stop in found) == data
+    assert all(stop - start >= block for start, stop in found[:-1])
+
+
+def random_words(seed: int, number: int) -> list[bytes]:
+    """Words of 1 to 60 bytes, of which many begin alike and some hold zeros."""
+    generator = np.random.default_rng(seed)
+    sizes = generator.choice([1, 2, 3, 7, 8, 9, 14, 15, 16, 17, 23, 24, 25, 60], number)
+    return [bytes(generator.choice([0, 1, 97, 98, 255], size, p=[0.2, 0.1, 0.5, 0.1, 0.1]).tolist()) for size in sizes]
+
+
+def test_tables_grow_are_emptied_into_each_other_and_sort_by_bytes(monkeypatch):
+    monkeypatch.setattr(count_host, "FIRST_ARENA", 64)
+    words = [random_words(seed, 20_000) for seed in range(3)]
+    total, everything = Table(4), Counter()
+    for part in words:
+        table = Table(4)
+        for some in (part[:50], part[50:]):
+            table.add_words(
+                *(array if index else array.tobytes() for index, array in enumerate(words_of(Counter(some))))
+            )
+        assert equal(table.words(), words_of(Counter(part)))
+        total.add(table)
+        everything.update(part)
+        table.clear()
+        assert len(table.words()[2]) == 0
+        table.close()
+    assert equal(total.words(), words_of(everything))
+    parts = [words_of(Counter(part)) for part in words]
+    assert equal(merged_words(parts), words_of(everything))
+    total.close()
+
+
+def test_full_tables_of_threads_are_emptied_into_the_shared_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretoken_counts, "THREAD_CAPACITY", 1 << 13)
+    for module in (chunking, pretoken_counts):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(count_host.BlockCounter.__init__, "__defaults__", (1 << 13,))
+    data = " ".join(f"{number:x} {number * 12345678901234567:030x}" for number in range(60_000)).encode()
+    assert equal(counted(tmp_path, data, []), counted_by_regex(data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b" ",
+        b"\0",
+        b" " * 300_000,
+        b"a" * 3_000_000,
+        b"a b " * 300_000 + b"c" * 1_500_000 + b" d",
+        "漢字。".encode() * 200_000,
+        b"line\r\n" * 50_000,
+        b"\xff\xe2\x82" * 100_000,
+        b"<|endoftext|>" * 100_000,
+        b"no newline at the end",
+    ],
+    ids=lambda data: f"{data[:8]!r} {len(data)}",
+)
+def test_long_and_strange_texts(tmp_path, data):
+    assert equal(counted(tmp_path, data, SPECIALS), counted_by_regex(data))
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_told(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"a b c")
+    with open(path, "rb") as file, pytest.raises(InputError, match="the file became shorter"):
+        count_range(file.fileno(), [], 0, 10, lambda size: None)
+
+
+def test_an_error_in_one_thread_ends_them_all(tmp_path, monkeypatch):
+    for module in (chunking, pretoken_counts):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 10)
+    monkeypatch.setattr(pretoken_counts, "cores", lambda: 2)
+
+    def fail(*_):
+        raise OSError("disk")
+
+    monkeypatch.setattr(pretoken_counts, "read_block", fail)
+    with pytest.raises(OSError, match="disk"):
+        counted(tmp_path, b"word " * 1000, [])
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path):
+    code = (
+        "import sys; from lmpipe.tokenizer.pretoken_counts import count_pretokens;"
+        "from lmpipe.provenance.environment import peak_memory_bytes;"
+        "count_pretokens(sys.argv[1], ['<|endoftext|>']); print(peak_memory_bytes())"
+    )
+    peaks = []
+    for repeats in (20_000, 600_000):
+        path = tmp_path / f"{repeats}.txt"
+        path.write_text("One day a small cat saw a big dog. " * repeats)
+        peaks.append(int(subprocess.check_output([sys.executable, "-c", code, str(path)], env=os.environ)))
+    assert peaks[1] - peaks[0] < 8e6
+
+
+def write(path, data: bytes):
+    path.write_bytes(data)
+    return path
+
+
+@given(
+    st.lists(st.sampled_from(["A story.\n", "é 漢 ", END_OF_TEXT, "\n", "<|endof"]), max_size=30).map("".join),
+    st.integers(1, 6),
+    st.integers(1, 20),
+)
+def test_shards_end_after_documents_and_count_what_the_whole_counts(tmp_path_factory, text, shards, block):
+    path = write(tmp_path_factory.getbasetemp() / "shards.txt", text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretoken_counts, "BLOCK_BYTES", block)
+        bounds = shard_bounds(path, shards)
+    assert len(bounds) == shards
+    assert [0, *(stop for _, stop in bounds)] == [*(start for start, _ in bounds), len(text.encode())]
+    for _, stop in bounds[:-1]:
+        assert stop in (0, len(text.encode())) or text.encode()[:stop].endswith(END_OF_TEXT.encode())
+    parts = [count_pretokens(path, [END_OF_TEXT], *bound) for bound in bounds]
+    assert merge_counts(parts) == count_pretokens(path, [END_OF_TEXT])
+
+
+def test_shards_of_many_documents_are_about_equal(tmp_path):
+    path = write(tmp_path / "text.txt", (b"a" * 87 + END_OF_TEXT.encode()) * 1000)
+    assert [stop - start for start, stop in shard_bounds(path, 4)] == [25_100, 25_000, 25_000, 24_900]
+
+
+@given(st.dictionaries(st.binary(min_size=1, max_size=5), st.integers(1, 2**40), max_size=20))
+def test_counts_survive_saving_and_equal_counts_give_equal_bytes(tmp_path_factory, counts):
+    folder = tmp_path_factory.getbasetemp()
+    save_counts(folder / "a.npz", counts)
+    save_counts(folder / "b.npz", dict(reversed(counts.items())))
+    assert load_counts(folder / "a.npz") == counts
+    assert (folder / "a.npz").read_bytes() == (folder / "b.npz").read_bytes()
+    with np.load(folder / "a.npz", allow_pickle=False) as arrays:
+        assert {name: arrays[name].dtype.name for name in arrays} == {
+            "text": "uint8",
+            "lengths": "uint32",
+            "counts": "int64",
+        }
+        assert arrays["text"].tobytes() == b"".join(sorted(counts))
+
+
+def test_damaged_and_missing_counts_are_told_in_one_line(tmp_path):
+    save_counts(tmp_path / "good.npz", {b"a": 1, b"bc": 2})
+    data = (tmp_path / "good.npz").read_bytes()
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([{}], dtype=object), allow_pickle=True)
+    damaged = {
+        "cut.npz": data[: len(data) // 2],
+        "empty.npz": b"",
+        "text.npz": b"hello",
+        "pickle.npz": pickled.getvalue(),
+    }
+    for name, content in damaged.items():
+        with pytest.raises(InputError, match=f"{name}.*delete it and count again") as caught:
+            load_counts(write(tmp_path / name, content))
+        assert "\n" not in str(caught.value)
+    ones = np.ones(3, np.int64)
+    np.savez(tmp_path / "short.npz", text=np.zeros(5, np.uint8), lengths=ones.astype(np.uint32), counts=ones)
+    with pytest.raises(InputError, match="lengths"):
+        load_counts(tmp_path / "short.npz")
+    with pytest.raises(InputError, match="count-pretokens"):
+        load_counts(tmp_path / "none.npz")
+
+
+def test_count_shard_writes_counts_and_their_cost(tmp_path):
+    text = ("One day, a cat ran." + END_OF_TEXT) * 10
+    path = write(tmp_path / "train.txt", text.encode())
+    for shard in range(2):
+        count_shard(path, shard, 2, tmp_path / f"{shard}.npz", tmp_path / f"{shard}.json")
+    records = [read_json(tmp_path / f"{shard}.json") for shard in range(2)]
+    total = merge_counts(load_counts(tmp_path / f"{shard}.npz") for shard in range(2))
+    assert total == Counter(naive_bpe.pretokens(text, [END_OF_TEXT]))
+    assert sum(record["bytes"] for record in records) == os.path.getsize(path)
+    assert sum(record["pretokens"] for record in records) == sum(total.values())
+    assert all(record["wall_seconds"] > 0 and record["peak_memory_bytes"] > 1e6 for record in records)
+
+
+def test_a_missing_text_is_an_input_error(tmp_path):
+    for missing in (tmp_path / "none.txt", tmp_path):
+        with pytest.raises(InputError, match="expected a text file"):
+            count_pretokens(missing, [])
+        with pytest.raises(InputError, match="expected a text file"):
+            count_shard(missing, 0, 1, tmp_path / "a.npz", tmp_path / "a.json")
+
+
+def test_damaged_counts_are_told_in_one_line(tmp_path):
+    path = tmp_path / "0.npz"
+    save_counts(path, {bytes([byte, 10]): 1 for byte in range(256)})
+    # Cut out of the first name, which zipfile then shows with all that follows.
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"text.npy", b"ext.npy", 1))
+    with pytest.raises(InputError) as caught:
+        load_counts(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+@given(data=st.one_of(st.binary(max_size=60), BROKEN))
+@example(data="é€🙂".encode() + b"\xe2\x82" + b"\xed\xa0\x80\xff")
+def test_counts_are_a_mapping_in_the_order_of_the_bytes(tmp_path_factory, data):
+    counts = count_pretokens(write(tmp_path_factory.getbasetemp() / "bytes.txt", data), SPECIALS)
+    assert counts == Counter(naive_bpe.pretokens(data.decode("utf-8", "surrogateescape"), SPECIALS))
+    assert list(counts) == sorted(counts)
+
+
+@pytest.mark.parametrize(
+    "text", ["a1" * 50, "ab!c" * 30, "'s1'" * 40, "it's!'s" * 30, "中文。中文，" * 20, "x'll" * 30]
+)
+def test_texts_without_white_space_are_cut_where_nothing_changes(tmp_path, monkeypatch, text):
+    for module in (chunking, pretoken_counts):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 5)
+    data = text.encode()
+    path = write(tmp_path / "text.txt", data)
+    with open(path, "rb") as file:
+        assert len(list(chunking.blocks(file.fileno(), [], 0, len(data)))) > 10
+    assert equal(counted(tmp_path, data, []), counted_by_regex(data))

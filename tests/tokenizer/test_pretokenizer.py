@@ -1,0 +1,56 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmpipe.errors import InputError
+from lmpipe.tokenizer import pretokenizer
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, cut_before_space, documents, special_bytes, to_bytes, to_text
+
+
+def write(path, data: bytes):
+    path.write_bytes(data)
+    return path
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=[]), max_size=20))
+def test_every_text_has_bytes(text):
+    data = to_bytes(text)
+    if not any("\ud800" <= character <= "\udfff" for character in text):
+        assert data == text.encode()
+    assert to_bytes(to_text(data)) == data
+
+
+def test_special_tokens_are_texts_of_one_character_or_more_that_utf8_has():
+    assert special_bytes(["é", "<|a|>", "é"]) == ["é".encode(), b"<|a|>"]
+    with pytest.raises(InputError, match=r"special_tokens: .* found an empty one"):
+        special_bytes(["a", ""])
+    with pytest.raises(InputError, match="special_tokens: expected characters that UTF-8 has"):
+        special_bytes(["\udcff"])
+
+
+@given(st.lists(st.sampled_from([b"one", b" \n", END_OF_TEXT.encode(), b"\xff"]), max_size=20), st.integers(1, 30))
+def test_documents_are_what_lies_between_delimiters(tmp_path_factory, parts, block):
+    data = b"".join(parts)
+    path = write(tmp_path_factory.getbasetemp() / "documents.txt", data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretokenizer, "BLOCK_BYTES", block)
+        found = list(documents(path))
+    assert found == [part for part in data.split(END_OF_TEXT.encode()) if part.strip()]
+
+
+@given(st.lists(st.sampled_from([b"one", b"two ", b" \n", END_OF_TEXT.encode()]), max_size=40), st.integers(1, 30))
+def test_a_long_document_comes_in_parts(tmp_path_factory, parts, block):
+    data = b"".join(parts)
+    path = write(tmp_path_factory.getbasetemp() / "long.txt", data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretokenizer, "BLOCK_BYTES", block)
+        patch.setattr(pretokenizer, "LONGEST_DOCUMENT", 40)
+        found = list(documents(path))
+    assert max(map(len, found), default=0) <= 40 + block
+    assert b"".join(b"".join(found).split()) == b"".join(data.replace(END_OF_TEXT.encode(), b"").split())
+
+
+def test_a_part_of_a_long_document_ends_before_white_space():
+    assert cut_before_space(b"one two \n three") == (b"one two", b" \n three")
+    assert cut_before_space(b"one two\n") == (b"one two", b"\n")
+    assert cut_before_space(b" onetwo") == (b" on", b"etwo")

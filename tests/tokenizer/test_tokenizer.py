@@ -1,0 +1,324 @@
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import count, islice
+
+import pytest
+import tiktoken
+import tokenizers
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tiktoken.load import load_tiktoken_bpe
+
+from lmpipe.errors import InputError
+from lmpipe.kernels.bpe import encode_host
+from lmpipe.tokenizer import chunking, tokenizer
+from lmpipe.tokenizer.bpe_training import merge_pretokens
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, PATTERN, to_bytes, to_text
+from lmpipe.tokenizer.tokenizer import Tokenizer
+from lmpipe.tokenizer.vocabulary import byte_characters, from_printable, printable
+from tests.reference import naive_bpe
+
+SPECIALS = [END_OF_TEXT, "<|a|>", "<|a|><|b|>", "two words", "<|é|>"]
+SAMPLES = [
+    "Once upon a time, there was a little dog. It's the dog's bone; they'll play, we've seen it!",
+    "  Zwei  Räume:\tÄpfel, Straße\r\n\r\n\r\n  \u00a0x\u3000y \u3000z  ",
+    "Ελληνικά и русский, עברית، العربية فارسی हिन्दी தமிழ் ไทย",
+    "漢字かな交じり文。中文没有空格，也没关系。한국어 문장입니다.",
+    "emoji 🙂👩‍👩‍👧‍👦🇫🇷 and math ∑∫≠ ½ ² ٣ Ⅷ 1234567890",
+    "def f(x):\n    return x**2  # ------------------------\n\n\n\tpass\n",
+    "a\x00b\x85c\u2028d\ufeffe\u200bf\u0301",
+    f"end{END_OF_TEXT}\n{END_OF_TEXT}{END_OF_TEXT}start <|a|><|b|><|a|> two words <|é|><|endoftext",
+    "",
+]
+TEXTS = st.lists(
+    st.one_of(st.sampled_from([*SPECIALS, "<|", "|>", " the", "  ", "\n", "'ll", "aaaa", "\udcff"]), st.characters()),
+    max_size=30,
+).map("".join)
+
+
+@cache
+def trained():
+    """A tokenizer of the samples, whose merges are the naive definition's."""
+    text = to_text(to_bytes(" ".join(SAMPLES) * 2 + "aaaaaaaa the then there" * 3))
+    vocab, merges = naive_bpe.train(text, 420, SPECIALS)
+    return Tokenizer(vocab, merges, SPECIALS)
+
+
+@given(TEXTS)
+@example("aaaaaaaaaaaaa")
+@example(f"the<|a|><|b|>the {END_OF_TEXT}")
+def test_encoding_equals_applying_merges_one_by_one(text):
+    ours = trained()
+    assert ours.encode(text) == naive_bpe.encode(text, ours.vocab, ours.merges, SPECIALS)
+
+
+@given(text=st.text(alphabet="ab", max_size=40), words=st.lists(st.text(alphabet="ab", min_size=1, max_size=12)))
+def test_encoding_of_overlapping_merges_equals_the_definition(text, words):
+    vocab, merges = merge_pretokens({word.encode(): place + 1 for place, word in enumerate(words)}, 280, [])
+    assert Tokenizer(vocab, merges).encode(text) == naive_bpe.encode(text, vocab, merges, [])
+
+
+@pytest.mark.parametrize("text", SAMPLES)
+def test_hugging_face_gives_the_same_ids(tmp_path, text):
+    trained().save(tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert theirs.encode(text, add_special_tokens=False).ids == trained().encode(text)
+    if "<|é|>" not in text:  # their byte-level decoder takes the letters of special tokens for bytes
+        assert theirs.decode(trained().encode(text), skip_special_tokens=False) == text
+    assert theirs.get_vocab_size() == trained().vocab_size
+
+
+@pytest.mark.parametrize("text", SAMPLES)
+def test_tiktoken_gives_the_same_ids(tmp_path, text):
+    ours = trained()
+    ours.save(tmp_path)
+    specials = {token: ours.encode(token)[0] for token in SPECIALS}
+    ranks = load_tiktoken_bpe(str(tmp_path / "ranks.tiktoken"))
+    theirs = tiktoken.Encoding("ours", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=specials)
+    # tiktoken does not promise the longest of overlapping special tokens.
+    text = text.replace("<|a|><|b|>", "<|a|>")
+    assert theirs.encode(text, allowed_special="all") == ours.encode(text)
+
+
+@given(TEXTS.filter(lambda text: not any("\ud800" <= character <= "\udfff" for character in text)))
+def test_every_text_survives(text):
+    assert trained().decode(trained().encode(text)) == text
+
+
+@given(st.one_of(st.binary(max_size=50), TEXTS.map(to_bytes)))
+@example(b"\xff\xc3(\xe2\x82 \xed\xa0\x80")
+def test_any_bytes_survive_and_malformed_ones_decode_to_replacement_characters(data):
+    ids = trained().encode(to_text(data))
+    assert trained().decode_bytes(ids) == data
+    assert trained().decode(ids) == data.decode("utf-8", "replace")
+
+
+@given(st.lists(TEXTS, max_size=6), st.integers(1, 40))
+def test_encode_iterable_equals_encode_wherever_pieces_end(pieces, window):
+    assert list(trained().encode_iterable(pieces)) == trained().encode("".join(pieces))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer, "STREAM_BYTES", window)
+        patch.setattr(chunking, "WINDOW_BYTES", window)
+        characters = "".join(pieces)
+        assert list(trained().encode_iterable(characters)) == trained().encode(characters)
+
+
+def test_encode_iterable_is_lazy():
+    stream = trained().encode_iterable(f"story {number}{END_OF_TEXT}" for number in count())
+    assert list(islice(stream, 3)) == trained().encode(f"story 0{END_OF_TEXT}")[:3]
+    assert list(trained().encode_iterable(iter(()))) == []
+
+
+@pytest.mark.parametrize("largest", [16, 64])
+def test_the_cache_grows_stays_bounded_and_changes_nothing(monkeypatch, largest):
+    monkeypatch.setattr(encode_host, "FIRST_CAPACITY", 16)
+    monkeypatch.setattr(encode_host, "LARGEST_CAPACITY", largest)
+    monkeypatch.setattr(encode_host, "ARENA_BYTES", 512)
+    monkeypatch.setattr(encode_host, "ARENA_LEFT", 100)
+    monkeypatch.setattr(encode_host, "LARGEST_ARENAS", 2)
+    bounded = Tokenizer(trained().vocab, trained().merges, SPECIALS)
+    text = " ".join(SAMPLES)
+    expected = trained().encode(text)
+    for _ in range(10):
+        assert bounded.encode(text) == expected
+        assert 0 < bounded.encoder.used <= 3 * largest // 4
+    assert bounded.encoder.capacity == largest
+    bounded.forget()
+    assert (bounded.encoder.used, bounded.encoder.capacity) == (0, 16)
+    assert bounded.encode(text) == expected
+
+
+def test_many_threads_encode_with_one_tokenizer(monkeypatch):
+    monkeypatch.setattr(encode_host, "FIRST_CAPACITY", 16)
+    shared = Tokenizer(trained().vocab, trained().merges, SPECIALS)
+    words = [f"word{number} {number * number} {'x' * (number % 40)}é " for number in range(4000)]
+    texts = ["".join(words[start::7]) for start in range(7)] * 4
+    expected = [trained().encode(text) for text in texts[:7]] * 4
+    with ThreadPoolExecutor(7) as pool:
+        assert list(pool.map(shared.encode, texts)) == expected
+
+
+@pytest.mark.parametrize("blocks_at_once", [1, 2, 7, 40])
+def test_blocks_under_way_at_once_never_fill_the_cache(monkeypatch, blocks_at_once):
+    # A look-up in a full cache would not end.
+    monkeypatch.setattr(encode_host, "FIRST_CAPACITY", 16)
+    monkeypatch.setattr(encode_host, "LARGEST_CAPACITY", 16)
+    shared = Tokenizer(trained().vocab, trained().merges).encoder
+    spaces = [shared.borrow() for _ in range(blocks_at_once)]
+    assert sum(space.share for space in spaces) <= 12
+    for number, space in enumerate(spaces):
+        text = " ".join(f"{number}x{word}" for word in range(20)).encode()
+        space.write(text)
+        shared.encode(space, len(text))
+    for space in spaces:
+        shared.give_back(space)
+    assert (0 < shared.used <= 12, shared.promised) == (True, 0)
+
+
+def test_more_than_65536_ids_take_the_kernels_with_ids_of_32_bits():
+    ours = trained()
+    high = {token_id + 100_000: token for token_id, token in ours.vocab.items() if token_id >= 300}
+    vocab = {token_id: token for token_id, token in ours.vocab.items() if token_id < 300} | high
+    wide = Tokenizer(vocab, ours.merges, SPECIALS)
+    text = " ".join(SAMPLES) * 3
+    ids = wide.encode_to_numpy(text)
+    assert (ids.dtype, wide.decode_bytes(ids.tolist())) == ("uint32", text.encode())
+    assert [token_id - 100_000 if token_id >= 300 else token_id for token_id in ids.tolist()] == ours.encode(text)
+
+
+def test_ids_beyond_what_the_encoder_packs_are_refused():
+    with pytest.raises(InputError, match="expected ids from 0 to 1048575, found 1048576"):
+        Tokenizer({**trained().vocab, 1 << 20: b"x|"}, [])
+
+
+def test_encoding_needs_no_main_guard_and_works_from_standard_input():
+    code = (
+        "from lmpipe.tokenizer.tokenizer import Tokenizer\n"
+        "vocab = {byte: bytes([byte]) for byte in range(256)} | {256: b'th', 257: b'the'}\n"
+        "print(Tokenizer(vocab, [(b't', b'h'), (b'th', b'e')]).encode('the th'))\n"
+    )
+    for arguments, program in ((["-"], code), (["-c", code], "")):
+        done = subprocess.run([sys.executable, *arguments], input=program, capture_output=True, text=True)
+        assert done.stdout == "[257, 32, 256]\n"
+
+
+LETTERS = st.text(alphabet="abc", min_size=1, max_size=5)
+
+
+@given(st.lists(LETTERS, max_size=12), st.lists(LETTERS, min_size=1, max_size=30), st.integers(1, 9))
+@example(words=["aaaa", "aa"], parts=["a" * 5] * 30, margin=1)
+def test_merging_in_windows_equals_merging_at_once(words, parts, margin):
+    vocab, merges = merge_pretokens({word.encode() * 3: place + 1 for place, word in enumerate(words)}, 280, [])
+    text = "".join(parts) * 3
+    whole = naive_bpe.encode(text, vocab, merges, [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode_host, "WINDOW", 2 * margin)
+        patch.setattr(encode_host, "MARGIN", margin)
+        patch.setattr(encode_host, "FIRST_SCRATCH", 256)
+        assert Tokenizer(vocab, merges).encode(text) == whole
+
+
+def test_a_cut_that_merges_reach_across_is_taken_back(monkeypatch):
+    # Each merge waits for the one to its right: the last letter decides what becomes of the first.
+    vocab = {byte: bytes([byte]) for byte in range(256)}
+    merges = [(b"x", b"y")] + [(bytes([97 + place]), bytes([98 + place])) for place in reversed(range(20))]
+    vocab |= {256 + rank: left + right for rank, (left, right) in enumerate(merges)}
+    text = bytes(range(97, 118)).decode() * 5
+    monkeypatch.setattr(encode_host, "WINDOW", 4)
+    monkeypatch.setattr(encode_host, "MARGIN", 1)
+    assert Tokenizer(vocab, merges).encode(text) == naive_bpe.encode(text, vocab, merges, [])
+
+
+def test_a_long_text_without_spaces_is_encoded_in_reasonable_time():
+    vocab, merges = merge_pretokens({b"ab" * 50: 3, b"abba" * 20: 2, b"aab": 9}, 290, [])
+    text = "abaab" * 60_000
+    ids = Tokenizer(vocab, merges).encode(text)
+    assert len(ids) < 200_000
+    assert Tokenizer(vocab, merges).decode(ids) == text
+
+
+def test_special_tokens_that_lack_are_appended_and_others_keep_their_ids():
+    vocab, merges = merge_pretokens({b"the": 3}, 260, ["<|old|>"])
+    ours = Tokenizer(vocab, merges, ["<|new|>", "<|old|>", "the", "<|new|>"])
+    assert ours.vocab_size == 260
+    assert ours.token_bytes(259) == b"<|new|>"
+    assert ours.encode("<|new|><|old|>the") == [259, 256, 258]
+    assert Tokenizer(vocab, merges).encode("<|old|>") != [256]
+    assert vocab.keys() == set(range(259))
+
+
+def test_saved_files_are_read_back_and_are_the_same_bytes_each_time(tmp_path):
+    trained().save(tmp_path / "a")
+    copy = Tokenizer.from_folder(tmp_path / "a")
+    assert (copy.vocab, copy.merges, copy.special_tokens) == (trained().vocab, trained().merges, SPECIALS)
+    assert copy.sha256 == trained().sha256
+    copy.save(tmp_path / "b")
+    for name in ("vocab.json", "merges.txt", "tokenizer.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    plain = Tokenizer.from_files(tmp_path / "a" / "vocab.json", tmp_path / "a" / "merges.txt")
+    assert plain.special_tokens == []
+    assert plain.vocab == trained().vocab
+
+
+def test_tokens_with_spaces_line_ends_and_hashes_survive_the_files(tmp_path):
+    vocab, merges = merge_pretokens({b"  \n": 5, b"\r\n\r\n": 4, b"#version": 3, b"\x85\x00\xff": 2}, 272, [" \n|"])
+    Tokenizer(vocab, merges, [" \n|"]).save(tmp_path)
+    copy = Tokenizer.from_folder(tmp_path)
+    assert (copy.vocab, copy.merges) == (vocab, merges)
+    lines = (tmp_path / "merges.txt").read_text(encoding="utf-8").split("\n")
+    assert len(lines) == len(merges) + 2
+
+
+def test_names_of_special_tokens_may_stand_in_vocab_json_as_plain_text(tmp_path):
+    trained().save(tmp_path)
+    exported = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    (tmp_path / "vocab.json").write_text(json.dumps(exported["model"]["vocab"]), encoding="utf-8")
+    copy = Tokenizer.from_files(tmp_path / "vocab.json", tmp_path / "merges.txt", ["two words"])
+    assert copy.encode("two words") == trained().encode("two words")
+
+
+def test_printable_names_are_those_of_gpt2():
+    assert printable(b" the\n\t\x00\xad") == "ĠtheĊĉĀŃ"
+    assert printable("é".encode()) == "Ã©"
+    assert len(set(byte_characters().values())) == 256
+    assert all(from_printable(printable(bytes([byte]))) == bytes([byte]) for byte in range(256))
+
+
+def test_sha256_covers_vocabulary_merges_and_special_tokens():
+    vocab, merges = merge_pretokens({b"abc": 3, b"ab": 1}, 258, [])
+    sums = {
+        Tokenizer(vocab, merges).sha256,
+        Tokenizer(vocab, merges[:1]).sha256,
+        Tokenizer(vocab, merges, ["ab"]).sha256,
+        Tokenizer({**vocab, 258: b"x|"}, merges).sha256,
+    }
+    assert len(sums) == 4
+    assert Tokenizer(dict(reversed(vocab.items())), merges).sha256 in sums
+
+
+def test_a_vocabulary_with_gaps_is_refused():
+    vocab, merges = merge_pretokens({b"abc": 3}, 258, [])
+    with pytest.raises(InputError, match=r"expected the token b'b'"):
+        Tokenizer({token_id: token for token_id, token in vocab.items() if token != b"b"}, [])
+    with pytest.raises(InputError, match=r"expected the token b'abc'"):
+        Tokenizer({token_id: token for token_id, token in vocab.items() if token_id < 257}, merges)
+    with pytest.raises(InputError, match="expected ids from 0 to 257, found 300"):
+        Tokenizer(vocab, merges).decode([97, 300])
+
+
+DAMAGE = [
+    ("vocab.json", '{"a": 1', "expected JSON"),
+    ("vocab.json", "[1]", "expected a JSON object"),
+    ("vocab.json", '{"a": "1"}', "'a': expected an id"),
+    ("vocab.json", '{"a": 1, "b": 1}', "'b': expected an id"),
+    ("vocab.json", '{"a b": 1}', "found ' '"),
+    ("vocab.json", json.dumps({"a" * 5000: [0] * 5000}), "used once, found [0, 0, 0, 0, 0, 0, ...]; delete"),
+    ("merges.txt", "#version: 0.2\n" + "a" * 5000, "line 2: expected two tokens and a space, found 'a"),
+    ("vocab.json", '{"a": 0}', "expected the token"),
+    ("merges.txt", "#version: 0.2\nabc\n", "line 2: expected two tokens"),
+    ("merges.txt", "#version: 0.2\na b c\n", "line 2: expected two tokens"),
+    ("merges.txt", "#version: 0.2\na\u4e00 b\n", "line 2: expected GPT-2's"),
+    ("merges.txt", "#version: 0.2\nq z\n", "expected the token b'qz'"),
+    ("tokenizer.json", "{}", "added_tokens"),
+    ("tokenizer.json", '{"added_tokens": 3}', "added_tokens"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), DAMAGE)
+def test_damaged_files_are_told_in_one_line(tmp_path, name, content, message):
+    trained().save(tmp_path)
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=name) as caught:
+        Tokenizer.from_folder(tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    (tmp_path / name).write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=name):
+        Tokenizer.from_folder(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=name):
+        Tokenizer.from_folder(tmp_path)

@@ -1,0 +1,94 @@
+import shutil
+import sys
+
+import pytest
+import torch
+
+from lmpipe.training import compile, loop
+from lmpipe.training.compile import UNFINISHED, WORTH_COMPILING, compile_step, is_worthwhile, whole
+from lmpipe.training.run import train
+from tests.support.tiny_study import make_tiny_study, tiny_settings
+from tests.training.test_train import (
+    BrokenOffError,
+    assert_nearly_same_result,
+    assert_same_result,
+    break_off,
+    stop_at,
+    summary_of,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("setting", "flops", "expected"),
+    [
+        ("always", 1, True),
+        ("never", 1e30, False),
+        ("auto", WORTH_COMPILING["cpu"], True),
+        ("auto", WORTH_COMPILING["cpu"] * 0.99, False),
+    ],
+)
+def test_only_long_runs_are_compiled_by_themselves(setting, flops, expected):
+    assert is_worthwhile(setting, flops, CPU) is expected
+
+
+def test_a_device_that_cannot_compile_does_not():
+    assert not is_worthwhile("auto", 1e30, torch.device("mps"))
+
+
+def test_what_a_killed_process_compiled_is_not_used(tmp_path):
+    cache = tmp_path / "compiled"
+    with whole(cache):
+        (cache / "code.so").write_text("whole")
+    with whole(cache):
+        assert (cache / "code.so").exists()
+    # A killed process removes nothing.
+    (cache / UNFINISHED).touch()
+    with whole(cache):
+        assert not (cache / "code.so").exists()
+    assert not (cache / UNFINISHED).exists()
+
+
+def test_all_is_compiled_before_the_first_step(tmp_path, monkeypatch):
+    """For both shapes that the parts of a batch have, as they lie in memory; later it would count as training time."""
+    made, before_training = [], []
+
+    def compiled(function, dynamic):
+        return torch_compile(function, dynamic=dynamic, backend=lambda graph, inputs: made.append(graph) or graph)
+
+    def compiled_step(*given):
+        assert compile_step(*given)
+        before_training.append(len(made))
+        return True
+
+    torch_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(compile, "lacks_compiler", lambda device: None)
+    monkeypatch.setattr(loop, "compile_step", compiled_step)
+    results = make_tiny_study(tmp_path / "results")
+    settings = tiny_settings(compile="always", batch_size=5, micro_batch_size=3, total_tokens=80 * 4)
+    train(settings, results, tmp_path / "run")
+    assert before_training == [len(made)] == [2]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.skipif(" " in sys.prefix, reason="torch calls the C++ compiler with unquoted paths of the environment")
+def test_a_compiled_run_is_the_same_to_rounding_and_goes_on_to_the_byte(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = make_tiny_study(tmp_path / "results")
+    settings = {
+        kind: tiny_settings(compile=kind, micro_batch_size=3, total_tokens=64 * 20, model={"num_layers": 1})
+        for kind in ("never", "always")
+    }
+    for kind in settings:
+        train(settings[kind], results, results / kind)
+    assert [summary_of(results / kind)["compile"] for kind in settings] == [False, True]
+    assert_nearly_same_result(results / "always", results / "never")
+    other = make_tiny_study(tmp_path / "other")
+    stop_at(monkeypatch, 7, break_off)
+    with pytest.raises(BrokenOffError):
+        train(settings["always"], other, other / "run", checkpoint_seconds=0)
+    train(settings["always"], other, other / "run")
+    assert_same_result(other / "run", results / "always")

@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from lmpipe.errors import InputError
+from lmpipe.training import devices
+from lmpipe.training.devices import find_device, free_memory_bytes, group_rooms
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "expected"), [(None, 0, 0), (None, 2, 2), ("cuda", 1, 1), ("cuda:1", 0, 1), ("cuda:1", 1, 2)]
+)
+def test_processes_of_one_run_have_different_gpus(monkeypatch, name, rank, expected):
+    monkeypatch.setattr(devices, "available_devices", lambda: ["cuda:0", "cuda:1", "cuda:2", "cpu"])
+    assert find_device(name, rank) == torch.device(f"cuda:{expected}")
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(devices, "available_devices", lambda: ["cuda:0", "cuda:1", "cpu"])
+    with pytest.raises(InputError, match="expected 1 more GPUs after cuda:1, found cuda:0, cuda:1, cpu"):
+        find_device("cuda:1", 1)
+    with pytest.raises(InputError, match="--device: expected one of cuda:0, cuda:1, cpu, found 'tpu'"):
+        find_device("tpu", 1)
+
+
+def make_group(folder, **contents):
+    folder.mkdir(parents=True)
+    for name, content in contents.items():
+        folder.joinpath(f"memory.{name}").write_text(f"{content}\n")
+
+
+def test_a_job_has_what_its_control_groups_leave(tmp_path):
+    own, mounted = tmp_path / "own", tmp_path / "groups"
+    make_group(mounted / "job", max=1000, current=700, stat="anon 600\ninactive_file 50")
+    make_group(mounted / "job/step", max="max", current=100, stat="inactive_file 0")
+    own.write_text("0::/job/step\n")
+    assert list(group_rooms(own, mounted)) == [350]
+    make_group(mounted / "memory/job", limit_in_bytes=500, usage_in_bytes=600, stat="total_inactive_file 20")
+    own.write_text("5:cpu,cpuacct:/job\n4:memory:/job\n0::/\n")
+    assert list(group_rooms(own, mounted)) == [0]
+    assert list(group_rooms(tmp_path / "none", mounted)) == []
+
+
+def test_free_memory_is_the_least_of_machine_and_groups(monkeypatch):
+    monkeypatch.setattr(devices, "group_rooms", lambda: iter([5, 3]))
+    assert free_memory_bytes(torch.device("cpu")) == 3

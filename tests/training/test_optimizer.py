@@ -1,0 +1,197 @@
+import csv
+import math
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from lmpipe.model.transformer import TransformerLM
+from lmpipe.study.settings import ModelConfig, TrainingSettings
+from lmpipe.training.optimizer import AdamW, clipping_divisor, cosine_lr, gradient_norm, tune_sgd_toy
+
+CONFIG = ModelConfig(context_length=16, d_model=32, d_ff=64, num_layers=2, num_heads=4, vocab_size=40)
+TRAINING = TrainingSettings(total_tokens=1, batch_size=1, max_lr=0.01, weight_decay=0.1)
+
+
+def random_gradients(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+
+
+@pytest.mark.parametrize("norm", ["pre", "none"])
+def test_matrices_decay_and_vectors_do_not(norm):
+    model = TransformerLM(CONFIG.model_copy(update={"norm": norm}), seed=0)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = AdamW(model, TRAINING)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step(0.01)
+    for name, parameter in model.named_parameters():
+        factor = 1.0 if ".ln" in f".{name}" else 1 - 0.01 * 0.1
+        torch.testing.assert_close(parameter.detach(), before[name] * factor, atol=0, rtol=1e-6)
+
+
+def test_adamw_equals_its_written_out_formula():
+    model = nn.Sequential(nn.Linear(5, 7, bias=False), nn.RMSNorm(7)).double()
+    optimizer = AdamW(model, TRAINING.model_copy(update={"betas": (0.8, 0.95), "eps": 1e-3}))
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    first, second = [torch.zeros_like(w) for w in weights], [torch.zeros_like(w) for w in weights]
+    for t in range(1, 30):
+        rate = 0.01 * math.sin(t) ** 2
+        random_gradients(model, seed=t)
+        for place, parameter in enumerate(model.parameters()):
+            if parameter.dim() == 2:
+                weights[place] -= rate * 0.1 * weights[place]
+            first[place] = 0.8 * first[place] + 0.2 * parameter.grad
+            second[place] = 0.95 * second[place] + 0.05 * parameter.grad**2
+            root = torch.sqrt(second[place] / (1 - 0.95**t)) + 1e-3
+            weights[place] -= rate * first[place] / (1 - 0.8**t) / root
+        optimizer.step(rate)
+    for parameter, weight in zip(model.parameters(), weights, strict=True):
+        torch.testing.assert_close(parameter.detach(), weight, atol=1e-14, rtol=1e-13)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_adamw_equals_torchs(fused):
+    ours, theirs = (TransformerLM(CONFIG, seed=0).double() for _ in range(2))
+    optimizer = AdamW(ours, TRAINING)
+    groups = [
+        {"params": [parameter for parameter in theirs.parameters() if parameter.dim() >= 2], "weight_decay": 0.1},
+        {"params": [parameter for parameter in theirs.parameters() if parameter.dim() < 2], "weight_decay": 0.0},
+    ]
+    reference = torch.optim.AdamW(groups, lr=0.01, betas=TRAINING.betas, eps=TRAINING.eps, fused=fused)
+    for step in range(20):
+        for model in (ours, theirs):
+            random_gradients(model, seed=step)
+        optimizer.step(0.01)
+        reference.step()
+    for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter.detach(), other.detach(), atol=1e-14, rtol=1e-12)
+
+
+def test_a_run_does_not_load_the_compiler():
+    # It would cost every run of a study two seconds.
+    code = (
+        "import sys, torch; from lmpipe.training.devices import compute_reproducibly;"
+        "from lmpipe.model.transformer import TransformerLM;"
+        "from lmpipe.training.optimizer import AdamW, gradient_norm;"
+        "from lmpipe.study.settings import ModelConfig, TrainingSettings;"
+        "compute_reproducibly(1, torch.device('cpu'));"
+        "config = ModelConfig(context_length=8, d_model=8, d_ff=8, num_layers=1, num_heads=2, vocab_size=9);"
+        "model = TransformerLM(config, seed=0);"
+        "optimizer = AdamW(model, TrainingSettings(total_tokens=1, batch_size=1, max_lr=0.1));"
+        "model(torch.zeros((1, 8), dtype=torch.long)).sum().backward(); gradient_norm(model.parameters());"
+        "optimizer.step(0.1); optimizer.zero_grad(); print('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_schedule_follows_the_handout():
+    def rate(step):
+        return cosine_lr(step, max_lr=1.0, min_lr=0.1, warmup_steps=7, total_steps=21)
+
+    assert [rate(step) for step in range(8)] == pytest.approx([step / 7 for step in range(8)])
+    assert rate(14) == pytest.approx(0.55)
+    assert rate(10) == pytest.approx(0.1 + 0.5 * 0.9 * (1 + math.cos(3 / 14 * math.pi)))
+    assert rate(21) == pytest.approx(0.1)
+    assert rate(22) == rate(1000) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("step", "warmup_steps", "total_steps", "expected"), [(1, 0, 1, 0.1), (3, 3, 3, 1.0), (1, 1, 2, 1.0)]
+)
+def test_schedule_at_its_edges(step, warmup_steps, total_steps, expected):
+    assert cosine_lr(step, 1.0, 0.1, warmup_steps, total_steps) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 3.0, 1e6])
+def test_clipping_equals_torchs(max_norm):
+    ours = [nn.Parameter(torch.zeros(shape)) for shape in ((4, 5), (7,), (2, 3))] + [nn.Parameter(torch.zeros(3))]
+    theirs = [nn.Parameter(torch.zeros_like(parameter)) for parameter in ours]
+    for mine, other in zip(ours[:3], theirs[:3], strict=True):
+        mine.grad = torch.randn(mine.shape, generator=torch.Generator().manual_seed(mine.numel()))
+        other.grad = mine.grad.clone()
+    expected = torch.nn.utils.clip_grad_norm_(theirs, max_norm)
+    norm = gradient_norm(ours)
+    assert norm.item() == pytest.approx(expected.item(), rel=1e-6)
+    for mine, other in zip(ours[:3], theirs[:3], strict=True):
+        torch.testing.assert_close(mine.grad / clipping_divisor(norm, max_norm), other.grad)
+
+
+def test_clipping_leaves_gradients_of_exactly_the_largest_norm_alone():
+    assert clipping_divisor(torch.tensor(5.0), 5.0) == 1
+
+
+def test_an_update_divides_its_gradients():
+    models = [TransformerLM(CONFIG, seed=0).double() for _ in range(2)]
+    optimizers = [AdamW(model, TRAINING) for model in models]
+    optimizers[1].divisor = torch.tensor(4.0)
+    for step in range(5):
+        for model in models:
+            random_gradients(model, seed=step)
+        for parameter in models[0].parameters():
+            parameter.grad /= 4
+        for optimizer in optimizers:
+            optimizer.step(0.01)
+    for parameter, other in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(parameter, other)
+
+
+def test_an_update_that_is_skipped_changes_nothing_whatever_its_gradients():
+    model = TransformerLM(CONFIG, seed=0)
+    optimizer = AdamW(model, TRAINING)
+    random_gradients(model)
+    optimizer.step(0.01)
+
+    def state():
+        moments = [*optimizer.exp_avg.values(), *optimizer.exp_avg_sq.values()]
+        return [tensor.detach().clone() for tensor in (*model.parameters(), *moments, optimizer.updates)]
+
+    before = state()
+    optimizer.skips = torch.tensor(1.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, math.nan)
+    optimizer.step(0.01)
+    assert all(map(torch.equal, before, state()))
+
+
+def test_one_batch_is_learnt_by_heart():
+    model = TransformerLM(CONFIG, seed=0)
+    optimizer = AdamW(model, TRAINING)
+    tokens = torch.randint(40, (4, 17), generator=torch.Generator().manual_seed(0))
+    for _ in range(150):
+        loss = nn.functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+        loss.backward()
+        optimizer.divisor = clipping_divisor(gradient_norm(model.parameters()), 1.0)
+        optimizer.step(0.01)
+        optimizer.zero_grad()
+    assert loss.item() < 0.02
+
+
+def test_toy_follows_its_formula_and_repeats(tmp_path):
+    tune_sgd_toy(tmp_path / "toy.csv", seed=3)
+    tune_sgd_toy(tmp_path / "again.csv", seed=3)
+    assert (tmp_path / "toy.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
+    with open(tmp_path / "toy.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["learning_rate"], row["step"]) for row in rows] == [
+        (rate, str(step)) for rate in ("1", "10", "100", "1000") for step in range(11)
+    ]
+    assert 15 < float(rows[0]["loss"]) < 40
+    for before, after in pairwise(rows):
+        if after["step"] != "0" and before["learning_rate"] != "100":
+            factor = 1 - 2 * float(before["learning_rate"]) / (100 * math.sqrt(int(before["step"]) + 1))
+            assert float(after["loss"]) == pytest.approx(float(before["loss"]) * factor**2, rel=1e-4)
+    finals = [float(row["loss"]) for row in rows if row["step"] == "10"]
+    assert finals[1] < 5
+    assert finals[2] < 1e-20
+    assert finals[3] > 1e6
+
+
+def test_toy_leaves_the_cell_of_an_overflow_empty(tmp_path):
+    tune_sgd_toy(tmp_path / "toy.csv", learning_rates=(1e30,), iterations=2)
+    assert (tmp_path / "toy.csv").read_text().splitlines()[2:] == ["1e+30,1,", "1e+30,2,"]

@@ -1,0 +1,118 @@
+import json
+import shutil
+import threading
+import time
+
+import pytest
+
+from lmpipe.errors import InputError
+from lmpipe.training.run_store import StoredRun, digest_of, forget
+
+
+def finished(results, digest="abc"):
+    stored = StoredRun.of(results, digest)
+    (stored.folder / "metrics.csv").write_text("step\n1\n")
+    (stored.folder / "model.safetensors").write_bytes(b"weights")
+    stored.checkpoints.mkdir()
+    (stored.checkpoints / "step-1").write_bytes(b"")
+    stored.finish({"status": "finished"})
+    return stored
+
+
+def test_digests_depend_on_values_and_not_on_the_order_of_keys():
+    assert digest_of({"a": 1, "b": [0.1]}) == digest_of({"b": [0.1], "a": 1})
+    assert digest_of({"a": 1}) != digest_of({"a": 2})
+    assert len(digest_of({})) == 20
+
+
+def test_a_run_is_finished_only_when_all_is_there(tmp_path):
+    stored = StoredRun.of(tmp_path, "abc")
+    assert not stored.is_finished
+    stored = finished(tmp_path)
+    assert stored.is_finished
+    assert not stored.checkpoints.exists()
+    (stored.folder / "model.safetensors").unlink()
+    assert not stored.is_finished
+
+
+def test_published_files_are_copies(tmp_path):
+    stored = finished(tmp_path)
+    for name in ("first", "second"):
+        stored.publish(tmp_path / "runs" / name, {"run": name})
+    (tmp_path / "runs/first/summary.json").write_text("spoilt")
+    assert json.loads((tmp_path / "runs/second/summary.json").read_text()) == {"status": "finished"}
+    assert json.loads((stored.folder / "summary.json").read_text()) == {"status": "finished"}
+    assert json.loads((tmp_path / "runs/second/config.json").read_text()) == {"run": "second"}
+    assert sorted(path.name for path in (tmp_path / "runs/second").iterdir()) == [
+        "config.json",
+        "metrics.csv",
+        "model.safetensors",
+        "summary.json",
+    ]
+
+
+def test_checkpoints_that_a_killed_process_left_behind_its_summary_go_with_the_next_copy(tmp_path):
+    stored = finished(tmp_path)
+    stored.checkpoints.mkdir()
+    (stored.checkpoints / "step-1").write_bytes(b"")
+    stored.publish(tmp_path / "runs/first", {})
+    assert not stored.checkpoints.exists()
+
+
+def test_a_second_process_waits_and_says_so(tmp_path, capfd):
+    stored = StoredRun.of(tmp_path, "abc")
+    order = []
+
+    def second():
+        with StoredRun.of(tmp_path, "abc").locked():
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    with stored.locked():
+        waiting.start()
+        deadline = time.monotonic() + 10
+        while "waiting" not in (shown := capfd.readouterr().err) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        order.append("first")
+    waiting.join(10)
+    assert "waiting for the process that trains this run" in shown
+    assert order == ["first", "second"]
+
+
+def test_forget_empties_the_store_and_keeps_what_was_published(tmp_path):
+    finished(tmp_path).publish(tmp_path / "runs/first", {})
+    forget(tmp_path)
+    assert list((tmp_path / "store").iterdir()) == []
+    assert (tmp_path / "runs/first/summary.json").exists()
+    forget(tmp_path)
+    with pytest.raises(InputError, match="expected a study's results folder with a store, found none"):
+        forget(tmp_path / "nothing")
+
+
+def test_a_run_that_waits_while_its_folder_is_removed_still_holds_it_alone(tmp_path, capfd):
+    stored = StoredRun.of(tmp_path, "abc")
+    held = threading.Event()
+
+    def second():
+        with stored.locked():
+            held.set()
+            done.wait(10)
+
+    done, waiting = threading.Event(), threading.Thread(target=second)
+    with stored.locked():
+        waiting.start()
+        while "waiting" not in capfd.readouterr().err:
+            time.sleep(0.01)
+        shutil.rmtree(stored.folder)
+    assert held.wait(10)
+    with pytest.raises(InputError, match="found one"):
+        forget(tmp_path)
+    done.set()
+    waiting.join(10)
+
+
+def test_forget_leaves_a_run_under_way_alone(tmp_path):
+    stored = finished(tmp_path)
+    with stored.locked(), pytest.raises(InputError, match="found one"):
+        forget(tmp_path)
+    assert stored.is_finished

@@ -1,0 +1,240 @@
+"""Exact reruns: what was really computed after a change, a kill or a second call, in clones that may be edited."""
+
+import copy
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pytest
+import yaml
+
+from benchmarks import workflow_faults
+from benchmarks.processes import running, started
+from benchmarks.work import Work, read, stamps, work_since
+from benchmarks.workflow_faults import Watch, killed_study
+from lmpipe.io.locks import held_alone
+
+ROOT = Path(__file__).parents[2]
+PROJECT = ["Snakefile", "config", "profiles", "src", "workflow"]
+STUDY_FILE = Path("config/reruns.yaml")
+STEPS, STEPS_OF_MORE = 40, 10
+STUDY = {
+    "study": "reruns",
+    "seeds": [0],
+    "corpora": {
+        "stories": {"source": "stories", "documents": 150, "tokenizer": {"vocab_size": 300}, "role": "simple"},
+        "more": {"source": "stories", "documents": 200, "tokenizer": {"vocab_size": 310}, "role": "web"},
+    },
+    "model": {"context_length": 16, "d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2},
+    "training": {"total_tokens": 64 * STEPS, "batch_size": 4, "max_lr": 0.01, "evaluations": 2, "eval_tokens": 256},
+    "experiments": {
+        "learning_rate": {"corpus": "stories", "vary": {"max_lr": [0.01, 0.03]}},
+        "no_pos_emb": {
+            "corpus": "stories",
+            "seeds": [0],
+            "max_lr": {"best_of": "learning_rate"},
+            "runs": {"baseline": {}, "no_position": {"position": "none"}},
+        },
+        "main_experiment": {"total_tokens": 64 * STEPS_OF_MORE, "runs": {"more": {"corpus": "more"}}},
+    },
+    "accounting": {"models": {}, "device_memory_gb": 80},
+    "samples": {
+        "models": {"more": "main_experiment/more"},
+        "prompts": ["Once"],
+        "max_new_tokens": 8,
+        "temperature": [0.0],
+        "top_p": [1.0],
+    },
+}
+RUNS = {
+    "learning_rate/max_lr=0.01/seed0": STEPS,
+    "learning_rate/max_lr=0.03/seed0": STEPS,
+    "main_experiment/more/seed0": STEPS_OF_MORE,
+    "no_pos_emb/no_position/seed0": STEPS,
+}
+BEFORE_TRAINING = {"corpora", "pretokens", "tokenizers", "tokens", "tokenizer_experiments.json", "unicode.json"}
+NOTHING = Work({}, {}, {}, frozenset())
+pytestmark = pytest.mark.slow
+
+
+class Clone:
+    """A clone of the project with its own code, in which a study is carried out."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.environment = os.environ | {"PYTHONPATH": str(folder / "src")}
+
+    def results(self, study: str = "reruns") -> Path:
+        return self.folder / "results" / study
+
+    def write(self, study: dict, path: Path = STUDY_FILE) -> None:
+        (self.folder / path).write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
+
+    def edit(self, path: str, pattern: str, replacement: str) -> None:
+        file = self.folder / path
+        text, found = re.subn(pattern, replacement, file.read_text(encoding="utf-8"), count=1)
+        assert found, pattern
+        file.write_text(text, encoding="utf-8")
+
+    def command(self, *targets: str, study_file: Path = STUDY_FILE) -> list[str]:
+        return ["snakemake", "--cores", "2", *targets, "--configfile", str(study_file)]
+
+    def snakemake(self, *targets: str, study_file: Path = STUDY_FILE) -> str:
+        """What the README's command says."""
+        command = [sys.executable, "-m", *self.command(*targets, study_file=study_file)]
+        result = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+        return result.stdout + result.stderr
+
+    def work(self, *targets: str, study_file: Path = STUDY_FILE, study: str = "reruns") -> Work:
+        """What the README's command computes."""
+        before = stamps(self.results(study))
+        self.snakemake(*targets, study_file=study_file)
+        return work_since(before, self.results(study))
+
+
+@pytest.fixture(scope="module")
+def two_calls(tmp_path_factory):
+    """A clone in which two calls were given at once, and what each of them said; to be left as it is."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in PROJECT:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy2(source, folder / name)
+    clone = Clone(folder)
+    clone.write(STUDY)
+    watch, logs = Watch(clone.results()), [folder / f"{name}.log" for name in ("first", "second")]
+    call = partial(started, clone.command(), folder, environment=clone.environment)
+    with call(logs[0]) as first, call(logs[1]) as second:
+        for process in (first, second):
+            for _ in running(process):
+                watch.look()
+    said = [log.read_text(encoding="utf-8") for log in logs]
+    assert [first.returncode, second.returncode] == [0, 0], said
+    return clone, said
+
+
+@pytest.fixture
+def clone(two_calls, tmp_path):
+    """A copy of the finished clone, to be changed."""
+    finished, _ = two_calls
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    return Clone(tmp_path / "copy")
+
+
+@pytest.fixture
+def study():
+    """The study, to be changed."""
+    return copy.deepcopy(STUDY)
+
+
+def test_of_two_calls_at_once_the_second_waits_and_finds_the_work_done(two_calls):
+    finished, said = two_calls
+    assert sorted("Nothing to be done" in text for text in said) == [False, True]
+    assert sorted("waiting for the snakemake that works on reruns" in text for text in said) == [False, True]
+    assert work_since({}, finished.results()).trained == RUNS
+
+
+def test_nothing_changed_in_a_clone_that_was_moved(two_calls):
+    finished, _ = two_calls
+    moved = finished.folder.rename(finished.folder.with_name("moved to another folder"))
+    try:
+        assert Clone(moved).work() == NOTHING
+    finally:
+        moved.rename(finished.folder)
+
+
+def test_a_study_killed_at_random_moments_is_the_same_in_the_end(two_calls, tmp_path, monkeypatch):
+    """Against the study of two calls, which in turn is shown to have been done right."""
+    finished, _ = two_calls
+    monkeypatch.setattr(workflow_faults, "uninterrupted", lambda study_file: finished.results())
+    monkeypatch.setattr(workflow_faults, "LATER_SECONDS", 1.0)
+    seed = os.urandom(8).hex()
+    print(f"kills drawn from {seed}")
+    assert killed_study(finished.folder / STUDY_FILE, 3, Random(seed), tmp_path) == "killed 3 times"
+
+
+def test_a_comment(clone):
+    clone.edit("src/lmpipe/model/transformer.py", "(?m)^import torch$", "# All of it.\nimport torch")
+    clone.edit("src/lmpipe/model/transformer.py", '"""', '"""In other words: ')
+    assert clone.work() == NOTHING
+
+
+def test_a_formula_of_the_model(clone):
+    before = read(clone.results() / "runs/learning_rate/max_lr=0.03/seed0/summary.json")
+    clone.edit("src/lmpipe/model/transformer.py", r"sqrt\(2 / ", "sqrt(3 / ")
+    work = clone.work()
+    assert work.trained == RUNS
+    assert work.merges == work.encoded_bytes == {}
+    assert kinds(work).isdisjoint(BEFORE_TRAINING)
+    assert kinds(work) >= {"samples", "experiments", "findings.json", "report.html"}
+    after = read(clone.results() / "runs/learning_rate/max_lr=0.03/seed0/summary.json")
+    assert after["validation_loss"] != before["validation_loss"]
+
+
+def test_one_more_learning_rate(clone, study):
+    study["experiments"]["learning_rate"]["vary"]["max_lr"].append(1e-6)
+    clone.write(study)
+    work = clone.work()
+    assert work.trained == {"learning_rate/max_lr=1e-06/seed0": STEPS}
+    assert kinds(work).isdisjoint(BEFORE_TRAINING | {"samples"})
+
+
+def test_one_more_seed_of_an_ablation(clone, study):
+    study["experiments"]["no_pos_emb"]["seeds"].append(1)
+    clone.write(study)
+    work = clone.work()
+    assert work.trained == {"no_pos_emb/baseline/seed1": STEPS, "no_pos_emb/no_position/seed1": STEPS}
+    experiments = {Path(name).parts[1] for name in work.made if name.startswith("experiments/")}
+    assert experiments == {"no_pos_emb"}
+    assert kinds(work).isdisjoint(BEFORE_TRAINING | {"samples"})
+
+
+def test_a_caption_and_a_template(clone):
+    for path in ("workflow/report/table.rst", "src/lmpipe/report/templates/report.css"):
+        (clone.folder / path).write_text((clone.folder / path).read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert clone.work() == Work({}, {}, {}, frozenset({"report.html"}))
+
+
+def test_a_setting_of_a_corpus(clone, study):
+    study["corpora"]["more"]["documents"] += 1
+    clone.write(study)
+    work = clone.work()
+    assert work.trained == {"main_experiment/more/seed0": STEPS_OF_MORE}
+    texts = [clone.results() / f"corpora/more/{split}.txt" for split in ("train", "valid")]
+    assert work.encoded_bytes == {"more": sum(text.stat().st_size for text in texts)}
+    assert work.merges.keys() == {"more"}
+    others = ("corpora/stories", "pretokens/stories", "tokenizers/stories", "tokens/stories", "accounting", "unicode")
+    assert not [name for name in work.made if name.startswith(others)]
+    assert {Path(name).parts[1] for name in work.made if name.startswith("experiments/")} == {"main_experiment"}
+    dependent = {"corpora", "pretokens", "tokenizers", "tokens", "tokenizer_experiments.json", "samples"}
+    assert kinds(work) >= dependent | {"findings.json", "report.html"}
+
+
+def test_another_study_and_back(clone, study):
+    other = Path("config/other.yaml")
+    clone.write(study | {"study": "other", "model": study["model"] | {"d_model": 32}}, other)
+    at_first = partial(clone.work, "tokenizers", study_file=other, study="other")
+    assert at_first().merges.keys() == {"stories", "more"}
+    assert clone.work() == NOTHING
+    assert at_first() == NOTHING
+
+
+def test_a_call_that_only_looks_does_not_wait_for_one_that_works(clone, study):
+    study["corpora"]["more"]["documents"] += 1
+    clone.write(study)
+    lock = clone.folder / ".snakemake/studies/reruns.lock"
+    with held_alone(lock):
+        assert "waiting" not in clone.snakemake("--dry-run")
+
+
+def kinds(work: Work) -> set[str]:
+    """The folders, or files, at the top of a study that hold what was made."""
+    return {Path(name).parts[0] for name in work.made}

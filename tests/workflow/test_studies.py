@@ -1,0 +1,166 @@
+"""The shipped studies: complete, pinned, planned without a single file, and announced before they fetch anything."""
+
+import functools
+import http.server
+import re
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lmpipe.analysis.problems.reference import write_up
+from lmpipe.analysis.problems.registry import PROBLEMS, module_of
+from lmpipe.model.accounting import parameters
+from lmpipe.planning.estimate import fetched_texts, read_plan
+from lmpipe.planning.plan import load_plan
+from lmpipe.study.schema import OTHER_SECTIONS
+from lmpipe.study.settings import ModelConfig
+from tests.workflow.test_workflow import snakemake
+
+CONFIG = Path(__file__).parents[2] / "config"
+STUDIES = sorted(CONFIG.glob("*.yaml"))
+LARGE = [CONFIG / "cs336.yaml", CONFIG / "tinystories.yaml"]
+NOTICE = "This study fetches "
+# Repository and revision, as they stand in an address.
+PINNED = r"https://huggingface\.co/datasets/[a-zA-Z0-9-]+/[a-zA-Z-]+/resolve/[0-9a-f]{40}/[A-Za-z0-9_-]+\.txt(\.gz)?"
+
+
+def stem(path):
+    return path.stem
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=stem)
+def test_every_study_answers_every_problem(path):
+    plan = read_plan(path)
+    experiments = {problem for problem in PROBLEMS if hasattr(module_of(problem), "LINES")}
+    assert len(experiments) == 7
+    assert set(PROBLEMS) - experiments == OTHER_SECTIONS
+    assert experiments <= set(plan.runs_of)
+    assert all(len(plan.runs_of[problem]) > 1 for problem in experiments)
+    roles = {corpus.role for corpus in plan.study.corpora.values()}
+    assert {"simple", "web"} <= roles
+    assert set(plan.study.samples.models) == set(plan.study.corpora)
+    assert {"gpt2_xl", "gpt2_xl_16k", "study"} <= set(plan.models)
+
+
+@pytest.mark.parametrize("path", [path for path in STUDIES if path.stem != "smoke"], ids=stem)
+def test_every_study_is_one_that_an_expert_would_accept(path):
+    plan = read_plan(path)
+    rates = sorted({run.training["max_lr"] for run in plan.runs_of["learning_rate"]})
+    factors = [larger / smaller for smaller, larger in pairwise(rates)]
+    assert len(rates) >= 6 and max(factors[:-1]) <= 4.2, "a logarithmic grid, and a last rate that should diverge"
+    batches = plan.runs_of["batch_size_experiment"]
+    assert min(run.training["batch_size"] for run in batches) == 1
+    for run in batches:
+        steps = run.training["total_tokens"] // (run.training["batch_size"] * run.model.context_length)
+        assert steps >= 50
+        tried = [one for one in batches if one.training["batch_size"] == run.training["batch_size"]]
+        assert len(tried) >= 3, "each size has a choice of rates"
+    for ablation in ("layer_norm_ablation", "pre_norm_ablation", "no_pos_emb", "swiglu_ablation"):
+        assert len({run.seed for run in plan.runs_of[ablation]}) >= 3
+    models = [
+        ModelConfig(vocab_size=1024, **run.model.model_dump(mode="json")) for run in plan.runs_of["swiglu_ablation"]
+    ]
+    assert {model.feed_forward for model in models} == {"swiglu", "silu"}
+    assert len({parameters(model)["total"] for model in models}) == 1, "matched to the parameter"
+
+
+@pytest.mark.parametrize("path", LARGE, ids=stem)
+def test_texts_are_pinned_and_those_of_the_write_up(path):
+    plan = read_plan(path)
+    texts = fetched_texts(plan)
+    assert len(texts) == 4
+    for text in texts.values():
+        assert re.fullmatch(PINNED, text.url), text.url
+        assert text.bytes and text.text_bytes and text.sha256
+        assert text.is_compressed or text.bytes == text.text_bytes
+    for corpus, original in (("tinystories", "TinyStories"), ("openwebtext", "OpenWebText")):
+        (train,) = plan.study.corpora[corpus].files
+        known = write_up()["texts"][original]
+        assert (train.sha256, train.text_bytes) == (known["train_sha256"], known["train_bytes"])
+        assert plan.study.corpora[corpus].tokenizer.vocab_size == known["vocab_size"]
+
+
+@pytest.mark.parametrize(
+    ("study", "tokens", "target"), [("tinystories", 40_960_000, 2.0), ("cs336", 327_680_000, 1.45)]
+)
+def test_runs_have_the_handouts_model_tokens_and_target(study, tokens, target):
+    plan = read_plan(CONFIG / f"{study}.yaml")
+    assert plan.study.experiments["learning_rate"].target_loss == target
+    for run in plan.runs:
+        model, training = run.model, run.training
+        shape = (model.context_length, model.d_model, model.num_layers, model.num_heads, model.rope_theta)
+        assert shape == (256, 512, 4, 16, 10000.0)
+        assert model.d_ff == 1344 if model.feed_forward == "swiglu" else model.d_ff >= 2016
+        assert training["total_tokens"] == tokens
+        assert tokens % (training["batch_size"] * 256) == 0, "no token of the budget is left over"
+
+
+def planned_jobs(planned):
+    """How many jobs of each rule a dry run plans."""
+    return {rule: int(jobs) for rule, jobs in re.findall(r"^(\w+) +([0-9]+)$", planned.stdout, re.MULTILINE)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", LARGE, ids=stem)
+def test_a_large_study_is_planned_and_told_without_any_file(tmp_path, path):
+    planned = snakemake(tmp_path, "--dry-run", study=path)
+    jobs = planned_jobs(planned)
+    assert (jobs["download"], jobs["make_corpus"], jobs["train_bpe"], jobs["report"]) == (4, 2, 2, 1)
+    assert jobs["train"] == len(read_plan(path).runs)
+    assert planned.stderr.count(NOTICE) == 1
+    assert f"{NOTICE}6.95 GB (14.5 GB as text) to resources/" in planned.stderr
+    assert not (tmp_path / "resources").exists()
+
+
+@pytest.mark.slow
+def test_a_start_with_one_tokenizer_fetches_one_corpus(tmp_path):
+    """The small start that config/README.md shows."""
+    target = "results/tinystories/tokenizers/tinystories/tokenizer.json"
+    assert target in (CONFIG / "README.md").read_text(encoding="utf-8")
+    planned = snakemake(tmp_path, "--dry-run", target, study=CONFIG / "tinystories.yaml")
+    assert planned_jobs(planned)["download"] == 2
+    assert "owt_train" not in planned.stdout
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves files without a word."""
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def address(tmp_path):
+    """The address of a server on this machine that has a text."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "text.txt").write_text("A cat sat.\n<|endoftext|>\n" * 200, encoding="utf-8")
+    handler = functools.partial(Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/text.txt"
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_a_user_is_told_once_and_not_again_when_the_texts_are_there(tmp_path, address):
+    study = yaml.safe_load((CONFIG / "smoke.yaml").read_text(encoding="utf-8"))
+    study["corpora"]["stories"] = {
+        "source": "url",
+        "files": [{"url": address, "text_bytes": 200 * 25}],
+        "valid_fraction": 0.1,
+        "tokenizer": {"vocab_size": 384},
+        "role": "simple",
+    }
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    load_plan(study, "mine.yaml")
+    target = "results/smoke/pretokens/stories/0.npz"
+    first = snakemake(tmp_path, target, study=path)
+    assert first.stderr.count(NOTICE) == 1, "by the process that was started, and by none of its jobs"
+    assert first.stderr.index(NOTICE) < first.stderr.index("Building DAG")
+    assert not [log for log in (tmp_path / "logs").rglob("*.log") if NOTICE in log.read_text(encoding="utf-8")]
+    assert NOTICE not in snakemake(tmp_path, "--dry-run", study=path).stderr

@@ -1,0 +1,441 @@
+"""The smoke study, whole: run once in a folder with a space in its name, then looked at from every side."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lmpipe.analysis.problems.registry import PROBLEMS
+from lmpipe.analysis.results import Results, Run
+from lmpipe.analysis.run_states import StudyFiles
+from lmpipe.analysis.schemas import FINDINGS
+from lmpipe.planning.estimate import distinct_runs
+from lmpipe.planning.plan import load_plan
+from lmpipe.planning.session import find_study
+from lmpipe.study.documents import BEST
+from tests.support.browser import check_page
+from tests.support.tiny_study import tiny_text
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ROOT / "config" / "smoke.yaml"
+pytestmark = pytest.mark.slow
+
+
+def snakemake(folder, *arguments, study=SMOKE, check=True):
+    """Run the workflow in a folder, as a user would."""
+    # The environment is not activated: rules must find the lmpipe that belongs to this snakemake all the same.
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    environment["PATH"] = "/usr/bin:/bin"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
+    command += ["--cores", "2", *arguments, "--configfile", study]
+    result = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, env=environment, cwd=folder
+    )
+    if check:
+        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the finished smoke study."""
+    place = tmp_path_factory.mktemp("a study") / "in a folder"
+    place.mkdir()
+    snakemake(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
+    return Results(folder / "results" / "smoke", study, load_plan(study, "smoke").names_and_seeds())
+
+
+@pytest.fixture(scope="module")
+def findings(results):
+    return results.json("findings.json", FINDINGS)["problems"]
+
+
+def test_every_problem_is_answered(findings):
+    assert set(findings) == set(PROBLEMS)
+    statuses = {problem: finding["status"] for problem, finding in findings.items()}
+    assert set(statuses.values()) == {"answered"}, statuses
+
+
+def test_findings_say_everything_with_figures(findings):
+    for problem, finding in findings.items():
+        assert finding["question"], problem
+        assert finding["sentences"], problem
+        assert finding["figures"], problem
+        for name, figure in finding["figures"].items():
+            assert figure["source"], f"{problem}.{name} has no source"
+            assert figure["value"] is not None or figure["reason"], f"{problem}.{name} is undefined without a reason"
+
+
+def test_sentences_hold_no_leftovers(findings):
+    for problem, finding in findings.items():
+        for sentence in finding["sentences"]:
+            assert not re.search(r"\bnan\b|\bNone\b(?! of )|\binf\b|\{|\}", sentence), f"{problem}: {sentence}"
+
+
+def test_gpt2_xl_is_exact(findings):
+    figures = findings["transformer_accounting"]["figures"]
+    assert figures["gpt2_xl_parameters"]["value"] == 2_127_057_600
+    assert figures["gpt2_xl_bytes"]["value"] == 8_508_230_400
+    assert figures["gpt2_xl_forward_flops"]["value"] == 4_513_336_524_800
+
+
+class Page(HTMLParser):
+    """Collects what a report must and must not hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.ids, self.requests, self.links = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        for name in ("src", "srcset", "data", "poster") + (("href",) if tag == "link" else ()):
+            if name in attributes and not attributes[name].startswith("data:"):
+                self.requests.append(attributes[name])
+        if tag == "a" and attributes.get("href", "").startswith("#"):
+            self.links.append(attributes["href"][1:])
+
+
+@pytest.fixture(scope="module")
+def page(results):
+    parser = Page()
+    parser.feed((results.folder / "report.html").read_text(encoding="utf-8"))
+    return parser
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_every_problem_is_a_section(page, problem):
+    assert page.ids.count(problem) == 1
+
+
+def test_the_report_is_self_contained_and_its_links_lead_somewhere(page, results):
+    assert page.requests == []
+    assert set(page.links) <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert (results.folder / "report.html").stat().st_size < 3_000_000
+
+
+def test_the_report_works_in_a_browser(browser, results):
+    assert check_page(browser, results.folder / "report.html") == []
+
+
+def forced(command):
+    """The rules that a command of the report forces."""
+    return command[command.index("--forcerun") + 1 : command.index("--configfile")]
+
+
+def test_every_section_says_how_it_was_made_and_its_command_can_be_given(folder, results):
+    html = (results.folder / "report.html").read_text(encoding="utf-8")
+    assert "No record of provenance" not in html
+    blocks = re.findall('class="commands"><code>(.*?)</code>', html, re.DOTALL)
+    parts = [shlex.split(line) for block in blocks for line in block.splitlines() if line.startswith("snakemake")]
+    assert len(parts) == len(PROBLEMS) + 1
+    targets = {part for command in parts for part in command if part.startswith("results/")}
+    rules = {rule for command in parts if "--forcerun" in command for rule in forced(command)}
+    planned = snakemake(folder, "--dry-run", *sorted(targets), "--forcerun", *sorted(rules)).stdout
+    assert rules >= {"train", "train_bpe", "generate", "account_model", "explore_unicode", "tune_sgd_toy"}
+    assert all(re.search(rf"^{rule} +[0-9]+$", planned, re.MULTILINE) for rule in rules)
+
+
+def test_another_template_makes_only_the_report_again(folder, tmp_path, monkeypatch):
+    package = tmp_path / "src" / "lmpipe"
+    shutil.copytree(ROOT / "src" / "lmpipe", package, ignore=shutil.ignore_patterns("__pycache__"))
+    with open(package / "report" / "templates" / "report.css", "a", encoding="utf-8") as style:
+        style.write("h1 { color: green; }\n")
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    planned = re.findall(r"^([a-z_]+) +[0-9]+$", snakemake(folder, "--dry-run").stdout, re.MULTILINE)
+    assert set(planned) == {"report", "collect_provenance", "all", "total"}
+
+
+def test_the_diverged_run_is_a_result(results):
+    run = Run.read(results.folder / "runs" / "learning_rate" / "max_lr=300.0" / "seed0")
+    assert run.status == "diverged"
+    assert run.summary["diverged_step"] > 0
+
+
+def test_runs_that_experiments_share_are_trained_once(results):
+    runs = [run for experiment in results.experiments() for run in experiment.runs]
+    settings = {
+        json.dumps([run.config["model"], run.config["training"], run.seed, run.config["tokenizer"]]) for run in runs
+    }
+    store = [entry for entry in (results.folder / "store").iterdir() if entry.is_dir()]
+    assert len(settings) < len(runs), "the smoke study shares its baselines"
+    assert len(store) == len(settings) == len(distinct_runs(load_plan(results.study, "smoke")))
+
+
+def test_best_of_is_the_best_grid_point(results):
+    best = results.json("experiments/learning_rate/best.json", BEST)
+    losses = {
+        run.config["training"]["max_lr"]: run.loss for run in results.experiment("learning_rate").runs if run.loss
+    }
+    assert best["max_lr"] == min(losses, key=losses.get)
+    batch = Run.read(results.folder / "runs/batch_size_experiment/batch_size=4_max_lr=sqrt_rule-0.5/seed0")
+    assert batch.config["training"]["max_lr"] == pytest.approx(best["max_lr"] * 0.5 * (4 / 8) ** 0.5, rel=1e-12)
+
+
+def verify(folder):
+    """The exit code and the lines of `lmpipe verify`."""
+    command = [sys.executable, "-m", "lmpipe.cli.main", "verify", str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    return result.returncode, result.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def collected(results):
+    """The study's provenance.json."""
+    return json.loads((results.folder / "provenance.json").read_text(encoding="utf-8"))
+
+
+def test_every_result_is_named_in_exactly_one_record(results, collected):
+    others = {"store", "benchmarks", "provenance.json", "study.json"}
+    found = [path.relative_to(results.folder) for path in results.folder.rglob("*") if path.is_file()]
+    found = {path.as_posix() for path in found if path.parts[0] not in others and path.name != ".snakemake_timestamp"}
+    named = [
+        (Path(record).parent / output).as_posix()
+        for record, content in collected["records"].items()
+        for output in content["outputs"]
+    ]
+    assert len(named) == len(set(named))
+    assert {*named, *collected["records"]} == found == set(collected["files"])
+    assert "tokens/docs/train.bin" in named
+    assert "runs/main_experiment/docs/seed0/model.safetensors" in named
+
+
+def test_checksums_lead_from_the_report_back_to_the_corpora(collected):
+    reached = []
+    for record, content in collected["records"].items():
+        for path, found in content["inputs"].items():
+            name = os.path.normpath(Path(record).parent / path)
+            assert collected["files"][name]["sha256"] == found["sha256"], f"{record}: {name}"
+            reached.append(name)
+    results = {name for name, file in collected["files"].items() if name != file["record"]}
+    assert results - set(reached) == {"report.html"}, "everything but the report is used"
+
+
+def test_records_say_what_made_the_study(collected):
+    records = collected["records"]
+    assert collected["settings"]["study"] == collected["study"] == "smoke"
+    for path, record in records.items():
+        assert record["code"] and record["versions"]["lmpipe"] and record["hardware"]["cores"], path
+        assert record["wall_seconds"] > 0 and record["started"] and "changed" in record, path
+    runs = [record for path, record in records.items() if path.startswith("runs/")]
+    assert {record["copied_from_store"] for record in runs} == {True, False}
+    assert records["runs/layer_norm_ablation/baseline/seed1/provenance.json"]["seeds"] == [1]
+
+
+def test_a_finished_study_is_verified_and_a_changed_byte_is_found(results, collected, tmp_path):
+    assert verify(results.folder) == (0, [f"all {len(collected['files'])} files agree"])
+    copy = tmp_path / "moved"
+    shutil.copytree(results.folder, copy, ignore=shutil.ignore_patterns("store"))
+    path = copy / "tokens" / "stories" / "valid.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    code, lines = verify(copy)
+    assert code == 1
+    assert [line.split(" (")[0] for line in lines[:-1]] == ["changed: tokens/stories/valid.bin"]
+
+
+def test_a_second_call_has_nothing_to_do(folder):
+    assert "Nothing to be done" in snakemake(folder).stderr
+
+
+def test_logs_and_benchmarks_lie_where_the_readme_says(folder):
+    assert (folder / "logs/smoke/train/no_pos_emb/baseline/seed0.log").is_file()
+    assert (folder / "results/smoke/benchmarks/train/no_pos_emb/baseline/seed0.tsv").is_file()
+    assert not list(folder.rglob("*.tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("target", "rule"),
+    [
+        ("results/smoke/experiments/learning_rate/loss_by_step.svg", "plot_experiment"),
+        ("results/smoke/runs/no_pos_emb/baseline/seed0/summary.json", "train"),
+        ("results/smoke/tokenizers/docs/tokenizer.json", "train_bpe"),
+        ("tokenizers", "train_bpe"),
+        ("accounting", "account_model"),
+        ("experiments", "plot_experiment"),
+        ("samples", "generate"),
+        ("report", "report"),
+    ],
+)
+def test_targets_by_name(tmp_path, target, rule):
+    planned = snakemake(tmp_path, "--dry-run", target)
+    assert re.search(rf"^{rule} +[0-9]+$", planned.stdout, re.MULTILINE), planned.stdout[-2000:]
+
+
+def test_one_target_is_done_again_alone(folder):
+    target = "results/smoke/tokenizers/docs/tokenizer.json"
+    before = (folder / target).read_bytes()
+    (folder / target).unlink()
+    assert snakemake(folder, target).stderr.count("Finished jobid") == 1
+    assert (folder / target).read_bytes() == before
+
+
+def test_snakemakes_own_report_has_captions(folder):
+    snakemake(folder, "--report", "report.zip")
+    with zipfile.ZipFile(folder / "report.zip") as archive:
+        names = archive.namelist()
+        text = "".join(archive.read(name).decode(errors="replace") for name in names if name.endswith((".html", ".js")))
+    assert any(name.endswith(".svg") for name in names)
+    assert "Validation loss" in text
+    assert "pre_norm_ablation" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seeds", [], "seeds: expected at least 1, found 0; add what is missing"),
+        ("trainin", {}, "unknown key 'trainin'; did you mean training?"),
+        ("study", "../x", "study: expected a name of letters, digits, '_' and '-'"),
+    ],
+)
+def test_a_wrong_study_stops_before_the_first_job(tmp_path, key, value, message):
+    study = yaml.safe_load(SMOKE.read_text(encoding="utf-8")) | {key: value}
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    result = snakemake(tmp_path, study=path, check=False)
+    assert result.returncode == 1
+    assert f"wrong.yaml: {message}" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name != ".snakemake"] == ["wrong.yaml"]
+
+
+def test_a_failed_study_says_so_and_how_to_report_what_is_there(tmp_path, monkeypatch):
+    (tmp_path / "empty.txt").write_text(" ", encoding="utf-8")
+    study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
+    study["corpora"]["docs"] = study["corpora"]["docs"] | {
+        "source": "url",
+        "files": ["file:empty.txt"],
+        "valid_fraction": 0.1,
+    }
+    study["corpora"]["docs"].pop("packages")
+    path = tmp_path / "failing.yaml"
+    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    result = snakemake(tmp_path, "results/smoke/corpora/docs/corpus.json", study=path, check=False)
+    assert result.returncode == 1
+    assert "lmpipe report --partial results/smoke" in result.stdout + result.stderr
+    # Texts of one's own are named from where snakemake ran.
+    monkeypatch.chdir(tmp_path)
+    begun = find_study(tmp_path / "results" / "smoke")
+    assert begun.plan.study == load_plan(study, "failing").study
+    assert begun.runs_now is False
+    (failed,) = StudyFiles(begun).look(time.time()).failed_jobs
+    assert failed.log == "make_corpus/docs.log"
+    assert failed.line.startswith("lmpipe make-corpus: ")
+
+
+def diffs():
+    """The changes that config/README.md shows under "Extending"."""
+    text = (ROOT / "config" / "README.md").read_text(encoding="utf-8").partition("## Extending")[2]
+    return [block.splitlines() for block in re.findall(r"```diff\n(.*?)```", text, re.DOTALL)]
+
+
+def apply(diff, lines):
+    """A study's lines with one of the README's changes made; lines between those shown may be left out there."""
+    position, changed = 0, list(lines)
+    for line in diff:
+        mark, content = line[0], line[1:]
+        if mark == "+":
+            changed.insert(position, content)
+            position += 1
+        else:
+            found = changed.index(content, position)
+            position = found if mark == "-" else found + 1
+            if mark == "-":
+                del changed[found]
+    return changed
+
+
+def test_extensions_are_at_most_five_lines():
+    assert len(diffs()) == 6
+    for diff in diffs():
+        assert sum(line[0] == "+" for line in diff) <= 5, diff
+
+
+def test_every_extension_of_the_readme_does_just_what_it_adds(folder, results, monkeypatch):
+    """All changes at once, on top of the finished study: only what is new is computed."""
+    (folder / "texts").mkdir(exist_ok=True)
+    for corpus, name in (("stories", "a"), ("docs", "b")):
+        text = (results.folder / "corpora" / corpus / "train.txt").read_bytes()[:200_000]
+        (folder / "texts" / f"{name}.txt").write_bytes(text)
+    lines = SMOKE.read_text(encoding="utf-8").splitlines()
+    for diff in diffs():
+        lines = apply(diff, lines)
+    path = folder / "extended.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+    monkeypatch.chdir(folder)
+    old, new = (load_plan(yaml.safe_load(text.read_text(encoding="utf-8")), "x") for text in [SMOKE, path])
+    fresh = set(new.run_in) - set(old.run_in)
+    done = snakemake(folder, study=path)
+    trained = set(re.findall(r"^    output: results/smoke/(runs/.*?)/config.json", done.stderr, re.MULTILINE))
+    assert trained >= fresh
+    rerun = trained - fresh
+    # A new learning rate may change which one is the best; runs that take the best are then asked for again.
+    assert all(new.run_in[run].best_of for run in rerun), rerun
+    extended = Results(results.folder, yaml.safe_load(path.read_text(encoding="utf-8")), new.names_and_seeds())
+    findings = extended.json("findings.json", FINDINGS)["problems"]
+    assert {"vocabulary_and_context", "width_ablation"} <= set(findings)
+    sizes = {run.config["model"]["vocab_size"] for run in extended.experiment("vocabulary_and_context").runs}
+    assert sizes == {320, 384}
+    assert {run.config["corpus"] for run in extended.experiment("main_experiment").runs} == {"stories", "docs", "mine"}
+    assert "Nothing to be done" in snakemake(folder, study=path).stderr
+
+
+def test_texts_that_change_places_make_another_corpus(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(f"The text {name}.\n<|endoftext|>\n" * 3, encoding="utf-8")
+    study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
+    for names in ("ab", "ba"):
+        files, valid = (f"file:{name}.txt" for name in names)
+        mine = {"source": "url", "files": [files], "valid": [valid], "tokenizer": {"vocab_size": 300}}
+        study["corpora"]["mine"] = mine
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+        snakemake(tmp_path, "results/smoke/corpora/mine/corpus.json", study=tmp_path / "study.yaml")
+        train = (tmp_path / "results/smoke/corpora/mine/train.txt").read_text(encoding="utf-8")
+        assert train.startswith(f"The text {names[0]}.")
+
+
+def test_a_text_in_shards_gives_the_same_tokens(tmp_path):
+    """A job for each shard; only the joined tokens stay."""
+    for name, seed in (("a", 0), ("b", 1), ("c", 2)):
+        (tmp_path / f"{name}.txt").write_text(tiny_text(100, seed), encoding="utf-8")
+    study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
+    files = [f"file:{name}.txt" for name in "abc"]
+    mine = {"source": "url", "files": files, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
+    contents = {}
+    for shards, rules in ({}, {"encode_shard": 3, "join_tokens": 1}), ({"shards": 1}, {"encode_corpus": 1}):
+        study["corpora"]["mine"] = mine | shards
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+        done = snakemake(tmp_path, "results/smoke/tokens/mine/train.bin", study=tmp_path / "study.yaml")
+        jobs = dict(re.findall(r"^((?:encode|join)_\w+) +([0-9]+)$", done.stderr, re.MULTILINE))
+        assert {rule: int(number) for rule, number in jobs.items()} == rules
+        folder = tmp_path / "results/smoke/tokens/mine"
+        names = [path.name for path in folder.iterdir() if path.is_file()]
+        assert sorted(names) == ["train.bin", "train.json", "train.provenance.json"]
+        assert not [path for path in folder.rglob("*") if path.is_file() and path.parent != folder]
+        contents[len(contents)] = [(folder / name).read_bytes() for name in ("train.bin", "train.json")]
+    assert contents[0] == contents[1]
+
+
+def test_forget_empties_the_store(folder, tmp_path):
+    copy = tmp_path / "smoke"
+    shutil.copytree(folder / "results" / "smoke" / "store", copy / "store")
+    subprocess.run([sys.executable, "-m", "lmpipe.cli.main", "forget", str(copy)], check=True)
+    assert not list((copy / "store").iterdir())
