@@ -107,8 +107,8 @@ def test_parameter_counts_that_differ_are_told_in_percent(tmp_path):
         ),
         (
             "no_pos_emb",
-            {"position": "none"},
-            {"baseline": {}, "rope": {"position": "rope"}},
+            {"position_embedding": "none"},
+            {"baseline": {}, "rope": {"position_embedding": "rope"}},
             "Without position embeddings (NoPE in place of RoPE), the final loss is higher by 0.240",
             ("baseline", "rope"),
         ),
@@ -154,21 +154,23 @@ def test_a_rate_tuned_for_one_side_only_is_said_to_be(fabricated, tmp_path):
     )
     for problem, variant in (("pre_norm_ablation", "post_norm"), ("no_pos_emb", "nope"), ("swiglu_ablation", "silu")):
         assert caution.format("baseline", variant) in said(find(problem, fabricated))
-    runs = {"baseline": {}, "rope": {"position": "rope"}}
+    runs = {"baseline": {}, "rope": {"position_embedding": "rope"}}
     experiments = {
         "learning_rate": EXPERIMENTS["learning_rate"],
         "no_pos_emb": EXPERIMENTS["no_pos_emb"] | {"runs": runs},
     }
-    turned = fabricate_study(tmp_path, experiments, MODEL | {"position": "none"})
+    turned = fabricate_study(tmp_path, experiments, MODEL | {"position_embedding": "none"})
     assert caution.format("baseline", "rope") in said(find("no_pos_emb", turned)), "the sweep ran without positions"
     experiments["no_pos_emb"]["runs"] = {
         "baseline": {},
-        "nope": {"position": "none", "vary": {"max_lr": [0.003, 0.01]}},
+        "nope": {"position_embedding": "none", "vary": {"max_lr": [0.003, 0.01]}},
     }
     finding = find("no_pos_emb", fabricate_study(tmp_path / "several", experiments))
     assert finding.figures["variant"].value == "nope_max_lr=0.01"
     assert "Both run at the peak rate" not in said(finding), "two rates were tried without positions"
-    tuned = fabricate_study(tmp_path / "own", {"no_pos_emb": ALONE | {"runs": runs}}, MODEL | {"position": "none"})
+    tuned = fabricate_study(
+        tmp_path / "own", {"no_pos_emb": ALONE | {"runs": runs}}, MODEL | {"position_embedding": "none"}
+    )
     assert "Both run at the peak rate" not in said(find("no_pos_emb", tuned))
 
 
@@ -220,7 +222,7 @@ def test_pairing_is_told_by_digests(fabricated, tmp_path):
 
 
 def test_a_variant_with_other_tokens_is_compared_in_bits_per_byte_and_one_on_other_text_not_at_all(tmp_path):
-    runs = {"baseline": {}, "nope": {"position": "none", "vocab_size": 512}, "elsewhere": {"corpus": "docs"}}
+    runs = {"baseline": {}, "nope": {"position_embedding": "none", "vocab_size": 512}, "elsewhere": {"corpus": "docs"}}
     finding = find("no_pos_emb", fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": runs}}))
     told = "In `nope`, compared with `baseline`, from which it differs in position and vocab_size, the final loss is"
     assert finding.sentences[0].startswith(
@@ -233,7 +235,7 @@ def test_a_variant_with_other_tokens_is_compared_in_bits_per_byte_and_one_on_oth
 
 
 def test_ablations_find_their_runs_under_other_names(tmp_path):
-    runs = {"with_positions": {}, "without": {"position": "none"}}
+    runs = {"with_positions": {}, "without": {"position_embedding": "none"}}
     results = fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": runs}})
     finding = find("no_pos_emb", results)
     assert value(finding, "variant") == "without"
@@ -244,11 +246,11 @@ def test_an_ablation_with_a_baseline_only_is_partial(tmp_path):
     results = fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": {"baseline": {}}}})
     finding = find("no_pos_emb", results)
     assert finding.status == "partial"
-    assert "needs a run with position: rope and one with position: none" in finding.sentences[0]
+    assert "needs a run with position_embedding: rope and one with position_embedding: none" in finding.sentences[0]
 
 
 def test_a_variant_that_always_diverges_is_a_result(tmp_path):
-    runs = {"baseline": {}, "nope": {"position": "none"}}
+    runs = {"baseline": {}, "nope": {"position_embedding": "none"}}
     results = fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": runs}})
     change_summary(results, "no_pos_emb/nope/seed0", status="diverged", diverged_step=9)
     finding = find("no_pos_emb", results)

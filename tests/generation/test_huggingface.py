@@ -133,7 +133,7 @@ def test_the_tokenizer_knows_its_special_token_and_length(their_tokenizer):
     [
         ("norm", "post", "Llama has an RMSNorm before each sublayer"),
         ("norm", "none", "Llama has an RMSNorm before each sublayer"),
-        ("position", "none", "Llama turns queries and keys by their positions"),
+        ("position_embedding", "none", "Llama turns queries and keys by their positions"),
         ("feed_forward", "silu", "Llama's feed-forward has a gate"),
     ],
 )

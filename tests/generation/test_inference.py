@@ -40,9 +40,9 @@ def step_by_step(model: CompiledLM, token_ids: list[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("norm", "position", "feed_forward"), VARIANTS)
-def test_the_compiled_model_is_the_model_within_rounding(shape, norm, position, feed_forward):
-    reference, model = models(shape, norm=norm, position=position, feed_forward=feed_forward)
+@pytest.mark.parametrize(("norm", "position_embedding", "feed_forward"), VARIANTS)
+def test_the_compiled_model_is_the_model_within_rounding(shape, norm, position_embedding, feed_forward):
+    reference, model = models(shape, norm=norm, position_embedding=position_embedding, feed_forward=feed_forward)
     token_ids = token_ids_for(model.config)
     with torch.no_grad():
         # In float64, so that the rounding is that of one side.
@@ -103,8 +103,10 @@ def test_the_kernel_stays_within_its_memory(shape, monkeypatch):
         checked.read([checked.new_cache()], [0], [[checked.config.vocab_size + 1000]])
 
 
-@pytest.mark.parametrize(("norm", "position", "feed_forward"), VARIANTS)
-def test_weights_have_the_names_and_shapes_of_the_model(norm, position, feed_forward):
-    config = ModelConfig(num_layers=3, **SHAPES["odd"], norm=norm, position=position, feed_forward=feed_forward)
+@pytest.mark.parametrize(("norm", "position_embedding", "feed_forward"), VARIANTS)
+def test_weights_have_the_names_and_shapes_of_the_model(norm, position_embedding, feed_forward):
+    config = ModelConfig(
+        num_layers=3, **SHAPES["odd"], norm=norm, position_embedding=position_embedding, feed_forward=feed_forward
+    )
     expected = TransformerLM(config, device="meta").state_dict()
     assert weight_shapes(config) == {name: tuple(weight.shape) for name, weight in expected.items()}

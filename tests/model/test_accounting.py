@@ -12,15 +12,15 @@ from lmpipe.study.settings import ModelConfig
 GPT2_XL = ModelConfig(context_length=1024, d_model=1600, d_ff=6400, num_layers=48, num_heads=25, vocab_size=50257)
 ODD = ModelConfig(context_length=13, d_model=30, d_ff=37, num_layers=3, num_heads=5, vocab_size=301)
 VARIANTS = [
-    ODD.model_copy(update={"norm": norm, "feed_forward": feed_forward, "position": position})
+    ODD.model_copy(update={"norm": norm, "feed_forward": feed_forward, "position_embedding": position_embedding})
     for norm in ("pre", "post", "none")
     for feed_forward in ("swiglu", "silu")
-    for position in ("rope", "none")
+    for position_embedding in ("rope", "none")
 ]
 
 
 def variant_name(config: ModelConfig) -> str:
-    return f"{config.norm}-{config.feed_forward}-{config.position}"
+    return f"{config.norm}-{config.feed_forward}-{config.position_embedding}"
 
 
 def test_the_examples_in_the_docstrings_hold():

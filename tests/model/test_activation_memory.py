@@ -18,13 +18,13 @@ from lmpipe.training.step import TrainingStep, Watch
 BATCH_SIZE = 3
 ODD = {"context_length": 13, "d_model": 24, "d_ff": 37, "num_layers": 3, "num_heads": 4, "vocab_size": 301}
 VARIANTS = [
-    ModelConfig(**ODD, norm=norm, position=position, feed_forward=feed_forward)
-    for norm, position, feed_forward in product(("pre", "post", "none"), ("rope", "none"), ("swiglu", "silu"))
+    ModelConfig(**ODD, norm=norm, position_embedding=position_embedding, feed_forward=feed_forward)
+    for norm, position_embedding, feed_forward in product(("pre", "post", "none"), ("rope", "none"), ("swiglu", "silu"))
 ]
 
 
 def variant_name(config: ModelConfig) -> str:
-    return f"{config.norm}-{config.position}-{config.feed_forward}"
+    return f"{config.norm}-{config.position_embedding}-{config.feed_forward}"
 
 
 def test_the_examples_in_the_docstrings_hold():

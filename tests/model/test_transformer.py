@@ -17,7 +17,7 @@ def config_of(**changes):
 def double(model):
     """The model in float64, its rotations included, which `double` leaves alone."""
     model.double()
-    if model.config.position == "rope":
+    if model.config.position_embedding == "rope":
         model.turns = rope_turns(model.config)[:, None]
     return model
 
@@ -97,7 +97,7 @@ class PlainBlock(nn.Module):
         for head in range(config.num_heads):
             rows = slice(head * width, (head + 1) * width)
             queries, keys, values = (x @ weight[rows].T for weight in (query_weight, key_weight, value_weight))
-            if config.position == "rope":
+            if config.position_embedding == "rope":
                 queries, keys = turned(queries, config), turned(keys, config)
             scores = queries @ keys.transpose(-1, -2) / math.sqrt(width)
             ahead = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
@@ -139,9 +139,9 @@ def turned(x, config):
 
 
 @pytest.mark.parametrize("norm", ["pre", "post", "none"])
-@pytest.mark.parametrize(("position", "feed_forward"), [("rope", "swiglu"), ("none", "silu")])
-def test_every_variant_equals_its_formulas(norm, position, feed_forward):
-    config = config_of(norm=norm, position=position, feed_forward=feed_forward, num_layers=2)
+@pytest.mark.parametrize(("position_embedding", "feed_forward"), [("rope", "swiglu"), ("none", "silu")])
+def test_every_variant_equals_its_formulas(norm, position_embedding, feed_forward):
+    config = config_of(norm=norm, position_embedding=position_embedding, feed_forward=feed_forward, num_layers=2)
     model = double(TransformerLM(config, seed=2))
     with torch.no_grad():
         for parameter in (p for p in model.parameters() if p.dim() == 1):
@@ -193,7 +193,13 @@ def test_equal_seeds_give_equal_weights_and_ablations_share_them():
         torch.equal(weight, base[name]) for name, weight in TransformerLM(config_of(), seed=5).state_dict().items()
     )
     assert not torch.equal(TransformerLM(config_of(), seed=6).lm_head.weight, base["lm_head.weight"])
-    for changes in ({"norm": "none"}, {"norm": "post"}, {"position": "none"}, {"num_layers": 2}, {"context_length": 8}):
+    for changes in (
+        {"norm": "none"},
+        {"norm": "post"},
+        {"position_embedding": "none"},
+        {"num_layers": 2},
+        {"context_length": 8},
+    ):
         for name, weight in TransformerLM(config_of(**changes), seed=5).state_dict().items():
             assert torch.equal(weight, base[name]), (changes, name)
     silu = TransformerLM(config_of(feed_forward="silu"), seed=5)
@@ -224,7 +230,7 @@ def test_initial_weights_have_the_deviation_of_the_handout_and_end_at_three_of_t
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"norm": "none", "position": "none"}, {"feed_forward": "silu", "norm": "post"}]
+    "changes", [{}, {"norm": "none", "position_embedding": "none"}, {"feed_forward": "silu", "norm": "post"}]
 )
 def test_on_the_meta_device_torch_counts_exactly_the_matrix_products(changes):
     config = config_of(**changes)

@@ -82,7 +82,7 @@ NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
         (
             ("model", "d_model"),
             60,
-            "model: heads of width 15 .* odd, but RoPE .*; choose an even width, or position: none",
+            "model: heads of width 15 .* odd, but RoPE .*; choose an even width, or position_embedding: none",
         ),
         ((*NORM_RUNS, "b"), {"num_heads": 3}, "runs.b: d_model 64 cannot be divided among num_heads 3; choose"),
         (

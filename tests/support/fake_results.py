@@ -18,7 +18,7 @@ MODEL = {
     "num_heads": 4,
     "rope_theta": 10000.0,
     "norm": "pre",
-    "position": "rope",
+    "position_embedding": "rope",
     "feed_forward": "swiglu",
 }
 TRAINING = {
@@ -66,7 +66,7 @@ EXPERIMENTS = {
         },
     },
     "pre_norm_ablation": TUNED | {"seeds": [0, 1, 2], "runs": {"baseline": {}, "post_norm": {"norm": "post"}}},
-    "no_pos_emb": TUNED | {"runs": {"baseline": {}, "nope": {"position": "none"}}},
+    "no_pos_emb": TUNED | {"runs": {"baseline": {}, "nope": {"position_embedding": "none"}}},
     "swiglu_ablation": TUNED
     | {"seeds": [0, 1, 2], "runs": {"baseline": {}, "silu": {"feed_forward": "silu", "d_ff": 288}}},
     "main_experiment": {
@@ -119,7 +119,7 @@ def final_loss(model: dict[str, Any], training: dict[str, Any], corpus: str, see
     loss = 0.45 * ENTROPY[corpus] + 0.03 * (seed - 1) + 0.1 * math.log2(model["vocab_size"] / 1024)
     loss += 0.07 * math.log(training["max_lr"] / 0.01) ** 2 + 0.04 * math.log2(training["batch_size"] / 16) ** 2
     loss += {"pre": 0.0, "post": 0.02 * (seed - 1), "none": 0.31}[model["norm"]]
-    loss += 0.24 if model["position"] == "none" else 0.0
+    loss += 0.24 if model["position_embedding"] == "none" else 0.0
     return loss + (0.06 + 0.004 * seed if model["feed_forward"] == "silu" else 0.0)
 
 

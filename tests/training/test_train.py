@@ -107,7 +107,12 @@ def test_a_run_leaves_the_files_of_the_contract(study):
 
 
 def test_runs_of_one_seed_are_paired_and_record_it(study):
-    variants = {"pre": {}, "none": {"norm": "none"}, "nope": {"position": "none"}, "silu": {"feed_forward": "silu"}}
+    variants = {
+        "pre": {},
+        "none": {"norm": "none"},
+        "nope": {"position_embedding": "none"},
+        "silu": {"feed_forward": "silu"},
+    }
     found = {}
     for name, model in variants.items():
         train(tiny_settings(name, model=model, total_tokens=640), study, study / name)
@@ -419,7 +424,7 @@ def test_wrong_inputs_are_refused(study):
     with pytest.raises(InputError, match=r"--device: expected one of .*cpu, found 'abacus'"):
         train(tiny_settings(), study, study / "run", device="abacus")
     with pytest.raises(InputError, match="context_length: expected a training split of at least"):
-        train(tiny_settings(model={"context_length": 10**6, "position": "none"}), study, study / "run")
+        train(tiny_settings(model={"context_length": 10**6, "position_embedding": "none"}), study, study / "run")
     path = study / "tokens/tiny/train.json"
     path.write_text(path.read_text().replace(tiny_tokenizer().sha256, "0" * 64))
     with pytest.raises(InputError, match=r"train.bin: expected ids of the tokenizer .*, found 000000000000"):

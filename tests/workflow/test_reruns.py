@@ -38,7 +38,7 @@ STUDY = {
             "corpus": "stories",
             "seeds": [0],
             "max_lr": {"best_of": "learning_rate"},
-            "runs": {"baseline": {}, "no_position": {"position": "none"}},
+            "runs": {"baseline": {}, "no_position": {"position_embedding": "none"}},
         },
         "main_experiment": {"total_tokens": 64 * STEPS_OF_MORE, "runs": {"more": {"corpus": "more"}}},
     },

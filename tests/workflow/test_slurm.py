@@ -48,7 +48,7 @@ def study(tmp_path_factory):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     tiny = STUDY["corpora"]["tiny"] | {"files": [f"{address}/{number}.txt" for number in range(2)]}
-    tuned = STUDY["experiments"]["tuned"] | {"runs": {"baseline": {}, "no_position": {"position": "none"}}}
+    tuned = STUDY["experiments"]["tuned"] | {"runs": {"baseline": {}, "no_position": {"position_embedding": "none"}}}
     sweep = {"corpus": "tiny", "vary": {"max_lr": [0.01, 300.0]}}
     path = folder / "study.yaml"
     path.write_text(

@@ -18,7 +18,7 @@ from lmpipe.tokenizer.tokenizer import Tokenizer
 # What each setting would have to be for Llama (Touvron et al. 2023, section 2.2) to compute the same, and why.
 LLAMA = {
     "norm": ("pre", "Llama has an RMSNorm before each sublayer and at the end"),
-    "position": ("rope", "Llama turns queries and keys by their positions"),
+    "position_embedding": ("rope", "Llama turns queries and keys by their positions"),
     "feed_forward": ("swiglu", "Llama's feed-forward has a gate"),
 }
 

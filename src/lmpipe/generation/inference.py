@@ -114,7 +114,7 @@ class CompiledLM:
             return in_rows(weights[name]) if name in weights else None
 
         up = "w13" if self.config.feed_forward == "swiglu" else "w1"
-        turns = rope_turns(self.config) if self.config.position == "rope" else None
+        turns = rope_turns(self.config) if self.config.position_embedding == "rope" else None
         embeddings, head = in_rows(weights["token_embeddings.weight"]), in_panels(weights["lm_head.weight"])
         fields = (structs.MODEL_EMBEDDINGS, structs.MODEL_TURNS, structs.MODEL_FINAL_NORM, structs.MODEL_HEAD)
         places = self._place(embeddings, turns, norm("ln_final.weight"), head)

@@ -175,7 +175,7 @@ class TransformerLM(nn.Module):
         # With norm: post every layer ends normalised; norm: none removes the final norm, too.
         self.ln_final = norm_layer(config, device) if config.norm == "pre" else nn.Identity()
         self.lm_head = Linear(config.d_model, {"lm_head": config.vocab_size}, device)
-        if config.position == "rope":
+        if config.position_embedding == "rope":
             turns = rope_turns(config, device).float()
             self.register_buffer("turns", turns[:, None], persistent=False)
         if seed is not None:
@@ -187,7 +187,7 @@ class TransformerLM(nn.Module):
 
     def hidden(self, token_ids: Tensor) -> Tensor:
         """What the output matrix sees: (batch, seq) token ids -> (batch, seq, d_model)."""
-        turns = self.turns[: token_ids.shape[1]] if self.config.position == "rope" else None
+        turns = self.turns[: token_ids.shape[1]] if self.config.position_embedding == "rope" else None
         x = self.token_embeddings(token_ids)
         for layer in self.layers:
             x = layer(x, turns)

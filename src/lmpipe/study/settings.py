@@ -84,7 +84,7 @@ class ModelSettings(Settings):
     num_heads: Annotated[Count, Field(le=4096)]
     rope_theta: Positive = 10000.0
     norm: Literal["pre", "post", "none"] = "pre"
-    position: Literal["rope", "none"] = "rope"
+    position_embedding: Literal["rope", "none"] = "rope"
     feed_forward: Literal["swiglu", "silu"] = "swiglu"
 
     @model_validator(mode="after")
@@ -96,10 +96,10 @@ class ModelSettings(Settings):
                 f"d_model {self.d_model} cannot be divided among num_heads {self.num_heads}; "
                 f"choose a multiple of num_heads, such as {nearest}"
             )
-        if self.position == "rope" and (self.d_model // self.num_heads) % 2:
+        if self.position_embedding == "rope" and (self.d_model // self.num_heads) % 2:
             raise ValueError(
                 f"heads of width {self.head_width} (d_model / num_heads) are odd, but RoPE turns channels in pairs; "
-                "choose an even width, or position: none"
+                "choose an even width, or position_embedding: none"
             )
         return self
 

@@ -10,8 +10,11 @@ QUESTION = (
     "How well does the model learn without any position embedding (NoPE), where only the causal mask tells it about "
     "order, compared with rotary embeddings (RoPE)?"
 )
-LINES = "no_pos_emb: {corpus: {corpus}, max_lr: {best_of: learning_rate}, runs: {baseline: {}, nope: {position: none}}}"
-ABLATION = Question("position", ("rope",), "none", "Without position embeddings (NoPE in place of RoPE)")
+LINES = (
+    "no_pos_emb: {corpus: {corpus}, max_lr: {best_of: learning_rate}, "
+    "runs: {baseline: {}, nope: {position_embedding: none}}}"
+)
+ABLATION = Question("position_embedding", ("rope",), "none", "Without position embeddings (NoPE in place of RoPE)")
 
 
 def find(results: Results) -> Finding:
