@@ -136,11 +136,11 @@ def sweep_study(runs: int) -> dict[str, Any]:
                 "documents": 1000,
                 "shards": 8,
                 "tokenizer": {"vocab_size": 300},
-                "role": "simple",
+                "stands_for": "TinyStories",
             }
         },
         "model": model,
-        "training": {"total_tokens": 2560, "batch_size": 8, "max_lr": 0.01, "evaluations": 2, "eval_tokens": 512},
+        "training": {"total_tokens": 2560, "batch_size": 8, "max_lr": 0.01, "num_evaluations": 2, "eval_tokens": 512},
         "experiments": experiments,
         "accounting": {
             "models": {f"layers_{layers}": model | {"num_layers": layers, "vocab_size": 300} for layers in range(1, 7)},

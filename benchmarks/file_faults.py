@@ -44,7 +44,7 @@ CHECKPOINTS = STUDY / "store/0123/checkpoints"
 OWNER = "0123"
 DOCUMENT = "the sun sat on a stone, and the moon sang 25 songs to the sea\n<|endoftext|>\n"
 MODEL = {"context_length": 8, "d_model": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
-TRAINING = {"total_tokens": 8 * 8 * 150, "batch_size": 8, "max_lr": 0.03, "evaluations": 2, "eval_tokens": 64}
+TRAINING = {"total_tokens": 8 * 8 * 150, "batch_size": 8, "max_lr": 0.03, "num_evaluations": 2, "eval_tokens": 64}
 SETTINGS = {
     "study": "tiny",
     "experiment": "experiment",

@@ -20,7 +20,7 @@ from lmpipe.generation.sampling import load_run, stream
 LOG = Path("train.log")
 STEPS = 300
 MODEL = {"context_length": 32, "d_model": 64, "d_ff": 192, "num_layers": 2, "num_heads": 2}
-TRAINING = {"total_tokens": 32 * 8 * STEPS, "batch_size": 8, "max_lr": 0.01, "evaluations": 5, "eval_tokens": 256}
+TRAINING = {"total_tokens": 32 * 8 * STEPS, "batch_size": 8, "max_lr": 0.01, "num_evaluations": 5, "eval_tokens": 256}
 CHECKPOINT_SECONDS = 0.05
 # Most of what passes before the first step: Python and torch are loaded.
 START_SECONDS = 2.0

@@ -98,7 +98,7 @@ PIECES: list[Any] = [
     *({"corpus": corpus} for corpus in ("stories", "docs", "Stories", "a")),
     {
         "corpus": "stories",
-        "vary": {key: list(range(1, 40)) for key in ("d_ff", "batch_size", "evaluations", "eval_tokens")},
+        "vary": {key: list(range(1, 40)) for key in ("d_ff", "batch_size", "num_evaluations", "eval_tokens")},
     },
     {"corpus": "stories", "vary": {"max_lr": list(range(1, 3000))}},
     {"corpus": "stories", "seeds": list(range(4000))},

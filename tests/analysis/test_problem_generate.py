@@ -7,7 +7,10 @@ from lmpipe.analysis.results import Results
 from lmpipe.generation.text_metrics import FIGURES, figures_of
 
 KNOWN = {"the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "then"}
-CORPORA = {"stories": {"role": "simple", "source": "stories"}, "docs": {"role": "web", "source": "docstrings"}}
+CORPORA = {
+    "stories": {"stands_for": "TinyStories", "source": "stories"},
+    "docs": {"stands_for": "OpenWebText", "source": "docstrings"},
+}
 
 
 def record(temperature, top_p, text, ended=True, cuts=()):

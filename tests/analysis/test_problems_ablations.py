@@ -224,9 +224,9 @@ def test_pairing_is_told_by_digests(fabricated, tmp_path):
 def test_a_variant_with_other_tokens_is_compared_in_bits_per_byte_and_one_on_other_text_not_at_all(tmp_path):
     runs = {"baseline": {}, "nope": {"position_embedding": "none", "vocab_size": 512}, "elsewhere": {"corpus": "docs"}}
     finding = find("no_pos_emb", fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": runs}}))
-    told = "In `nope`, compared with `baseline`, from which it differs in position and vocab_size, the final loss is"
+    told = "In `nope`, compared with `baseline`, from which it differs in position_embedding and vocab_size, the final"
     assert finding.sentences[0].startswith(
-        f"{told} higher by 0.211 bits per byte (one seed, so no interval): 1.063 against 0.8518"
+        f"{told} loss is higher by 0.211 bits per byte (one seed, so no interval): 1.063 against 0.8518"
     )
     assert (
         "from which it differs in vocab_size and corpus, the corpora differ, so the final losses do not compare."

@@ -83,7 +83,7 @@ def test_unigrams_are_told_in_bits_per_byte_without_delimiters(fabricated):
 
 def test_two_corpora_of_one_role_keep_their_own_figures(tmp_path):
     corpora = CORPORA | {
-        "tales": {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": 1024}, "role": "simple"}
+        "tales": {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": 1024}, "stands_for": "TinyStories"}
     }
     runs = {name: {"corpus": name} for name in ("tales", "stories", "docs")}
     finding = find("main_experiment", fabricate_study(tmp_path, {"main_experiment": {"runs": runs}}, corpora=corpora))

@@ -17,8 +17,8 @@ SPLIT = {"bytes": 1000, "documents": 10, "sha256": "0"}
 RECORD = {"source": "url", "splits": {"train": SPLIT, "valid": SPLIT}}
 STUDY = {
     "corpora": {
-        "stories": {"role": "simple", "tokenizer": {"vocab_size": 330}},
-        "docs": {"role": "web", "tokenizer": {"vocab_size": 330}},
+        "stories": {"stands_for": "TinyStories", "tokenizer": {"vocab_size": 330}},
+        "docs": {"stands_for": "OpenWebText", "tokenizer": {"vocab_size": 330}},
     }
 }
 
@@ -115,7 +115,7 @@ def test_throughput_is_that_on_web_text_and_gives_the_hours_for_the_pile(folder)
     rows = beside_write_up("tokenizer_experiments", finding, Results(folder, STUDY, {}))["rows"]
     (hours,) = [row for row in rows if row["unit"] == "h"]
     assert hours["difference_in_setting"].startswith("here 1 kB of docs in the place of OpenWebText")
-    other = {"corpora": {name: corpus | {"role": "other"} for name, corpus in STUDY["corpora"].items()}}
+    other = {"corpora": {name: corpus | {"stands_for": None} for name, corpus in STUDY["corpora"].items()}}
     assert find(tokenizer_experiments, folder, other).figures["throughput_bytes_per_second"].value == 9e6
     (plot,) = finding.plots
     assert (folder / plot.path).read_text(encoding="utf-8").count("tokenizer docs") > 0
@@ -136,7 +136,7 @@ def test_a_vocabulary_beyond_16_bits_is_said_not_to_fit(folder):
 def test_a_study_with_one_corpus_has_what_it_can_have(folder):
     study = {"corpora": {"docs": STUDY["corpora"]["docs"]}}
     assert find(train_bpe_tinystories, folder, study).status == "absent"
-    assert "role: simple" in find(train_bpe_tinystories, folder, study).sentences[0]
+    assert "stands_for: TinyStories" in find(train_bpe_tinystories, folder, study).sentences[0]
     write_json(folder / "tokenizer_experiments.json", compare_tokenizers(folder, ["docs"], {"docs": "docs"}))
     web = find(train_bpe_expts_owt, folder, study)
     assert web.status == "answered"
@@ -160,7 +160,7 @@ def test_missing_results_are_told_with_their_remedy(folder):
 
 
 def test_a_text_that_ran_out_of_pairs_is_told(folder):
-    corpora = {**STUDY["corpora"], "stories": {"role": "simple", "tokenizer": {"vocab_size": 5000}}}
+    corpora = {**STUDY["corpora"], "stories": {"stands_for": "TinyStories", "tokenizer": {"vocab_size": 5000}}}
     finding = find(train_bpe_tinystories, folder, {"corpora": corpora})
     assert any("asks for 5,000 ids, but the text has no pair left" in sentence for sentence in finding.sentences)
 

@@ -105,7 +105,6 @@ def test_a_damaged_summary_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="damaged"):
         Run.read(folder)
     assert results.corpus_in_role("web") == "docs"
-    assert results.corpus_in_role("other") is None
 
 
 def test_the_files_of_another_run_are_told_in_one_line(tmp_path):

@@ -206,7 +206,12 @@ def test_a_run_from_its_first_step_over_its_killing_to_its_end(tmp_path, monkeyp
         "study": "test",
         "seeds": [0],
         "corpora": {
-            "tiny": {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": 263}, "role": "simple"}
+            "tiny": {
+                "source": "stories",
+                "documents": 100,
+                "tokenizer": {"vocab_size": 263},
+                "stands_for": "TinyStories",
+            }
         },
         "model": MODEL,
         "training": TRAINING | {"total_tokens": 16 * 4 * steps},

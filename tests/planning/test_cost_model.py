@@ -112,7 +112,7 @@ def test_a_shard_is_counted_with_less_memory_and_time_than_the_whole():
 
 def big_corpus(shards):
     text = {"url": "https://example.org/big.txt", "bytes": 10_000_000_000_000}
-    return {**MINE, "files": [text], "shards": shards, "role": "web"}
+    return {**MINE, "files": [text], "shards": shards, "stands_for": "OpenWebText"}
 
 
 def test_requests_grow_with_the_run_and_never_exceed_a_week():

@@ -42,7 +42,7 @@ def test_every_profile_repeats_what_the_default_one_says(name):
 
 
 def test_a_study_with_shards_has_jobs_for_each():
-    corpus = {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": 270}, "role": "simple"}
+    corpus = {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": 270}, "stands_for": "TinyStories"}
     whole, sharded = (
         load_plan(STUDY | {"corpora": {"tiny": corpus | {"shards": shards}}}, "study") for shards in (1, 3)
     )

@@ -22,7 +22,13 @@ from lmpipe.provenance.job_records import (
 from tests.support.fake_results import EXPERIMENTS, MODEL, TRAINING
 from tests.support.tiny_study import make_tiny_study, tiny_settings, tiny_text
 
-STORIES = {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": 300}, "role": "simple", "shards": 2}
+STORIES = {
+    "source": "stories",
+    "documents": 100,
+    "tokenizer": {"vocab_size": 300},
+    "stands_for": "TinyStories",
+    "shards": 2,
+}
 STUDY = {
     "study": "small",
     "seeds": [0],

@@ -38,7 +38,7 @@ def sharded(tmp_path_factory):
     """A study that uses every rule: downloads, shards, rates taken from a sweep, samples."""
     text = {"source": "url", "files": ["https://localhost/a.txt", "https://localhost/b.txt"], "valid_fraction": 0.1}
     study = yaml.safe_load((ROOT / "config/smoke.yaml").read_text(encoding="utf-8"))
-    study["corpora"]["docs"] = text | {"shards": 3, "tokenizer": {"vocab_size": 300}, "role": "web"}
+    study["corpora"]["docs"] = text | {"shards": 3, "tokenizer": {"vocab_size": 300}, "stands_for": "OpenWebText"}
     path = tmp_path_factory.mktemp("every rule") / "study.yaml"
     path.write_text(yaml.safe_dump(study), encoding="utf-8")
     return path

@@ -22,7 +22,7 @@ STUDY = {
             "files": ["file:text.txt"],
             "valid_fraction": 0.1,
             "tokenizer": {"vocab_size": 270},
-            "role": "simple",
+            "stands_for": "TinyStories",
         }
     },
     "model": MODEL,

@@ -32,12 +32,22 @@ TRAINING = {
     "eps": 1e-8,
     "max_grad_norm": 1.0,
     "precision": "float32",
-    "evaluations": 10,
+    "num_evaluations": 10,
     "eval_tokens": 16384,
 }
 CORPORA = {
-    "stories": {"source": "stories", "documents": 30000, "tokenizer": {"vocab_size": 1024}, "role": "simple"},
-    "docs": {"source": "docstrings", "packages": ["torch", "numpy"], "tokenizer": {"vocab_size": 2048}, "role": "web"},
+    "stories": {
+        "source": "stories",
+        "documents": 30000,
+        "tokenizer": {"vocab_size": 1024},
+        "stands_for": "TinyStories",
+    },
+    "docs": {
+        "source": "docstrings",
+        "packages": ["torch", "numpy"],
+        "tokenizer": {"vocab_size": 2048},
+        "stands_for": "OpenWebText",
+    },
 }
 ENTROPY = {"stories": 5.21, "docs": 6.43, "tales": 5.52}
 BYTES_PER_TOKEN = {"stories": 3.92, "docs": 3.41, "tales": 3.73}

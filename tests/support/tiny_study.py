@@ -10,7 +10,7 @@ from lmpipe.tokenizer.tokenizer import Tokenizer
 
 MERGES = [(b"t", b"h"), (b" ", b"a"), (b" ", b"th"), (b" th", b"e"), (b" ", b"s"), (b"o", b"n")]
 MODEL = {"context_length": 16, "d_model": 16, "d_ff": 32, "num_layers": 2, "num_heads": 2}
-TRAINING = {"total_tokens": 16 * 4 * 60, "batch_size": 4, "max_lr": 0.01, "evaluations": 4, "eval_tokens": 200}
+TRAINING = {"total_tokens": 16 * 4 * 60, "batch_size": 4, "max_lr": 0.01, "num_evaluations": 4, "eval_tokens": 200}
 SENTENCE = "the sun sat on a stone and the moon sang a song then the sea was calm"
 
 

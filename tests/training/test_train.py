@@ -383,7 +383,7 @@ def test_bfloat16_is_another_run_with_nearly_the_same_loss(study):
 
 
 def test_a_run_of_one_step_is_a_run(study):
-    train(tiny_settings(total_tokens=1, evaluations=10), study, study / "run")
+    train(tiny_settings(total_tokens=1, num_evaluations=10), study, study / "run")
     assert [row["step"] for row in rows_of(study / "run")] == ["0", "1"]
     assert rows_of(study / "run")[1]["validation_loss"]
 

@@ -27,11 +27,16 @@ STUDY = {
     "study": "reruns",
     "seeds": [0],
     "corpora": {
-        "stories": {"source": "stories", "documents": 150, "tokenizer": {"vocab_size": 300}, "role": "simple"},
-        "more": {"source": "stories", "documents": 200, "tokenizer": {"vocab_size": 310}, "role": "web"},
+        "stories": {
+            "source": "stories",
+            "documents": 150,
+            "tokenizer": {"vocab_size": 300},
+            "stands_for": "TinyStories",
+        },
+        "more": {"source": "stories", "documents": 200, "tokenizer": {"vocab_size": 310}, "stands_for": "OpenWebText"},
     },
     "model": {"context_length": 16, "d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2},
-    "training": {"total_tokens": 64 * STEPS, "batch_size": 4, "max_lr": 0.01, "evaluations": 2, "eval_tokens": 256},
+    "training": {"total_tokens": 64 * STEPS, "batch_size": 4, "max_lr": 0.01, "num_evaluations": 2, "eval_tokens": 256},
     "experiments": {
         "learning_rate": {"corpus": "stories", "vary": {"max_lr": [0.01, 0.03]}},
         "no_pos_emb": {

@@ -39,8 +39,7 @@ def test_every_study_answers_every_problem(path):
     assert set(PROBLEMS) - experiments == OTHER_SECTIONS
     assert experiments <= set(plan.runs_of)
     assert all(len(plan.runs_of[problem]) > 1 for problem in experiments)
-    roles = {corpus.role for corpus in plan.study.corpora.values()}
-    assert {"simple", "web"} <= roles
+    assert {corpus.stands_for for corpus in plan.study.corpora.values()} >= {"TinyStories", "OpenWebText"}
     assert set(plan.study.samples.models) == set(plan.study.corpora)
     assert {"gpt2_xl", "gpt2_xl_16k", "study"} <= set(plan.models)
 
@@ -153,7 +152,7 @@ def test_a_user_is_told_once_and_not_again_when_the_texts_are_there(tmp_path, ad
         "files": [{"url": address, "text_bytes": 200 * 25}],
         "valid_fraction": 0.1,
         "tokenizer": {"vocab_size": 384},
-        "role": "simple",
+        "stands_for": "TinyStories",
     }
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(study), encoding="utf-8")

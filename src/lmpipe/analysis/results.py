@@ -15,6 +15,8 @@ from lmpipe.study.documents import CORPUS, RUN_CONFIG, RUN_SUMMARY, read_shape
 
 # What runs are ranked by, with its unit.
 UNITS = {"validation_loss": "nats per token", "bits_per_byte": "bits per byte"}
+# Prefixes of the metrics that compare a corpus, and the text of the write-up that it stands for.
+PLACES = {"simple": "TinyStories", "web": "OpenWebText"}
 METRICS_COLUMNS = ("step", "tokens", "wall_seconds", "train_loss", "validation_loss")
 # The columns of a table of runs that come from summary.json, in their order.
 SUMMARY_COLUMNS = (
@@ -243,7 +245,7 @@ class Results:
 
     def corpora_in_role(self, role: str) -> list[str]:
         """The corpora that stand in the place of TinyStories (`simple`) or OpenWebText (`web`)."""
-        return [name for name, corpus in self.study["corpora"].items() if corpus["role"] == role]
+        return [name for name, corpus in self.study["corpora"].items() if corpus.get("stands_for") == PLACES[role]]
 
     def corpus_in_role(self, role: str) -> str | None:
         """The first of the corpora in a role, which speaks for it; None where there is none."""

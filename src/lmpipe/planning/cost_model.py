@@ -102,7 +102,7 @@ WEB_TEXT = TextKind(4.371, 32_000, 6_602_749, 11_920_511_059, 0.61)
 
 def kind_of(corpus: Corpus) -> TextKind:
     """The kind of text that a corpus most resembles."""
-    return SIMPLE_TEXT if corpus.role == "simple" else WEB_TEXT
+    return SIMPLE_TEXT if corpus.stands_for == "TinyStories" else WEB_TEXT
 
 
 def split_bytes(corpus: Corpus) -> tuple[int, int]:
@@ -272,7 +272,7 @@ def run_cost(plan: Plan, run: PlannedRun) -> RunCost:
     training = TrainingSettings.model_validate(run.training | {"max_lr": 1.0})
     corpus = plan.study.corpora[run.corpus]
     validation = kind_of(corpus).tokens(split_bytes(corpus)[1], vocab_size)
-    evaluated = validation + (training.evaluations + 1) * min(training.eval_tokens, validation)
+    evaluated = validation + (training.num_evaluations + 1) * min(training.eval_tokens, validation)
     return RunCost(
         ModelConfig(vocab_size=vocab_size, **run.model.model_dump()),
         training.precision,

@@ -144,12 +144,12 @@ class Plan:
         return varied | own
 
     def list_models(self) -> dict[str, ModelConfig]:
-        """The models of the accounting; `study` is the study's own, with its simple corpus's vocabulary."""
+        """The models of the accounting; `study` is the study's own, with the vocabulary of the TinyStories stand-in."""
         study = self.study
         if "study" in study.accounting.models:
             raise ValueError("accounting.models.study: the name belongs to the study's own model; choose another")
-        simple = [corpus for corpus in study.corpora.values() if corpus.role == "simple"]
-        corpus = (simple or list(study.corpora.values()))[0]
+        stand_ins = [corpus for corpus in study.corpora.values() if corpus.stands_for == "TinyStories"]
+        corpus = (stand_ins or list(study.corpora.values()))[0]
         own = ModelConfig(vocab_size=corpus.tokenizer.vocab_size, **study.model.model_dump())
         return {**study.accounting.models, "study": own}
 
@@ -221,7 +221,7 @@ class Plan:
     def corpus_settings(self, corpus: str) -> dict[str, Any]:
         """What `lmpipe make-corpus` needs to know: the corpus's block, and the packages' versions where it has some."""
         block = self.study.corpora[corpus]
-        settings = block.model_dump(mode="json", exclude={"tokenizer", "role", "shards", "files", "valid"})
+        settings = block.model_dump(mode="json", exclude={"tokenizer", "stands_for", "shards", "files", "valid"})
         versions = {"versions": block.versions()} if isinstance(block, DocstringsCorpus) else {}
         return {"name": corpus, **settings, **versions}
 

@@ -119,7 +119,7 @@ def corpora(results: Results) -> list[dict[str, Any]]:
         {
             "name": name,
             "stands_for": stands_for(results, name),
-            "is_original": PLACES.get(role_of(results, name)) if stands_for(results, name) is None else None,
+            "is_original": results.study["corpora"][name].get("stands_for") if not stands_for(results, name) else None,
             "source": SOURCES.get(info["source"], info["source"]),
             # A user's own texts may well be a part of the corpus in whose place they stand.
             "is_named": info["source"] == "url",
@@ -129,11 +129,6 @@ def corpora(results: Results) -> list[dict[str, Any]]:
         }
         for name, info in results.corpora.items()
     ]
-
-
-def role_of(results: Results, corpus: str) -> str:
-    """The place that the study gives a corpus: simple, web or other."""
-    return results.study["corpora"][corpus]["role"]
 
 
 def tiles(results: Results, problems: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -124,13 +124,13 @@ class TokenizerSettings(Settings):
 
 
 class CorpusSettings(Settings):
-    """What every corpus says; `role` is its place in the write-up: simple (TinyStories) or web (OpenWebText).
+    """What every corpus says; `stands_for` is the text of the write-up that it is compared with, if any.
 
     The training text is counted and encoded in so many `shards`, which are jobs of their own.
     """
 
     tokenizer: TokenizerSettings
-    role: Literal["simple", "web", "other"] = "other"
+    stands_for: Literal["TinyStories", "OpenWebText"] | None = None
     shards: Count = 1
 
 

@@ -130,7 +130,7 @@ class TrainingSettings(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: Literal["auto", "always", "never"] = "auto"
     micro_batch_size: Literal["auto"] | Count = "auto"
-    evaluations: Count = 10
+    num_evaluations: Count = 10
     eval_tokens: Count = 16384
 
     def steps(self, context_length: int) -> int:

@@ -69,7 +69,7 @@ def follow(job: dict[str, Any], device: torch.device, processes: Processes) -> N
     """Make this process's share of all steps of a run whose first process is another."""
     compute_reproducibly(job["threads"], device)
     inputs = resolve(job["settings"], Path(job["results"]), job["best_path"], Path(job["output"]))
-    stops = evaluation_steps(inputs.steps, inputs.training.evaluations)
+    stops = evaluation_steps(inputs.steps, inputs.training.num_evaluations)
     course = Course(inputs, device, processes)
     course.decide({}, StoredRun.of(job["results"], job["digest"]).compiled)
     step, has_diverged = course.start_together(0), False
@@ -131,7 +131,7 @@ class Trainer:
         self.counted = Counted(batches_sha256=inputs.train.info["sha256"], setup=setup)
         self.rows = [COLUMNS]
         self.told = RunProgress(stored.folder, inputs.config, inputs.steps, inputs.tokens_per_step)
-        self.evaluation_steps = evaluation_steps(inputs.steps, inputs.training.evaluations)
+        self.evaluation_steps = evaluation_steps(inputs.steps, inputs.training.num_evaluations)
         windows = window_batches(inputs.valid.tokens, inputs.model.context_length, inputs.training.eval_tokens)
         self.curve_batches = [(ids.to(device), targets.to(device)) for ids, targets in windows]
 

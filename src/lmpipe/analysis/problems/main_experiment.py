@@ -273,7 +273,7 @@ def single_sentences(results: Results, sides: list[Side]) -> list[str]:
     if not sides:
         return ["No run of this experiment finished with every seed, so there is no loss to compare."]
     ends = listing([end_words(results, side) for side in sides])
-    wanted = "a comparison needs a finished run on a corpus of role simple and on one of role web"
+    wanted = "a comparison needs a finished run on a corpus that stands for TinyStories, and one for OpenWebText"
     return [f"The model reaches {ends}; {wanted}."]
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lmpipe.analysis.finding import Finding
-from lmpipe.analysis.results import Results
+from lmpipe.analysis.results import PLACES, Results
 from lmpipe.io.formatting import bytes_text, count, listing
 
-PLACES = {"simple": "TinyStories", "web": "OpenWebText"}
 OPEN = "The write-up leaves this problem open, so there is no figure of its author to set beside these."
 
 
@@ -88,20 +87,20 @@ def text_in_words(results: Results, corpus: str) -> str:
 
 
 def vocabulary_in_words(results: Results, corpus: str) -> str:
-    """The vocabulary of a corpus's own tokenizer beside the write-up's for the same role."""
+    """The vocabulary of a corpus's own tokenizer beside the write-up's for the text that it stands for."""
     ours = results.study["corpora"][corpus]["tokenizer"]["vocab_size"]
-    original = PLACES.get(results.study["corpora"][corpus]["role"])
+    original = results.study["corpora"][corpus].get("stands_for")
     theirs = write_up()["texts"][original]["vocab_size"] if original else None
     same = f"the same vocabulary of {count(ours)}"
     return same if theirs in (None, ours) else f"a vocabulary of {count(ours)} instead of {count(theirs)}"
 
 
 def stands_for(results: Results, corpus: str) -> str | None:
-    """The write-up's text in whose place a corpus stands; None where it is that text itself, or has no such role.
+    """The write-up's text in whose place a corpus stands; None where it is that text itself, or stands for none.
 
     It is the text itself where its training split is, or where all of it, split otherwise, is declared as that file.
     """
-    original = PLACES.get(results.study["corpora"][corpus]["role"])
+    original = results.study["corpora"][corpus].get("stands_for")
     if original is None:
         return None
     known = write_up()["texts"][original]["train_sha256"]

@@ -31,7 +31,7 @@ def find_training(results: Results, role: str) -> Finding:
     corpus = results.corpus_in_role(role)
     if corpus is None:
         place = PLACES[role]
-        return absent(f"This study has no corpus in the place of {place}; give one of its corpora `role: {role}`.")
+        return absent(f"No corpus of this study stands for {place}; give one of them `stands_for: {place}`.")
     source = f"tokenizers/{corpus}/training.json"
     training = results.json(source, schemas.TOKENIZER_TRAINING)
     if training is None:
