@@ -14,7 +14,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from lmpipe.data.stories import stories
+from lmpipe.data.sources.stories import stories
 from lmpipe.io.files import atomic_write
 
 END_OF_TEXT = "<|endoftext|>"

@@ -23,7 +23,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from transformers.utils import logging
 
-from lmpipe.data.stories import stories
+from lmpipe.data.sources.stories import stories
 from lmpipe.generation.huggingface import llama_files
 from lmpipe.generation.inference import CompiledLM
 from lmpipe.generation.sampling import generate

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lmpipe.data import corpus
 from lmpipe.data.corpus import chain_texts, docstrings, make_corpus, split_point
-from lmpipe.data.stories import stories
+from lmpipe.data.sources.stories import stories
 from lmpipe.errors import InputError
 
 END = "<|endoftext|>"

@@ -1,15 +1,26 @@
 import hashlib
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 
 import pytest
 
-from lmpipe.data import stories as grammar
-from lmpipe.data.stories import Group, Person, Story, Symbol, Told, World, capital, parse, polish, stories, tell
-from lmpipe.data.story_plots import MORALS, PLOTS
-from lmpipe.data.story_words import LISTS
+from lmpipe.data.sources import stories as stories_module
+from lmpipe.data.sources import story_grammar as grammar
+from lmpipe.data.sources.stories import (
+    Character,
+    Story,
+    StoryContext,
+    bind_role,
+    capitalize,
+    fix_capitalization,
+    generate_story,
+    stories,
+)
+from lmpipe.data.sources.story_grammar import Group, Symbol, parse, plots
+from lmpipe.provenance import code_digest
 
 GOLDEN_SHA256 = "7711de31a5ef79873915fb5148b6b41aed1ac42fa03e5b19ce2ee978a96cc6d5"
 
@@ -28,8 +39,8 @@ def corpus() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def told() -> list[Story]:
-    return [tell(1, index) for index in range(3000)]
+def generated() -> list[Story]:
+    return [generate_story(1, index) for index in range(3000)]
 
 
 def sha256(texts: list[str]) -> str:
@@ -46,18 +57,18 @@ def excerpts(pattern: str, texts: list[str]) -> list[str]:
 # Determinism
 
 
-def test_the_first_stories_are_the_same_bytes_everywhere(corpus):
+def test_first_stories_are_the_same_bytes_everywhere(corpus):
     assert sha256(corpus[:200]) == GOLDEN_SHA256
 
 
-def test_another_process_with_another_hash_seed_tells_the_same_stories(corpus, monkeypatch):
+def test_stories_do_not_depend_on_the_hash_seed(corpus, monkeypatch):
     monkeypatch.setenv("PYTHONHASHSEED", "123")
-    code = "from lmpipe.data.stories import stories; print('\\0'.join(stories(50)), end='')"
+    code = "from lmpipe.data.sources.stories import stories; print('\\0'.join(stories(50)), end='')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\0") == corpus[:50]
 
 
-def test_seeds_tell_different_stories(corpus):
+def test_seeds_give_different_stories(corpus):
     assert not set(stories(500, seed=1)) & set(corpus[:500])
 
 
@@ -66,23 +77,16 @@ def test_a_longer_corpus_begins_with_the_shorter_one(corpus):
     assert list(stories(0)) == []
 
 
-def test_no_two_stories_are_alike(corpus):
+def test_stories_are_distinct(corpus):
     assert len(set(corpus)) == len(corpus)
 
 
-def test_a_story_that_was_told_before_is_told_anew(monkeypatch):
-    def narrow(seed: int, index: int, attempt: int = 0) -> Story:
+def test_a_repeated_story_is_generated_again(monkeypatch):
+    def few_texts(seed: int, index: int, attempt: int = 0) -> Story:
         return Story(f"story {(seed + index) // 2 + 100 * attempt}", "plot", {}, {})
 
-    monkeypatch.setattr(grammar, "tell", narrow)
+    monkeypatch.setattr(stories_module, "generate_story", few_texts)
     assert list(stories(4)) == ["story 0", "story 100", "story 1", "story 101"]
-
-
-def test_what_was_told_is_known_again():
-    told = Told()
-    texts = [str(number) for number in range(50_000)]
-    assert all(told.is_new(text) for text in texts)
-    assert not any(told.is_new(text) for text in texts)
 
 
 # The corpus
@@ -91,14 +95,14 @@ def test_what_was_told_is_known_again():
 def test_the_corpus_is_varied(corpus):
     words = {word for text in corpus for word in re.findall(r"[a-z']+", text.lower())}
     assert len(words) >= 2500
-    assert len(PLOTS) >= 14
+    assert len(plots()) >= 14
     openings = {text[:60] for text in corpus}
     assert len(openings) > 0.8 * len(corpus)
 
 
-def test_every_plot_is_told(told):
-    counts = {plot: sum(story.plot == plot for story in told) for plot in PLOTS}
-    assert min(counts.values()) > len(told) / len(PLOTS) / 2
+def test_every_plot_is_used(generated):
+    counts = {plot: sum(story.plot == plot for story in generated) for plot in plots()}
+    assert min(counts.values()) > len(generated) / len(plots()) / 2
 
 
 def test_lengths(corpus):
@@ -134,7 +138,9 @@ def test_the_text_is_free_of(mistake, corpus):
 
 
 def test_a_sentence_that_follows_a_question_begins_with_a_capital(corpus):
-    verbs = {verb.strip() for name in ("cried", "said") for verb in LISTS[name].split(",")} | {"asked"}
+    verbs = {verb.strip() for name in ("cried", "said") for verb in grammar.read_text("words")[name].split(",")} | {
+        "asked"
+    }
     for text in corpus[:6000]:
         for after in re.findall(r'[!?]" ([a-z]\w*(?: [a-z]+)?)', text):
             first, *second = after.split()
@@ -156,29 +162,31 @@ def test_quotes_open_and_close_within_a_paragraph(corpus):
 # Coherence
 
 
-def test_the_hero_is_there_from_beginning_to_end(told):
-    for story in told:
-        name = story.people["hero"].name
+def test_the_hero_is_there_from_beginning_to_end(generated):
+    for story in generated:
+        name = story.characters["hero"].name
         third = len(story.text) // 3
         assert name in story.text[:third]
-    named_late = [story.people["hero"].name in story.text[-len(story.text) // 3 :] for story in told]
+    named_late = [story.characters["hero"].name in story.text[-len(story.text) // 3 :] for story in generated]
     assert statistics.mean(named_late) > 0.9
 
 
 @pytest.mark.parametrize(("gender", "others"), [("he", FEMALE), ("she", MALE)])
-def test_pronouns_agree_where_everybody_has_the_same_gender(gender, others, told):
-    stories_of_one_gender = [story for story in told if {who.gender for who in story.people.values()} == {gender}]
+def test_pronouns_agree_where_everybody_has_the_same_gender(gender, others, generated):
+    stories_of_one_gender = [
+        story for story in generated if {who.gender for who in story.characters.values()} == {gender}
+    ]
     assert len(stories_of_one_gender) > 50
     for story in stories_of_one_gender:
         if "baby" not in story.text:  # a baby brother or sister is not one of the people
             assert not others.search(MOTHERS.sub("", story.text)), story.text
 
 
-def test_a_sentence_about_the_hero_alone_has_the_hero_s_pronouns(told):
+def test_a_sentence_about_the_hero_alone_has_the_hero_s_pronouns(generated):
     checked = 0
-    for story in told:
-        hero, *others = (person.name for person in story.people.values())
-        wrong = {"he": FEMALE, "she": MALE}[story.people["hero"].gender]
+    for story in generated:
+        hero, *others = (person.name for person in story.characters.values())
+        wrong = {"he": FEMALE, "she": MALE}[story.characters["hero"].gender]
         for sentence in re.split(r'[.!?"\n]', MOTHERS.sub("", story.text)):
             if re.match(rf" ?{hero}\b", sentence) and not any(name in sentence for name in [*others, "baby", " and "]):
                 assert not wrong.search(sentence), story.text
@@ -186,10 +194,10 @@ def test_a_sentence_about_the_hero_alone_has_the_hero_s_pronouns(told):
     assert checked > 5000
 
 
-def test_the_wanted_thing_keeps_its_color(told):
-    colors = {color.strip() for color in LISTS["color"].split(",")}
+def test_the_wanted_thing_keeps_its_color(generated):
+    colors = {color.strip() for color in grammar.read_text("words")["color"].split(",")}
     checked = 0
-    for story in told:
+    for story in generated:
         thing, color = story.choices.get("thing"), story.choices.get("color@thing")
         if type(thing) is str and type(color) is str:
             seen = [word for word in re.findall(rf"(\S+) {thing}\b", story.text) if word in colors]
@@ -198,8 +206,8 @@ def test_the_wanted_thing_keeps_its_color(told):
     assert checked > 300
 
 
-def test_the_lost_thing_is_found_where_the_story_was(told):
-    lost = [story for story in told if story.plot == "lost_thing"]
+def test_the_lost_thing_is_found_where_the_story_was(generated):
+    lost = [story for story in generated if story.plot == "lost_thing"]
     for story in lost:
         thing, place, spot, color = (story.choices[key] for key in ("thing", "place", "place.spot", "color@thing"))
         assert story.text.count(thing) >= 4
@@ -208,11 +216,11 @@ def test_the_lost_thing_is_found_where_the_story_was(told):
         assert f"{color} {thing}" in story.text
 
 
-def test_helpers_are_introduced_before_they_are_called_the_farmer(told):
-    for story in told:
+def test_helpers_are_introduced_before_they_are_called_the_farmer(generated):
+    for story in generated:
         if story.plot == "fear":  # which has no helper, but perhaps a mail carrier at the door
             continue
-        helper = story.people["helper"]
+        helper = story.characters["helper"]
         narration = re.sub(r'"[^"]*"', "", story.text)
         called = narration.lower().find(helper.name.lower())
         introduced = narration.find(helper.first[2:])
@@ -220,9 +228,9 @@ def test_helpers_are_introduced_before_they_are_called_the_farmer(told):
             assert 0 <= introduced < called, story.text
 
 
-def test_nobody_shares_a_name(told):
-    for story in told:
-        assert len({story.people[role].name for role in ("hero", "friend", "adult")}) == 3
+def test_nobody_shares_a_name(generated):
+    for story in generated:
+        assert len({story.characters[role].name for role in ("hero", "friend", "adult")}) == 3
 
 
 # The tables
@@ -241,13 +249,13 @@ def symbols(parts) -> list[Symbol]:
     return found
 
 
-@pytest.mark.parametrize("wild", [False, True])
-def test_every_field_of_every_template_exists(wild):
-    groups = grammar.groups(wild)
+@pytest.mark.parametrize("is_animal", [False, True])
+def test_every_field_of_every_template_exists(is_animal):
+    groups = grammar.groups(is_animal)
     templates = [(name, cell) for name, group in groups.items() for row in group.rows for cell in row]
-    templates += [(plot, option) for plot in PLOTS for beat in grammar.beats(plot) for option in beat or ()]
-    templates += [(plot, moral) for plot in PLOTS for moral in grammar.morals(plot)]
-    templates += [("thread", option) for thread in grammar.threads(wild) for part in thread for option in part]
+    templates += [(name, option) for name, plot in plots().items() for beat in plot.beats for option in beat or ()]
+    templates += [(name, moral) for name, plot in plots().items() for moral in plot.morals]
+    templates += [("subplot", option) for subplot in grammar.subplots(is_animal) for part in subplot for option in part]
     for place, template in templates:
         for symbol in symbols(template):
             name = symbol.key.partition("@")[0]
@@ -255,24 +263,36 @@ def test_every_field_of_every_template_exists(wild):
             assert known or name in BOUND_BEFORE, (place, name)
 
 
-@pytest.mark.parametrize("wild", [False, True])
-def test_tables_are_complete(wild):
-    for name, group in grammar.groups(wild).items():
+@pytest.mark.parametrize("is_animal", [False, True])
+def test_tables_are_complete(is_animal):
+    for name, group in grammar.groups(is_animal).items():
         assert all(len(row) == len(group.columns) for row in group.rows), name
         assert len(set(map(str, group.rows))) == len(group.rows), name
 
 
-def test_plots_and_threads_have_their_parts():
-    assert MORALS.keys() == PLOTS.keys()
-    for wild in (False, True):
-        assert all(len(thread) == 3 for thread in grammar.threads(wild))
+def test_every_plot_has_beats_and_morals():
+    assert all(len(plot.beats) > 5 and plot.morals for plot in plots().values())
+
+
+def test_a_changed_word_of_a_story_changes_the_digest_of_make_corpus(tmp_path, monkeypatch):
+    package = tmp_path / "lmpipe"
+    shutil.copytree(code_digest.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code_digest, "PACKAGE", package)
+    code_digest.data_digest.cache_clear()
+    before = {command: code_digest.code_of(command) for command in ("make-corpus", "train-bpe")}
+    words = package / "data/sources/story_text/words.yaml"
+    words.write_text(words.read_text(encoding="utf-8").replace("treasure hunt,", "treasure map,"), encoding="utf-8")
+    code_digest.data_digest.cache_clear()
+    assert code_digest.code_of("make-corpus") != before["make-corpus"]
+    assert code_digest.code_of("train-bpe") == before["train-bpe"]
+    code_digest.data_digest.cache_clear()
 
 
 # The template language
 
 
-def world(chances: list[float], **groups: str) -> World:
-    return World(iter(chances).__next__, {name: grammar.word_list(text) for name, text in groups.items()})
+def context(numbers: list[float], **groups: str) -> StoryContext:
+    return StoryContext(iter(numbers).__next__, {name: grammar.word_list(text) for name, text in groups.items()})
 
 
 def test_parse():
@@ -289,42 +309,42 @@ def test_parse():
     assert parse("i said, it is i.") == ("I said, it is I.",)
 
 
-def test_alternatives_follow_chance():
-    assert [world([chance]).text("[a|b|]!") for chance in (0.0, 0.4, 0.99)] == ["a!", "b!", "!"]
+def test_alternatives_follow_the_random_number():
+    assert [context([number]).text("[a|b|]!") for number in (0.0, 0.4, 0.99)] == ["a!", "b!", "!"]
 
 
 def test_a_list_is_used_up_before_anything_comes_twice():
-    assert world([0.0] * 5, color="red, blue, green").text("{color} {color} {color} {color} {color}") == (
+    assert context([0.0] * 5, color="red, blue, green").text("{color} {color} {color} {color} {color}") == (
         "red blue green red blue"
     )
 
 
 def test_tagged_fields_stay_the_same():
     text = "{color@kite} {color} {color@kite} {Color@ball}"
-    assert world([0.0] * 3, color="red, blue, green").text(text) == "red blue red Green"
+    assert context([0.0] * 3, color="red, blue, green").text(text) == "red blue red Green"
 
 
 def test_the_columns_of_a_table_come_from_one_row():
-    here = World(iter([0.9]).__next__, {"toy": grammar.table("name; use\nkite; fly it\nball; kick it")})
+    here = StoryContext(iter([0.9]).__next__, {"toy": grammar.table("name; use\nkite; fly it\nball; kick it")})
     assert here.text("{toy}, {toy.use}, {toy}") == "ball, kick it, ball"
 
 
-def test_people_are_introduced_once():
-    here = World(iter([]).__next__, {})
-    here.bound["helper"] = Person("an old farmer named Mr. Hill", "the farmer", "he")
+def test_characters_are_introduced_once():
+    here = StoryContext(iter([]).__next__, {})
+    here.bound["helper"] = Character("an old farmer named Mr. Hill", "the farmer", "he")
     assert here.text("{helper}, {helper} and {helper}") == "an old farmer named Mr. Hill, the farmer and the farmer"
 
 
 def test_a_pronoun_that_could_be_the_hero_s_becomes_a_name():
-    here = World(iter([]).__next__, {})
+    here = StoryContext(iter([]).__next__, {})
     for hero_gender, expected in (("she", "Mia Mia's her"), ("he", "she her her")):
-        grammar.bind_role(here, "friend", Person("his friend Mia", "Mia", "she"), hero_gender)
+        bind_role(here, "friend", Character("his friend Mia", "Mia", "she"), hero_gender)
         assert here.text("{friend.he} {friend.his} {friend.own}") == expected
 
 
-def test_longer_indents_continue_a_line():
-    assert grammar.lines("\n    a kite\n    a long\n        kite\n    ") == ["a kite", "a long kite"]
-    assert grammar.sections("\n    a\n      b\n\n    c\n    d\n", "") == [["a b"], ["c", "d"]]
+def test_an_indented_line_continues_the_line_before_it():
+    assert grammar.split_lines("a kite\na long\n    kite\n") == ["a kite", "a long kite"]
+    assert grammar.split_beats("a\n  b\n\nc\nd\n") == [["a b"], ["c", "d"]]
 
 
 @pytest.mark.parametrize(
@@ -336,16 +356,16 @@ def test_longer_indents_continue_a_line():
         ("A old pea and a honest bee.", "An old pea and an honest bee."),
     ],
 )
-def test_polish(rough, smooth):
-    assert polish(rough) == smooth
+def test_fix_capitalization(rough, smooth):
+    assert fix_capitalization(rough) == smooth
 
 
-def test_capital():
-    assert [capital("mia"), capital('"mia'), capital("Mia")] == ["Mia", '"Mia', "Mia"]
+def test_capitalize():
+    assert [capitalize("mia"), capitalize('"mia'), capitalize("Mia")] == ["Mia", '"Mia', "Mia"]
 
 
 def test_word_lists_put_common_words_first():
     group = grammar.word_list("a, b, c, d")
     assert isinstance(group, Group)
-    here = World(iter([0.49]).__next__, {"word": group})
+    here = StoryContext(iter([0.49]).__next__, {"word": group})
     assert here.text("{word}") == "a"  # 0.49 squared is below a quarter

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import memory
-from lmpipe.data.stories import stories
+from lmpipe.data.sources.stories import stories
 
 pytestmark = [
     pytest.mark.slow,

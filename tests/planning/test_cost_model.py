@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from lmpipe.data.stories import stories
+from lmpipe.data.sources.stories import stories
 from lmpipe.model.accounting import scaling
 from lmpipe.planning import cost_model
 from lmpipe.planning.cost_model import CPU_CORE, H100, SIMPLE_TEXT, WEB_TEXT, RunCost, run_cost, split_bytes

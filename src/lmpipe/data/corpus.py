@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from lmpipe.data.stories import stories
+from lmpipe.data.sources.stories import stories
 from lmpipe.errors import InputError
 from lmpipe.io.files import CHUNK_BYTES, atomic_write, open_text, refuse_overwriting, write_json
 from lmpipe.io.progress import progress

@@ -28,7 +28,7 @@ NON_NUMERIC = {
 TRACKED_PACKAGES = {"torch", "numpy", "regex", "numba", "pydantic", "matplotlib", "jinja2"}
 # What does the work of each verb that makes results: modules, and data files or folders of the package.
 COMPUTED_BY = {
-    "make-corpus": ("data.corpus",),
+    "make-corpus": ("data.corpus", "data/sources/story_text"),
     "count-pretokens": ("tokenizer.pretoken_counts",),
     "train-bpe": ("tokenizer.bpe_training",),
     "encode-corpus": ("data.encode",),

@@ -135,7 +135,7 @@ class CorpusSettings(Settings):
 
 
 class StoriesCorpus(CorpusSettings):
-    """Stories made by the grammar of `lmpipe.data.stories`."""
+    """Stories made by the grammar of `lmpipe.data.sources.stories`."""
 
     source: Literal["stories"]
     documents: Annotated[Count, Field(ge=100)]
