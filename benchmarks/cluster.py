@@ -122,7 +122,7 @@ def sweep_study(runs: int) -> dict[str, Any]:
     """A study of about so many short runs on a corpus in shards: a sweep of rates, and experiments at the best one."""
     rates = [float(f"{0.0001 * 1.7**step:.3g}") for step in range(max(2, runs // 15))]
     seeds = list(range(5))
-    experiments: dict[str, Any] = {"rates": {"corpus": "stories", "vary": {"max_lr": rates}}}
+    experiments: dict[str, Any] = {"rates": {"corpus": "stories", "sweep": {"max_lr": rates}}}
     for number in range(1, 1 + (runs - len(rates) * len(seeds)) // 10):
         changed = {name: {"weight_decay": decay} for name, decay in (("less", 0.1 / 2**number), ("more", 0.1 + number))}
         experiments[f"decay_{number}"] = {"corpus": "stories", "max_lr": {"best_of": "rates"}, "runs": changed}

@@ -214,7 +214,7 @@ def nasty_study(random: Random) -> dict[str, Any]:
         "tokenizer": {"vocab_size": 300},
         "shards": 12,
     }
-    study["experiments"][f"{name}_"] = {"corpus": name, "vary": {"vocab_size": [400], "max_lr": [1e-05, 1e16]}}
+    study["experiments"][f"{name}_"] = {"corpus": name, "sweep": {"vocab_size": [400], "max_lr": [1e-05, 1e16]}}
     study["samples"]["prompts"] = random.sample([text for text in TEXTS if "\ud800" not in text], 5)
     study["seeds"] = [random.randrange(2**32)]
     return study

@@ -98,22 +98,22 @@ PIECES: list[Any] = [
     *({"corpus": corpus} for corpus in ("stories", "docs", "Stories", "a")),
     {
         "corpus": "stories",
-        "vary": {key: list(range(1, 40)) for key in ("d_ff", "batch_size", "num_evaluations", "eval_tokens")},
+        "sweep": {key: list(range(1, 40)) for key in ("d_ff", "batch_size", "num_evaluations", "eval_tokens")},
     },
-    {"corpus": "stories", "vary": {"max_lr": list(range(1, 3000))}},
+    {"corpus": "stories", "sweep": {"max_lr": list(range(1, 3000))}},
     {"corpus": "stories", "seeds": list(range(4000))},
     {
         "corpus": "stories",
-        "vary": {"vocab_size": [300, 301], "betas": [[0.1, 0.2], [0.3, 0.4]], "norm": ["pre", "post"]},
+        "sweep": {"vocab_size": [300, 301], "betas": [[0.1, 0.2], [0.3, 0.4]], "norm": ["pre", "post"]},
     },
     {
         "corpus": "stories",
-        "vary": {key: [0.123456789012345] for key in ("max_lr", "eps", "max_grad_norm", "rope_theta", "weight_decay")},
+        "sweep": {key: [0.123456789012345] for key in ("max_lr", "eps", "max_grad_norm", "rope_theta", "weight_decay")},
     },
     {
         "corpus": "stories",
-        "max_lr": {"best_of": "learning_rate", "times": 5e-324},
+        "max_lr": {"best_of": "learning_rate", "factor": 5e-324},
         "runs": {"a": {}, "A": {}, "a_b": {}},
     },
-    {"corpus": "stories", "runs": {"a": {"vary": {"max_lr": [0.1]}}, "a_max_lr": {}}},
+    {"corpus": "stories", "runs": {"a": {"sweep": {"max_lr": [0.1]}}, "a_max_lr": {}}},
 ]

@@ -31,7 +31,7 @@ def test_without_a_run_without_norms_nothing_is_said_of_one(tmp_path):
 
 
 def test_the_best_of_the_rates_without_norms_is_set_beside_the_second(tmp_path):
-    runs = {"baseline": {}, "none": {"norm": "none", "vary": {"max_lr": [0.003, 0.01]}}}
+    runs = {"baseline": {}, "none": {"norm": "none", "sweep": {"max_lr": [0.003, 0.01]}}}
     experiment = {"corpus": "stories", "seeds": [0, 1], "runs": runs}
     finding = find("layer_norm_ablation", fabricate_study(tmp_path, {"layer_norm_ablation": experiment}))
     remains = "(0.003 and 0.01) the baseline's remains the best; the second, 0.003, ends higher by 0.101"
@@ -42,7 +42,7 @@ def test_post_norm_is_told_at_the_same_rate_and_tuned(tmp_path):
     runs = {
         "baseline": {},
         "post_norm": {"norm": "post"},
-        "post_norm_tuned": {"norm": "post", "vary": {"max_lr": [0.001, 0.003]}},
+        "post_norm_tuned": {"norm": "post", "sweep": {"max_lr": [0.001, 0.003]}},
     }
     experiment = {"corpus": "stories", "seeds": [0, 1, 2], "runs": runs}
     results = fabricate_study(tmp_path, {"pre_norm_ablation": experiment})
@@ -163,7 +163,7 @@ def test_a_rate_tuned_for_one_side_only_is_said_to_be(fabricated, tmp_path):
     assert caution.format("baseline", "rope") in said(find("no_pos_emb", turned)), "the sweep ran without positions"
     experiments["no_pos_emb"]["runs"] = {
         "baseline": {},
-        "nope": {"position_embedding": "none", "vary": {"max_lr": [0.003, 0.01]}},
+        "nope": {"position_embedding": "none", "sweep": {"max_lr": [0.003, 0.01]}},
     }
     finding = find("no_pos_emb", fabricate_study(tmp_path / "several", experiments))
     assert finding.figures["variant"].value == "nope_max_lr=0.01"
@@ -181,7 +181,7 @@ def test_seeds_that_differ_widely_are_told_by_their_range(tmp_path):
     ends = "end between 2.295 and 5.120 nats per token, where token frequencies alone give 5.210"
     assert f"; the seeds of `post_norm` {ends}" in find("pre_norm_ablation", results).sentences[0]
     assert "of `baseline` end between" not in said(find("pre_norm_ablation", results))
-    sweep = {"corpus": "stories", "seeds": [0, 1], "vary": {"max_lr": [0.01]}}
+    sweep = {"corpus": "stories", "seeds": [0, 1], "sweep": {"max_lr": [0.01]}}
     results = fabricate_study(tmp_path / "sweep", {"learning_rate": sweep})
     change_summary(results, "learning_rate/max_lr=0.01/seed1", validation_loss=5.12)
     assert "mean of 2 seeds from 2.314 to 5.12 (perplexity" in find("learning_rate", results).sentences[0]

@@ -37,7 +37,7 @@ def timed(results: Results, speeds: dict[int, tuple[float, ...]]) -> Finding:
     """The finding on batch sizes whose runs, in the order of their rates, had these speeds."""
     for size, measured in speeds.items():
         for factor, speed in zip((0.5, 1.0, 2.0), measured, strict=True):
-            run = f"batch_size_experiment/batch_size={size}_max_lr=sqrt_rule-{factor}/seed0"
+            run = f"batch_size_experiment/batch_size={size}_max_lr=sqrt_batch_size-{factor}/seed0"
             change_summary(results, run, tokens_per_second=speed)
     return find("batch_size_experiment", results)
 
@@ -67,7 +67,7 @@ def test_losses_at_equal_time_range_over_the_speeds(tmp_path):
     noisy = dict.fromkeys((1, 4, 16), (2000.0, 8000.0, 5000.0)) | {64: (8100.0, 8200.0, 8192.0)}
     finding = timed(results, noisy)
     assert value(finding, "equal_time_seconds") == pytest.approx(409_600 / 8200, rel=1e-3)
-    run = results.experiment("batch_size_experiment").seeds_of("batch_size=16_max_lr=sqrt_rule-1.0")[0]
+    run = results.experiment("batch_size_experiment").seeds_of("batch_size=16_max_lr=sqrt_batch_size-1.0")[0]
     slowest, fastest = (loss_at(run, speed * value(finding, "equal_time_seconds")) for speed in (2000, 8000))
     assert finding.tables[0].rows[2][5:7] == [slowest, fastest]
     assert slowest > fastest + 0.5
@@ -87,7 +87,7 @@ def test_more_stops_paying_where_no_larger_batch_is_ahead_at_equal_time(fabricat
         experiment = fabricated.experiment("batch_size_experiment")
         run = next(run for run in experiment.runs if run.setting("batch_size") == size and run.loss == best[4])
         assert value(finding, f"batch_{size}_loss_at_equal_time") == best[5] == loss_at(run, seconds * speed_of(size))
-    experiment = {"corpus": "stories", "vary": {"batch_size": [4, 16], "max_lr": [0.005, 0.01]}}
+    experiment = {"corpus": "stories", "sweep": {"batch_size": [4, 16], "max_lr": [0.005, 0.01]}}
     results = fabricate_study(tmp_path / "up", {"batch_size_experiment": experiment})
     fabricate_measurements(tmp_path / "up", speeds={4: 1000.0, 8: 2000.0, 16: 4000.0})
     assert "the largest that was tried, so more may still pay" in said(find("batch_size_experiment", results))
@@ -97,7 +97,7 @@ def test_more_stops_paying_where_no_larger_batch_is_ahead_at_equal_time(fabricat
 
 
 def test_seeds_tell_who_is_ahead_at_equal_time(tmp_path):
-    experiment = {"corpus": "stories", "seeds": [0, 1, 2], "vary": {"batch_size": [4, 16], "max_lr": [0.005, 0.01]}}
+    experiment = {"corpus": "stories", "seeds": [0, 1, 2], "sweep": {"batch_size": [4, 16], "max_lr": [0.005, 0.01]}}
     results = fabricate_study(tmp_path, {"batch_size_experiment": experiment})
     fabricate_measurements(tmp_path, speeds={4: 1000.0, 16: 1000.0})
     finding = find("batch_size_experiment", results)
@@ -118,7 +118,7 @@ def test_what_fits_is_told_from_steps_timed_alone(fabricated, tmp_path):
     # Of 20,000 + 1,000 for each sequence, 18,000 + 800 are predicted, and 16,000 + 2,000 by the handout's list.
     assert rows[3][4:] == [28_000, 24_400, pytest.approx(-100 * 3.6 / 28), 32_000, pytest.approx(100 * 4 / 28)]
     assert "our formula is off by −17.6 % to −10.5 %: " in said(finding)
-    chosen = {"batch_size_experiment": {"corpus": "stories", "vary": {"batch_size": [4, 16]}}}
+    chosen = {"batch_size_experiment": {"corpus": "stories", "sweep": {"batch_size": [4, 16]}}}
     results = fabricate_study(tmp_path, chosen)
     finding = find("batch_size_experiment", results)
     assert finding.status == "partial"
@@ -131,7 +131,7 @@ def test_what_fits_is_told_from_steps_timed_alone(fabricated, tmp_path):
 
 
 def test_sizes_that_were_not_timed_alone_are_named(tmp_path):
-    results = fabricate_study(tmp_path, {"batch_size_experiment": ALONE | {"vary": {"batch_size": [4, 16, 64]}}})
+    results = fabricate_study(tmp_path, {"batch_size_experiment": ALONE | {"sweep": {"batch_size": [4, 16, 64]}}})
     fabricate_measurements(tmp_path, speeds={4: 5000.0, 8: 6000.0, 16: 7000.0})
     finding = find("batch_size_experiment", results)
     assert finding.status == "partial"
@@ -143,12 +143,15 @@ def test_sizes_that_were_not_timed_alone_are_named(tmp_path):
 
 
 def test_best_rates_that_follow_the_square_root_have_its_exponent(tmp_path):
-    vary = {"batch_size": [4, 16, 64], "max_lr": {"best_of": "learning_rate", "sqrt_rule": [0.5, 1, 2]}}
-    chosen = {"learning_rate": EXPERIMENTS["learning_rate"], "batch_size_experiment": ALONE | {"vary": vary}}
+    sweep = {
+        "batch_size": [4, 16, 64],
+        "max_lr": {"best_of": "learning_rate", "scale": "sqrt_batch_size", "factor": [0.5, 1, 2]},
+    }
+    chosen = {"learning_rate": EXPERIMENTS["learning_rate"], "batch_size_experiment": ALONE | {"sweep": sweep}}
     results = fabricate_study(tmp_path, chosen)
     for size in (4, 16, 64):
         change_summary(
-            results, f"batch_size_experiment/batch_size={size}_max_lr=sqrt_rule-1.0/seed0", validation_loss=2.0
+            results, f"batch_size_experiment/batch_size={size}_max_lr=sqrt_batch_size-1.0/seed0", validation_loss=2.0
         )
     finding = find("batch_size_experiment", results)
     assert value(finding, "best_max_lr_exponent") == pytest.approx(0.5)
@@ -161,13 +164,13 @@ def test_batch_sizes_without_rates_of_their_own_are_said_to_be_untuned(tmp_path)
         experiment = {"corpus": "stories", **changes}
         return find("batch_size_experiment", fabricate_study(tmp_path / name, {"batch_size_experiment": experiment}))
 
-    one = told("one rate", vary={"batch_size": [8, 32]})
+    one = told("one rate", sweep={"batch_size": [8, 32]})
     assert "nats per token, all at the rate 0.01, tuned for none of them, against" in one.sentences[0]
-    runs = {"few": {"batch_size": 8}, "many": {"batch_size": 32, "vary": {"max_lr": [0.01, 0.02]}}}
+    runs = {"few": {"batch_size": 8}, "many": {"batch_size": 32, "sweep": {"max_lr": [0.01, 0.02]}}}
     assert "with rates tuned for each size but 8, which had a single one" in told("some", runs=runs).sentences[0]
     runs = {"few": {"batch_size": 8}, "many": {"batch_size": 32, "total_tokens": 819_200}}
     assert told("lengths", runs=runs).sentences[0].startswith("With the tokens that each was given, batch size")
-    alone = told("alone", vary={"max_lr": [0.003, 0.01]})
+    alone = told("alone", sweep={"max_lr": [0.003, 0.01]})
     assert alone.sentences[0].startswith("Only batch size 16 was run, so there is no comparison; it ends at 2.31")
     assert alone.status == "partial"
 

@@ -35,7 +35,7 @@ def test_the_interpolated_optimum_is_the_vertex_that_numpy_finds():
 
 
 def test_several_seeds_give_the_optimum_an_interval(tmp_path):
-    sweep = {"corpus": "stories", "seeds": [0, 1, 2], "vary": {"max_lr": [0.003, 0.01, 0.03]}}
+    sweep = {"corpus": "stories", "seeds": [0, 1, 2], "sweep": {"max_lr": [0.003, 0.01, 0.03]}}
     finding = find("learning_rate", fabricate_study(tmp_path, {"learning_rate": sweep}))
     low, high = finding.figures["interpolated_max_lr"].interval
     assert low <= value(finding, "interpolated_max_lr") <= high
@@ -55,7 +55,7 @@ def test_the_optimum_of_one_seed_ranges_over_fits_that_leave_out_a_rate(tmp_path
     assert value(finding, "diverged_to_interpolated_ratio") == pytest.approx(300, rel=1e-5)
     assert "The edge of stability lies a factor of 10 to 300 above this optimum." in said(finding)
     rates, losses = (0.003, 0.01, 0.03, 0.1), (2.6, 2.4, 2.45, 2.7)
-    results = fabricate_study(tmp_path, {"learning_rate": {"corpus": "stories", "vary": {"max_lr": list(rates)}}})
+    results = fabricate_study(tmp_path, {"learning_rate": {"corpus": "stories", "sweep": {"max_lr": list(rates)}}})
     for rate, loss in zip(rates, losses, strict=True):
         change_summary(results, f"learning_rate/max_lr={rate}/seed0", validation_loss=loss)
     finding = find("learning_rate", results)
@@ -67,7 +67,7 @@ def test_the_optimum_of_one_seed_ranges_over_fits_that_leave_out_a_rate(tmp_path
 
 
 def test_three_rates_are_too_few_to_leave_one_out(tmp_path):
-    sweep = {"corpus": "stories", "vary": {"max_lr": [0.003, 0.01, 0.03]}}
+    sweep = {"corpus": "stories", "sweep": {"max_lr": [0.003, 0.01, 0.03]}}
     finding = find("learning_rate", fabricate_study(tmp_path, {"learning_rate": sweep}))
     assert value(finding, "interpolated_max_lr_lowest") is None
     assert "fewer than four rates" in finding.figures["interpolated_max_lr_highest"].reason
@@ -76,7 +76,7 @@ def test_three_rates_are_too_few_to_leave_one_out(tmp_path):
 
 
 def test_a_seed_whose_minimum_lies_beyond_the_bracket_leaves_no_interval(tmp_path):
-    sweep = {"corpus": "stories", "seeds": [0, 1], "vary": {"max_lr": [0.001, 0.01, 0.1]}}
+    sweep = {"corpus": "stories", "seeds": [0, 1], "sweep": {"max_lr": [0.001, 0.01, 0.1]}}
     results = fabricate_study(tmp_path, {"learning_rate": sweep})
     for seed, losses in enumerate([(3.0, 2.9, 2.80002), (3.0, 2.5, 2.9)]):
         for rate, loss in zip((0.001, 0.01, 0.1), losses, strict=True):
@@ -88,17 +88,17 @@ def test_a_seed_whose_minimum_lies_beyond_the_bracket_leaves_no_interval(tmp_pat
 
 
 def test_a_best_rate_at_the_edge_of_the_grid_is_told_and_not_interpolated(tmp_path):
-    sweep = {"corpus": "stories", "vary": {"max_lr": [0.001, 0.003, 0.01, 3.0]}}
+    sweep = {"corpus": "stories", "sweep": {"max_lr": [0.001, 0.003, 0.01, 3.0]}}
     finding = find("learning_rate", fabricate_study(tmp_path, {"learning_rate": sweep}))
     assert value(finding, "interpolated_max_lr") is None
     assert "and 3 diverged" in said(finding)
-    narrow = {"corpus": "stories", "vary": {"max_lr": [0.001, 0.003]}}
+    narrow = {"corpus": "stories", "sweep": {"max_lr": [0.001, 0.003]}}
     finding = find("learning_rate", fabricate_study(tmp_path / "narrow", {"learning_rate": narrow}))
     assert "at the upper edge of the grid" in said(finding)
 
 
 def test_a_sweep_without_a_finished_run_is_partial(tmp_path):
-    wild = {"corpus": "stories", "vary": {"max_lr": [3.0, 4.0]}}
+    wild = {"corpus": "stories", "sweep": {"max_lr": [3.0, 4.0]}}
     finding = find("learning_rate", fabricate_study(tmp_path, {"learning_rate": wild}))
     assert finding.status == "partial"
     assert value(finding, "best_max_lr") is None
@@ -113,13 +113,13 @@ def stuck(results: Results, *runs: str) -> None:
 
 
 def test_stuck_rates_are_not_taken_for_finished_or_diverged_ones(tmp_path):
-    sweep = {"learning_rate": {"corpus": "stories", "vary": {"max_lr": [0.0001, 0.01, 3.0]}}}
+    sweep = {"learning_rate": {"corpus": "stories", "sweep": {"max_lr": [0.0001, 0.01, 3.0]}}}
     results = fabricate_study(tmp_path / "between", sweep)
     stuck(results, "learning_rate/max_lr=0.0001/seed0")
     change_summary(results, "learning_rate/max_lr=0.01/seed0", status="diverged", diverged_step=9)
     ends = "(0.0001 got stuck, 0.01 diverged and 3 diverged), so the edge of stability lies below 0.01."
     assert ends in said(find("learning_rate", results))
-    calm = {"learning_rate": {"corpus": "stories", "vary": {"max_lr": [0.001, 0.01, 0.1]}}}
+    calm = {"learning_rate": {"corpus": "stories", "sweep": {"max_lr": [0.001, 0.01, 0.1]}}}
     results = fabricate_study(tmp_path / "above", calm)
     stuck(results, "learning_rate/max_lr=0.1/seed0")
     above = "lies above 0.01, the largest that finished (beyond it, 0.1 got stuck); add larger rates to find it."
@@ -130,7 +130,7 @@ def test_stuck_rates_are_not_taken_for_finished_or_diverged_ones(tmp_path):
 
 
 def test_a_rate_that_diverged_with_one_seed_of_three_is_said_to(tmp_path):
-    sweep = {"corpus": "stories", "seeds": [0, 1, 2], "vary": {"max_lr": [0.003, 0.01, 0.03]}}
+    sweep = {"corpus": "stories", "seeds": [0, 1, 2], "sweep": {"max_lr": [0.003, 0.01, 0.03]}}
     results = fabricate_study(tmp_path, {"learning_rate": sweep})
     change_summary(results, "learning_rate/max_lr=0.03/seed1", status="diverged", diverged_step=9)
     finding = find("learning_rate", results)
@@ -139,7 +139,7 @@ def test_a_rate_that_diverged_with_one_seed_of_three_is_said_to(tmp_path):
 
 
 def test_what_varies_beside_the_rate_is_named(tmp_path):
-    sweep = {"corpus": "stories", "vary": {"max_lr": [0.003, 0.01, 0.03], "batch_size": [16, 32]}}
+    sweep = {"corpus": "stories", "sweep": {"max_lr": [0.003, 0.01, 0.03], "batch_size": [16, 32]}}
     finding = find("learning_rate", fabricate_study(tmp_path, {"learning_rate": sweep}))
     assert "all else equal" not in said(finding)
     assert "the best of its runs, which differ in batch_size, stands for it" in said(finding)
@@ -147,7 +147,7 @@ def test_what_varies_beside_the_rate_is_named(tmp_path):
 
 def test_the_best_is_set_beside_the_second_over_seeds(tmp_path, fabricated):
     assert find("learning_rate", fabricated).sentences[0].endswith("; with one seed each, the ranking is untested.")
-    sweep = {"corpus": "stories", "seeds": [0, 1, 2], "vary": {"max_lr": [0.003, 0.01, 0.03]}}
+    sweep = {"corpus": "stories", "seeds": [0, 1, 2], "sweep": {"max_lr": [0.003, 0.01, 0.03]}}
     results = fabricate_study(tmp_path, {"learning_rate": sweep})
     for seed, loss in enumerate((2.2, 2.6, 2.4)):
         change_summary(results, f"learning_rate/max_lr=0.003/seed{seed}", validation_loss=loss)
@@ -160,7 +160,7 @@ def test_the_best_is_set_beside_the_second_over_seeds(tmp_path, fabricated):
 
 
 def test_nothing_is_the_best_across_corpora(tmp_path):
-    runs = {corpus: {"corpus": corpus, "vary": {"max_lr": [0.003, 0.01]}} for corpus in CORPORA}
+    runs = {corpus: {"corpus": corpus, "sweep": {"max_lr": [0.003, 0.01]}} for corpus in CORPORA}
     experiments = {name: {"runs": runs} for name in ("learning_rate", "batch_size_experiment", "mine")}
     results = fabricate_study(tmp_path, experiments)
     for problem in ("learning_rate", "batch_size_experiment"):
@@ -176,7 +176,7 @@ def test_nothing_is_the_best_across_corpora(tmp_path):
 
 
 def test_a_sweep_over_tokenizers_is_ranked_in_bits_per_byte(tmp_path):
-    sweep = {"corpus": "stories", "vary": {"max_lr": [0.003, 0.01, 0.03], "vocab_size": [512, 1024, 4096]}}
+    sweep = {"corpus": "stories", "sweep": {"max_lr": [0.003, 0.01, 0.03], "vocab_size": [512, 1024, 4096]}}
     finding = find("learning_rate", fabricate_study(tmp_path, {"learning_rate": sweep}))
     assert "(perplexity 12.36, 0.7119 bits per byte)" in finding.sentences[0], "the fewest, with 4096 ids"
     assert "0.003 ends at 0.7406 bits per byte" in said(finding)

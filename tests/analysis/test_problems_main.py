@@ -98,7 +98,7 @@ def test_two_corpora_of_one_role_keep_their_own_figures(tmp_path):
 
 
 def test_several_runs_on_a_corpus_are_ranked_over_seeds(tmp_path):
-    runs = {"stories": {"corpus": "stories", "vary": {"max_lr": [0.003, 0.01]}}, "docs": {"corpus": "docs"}}
+    runs = {"stories": {"corpus": "stories", "sweep": {"max_lr": [0.003, 0.01]}}, "docs": {"corpus": "docs"}}
     finding = find("main_experiment", fabricate_study(tmp_path, {"main_experiment": {"seeds": [0, 1], "runs": runs}}))
     assert "On stories, `stories_max_lr=0.01` is the best; the second, `stories_max_lr=0.003`, ends higher" in said(
         finding

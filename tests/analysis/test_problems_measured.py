@@ -12,7 +12,7 @@ from lmpipe.study.settings import ModelConfig
 from tests.support.fake_results import MODEL, change_summary, fabricate_measurements, fabricate_study
 
 CONFIG = ModelConfig(vocab_size=1024, **MODEL)
-SWEEP = {"learning_rate": {"corpus": "stories", "batch_size": 8, "vary": {"max_lr": [0.003, 0.01]}}}
+SWEEP = {"learning_rate": {"corpus": "stories", "batch_size": 8, "sweep": {"max_lr": [0.003, 0.01]}}}
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from lmpipe.training.progress_file import PROGRESS_FILE
 from tests.support.fake_results import fabricate_study
 from tests.support.tiny_study import MODEL, TRAINING, make_tiny_study, tiny_settings
 
-RATES = {"learning_rate": {"corpus": "stories", "vary": {"max_lr": [0.001, 0.01, 3.0]}}}
+RATES = {"learning_rate": {"corpus": "stories", "sweep": {"max_lr": [0.001, 0.01, 3.0]}}}
 RUN = "learning_rate/max_lr=0.01/seed0"
 
 

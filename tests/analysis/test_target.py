@@ -69,7 +69,7 @@ def test_a_mean_over_seeds_has_its_interval(tmp_path):
 
 
 def test_a_target_without_a_finished_run_is_told_as_missed(tmp_path):
-    finding = aimed(tmp_path, "learning_rate", 1.45, vary={"max_lr": [3.0, 4.0]})
+    finding = aimed(tmp_path, "learning_rate", 1.45, sweep={"max_lr": [3.0, 4.0]})
     assert (
         finding["sentences"][1] == "The target of 1.45 nats per token was not reached: no run finished with every seed."
     )
@@ -79,7 +79,7 @@ def test_a_target_without_a_finished_run_is_told_as_missed(tmp_path):
 
 
 def test_an_experiment_of_the_general_kind_has_targets_too(tmp_path):
-    experiments = {"my_own": {"corpus": "stories", "target_loss": 2.0, "vary": {"weight_decay": [0.1, 0.3]}}}
+    experiments = {"my_own": {"corpus": "stories", "target_loss": 2.0, "sweep": {"weight_decay": [0.1, 0.3]}}}
     finding = find_all(fabricate_study(tmp_path, experiments))["my_own"]
     assert "The target of 2 nats per token was missed by" in finding["sentences"][1]
 

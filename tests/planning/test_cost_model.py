@@ -65,7 +65,7 @@ def test_flops_of_a_run_are_the_accountings():
 
 
 def test_a_rate_that_waits_for_a_sweep_has_a_cost():
-    tuned = {"corpus": "stories", "max_lr": {"best_of": "sweep", "times": 2}}
+    tuned = {"corpus": "stories", "max_lr": {"best_of": "sweep", "factor": 2}}
     plan = plan_with({"sweep": {"corpus": "stories"}, "tuned": tuned})
     assert run_cost(plan, plan.runs[0]) == run_cost(plan, plan.runs[1])
 

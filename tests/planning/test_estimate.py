@@ -32,14 +32,14 @@ def test_runs_that_the_store_trains_once_are_counted_once():
 
 
 def test_a_rate_of_its_own_factor_or_batch_size_is_a_run_of_its_own():
-    sweep = {"corpus": "stories", "vary": {"max_lr": [0.001, 0.01]}}
-    vary = {"batch_size": [2, 8], "max_lr": {"best_of": "sweep", "sqrt_rule": [0.5, 1]}}
-    runs = {"baseline": {}, "same": {}, "doubled": {"max_lr": {"best_of": "sweep", "times": 2}}, "wide": {"d_ff": 288}}
-    tuned = {"corpus": "stories", "vary": {"weight_decay": [0.1]}, "runs": {name: {} for name in ("a", "b")}}
+    sweep = {"corpus": "stories", "sweep": {"max_lr": [0.001, 0.01]}}
+    batches = {"batch_size": [2, 8], "max_lr": {"best_of": "sweep", "scale": "sqrt_batch_size", "factor": [0.5, 1]}}
+    runs = {"baseline": {}, "same": {}, "doubled": {"max_lr": {"best_of": "sweep", "factor": 2}}, "wide": {"d_ff": 288}}
+    tuned = {"corpus": "stories", "sweep": {"weight_decay": [0.1]}, "runs": {name: {} for name in ("a", "b")}}
     plan = plan_with(
         {
             "sweep": sweep,
-            "batches": {"corpus": "stories", "vary": vary},
+            "batches": {"corpus": "stories", "sweep": batches},
             "ablation": {
                 "corpus": "stories",
                 "runs": {name: {"max_lr": {"best_of": "sweep"}} | run for name, run in runs.items()},
@@ -51,9 +51,9 @@ def test_a_rate_of_its_own_factor_or_batch_size_is_a_run_of_its_own():
     assert names == [
         ("sweep", "max_lr=0.001", 0),
         ("sweep", "max_lr=0.01", 0),
-        ("batches", "batch_size=2_max_lr=sqrt_rule-0.5", 0),
-        ("batches", "batch_size=2_max_lr=sqrt_rule-1.0", 0),
-        ("batches", "batch_size=8_max_lr=sqrt_rule-0.5", 0),
+        ("batches", "batch_size=2_max_lr=sqrt_batch_size-0.5", 0),
+        ("batches", "batch_size=2_max_lr=sqrt_batch_size-1.0", 0),
+        ("batches", "batch_size=8_max_lr=sqrt_batch_size-0.5", 0),
         ("ablation", "doubled", 0),
         ("ablation", "wide", 0),
         ("tuned", "a_weight_decay=0.1", 1),

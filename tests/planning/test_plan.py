@@ -26,12 +26,12 @@ def names(plan, experiment):
 
 
 def test_runs_are_named_by_what_they_change():
-    plan = plan_with({"sweep": {"corpus": "stories", "vary": {"max_lr": [0.003, 1e-05], "batch_size": [4]}}})
+    plan = plan_with({"sweep": {"corpus": "stories", "sweep": {"max_lr": [0.003, 1e-05], "batch_size": [4]}}})
     assert names(plan, "sweep") == ["max_lr=0.003_batch_size=4", "max_lr=1e-05_batch_size=4"]
 
 
 def test_a_runs_own_vary_follows_its_name():
-    runs = {"baseline": {}, "no_norm": {"norm": "none", "vary": {"max_lr": [0.001, 0.003]}}}
+    runs = {"baseline": {}, "no_norm": {"norm": "none", "sweep": {"max_lr": [0.001, 0.003]}}}
     plan = plan_with({"ablation": {"corpus": "stories", "runs": runs}})
     assert names(plan, "ablation") == ["baseline", "no_norm_max_lr=0.001", "no_norm_max_lr=0.003"]
     assert plan.runs_of["ablation"][1].varied == {"norm": "none", "max_lr": 0.001}
@@ -39,7 +39,7 @@ def test_a_runs_own_vary_follows_its_name():
 
 def test_vary_of_an_experiment_multiplies_its_runs():
     runs = {"a": {}, "b": {"d_ff": 288}}
-    plan = plan_with({"x": {"corpus": "stories", "vary": {"batch_size": [1, 2]}, "runs": runs}})
+    plan = plan_with({"x": {"corpus": "stories", "sweep": {"batch_size": [1, 2]}, "runs": runs}})
     assert names(plan, "x") == ["a_batch_size=1", "a_batch_size=2", "b_batch_size=1", "b_batch_size=2"]
 
 
@@ -63,16 +63,19 @@ def test_every_run_has_every_seed_of_its_experiment():
 
 
 def test_best_of_is_named_by_its_factor_and_left_for_the_run_to_resolve():
-    vary = {"batch_size": [4], "max_lr": {"best_of": "sweep", "sqrt_rule": [0.5, 1]}}
-    plan = plan_with({"sweep": {"corpus": "stories"}, "batches": {"corpus": "stories", "vary": vary}})
-    assert names(plan, "batches") == ["batch_size=4_max_lr=sqrt_rule-0.5", "batch_size=4_max_lr=sqrt_rule-1.0"]
+    sweep = {"batch_size": [4], "max_lr": {"best_of": "sweep", "scale": "sqrt_batch_size", "factor": [0.5, 1]}}
+    plan = plan_with({"sweep": {"corpus": "stories"}, "batches": {"corpus": "stories", "sweep": sweep}})
+    assert names(plan, "batches") == [
+        "batch_size=4_max_lr=sqrt_batch_size-0.5",
+        "batch_size=4_max_lr=sqrt_batch_size-1.0",
+    ]
     run = plan.runs_of["batches"][0]
     assert run.best_of == "sweep"
-    assert run.training["max_lr"] == {"best_of": "sweep", "sqrt_rule": 0.5}
+    assert run.training["max_lr"] == {"best_of": "sweep", "scale": "sqrt_batch_size", "factor": 0.5}
 
 
 def test_a_varied_vocabulary_is_a_tokenizer_of_its_own():
-    plan = plan_with({"x": {"corpus": "stories", "vary": {"vocab_size": [512, 1024], "context_length": [64]}}})
+    plan = plan_with({"x": {"corpus": "stories", "sweep": {"vocab_size": [512, 1024], "context_length": [64]}}})
     assert [run.tokenizer for run in plan.runs_of["x"]] == ["stories-vocab_size=512", "stories"]
     assert plan.tokenizers == {
         "stories-vocab_size=512": ("stories", 512),
@@ -82,7 +85,7 @@ def test_a_varied_vocabulary_is_a_tokenizer_of_its_own():
 
 
 def test_corpora_can_be_varied():
-    plan = plan_with({"x": {"vary": {"corpus": ["stories", "docs"]}}})
+    plan = plan_with({"x": {"sweep": {"corpus": ["stories", "docs"]}}})
     assert [(run.name, run.tokenizer) for run in plan.runs_of["x"]] == [
         ("corpus=stories", "stories"),
         ("corpus=docs", "docs"),

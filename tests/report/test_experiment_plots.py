@@ -46,7 +46,7 @@ def test_the_table_has_a_row_for_each_run_and_seed_with_resolved_settings(result
     plot_experiment(results.experiment("batch_size_experiment"), tmp_path)
     rows = rows_of(tmp_path / "table.csv")
     assert len(rows) == 12
-    assert rows[0]["run"] == "batch_size=1_max_lr=sqrt_rule-0.5"
+    assert rows[0]["run"] == "batch_size=1_max_lr=sqrt_batch_size-0.5"
     assert (rows[0]["batch_size"], rows[0]["max_lr"]) == ("1", "0.00125")
     assert {"status", "perplexity", "bits_per_byte", "parameters", "wall_seconds", "tokens_per_second"} <= set(rows[0])
 
@@ -98,7 +98,7 @@ def test_in_a_grid_of_two_settings_colour_tells_one_and_dashes_the_other(results
     looks = run_looks(results.experiment("batch_size_experiment"))
     colours = {name: look["color"] for name, look in looks.items()}
     assert len(set(colours.values())) == 4
-    assert len({colours[f"batch_size=4_max_lr=sqrt_rule-{factor}"] for factor in (0.5, 1.0, 2.0)}) == 1
+    assert len({colours[f"batch_size=4_max_lr=sqrt_batch_size-{factor}"] for factor in (0.5, 1.0, 2.0)}) == 1
     assert len({str(look) for look in looks.values()}) == 12
 
 
@@ -123,7 +123,7 @@ def test_runs_on_different_texts_are_drawn_without_a_ranking(results, tmp_path):
 
 def test_ticks_stand_at_the_values_only_where_they_can_be_read_beside_one_another(tmp_path):
     def ticks(name, rates):
-        sweep = {"corpus": "stories", "vary": {"max_lr": rates}}
+        sweep = {"corpus": "stories", "sweep": {"max_lr": rates}}
         plot_experiment(fabricate_study(tmp_path / name, {"sweep": sweep}).experiment("sweep"), tmp_path / name)
         return text_of(tmp_path / name / "final_loss.svg").split()
 
@@ -136,14 +136,14 @@ def test_ticks_stand_at_the_values_only_where_they_can_be_read_beside_one_anothe
 def test_forty_runs_stay_readable(tmp_path):
     rates = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 3.0]
     grid = {"weight_decay": [0.0, 0.1, 0.2, 0.3, 0.4], "max_lr": rates}
-    results = fabricate_study(tmp_path / "study", {"many": {"corpus": "stories", "vary": grid}})
+    results = fabricate_study(tmp_path / "study", {"many": {"corpus": "stories", "sweep": grid}})
     plot_experiment(results.experiment("many"), tmp_path / "plots")
     assert "and 29 more (see the table)" in text_of(tmp_path / "plots/loss_by_step.svg")
     assert (tmp_path / "plots/loss_by_step.svg").stat().st_size < 80_000
 
 
 def test_an_experiment_whose_runs_all_diverged_is_still_drawn(tmp_path):
-    wild = {"corpus": "stories", "seeds": [0, 1], "vary": {"max_lr": [3.0, 4.0]}}
+    wild = {"corpus": "stories", "seeds": [0, 1], "sweep": {"max_lr": [3.0, 4.0]}}
     results = fabricate_study(tmp_path / "study", {"wild": wild})
     plot_experiment(results.experiment("wild"), tmp_path / "plots")
     assert "× at the top: diverged" in text_of(tmp_path / "plots/final_loss.svg")

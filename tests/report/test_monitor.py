@@ -89,7 +89,7 @@ def test_view_shows_each_run(study):
 
 def test_80_columns_hold_full_names_and_validation_losses(study):
     lines = printed(study, 80)
-    assert row_of(lines, "batch_size=64_max_lr=sqrt_rule-0.5 done 2.474")
+    assert row_of(lines, "batch_size=64_max_lr=sqrt_batch_size-0.5 done 2.474")
     assert all(cell_len(line) <= 80 for line in lines)
 
 

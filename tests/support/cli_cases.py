@@ -28,7 +28,7 @@ STUDY = {
     "model": MODEL,
     "training": TRAINING,
     "experiments": {
-        "sweep": {"corpus": "tiny", "vary": {"max_lr": [0.01, 0.02]}},
+        "sweep": {"corpus": "tiny", "sweep": {"max_lr": [0.01, 0.02]}},
         "tuned": {"corpus": "tiny", "max_lr": {"best_of": "sweep"}, "runs": {"baseline": {}}},
     },
     "accounting": {"models": {}, "device_memory_gb": 80.0},

@@ -61,10 +61,13 @@ RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 3.0)
 BEST_RATE = 0.01
 TUNED = {"corpus": "stories", "max_lr": {"best_of": "learning_rate"}}
 EXPERIMENTS = {
-    "learning_rate": {"corpus": "stories", "vary": {"max_lr": list(RATES)}},
+    "learning_rate": {"corpus": "stories", "sweep": {"max_lr": list(RATES)}},
     "batch_size_experiment": {
         "corpus": "stories",
-        "vary": {"batch_size": [1, 4, 16, 64], "max_lr": {"best_of": "learning_rate", "sqrt_rule": [0.5, 1, 2]}},
+        "sweep": {
+            "batch_size": [1, 4, 16, 64],
+            "max_lr": {"best_of": "learning_rate", "scale": "sqrt_batch_size", "factor": [0.5, 1, 2]},
+        },
     },
     "layer_norm_ablation": TUNED
     | {
@@ -72,7 +75,7 @@ EXPERIMENTS = {
         "runs": {
             "baseline": {},
             "no_norm": {"norm": "none"},
-            "no_norm_tuned": {"norm": "none", "vary": {"max_lr": [0.001, 0.003]}},
+            "no_norm_tuned": {"norm": "none", "sweep": {"max_lr": [0.001, 0.003]}},
         },
     },
     "pre_norm_ablation": TUNED | {"seeds": [0, 1, 2], "runs": {"baseline": {}, "post_norm": {"norm": "post"}}},
@@ -83,7 +86,7 @@ EXPERIMENTS = {
         "total_tokens": 2_048_000,
         "runs": {"stories": {"corpus": "stories"}, "docs": {"corpus": "docs"}},
     },
-    "vocabulary": {"corpus": "stories", "seeds": [0, 1], "vary": {"vocab_size": [512, 1024, 4096]}},
+    "vocabulary": {"corpus": "stories", "seeds": [0, 1], "sweep": {"vocab_size": [512, 1024, 4096]}},
 }
 
 
@@ -138,8 +141,8 @@ def resolved_rate(run: PlannedRun) -> float:
     rate = run.training["max_lr"]
     if not isinstance(rate, dict):
         return rate
-    scale = rate.get("times", 1.0) * rate.get("sqrt_rule", 1.0)
-    return BEST_RATE * scale * (math.sqrt(run.training["batch_size"] / 16) if "sqrt_rule" in rate else 1.0)
+    scale = rate.get("factor", 1.0)
+    return BEST_RATE * scale * (math.sqrt(run.training["batch_size"] / 16) if "scale" in rate else 1.0)
 
 
 def rate_source(run: PlannedRun) -> dict[str, Any] | None:

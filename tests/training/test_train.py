@@ -395,8 +395,8 @@ BEST = {"experiment": "sweep", "run": "max_lr=0.02", "max_lr": 0.02, "batch_size
     ("wanted", "expected"),
     [
         ({"best_of": "sweep"}, 0.02),
-        ({"best_of": "sweep", "times": 0.5}, 0.01),
-        ({"best_of": "sweep", "sqrt_rule": 2}, 0.02 * 2 * math.sqrt(4 / 16)),
+        ({"best_of": "sweep", "factor": 0.5}, 0.01),
+        ({"best_of": "sweep", "scale": "sqrt_batch_size", "factor": 2}, 0.02 * 2 * math.sqrt(4 / 16)),
     ],
 )
 def test_a_rate_is_taken_from_the_best_of_a_sweep(study, wanted, expected):

@@ -38,7 +38,7 @@ STUDY = {
     "model": {"context_length": 16, "d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2},
     "training": {"total_tokens": 64 * STEPS, "batch_size": 4, "max_lr": 0.01, "num_evaluations": 2, "eval_tokens": 256},
     "experiments": {
-        "learning_rate": {"corpus": "stories", "vary": {"max_lr": [0.01, 0.03]}},
+        "learning_rate": {"corpus": "stories", "sweep": {"max_lr": [0.01, 0.03]}},
         "no_pos_emb": {
             "corpus": "stories",
             "seeds": [0],
@@ -185,7 +185,7 @@ def test_a_formula_of_the_model(clone):
 
 
 def test_one_more_learning_rate(clone, study):
-    study["experiments"]["learning_rate"]["vary"]["max_lr"].append(1e-6)
+    study["experiments"]["learning_rate"]["sweep"]["max_lr"].append(1e-6)
     clone.write(study)
     work = clone.work()
     assert work.trained == {"learning_rate/max_lr=1e-06/seed0": STEPS}

@@ -49,7 +49,7 @@ def study(tmp_path_factory):
     address = f"http://127.0.0.1:{server.server_port}"
     tiny = STUDY["corpora"]["tiny"] | {"files": [f"{address}/{number}.txt" for number in range(2)]}
     tuned = STUDY["experiments"]["tuned"] | {"runs": {"baseline": {}, "no_position": {"position_embedding": "none"}}}
-    sweep = {"corpus": "tiny", "vary": {"max_lr": [0.01, 300.0]}}
+    sweep = {"corpus": "tiny", "sweep": {"max_lr": [0.01, 300.0]}}
     path = folder / "study.yaml"
     path.write_text(
         yaml.safe_dump(STUDY | {"corpora": {"tiny": tiny}, "experiments": {"sweep": sweep, "tuned": tuned}})

@@ -185,7 +185,7 @@ def test_best_of_is_the_best_grid_point(results):
         run.config["training"]["max_lr"]: run.loss for run in results.experiment("learning_rate").runs if run.loss
     }
     assert best["max_lr"] == min(losses, key=losses.get)
-    batch = Run.read(results.folder / "runs/batch_size_experiment/batch_size=4_max_lr=sqrt_rule-0.5/seed0")
+    batch = Run.read(results.folder / "runs/batch_size_experiment/batch_size=4_max_lr=sqrt_batch_size-0.5/seed0")
     assert batch.config["training"]["max_lr"] == pytest.approx(best["max_lr"] * 0.5 * (4 / 8) ** 0.5, rel=1e-12)
 
 

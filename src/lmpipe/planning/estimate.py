@@ -59,12 +59,11 @@ def rate_of(plan: Plan, run: PlannedRun) -> tuple[str | None, float]:
     rate, source = run.training["max_lr"], run.best_of
     if source is None:
         return None, rate
-    if "sqrt_rule" not in rate:
-        return source, rate.get("times", 1.0)
+    factor = rate.get("factor", 1.0)
+    if "scale" not in rate:
+        return source, factor
     # Where a sweep has several batch sizes, the first stands for that of its best run.
-    return source, rate["sqrt_rule"] * math.sqrt(
-        run.training["batch_size"] / plan.runs_of[source][0].training["batch_size"]
-    )
+    return source, factor * math.sqrt(run.training["batch_size"] / plan.runs_of[source][0].training["batch_size"])
 
 
 # --- a study ---------------------------------------------------------------------------------------------------------

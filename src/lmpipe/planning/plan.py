@@ -104,7 +104,7 @@ class Plan:
                 if len(full_name) > LONGEST_RUN_NAME:
                     raise ValueError(
                         f"{place}: expected a run's name of at most {LONGEST_RUN_NAME} characters, found "
-                        f"{len(full_name)} in {shown(full_name)}; shorten names, or vary fewer keys at once"
+                        f"{len(full_name)} in {shown(full_name)}; shorten names, or sweep fewer keys at once"
                     )
                 seen.add(full_name)
                 changes = experiment.changes() | run.changes() | point

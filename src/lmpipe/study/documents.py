@@ -19,7 +19,7 @@ from lmpipe.io.validation import key_path, one_line, shown
 from lmpipe.study.schema import Name, Rate, Seed
 from lmpipe.study.settings import ModelConfig, Settings, TrainingSettings
 
-# Names of runs say what they vary: `max_lr=0.003`.
+# Names of runs contain the values of their sweep: `max_lr=0.003`.
 RUN_NAME = re.compile(r"[A-Za-z0-9._=+-]{1,255}")
 
 

@@ -260,33 +260,26 @@ Corpus = Annotated[StoriesCorpus | DocstringsCorpus | UrlCorpus, Field(discrimin
 
 
 class BestOf(Settings):
-    """A rate taken from the best finished grid point of another experiment, times a factor.
+    """Learning rate of the best finished run of another experiment, times `factor`.
 
-    `times` multiplies it; `sqrt_rule` multiplies it and scales with the square root of the batch size (Krizhevsky
-    2014, section 5).
+    `scale: sqrt_batch_size` also multiplies it by the square root of the ratio of the batch sizes (Krizhevsky 2014,
+    section 5). In a sweep, `factor` may be a list.
     """
 
     best_of: Name
-    times: Positive | None = None
-    sqrt_rule: Positive | None = None
-
-    @check(mode="after")
-    def check_factor(self) -> "BestOf":
-        """One way of scaling at a time."""
-        if self.times is not None and self.sqrt_rule is not None:
-            raise ValueError("times and sqrt_rule exclude each other; keep one")
-        return self
+    scale: Literal["sqrt_batch_size"] | None = None
+    factor: Positive | None = None
 
     @property
     def label(self) -> str:
-        """What stands for the value in a run's name.
+        """Label of the value in the name of a run.
 
-        >>> BestOf(best_of="learning_rate", sqrt_rule=0.5).label
-        'sqrt_rule-0.5'
+        >>> BestOf(best_of="learning_rate", scale="sqrt_batch_size", factor=0.5).label
+        'sqrt_batch_size-0.5'
         """
-        if self.sqrt_rule is not None:
-            return f"sqrt_rule-{self.sqrt_rule!r}"
-        return f"times-{self.times!r}" if self.times is not None else f"best_of-{self.best_of}"
+        if self.factor is not None:
+            return f"{self.scale or 'factor'}-{self.factor!r}"
+        return self.scale or f"best_of-{self.best_of}"
 
 
 def rate_kind(value: Any) -> str:
@@ -317,34 +310,31 @@ Overrides = create_model(
 )
 
 
-def vary_values(value: Any) -> Any:
-    """The values of one varied setting; a best_of block with a list of factors is a list of blocks."""
+def sweep_values(value: Any) -> Any:
+    """Return the values of one swept setting; a best_of block with a list of factors becomes a list of blocks."""
     if isinstance(value, dict):
-        factors = [key for key in ("times", "sqrt_rule") if key in value]
-        if len(factors) == 1:
-            return [{**value, factors[0]: factor} for factor in as_list(value[factors[0]])]
-        return [value]
+        return [{**value, "factor": factor} for factor in as_list(value["factor"])] if "factor" in value else [value]
     if not isinstance(value, list) or not value:
         raise ValueError(f"expected a list of values, such as [1, 2], found {shown(value)}; put it in brackets")
     return value
 
 
 class RunSettings(Overrides):
-    """A run: what it changes, and what it varies besides."""
+    """Settings of a run, and a sweep over others."""
 
-    vary: dict[str, Annotated[list[Any], BeforeValidator(vary_values)]] = Field(default_factory=dict)
+    sweep: dict[str, Annotated[list[Any], BeforeValidator(sweep_values)]] = Field(default_factory=dict)
 
     @check(mode="after")
-    def check_vary(self) -> "RunSettings":
-        """A varied key is a setting, its values are valid, and it is not set at the same time."""
-        for key, values in self.vary.items():
+    def check_sweep(self) -> "RunSettings":
+        """Each key of a sweep is a setting, has valid values, and is not set as well."""
+        for key, values in self.sweep.items():
             try:
                 for value in values:
                     Overrides.model_validate({key: value})
             except ValidationError as error:
-                raise ValueError(f"vary: {one_line(error, {key: value})}") from None
+                raise ValueError(f"sweep: {one_line(error, {key: value})}") from None
             if getattr(self, key) is not None:
-                raise ValueError(f"{key} is both set and varied; keep one of them")
+                raise ValueError(f"{key} is both set and swept; keep one of them")
         return self
 
     def changes(self) -> dict[str, Any]:
@@ -353,13 +343,13 @@ class RunSettings(Overrides):
 
     @property
     def points(self) -> int:
-        """How many combinations of the varied values there are."""
-        return math.prod(map(len, self.vary.values()))
+        """Number of combinations of the sweep's values."""
+        return math.prod(map(len, self.sweep.values()))
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination of the varied values; one empty combination where nothing varies."""
+        """Return every combination of the sweep's values; one empty combination without a sweep."""
         columns = []
-        for key, values in self.vary.items():
+        for key, values in self.sweep.items():
             columns.append([(key, getattr(Overrides.model_validate({key: value}), key)) for value in values])
         return [dict(combination) for combination in itertools.product(*columns)]
 
@@ -387,11 +377,11 @@ class ExperimentSettings(RunSettings):
 
     @check(mode="after")
     def check_runs(self) -> "ExperimentSettings":
-        """What an experiment varies, its runs cannot set: one of the two would count for nothing."""
+        """A run does not set a key that its experiment sweeps: one of the two would be ignored."""
         for name, run in (self.runs or {}).items():
-            for key in self.vary:
+            for key in self.sweep:
                 if getattr(run, key) is not None:
-                    raise ValueError(f"{key} is varied for all runs, and set in runs.{name}; keep one of them")
+                    raise ValueError(f"{key} is swept for all runs, and set in runs.{name}; keep one of them")
         return self
 
     @property

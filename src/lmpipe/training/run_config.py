@@ -109,8 +109,9 @@ def resolve_rate(
 ) -> tuple[float, dict[str, Any] | None]:
     """The peak rate as a number, and where it was taken from.
 
-    A best_of rate is the sweep's best, times `times`, or times `sqrt_rule` * sqrt(batch_size / its batch size)
-    (Krizhevsky 2014, section 5). Raises InputError where the sweep's best.json is missing or another experiment's.
+    A best_of rate is the sweep's best, times `factor`, and with `scale: sqrt_batch_size` times sqrt(batch_size / its
+    batch size) (Krizhevsky 2014, section 5). Raises InputError if the sweep's best.json is missing
+    or another experiment's.
     """
     if not isinstance(wanted, dict):
         return wanted, None
@@ -123,8 +124,8 @@ def resolve_rate(
             f"{best_path}: expected the best of {experiment!r}, found that of {shown(best['experiment'])}; "
             f"{make_again(best_path)}"
         )
-    factor = wanted.get("times", 1)
-    if "sqrt_rule" in wanted:
-        factor = wanted["sqrt_rule"] * math.sqrt(batch_size / best["batch_size"])
+    factor = wanted.get("factor", 1)
+    if "scale" in wanted:
+        factor *= math.sqrt(batch_size / best["batch_size"])
     source = {"best_run": best["run"], "best_max_lr": best["max_lr"], "best_batch_size": best["batch_size"]}
     return best["max_lr"] * factor, wanted | source

@@ -18,8 +18,8 @@ QUESTION = (
     "when each size gets a learning rate of its own and sees the same number of tokens?"
 )
 LINES = (
-    "batch_size_experiment: {corpus: {corpus}, vary: {batch_size: [1, 4, 16, 64], "
-    "max_lr: {best_of: learning_rate, sqrt_rule: [0.5, 1, 2]}}}"
+    "batch_size_experiment: {corpus: {corpus}, sweep: {batch_size: [1, 4, 16, 64], "
+    "max_lr: {best_of: learning_rate, scale: sqrt_batch_size, factor: [0.5, 1, 2]}}}"
 )
 # The share of the highest throughput from which on a larger batch is said to gain little.
 ENOUGH = 0.95

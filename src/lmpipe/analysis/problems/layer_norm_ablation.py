@@ -13,7 +13,7 @@ QUESTION = (
 )
 LINES = (
     "layer_norm_ablation: {corpus: {corpus}, max_lr: {best_of: learning_rate}, "
-    "runs: {baseline: {}, no_norm: {norm: none}, no_norm_tuned: {norm: none, vary: {max_lr: [0.001, 0.003]}}}}"
+    "runs: {baseline: {}, no_norm: {norm: none}, no_norm_tuned: {norm: none, sweep: {max_lr: [0.001, 0.003]}}}}"
 )
 ABLATION = Question("norm", ("pre", "post"), "none", "Without RMSNorm")
 

@@ -16,7 +16,7 @@ QUESTION = (
     "Which peak learning rate gives the lowest final validation loss, how was it searched for, "
     "and how does the best rate lie to the rate at which training diverges?"
 )
-LINES = "learning_rate: {corpus: {corpus}, vary: {max_lr: [0.001, 0.003, 0.01, 0.03, 0.1, 3.0]}}"
+LINES = "learning_rate: {corpus: {corpus}, sweep: {max_lr: [0.001, 0.003, 0.01, 0.03, 0.1, 3.0]}}"
 PARABOLA = "the grid needs a finished rate on both sides of the best one"
 FEWER = "fewer than four rates around the best one finished"
 LEFT_OUT = "over fits that leave out one rate each"
@@ -217,7 +217,7 @@ def best_sentence(experiment: ExperimentRuns, points: list[Point], best: Point |
 def search_sentence(points: list[Point], experiment: ExperimentRuns) -> str:
     """The search strategy, as it was run."""
     if len(points) < 2:
-        return f"Only the rate {number(points[0].rate)} was run, which is no search; vary max_lr over several rates."
+        return f"Only the rate {number(points[0].rate)} was run, which is no search; sweep max_lr over several rates."
     factors = [larger.rate / smaller.rate for smaller, larger in pairwise(points)]
     low, high = number(min(factors), 2), number(max(factors), 2)
     steps = f"a factor of {low} apart" if low == high else f"factors of {low} to {high} apart"
