@@ -84,7 +84,7 @@ class Contest:
         token_ids = torch.tensor([self.tokenizer.encode(prompt) for prompt in self.prompts])
         generator = torch.Generator().manual_seed(seed)
         for _ in range(self.new_tokens):
-            logits = self.reference.lm_head(self.reference.hidden(token_ids)[:, -1])
+            logits = self.reference.lm_head(self.reference.forward_hidden(token_ids)[:, -1])
             chosen = (
                 logits.argmax(-1, keepdim=True) if not temperature else draw(logits / temperature, top_p, generator)
             )

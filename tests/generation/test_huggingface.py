@@ -77,7 +77,7 @@ def test_logits_are_those_of_the_run(study, llama):
         torch.testing.assert_close(theirs, ours(token_ids), atol=1e-5, rtol=0)
     model = load_run(study / "run")[0]
     for row, logits in zip(token_ids.tolist(), theirs, strict=True):
-        found = model.read([model.new_cache()], [0], [row])[0]
+        found = model.forward([model.new_cache()], [0], [row])[0]
         np.testing.assert_allclose(found, logits[-1].numpy(), atol=1e-5, rtol=0)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lmpipe.generation.inference import ROWS, CompiledLM, weight_shapes
+from lmpipe.generation.inference import ROWS, CompiledLM
+from lmpipe.model.architecture import weight_shapes
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig
 
@@ -36,7 +37,7 @@ def token_ids_for(config: ModelConfig, seed: int = 0) -> list[int]:
 def step_by_step(model: CompiledLM, token_ids: list[int]) -> np.ndarray:
     """The logits after every token, (seq, vocab)."""
     cache = model.new_cache()
-    return np.concatenate([model.read([cache], [place], [[token]]) for place, token in enumerate(token_ids)])
+    return np.concatenate([model.forward([cache], [place], [[token]]) for place, token in enumerate(token_ids)])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -62,31 +63,31 @@ def test_logits_are_the_same_bits_however_a_text_is_read(shape):
     logits = step_by_step(model, token_ids)
     for cut in {1, 2, len(token_ids) // 2, len(token_ids)}:
         cache = model.new_cache()
-        assert np.array_equal(model.read([cache], [0], [token_ids[:cut]])[0], logits[cut - 1])
+        assert np.array_equal(model.forward([cache], [0], [token_ids[:cut]])[0], logits[cut - 1])
         for place in range(cut, len(token_ids)):
-            assert np.array_equal(model.read([cache], [place], [token_ids[place : place + 1]])[0], logits[place])
+            assert np.array_equal(model.forward([cache], [place], [token_ids[place : place + 1]])[0], logits[place])
 
 
 def test_logits_are_the_same_bits_beside_any_other_texts():
     _, model = models("even")
     texts = [token_ids_for(model.config, seed)[: 3 + 7 * seed] for seed in range(9)]
     assert sum(map(len, texts)) > 2 * ROWS
-    alone = [model.read([model.new_cache()], [0], [text])[0] for text in texts]
+    alone = [model.forward([model.new_cache()], [0], [text])[0] for text in texts]
     caches = [model.new_cache() for _ in texts]
-    together = model.read(caches, [0] * len(texts), texts)
+    together = model.forward(caches, [0] * len(texts), texts)
     assert np.array_equal(together, alone)
     # Then one token each, at positions that differ.
-    following = model.read(caches, list(map(len, texts)), [[7]] * len(texts))
-    alone = [model.read([model.new_cache()], [0], [[*text, 7]])[0] for text in texts]
+    following = model.forward(caches, list(map(len, texts)), [[7]] * len(texts))
+    alone = [model.forward([model.new_cache()], [0], [[*text, 7]])[0] for text in texts]
     assert np.array_equal(following, alone)
 
 
 def test_a_cache_may_be_used_again_from_its_start():
     _, model = models("odd")
     cache = model.new_cache()
-    model.read([cache], [0], [token_ids_for(model.config, 1)])
+    model.forward([cache], [0], [token_ids_for(model.config, 1)])
     text = token_ids_for(model.config, 2)[:20]
-    assert np.array_equal(model.read([cache], [0], [text]), model.read([model.new_cache()], [0], [text]))
+    assert np.array_equal(model.forward([cache], [0], [text]), model.forward([model.new_cache()], [0], [text]))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -97,10 +98,10 @@ def test_the_kernel_stays_within_its_memory(shape, monkeypatch):
     _, model = models(shape)
     token_ids = token_ids_for(model.config)
     assert np.array_equal(step_by_step(checked, token_ids[:20]), step_by_step(model, token_ids[:20]))
-    last = checked.read([checked.new_cache()], [0], [token_ids])
-    assert np.array_equal(last, model.read([model.new_cache()], [0], [token_ids]))
+    last = checked.forward([checked.new_cache()], [0], [token_ids])
+    assert np.array_equal(last, model.forward([model.new_cache()], [0], [token_ids]))
     with pytest.raises(MemoryError, match="kernel forward"):
-        checked.read([checked.new_cache()], [0], [[checked.config.vocab_size + 1000]])
+        checked.forward([checked.new_cache()], [0], [[checked.config.vocab_size + 1000]])
 
 
 @pytest.mark.parametrize(("norm", "position_embedding", "feed_forward"), VARIANTS)

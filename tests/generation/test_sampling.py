@@ -192,7 +192,7 @@ def test_generation_stops_at_the_end_of_text(model):
     ending = TransformerLM(CONFIG, seed=3)
     with torch.no_grad():
         ending.lm_head.weight.zero_()
-        ending.lm_head.weight[256] = ending.hidden(torch.tensor([tokenizer.encode("the")]))[0, -1] * 100
+        ending.lm_head.weight[256] = ending.forward_hidden(torch.tensor([tokenizer.encode("the")]))[0, -1] * 100
     [sample] = generate(compiled(ending), tokenizer, ["the"], temperature=0, max_new_tokens=10)
     assert sample.ended
     assert sample.new_ids == []

@@ -4,8 +4,8 @@ import torch
 from safetensors.torch import save_file
 
 from lmpipe.errors import InputError
-from lmpipe.generation.inference import weight_shapes
 from lmpipe.io.tensor_files import read_weights
+from lmpipe.model.architecture import weight_shapes
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig
 from lmpipe.training.checkpoint import save_weights

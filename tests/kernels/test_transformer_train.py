@@ -9,8 +9,8 @@ import torch.nn.functional as F  # noqa: N812
 
 from lmpipe.kernels.runtime.openmp import openmp
 from lmpipe.model import functional
-from lmpipe.model.functional import Attend, FeedForward, NormalizeRows, head_loss
-from lmpipe.model.transformer import rope_turns, rotate
+from lmpipe.model.architecture import rope_cos_sin
+from lmpipe.model.functional import CausalAttentionFn, RMSNormFn, SwiGLUFeedForwardFn, apply_rope, linear_cross_entropy
 from lmpipe.study.settings import ModelConfig
 
 # How far a float32 and a bfloat16 result may lie from the exact one, relative to the largest number of it.
@@ -25,9 +25,10 @@ def drawn(*shape, dtype=torch.float32, seed=0):
     return torch.randn(shape, generator=generator).to(dtype)
 
 
-def turns_for(seq, heads, width):
+def cos_sin_for(seq, heads, width):
     shape = {"context_length": seq, "d_model": heads * width, "num_heads": heads}
-    return rope_turns(ModelConfig(**shape, d_ff=1, num_layers=1, vocab_size=2))[:, None]
+    config = ModelConfig(**shape, d_ff=1, num_layers=1, vocab_size=2)
+    return torch.from_numpy(rope_cos_sin(config))[:, None]
 
 
 def with_gradients(function, inputs, grad):
@@ -42,11 +43,11 @@ def assert_close(ours, exact, dtype):
         assert (mine.double() - other).abs().max() <= TOLERANCE[dtype] * other.abs().max()
 
 
-def plain_attention(qkv, turns, heads):
+def plain_attention(qkv, cos_sin, heads):
     parts = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     queries, keys, values = parts
-    if turns is not None:
-        queries, keys = (rotate(part.transpose(1, 2), turns).transpose(1, 2) for part in (queries, keys))
+    if cos_sin is not None:
+        queries, keys = (apply_rope(part.transpose(1, 2), cos_sin).transpose(1, 2) for part in (queries, keys))
     scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
     ahead = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
     return (scores.masked_fill(ahead, -math.inf).softmax(-1) @ values).transpose(1, 2).flatten(-2)
@@ -57,9 +58,11 @@ def plain_attention(qkv, turns, heads):
 @pytest.mark.parametrize(("batch", "seq", "heads", "width"), ATTENTION)
 def test_attention_and_its_gradients_equal_the_formula(batch, seq, heads, width, has_rope, dtype):
     qkv, grad = drawn(batch, seq, 3 * heads * width, dtype=dtype), drawn(batch, seq, heads * width, dtype=dtype, seed=1)
-    turns = turns_for(seq, heads, width) if has_rope else None
-    ours = with_gradients(lambda x: Attend.apply(x, turns if turns is None else turns.float(), heads), [qkv], grad)
-    exact = with_gradients(lambda x: plain_attention(x, turns, heads), [qkv.double()], grad)
+    cos_sin = cos_sin_for(seq, heads, width) if has_rope else None
+    ours = with_gradients(
+        lambda x: CausalAttentionFn.apply(x, cos_sin if cos_sin is None else cos_sin.float(), heads), [qkv], grad
+    )
+    exact = with_gradients(lambda x: plain_attention(x, cos_sin, heads), [qkv.double()], grad)
     assert ours[0].dtype == dtype
     assert_close(ours, exact, dtype)
 
@@ -68,7 +71,7 @@ def test_attention_and_its_gradients_equal_the_formula(batch, seq, heads, width,
 @pytest.mark.parametrize(("rows", "d_model"), [(1, 3), (3, 16), (64, 64), (130, 50), (65, 200)])
 def test_rmsnorm_and_its_gradients_equal_the_formula(rows, d_model, dtype):
     x, gain, grad = drawn(rows, d_model), drawn(d_model, seed=1), drawn(rows, d_model, dtype=dtype, seed=2)
-    ours = with_gradients(lambda x, gain: NormalizeRows.apply(x, gain, 1e-5, dtype), [x, gain], grad)
+    ours = with_gradients(lambda x, gain: RMSNormFn.apply(x, gain, 1e-5, dtype), [x, gain], grad)
     formula = with_gradients(lambda x, gain: F.rms_norm(x, (d_model,), gain, 1e-5), [x.double(), gain.double()], grad)
     assert ours[0].dtype == dtype and ours[1].dtype == torch.float32
     assert_close(ours, formula, dtype)
@@ -85,7 +88,7 @@ def test_the_feed_forward_and_its_gradients_equal_the_formula(rows, d_model, d_f
     x, grad = drawn(2, rows, d_model, dtype=dtype), drawn(2, rows, d_model, dtype=dtype, seed=1)
     weights = [drawn(2 * d_ff, d_model, seed=2) / d_model**0.5, drawn(d_model, d_ff, seed=3) / d_ff**0.5]
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        ours = with_gradients(FeedForward.apply, [x, *weights], grad)
+        ours = with_gradients(SwiGLUFeedForwardFn.apply, [x, *weights], grad)
     exact = with_gradients(plain_feed_forward, [x.double(), *(weight.double() for weight in weights)], grad)
     assert ours[0].dtype == dtype and ours[2].dtype == torch.float32
     assert_close(ours, exact, dtype)
@@ -97,7 +100,9 @@ def test_the_loss_and_its_gradients_equal_cross_entropy(vocab_size, seq, precisi
     hidden, weight = drawn(2, seq, 24) / 5, drawn(vocab_size, 24, seed=1)
     targets = torch.randint(vocab_size, (2, seq), generator=torch.Generator().manual_seed(2))
     one = torch.ones(())
-    ours = with_gradients(lambda hidden, weight: head_loss(hidden, weight, targets, precision), [hidden, weight], one)
+    ours = with_gradients(
+        lambda hidden, weight: linear_cross_entropy(hidden, weight, targets, precision), [hidden, weight], one
+    )
     exact = with_gradients(
         lambda hidden, weight: F.cross_entropy((hidden @ weight.t()).flatten(0, 1), targets.flatten(), reduction="sum"),
         [hidden.double(), weight.double()],
@@ -111,11 +116,11 @@ def everything(threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     qkv, x = drawn(4, 128, 96), drawn(1000, 64)
-    turns = turns_for(128, 2, 16).float()
+    cos_sin = cos_sin_for(128, 2, 16).float()
     found = [
-        *with_gradients(lambda qkv: Attend.apply(qkv, turns, 2), [qkv], drawn(4, 128, 32)),
-        *with_gradients(lambda x, gain: NormalizeRows.apply(x, gain, 1e-5, x.dtype), [x, drawn(64)], drawn(1000, 64)),
-        *with_gradients(FeedForward.apply, [drawn(1000, 16), drawn(128, 16), drawn(16, 64)], drawn(1000, 16)),
+        *with_gradients(lambda qkv: CausalAttentionFn.apply(qkv, cos_sin, 2), [qkv], drawn(4, 128, 32)),
+        *with_gradients(lambda x, gain: RMSNormFn.apply(x, gain, 1e-5, x.dtype), [x, drawn(64)], drawn(1000, 64)),
+        *with_gradients(SwiGLUFeedForwardFn.apply, [drawn(1000, 16), drawn(128, 16), drawn(16, 64)], drawn(1000, 16)),
     ]
     torch.set_num_threads(before)
     return found
@@ -135,27 +140,29 @@ def test_what_is_broken_stays_broken(broken):
     """Divergence is seen by a loss that is not finite."""
     qkv = drawn(1, 40, 48)
     qkv[0, 5, 3] = broken
-    assert not Attend.apply(qkv, None, 1)[0, 5:].isfinite().all()
+    assert not CausalAttentionFn.apply(qkv, None, 1)[0, 5:].isfinite().all()
     x = drawn(3, 40)
     x[1, 7] = broken
-    assert not FeedForward.apply(x, drawn(20, 40), drawn(40, 10))[1].isfinite().all()
+    assert not SwiGLUFeedForwardFn.apply(x, drawn(20, 40), drawn(40, 10))[1].isfinite().all()
     hidden = drawn(1, 4, 8)
     hidden[0, 2, 1] = broken
-    assert not head_loss(hidden, drawn(20, 8, seed=1), torch.zeros(1, 4, dtype=torch.long), "float32").isfinite()
+    assert not linear_cross_entropy(
+        hidden, drawn(20, 8, seed=1), torch.zeros(1, 4, dtype=torch.long), "float32"
+    ).isfinite()
 
 
 def test_gradients_that_do_not_lie_together_are_read_right():
     inputs, grad = [drawn(30, 64), drawn(8, 64), drawn(64, 4)], drawn(64, 30).t()
     assert not grad.is_contiguous()
-    results = [with_gradients(FeedForward.apply, inputs, one) for one in (grad, grad.contiguous())]
+    results = [with_gradients(SwiGLUFeedForwardFn.apply, inputs, one) for one in (grad, grad.contiguous())]
     for mine, other in zip(*results, strict=True):
         assert torch.equal(mine, other)
 
 
 def test_only_float32_and_bfloat16_on_a_cpu_have_kernels():
-    assert functional.has_kernels(torch.ones(1)) and functional.has_kernels(torch.ones(1, dtype=torch.bfloat16))
-    assert not functional.has_kernels(torch.ones(1, dtype=torch.float64))
-    assert not functional.has_kernels(torch.ones(1, device="meta"))
+    assert functional.use_cpu_kernels(torch.ones(1)) and functional.use_cpu_kernels(torch.ones(1, dtype=torch.bfloat16))
+    assert not functional.use_cpu_kernels(torch.ones(1, dtype=torch.float64))
+    assert not functional.use_cpu_kernels(torch.ones(1, device="meta"))
 
 
 def test_targets_of_windows_of_one_token_are_read_right():
@@ -163,25 +170,25 @@ def test_targets_of_windows_of_one_token_are_read_right():
     windows = torch.randint(20, (6, 2), generator=torch.Generator().manual_seed(3))
     hidden, weight = drawn(6, 1, 8), drawn(20, 8, seed=1)
     expected = F.cross_entropy((hidden @ weight.t()).flatten(0, 1), windows[:, 1], reduction="sum")
-    torch.testing.assert_close(head_loss(hidden, weight, windows[:, 1:], "float32"), expected)
+    torch.testing.assert_close(linear_cross_entropy(hidden, weight, windows[:, 1:], "float32"), expected)
 
 
 @pytest.mark.parametrize("target", [-1, 20, 1 << 40])
 def test_a_target_beyond_the_vocabulary_is_refused(target):
-    with pytest.raises(IndexError, match="expected targets from 0 to 19"):
-        head_loss(drawn(1, 1, 8), drawn(20, 8), torch.tensor([[target]]), "float32")
+    with pytest.raises(IndexError):
+        linear_cross_entropy(drawn(1, 1, 8), drawn(20, 8), torch.tensor([[target]]), "float32")
 
 
-@pytest.mark.parametrize("turns", [torch.ones(3, 1, 4, 2), torch.ones(5, 1, 4, 2, dtype=torch.float64)])
-def test_turns_that_do_not_fit_are_refused(turns):
-    with pytest.raises(ValueError, match="expected turns of 5 positions"):
-        Attend.apply(drawn(1, 5, 24), turns, 1)
+@pytest.mark.parametrize("cos_sin", [torch.ones(3, 1, 4, 2), torch.ones(5, 1, 4, 2, dtype=torch.float64)])
+def test_turns_that_do_not_fit_are_refused(cos_sin):
+    with pytest.raises(ValueError, match="cos_sin"):
+        CausalAttentionFn.apply(drawn(1, 5, 24), cos_sin, 1)
 
 
 def test_a_near_certain_target_keeps_its_gradient_in_bfloat16():
     def gradient(precision):
         hidden, weight = torch.tensor([[[6.0]]], requires_grad=True), torch.tensor([[1.0], [0.0], [0.0]])
-        loss = head_loss(hidden, weight.requires_grad_(), torch.tensor([[0]]), precision)
+        loss = linear_cross_entropy(hidden, weight.requires_grad_(), torch.tensor([[0]]), precision)
         return torch.autograd.grad(loss, hidden)[0]
 
     torch.testing.assert_close(gradient("bfloat16"), gradient("float32"), rtol=0.01, atol=0)
@@ -189,9 +196,9 @@ def test_a_near_certain_target_keeps_its_gradient_in_bfloat16():
 
 def test_other_types_of_autocast_have_no_kernels():
     with torch.autocast("cpu", torch.float16):
-        assert not functional.has_kernels(torch.ones(1))
+        assert not functional.use_cpu_kernels(torch.ones(1))
 
 
 def test_an_empty_batch_gives_nothing():
     for dtype in (torch.float32, torch.bfloat16):
-        assert FeedForward.apply(drawn(0, 4, dtype=dtype), drawn(6, 4), drawn(4, 3)).shape == (0, 4)
+        assert SwiGLUFeedForwardFn.apply(drawn(0, 4, dtype=dtype), drawn(6, 4), drawn(4, 3)).shape == (0, 4)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from lmpipe.model import functional
-from lmpipe.model.functional import RMSNorm, gated, head_loss
+from lmpipe.model.functional import RMSNorm, linear_cross_entropy, swiglu
 
 
 def drawn(*shape, seed=0):
@@ -31,17 +31,17 @@ def test_rmsnorm_equals_torchs():
 def test_the_gate_equals_its_formula():
     x = drawn(3, 5, 12)
     gate, up = x.chunk(2, dim=-1)
-    assert_same_gradients(gated(x), F.silu(gate) * up, (x,))
+    assert_same_gradients(swiglu(x), F.silu(gate) * up, (x,))
 
 
 @pytest.mark.parametrize("rows", [1, 4, 7, 100])
 def test_the_loss_of_the_head_equals_cross_entropy_however_it_is_divided(monkeypatch, rows):
-    monkeypatch.setattr(functional, "CPU_LOGITS", rows * 11)
-    monkeypatch.setattr(functional, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(functional, "CPU_CHUNK_LOGITS", rows * 11)
+    monkeypatch.setattr(functional, "MIN_CHUNK_ROWS", 1)
     hidden, weight = drawn(2, 7, 6), drawn(11, 6, seed=1)
     targets = torch.randint(11, (2, 7), generator=torch.Generator().manual_seed(2))
     expected = F.cross_entropy((hidden @ weight.t()).flatten(0, 1), targets.flatten(), reduction="sum")
-    assert_same_gradients(head_loss(hidden, weight, targets, "float32"), expected, (hidden, weight))
+    assert_same_gradients(linear_cross_entropy(hidden, weight, targets, "float32"), expected, (hidden, weight))
 
 
 def test_the_matrix_of_a_large_vocabulary_is_not_read_for_a_few_rows_only():
@@ -49,23 +49,25 @@ def test_the_matrix_of_a_large_vocabulary_is_not_read_for_a_few_rows_only():
 
     def watched(inputs, *others):
         parts.append(len(inputs))
-        return functional.chunk_loss(inputs, *others)
+        return functional.cross_entropy_chunk(inputs, *others)
 
-    hidden, weight = torch.zeros(2, 150, 4), torch.zeros(functional.CPU_LOGITS // 8, 4)
-    head_loss(hidden, weight, torch.zeros(2, 150, dtype=torch.long), "float32", watched)
+    hidden, weight = torch.zeros(2, 150, 4), torch.zeros(functional.CPU_CHUNK_LOGITS // 8, 4)
+    linear_cross_entropy(hidden, weight, torch.zeros(2, 150, dtype=torch.long), "float32", watched)
     assert parts == [128, 128, 44]
 
 
 def test_a_loss_far_from_all_chances_is_finite():
     hidden = torch.tensor([[[1000.0]]], requires_grad=True)
-    loss = head_loss(hidden, torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True), torch.tensor([[1]]), "float32")
+    loss = linear_cross_entropy(
+        hidden, torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True), torch.tensor([[1]]), "float32"
+    )
     assert loss.item() == 2000
     assert math.isfinite(torch.autograd.grad(loss, hidden)[0].item())
 
 
 def test_a_broken_loss_stays_broken():
     hidden = torch.full((1, 2, 1), math.nan)
-    assert math.isnan(head_loss(hidden, torch.ones(3, 1), torch.tensor([[1, 2]]), "float32"))
+    assert math.isnan(linear_cross_entropy(hidden, torch.ones(3, 1), torch.tensor([[1, 2]]), "float32"))
 
 
 def test_the_head_in_bfloat16_is_close_and_keeps_float32_weights():
@@ -73,7 +75,7 @@ def test_the_head_in_bfloat16_is_close_and_keeps_float32_weights():
     targets = torch.randint(30, (2, 50), generator=torch.Generator().manual_seed(2))
     results = [
         (loss, *torch.autograd.grad(loss, (hidden, weight)))
-        for loss in (head_loss(hidden, weight, targets, precision) for precision in ("float32", "bfloat16"))
+        for loss in (linear_cross_entropy(hidden, weight, targets, precision) for precision in ("float32", "bfloat16"))
     ]
     for exact, rounded in zip(*results, strict=True):
         assert rounded.dtype == torch.float32

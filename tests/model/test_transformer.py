@@ -5,7 +5,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lmpipe.model.transformer import NORM_EPS, TransformerLM, rope_turns, rotate
+from lmpipe.kernels.transformer.structs import NORM_EPS
+from lmpipe.model.architecture import rope_cos_sin
+from lmpipe.model.functional import apply_rope
+from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig
 
 
@@ -18,7 +21,7 @@ def double(model):
     """The model in float64, its rotations included, which `double` leaves alone."""
     model.double()
     if model.config.position_embedding == "rope":
-        model.turns = rope_turns(model.config)[:, None]
+        model.cos_sin = torch.from_numpy(rope_cos_sin(model.config))[:, None]
     return model
 
 
@@ -45,8 +48,8 @@ def llama_of(model):
             tie_word_embeddings=False,
         )
     )
-    halves = torch.arange(config.head_width).view(-1, 2).T.flatten()
-    channels = (torch.arange(config.num_heads)[:, None] * config.head_width + halves).flatten()
+    halves = torch.arange(config.head_dim).view(-1, 2).T.flatten()
+    channels = (torch.arange(config.num_heads)[:, None] * config.head_dim + halves).flatten()
     state = {
         "model.embed_tokens.weight": model.token_embeddings.weight,
         "model.norm.weight": model.ln_final.weight,
@@ -91,14 +94,14 @@ class PlainBlock(nn.Module):
 
     def attention(self, x):
         config = self.config
-        width = config.head_width
+        width = config.head_dim
         query_weight, key_weight, value_weight = self.layer.attn.qkv_proj.weight.chunk(3)
         heads = []
         for head in range(config.num_heads):
             rows = slice(head * width, (head + 1) * width)
             queries, keys, values = (x @ weight[rows].T for weight in (query_weight, key_weight, value_weight))
             if config.position_embedding == "rope":
-                queries, keys = turned(queries, config), turned(keys, config)
+                queries, keys = rotate(queries, config), rotate(keys, config)
             scores = queries @ keys.transpose(-1, -2) / math.sqrt(width)
             ahead = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
             heads.append(scores.masked_fill(ahead, -math.inf).softmax(-1) @ values)
@@ -106,8 +109,8 @@ class PlainBlock(nn.Module):
 
     def feed_forward(self, x):
         if self.config.feed_forward == "silu":
-            bent = x @ self.layer.ffn.w1.weight.T
-            return (bent * bent.sigmoid()) @ self.layer.ffn.w2.weight.T
+            hidden = x @ self.layer.ffn.w1.weight.T
+            return (hidden * hidden.sigmoid()) @ self.layer.ffn.w2.weight.T
         w1, w3 = self.layer.ffn.w13.weight.chunk(2)
         gate = x @ w1.T
         return (gate * gate.sigmoid() * (x @ w3.T)) @ self.layer.ffn.w2.weight.T
@@ -126,12 +129,12 @@ def normed(x, layer):
     return x / torch.sqrt((x**2).mean(-1, keepdim=True) + 1e-5) * layer.weight
 
 
-def turned(x, config):
+def rotate(x, config):
     """Rotation of (..., seq, width) by explicit 2 x 2 matrices, position by position and pair by pair."""
     out = torch.empty_like(x)
     for position in range(x.shape[-2]):
-        for pair in range(config.head_width // 2):
-            angle = position / config.rope_theta ** (2 * pair / config.head_width)
+        for pair in range(config.head_dim // 2):
+            angle = position / config.rope_theta ** (2 * pair / config.head_dim)
             matrix = x.new_tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
             channels = slice(2 * pair, 2 * pair + 2)
             out[..., position, channels] = x[..., position, channels] @ matrix.T
@@ -167,13 +170,13 @@ def test_norms_stand_where_the_variant_wants_them():
 
 
 def test_rotation_keeps_lengths_and_depends_on_distance_alone():
-    turns = rope_turns(config_of(context_length=64))
+    cos_sin = torch.from_numpy(rope_cos_sin(config_of(context_length=64)))
     query, key = torch.randn(2, 8, dtype=torch.float64)
-    turned_query, turned_key = rotate(query.expand(64, 8), turns), rotate(key.expand(64, 8), turns)
-    torch.testing.assert_close(turned_query.norm(dim=-1), query.norm().expand(64))
-    scores = turned_query @ turned_key.T
+    rotated_query, rotated_key = (apply_rope(x.expand(64, 8), cos_sin) for x in (query, key))
+    torch.testing.assert_close(rotated_query.norm(dim=-1), query.norm().expand(64))
+    scores = rotated_query @ rotated_key.T
     torch.testing.assert_close(scores.diagonal(3), scores[0, 3].expand(61))
-    torch.testing.assert_close(turned_query[0], query)
+    torch.testing.assert_close(rotated_query[0], query)
 
 
 def test_later_tokens_do_not_change_earlier_logits():
@@ -238,7 +241,7 @@ def test_on_the_meta_device_torch_counts_exactly_the_matrix_products(changes):
     with FlopCounterMode(display=False) as counter:
         TransformerLM(config, device="meta")(torch.empty((batch, seq), dtype=torch.int64, device="meta"))
     matrices = 4 * config.d_model**2 + (2 if config.feed_forward == "silu" else 3) * config.d_model * config.d_ff
-    attention = 2 * config.num_heads * seq**2 * config.head_width
+    attention = 2 * config.num_heads * seq**2 * config.head_dim
     layer = 2 * batch * seq * matrices + 2 * batch * attention
     assert counter.get_total_flops() == config.num_layers * layer + 2 * batch * seq * config.d_model * config.vocab_size
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from lmpipe.model.transformer import TransformerLM, rope_turns
+from lmpipe.model.architecture import rope_cos_sin
+from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training.step import DIVERGENCE_STEPS, TrainingStep, Watch
 from tests.support.tiny_study import MODEL, TRAINING
@@ -27,7 +28,7 @@ def batch(batch_size=6, seed=0):
 def test_the_gradient_of_a_batch_is_the_same_whatever_its_parts_are(micro_batch_size, norm):
     model = TransformerLM(CONFIG.model_copy(update={"norm": norm}), seed=0).double()
     if norm == "pre":
-        model.turns = rope_turns(model.config)[:, None]
+        model.cos_sin = torch.from_numpy(rope_cos_sin(model.config))[:, None]
     inputs, targets = batch()
     expected = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
     gradients = torch.autograd.grad(expected, list(model.parameters()))

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 from lmpipe.errors import InputError
 from lmpipe.generation.sampling import end_of_text_id, read_run
 from lmpipe.io.files import json_bytes, write_folder
-from lmpipe.kernels.runtime.structs import NORM_EPS
+from lmpipe.kernels.transformer.structs import NORM_EPS
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 from lmpipe.tokenizer.tokenizer import Tokenizer
@@ -67,7 +67,7 @@ def llama_config(config: ModelConfig, end_id: int | None) -> dict[str, Any]:
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_heads,
-        "head_dim": config.head_width,
+        "head_dim": config.head_dim,
         "hidden_act": "silu",
         "rms_norm_eps": NORM_EPS,
         # The first is read by transformers up to 4, the second since 5.
@@ -135,5 +135,5 @@ def halves_apart(matrix: np.ndarray, config: ModelConfig) -> np.ndarray:
 
     lmpipe turns the neighbours (2k, 2k + 1) of a head, transformers channel k with k + width / 2.
     """
-    pairs = matrix.reshape(config.num_heads, config.head_width // 2, 2, config.d_model)
+    pairs = matrix.reshape(config.num_heads, config.head_dim // 2, 2, config.d_model)
     return pairs.swapaxes(1, 2).reshape(matrix.shape)

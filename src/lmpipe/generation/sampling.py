@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from lmpipe.errors import InputError
-from lmpipe.generation.inference import CompiledLM, weight_shapes
+from lmpipe.generation.inference import CompiledLM
 from lmpipe.generation.text_metrics import figures_of, held_out_figures, known_words
 from lmpipe.io.files import STANDARD_OUTPUT, read_json, write_json
 from lmpipe.io.hints import command, make_again
 from lmpipe.io.progress import progress
 from lmpipe.io.tensor_files import read_weights
 from lmpipe.kernels.runtime.buffers import Buffer
-from lmpipe.model.random import stream_seed
+from lmpipe.model.architecture import derive_seed, weight_shapes
 from lmpipe.study.documents import RUN_CONFIG, RUN_SUMMARY, read_shape
 from lmpipe.study.paths import CONFIG, SUMMARY, WEIGHTS
 from lmpipe.study.settings import ModelConfig
@@ -62,7 +62,7 @@ class Sample:
 def next_logits(model: CompiledLM, samples: Sequence[Sample], caches: Sequence[Buffer]) -> np.ndarray:
     """Let the model read what is new of each sample; the logits of the token after it: (samples, vocab), float32."""
     starts = [sample.read for sample in samples]
-    logits = model.read(caches, starts, [sample.context[sample.read :] for sample in samples])
+    logits = model.forward(caches, starts, [sample.context[sample.read :] for sample in samples])
     for sample in samples:
         sample.read = len(sample.context)
     return logits
@@ -116,7 +116,7 @@ def begin_samples(
     samples = []
     for place, (prompt, temperature, top_p) in enumerate(wanted):
         again = wanted[:place].count((prompt, temperature, top_p))
-        random = Random(stream_seed(seed, f"sample {again}"))
+        random = Random(derive_seed(seed, f"sample {again}"))
         prompt_ids = tokenizer.encode(prompt or END_OF_TEXT)
         samples.append(Sample(prompt_ids, temperature, top_p, random, prompt_ids[-context_length:]))
     return samples

@@ -172,8 +172,8 @@ def matmuls(config: ModelConfig) -> list[Matmul]:
         for name in ("query", "key", "value", "output")
     ]
     scores = [
-        Matmul("attention scores QKᵀ", "attention_scores", seq, config.head_width, seq, heads),
-        Matmul("attention-weighted values", "attention_scores", seq, seq, config.head_width, heads),
+        Matmul("attention scores QKᵀ", "attention_scores", seq, config.head_dim, seq, heads),
+        Matmul("attention-weighted values", "attention_scores", seq, seq, config.head_dim, heads),
     ]
     inputs = ("W1", "W3") if config.feed_forward == "swiglu" else ("W1",)
     feed_forward = [

@@ -98,13 +98,13 @@ class ModelSettings(Settings):
             )
         if self.position_embedding == "rope" and (self.d_model // self.num_heads) % 2:
             raise ValueError(
-                f"heads of width {self.head_width} (d_model / num_heads) are odd, but RoPE turns channels in pairs; "
+                f"heads of width {self.head_dim} (d_model / num_heads) are odd, but RoPE turns channels in pairs; "
                 "choose an even width, or position_embedding: none"
             )
         return self
 
     @property
-    def head_width(self) -> int:
+    def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.d_model // self.num_heads
 

@@ -14,7 +14,13 @@ import torch
 
 from lmpipe.io.locks import held_alone
 from lmpipe.io.progress import say
-from lmpipe.model.functional import chunk_loss, compiled_gradients, like_attended, like_gradients, save_attention
+from lmpipe.model.functional import (
+    causal_attention_backward_fake,
+    causal_attention_fake,
+    compiled_attention_backward,
+    cross_entropy_chunk,
+    setup_attention_context,
+)
 from lmpipe.training.step import TrainingStep
 
 # The work in matrix-multiply FLOPs from which on a run is compiled: there the time that it saves is some times the half
@@ -80,12 +86,12 @@ def compile_and_try(step: TrainingStep, batch_size: int) -> bool:
     before, device = (step.hidden, step.chunk), step.device
     try:
         make_deterministic()
-        teach_attention()
+        register_attention_ops()
         # Each shape has code of its own: code for any shape would be made when a second one comes, and from then on
         # compute the first one, too, in other last digits than a run that goes on from there.
-        step.hidden = torch.compile(step.model.hidden, dynamic=False)
+        step.hidden = torch.compile(step.model.forward_hidden, dynamic=False)
         if device.type == "cuda":
-            step.chunk = torch.compile(chunk_loss, dynamic=False)
+            step.chunk = torch.compile(cross_entropy_chunk, dynamic=False)
         for size in step.part_sizes(batch_size):
             step.try_batch(size)
     except torch.OutOfMemoryError:
@@ -98,11 +104,13 @@ def compile_and_try(step: TrainingStep, batch_size: int) -> bool:
 
 
 @cache
-def teach_attention() -> None:
+def register_attention_ops() -> None:
     """Tell the compiler the shapes and the derivative of our own attention, which it calls on a CPU."""
-    torch.library.register_fake("lmpipe::attend", like_attended)
-    torch.library.register_fake("lmpipe::attend_back", like_gradients)
-    torch.library.register_autograd("lmpipe::attend", compiled_gradients, setup_context=save_attention)
+    torch.library.register_fake("lmpipe::causal_attention", causal_attention_fake)
+    torch.library.register_fake("lmpipe::causal_attention_backward", causal_attention_backward_fake)
+    torch.library.register_autograd(
+        "lmpipe::causal_attention", compiled_attention_backward, setup_context=setup_attention_context
+    )
 
 
 def make_deterministic() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lmpipe.data.token_dataset import SCANNED_TOKENS, Tokens, batch, batch_starts
 from lmpipe.model.accounting import forward_flops
-from lmpipe.model.transformer import TransformerLM, initial_deviations
+from lmpipe.model.transformer import TransformerLM, init_stds
 from lmpipe.training.compile import compile_step, is_worthwhile
 from lmpipe.training.devices import free_memory_bytes
 from lmpipe.training.distributed import Processes
@@ -44,9 +44,7 @@ class ResidentTokens:
 
 def weight_digests(model: TransformerLM) -> dict[str, dict[str, Any]]:
     """The size and digest of every matrix of a model on the CPU, by which models that begin alike are known."""
-    return {
-        name: {"parameters": weight.numel(), "sha256": digest(weight)} for name, weight, _ in initial_deviations(model)
-    }
+    return {name: {"parameters": weight.numel(), "sha256": digest(weight)} for name, weight, _ in init_stds(model)}
 
 
 def digest(weight: Tensor) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmpipe.model.functional import ChunkLoss, chunk_loss, head_loss
+from lmpipe.model.functional import CrossEntropyChunk, cross_entropy_chunk, linear_cross_entropy
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import TrainingSettings
 from lmpipe.training.distributed import Processes
@@ -91,8 +91,8 @@ class TrainingStep:
         self.parameters = list(model.parameters())
         self.optimizer = AdamW(model, training)
         self.optimizer.skips = watch.halted
-        self.hidden: Hidden = model.hidden
-        self.chunk: ChunkLoss = chunk_loss
+        self.hidden: Hidden = model.forward_hidden
+        self.chunk: CrossEntropyChunk = cross_entropy_chunk
         self.micro_batch_size = training.batch_size
         self.pending: list[Tensor] = []
 
@@ -129,7 +129,7 @@ class TrainingStep:
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             # Windows overlap with their targets in memory; compiled code is that of one layout.
             hidden = self.hidden(inputs.contiguous())
-        return head_loss(hidden, self.model.lm_head.weight, targets, precision, self.chunk)
+        return linear_cross_entropy(hidden, self.model.lm_head.weight, targets, precision, self.chunk)
 
     def fetch(self) -> list[Taken]:
         """What the steps came to that were made since the last call, up to one with which the run diverged."""

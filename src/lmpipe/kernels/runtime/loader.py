@@ -35,6 +35,7 @@ SOURCES = (
     "bpe/count",
     "bpe/merge",
     "bpe/encode",
+    "transformer/structs",
     "transformer/infer",
     "transformer/train",
 )

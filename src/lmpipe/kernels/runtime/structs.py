@@ -74,23 +74,8 @@ MERGE_FIELDS = 34
 MERGE_FINISHED, PAIRS_FULL, POOL_FULL, HEAP_FULL, TEXT_FULL, PAIRS_ENDED = range(6)
 SLACK = 64  # bytes behind the last record that vector loads may read
 
-# The model that forward.py computes: its shape, its variant, then the addresses of its weights and of scratch memory.
-MODEL_D_MODEL, MODEL_D_FF, MODEL_NUM_LAYERS, MODEL_NUM_HEADS, MODEL_VOCAB_SIZE, MODEL_NORM, MODEL_IS_GATED = range(7)
-MODEL_EMBEDDINGS, MODEL_TURNS, MODEL_FINAL_NORM, MODEL_HEAD, MODEL_LAYERS = range(7, 12)  # turns, norms: 0 for none
-MODEL_X, MODEL_NORMED, MODEL_WIDE, MODEL_SCORES, MODEL_KEYS_BYTES, MODEL_VALUES_BYTES = range(12, 18)
-MODEL_FIELDS = 18
-NORM_BEFORE, NORM_AFTER = range(2)
-# The addresses of a layer's weights.
-LAYER_NORM_1, LAYER_QKV, LAYER_OUTPUT, LAYER_NORM_2, LAYER_UP, LAYER_DOWN = range(6)
-LAYER_FIELDS = 6
-# A row of a batch: a token, its position, the cache of its text, and where its logits go (0: they are not wanted).
-ROW_TOKEN, ROW_POSITION, ROW_CACHE, ROW_LOGITS = range(4)
-ROW_FIELDS = 4
-PANEL = 64  # columns of a matrix that are computed, and lie, together
-PANEL_BYTES = 4 * PANEL
 LANES = 16  # float32 numbers of a vector
 LANES_BYTES = 4 * LANES
-NORM_EPS = 1e-5  # of every RMSNorm
 
 
 def filled_up(count: int, unit: int) -> int:
@@ -100,13 +85,3 @@ def filled_up(count: int, unit: int) -> int:
     (64, 128)
     """
     return -(-count // unit) * unit
-
-
-# The arguments of the kernels of training (layers.py): addresses, then numbers. A size is that of a number in bytes.
-NORM_X, NORM_GAIN, NORM_OUTPUT, NORM_SCALES, NORM_GRAD_X, NORM_GAIN_SUMS, NORM_ROWS, NORM_D_MODEL, NORM_SIZE = range(9)
-NORM_GROUP = 64  # rows whose gradients of the gain are summed together
-GATE_UP, GATE_OUTPUT, GATE_GRADS, GATE_D_FF, GATE_SIZE = range(5)
-LOSS_LOGITS, LOSS_TARGETS, LOSS_TOLD, LOSS_VOCAB, LOSS_SIZE = range(5)
-ATTEND_QKV, ATTEND_OUTPUT, ATTEND_GRADS, ATTEND_TURNS, ATTEND_SCRATCH, ATTEND_SCRATCH_BYTES = range(6)
-ATTEND_SEQ, ATTEND_HEADS, ATTEND_WIDTH, ATTEND_SIZE = range(6, 10)
-ATTENTION_BLOCK = 16  # positions whose scores are held at once

@@ -5,13 +5,12 @@ logits are the same bits whether a text is computed at once or token by token, a
 
 A matrix (d_in, d_out) lies in panels of 64 columns, one after the other: the 64 numbers of input 0, those of input 1,
 and so on. Columns beyond d_out are 0. One panel stays in the processor's cache while all rows of a batch use it. The
-keys of a head are such a matrix too, (width, positions); its values are rows (positions, width), filled up to whole
+keys of a head are such a matrix too, (head_dim, positions); its values are rows (positions, head_dim), padded to whole
 vectors.
 """
 
 import numpy as np
 
-from lmpipe.kernels.runtime import structs
 from lmpipe.kernels.runtime.intrinsics import field, inlined, kernel
 from lmpipe.kernels.runtime.simd_float32 import (
     exponential,
@@ -28,9 +27,10 @@ from lmpipe.kernels.runtime.simd_float32 import (
     times,
     total,
 )
+from lmpipe.kernels.runtime.structs import LANES_BYTES, WORD
+from lmpipe.kernels.transformer import structs
 
-WORD = structs.WORD
-LANES_BYTES, PANEL_BYTES = structs.LANES_BYTES, structs.PANEL_BYTES
+PANEL_BYTES = structs.PANEL_BYTES
 FLOAT_BYTES = 4
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 NORM_EPS = np.float32(structs.NORM_EPS)
@@ -52,7 +52,7 @@ def whole_lanes(columns):
 def row_bytes(model):
     """From one row to the next in the wide scratch memory: queries, keys and values, or the feed-forward's numbers."""
     d_model, d_ff = field(model, structs.MODEL_D_MODEL), field(model, structs.MODEL_D_FF)
-    return whole_panels(max(3 * d_model, (1 + field(model, structs.MODEL_IS_GATED)) * d_ff))
+    return whole_panels(max(3 * d_model, (1 + field(model, structs.MODEL_HAS_GATE)) * d_ff))
 
 
 # --- sums of rows of a matrix, in the order of the rows --------------------------------------------------------------
@@ -100,7 +100,7 @@ def multiply(output, output_stride, inputs, input_stride, rows, d_in, matrix, d_
 
 
 @kernel
-def normalize(output, x, d_model, weight):
+def rmsnorm(output, x, d_model, weight):
     """RMSNorm of one row, or a copy of it where there is no weight (0)."""
     size = whole_panels(d_model)
     scale = spread(ONE)
@@ -125,25 +125,25 @@ def add(x, change, d_model):
 
 
 @kernel
-def bend(values, d_ff, is_gated):
+def silu_gate(values, d_ff, has_gate):
     """SiLU of d_ff numbers, in place; gated: times the d_ff numbers behind them.
 
     What is computed beyond d_ff falls on numbers that are not needed any more.
     """
     for offset in range(0, FLOAT_BYTES * d_ff, LANES_BYTES):
         x = load_lanes(values + offset)
-        bent = over(x, plus(spread(ONE), exponential(minus(spread(ZERO), x))))
-        if is_gated:
-            bent = times(bent, load_lanes(values + FLOAT_BYTES * d_ff + offset))
-        store_lanes(values + offset, bent)
+        silu = over(x, plus(spread(ONE), exponential(minus(spread(ZERO), x))))
+        if has_gate:
+            silu = times(silu, load_lanes(values + FLOAT_BYTES * d_ff + offset))
+        store_lanes(values + offset, silu)
 
 
 @kernel
-def turn(values, width, turns):
-    """RoPE of one head: turn each pair of channels by the (cosine, sine) that `turns` has for it, in place."""
-    for offset in range(0, FLOAT_BYTES * width, 2 * FLOAT_BYTES):
+def apply_rope(values, head_dim, cos_sin):
+    """RoPE of one head: apply_rope each pair of channels by the (cosine, sine) that `cos_sin` has for it, in place."""
+    for offset in range(0, FLOAT_BYTES * head_dim, 2 * FLOAT_BYTES):
         even, odd = load_float(values + offset), load_float(values + offset + FLOAT_BYTES)
-        cosine, sine = load_float(turns + offset), load_float(turns + offset + FLOAT_BYTES)
+        cosine, sine = load_float(cos_sin + offset), load_float(cos_sin + offset + FLOAT_BYTES)
         store_float(values + offset, even * cosine - odd * sine)
         store_float(values + offset + FLOAT_BYTES, even * sine + odd * cosine)
 
@@ -155,50 +155,52 @@ soften = soften_by(exponential)
 
 
 @kernel
-def attend(output, queries, position, width, keys, values, scores):
+def attention_head(output, queries, position, head_dim, keys, values, scores):
     """What one head takes from positions 0 to `position`; `queries` may be changed."""
-    scale = ONE / square_root(np.float32(width))
-    for offset in range(0, FLOAT_BYTES * width, FLOAT_BYTES):
+    scale = ONE / square_root(np.float32(head_dim))
+    for offset in range(0, FLOAT_BYTES * head_dim, FLOAT_BYTES):
         store_float(queries + offset, load_float(queries + offset) * scale)
     for panel in range(position // structs.PANEL + 1):
-        sum_panel(scores + panel * PANEL_BYTES, queries, width, keys + panel * width * PANEL_BYTES, PANEL_BYTES)
-    share = ONE / soften(scores, position + 1, whole_panels(position + 1))
-    stride = whole_lanes(width)
+        sum_panel(scores + panel * PANEL_BYTES, queries, head_dim, keys + panel * head_dim * PANEL_BYTES, PANEL_BYTES)
+    inv_sum = ONE / soften(scores, position + 1, whole_panels(position + 1))
+    stride = whole_lanes(head_dim)
     # Behind the scores, since whole vectors may be longer than what a head has in the output.
-    mixed = scores + whole_panels(position + 1)
+    context = scores + whole_panels(position + 1)
     for offset in range(0, stride, LANES_BYTES):
-        sum_lanes(mixed + offset, scores, position + 1, values + offset, stride)
-    for offset in range(0, FLOAT_BYTES * width, FLOAT_BYTES):
-        store_float(output + offset, load_float(mixed + offset) * share)
+        sum_lanes(context + offset, scores, position + 1, values + offset, stride)
+    for offset in range(0, FLOAT_BYTES * head_dim, FLOAT_BYTES):
+        store_float(output + offset, load_float(context + offset) * inv_sum)
 
 
 @kernel
-def keep(key, value, position, width, keys, values):
+def append_kv(key, value, position, head_dim, keys, values):
     """Put a position's key and value of one head into the cache."""
-    keys += position // structs.PANEL * width * PANEL_BYTES + FLOAT_BYTES * (position % structs.PANEL)
-    values += position * whole_lanes(width)
-    for channel in range(width):
+    keys += position // structs.PANEL * head_dim * PANEL_BYTES + FLOAT_BYTES * (position % structs.PANEL)
+    values += position * whole_lanes(head_dim)
+    for channel in range(head_dim):
         store_float(keys + PANEL_BYTES * channel, load_float(key + FLOAT_BYTES * channel))
         store_float(values + FLOAT_BYTES * channel, load_float(value + FLOAT_BYTES * channel))
 
 
 @kernel
-def attend_all(model, output, qkv, layer, row):
+def attention(model, output, qkv, layer, row):
     """All heads of one row: (d_model) from its queries, keys and values, which follow each other, (3 * d_model)."""
     d_model, num_heads = field(model, structs.MODEL_D_MODEL), field(model, structs.MODEL_NUM_HEADS)
     keys_bytes, values_bytes = field(model, structs.MODEL_KEYS_BYTES), field(model, structs.MODEL_VALUES_BYTES)
-    width = d_model // num_heads
-    position, turns = field(row, structs.ROW_POSITION), field(model, structs.MODEL_TURNS)
+    head_dim = d_model // num_heads
+    position, cos_sin = field(row, structs.ROW_POSITION), field(model, structs.MODEL_COS_SIN)
     keys = field(row, structs.ROW_CACHE) + layer * num_heads * (keys_bytes + values_bytes)
     for head in range(num_heads):
-        query = qkv + FLOAT_BYTES * width * head
+        query = qkv + FLOAT_BYTES * head_dim * head
         key, value = query + FLOAT_BYTES * d_model, query + 2 * FLOAT_BYTES * d_model
-        if turns != 0:
-            turn(query, width, turns + FLOAT_BYTES * width * position)
-            turn(key, width, turns + FLOAT_BYTES * width * position)
-        keep(key, value, position, width, keys, keys + keys_bytes)
+        if cos_sin != 0:
+            apply_rope(query, head_dim, cos_sin + FLOAT_BYTES * head_dim * position)
+            apply_rope(key, head_dim, cos_sin + FLOAT_BYTES * head_dim * position)
+        append_kv(key, value, position, head_dim, keys, keys + keys_bytes)
         scores = field(model, structs.MODEL_SCORES)
-        attend(output + FLOAT_BYTES * width * head, query, position, width, keys, keys + keys_bytes, scores)
+        attention_head(
+            output + FLOAT_BYTES * head_dim * head, query, position, head_dim, keys, keys + keys_bytes, scores
+        )
         keys += keys_bytes + values_bytes
 
 
@@ -206,25 +208,25 @@ def attend_all(model, output, qkv, layer, row):
 
 
 @kernel
-def residual(model, change, rows, norm, change_stride):
+def residual_add(model, change, rows, norm, change_stride):
     """Add to the rows what a sublayer made of them, and normalise them where norms stand behind the sum."""
     d_model, x = field(model, structs.MODEL_D_MODEL), field(model, structs.MODEL_X)
     for _ in range(rows):
         add(x, change, d_model)
-        if field(model, structs.MODEL_NORM) == structs.NORM_AFTER:
-            normalize(x, x, d_model, norm)
+        if field(model, structs.MODEL_NORM) == structs.POST_NORM:
+            rmsnorm(x, x, d_model, norm)
         x += whole_panels(d_model)
         change += change_stride
 
 
 @kernel
-def sublayer_input(model, rows, norm):
+def pre_norm(model, rows, norm):
     """Put into the memory for it what a sublayer sees: the rows, normalised where norms stand before it."""
     d_model = field(model, structs.MODEL_D_MODEL)
-    weight = norm if field(model, structs.MODEL_NORM) == structs.NORM_BEFORE else 0
+    weight = norm if field(model, structs.MODEL_NORM) == structs.PRE_NORM else 0
     size = whole_panels(d_model)
     for row in range(rows):
-        normalize(
+        rmsnorm(
             field(model, structs.MODEL_NORMED) + row * size, field(model, structs.MODEL_X) + row * size, d_model, weight
         )
 
@@ -237,20 +239,20 @@ def block(model, layer, first, rows):
     normed, wide = field(model, structs.MODEL_NORMED), field(model, structs.MODEL_WIDE)
     size, stride = whole_panels(d_model), row_bytes(model)
     norm = field(weights, structs.LAYER_NORM_1)
-    sublayer_input(model, rows, norm)
+    pre_norm(model, rows, norm)
     multiply(wide, stride, normed, size, rows, d_model, field(weights, structs.LAYER_QKV), 3 * d_model)
     for row in range(rows):
-        attend_all(model, normed + row * size, wide + row * stride, layer, first + WORD * structs.ROW_FIELDS * row)
+        attention(model, normed + row * size, wide + row * stride, layer, first + WORD * structs.ROW_FIELDS * row)
     multiply(wide, stride, normed, size, rows, d_model, field(weights, structs.LAYER_OUTPUT), d_model)
-    residual(model, wide, rows, norm, stride)
+    residual_add(model, wide, rows, norm, stride)
 
-    norm, is_gated = field(weights, structs.LAYER_NORM_2), field(model, structs.MODEL_IS_GATED)
-    sublayer_input(model, rows, norm)
-    multiply(wide, stride, normed, size, rows, d_model, field(weights, structs.LAYER_UP), (1 + is_gated) * d_ff)
+    norm, has_gate = field(weights, structs.LAYER_NORM_2), field(model, structs.MODEL_HAS_GATE)
+    pre_norm(model, rows, norm)
+    multiply(wide, stride, normed, size, rows, d_model, field(weights, structs.LAYER_UP), (1 + has_gate) * d_ff)
     for row in range(rows):
-        bend(wide + row * stride, d_ff, is_gated)
+        silu_gate(wide + row * stride, d_ff, has_gate)
     multiply(normed, size, wide, stride, rows, d_ff, field(weights, structs.LAYER_DOWN), d_model)
-    residual(model, normed, rows, norm, size)
+    residual_add(model, normed, rows, norm, size)
 
 
 @kernel
@@ -260,14 +262,14 @@ def forward(model, first, rows):
     x, size = field(model, structs.MODEL_X), whole_panels(d_model)
     for row in range(rows):
         token = field(first + WORD * structs.ROW_FIELDS * row, structs.ROW_TOKEN)
-        normalize(x + row * size, field(model, structs.MODEL_EMBEDDINGS) + token * size, d_model, 0)
+        rmsnorm(x + row * size, field(model, structs.MODEL_EMBEDDINGS) + token * size, d_model, 0)
     for layer in range(field(model, structs.MODEL_NUM_LAYERS)):
         block(model, layer, first, rows)
     normed = field(model, structs.MODEL_NORMED)
     for row in range(rows):
         logits = field(first + WORD * structs.ROW_FIELDS * row, structs.ROW_LOGITS)
         if logits != 0:
-            normalize(normed, x + row * size, d_model, field(model, structs.MODEL_FINAL_NORM))
+            rmsnorm(normed, x + row * size, d_model, field(model, structs.MODEL_FINAL_NORM))
             head, vocab_size = field(model, structs.MODEL_HEAD), field(model, structs.MODEL_VOCAB_SIZE)
             multiply(logits, 0, normed, size, 1, d_model, head, vocab_size)
     return 0

@@ -8,7 +8,6 @@ other; all are computed in float32.
 
 import numpy as np
 
-from lmpipe.kernels.runtime import structs
 from lmpipe.kernels.runtime.intrinsics import CHECKED, checked, field, inlined, kernel, load_int
 from lmpipe.kernels.runtime.simd_float32 import (
     HALF_BYTES,
@@ -39,9 +38,10 @@ from lmpipe.kernels.runtime.simd_float32 import (
     transpose_block,
     turned,
 )
+from lmpipe.kernels.runtime.structs import LANES_BYTES, WORD
+from lmpipe.kernels.transformer import structs
 
 FLOAT_BYTES = 4
-LANES_BYTES, WORD = structs.LANES_BYTES, structs.WORD
 BLOCK = structs.ATTENTION_BLOCK
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 NORM_EPS = np.float32(structs.NORM_EPS)
@@ -73,7 +73,7 @@ def write(row, place, values, count, size):
 
 
 @inlined
-def opening(values):
+def sigmoid(values):
     """The logistic function."""
     return over(spread(ONE), plus(spread(ONE), fused_exponential(minus(spread(ZERO), values))))
 
@@ -82,19 +82,19 @@ def opening(values):
 
 
 @kernel
-def normalize_rows(call, first, last, rank):
+def rmsnorm(args, first, last, thread_id):
     """RMSNorm of rows of float32, and the scale of each, which its derivative needs."""
-    d_model, size = field(call, structs.NORM_D_MODEL), field(call, structs.NORM_SIZE)
-    gain = field(call, structs.NORM_GAIN)
+    d_model, size = field(args, structs.NORM_D_MODEL), field(args, structs.NORM_ITEMSIZE)
+    gain = field(args, structs.NORM_WEIGHT)
     for row in range(first, last):
-        x = field(call, structs.NORM_X) + FLOAT_BYTES * d_model * row
-        output = field(call, structs.NORM_OUTPUT) + size * d_model * row
+        x = field(args, structs.NORM_X) + FLOAT_BYTES * d_model * row
+        output = field(args, structs.NORM_OUTPUT) + size * d_model * row
         squares = spread(ZERO)
         for place in range(0, d_model, LANES):
             values = read(x, place, d_model, FLOAT_BYTES)
             squares = plus_product(squares, values, values)
         scale = ONE / square_root(total(squares) / np.float32(d_model) + NORM_EPS)
-        store_float(field(call, structs.NORM_SCALES) + FLOAT_BYTES * row, scale)
+        store_float(field(args, structs.NORM_SCALES) + FLOAT_BYTES * row, scale)
         for place in range(0, d_model, LANES):
             values = times(read(x, place, d_model, FLOAT_BYTES), spread(scale))
             write(output, place, times(values, read(gain, place, d_model, FLOAT_BYTES)), d_model, size)
@@ -102,21 +102,21 @@ def normalize_rows(call, first, last, rank):
 
 
 @kernel
-def normalize_rows_back(call, first, last, rank):
+def rmsnorm_backward(args, first, last, thread_id):
     """The gradients of RMSNorm, by groups of rows: of the rows, and of the gain a sum for each group.
 
     With r the scale and n = r x: dx = r (g w - n mean(g w n)), and dw sums g n.
     """
-    d_model, size = field(call, structs.NORM_D_MODEL), field(call, structs.NORM_SIZE)
-    gain, rows = field(call, structs.NORM_GAIN), field(call, structs.NORM_ROWS)
+    d_model, size = field(args, structs.NORM_D_MODEL), field(args, structs.NORM_ITEMSIZE)
+    gain, rows = field(args, structs.NORM_WEIGHT), field(args, structs.NORM_ROWS)
     for group in range(first, last):
-        sums = field(call, structs.NORM_GAIN_SUMS) + FLOAT_BYTES * d_model * group
+        sums = field(args, structs.NORM_WEIGHT_SUMS) + FLOAT_BYTES * d_model * group
         for place in range(0, d_model, LANES):
             write(sums, place, spread(ZERO), d_model, FLOAT_BYTES)
         for row in range(group * structs.NORM_GROUP, min((group + 1) * structs.NORM_GROUP, rows)):
-            x = field(call, structs.NORM_X) + FLOAT_BYTES * d_model * row
-            grad = field(call, structs.NORM_OUTPUT) + size * d_model * row
-            scale = spread(load_float(field(call, structs.NORM_SCALES) + FLOAT_BYTES * row))
+            x = field(args, structs.NORM_X) + FLOAT_BYTES * d_model * row
+            grad = field(args, structs.NORM_OUTPUT) + size * d_model * row
+            scale = spread(load_float(field(args, structs.NORM_SCALES) + FLOAT_BYTES * row))
             weighted = spread(ZERO)
             for place in range(0, d_model, LANES):
                 normal = times(read(x, place, d_model, FLOAT_BYTES), scale)
@@ -124,11 +124,11 @@ def normalize_rows_back(call, first, last, rank):
                 write(sums, place, plus(read(sums, place, d_model, FLOAT_BYTES), product), d_model, FLOAT_BYTES)
                 weighted = plus_product(weighted, product, read(gain, place, d_model, FLOAT_BYTES))
             mean = spread(total(weighted) / np.float32(d_model))
-            output = field(call, structs.NORM_GRAD_X) + FLOAT_BYTES * d_model * row
+            output = field(args, structs.NORM_GRAD_X) + FLOAT_BYTES * d_model * row
             for place in range(0, d_model, LANES):
                 normal = times(read(x, place, d_model, FLOAT_BYTES), scale)
-                straight = times(read(grad, place, d_model, size), read(gain, place, d_model, FLOAT_BYTES))
-                write(output, place, times(minus(straight, times(normal, mean)), scale), d_model, FLOAT_BYTES)
+                grad_times_weight = times(read(grad, place, d_model, size), read(gain, place, d_model, FLOAT_BYTES))
+                write(output, place, times(minus(grad_times_weight, times(normal, mean)), scale), d_model, FLOAT_BYTES)
     return 0
 
 
@@ -136,38 +136,38 @@ def normalize_rows_back(call, first, last, rank):
 
 
 @kernel
-def open_gates(call, first, last, rank):
+def swiglu(args, first, last, thread_id):
     """silu(gate) * up of rows that hold both, d_ff numbers each."""
-    d_ff, size = field(call, structs.GATE_D_FF), field(call, structs.GATE_SIZE)
+    d_ff, size = field(args, structs.SWIGLU_D_FF), field(args, structs.SWIGLU_ITEMSIZE)
     for row in range(first, last):
-        gates = field(call, structs.GATE_UP) + 2 * size * d_ff * row
-        output = field(call, structs.GATE_OUTPUT) + size * d_ff * row
+        gates = field(args, structs.SWIGLU_GATE_UP) + 2 * size * d_ff * row
+        output = field(args, structs.SWIGLU_OUTPUT) + size * d_ff * row
         for place in range(0, d_ff, LANES):
             gate = read(gates, place, d_ff, size)
             up = read(gates + size * d_ff, place, d_ff, size)
-            write(output, place, times(times(gate, opening(gate)), up), d_ff, size)
+            write(output, place, times(times(gate, sigmoid(gate)), up), d_ff, size)
     return 0
 
 
 @kernel
-def open_gates_back(call, first, last, rank):
+def swiglu_backward(args, first, last, thread_id):
     """The gradients of both halves, side by side, too; those of the product are replaced by the product itself."""
-    d_ff, size = field(call, structs.GATE_D_FF), field(call, structs.GATE_SIZE)
+    d_ff, size = field(args, structs.SWIGLU_D_FF), field(args, structs.SWIGLU_ITEMSIZE)
     for row in range(first, last):
-        gates = field(call, structs.GATE_UP) + 2 * size * d_ff * row
-        grads = field(call, structs.GATE_OUTPUT) + size * d_ff * row
-        outputs = field(call, structs.GATE_GRADS) + 2 * size * d_ff * row
+        gates = field(args, structs.SWIGLU_GATE_UP) + 2 * size * d_ff * row
+        grads = field(args, structs.SWIGLU_OUTPUT) + size * d_ff * row
+        outputs = field(args, structs.SWIGLU_GRADS) + 2 * size * d_ff * row
         for place in range(0, d_ff, LANES):
             gate = read(gates, place, d_ff, size)
             up = read(gates + size * d_ff, place, d_ff, size)
             grad = read(grads, place, d_ff, size)
-            opened = opening(gate)
-            bent = times(gate, opened)
+            sig = sigmoid(gate)
+            silu = times(gate, sig)
             # silu'(x) = s + silu(x) (1 - s), s being the logistic function.
-            slope = plus_product(opened, bent, minus(spread(ONE), opened))
-            write(outputs, place, times(times(grad, up), slope), d_ff, size)
-            write(outputs + size * d_ff, place, times(grad, bent), d_ff, size)
-            write(grads, place, times(bent, up), d_ff, size)
+            silu_grad = plus_product(sig, silu, minus(spread(ONE), sig))
+            write(outputs, place, times(times(grad, up), silu_grad), d_ff, size)
+            write(outputs + size * d_ff, place, times(grad, silu), d_ff, size)
+            write(grads, place, times(silu, up), d_ff, size)
     return 0
 
 
@@ -175,42 +175,42 @@ def open_gates_back(call, first, last, rank):
 
 
 @kernel
-def lose(call, first, last, rank):
+def cross_entropy_fwd_bwd(args, first, last, thread_id):
     """Turn rows of logits into the gradients of their losses, in place.
 
-    A loss is what is told of a row, (the largest logit - the target's) and the sum of exp(logit - largest), as
+    A loss is the terms of a row, (the largest logit - the target's) and the sum of exp(logit - largest), as
     difference + log(sum).
     """
-    vocab, size = field(call, structs.LOSS_VOCAB), field(call, structs.LOSS_SIZE)
+    vocab, size = field(args, structs.LOSS_VOCAB_SIZE), field(args, structs.LOSS_ITEMSIZE)
     for row in range(first, last):
-        logits = field(call, structs.LOSS_LOGITS) + size * vocab * row
-        target = load_int(field(call, structs.LOSS_TARGETS) + WORD * row)
-        told = field(call, structs.LOSS_TOLD) + 2 * FLOAT_BYTES * row
-        highest = spread(MASKED)
+        logits = field(args, structs.LOSS_LOGITS) + size * vocab * row
+        target = load_int(field(args, structs.LOSS_TARGETS) + WORD * row)
+        terms = field(args, structs.LOSS_TERMS) + 2 * FLOAT_BYTES * row
+        max_lanes = spread(MASKED)
         for place in range(0, vocab, LANES):
-            highest = larger(filled(read(logits, place, vocab, size), vocab - place, MASKED), highest)
-        greatest = largest(highest)
-        wanted = total(read(logits, target, target + 1, size))
+            max_lanes = larger(filled(read(logits, place, vocab, size), vocab - place, MASKED), max_lanes)
+        max_logit = largest(max_lanes)
+        target_logit = total(read(logits, target, target + 1, size))
         found = spread(ZERO)
         for place in range(0, vocab, LANES):
             values = filled(read(logits, place, vocab, size), vocab - place, MASKED)
-            values = fused_exponential(minus(values, spread(greatest)))
+            values = fused_exponential(minus(values, spread(max_logit)))
             if size == FLOAT_BYTES:
                 write(logits, place, values, vocab, size)
             found = plus(found, values)
-        sum_of_all = total(found)
-        store_float(told, greatest - wanted)
-        store_float(told + FLOAT_BYTES, sum_of_all)
-        share = spread(ONE / sum_of_all)
+        sum_exp = total(found)
+        store_float(terms, max_logit - target_logit)
+        store_float(terms + FLOAT_BYTES, sum_exp)
+        inv_sum = spread(ONE / sum_exp)
         for place in range(0, vocab, LANES):
             values = read(logits, place, vocab, size)
             if size != FLOAT_BYTES:
                 # bfloat16 would not keep the exponentials well: they are computed again.
-                values = fused_exponential(minus(values, spread(greatest)))
-            write(logits, place, times(values, share), vocab, size)
-        # The gradient of a logit is its chance, less 1 for the target's.
-        chance = times(fused_exponential(spread(wanted - greatest)), share)
-        write(logits, target, minus(chance, spread(ONE)), target + 1, size)
+                values = fused_exponential(minus(values, spread(max_logit)))
+            write(logits, place, times(values, inv_sum), vocab, size)
+        # The gradient of a logit is its probability, less 1 for the target's.
+        target_prob = times(fused_exponential(spread(target_logit - max_logit)), inv_sum)
+        write(logits, target, minus(target_prob, spread(ONE)), target + 1, size)
     return 0
 
 
@@ -263,23 +263,23 @@ def filled_up(count, unit):
 
 
 @kernel
-def take_row(target, row, width, size, factor, turns):
-    """A head's row of numbers as float32, filled up with zeros: times a factor, turned by RoPE unless `turns` is 0."""
-    for place in range(0, width, LANES):
-        values = times(read(row, place, width, size), spread(factor))
-        if turns != 0:
-            values = turned(values, read(turns, place, width, FLOAT_BYTES), ONE)
+def load_row(target, row, head_dim, size, factor, cos_sin):
+    """A head's row of numbers as float32, filled up with zeros: times a factor, rotated unless `cos_sin` is 0."""
+    for place in range(0, head_dim, LANES):
+        values = times(read(row, place, head_dim, size), spread(factor))
+        if cos_sin != 0:
+            values = turned(values, read(cos_sin, place, head_dim, FLOAT_BYTES), ONE)
         store_lanes(target + FLOAT_BYTES * place, values)
 
 
 @kernel
-def give_row(row, source, width, size, factor, turns):
+def store_row(row, source, head_dim, size, factor, cos_sin):
     """The other way round: a head's row of gradients, times a factor, turned back."""
-    for place in range(0, width, LANES):
+    for place in range(0, head_dim, LANES):
         values = times(load_lanes(source + FLOAT_BYTES * place), spread(factor))
-        if turns != 0:
-            values = turned(values, read(turns, place, width, FLOAT_BYTES), -ONE)
-        write(row, place, values, width, size)
+        if cos_sin != 0:
+            values = turned(values, read(cos_sin, place, head_dim, FLOAT_BYTES), -ONE)
+        write(row, place, values, head_dim, size)
 
 
 @kernel
@@ -290,11 +290,11 @@ def clear(address, size):
 
 
 @kernel
-def take_rows(target, row_bytes, rows, stride, first, last, seq, width, size, factor, turns):
+def load_rows(target, row_bytes, rows, stride, first, last, seq, head_dim, size, factor, cos_sin):
     """A head's rows of some positions, those behind the last one of the sequence being zeros."""
     for position in range(first, last):
         if position < seq:
-            take_row(target, rows + stride * position, width, size, factor, turns_of(turns, position, width))
+            load_row(target, rows + stride * position, head_dim, size, factor, cos_sin_at(cos_sin, position, head_dim))
         else:
             clear(target, row_bytes)
         target += row_bytes
@@ -315,116 +315,161 @@ def transpose(target, target_stride, source, row_bytes, rows):
 
 
 @inlined
-def turns_of(turns, position, width):
+def cos_sin_at(cos_sin, position, head_dim):
     """The cosines and sines of a position, 0 where nothing is turned."""
-    return turns + FLOAT_BYTES * width * position if turns != 0 else 0
+    return cos_sin + FLOAT_BYTES * head_dim * position if cos_sin != 0 else 0
 
 
 @inlined
-def shape_of(call):
-    """Positions of a sequence, heads, and the width of one."""
-    return field(call, structs.ATTEND_SEQ), field(call, structs.ATTEND_HEADS), field(call, structs.ATTEND_WIDTH)
+def attention_shape(args):
+    """Positions of a sequence, heads, and the head_dim of one."""
+    return (
+        field(args, structs.ATTENTION_SEQ),
+        field(args, structs.ATTENTION_NUM_HEADS),
+        field(args, structs.ATTENTION_HEAD_DIM),
+    )
 
 
 @kernel
-def attend_heads(call, first, last, rank):
+def causal_attention(args, first, last, thread_id):
     """Causal attention, a head of a sequence each: queries, keys and values (seq, 3 d_model) to (seq, d_model)."""
-    seq, heads, width = shape_of(call)
-    size, turns = field(call, structs.ATTEND_SIZE), field(call, structs.ATTEND_TURNS)
-    d_model, factor = heads * width, ONE / square_root(np.float32(width))
-    positions, row_bytes = filled_up(seq, BLOCK), FLOAT_BYTES * filled_up(width, LANES)
-    line, matrix = FLOAT_BYTES * positions, positions * row_bytes
-    key_columns = field(call, structs.ATTEND_SCRATCH) + field(call, structs.ATTEND_SCRATCH_BYTES) * rank
+    seq, heads, head_dim = attention_shape(args)
+    size, cos_sin = field(args, structs.ATTENTION_ITEMSIZE), field(args, structs.ATTENTION_COS_SIN)
+    d_model, factor = heads * head_dim, ONE / square_root(np.float32(head_dim))
+    positions, row_bytes = filled_up(seq, BLOCK), FLOAT_BYTES * filled_up(head_dim, LANES)
+    score_row, matrix = FLOAT_BYTES * positions, positions * row_bytes
+    key_columns = field(args, structs.ATTENTION_SCRATCH) + field(args, structs.ATTENTION_SCRATCH_BYTES) * thread_id
     keys, values = key_columns + matrix, key_columns + 2 * matrix
     queries = values + matrix
-    mixed = queries + BLOCK * row_bytes
-    scores = mixed + BLOCK * row_bytes
+    context = queries + BLOCK * row_bytes
+    scores = context + BLOCK * row_bytes
     stride, out_stride = 3 * size * d_model, size * d_model
     for unit in range(first, last):
         place = unit // heads * seq * d_model
-        qkv = field(call, structs.ATTEND_QKV) + size * (3 * place + unit % heads * width)
-        output = field(call, structs.ATTEND_OUTPUT) + size * (place + unit % heads * width)
-        take_rows(keys, row_bytes, qkv + out_stride, stride, 0, positions, seq, width, size, ONE, turns)
-        take_rows(values, row_bytes, qkv + 2 * out_stride, stride, 0, positions, seq, width, size, ONE, 0)
-        transpose(key_columns, line, keys, row_bytes, positions)
+        qkv = field(args, structs.ATTENTION_QKV) + size * (3 * place + unit % heads * head_dim)
+        output = field(args, structs.ATTENTION_OUTPUT) + size * (place + unit % heads * head_dim)
+        load_rows(keys, row_bytes, qkv + out_stride, stride, 0, positions, seq, head_dim, size, ONE, cos_sin)
+        load_rows(values, row_bytes, qkv + 2 * out_stride, stride, 0, positions, seq, head_dim, size, ONE, 0)
+        transpose(key_columns, score_row, keys, row_bytes, positions)
         for start in range(0, seq, BLOCK):
             stop = start + BLOCK
-            take_rows(queries, row_bytes, qkv, stride, start, stop, seq, width, size, factor, turns)
-            multiply(scores, line, queries, row_bytes, FLOAT_BYTES, key_columns, line, BLOCK, FLOAT_BYTES * stop, width)
+            load_rows(queries, row_bytes, qkv, stride, start, stop, seq, head_dim, size, factor, cos_sin)
+            multiply(
+                scores,
+                score_row,
+                queries,
+                row_bytes,
+                FLOAT_BYTES,
+                key_columns,
+                score_row,
+                BLOCK,
+                FLOAT_BYTES * stop,
+                head_dim,
+            )
             for row in range(BLOCK):
-                share = ONE / soften(scores + line * row, start + row + 1, FLOAT_BYTES * stop)
+                inv_sum = ONE / soften(scores + score_row * row, start + row + 1, FLOAT_BYTES * stop)
                 # The query is not needed any more.
-                store_float(queries + row_bytes * row, share)
-            multiply(mixed, row_bytes, scores, line, FLOAT_BYTES, values, row_bytes, BLOCK, row_bytes, stop)
+                store_float(queries + row_bytes * row, inv_sum)
+            multiply(context, row_bytes, scores, score_row, FLOAT_BYTES, values, row_bytes, BLOCK, row_bytes, stop)
             for position in range(start, min(stop, seq)):
                 row = row_bytes * (position - start)
-                share = load_float(queries + row)
-                give_row(output + out_stride * position, mixed + row, width, size, share, 0)
+                inv_sum = load_float(queries + row)
+                store_row(output + out_stride * position, context + row, head_dim, size, inv_sum, 0)
     return 0
 
 
 @kernel
-def attend_heads_back(call, first, last, rank):
+def causal_attention_backward(args, first, last, thread_id):
     """The gradients of queries, keys and values (seq, 3 d_model), for a head of a sequence each.
 
-    The shares P of the softmax are computed again. With S the scores and G the gradient of the output:
+    The probs P of the softmax are computed again. With S the scores and G the gradient of the output:
     dV = P' G, dP = G V', dS = P (dP - sum(P dP)), dQ = dS K, dK = dS' Q.
     """
-    seq, heads, width = shape_of(call)
-    size, turns = field(call, structs.ATTEND_SIZE), field(call, structs.ATTEND_TURNS)
-    d_model, factor = heads * width, ONE / square_root(np.float32(width))
-    positions, row_bytes = filled_up(seq, BLOCK), FLOAT_BYTES * filled_up(width, LANES)
-    line, matrix = FLOAT_BYTES * positions, positions * row_bytes
-    key_columns = field(call, structs.ATTEND_SCRATCH) + field(call, structs.ATTEND_SCRATCH_BYTES) * rank
+    seq, heads, head_dim = attention_shape(args)
+    size, cos_sin = field(args, structs.ATTENTION_ITEMSIZE), field(args, structs.ATTENTION_COS_SIN)
+    d_model, factor = heads * head_dim, ONE / square_root(np.float32(head_dim))
+    positions, row_bytes = filled_up(seq, BLOCK), FLOAT_BYTES * filled_up(head_dim, LANES)
+    score_row, matrix = FLOAT_BYTES * positions, positions * row_bytes
+    key_columns = field(args, structs.ATTENTION_SCRATCH) + field(args, structs.ATTENTION_SCRATCH_BYTES) * thread_id
     value_columns, keys = key_columns + matrix, key_columns + 2 * matrix
     key_grads, value_grads = keys + matrix, keys + 2 * matrix
     queries = keys + 3 * matrix
     grads = queries + BLOCK * row_bytes
     query_grads = grads + BLOCK * row_bytes
     scores = query_grads + BLOCK * row_bytes
-    changes = scores + BLOCK * line  # the gradients of the scores
+    changes = scores + BLOCK * score_row  # the gradients of the scores
     stride, out_stride = 3 * size * d_model, size * d_model
     for unit in range(first, last):
         place = unit // heads * seq * d_model
-        qkv = field(call, structs.ATTEND_QKV) + size * (3 * place + unit % heads * width)
-        outputs = field(call, structs.ATTEND_GRADS) + size * (3 * place + unit % heads * width)
-        output_grads = field(call, structs.ATTEND_OUTPUT) + size * (place + unit % heads * width)
-        take_rows(keys, row_bytes, qkv + 2 * out_stride, stride, 0, positions, seq, width, size, ONE, 0)
-        transpose(value_columns, line, keys, row_bytes, positions)
-        take_rows(keys, row_bytes, qkv + out_stride, stride, 0, positions, seq, width, size, ONE, turns)
-        transpose(key_columns, line, keys, row_bytes, positions)
+        qkv = field(args, structs.ATTENTION_QKV) + size * (3 * place + unit % heads * head_dim)
+        outputs = field(args, structs.ATTENTION_GRADS) + size * (3 * place + unit % heads * head_dim)
+        output_grads = field(args, structs.ATTENTION_OUTPUT) + size * (place + unit % heads * head_dim)
+        load_rows(keys, row_bytes, qkv + 2 * out_stride, stride, 0, positions, seq, head_dim, size, ONE, 0)
+        transpose(value_columns, score_row, keys, row_bytes, positions)
+        load_rows(keys, row_bytes, qkv + out_stride, stride, 0, positions, seq, head_dim, size, ONE, cos_sin)
+        transpose(key_columns, score_row, keys, row_bytes, positions)
         clear(key_grads, 2 * matrix)
         for start in range(0, seq, BLOCK):
             stop = start + BLOCK
             columns = FLOAT_BYTES * stop
-            take_rows(queries, row_bytes, qkv, stride, start, stop, seq, width, size, factor, turns)
-            take_rows(grads, row_bytes, output_grads, out_stride, start, stop, seq, width, size, ONE, 0)
-            multiply(scores, line, queries, row_bytes, FLOAT_BYTES, key_columns, line, BLOCK, columns, width)
-            multiply(changes, line, grads, row_bytes, FLOAT_BYTES, value_columns, line, BLOCK, columns, width)
+            load_rows(queries, row_bytes, qkv, stride, start, stop, seq, head_dim, size, factor, cos_sin)
+            load_rows(grads, row_bytes, output_grads, out_stride, start, stop, seq, head_dim, size, ONE, 0)
+            multiply(
+                scores,
+                score_row,
+                queries,
+                row_bytes,
+                FLOAT_BYTES,
+                key_columns,
+                score_row,
+                BLOCK,
+                columns,
+                head_dim,
+            )
+            multiply(
+                changes,
+                score_row,
+                grads,
+                row_bytes,
+                FLOAT_BYTES,
+                value_columns,
+                score_row,
+                BLOCK,
+                columns,
+                head_dim,
+            )
             for row in range(BLOCK):
-                soften_back(scores + line * row, changes + line * row, start + row + 1, columns)
-            add_product(value_grads, row_bytes, scores, FLOAT_BYTES, line, grads, row_bytes, stop, row_bytes, BLOCK)
-            add_product(key_grads, row_bytes, changes, FLOAT_BYTES, line, queries, row_bytes, stop, row_bytes, BLOCK)
-            multiply(query_grads, row_bytes, changes, line, FLOAT_BYTES, keys, row_bytes, BLOCK, row_bytes, stop)
+                softmax_backward(scores + score_row * row, changes + score_row * row, start + row + 1, columns)
+            add_product(
+                value_grads, row_bytes, scores, FLOAT_BYTES, score_row, grads, row_bytes, stop, row_bytes, BLOCK
+            )
+            add_product(
+                key_grads, row_bytes, changes, FLOAT_BYTES, score_row, queries, row_bytes, stop, row_bytes, BLOCK
+            )
+            multiply(query_grads, row_bytes, changes, score_row, FLOAT_BYTES, keys, row_bytes, BLOCK, row_bytes, stop)
             for position in range(start, min(stop, seq)):
                 row = query_grads + row_bytes * (position - start)
-                give_row(outputs + stride * position, row, width, size, factor, turns_of(turns, position, width))
+                store_row(
+                    outputs + stride * position, row, head_dim, size, factor, cos_sin_at(cos_sin, position, head_dim)
+                )
         for position in range(seq):
             row, offset = outputs + stride * position, row_bytes * position
-            give_row(row + out_stride, key_grads + offset, width, size, ONE, turns_of(turns, position, width))
-            give_row(row + 2 * out_stride, value_grads + offset, width, size, ONE, 0)
+            store_row(
+                row + out_stride, key_grads + offset, head_dim, size, ONE, cos_sin_at(cos_sin, position, head_dim)
+            )
+            store_row(row + 2 * out_stride, value_grads + offset, head_dim, size, ONE, 0)
     return 0
 
 
 @kernel
-def soften_back(scores, grads, count, size):
-    """Turn a row of scores into shares, and the gradients of the shares into those of the scores."""
-    share = spread(ONE / soften(scores, count, size))
+def softmax_backward(scores, grads, count, size):
+    """Turn a row of scores into probs, and the gradients of the probs into those of the scores."""
+    inv_sum = spread(ONE / soften(scores, count, size))
     weighted = spread(ZERO)
     for offset in range(0, size, LANES_BYTES):
-        shares = times(load_lanes(scores + offset), share)
-        store_lanes(scores + offset, shares)
-        weighted = plus_product(weighted, shares, load_lanes(grads + offset))
+        probs = times(load_lanes(scores + offset), inv_sum)
+        store_lanes(scores + offset, probs)
+        weighted = plus_product(weighted, probs, load_lanes(grads + offset))
     mean = spread(total(weighted))
     for offset in range(0, size, LANES_BYTES):
         grad = minus(load_lanes(grads + offset), mean)
@@ -432,11 +477,11 @@ def soften_back(scores, grads, count, size):
 
 
 KERNELS = (
-    normalize_rows,
-    normalize_rows_back,
-    open_gates,
-    open_gates_back,
-    lose,
-    attend_heads,
-    attend_heads_back,
+    rmsnorm,
+    rmsnorm_backward,
+    swiglu,
+    swiglu_backward,
+    cross_entropy_fwd_bwd,
+    causal_attention,
+    causal_attention_backward,
 )
