@@ -1,8 +1,8 @@
-"""Byte-level BPE side by side with peers: python -m bench.bpe --corpus FILE --vocab-size N --peers A,B --job train.
+"""Byte-level BPE beside its peers: python -m benchmarks.bpe --corpus FILE --vocab-size N --peers A,B --job train.
 
 Two jobs are measured: training, and encoding a corpus into a file with a tokenizer that lmpipe has trained on it. Whole
 processes are timed, from the start of Python to its end, with the corpus in the file cache. lmpipe and a peer take
-turns, and each turn gives a ratio, so that other work on the machine disturbs both. For corpora: bench/corpora.py.
+turns, and each turn gives a ratio, so that other work on the machine disturbs both. For corpora: benchmarks/corpora.py.
 """
 
 import argparse
@@ -63,7 +63,7 @@ class Training:
 
     def run(self, name: str) -> Run:
         """Train once."""
-        return run("bench.trainers", name, self.corpus, str(self.vocab_size))
+        return run("benchmarks.trainers", name, self.corpus, str(self.vocab_size))
 
     def agreement(self, peer: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str:
         """How far two trainings made the same tokens in the same order."""
@@ -85,7 +85,7 @@ class Encoding:
     def run(self, name: str) -> Run:
         """Encode once; neither writing the last file back to the disk nor checking this one is part of the time."""
         output = Path(self.folder, f"{name}.bin")
-        found = run("bench.encoders", name, self.corpus, self.folder, str(output))
+        found = run("benchmarks.encoders", name, self.corpus, self.folder, str(output))
         found.wall_seconds -= found.made["checking_seconds"]
         output.unlink()
         return found

@@ -1,9 +1,9 @@
-"""Whole studies through a real SLURM on this machine: `python -m bench.cluster same`, or `sweep`.
+"""Whole studies through a real SLURM on this machine: `python -m benchmarks.cluster same`, or `sweep`.
 
 `same` makes a study twice, here and through SLURM, and compares every result that must not differ. `sweep` sends a
-study of many runs through SLURM with a test double in place of training (bench.doubles): some runs fail, some are
+study of many runs through SLURM with a test double in place of training (benchmarks.doubles): some runs fail, some are
 preempted and some cancelled at their first attempt, and in the end every run must have been trained once and stand in
-the report; it tells the time and what a job costs beyond its work. The SLURM is that of bench.slurm, as root.
+the report; it tells the time and what a job costs beyond its work. The SLURM is that of benchmarks.slurm, as root.
 """
 
 import argparse
@@ -268,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         was_started = slurm.start()
     except slurm.SlurmError as error:
-        sys.exit(f"bench.cluster: {error}")
+        sys.exit(f"benchmarks.cluster: {error}")
     try:
         if given.action == "same":
             return same(given.study)

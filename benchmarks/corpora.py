@@ -1,4 +1,4 @@
-"""Corpora of any size for the benchmarks: python -m bench.corpora stories|web --megabytes N --output FILE.
+"""Corpora of any size for the benchmarks: python -m benchmarks.corpora stories|web --megabytes N --output FILE.
 
 `stories` are lmpipe's own. `web` repeats a real text (--text), such as a sample of the web, in another order of its
 documents each time, and lets its rare words become others, so that the count of unique pre-tokens goes on growing as it

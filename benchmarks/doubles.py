@@ -55,7 +55,7 @@ def make_environment(
     for name in (WAITING, "attempts"):
         (folder / name).mkdir()
     script = folder / "bin" / "lmpipe"
-    script.write_text(f"#!{python}\nfrom bench.doubles import main\n\nmain({str(folder)!r})\n")
+    script.write_text(f"#!{python}\nfrom benchmarks.doubles import main\n\nmain({str(folder)!r})\n")
     script.chmod(0o755)
     return str(python)
 

@@ -1,9 +1,8 @@
-"""One encoding of a corpus into a file, by lmpipe or a peer: python -m bench.encoders NAME CORPUS FOLDER OUTPUT.
+"""Encoding of a corpus into a file, by lmpipe or a peer: python -m benchmarks.encoders NAME CORPUS FOLDER OUTPUT.
 
-FOLDER holds a tokenizer as lmpipe saves it. OUTPUT gets the ids as little-endian uint16, and is flushed to the disk, as
-lmpipe does with all that it writes. Prints JSON:
-peak_memory_bytes, tokens, sha256 of the ids (null for a peer that drops those of separators),
-sha256_without_separators, and checking_seconds, which finding these out took after the work was done.
+FOLDER contains a tokenizer as lmpipe saves it. The ids are written to OUTPUT as little-endian uint16 and flushed to
+disk, as lmpipe does. Prints JSON: peak_memory_bytes, tokens, sha256 of the ids (null for a peer that drops separators),
+sha256_without_separators, and checking_seconds, the time of computing the checksums after the work.
 """
 
 import base64
@@ -25,12 +24,12 @@ DROP_SEPARATORS = {"gigatoken"}
 
 
 def vocabulary(folder: str) -> dict[str, int]:
-    """The ids of tokens in GPT-2's form."""
+    """Token ids in GPT-2's file format."""
     return json.loads(Path(folder, "vocab.json").read_bytes())
 
 
 def tiktoken_ranks(folder: str) -> dict[bytes, int]:
-    """The ids of tokens but for the separator, from tiktoken's own form where the folder has it."""
+    """Ranks of all tokens but the separator, from tiktoken's file format if the folder has it."""
     if (path := Path(folder, "ranks.tiktoken")).exists():
         lines = map(bytes.split, path.read_bytes().splitlines())
         return {base64.b64decode(token): int(rank) for token, rank in lines}
@@ -61,7 +60,7 @@ def write_ids(corpus: str, output: str, separator: int, encode: Callable[[list[s
 
 
 def lmpipe(corpus: str, folder: str, output: str) -> None:
-    """Encode with lmpipe itself, which also writes a description of the ids."""
+    """Encode with lmpipe, which also writes a description of the ids."""
     from lmpipe.data.encode import encode_file
     from lmpipe.tokenizer.tokenizer import Tokenizer
 
@@ -69,7 +68,7 @@ def lmpipe(corpus: str, folder: str, output: str) -> None:
 
 
 def gigatoken(corpus: str, folder: str, output: str) -> None:
-    """Gigatoken reads the file by itself and holds all ids in memory."""
+    """Encode with Gigatoken, which reads the file itself and keeps all ids in memory."""
     import awkward
     import numpy as np
     from gigatoken import TextFileSource, Tokenizer
@@ -79,8 +78,22 @@ def gigatoken(corpus: str, folder: str, output: str) -> None:
     np.asarray(awkward.flatten(encoded)).astype(np.uint16).tofile(output)
 
 
+def snaptokens(corpus: str, folder: str, output: str) -> None:
+    """Encode with snaptokens, which returns the ids of a batch as packed uint32."""
+    import numpy as np
+    from snaptokens import Tokenizer
+
+    tokenizer, separator = Tokenizer.from_file(str(Path(folder, "tokenizer.json"))), vocabulary(folder)[END_OF_TEXT]
+    with open(output, "wb") as file:
+        for number, batch in enumerate(batches(parts(corpus))):
+            packed, offsets = tokenizer.encode_batch_flat(batch, add_special_tokens=False)
+            starts = np.frombuffer(offsets, "<u8")[:-1].astype(np.int64)
+            ids = np.frombuffer(packed, "<u4").astype("<u2")
+            np.insert(ids, starts if number else starts[1:], separator).tofile(file)
+
+
 def tiktoken(corpus: str, folder: str, output: str) -> None:
-    """OpenAI's tiktoken, with as many threads as there are cores."""
+    """Encode with OpenAI's tiktoken, with a thread for each core."""
     from tiktoken import Encoding
 
     separator, ranks, threads = vocabulary(folder)[END_OF_TEXT], tiktoken_ranks(folder), len(os.sched_getaffinity(0))
@@ -89,24 +102,24 @@ def tiktoken(corpus: str, folder: str, output: str) -> None:
 
 
 def tokenizers(corpus: str, folder: str, output: str) -> None:
-    """Hugging Face tokenizers, which uses all cores by itself."""
+    """Encode with Hugging Face tokenizers, which uses all cores by default."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
 
     def encode(texts: list[str]) -> Iterator[list[int]]:
-        return (found.ids for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+        return (encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False))
 
     write_ids(corpus, output, vocabulary(folder)[END_OF_TEXT], encode)
 
 
 ENCODERS: dict[str, Callable[[str, str, str], None]] = {
-    encoder.__name__: encoder for encoder in (lmpipe, gigatoken, tiktoken, tokenizers)
+    encoder.__name__: encoder for encoder in (lmpipe, gigatoken, snaptokens, tiktoken, tokenizers)
 }
 
 
 def encode(name: str, corpus: str, folder: str, output: str) -> dict[str, Any]:
-    """One encoding, what it took, and what was written."""
+    """Encode once; return peak memory and checksums of the output."""
     ENCODERS[name](corpus, folder, output)
     with open(output, "rb+") as file:
         os.fsync(file.fileno())
@@ -119,7 +132,7 @@ def encode(name: str, corpus: str, folder: str, output: str) -> dict[str, Any]:
 
 
 def contents(output: str, separator: int) -> dict[str, Any]:
-    """The number of ids in a file and their SHA-256, with and without those of separators."""
+    """Number of ids in a file and their SHA-256, with and without separators."""
     import numpy as np
 
     whole, without = hashlib.sha256(), hashlib.sha256()

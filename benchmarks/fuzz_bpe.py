@@ -1,4 +1,4 @@
-"""Random texts through lmpipe's BPE and the naive definition: python -m bench.fuzz_bpe --tries N --seed S.
+"""Random texts through lmpipe's BPE and the naive definition: python -m benchmarks.fuzz_bpe --tries N --seed S.
 
 A training comes with TEXTS_PER_TRAINING texts that are encoded with what it made; each of these is a try. Sizes inside
 lmpipe are drawn, too, so that blocks end anywhere and tables are soon full. Prints each difference and the call that
@@ -276,7 +276,7 @@ def try_training(number: int, path: Path, findings: Findings) -> None:
     chance = Chance(random, specials)
     chance.seen = data = chance.text(60)
     vocab_size = 256 + len(specials) + random.choice([0, 1, 5, 20, 40, random.randint(0, 80)])
-    again = f"python -m bench.fuzz_bpe --seed {number} --tries {TEXTS_PER_TRAINING}"
+    again = f"python -m benchmarks.fuzz_bpe --seed {number} --tries {TEXTS_PER_TRAINING}"
     inputs = {"again": again, "sizes": sizes, "specials": specials, "vocab_size": vocab_size, "trained on": data}
     path.write_bytes(data)
     text = data.decode("utf-8", "surrogateescape")

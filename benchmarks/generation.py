@@ -1,4 +1,4 @@
-"""Generation side by side with transformers, one thread each: python -m bench.generation --turns 5.
+"""Generation side by side with transformers, one thread each: python -m benchmarks.generation --turns 5.
 
 The model has the shape of a study (the laptop's by default) and random weights, exported by lmpipe and loaded by
 transformers' LlamaForCausalLM, whose generate uses its own key-value cache. A call goes from the prompt's text to the

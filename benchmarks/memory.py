@@ -1,4 +1,4 @@
-"""The memory of every stage that reads a text, however large the text: `python -m bench.memory --gigabytes 3`.
+"""The memory of every stage that reads a text, however large the text: `python -m benchmarks.memory --gigabytes 3`.
 
 Makes a text of the story grammar, sends it through the subcommands that the workflow calls, each in a process of its
 own, and prints the most memory that each of them held; exit code 1 says that one held more than the limit. The folder
@@ -189,7 +189,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("results/bench-memory"), help="for the text and results")
     given = parser.parse_args()
     if not Path("/proc/self/status").exists():
-        sys.exit("bench.memory: expected /proc, where memory is read, found none; run it on Linux")
+        sys.exit("benchmarks.memory: expected /proc, where memory is read, found none; run it on Linux")
     print(f"{given.gigabytes:g} GB of text; memory of the largest process in MB, limit {LIMIT_BYTES / 1e6:.0f}")
     print(COLUMNS.format("stage", "seconds", "MB/s", "peak", "allocated", "mapped", "limit"), flush=True)
     costs = []

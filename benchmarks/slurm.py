@@ -1,4 +1,4 @@
-"""A real SLURM on this machine alone, to test against: `python -m bench.slurm start`, `status` or `stop`.
+"""A real SLURM on this machine alone, to test against: `python -m benchmarks.slurm start`, `status` or `stop`.
 
 Its packages are installed with apt-get where they are missing. The daemons run as root without systemd, listen on
 127.0.0.1 only, and keep all that they write in one folder; /etc/slurm/slurm.conf becomes a link into it, because not
@@ -295,7 +295,7 @@ def main() -> int:
         elif given.action == "stop":
             stop()
     except SlurmError as error:
-        sys.exit(f"bench.slurm: {error}")
+        sys.exit(f"benchmarks.slurm: {error}")
     shown = ["sinfo", "--Node", "--noheader", "--format=%N %T cpus=%c memory=%m gres=%G"]
     print(output_of(*shown) if is_up() else "not running")
     return 0

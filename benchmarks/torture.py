@@ -1,4 +1,4 @@
-"""Runs that try to break lmpipe: `python -m bench.torture`. Each fault is tried many times; nothing may be lost.
+"""Runs that try to break lmpipe: `python -m benchmarks.torture`. Each fault is tried many times; nothing may be lost.
 
 Prints a table (fault, tries, survived, lost) and, for each loss, the call that makes it again; exit code 1 says that
 there was one. A new fault is one more entry of a module's FAULTS.
@@ -20,7 +20,7 @@ SHOWN_EVERY_SECONDS = 10.0
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make all tries, print the table, and end with exit code 1 where something was lost."""
-    parser = argparse.ArgumentParser(prog="python -m bench.torture", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.torture", description=__doc__.split("\n")[0])
     parser.add_argument("--tries", type=int, help="tries of each fault (default: as many as each is worth)")
     parser.add_argument("--seed", type=int, default=0, help="the number of the first try (default 0)")
     parser.add_argument("--only", choices=FAULTS, metavar="FAULT", help=f"one fault alone: {', '.join(FAULTS)}")
@@ -42,7 +42,7 @@ class Ticker:
     def __call__(self, outcome: Outcome) -> None:
         """Tell what is new."""
         for number, loss in list(outcome.losses.items())[self.told :]:
-            again = f"python -m bench.torture --only '{outcome.fault.name}' --seed {number} --tries 1"
+            again = f"python -m benchmarks.torture --only '{outcome.fault.name}' --seed {number} --tries 1"
             print(f"lost: {again}\n      {loss}", flush=True)
         self.told = len(outcome.losses)
         if time.monotonic() - self.shown >= SHOWN_EVERY_SECONDS:

@@ -1,4 +1,4 @@
-"""One training of byte-level BPE by lmpipe or by a peer: python -m bench.trainers NAME CORPUS VOCAB_SIZE.
+"""One training of byte-level BPE by lmpipe or by a peer: python -m benchmarks.trainers NAME CORPUS VOCAB_SIZE.
 
 Prints its peak memory and the tokens that were made, in order, as JSON: {"peak_memory_bytes", "tokens": [latin-1]}.
 """

@@ -1,4 +1,4 @@
-"""How fast a training step is, beside its peers: `python -m bench.training [--shape wide] [--device cuda]`.
+"""How fast a training step is, beside its peers: `python -m benchmarks.training [--shape wide] [--device cuda]`.
 
 The peers are transformers' LlamaForCausalLM and a GPT of nanoGPT's shape (bench/gpt.py), each as it is and compiled,
 with the same shape, batch, precision, threads and optimizer (AdamW, gradients clipped at 1). Each contestant is a
@@ -199,7 +199,7 @@ class Contestant:
 
     def __init__(self, name: str, setting: str, given: argparse.Namespace, cache: str):
         self.name, self.setting = name, setting
-        command = [sys.executable, "-m", "bench.training", "--shape", given.shape, "--device", given.device]
+        command = [sys.executable, "-m", "benchmarks.training", "--shape", given.shape, "--device", given.device]
         command += ["--seconds", str(given.seconds), "--contestant", name, setting]
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/{name}-{setting}"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -215,7 +215,7 @@ class Contestant:
         """The next line that the process writes, as JSON."""
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(f"bench.training: {self.name} {self.setting} ended early; its words stand above")
+            sys.exit(f"benchmarks.training: {self.name} {self.setting} ended early; its words stand above")
         return json.loads(line)
 
     def take_turn(self) -> None:

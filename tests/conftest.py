@@ -10,20 +10,21 @@ import pytest
 from hypothesis import settings
 
 from lmpipe.analysis.results import Results
-from lmpipe.kernels.runtime import loader
 from tests.support.browser import Browser, find_chromium, install_chromium, running_browser
 from tests.support.cli_cases import READS, command, make_whole_study
 from tests.support.fake_results import fabricate_measurements, fabricate_study, speed_of
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test in tests/workflow, each of which runs Snakemake, as `workflow`."""
+    for item in items:
+        if "workflow" in item.path.relative_to(Path(__file__).parent).parts[:-1]:
+            item.add_marker(pytest.mark.workflow)
+
+
 # A busy machine makes an example slow, not wrong.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compiled_kernels() -> None:
-    """Compile the kernels before any test that is timed."""
-    loader.kernels()
 
 
 @pytest.fixture(scope="session")

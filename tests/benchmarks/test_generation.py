@@ -1,4 +1,4 @@
-"""The contest of bench.generation, untimed: everyone makes as many tokens, and greedily the same ones."""
+"""The contest of benchmarks.generation, untimed: everyone makes as many tokens, and greedily the same ones."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_everyone_draws_as_many_tokens(contest):
 
 
 def test_a_row_tells_rates_and_their_ratio(contest, monkeypatch):
-    monkeypatch.setattr("bench.generation.LEAST_SECONDS", 0)
+    monkeypatch.setattr("benchmarks.generation.LEAST_SECONDS", 0)
     cells = compare(contest, "uncached", "greedy", 1).split(" | ")
     assert cells[:2] == ["| greedy", "uncached"]
     assert len(cells) == 5

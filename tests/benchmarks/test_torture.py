@@ -93,7 +93,7 @@ def test_a_loss_is_noticed_and_can_be_made_again(attempt, loss, monkeypatch, cap
         torture.main(["--seed", "7", "--tries", "2"])
     printed = capsys.readouterr().out
     assert end.value.code == 1
-    assert "python -m bench.torture --only 'bad' --seed 8 --tries 1\n" in printed
+    assert "python -m benchmarks.torture --only 'bad' --seed 8 --tries 1\n" in printed
     assert len(re.findall(loss, printed)) == 2
     assert re.search(r"^bad +2 +0 +2 ", printed, re.MULTILINE)
 
