@@ -1,16 +1,15 @@
 """Fixtures that several test modules share."""
 
 import contextlib
-import fcntl
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from playwright.sync_api import Browser
 
 from lmpipe.analysis.results import Results
-from tests.support.browser import Browser, find_chromium, install_chromium, running_browser
+from tests.support.browser import CHROMIUM, MISSING_CHROMIUM, running_chromium
 from tests.support.cli_cases import READS, command, make_whole_study
 from tests.support.fake_results import fabricate_measurements, fabricate_study, speed_of
 
@@ -44,14 +43,10 @@ def whole_study(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
         return folder, {verb: command(verb) for verb in READS}
 
 
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory) -> Iterator[Browser]:
-    """A headless Chromium: the machine's own, or the system's package where that can be installed."""
-    with open(Path(tempfile.gettempdir()) / "lmpipe-tests-chromium.lock", "w") as lock:
-        # Test processes that run beside one another must not install at once.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        reason = "" if find_chromium() else install_chromium()
-    if reason:
-        pytest.skip(reason)
-    with running_browser(find_chromium(), tmp_path_factory.mktemp("browser")) as running:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium without a window; a module's, since Playwright keeps an event loop running meanwhile."""
+    if CHROMIUM is None:
+        pytest.skip(MISSING_CHROMIUM)
+    with running_chromium() as running:
         yield running
