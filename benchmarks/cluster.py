@@ -52,7 +52,7 @@ REPEATABLE = (
     "learning_rate_tuning.csv",
     "unicode.json",
 )
-TIMES = {"wall_seconds", "tokens_per_second", "peak_memory_bytes", "environment"}
+TIMES = {"wall_seconds", "train_seconds", "tokens_per_second", "peak_memory_bytes", "environment"}
 
 
 def workflow(folder: Path, study: Path, *arguments: str, python: str = sys.executable) -> subprocess.CompletedProcess:

@@ -46,7 +46,7 @@ def test_post_norm_is_told_at_the_same_rate_and_tuned(tmp_path):
     }
     experiment = {"corpus": "stories", "seeds": [0, 1, 2], "runs": runs}
     results = fabricate_study(tmp_path, {"pre_norm_ablation": experiment})
-    change_summary(results, "pre_norm_ablation/post_norm/seed1", status="stuck")
+    change_summary(results, "pre_norm_ablation/post_norm/seed1", status="not_learning")
     finding = find("pre_norm_ablation", results)
     assert finding.sentences[0].startswith(
         "With post-norm in place of pre-norm at the baseline's own peak rate (0.01),"

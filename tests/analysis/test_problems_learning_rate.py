@@ -109,7 +109,7 @@ def test_a_sweep_without_a_finished_run_is_partial(tmp_path):
 def stuck(results: Results, *runs: str) -> None:
     """Make runs end as stuck."""
     for run in runs:
-        change_summary(results, run, status="stuck")
+        change_summary(results, run, status="not_learning")
 
 
 def test_stuck_rates_are_not_taken_for_finished_or_diverged_ones(tmp_path):

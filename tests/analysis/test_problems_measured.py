@@ -50,7 +50,7 @@ def test_flops_and_time_have_the_errors_of_their_predictions(results):
 
 def test_whole_runs_have_their_flops_time_and_share_of_the_ceiling(results):
     for rate, seconds in ((0.003, 5000.0), (0.01, 15_000.0)):
-        change_summary(results, f"learning_rate/max_lr={rate}/seed0", wall_seconds=seconds)
+        change_summary(results, f"learning_rate/max_lr={rate}/seed0", train_seconds=seconds)
     part = measured.flops_and_time(results)
     # Both runs take 400 steps of 8 sequences; the ceiling of 10**9 FLOP/s is used to a half in the prediction.
     flops = 2 * 400 * 8 * 3 * forward_flops(CONFIG)

@@ -59,7 +59,7 @@ def take_away(study: BegunStudy, **told) -> dict:
         "training_loss": 3.25,
         "best_validation_loss": 3.5,
         "tokens_per_second": 1024.0,
-        "updated": time.time(),
+        "updated_at": time.time(),
     }
     if told:
         store = study.folder / "store" / "0123456789abcdef0123"
@@ -77,9 +77,9 @@ def test_runs_that_are_over(study):
     assert states(study) == {"max_lr=0.001": "done", "max_lr=0.01": "done", "max_lr=3.0": "diverged"}
     path = study.folder / "runs" / RUN / "summary.json"
     summary = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(summary | {"status": "stuck"}), encoding="utf-8")
+    path.write_text(json.dumps(summary | {"status": "not_learning"}), encoding="utf-8")
     run = state_of(study)
-    assert (run.state, run.validation_loss, run.share) == ("stuck", summary["validation_loss"], 1)
+    assert (run.state, run.validation_loss, run.share) == ("not_learning", summary["validation_loss"], 1)
 
 
 def test_results_of_other_settings_are_no_results_of_this_study(study):
@@ -178,7 +178,7 @@ def test_a_whole_study_is_finished(whole_study, monkeypatch):
     monkeypatch.chdir(whole_study[0])
     look = StudyFiles(find_study("results")).look(time.time())
     assert look.is_finished
-    assert {run.state for run in look.runs} <= {"done", "stuck"}
+    assert {run.state for run in look.runs} <= {"done", "not_learning"}
     assert look.failed_jobs == []
 
 
@@ -241,5 +241,5 @@ def test_a_run_from_its_first_step_over_its_killing_to_its_end(tmp_path, monkeyp
     assert 0 < killed.step < steps
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     (over,) = StudyFiles(begun).look(time.time()).runs
-    assert over.state in ("done", "stuck")
+    assert over.state in ("done", "not_learning")
     assert list(results.glob("store/*/progress.json")) == []

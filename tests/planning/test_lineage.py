@@ -49,7 +49,7 @@ def test_a_pattern_stands_for_every_run(lineage, study):
 def test_a_copied_run_counts_the_time_of_its_training(lineage, study):
     (run,) = [run for run in study.experiment("no_pos_emb").runs if run.name == "nope"]
     (job,) = lineage.makers(["runs/no_pos_emb/nope/seed0/summary.json"])
-    assert job.wall_seconds == run.summary["wall_seconds"]
+    assert job.wall_seconds == run.summary["train_seconds"]
 
 
 def test_commands_name_what_they_make_and_force_the_rules_that_made_it(lineage):

@@ -77,10 +77,10 @@ def found(rows, missing="", code=()):
 
 
 def test_a_dash_in_a_table_tells_how_its_run_ended():
-    rows = [["a", "finished", 2.5], ["b", "diverged", None], ["c", "0 of 1 (stuck)", None]]
+    rows = [["a", "finished", 2.5], ["b", "diverged", None], ["c", "0 of 1 (not_learning)", None]]
     shown_table = table(found(rows))
     assert [row[2]["text"] for row in shown_table["rows"]] == ["2.5", None, None]
-    assert shown_table["notes"] == ["the run diverged", "the run got stuck"]
+    assert shown_table["notes"] == ["the run diverged", "the run did not learn"]
     assert table(found(rows[:1]))["notes"] == []
 
 

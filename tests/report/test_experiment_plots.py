@@ -48,7 +48,7 @@ def test_the_table_has_a_row_for_each_run_and_seed_with_resolved_settings(result
     assert len(rows) == 12
     assert rows[0]["run"] == "batch_size=1_max_lr=sqrt_batch_size-0.5"
     assert (rows[0]["batch_size"], rows[0]["max_lr"]) == ("1", "0.00125")
-    assert {"status", "perplexity", "bits_per_byte", "parameters", "wall_seconds", "tokens_per_second"} <= set(rows[0])
+    assert {"status", "perplexity", "bits_per_byte", "parameters", "train_seconds", "tokens_per_second"} <= set(rows[0])
 
 
 def test_a_diverged_run_is_told_and_does_not_stretch_the_loss_axis(results, tmp_path):

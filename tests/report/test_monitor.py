@@ -48,7 +48,7 @@ def study(tmp_path, monkeypatch):
         "training_loss": 3.25,
         "best_validation_loss": None,
         "tokens_per_second": 16 * 128.0,
-        "updated": time.time(),
+        "updated_at": time.time(),
     }
     (store / PROGRESS_FILE).write_text(json.dumps(progress), encoding="utf-8")
     log = tmp_path / "logs/fabricated/train" / f"{LONG}.log"

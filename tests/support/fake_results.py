@@ -169,7 +169,7 @@ def fabricate_run(target: Path, run: PlannedRun, vocab_size: int) -> None:
         "run": run.name,
         "seed": run.seed,
         "corpus": run.corpus,
-        "varied": varied,
+        "overrides": varied,
         "tokenizer": {"name": run.tokenizer, "path": f"tokenizers/{run.tokenizer}", "sha256": run.tokenizer},
         "tokens": {
             split: {
@@ -181,7 +181,7 @@ def fabricate_run(target: Path, run: PlannedRun, vocab_size: int) -> None:
         },
         "model": model,
         "training": training,
-        "max_lr_from": rate_source(run),
+        "lr_source": rate_source(run),
     }
     write(target / "config.json", config)
     write(target / "summary.json", fabricate_summary(config, rows, final, diverged, planned))
@@ -246,10 +246,10 @@ def fabricate_summary(
         "validation_tokens": round(123_156 / bytes_per_token),
         "validation_bytes": 123_156,
         "unigram_entropy": ENTROPY[corpus],
-        "initial_weights": fabricated_weights(model, config["seed"]),
+        "init_digests": fabricated_weights(model, config["seed"]),
         "batches_sha256": fabricated_batches(config, rows[-1]["step"]),
         "parameters": 327_744 + (model["vocab_size"] - 1024) * 128,
-        "wall_seconds": seconds,
+        "train_seconds": seconds,
         "tokens_per_second": rows[-1]["tokens"] / seconds,
         "peak_memory_bytes": 412_000_000,
         "device": ENVIRONMENT["hardware"]["processor"],
@@ -258,7 +258,7 @@ def fabricate_summary(
         "compile": False,
         "micro_batch_size": config["training"]["batch_size"],
         "precision": "float32",
-        "resumed": 0,
+        "num_resumes": 0,
         "code": {"train": "abcdef0123456789", "model": "0123456789abcdef", "torch": "2.13.0", "pydantic": "2.14.3"},
         "environment": ENVIRONMENT,
         "diverged_step": rows[-1]["step"] if diverged else None,
@@ -340,7 +340,7 @@ def fabricated_batch_sizes(model: dict[str, Any], machine: dict[str, Any], speed
         ],
         "largest_batch_size": largest,
         "estimated_largest_batch_size": 4 * largest,
-        "stopped_by": "time",
+        "stop_reason": "time",
     }
 
 
@@ -359,7 +359,7 @@ def fabricate_records(results: Results) -> None:
     for experiment in results.experiments():
         for run in experiment.runs:
             folder, tokens = run.folder.relative_to(results.folder).as_posix(), f"tokens/{run.config['corpus']}"
-            seconds = {"seeds": [run.seed], "training_seconds": run.summary["wall_seconds"]}
+            seconds = {"seeds": [run.seed], "training_seconds": run.summary["train_seconds"]}
             write_record(results.folder, folder, "train", [f"{tokens}/train.json"], ["summary.json"], **seconds)
         read = [f"{run.folder.relative_to(results.folder).as_posix()}/summary.json" for run in experiment.runs]
         write_record(results.folder, f"experiments/{experiment.name}", "plot-experiment", read, ["table.csv"])

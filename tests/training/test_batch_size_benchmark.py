@@ -36,7 +36,7 @@ def sizes_in(found):
 def test_every_doubling_up_to_a_whole_run_is_timed():
     found = measured()
     assert sizes_in(found) == [1, 2, 4, 8, 16]
-    assert (found["largest_batch_size"], found["stopped_by"]) == (16, "run")
+    assert (found["largest_batch_size"], found["stop_reason"]) == (16, "run")
     for row in found["sizes"]:
         tokens = row["batch_size"] * CONFIG.context_length
         assert row["tokens_per_second"] == pytest.approx(tokens / row["step_seconds"])
@@ -61,7 +61,7 @@ def test_no_batch_is_tried_that_would_not_fit(monkeypatch):
     found = measured()
     assert found["memory_limit_bytes"] == 8 * FIXED
     # 1 + 4 fixed sizes fit into 8, and 1 + 8 do not; in between, 7 sequences do.
-    assert (sizes_in(found), found["stopped_by"]) == ([1, 2, 4], "memory")
+    assert (sizes_in(found), found["stop_reason"]) == ([1, 2, 4], "memory")
     assert (found["largest_batch_size"], found["estimated_largest_batch_size"]) == (4, 7)
 
 
@@ -69,7 +69,7 @@ def test_a_model_that_does_not_fit_is_not_built(monkeypatch):
     with_memory(monkeypatch, FIXED, lambda batch_size: 0)
     found = measured()
     assert (found["sizes"], found["largest_batch_size"], found["estimated_largest_batch_size"]) == ([], 0, 0)
-    assert found["stopped_by"] == "memory"
+    assert found["stop_reason"] == "memory"
 
 
 def test_a_device_that_runs_out_of_memory_ends_the_doublings(monkeypatch):
@@ -82,13 +82,13 @@ def test_a_device_that_runs_out_of_memory_ends_the_doublings(monkeypatch):
 
     monkeypatch.setattr(Measurement, "step", small)
     found = measured()
-    assert (sizes_in(found), found["stopped_by"]) == ([1, 2, 4], "memory")
+    assert (sizes_in(found), found["stop_reason"]) == ([1, 2, 4], "memory")
 
 
 def test_the_measurement_ends_in_time(monkeypatch):
     monkeypatch.setattr(batch_size_benchmark, "MOST_SECONDS", 0)
     found = measured()
-    assert (sizes_in(found), found["stopped_by"]) == ([1], "time")
+    assert (sizes_in(found), found["stop_reason"]) == ([1], "time")
 
 
 def test_nothing_is_trained(monkeypatch):

@@ -96,7 +96,7 @@ def test_counts_are_guarded_too(tmp_path):
     path = save_checkpoint(tmp_path, "run", 3, {"model.weight": torch.zeros(2)}, {"resumed": 1})
     path.write_bytes(path.read_bytes().replace(b'\\"resumed\\": 1', b'\\"resumed\\": 2'))
     with safe_open(path, "pt") as file:
-        assert json.loads(file.metadata()["counted"])["resumed"] == 2
+        assert json.loads(file.metadata()["counted"])["num_resumes"] == 2
     assert load_checkpoint(tmp_path, "run") is None
 
 

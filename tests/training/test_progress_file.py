@@ -95,7 +95,7 @@ def test_this_process_is_there_and_an_ended_one_is_not():
 def test_a_process_elsewhere_is_told_by_its_file():
     elsewhere = this_process() | {"host": "another machine"}
     assert is_there(elsewhere) is None
-    told = {"process": elsewhere, "updated": 1000.0}
+    told = {"process": elsewhere, "updated_at": 1000.0}
     assert is_under_way(told, 1000.0 + progress_file.SILENT_SECONDS / 2)
     assert not is_under_way(told, 1000.0 + progress_file.SILENT_SECONDS * 2)
-    assert is_under_way({"process": this_process(), "updated": 0.0}, 1e9), "here, the process itself tells"
+    assert is_under_way({"process": this_process(), "updated_at": 0.0}, 1e9), "here, the process itself tells"

@@ -63,7 +63,7 @@ def assert_same_result(first, second):
         "final_train_loss",
         "initial_loss",
         "diverged_step",
-        "initial_weights",
+        "init_digests",
         "batches_sha256",
     ):
         assert summary_of(first)[key] == summary_of(second)[key]
@@ -83,7 +83,7 @@ def test_a_run_leaves_the_files_of_the_contract(study):
     assert config["tokens"]["train"]["path"] == "../../../../tokens/tiny/train.bin"
     assert config["model"]["vocab_size"] == 263
     assert config["training"]["max_lr"] == 0.01
-    assert config["max_lr_from"] is None
+    assert config["lr_source"] is None
     assert [int(row["step"]) for row in rows] == list(range(STEPS + 1))
     assert [int(row["step"]) for row in rows if row["validation_loss"]] == [0, 15, 30, 45, 60]
     assert rows[0]["train_loss"] == rows[0]["learning_rate"] == rows[0]["grad_norm"] == ""
@@ -99,9 +99,9 @@ def test_a_run_leaves_the_files_of_the_contract(study):
     assert summary["perplexity"] == pytest.approx(math.exp(summary["validation_loss"]))
     assert summary["validation_loss"] < summary["unigram_entropy"] < math.log(263)
     assert summary["parameters"] == sum(weight.numel() for weight in load_file(output / "model.safetensors").values())
-    assert 0 < summary["wall_seconds"] < elapsed
-    assert summary["tokens_per_second"] == pytest.approx(summary["tokens"] / summary["wall_seconds"])
-    assert (summary["threads"], summary["precision"], summary["resumed"]) == (1, "float32", 0)
+    assert 0 < summary["train_seconds"] < elapsed
+    assert summary["tokens_per_second"] == pytest.approx(summary["tokens"] / summary["train_seconds"])
+    assert (summary["threads"], summary["precision"], summary["num_resumes"]) == (1, "float32", 0)
     assert summary["peak_memory_bytes"] > 10**7
     assert "model" in summary["code"]
 
@@ -127,12 +127,12 @@ def test_runs_of_one_seed_are_paired_and_record_it(study):
     assert {name: summary["batches_sha256"] == digest for name, summary in found.items()} == {
         name: name != "seed" for name in found
     }
-    weights = found["pre"]["initial_weights"]
-    assert weights == found["none"]["initial_weights"] == found["nope"]["initial_weights"]
+    weights = found["pre"]["init_digests"]
+    assert weights == found["none"]["init_digests"] == found["nope"]["init_digests"]
     assert len(weights) == 2 * 7 + 2
-    silu = found["silu"]["initial_weights"]
+    silu = found["silu"]["init_digests"]
     assert silu == {name: one for name, one in weights.items() if not name.endswith("w3.weight")}, "widths are equal"
-    assert not any(one == found["seed"]["initial_weights"][name] for name, one in weights.items())
+    assert not any(one == found["seed"]["init_digests"][name] for name, one in weights.items())
     embedding = TransformerLM(ModelConfig(vocab_size=263, **MODEL), seed=0).token_embeddings.weight
     expected = hashlib.sha256(embedding.detach().numpy().tobytes()).hexdigest()[:32]
     assert weights["token_embeddings.weight"] == {"parameters": 263 * 16, "sha256": expected}
@@ -241,7 +241,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(study, monkeypatch,
     train(tiny_settings(), study, study / "run")
     assert f"going on after step {35 if damage else 36} of 60" in capfd.readouterr().err
     assert_same_result(study / "run", expected)
-    assert summary_of(study / "run")["resumed"] == 1
+    assert summary_of(study / "run")["num_resumes"] == 1
     assert not list(study.glob("store/*/checkpoints"))
 
 
@@ -274,7 +274,7 @@ def test_a_checkpoint_of_other_settings_is_refused_by_its_name(study, monkeypatc
         train(tiny_settings(max_lr=0.01), study, study / "run")
     foreign.unlink()
     train(tiny_settings(max_lr=0.01), study, study / "run")
-    assert summary_of(study / "run")["resumed"] == 1
+    assert summary_of(study / "run")["num_resumes"] == 1
 
 
 def test_a_killed_process_leaves_a_run_that_goes_on(study):
@@ -293,7 +293,7 @@ def test_a_killed_process_leaves_a_run_that_goes_on(study):
     assert process.wait() == -signal.SIGKILL
     assert not (study / "run").exists()
     train(settings, study, study / "run")
-    assert summary_of(study / "run")["resumed"] == 1
+    assert summary_of(study / "run")["num_resumes"] == 1
     assert_same_result(study / "run", expected)
 
 
@@ -344,7 +344,7 @@ def test_divergence_interrupted_in_its_evaluation_is_not_told_twice(study, monke
 def test_a_run_that_learns_nothing_is_stuck(study):
     train(tiny_settings(max_lr=1e-9, total_tokens=64 * 10), study, study / "run")
     summary = summary_of(study / "run")
-    assert summary["status"] == "stuck"
+    assert summary["status"] == "not_learning"
     assert "unigram entropy" in summary["reason"]
     assert summary["validation_loss"] >= summary["unigram_entropy"]
 
@@ -360,7 +360,13 @@ def run_under_way(**counted):
 
 @pytest.mark.parametrize(
     ("loss", "status"),
-    [(4.94, "finished"), (4.96, "stuck"), (5.01, "stuck"), (math.nan, "diverged"), (math.inf, "diverged")],
+    [
+        (4.94, "finished"),
+        (4.96, "not_learning"),
+        (5.01, "not_learning"),
+        (math.nan, "diverged"),
+        (math.inf, "diverged"),
+    ],
 )
 def test_a_finished_run_lies_well_below_the_unigram_entropy(loss, status):
     assert Trainer.status(run_under_way(), loss)[0] == status
@@ -404,10 +410,10 @@ def test_a_rate_is_taken_from_the_best_of_a_sweep(study, wanted, expected):
     settings = tiny_settings(max_lr=wanted, total_tokens=64) | {"varied": {"max_lr": wanted, "batch_size": 4}}
     train(settings, study, study / "run", best_path=study / "best.json")
     config = json.loads((study / "run/config.json").read_text())
-    assert config["training"]["max_lr"] == config["varied"]["max_lr"] == pytest.approx(expected)
-    assert config["varied"]["batch_size"] == 4
+    assert config["training"]["max_lr"] == config["overrides"]["max_lr"] == pytest.approx(expected)
+    assert config["overrides"]["batch_size"] == 4
     source = {"best_run": "max_lr=0.02", "best_max_lr": 0.02, "best_batch_size": 16}
-    assert config["max_lr_from"] == wanted | source
+    assert config["lr_source"] == wanted | source
 
 
 def test_a_rate_of_another_sweep_is_refused(tmp_path):
@@ -512,7 +518,7 @@ def test_two_processes_make_the_run_of_one_and_go_on_where_they_were_killed(stud
         process.kill()
     assert process.wait() == -signal.SIGKILL
     train(settings, killed, killed / "run", processes=2)
-    assert summary_of(killed / "run")["resumed"] == 1
+    assert summary_of(killed / "run")["num_resumes"] == 1
     assert_same_result(killed / "run", study / "run")
 
 
@@ -542,7 +548,7 @@ def test_torchrun_makes_the_run_of_one_process_and_goes_on_where_it_was_killed(s
     # Only the first process returns: it trained the run, and then found it in the store.
     assert [(done.returncode, done.stdout.split()) for done in said] == [(0, ["True"]), (0, ["False"])]
     assert_nearly_same_result(study / "run", expected)
-    assert summary_of(study / "run")["processes"] == 2 and summary_of(study / "run")["resumed"] == 1
+    assert summary_of(study / "run")["processes"] == 2 and summary_of(study / "run")["num_resumes"] == 1
 
 
 def test_more_processes_than_sequences_are_refused(study):

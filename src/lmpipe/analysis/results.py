@@ -27,7 +27,7 @@ SUMMARY_COLUMNS = (
     "steps",
     "tokens",
     "parameters",
-    "wall_seconds",
+    "train_seconds",
     "tokens_per_second",
     "peak_memory_bytes",
     "device",
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`finished`, `diverged` or `stuck`."""
+        """`finished`, `diverged` or `not_learning`."""
         return self.summary["status"]
 
     @property
@@ -79,7 +79,7 @@ class Run:
     @property
     def varied(self) -> dict[str, Any]:
         """What this run sets differently from its experiment, with best_of values resolved to numbers."""
-        return self.config["varied"]
+        return self.config["overrides"]
 
     def setting(self, key: str) -> Any:
         """A setting as this run resolved it, by its key in a study file (`max_lr`, `norm`, `corpus`, `vocab_size`)."""

@@ -25,8 +25,8 @@ from lmpipe.training.progress_file import PROGRESS_FILE, is_under_way, read_prog
 from lmpipe.training.run_store import WAITING
 
 # In the order in which a reader wants to know of them.
-STATES = ("failed", "running", "stopped", "diverged", "stuck", "done", "waiting")
-OVER = ("done", "diverged", "stuck")
+STATES = ("failed", "running", "stopped", "diverged", "not_learning", "done", "waiting")
+OVER = ("done", "diverged", "not_learning")
 TRAIN_LOGS = "train"
 LOG_TAIL_BYTES = 16_384
 COMPLAINT = re.compile("lmpipe [a-z-]+: ")
@@ -168,7 +168,7 @@ class Look:
             if told := self.files.unless_known(path, read_progress):
                 config = told["config"]
                 place = (config["experiment"], config["run"], config["seed"])
-                if place not in found or found[place]["updated"] < told["updated"]:
+                if place not in found or found[place]["updated_at"] < told["updated_at"]:
                     found[place] = told
         return found
 

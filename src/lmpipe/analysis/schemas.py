@@ -145,7 +145,7 @@ BATCH_SIZES = keys(
     ],
     largest_batch_size=Whole,
     estimated_largest_batch_size=Whole,
-    stopped_by=Literal["memory", "run", "time"],
+    stop_reason=Literal["memory", "run", "time"],
 )
 # One training step of the study's own model, predicted and measured.
 STEP_BYTES = {"parameters": Count, "parameter_bytes": Count, "gradient_bytes": Count, "moment_bytes": Count}

@@ -167,7 +167,7 @@ def facts_of_training(run_folder: str | Path, best_path: str | None, is_new: boo
     return {
         "inputs": inputs + ([best_path] if best_path else []),
         "copied_from_store": not is_new,
-        "training_seconds": summary["wall_seconds"],
+        "training_seconds": summary["train_seconds"],
         "device": summary["device"],
         "code": summary["code"],
         **summary["environment"],

@@ -18,7 +18,7 @@ COUNTED = (
     "sequences", "tokens",
 )  # fmt: skip
 # Runs that end so have no loss; a table that shows it in its row needs no other reason.
-FAILED = ("diverged", "stuck", "failed")
+FAILED = {"diverged": "the run diverged", "not_learning": "the run did not learn", "failed": "the run failed"}
 
 
 def figure_text(value: Any, unit: str, *, brief: bool = False) -> str | None:
@@ -126,8 +126,8 @@ def table(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def reason_in(row: Sequence[Any], otherwise: str) -> str:
     """Why a row has empty cells: how its run ended, where the row tells it, or the table's own reason."""
-    told = [f"the run {status}" for value in row for status in FAILED if isinstance(value, str) and status in value]
-    return told[0].replace("run stuck", "run got stuck") if told else otherwise
+    words = [FAILED[status] for value in row for status in FAILED if isinstance(value, str) and status in value]
+    return words[0] if words else otherwise
 
 
 def dash_notes(rows: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:

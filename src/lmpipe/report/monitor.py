@@ -39,7 +39,7 @@ STYLES = {
     "running": "cyan",
     "stopped": "yellow",
     "diverged": "magenta",
-    "stuck": "yellow",
+    "not_learning": "yellow",
     "done": "green",
     "waiting": "dim",
 }

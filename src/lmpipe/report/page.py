@@ -371,7 +371,7 @@ def provenance(results: Results) -> dict[str, Any]:
             for name in keys(code)
             if name not in TRACKED_PACKAGES
         },
-        "resumed": sum(bool(run.summary["resumed"]) for run in runs),
+        "resumed": sum(bool(run.summary["num_resumes"]) for run in runs),
     }
 
 

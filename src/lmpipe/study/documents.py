@@ -152,7 +152,7 @@ RUN_CONFIG = keys(
     run=str,
     seed=Whole,
     corpus=str,
-    varied=dict[str, Any],
+    overrides=dict[str, Any],
     tokenizer=keys(name=str, path=FilePath, sha256=str),
     tokens=keys(train=keys(sha256=str, tokens=Count), valid=keys(sha256=str)),
     model=written_from(ModelConfig),
@@ -165,7 +165,7 @@ ENVIRONMENT = keys(
     changed=bool | None,
 )
 RUN_SUMMARY = keys(
-    status=Literal["finished", "diverged", "stuck"],
+    status=Literal["finished", "diverged", "not_learning"],
     steps=Whole,
     planned_steps=Whole,
     tokens=Whole,
@@ -174,10 +174,10 @@ RUN_SUMMARY = keys(
     perplexity=Loss,
     bits_per_byte=Loss,
     unigram_entropy=float,
-    initial_weights=dict[str, keys(parameters=Count, sha256=str)],
+    init_digests=dict[str, keys(parameters=Count, sha256=str)],
     batches_sha256=str,
     parameters=Whole,
-    wall_seconds=Amount,
+    train_seconds=Amount,
     tokens_per_second=Amount | None,
     peak_memory_bytes=Whole,
     device=str,
@@ -186,7 +186,7 @@ RUN_SUMMARY = keys(
     compile=bool,
     micro_batch_size=Count,
     precision=str,
-    resumed=Whole,
+    num_resumes=Whole,
     code=dict[str, Any],
     environment=ENVIRONMENT,
 )
@@ -203,7 +203,7 @@ PROGRESS = keys(
     training_loss=Loss,
     best_validation_loss=Loss,
     tokens_per_second=Amount | None,
-    updated=Amount,
+    updated_at=Amount,
 )
 BEGUN = keys(study=dict[str, Any], command=str, cores=Count | None, begun=str, process=PROCESS)
 

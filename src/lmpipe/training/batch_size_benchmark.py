@@ -36,7 +36,7 @@ def measure_batch_sizes(
 ) -> dict[str, Any]:
     """Time a training step of each doubling of the batch size, and find the largest batch that fits.
 
-    The doublings end where the next batch would not fit (`stopped_by` "memory"), has more tokens than a whole run
+    The doublings end where the next batch would not fit (`stop_reason` "memory"), has more tokens than a whole run
     ("run"), or would take too long ("time"). `largest_batch_size` is the largest that was made, 0 where none fits;
     `estimated_largest_batch_size` follows from the memory that the last two took. Memory is in bytes that a step, the
     model and its optimizer add to a process that has loaded the code and computed nothing else; the limit is what such
@@ -55,9 +55,9 @@ def measure_on(
     limit = round(USABLE_SHARE * free_memory_bytes(found))
     ours, listed = bytes_of_step(model_config, training.precision), adamw(model_config, limit)
     predicted, handout = within(limit, *ours), within(limit, listed["fixed_bytes"], listed["bytes_per_sequence"])
-    sizes, stopped_by = [], "memory"
+    sizes, stop_reason = [], "memory"
     if predicted["largest_batch_size"]:
-        sizes, stopped_by = Measurement(model_config, training, found, limit, ours[1]).run()
+        sizes, stop_reason = Measurement(model_config, training, found, limit, ours[1]).run()
     return {
         "model": model_config.model_dump(mode="json"),
         "precision": training.precision,
@@ -69,7 +69,7 @@ def measure_on(
         "sizes": sizes,
         "largest_batch_size": sizes[-1]["batch_size"] if sizes else 0,
         "estimated_largest_batch_size": estimated_largest(sizes, ours[1], limit),
-        "stopped_by": stopped_by,
+        "stop_reason": stop_reason,
     }
 
 

@@ -58,7 +58,7 @@ class Course:
     def __init__(self, inputs: RunInputs, device: torch.device, processes: Processes | None = None):
         self.inputs, self.device, self.processes = inputs, device, processes or Processes()
         model = TransformerLM(inputs.model, inputs.seed)
-        self.initial_weights = weight_digests(model) if self.processes.is_first else {}
+        self.init_digests = weight_digests(model) if self.processes.is_first else {}
         self.model = model.to(device)
         self.watch = Watch(device, inputs.warmup_steps)
         self.step = TrainingStep(self.model, inputs.training, self.watch, self.processes)

@@ -55,7 +55,7 @@ class RunProgress:
             "training_loss": counted.latest_loss if counted.latest_losses else None,
             "best_validation_loss": counted.best_validation_loss,
             "tokens_per_second": self.tokens_per_second(),
-            "updated": time.time(),
+            "updated_at": time.time(),
         }
         unfinished = self.path.with_name(f"{PROGRESS_FILE}.unfinished")
         with contextlib.suppress(OSError):
@@ -79,7 +79,7 @@ def read_progress(path: Path) -> dict[str, Any] | None:
 def is_under_way(progress: dict[str, Any], now: float) -> bool:
     """Whether the process that wrote this still trains; `now` is the time in seconds since 1970."""
     there = is_there(progress["process"])
-    return now - progress["updated"] < SILENT_SECONDS if there is None else there
+    return now - progress["updated_at"] < SILENT_SECONDS if there is None else there
 
 
 # --- processes -------------------------------------------------------------------------------------------------------

@@ -72,10 +72,10 @@ def resolve(settings: dict[str, Any], results: Path, best_path: str | Path | Non
     check_length(len(files["train"].tokens), model.context_length)
     max_lr, source = resolve_rate(settings["training"]["max_lr"], settings["training"]["batch_size"], best_path)
     training = model_of_settings(TrainingSettings, "training", settings["training"] | {"max_lr": max_lr})
-    varied = {key: max_lr if key == "max_lr" else value for key, value in settings["varied"].items()}
+    overrides = {key: max_lr if key == "max_lr" else value for key, value in settings["varied"].items()}
     config = {key: settings[key] for key in ("study", "experiment", "run", "seed", "corpus")}
     config |= {
-        "varied": varied,
+        "overrides": overrides,
         "tokenizer": {
             "name": name,
             "path": os.path.relpath(results / "tokenizers" / name, output),
@@ -84,7 +84,7 @@ def resolve(settings: dict[str, Any], results: Path, best_path: str | Path | Non
         "tokens": {split: token_record(file, output) for split, file in files.items()},
         "model": model.model_dump(mode="json"),
         "training": training.model_dump(mode="json"),
-        "max_lr_from": source,
+        "lr_source": source,
     }
     return RunInputs(config, model, training, settings["seed"], files["train"], files["valid"], tokenizer)
 

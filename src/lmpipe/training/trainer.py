@@ -34,7 +34,7 @@ from lmpipe.training.step import DIVERGENCE_STEPS, Taken
 
 # A run that ends closer than that to the unigram entropy knows little but the frequencies of tokens: they differ by
 # some hundredths of a nat between two splits.
-STUCK_NATS = 0.05
+UNIGRAM_MARGIN_NATS = 0.05
 COLUMNS = "step,tokens,wall_seconds,learning_rate,train_loss,validation_loss,grad_norm\n"
 METRICS_TENSOR = "metrics.csv"
 
@@ -89,7 +89,7 @@ class Counted:
     latest_losses: list[float] = field(default_factory=list)
     divergence: str | None = None
     diverged_step: int | None = None
-    resumed: int = 0
+    num_resumes: int = 0
     peak_memory_bytes: int = 0
     batches_sha256: str = ""
     setup: dict[str, Any] = field(default_factory=dict)
@@ -163,7 +163,7 @@ class Trainer:
             if self.counted.divergence is not None:
                 self.course.watch.halted.fill_(1)
             say(f"going on after step {self.counted.step} of {self.inputs.steps}")
-            self.counted.resumed += 1
+            self.counted.num_resumes += 1
         setup |= self.course.decide(recorded, self.stored.compiled)
         if recorded and recorded != setup:
             say(f"begun with {recorded}, going on with {setup}: last digits may differ")
@@ -291,30 +291,30 @@ class Trainer:
             "bits_per_byte": finite(final.bits_per_byte),
             "validation_tokens": final.validation_tokens,
             "validation_bytes": final.validation_bytes,
-            "initial_weights": self.course.initial_weights,
+            "init_digests": self.course.init_digests,
             "batches_sha256": counted.batches_sha256,
             "unigram_entropy": inputs.train.info["unigram_entropy"],
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "wall_seconds": counted.wall_seconds,
+            "train_seconds": counted.wall_seconds,
             "tokens_per_second": tokens / counted.wall_seconds,
             "peak_memory_bytes": max(counted.peak_memory_bytes, peak_memory_bytes(self.device)),
             **counted.setup,
             "precision": self.training.precision,
-            "resumed": counted.resumed,
+            "num_resumes": counted.num_resumes,
             "code": code_digest("training.run"),
             "environment": environment("torch", "numpy"),
         }
 
     def status(self, validation_loss: float) -> tuple[str, str | None]:
-        """`finished`, `diverged` or `stuck`, with the reason of the last two."""
+        """`finished`, `diverged` or `not_learning`, with the reason of the last two."""
         if self.counted.divergence is not None:
             return "diverged", self.counted.divergence
         if not math.isfinite(validation_loss):
             return "diverged", "the loss on the validation split was not finite"
         entropy = self.inputs.train.info["unigram_entropy"]
-        if validation_loss > entropy - STUCK_NATS:
+        if validation_loss > entropy - UNIGRAM_MARGIN_NATS:
             limit = f"the training tokens' unigram entropy of {entropy:.3f}"
-            return "stuck", f"the loss did not fall {STUCK_NATS} nats below {limit}"
+            return "not_learning", f"the loss did not fall {UNIGRAM_MARGIN_NATS} nats below {limit}"
         return "finished", None
 
 

@@ -81,20 +81,20 @@ class Comparison:
     @property
     def same_matrices(self) -> tuple[int, int]:
         """How many matrices begin with the same values with every seed, and how many the variant has."""
-        return len(self.same_names), len(self.pairs[0][0].summary["initial_weights"]) if self.pairs else 0
+        return len(self.same_names), len(self.pairs[0][0].summary["init_digests"]) if self.pairs else 0
 
     @property
     def same_share(self) -> float | None:
         """The share of the variant's parameters in matrices that begin with the same values; None without a pair."""
         if not self.pairs:
             return None
-        sizes = {name: one["parameters"] for name, one in self.pairs[0][0].summary["initial_weights"].items()}
+        sizes = {name: one["parameters"] for name, one in self.pairs[0][0].summary["init_digests"].items()}
         return sum(sizes[name] for name in self.same_names) / sum(sizes.values())
 
     @property
     def same_names(self) -> set[str]:
         """The matrices that begin with the same values as the baseline's of that name, with every seed."""
-        weights = [(one.summary["initial_weights"], two.summary["initial_weights"]) for one, two in self.pairs]
+        weights = [(one.summary["init_digests"], two.summary["init_digests"]) for one, two in self.pairs]
         same = [{name for name, one in ours.items() if theirs.get(name) == one} for ours, theirs in weights]
         return set.intersection(*same) if same else set()
 
@@ -169,7 +169,9 @@ def range_words(comparison: Comparison) -> list[str]:
 def failed_words(comparison: Comparison) -> str:
     """Which of the variant's seeds did not finish, such as "1 of 3 seeds diverged"."""
     statuses = comparison.experiment.statuses(comparison.variant)
-    counts = {word: statuses.count(status) for status, word in (("diverged", "diverged"), ("stuck", "got stuck"))}
+    counts = {
+        word: statuses.count(status) for status, word in (("diverged", "diverged"), ("not_learning", "got stuck"))
+    }
     if len(statuses) == 1:
         return listing([f"the only seed {word}" for word, number in counts.items() if number])
     return listing([f"{number} of {len(statuses)} seeds {word}" for word, number in counts.items() if number])
@@ -308,7 +310,7 @@ def rate_sentences(results: Results, question: Question, comparison: Comparison)
     if len(own) != 1 or len(rates) > 1:
         return []
     (other,) = (name for name in pair if name not in own)
-    sweep = experiment.seeds_of(own[0])[0].config["max_lr_from"]["best_of"]
+    sweep = experiment.seeds_of(own[0])[0].config["lr_source"]["best_of"]
     return [
         f"Both run at the peak rate {number(rates.pop())}, which `{sweep}` tuned for the model of `{own[0]}`; "
         f"at a rate of its own `{other}` may do better, so a part of the difference may lie in the rate."
@@ -317,7 +319,7 @@ def rate_sentences(results: Results, question: Question, comparison: Comparison)
 
 def tuned_value(results: Results, experiment: ExperimentRuns, name: str, setting: str) -> str | None:
     """A setting of the run whose peak rate a run took over from a sweep; None where it took none."""
-    taken = experiment.seeds_of(name)[0].config.get("max_lr_from")
+    taken = experiment.seeds_of(name)[0].config.get("lr_source")
     sweep = results.experiment(taken["best_of"]) if taken else None
     return next((run.setting(setting) for run in sweep.runs if run.name == taken["best_run"]), None) if sweep else None
 

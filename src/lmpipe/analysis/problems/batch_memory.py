@@ -47,7 +47,7 @@ def sentences(results: Results, timed: BatchSizes | None) -> list[str]:
         return [f"Not one sequence of this model fits into the {room} that the device has left for it."]
     largest, estimated = timed["largest_batch_size"], timed["estimated_largest_batch_size"]
     ours, handout = (count(timed[line]["largest_batch_size"]) for line in LINES)
-    fits = f"{count(largest)} sequences are the largest doubling that was tried, since {ENDS[timed['stopped_by']]}"
+    fits = f"{count(largest)} sequences are the largest doubling that was tried, since {ENDS[timed['stop_reason']]}"
     return [
         f"As to what fits, {fits}; at the memory that the last doublings took, about {count(estimated)} would "
         f"fit into the {room} that the device has left, by our formula of what a step holds {ours}, and by the "

@@ -56,8 +56,11 @@ def totals(runs: list[Run]) -> dict[str, Figure]:
         "runs": Figure(len(runs), "runs", SOURCE),
         "distinct_runs": Figure(len(once), "runs", SOURCE),
         "total_tokens": Figure(sum(run.summary["tokens"] for run in once), "tokens", SOURCE),
-        "total_wall_seconds": Figure(sum(run.summary["wall_seconds"] for run in once), "s", SOURCE),
-        **{f"{status}_runs": Figure(statuses[status], "runs", SOURCE) for status in ("finished", "diverged", "stuck")},
+        "total_wall_seconds": Figure(sum(run.summary["train_seconds"] for run in once), "s", SOURCE),
+        **{
+            f"{status}_runs": Figure(statuses[status], "runs", SOURCE)
+            for status in ("finished", "diverged", "not_learning")
+        },
         **{
             f"lowest_bits_per_byte_{corpus}": Figure(run.summary["bits_per_byte"], "bits per byte", SOURCE)
             for corpus, run in best.items()
@@ -79,7 +82,7 @@ def sentences(results: Results, runs: list[Run]) -> list[str]:
     once = distinct(runs)
     statuses = Counter(run.status for run in once)
     ends = listing([f"{number} {status}" for status, number in statuses.most_common()])
-    tokens, seconds = sum(run.summary["tokens"] for run in once), sum(run.summary["wall_seconds"] for run in once)
+    tokens, seconds = sum(run.summary["tokens"] for run in once), sum(run.summary["train_seconds"] for run in once)
     shared = len(runs) - len(once)
     said = [
         f"The study trained {count(len(once))} models ({ends}) on {count(tokens)} tokens in all, which took "
@@ -111,7 +114,7 @@ def table(runs: list[Run]) -> Table:
             run.summary["tokens"],
             run.loss,
             run.summary["bits_per_byte"],
-            run.summary["wall_seconds"],
+            run.summary["train_seconds"],
             round(run.summary["tokens_per_second"] or 0),
             round(run.summary["peak_memory_bytes"] / 1e6),
         ]

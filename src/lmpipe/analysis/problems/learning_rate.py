@@ -22,7 +22,7 @@ FEWER = "fewer than four rates around the best one finished"
 LEFT_OUT = "over fits that leave out one rate each"
 # How far from the best rate, in places of the grid, a rate still counts for the fit.
 REACH = 2
-WORST_FIRST = ("diverged", "stuck", "finished")
+WORST_FIRST = ("diverged", "not_learning", "finished")
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def search_sentence(points: list[Point], experiment: ExperimentRuns) -> str:
 def ending_words(points: list[Point]) -> list[str]:
     """How many rates ended how, such as "4 finished" and "1 diverged"; one is named by the worst of its seeds."""
     endings = [next(status for status in WORST_FIRST if status in point.statuses) for point in points]
-    words = {"finished": "finished", "stuck": "got stuck", "diverged": "diverged"}
+    words = {"finished": "finished", "not_learning": "got stuck", "diverged": "diverged"}
     return [f"{endings.count(status)} {told}" for status, told in words.items() if status in endings]
 
 
@@ -255,13 +255,13 @@ def outcome(point: Point, measure: str) -> str:
     """How the runs of a rate ended, in a few words."""
     if point.loss is not None:
         return f"ends at {training.loss_text(point.loss, measure)}"
-    return " and ".join(ended(point, status) for status in ("diverged", "stuck") if status in point.statuses)
+    return " and ".join(ended(point, status) for status in ("diverged", "not_learning") if status in point.statuses)
 
 
 def ended(point: Point, status: str) -> str:
     """That all or some seeds of a rate ended so, such as "diverged with 1 of 3 seeds"."""
     ending, seeds = point.statuses.count(status), len(point.statuses)
-    words = {"diverged": "diverged", "stuck": "got stuck"}[status]
+    words = {"diverged": "diverged", "not_learning": "got stuck"}[status]
     return words if ending == seeds else f"{words} with {ending} of {seeds} seeds"
 
 

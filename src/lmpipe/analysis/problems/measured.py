@@ -284,7 +284,7 @@ class Kind:
     @property
     def seconds(self) -> float:
         """The training time of all of them, evaluations left out."""
-        return sum(run.summary["wall_seconds"] for run in self.runs)
+        return sum(run.summary["train_seconds"] for run in self.runs)
 
     @property
     def predicted_seconds(self) -> float:

@@ -153,7 +153,7 @@ def run_row(experiment: ExperimentRuns, name: str, settings: list[str], several:
         round(fmean(run.summary["steps"] for run in runs)),
         round(fmean(run.summary["tokens"] for run in runs)),
         round(fmean(run.summary["tokens_per_second"] or 0 for run in runs)),
-        fmean(run.summary["wall_seconds"] for run in runs),
+        fmean(run.summary["train_seconds"] for run in runs),
     ]
 
 
@@ -192,7 +192,7 @@ def failure_sentences(experiment: ExperimentRuns) -> list[str]:
     stuck = [
         f"`{run.name}` (seed {run.seed}, {loss(run.loss)} against {loss(run.summary['unigram_entropy'])})"
         for run in experiment.runs
-        if run.status == "stuck"
+        if run.status == "not_learning"
     ]
     sentences = [f"Diverged: {listing(diverged)}."] if diverged else []
     return sentences + ([f"Stuck, no better than the unigram entropy: {listing(stuck)}."] if stuck else [])

@@ -347,14 +347,14 @@ def mark_failures(ax: Axes, experiment: ExperimentRuns, top: float, place: Calla
         statuses = set(experiment.statuses(name))
         if "diverged" in statuses:
             ax.plot([place(name)], [top], "x", color=INK, markersize=7, markeredgewidth=1.8, clip_on=False, zorder=5)
-        elif "stuck" in statuses:
+        elif "not_learning" in statuses:
             ax.plot([place(name)], [top], "s", color=INK, markersize=6, fillstyle="none", clip_on=False, zorder=5)
 
 
 def failures_note(experiment: ExperimentRuns) -> str:
     """Explain the marks at the upper edge."""
     statuses = {run.status for run in experiment.runs}
-    words = {"diverged": "× at the top: diverged", "stuck": "□ at the top: stuck at the unigram entropy"}
+    words = {"diverged": "× at the top: diverged", "not_learning": "□ at the top: stuck at the unigram entropy"}
     return "; ".join(text for status, text in words.items() if status in statuses)
 
 
