@@ -22,6 +22,7 @@ from typing import Any
 from lmpipe.io.files import atomic_write
 from lmpipe.provenance.environment import environment
 from lmpipe.study.paths import METRICS, WEIGHTS
+from lmpipe.study.planned_run import PlannedRun
 from lmpipe.training.gpu_locks import held_gpu
 from lmpipe.training.run_config import RunInputs, resolve
 from lmpipe.training.run_store import StoredRun, digest_of
@@ -79,7 +80,7 @@ class Double:
 
     def train(
         self,
-        settings: dict[str, Any],
+        run: PlannedRun,
         results: str,
         output: str,
         *,
@@ -88,7 +89,7 @@ class Double:
         **others: Any,
     ) -> bool:
         """In place of `lmpipe.training.run.train`: the same inputs, store and outputs."""
-        inputs = resolve(settings, Path(results), best_path, Path(output))
+        inputs = resolve(run, Path(results), best_path, Path(output))
         stored = StoredRun.of(results, digest_of(inputs.identity()))
         with stored.locked():
             is_new = not stored.is_finished

@@ -26,6 +26,7 @@ from lmpipe.errors import InputError
 from lmpipe.generation.sampling import load_run, stream
 from lmpipe.io.files import write_json
 from lmpipe.model.transformer import TransformerLM
+from lmpipe.study.planned_run import PlannedRun, PlannedTraining
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.tokenizer.bpe_training import train_tokenizer
 from lmpipe.tokenizer.pretoken_counts import count_shard
@@ -45,17 +46,17 @@ OWNER = "0123"
 DOCUMENT = "the sun sat on a stone, and the moon sang 25 songs to the sea\n<|endoftext|>\n"
 MODEL = {"context_length": 8, "d_model": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
 TRAINING = {"total_tokens": 8 * 8 * 150, "batch_size": 8, "max_lr": 0.03, "num_evaluations": 2, "eval_tokens": 64}
-SETTINGS = {
-    "study": "tiny",
-    "experiment": "experiment",
-    "run": "baseline",
-    "seed": 0,
-    "corpus": "tiny",
-    "varied": {},
-    "tokenizer": "tiny",
-    "model": MODEL,
-    "training": TRAINING,
-}
+PLANNED = PlannedRun(
+    study="tiny",
+    experiment="experiment",
+    name="baseline",
+    seed=0,
+    corpus="tiny",
+    tokenizer="tiny",
+    overrides={},
+    model=MODEL,
+    training=TRAINING,
+)
 STEPS = (10, 20)
 
 
@@ -75,7 +76,7 @@ def finished_study() -> Path:
     for split in ("train", "valid"):
         tokens = study / f"tokens/tiny/{split}.bin"
         encode_file(study / f"corpora/tiny/{split}.txt", tokenizer, tokens, tokens.with_suffix(".json"), "tiny")
-    train(SETTINGS, study, folder / RUN)
+    train(PLANNED, study, folder / RUN)
     write_json(folder / BEST, select_best(read_experiment(study, "experiment", [("baseline", 0)])))
     for step in STEPS:
         save_checkpoint(folder / CHECKPOINTS, OWNER, step, checkpoint_tensors(step), {"wall_seconds": 0.5})
@@ -223,8 +224,8 @@ def use_run() -> str:
 
 def use_best() -> str:
     """A best rate that can be read is one."""
-    training = TRAINING | {"max_lr": {"best_of": "experiment", "scale": "sqrt_batch_size", "factor": 0.5}}
-    rate = resolve(SETTINGS | {"training": training}, STUDY, BEST, RUN).training.max_lr
+    training = PlannedTraining(**TRAINING | {"max_lr": {"best_of": "experiment", "scale": "sqrt_batch_size", "factor": 0.5}})
+    rate = resolve(PLANNED.model_copy(update={"training": training}), STUDY, BEST, RUN).training.max_lr
     if not 0 < rate < float("inf"):
         raise LostError(f"expected a rate, found {rate}")
     return "read"
@@ -232,7 +233,7 @@ def use_best() -> str:
 
 def use_inputs() -> str:
     """What a run starts from is opened."""
-    inputs = resolve(SETTINGS, STUDY, None, RUN)
+    inputs = resolve(PLANNED, STUDY, None, RUN)
     if inputs.train.info["max_id"] >= inputs.model.vocab_size:
         raise LostError("expected ids of the vocabulary, found larger ones")
     return "read"

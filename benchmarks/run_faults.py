@@ -1,7 +1,6 @@
 """Faults of a training run: the real `lmpipe train` is killed, or asked to end, at any moment, and called again."""
 
 import atexit
-import json
 import re
 import shutil
 import signal
@@ -12,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.faults import Fault, LostError
-from benchmarks.file_faults import RUN, SETTINGS, STUDY, finished_study
+from benchmarks.file_faults import PLANNED, RUN, STUDY, finished_study
 from benchmarks.processes import kill_all, running, started, tail, wait_for
 from benchmarks.work import STORED, differences, read
 from lmpipe.generation.sampling import load_run, stream
@@ -31,7 +30,7 @@ LOOK_SECONDS = 0.0005
 
 def command() -> list[str]:
     """The call that trains the run; the same one goes on with it."""
-    settings = json.dumps(SETTINGS | {"model": MODEL, "training": TRAINING})
+    settings = PLANNED.model_copy(update={"model": MODEL, "training": TRAINING}).model_dump_json(warnings=False)
     call = ["lmpipe.cli.main", "train", "--settings", settings, "--results", str(STUDY), "--output", str(RUN)]
     return [*call, "--checkpoint-seconds", str(CHECKPOINT_SECONDS)]
 

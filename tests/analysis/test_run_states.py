@@ -16,7 +16,7 @@ from lmpipe.planning.session import BegunStudy, begin, find_study
 from lmpipe.planning.stages import records_of
 from lmpipe.training.progress_file import PROGRESS_FILE
 from tests.support.fake_results import fabricate_study
-from tests.support.tiny_study import MODEL, TRAINING, make_tiny_study, tiny_settings
+from tests.support.tiny_study import MODEL, TRAINING, make_tiny_study, tiny_run
 
 RATES = {"learning_rate": {"corpus": "stories", "sweep": {"max_lr": [0.001, 0.01, 3.0]}}}
 RUN = "learning_rate/max_lr=0.01/seed0"
@@ -201,7 +201,7 @@ def test_a_run_from_its_first_step_over_its_killing_to_its_end(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     results = make_tiny_study(tmp_path / "results/test")
     steps = 1_500
-    settings = tiny_settings(total_tokens=16 * 4 * steps)
+    settings = tiny_run(total_tokens=16 * 4 * steps)
     study = {
         "study": "test",
         "seeds": [0],
@@ -219,7 +219,16 @@ def test_a_run_from_its_first_step_over_its_killing_to_its_end(tmp_path, monkeyp
         "accounting": {"models": {}, "device_memory_gb": 80.0},
     }
     begun = BegunStudy(load_plan(study, "the tiny study"), results)
-    command = [sys.executable, "-m", "lmpipe.cli.main", "train", "--settings", json.dumps(settings), "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "lmpipe.cli.main",
+        "train",
+        "--settings",
+        settings.model_dump_json(),
+        "--device",
+        "cpu",
+    ]
     command += ["--results", str(results), "--output", str(results / "runs/experiment/baseline/seed0")]
 
     def wait_for(condition):

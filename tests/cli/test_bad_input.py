@@ -243,7 +243,7 @@ def read_lineage(results: Results) -> None:
 
 
 def read_inputs_of_run(results: Results) -> None:
-    settings = load_plan(STUDY, "the tiny study").runs_of["tuned"][0].settings("tiny")
+    settings = load_plan(STUDY, "the tiny study").runs_of["tuned"][0]
     resolve(settings, results.folder, BEST, results.folder / "elsewhere")
 
 

@@ -4,18 +4,24 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from lmpipe.data import corpus
 from lmpipe.data.corpus import chain_texts, docstrings, make_corpus, split_point
 from lmpipe.data.sources.stories import stories
 from lmpipe.errors import InputError
+from lmpipe.study.schema import Corpus, DocstringsCorpus
 
 END = "<|endoftext|>"
 URL = {"name": "mine", "source": "url", "valid_fraction": 0.1}
 
 
 def make(folder, settings, texts=(), valid=()):
-    make_corpus(settings, [str(text) for text in texts], [str(text) for text in valid], str(folder), threads=1)
+    files = {"files": [f"file:{text}" for text in texts]} if texts else {}
+    files |= {"valid": [f"file:{text}" for text in valid]} if valid else {}
+    settings = settings | files | {"tokenizer": {"vocab_size": 300}}
+    name = settings.pop("name")
+    make_corpus(name, TypeAdapter(Corpus).validate_python(settings), folder)
     record = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
     return (folder / "train.txt").read_bytes(), (folder / "valid.txt").read_bytes(), record
 
@@ -66,7 +72,8 @@ def test_a_packages_own_tests_are_left_out_wherever_it_lies(package):
 def test_packages_that_document_nothing_are_refused(package, tmp_path):
     (package / "__init__.py").write_text("")
     with pytest.raises(InputError, match="packages: expected at least 2 docstrings, found 0; name larger packages"):
-        make(tmp_path / "out", {"name": "d", "source": "docstrings", "packages": ["kettle"]})
+        corpus = DocstringsCorpus.model_construct(source="docstrings", packages=["kettle"])
+        make_corpus("d", corpus, tmp_path / "out")
 
 
 def test_docstrings_of_a_missing_package_say_what_to_do():

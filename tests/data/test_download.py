@@ -24,8 +24,9 @@ import yaml
 
 from lmpipe.cli.main import main
 from lmpipe.data import download as download_module
-from lmpipe.data.download import Patience, download
+from lmpipe.data.download import Patience
 from lmpipe.errors import InputError
+from lmpipe.study.schema import TextFile
 
 ROOT = Path(__file__).parents[2]
 # No two kilobytes alike, so that bytes at a wrong place are wrong bytes; hardly shorter when compressed.
@@ -179,6 +180,11 @@ def path(tmp_path):
 def names(path):
     """What lies in the folder, by what follows the text's own name."""
     return sorted(entry.name.removeprefix(path.name) for entry in path.parent.iterdir()) if path.parent.exists() else []
+
+
+def download(settings, path, patience=None):
+    """Fetch what a study may say of a text."""
+    download_module.download(TextFile.model_validate(settings), path, patience)
 
 
 def fails(settings, path, patience=QUICK):

@@ -18,7 +18,7 @@ from lmpipe.io.files import read_json
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 from lmpipe.training.run import train
-from tests.support.tiny_study import make_tiny_study, tiny_settings
+from tests.support.tiny_study import make_tiny_study, tiny_run
 
 NAMES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 ODD_TEXTS = [
@@ -42,7 +42,7 @@ def study(tmp_path_factory):
     """A study with a trained run, and its export."""
     study = make_tiny_study(tmp_path_factory.mktemp("export") / "results")
     shape = {"context_length": 24, "d_model": 24, "d_ff": 40, "num_heads": 2, "rope_theta": 500.0}
-    train(tiny_settings(model=shape), study, study / "run")
+    train(tiny_run(model=shape), study, study / "run")
     export(study / "run", study / "exported")
     return study
 
@@ -140,7 +140,7 @@ def test_the_tokenizer_knows_its_special_token_and_length(their_tokenizer):
 def test_what_llama_cannot_express_is_refused(study, tmp_path, key, value, reason):
     run = study / f"run-{key}-{value}"
     if not run.exists():
-        train(tiny_settings(model={key: value}, total_tokens=64), study, run)
+        train(tiny_run(model={key: value}, total_tokens=64), study, run)
     with pytest.raises(InputError, match=rf"{run.name}: model.{key}: expected \w+, found {value}: {reason}.*; export "):
         export(run, tmp_path / "exported")
     assert list(tmp_path.iterdir()) == []

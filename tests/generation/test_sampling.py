@@ -29,9 +29,10 @@ from lmpipe.generation.sampling import (
 )
 from lmpipe.io.files import read_json
 from lmpipe.model.transformer import TransformerLM
+from lmpipe.study.schema import SamplesSettings
 from lmpipe.study.settings import ModelConfig
 from lmpipe.training.run import train
-from tests.support.tiny_study import make_tiny_study, tiny_settings, tiny_tokenizer
+from tests.support.tiny_study import make_tiny_study, tiny_run, tiny_tokenizer
 
 CONFIG = ModelConfig(context_length=24, d_model=16, d_ff=32, num_layers=2, num_heads=2, vocab_size=263)
 
@@ -59,7 +60,7 @@ def model(reference):
 def run(tmp_path_factory):
     """The folder of a tiny study, with a trained run in it."""
     study = make_tiny_study(tmp_path_factory.mktemp("generate") / "results")
-    train(tiny_settings(), study, study / "run")
+    train(tiny_run(), study, study / "run")
     return study
 
 
@@ -279,19 +280,13 @@ def test_impossible_settings_are_refused(run, temperature, top_p, option):
         stream_to_stdout(run / "run", "the", temperature, top_p, 1, 0)
 
 
-SETTINGS = {
-    "corpus": "tiny",
-    "run": "experiment/baseline",
-    "seed": 0,
-    "prompts": ["the sun", "a"],
-    "max_new_tokens": 40,
-    "temperature": [0.0, 0.7],
-    "top_p": [0.9, 1.0],
-}
+SAMPLES = SamplesSettings(
+    models={}, prompts=["the sun", "a"], max_new_tokens=40, temperature=[0.0, 0.7], top_p=[0.9, 1.0]
+)
 
 
 def test_the_grid_has_one_greedy_sample_for_each_prompt():
-    assert sample_grid(SETTINGS) == [
+    assert sample_grid(SAMPLES) == [
         (prompt, temperature, top_p)
         for prompt in ("the sun", "a")
         for temperature, top_p in ((0.0, 1.0), (0.7, 0.9), (0.7, 1.0))
@@ -300,7 +295,7 @@ def test_the_grid_has_one_greedy_sample_for_each_prompt():
 
 def test_samples_are_written_with_figures_and_repeat(run):
     texts = [run / f"corpora/tiny/{split}.txt" for split in ("train", "valid")]
-    write_samples(SETTINGS, run / "run", *texts, run / "samples/tiny.json")
+    write_samples(SAMPLES, tiny_run(), run / "run", *texts, run / "samples/tiny.json")
     result = read_json(run / "samples/tiny.json")
     assert {"corpus", "run", "tokenizer", "prompts", "samples", "reference"} <= result.keys()
     assert (result["run_status"], result["tokenizer"]) == ("finished", "tiny")
@@ -311,7 +306,7 @@ def test_samples_are_written_with_figures_and_repeat(run):
         assert sample["words"] < 3 or 0 < sample["distinct_3"] <= 1
     assert max(sample["known_word_share"] for sample in result["samples"]) > 0.5
     assert result["reference"]["known_word_share"] == 1
-    write_samples(SETTINGS, run / "run", *texts, run / "samples/again.json")
+    write_samples(SAMPLES, tiny_run(), run / "run", *texts, run / "samples/again.json")
     again = read_json(run / "samples/again.json")
     assert result == again
     assert Path(run / "samples/tiny.json").read_text().count("NaN") == 0

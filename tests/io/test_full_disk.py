@@ -16,10 +16,11 @@ from lmpipe.cli.main import main
 from lmpipe.data.corpus import make_corpus
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, json_bytes, write_json
+from lmpipe.study.schema import UrlCorpus
 from lmpipe.training.checkpoint import save_weights
 from lmpipe.training.run import train
 from tests.support.cli_cases import FILLS_FOLDER, TEXT, WRITES
-from tests.support.tiny_study import make_tiny_study, tiny_settings
+from tests.support.tiny_study import make_tiny_study, tiny_run
 
 DISK_BYTES = 4 << 20
 PAGE_BYTES = 4096
@@ -117,8 +118,8 @@ def test_what_is_missing_is_told_to_the_byte(disk):
 def test_a_corpus_of_two_texts_changes_as_a_whole_or_not_at_all(whole_study, disk, room, monkeypatch):
     monkeypatch.chdir(whole_study[0])
     target = disk / "corpus"
-    settings = {"name": "mine", "source": "url", "valid_fraction": 0.4}
-    make_corpus(settings, [TEXT], [], str(target), 1)
+    corpus = {"source": "url", "valid_fraction": 0.4, "tokenizer": {"vocab_size": 300}}
+    make_corpus("mine", UrlCorpus(files=[f"file:{TEXT}"], **corpus), target)
     before = contents(target)
     other = disk.parent / "other.txt"
     other.write_bytes(Path(TEXT).read_bytes().replace(b"sun", b"star") * 20)
@@ -126,17 +127,17 @@ def test_a_corpus_of_two_texts_changes_as_a_whole_or_not_at_all(whole_study, dis
     with filled(disk, left):
         if room < 1:
             with pytest.raises(InputError, match=r"(train|valid)\.txt: expected room"):
-                make_corpus(settings, [str(other)], [], str(target), 1)
+                make_corpus("mine", UrlCorpus(files=[f"file:{other}"], **corpus), target)
             assert contents(target) == before
         else:
-            make_corpus(settings, [str(other)], [], str(target), 1)
+            make_corpus("mine", UrlCorpus(files=[f"file:{other}"], **corpus), target)
             assert contents(target).keys() == before.keys()
     shutil.rmtree(target)
 
 
 def test_training_goes_on_from_its_last_checkpoint(disk, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    settings = tiny_settings()
+    settings = tiny_run()
     train(settings, make_tiny_study(tmp_path / "whole"), tmp_path / "whole/run")
     results = make_tiny_study(disk / "results")
     with filled(disk, left=400_000), pytest.raises(InputError) as caught:
@@ -162,9 +163,9 @@ def test_finished_weights_that_find_no_room_are_made_again_from_the_checkpoint(d
 
     monkeypatch.setattr("lmpipe.training.trainer.save_weights", save_on_a_full_disk)
     with pytest.raises(InputError, match=r"model\.safetensors: " + LACKS):
-        train(tiny_settings(), results, disk / "results/run", checkpoint_seconds=0)
+        train(tiny_run(), results, disk / "results/run", checkpoint_seconds=0)
     monkeypatch.setattr("lmpipe.training.trainer.save_weights", save_weights)
-    train(tiny_settings(), results, disk / "results/run")
+    train(tiny_run(), results, disk / "results/run")
     assert "going on after step 60 of 60" in capfd.readouterr().err
     shutil.rmtree(results)
 
@@ -172,9 +173,9 @@ def test_finished_weights_that_find_no_room_are_made_again_from_the_checkpoint(d
 def test_a_run_is_published_from_the_store_once_there_is_room(disk, tmp_path, monkeypatch):
     results = make_tiny_study(tmp_path / "results")
     with filled(disk), pytest.raises(InputError, match=r"model\.safetensors: " + LACKS):
-        train(tiny_settings(), results, disk / "run")
+        train(tiny_run(), results, disk / "run")
     monkeypatch.setattr("lmpipe.training.trainer.Trainer", None)
-    train(tiny_settings(), results, disk / "run")
+    train(tiny_run(), results, disk / "run")
     assert {path.name for path in (disk / "run").iterdir()} == {
         "config.json",
         "metrics.csv",

@@ -10,6 +10,7 @@ from snakemake.io import PeriodicityDetector
 
 from lmpipe.errors import InputError
 from lmpipe.planning.plan import load_plan
+from lmpipe.study.schema import BestOf
 
 CONFIG = Path(__file__).parents[2] / "config"
 LAPTOP = yaml.safe_load((CONFIG / "config.yaml").read_text(encoding="utf-8"))
@@ -34,7 +35,7 @@ def test_a_runs_own_vary_follows_its_name():
     runs = {"baseline": {}, "no_norm": {"norm": "none", "sweep": {"max_lr": [0.001, 0.003]}}}
     plan = plan_with({"ablation": {"corpus": "stories", "runs": runs}})
     assert names(plan, "ablation") == ["baseline", "no_norm_max_lr=0.001", "no_norm_max_lr=0.003"]
-    assert plan.runs_of["ablation"][1].varied == {"norm": "none", "max_lr": 0.001}
+    assert plan.runs_of["ablation"][1].overrides == {"norm": "none", "max_lr": 0.001}
 
 
 def test_vary_of_an_experiment_multiplies_its_runs():
@@ -51,9 +52,9 @@ def test_later_settings_win_over_earlier_ones():
     runs = {"a": {}, "b": {"batch_size": 3}}
     plan = plan_with({"x": {"corpus": "stories", "batch_size": 2, "d_model": 32, "runs": runs}})
     a, b = plan.runs_of["x"]
-    assert (a.training["batch_size"], b.training["batch_size"]) == (2, 3)
+    assert (a.training.batch_size, b.training.batch_size) == (2, 3)
     assert a.model.d_model == b.model.d_model == 32
-    assert a.training["weight_decay"] == LAPTOP["training"]["weight_decay"]
+    assert a.training.weight_decay == LAPTOP["training"]["weight_decay"]
 
 
 def test_every_run_has_every_seed_of_its_experiment():
@@ -71,7 +72,7 @@ def test_best_of_is_named_by_its_factor_and_left_for_the_run_to_resolve():
     ]
     run = plan.runs_of["batches"][0]
     assert run.best_of == "sweep"
-    assert run.training["max_lr"] == {"best_of": "sweep", "scale": "sqrt_batch_size", "factor": 0.5}
+    assert run.training.max_lr == BestOf(best_of="sweep", scale="sqrt_batch_size", factor=0.5)
 
 
 def test_a_varied_vocabulary_is_a_tokenizer_of_its_own():
@@ -123,7 +124,7 @@ def test_downloads_are_named_by_checksum_else_by_address(tmp_path):
     ]
     corpus = {"source": "url", "files": files, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
     plan = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus})
-    first, second = plan.text_paths("mine", "files")
+    first, second = plan.study.corpora["mine"].text_paths()
     assert first == "resources/abababababab-big_20text.txt"
     assert second.startswith("resources/") and second.endswith("-x")
     assert plan.downloads()[first]["url"] == files[0]["url"]
@@ -132,7 +133,7 @@ def test_downloads_are_named_by_checksum_else_by_address(tmp_path):
 def test_a_download_has_a_name_that_every_file_system_takes():
     addresses = [f"https://h/{'ab' * 500}.txt", f"https://h/{'x' * 90}.txt", "https://h/..", "https://h/a;'$(b)'?c"]
     corpus = {"source": "url", "files": addresses, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
-    paths = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus}).text_paths("mine", "files")
+    paths = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus}).study.corpora["mine"].text_paths()
     assert all(re.fullmatch(r"resources/[0-9a-f]{12}-[A-Za-z0-9._-]{1,100}", path) for path in paths)
     # Snakemake takes a name that ends in 20 repetitions for an endless loop.
     assert not any(map(PeriodicityDetector().is_periodic, paths))
@@ -146,7 +147,7 @@ def test_a_local_path_has_each_slash_once(tmp_path, monkeypatch):
     files = ["file:texts//a.txt", f"file://{tmp_path}/texts/a.txt"]
     corpus = {"source": "url", "files": files, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
     plan = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus})
-    assert plan.text_paths("mine", "files") == ["texts/a.txt", f"{tmp_path}/texts/a.txt"]
+    assert plan.study.corpora["mine"].text_paths() == ["texts/a.txt", f"{tmp_path}/texts/a.txt"]
 
 
 def test_looking_for_a_package_runs_nothing(tmp_path, monkeypatch):
@@ -162,9 +163,9 @@ def test_looking_for_a_package_runs_nothing(tmp_path, monkeypatch):
 
 def test_a_new_release_of_a_package_is_a_new_corpus(monkeypatch):
     plan = load_plan(LAPTOP, "laptop")
-    before = plan.corpus_settings("docs")
+    before = plan.study.corpora["docs"].text_settings()
     monkeypatch.setattr("lmpipe.study.schema.version", lambda package: "99")
-    assert plan.corpus_settings("docs") != before
+    assert plan.study.corpora["docs"].text_settings() != before
 
 
 @pytest.mark.parametrize("module", ["lmpipe.planning.plan", "lmpipe.cli.main"])

@@ -20,7 +20,7 @@ from lmpipe.provenance.job_records import (
     run_recorded,
 )
 from tests.support.fake_results import EXPERIMENTS, MODEL, TRAINING
-from tests.support.tiny_study import make_tiny_study, tiny_settings, tiny_text
+from tests.support.tiny_study import make_tiny_study, tiny_run, tiny_text
 
 STORIES = {
     "source": "stories",
@@ -136,7 +136,7 @@ def test_settings_and_seeds_are_recorded_without_defaults_that_did_not_count(tmp
 def test_a_copied_run_says_so_and_names_what_trained_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = make_tiny_study(Path("results/tiny"))
-    settings = json.dumps(tiny_settings(total_tokens=16 * 4 * 5))
+    settings = tiny_run(total_tokens=16 * 4 * 5).model_dump_json()
     for run in ("first", "second"):
         main(["train", "--settings", settings, "--results", str(results), "--output", f"{results}/runs/x/{run}/seed0"])
         # Another machine and another commit than this one's trained what is in the store.

@@ -86,7 +86,7 @@ def html(study) -> str:
 
 
 def built(study, name: str = "report.html") -> str:
-    build_report(study.folder, study.folder / "findings.json", study.folder / name, study.study)
+    build_report(study.folder, study.folder / "findings.json", study.folder / name, load_plan(study.study, "test"))
     return (study.folder / name).read_text(encoding="utf-8")
 
 
@@ -176,7 +176,7 @@ def test_names_and_tokens_are_code_and_one_row_is_told_in_the_singular(study, tm
     row = {"label": "Longest token", "write_up": "`␣accomplishment`", "ours": "␣<b>", "reason": "", "unit": ""}
     problem["reference"] = {"rows": [row | {"setting": "", "difference_in_setting": "another text"}], "note": ""}
     write_json(tmp_path / "findings.json", found)
-    build_report(study.folder, tmp_path / "findings.json", tmp_path / "report.html", study.study)
+    build_report(study.folder, tmp_path / "findings.json", tmp_path / "report.html", load_plan(study.study, "test"))
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<code>longest_token</code></th><td><code>␣&lt;b&gt;</code></td>" in html
     assert "<td><code>␣accomplishment</code></td><td><code>␣&lt;b&gt;</code></td>" in html
@@ -267,7 +267,7 @@ def test_a_plot_that_is_missing_is_an_input_error(study, tmp_path):
     found["problems"]["learning_rate"]["plots"][0]["path"] = "figures/no_such.svg"
     write_json(tmp_path / "findings.json", found)
     with pytest.raises(InputError, match="no such plot"):
-        build_report(study.folder, tmp_path / "findings.json", tmp_path / "report.html", study.study)
+        build_report(study.folder, tmp_path / "findings.json", tmp_path / "report.html", load_plan(study.study, "test"))
     assert not (tmp_path / "report.html").exists()
 
 

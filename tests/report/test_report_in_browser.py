@@ -8,6 +8,7 @@ import pytest
 from lmpipe.analysis.finding import Finding, Table, Text
 from lmpipe.analysis.problems.registry import entry, find_all
 from lmpipe.io.files import write_json
+from lmpipe.planning.plan import load_plan
 from lmpipe.report.page import build_report
 from lmpipe.report.plots.experiment import plot_experiment
 from tests.support.browser import check_page, opened
@@ -60,7 +61,7 @@ def report(tmp_path_factory):
     write_json(results.folder / "findings.json", {"problems": findings})
     fabricate_records(results)
     path = results.folder / "report.html"
-    build_report(results.folder, results.folder / "findings.json", path, results.study)
+    build_report(results.folder, results.folder / "findings.json", path, load_plan(results.study, "test"))
     return path
 
 

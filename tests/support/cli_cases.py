@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from lmpipe.cli.main import main
-from lmpipe.planning.plan import Plan, PlannedRun, load_plan
+from lmpipe.planning.plan import Plan, load_plan
+from lmpipe.study.planned_run import PlannedRun
 from tests.support.tiny_study import MODEL, TRAINING, tiny_text
 
 STUDY = {
@@ -167,7 +168,7 @@ def arguments_of(verb: str, plan: Plan) -> list[str]:
         case "estimate":
             return [STUDY_FILE]
         case "make-corpus":
-            return ["--settings", as_json(plan.corpus_settings("tiny")), "--texts", TEXT]
+            return ["--settings", as_json({"name": "tiny", "corpus": STUDY["corpora"]["tiny"]})]
         case "count-pretokens":
             return ["--text", f"{CORPUS}/train.txt"]
         case "train-bpe":
@@ -192,8 +193,7 @@ def arguments_of(verb: str, plan: Plan) -> list[str]:
             runs = plan.names_and_seeds()["sweep"]
             return ["--settings", as_json({"experiment": "sweep", "runs": runs}), *in_results]
         case "generate":
-            samples = plan.study.samples.model_dump(mode="json", exclude={"models"})
-            settings = {"corpus": "tiny", "run": "sweep/max_lr=0.01", "seed": 0, **samples}
+            settings = {"samples": STUDY["samples"], "run": plan.shown_run("tiny").model_dump(mode="json")}
             return ["--run", RUN, "--texts", *TEXTS, "--settings", as_json(settings)]
         case "export":
             return ["--run", RUN]
@@ -216,7 +216,7 @@ def as_json(value: Any) -> str:
 
 def run_arguments(run: PlannedRun) -> list[str]:
     """The arguments of `lmpipe train` for a run, but for the output."""
-    return ["--settings", as_json(run.settings("tiny")), "--results", "results", "--device", "cpu"]
+    return ["--settings", run.model_dump_json(), "--results", "results", "--device", "cpu"]
 
 
 def make_whole_study(folder: Path) -> None:

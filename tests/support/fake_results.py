@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lmpipe.analysis.results import Results
-from lmpipe.planning.plan import PlannedRun, load_plan
+from lmpipe.planning.plan import load_plan
+from lmpipe.study.planned_run import PlannedRun
+from lmpipe.study.schema import BestOf
 from lmpipe.study.settings import ModelConfig
 
 MODEL = {
@@ -138,11 +140,11 @@ def final_loss(model: dict[str, Any], training: dict[str, Any], corpus: str, see
 
 def resolved_rate(run: PlannedRun) -> float:
     """The peak rate of a run, with best_of taken for BEST_RATE."""
-    rate = run.training["max_lr"]
-    if not isinstance(rate, dict):
+    rate = run.training.max_lr
+    if not isinstance(rate, BestOf):
         return rate
-    scale = rate.get("factor", 1.0)
-    return BEST_RATE * scale * (math.sqrt(run.training["batch_size"] / 16) if "scale" in rate else 1.0)
+    scale = rate.factor or 1.0
+    return BEST_RATE * scale * (math.sqrt(run.training.batch_size / 16) if rate.scale else 1.0)
 
 
 def rate_source(run: PlannedRun) -> dict[str, Any] | None:
@@ -156,8 +158,8 @@ def rate_source(run: PlannedRun) -> dict[str, Any] | None:
 def fabricate_run(target: Path, run: PlannedRun, vocab_size: int) -> None:
     """Write one run: rates above 1 diverge, and so does the model without norms at 0.01 with seed 2."""
     model = run.model.model_dump(mode="json") | {"vocab_size": vocab_size}
-    training = run.training | {"max_lr": resolved_rate(run)}
-    varied = run.varied | ({"max_lr": training["max_lr"]} if "max_lr" in run.varied else {})
+    training = run.training.model_dump(mode="json") | {"max_lr": resolved_rate(run)}
+    varied = run.overrides | ({"max_lr": training["max_lr"]} if "max_lr" in run.overrides else {})
     diverged = training["max_lr"] > 1 or (model["norm"] == "none" and training["max_lr"] == BEST_RATE and run.seed == 2)
     final = final_loss(model, training, run.corpus, run.seed)
     planned = max(1, training["total_tokens"] // (training["batch_size"] * model["context_length"]))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lmpipe.data.encode import encode_file
+from lmpipe.study.planned_run import PlannedRun
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 from lmpipe.tokenizer.tokenizer import Tokenizer
 
@@ -41,16 +42,25 @@ def make_tiny_study(results: Path) -> Path:
     return results
 
 
-def tiny_settings(run: str = "baseline", *, model: dict[str, Any] | None = None, **training: Any) -> dict[str, Any]:
-    """The settings of a run on the tiny corpus, with changes."""
-    return {
-        "study": "test",
-        "experiment": "experiment",
-        "run": run,
-        "seed": 0,
-        "corpus": "tiny",
-        "varied": {},
-        "tokenizer": "tiny",
-        "model": MODEL | (model or {}),
-        "training": TRAINING | training,
-    }
+def tiny_run(
+    name: str = "baseline",
+    *,
+    study: str = "test",
+    experiment: str = "experiment",
+    seed: int = 0,
+    overrides: dict[str, Any] | None = None,
+    model: dict[str, Any] | None = None,
+    **training: Any,
+) -> PlannedRun:
+    """A run on the tiny corpus, with changes of its model and training."""
+    return PlannedRun(
+        study=study,
+        experiment=experiment,
+        name=name,
+        seed=seed,
+        corpus="tiny",
+        tokenizer="tiny",
+        overrides=overrides or {},
+        model=MODEL | (model or {}),
+        training=TRAINING | training,
+    )

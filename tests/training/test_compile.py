@@ -7,7 +7,7 @@ import torch
 from lmpipe.training import compile, loop
 from lmpipe.training.compile import UNFINISHED, WORTH_COMPILING, compile_step, is_worthwhile, whole
 from lmpipe.training.run import train
-from tests.support.tiny_study import make_tiny_study, tiny_settings
+from tests.support.tiny_study import make_tiny_study, tiny_run
 from tests.training.test_train import (
     BrokenOffError,
     assert_nearly_same_result,
@@ -67,7 +67,7 @@ def test_all_is_compiled_before_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(compile, "lacks_compiler", lambda device: None)
     monkeypatch.setattr(loop, "compile_step", compiled_step)
     results = make_tiny_study(tmp_path / "results")
-    settings = tiny_settings(compile="always", batch_size=5, micro_batch_size=3, total_tokens=80 * 4)
+    settings = tiny_run(compile="always", batch_size=5, micro_batch_size=3, total_tokens=80 * 4)
     train(settings, results, tmp_path / "run")
     assert before_training == [len(made)] == [2]
 
@@ -79,7 +79,7 @@ def test_a_compiled_run_is_the_same_to_rounding_and_goes_on_to_the_byte(tmp_path
     monkeypatch.chdir(tmp_path)
     results = make_tiny_study(tmp_path / "results")
     settings = {
-        kind: tiny_settings(compile=kind, micro_batch_size=3, total_tokens=64 * 20, model={"num_layers": 1})
+        kind: tiny_run(compile=kind, micro_batch_size=3, total_tokens=64 * 20, model={"num_layers": 1})
         for kind in ("never", "always")
     }
     for kind in settings:

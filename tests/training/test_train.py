@@ -21,6 +21,7 @@ from lmpipe.errors import InputError
 from lmpipe.generation.sampling import read_run
 from lmpipe.model.accounting import adamw
 from lmpipe.model.transformer import TransformerLM
+from lmpipe.study.schema import BestOf
 from lmpipe.study.settings import ModelConfig
 from lmpipe.training.evaluation import evaluate, text_bytes_of
 from lmpipe.training.loop import Course
@@ -28,7 +29,7 @@ from lmpipe.training.optimizer import AdamW
 from lmpipe.training.run import train
 from lmpipe.training.run_config import resolve_rate
 from lmpipe.training.trainer import Counted, Trainer, evaluation_steps
-from tests.support.tiny_study import MODEL, TRAINING, make_tiny_study, tiny_settings, tiny_tokenizer
+from tests.support.tiny_study import MODEL, TRAINING, make_tiny_study, tiny_run, tiny_tokenizer
 
 STEPS = 60
 
@@ -72,7 +73,7 @@ def assert_same_result(first, second):
 def test_a_run_leaves_the_files_of_the_contract(study):
     output = study / "runs/experiment/baseline/seed0"
     started = time.perf_counter()
-    train(tiny_settings(), study, output)
+    train(tiny_run(), study, output)
     elapsed = time.perf_counter() - started
     config, summary, rows = json.loads((output / "config.json").read_text()), summary_of(output), rows_of(output)
     assert config["tokenizer"] == {
@@ -115,9 +116,9 @@ def test_runs_of_one_seed_are_paired_and_record_it(study):
     }
     found = {}
     for name, model in variants.items():
-        train(tiny_settings(name, model=model, total_tokens=640), study, study / name)
+        train(tiny_run(name, model=model, total_tokens=640), study, study / name)
         found[name] = summary_of(study / name)
-    train(tiny_settings("seed") | {"seed": 1}, study, study / "seed")
+    train(tiny_run("seed", seed=1), study, study / "seed")
     found["seed"] = summary_of(study / "seed")
     tokens = TokenFile.open(study / "tokens/tiny/train.bin")
     digest = tokens.info["sha256"]
@@ -139,7 +140,7 @@ def test_runs_of_one_seed_are_paired_and_record_it(study):
 
 
 def test_validation_loss_is_the_mean_over_every_token_of_the_split(study):
-    train(tiny_settings(total_tokens=640), study, study / "run")
+    train(tiny_run(total_tokens=640), study, study / "run")
     config, weights, tokenizer = read_run(study / "run")
     model = TransformerLM(config)
     model.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
@@ -177,11 +178,11 @@ def test_bits_per_byte_by_hand():
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_run(tmp_path, monkeypatch, precision):
     monkeypatch.chdir(tmp_path)
     first, second = make_tiny_study(Path("first")), make_tiny_study(Path("second"))
-    settings = tiny_settings(precision=precision, total_tokens=64 * 20)
+    settings = tiny_run(precision=precision, total_tokens=64 * 20)
     train(settings, first, first / "run")
     train(settings, second, second / "run")
     assert_same_result(first / "run", second / "run")
-    train(settings | {"seed": 1}, first, first / "other")
+    train(settings.model_copy(update={"seed": 1}), first, first / "other")
     assert without_times(first / "run") != without_times(first / "other")
 
 
@@ -189,14 +190,14 @@ def test_equal_runs_of_two_experiments_are_trained_once(study, monkeypatch):
     updates = []
     step = AdamW.step
     monkeypatch.setattr(AdamW, "step", lambda self, rate: (updates.append(rate), step(self, rate)))
-    train(tiny_settings(), study, study / "first")
+    train(tiny_run(), study, study / "first")
     assert len(updates) == STEPS
-    other = tiny_settings("other") | {"experiment": "second", "varied": {"max_lr": 0.01}}
+    other = tiny_run("other", experiment="second", overrides={"max_lr": 0.01})
     train(other, study, study / "second")
     assert len(updates) == STEPS
     assert_same_result(study / "first", study / "second")
     assert json.loads((study / "second/config.json").read_text())["experiment"] == "second"
-    train(tiny_settings(max_lr=0.02), study, study / "third")
+    train(tiny_run(max_lr=0.02), study, study / "third")
     assert len(updates) == 2 * STEPS
 
 
@@ -221,6 +222,20 @@ def break_off():
     raise BrokenOffError
 
 
+class Argument:
+    """A program's first argument, in its source text."""
+
+    def __repr__(self):
+        return "sys.argv[1]"
+
+
+def program(run, results, output, **options):
+    """The source text of a Python program that trains a run and prints if it was trained now."""
+    planned = f"PlannedRun.model_validate_json({run.model_dump_json()!r})"
+    imports = "from lmpipe.study.planned_run import PlannedRun; from lmpipe.training.run import train"
+    return f"{imports}; print(train({planned}, {str(results)!r}, {output!r}, **{options}))"
+
+
 def uninterrupted(settings):
     """The same run in a study of its own, never interrupted."""
     other = make_tiny_study(Path("results/uninterrupted"))
@@ -230,15 +245,15 @@ def uninterrupted(settings):
 
 @pytest.mark.parametrize("damage", [False, True])
 def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(study, monkeypatch, capfd, damage):
-    expected = uninterrupted(tiny_settings())
+    expected = uninterrupted(tiny_run())
     stop_at(monkeypatch, 37, break_off)
     with pytest.raises(BrokenOffError):
-        train(tiny_settings(), study, study / "run", checkpoint_seconds=0)
+        train(tiny_run(), study, study / "run", checkpoint_seconds=0)
     assert not (study / "run").exists()
     if damage:
         newest = max(study.glob("store/*/checkpoints/*.safetensors"))
         newest.write_bytes(newest.read_bytes()[:-50])
-    train(tiny_settings(), study, study / "run")
+    train(tiny_run(), study, study / "run")
     assert f"going on after step {35 if damage else 36} of 60" in capfd.readouterr().err
     assert_same_result(study / "run", expected)
     assert summary_of(study / "run")["num_resumes"] == 1
@@ -246,14 +261,14 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(study, monkeypatch,
 
 
 def test_sigterm_saves_first(study, monkeypatch):
-    expected = uninterrupted(tiny_settings())
+    expected = uninterrupted(tiny_run())
     stop_at(monkeypatch, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as stopped:
-        train(tiny_settings(), study, study / "run")
+        train(tiny_run(), study, study / "run")
     assert stopped.value.code == 128 + signal.SIGTERM
     assert [path.name for path in study.glob("store/*/checkpoints/*")] == ["step-0000000007.safetensors"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    train(tiny_settings(), study, study / "run")
+    train(tiny_run(), study, study / "run")
     assert_same_result(study / "run", expected)
 
 
@@ -262,7 +277,7 @@ def test_a_checkpoint_of_other_settings_is_refused_by_its_name(study, monkeypatc
     for rate in (0.02, 0.01):
         stop_at(monkeypatch, 7, break_off)
         with pytest.raises(BrokenOffError):
-            train(tiny_settings(max_lr=rate), study, study / "run", checkpoint_seconds=0)
+            train(tiny_run(max_lr=rate), study, study / "run", checkpoint_seconds=0)
         folders += [folder for folder in study.glob("store/*/checkpoints") if folder not in folders]
     other, own = folders
     foreign = own / "step-0000000050.safetensors"
@@ -271,17 +286,18 @@ def test_a_checkpoint_of_other_settings_is_refused_by_its_name(study, monkeypatc
         f"{foreign}: expected a checkpoint of run {own.parent.name}, found one of run {other.parent.name}; delete it"
     )
     with pytest.raises(InputError, match=re.escape(named)):
-        train(tiny_settings(max_lr=0.01), study, study / "run")
+        train(tiny_run(max_lr=0.01), study, study / "run")
     foreign.unlink()
-    train(tiny_settings(max_lr=0.01), study, study / "run")
+    train(tiny_run(max_lr=0.01), study, study / "run")
     assert summary_of(study / "run")["num_resumes"] == 1
 
 
 def test_a_killed_process_leaves_a_run_that_goes_on(study):
-    settings = tiny_settings(total_tokens=64 * 400)
+    settings = tiny_run(total_tokens=64 * 400)
     expected = uninterrupted(settings)
-    call = f"train(json.loads({json.dumps(settings)!r}), {str(study)!r}, {str(study / 'run')!r}, checkpoint_seconds=0)"
-    process = subprocess.Popen([sys.executable, "-c", f"import json; from lmpipe.training.run import train; {call}"])
+    process = subprocess.Popen(
+        [sys.executable, "-c", program(settings, study, str(study / "run"), checkpoint_seconds=0)]
+    )
     try:
         deadline = time.monotonic() + 60
         while not list(study.glob("store/*/checkpoints/*.safetensors")) and process.poll() is None:
@@ -298,7 +314,7 @@ def test_a_killed_process_leaves_a_run_that_goes_on(study):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_finite_weights(study, capfd):
-    settings = tiny_settings(model={"norm": "none"}, max_lr=1e25)
+    settings = tiny_run(model={"norm": "none"}, max_lr=1e25)
     train(settings, study, study / "run")
     summary, rows = summary_of(study / "run"), rows_of(study / "run")
     assert summary["status"] == "diverged"
@@ -311,7 +327,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_finite_weights(stu
 
 
 def test_a_loss_that_climbs_ends_the_run(study):
-    train(tiny_settings(max_lr=10.0), study, study / "run")
+    train(tiny_run(max_lr=10.0), study, study / "run")
     summary, rows = summary_of(study / "run"), rows_of(study / "run")
     assert summary["status"] == "diverged"
     assert "nats above its start" in summary["reason"]
@@ -325,7 +341,7 @@ def test_a_loss_that_climbs_ends_the_run(study):
 
 
 def test_divergence_interrupted_in_its_evaluation_is_not_told_twice(study, monkeypatch):
-    settings = tiny_settings(model={"norm": "none"}, max_lr=1e25)
+    settings = tiny_run(model={"norm": "none"}, max_lr=1e25)
     expected = uninterrupted(settings)
     evaluate_whole_split = Trainer.evaluate_whole_split
 
@@ -342,7 +358,7 @@ def test_divergence_interrupted_in_its_evaluation_is_not_told_twice(study, monke
 
 
 def test_a_run_that_learns_nothing_is_stuck(study):
-    train(tiny_settings(max_lr=1e-9, total_tokens=64 * 10), study, study / "run")
+    train(tiny_run(max_lr=1e-9, total_tokens=64 * 10), study, study / "run")
     summary = summary_of(study / "run")
     assert summary["status"] == "not_learning"
     assert "unigram entropy" in summary["reason"]
@@ -375,21 +391,21 @@ def test_a_finished_run_lies_well_below_the_unigram_entropy(loss, status):
 def test_a_resume_under_another_setup_says_so(study, monkeypatch, capfd):
     stop_at(monkeypatch, 7, break_off)
     with pytest.raises(BrokenOffError):
-        train(tiny_settings(), study, study / "run", checkpoint_seconds=0, threads=1)
-    train(tiny_settings(), study, study / "run", threads=2)
+        train(tiny_run(), study, study / "run", checkpoint_seconds=0, threads=1)
+    train(tiny_run(), study, study / "run", threads=2)
     assert re.search(r"begun with .*'threads': 1.*, going on with .*'threads': 2", capfd.readouterr().err)
 
 
 def test_bfloat16_is_another_run_with_nearly_the_same_loss(study):
     for precision in ("float32", "bfloat16"):
-        train(tiny_settings(precision=precision), study, study / precision)
+        train(tiny_run(precision=precision), study, study / precision)
     losses = [summary_of(study / precision)["validation_loss"] for precision in ("float32", "bfloat16")]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], abs=0.02)
 
 
 def test_a_run_of_one_step_is_a_run(study):
-    train(tiny_settings(total_tokens=1, num_evaluations=10), study, study / "run")
+    train(tiny_run(total_tokens=1, num_evaluations=10), study, study / "run")
     assert [row["step"] for row in rows_of(study / "run")] == ["0", "1"]
     assert rows_of(study / "run")[1]["validation_loss"]
 
@@ -407,7 +423,7 @@ BEST = {"experiment": "sweep", "run": "max_lr=0.02", "max_lr": 0.02, "batch_size
 )
 def test_a_rate_is_taken_from_the_best_of_a_sweep(study, wanted, expected):
     (study / "best.json").write_text(json.dumps(BEST))
-    settings = tiny_settings(max_lr=wanted, total_tokens=64) | {"varied": {"max_lr": wanted, "batch_size": 4}}
+    settings = tiny_run(max_lr=wanted, total_tokens=64, overrides={"max_lr": wanted, "batch_size": 4})
     train(settings, study, study / "run", best_path=study / "best.json")
     config = json.loads((study / "run/config.json").read_text())
     assert config["training"]["max_lr"] == config["overrides"]["max_lr"] == pytest.approx(expected)
@@ -419,22 +435,20 @@ def test_a_rate_is_taken_from_the_best_of_a_sweep(study, wanted, expected):
 def test_a_rate_of_another_sweep_is_refused(tmp_path):
     (tmp_path / "best.json").write_text(json.dumps(BEST))
     with pytest.raises(InputError, match="expected the best of 'other', found that of 'sweep'"):
-        resolve_rate({"best_of": "other"}, 4, tmp_path / "best.json")
+        resolve_rate(BestOf(best_of="other"), 4, tmp_path / "best.json")
     with pytest.raises(InputError, match="--best"):
-        resolve_rate({"best_of": "sweep"}, 4, None)
+        resolve_rate(BestOf(best_of="sweep"), 4, None)
 
 
 def test_wrong_inputs_are_refused(study):
-    with pytest.raises(InputError, match=r"training.batch_size: .*found 0"):
-        train(tiny_settings(batch_size=0), study, study / "run")
     with pytest.raises(InputError, match=r"--device: expected one of .*cpu, found 'abacus'"):
-        train(tiny_settings(), study, study / "run", device="abacus")
+        train(tiny_run(), study, study / "run", device="abacus")
     with pytest.raises(InputError, match="context_length: expected a training split of at least"):
-        train(tiny_settings(model={"context_length": 10**6, "position_embedding": "none"}), study, study / "run")
+        train(tiny_run(model={"context_length": 10**6, "position_embedding": "none"}), study, study / "run")
     path = study / "tokens/tiny/train.json"
     path.write_text(path.read_text().replace(tiny_tokenizer().sha256, "0" * 64))
     with pytest.raises(InputError, match=r"train.bin: expected ids of the tokenizer .*, found 000000000000"):
-        train(tiny_settings(), study, study / "run")
+        train(tiny_run(), study, study / "run")
 
 
 @pytest.mark.parametrize(
@@ -458,7 +472,7 @@ def test_importing_train_is_cheap():
 
 @pytest.mark.parametrize("changes", [{}, {"max_lr": 10.0}, {"model": {"norm": "none"}, "max_lr": 1e25}])
 def test_steps_that_are_fetched_later_give_the_same_bytes(study, monkeypatch, changes):
-    settings = tiny_settings(**changes)
+    settings = tiny_run(**changes)
     expected = uninterrupted(settings)
     monkeypatch.setattr(Course, "steps_at_once", lambda self: 16)
     train(settings, study, study / "run")
@@ -468,7 +482,7 @@ def test_steps_that_are_fetched_later_give_the_same_bytes(study, monkeypatch, ch
 @pytest.mark.parametrize("micro_batch_size", [1, 3])
 def test_parts_of_a_batch_make_the_same_run_to_rounding(study, micro_batch_size):
     for name in ("auto", micro_batch_size):
-        train(tiny_settings(micro_batch_size=name, total_tokens=64 * 20), study, study / str(name))
+        train(tiny_run(micro_batch_size=name, total_tokens=64 * 20), study, study / str(name))
     whole, parts = study / "auto", study / str(micro_batch_size)
     assert [summary_of(folder)["micro_batch_size"] for folder in (whole, parts)] == [4, micro_batch_size]
     assert_nearly_same_result(parts, whole)
@@ -485,30 +499,29 @@ def test_parts_are_halved_until_they_fit(study, monkeypatch):
     accounted = adamw(ModelConfig(vocab_size=263, **MODEL), 0)
     room = accounted["fixed_bytes"] + 2.5 * accounted["bytes_per_sequence"]
     monkeypatch.setattr("lmpipe.training.micro_batching.free_memory_bytes", lambda device: room / 0.8)
-    train(tiny_settings(total_tokens=64), study, study / "run")
+    train(tiny_run(total_tokens=64), study, study / "run")
     assert summary_of(study / "run")["micro_batch_size"] == 2
 
 
 def test_how_a_run_computes_is_decided_once(study, monkeypatch):
-    expected = uninterrupted(tiny_settings(micro_batch_size="auto"))
+    expected = uninterrupted(tiny_run(micro_batch_size="auto"))
     stop_at(monkeypatch, 7, break_off)
     with pytest.raises(BrokenOffError):
-        train(tiny_settings(), study, study / "run", checkpoint_seconds=0)
+        train(tiny_run(), study, study / "run", checkpoint_seconds=0)
     monkeypatch.setattr("lmpipe.training.micro_batching.free_memory_bytes", lambda device: 0)
-    train(tiny_settings(), study, study / "run")
+    train(tiny_run(), study, study / "run")
     assert_same_result(study / "run", expected)
 
 
 def test_two_processes_make_the_run_of_one_and_go_on_where_they_were_killed(study):
-    settings = tiny_settings(total_tokens=64 * 40)
+    settings = tiny_run(total_tokens=64 * 40)
     expected = uninterrupted(settings)
     train(settings, study, study / "run", processes=2)
     assert_nearly_same_result(study / "run", expected)
     assert summary_of(study / "run")["processes"] == 2
     killed = make_tiny_study(Path("results/killed"))
-    call = f"train(json.loads({json.dumps(settings)!r}), {str(killed)!r}, {str(killed / 'run')!r}"
-    program = f"import json; from lmpipe.training.run import train; {call}, processes=2, checkpoint_seconds=0)"
-    process = subprocess.Popen([sys.executable, "-c", program])
+    code = program(settings, killed, str(killed / "run"), processes=2, checkpoint_seconds=0)
+    process = subprocess.Popen([sys.executable, "-c", code])
     try:
         deadline = time.monotonic() + 120
         while not list(killed.glob("store/*/checkpoints/*.safetensors")) and process.poll() is None:
@@ -524,12 +537,9 @@ def test_two_processes_make_the_run_of_one_and_go_on_where_they_were_killed(stud
 
 @pytest.mark.slow
 def test_torchrun_makes_the_run_of_one_process_and_goes_on_where_it_was_killed(study):
-    settings = tiny_settings(total_tokens=64 * 40)
+    settings = tiny_run(total_tokens=64 * 40)
     expected = uninterrupted(settings)
-    call = f"json.loads({json.dumps(json.dumps(settings))}), {str(study)!r}, sys.argv[1]"
-    (study / "program.py").write_text(
-        f"import json, sys; from lmpipe.training.run import train; print(train({call}, checkpoint_seconds=0))"
-    )
+    (study / "program.py").write_text(f"import sys; {program(settings, study, Argument(), checkpoint_seconds=0)}")
 
     def launched(output):
         command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(study / "program.py")]
@@ -553,7 +563,7 @@ def test_torchrun_makes_the_run_of_one_process_and_goes_on_where_it_was_killed(s
 
 def test_more_processes_than_sequences_are_refused(study):
     with pytest.raises(InputError, match="--processes or --gpus: expected at most 4"):
-        train(tiny_settings(), study, study / "run", processes=5)
+        train(tiny_run(), study, study / "run", processes=5)
 
 
 @pytest.mark.parametrize(
@@ -571,11 +581,11 @@ def test_out_of_memory_says_what_to_lower(study, monkeypatch, error):
     stop_at(monkeypatch, 3, fail)
     lower = r"micro_batch_size or batch_size \(now 4\), or model.context_length \(now 16\)"
     with pytest.raises(InputError, match=lower):
-        train(tiny_settings(), study, study / "run")
+        train(tiny_run(), study, study / "run")
 
 
 def test_a_run_that_is_given_gpus_has_one_process_where_there_are_none(study):
-    train(tiny_settings(total_tokens=64), study, study / "run", device="cpu", gpus=4)
+    train(tiny_run(total_tokens=64), study, study / "run", device="cpu", gpus=4)
     assert summary_of(study / "run")["processes"] == 1
 
 
@@ -585,22 +595,22 @@ def test_another_error_is_not_taken_for_lack_of_memory(study, monkeypatch):
 
     stop_at(monkeypatch, 3, fail)
     with pytest.raises(RuntimeError, match="something else"):
-        train(tiny_settings(), study, study / "run")
+        train(tiny_run(), study, study / "run")
 
 
 def test_a_run_in_the_store_is_copied_without_torch(study):
-    train(tiny_settings(total_tokens=64), study, study / "first")
-    call = f"train({tiny_settings('again', total_tokens=64)!r}, {str(study)!r}, {str(study / 'second')!r})"
-    program = f"import sys; from lmpipe.training.run import train; print({call}, 'torch' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "False False"
+    train(tiny_run(total_tokens=64), study, study / "first")
+    code = program(tiny_run("again", total_tokens=64), study, str(study / "second"))
+    code += "; import sys; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "False"]
     assert_same_result(study / "first", study / "second")
 
 
 def test_a_machine_without_a_compiler_trains_all_the_same(study, monkeypatch, capfd):
-    expected = uninterrupted(tiny_settings(compile="never", total_tokens=64 * 5))
+    expected = uninterrupted(tiny_run(compile="never", total_tokens=64 * 5))
     monkeypatch.setenv("CXX", "no-such-compiler")
-    train(tiny_settings(compile="always", total_tokens=64 * 5), study, study / "run")
+    train(tiny_run(compile="always", total_tokens=64 * 5), study, study / "run")
     assert "not compiled: a C++ compiler (no-such-compiler) was not found" in capfd.readouterr().err
     assert_same_result(study / "run", expected)
     assert summary_of(study / "run")["compile"] is False

@@ -47,15 +47,15 @@ def test_every_study_answers_every_problem(path):
 @pytest.mark.parametrize("path", [path for path in STUDIES if path.stem != "smoke"], ids=stem)
 def test_every_study_is_one_that_an_expert_would_accept(path):
     plan = read_plan(path)
-    rates = sorted({run.training["max_lr"] for run in plan.runs_of["learning_rate"]})
+    rates = sorted({run.training.max_lr for run in plan.runs_of["learning_rate"]})
     factors = [larger / smaller for smaller, larger in pairwise(rates)]
     assert len(rates) >= 6 and max(factors[:-1]) <= 4.2, "a logarithmic grid, and a last rate that should diverge"
     batches = plan.runs_of["batch_size_experiment"]
-    assert min(run.training["batch_size"] for run in batches) == 1
+    assert min(run.training.batch_size for run in batches) == 1
     for run in batches:
-        steps = run.training["total_tokens"] // (run.training["batch_size"] * run.model.context_length)
+        steps = run.training.total_tokens // (run.training.batch_size * run.model.context_length)
         assert steps >= 50
-        tried = [one for one in batches if one.training["batch_size"] == run.training["batch_size"]]
+        tried = [one for one in batches if one.training.batch_size == run.training.batch_size]
         assert len(tried) >= 3, "each size has a choice of rates"
     for ablation in ("layer_norm_ablation", "pre_norm_ablation", "no_pos_emb", "swiglu_ablation"):
         assert len({run.seed for run in plan.runs_of[ablation]}) >= 3

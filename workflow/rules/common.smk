@@ -129,24 +129,19 @@ def dateless(path):
 
 
 def corpus_texts(wildcards):
-    return list(map(dateless, PLAN.text_paths(wildcards.corpus, "files")))
+    return list(map(dateless, STUDY.corpora[wildcards.corpus].text_paths()))
 
 
-def corpus_valid_texts(wildcards):
-    return list(map(dateless, PLAN.text_paths(wildcards.corpus, "valid")))
-
-
-def corpus_order(wildcards):
-    return as_json([PLAN.text_paths(wildcards.corpus, part) for part in ("files", "valid")])
-
-
-def declared_texts(wildcards, input):
+def corpus_json(wildcards, input):
     # Snakemake does not record what is derived from the input: a word more about the same texts reruns nothing.
-    return as_json(PLAN.declared_texts(wildcards.corpus))
+    corpus = STUDY.corpora[wildcards.corpus].model_dump(mode="json")
+    return as_json({"name": wildcards.corpus, "corpus": corpus})
 
 
 def corpus_settings(wildcards):
-    return as_json(PLAN.corpus_settings(wildcards.corpus))
+    block = STUDY.corpora[wildcards.corpus]
+    parts = [len(getattr(block, "files", ())), len(getattr(block, "valid", None) or ())]
+    return as_json([wildcards.corpus, block.text_settings(), block.text_paths(), parts])
 
 
 def shards_of(wildcards):
@@ -210,7 +205,7 @@ def planned_run(wildcards):
 
 
 def run_settings(wildcards):
-    return as_json(planned_run(wildcards).settings(STUDY.study))
+    return planned_run(wildcards).model_dump_json()
 
 
 def run_priority(wildcards):
@@ -304,6 +299,5 @@ def shown_tokenizer(wildcards):
 
 
 def sample_settings(wildcards):
-    samples = STUDY.samples.model_dump(mode="json", exclude={"models"})
-    run = PLAN.shown_run(wildcards.corpus)
-    return as_json({"corpus": wildcards.corpus, "run": f"{run.experiment}/{run.name}", "seed": run.seed, **samples})
+    run = PLAN.shown_run(wildcards.corpus).model_dump(mode="json")
+    return as_json({"samples": STUDY.samples.model_dump(mode="json") | {"models": {}}, "run": run})

@@ -19,7 +19,6 @@ rule download:
 rule make_corpus:
     input:
         texts=corpus_texts,
-        valid=corpus_valid_texts,
     output:
         train="<results>/corpora/{corpus}/train.txt",
         valid="<results>/corpora/{corpus}/valid.txt",
@@ -35,11 +34,8 @@ rule make_corpus:
         runtime=60,
     params:
         settings=corpus_settings,
-        # Only for Snakemake's record of the job, which keeps the input in no order.
-        order=corpus_order,
         folder=subpath(output.record, parent=True),
-        declared=declared_texts,
+        corpus=corpus_json,
         code=code_of("make-corpus"),
     shell:
-        "lmpipe make-corpus --settings {params.settings:q} --texts {input.texts:q} --valid {input.valid:q}"
-        " --declared {params.declared:q} --output {params.folder:q} --threads {threads} 2> {log:q}"
+        "lmpipe make-corpus --settings {params.corpus:q} --output {params.folder:q} --threads {threads} 2> {log:q}"

@@ -12,15 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from lmpipe.analysis.results import Run
 from lmpipe.errors import InputError
-from lmpipe.planning.plan import PlannedRun
 from lmpipe.planning.session import BegunStudy
 from lmpipe.planning.stages import records_of
 from lmpipe.study.paths import CONFIG, SUMMARY
-from lmpipe.study.settings import TrainingSettings
+from lmpipe.study.planned_run import PlannedRun
 from lmpipe.training.progress_file import PROGRESS_FILE, is_under_way, read_progress
 from lmpipe.training.run_store import WAITING
 
@@ -79,7 +76,7 @@ class RunState:
         """How long its steps will take at the speed of the last ones; None where it does not run, or none is known."""
         if self.state != "running" or not self.tokens_per_second:
             return None
-        tokens_per_step = self.run.training["batch_size"] * self.run.model.context_length
+        tokens_per_step = self.run.training.batch_size * self.run.model.context_length
         return (self.planned_steps - self.step) * tokens_per_step / self.tokens_per_second
 
 
@@ -256,11 +253,7 @@ def read_run(config_path: Path) -> Run:
 def is_asked_for(run: PlannedRun, config: dict[str, Any]) -> bool:
     """Whether a config.json holds the settings that the plan has for the run; a rate of best_of counts as such."""
     model = {key: value for key, value in config["model"].items() if key != "vocab_size"}
-    wanted = run.training | ({"max_lr": config["training"]["max_lr"]} if run.best_of else {})
-    try:
-        training = TrainingSettings.model_validate(wanted).model_dump(mode="json")
-    except ValidationError:
-        return False
+    training = run.training.model_dump(mode="json") | ({"max_lr": config["training"]["max_lr"]} if run.best_of else {})
     return (model, config["training"], config["corpus"], config["tokenizer"]["name"]) == (
         run.model.model_dump(mode="json"),
         training,

@@ -108,9 +108,6 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = verb("make-corpus", make_corpus, "Make a corpus: train.txt, valid.txt and corpus.json.")
     add("--settings", type=json_text, required=True, help="JSON: the corpus's block of the study, with its name")
-    add("--texts", nargs="*", default=[], help="local files of a url corpus")
-    add("--valid", nargs="*", default=[], help="local files for validation, where they are files of their own")
-    add("--declared", type=json_text, default={}, help='JSON: {path: {"url", "sha256", "text_bytes"}}')
     add("--output", required=True, help="the corpus's folder")
     add("--threads", type=positive, default=1, help="processes that read packages (default 1)")
 
@@ -304,18 +301,23 @@ def estimate(given: Arguments) -> None:
 def download(given: Arguments) -> None:
     """Run `lmpipe download`."""
     from lmpipe.data.download import download
+    from lmpipe.study.schema import TextFile
 
-    download(given.settings, given.output)
+    download(TextFile.model_validate(given.settings), given.output)
 
 
 def make_corpus(given: Arguments) -> Facts:
     """Run `lmpipe make-corpus`."""
+    from pydantic import TypeAdapter
+
     from lmpipe.data.corpus import make_corpus
     from lmpipe.data.download import check_texts
+    from lmpipe.study.schema import Corpus
 
-    check_texts(given.declared)
-    make_corpus(given.settings, given.texts, given.valid, given.output, given.threads)
-    return {"inputs": [*given.texts, *given.valid]}
+    corpus = TypeAdapter(Corpus).validate_python(given.settings["corpus"])
+    check_texts(corpus)
+    make_corpus(given.settings["name"], corpus, given.output, given.threads)
+    return {"inputs": corpus.text_paths()}
 
 
 def count_pretokens(given: Arguments) -> Facts:
@@ -421,6 +423,7 @@ def measure_batch_sizes(given: Arguments) -> None:
 def train(given: Arguments) -> Facts:
     """Run `lmpipe train`."""
     from lmpipe.provenance.job_records import facts_of_training
+    from lmpipe.study.planned_run import PlannedRun
     from lmpipe.training.run import train
 
     machine = {"threads": given.threads, "device": given.device, "processes": given.processes, "gpus": given.gpus}
@@ -428,7 +431,7 @@ def train(given: Arguments) -> Facts:
     options = {"best_path": given.best, **machine}
     if given.checkpoint_seconds is not None:
         options["checkpoint_seconds"] = given.checkpoint_seconds
-    is_new = train(given.settings, given.results, given.output, **options)
+    is_new = train(PlannedRun.model_validate(given.settings), given.results, given.output, **options)
     return facts_of_training(given.output, given.best, is_new)
 
 
@@ -453,7 +456,12 @@ def generate(given: Arguments) -> Facts:
     elif given.settings is None or given.texts is None or given.output is None:
         raise InputError("expected --prompt TEXT, or all of --settings, --texts and --output; give one or the other")
     else:
-        write_samples(given.settings, given.run_folder, *given.texts, given.output)
+        from lmpipe.study.planned_run import PlannedRun
+        from lmpipe.study.schema import SamplesSettings
+
+        run = PlannedRun.model_validate(given.settings["run"])
+        samples = SamplesSettings.model_validate(given.settings["samples"])
+        write_samples(samples, run, given.run_folder, *given.texts, given.output)
     return {"inputs": [given.run_folder, *(given.texts or [])]}
 
 
@@ -501,10 +509,11 @@ def report(given: Arguments) -> Facts:
         raise InputError(
             "expected --partial STUDY, or all of --settings, --results and --output; give one or the other"
         )
+    from lmpipe.planning.plan import load_plan
     from lmpipe.report.page import build_report
 
     results = Path(given.results)
-    build_report(results, results / "findings.json", given.output, given.settings)
+    build_report(results, results / "findings.json", given.output, load_plan(given.settings, "--settings"))
     experiments = [results / "experiments" / experiment for experiment in given.settings["experiments"]]
     return {"inputs": [results / "findings.json", results / "figures", *experiments]}
 

@@ -14,13 +14,13 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, assert_never
 
 from lmpipe.data.sources.stories import stories
 from lmpipe.errors import InputError
 from lmpipe.io.files import CHUNK_BYTES, atomic_write, open_text, refuse_overwriting, write_json
 from lmpipe.io.progress import progress
-from lmpipe.study.documents import SOURCE_SETTINGS, check_shape
+from lmpipe.study.schema import Corpus, DocstringsCorpus, StoriesCorpus, UrlCorpus
 
 DELIMITER = b"<|endoftext|>"
 # Embedded corpora keep one document in a hundred for validation.
@@ -29,18 +29,14 @@ EMBEDDED_VALID_SHARE = 0.01
 TEST_FOLDERS = {"test", "tests", "testing"}
 
 
-def make_corpus(
-    settings: dict[str, Any], texts: Sequence[str], valid: Sequence[str], folder: str, threads: int
-) -> None:
-    """Write FOLDER/{train,valid}.txt and corpus.json.
+def make_corpus(name: str, corpus: Corpus, folder: str | Path, threads: int = 1) -> None:
+    """Write FOLDER/{train,valid}.txt and corpus.json of a study's corpus; downloads are read from resources/.
 
-    `settings` is the corpus's block of the study with its name; `texts` and `valid` are the local paths of a `url`
-    corpus. Raises InputError where a split would be empty.
+    `threads` is the number of processes that read packages. Raise InputError if a split would be empty.
     """
-    check_shape(settings, SOURCE_SETTINGS[settings["source"]], "--settings", "correct it")
     paths = {split: Path(folder) / f"{split}.txt" for split in ("train", "valid")}
-    refuse_overwriting([*texts, *valid], list(paths.values()))
-    splits = make_splits(settings, texts, valid, threads)
+    refuse_overwriting(corpus.text_paths(), list(paths.values()))
+    splits = make_splits(corpus, threads)
     summaries = {}
     # Both texts get their names together, so that a failure leaves an earlier corpus as it was.
     with contextlib.ExitStack() as open_files:
@@ -52,30 +48,31 @@ def make_corpus(
                     f"{paths[split]}: expected at least one document, found none; give the corpus more text"
                 )
         record = {
-            "corpus": settings["name"],
-            "source": settings["source"],
-            "settings": settings,
+            "corpus": name,
+            "source": corpus.source,
+            "settings": {"name": name} | corpus.text_settings(),
             "splits": summaries,
-            "versions": settings.get("versions", {}),
+            "versions": corpus.versions() if isinstance(corpus, DocstringsCorpus) else {},
         }
         write_json(Path(folder) / "corpus.json", record)
 
 
-def make_splits(
-    settings: dict[str, Any], texts: Sequence[str], valid: Sequence[str], threads: int
-) -> dict[str, Iterator[bytes]]:
+def make_splits(corpus: Corpus, threads: int) -> dict[str, Iterator[bytes]]:
     """The text of both splits, as blocks of bytes."""
-    match settings["source"]:
-        case "stories":
-            count = settings["documents"]
-            documents = shown(stories(count, settings["seed"]), count)
-        case "docstrings":
-            found = docstrings(settings["packages"], threads)
+    match corpus:
+        case StoriesCorpus():
+            count = corpus.documents
+            documents = shown(stories(count, corpus.seed), count)
+        case DocstringsCorpus():
+            found = docstrings(corpus.packages, threads)
             if len(found) < 2:
                 raise InputError(f"packages: expected at least 2 docstrings, found {len(found)}; name larger packages")
             count, documents = len(found), iter(found)
-        case "url":
-            return texts_in_two(texts, valid, settings["valid_fraction"])
+        case UrlCorpus():
+            paths = ([text.path for text in texts] for texts in (corpus.files, corpus.valid or []))
+            return texts_in_two(*paths, corpus.valid_fraction)
+        case _:
+            assert_never(corpus)
     held_out = max(1, round(count * EMBEDDED_VALID_SHARE))
     # Both splits draw from one iterator: train is written first and leaves the rest.
     return {

@@ -19,17 +19,13 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
 
 from lmpipe import __version__
 from lmpipe.data.partial_download import Part, TransientError, held_part, printable
 from lmpipe.errors import InputError
 from lmpipe.io.files import CHUNK_BYTES, atomic_write, sha256_of
 from lmpipe.io.progress import progress, say
-from lmpipe.io.validation import one_line
-from lmpipe.study.schema import TextFile
+from lmpipe.study.schema import Corpus, TextFile, UrlCorpus
 
 HUB = "https://huggingface.co/"
 # What has to stay free on the disk, for everything else that writes to it.
@@ -62,13 +58,13 @@ class WrongTextError(InputError):
     """A text is complete and not the one that was declared."""
 
 
-def download(settings: dict[str, Any], path: str | Path, patience: Patience | None = None) -> None:
-    """Fetch the text of a study's `{url, bytes, sha256, text_bytes}` unless it is there, and check it either way.
+def download(text: TextFile, path: str | Path, patience: Patience | None = None) -> None:
+    """Fetch a text of a study unless it is there, and check it either way.
 
     A .gz file is decompressed. Runs in the main thread only, because it sets an alarm. Raises InputError for what the
     server refuses, for a text that is not the declared one, for a full disk, and when it gives up.
     """
-    text, path = as_settings(TextFile, settings, "--settings"), Path(path)
+    path = Path(path)
     if text.local_path is not None:
         raise InputError(f"{text.url}: expected an address, found a local text; it is read where it lies")
     if not is_there(text, path):
@@ -78,21 +74,14 @@ def download(settings: dict[str, Any], path: str | Path, patience: Patience | No
                 fetch_and_check(Part.kept(text, file), path, patience or Patience())
 
 
-def as_settings(kind: Any, value: Any, place: str) -> Any:
-    """What a study says of texts; raises InputError where it is something else."""
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        raise InputError(f"{place}: {one_line(error, value)}") from None
-
-
 # --- what is declared of a text
 
 
-def check_texts(declared: dict[str, dict[str, Any]]) -> None:
-    """Check texts, by their paths, against what a study says of them; raises InputError for the first wrong one."""
-    for path, text in as_settings(dict[str, TextFile], declared, "--declared").items():
-        check_placed(text, Path(path))
+def check_texts(corpus: Corpus) -> None:
+    """Check the texts of a `url` corpus against their declared sizes and checksums; raise InputError if one differs."""
+    if isinstance(corpus, UrlCorpus):
+        for text in corpus.texts:
+            check_placed(text, Path(text.path))
 
 
 def is_there(text: TextFile, path: Path) -> bool:
@@ -208,7 +197,7 @@ def keeping_up(part: Part, patience: Patience) -> Iterator[None]:
     """
     before = part.size
 
-    def look(*_: Any) -> None:
+    def look(*_: object) -> None:
         nonlocal before
         if part.size - before < patience.window_bytes:
             raise TransientError(f"fewer than {patience.window_bytes:,} bytes came in {patience.window_seconds:g} s")

@@ -23,6 +23,8 @@ from lmpipe.kernels.runtime.buffers import Buffer
 from lmpipe.model.architecture import derive_seed, weight_shapes
 from lmpipe.study.documents import RUN_CONFIG, RUN_SUMMARY, read_shape
 from lmpipe.study.paths import CONFIG, SUMMARY, WEIGHTS
+from lmpipe.study.planned_run import PlannedRun
+from lmpipe.study.schema import SamplesSettings
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, to_bytes
 from lmpipe.tokenizer.tokenizer import Tokenizer
@@ -256,19 +258,20 @@ def read_run(run_folder: str | Path) -> tuple[ModelConfig, dict[str, np.ndarray]
     return model_config, read_weights(folder / WEIGHTS, weight_shapes(model_config)), tokenizer
 
 
-def sample_grid(settings: dict[str, Any]) -> list[tuple[str, float, float]]:
+def sample_grid(settings: SamplesSettings) -> list[tuple[str, float, float]]:
     """Every (prompt, temperature, top_p) of the settings, each once; at temperature 0 top_p changes nothing."""
     grid = [
         (prompt, float(temperature), 1.0 if temperature == 0 else float(top_p))
-        for prompt in settings["prompts"]
-        for temperature in settings["temperature"]
-        for top_p in settings["top_p"]
+        for prompt in settings.prompts
+        for temperature in settings.temperature
+        for top_p in settings.top_p
     ]
     return list(dict.fromkeys(grid))
 
 
 def write_samples(
-    settings: dict[str, Any],
+    settings: SamplesSettings,
+    run: PlannedRun,
     run_folder: str | Path,
     train_text: str | Path,
     valid_text: str | Path,
@@ -276,24 +279,24 @@ def write_samples(
 ) -> None:
     """Generate the grid of samples of a corpus and write it with figures of fluency, beside those of held-out text.
 
-    `settings` are {"corpus", "run", "seed", "prompts", "max_new_tokens", "temperature", "top_p"}.
+    `run` is the planned run whose files are in `run_folder`.
     """
     model, tokenizer = load_run(run_folder)
-    samples, grid = generate_grid(model, tokenizer, settings)
+    samples, grid = generate_grid(model, tokenizer, settings, run.seed)
     known, known_from_bytes = known_words(train_text)
     records = [
         sample_record(tokenizer, prompt, sample, known) for (prompt, _, _), sample in zip(grid, samples, strict=True)
     ]
     summary = read_shape(Path(run_folder) / SUMMARY, RUN_SUMMARY)
     result = {
-        "corpus": settings["corpus"],
-        "run": settings["run"],
+        "corpus": run.corpus,
+        "run": f"{run.experiment}/{run.name}",
         "run_status": summary["status"],
         "validation_loss": summary["validation_loss"],
         "tokenizer": read_json(Path(run_folder) / CONFIG)["tokenizer"]["name"],
-        "prompts": settings["prompts"],
-        "seed": settings["seed"],
-        "max_new_tokens": settings["max_new_tokens"],
+        "prompts": settings.prompts,
+        "seed": run.seed,
+        "max_new_tokens": settings.max_new_tokens,
         "context_length": model.config.context_length,
         "samples": records,
         "reference": held_out_figures(valid_text, [record["words"] for record in records], known),
@@ -304,12 +307,12 @@ def write_samples(
 
 
 def generate_grid(
-    model: CompiledLM, tokenizer: Tokenizer, settings: dict[str, Any]
+    model: CompiledLM, tokenizer: Tokenizer, settings: SamplesSettings, seed: int
 ) -> tuple[list[Sample], list[tuple[str, float, float]]]:
     """The samples of the whole grid, made in one batch, and the grid."""
     grid = sample_grid(settings)
-    samples = begin_samples(tokenizer, grid, model.config.context_length, settings["seed"])
-    limit = settings["max_new_tokens"]
+    samples = begin_samples(tokenizer, grid, model.config.context_length, seed)
+    limit = settings.max_new_tokens
     with progress("generating", limit * len(grid), "tokens") as shown:
         for made in continue_samples(model, samples, limit, end_of_text_id(tokenizer)):
             shown.advance(made)

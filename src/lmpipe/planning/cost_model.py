@@ -12,9 +12,10 @@ from pathlib import Path
 
 from lmpipe.model.accounting import FLOAT32_BYTES, forward_flops, parameters
 from lmpipe.model.activation_memory import bytes_of_step, validation_bytes
-from lmpipe.planning.plan import Plan, PlannedRun
+from lmpipe.planning.plan import Plan
+from lmpipe.study.planned_run import PlannedRun
 from lmpipe.study.schema import Corpus, StoriesCorpus, TextFile, UrlCorpus
-from lmpipe.study.settings import VALIDATED_AT_ONCE, ModelConfig, TrainingSettings
+from lmpipe.study.settings import VALIDATED_AT_ONCE, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -268,8 +269,7 @@ class RunCost:
 def run_cost(plan: Plan, run: PlannedRun) -> RunCost:
     """What a planned run costs."""
     vocab_size = plan.tokenizers[run.tokenizer][1]
-    # A rate that waits for a sweep changes no cost.
-    training = TrainingSettings.model_validate(run.training | {"max_lr": 1.0})
+    training = run.training
     corpus = plan.study.corpora[run.corpus]
     validation = kind_of(corpus).tokens(split_bytes(corpus)[1], vocab_size)
     evaluated = validation + (training.num_evaluations + 1) * min(training.eval_tokens, validation)

@@ -24,8 +24,9 @@ from lmpipe.planning.cost_model import (
     text_seconds,
     token_file_bytes,
 )
-from lmpipe.planning.plan import Plan, PlannedRun, load_plan
-from lmpipe.study.schema import TextFile
+from lmpipe.planning.plan import Plan, load_plan
+from lmpipe.study.planned_run import PlannedRun
+from lmpipe.study.schema import BestOf, TextFile
 
 
 def distinct_runs(plan: Plan) -> list[PlannedRun]:
@@ -50,20 +51,20 @@ def equal_runs(plan: Plan) -> list[list[PlannedRun]]:
 
 def settings_but_rate(run: PlannedRun) -> str:
     """What decides a run's result, but for its peak rate."""
-    parts = [run.seed, run.tokenizer, run.model.model_dump(), run.training | {"max_lr": None}]
+    parts = [run.seed, run.tokenizer, run.model.model_dump(), run.training.model_dump(exclude={"max_lr"})]
     return json.dumps(parts, sort_keys=True)
 
 
 def rate_of(plan: Plan, run: PlannedRun) -> tuple[str | None, float]:
     """A run's peak rate: the sweep that it is taken from, and the factor; the rate itself where there is no sweep."""
-    rate, source = run.training["max_lr"], run.best_of
-    if source is None:
+    rate = run.training.max_lr
+    if not isinstance(rate, BestOf):
         return None, rate
-    factor = rate.get("factor", 1.0)
-    if "scale" not in rate:
+    source, factor = rate.best_of, rate.factor or 1.0
+    if rate.scale is None:
         return source, factor
     # Where a sweep has several batch sizes, the first stands for that of its best run.
-    return source, factor * math.sqrt(run.training["batch_size"] / plan.runs_of[source][0].training["batch_size"])
+    return source, factor * math.sqrt(run.training.batch_size / plan.runs_of[source][0].training.batch_size)
 
 
 # --- a study ---------------------------------------------------------------------------------------------------------

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
 from lmpipe.errors import InputError
 from lmpipe.io.validation import one_line, shown
-from lmpipe.study.schema import BestOf, DocstringsCorpus, ExperimentSettings, RunSettings, Study, UrlCorpus, read_study
+from lmpipe.study.planned_run import PlannedRun
+from lmpipe.study.schema import BestOf, ExperimentSettings, RunSettings, Study, UrlCorpus, read_study
 from lmpipe.study.settings import ModelConfig, ModelSettings, Settings, nearest
 
 # What Snakemake plans in less than a minute.
@@ -18,48 +18,6 @@ MOST_JOBS = 5000
 LONGEST_RUN_NAME = 200
 # Linux refuses an argument of a command from 131,072 bytes on.
 LONGEST_ARGUMENT_BYTES = 120_000
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One training run with every setting resolved; max_lr may still wait for a best_of.
-
-    `varied` holds what sets this run apart inside its experiment.
-    """
-
-    experiment: str
-    name: str
-    seed: int
-    corpus: str
-    tokenizer: str
-    varied: dict[str, Any]
-    model: ModelSettings
-    training: dict[str, Any]
-
-    @property
-    def folder(self) -> str:
-        """The run's folder below the study's."""
-        return f"runs/{self.experiment}/{self.name}/seed{self.seed}"
-
-    @property
-    def best_of(self) -> str | None:
-        """The experiment whose best rate this run takes."""
-        rate = self.training["max_lr"]
-        return rate["best_of"] if isinstance(rate, dict) else None
-
-    def settings(self, study: str) -> dict[str, Any]:
-        """What `lmpipe train` needs to know, as plain JSON values."""
-        return {
-            "study": study,
-            "experiment": self.experiment,
-            "run": self.name,
-            "seed": self.seed,
-            "corpus": self.corpus,
-            "varied": self.varied,
-            "tokenizer": self.tokenizer,
-            "model": self.model.model_dump(mode="json"),
-            "training": self.training,
-        }
 
 
 class Plan:
@@ -127,14 +85,15 @@ class Plan:
         except ValidationError as error:
             raise ValueError(f"{place}: {one_line(error, None)}") from None
         return PlannedRun(
+            study=self.study.study,
             experiment=experiment,
             name=name,
             seed=seed,
             corpus=corpus,
             tokenizer=tokenizer_name(corpus, changes.get("vocab_size"), corpora[corpus].tokenizer.vocab_size),
-            varied=varied,
+            overrides=varied,
             model=model,
-            training=plain_values(merged(self.study.training, changes)),
+            training=merged(self.study.training, changes),
         )
 
     def list_tokenizers(self) -> dict[str, tuple[str, int]]:
@@ -218,35 +177,16 @@ class Plan:
         for name, runs in self.names_and_seeds().items():
             check_argument(f"experiments.{name}", runs)
 
-    def corpus_settings(self, corpus: str) -> dict[str, Any]:
-        """What `lmpipe make-corpus` needs to know: the corpus's block, and the packages' versions where it has some."""
-        block = self.study.corpora[corpus]
-        settings = block.model_dump(mode="json", exclude={"tokenizer", "stands_for", "shards", "files", "valid"})
-        versions = {"versions": block.versions()} if isinstance(block, DocstringsCorpus) else {}
-        return {"name": corpus, **settings, **versions}
-
     def sharded_tokenizers(self) -> list[str]:
         """The tokenizers whose training text is encoded shard by shard."""
         corpora = self.study.corpora
         return [tokenizer for tokenizer, (corpus, _) in self.tokenizers.items() if corpora[corpus].shards > 1]
 
-    def text_paths(self, corpus: str, part: Literal["files", "valid"]) -> list[str]:
-        """Where the texts of a `url` corpus lie on this machine, now or once they are downloaded."""
-        texts = getattr(self.study.corpora[corpus], part, None) or []
-        return [text.local_path or text.download_path for text in texts]
-
     def downloads(self) -> dict[str, dict[str, Any]]:
         """Every text that is fetched, by the path that it is given: its address and what is known of it."""
         url_corpora = [corpus for corpus in self.study.corpora.values() if isinstance(corpus, UrlCorpus)]
-        texts = [text for corpus in url_corpora for text in [*corpus.files, *(corpus.valid or [])]]
+        texts = [text for corpus in url_corpora for text in corpus.texts]
         return {text.download_path: text.model_dump() for text in texts if text.local_path is None}
-
-    def declared_texts(self, corpus: str) -> dict[str, dict[str, Any]]:
-        """The texts of a corpus of which the study says more than the address, by their paths."""
-        block = self.study.corpora[corpus]
-        texts = [*block.files, *(block.valid or [])] if isinstance(block, UrlCorpus) else []
-        told = {text.local_path or text.download_path: text.model_dump(exclude_none=True) for text in texts}
-        return {path: text for path, text in told.items() if len(text) > 1}
 
     def shown_run(self, corpus: str) -> PlannedRun:
         """The run whose model speaks for a corpus: the first seed of the one that `samples` names."""

@@ -22,6 +22,8 @@ NON_NUMERIC = {
     "analysis.schemas",
     "study.documents",
     "study.paths",
+    "study.planned_run",
+    "study.schema",
     "training.gpu_locks",
     "training.progress_file",
 }

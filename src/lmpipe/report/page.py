@@ -21,7 +21,7 @@ from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import bytes_text, count, listing, number, seconds_text
 from lmpipe.io.hints import make_again, make_first
 from lmpipe.planning.lineage import Job, Lineage, as_yaml, commands_for, files_of, settings_behind
-from lmpipe.planning.plan import Plan, load_plan
+from lmpipe.planning.plan import Plan
 from lmpipe.planning.stages import records_of
 from lmpipe.provenance.code_digest import TRACKED_PACKAGES
 from lmpipe.provenance.environment import PACKAGE
@@ -66,17 +66,16 @@ def build_report(
     results_folder: str | Path,
     findings_path: str | Path,
     output: str | Path,
-    settings: Mapping[str, Any],
+    plan: Plan,
     *,
     results: Results | None = None,
     missing: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a study's report; `settings` is the study as plain values.
+    """Write the report of a study's plan.
 
     For one that is not finished, `results` are those that are there, and `missing` says what is not.
     Raises InputError where a result, or a plot that a finding names, is missing.
     """
-    plan = load_plan(dict(settings), "--settings")
     study = plan.study.model_dump(mode="json", exclude_none=True)
     results = results or Results(results_folder, study, plan.names_and_seeds())
     problems = read_shape(findings_path, FINDINGS)["problems"]

@@ -53,7 +53,7 @@ def report_partially(path: str | Path) -> Path:
             findings_path = results.folder / "findings.json"
             write_json(findings_path, {"study": study.plan.study.study, "problems": find_what_is_there(results, look)})
             build_report(
-                results.folder, findings_path, output, results.study, results=results, missing=what_is_missing(look)
+                results.folder, findings_path, output, study.plan, results=results, missing=what_is_missing(look)
             )
         except InputError as error:
             raise InputError(results.with_real_paths(str(error))) from None

@@ -16,7 +16,7 @@ from lmpipe.errors import InputError
 from lmpipe.io.files import read_json
 from lmpipe.io.hints import make_again
 from lmpipe.io.validation import key_path, one_line, shown
-from lmpipe.study.schema import Name, Rate, Seed
+from lmpipe.study.schema import Name
 from lmpipe.study.settings import ModelConfig, Settings, TrainingSettings
 
 # Names of runs contain the values of their sweep: `max_lr=0.003`.
@@ -216,51 +216,23 @@ COMPARED = keys(
     corpora=Annotated[list[Name], Field(min_length=1)],
     tokenizers=Annotated[dict[TokenizerName, Name], Field(min_length=1)],
 )
-RUN_SETTINGS = keys(
-    study=str,
-    experiment=str,
-    run=str,
-    seed=Seed,
-    corpus=str,
-    varied=dict[str, Any],
-    tokenizer=TokenizerName,
-    model=dict[str, Any],
-    training=keys(batch_size=Count, max_lr=Rate),
-)
 RUNS = keys(
     experiment=Name,
     runs=Annotated[list[Annotated[list[Any], AfterValidator(run_and_seed)]], Field(min_length=1)],
 )
-PROMPT = Annotated[str, Field(min_length=1)]
-SAMPLE_SETTINGS = keys(
-    corpus=str,
-    run=str,
-    seed=int,
-    prompts=Annotated[list[PROMPT], Field(min_length=1)],
-    max_new_tokens=Count,
-    temperature=Annotated[list[Amount], Field(min_length=1)],
-    top_p=Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)],
-)
-CORPUS_SETTINGS = keys(name=Name, source=Literal["stories", "docstrings", "url"])
-# What each source needs beside that.
-SOURCE_SETTINGS = {
-    "stories": keys(documents=Count, seed=Seed),
-    "docstrings": keys(packages=Annotated[list[Name], Field(min_length=1)]),
-    "url": keys(valid_fraction=Annotated[float, Field(gt=0, lt=1)] | None),
-}
 # A study is checked by lmpipe.study.schema, key by key.
 STUDY = dict[str, Any]
 SETTINGS = {
     "download": ADDRESS,
-    "make-corpus": CORPUS_SETTINGS,
+    "make-corpus": STUDY,
     "compare-tokenizers": COMPARED,
     "account-model": MODEL_TO_ACCOUNT,
     "measure-batch-sizes": BATCHES_TO_MEASURE,
     "measure-model": BATCHES_TO_MEASURE,
-    "train": RUN_SETTINGS,
+    "train": STUDY,
     "select-best": RUNS,
     "plot-experiment": RUNS,
-    "generate": SAMPLE_SETTINGS,
+    "generate": STUDY,
     "find": STUDY,
     "report": STUDY,
     "collect-provenance": STUDY,

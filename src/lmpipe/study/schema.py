@@ -133,6 +133,14 @@ class CorpusSettings(Settings):
     stands_for: Literal["TinyStories", "OpenWebText"] | None = None
     shards: Count = 1
 
+    def text_settings(self) -> dict[str, Any]:
+        """Settings that decide the text, as JSON values, without the files of a `url` corpus."""
+        return self.model_dump(mode="json", exclude={"tokenizer", "role", "shards", "files", "valid"})
+
+    def text_paths(self) -> list[str]:
+        """Paths of the files that the text is read from; none if it is generated."""
+        return []
+
 
 class StoriesCorpus(CorpusSettings):
     """Stories made by the grammar of `lmpipe.data.sources.stories`."""
@@ -170,6 +178,10 @@ class DocstringsCorpus(CorpusSettings):
         """The packages' versions: a new release is a new corpus."""
         return {package: version(package) for package in self.packages}
 
+    def text_settings(self) -> dict[str, Any]:
+        """Settings that decide the text, and the versions of the packages."""
+        return super().text_settings() | {"versions": self.versions()}
+
 
 class TextFile(Settings):
     """One text: an address, or `file:` and a path relative to the folder where snakemake runs."""
@@ -183,6 +195,11 @@ class TextFile(Settings):
     def local_path(self) -> str | None:
         """The path of a `file:` text; None for one that is downloaded. Snakemake wants each slash once."""
         return re.sub("/+", "/", self.url.removeprefix("file:")) if self.url.startswith("file:") else None
+
+    @property
+    def path(self) -> str:
+        """Path of the text on this machine, now or once it is downloaded."""
+        return self.local_path or self.download_path
 
     @property
     def is_compressed(self) -> bool:
@@ -235,6 +252,15 @@ class UrlCorpus(CorpusSettings):
     files: TextFiles
     valid: TextFiles | None = None
     valid_fraction: Annotated[Fraction, Field(gt=0, lt=1)] | None = None
+
+    @property
+    def texts(self) -> list[TextFile]:
+        """Files for training, then those for validation."""
+        return [*self.files, *(self.valid or [])]
+
+    def text_paths(self) -> list[str]:
+        """Paths of the files: those for training, then those for validation."""
+        return [text.path for text in self.texts]
 
     @check(mode="before")
     @classmethod

@@ -2,12 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from lmpipe.io.files import read_json
 from lmpipe.io.tensor_files import open_tensors
 from lmpipe.study.documents import RUN_SUMMARY, check_shape
 from lmpipe.study.paths import SUMMARY, WEIGHTS
+from lmpipe.study.planned_run import PlannedRun
 from lmpipe.training.run_config import resolve
 from lmpipe.training.run_store import StoredRun, digest_of
 
@@ -16,7 +16,7 @@ TORCHRUN = "TORCHELASTIC_RUN_ID"  # torchrun sets it in the processes that it st
 
 
 def train(
-    settings: dict[str, Any],
+    run: PlannedRun,
     results: str | Path,
     output: str | Path,
     *,
@@ -28,17 +28,17 @@ def train(
     runs_per_gpu: int = 1,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> bool:
-    """Train the run that `settings` describes, unless the store has it, and publish its files to the folder `output`.
+    """Train a run, unless the store has it, and publish its files to the folder `output`.
 
     `results` is the study's folder with tokens/, tokenizers/ and store/; `best_path` the best.json that a best_of rate
     is taken from. So many `processes` share every batch, each with `threads` of its own; where there are GPUs, there is
     one for each of so many `gpus`; torchrun's processes share it, too. Returns whether the run was trained now. Raises
     InputError for settings and files that do not fit; SystemExit after a signal, with all saved.
     """
-    inputs = resolve(settings, Path(results), best_path, Path(output))
+    inputs = resolve(run, Path(results), best_path, Path(output))
     stored = StoredRun.of(results, digest_of(inputs.identity()))
     job = {
-        "settings": settings,
+        "run": run.model_dump(mode="json"),
         "results": str(results),
         "output": str(output),
         "digest": stored.digest,

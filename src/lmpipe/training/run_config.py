@@ -11,7 +11,9 @@ from lmpipe.errors import InputError
 from lmpipe.io.hints import make_again
 from lmpipe.io.validation import shown
 from lmpipe.provenance.code_digest import code_digest
-from lmpipe.study.documents import BEST, model_of_settings, read_shape
+from lmpipe.study.documents import BEST, read_shape
+from lmpipe.study.planned_run import PlannedRun
+from lmpipe.study.schema import BestOf
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.tokenizer.vocabulary import Vocabulary
 
@@ -55,14 +57,14 @@ class RunInputs:
         }
 
 
-def resolve(settings: dict[str, Any], results: Path, best_path: str | Path | None, output: Path) -> RunInputs:
+def resolve(run: PlannedRun, results: Path, best_path: str | Path | None, output: Path) -> RunInputs:
     """Open a run's inputs and settle what depends on them: the vocabulary's size, and a rate taken from a sweep.
 
     Paths in `config` start at the run's folder `output`, so that they stay true wherever the study is moved.
     """
-    name = settings["tokenizer"]
+    name = run.tokenizer
     tokenizer = Vocabulary.from_folder(results / "tokenizers" / name)
-    model = model_of_settings(ModelConfig, "model", settings["model"] | {"vocab_size": tokenizer.vocab_size})
+    model = ModelConfig(vocab_size=tokenizer.vocab_size, **run.model.model_dump())
     files = {
         split: TokenFile.open(results / "tokens" / name / f"{split}.bin", tokenizer.vocab_size)
         for split in ("train", "valid")
@@ -70,12 +72,15 @@ def resolve(settings: dict[str, Any], results: Path, best_path: str | Path | Non
     for file in files.values():
         check_tokenizer(file, tokenizer)
     check_length(len(files["train"].tokens), model.context_length)
-    max_lr, source = resolve_rate(settings["training"]["max_lr"], settings["training"]["batch_size"], best_path)
-    training = model_of_settings(TrainingSettings, "training", settings["training"] | {"max_lr": max_lr})
-    overrides = {key: max_lr if key == "max_lr" else value for key, value in settings["varied"].items()}
-    config = {key: settings[key] for key in ("study", "experiment", "run", "seed", "corpus")}
-    config |= {
-        "overrides": overrides,
+    max_lr, source = resolve_rate(run.training.max_lr, run.training.batch_size, best_path)
+    training = TrainingSettings.model_validate(run.training.model_dump() | {"max_lr": max_lr})
+    config = {
+        "study": run.study,
+        "experiment": run.experiment,
+        "run": run.name,
+        "seed": run.seed,
+        "corpus": run.corpus,
+        "overrides": {key: max_lr if key == "max_lr" else value for key, value in run.overrides.items()},
         "tokenizer": {
             "name": name,
             "path": os.path.relpath(results / "tokenizers" / name, output),
@@ -86,7 +91,7 @@ def resolve(settings: dict[str, Any], results: Path, best_path: str | Path | Non
         "training": training.model_dump(mode="json"),
         "lr_source": source,
     }
-    return RunInputs(config, model, training, settings["seed"], files["train"], files["valid"], tokenizer)
+    return RunInputs(config, model, training, run.seed, files["train"], files["valid"], tokenizer)
 
 
 def check_tokenizer(file: TokenFile, tokenizer: Vocabulary) -> None:
@@ -105,7 +110,7 @@ def token_record(file: TokenFile, output: Path) -> dict[str, Any]:
 
 
 def resolve_rate(
-    wanted: float | dict[str, Any], batch_size: int, best_path: str | Path | None
+    wanted: float | BestOf, batch_size: int, best_path: str | Path | None
 ) -> tuple[float, dict[str, Any] | None]:
     """The peak rate as a number, and where it was taken from.
 
@@ -113,9 +118,9 @@ def resolve_rate(
     batch size) (Krizhevsky 2014, section 5). Raises InputError if the sweep's best.json is missing
     or another experiment's.
     """
-    if not isinstance(wanted, dict):
+    if not isinstance(wanted, BestOf):
         return wanted, None
-    experiment = wanted["best_of"]
+    experiment = wanted.best_of
     if best_path is None:
         raise InputError(f"--best: expected the best.json of experiment {experiment!r}, found nothing; name its path")
     best = read_shape(best_path, BEST)
@@ -124,8 +129,8 @@ def resolve_rate(
             f"{best_path}: expected the best of {experiment!r}, found that of {shown(best['experiment'])}; "
             f"{make_again(best_path)}"
         )
-    factor = wanted.get("factor", 1)
-    if "scale" in wanted:
+    factor = wanted.factor or 1
+    if wanted.scale is not None:
         factor *= math.sqrt(batch_size / best["batch_size"])
     source = {"best_run": best["run"], "best_max_lr": best["max_lr"], "best_batch_size": best["batch_size"]}
-    return best["max_lr"] * factor, wanted | source
+    return best["max_lr"] * factor, wanted.model_dump(exclude_none=True) | source

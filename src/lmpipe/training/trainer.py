@@ -20,6 +20,7 @@ from lmpipe.io.progress import Progress, progress, say
 from lmpipe.provenance.code_digest import code_digest
 from lmpipe.provenance.environment import environment
 from lmpipe.study.paths import METRICS, WEIGHTS
+from lmpipe.study.planned_run import PlannedRun
 from lmpipe.training.checkpoint import load_checkpoint, restore_tensors, save_checkpoint, save_weights, training_tensors
 from lmpipe.training.devices import compute_reproducibly, device_name, find_device, peak_memory_bytes
 from lmpipe.training.distributed import Processes, together
@@ -68,7 +69,7 @@ def train_together(
 def follow(job: dict[str, Any], device: torch.device, processes: Processes) -> None:
     """Make this process's share of all steps of a run whose first process is another."""
     compute_reproducibly(job["threads"], device)
-    inputs = resolve(job["settings"], Path(job["results"]), job["best_path"], Path(job["output"]))
+    inputs = resolve(PlannedRun.model_validate(job["run"]), Path(job["results"]), job["best_path"], Path(job["output"]))
     stops = evaluation_steps(inputs.steps, inputs.training.num_evaluations)
     course = Course(inputs, device, processes)
     course.decide({}, StoredRun.of(job["results"], job["digest"]).compiled)
