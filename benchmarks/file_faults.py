@@ -224,7 +224,9 @@ def use_run() -> str:
 
 def use_best() -> str:
     """A best rate that can be read is one."""
-    training = PlannedTraining(**TRAINING | {"max_lr": {"best_of": "experiment", "scale": "sqrt_batch_size", "factor": 0.5}})
+    training = PlannedTraining(
+        **TRAINING | {"max_lr": {"best_of": "experiment", "scale": "sqrt_batch_size", "factor": 0.5}}
+    )
     rate = resolve(PLANNED.model_copy(update={"training": training}), STUDY, BEST, RUN).training.max_lr
     if not 0 < rate < float("inf"):
         raise LostError(f"expected a rate, found {rate}")

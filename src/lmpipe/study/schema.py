@@ -135,7 +135,7 @@ class CorpusSettings(Settings):
 
     def text_settings(self) -> dict[str, Any]:
         """Settings that decide the text, as JSON values, without the files of a `url` corpus."""
-        return self.model_dump(mode="json", exclude={"tokenizer", "role", "shards", "files", "valid"})
+        return self.model_dump(mode="json", exclude={"tokenizer", "stands_for", "shards", "files", "valid"})
 
     def text_paths(self) -> list[str]:
         """Paths of the files that the text is read from; none if it is generated."""
