@@ -1,7 +1,4 @@
-import os
-import subprocess
 import sys
-import threading
 from itertools import pairwise
 
 import numpy as np
@@ -10,16 +7,20 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lmpipe.kernels.bpe.count_host import Specials
-from lmpipe.kernels.runtime import buffers, loader, structs
+from lmpipe.kernels.bpe.count_host import Specials, class_table
+from lmpipe.kernels.bpe.structs import DIGIT, LETTER, SCAN, SCAN_SLACK, WHITE
+from lmpipe.kernels.runtime import buffers
 from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
+from lmpipe.kernels.runtime.loader import load_variant
+from lmpipe.kernels.runtime.structs import PADDING
 from tests.reference import naive_bpe
 
+MODULE = "lmpipe.kernels.bpe.count"
 # Plain, without vector instructions, and with every address checked.
 VARIANTS = {
-    "vector": loader.load(False, False),
-    "scalar": loader.load(True, False),
-    "checked": loader.load(False, True),
+    "vector": load_variant(MODULE),
+    "scalar": load_variant(MODULE, scalar=True),
+    "checked": load_variant(MODULE, checked=True),
 }
 variants = pytest.mark.parametrize("kernels", VARIANTS.values(), ids=VARIANTS)
 SPACES = "\x85\xa0\u1680\u2000\u2009\u2028\u202f\u3000"
@@ -48,14 +49,14 @@ ANY_BYTES = st.lists(
 
 @pytest.fixture(scope="module")
 def classes():
-    with buffer_of(loader.class_table()) as buffer:
+    with buffer_of(class_table()) as buffer:
         yield buffer.address
 
 
-def scanned(kernels, classes, data: bytes, room: int = structs.SCAN_SLACK) -> list[bytes]:
+def scanned(kernels, classes, data: bytes, room: int = SCAN_SLACK) -> list[bytes]:
     """The pre-tokens of a text, found by calls that have room for `room` starts each."""
     found = []
-    with buffer_of(data) as text, Buffer(4 * room) as starts, Buffer(structs.WORD * structs.SCAN_FIELDS) as state:
+    with buffer_of(data) as text, Buffer(4 * room) as starts, Buffer(SCAN.nbytes) as state:
         while int(state.array("i8", 1)[0]) < len(data):
             count = kernels.scan(text.address, len(data), classes, state.address, starts.address, room)
             found += starts.array("u4", room)[:count].tolist()
@@ -73,7 +74,7 @@ def published(data: bytes) -> list[bytes]:
 
 @variants
 @settings(max_examples=400)
-@given(data=ANY_BYTES, offset=st.integers(0, 64), room=st.integers(structs.SCAN_SLACK, 3 * structs.SCAN_SLACK))
+@given(data=ANY_BYTES, offset=st.integers(0, 64), room=st.integers(SCAN_SLACK, 3 * SCAN_SLACK))
 @example(data="a  b\n\n c\u3000 d \u3000e 's  'll\x85\x85".encode(), offset=0, room=64)
 @example(data=b"a" * 4 + "\u3000".encode() * 20, offset=52, room=64)
 def test_scan_finds_what_the_pattern_finds_in_any_bytes(kernels, classes, data, offset, room):
@@ -99,13 +100,13 @@ def test_scan_at_every_offset_of_a_block(kernels, classes, piece):
 
 
 def test_what_lies_behind_the_text_does_not_matter(classes):
-    with Buffer(300 + structs.PADDING) as text, Buffer(4 * 400) as starts, Buffer(64) as state:
+    with Buffer(300 + PADDING) as text, Buffer(4 * 400) as starts, Buffer(64) as state:
         for stop in range(200):
             data = (b"it's  \xe3\x80\x80 so'l" * 20)[:stop]
             for behind in (b"l", b"\x80", b" ", b"'"):
                 text.bytes_view()[:300] = data + behind * (300 - stop)
                 state.array("i8", 8)[:] = 0
-                count = loader.kernels().scan(text.address, stop, classes, state.address, starts.address, 400)
+                count = load_variant(MODULE).scan(text.address, stop, classes, state.address, starts.address, 400)
                 found = starts.array("u4", count).tolist()
                 assert cut(data, found) == published(data)
 
@@ -155,82 +156,13 @@ def test_buffers_keep_their_content_when_they_grow():
             view = buffer.bytes_view()
             assert (len(view), bytes(view[:100]), view[-1]) == (size, bytes(range(100)), 0)
             view.release()
-    assert buffers.take_fault() is None
-
-
-def run(code: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run Python code in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True
-    )
-
-
-@pytest.fixture
-def cache_folder(monkeypatch, tmp_path):
-    """A cache folder of its own."""
-    monkeypatch.setenv("LMPIPE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "kernels"
-
-
-def test_content_is_cached_under_a_lock_and_made_again_when_damaged(cache_folder):
-    made = []
-
-    def make():
-        made.append(1)
-        return b"content"
-
-    threads = [threading.Thread(target=loader.cached, args=("thing", "key", make)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(made) == 1
-    (path,) = cache_folder.glob("thing-*.bin")
-    for damage in (b"", b"content", path.read_bytes()[:-1], b"x" + path.read_bytes()):
-        path.write_bytes(damage)
-        assert loader.cached("thing", "key", make) == b"content"
-    assert len(made) == 5
-    loader.cached("thing", "another key", make)
-    assert len(made) == 6
-
-
-def test_folders_that_others_can_write_to_are_not_used(monkeypatch, tmp_path):
-    monkeypatch.setenv("LMPIPE_CACHE", str(tmp_path / "open"))
-    monkeypatch.setattr(loader.tempfile, "gettempdir", lambda: str(tmp_path))
-    (tmp_path / "open" / "kernels").mkdir(parents=True)
-    (tmp_path / "open" / "kernels").chmod(0o777)
-    assert loader.cache_folder() == tmp_path / f"lmpipe-{os.getuid()}" / "kernels"
-    (tmp_path / "open" / "kernels").chmod(0o755)
-    assert loader.cache_folder() == tmp_path / "open" / "kernels"
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("LMPIPE_CACHE", str(tmp_path / "file"))
-    assert loader.cache_folder() == tmp_path / f"lmpipe-{os.getuid()}" / "kernels"
-
-
-def test_a_process_loads_the_kernels_without_numba():
-    loader.kernels()
-    code = "import sys; from lmpipe.kernels import load; print(callable(loader.kernels().scan), 'numba' in sys.modules)"
-    assert run(code).stdout == "True False\n"
+    assert buffers.pop_fault() is None
 
 
 def test_class_table_knows_every_character_as_the_regex_package_does():
-    table = np.frombuffer(loader.class_table(), np.uint8)
+    table = np.frombuffer(class_table(), np.uint8)
     characters = "".join(map(chr, range(sys.maxunicode + 1)))
-    for kind, pattern in ((structs.LETTER, r"\p{L}"), (structs.DIGIT, r"\p{N}"), (structs.WHITE, r"\s")):
+    for kind, pattern in ((LETTER, r"\p{L}"), (DIGIT, r"\p{N}"), (WHITE, r"\s")):
         assert [match.start() for match in regex.finditer(pattern, characters)] == np.flatnonzero(
             table == kind
         ).tolist()
-
-
-@pytest.mark.slow
-def test_without_object_code_the_kernels_are_compiled_in_the_process():
-    code = (
-        "from lmpipe.kernels import load\n"
-        "def fail(*a): raise OSError('no compiler')\n"
-        "load.cached = fail\n"
-        "from lmpipe.kernels.runtime.buffers import *\n"
-        "text, state, starts = buffer_of(b'a b'), Buffer(64), Buffer(256)\n"
-        "print(loader.kernels().scan(text.address, 3, 0, state.address, starts.address, 64))\n"
-    )
-    result = run(code)
-    assert result.stdout == "2\n" and "for this process alone (no compiler)" in result.stderr

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from lmpipe.kernels.bpe import merge_host
 from lmpipe.kernels.bpe.merge_host import Merging
-from lmpipe.kernels.runtime import loader, structs
+from lmpipe.kernels.bpe.structs import HEAP_FULL, PAIRS_FULL, POOL_FULL, TEXT_FULL
+from lmpipe.kernels.runtime.loader import load_variant
 from lmpipe.tokenizer.bpe_training import merge_pretokens
 from lmpipe.tokenizer.pretoken_counts import PretokenCounts
 from tests.reference import naive_bpe
@@ -44,7 +45,7 @@ def naive(counts: dict[bytes, int], wanted: int) -> list[bytes]:
 @example(counts={}, wanted=5, kept=1)
 def test_merges_are_those_of_the_plain_definition(variant, first, counts, wanted, kept):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merge_host, "kernels", lambda wide: loader.load(*variant, wide))
+        patch.setattr(merge_host, "load", lambda module, wide: load_variant(module, *variant, wide))
         patch.setattr(merge_host, "GUESS", 1e-9 if kept == 1 else 0.4)
         patch.setattr(merge_host, "KEPT_PAIRS", 0)
         patch.setattr(merge_host, "MORE_PAIRS", kept)
@@ -64,7 +65,7 @@ def test_buffers_grow_when_they_must(monkeypatch):
     for name in ("SPARE", "TOKEN_TEXT", "FIRST_COUNTERS"):
         monkeypatch.setattr(merge_host, name, 1)
     assert train(counts, 256, 300) == naive(counts, 300)
-    assert reasons == {structs.POOL_FULL, structs.HEAP_FULL, structs.TEXT_FULL, structs.PAIRS_FULL}
+    assert reasons == {POOL_FULL, HEAP_FULL, TEXT_FULL, PAIRS_FULL}
 
 
 def test_one_word_with_every_pair_of_bytes():

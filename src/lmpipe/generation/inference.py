@@ -5,22 +5,17 @@ takes most of the time of a short command. The kernel is lmpipe.kernels.transfor
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmpipe.kernels.bpe.count_host import State
-from lmpipe.kernels.runtime.buffers import Buffer
-from lmpipe.kernels.runtime.loader import model_kernels
-from lmpipe.kernels.runtime.structs import LANES, LANES_BYTES, WORD, filled_up
-from lmpipe.kernels.transformer import structs
-from lmpipe.kernels.transformer.structs import PANEL
+from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer
+from lmpipe.kernels.runtime.loader import load
+from lmpipe.kernels.runtime.structs import LANES, LANES_BYTES, WORD, round_up
+from lmpipe.kernels.transformer.structs import LAYER, MODEL, PANEL, POST_NORM, PRE_NORM, ROW
 from lmpipe.model.architecture import has_gate, has_rope, norm_placement, rope_cos_sin
 from lmpipe.study.settings import ModelConfig
 
-if TYPE_CHECKING:  # loaded by name: so that it counts as code that this module runs (provenance.code_digest)
-    from lmpipe.kernels.transformer import infer  # noqa: F401
-
+KERNEL_MODULE = "lmpipe.kernels.transformer.infer"
 ROWS = 64  # tokens that are computed together
 FLOAT_BYTES = 4
 
@@ -28,14 +23,14 @@ FLOAT_BYTES = 4
 def to_panels(matrix: np.ndarray) -> np.ndarray:
     """Return a matrix (d_out, d_in) in the kernel's layout, (panels, d_in, PANEL), padded with zeros."""
     d_out, d_in = matrix.shape
-    rows = np.zeros((filled_up(d_out, PANEL), d_in), np.float32)
+    rows = np.zeros((round_up(d_out, PANEL), d_in), np.float32)
     rows[:d_out] = matrix
     return rows.reshape(-1, PANEL, d_in).transpose(0, 2, 1)
 
 
 def pad_rows(vectors: np.ndarray) -> np.ndarray:
     """Return vectors (..., d_model), each padded with zeros to whole panels."""
-    missing = filled_up(vectors.shape[-1], PANEL) - vectors.shape[-1]
+    missing = round_up(vectors.shape[-1], PANEL) - vectors.shape[-1]
     return np.pad(vectors, [(0, 0)] * (vectors.ndim - 1) + [(0, missing)])
 
 
@@ -49,30 +44,30 @@ class CompiledLM:
         """Copy `weights` (lmpipe.model.architecture.weight_shapes) to memory that the kernel reads."""
         self.config = config
         self.has_gate = has_gate(config)
-        self.kernel = model_kernels().forward
+        self.kernel = load(KERNEL_MODULE).forward
         self.memory: list[Buffer] = []
-        self.state = State(structs.MODEL_FIELDS)
+        self.state = StructBuffer(MODEL.nbytes)
         self._set_shape()
         self._copy_weights(weights)
         self._allocate_scratch()
-        self.rows = Buffer(WORD * structs.ROW_FIELDS * ROWS)
-        self.row_table = self.rows.array("i8", structs.ROW_FIELDS * ROWS).reshape(ROWS, structs.ROW_FIELDS)
+        self.rows = Buffer(ROW.nbytes * ROWS)
+        self.row_table = self.rows.array("i8", ROW.nbytes // WORD * ROWS).reshape(ROWS, -1)
         self.logits = Buffer(0)
 
     def _set_shape(self) -> None:
         config = self.config
-        self.state[structs.MODEL_D_MODEL] = config.d_model
-        self.state[structs.MODEL_D_FF] = config.d_ff
-        self.state[structs.MODEL_NUM_LAYERS] = config.num_layers
-        self.state[structs.MODEL_NUM_HEADS] = config.num_heads
-        self.state[structs.MODEL_VOCAB_SIZE] = config.vocab_size
+        self.state[MODEL.d_model] = config.d_model
+        self.state[MODEL.d_ff] = config.d_ff
+        self.state[MODEL.num_layers] = config.num_layers
+        self.state[MODEL.num_heads] = config.num_heads
+        self.state[MODEL.vocab_size] = config.vocab_size
         # Without norms their addresses are 0, and the kernel skips them wherever they are.
-        self.state[structs.MODEL_NORM] = structs.POST_NORM if norm_placement(config).post else structs.PRE_NORM
-        self.state[structs.MODEL_HAS_GATE] = self.has_gate
+        self.state[MODEL.norm] = POST_NORM if norm_placement(config).post else PRE_NORM
+        self.state[MODEL.has_gate] = self.has_gate
 
     def _allocate(self, *arrays: np.ndarray | None) -> list[int]:
         """Copy float32 arrays to memory that lives as long as the model; return their addresses, 0 for None."""
-        sizes = [0 if array is None else filled_up(FLOAT_BYTES * array.size, LANES_BYTES) for array in arrays]
+        sizes = [0 if array is None else round_up(FLOAT_BYTES * array.size, LANES_BYTES) for array in arrays]
         memory = Buffer(sum(sizes), huge=True)
         self.memory.append(memory)
         addresses, offset = [], 0
@@ -89,39 +84,39 @@ class CompiledLM:
 
         cos_sin = rope_cos_sin(self.config).astype(np.float32) if has_rope(self.config) else None
         embeddings, head = pad_rows(weights["token_embeddings.weight"]), to_panels(weights["lm_head.weight"])
-        fields = (structs.MODEL_EMBEDDINGS, structs.MODEL_COS_SIN, structs.MODEL_FINAL_NORM, structs.MODEL_HEAD)
+        fields = (MODEL.embeddings, MODEL.cos_sin, MODEL.final_norm, MODEL.head)
         addresses = self._allocate(embeddings, cos_sin, norm("ln_final.weight"), head)
         for field, address in zip(fields, addresses, strict=True):
             self.state[field] = address
-        self.layers = State(structs.LAYER_FIELDS * self.config.num_layers)
-        self.state[structs.MODEL_LAYERS] = self.layers.address
+        self.layers = StructBuffer(LAYER.nbytes * self.config.num_layers)
+        self.state[MODEL.layers] = self.layers.address
         names = ("attn.qkv_proj", "attn.output_proj", "ffn.w13" if self.has_gate else "ffn.w1", "ffn.w2")
         for index in range(self.config.num_layers):
             layer = f"layers.{index}"
             qkv, output, up, down = (to_panels(weights[f"{layer}.{name}.weight"]) for name in names)
             addresses = self._allocate(norm(f"{layer}.ln1.weight"), qkv, output, norm(f"{layer}.ln2.weight"), up, down)
-            for field, address in enumerate(addresses):
-                self.layers[structs.LAYER_FIELDS * index + field] = address
+            for offset, address in zip(LAYER[:-1], addresses, strict=True):
+                self.layers[LAYER.nbytes * index + offset] = address
 
     def _allocate_scratch(self) -> None:
         config = self.config
-        padded_d_model = filled_up(config.d_model, PANEL)
-        widest = filled_up(max(3 * config.d_model, (1 + self.has_gate) * config.d_ff), PANEL)
-        positions, head_dim = filled_up(config.context_length, PANEL), filled_up(config.head_dim, LANES)
+        padded_d_model = round_up(config.d_model, PANEL)
+        widest = round_up(max(3 * config.d_model, (1 + self.has_gate) * config.d_ff), PANEL)
+        positions, head_dim = round_up(config.context_length, PANEL), round_up(config.head_dim, LANES)
         sizes = {
-            structs.MODEL_X: ROWS * padded_d_model,
-            structs.MODEL_NORMED: ROWS * padded_d_model,
-            structs.MODEL_WIDE: ROWS * widest,
-            structs.MODEL_SCORES: positions + head_dim,
+            MODEL.x: ROWS * padded_d_model,
+            MODEL.normed: ROWS * padded_d_model,
+            MODEL.wide: ROWS * widest,
+            MODEL.scores: positions + head_dim,
         }
         for field, size in sizes.items():
             (self.state[field],) = self._allocate(np.zeros(size, np.float32))
-        self.state[structs.MODEL_KEYS_BYTES] = FLOAT_BYTES * positions * config.head_dim
-        self.state[structs.MODEL_VALUES_BYTES] = FLOAT_BYTES * config.context_length * head_dim
+        self.state[MODEL.keys_bytes] = FLOAT_BYTES * positions * config.head_dim
+        self.state[MODEL.values_bytes] = FLOAT_BYTES * config.context_length * head_dim
 
     def new_cache(self) -> Buffer:
         """Return a KV cache for one text of up to context_length tokens."""
-        head_bytes = self.state[structs.MODEL_KEYS_BYTES] + self.state[structs.MODEL_VALUES_BYTES]
+        head_bytes = self.state[MODEL.keys_bytes] + self.state[MODEL.values_bytes]
         return Buffer(self.config.num_layers * self.config.num_heads * head_bytes, huge=True)
 
     def forward(self, caches: Sequence[Buffer], starts: Sequence[int], texts: Sequence[Sequence[int]]) -> np.ndarray:
@@ -131,7 +126,7 @@ class CompiledLM:
         receive the new ones (prefill and decoding alike). Texts have any lengths from 1, up to context_length
         positions; nothing is padded.
         """
-        columns = filled_up(self.config.vocab_size, PANEL)
+        columns = round_up(self.config.vocab_size, PANEL)
         if self.logits.size < FLOAT_BYTES * columns * len(texts):
             self.logits = Buffer(FLOAT_BYTES * columns * len(texts))
         rows = []

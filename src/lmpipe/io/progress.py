@@ -10,6 +10,8 @@ LINE_EVERY_SECONDS = 10.0
 
 def say(text: str) -> None:
     """Write a line to standard error; a log that cannot take it (a full disk, a reader that left) stops no work."""
+    if sys.stderr is None:  # closed: print would write to standard output
+        return
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from lmpipe.kernels.runtime.openmp import run
-from lmpipe.kernels.runtime.structs import LANES, filled_up
-from lmpipe.kernels.transformer import structs
+from lmpipe.kernels.runtime.loader import load
+from lmpipe.kernels.runtime.openmp import parallel_for
+from lmpipe.kernels.runtime.structs import LANES, round_up
+from lmpipe.kernels.transformer.structs import ATTENTION_BLOCK, NORM_EPS, NORM_GROUP
 
+KERNEL_MODULE = "lmpipe.kernels.transformer.train"
 CrossEntropyChunk = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 # Logits computed at once: few enough for a CPU's cache, many enough to keep a GPU busy. Each chunk reads the whole
 # matrix and updates all of its gradient, so chunks of few rows are slow: of 8 rows, four times as slow.
@@ -48,7 +50,7 @@ def run_kernel(name: str, units: int, unit_elements: int, *args: Tensor | int | 
     """Run a kernel over `units` units of work of `unit_elements` elements; tensors are contiguous, None becomes 0."""
     pointers = [(arg.data_ptr(), arg.nbytes) if isinstance(arg, Tensor) else arg or 0 for arg in args]
     threads = min(torch.get_num_threads(), max(1, units * unit_elements // MIN_ELEMENTS_PER_THREAD))
-    run(name, units, threads, *pointers)
+    parallel_for(getattr(load(KERNEL_MODULE), name), units, threads, *pointers)
 
 
 # --- RMSNorm ---------------------------------------------------------------------------------------------------------
@@ -64,7 +66,7 @@ class RMSNormFn(Function):
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         """Normalize x (N, d_model) and multiply by weight (d_model,)."""
         # The kernels know one eps.
-        ctx.use_kernels = use_cpu_kernels(x) and x.dtype == weight.dtype == torch.float32 and eps == structs.NORM_EPS
+        ctx.use_kernels = use_cpu_kernels(x) and x.dtype == weight.dtype == torch.float32 and eps == NORM_EPS
         if ctx.use_kernels:
             x = x.contiguous()
             scales, output = x.new_empty(len(x), 1), torch.empty_like(x, dtype=dtype)
@@ -83,10 +85,10 @@ class RMSNormFn(Function):
         """With scale r and n = r x: dx = r (g w - n mean(g w n)), dw = sum over rows of g n."""
         x, scales, weight = ctx.saved_tensors
         if ctx.use_kernels:
-            groups, d_model = -(-len(x) // structs.NORM_GROUP), x.shape[1]
+            groups, d_model = -(-len(x) // NORM_GROUP), x.shape[1]
             grad, grad_x, group_sums = grad.contiguous(), torch.empty_like(x), x.new_empty(groups, d_model)
             rest = (scales, grad_x, group_sums, len(x), d_model, KERNEL_ITEMSIZE[grad.dtype])
-            run_kernel("rmsnorm_backward", groups, structs.NORM_GROUP * d_model, x, weight, grad, *rest)
+            run_kernel("rmsnorm_backward", groups, NORM_GROUP * d_model, x, weight, grad, *rest)
             return grad_x, group_sums.sum(0), None, None
         grad, normalized = grad.to(x.dtype), x * scales
         products = grad * normalized
@@ -310,9 +312,9 @@ def run_attention_kernel(
         if cos_sin.dtype != torch.float32 or cos_sin.numel() != seq * head_dim:
             raise ValueError(f"cos_sin has {len(cos_sin)} positions in {cos_sin.dtype}, not {seq} in float32")
         cos_sin = cos_sin.contiguous()
-    positions, channels = filled_up(seq, structs.ATTENTION_BLOCK), filled_up(head_dim, LANES)
+    positions, channels = round_up(seq, ATTENTION_BLOCK), round_up(head_dim, LANES)
     # The backward pass needs more: five matrices of a head, three blocks of rows and two of scores.
-    scratch_floats = 5 * positions * channels + structs.ATTENTION_BLOCK * (3 * channels + 2 * positions)
+    scratch_floats = 5 * positions * channels + ATTENTION_BLOCK * (3 * channels + 2 * positions)
     scratch = torch.empty(torch.get_num_threads(), scratch_floats)
     shape = (seq, num_heads, head_dim, KERNEL_ITEMSIZE[qkv.dtype])
     arrays = (qkv, output, grads, cos_sin, scratch, scratch.element_size() * scratch_floats)

@@ -124,6 +124,8 @@ def read_source(path: Path) -> Source:
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules |= imported_modules(node)
             packages |= imported_packages(node)
+        elif isinstance(node, ast.Assign):
+            modules |= kernel_modules(node)
         elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             remove_docstring(node)
     return Source(hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16], modules, packages)
@@ -143,6 +145,13 @@ def import_closure(module: str, seen: set[str]) -> None:
     seen.add(module)
     for imported in read_source(module_path(module)).modules:
         import_closure(imported, seen)
+
+
+def kernel_modules(node: ast.Assign) -> set[str]:
+    """Return the kernels that a module loads by name: `KERNEL_MODULE = "lmpipe.kernels..."`."""
+    if [target.id for target in node.targets if isinstance(target, ast.Name)] != ["KERNEL_MODULE"]:
+        return set()
+    return {ast.literal_eval(node.value).removeprefix("lmpipe.")}
 
 
 def imported_packages(node: ast.Import | ast.ImportFrom) -> set[str]:

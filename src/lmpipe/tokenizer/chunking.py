@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from lmpipe.errors import InputError
-from lmpipe.kernels.runtime import structs
 from lmpipe.kernels.runtime.buffers import Buffer
+from lmpipe.kernels.runtime.structs import PADDING
 
 BLOCK_BYTES = 1 << 20
 LARGEST_BLOCK = 1 << 32  # places in a block are numbers of 32 bits
@@ -91,8 +91,8 @@ def blocks(file: int, specials: Sequence[bytes], start: int, stop: int) -> Itera
 def read_block(file: int, start: int, stop: int, buffer: Buffer) -> None:
     """Read bytes of a file into a buffer, which is made longer if it must be; PADDING bytes stay behind them."""
     size = stop - start
-    if size + structs.PADDING > buffer.size:
-        buffer.grow(2 * size + structs.PADDING)
+    if size + PADDING > buffer.size:
+        buffer.grow(2 * size + PADDING)
     with buffer.bytes_view() as view:
         done = 0
         while done < size:

@@ -16,10 +16,9 @@ from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, open_text, refuse_overwriting, write_json
 from lmpipe.io.progress import progress
 from lmpipe.io.validation import shown
-from lmpipe.kernels.bpe.count_host import Block, BlockCounter, Specials, Table, Words
-from lmpipe.kernels.runtime import structs
+from lmpipe.kernels.bpe.count_host import Block, BlockCounter, Specials, Table, Words, class_table
 from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
-from lmpipe.kernels.runtime.loader import class_table
+from lmpipe.kernels.runtime.structs import PADDING
 from lmpipe.provenance.environment import peak_memory_bytes
 from lmpipe.tokenizer.chunking import BLOCK_BYTES, blocks, cores, read_block
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, special_bytes
@@ -101,7 +100,7 @@ def count_range(
 
         def work(_: int) -> None:
             counter = BlockCounter(classes, special_table)
-            buffer = Buffer(BLOCK_BYTES + BLOCK_BYTES // 8 + structs.PADDING)
+            buffer = Buffer(BLOCK_BYTES + BLOCK_BYTES // 8 + PADDING)
             try:
                 while True:
                     with lock:

@@ -9,11 +9,11 @@ import numpy as np
 from numba import uint64
 
 from lmpipe.kernels.bpe.pretokenize import find_specials, scan, start_scan
-from lmpipe.kernels.runtime import structs
+from lmpipe.kernels.bpe.structs import BATCH, BLOCK, DONE, INLINE_BYTES, KEY, MATCH, NO_ROOM, SCAN, SLOT, TABLE
 from lmpipe.kernels.runtime.intrinsics import (
-    NONE,
+    ZERO,
     big_endian,
-    field,
+    hash128,
     inlined,
     kernel,
     load8,
@@ -21,16 +21,14 @@ from lmpipe.kernels.runtime.intrinsics import (
     load64,
     load_int,
     low_bits,
-    mix,
     prefetch,
-    set_field,
     store8,
     store32,
     store64,
     store_int,
 )
+from lmpipe.kernels.runtime.structs import WORD
 
-WORD = structs.WORD
 ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 LONG = np.uint64(1 << 63)
 SALT_LOW = np.uint64(0x9E3779B97F4A7C15)
@@ -53,7 +51,7 @@ def short_high(address, size):
 @inlined
 def short_hash(low, high):
     """The hash of a pre-token of up to 15 bytes."""
-    return mix(low ^ SALT_LOW, high ^ SALT_HIGH)
+    return hash128(low ^ SALT_LOW, high ^ SALT_HIGH)
 
 
 @kernel
@@ -62,9 +60,9 @@ def long_hash(address, size):
     value = uint64(size) ^ SALT_LOW
     place = 0
     while place + 16 <= size:
-        value = mix(load64(address + place) ^ value, load64(address + place + 8) ^ SALT_HIGH)
+        value = hash128(load64(address + place) ^ value, load64(address + place + 8) ^ SALT_HIGH)
         place += 16
-    return mix(load64(address + size - 16) ^ value, load64(address + size - 8) ^ SALT_HIGH)
+    return hash128(load64(address + size - 16) ^ value, load64(address + size - 8) ^ SALT_HIGH)
 
 
 @inlined
@@ -86,7 +84,7 @@ def copy(target, source, size):
 @inlined
 def home(hash_value, capacity):
     """Where the look-up of a hash starts, in bytes from the first slot."""
-    return structs.SLOT_BYTES * (np.int64(hash_value >> uint64(8)) & (capacity - 1))
+    return SLOT.nbytes * (np.int64(hash_value >> uint64(8)) & (capacity - 1))
 
 
 @inlined
@@ -94,9 +92,9 @@ def short_slot(slots, capacity, place, low, high):
     """The slot of a pre-token, looking from a place on: its own, or the free one where it belongs."""
     while True:
         found = load64(slots + place + HIGH)
-        if found == NONE or (found == high and load64(slots + place + LOW) == low):
+        if found == ZERO or (found == high and load64(slots + place + LOW) == low):
             return slots + place
-        place = (place + structs.SLOT_BYTES) & (structs.SLOT_BYTES * capacity - 1)
+        place = (place + SLOT.nbytes) & (SLOT.nbytes * capacity - 1)
 
 
 @kernel
@@ -106,30 +104,30 @@ def long_slot(slots, capacity, arena, address, size, hash_value):
     while True:
         slot = slots + place
         found = load64(slot + HIGH)
-        if found == NONE:
+        if found == ZERO:
             return slot
         if (
-            found & LONG != NONE
+            found & LONG != ZERO
             and load64(slot + LOW) == hash_value
             and load_int(slot + SIZE) == size
             and equal_words(arena + np.int64(found & ~LONG), address, size)
         ):
             return slot
-        place = (place + structs.SLOT_BYTES) & (structs.SLOT_BYTES * capacity - 1)
+        place = (place + SLOT.nbytes) & (SLOT.nbytes * capacity - 1)
 
 
 @kernel
 def add_long(table, address, size, count):
     """Add `count` to a pre-token of 16 bytes or more, which is copied into the arena if it is new."""
     hash_value = long_hash(address, size)
-    arena = field(table, structs.TABLE_ARENA)
-    slots, capacity = field(table, structs.TABLE_SLOTS), field(table, structs.TABLE_CAPACITY)
+    arena = load_int(table + TABLE.arena)
+    slots, capacity = load_int(table + TABLE.slots), load_int(table + TABLE.capacity)
     slot = long_slot(slots, capacity, arena, address, size, hash_value)
-    if load64(slot + HIGH) == NONE:
-        start = field(table, structs.TABLE_ARENA_USED)
+    if load64(slot + HIGH) == ZERO:
+        start = load_int(table + TABLE.arena_used)
         copy(arena + start, address, size)
-        set_field(table, structs.TABLE_ARENA_USED, start + size)
-        set_field(table, structs.TABLE_USED, field(table, structs.TABLE_USED) + 1)
+        store_int(table + TABLE.arena_used, start + size)
+        store_int(table + TABLE.used, load_int(table + TABLE.used) + 1)
         store64(slot + LOW, hash_value)
         store64(slot + HIGH, LONG | uint64(start))
         store_int(slot + SIZE, size)
@@ -140,10 +138,10 @@ def add_long(table, address, size, count):
 @kernel
 def add_short(table, low, high, count):
     """Add `count` to a pre-token of up to 15 bytes."""
-    slots, capacity = field(table, structs.TABLE_SLOTS), field(table, structs.TABLE_CAPACITY)
+    slots, capacity = load_int(table + TABLE.slots), load_int(table + TABLE.capacity)
     slot = short_slot(slots, capacity, home(short_hash(low, high), capacity), low, high)
-    if load64(slot + HIGH) == NONE:
-        set_field(table, structs.TABLE_USED, field(table, structs.TABLE_USED) + 1)
+    if load64(slot + HIGH) == ZERO:
+        store_int(table + TABLE.used, load_int(table + TABLE.used) + 1)
         store64(slot + LOW, low)
         store64(slot + HIGH, high)
     store_int(slot + COUNT, load_int(slot + COUNT) + count)
@@ -155,7 +153,7 @@ def count_elsewhere(slots, capacity, slot, low, high):
     """Count a pre-token that does not stand where its look-up starts; returns 1 if it is new, else 0."""
     slot = short_slot(slots, capacity, slot - slots, low, high)
     store_int(slot + COUNT, load_int(slot + COUNT) + 1)
-    if load64(slot + HIGH) != NONE:
+    if load64(slot + HIGH) != ZERO:
         return 0
     store64(slot + LOW, low)
     store64(slot + HIGH, high)
@@ -169,24 +167,24 @@ def count_starts(base, starts, count, table, keys):
     They are looked up in batches: first all keys are made and their slots asked for, then they are compared. So the
     slots of a table that is larger than the caches arrive while other keys are made.
     """
-    slots, capacity = field(table, structs.TABLE_SLOTS), field(table, structs.TABLE_CAPACITY)
+    slots, capacity = load_int(table + TABLE.slots), load_int(table + TABLE.capacity)
     new = 0
     first = 0
     while first < count:
-        batch = min(structs.BATCH, count - first)
+        batch = min(BATCH, count - first)
         key = keys
         place = load32(starts + 4 * first)
         for index in range(first + 1, first + batch + 1):
             end = load32(starts + 4 * index)
             size = end - place
-            if size <= structs.INLINE_BYTES:
+            if size <= INLINE_BYTES:
                 low, high = short_low(base + place, size), short_high(base + place, size)
                 slot = slots + home(short_hash(low, high), capacity)
                 prefetch(slot)
                 store64(key, low)
                 store64(key + 8, high)
                 store_int(key + 16, slot)
-                key += structs.KEY_BYTES
+                key += KEY.nbytes
             else:
                 add_long(table, base + place, size, 1)
             place = end
@@ -198,50 +196,50 @@ def count_starts(base, starts, count, table, keys):
                 store_int(slot + COUNT, load_int(slot + COUNT) + 1)
             else:
                 new += count_elsewhere(slots, capacity, slot, low, high)
-            key += structs.KEY_BYTES
+            key += KEY.nbytes
         first += batch
-    set_field(table, structs.TABLE_USED, field(table, structs.TABLE_USED) + new)
+    store_int(table + TABLE.used, load_int(table + TABLE.used) + new)
     return 0
 
 
 @inlined
 def has_room(table, words, text_bytes):
     """Whether a table has room for so many new pre-tokens and bytes: it is at most three quarters full."""
-    slots = 4 * (field(table, structs.TABLE_USED) + words) <= 3 * field(table, structs.TABLE_CAPACITY)
-    return slots and field(table, structs.TABLE_ARENA_USED) + text_bytes <= field(table, structs.TABLE_ARENA_SIZE)
+    slots = 4 * (load_int(table + TABLE.used) + words) <= 3 * load_int(table + TABLE.capacity)
+    return slots and load_int(table + TABLE.arena_used) + text_bytes <= load_int(table + TABLE.arena_size)
 
 
 @kernel
 def count_block(block):
-    """Count the pre-tokens between the special tokens of a block of text (structs.BLOCK_...).
+    """Count the pre-tokens between the special tokens of a block of text (BLOCK....).
 
     Returns DONE, or NO_ROOM where the table first needs more room; the next call goes on from there.
     """
-    base, table = field(block, structs.BLOCK_BASE), field(block, structs.BLOCK_TABLE)
-    starts = field(block, structs.BLOCK_STARTS)
-    while field(block, structs.BLOCK_OPEN) or next_segment(block):
+    base, table = load_int(block + BLOCK.base), load_int(block + BLOCK.table)
+    starts = load_int(block + BLOCK.starts)
+    while load_int(block + BLOCK.open) or next_segment(block):
         complete = next_starts(block)
         text_bytes = load32(starts + 4 * complete) - load32(starts)
         if not has_room(table, complete, text_bytes):
-            return structs.NO_ROOM
-        count_starts(base, starts, complete, table, field(block, structs.BLOCK_KEYS))
+            return NO_ROOM
+        count_starts(base, starts, complete, table, load_int(block + BLOCK.keys))
         pass_starts(block, complete)
-    return structs.DONE
+    return DONE
 
 
 @kernel
 def next_starts(block):
     """Find some starts of pre-tokens in the open segment, and where the last one ends; returns how many."""
-    stop, scanner = field(block, structs.BLOCK_SEGMENT_STOP), block + WORD * structs.BLOCK_SCAN
-    base, starts = field(block, structs.BLOCK_BASE), field(block, structs.BLOCK_STARTS)
-    waiting = field(block, structs.BLOCK_WAITING)
+    stop, scanner = load_int(block + BLOCK.segment_stop), block + BLOCK.scan
+    base, starts = load_int(block + BLOCK.base), load_int(block + BLOCK.starts)
+    waiting = load_int(block + BLOCK.waiting)
     if waiting == 0:
         # The last start of the scan before stands first, because only now its end is known.
-        carried = field(block, structs.BLOCK_CARRIED)
-        room = field(block, structs.BLOCK_STARTS_ROOM) - carried
-        waiting = carried + scan(base, stop, field(block, structs.BLOCK_CLASSES), scanner, starts + 4 * carried, room)
-        set_field(block, structs.BLOCK_WAITING, waiting)
-    if field(scanner, structs.SCAN_POSITION) < stop:
+        carried = load_int(block + BLOCK.carried)
+        room = load_int(block + BLOCK.starts_room) - carried
+        waiting = carried + scan(base, stop, load_int(block + BLOCK.classes), scanner, starts + 4 * carried, room)
+        store_int(block + BLOCK.waiting, waiting)
+    if load_int(scanner + SCAN.position) < stop:
         return waiting - 1
     store32(starts + 4 * waiting, stop)
     return waiting
@@ -250,61 +248,61 @@ def next_starts(block):
 @kernel
 def pass_starts(block, complete):
     """Go on behind the starts that next_starts found; the segment stays open while one of them is left."""
-    starts, waiting = field(block, structs.BLOCK_STARTS), field(block, structs.BLOCK_WAITING)
+    starts, waiting = load_int(block + BLOCK.starts), load_int(block + BLOCK.waiting)
     store32(starts, load32(starts + 4 * complete))
-    set_field(block, structs.BLOCK_CARRIED, waiting - complete)
-    set_field(block, structs.BLOCK_WAITING, 0)
-    set_field(block, structs.BLOCK_OPEN, waiting - complete)
+    store_int(block + BLOCK.carried, waiting - complete)
+    store_int(block + BLOCK.waiting, 0)
+    store_int(block + BLOCK.open, waiting - complete)
 
 
 @kernel
 def next_segment(block):
     """Open the next text between special tokens, and note which one ends it (-1: none); False if there is none."""
-    found, room = field(block, structs.BLOCK_FOUND), field(block, structs.BLOCK_FOUND_ROOM)
-    stop, place = field(block, structs.BLOCK_STOP), field(block, structs.BLOCK_PLACE)
+    found, room = load_int(block + BLOCK.matches), load_int(block + BLOCK.matches_room)
+    stop, place = load_int(block + BLOCK.stop), load_int(block + BLOCK.position)
     if place >= stop:
         return False
-    number, count = field(block, structs.BLOCK_FOUND_NEXT), field(block, structs.BLOCK_FOUND_COUNT)
+    number, count = load_int(block + BLOCK.match_next), load_int(block + BLOCK.match_count)
     if number == count and (count == room or place == 0):
-        specials = field(block, structs.BLOCK_SPECIALS)
-        count = find_specials(field(block, structs.BLOCK_BASE), place, stop, specials, found, room)
+        specials = load_int(block + BLOCK.specials)
+        count = find_specials(load_int(block + BLOCK.base), place, stop, specials, found, room)
         number = 0
-        set_field(block, structs.BLOCK_FOUND_COUNT, count)
+        store_int(block + BLOCK.match_count, count)
     end = following = stop
     special = -1
     if number < count:
-        entry = found + WORD * structs.FOUND_FIELDS * number
-        end, following = field(entry, structs.FOUND_PLACE), field(entry, structs.FOUND_END)
-        special = field(entry, structs.FOUND_NUMBER)
-    set_field(block, structs.BLOCK_FOUND_NEXT, min(number + 1, count))
-    set_field(block, structs.BLOCK_PLACE, following)
-    set_field(block, structs.BLOCK_SEGMENT_STOP, end)
-    set_field(block, structs.BLOCK_SPECIAL, special)
-    set_field(block, structs.BLOCK_CARRIED, 0)
-    set_field(block, structs.BLOCK_OPEN, 1)
-    start_scan(block + WORD * structs.BLOCK_SCAN, place)
+        entry = found + MATCH.nbytes * number
+        end, following = load_int(entry + MATCH.start), load_int(entry + MATCH.stop)
+        special = load_int(entry + MATCH.index)
+    store_int(block + BLOCK.match_next, min(number + 1, count))
+    store_int(block + BLOCK.position, following)
+    store_int(block + BLOCK.segment_stop, end)
+    store_int(block + BLOCK.special, special)
+    store_int(block + BLOCK.carried, 0)
+    store_int(block + BLOCK.open, 1)
+    start_scan(block + BLOCK.scan, place)
     return True
 
 
 @kernel
 def add_slots(table, slots, capacity, arena):
     """Add the counts of another table's slots. `arena` is the other's; 0 says that it is the table's own arena."""
-    own_slots, own_capacity = field(table, structs.TABLE_SLOTS), field(table, structs.TABLE_CAPACITY)
+    own_slots, own_capacity = load_int(table + TABLE.slots), load_int(table + TABLE.capacity)
     for number in range(capacity):
-        slot = slots + structs.SLOT_BYTES * number
+        slot = slots + SLOT.nbytes * number
         low, high = load64(slot + LOW), load64(slot + HIGH)
-        if high == NONE:
+        if high == ZERO:
             continue
-        if high & LONG == NONE:
+        if high & LONG == ZERO:
             add_short(table, low, high, load_int(slot + COUNT))
         elif arena:
             add_long(table, arena + np.int64(high & ~LONG), load_int(slot + SIZE), load_int(slot + COUNT))
         else:
             place = home(low, own_capacity)
-            while load64(own_slots + place + HIGH) != NONE:
-                place = (place + structs.SLOT_BYTES) & (structs.SLOT_BYTES * own_capacity - 1)
-            copy(own_slots + place, slot, structs.SLOT_BYTES)
-            set_field(table, structs.TABLE_USED, field(table, structs.TABLE_USED) + 1)
+            while load64(own_slots + place + HIGH) != ZERO:
+                place = (place + SLOT.nbytes) & (SLOT.nbytes * own_capacity - 1)
+            copy(own_slots + place, slot, SLOT.nbytes)
+            store_int(table + TABLE.used, load_int(table + TABLE.used) + 1)
     return 0
 
 
@@ -313,7 +311,7 @@ def add_words(table, text, lengths, counts, words):
     """Add words with their counts: their bytes joined (PADDING bytes behind), lengths (uint32), counts (int64)."""
     for word in range(words):
         size, count = load32(lengths + 4 * word), load_int(counts + WORD * word)
-        if size <= structs.INLINE_BYTES:
+        if size <= INLINE_BYTES:
             add_short(table, short_low(text, size), short_high(text, size), count)
         else:
             add_long(table, text, size, count)
@@ -327,15 +325,15 @@ def list_slots(table, first_keys, second_keys, numbers):
 
     Only those of 16 bytes and more that share the first 15 have equal keys. Returns the bytes of all pre-tokens.
     """
-    arena = field(table, structs.TABLE_ARENA)
+    arena = load_int(table + TABLE.arena)
     output = 0
     text_bytes = 0
-    for number in range(field(table, structs.TABLE_CAPACITY)):
-        slot = field(table, structs.TABLE_SLOTS) + structs.SLOT_BYTES * number
+    for number in range(load_int(table + TABLE.capacity)):
+        slot = load_int(table + TABLE.slots) + SLOT.nbytes * number
         low, high = load64(slot + LOW), load64(slot + HIGH)
-        if high == NONE:
+        if high == ZERO:
             continue
-        if high & LONG == NONE:
+        if high & LONG == ZERO:
             size = np.int64(high >> uint64(56))
             # The length comes last: it decides where a longer pre-token goes on with bytes of zero.
             second = big_endian(high)
@@ -355,11 +353,11 @@ def list_slots(table, first_keys, second_keys, numbers):
 @kernel
 def write_words(table, numbers, words, text, lengths, counts):
     """Write the pre-tokens of slots, given by their numbers (int64), as add_words takes them."""
-    arena = field(table, structs.TABLE_ARENA)
+    arena = load_int(table + TABLE.arena)
     for word in range(words):
-        slot = field(table, structs.TABLE_SLOTS) + structs.SLOT_BYTES * load_int(numbers + WORD * word)
+        slot = load_int(table + TABLE.slots) + SLOT.nbytes * load_int(numbers + WORD * word)
         high = load64(slot + HIGH)
-        if high & LONG == NONE:
+        if high & LONG == ZERO:
             size = np.int64(high >> uint64(56))
             copy(text, slot, size)
         else:

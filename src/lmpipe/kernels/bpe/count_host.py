@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from importlib.metadata import version
 
 import numpy as np
 
-from lmpipe.kernels.runtime import structs
-from lmpipe.kernels.runtime.buffers import Buffer, buffer_of, lent
-from lmpipe.kernels.runtime.loader import kernels
+from lmpipe.kernels.bpe.structs import BATCH, BLOCK, DIGIT, DONE, KEY, LETTER, MATCH, SLOT, TABLE, WHITE
+from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer, borrowed, buffer_of
+from lmpipe.kernels.runtime.disk_cache import cached
+from lmpipe.kernels.runtime.loader import load
+from lmpipe.kernels.runtime.structs import WORD
 
-if TYPE_CHECKING:  # loaded by name: so that it counts as code that this module runs (provenance.code_digest)
-    from lmpipe.kernels.bpe import count  # noqa: F401
-
+KERNEL_MODULE = "lmpipe.kernels.bpe.count"
 Words = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 FIRST_CAPACITY = 1 << 16
 FIRST_ARENA = 1 << 20
 
 
-class State(Buffer):
-    """Fields of 64 bits that a kernel reads and writes, all zero at first."""
+def class_table() -> bytes:
+    """Return the class of every code point (LETTER, DIGIT, WHITE or OTHER, a byte each); computing it takes 0.3 s."""
+    return cached("classes", version("regex"), make_class_table)
 
-    def __init__(self, fields: int):
-        super().__init__(structs.WORD * fields)
-        self._fields = (ctypes.c_int64 * fields).from_address(self.address)
 
-    def __getitem__(self, field: int) -> int:
-        return self._fields[field]
+def make_class_table() -> bytes:
+    """Ask the regex package for the class of every code point; surrogates, which no text contains, are punctuation."""
+    import regex
 
-    def __setitem__(self, field: int, value: int) -> None:
-        self._fields[field] = value
+    characters = "".join(map(chr, range(sys.maxunicode + 1)))
+    table = bytearray(len(characters))
+    for kind, pattern in ((LETTER, r"\p{L}+"), (DIGIT, r"\p{N}+"), (WHITE, r"\s+")):
+        for run in regex.finditer(pattern, characters):
+            table[run.start() : run.end()] = bytes([kind]) * (run.end() - run.start())
+    return bytes(table)
 
 
 class Specials:
@@ -44,9 +48,9 @@ class Specials:
         places = np.cumsum([self.texts.address, *map(len, specials)]).tolist()
         rows = [(-len(special), places[number], len(special), number) for number, special in enumerate(specials)]
         values = [len(firsts), len(specials), *firsts, *(value for row in sorted(rows) for value in row[1:])]
-        self.table = State(len(values))
-        for field, value in enumerate(values):
-            self.table[field] = value
+        self.table = StructBuffer(WORD * len(values))
+        for index, value in enumerate(values):
+            self.table[WORD * index] = value
         self.address = self.table.address
 
     def __enter__(self) -> Specials:
@@ -64,28 +68,28 @@ class Table:
     """
 
     def __init__(self, capacity: int = FIRST_CAPACITY):
-        self.state = State(structs.TABLE_FIELDS)
+        self.state = StructBuffer(TABLE.nbytes)
         self.arena = Buffer(FIRST_ARENA)
-        self.slots = Buffer(structs.SLOT_BYTES * capacity, huge=True)
+        self.slots = Buffer(SLOT.nbytes * capacity, huge=True)
         self._describe(capacity)
 
     def _describe(self, capacity: int) -> None:
         """Tell the kernels where the slots and the arena are."""
         self.capacity = capacity
-        self.state[structs.TABLE_SLOTS] = self.slots.address
-        self.state[structs.TABLE_CAPACITY] = capacity
-        self.state[structs.TABLE_ARENA] = self.arena.address
-        self.state[structs.TABLE_ARENA_SIZE] = self.arena.size
+        self.state[TABLE.slots] = self.slots.address
+        self.state[TABLE.capacity] = capacity
+        self.state[TABLE.arena] = self.arena.address
+        self.state[TABLE.arena_size] = self.arena.size
 
     @property
     def used(self) -> int:
         """The number of unique pre-tokens."""
-        return self.state[structs.TABLE_USED]
+        return self.state[TABLE.used]
 
     @property
     def arena_used(self) -> int:
         """The bytes of the pre-tokens that do not fit into a slot."""
-        return self.state[structs.TABLE_ARENA_USED]
+        return self.state[TABLE.arena_used]
 
     def capacity_for(self, words: int) -> int:
         """The capacity that has room for so many more pre-tokens."""
@@ -101,11 +105,11 @@ class Table:
         old, old_capacity = self.slots, self.capacity
         capacity = self.capacity_for(words)
         if capacity > old_capacity:
-            self.slots = Buffer(structs.SLOT_BYTES * capacity, huge=True)
-            self.state[structs.TABLE_USED] = 0
+            self.slots = Buffer(SLOT.nbytes * capacity, huge=True)
+            self.state[TABLE.used] = 0
         self._describe(capacity)
         if capacity > old_capacity:
-            kernels().add_slots(self.state.address, old.address, old_capacity, 0)
+            load(KERNEL_MODULE).add_slots(self.state.address, old.address, old_capacity, 0)
             old.close()
 
     def add(self, other: Table) -> None:
@@ -114,13 +118,13 @@ class Table:
             self._exchange(other)
             return
         self.reserve(other.used, other.arena_used)
-        kernels().add_slots(self.state.address, other.slots.address, other.capacity, other.arena.address)
+        load(KERNEL_MODULE).add_slots(self.state.address, other.slots.address, other.capacity, other.arena.address)
 
     def _exchange(self, other: Table) -> None:
         """Take what the other table has and give it what this one has, without copying."""
         self.arena, other.arena = other.arena, self.arena
         self.slots, other.slots = other.slots, self.slots
-        for field in (structs.TABLE_USED, structs.TABLE_ARENA_USED):
+        for field in (TABLE.used, TABLE.arena_used):
             self.state[field], other.state[field] = other.state[field], self.state[field]
         capacity = self.capacity
         self._describe(other.capacity)
@@ -129,13 +133,13 @@ class Table:
     def add_words(self, text: bytes, lengths: np.ndarray, counts: np.ndarray) -> None:
         """Add pre-tokens: their bytes joined, their lengths (uint32, none is 0) and counts (int64)."""
         self.reserve(len(lengths), len(text))
-        with buffer_of(text) as buffer, lent(lengths, counts) as addresses:
-            kernels().add_words(self.state.address, buffer.address, *addresses, len(lengths))
+        with buffer_of(text) as buffer, borrowed(lengths, counts) as addresses:
+            load(KERNEL_MODULE).add_words(self.state.address, buffer.address, *addresses, len(lengths))
 
     def clear(self) -> None:
         """Remove everything; the capacity stays."""
         ctypes.memset(self.slots.address, 0, self.slots.size)
-        self.state[structs.TABLE_USED] = self.state[structs.TABLE_ARENA_USED] = 0
+        self.state[TABLE.used] = self.state[TABLE.arena_used] = 0
 
     def words(self, in_order: bool = True) -> Words:
         """The pre-tokens in the order of their bytes: text (uint8, joined), lengths (uint32), counts (int64).
@@ -144,8 +148,8 @@ class Table:
         """
         first, second = np.empty(self.used, np.uint64), np.empty(self.used, np.uint64)
         numbers = np.empty(self.used, np.int64)
-        with lent(first, second, numbers) as addresses:
-            text_bytes = kernels().list_slots(self.state.address, *addresses)
+        with borrowed(first, second, numbers) as addresses:
+            text_bytes = load(KERNEL_MODULE).list_slots(self.state.address, *addresses)
         order = np.lexsort((second, first)) if in_order else np.argsort(first)
         numbers = numbers[order]
         if in_order:
@@ -153,15 +157,15 @@ class Table:
             numbers[is_long] = self._sorted_long(numbers[is_long])
         text, lengths = np.empty(text_bytes, np.uint8), np.empty(self.used, np.uint32)
         counts = np.empty(self.used, np.int64)
-        with lent(numbers, text, lengths, counts) as (numbers_at, *addresses):
-            kernels().write_words(self.state.address, numbers_at, self.used, *addresses)
+        with borrowed(numbers, text, lengths, counts) as (numbers_at, *addresses):
+            load(KERNEL_MODULE).write_words(self.state.address, numbers_at, self.used, *addresses)
         return text, lengths, counts
 
     def _sorted_long(self, numbers: np.ndarray) -> np.ndarray:
         """The slots of pre-tokens in the arena, given by their numbers, in the order of their bytes."""
         slots = self.slots.array("i8", 4 * self.capacity).reshape(-1, 4)[numbers]
         arena = self.arena.bytes_view()
-        starts, sizes = slots[:, structs.SLOT_HIGH] & np.int64(2**63 - 1), slots[:, structs.SLOT_SIZE]
+        starts, sizes = slots[:, SLOT.high] & np.int64(2**63 - 1), slots[:, SLOT.size]
         texts = [
             bytes(arena[start : start + size]) for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)
         ]
@@ -180,21 +184,21 @@ class Block:
     FOUND = 1 << 10
 
     def __init__(self, classes: Buffer, specials: Specials):
-        self.state = State(structs.BLOCK_FIELDS)
+        self.state = StructBuffer(BLOCK.nbytes)
         self.starts = Buffer(4 * (self.STARTS + 1))
-        self.keys = Buffer(structs.KEY_BYTES * structs.BATCH)
-        self.found = Buffer(structs.WORD * structs.FOUND_FIELDS * self.FOUND)
+        self.keys = Buffer(KEY.nbytes * BATCH)
+        self.found = Buffer(MATCH.nbytes * self.FOUND)
         self.classes, self.specials = classes, specials
 
     def start(self, address: int, size: int, table: int) -> None:
         """Take up a text of `size` bytes at an address, with PADDING readable bytes behind it."""
         state = self.state
         ctypes.memset(state.address, 0, state.size)
-        state[structs.BLOCK_BASE], state[structs.BLOCK_STOP], state[structs.BLOCK_TABLE] = address, size, table
-        state[structs.BLOCK_CLASSES], state[structs.BLOCK_SPECIALS] = self.classes.address, self.specials.address
-        state[structs.BLOCK_FOUND], state[structs.BLOCK_FOUND_ROOM] = self.found.address, self.FOUND
-        state[structs.BLOCK_STARTS], state[structs.BLOCK_STARTS_ROOM] = self.starts.address, self.STARTS
-        state[structs.BLOCK_KEYS] = self.keys.address
+        state[BLOCK.base], state[BLOCK.stop], state[BLOCK.table] = address, size, table
+        state[BLOCK.classes], state[BLOCK.specials] = self.classes.address, self.specials.address
+        state[BLOCK.matches], state[BLOCK.matches_room] = self.found.address, self.FOUND
+        state[BLOCK.starts], state[BLOCK.starts_room] = self.starts.address, self.STARTS
+        state[BLOCK.keys] = self.keys.address
 
     def close(self) -> None:
         """Give the memory back."""
@@ -216,7 +220,7 @@ class BlockCounter:
 
     def count(self) -> bool:
         """Count the text; False where the table must first be given room for STARTS words more."""
-        return kernels().count_block(self.block.state.address) == structs.DONE
+        return load(KERNEL_MODULE).count_block(self.block.state.address) == DONE
 
     def close(self) -> None:
         """Give the memory back."""

@@ -13,7 +13,6 @@ from lmpipe.kernels.bpe.count import (
     LONG,
     LOW,
     SALT_LOW,
-    WORD,
     copy,
     equal_words,
     home,
@@ -25,33 +24,44 @@ from lmpipe.kernels.bpe.count import (
     short_high,
     short_low,
 )
-from lmpipe.kernels.runtime import structs
+from lmpipe.kernels.bpe.structs import (
+    BATCH,
+    BLOCK,
+    CACHE_SLOT,
+    DONE,
+    ID_BITS,
+    INLINE_BYTES,
+    KEY,
+    NO_ROOM,
+    RANK_BITS,
+    SLOT,
+    WORK,
+)
 from lmpipe.kernels.runtime.intrinsics import (
-    NONE,
-    SYMBOL_BYTES,
-    claim,
-    field,
+    ID_BYTES,
+    ZERO,
+    compare_exchange,
+    hash128,
+    hmin_u32,
     inlined,
     kernel,
-    least,
     load8,
     load32,
     load64,
+    load_acquire,
+    load_id,
     load_int,
-    load_published,
-    load_symbol,
-    mix,
     prefetch,
-    publish,
-    set_field,
     store32,
     store64,
+    store_id,
     store_int,
-    store_symbol,
+    store_release,
 )
+from lmpipe.kernels.runtime.structs import WORD
 
-IDS, ID_COUNT = WORD * structs.SLOT_IDS, WORD * structs.SLOT_ID_COUNT
-INLINE_IDS = 8 // SYMBOL_BYTES
+IDS, ID_COUNT = CACHE_SLOT.ids, CACHE_SLOT.id_count
+INLINE_IDS = 8 // ID_BYTES
 NO_RANK = 0xFFFFFFFF
 LANES = 16
 # Longer ones are merged again each time. Long ones are rare (0.01 % of web text beyond 128 bytes), but half of the time
@@ -66,13 +76,13 @@ BUSY = np.uint64(0xFFFFFFFFFFFFFFFF)  # a slot that is being filled; no size is 
 @inlined
 def rule_of(left, right):
     """A pair as a rule without its rank."""
-    return uint64(left) << uint64(structs.ID_BITS) | uint64(right)
+    return uint64(left) << uint64(ID_BITS) | uint64(right)
 
 
 @inlined
 def rule_place(rule, capacity):
     """Where the look-up of a rule starts."""
-    return np.int64(mix(rule ^ SALT_LOW, SALT_LOW) >> uint64(8)) & (capacity - 1)
+    return np.int64(hash128(rule ^ SALT_LOW, SALT_LOW) >> uint64(8)) & (capacity - 1)
 
 
 @inlined
@@ -82,27 +92,27 @@ def rank_of(rules, capacity, left, right):
     place = rule_place(rule, capacity)
     while True:
         found = load64(rules + WORD * place)
-        if found == NONE:
+        if found == ZERO:
             return NO_RANK
-        if found >> uint64(structs.RANK_BITS) == rule:
-            return np.int64(found & uint64((1 << structs.RANK_BITS) - 1)) - 1
+        if found >> uint64(RANK_BITS) == rule:
+            return np.int64(found & uint64((1 << RANK_BITS) - 1)) - 1
         place = (place + 1) & (capacity - 1)
 
 
 @kernel
 def enter_rules(work, merges, count):
     """Enter merges, their left, right and merged ids (int64), the earliest first, into the empty table of rules."""
-    rules, capacity = field(work, structs.WORK_RULES), field(work, structs.WORK_RULES_CAPACITY)
+    rules, capacity = load_int(work + WORK.rules), load_int(work + WORK.rules_capacity)
     for rank in range(count):
         left, right = load_int(merges), load_int(merges + WORD)
-        store32(field(work, structs.WORK_MERGED) + 4 * rank, load_int(merges + 2 * WORD))
+        store32(load_int(work + WORK.merged) + 4 * rank, load_int(merges + 2 * WORD))
         merges += 3 * WORD
         if rank_of(rules, capacity, left, right) == NO_RANK:
             rule = rule_of(left, right)
             place = rule_place(rule, capacity)
-            while load64(rules + WORD * place) != NONE:
+            while load64(rules + WORD * place) != ZERO:
                 place = (place + 1) & (capacity - 1)
-            store64(rules + WORD * place, rule << uint64(structs.RANK_BITS) | uint64(rank + 1))
+            store64(rules + WORD * place, rule << uint64(RANK_BITS) | uint64(rank + 1))
     return 0
 
 
@@ -111,7 +121,7 @@ def set_rank(ranks, smallest, place, rank):
     """Set the rank of a pair, and the smallest of its group of 16."""
     store32(ranks + 4 * place, rank)
     group = place >> 4
-    store32(smallest + 4 * group, least(ranks + 64 * group))
+    store32(smallest + 4 * group, hmin_u32(ranks + 64 * group))
 
 
 @inlined
@@ -130,10 +140,10 @@ def merge_bytes(work, text, size):
     The symbols are a linked list. The smallest of the ranks is found among those of groups of 16, so a merge takes the
     same time in a window of 512 bytes as in a word (one after the other: four times as long for 512).
     """
-    rules, capacity = field(work, structs.WORK_RULES), field(work, structs.WORK_RULES_CAPACITY)
-    byte_ids, merged_ids = field(work, structs.WORK_BYTE_IDS), field(work, structs.WORK_MERGED)
-    room = 4 * field(work, structs.WORK_SCRATCH_SYMBOLS)
-    ids = field(work, structs.WORK_SCRATCH)
+    rules, capacity = load_int(work + WORK.rules), load_int(work + WORK.rules_capacity)
+    byte_ids, merged_ids = load_int(work + WORK.byte_ids), load_int(work + WORK.merged)
+    room = 4 * load_int(work + WORK.scratch_symbols)
+    ids = load_int(work + WORK.scratch)
     ranks, following, before, smallest = ids + room, ids + 2 * room, ids + 3 * room, ids + 4 * room
     groups = (size + LANES - 1) // LANES
     chunks = (groups + LANES - 1) // LANES
@@ -150,13 +160,13 @@ def merge_bytes(work, text, size):
     for place in range(size - 1, LANES * groups):
         store32(ranks + 4 * place, NO_RANK)
     for group in range(groups):
-        store32(smallest + 4 * group, least(ranks + 64 * group))
+        store32(smallest + 4 * group, hmin_u32(ranks + 64 * group))
     for group in range(groups, LANES * chunks):
         store32(smallest + 4 * group, NO_RANK)
     while True:
         best, chunk = NO_RANK, 0
         for number in range(chunks):
-            rank = least(smallest + 64 * number)
+            rank = hmin_u32(smallest + 64 * number)
             if rank < best:
                 best, chunk = rank, number
         if best == NO_RANK:
@@ -193,10 +203,10 @@ def merge_short(work, text, size, output):
     Of so few symbols the smallest rank is found faster one after the other, and closing a gap is faster than a list
     (0.65 instead of 0.95 microseconds for a word that is not in the cache).
     """
-    rules, capacity = field(work, structs.WORK_RULES), field(work, structs.WORK_RULES_CAPACITY)
-    byte_ids, merged_ids = field(work, structs.WORK_BYTE_IDS), field(work, structs.WORK_MERGED)
-    ids = field(work, structs.WORK_SCRATCH)
-    ranks = ids + 4 * field(work, structs.WORK_SCRATCH_SYMBOLS)
+    rules, capacity = load_int(work + WORK.rules), load_int(work + WORK.rules_capacity)
+    byte_ids, merged_ids = load_int(work + WORK.byte_ids), load_int(work + WORK.merged)
+    ids = load_int(work + WORK.scratch)
+    ranks = ids + 4 * load_int(work + WORK.scratch_symbols)
     left = load32(byte_ids + 4 * load8(text))
     store32(ids, left)
     for place in range(1, size):
@@ -223,17 +233,17 @@ def merge_short(work, text, size, output):
         if place + 1 < size:
             store32(ranks + 4 * place, rank_of(rules, capacity, token, load32(ids + 4 * (place + 1))))
     for number in range(size):
-        store_symbol(output, load32(ids + 4 * number))
-        output += SYMBOL_BYTES
+        store_id(output, load32(ids + 4 * number))
+        output += ID_BYTES
     return output
 
 
 @kernel
 def stay_apart(work, text, left, right):
     """Whether two tokens whose bytes begin at `text` are what these are merged to; -1 if the scratch is too small."""
-    lengths, ids = field(work, structs.WORK_LENGTHS), field(work, structs.WORK_SCRATCH)
+    lengths, ids = load_int(work + WORK.lengths), load_int(work + WORK.scratch)
     size = load32(lengths + 4 * left) + load32(lengths + 4 * right)
-    if size > field(work, structs.WORK_SCRATCH_SYMBOLS):
+    if size > load_int(work + WORK.scratch_symbols):
         return -1
     count = merge_bytes(work, text, size)
     return 1 if count == 2 and load32(ids) == left and load32(ids + 4) == right else 0
@@ -249,14 +259,14 @@ def merge_word(work, text, size, output):
     """
     if size <= SHORTEST_LIST:
         return merge_short(work, text, size, output)
-    lengths, ids = field(work, structs.WORK_LENGTHS), field(work, structs.WORK_SCRATCH)
+    lengths, ids = load_int(work + WORK.lengths), load_int(work + WORK.scratch)
     first = output
-    narrowest, wanted_margin = field(work, structs.WORK_WINDOW), field(work, structs.WORK_MARGIN)
+    narrowest, wanted_margin = load_int(work + WORK.window), load_int(work + WORK.margin)
     window = narrowest
     place = cut_apart = 0
     while True:
         here = min(window, size - place)
-        if here > field(work, structs.WORK_SCRATCH_SYMBOLS):
+        if here > load_int(work + WORK.scratch_symbols):
             return 0
         count = merge_bytes(work, text + place, here)
         is_last = place + here == size
@@ -271,23 +281,23 @@ def merge_word(work, text, size, output):
         taken = 0
         for number in range(count):
             token = load32(ids + 4 * number)
-            store_symbol(output + SYMBOL_BYTES * number, token)
+            store_id(output + ID_BYTES * number, token)
             taken += load32(lengths + 4 * token)
         if output > first:
-            last = load_symbol(output - SYMBOL_BYTES)
-            apart = stay_apart(work, text + place - load32(lengths + 4 * last), last, load_symbol(output))
+            last = load_id(output - ID_BYTES)
+            apart = stay_apart(work, text + place - load32(lengths + 4 * last), last, load_id(output))
             if apart < 0:
                 return 0
             if apart == 0:
                 cut_apart = max(cut_apart, place)
                 back = 0
                 while output > first and back < window:
-                    output -= SYMBOL_BYTES
-                    back += load32(lengths + 4 * load_symbol(output))
+                    output -= ID_BYTES
+                    back += load32(lengths + 4 * load_id(output))
                 place -= back
                 window *= 2
                 continue
-        output += SYMBOL_BYTES * count
+        output += ID_BYTES * count
         place += taken
         if is_last:
             return output
@@ -301,15 +311,15 @@ def keep(work, slot, low, high, text, size, ids, end):
 
     `text` and `size` are those of a longer pre-token; `size` is 0 for one whose text is in the slot.
     """
-    count = (end - ids) // SYMBOL_BYTES
+    count = (end - ids) // ID_BYTES
     needed = (size + 7) & -8
     if count > INLINE_IDS:
         needed += (end - ids + 7) & -8
-    if field(work, structs.WORK_FREE) == 0 or needed > field(work, structs.WORK_ARENA_LEFT):
+    if load_int(work + WORK.free) == 0 or needed > load_int(work + WORK.arena_left):
         return
-    if not claim(slot + HIGH, BUSY):
+    if not compare_exchange(slot + HIGH, BUSY):
         return
-    arena = field(work, structs.WORK_ARENA)
+    arena = load_int(work + WORK.arena)
     if size > 0:
         copy(arena, text, size)
         high = LONG | uint64(size) << uint64(SIZE_SHIFT) | uint64(arena)
@@ -318,17 +328,17 @@ def keep(work, slot, low, high, text, size, ids, end):
         copy(arena, ids, end - ids)
         store_int(slot + IDS, arena)
     else:
-        value = NONE
+        value = ZERO
         for number in range(count):
-            token = uint64(load_symbol(ids + SYMBOL_BYTES * number))
-            value |= token << uint64(8 * SYMBOL_BYTES * number)
+            token = uint64(load_id(ids + ID_BYTES * number))
+            value |= token << uint64(8 * ID_BYTES * number)
         store64(slot + IDS, value)
     store64(slot + LOW, low)
     store_int(slot + ID_COUNT, count)
-    publish(slot + HIGH, high)
-    set_field(work, structs.WORK_FREE, field(work, structs.WORK_FREE) - 1)
-    set_field(work, structs.WORK_ARENA, field(work, structs.WORK_ARENA) + needed)
-    set_field(work, structs.WORK_ARENA_LEFT, field(work, structs.WORK_ARENA_LEFT) - needed)
+    store_release(slot + HIGH, high)
+    store_int(work + WORK.free, load_int(work + WORK.free) - 1)
+    store_int(work + WORK.arena, load_int(work + WORK.arena) + needed)
+    store_int(work + WORK.arena_left, load_int(work + WORK.arena_left) - needed)
 
 
 @inlined
@@ -337,8 +347,8 @@ def write_ids(slot, output):
     count = load_int(slot + ID_COUNT)
     store64(output, load64(slot + IDS))
     if count > INLINE_IDS:
-        copy(output, load_int(slot + IDS), SYMBOL_BYTES * count)
-    return output + SYMBOL_BYTES * count
+        copy(output, load_int(slot + IDS), ID_BYTES * count)
+    return output + ID_BYTES * count
 
 
 @kernel
@@ -348,13 +358,13 @@ def encode_short(work, slot, key, output):
     Returns the address behind the ids, 0 if the scratch is too small.
     """
     low, high = load64(key), load64(key + 8)
-    slots, room = field(work, structs.WORK_SLOTS), structs.SLOT_BYTES * field(work, structs.WORK_CAPACITY)
-    found = load_published(slot + HIGH)
-    while found != NONE:
+    slots, room = load_int(work + WORK.slots), SLOT.nbytes * load_int(work + WORK.capacity)
+    found = load_acquire(slot + HIGH)
+    while found != ZERO:
         if found == high and load64(slot + LOW) == low:
             return write_ids(slot, output)
-        slot = slots + ((slot - slots + structs.SLOT_BYTES) & (room - 1))
-        found = load_published(slot + HIGH)
+        slot = slots + ((slot - slots + SLOT.nbytes) & (room - 1))
+        found = load_acquire(slot + HIGH)
     end = merge_word(work, key, np.int64(high >> uint64(56)), output)
     if end:
         keep(work, slot, low, high, 0, 0, output, end)
@@ -366,23 +376,23 @@ def encode_long(work, text, size, output):
     """Encode a pre-token of 16 bytes or more; returns the address behind the ids, 0 if the scratch is too small."""
     if size > LONGEST_KEPT:
         return merge_word(work, text, size, output)
-    slots, capacity = field(work, structs.WORK_SLOTS), field(work, structs.WORK_CAPACITY)
+    slots, capacity = load_int(work + WORK.slots), load_int(work + WORK.capacity)
     hash_value = long_hash(text, size)
     place = home(hash_value, capacity)
     wanted = LONG >> uint64(SIZE_SHIFT) | uint64(size)
-    found = load_published(slots + place + HIGH)
-    while found != NONE:
+    found = load_acquire(slots + place + HIGH)
+    while found != ZERO:
         if (
             found >> uint64(SIZE_SHIFT) == wanted
             and load64(slots + place + LOW) == hash_value
             and equal_words(np.int64(found & ADDRESS), text, size)
         ):
             return write_ids(slots + place, output)
-        place = (place + structs.SLOT_BYTES) & (structs.SLOT_BYTES * capacity - 1)
-        found = load_published(slots + place + HIGH)
+        place = (place + SLOT.nbytes) & (SLOT.nbytes * capacity - 1)
+        found = load_acquire(slots + place + HIGH)
     end = merge_word(work, text, size, output)
     if end:
-        keep(work, slots + place, hash_value, NONE, text, size, output, end)
+        keep(work, slots + place, hash_value, ZERO, text, size, output, end)
     return end
 
 
@@ -393,16 +403,16 @@ def encode_starts(base, starts, count, work, keys, output):
     Some at a time, first their keys and then the cache's slots, which have been asked for meanwhile. Returns 0 if the
     scratch is too small.
     """
-    slots, capacity = field(work, structs.WORK_SLOTS), field(work, structs.WORK_CAPACITY)
+    slots, capacity = load_int(work + WORK.slots), load_int(work + WORK.capacity)
     first = 0
     while first < count:
-        batch = min(structs.BATCH, count - first)
+        batch = min(BATCH, count - first)
         key = keys
         place = load32(starts + 4 * first)
         for index in range(first + 1, first + batch + 1):
             end = load32(starts + 4 * index)
             size = end - place
-            if size <= structs.INLINE_BYTES:
+            if size <= INLINE_BYTES:
                 low, high = short_low(base + place, size), short_high(base + place, size)
                 slot = slots + home(short_hash(low, high), capacity)
                 prefetch(slot)
@@ -413,7 +423,7 @@ def encode_starts(base, starts, count, work, keys, output):
                 store_int(key, place)
                 store64(key + 8, LONG)
                 store_int(key + 16, size)
-            key += structs.KEY_BYTES
+            key += KEY.nbytes
             place = end
         last = key
         key = keys
@@ -421,44 +431,44 @@ def encode_starts(base, starts, count, work, keys, output):
             high, slot = load64(key + 8), load_int(key + 16)
             if high == LONG:
                 output = encode_long(work, base + load_int(key), slot, output)
-            elif load_published(slot + HIGH) == high and load64(slot + LOW) == load64(key):
+            elif load_acquire(slot + HIGH) == high and load64(slot + LOW) == load64(key):
                 output = write_ids(slot, output)
             else:
                 output = encode_short(work, slot, key, output)
             if output == 0:
                 return 0
-            key += structs.KEY_BYTES
+            key += KEY.nbytes
         first += batch
     return output
 
 
 @kernel
 def encode_block(block):
-    """Encode a block of text (structs.BLOCK_...); the ids go to the work's output, which moves on behind them.
+    """Encode a block of text (BLOCK....); the ids go to the work's output, which moves on behind them.
 
     Returns DONE, or NO_ROOM where the scratch must first be larger; the next call goes on from there.
     """
-    base, work = field(block, structs.BLOCK_BASE), field(block, structs.BLOCK_TABLE)
-    starts, keys = field(block, structs.BLOCK_STARTS), field(block, structs.BLOCK_KEYS)
-    while field(block, structs.BLOCK_OPEN) or next_segment(block):
+    base, work = load_int(block + BLOCK.base), load_int(block + BLOCK.table)
+    starts, keys = load_int(block + BLOCK.starts), load_int(block + BLOCK.keys)
+    while load_int(block + BLOCK.open) or next_segment(block):
         complete = next_starts(block)
-        output = encode_starts(base, starts, complete, work, keys, field(work, structs.WORK_OUTPUT))
+        output = encode_starts(base, starts, complete, work, keys, load_int(work + WORK.output))
         if output == 0:
-            return structs.NO_ROOM
+            return NO_ROOM
         pass_starts(block, complete)
-        special = field(block, structs.BLOCK_SPECIAL)
-        if field(block, structs.BLOCK_OPEN) == 0 and special >= 0:
-            store_symbol(output, load32(field(work, structs.WORK_SPECIAL_IDS) + 4 * special))
-            output += SYMBOL_BYTES
-        set_field(work, structs.WORK_OUTPUT, output)
-    return structs.DONE
+        special = load_int(block + BLOCK.special)
+        if load_int(block + BLOCK.open) == 0 and special >= 0:
+            store_id(output, load32(load_int(work + WORK.special_ids) + 4 * special))
+            output += ID_BYTES
+        store_int(work + WORK.output, output)
+    return DONE
 
 
 @kernel
 def count_ids(ids, count, counts):
     """Add how often each id occurs to the counts (int64) of the ids."""
     for place in range(count):
-        entry = counts + WORD * load_symbol(ids + SYMBOL_BYTES * place)
+        entry = counts + WORD * load_id(ids + ID_BYTES * place)
         store_int(entry, load_int(entry) + 1)
     return 0
 
@@ -468,16 +478,16 @@ def copy_slots(old, old_capacity, new, new_capacity):
     """Enter the published slots of a cache into a larger one that nobody uses yet; returns how many."""
     count = 0
     for number in range(old_capacity):
-        slot = old + structs.SLOT_BYTES * number
-        high = load_published(slot + HIGH)
-        if high in (NONE, BUSY):
+        slot = old + SLOT.nbytes * number
+        high = load_acquire(slot + HIGH)
+        if high in (ZERO, BUSY):
             continue
         low = load64(slot + LOW)
-        hash_value = low if high & LONG != NONE else short_hash(low, high)
+        hash_value = low if high & LONG != ZERO else short_hash(low, high)
         place = home(hash_value, new_capacity)
-        while load64(new + place + HIGH) != NONE:
-            place = (place + structs.SLOT_BYTES) & (structs.SLOT_BYTES * new_capacity - 1)
-        copy(new + place, slot, structs.SLOT_BYTES)
+        while load64(new + place + HIGH) != ZERO:
+            place = (place + SLOT.nbytes) & (SLOT.nbytes * new_capacity - 1)
+        copy(new + place, slot, SLOT.nbytes)
         count += 1
     return count
 

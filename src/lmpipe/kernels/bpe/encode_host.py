@@ -6,18 +6,16 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmpipe.kernels.bpe.count_host import Block, Specials, State
-from lmpipe.kernels.runtime import structs
-from lmpipe.kernels.runtime.buffers import Buffer, buffer_of, lent
-from lmpipe.kernels.runtime.loader import class_table, kernels
+from lmpipe.kernels.bpe.count_host import Block, Specials, class_table
+from lmpipe.kernels.bpe.structs import DONE, SCRATCH_BYTES, SLOT, WORK
+from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer, borrowed, buffer_of
+from lmpipe.kernels.runtime.loader import load
+from lmpipe.kernels.runtime.structs import PADDING
 
-if TYPE_CHECKING:  # loaded by name: so that it counts as code that this module runs (provenance.code_digest)
-    from lmpipe.kernels.bpe import encode  # noqa: F401
-
+KERNEL_MODULE = "lmpipe.kernels.bpe.encode"
 NARROW_IDS = 1 << 16
 FIRST_CAPACITY, LARGEST_CAPACITY = 1 << 14, 1 << 21  # slots of the cache: 512 KB, 64 MB
 ARENA_BYTES, LARGEST_ARENAS = 1 << 20, 48
@@ -36,7 +34,7 @@ class Workspace:
     def __init__(self, encoder: Encoder):
         self.dtype = encoder.dtype
         self.block = Block(encoder.classes, encoder.specials)
-        self.work = State(structs.WORK_FIELDS)
+        self.work = StructBuffer(WORK.nbytes)
         for field, value in encoder.tables.items():
             self.work[field] = value
         self.text = Buffer(FIRST_TEXT)
@@ -47,14 +45,14 @@ class Workspace:
 
     def _make_scratch(self, symbols: int) -> None:
         self.scratch.close()
-        self.scratch = Buffer(structs.SCRATCH_BYTES * symbols)
-        self.work[structs.WORK_SCRATCH] = self.scratch.address
-        self.work[structs.WORK_SCRATCH_SYMBOLS] = symbols
+        self.scratch = Buffer(SCRATCH_BYTES * symbols)
+        self.work[WORK.scratch] = self.scratch.address
+        self.work[WORK.scratch_symbols] = symbols
 
     def write(self, data: bytes | bytearray) -> None:
         """Put a text into the buffer."""
-        if len(data) + structs.PADDING > self.text.size:
-            self.text.grow(2 * len(data) + structs.PADDING)
+        if len(data) + PADDING > self.text.size:
+            self.text.grow(2 * len(data) + PADDING)
         with self.text.bytes_view() as view:
             view[: len(data)] = data
 
@@ -65,11 +63,11 @@ class Workspace:
         if needed > self.output.size:
             self.output.close()
             self.output = Buffer(2 * needed)
-        self.work[structs.WORK_OUTPUT] = self.output.address
+        self.work[WORK.output] = self.output.address
         self.block.start(self.text.address, size, self.work.address)
-        while run.encode_block(self.block.state.address) != structs.DONE:
-            self._make_scratch(2 * self.work[structs.WORK_SCRATCH_SYMBOLS])
-        written = self.work[structs.WORK_OUTPUT] - self.output.address
+        while run.encode_block(self.block.state.address) != DONE:
+            self._make_scratch(2 * self.work[WORK.scratch_symbols])
+        written = self.work[WORK.output] - self.output.address
         return self.output.array(self.dtype, written // self.dtype.itemsize)
 
     def close(self) -> None:
@@ -94,7 +92,7 @@ class Encoder:
         specials: Sequence[tuple[bytes, int]],
     ):
         is_wide = len(lengths) > NARROW_IDS
-        self.kernels = kernels(is_wide)
+        self.kernels = load(KERNEL_MODULE, is_wide)
         self.dtype = np.dtype("<u4" if is_wide else "<u2")
         self.lock = threading.Lock()
         self.classes = buffer_of(class_table())
@@ -103,16 +101,16 @@ class Encoder:
         capacity = 1 << (4 * len(rules) + 1).bit_length()
         merged, special_ids = [rule[2] for rule in rules], [token_id for _, token_id in specials]
         self.tables = {
-            structs.WORK_RULES: self._keep(np.zeros(capacity, np.uint64)),
-            structs.WORK_RULES_CAPACITY: capacity,
-            structs.WORK_WINDOW: WINDOW,
-            structs.WORK_MARGIN: MARGIN,
-            structs.WORK_MERGED: self._keep(np.array(merged, np.uint32)),
-            structs.WORK_BYTE_IDS: self._keep(np.array(byte_ids, np.uint32)),
-            structs.WORK_LENGTHS: self._keep(lengths.astype(np.uint32)),
-            structs.WORK_SPECIAL_IDS: self._keep(np.array(special_ids, np.uint32)),
+            WORK.rules: self._keep(np.zeros(capacity, np.uint64)),
+            WORK.rules_capacity: capacity,
+            WORK.window: WINDOW,
+            WORK.margin: MARGIN,
+            WORK.merged: self._keep(np.array(merged, np.uint32)),
+            WORK.byte_ids: self._keep(np.array(byte_ids, np.uint32)),
+            WORK.lengths: self._keep(lengths.astype(np.uint32)),
+            WORK.special_ids: self._keep(np.array(special_ids, np.uint32)),
         }
-        with State(structs.WORK_FIELDS) as work, lent(np.array(rules, np.int64)) as (triples,):
+        with StructBuffer(WORK.nbytes) as work, borrowed(np.array(rules, np.int64)) as (triples,):
             for field, value in self.tables.items():
                 work[field] = value
             self.kernels.enter_rules(work.address, triples, len(rules))
@@ -133,7 +131,7 @@ class Encoder:
         # Slots that are filled, and slots that blocks under way may fill: never more than three quarters, since a
         # look-up ends at a free slot.
         self.capacity, self.used, self.promised = capacity, 0, 0
-        self.slots = Buffer(structs.SLOT_BYTES * capacity, huge=True)
+        self.slots = Buffer(SLOT.nbytes * capacity, huge=True)
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Workspace]:
@@ -153,13 +151,13 @@ class Encoder:
             work = space.work
             if space.generation != self.generation:
                 space.generation = self.generation
-                work[structs.WORK_ARENA_LEFT] = 0
-            if work[structs.WORK_ARENA_LEFT] < ARENA_LEFT and len(self.arenas) < LARGEST_ARENAS:
+                work[WORK.arena_left] = 0
+            if work[WORK.arena_left] < ARENA_LEFT and len(self.arenas) < LARGEST_ARENAS:
                 self.arenas.append(Buffer(ARENA_BYTES))
-                work[structs.WORK_ARENA], work[structs.WORK_ARENA_LEFT] = self.arenas[-1].address, ARENA_BYTES
-            work[structs.WORK_SLOTS], work[structs.WORK_CAPACITY] = self.slots.address, self.capacity
+                work[WORK.arena], work[WORK.arena_left] = self.arenas[-1].address, ARENA_BYTES
+            work[WORK.slots], work[WORK.capacity] = self.slots.address, self.capacity
             free = max(0, 3 * self.capacity // 4 - self.used - self.promised)
-            space.share = work[structs.WORK_FREE] = free // WRITERS
+            space.share = work[WORK.free] = free // WRITERS
             self.promised += space.share
             self.readers[self.slots.address] += 1
             return space
@@ -167,11 +165,11 @@ class Encoder:
     def give_back(self, space: Workspace) -> None:
         """Give a workspace back, whose ids are no longer needed."""
         with self.lock:
-            self.readers[space.work[structs.WORK_SLOTS]] -= 1
+            self.readers[space.work[WORK.slots]] -= 1
             # What went into a cache that was replaced meanwhile is lost.
-            if space.work[structs.WORK_SLOTS] == self.slots.address:
+            if space.work[WORK.slots] == self.slots.address:
                 self.promised -= space.share
-                self.used += space.share - space.work[structs.WORK_FREE]
+                self.used += space.share - space.work[WORK.free]
             self.idle.append(space)
             self._close_unread()
 
@@ -181,7 +179,7 @@ class Encoder:
 
     def count_ids(self, ids: np.ndarray, counts: np.ndarray) -> None:
         """Add how often each id occurs to `counts` (vocab,), int64."""
-        with lent(ids, counts) as (start, counts_at):
+        with borrowed(ids, counts) as (start, counts_at):
             self.kernels.count_ids(start, len(ids), counts_at)
 
     def _enlarge(self) -> None:

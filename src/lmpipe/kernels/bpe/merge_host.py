@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmpipe.kernels.bpe.count_host import State, Words
-from lmpipe.kernels.runtime import structs
-from lmpipe.kernels.runtime.buffers import Buffer, lent
-from lmpipe.kernels.runtime.loader import kernels
+from lmpipe.kernels.bpe.count_host import Words
+from lmpipe.kernels.bpe.structs import (
+    COUNTER,
+    EVENT,
+    HEAP_ENTRY,
+    HEAP_FULL,
+    MERGE,
+    MERGE_FINISHED,
+    NEAR,
+    PAIR,
+    PAIRS_ENDED,
+    POOL_FULL,
+    RECORD,
+    RECORD_UNIT,
+    SLACK,
+    TEXT_FULL,
+    TOKEN,
+)
+from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer, borrowed
+from lmpipe.kernels.runtime.loader import load
+from lmpipe.kernels.runtime.structs import WORD
 
-if TYPE_CHECKING:  # loaded by name: so that it counts as code that this module runs (provenance.code_digest)
-    from lmpipe.kernels.bpe import merge  # noqa: F401
-
+KERNEL_MODULE = "lmpipe.kernels.bpe.merge"
 BYTES = 256
 NARROW_IDS = 1 << 16
 MERGES_AT_ONCE = 1 << 8  # between two reports of progress
@@ -34,10 +48,10 @@ class Merging:
 
     def __init__(self, words: Words, first: int, wanted: int):
         is_wide = first + wanted > NARROW_IDS
-        self.kernels = kernels(is_wide)
+        self.kernels = load(KERNEL_MODULE, is_wide)
         self.wanted = wanted
-        self.state = State(structs.MERGE_FIELDS)
-        self.state[structs.MERGE_NEXT] = first
+        self.state = StructBuffer(MERGE.nbytes)
+        self.state[MERGE.next] = first
         self.buffers: dict[int, Buffer] = {}
         self._provide_for_words(words, 4 if is_wide else 2)
         self._provide_for_tokens(first + wanted)
@@ -46,28 +60,28 @@ class Merging:
         """Make the records of the words, and what is as large as they are."""
         text, lengths, counts = words
         symbols = int(lengths.sum(dtype=np.int64))
-        overhead = structs.RECORD_SYMBOLS + structs.RECORD_UNIT
-        self._provide(structs.MERGE_RECORDS, overhead * len(lengths) + symbol_bytes * symbols + structs.SLACK)
+        overhead = RECORD.symbols + RECORD_UNIT
+        self._provide(MERGE.records, overhead * len(lengths) + symbol_bytes * symbols + SLACK)
         # Enough for any merge; the system provides no more of it than the largest one touches.
-        self._provide(structs.MERGE_EVENTS, structs.EVENT_BYTES * (symbols + 1))
-        with lent(text, lengths, counts) as addresses:
+        self._provide(MERGE.events, EVENT.nbytes * (symbols + 1))
+        with borrowed(text, lengths, counts) as addresses:
             self.kernels.write_records(self.state.address, *addresses, len(lengths))
 
     def _provide_for_tokens(self, vocab_size: int) -> None:
         """Make what has a place for each token, and note the 256 bytes as tokens."""
-        for near in (structs.MERGE_NEAR_LEFT, structs.MERGE_NEAR_RIGHT):
-            self._provide(near, structs.NEAR_BYTES * vocab_size)
-        for touched in (structs.MERGE_LEFT, structs.MERGE_RIGHT):
+        for near in (MERGE.near_left, MERGE.near_right):
+            self._provide(near, NEAR.nbytes * vocab_size)
+        for touched in (MERGE.left, MERGE.right):
             self._provide(touched, 4 * vocab_size)
-        self._provide(structs.MERGE_OUTPUT, 2 * structs.WORD * self.wanted)
-        self._provide(structs.MERGE_TEXT, TOKEN_TEXT * vocab_size, structs.MERGE_TEXT_SIZE)
-        self._provide(structs.MERGE_TOKENS, structs.TOKEN_BYTES * vocab_size)
-        tokens = self.buffers[structs.MERGE_TOKENS].array("i8", 3 * BYTES).reshape(BYTES, 3)
+        self._provide(MERGE.output, 2 * WORD * self.wanted)
+        self._provide(MERGE.text, TOKEN_TEXT * vocab_size, MERGE.text_size)
+        self._provide(MERGE.tokens, TOKEN.nbytes * vocab_size)
+        tokens = self.buffers[MERGE.tokens].array("i8", 3 * BYTES).reshape(BYTES, 3)
         numbers = np.arange(BYTES)
         tokens[:, 0] = (numbers.astype(np.uint64) << np.uint64(56)).view(np.int64)
         tokens[:, 1], tokens[:, 2] = numbers, 1
-        self.buffers[structs.MERGE_TEXT].array("u1", BYTES)[:] = numbers
-        self.state[structs.MERGE_TEXT_USED] = BYTES
+        self.buffers[MERGE.text].array("u1", BYTES)[:] = numbers
+        self.state[MERGE.text_used] = BYTES
 
     def _provide(self, field: int, size: int, size_field: int | None = None, unit: int = 1) -> None:
         """Give a field of the state a new buffer of so many bytes; `size_field` counts them in units."""
@@ -96,40 +110,40 @@ class Merging:
         state = self.state
         ended = self.wanted == 0 or not self.find_pairs()
         while not ended:
-            before = state[structs.MERGE_DONE]
-            state[structs.MERGE_WANTED] = min(self.wanted, before + MERGES_AT_ONCE)
+            before = state[MERGE.done]
+            state[MERGE.wanted] = min(self.wanted, before + MERGES_AT_ONCE)
             reason = self.kernels.merge(state.address)
-            advance(state[structs.MERGE_DONE] - before)
-            if reason == structs.MERGE_FINISHED:
-                ended = state[structs.MERGE_DONE] == self.wanted
-            elif reason == structs.PAIRS_ENDED:
-                ended = state[structs.MERGE_LEAST] == 1 or not self.find_pairs()
+            advance(state[MERGE.done] - before)
+            if reason == MERGE_FINISHED:
+                ended = state[MERGE.done] == self.wanted
+            elif reason == PAIRS_ENDED:
+                ended = state[MERGE.least] == 1 or not self.find_pairs()
             else:
                 self.make_room(reason)
-        return self.buffers[structs.MERGE_OUTPUT].array("i8", 2 * state[structs.MERGE_DONE]).reshape(-1, 2).copy()
+        return self.buffers[MERGE.output].array("i8", 2 * state[MERGE.done]).reshape(-1, 2).copy()
 
     def make_room(self, reason: int) -> None:
         """Make the buffer longer for which a merge has stopped."""
         state = self.state
-        new_pairs = state[structs.MERGE_LEFTS] + state[structs.MERGE_RIGHTS] + 1
-        if reason == structs.POOL_FULL:
-            self._grow(structs.MERGE_POOL, structs.MERGE_POOL_SIZE, 4, state[structs.MERGE_EVENTS_USED])
-        elif reason == structs.HEAP_FULL:
-            self._grow(structs.MERGE_HEAP, structs.MERGE_HEAP_SIZE, structs.HEAP_BYTES, new_pairs)
-        elif reason == structs.TEXT_FULL:
+        new_pairs = state[MERGE.lefts] + state[MERGE.rights] + 1
+        if reason == POOL_FULL:
+            self._grow(MERGE.pool, MERGE.pool_size, 4, state[MERGE.events_used])
+        elif reason == HEAP_FULL:
+            self._grow(MERGE.heap, MERGE.heap_size, HEAP_ENTRY.nbytes, new_pairs)
+        elif reason == TEXT_FULL:
             # No token is longer than all that are there together.
-            self._grow(structs.MERGE_TEXT, structs.MERGE_TEXT_SIZE, 1, state[structs.MERGE_TEXT_USED])
+            self._grow(MERGE.text, MERGE.text_size, 1, state[MERGE.text_used])
         else:
-            old, capacity = self.buffers.pop(structs.MERGE_PAIRS), state[structs.MERGE_PAIRS_CAPACITY]
-            self._provide_pairs(state[structs.MERGE_PAIRS_USED] + new_pairs)
+            old, capacity = self.buffers.pop(MERGE.pairs), state[MERGE.pairs_capacity]
+            self._provide_pairs(state[MERGE.pairs_used] + new_pairs)
             self.kernels.grow_pairs(state.address, old.address, capacity)
             old.close()
 
     def _provide_pairs(self, pairs: int) -> None:
         """Make a table for so many pairs and more, at most three quarters full."""
         capacity = 1 << (4 * SPARE * pairs // 3).bit_length()
-        self._provide(structs.MERGE_PAIRS, structs.PAIR_BYTES * capacity)
-        self.state[structs.MERGE_PAIRS_CAPACITY] = capacity
+        self._provide(MERGE.pairs, PAIR.nbytes * capacity)
+        self.state[MERGE.pairs_capacity] = capacity
 
     def find_pairs(self) -> bool:
         """Count all pairs, and make lists for those that may be merged next; False where no pair is left."""
@@ -140,23 +154,21 @@ class Merging:
             return False
         least = self._least_count(counts)
         selected = int((counts >= least).sum())
-        state[structs.MERGE_LEAST] = least
-        state[structs.MERGE_PAIRS_USED] = state[structs.MERGE_HEAP_USED] = 0
+        state[MERGE.least] = least
+        state[MERGE.pairs_used] = state[MERGE.heap_used] = 0
         self._provide_pairs(selected)
-        self._provide(
-            structs.MERGE_HEAP, structs.HEAP_BYTES * SPARE * selected, structs.MERGE_HEAP_SIZE, structs.HEAP_BYTES
-        )
+        self._provide(MERGE.heap, HEAP_ENTRY.nbytes * SPARE * selected, MERGE.heap_size, HEAP_ENTRY.nbytes)
         run.select_pairs(state.address)
-        self._provide(structs.MERGE_COUNTER, 0)
+        self._provide(MERGE.counter, 0)
         words = run.measure_lists(state.address)
-        self._provide(structs.MERGE_POOL, 4 * SPARE * words, structs.MERGE_POOL_SIZE, 4)
+        self._provide(MERGE.pool, 4 * SPARE * words, MERGE.pool_size, 4)
         run.fill_lists(state.address)
         return True
 
     def _least_count(self, counts: np.ndarray) -> int:
         """How often a pair must occur to be looked after, so that few are, and they suffice for the wanted merges."""
-        wanted = self.wanted - self.state[structs.MERGE_DONE]
-        if self.state[structs.MERGE_DONE] == 0:
+        wanted = self.wanted - self.state[MERGE.done]
+        if self.state[MERGE.done] == 0:
             guess = int(counts.sum() / (GUESS * wanted**1.5))
             return max(1, min(guess, int(counts.max())))
         kept = min(len(counts), KEPT_PAIRS * wanted + MORE_PAIRS)
@@ -166,10 +178,10 @@ class Merging:
         """Count all pairs; returns the counts."""
         capacity = FIRST_COUNTERS
         while True:
-            self._provide(structs.MERGE_COUNTER, structs.COUNTER_BYTES * capacity)
-            self.state[structs.MERGE_COUNTER_CAPACITY] = capacity
+            self._provide(MERGE.counter, COUNTER.nbytes * capacity)
+            self.state[MERGE.counter_capacity] = capacity
             if not self.kernels.count_pairs(self.state.address):
-                counters = self.buffers[structs.MERGE_COUNTER].array("i8", 2 * capacity).reshape(-1, 2)
+                counters = self.buffers[MERGE.counter].array("i8", 2 * capacity).reshape(-1, 2)
                 return counters[counters[:, 0] != 0, 1]
             capacity *= 2
 

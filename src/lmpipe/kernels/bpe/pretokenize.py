@@ -9,10 +9,10 @@ Bytes that are no part of well-formed UTF-8 are one character each, of the class
 
 from numba import uint64
 
-from lmpipe.kernels.runtime import structs
+from lmpipe.kernels.bpe.structs import DIGIT, LETTER, MATCH, OTHER, SCAN, SCAN_SLACK, WHITE
 from lmpipe.kernels.runtime.intrinsics import (
-    NONE,
     ONE,
+    ZERO,
     classify,
     count_ones,
     equal_bytes,
@@ -25,8 +25,8 @@ from lmpipe.kernels.runtime.intrinsics import (
     store_int,
     trailing_zeros,
 )
+from lmpipe.kernels.runtime.structs import WORD
 
-WORD = structs.WORD
 STEP = 60  # of the 64 bytes in the masks: up to 3 belong to the last character, and one tells what follows
 QUOTE_S, QUOTE_D, QUOTE_M, QUOTE_T = (ord(letter) for letter in "sdmt")
 L, V, R, E = (ord(letter) for letter in "lvre")
@@ -44,23 +44,23 @@ def character(address, end, classes):
     lead = load8(address)
     room = end - address
     if lead < 0xC2 or lead > 0xF4 or room < 2 or not continues(address + 1):
-        return 1, structs.OTHER
+        return 1, OTHER
     code = load8(address + 1) & 0x3F
     if lead < 0xE0:
         return 2, load8(classes + ((lead & 0x1F) << 6 | code))
     if room < 3 or not continues(address + 2):
-        return 1, structs.OTHER
+        return 1, OTHER
     code = code << 6 | load8(address + 2) & 0x3F
     if lead < 0xF0:
         code |= (lead & 0xF) << 12
         if code < 0x800 or 0xD800 <= code < 0xE000:
-            return 1, structs.OTHER
+            return 1, OTHER
         return 3, load8(classes + code)
     if room < 4 or not continues(address + 3):
-        return 1, structs.OTHER
+        return 1, OTHER
     code = (lead & 7) << 18 | code << 6 | load8(address + 3) & 0x3F
     if code < 0x10000 or code > 0x10FFFF:
-        return 1, structs.OTHER
+        return 1, OTHER
     return 4, load8(classes + code)
 
 
@@ -92,25 +92,25 @@ def scan(base, stop, classes, state, starts, room):
     """Find the next starts of pre-tokens of a text that ends at `stop`; returns how many were found.
 
     They are written to `starts` (uint32, relative to base, as all places are), which has room for `room` of them. Ends
-    at the end of the text or when the room is used up; `state` (structs.SCAN_...) says where, and the next call goes
+    at the end of the text or when the room is used up; `state` (SCAN....) says where, and the next call goes
     on.
     PADDING bytes from `stop` on must be readable; they may hold anything.
     """
-    place = load_int(state + WORD * structs.SCAN_POSITION)
-    letter_before = uint64(load_int(state + WORD * structs.SCAN_LETTER))
-    digit_before = uint64(load_int(state + WORD * structs.SCAN_DIGIT))
-    other_before = uint64(load_int(state + WORD * structs.SCAN_OTHER))
-    space_before = uint64(load_int(state + WORD * structs.SCAN_SPACE))
-    white_before = uint64(load_int(state + WORD * structs.SCAN_WHITE))
-    forced = uint64(load_int(state + WORD * structs.SCAN_FORCED))
-    barred = uint64(load_int(state + WORD * structs.SCAN_BARRED))
+    place = load_int(state + SCAN.position)
+    letter_before = uint64(load_int(state + SCAN.letter))
+    digit_before = uint64(load_int(state + SCAN.digit))
+    other_before = uint64(load_int(state + SCAN.other))
+    space_before = uint64(load_int(state + SCAN.space))
+    white_before = uint64(load_int(state + SCAN.white))
+    forced = uint64(load_int(state + SCAN.forced))
+    barred = uint64(load_int(state + SCAN.barred))
     output = starts
-    last_output = starts + 4 * (room - structs.SCAN_SLACK)
+    last_output = starts + 4 * (room - SCAN_SLACK)
     while place < stop and output <= last_output:
         letters, digits, spaces, white, apostrophes, high = classify(base + place)
         left = stop - place
         size = STEP
-        inner = NONE  # bytes of white space behind its first
+        inner = ZERO  # bytes of white space behind its first
         if left <= STEP:
             # Behind the end all is white space, so that a run before it has no last character.
             size = left
@@ -123,20 +123,20 @@ def scan(base, stop, classes, state, starts, room):
                 high & valid,
             )
             white = (white & valid) | ~valid
-        if high != NONE:
+        if high != ZERO:
             if left > STEP:
                 size = whole_characters(base + place)
             high &= low_bits(size + 1)
-            while high != NONE:
+            while high != ZERO:
                 at = trailing_zeros(high)
                 length, kind = character(base + place + at, base + stop, classes)
                 here = low_bits(length) << uint64(at)
                 high &= ~here
-                if kind == structs.LETTER:
+                if kind == LETTER:
                     letters |= here
-                elif kind == structs.DIGIT:
+                elif kind == DIGIT:
                     digits |= here
-                elif kind == structs.WHITE:
+                elif kind == WHITE:
                     white |= here
                     inner |= here & (here << ONE)
         others = ~(letters | digits | white)
@@ -149,9 +149,9 @@ def scan(base, stop, classes, state, starts, room):
         found = ~white & ~same & ~(spaces << ONE | space_before)
         # A run of white space starts one, and so does its last character where something follows.
         last = white & ~(white >> ONE)
-        if inner != NONE:
+        if inner != ZERO:
             tails = last & inner
-            while tails != NONE:
+            while tails != ZERO:
                 at = trailing_zeros(tails)
                 tails &= tails - ONE
                 last &= ~(ONE << uint64(at))
@@ -162,7 +162,7 @@ def scan(base, stop, classes, state, starts, room):
         here = low_bits(size)
         # A contraction ends where it ends, and nothing starts inside it.
         quotes = apostrophes & found & here
-        while quotes != NONE:
+        while quotes != ZERO:
             at = trailing_zeros(quotes)
             quotes &= quotes - ONE
             length = contraction(base + place + at, left - at)
@@ -180,14 +180,14 @@ def scan(base, stop, classes, state, starts, room):
         space_before = spaces >> end & ONE
         white_before = white >> end & ONE
         place += size
-    store_int(state + WORD * structs.SCAN_POSITION, place)
-    store_int(state + WORD * structs.SCAN_LETTER, letter_before)
-    store_int(state + WORD * structs.SCAN_DIGIT, digit_before)
-    store_int(state + WORD * structs.SCAN_OTHER, other_before)
-    store_int(state + WORD * structs.SCAN_SPACE, space_before)
-    store_int(state + WORD * structs.SCAN_WHITE, white_before)
-    store_int(state + WORD * structs.SCAN_FORCED, forced)
-    store_int(state + WORD * structs.SCAN_BARRED, barred)
+    store_int(state + SCAN.position, place)
+    store_int(state + SCAN.letter, letter_before)
+    store_int(state + SCAN.digit, digit_before)
+    store_int(state + SCAN.other, other_before)
+    store_int(state + SCAN.space, space_before)
+    store_int(state + SCAN.white, white_before)
+    store_int(state + SCAN.forced, forced)
+    store_int(state + SCAN.barred, barred)
     return (output - starts) >> 2
 
 
@@ -198,7 +198,7 @@ def write_places(mask, first, output):
     Eight at a time without asking whether there are so many: fewer mispredicted branches (Langdale and Lemire 2019).
     """
     end = output + 4 * count_ones(mask)
-    while mask != NONE:
+    while mask != ZERO:
         for _ in range(8):
             store32(output, first + trailing_zeros(mask))
             output += 4
@@ -209,9 +209,9 @@ def write_places(mask, first, output):
 @kernel
 def start_scan(state, place):
     """Make the state of a scan that starts at a place, as at the start of a text."""
-    store_int(state + WORD * structs.SCAN_POSITION, place)
-    for field in range(1, structs.SCAN_FIELDS):
-        store_int(state + WORD * field, 0)
+    store_int(state + SCAN.position, place)
+    for offset in range(SCAN.letter, SCAN.nbytes, WORD):
+        store_int(state + offset, 0)
 
 
 @inlined
@@ -227,7 +227,7 @@ def equal(left, right, size):
 def find_specials(base, start, stop, specials, found, room):
     """Find special tokens from left to right, the longest where several start; returns how many, at most `room`.
 
-    Writes place, end and number of each to `found` (int64, structs.FOUND_...). `specials` (int64) holds how many
+    Writes place, end and number of each to `found` (int64, MATCH....). `specials` (int64) holds how many
     different first bytes and how many tokens there are, the first bytes, and address, size and number of each token,
     longest first.
     """
@@ -238,20 +238,20 @@ def find_specials(base, start, stop, specials, found, room):
     place = start
     settled = start
     while place < stop and count < room:
-        candidates = NONE
+        candidates = ZERO
         for first in range(firsts):
             candidates |= equal_bytes(base + place, load_int(specials + WORD * (2 + first)))
-        while candidates != NONE and count < room:
+        while candidates != ZERO and count < room:
             at = place + trailing_zeros(candidates)
             candidates &= candidates - ONE
             token = tokens
             while at >= settled and token < behind:
                 size = load_int(token + WORD)
                 if at + size <= stop and equal(base + at, load_int(token), size):
-                    entry = found + WORD * structs.FOUND_FIELDS * count
-                    store_int(entry + WORD * structs.FOUND_PLACE, at)
-                    store_int(entry + WORD * structs.FOUND_END, at + size)
-                    store_int(entry + WORD * structs.FOUND_NUMBER, load_int(token + 2 * WORD))
+                    entry = found + MATCH.nbytes * count
+                    store_int(entry + MATCH.start, at)
+                    store_int(entry + MATCH.stop, at + size)
+                    store_int(entry + MATCH.index, load_int(token + 2 * WORD))
                     count += 1
                     settled = at + size
                 token += 3 * WORD

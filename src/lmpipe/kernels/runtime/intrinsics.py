@@ -16,7 +16,7 @@ from numba import njit, types, uint64
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lmpipe.kernels.runtime import structs
+from lmpipe.kernels.runtime.structs import BOUNDS, RANGE
 
 SCALAR = os.environ.get("LMPIPE_SCALAR") == "1" or platform.machine().lower() not in (
     "x86_64",
@@ -26,10 +26,10 @@ SCALAR = os.environ.get("LMPIPE_SCALAR") == "1" or platform.machine().lower() no
 )
 CHECKED = os.environ.get("LMPIPE_CHECK") == "1"
 # Merging beyond 65,536 tokens needs symbols of 32 bits.
-SYMBOL_BYTES = 4 if os.environ.get("LMPIPE_WIDE") == "1" else 2
+ID_BYTES = 4 if os.environ.get("LMPIPE_WIDE") == "1" else 2
 
 ONE = np.uint64(1)
-NONE = np.uint64(0)
+ZERO = np.uint64(0)
 
 # No exceptions, no bounds of arrays, no reference counts: kernels see addresses and numbers only. And no wrappers,
 # whose calls of Python would tie the object code to Numba.
@@ -37,8 +37,8 @@ OPTIONS = {"error_model": "numpy", "boundscheck": False, "no_cpython_wrapper": T
 kernel = njit(**OPTIONS)
 inlined = njit(**OPTIONS, forceinline=True)
 
-BIT, BYTE, HALF, INT, LONG = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-WIDE = ir.IntType(128)
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+I128 = ir.IntType(128)
 
 
 def pointer(builder, address, kind):
@@ -65,11 +65,11 @@ def make_load(kind, numba_type):
     def raw(context, address):
         def generate(context, builder, signature, arguments):
             value = load(builder, arguments[0], kind)
-            return value if kind is LONG else builder.zext(value, LONG)
+            return value if kind is I64 else builder.zext(value, I64)
 
         return numba_type(types.int64), generate
 
-    return guarded(raw, kind.width // 8)
+    return with_bounds_check(raw, kind.width // 8)
 
 
 def make_store(kind, numba_type):
@@ -78,7 +78,7 @@ def make_store(kind, numba_type):
     @intrinsic
     def raw(context, address, value):
         def generate(context, builder, signature, arguments):
-            value = arguments[1] if kind is LONG else builder.trunc(arguments[1], kind)
+            value = arguments[1] if kind is I64 else builder.trunc(arguments[1], kind)
             builder.store(value, pointer(builder, arguments[0], kind)).align = 1
             return context.get_dummy_value()
 
@@ -90,19 +90,19 @@ def make_store(kind, numba_type):
 
     @inlined
     def store(address, value):
-        raw(checked(address, size), value)
+        raw(bounds_check(address, size), value)
 
     return store
 
 
-def guarded(raw, size):
+def with_bounds_check(raw, size):
     """A function of an address, or of an address and numbers, that reads `size` bytes there; checked if asked for."""
     if not CHECKED:
         return raw
 
     @inlined
     def read(address, *numbers):
-        return raw(checked(address, size), *numbers)
+        return raw(bounds_check(address, size), *numbers)
 
     return read
 
@@ -110,7 +110,7 @@ def guarded(raw, size):
 @intrinsic
 def raw_load(context, address):
     """Load an int64, unchecked."""
-    return types.int64(types.int64), lambda context, builder, signature, arguments: load(builder, arguments[0], LONG)
+    return types.int64(types.int64), lambda context, builder, signature, arguments: load(builder, arguments[0], I64)
 
 
 @intrinsic
@@ -118,7 +118,7 @@ def raw_store(context, address, value):
     """Store an int64, unchecked."""
 
     def generate(context, builder, signature, arguments):
-        builder.store(arguments[1], pointer(builder, arguments[0], LONG)).align = 1
+        builder.store(arguments[1], pointer(builder, arguments[0], I64)).align = 1
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
@@ -129,81 +129,71 @@ def bounds(context):
     """The address of the table of registered buffers, which the loader gives the name lmpipe_bounds."""
 
     def generate(context, builder, signature, arguments):
-        table = builder.module.globals.get("lmpipe_bounds") or ir.GlobalVariable(builder.module, LONG, "lmpipe_bounds")
-        return builder.ptrtoint(table, LONG)
+        table = builder.module.globals.get("lmpipe_bounds") or ir.GlobalVariable(builder.module, I64, "lmpipe_bounds")
+        return builder.ptrtoint(table, I64)
 
     return types.int64(), generate
 
 
 @kernel
-def checked(address, size):
+def bounds_check(address, size):
     """The address, if `size` bytes there belong to one registered buffer; else a spare place, noting the fault."""
     table = bounds()
-    for place in range(structs.BOUNDS_FIRST, raw_load(table + structs.WORD * structs.BOUNDS_USED), 2):
-        entry = table + structs.WORD * place
-        if raw_load(entry) <= address and address + size <= raw_load(entry + structs.WORD):
+    for offset in range(BOUNDS.nbytes, raw_load(table + BOUNDS.used), RANGE.nbytes):
+        entry = table + offset
+        if raw_load(entry + RANGE.start) <= address and address + size <= raw_load(entry + RANGE.stop):
             return address
-    if raw_load(table + structs.WORD * structs.BOUNDS_FAILURES) == 0:
-        raw_store(table + structs.WORD * structs.BOUNDS_ADDRESS, address)
-        raw_store(table + structs.WORD * structs.BOUNDS_SIZE, size)
-    raw_store(table + structs.WORD * structs.BOUNDS_FAILURES, 1)
-    return raw_load(table + structs.WORD * structs.BOUNDS_SPARE)
+    if raw_load(table + BOUNDS.failures) == 0:
+        raw_store(table + BOUNDS.address, address)
+        raw_store(table + BOUNDS.size, size)
+    raw_store(table + BOUNDS.failures, 1)
+    return raw_load(table + BOUNDS.spare)
 
 
-load8, load16, load32 = (make_load(kind, types.int64) for kind in (BYTE, HALF, INT))
-load_int, load64 = make_load(LONG, types.int64), make_load(LONG, types.uint64)
-store8, store16, store32 = (make_store(kind, types.int64) for kind in (BYTE, HALF, INT))
-store_int, store64 = make_store(LONG, types.int64), make_store(LONG, types.uint64)
-load_symbol, store_symbol = (load32, store32) if SYMBOL_BYTES == 4 else (load16, store16)
-
-
-@inlined
-def field(state, number):
-    """A field of a state."""
-    return load_int(state + structs.WORD * number)
-
-
-@inlined
-def set_field(state, number, value):
-    """Set a field of a state."""
-    store_int(state + structs.WORD * number, value)
+load8, load16, load32 = (make_load(kind, types.int64) for kind in (I8, I16, I32))
+load_int, load64 = make_load(I64, types.int64), make_load(I64, types.uint64)
+store8, store16, store32 = (make_store(kind, types.int64) for kind in (I8, I16, I32))
+store_int, store64 = make_store(I64, types.int64), make_store(I64, types.uint64)
+load_id, store_id = (load32, store32) if ID_BYTES == 4 else (load16, store16)
 
 
 @intrinsic
-def raw_load_published(context, address):
+def raw_load_acquire(context, address):
     """Load a uint64 that another thread may publish; what it stored before publishing is seen after it."""
 
     def generate(context, builder, signature, arguments):
-        return builder.load_atomic(pointer(builder, arguments[0], LONG), "acquire", 8, typ=LONG)
+        return builder.load_atomic(pointer(builder, arguments[0], I64), "acquire", 8, typ=I64)
 
     return types.uint64(types.int64), generate
 
 
 @intrinsic
-def raw_publish(context, address, value):
+def raw_store_release(context, address, value):
     """Store a uint64 for other threads, after all that was stored before."""
 
     def generate(context, builder, signature, arguments):
-        builder.store_atomic(arguments[1], pointer(builder, arguments[0], LONG), "release", 8)
+        builder.store_atomic(arguments[1], pointer(builder, arguments[0], I64), "release", 8)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.uint64), generate
 
 
 @intrinsic
-def raw_claim(context, address, value):
+def raw_compare_exchange(context, address, value):
     """Store a uint64 where there is 0, and no other thread is faster; returns whether it did."""
 
     def generate(context, builder, signature, arguments):
-        place = pointer(builder, arguments[0], LONG)
-        result = builder.cmpxchg(place, LONG(0), arguments[1], "acquire", "monotonic")
+        place = pointer(builder, arguments[0], I64)
+        result = builder.cmpxchg(place, I64(0), arguments[1], "acquire", "monotonic")
         return builder.extract_value(result, 1)
 
     return types.boolean(types.int64, types.uint64), generate
 
 
 # The addresses of these must be multiples of 8.
-load_published, publish, claim = (guarded(raw, 8) for raw in (raw_load_published, raw_publish, raw_claim))
+load_acquire, store_release, compare_exchange = (
+    with_bounds_check(raw, 8) for raw in (raw_load_acquire, raw_store_release, raw_compare_exchange)
+)
 
 
 @intrinsic
@@ -211,8 +201,8 @@ def trailing_zeros(context, bits):
     """The place of the lowest bit that is set; undefined for 0."""
 
     def generate(context, builder, signature, arguments):
-        function = external(builder, "llvm.cttz.i64", LONG, LONG, BIT)
-        return builder.call(function, [arguments[0], BIT(1)])
+        function = external(builder, "llvm.cttz.i64", I64, I64, I1)
+        return builder.call(function, [arguments[0], I1(1)])
 
     return types.int64(types.uint64), generate
 
@@ -222,7 +212,7 @@ def count_ones(context, bits):
     """The number of bits that are set."""
 
     def generate(context, builder, signature, arguments):
-        return builder.call(external(builder, "llvm.ctpop.i64", LONG, LONG), [arguments[0]])
+        return builder.call(external(builder, "llvm.ctpop.i64", I64, I64), [arguments[0]])
 
     return types.int64(types.uint64), generate
 
@@ -232,7 +222,7 @@ def big_endian(context, bits):
     """The eight bytes in reverse order: as numbers, these sort as the bytes do."""
 
     def generate(context, builder, signature, arguments):
-        return builder.call(external(builder, "llvm.bswap.i64", LONG, LONG), [arguments[0]])
+        return builder.call(external(builder, "llvm.bswap.i64", I64, I64), [arguments[0]])
 
     return types.uint64(types.uint64), generate
 
@@ -242,21 +232,21 @@ def prefetch(context, address):
     """Ask for the cache line of an address, which may be anything; costs no time and changes nothing."""
 
     def generate(context, builder, signature, arguments):
-        start = pointer(builder, arguments[0], BYTE)
-        function = external(builder, "llvm.prefetch.p0", ir.VoidType(), start.type, INT, INT, INT)
-        builder.call(function, [start, INT(0), INT(3), INT(1)])
+        start = pointer(builder, arguments[0], I8)
+        function = external(builder, "llvm.prefetch.p0", ir.VoidType(), start.type, I32, I32, I32)
+        builder.call(function, [start, I32(0), I32(3), I32(1)])
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
 
 
 @intrinsic
-def mix(context, left, right):
+def hash128(context, left, right):
     """Hash two numbers: the high half of their 128-bit product xor the low half (one multiplication)."""
 
     def generate(context, builder, signature, arguments):
-        product = builder.mul(*(builder.zext(argument, WIDE) for argument in arguments))
-        return builder.xor(builder.trunc(product, LONG), builder.trunc(builder.lshr(product, WIDE(64)), LONG))
+        product = builder.mul(*(builder.zext(argument, I128) for argument in arguments))
+        return builder.xor(builder.trunc(product, I64), builder.trunc(builder.lshr(product, I128(64)), I64))
 
     return types.uint64(types.uint64, types.uint64), generate
 
@@ -273,17 +263,17 @@ def vector(kind, lanes):
     return made, lambda value: ir.Constant(made, [value] * lanes)
 
 
-def everywhere(builder, value, made):
+def splat(builder, value, made):
     """A vector with a value that is only known at run time in every lane."""
-    first = builder.insert_element(ir.Constant(made, ir.Undefined), value, INT(0))
-    zeros = ir.Constant(ir.VectorType(INT, made.count), [0] * made.count)
+    first = builder.insert_element(ir.Constant(made, ir.Undefined), value, I32(0))
+    zeros = ir.Constant(ir.VectorType(I32, made.count), [0] * made.count)
     return builder.shuffle_vector(first, ir.Constant(made, ir.Undefined), zeros)
 
 
-BYTES, in_bytes = vector(BYTE, 64)
-SYMBOL = INT if SYMBOL_BYTES == 4 else HALF
-SYMBOLS, _ = vector(SYMBOL, 16)
-INTS, _ = vector(INT, 16)
+I8X64, i8x64 = vector(I8, 64)
+ID_TYPE = I32 if ID_BYTES == 4 else I16
+IDS, _ = vector(ID_TYPE, 16)
+I32X16, _ = vector(I32, 16)
 
 
 @intrinsic
@@ -292,20 +282,20 @@ def vector_classify(context, address):
     masks = types.UniTuple(types.uint64, 6)
 
     def generate(context, builder, signature, arguments):
-        text = load(builder, arguments[0], BYTES)
+        text = load(builder, arguments[0], I8X64)
 
         def between(values, first, count):
-            return builder.icmp_unsigned("<", builder.sub(values, in_bytes(ord(first))), in_bytes(count))
+            return builder.icmp_unsigned("<", builder.sub(values, i8x64(ord(first))), i8x64(count))
 
         found = [
-            between(builder.or_(text, in_bytes(0x20)), "a", 26),
+            between(builder.or_(text, i8x64(0x20)), "a", 26),
             between(text, "0", 10),
-            builder.icmp_unsigned("==", text, in_bytes(ord(" "))),
+            builder.icmp_unsigned("==", text, i8x64(ord(" "))),
             between(text, "\t", 5),
-            builder.icmp_unsigned("==", text, in_bytes(ord("'"))),
-            builder.icmp_signed("<", text, in_bytes(0)),
+            builder.icmp_unsigned("==", text, i8x64(ord("'"))),
+            builder.icmp_signed("<", text, i8x64(0)),
         ]
-        letters, digits, spaces, controls, apostrophes, high = (builder.bitcast(mask, LONG) for mask in found)
+        letters, digits, spaces, controls, apostrophes, high = (builder.bitcast(mask, I64) for mask in found)
         white = builder.or_(spaces, controls)
         return context.make_tuple(builder, masks, [letters, digits, spaces, white, apostrophes, high])
 
@@ -317,8 +307,8 @@ def vector_equal_bytes(context, address, byte):
     """The vector form of `equal_bytes`."""
 
     def generate(context, builder, signature, arguments):
-        wanted = everywhere(builder, builder.trunc(arguments[1], BYTE), BYTES)
-        return builder.bitcast(builder.icmp_unsigned("==", load(builder, arguments[0], BYTES), wanted), LONG)
+        wanted = splat(builder, builder.trunc(arguments[1], I8), I8X64)
+        return builder.bitcast(builder.icmp_unsigned("==", load(builder, arguments[0], I8X64), wanted), I64)
 
     return types.uint64(types.int64, types.int64), generate
 
@@ -330,21 +320,21 @@ def vector_equal_pairs(context, address, left, right):
     def generate(context, builder, signature, arguments):
         address = arguments[0]
         masks = []
-        for wanted, start in zip(arguments[1:], (address, builder.add(address, LONG(SYMBOL_BYTES))), strict=True):
-            wanted = everywhere(builder, builder.trunc(wanted, SYMBOL), SYMBOLS)
-            masks.append(builder.icmp_unsigned("==", load(builder, start, SYMBOLS), wanted))
-        return builder.zext(builder.bitcast(builder.and_(*masks), HALF), LONG)
+        for wanted, start in zip(arguments[1:], (address, builder.add(address, I64(ID_BYTES))), strict=True):
+            wanted = splat(builder, builder.trunc(wanted, ID_TYPE), IDS)
+            masks.append(builder.icmp_unsigned("==", load(builder, start, IDS), wanted))
+        return builder.zext(builder.bitcast(builder.and_(*masks), I16), I64)
 
     return types.uint64(types.int64, types.int64, types.int64), generate
 
 
 @intrinsic
-def vector_least(context, address):
+def vector_hmin_u32(context, address):
     """The vector form of `least`."""
 
     def generate(context, builder, signature, arguments):
-        function = external(builder, "llvm.vector.reduce.umin.v16i32", INT, INTS)
-        return builder.zext(builder.call(function, [load(builder, arguments[0], INTS)]), LONG)
+        function = external(builder, "llvm.vector.reduce.umin.v16i32", I32, I32X16)
+        return builder.zext(builder.call(function, [load(builder, arguments[0], I32X16)]), I64)
 
     return types.int64(types.int64), generate
 
@@ -352,7 +342,7 @@ def vector_least(context, address):
 @kernel
 def scalar_classify(address):
     """The scalar form of `classify`."""
-    letters = digits = spaces = white = apostrophes = high = NONE
+    letters = digits = spaces = white = apostrophes = high = ZERO
     bit = ONE
     for place in range(64):
         byte = load8(address + place)
@@ -375,7 +365,7 @@ def scalar_classify(address):
 @kernel
 def scalar_equal_bytes(address, byte):
     """The scalar form of `equal_bytes`."""
-    mask = NONE
+    mask = ZERO
     for place in range(64):
         if load8(address + place) == byte:
             mask |= ONE << uint64(place)
@@ -385,16 +375,16 @@ def scalar_equal_bytes(address, byte):
 @kernel
 def scalar_equal_pairs(address, left, right):
     """The scalar form of `equal_pairs`."""
-    mask = NONE
+    mask = ZERO
     for place in range(16):
-        symbol = address + SYMBOL_BYTES * place
-        if load_symbol(symbol) == left and load_symbol(symbol + SYMBOL_BYTES) == right:
+        symbol = address + ID_BYTES * place
+        if load_id(symbol) == left and load_id(symbol + ID_BYTES) == right:
             mask |= ONE << uint64(place)
     return mask
 
 
 @kernel
-def scalar_least(address):
+def scalar_hmin_u32(address):
     """The scalar form of `least`."""
     smallest = load32(address)
     for place in range(1, 16):
@@ -403,10 +393,10 @@ def scalar_least(address):
 
 
 # The masks of 64 bytes of text, bit k for byte k: ASCII letters, digits, spaces, white space, apostrophes, not ASCII.
-classify = scalar_classify if SCALAR else guarded(vector_classify, 64)
+classify = scalar_classify if SCALAR else with_bounds_check(vector_classify, 64)
 # The mask of those of 64 bytes that equal one byte.
-equal_bytes = scalar_equal_bytes if SCALAR else guarded(vector_equal_bytes, 64)
+equal_bytes = scalar_equal_bytes if SCALAR else with_bounds_check(vector_equal_bytes, 64)
 # Of 17 symbols: bit k is set where number k is the left and number k + 1 the right of a pair.
-equal_pairs = scalar_equal_pairs if SCALAR else guarded(vector_equal_pairs, 17 * SYMBOL_BYTES)
+equal_pairs = scalar_equal_pairs if SCALAR else with_bounds_check(vector_equal_pairs, 17 * ID_BYTES)
 # The smallest of 16 unsigned numbers of 32 bits.
-least = scalar_least if SCALAR else guarded(vector_least, 64)
+hmin_u32 = scalar_hmin_u32 if SCALAR else with_bounds_check(vector_hmin_u32, 64)

@@ -8,44 +8,45 @@ other; all are computed in float32.
 
 import numpy as np
 
-from lmpipe.kernels.runtime.intrinsics import CHECKED, checked, field, inlined, kernel, load_int
+from lmpipe.kernels.runtime.intrinsics import CHECKED, bounds_check, inlined, kernel, load_int
 from lmpipe.kernels.runtime.simd_float32 import (
-    HALF_BYTES,
+    BF16_BYTES,
     LANES,
     MASKED,
-    filled,
-    fused_exponential,
-    larger,
-    largest,
-    load_float,
-    load_lanes,
-    load_some,
-    load_some_halves,
-    minus,
-    over,
-    plus,
-    plus_product,
-    product_block,
-    soften_by,
-    spread,
-    square_root,
-    store_float,
-    store_lanes,
-    store_some,
-    store_some_halves,
-    times,
-    total,
-    transpose_block,
-    turned,
+    add,
+    broadcast,
+    div,
+    exp_fma,
+    fmuladd,
+    hmax,
+    hsum,
+    load_bf16_masked,
+    load_f32,
+    load_f32_masked,
+    load_f32x16,
+    make_matmul_block,
+    make_softmax_numerators,
+    maximum,
+    mul,
+    rotate_pairs,
+    select_tail,
+    sqrt,
+    store_bf16_masked,
+    store_f32,
+    store_f32_masked,
+    store_f32x16,
+    sub,
+    transpose_16x16,
 )
 from lmpipe.kernels.runtime.structs import LANES_BYTES, WORD
 from lmpipe.kernels.transformer import structs
+from lmpipe.kernels.transformer.structs import ATTENTION, ATTENTION_BLOCK, LOSS, NORM, NORM_GROUP, SWIGLU
 
 FLOAT_BYTES = 4
-BLOCK = structs.ATTENTION_BLOCK
+BLOCK = ATTENTION_BLOCK
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 NORM_EPS = np.float32(structs.NORM_EPS)
-soften = soften_by(fused_exponential)
+softmax_numerators = make_softmax_numerators(exp_fma)
 
 
 # --- rows of numbers -------------------------------------------------------------------------------------------------
@@ -56,8 +57,9 @@ def read(row, place, count, size):
     """Sixteen numbers of a row from `place` on; behind the `count` that it has there are zeros."""
     left = count - place
     if size == FLOAT_BYTES:
-        return load_lanes(row + FLOAT_BYTES * place) if left >= LANES else load_some(row + FLOAT_BYTES * place, left)
-    return load_some_halves(row + HALF_BYTES * place, min(left, LANES))
+        address = row + FLOAT_BYTES * place
+        return load_f32x16(address) if left >= LANES else load_f32_masked(address, left)
+    return load_bf16_masked(row + BF16_BYTES * place, min(left, LANES))
 
 
 @inlined
@@ -65,17 +67,17 @@ def write(row, place, values, count, size):
     """Write sixteen numbers of a row from `place` on, or as many as it has."""
     left = count - place
     if size != FLOAT_BYTES:
-        store_some_halves(row + HALF_BYTES * place, values, min(left, LANES))
+        store_bf16_masked(row + BF16_BYTES * place, values, min(left, LANES))
     elif left >= LANES:
-        store_lanes(row + FLOAT_BYTES * place, values)
+        store_f32x16(row + FLOAT_BYTES * place, values)
     else:
-        store_some(row + FLOAT_BYTES * place, values, left)
+        store_f32_masked(row + FLOAT_BYTES * place, values, left)
 
 
 @inlined
 def sigmoid(values):
     """The logistic function."""
-    return over(spread(ONE), plus(spread(ONE), fused_exponential(minus(spread(ZERO), values))))
+    return div(broadcast(ONE), add(broadcast(ONE), exp_fma(sub(broadcast(ZERO), values))))
 
 
 # --- RMSNorm ---------------------------------------------------------------------------------------------------------
@@ -84,20 +86,20 @@ def sigmoid(values):
 @kernel
 def rmsnorm(args, first, last, thread_id):
     """RMSNorm of rows of float32, and the scale of each, which its derivative needs."""
-    d_model, size = field(args, structs.NORM_D_MODEL), field(args, structs.NORM_ITEMSIZE)
-    gain = field(args, structs.NORM_WEIGHT)
+    d_model, size = load_int(args + NORM.d_model), load_int(args + NORM.itemsize)
+    gain = load_int(args + NORM.weight)
     for row in range(first, last):
-        x = field(args, structs.NORM_X) + FLOAT_BYTES * d_model * row
-        output = field(args, structs.NORM_OUTPUT) + size * d_model * row
-        squares = spread(ZERO)
+        x = load_int(args + NORM.x) + FLOAT_BYTES * d_model * row
+        output = load_int(args + NORM.output) + size * d_model * row
+        squares = broadcast(ZERO)
         for place in range(0, d_model, LANES):
             values = read(x, place, d_model, FLOAT_BYTES)
-            squares = plus_product(squares, values, values)
-        scale = ONE / square_root(total(squares) / np.float32(d_model) + NORM_EPS)
-        store_float(field(args, structs.NORM_SCALES) + FLOAT_BYTES * row, scale)
+            squares = fmuladd(squares, values, values)
+        scale = ONE / sqrt(hsum(squares) / np.float32(d_model) + NORM_EPS)
+        store_f32(load_int(args + NORM.scales) + FLOAT_BYTES * row, scale)
         for place in range(0, d_model, LANES):
-            values = times(read(x, place, d_model, FLOAT_BYTES), spread(scale))
-            write(output, place, times(values, read(gain, place, d_model, FLOAT_BYTES)), d_model, size)
+            values = mul(read(x, place, d_model, FLOAT_BYTES), broadcast(scale))
+            write(output, place, mul(values, read(gain, place, d_model, FLOAT_BYTES)), d_model, size)
     return 0
 
 
@@ -107,28 +109,28 @@ def rmsnorm_backward(args, first, last, thread_id):
 
     With r the scale and n = r x: dx = r (g w - n mean(g w n)), and dw sums g n.
     """
-    d_model, size = field(args, structs.NORM_D_MODEL), field(args, structs.NORM_ITEMSIZE)
-    gain, rows = field(args, structs.NORM_WEIGHT), field(args, structs.NORM_ROWS)
+    d_model, size = load_int(args + NORM.d_model), load_int(args + NORM.itemsize)
+    gain, rows = load_int(args + NORM.weight), load_int(args + NORM.rows)
     for group in range(first, last):
-        sums = field(args, structs.NORM_WEIGHT_SUMS) + FLOAT_BYTES * d_model * group
+        sums = load_int(args + NORM.weight_sums) + FLOAT_BYTES * d_model * group
         for place in range(0, d_model, LANES):
-            write(sums, place, spread(ZERO), d_model, FLOAT_BYTES)
-        for row in range(group * structs.NORM_GROUP, min((group + 1) * structs.NORM_GROUP, rows)):
-            x = field(args, structs.NORM_X) + FLOAT_BYTES * d_model * row
-            grad = field(args, structs.NORM_OUTPUT) + size * d_model * row
-            scale = spread(load_float(field(args, structs.NORM_SCALES) + FLOAT_BYTES * row))
-            weighted = spread(ZERO)
+            write(sums, place, broadcast(ZERO), d_model, FLOAT_BYTES)
+        for row in range(group * NORM_GROUP, min((group + 1) * NORM_GROUP, rows)):
+            x = load_int(args + NORM.x) + FLOAT_BYTES * d_model * row
+            grad = load_int(args + NORM.output) + size * d_model * row
+            scale = broadcast(load_f32(load_int(args + NORM.scales) + FLOAT_BYTES * row))
+            weighted = broadcast(ZERO)
             for place in range(0, d_model, LANES):
-                normal = times(read(x, place, d_model, FLOAT_BYTES), scale)
-                product = times(read(grad, place, d_model, size), normal)
-                write(sums, place, plus(read(sums, place, d_model, FLOAT_BYTES), product), d_model, FLOAT_BYTES)
-                weighted = plus_product(weighted, product, read(gain, place, d_model, FLOAT_BYTES))
-            mean = spread(total(weighted) / np.float32(d_model))
-            output = field(args, structs.NORM_GRAD_X) + FLOAT_BYTES * d_model * row
+                normal = mul(read(x, place, d_model, FLOAT_BYTES), scale)
+                product = mul(read(grad, place, d_model, size), normal)
+                write(sums, place, add(read(sums, place, d_model, FLOAT_BYTES), product), d_model, FLOAT_BYTES)
+                weighted = fmuladd(weighted, product, read(gain, place, d_model, FLOAT_BYTES))
+            mean = broadcast(hsum(weighted) / np.float32(d_model))
+            output = load_int(args + NORM.grad_x) + FLOAT_BYTES * d_model * row
             for place in range(0, d_model, LANES):
-                normal = times(read(x, place, d_model, FLOAT_BYTES), scale)
-                grad_times_weight = times(read(grad, place, d_model, size), read(gain, place, d_model, FLOAT_BYTES))
-                write(output, place, times(minus(grad_times_weight, times(normal, mean)), scale), d_model, FLOAT_BYTES)
+                normal = mul(read(x, place, d_model, FLOAT_BYTES), scale)
+                grad_times_weight = mul(read(grad, place, d_model, size), read(gain, place, d_model, FLOAT_BYTES))
+                write(output, place, mul(sub(grad_times_weight, mul(normal, mean)), scale), d_model, FLOAT_BYTES)
     return 0
 
 
@@ -138,36 +140,36 @@ def rmsnorm_backward(args, first, last, thread_id):
 @kernel
 def swiglu(args, first, last, thread_id):
     """silu(gate) * up of rows that hold both, d_ff numbers each."""
-    d_ff, size = field(args, structs.SWIGLU_D_FF), field(args, structs.SWIGLU_ITEMSIZE)
+    d_ff, size = load_int(args + SWIGLU.d_ff), load_int(args + SWIGLU.itemsize)
     for row in range(first, last):
-        gates = field(args, structs.SWIGLU_GATE_UP) + 2 * size * d_ff * row
-        output = field(args, structs.SWIGLU_OUTPUT) + size * d_ff * row
+        gates = load_int(args + SWIGLU.gate_up) + 2 * size * d_ff * row
+        output = load_int(args + SWIGLU.output) + size * d_ff * row
         for place in range(0, d_ff, LANES):
             gate = read(gates, place, d_ff, size)
             up = read(gates + size * d_ff, place, d_ff, size)
-            write(output, place, times(times(gate, sigmoid(gate)), up), d_ff, size)
+            write(output, place, mul(mul(gate, sigmoid(gate)), up), d_ff, size)
     return 0
 
 
 @kernel
 def swiglu_backward(args, first, last, thread_id):
     """The gradients of both halves, side by side, too; those of the product are replaced by the product itself."""
-    d_ff, size = field(args, structs.SWIGLU_D_FF), field(args, structs.SWIGLU_ITEMSIZE)
+    d_ff, size = load_int(args + SWIGLU.d_ff), load_int(args + SWIGLU.itemsize)
     for row in range(first, last):
-        gates = field(args, structs.SWIGLU_GATE_UP) + 2 * size * d_ff * row
-        grads = field(args, structs.SWIGLU_OUTPUT) + size * d_ff * row
-        outputs = field(args, structs.SWIGLU_GRADS) + 2 * size * d_ff * row
+        gates = load_int(args + SWIGLU.gate_up) + 2 * size * d_ff * row
+        grads = load_int(args + SWIGLU.output) + size * d_ff * row
+        outputs = load_int(args + SWIGLU.grads) + 2 * size * d_ff * row
         for place in range(0, d_ff, LANES):
             gate = read(gates, place, d_ff, size)
             up = read(gates + size * d_ff, place, d_ff, size)
             grad = read(grads, place, d_ff, size)
             sig = sigmoid(gate)
-            silu = times(gate, sig)
+            silu = mul(gate, sig)
             # silu'(x) = s + silu(x) (1 - s), s being the logistic function.
-            silu_grad = plus_product(sig, silu, minus(spread(ONE), sig))
-            write(outputs, place, times(times(grad, up), silu_grad), d_ff, size)
-            write(outputs + size * d_ff, place, times(grad, silu), d_ff, size)
-            write(grads, place, times(silu, up), d_ff, size)
+            silu_grad = fmuladd(sig, silu, sub(broadcast(ONE), sig))
+            write(outputs, place, mul(mul(grad, up), silu_grad), d_ff, size)
+            write(outputs + size * d_ff, place, mul(grad, silu), d_ff, size)
+            write(grads, place, mul(silu, up), d_ff, size)
     return 0
 
 
@@ -181,36 +183,36 @@ def cross_entropy_fwd_bwd(args, first, last, thread_id):
     A loss is the terms of a row, (the largest logit - the target's) and the sum of exp(logit - largest), as
     difference + log(sum).
     """
-    vocab, size = field(args, structs.LOSS_VOCAB_SIZE), field(args, structs.LOSS_ITEMSIZE)
+    vocab, size = load_int(args + LOSS.vocab_size), load_int(args + LOSS.itemsize)
     for row in range(first, last):
-        logits = field(args, structs.LOSS_LOGITS) + size * vocab * row
-        target = load_int(field(args, structs.LOSS_TARGETS) + WORD * row)
-        terms = field(args, structs.LOSS_TERMS) + 2 * FLOAT_BYTES * row
-        max_lanes = spread(MASKED)
+        logits = load_int(args + LOSS.logits) + size * vocab * row
+        target = load_int(load_int(args + LOSS.targets) + WORD * row)
+        terms = load_int(args + LOSS.terms) + 2 * FLOAT_BYTES * row
+        max_lanes = broadcast(MASKED)
         for place in range(0, vocab, LANES):
-            max_lanes = larger(filled(read(logits, place, vocab, size), vocab - place, MASKED), max_lanes)
-        max_logit = largest(max_lanes)
-        target_logit = total(read(logits, target, target + 1, size))
-        found = spread(ZERO)
+            max_lanes = maximum(select_tail(read(logits, place, vocab, size), vocab - place, MASKED), max_lanes)
+        max_logit = hmax(max_lanes)
+        target_logit = hsum(read(logits, target, target + 1, size))
+        found = broadcast(ZERO)
         for place in range(0, vocab, LANES):
-            values = filled(read(logits, place, vocab, size), vocab - place, MASKED)
-            values = fused_exponential(minus(values, spread(max_logit)))
+            values = select_tail(read(logits, place, vocab, size), vocab - place, MASKED)
+            values = exp_fma(sub(values, broadcast(max_logit)))
             if size == FLOAT_BYTES:
                 write(logits, place, values, vocab, size)
-            found = plus(found, values)
-        sum_exp = total(found)
-        store_float(terms, max_logit - target_logit)
-        store_float(terms + FLOAT_BYTES, sum_exp)
-        inv_sum = spread(ONE / sum_exp)
+            found = add(found, values)
+        sum_exp = hsum(found)
+        store_f32(terms, max_logit - target_logit)
+        store_f32(terms + FLOAT_BYTES, sum_exp)
+        inv_sum = broadcast(ONE / sum_exp)
         for place in range(0, vocab, LANES):
             values = read(logits, place, vocab, size)
             if size != FLOAT_BYTES:
                 # bfloat16 would not keep the exponentials well: they are computed again.
-                values = fused_exponential(minus(values, spread(max_logit)))
-            write(logits, place, times(values, inv_sum), vocab, size)
+                values = exp_fma(sub(values, broadcast(max_logit)))
+            write(logits, place, mul(values, inv_sum), vocab, size)
         # The gradient of a logit is its probability, less 1 for the target's.
-        target_prob = times(fused_exponential(spread(target_logit - max_logit)), inv_sum)
-        write(logits, target, minus(target_prob, spread(ONE)), target + 1, size)
+        target_prob = mul(exp_fma(broadcast(target_logit - max_logit)), inv_sum)
+        write(logits, target, sub(target_prob, broadcast(ONE)), target + 1, size)
     return 0
 
 
@@ -224,11 +226,11 @@ def check_product(c, c_stride, a, a_stride, a_step, b, b_stride, columns, depth)
     """Look the corners of a product's matrices up, where addresses are checked."""
     if CHECKED:
         for row in (0, ROWS - 1):
-            checked(c + c_stride * row, columns)
-            checked(a + a_stride * row, FLOAT_BYTES)
-            checked(a + a_stride * row + a_step * (depth - 1), FLOAT_BYTES)
-        checked(b, columns)
-        checked(b + b_stride * (depth - 1), columns)
+            bounds_check(c + c_stride * row, columns)
+            bounds_check(a + a_stride * row, FLOAT_BYTES)
+            bounds_check(a + a_stride * row + a_step * (depth - 1), FLOAT_BYTES)
+        bounds_check(b, columns)
+        bounds_check(b + b_stride * (depth - 1), columns)
 
 
 def product_by(pair_block, single_block):
@@ -249,8 +251,8 @@ def product_by(pair_block, single_block):
 
 
 # C = A B, and C += A B.
-multiply = product_by(product_block(ROWS, 2, False), product_block(ROWS, 1, False))
-add_product = product_by(product_block(ROWS, 2, True), product_block(ROWS, 1, True))
+multiply = product_by(make_matmul_block(ROWS, 2, False), make_matmul_block(ROWS, 1, False))
+add_product = product_by(make_matmul_block(ROWS, 2, True), make_matmul_block(ROWS, 1, True))
 
 
 # --- causal attention ------------------------------------------------------------------------------------------------
@@ -266,19 +268,19 @@ def filled_up(count, unit):
 def load_row(target, row, head_dim, size, factor, cos_sin):
     """A head's row of numbers as float32, filled up with zeros: times a factor, rotated unless `cos_sin` is 0."""
     for place in range(0, head_dim, LANES):
-        values = times(read(row, place, head_dim, size), spread(factor))
+        values = mul(read(row, place, head_dim, size), broadcast(factor))
         if cos_sin != 0:
-            values = turned(values, read(cos_sin, place, head_dim, FLOAT_BYTES), ONE)
-        store_lanes(target + FLOAT_BYTES * place, values)
+            values = rotate_pairs(values, read(cos_sin, place, head_dim, FLOAT_BYTES), ONE)
+        store_f32x16(target + FLOAT_BYTES * place, values)
 
 
 @kernel
 def store_row(row, source, head_dim, size, factor, cos_sin):
     """The other way round: a head's row of gradients, times a factor, turned back."""
     for place in range(0, head_dim, LANES):
-        values = times(load_lanes(source + FLOAT_BYTES * place), spread(factor))
+        values = mul(load_f32x16(source + FLOAT_BYTES * place), broadcast(factor))
         if cos_sin != 0:
-            values = turned(values, read(cos_sin, place, head_dim, FLOAT_BYTES), -ONE)
+            values = rotate_pairs(values, read(cos_sin, place, head_dim, FLOAT_BYTES), -ONE)
         write(row, place, values, head_dim, size)
 
 
@@ -286,7 +288,7 @@ def store_row(row, source, head_dim, size, factor, cos_sin):
 def clear(address, size):
     """Fill memory with zeros."""
     for offset in range(0, size, LANES_BYTES):
-        store_lanes(address + offset, spread(ZERO))
+        store_f32x16(address + offset, broadcast(ZERO))
 
 
 @kernel
@@ -309,9 +311,9 @@ def transpose(target, target_stride, source, row_bytes, rows):
             to_place = target + target_stride * (offset // FLOAT_BYTES) + FLOAT_BYTES * row
             if CHECKED:
                 for corner in (0, LANES - 1):
-                    checked(from_place + row_bytes * corner, LANES_BYTES)
-                    checked(to_place + target_stride * corner, LANES_BYTES)
-            transpose_block(to_place, target_stride, from_place, row_bytes)
+                    bounds_check(from_place + row_bytes * corner, LANES_BYTES)
+                    bounds_check(to_place + target_stride * corner, LANES_BYTES)
+            transpose_16x16(to_place, target_stride, from_place, row_bytes)
 
 
 @inlined
@@ -324,9 +326,9 @@ def cos_sin_at(cos_sin, position, head_dim):
 def attention_shape(args):
     """Positions of a sequence, heads, and the head_dim of one."""
     return (
-        field(args, structs.ATTENTION_SEQ),
-        field(args, structs.ATTENTION_NUM_HEADS),
-        field(args, structs.ATTENTION_HEAD_DIM),
+        load_int(args + ATTENTION.seq),
+        load_int(args + ATTENTION.num_heads),
+        load_int(args + ATTENTION.head_dim),
     )
 
 
@@ -334,11 +336,11 @@ def attention_shape(args):
 def causal_attention(args, first, last, thread_id):
     """Causal attention, a head of a sequence each: queries, keys and values (seq, 3 d_model) to (seq, d_model)."""
     seq, heads, head_dim = attention_shape(args)
-    size, cos_sin = field(args, structs.ATTENTION_ITEMSIZE), field(args, structs.ATTENTION_COS_SIN)
-    d_model, factor = heads * head_dim, ONE / square_root(np.float32(head_dim))
+    size, cos_sin = load_int(args + ATTENTION.itemsize), load_int(args + ATTENTION.cos_sin)
+    d_model, factor = heads * head_dim, ONE / sqrt(np.float32(head_dim))
     positions, row_bytes = filled_up(seq, BLOCK), FLOAT_BYTES * filled_up(head_dim, LANES)
     score_row, matrix = FLOAT_BYTES * positions, positions * row_bytes
-    key_columns = field(args, structs.ATTENTION_SCRATCH) + field(args, structs.ATTENTION_SCRATCH_BYTES) * thread_id
+    key_columns = load_int(args + ATTENTION.scratch) + load_int(args + ATTENTION.scratch_bytes) * thread_id
     keys, values = key_columns + matrix, key_columns + 2 * matrix
     queries = values + matrix
     context = queries + BLOCK * row_bytes
@@ -346,8 +348,8 @@ def causal_attention(args, first, last, thread_id):
     stride, out_stride = 3 * size * d_model, size * d_model
     for unit in range(first, last):
         place = unit // heads * seq * d_model
-        qkv = field(args, structs.ATTENTION_QKV) + size * (3 * place + unit % heads * head_dim)
-        output = field(args, structs.ATTENTION_OUTPUT) + size * (place + unit % heads * head_dim)
+        qkv = load_int(args + ATTENTION.qkv) + size * (3 * place + unit % heads * head_dim)
+        output = load_int(args + ATTENTION.output) + size * (place + unit % heads * head_dim)
         load_rows(keys, row_bytes, qkv + out_stride, stride, 0, positions, seq, head_dim, size, ONE, cos_sin)
         load_rows(values, row_bytes, qkv + 2 * out_stride, stride, 0, positions, seq, head_dim, size, ONE, 0)
         transpose(key_columns, score_row, keys, row_bytes, positions)
@@ -367,13 +369,13 @@ def causal_attention(args, first, last, thread_id):
                 head_dim,
             )
             for row in range(BLOCK):
-                inv_sum = ONE / soften(scores + score_row * row, start + row + 1, FLOAT_BYTES * stop)
+                inv_sum = ONE / softmax_numerators(scores + score_row * row, start + row + 1, FLOAT_BYTES * stop)
                 # The query is not needed any more.
-                store_float(queries + row_bytes * row, inv_sum)
+                store_f32(queries + row_bytes * row, inv_sum)
             multiply(context, row_bytes, scores, score_row, FLOAT_BYTES, values, row_bytes, BLOCK, row_bytes, stop)
             for position in range(start, min(stop, seq)):
                 row = row_bytes * (position - start)
-                inv_sum = load_float(queries + row)
+                inv_sum = load_f32(queries + row)
                 store_row(output + out_stride * position, context + row, head_dim, size, inv_sum, 0)
     return 0
 
@@ -386,11 +388,11 @@ def causal_attention_backward(args, first, last, thread_id):
     dV = P' G, dP = G V', dS = P (dP - sum(P dP)), dQ = dS K, dK = dS' Q.
     """
     seq, heads, head_dim = attention_shape(args)
-    size, cos_sin = field(args, structs.ATTENTION_ITEMSIZE), field(args, structs.ATTENTION_COS_SIN)
-    d_model, factor = heads * head_dim, ONE / square_root(np.float32(head_dim))
+    size, cos_sin = load_int(args + ATTENTION.itemsize), load_int(args + ATTENTION.cos_sin)
+    d_model, factor = heads * head_dim, ONE / sqrt(np.float32(head_dim))
     positions, row_bytes = filled_up(seq, BLOCK), FLOAT_BYTES * filled_up(head_dim, LANES)
     score_row, matrix = FLOAT_BYTES * positions, positions * row_bytes
-    key_columns = field(args, structs.ATTENTION_SCRATCH) + field(args, structs.ATTENTION_SCRATCH_BYTES) * thread_id
+    key_columns = load_int(args + ATTENTION.scratch) + load_int(args + ATTENTION.scratch_bytes) * thread_id
     value_columns, keys = key_columns + matrix, key_columns + 2 * matrix
     key_grads, value_grads = keys + matrix, keys + 2 * matrix
     queries = keys + 3 * matrix
@@ -401,9 +403,9 @@ def causal_attention_backward(args, first, last, thread_id):
     stride, out_stride = 3 * size * d_model, size * d_model
     for unit in range(first, last):
         place = unit // heads * seq * d_model
-        qkv = field(args, structs.ATTENTION_QKV) + size * (3 * place + unit % heads * head_dim)
-        outputs = field(args, structs.ATTENTION_GRADS) + size * (3 * place + unit % heads * head_dim)
-        output_grads = field(args, structs.ATTENTION_OUTPUT) + size * (place + unit % heads * head_dim)
+        qkv = load_int(args + ATTENTION.qkv) + size * (3 * place + unit % heads * head_dim)
+        outputs = load_int(args + ATTENTION.grads) + size * (3 * place + unit % heads * head_dim)
+        output_grads = load_int(args + ATTENTION.output) + size * (place + unit % heads * head_dim)
         load_rows(keys, row_bytes, qkv + 2 * out_stride, stride, 0, positions, seq, head_dim, size, ONE, 0)
         transpose(value_columns, score_row, keys, row_bytes, positions)
         load_rows(keys, row_bytes, qkv + out_stride, stride, 0, positions, seq, head_dim, size, ONE, cos_sin)
@@ -464,16 +466,16 @@ def causal_attention_backward(args, first, last, thread_id):
 @kernel
 def softmax_backward(scores, grads, count, size):
     """Turn a row of scores into probs, and the gradients of the probs into those of the scores."""
-    inv_sum = spread(ONE / soften(scores, count, size))
-    weighted = spread(ZERO)
+    inv_sum = broadcast(ONE / softmax_numerators(scores, count, size))
+    weighted = broadcast(ZERO)
     for offset in range(0, size, LANES_BYTES):
-        probs = times(load_lanes(scores + offset), inv_sum)
-        store_lanes(scores + offset, probs)
-        weighted = plus_product(weighted, probs, load_lanes(grads + offset))
-    mean = spread(total(weighted))
+        probs = mul(load_f32x16(scores + offset), inv_sum)
+        store_f32x16(scores + offset, probs)
+        weighted = fmuladd(weighted, probs, load_f32x16(grads + offset))
+    mean = broadcast(hsum(weighted))
     for offset in range(0, size, LANES_BYTES):
-        grad = minus(load_lanes(grads + offset), mean)
-        store_lanes(grads + offset, times(load_lanes(scores + offset), grad))
+        grad = sub(load_f32x16(grads + offset), mean)
+        store_f32x16(grads + offset, mul(load_f32x16(scores + offset), grad))
 
 
 KERNELS = (

@@ -1,0 +1,83 @@
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from lmpipe.kernels.runtime import disk_cache
+from lmpipe.kernels.runtime.disk_cache import cached
+from lmpipe.kernels.runtime.loader import load
+
+MODULE = "lmpipe.kernels.bpe.count"
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run Python code in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def cache_folder(monkeypatch, tmp_path):
+    """A cache folder of its own."""
+    monkeypatch.setenv("LMPIPE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "kernels"
+
+
+def test_content_is_cached_under_a_lock_and_made_again_when_damaged(cache_folder):
+    made = []
+
+    def make():
+        made.append(1)
+        return b"content"
+
+    threads = [threading.Thread(target=cached, args=("thing", "key", make)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    (path,) = cache_folder.glob("thing-*.bin")
+    for damage in (b"", b"content", path.read_bytes()[:-1], b"x" + path.read_bytes()):
+        path.write_bytes(damage)
+        assert cached("thing", "key", make) == b"content"
+    assert len(made) == 5
+    cached("thing", "another key", make)
+    assert len(made) == 6
+
+
+def test_folders_that_others_can_write_to_are_not_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("LMPIPE_CACHE", str(tmp_path / "open"))
+    monkeypatch.setattr(disk_cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "open" / "kernels").mkdir(parents=True)
+    (tmp_path / "open" / "kernels").chmod(0o777)
+    assert disk_cache.cache_folder() == tmp_path / f"lmpipe-{os.getuid()}" / "kernels"
+    (tmp_path / "open" / "kernels").chmod(0o755)
+    assert disk_cache.cache_folder() == tmp_path / "open" / "kernels"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LMPIPE_CACHE", str(tmp_path / "file"))
+    assert disk_cache.cache_folder() == tmp_path / f"lmpipe-{os.getuid()}" / "kernels"
+
+
+def test_a_process_loads_the_kernels_without_numba():
+    load(MODULE)
+    code = f"import sys; from lmpipe.kernels.runtime.loader import load; kernels = load({MODULE!r})\n"
+    code += "print(callable(kernels.scan), 'numba' in sys.modules)"
+    assert run(code).stdout == "True False\n"
+
+
+@pytest.mark.slow
+def test_kernels_are_compiled_in_the_process_without_object_code(tmp_path):
+    code = f"""
+from lmpipe.kernels.runtime import loader
+from lmpipe.kernels.runtime.buffers import *
+def fail(*args): raise OSError('no compiler')
+loader.compile_in_subprocess = fail
+text, state, starts = buffer_of(b'a b'), Buffer(64), Buffer(256)
+print(loader.load({MODULE!r}).scan(text.address, 3, 0, state.address, starts.address, 64))
+"""
+    result = run(code, LMPIPE_CACHE=str(tmp_path))
+    assert result.stdout == "2\n"
+    assert "for this process alone (no compiler)" in result.stderr
