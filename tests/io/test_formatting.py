@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from lmpipe.io import formatting
 from lmpipe.io.formatting import (
-    bytes_text,
-    count,
-    formula_text,
-    listing,
-    loss,
-    number,
-    percent,
-    seconds_text,
-    transcript,
+    format_bytes,
+    format_formula,
+    format_int,
+    format_loss,
+    format_number,
+    format_percent,
+    format_seconds,
+    format_session,
+    join_words,
 )
 
 
@@ -46,12 +46,12 @@ def test_the_examples_in_the_docstrings_hold():
     ],
 )
 def test_number(value, text):
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 @given(st.floats(min_value=1e-300, max_value=1e300))
 def test_a_number_reads_back_to_three_digits(value):
-    text = number(value)
+    text = format_number(value)
     assert not re.search("e[+-]", text)
     plain = text.replace(",", "").translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
     assert float(plain.replace(" × 10", "e")) == pytest.approx(value, rel=0.00501)
@@ -71,7 +71,7 @@ def test_a_number_reads_back_to_three_digits(value):
     ],
 )
 def test_bytes(size, text):
-    assert bytes_text(size) == text
+    assert format_bytes(size) == text
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_bytes(size, text):
     ],
 )
 def test_seconds(seconds, text):
-    assert seconds_text(seconds) == text
+    assert format_seconds(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -102,22 +102,22 @@ def test_seconds(seconds, text):
     [(0, "0 %"), (1, "100 %"), (0.0004, "0.04 %"), (0.9996, "99.96 %"), (-0.02, "-2.0 %"), (1.5, "150.0 %")],
 )
 def test_percent(share, text):
-    assert percent(share) == text
+    assert format_percent(share) == text
 
 
 @given(st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True))
 def test_percent_never_calls_a_part_nothing_or_all(share):
     if 1e-9 < share < 1 - 1e-9:
-        assert float(percent(share).removesuffix(" %")) not in (0, 100)
+        assert float(format_percent(share).removesuffix(" %")) not in (0, 100)
 
 
 def test_words():
-    assert count(1234567.2) == "1,234,567"
-    assert [listing([]), listing(["a"]), listing(["a", "b"])] == ["", "a", "a and b"]
-    assert [loss(1.23456), loss(float("inf")), loss(None)] == ["1.235", "not finite", "not finite"]
-    assert formula_text("max(0, (M - b) // a)") == "max(0, (M - b) ÷ a)"
+    assert format_int(1234567.2) == "1,234,567"
+    assert [join_words([]), join_words(["a"]), join_words(["a", "b"])] == ["", "a", "a and b"]
+    assert [format_loss(1.23456), format_loss(float("inf")), format_loss(None)] == ["1.235", "not finite", "not finite"]
+    assert format_formula("max(0, (M - b) // a)") == "max(0, (M - b) ÷ a)"
 
 
 def test_a_transcript_looks_like_the_interpreter():
     statements = [{"code": "def f():\n    pass", "output": ""}, {"code": "print(chr(0))", "output": "\0\n"}]
-    assert transcript(statements) == ">>> def f():\n...     pass\n>>> print(chr(0))\n␀"
+    assert format_session(statements) == ">>> def f():\n...     pass\n>>> print(chr(0))\n␀"

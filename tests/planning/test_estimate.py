@@ -9,7 +9,7 @@ import yaml
 
 from lmpipe.cli.main import main
 from lmpipe.errors import InputError
-from lmpipe.io.formatting import bytes_text
+from lmpipe.io.formatting import format_bytes
 from lmpipe.planning.cost_model import CPU_CORE, RunCost
 from lmpipe.planning.estimate import amount, distinct_runs, estimate, fetched_texts, notice, read_plan, roughly
 from lmpipe.planning.plan import load_plan
@@ -92,8 +92,8 @@ def test_the_readme_says_what_is_estimated(large):
     assert fetched == amount(large.texts)
     assert cpu.split(" (")[0] == roughly(large.cpu_seconds)
     assert gpu == roughly(large.gpu_seconds)
-    assert disk == bytes_text(large.disk_bytes)
-    assert memory == ", ".join(f"{job} {bytes_text(large.memory[job])}" for job in ("train", "train_bpe"))
+    assert disk == format_bytes(large.disk_bytes)
+    assert memory == ", ".join(f"{job} {format_bytes(large.memory[job])}" for job in ("train", "train_bpe"))
 
 
 def test_the_readme_says_what_float32_would_take():
@@ -166,7 +166,7 @@ def disk_with(free):
 def test_a_user_is_told_before_anything_is_fetched(plan, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", disk_with(10**12))
     fetches, takes = notice(plan, "config/tinystories.yaml", cores=2).splitlines()
-    disk = bytes_text(estimate(plan, 2).disk_bytes)
+    disk = format_bytes(estimate(plan, 2).disk_bytes)
     assert fetches == (
         f"This study fetches 6.95 GB (14.5 GB as text) to resources/, and needs about {disk} of disk in all "
         "(free here: 1 TB)."

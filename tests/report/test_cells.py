@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis.strategies import text
 from markupsafe import escape
 
-from lmpipe.io.formatting import code
+from lmpipe.io.formatting import code_span
 from lmpipe.report.cells import column_texts, figure_text, prose, shown, table
 
 
@@ -58,7 +58,7 @@ def test_sentences_keep_numbers_and_percent_signs_together():
 
 @given(text("a`_ &<'\"␣é", min_size=1))
 def test_every_token_can_be_set_as_code(token):
-    assert prose(f"has {code(token)}, too") == f"has <code>{escape(token)}</code>, too"
+    assert prose(f"has {code_span(token)}, too") == f"has <code>{escape(token)}</code>, too"
 
 
 def test_a_backtick_alone_is_no_code():

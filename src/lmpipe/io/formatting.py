@@ -13,19 +13,19 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 LONG_DAYS = 100
 
 
-def count(value: float) -> str:
+def format_int(value: float) -> str:
     """A whole number with its thousands set apart.
 
-    >>> count(2127057600)
+    >>> format_int(2127057600)
     '2,127,057,600'
     """
     return f"{round(value):,}"
 
 
-def number(value: float, digits: int = 3) -> str:
+def format_number(value: float, digits: int = 3) -> str:
     """A number with `digits` significant digits, or its whole part; a power of ten below 0.0001 and from 10 million on.
 
-    >>> [number(x) for x in (0.0008, 3.14159, 5115.2, 4.5133e12, 2.1e-23)]
+    >>> [format_number(x) for x in (0.0008, 3.14159, 5115.2, 4.5133e12, 2.1e-23)]
     ['0.0008', '3.14', '5,115', '4.51 × 10¹²', '2.1 × 10⁻²³']
     """
     if not isfinite(value):
@@ -34,67 +34,67 @@ def number(value: float, digits: int = 3) -> str:
         return "0"
     rounded = float(f"{value:.{digits - 1}e}")
     if not 1e-4 <= abs(rounded) < 1e7:
-        return power_of_ten(rounded, digits)
+        return format_power_of_ten(rounded, digits)
     decimals = digits - 1 - floor(log10(abs(rounded)))
-    return trimmed(f"{rounded:,.{decimals}f}") if decimals > 0 else f"{value:,.0f}"
+    return strip_zeros(f"{rounded:,.{decimals}f}") if decimals > 0 else f"{value:,.0f}"
 
 
-def power_of_ten(value: float, digits: int) -> str:
+def format_power_of_ten(value: float, digits: int) -> str:
     """A number as a mantissa and a power of ten, such as '4.51 × 10¹²'."""
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{trimmed(mantissa)} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
+    return f"{strip_zeros(mantissa)} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
 
 
-def trimmed(text: str) -> str:
+def strip_zeros(text: str) -> str:
     """A decimal without the zeros that end it."""
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def bytes_text(size: float) -> str:
+def format_bytes(size: float) -> str:
     """A size in decimal units (1 kB = 1,000 bytes), three significant digits.
 
-    >>> bytes_text(8508230400), bytes_text(304e6), bytes_text(15)
+    >>> format_bytes(8508230400), format_bytes(304e6), format_bytes(15)
     ('8.51 GB', '304 MB', '15 bytes')
     """
     if abs(size) < 999.5:
         return f"{round(size)} byte{'' if round(size) == 1 else 's'}"
     unit = next((power for power in range(1, len(BYTE_UNITS)) if abs(size) < 999.5 * 1000**power), len(BYTE_UNITS))
-    return f"{number(size / 1000**unit)} {BYTE_UNITS[unit - 1]}"
+    return f"{format_number(size / 1000**unit)} {BYTE_UNITS[unit - 1]}"
 
 
-def seconds_text(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """A duration in the two largest units that fit it.
 
-    >>> seconds_text(3.21), seconds_text(4920), seconds_text(0.0042), seconds_text(442e6)
+    >>> format_seconds(3.21), format_seconds(4920), format_seconds(0.0042), format_seconds(442e6)
     ('3.2 s', '1 h 22 min', '4.2 ms', '5,116 days')
     """
     if seconds <= 0:
         return "0 s"
     if seconds < 0.9995:
-        return f"{number(seconds * 1e3)} ms" if seconds >= 1e-3 else f"{number(seconds * 1e6)} µs"
+        return f"{format_number(seconds * 1e3)} ms" if seconds >= 1e-3 else f"{format_number(seconds * 1e6)} µs"
     if round(seconds, 1) < MINUTE:
-        return f"{trimmed(f'{seconds:.1f}')} s"
+        return f"{strip_zeros(f'{seconds:.1f}')} s"
     if round(seconds) < HOUR:
-        return two_units(round(seconds), MINUTE, "min", 1, "s")
+        return format_two_units(round(seconds), MINUTE, "min", 1, "s")
     if round(seconds / MINUTE) * MINUTE < DAY:
-        return two_units(round(seconds / MINUTE) * MINUTE, HOUR, "h", MINUTE, "min")
+        return format_two_units(round(seconds / MINUTE) * MINUTE, HOUR, "h", MINUTE, "min")
     if seconds >= LONG_DAYS * DAY:
-        return f"{count(seconds / DAY)} days"
+        return f"{format_int(seconds / DAY)} days"
     hours = round(seconds / HOUR)
-    return two_units(hours * HOUR, DAY, "day" if hours < 48 else "days", HOUR, "h")
+    return format_two_units(hours * HOUR, DAY, "day" if hours < 48 else "days", HOUR, "h")
 
 
-def two_units(seconds: int, large: int, large_name: str, small: int, small_name: str) -> str:
+def format_two_units(seconds: int, large: int, large_name: str, small: int, small_name: str) -> str:
     """A duration as '1 h 22 min', or '2 h' where the smaller unit is zero."""
     whole, rest = divmod(seconds, large)
     small_part = f" {rest // small} {small_name}" if rest else ""
     return f"{whole} {large_name}{small_part}"
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """A share as a percentage with one decimal, or with as many as it takes to differ from 0 % and 100 %.
 
-    >>> percent(0.4231), percent(0.0002), percent(0.99995), percent(1)
+    >>> format_percent(0.4231), format_percent(0.0002), format_percent(0.99995), format_percent(1)
     ('42.3 %', '0.02 %', '99.995 %', '100 %')
     """
     value = 100 * share
@@ -105,32 +105,32 @@ def percent(share: float) -> str:
         decimals += 1
     if decimals == 1:
         return f"{value:.1f} %"
-    return f"{trimmed(f'{value:.{decimals + 1}f}')} %"
+    return f"{strip_zeros(f'{value:.{decimals + 1}f}')} %"
 
 
-def listing(items: Sequence[str]) -> str:
+def join_words(items: Sequence[str]) -> str:
     """Words in a row.
 
-    >>> listing(["a", "b", "c"])
+    >>> join_words(["a", "b", "c"])
     'a, b and c'
     """
     *first, last = items or [""]
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def loss(value: float | None) -> str:
+def format_loss(value: float | None) -> str:
     """A loss in nats with three decimals; None, as the results write a loss without a finite value, in words.
 
-    >>> loss(2.34512), loss(None)
+    >>> format_loss(2.34512), format_loss(None)
     ('2.345', 'not finite')
     """
     return "not finite" if value is None or not isfinite(value) else f"{value:.3f}"
 
 
-def code(text: str) -> str:
+def code_span(text: str) -> str:
     """A text as a code span of Markdown, whose fence is longer than any ` inside it.
 
-    >>> code("a"), code("x`"), code("``")
+    >>> code_span("a"), code_span("x`"), code_span("``")
     ('`a`', '`` x` ``', '``` `` ```')
     """
     fence = "`" * (1 + max((len(run) for run in findall("`+", text)), default=0))
@@ -139,30 +139,30 @@ def code(text: str) -> str:
     return f"{fence}{space}{text}{space}{fence}"
 
 
-def command_for(target: Path | str) -> str:
+def format_command(target: Path | str) -> str:
     """The command, as code, that makes a result by its path, or a group of results by its name.
 
-    >>> command_for("tokenizers")
+    >>> format_command("tokenizers")
     '`snakemake --cores 1 tokenizers --configfile STUDY.yaml`'
     """
-    return code(
+    return code_span(
         command(target) if isinstance(target, Path) else f"snakemake --cores 1 {target} --configfile STUDY.yaml"
     )
 
 
-def formula_text(formula: str) -> str:
+def format_formula(formula: str) -> str:
     """A formula of `lmpipe.model.accounting` as people write it.
 
-    >>> formula_text("2 * L * H * S**2")
+    >>> format_formula("2 * L * H * S**2")
     '2·L·H·S²'
     """
     return formula.replace(" * ", "·").replace(" // ", " ÷ ").replace("**2", "²")
 
 
-def transcript(statements: Sequence[Mapping[str, str]]) -> str:
+def format_session(statements: Sequence[Mapping[str, str]]) -> str:
     r"""Statements and what they put out, as an interpreter shows them; ␀ stands for the null character.
 
-    >>> transcript([{"code": "chr(65)", "output": "'A'\n"}])
+    >>> format_session([{"code": "chr(65)", "output": "'A'\n"}])
     ">>> chr(65)\n'A'"
     """
     shown = []

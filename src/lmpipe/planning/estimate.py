@@ -190,23 +190,23 @@ def roughly(seconds: float) -> str:
 
 def table(found: Estimate) -> str:
     """An estimate as a short table."""
-    from lmpipe.io.formatting import bytes_text, count, number
+    from lmpipe.io.formatting import format_bytes, format_int, format_number
 
-    disk = ", ".join(f"{name} {bytes_text(size)}" for name, size in found.disk.items() if size)
+    disk = ", ".join(f"{name} {format_bytes(size)}" for name, size in found.disk.items() if size)
     flops = sum(cost.training_flops for cost in found.costs)
     checks = sum(cost.evaluation_flops for cost in found.costs)
     rows = {
         "download": amount(found.texts),
-        "disk": f"{bytes_text(found.disk_bytes)}: {disk}",
-        "training runs": f"{count(found.runs)}, of which {count(len(found.costs))} differ and are trained: "
-        f"{count(sum(cost.steps for cost in found.costs))} steps",
-        "training FLOPs": f"{number(flops)}, and {number(checks)} for validation",
+        "disk": f"{format_bytes(found.disk_bytes)}: {disk}",
+        "training runs": f"{format_int(found.runs)}, of which {format_int(len(found.costs))} differ and are trained: "
+        f"{format_int(sum(cost.steps for cost in found.costs))} steps",
+        "training FLOPs": f"{format_number(flops)}, and {format_number(checks)} for validation",
         f"time, {cores_words(found.cores)}": f"{roughly(found.cpu_seconds)}: training "
         f"{roughly(found.cpu_training_seconds)}, texts {roughly(found.text_seconds)}, "
         f"the rest {roughly(found.other_seconds)}",
         f"time, one {H100.name}": f"{roughly(found.gpu_seconds)}: training {roughly(found.gpu_training_seconds)}, "
         f"texts on the CPU {roughly(found.text_seconds)}, the rest {roughly(found.other_seconds)}",
-        "memory of a job": ", ".join(f"{name} {bytes_text(size)}" for name, size in found.memory.items()),
+        "memory of a job": ", ".join(f"{name} {format_bytes(size)}" for name, size in found.memory.items()),
     }
     width = max(map(len, rows))
     lines = [f"{name:<{width}}  {words}" for name, words in rows.items()]
@@ -227,14 +227,16 @@ def footnotes(found: Estimate) -> list[str]:
 
 def amount(texts: Sequence[TextFile]) -> str:
     """How much some texts are, as they are published and as text; those of undeclared size are counted only."""
-    from lmpipe.io.formatting import bytes_text, count
+    from lmpipe.io.formatting import format_bytes, format_int
 
     declared = [text for text in texts if text_bytes(text)]
     unknown = len(texts) - len(declared)
     sizes = (sum(text.published_bytes or text_bytes(text) for text in declared), sum(map(text_bytes, declared)))
-    parts = [f"{bytes_text(sizes[0])} ({bytes_text(sizes[1])} as text)"] if declared else []
+    parts = [f"{format_bytes(sizes[0])} ({format_bytes(sizes[1])} as text)"] if declared else []
     parts += (
-        [f"{count(unknown)} text{'' if unknown == 1 else 's'} of undeclared size, not counted here"] if unknown else []
+        [f"{format_int(unknown)} text{'' if unknown == 1 else 's'} of undeclared size, not counted here"]
+        if unknown
+        else []
     )
     return " and ".join(parts) or "nothing"
 
@@ -253,7 +255,7 @@ def notice(plan: Plan, source: str, cores: int) -> str | None:
 
     `source` names the study file; texts and free space are looked up from the folder that this process runs in.
     """
-    from lmpipe.io.formatting import bytes_text
+    from lmpipe.io.formatting import format_bytes
 
     missing = [text for path, text in fetched_texts(plan).items() if not Path(path).exists()]
     if not missing:
@@ -261,11 +263,11 @@ def notice(plan: Plan, source: str, cores: int) -> str | None:
     found, free = estimate(plan, cores), shutil.disk_usage(".").free
     there = sum(map(text_bytes, found.texts)) - sum(map(text_bytes, missing))
     lines = [
-        f"This study fetches {amount(missing)} to resources/, and needs about {bytes_text(found.disk_bytes)} of disk "
-        f"in all (free here: {bytes_text(free)}).",
+        f"This study fetches {amount(missing)} to resources/, and needs about {format_bytes(found.disk_bytes)} of disk "
+        f"in all (free here: {format_bytes(free)}).",
         f"It takes about {roughly(found.cpu_seconds)} on {cores_words(cores)} like those measured, or "
         f"{roughly(found.gpu_seconds)} with one {H100.name}; `lmpipe estimate {source}` says more.",
     ]
     if (lacking := found.disk_bytes - there - free) > 0:
-        lines.append(f"This disk is too small for it: about {bytes_text(lacking)} are missing; make space first.")
+        lines.append(f"This disk is too small for it: about {format_bytes(lacking)} are missing; make space first.")
     return "\n".join(lines)

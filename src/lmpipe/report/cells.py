@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from lmpipe.analysis.results import is_number
-from lmpipe.io.formatting import bytes_text, count, number, percent, seconds_text
+from lmpipe.io.formatting import format_bytes, format_int, format_number, format_percent, format_seconds
 
 UNDEFINED = "no value"
 SHORT = 44
@@ -32,12 +32,12 @@ def figure_text(value: Any, unit: str, *, brief: bool = False) -> str | None:
     if not math.isfinite(value):
         return None
     if unit.startswith("share"):
-        return percent(value) + ("" if brief else unit.removeprefix("share"))
+        return format_percent(value) + ("" if brief else unit.removeprefix("share"))
     if unit == "s":
-        return seconds_text(value) if value >= 0 else f"{number(value)} s"
+        return format_seconds(value) if value >= 0 else f"{format_number(value)} s"
     if unit == "bytes" and abs(value) >= 1000:
-        return bytes_text(value) if brief else f"{count(value)} bytes ({bytes_text(value)})"
-    text = (count(value) if isinstance(value, int) else number(value, 4)).replace("-", "−")
+        return format_bytes(value) if brief else f"{format_int(value)} bytes ({format_bytes(value)})"
+    text = (format_int(value) if isinstance(value, int) else format_number(value, 4)).replace("-", "−")
     if brief or not unit:
         return text
     return f"{text} {unit.removesuffix('s') if value == 1 and unit in COUNTED else unit}"
@@ -63,10 +63,10 @@ def column_texts(values: Sequence[Any]) -> list[str | None]:
 def cell_text(value: Any) -> str | None:
     """A single cell as text; None where it is undefined."""
     if isinstance(value, float):
-        return number(value, 4) if math.isfinite(value) else None
+        return format_number(value, 4) if math.isfinite(value) else None
     if isinstance(value, bool) or not isinstance(value, int):
         return figure_text(value, "")
-    return count(value)
+    return format_int(value)
 
 
 def sort_key(value: Any) -> str:

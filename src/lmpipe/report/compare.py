@@ -9,7 +9,7 @@ from lmpipe.analysis.results import is_number
 from lmpipe.analysis.schemas import FINDINGS
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, write_json
-from lmpipe.io.formatting import bytes_text, count, number
+from lmpipe.io.formatting import format_bytes, format_int, format_number
 from lmpipe.provenance.job_records import CHECKSUM, RECORD, ResultPath
 from lmpipe.study.documents import keys, read_shape
 
@@ -139,7 +139,7 @@ def texts(files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     named = (path for path in files if path.startswith(("corpora/", "tokenizers/")))
     chosen = (path for path in named if path.endswith((".txt", "/vocab.json")) and not path.endswith("merges.txt"))
     return {
-        path: f"{bytes_text(files[path]['bytes'])}, sha256 {files[path]['sha256'][:SHOWN_DIGITS]}" for path in chosen
+        path: f"{format_bytes(files[path]['bytes'])}, sha256 {files[path]['sha256'][:SHOWN_DIGITS]}" for path in chosen
     }
 
 
@@ -207,7 +207,7 @@ def as_markdown(found: Mapping[str, Any]) -> str:
     parts += section(
         "Figures of one study only", FIGURE_HEADS[:3], (figure_row(one)[:3] for one in found["in_one_only"])
     )
-    parts += ["", f"{count(found['equal_figures'])} figures are equal."]
+    parts += ["", f"{format_int(found['equal_figures'])} figures are equal."]
     return "\n".join(parts) + "\n"
 
 
@@ -255,7 +255,7 @@ def signed(value: float) -> str:
     >>> signed(0.031), signed(-2.5), signed(0)
     ('+0.031', '-2.5', '0')
     """
-    return f"{'+' if value > 0 else ''}{number(value)}"
+    return f"{'+' if value > 0 else ''}{format_number(value)}"
 
 
 def value_text(value: Any) -> str:
@@ -266,9 +266,9 @@ def value_text(value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case int():
-            return count(value)
+            return format_int(value)
         case float():
-            return number(value, 5)
+            return format_number(value, 5)
         case str():
             text = "".join(character if character.isprintable() else " " for character in value)
         case _:

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from lmpipe.analysis.run_states import OVER, Look, RunState, StudyFiles, states_in
 from lmpipe.errors import InputError
-from lmpipe.io.formatting import number, seconds_text
+from lmpipe.io.formatting import format_number, format_seconds
 from lmpipe.planning.cost_model import CPU_CORE, run_cost
 from lmpipe.planning.estimate import equal_runs, roughly
 from lmpipe.planning.plan import Plan
@@ -211,8 +211,8 @@ def run_table(
 
 def progress(run: RunState) -> Table:
     """Return the completed share, the remaining time and the speed of a run, and a bar as far as there is room."""
-    left = "" if run.seconds_left is None else f"  {seconds_text(run.seconds_left)} left"
-    speed = f"  {number(run.tokens_per_second)} tokens/s" if run.tokens_per_second else ""
+    left = "" if run.seconds_left is None else f"  {format_seconds(run.seconds_left)} left"
+    speed = f"  {format_number(run.tokens_per_second)} tokens/s" if run.tokens_per_second else ""
     grid = Table.grid(padding=(0, PADDING, 0, 0))
     grid.add_column(no_wrap=True, overflow="ellipsis")
     grid.add_row(Text(f"{int(100 * run.share):>2} %{left}{speed}"), ProgressBar(1.0, run.share, width=BAR_WIDTH))

@@ -18,7 +18,7 @@ from lmpipe.analysis.results import Results, is_number
 from lmpipe.analysis.schemas import FINDINGS
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write
-from lmpipe.io.formatting import bytes_text, count, listing, number, seconds_text
+from lmpipe.io.formatting import format_bytes, format_int, format_number, format_seconds, join_words
 from lmpipe.io.hints import make_again, make_first
 from lmpipe.planning.lineage import Job, Lineage, as_yaml, commands_for, files_of, settings_behind
 from lmpipe.planning.plan import Plan
@@ -88,7 +88,7 @@ def build_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page.filters |= {"prose": prose, "shown": shown, "count": count, "bytes": bytes_text, "data_uri": data_uri}
+    page.filters |= {"prose": prose, "shown": shown, "count": format_int, "bytes": format_bytes, "data_uri": data_uri}
     html = page.get_template("report.html.j2").render(
         study=results.study["study"],
         missing=missing,
@@ -141,7 +141,7 @@ def tiles(results: Results, problems: Mapping[str, Any]) -> list[dict[str, Any]]
         if figure and figure["value"] is not None:
             large = figure["unit"] == "tokens" and is_number(figure["value"]) and figure["value"] >= 1e6
             text = figure_text(figure["value"], figure["unit"], brief=True)
-            text = f"{number(figure['value'] / 1e6)} million" if large else text
+            text = f"{format_number(figure['value'] / 1e6)} million" if large else text
             found.append({"problem": problem, "text": text, "words": words.format(**names)})
     return found
 
@@ -165,7 +165,7 @@ def status_words(problems: Mapping[str, Any]) -> str:
     if statuses["answered"] == len(problems):
         return f"all {len(problems)} problems answered"
     told = [f"{statuses[status]} {status}" for status in ("answered", "partial", "absent") if statuses[status]]
-    return f"{listing(told)} of {len(problems)} problems"
+    return f"{join_words(told)} of {len(problems)} problems"
 
 
 def effect_graph(problems: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -181,7 +181,7 @@ def rule_graph_rows(plan: Plan, lineage: Lineage) -> dict[str, Any]:
     seconds: Counter[str] = Counter()
     for job in lineage.jobs.values():
         seconds[job.rule] += job.wall_seconds
-    times = {rule: seconds_text(spent) for rule, spent in seconds.items() if spent}
+    times = {rule: format_seconds(spent) for rule, spent in seconds.items() if spent}
     rows = [
         {
             "rule": rule,
@@ -236,7 +236,7 @@ def job_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
             "rule": rule,
             "jobs": len(found),
             "seeds": sorted({seed for job in found for seed in job.record["seeds"]}),
-            "time": seconds_text(sum(job.wall_seconds for job in found)),
+            "time": format_seconds(sum(job.wall_seconds for job in found)),
         }
         for rule, found in by_rule.items()
         if found
@@ -376,7 +376,7 @@ def provenance(results: Results) -> dict[str, Any]:
 
 def machine(hardware: Mapping[str, Any]) -> str:
     """A machine in a line."""
-    memory = f", {bytes_text(hardware['memory_bytes'])} of memory" if hardware["memory_bytes"] else ""
+    memory = f", {format_bytes(hardware['memory_bytes'])} of memory" if hardware["memory_bytes"] else ""
     return f"{hardware['processor']}, {hardware['cores']} cores{memory}, {hardware['system']}"
 
 
@@ -399,4 +399,4 @@ def keys(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def distinct(texts: Sequence[str]) -> str:
     """The different texts in a row."""
-    return listing(list(dict.fromkeys(texts))) if texts else "no training run"
+    return join_words(list(dict.fromkeys(texts))) if texts else "no training run"

@@ -19,7 +19,7 @@ from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import OVER, Look, RunState, StudyFiles, states_in
 from lmpipe.errors import InputError
 from lmpipe.io.files import write_json
-from lmpipe.io.formatting import count, listing
+from lmpipe.io.formatting import format_int, join_words
 from lmpipe.io.progress import say
 from lmpipe.planning.session import BegunStudy, find_study
 from lmpipe.provenance.job_records import PARTIAL_REPORT, RECORD
@@ -120,11 +120,11 @@ def found(results: PartialResults, problem: str, runs: list[RunState]) -> dict[s
     missing = [run for run in runs if run.state not in OVER]
     there = len(runs) - len(missing)
     if missing and not there:
-        return unanswered(problem, f"None of its {count(len(runs))} runs is there yet: {in_words(runs)}.")
+        return unanswered(problem, f"None of its {format_int(len(runs))} runs is there yet: {in_words(runs)}.")
     if problem in results.unreadable:
         return unanswered(problem, f"Its results cannot be read: {results.unreadable[problem]}.")
     answer = answered(results, problem)
-    told = f"So far from {count(there)} of {count(len(runs))} runs."
+    told = f"So far from {format_int(there)} of {format_int(len(runs))} runs."
     names = f"Not there: {named(missing)}."
     if answer is None:
         return unanswered(problem, f"{NOT_ENOUGH} {told} {names}" if missing else NOT_ENOUGH)
@@ -174,13 +174,13 @@ def what_is_missing(look: Look) -> dict[str, Any]:
         for job in look.other_failures
     ]
     stages = [
-        {"what": stage, "state": "missing", "why": f"{count(done)} of {count(total)} there"}
+        {"what": stage, "state": "missing", "why": f"{format_int(done)} of {format_int(total)} there"}
         for stage, (done, total) in look.stages.items()
         if done < total and stage not in ("findings", "report")
     ]
     over, total = sum(run.state in OVER for run in look.runs), len(look.runs)
     return {
-        "told": f"{count(over)} of {count(total)} training runs ({in_words(look.runs)}), as of {time_text(look)}.",
+        "told": f"{over:,} of {total:,} training runs ({in_words(look.runs)}), as of {time_text(look)}.",
         "rows": [*jobs, *runs, *stages],
         "command": command_of(study),
     }
@@ -202,11 +202,11 @@ def in_words(runs: list[RunState]) -> str:
     >>> in_words([])
     ''
     """
-    return listing([f"{number} {state}" for state, number in states_in(runs)])
+    return join_words([f"{number} {state}" for state, number in states_in(runs)])
 
 
 def named(runs: list[RunState]) -> str:
     """Runs by name and state, as far as a sentence bears it."""
     names = [f"{run.run.name} with seed {run.run.seed} ({run.state})" for run in runs]
     rest = len(names) - MOST_NAMED
-    return listing(names if rest <= 1 else [*names[:MOST_NAMED], f"{count(rest)} more"])
+    return join_words(names if rest <= 1 else [*names[:MOST_NAMED], f"{format_int(rest)} more"])

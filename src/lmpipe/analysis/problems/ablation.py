@@ -9,7 +9,7 @@ from lmpipe.analysis.finding import Figure, Finding, Table
 from lmpipe.analysis.problems import training
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results, Run
 from lmpipe.analysis.statistics import Interval, describe_difference, paired_difference
-from lmpipe.io.formatting import count, listing, loss, number, percent
+from lmpipe.io.formatting import format_int, format_loss, format_number, format_percent, join_words
 
 SHARED = "Runs of the same seed share their batches and, where shapes agree, their initial weights"
 APART = "Runs of the same seed do not share their batches here; their differences vary like those of unrelated runs."
@@ -137,7 +137,7 @@ def words_for(question: Question, comparison: Comparison) -> str:
     """What opens the sentence on a pair of runs: the question's own words only where the pair answers it."""
     if answers(question, comparison):
         return question.words
-    return f"{general_words(comparison)}, from which it differs in {listing(comparison.differing)}"
+    return f"{general_words(comparison)}, from which it differs in {join_words(comparison.differing)}"
 
 
 def outcome(words: str, comparison: Comparison) -> str:
@@ -161,8 +161,11 @@ def range_words(comparison: Comparison) -> list[str]:
         if training.is_wide(experiment, name):
             losses = training.values(experiment, name)
             entropy = experiment.seeds_of(name)[0].summary["unigram_entropy"]
-            ends = f"the seeds of `{name}` end between {loss(min(losses))} and {loss(max(losses))} {training.NATS}"
-            wide.append(f"{ends}, where token frequencies alone give {loss(entropy)}")
+            ends = (
+                f"the seeds of `{name}` end between {format_loss(min(losses))} and "
+                f"{format_loss(max(losses))} {training.NATS}"
+            )
+            wide.append(f"{ends}, where token frequencies alone give {format_loss(entropy)}")
     return wide
 
 
@@ -173,8 +176,8 @@ def failed_words(comparison: Comparison) -> str:
         word: statuses.count(status) for status, word in (("diverged", "diverged"), ("not_learning", "got stuck"))
     }
     if len(statuses) == 1:
-        return listing([f"the only seed {word}" for word, number in counts.items() if number])
-    return listing([f"{number} of {len(statuses)} seeds {word}" for word, number in counts.items() if number])
+        return join_words([f"the only seed {word}" for word, number in counts.items() if number])
+    return join_words([f"{number} of {len(statuses)} seeds {word}" for word, number in counts.items() if number])
 
 
 def pairing_sentences(comparisons: Sequence[Comparison]) -> list[str]:
@@ -182,7 +185,7 @@ def pairing_sentences(comparisons: Sequence[Comparison]) -> list[str]:
     apart = [f"`{one.variant}`" for one in comparisons if not one.shares_batches]
     if len(apart) == len(comparisons):
         return [APART]
-    exception = f"; the batches of {listing(apart)} are other ones" if apart else ""
+    exception = f"; the batches of {join_words(apart)} are other ones" if apart else ""
     paired = [one for one in comparisons if one.shares_batches]
     several = any(one.difference and one.difference.count > 1 for one in paired)
     interval = ["Intervals are Student's t over the seeds' differences."] if several else []
@@ -192,16 +195,18 @@ def pairing_sentences(comparisons: Sequence[Comparison]) -> list[str]:
 def digest_sentences(comparisons: Sequence[Comparison]) -> list[str]:
     """The same by figures: how many batches and initial values agree, as runs recorded them while they trained."""
     steps = {run.summary["steps"] for one in comparisons for run, _ in one.equally_long}
-    batches = f"all {count(max(steps))} batches of a run are" if len(steps) == 1 else "the batches of a whole run are"
+    batches = (
+        f"all {format_int(max(steps))} batches of a run are" if len(steps) == 1 else "the batches of a whole run are"
+    )
     shares: dict[str, list[str]] = {}
     for one in comparisons:
         if one.same_share is not None:
             same, matrices = one.same_matrices
-            told = f"{percent(one.same_share)} of the parameters in matrices ({same} of {matrices} matrices)"
+            told = f"{format_percent(one.same_share)} of the parameters in matrices ({same} of {matrices} matrices)"
             shares.setdefault(told, []).append(f"`{one.variant}`")
     if not steps or not shares:
         return []
-    values = listing([f"{told} in {listing(names)}" for told, names in shares.items()])
+    values = join_words([f"{told} in {join_words(names)}" for told, names in shares.items()])
     return [
         f"By the digests that runs recorded while they trained, {batches} those of `{comparisons[0].baseline}` with "
         f"the same seed, and so are the initial values of {values}."
@@ -312,7 +317,7 @@ def rate_sentences(results: Results, question: Question, comparison: Comparison)
     (other,) = (name for name in pair if name not in own)
     sweep = experiment.seeds_of(own[0])[0].config["lr_source"]["best_of"]
     return [
-        f"Both run at the peak rate {number(rates.pop())}, which `{sweep}` tuned for the model of `{own[0]}`; "
+        f"Both run at the peak rate {format_number(rates.pop())}, which `{sweep}` tuned for the model of `{own[0]}`; "
         f"at a rate of its own `{other}` may do better, so a part of the difference may lie in the rate."
     ]
 

@@ -12,7 +12,7 @@ from lmpipe.analysis.problems.transformer_accounting import (
     title_of,
 )
 from lmpipe.analysis.results import Results
-from lmpipe.io.formatting import bytes_text, command_for, count, formula_text, number, percent
+from lmpipe.io.formatting import format_bytes, format_command, format_formula, format_int, format_number, format_percent
 from lmpipe.model.activation_memory import kept_bytes
 from lmpipe.study.settings import ModelConfig
 
@@ -40,7 +40,7 @@ def find(results: Results) -> Finding:
     """The accounting of GPT-2 XL, or of the largest model of the study where it is missing (then partial)."""
     accounts = read_accounts(results)
     if not accounts:
-        return absent(f"This study holds no accounting yet; make it with {command_for('accounting')}.")
+        return absent(f"This study holds no accounting yet; make it with {format_command('accounting')}.")
     account = shown_account(accounts)
     adamw = account["adamw"]
     source, real = f"accounting/{account['name']}.json", measured_memory.memory(results)
@@ -82,13 +82,17 @@ def memory_sentences(account: dict[str, Any]) -> list[str]:
     sentences = []
     for variant, words in VARIANTS.items():
         entry = account["adamw"][variant]
-        memory = bytes_text(values_of(entry)["M"])
+        memory = format_bytes(values_of(entry)["M"])
         batch = entry["largest_batch"]
-        fits = f"the largest batch in {memory} is {count(batch)}" if batch else f"not one sequence fits into {memory}"
+        fits = (
+            f"the largest batch in {memory} is {format_int(batch)}" if batch else f"not one sequence fits into {memory}"
+        )
         sentences.append(
-            f"{sentence_start(title_of(account))} with {words} ({count(entry['parameters'])} parameters) takes "
-            f"{count(entry['bytes_per_sequence'])} × batch_size + {count(entry['fixed_bytes'])} bytes in float32 "
-            f"({bytes_text(entry['bytes_per_sequence'])} a sequence and {bytes_text(entry['fixed_bytes'])}), so {fits}."
+            f"{sentence_start(title_of(account))} with {words} ({format_int(entry['parameters'])} parameters) takes "
+            f"{format_int(entry['bytes_per_sequence'])} × batch_size + "
+            f"{format_int(entry['fixed_bytes'])} bytes in float32 "
+            f"({format_bytes(entry['bytes_per_sequence'])} a sequence and "
+            f"{format_bytes(entry['fixed_bytes'])}), so {fits}."
         )
     return sentences
 
@@ -99,11 +103,13 @@ def step_sentence(adamw: dict[str, Any]) -> str:
     value = values_of(entry)
     per_parameter = {form: sum(line["flops"] for line in update) for form, update in adamw["updates"].items()}
     return (
-        f"One AdamW step takes {per_parameter['handout']} operations for each parameter, {count(entry['step_flops'])} "
+        f"One AdamW step takes {per_parameter['handout']} operations for each parameter, "
+        f"{format_int(entry['step_flops'])} "
         f"FLOPs (in the form that torch computes and this study trains with: {per_parameter['torch']}); the write-up "
         f"gives 6 × parameters × tokens for it, which is the cost of the forward and backward passes, "
-        f"{number(entry['write_up_step_flops'])} FLOPs at a batch of {count(value['B'])} sequences: the optimizer's "
-        f"own share of a whole step is {percent(entry['step_flops'] / value['C_step'])}."
+        f"{format_number(entry['write_up_step_flops'])} FLOPs at a batch of "
+        f"{format_int(value['B'])} sequences: the optimizer's "
+        f"own share of a whole step is {format_percent(entry['step_flops'] / value['C_step'])}."
     )
 
 
@@ -112,9 +118,10 @@ def days_sentence(adamw: dict[str, Any]) -> str:
     value = values_of(adamw["handout"])
     days = {variant: adamw[variant]["days"] for variant in VARIANTS}
     return (
-        f"{count(value['N'])} steps at a batch of {count(value['B'])} on one A100 ({number(value['R'] / 1e12)} TFLOP/s "
-        f"in float32, used to {percent(value['u'])}) would take {number(days['handout'])} days "
-        f"({number(days['handout'] / 365.25)} years), and {number(days['swiglu'])} days with SwiGLU."
+        f"{format_int(value['N'])} steps at a batch of {format_int(value['B'])} on one A100 "
+        f"({format_number(value['R'] / 1e12)} TFLOP/s "
+        f"in float32, used to {format_percent(value['u'])}) would take {format_number(days['handout'])} days "
+        f"({format_number(days['handout'] / 365.25)} years), and {format_number(days['swiglu'])} days with SwiGLU."
     )
 
 
@@ -130,10 +137,11 @@ def as_kept_sentence(account: dict[str, Any]) -> str:
     (kept, batch), entry = as_kept(account), account["adamw"]["handout"]
     return (
         f"The handout's list is a simplification: as lmpipe trains, with fused attention, a sequence of the model with "
-        f"{VARIANTS['handout']} keeps {bytes_text(kept)} instead of {bytes_text(entry['bytes_per_sequence'])}, "
-        f"{percent(abs(1 - kept / entry['bytes_per_sequence']))} "
-        f"{'less' if kept < entry['bytes_per_sequence'] else 'more'}, and the largest batch is {count(batch)} instead "
-        f"of {count(entry['largest_batch'])}."
+        f"{VARIANTS['handout']} keeps {format_bytes(kept)} instead of {format_bytes(entry['bytes_per_sequence'])}, "
+        f"{format_percent(abs(1 - kept / entry['bytes_per_sequence']))} "
+        f"{'less' if kept < entry['bytes_per_sequence'] else 'more'}, and the largest batch "
+        f"is {format_int(batch)} instead "
+        f"of {format_int(entry['largest_batch'])}."
     )
 
 
@@ -157,7 +165,7 @@ def operations_table(adamw: dict[str, Any]) -> Table:
 def derivation_table(variant: str, entry: dict[str, Any]) -> Table:
     """Every line of the derivation, with the formula that it was computed by."""
     rows = [
-        [line["symbol"], line["meaning"], formula_text(line["formula"]) or "given", line["value"], line["unit"]]
+        [line["symbol"], line["meaning"], format_formula(line["formula"]) or "given", line["value"], line["unit"]]
         for line in entry["derivation"]
     ]
     caption = f"The derivation step by step, with {VARIANTS[variant]} (÷ rounds down)"
@@ -167,15 +175,18 @@ def derivation_table(variant: str, entry: dict[str, Any]) -> Table:
 def memory_text(variant: str, entry: dict[str, Any]) -> Text:
     """The memory as algebra and with numbers."""
     line_of = {line["symbol"]: line for line in entry["derivation"]}
-    formulas = {symbol: f"{symbol} = {formula_text(line_of[symbol]['formula'])}" for symbol in MEMORY}
+    formulas = {symbol: f"{symbol} = {format_formula(line_of[symbol]['formula'])}" for symbol in MEMORY}
     width = max(map(len, formulas.values()))
-    memory = f"bytes = {count(line_of['a']['value'])} · batch_size + {count(line_of['b']['value'])}"
-    fits = f"B_max = ({count(line_of['M']['value'])} − {count(line_of['b']['value'])}) ÷ {count(line_of['a']['value'])}"
+    memory = f"bytes = {format_int(line_of['a']['value'])} · batch_size + {format_int(line_of['b']['value'])}"
+    fits = (
+        f"B_max = ({format_int(line_of['M']['value'])} − "
+        f"{format_int(line_of['b']['value'])}) ÷ {format_int(line_of['a']['value'])}"
+    )
     lines = [
         "bytes(batch_size) = a·batch_size + b",
         *(f"{formula:<{width}}   {line_of[symbol]['meaning']}" for symbol, formula in formulas.items()),
         "",
         memory,
-        f"{fits} = {count(line_of['B_max']['value'])} sequences",
+        f"{fits} = {format_int(line_of['B_max']['value'])} sequences",
     ]
     return Text(f"Memory with AdamW, with {VARIANTS[variant]}", "\n".join(lines))

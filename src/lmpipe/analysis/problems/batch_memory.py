@@ -7,7 +7,7 @@ from lmpipe.analysis.problems import training
 from lmpipe.analysis.problems.measured import error, signed_percent
 from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.analysis.schemas import BATCH_SIZES
-from lmpipe.io.formatting import bytes_text, command_for, count
+from lmpipe.io.formatting import format_bytes, format_command, format_int
 
 SOURCE = "batch_sizes.json"
 ENDS = {
@@ -41,15 +41,17 @@ def sentences(results: Results, timed: BatchSizes | None) -> list[str]:
     if timed is None and (results.folder / SOURCE).exists():
         return ["The batch sizes timed alone are of another model, precision or device than these runs."]
     if timed is None:
-        return [f"No batch size has been timed alone; run {command_for(results.folder / SOURCE)}."]
-    room = bytes_text(timed["memory_limit_bytes"])
+        return [f"No batch size has been timed alone; run {format_command(results.folder / SOURCE)}."]
+    room = format_bytes(timed["memory_limit_bytes"])
     if not timed["sizes"]:
         return [f"Not one sequence of this model fits into the {room} that the device has left for it."]
     largest, estimated = timed["largest_batch_size"], timed["estimated_largest_batch_size"]
-    ours, handout = (count(timed[line]["largest_batch_size"]) for line in LINES)
-    fits = f"{count(largest)} sequences are the largest doubling that was tried, since {ENDS[timed['stop_reason']]}"
+    ours, handout = (format_int(timed[line]["largest_batch_size"]) for line in LINES)
+    fits = (
+        f"{format_int(largest)} sequences are the largest doubling that was tried, since {ENDS[timed['stop_reason']]}"
+    )
     return [
-        f"As to what fits, {fits}; at the memory that the last doublings took, about {count(estimated)} would "
+        f"As to what fits, {fits}; at the memory that the last doublings took, about {format_int(estimated)} would "
         f"fit into the {room} that the device has left, by our formula of what a step holds {ours}, and by the "
         f"handout's accounting {handout}.",
         error_sentence(timed),

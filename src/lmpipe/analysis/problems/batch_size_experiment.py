@@ -9,7 +9,7 @@ from lmpipe.analysis.finding import Figure, Finding, Table
 from lmpipe.analysis.problems import batch_memory, training
 from lmpipe.analysis.results import ExperimentRuns, Results, Run
 from lmpipe.analysis.statistics import describe_difference, paired_difference
-from lmpipe.io.formatting import count, listing, loss, number, percent, seconds_text
+from lmpipe.io.formatting import format_int, format_loss, format_number, format_percent, format_seconds, join_words
 
 ID = "batch_size_experiment"
 TITLE = "Batch size"
@@ -148,7 +148,9 @@ def size_figures(
     source = training.table_path(experiment)
     first, small = leaders(sizes), enough(sizes)
     fastest = first[0] if len(first) == 1 else None
-    overlap = f"the ranges of speed of batch sizes {listing([count(size.batch_size) for size in first])} overlap"
+    overlap = (
+        f"the ranges of speed of batch sizes {join_words([format_int(size.batch_size) for size in first])} overlap"
+    )
     speed_source = batch_memory.SOURCE if all(size.is_timed_alone for size in sizes) else source
     finished = [size for size in sizes if size.best]
     exponent, paying = rate_exponent(experiment, finished), paying_size(experiment, finished, seconds)
@@ -184,7 +186,7 @@ def size_figures(
 
 def size_table(experiment: ExperimentRuns, sizes: list[Size], seconds: float | None) -> Table:
     """A row for each batch size with its best run; two columns for what speeds inside runs leave open."""
-    after = f"loss after {seconds_text(seconds)}" if seconds else "loss at equal time"
+    after = f"loss after {format_seconds(seconds)}" if seconds else "loss at equal time"
     alone = all(size.is_timed_alone for size in sizes)
     columns = ["batch size", "best max_lr", "rates tried", "steps", "validation loss"]
     columns += [after] if alone else [f"{after}, at the lowest speed", "at the highest"]
@@ -201,7 +203,7 @@ def size_table(experiment: ExperimentRuns, sizes: list[Size], seconds: float | N
             [
                 size.batch_size,
                 runs[0].setting("max_lr") if runs else None,
-                listing([number(rate) for rate in rates_of(experiment, size)]),
+                join_words([format_number(rate) for rate in rates_of(experiment, size)]),
                 runs[0].summary["steps"] if runs else None,
                 size.loss,
                 *known,
@@ -215,18 +217,19 @@ def best_sentence(experiment: ExperimentRuns, best: Size | None, sizes: list[Siz
     """The short answer."""
     if best is None:
         return "No run finished, so no batch size can be called best; try smaller learning rates."
-    others = {size.best: count(size.batch_size) for size in sizes if size is not best and size.best}
+    others = {size.best: format_int(size.batch_size) for size in sizes if size is not best and size.best}
     reached = training.loss_text(best.loss, measure) + training.seeds_words(experiment, best.best, measure)
     if not others:
         only = "was run" if len(sizes) == 1 else "finished"
-        return f"Only batch size {count(best.batch_size)} {only}, so there is no comparison; it ends at {reached}."
+        return f"Only batch size {format_int(best.batch_size)} {only}, so there is no comparison; it ends at {reached}."
     tokens = {experiment.setting(size.best, "total_tokens") for size in sizes if size.best}
     losses = {size: training.bare_loss(experiment.mean_loss(name, measure), measure) for name, size in others.items()}
     ends = [f"{told} with {size}" for size, told in losses.items()]
     return (
         f"{'At equal tokens' if len(tokens) == 1 else 'With the tokens that each was given'}, batch size "
-        f"{count(best.batch_size)} reaches the lowest final loss: {reached}, {rate_words(experiment, sizes)}, against "
-        f"{listing(ends)}{training.rival_words(experiment, best.best, others)}."
+        f"{format_int(best.batch_size)} reaches the lowest final loss: {reached}, "
+        f"{rate_words(experiment, sizes)}, against "
+        f"{join_words(ends)}{training.rival_words(experiment, best.best, others)}."
     )
 
 
@@ -238,38 +241,38 @@ def rates_of(experiment: ExperimentRuns, size: Size) -> list[float]:
 def rate_words(experiment: ExperimentRuns, sizes: list[Size]) -> str:
     """Whether each size had a choice of rates, without which the comparison is unfair."""
     rates = {size: rates_of(experiment, size) for size in sizes}
-    untuned = [count(size.batch_size) for size in sizes if len(rates[size]) == 1]
+    untuned = [format_int(size.batch_size) for size in sizes if len(rates[size]) == 1]
     if not untuned:
         return "each size at the best of its own rates"
     if len(untuned) < len(sizes):
-        return f"with rates tuned for each size but {listing(untuned)}, which had a single one"
+        return f"with rates tuned for each size but {join_words(untuned)}, which had a single one"
     if len(tried := {rate for own in rates.values() for rate in own}) == 1:
-        return f"all at the rate {number(tried.pop())}, tuned for none of them"
+        return f"all at the rate {format_number(tried.pop())}, tuned for none of them"
     return "each at a rate that was not tuned for it"
 
 
 def speed_sentence(sizes: list[Size]) -> str:
     """Speed against batch size, and from where on it hardly grows; a range where a size was timed more than once."""
     first, small = leaders(sizes), enough(sizes)
-    rates = [f"{range_words(size.speeds, count)} with {count(size.batch_size)}" for size in sizes]
-    sentence = f"Tokens per second, {timed_words(sizes)}: {listing(rates)}; "
+    rates = [f"{range_words(size.speeds, format_int)} with {format_int(size.batch_size)}" for size in sizes]
+    sentence = f"Tokens per second, {timed_words(sizes)}: {join_words(rates)}; "
     if small is None:
-        overlapping = listing([count(size.batch_size) for size in first])
+        overlapping = join_words([format_int(size.batch_size) for size in first])
         return f"{sentence}the ranges of {overlapping} overlap, so which of them is the fastest is not told apart."
-    share = percent(small.tokens_per_second / first[0].tokens_per_second)
-    nearly = "" if small is first[0] else f", but {count(small.batch_size)} already reaches {share} of its speed"
+    share = format_percent(small.tokens_per_second / first[0].tokens_per_second)
+    nearly = "" if small is first[0] else f", but {format_int(small.batch_size)} already reaches {share} of its speed"
     in_runs = not any(size.is_timed_alone for size in sizes)
     once = "; each was timed once" if in_runs and max(len(size.speeds) for size in sizes) == 1 else ""
-    return f"{sentence}the fastest is {count(first[0].batch_size)}{nearly}{once}."
+    return f"{sentence}the fastest is {format_int(first[0].batch_size)}{nearly}{once}."
 
 
 def timed_words(sizes: list[Size]) -> str:
     """How the speeds were found: a step timed alone on the machine, or inside the runs."""
-    inside = [count(size.batch_size) for size in sizes if not size.is_timed_alone]
+    inside = [format_int(size.batch_size) for size in sizes if not size.is_timed_alone]
     if len(inside) == len(sizes):
         return "as timed inside these runs"
     alone = "of steps timed alone on the machine"
-    return f"{alone} (with {listing(inside)}, which had none, inside the runs)" if inside else alone
+    return f"{alone} (with {join_words(inside)}, which had none, inside the runs)" if inside else alone
 
 
 def range_words(values: Sequence[float], words: Callable[[float], str]) -> str:
@@ -297,9 +300,9 @@ def edge_sentences(experiment: ExperimentRuns, sizes: list[Size], best: Size | N
     if best and len(sizes) > 1 and best in (sizes[0], sizes[-1]):
         end = "smallest" if best is sizes[0] else "largest"
         sentences.append(f"The best batch size is the {end} one tried, so the optimum may lie beyond the grid.")
-    at_edge = [count(size.batch_size) for size in sizes if rate_at_edge(experiment, size)]
+    at_edge = [format_int(size.batch_size) for size in sizes if rate_at_edge(experiment, size)]
     if at_edge:
-        sizes_words = f"batch size{'s' if len(at_edge) > 1 else ''} {listing(at_edge)}"
+        sizes_words = f"batch size{'s' if len(at_edge) > 1 else ''} {join_words(at_edge)}"
         sentences.append(
             f"For {sizes_words} the best rate lies at the edge of the rates tried, so a better one may lie beyond, "
             "and the comparison may be unfair to them."
@@ -318,10 +321,10 @@ def steps_sentences(experiment: ExperimentRuns, finished: list[Size]) -> list[st
     if len(finished) < 2:
         return []
     first, last = finished[0], finished[-1]
-    steps = [count(experiment.seeds_of(size.best)[0].summary["steps"]) for size in (first, last)]
+    steps = [format_int(experiment.seeds_of(size.best)[0].summary["steps"]) for size in (first, last)]
     return [
-        f"That leaves {steps[0]} optimizer steps with batch size {count(first.batch_size)} and {steps[1]} with "
-        f"{count(last.batch_size)}."
+        f"That leaves {steps[0]} optimizer steps with batch size {format_int(first.batch_size)} and {steps[1]} with "
+        f"{format_int(last.batch_size)}."
     ]
 
 
@@ -341,10 +344,14 @@ def rate_sentences(experiment: ExperimentRuns, finished: list[Size]) -> list[str
     exponent = rate_exponent(experiment, finished)
     if exponent is None or any(len(rates_of(experiment, size)) < 2 for size in finished):
         return []
-    best = [f"{number(experiment.setting(size.best, 'max_lr'))} with {count(size.batch_size)}" for size in finished]
-    power = number(exponent, 2).replace("-", "−")
+    best = [
+        f"{format_number(experiment.setting(size.best, 'max_lr'))} with {format_int(size.batch_size)}"
+        for size in finished
+    ]
+    power = format_number(exponent, 2).replace("-", "−")
     return [
-        f"The best rates are {listing(best)}: as far as these grids tell, they grow with the batch size to the power "
+        f"The best rates are {join_words(best)}: as far as these grids tell, they grow with "
+        "the batch size to the power "
         f"of {power}, where the square-root rule, around which they were sought, has 0.5."
     ]
 
@@ -367,17 +374,19 @@ def time_sentences(experiment: ExperimentRuns, finished: list[Size], seconds: fl
     at_time = {size: ends for size in finished if (ends := losses_at(experiment, size, seconds)) is not None}
     if len(at_time) < 2:
         return []
-    ends = [f"{range_words(losses, loss)} with {count(size.batch_size)}" for size, losses in at_time.items()]
+    ends = [
+        f"{range_words(losses, format_loss)} with {format_int(size.batch_size)}" for size, losses in at_time.items()
+    ]
     paying = paying_size(experiment, finished, seconds)
     if paying is None:
         ahead = min(at_time, key=lambda size: max(at_time[size]))
-        level = [count(size.batch_size) for size in at_time if min(at_time[size]) <= max(at_time[ahead])]
-        verdict = f"{listing(level)} are not told apart, so it is open from where on more stops paying"
+        level = [format_int(size.batch_size) for size in at_time if min(at_time[size]) <= max(at_time[ahead])]
+        verdict = f"{join_words(level)} are not told apart, so it is open from where on more stops paying"
     else:
         verdict = paying_words(experiment, paying, list(at_time), seconds)
     return [
-        f"At equal training time ({seconds_text(seconds)}, the shortest of these runs) the losses, here those of the "
-        f"curves, whose windows are a part of the validation split, {over_words(at_time)}: {listing(ends)}. There "
+        f"At equal training time ({format_seconds(seconds)}, the shortest of these runs) the losses, here those of the "
+        f"curves, whose windows are a part of the validation split, {over_words(at_time)}: {join_words(ends)}. There "
         f"{verdict}. Schedules of slower sizes are cut off there, which speaks against them."
     ]
 
@@ -389,7 +398,9 @@ def over_words(at_time: Mapping[Size, tuple[float, float]]) -> str:
 
 def paying_words(experiment: ExperimentRuns, paying: Size, compared: list[Size], seconds: float) -> str:
     """From where on more stops paying, and how far seeds tell that size from the one that comes next."""
-    told = f"batch size {count(paying.batch_size)} is ahead{time_rival_words(experiment, paying, compared, seconds)}"
+    told = (
+        f"batch size {format_int(paying.batch_size)} is ahead{time_rival_words(experiment, paying, compared, seconds)}"
+    )
     if paying is compared[-1]:
         return f"{told}, the largest that was tried, so more may still pay"
     if paying is compared[0]:
@@ -411,4 +422,4 @@ def time_rival_words(experiment: ExperimentRuns, ahead: Size, compared: list[Siz
         return f" ({training.UNTESTED})"
     told = "the difference from the second" if difference.unresolved else "the second"
     verb = "is" if difference.unresolved else "ends"
-    return f" ({told}, {count(second.batch_size)}, {verb} {describe_difference(difference)})"
+    return f" ({told}, {format_int(second.batch_size)}, {verb} {describe_difference(difference)})"

@@ -6,7 +6,7 @@ from typing import Any
 
 from lmpipe.analysis.finding import Figure, Finding, Plot, Table, absent
 from lmpipe.analysis.results import Results, Run
-from lmpipe.io.formatting import count, listing, loss, seconds_text
+from lmpipe.io.formatting import format_int, format_loss, format_seconds, join_words
 
 ID = "experiment_log"
 TITLE = "Experiment log"
@@ -81,24 +81,26 @@ def sentences(results: Results, runs: list[Run]) -> list[str]:
     """The totals in words."""
     once = distinct(runs)
     statuses = Counter(run.status for run in once)
-    ends = listing([f"{number} {status}" for status, number in statuses.most_common()])
+    ends = join_words([f"{number} {status}" for status, number in statuses.most_common()])
     tokens, seconds = sum(run.summary["tokens"] for run in once), sum(run.summary["train_seconds"] for run in once)
     shared = len(runs) - len(once)
     said = [
-        f"The study trained {count(len(once))} models ({ends}) on {count(tokens)} tokens in all, which took "
-        f"{seconds_text(seconds)} of training time, evaluations left out."
+        f"The study trained {format_int(len(once))} models ({ends}) on {format_int(tokens)} tokens in all, which took "
+        f"{format_seconds(seconds)} of training time, evaluations left out."
     ]
     if shared:
-        said.append(f"{count(shared)} more entries of the log are runs that several experiments share; trained once.")
+        said.append(
+            f"{format_int(shared)} more entries of the log are runs that several experiments share; trained once."
+        )
     fewest = [
         f"{best.summary['bits_per_byte']:.4f} on {corpus}, by `{best.name}` of {best.config['experiment']} "
-        f"(loss {loss(best.loss)} nats per token)"
+        f"(loss {format_loss(best.loss)} nats per token)"
         for corpus, best in lowest_by_corpus(runs).items()
     ]
     if fewest:
-        said.append(f"The fewest bits per byte: {listing(fewest)}.")
+        said.append(f"The fewest bits per byte: {join_words(fewest)}.")
     devices = sorted({f"{run.summary['device']} with {run.summary['threads']} threads" for run in runs})
-    said.append(f"Training ran on {listing(devices).replace(' 1 threads', ' 1 thread')}.")
+    said.append(f"Training ran on {join_words(devices).replace(' 1 threads', ' 1 thread')}.")
     return said
 
 
@@ -135,7 +137,7 @@ def curves(results: Results) -> list[Plot]:
         path = f"figures/experiment_log_{'steps' if column == 'step' else 'time'}.svg"
         series = {label: tuple(zip(*run.validation_curve(column), strict=True)) for label, run in best.items()}
         line_plot(results.folder / path, series, xlabel, "validation loss (nats per token)", log_x=True)
-        ends = listing([f"{label} {loss(run.loss)}" for label, run in best.items()])
+        ends = join_words([f"{label} {format_loss(run.loss)}" for label, run in best.items()])
         plots.append(
             Plot(
                 path,

@@ -13,7 +13,7 @@ from lmpipe.analysis.problems.ablation import (
     seed_tables,
 )
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
-from lmpipe.io.formatting import listing
+from lmpipe.io.formatting import join_words
 
 ACROSS = "Losses on different corpora do not compare, so each corpus has a ranking of its own."
 
@@ -24,7 +24,7 @@ def heading(results: Results, name: str) -> tuple[str, str]:
     title = name.replace("_", " ").replace("-", " ").strip()
     title = title[:1].upper() + title[1:]
     if settings := experiment.swept_settings():
-        return title, f"How does the final loss depend on {listing(settings)}?"
+        return title, f"How does the final loss depend on {join_words(settings)}?"
     baseline = baseline_of(experiment)
     others = [run for run in experiment.names() if run != baseline]
     if not others:

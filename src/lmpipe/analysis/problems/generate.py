@@ -10,7 +10,7 @@ from lmpipe.analysis.problems.reference import corpus_in_words
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.schemas import SAMPLES
 from lmpipe.errors import InputError
-from lmpipe.io.formatting import command_for, count, listing, number, percent
+from lmpipe.io.formatting import format_command, format_int, format_number, format_percent, join_words
 from lmpipe.io.hints import make_again
 
 ID = "generate"
@@ -44,7 +44,7 @@ def find(results: Results) -> Finding:
     found = {corpus: samples for corpus in shown if (samples := results.json(path_of(corpus), SAMPLES))}
     if not found:
         return absent(
-            f"No samples have been generated; run {command_for(results.folder / path_of(next(iter(shown))))}."
+            f"No samples have been generated; run {format_command(results.folder / path_of(next(iter(shown))))}."
         )
     for corpus, samples in found.items():
         if samples["corpus"] != corpus:
@@ -59,7 +59,7 @@ def find(results: Results) -> Finding:
     finding.sentences += [sentence for samples in found.values() for sentence in detail_sentences(samples)]
     finding.sentences += [*context_sentences(found.values()), caution_sentence(found)]
     missing = [corpus for corpus in shown if corpus not in found]
-    finding.sentences += [f"Samples of {listing(missing)} have not been generated."] if missing else []
+    finding.sentences += [f"Samples of {join_words(missing)} have not been generated."] if missing else []
     return finding
 
 
@@ -97,14 +97,16 @@ def fluency_sentence(results: Results, samples: Samples) -> str:
         return f"The model trained on {corpus} writes no words that could be counted."
     repeated, usual_repeated = mean(records, "repeated_4gram_share"), reference["repeated_4gram_share"]
     sentence = (
-        f"The model trained on {corpus} writes {words_verdict(share, usual)}: {percent(share)} of the words in its "
-        f"{count(len(records))} samples occur in the training text, against {percent(usual)} in held-out text"
+        f"The model trained on {corpus} writes {words_verdict(share, usual)}: "
+        f"{format_percent(share)} of the words in its "
+        f"{format_int(len(records))} samples occur in the training text, against "
+        f"{format_percent(usual)} in held-out text"
     )
     if repeated is None or usual_repeated is None:
         return f"{sentence}."
     return (
-        f"{sentence}; {percent(repeated)} of its four-word phrases repeat one from earlier in the same sample, "
-        f"against {percent(usual_repeated)} there."
+        f"{sentence}; {format_percent(repeated)} of its four-word phrases repeat one from earlier in the same sample, "
+        f"against {format_percent(usual_repeated)} there."
     )
 
 
@@ -136,10 +138,11 @@ def context_sentences(found: Iterable[Samples]) -> list[str]:
     cut: dict[int, list[str]] = {}
     for samples in found:
         if number_cut := sum(bool(record["context_cuts"]) for record in samples["samples"]):
-            told = f"{count(number_cut)} of the samples of {samples['corpus']}"
+            told = f"{format_int(number_cut)} of the samples of {samples['corpus']}"
             cut.setdefault(samples["context_length"], []).append(told)
     return [
-        f"{listing(told)} grew beyond the context of {count(length)} tokens; from there on the model saw only their "
+        f"{join_words(told)} grew beyond the context of {format_int(length)} tokens; from "
+        "there on the model saw only their "
         "latest part."
         for length, told in cut.items()
     ]
@@ -151,8 +154,11 @@ def temperature_sentence(samples: Samples) -> str:
     low, high = min(groups), max(groups)
     if low == high:
         return ""
-    changes = listing(change_words(groups[low], groups[high])) or UNCHANGED
-    return f"From temperature {number(low)} to {number(high)}, in the samples of {samples['corpus']}, {changes}."
+    changes = join_words(change_words(groups[low], groups[high])) or UNCHANGED
+    return (
+        f"From temperature {format_number(low)} to {format_number(high)}, in the samples of "
+        f"{samples['corpus']}, {changes}."
+    )
 
 
 def top_p_sentence(samples: Samples) -> str:
@@ -161,9 +167,10 @@ def top_p_sentence(samples: Samples) -> str:
     if len(groups) < 2:
         return ""
     low, high = min(groups), max(groups)
-    changes = listing(change_words(groups[high], groups[low])) or UNCHANGED
+    changes = join_words(change_words(groups[high], groups[low])) or UNCHANGED
     return (
-        f"Where top-p is lowered from {number(high)} to {number(low)}, which leaves out the unlikeliest tokens, "
+        f"Where top-p is lowered from {format_number(high)} to {format_number(low)}, which "
+        "leaves out the unlikeliest tokens, "
         f"in the samples of {samples['corpus']}, {changes}."
     )
 
@@ -185,7 +192,9 @@ def change_words(before: Records, after: Records) -> list[str]:
             continue
         if abs(second - first) > STANDARD_ERRORS_TOLD * standard_error(first, words(before), second, words(after)):
             direction = "rises" if second > first else "falls"
-            changes.append(f"the share of {SHARES[name]} {direction} from {percent(first)} to {percent(second)}")
+            changes.append(
+                f"the share of {SHARES[name]} {direction} from {format_percent(first)} to {format_percent(second)}"
+            )
     return changes
 
 
@@ -205,18 +214,18 @@ def standard_error(first: float, first_count: int, second: float, second_count: 
 
 def length_sentence(samples: Samples) -> str:
     """How many samples reached the end of text."""
-    records, limit = samples["samples"], count(samples["max_new_tokens"])
+    records, limit = samples["samples"], format_int(samples["max_new_tokens"])
     ended = sum(record["ended"] for record in records)
     of_corpus = f"samples of {samples['corpus']}"
     if ended == len(records):
-        return f"All {count(ended)} {of_corpus} reach the end of text within {limit} tokens."
+        return f"All {format_int(ended)} {of_corpus} reach the end of text within {limit} tokens."
     if ended == 0:
-        return f"None of the {count(len(records))} {of_corpus} reaches the end of text within {limit} tokens."
+        return f"None of the {format_int(len(records))} {of_corpus} reaches the end of text within {limit} tokens."
     rest = len(records) - ended
     reach = "reaches the end of text by itself" if ended == 1 else "reach the end of text by themselves"
     return (
-        f"{count(ended)} of the {count(len(records))} {of_corpus} {reach}; the other "
-        f"{count(rest)} {'stops' if rest == 1 else 'stop'} at {limit} tokens."
+        f"{format_int(ended)} of the {format_int(len(records))} {of_corpus} {reach}; the other "
+        f"{format_int(rest)} {'stops' if rest == 1 else 'stop'} at {limit} tokens."
     )
 
 
@@ -224,7 +233,8 @@ def caution_sentence(found: dict[str, Samples]) -> str:
     """How much weight these figures bear."""
     lengths = [record["words"] for samples in found.values() for record in samples["samples"]]
     return (
-        f"The samples have {count(min(lengths))} to {count(max(lengths))} words, one for each prompt and setting; "
+        f"The samples have {format_int(min(lengths))} to {format_int(max(lengths))} words, "
+        "one for each prompt and setting; "
         f"a change of a share is told only where it exceeds {STANDARD_ERRORS_TOLD} standard errors, and shares of "
         "different words fall as a text grows longer, whoever writes it."
     )
@@ -238,7 +248,7 @@ def figures_table(corpus: str, samples: Samples) -> Table:
         for record in samples["samples"]
     ]
     reference = samples["reference"]
-    held_out = f"held-out text ({count(reference['documents'])} documents)"
+    held_out = f"held-out text ({format_int(reference['documents'])} documents)"
     rows.append([held_out, None, None, None, None, reference["words"], *(reference[name] for name in SHARES)])
     caption = (
         f"Figures of the samples of {corpus}, as shares of all words or phrases of a text; model: {samples['run']}."
@@ -250,9 +260,11 @@ def figures_table(corpus: str, samples: Samples) -> Table:
 def sample_text(corpus: str, samples: Samples, record: dict[str, Any]) -> Text:
     """One sample, prompt and continuation, under its settings."""
     settings = (
-        "greedy (temperature 0)" if record["temperature"] == 0 else f"temperature {number(record['temperature'])}"
+        "greedy (temperature 0)"
+        if record["temperature"] == 0
+        else f"temperature {format_number(record['temperature'])}"
     )
-    top_p = f", top-p {number(record['top_p'])}" if record["temperature"] else ""
-    end = "to the end of text" if record["ended"] else f"stopped at {count(samples['max_new_tokens'])} tokens"
-    caption = f"{corpus}: {settings}{top_p}; {count(record['tokens'])} tokens, {end}"
+    top_p = f", top-p {format_number(record['top_p'])}" if record["temperature"] else ""
+    end = "to the end of text" if record["ended"] else f"stopped at {format_int(samples['max_new_tokens'])} tokens"
+    caption = f"{corpus}: {settings}{top_p}; {format_int(record['tokens'])} tokens, {end}"
     return Text(caption, record["prompt"] + record["text"].rstrip("\n"), "prose")

@@ -8,7 +8,7 @@ from lmpipe.analysis.finding import Figure, Finding
 from lmpipe.analysis.problems import training
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
 from lmpipe.analysis.statistics import mean_interval
-from lmpipe.io.formatting import listing, loss, number
+from lmpipe.io.formatting import format_loss, format_number, join_words
 
 ID = "learning_rate"
 TITLE = "Tuning the learning rate"
@@ -205,11 +205,12 @@ def best_sentence(experiment: ExperimentRuns, points: list[Point], best: Point |
         return "No rate of the grid finished with every seed, so there is no best rate; add smaller rates to the grid."
     perplexity = training.mean(experiment, best.name, "perplexity")
     per_byte = training.mean(experiment, best.name, "bits_per_byte")
-    rivals = {point.name: number(point.rate) for point in points if point is not best}
+    rivals = {point.name: format_number(point.rate) for point in points if point is not best}
     return (
-        f"The best peak learning rate of the grid is {number(best.rate)}: it ends at a validation loss of "
-        f"{loss(training.mean(experiment, best.name))} nats per token{training.seeds_words(experiment, best.name)} "
-        f"(perplexity {number(perplexity, 4)}, {number(per_byte, 4)} bits per byte)"
+        f"The best peak learning rate of the grid is {format_number(best.rate)}: it ends at a validation loss of "
+        f"{format_loss(training.mean(experiment, best.name))} nats per "
+        f"token{training.seeds_words(experiment, best.name)} "
+        f"(perplexity {format_number(perplexity, 4)}, {format_number(per_byte, 4)} bits per byte)"
         f"{training.rival_words(experiment, best.name, rivals)}."
     )
 
@@ -217,18 +218,22 @@ def best_sentence(experiment: ExperimentRuns, points: list[Point], best: Point |
 def search_sentence(points: list[Point], experiment: ExperimentRuns) -> str:
     """The search strategy, as it was run."""
     if len(points) < 2:
-        return f"Only the rate {number(points[0].rate)} was run, which is no search; sweep max_lr over several rates."
+        return (
+            f"Only the rate {format_number(points[0].rate)} was run, which is no search; sweep "
+            "max_lr over several rates."
+        )
     factors = [larger.rate / smaller.rate for smaller, larger in pairwise(points)]
-    low, high = number(min(factors), 2), number(max(factors), 2)
+    low, high = format_number(min(factors), 2), format_number(max(factors), 2)
     steps = f"a factor of {low} apart" if low == high else f"factors of {low} to {high} apart"
     warmup = training.common(run.setting("warmup_fraction") for run in experiment.runs)
-    warming = f" after a linear warm-up over {number(100 * warmup)} % of the steps" if warmup else ""
+    warming = f" after a linear warm-up over {format_number(100 * warmup)} % of the steps" if warmup else ""
     others = [key for key in experiment.varied_settings() if key != "max_lr"]
-    rest = f"the best of its runs, which differ in {listing(others)}, stands for it" if others else "all else equal"
+    rest = f"the best of its runs, which differ in {join_words(others)}, stands for it" if others else "all else equal"
     return (
-        f"The search is a grid of {len(points)} rates from {number(points[0].rate)} to {number(points[-1].rate)}, "
+        f"The search is a grid of {len(points)} rates from {format_number(points[0].rate)} "
+        f"to {format_number(points[-1].rate)}, "
         f"neighbours {steps}; each rate is the peak of a cosine schedule{warming}, {rest}. Of these rates "
-        f"{listing(ending_words(points))}."
+        f"{join_words(ending_words(points))}."
     )
 
 
@@ -248,7 +253,9 @@ def neighbour_sentences(points: list[Point], best: Point | None, measure: str) -
         end, beyond = ("lower", "smaller") if place == 0 else ("upper", "larger")
         return [f"The best rate lies at the {end} edge of the grid, so a {beyond} one may be better; widen the grid."]
     around = [points[place - 1], points[place + 1]]
-    return [f"Of its neighbours, {listing([f'{number(one.rate)} {outcome(one, measure)}' for one in around])}."]
+    return [
+        f"Of its neighbours, {join_words([f'{format_number(one.rate)} {outcome(one, measure)}' for one in around])}."
+    ]
 
 
 def outcome(point: Point, measure: str) -> str:
@@ -269,27 +276,32 @@ def edge_sentence(points: list[Point], best: Point | None) -> str:
     """The edge of stability, and how far from it the best rate lies."""
     largest, smallest = edge(points)
     if largest is None:
-        ends = listing([f"{number(point.rate)} {outcome(point, '')}" for point in points])
-        place = f"lies below {number(smallest)}" if smallest else "is not to be seen in this grid"
+        ends = join_words([f"{format_number(point.rate)} {outcome(point, '')}" for point in points])
+        place = f"lies below {format_number(smallest)}" if smallest else "is not to be seen in this grid"
         return f"No rate finished with every seed ({ends}), so the edge of stability {place}."
     if smallest is None:
-        stuck = [number(point.rate) for point in points if point.rate > largest]
-        beyond = f", the largest that finished (beyond it, {listing(stuck)} got stuck)" if stuck else ""
+        stuck = [format_number(point.rate) for point in points if point.rate > largest]
+        beyond = f", the largest that finished (beyond it, {join_words(stuck)} got stuck)" if stuck else ""
         return (
-            f"No rate of the grid diverged, so the edge of stability lies above {number(largest)}{beyond}; "
+            f"No rate of the grid diverged, so the edge of stability lies above {format_number(largest)}{beyond}; "
             "add larger rates to find it."
         )
     if largest > smallest:
         return (
-            f"Divergence is not monotone here: {number(smallest)} diverged with at least one seed, while "
-            f"{number(largest)} finished; the edge of stability is blurred between them."
+            f"Divergence is not monotone here: {format_number(smallest)} diverged with at least one seed, while "
+            f"{format_number(largest)} finished; the edge of stability is blurred between them."
         )
-    below = f"{number(largest / best.rate)} to {number(smallest / best.rate)}" if best.rate < largest else "at most "
-    below += "" if best.rate < largest else number(smallest / best.rate)
+    below = (
+        f"{format_number(largest / best.rate)} to {format_number(smallest / best.rate)}"
+        if best.rate < largest
+        else "at most "
+    )
+    below += "" if best.rate < largest else format_number(smallest / best.rate)
     fate = next(ended(point, "diverged") for point in points if point.rate == smallest)
     return (
-        f"The edge of stability lies between {number(largest)}, the largest rate that finished, and "
-        f"{number(smallest)}, the smallest that {fate}, which are a factor of {number(smallest / largest)} apart; "
+        f"The edge of stability lies between {format_number(largest)}, the largest rate that finished, and "
+        f"{format_number(smallest)}, the smallest that {fate}, which are a factor of "
+        f"{format_number(smallest / largest)} apart; "
         f"the best rate lies a factor of {below} below that edge."
     )
 
@@ -303,8 +315,9 @@ def interpolation_sentences(figures: dict[str, Figure]) -> list[str]:
     lowest = figures["interpolated_validation_loss"]
     return [
         f"A parabola through the best rate and its two neighbours, in the logarithm of the rate, has its minimum at "
-        f"{number(found.value)}{uncertainty_words(figures)}, with a loss of {loss(lowest.value)} {lowest.unit}; "
-        f"it is told but not used: other experiments take {number(figures['best_max_lr'].value)}, which was run."
+        f"{format_number(found.value)}{uncertainty_words(figures)}, with a loss of "
+        f"{format_loss(lowest.value)} {lowest.unit}; "
+        f"it is told but not used: other experiments take {format_number(figures['best_max_lr'].value)}, which was run."
         f"{distance_words(figures)}"
     ]
 
@@ -313,10 +326,12 @@ def uncertainty_words(figures: dict[str, Figure]) -> str:
     """How sure the interpolated optimum is: over seeds, and over fits that leave out one rate each."""
     interval, told = figures["interpolated_max_lr"].interval, []
     if interval:
-        told.append(f"95 % interval over seeds {number(interval[0])} to {number(interval[1])}")
+        told.append(f"95 % interval over seeds {format_number(interval[0])} to {format_number(interval[1])}")
     low, high = (figures[f"interpolated_max_lr_{end}"].value for end in ("lowest", "highest"))
     if low is not None:
-        told.append(f"{number(low)} to {number(high)} when each nearby rate in turn is left out of the fit")
+        told.append(
+            f"{format_number(low)} to {format_number(high)} when each nearby rate in turn is left out of the fit"
+        )
     return f" ({'; '.join(told)})" if told else ""
 
 
@@ -325,5 +340,5 @@ def distance_words(figures: dict[str, Figure]) -> str:
     near, far = (figures[f"{end}_to_interpolated_ratio"].value for end in ("finished", "diverged"))
     if far is None or far < near:
         return ""
-    below = f"{number(near)} to {number(far)}" if near > 1 else f"at most {number(far)}"
+    below = f"{format_number(near)} to {format_number(far)}" if near > 1 else f"at most {format_number(far)}"
     return f" The edge of stability lies a factor of {below} above this optimum."

@@ -7,7 +7,7 @@ from pathlib import Path
 from lmpipe.analysis.finding import Figure, Finding, Plot, Table, absent
 from lmpipe.analysis.results import Results, read_table
 from lmpipe.errors import InputError
-from lmpipe.io.formatting import command_for, listing, number
+from lmpipe.io.formatting import format_command, format_number, join_words
 from lmpipe.io.hints import make_again
 
 ID = "learning_rate_tuning"
@@ -27,7 +27,7 @@ def find(results: Results) -> Finding:
     """The curves and a verdict for each rate."""
     path = results.folder / SOURCE
     if not path.exists():
-        return absent(f"The toy has not been trained in this study; run {command_for(path)}.")
+        return absent(f"The toy has not been trained in this study; run {format_command(path)}.")
     curves = read_curves(path)
     figures = {
         f"final_loss_{rate:g}": Figure(curve[-1], "", SOURCE, reason="" if curve[-1] is not None else "it overflowed")
@@ -67,31 +67,33 @@ def diverged(curve: Curve) -> bool:
 def short_answer(curves: dict[float, Curve]) -> str:
     """Which rates work, which one best, and which diverge."""
     working = [rate for rate, curve in curves.items() if not diverged(curve)]
-    diverging = [number(rate) for rate, curve in curves.items() if diverged(curve)]
-    fate = f"it diverges at {listing(diverging)}" if diverging else "none of the rates diverges"
+    diverging = [format_number(rate) for rate, curve in curves.items() if diverged(curve)]
+    fate = f"it diverges at {join_words(diverging)}" if diverging else "none of the rates diverges"
     if not working:
         return f"The loss falls at none of these rates: {fate}."
     best = min(working, key=lambda rate: curves[rate][-1])
     return (
-        f"The loss falls at learning rates of {listing([number(rate) for rate in working])}, "
-        f"fastest at {number(best)}, and {fate}."
+        f"The loss falls at learning rates of {join_words([format_number(rate) for rate in working])}, "
+        f"fastest at {format_number(best)}, and {fate}."
     )
 
 
 def verdict_sentence(rate: float, curve: Curve) -> str:
     """What became of the loss at one rate."""
     steps = len(curve) - 1
-    start = f"At a rate of {number(rate)} the loss"
+    start = f"At a rate of {format_number(rate)} the loss"
     if curve[-1] is None:
         last = max(step for step, loss in enumerate(curve) if loss is not None)
-        return f"{start} diverges: it is not finite any more after step {last}, where it was {number(curve[last])}."
+        return (
+            f"{start} diverges: it is not finite any more after step {last}, where it was {format_number(curve[last])}."
+        )
     if curve[-1] == 0:
-        return f"{start} falls from {number(curve[0])} to exactly 0 in {steps} steps."
+        return f"{start} falls from {format_number(curve[0])} to exactly 0 in {steps} steps."
     factor = max(curve[0] / curve[-1], curve[-1] / curve[0])
     change = "diverges: it grows" if diverged(curve) else "falls"
     return (
-        f"{start} {change} from {number(curve[0])} to {number(curve[-1])} in {steps} steps, "
-        f"by a factor of {number(factor)}."
+        f"{start} {change} from {format_number(curve[0])} to {format_number(curve[-1])} in {steps} steps, "
+        f"by a factor of {format_number(factor)}."
     )
 
 
@@ -107,7 +109,7 @@ def explanation(curves: dict[float, Curve]) -> list[str]:
             expected = step_factor(rate, step) ** 2
             if before and after is not None and abs(after / before - expected) > 1e-3 * max(1, expected):
                 return []
-    first = listing([f"{factor_text(rate, 0)} at {number(rate)}" for rate in curves])
+    first = join_words([f"{factor_text(rate, 0)} at {format_number(rate)}" for rate in curves])
     return [
         f"The reason is that update t, counted from 0, multiplies every weight by 1 − 2·rate/({WEIGHTS}·√(t + 1)), "
         f"which agrees with every measured step: for the first update this is {first}; above a rate of {WEIGHTS} it is "
@@ -124,30 +126,33 @@ def largest_fall(curves: dict[float, Curve]) -> list[str]:
     best = min(working, key=lambda rate: curves[rate][-1])
     step = min(range(len(curves[best]) - 1), key=lambda step: abs(step_factor(best, step)))
     return [
-        f"At {number(best)}, where the loss falls the most, update {step} does the greatest part of it: its factor, "
+        f"At {format_number(best)}, where the loss falls the most, update {step} does the "
+        "greatest part of it: its factor, "
         f"{factor_text(best, step)}, is the nearest to 0."
     ]
 
 
 def factor_text(rate: float, step: int) -> str:
     """What an update multiplies each weight by, with a minus sign."""
-    return number(step_factor(rate, step)).replace("-", "−")
+    return format_number(step_factor(rate, step)).replace("-", "−")
 
 
 def losses_table(curves: dict[float, Curve]) -> Table:
     """The loss by step, one column for each rate."""
     steps = max(len(curve) for curve in curves.values())
     rows = [[step, *(curve[step] if step < len(curve) else None for curve in curves.values())] for step in range(steps)]
-    return Table("Loss after so many updates", ["step", *(f"rate {number(rate)}" for rate in curves)], rows)
+    return Table("Loss after so many updates", ["step", *(f"rate {format_number(rate)}" for rate in curves)], rows)
 
 
 def draw_curves(results: Results, curves: dict[float, Curve]) -> Plot:
     """Draw the loss by step on a logarithmic scale."""
     from lmpipe.report.plots.common import line_plot
 
-    series = {f"rate {number(rate)}": (list(range(len(curve))), curve) for rate, curve in curves.items()}
+    series = {f"rate {format_number(rate)}": (list(range(len(curve))), curve) for rate, curve in curves.items()}
     title = "The toy's loss at four learning rates" if len(curves) == 4 else "The toy's loss by learning rate"
     line_plot(results.folder / PLOT, series, "step", "loss (mean square)", title=title, log_y=True, markers=True)
-    ends = [f"rate {number(rate)} " + ("diverges" if diverged(curve) else "falls") for rate, curve in curves.items()]
-    alt = f"Loss against steps on a logarithmic scale: {listing(ends)}."
+    ends = [
+        f"rate {format_number(rate)} " + ("diverges" if diverged(curve) else "falls") for rate, curve in curves.items()
+    ]
+    alt = f"Loss against steps on a logarithmic scale: {join_words(ends)}."
     return Plot(PLOT, "Loss of the SGD toy by step, for each learning rate (logarithmic scale).", alt)

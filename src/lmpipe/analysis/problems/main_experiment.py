@@ -10,7 +10,7 @@ from lmpipe.analysis.problems.reference import PLACES, corpus_in_words
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
 from lmpipe.analysis.schemas import COMPARISON, SAMPLES
 from lmpipe.analysis.statistics import describe_difference, paired_difference
-from lmpipe.io.formatting import bytes_text, count, listing, loss, number, percent
+from lmpipe.io.formatting import format_bytes, format_int, format_loss, format_number, format_percent, join_words
 
 ID = "main_experiment"
 TITLE = "The same model on two corpora"
@@ -133,7 +133,7 @@ def side_table(results: Results, sides: list[Side]) -> Table:
     rows = [
         [
             corpus_in_words(results, side.corpus),
-            bytes_text(results.corpora[side.corpus]["splits"]["train"]["bytes"]),
+            format_bytes(results.corpora[side.corpus]["splits"]["train"]["bytes"]),
             side.vocab_size,
             side.bytes_per_token,
             side.uniform_entropy,
@@ -155,26 +155,27 @@ def pair_sentences(results: Results, experiment: ExperimentRuns, simple: Side, w
     told = describe_difference(difference := paired_difference(*bits), UNITS["bits_per_byte"])
     names = corpus_in_words(results, web.corpus), corpus_in_words(results, simple.corpus)
     reached = (
-        f"On {names[0]} the model reaches a validation loss of {loss(web.loss)} nats per token "
-        f"(perplexity {number(web.perplexity)}), on {names[1]} {loss(simple.loss)} (perplexity "
-        f"{number(simple.perplexity)}): in bits per byte, which can be compared across tokenizers, "
-        f"{number(web.bits_per_byte, 4)} against {number(simple.bits_per_byte, 4)}, "
+        f"On {names[0]} the model reaches a validation loss of {format_loss(web.loss)} nats per token "
+        f"(perplexity {format_number(web.perplexity)}), on {names[1]} {format_loss(simple.loss)} (perplexity "
+        f"{format_number(simple.perplexity)}): in bits per byte, which can be compared across tokenizers, "
+        f"{format_number(web.bits_per_byte, 4)} against {format_number(simple.bits_per_byte, 4)}, "
         f"{'a difference' if difference.unresolved else 'which is'} {told}."
     )
     tokens = (
         f"Losses per token are not directly comparable, because the tokens differ: {web.corpus} has a vocabulary of "
-        f"{count(web.vocab_size)} and {number(web.bytes_per_token)} bytes a token, {simple.corpus} "
-        f"{count(simple.vocab_size)} and {number(simple.bytes_per_token)}."
+        f"{format_int(web.vocab_size)} and {format_number(web.bytes_per_token)} bytes a token, {simple.corpus} "
+        f"{format_int(simple.vocab_size)} and {format_number(simple.bytes_per_token)}."
     )
     context = (
-        f"Token frequencies alone would give {loss(web.unigram_entropy)} nats on {web.corpus} and "
-        f"{loss(simple.unigram_entropy)} on {simple.corpus}; by looking at context the model removes "
-        f"{percent(web.removed_share)} of that on {web.corpus} and {percent(simple.removed_share)} on {simple.corpus}."
+        f"Token frequencies alone would give {format_loss(web.unigram_entropy)} nats on {web.corpus} and "
+        f"{format_loss(simple.unigram_entropy)} on {simple.corpus}; by looking at context the model removes "
+        f"{format_percent(web.removed_share)} of that on {web.corpus} and "
+        f"{format_percent(simple.removed_share)} on {simple.corpus}."
     )
     parts = gap_parts(simple, web)
     split = (
         f"So of the gap of {signed(web.loss - simple.loss)} nats per token, {signed(parts['vocabulary'])} lie in the "
-        f"size of the vocabularies (ln {count(web.vocab_size)} against ln {count(simple.vocab_size)}), "
+        f"size of the vocabularies (ln {format_int(web.vocab_size)} against ln {format_int(simple.vocab_size)}), "
         f"{signed(parts['frequencies'])} in how evenly the corpora use their tokens, and {signed(parts['context'])} in "
         f"how much the model learns to predict from context."
     )
@@ -191,12 +192,14 @@ def gap_parts(simple: Side, web: Side) -> dict[str, float]:
 def ratio_sentence(simple: Side, web: Side) -> str:
     """How nats per token and bytes per token together make up bits per byte."""
     nats, size = web.loss / simple.loss, web.bytes_per_token / simple.bytes_per_token
-    expected, real = number(nats / size), number(web.bits_per_byte / simple.bits_per_byte)
+    expected, real = format_number(nats / size), format_number(web.bits_per_byte / simple.bits_per_byte)
     rest = "which they do" if real == expected else f"and they cost {real} times"
     why = "" if real == expected else ", since the delimiters between documents count as tokens, but not as bytes"
     return (
-        f"From nats per token to bits per byte: a token of {web.corpus} costs {number(nats)} times the nats of one of "
-        f"{simple.corpus} and stands for {number(size)} times the bytes, so its bytes should cost {expected} times the "
+        f"From nats per token to bits per byte: a token of {web.corpus} costs "
+        f"{format_number(nats)} times the nats of one of "
+        f"{simple.corpus} and stands for {format_number(size)} times the bytes, so its bytes "
+        f"should cost {expected} times the "
         f"bits each, {rest}{why}."
     )
 
@@ -237,8 +240,10 @@ def sample_sentences(samples: dict[str, generate.Samples]) -> list[str]:
         share, usual = generate.mean(one["samples"], "known_word_share"), one["reference"]["known_word_share"]
         if share is None or usual is None:
             return []
-        told.append(f"{percent(share)} of the words of the model of {corpus} (held-out text: {percent(usual)})")
-    return [f"In their samples, {listing(told)} occur in the training text."] if told else []
+        told.append(
+            f"{format_percent(share)} of the words of the model of {corpus} (held-out text: {format_percent(usual)})"
+        )
+    return [f"In their samples, {join_words(told)} occur in the training text."] if told else []
 
 
 def sample_tables(samples: dict[str, generate.Samples]) -> list[Table]:
@@ -272,7 +277,7 @@ def single_sentences(results: Results, sides: list[Side]) -> list[str]:
     """What can be said where one of the two places is empty."""
     if not sides:
         return ["No run of this experiment finished with every seed, so there is no loss to compare."]
-    ends = listing([end_words(results, side) for side in sides])
+    ends = join_words([end_words(results, side) for side in sides])
     wanted = "a comparison needs a finished run on a corpus that stands for TinyStories, and one for OpenWebText"
     return [f"The model reaches {ends}; {wanted}."]
 
@@ -280,21 +285,21 @@ def single_sentences(results: Results, sides: list[Side]) -> list[str]:
 def end_words(results: Results, side: Side) -> str:
     """A side in short."""
     corpus = corpus_in_words(results, side.corpus)
-    return f"{loss(side.loss)} nats per token ({number(side.bits_per_byte)} bits per byte) on {corpus}"
+    return f"{format_loss(side.loss)} nats per token ({format_number(side.bits_per_byte)} bits per byte) on {corpus}"
 
 
 def other_sentences(results: Results, sides: list[Side]) -> list[str]:
     """The corpora that stand outside the comparison, such as a second one of the same role."""
-    return [f"The model also reaches {listing([end_words(results, side) for side in sides])}."] if sides else []
+    return [f"The model also reaches {join_words([end_words(results, side) for side in sides])}."] if sides else []
 
 
 def same_model_sentence(experiment: ExperimentRuns) -> str:
     """What the runs share, and in which settings of the model they differ."""
     tokens = training.common(run.setting("total_tokens") for run in experiment.runs)
     if len(experiment.names()) == 1:
-        return f"It sees {count(tokens)} tokens."
+        return f"It sees {format_int(tokens)} tokens."
     models = [run.config["model"] for run in experiment.runs]
     differing = [key for key in models[0] if any(model[key] != models[0][key] for model in models)]
     words = {(): "The models have the same shape", ("vocab_size",): "The models differ in the vocabulary alone"}
-    told = words.get(tuple(differing)) or f"The models differ in {listing(differing)}"
-    return f"{told}, and each sees {count(tokens)} tokens." if tokens else f"{told}; the runs differ in length."
+    told = words.get(tuple(differing)) or f"The models differ in {join_words(differing)}"
+    return f"{told}, and each sees {format_int(tokens)} tokens." if tokens else f"{told}; the runs differ in length."

@@ -8,7 +8,7 @@ from lmpipe.analysis.finding import Figure, Table
 from lmpipe.analysis.problems import training
 from lmpipe.analysis.results import Results, Run
 from lmpipe.analysis.schemas import BATCH_SIZES, MEASUREMENTS
-from lmpipe.io.formatting import command_for, count, number, percent, seconds_text
+from lmpipe.io.formatting import format_command, format_int, format_number, format_percent, format_seconds
 from lmpipe.model.accounting import MODEL_FLOPS_UTILIZATION, forward_flops, parameters
 from lmpipe.model.activation_memory import step_bytes, validation_bytes
 from lmpipe.study.settings import ModelConfig
@@ -47,7 +47,7 @@ def error_words(predicted: float, measured: float) -> str:
     """
     if predicted == measured:
         return "exactly right"
-    return f"{number(abs(error(predicted, measured)))} % too {'much' if predicted > measured else 'little'}"
+    return f"{format_number(abs(error(predicted, measured)))} % too {'much' if predicted > measured else 'little'}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def flops_and_time(results: Results) -> Part:
     speed = Speed.of(results, found)
     rows, kinds = [*counted_rows(found), *(speed.rows() if speed else [])], list(kinds_of(results, found))
     table = Table(
-        f"Predicted beside measured: a training step of the study's own model, {count(found['batch_size'])} sequences.",
+        "Predicted beside measured: a training step of the study's own model, "
+        f"{format_int(found['batch_size'])} sequences.",
         ["quantity", "predicted", "measured", "error (%)", "how it was measured"],
         rows,
     )
@@ -89,7 +90,7 @@ def flops_and_time(results: Results) -> Part:
 def missing_sentence(results: Results) -> str:
     """That nothing was measured, and how to."""
     told = "What the study's own model really takes has not been measured"
-    return f"{told}; run {command_for(results.folder / SOURCE)}."
+    return f"{told}; run {format_command(results.folder / SOURCE)}."
 
 
 def counted_rows(found: Measurements) -> list[list[Any]]:
@@ -136,11 +137,11 @@ def counted_sentence(results: Results, found: Measurements) -> str:
     errors = parameter_errors(results)
     wrong = max(errors, key=abs, default=0.0)
     step_told = error_words(predicted["step_flops"], measured["step_flops"])
-    told = "exactly right" if wrong == 0 else f"wrong by up to {number(abs(wrong))} %"
+    told = "exactly right" if wrong == 0 else f"wrong by up to {format_number(abs(wrong))} %"
     return (
         f"Against this study's own runs, the predicted parameters are {told} for each shape of model that was trained "
-        f"({count(len(errors))}); torch counts {count(measured['step_flops'])} FLOPs of a training step of "
-        f"{count(found['batch_size'])} sequences, and the prediction, 3 × the forward pass, is {step_told}."
+        f"({format_int(len(errors))}); torch counts {format_int(measured['step_flops'])} FLOPs of a training step of "
+        f"{format_int(found['batch_size'])} sequences, and the prediction, 3 × the forward pass, is {step_told}."
     )
 
 
@@ -198,7 +199,7 @@ class Speed:
 
     def rows(self) -> list[list[Any]]:
         """Rows of the table of predictions."""
-        assumed = percent(MODEL_FLOPS_UTILIZATION)
+        assumed = format_percent(MODEL_FLOPS_UTILIZATION)
         time = [self.predicted_seconds, self.seconds, error(self.predicted_seconds, self.seconds), self.how]
         rates = [self.tokens / self.predicted_seconds, self.tokens_per_second]
         used = [100 * MODEL_FLOPS_UTILIZATION, 100 * self.utilization]
@@ -210,14 +211,15 @@ class Speed:
 
     def sentences(self) -> list[str]:
         """The ceiling, the share that training uses, and how well the handout's assumption predicts the time."""
-        threads = f"{count(self.threads)} thread{'s' if self.threads > 1 else ''}"
-        assumed = percent(MODEL_FLOPS_UTILIZATION)
+        threads = f"{format_int(self.threads)} thread{'s' if self.threads > 1 else ''}"
+        assumed = format_percent(MODEL_FLOPS_UTILIZATION)
         return [
-            f"With {threads} the device multiplies large matrices at {number(self.ceiling / 1e9)} GFLOP/s at best, and "
-            f"training runs at {count(self.tokens_per_second)} tokens a second ({self.how}), which is "
-            f"{percent(self.utilization)} of that ceiling (MFU).",
-            f"A step takes {seconds_text(self.seconds)}; with the {assumed} that the handout "
-            f"assumes it would take {seconds_text(self.predicted_seconds)}, which is "
+            f"With {threads} the device multiplies large matrices at "
+            f"{format_number(self.ceiling / 1e9)} GFLOP/s at best, and "
+            f"training runs at {format_int(self.tokens_per_second)} tokens a second ({self.how}), which is "
+            f"{format_percent(self.utilization)} of that ceiling (MFU).",
+            f"A step takes {format_seconds(self.seconds)}; with the {assumed} that the handout "
+            f"assumes it would take {format_seconds(self.predicted_seconds)}, which is "
             f"{error_words(self.predicted_seconds, self.seconds)}.",
         ]
 
@@ -317,7 +319,7 @@ def runs_table(kinds: list[Kind]) -> Table:
         for kind in kinds
         if kind.utilization is not None
     ]  # fmt: skip
-    assumed = percent(MODEL_FLOPS_UTILIZATION)
+    assumed = format_percent(MODEL_FLOPS_UTILIZATION)
     columns = ["first run of its kind", "runs", "batch size", "training FLOPs", f"seconds at {assumed} of the ceiling"]
     return Table(
         "FLOPs and training time of this study's runs, by shape of model and batch size; runs may have shared the "
@@ -332,5 +334,5 @@ def run_sentences(kinds: list[Kind]) -> list[str]:
     shares = sorted(kind.utilization for kind in kinds if kind.utilization is not None)
     if not shares:
         return []
-    spread = " to ".join(dict.fromkeys([percent(shares[0]), percent(shares[-1])]))
+    spread = " to ".join(dict.fromkeys([format_percent(shares[0]), format_percent(shares[-1])]))
     return [f"Over whole runs, which may have shared the machine, MFU is {spread} by shape of model and batch size."]

@@ -20,7 +20,7 @@ from lmpipe.analysis.problems.measured import (
     signed_percent,
 )
 from lmpipe.analysis.results import Results
-from lmpipe.io.formatting import bytes_text, count, listing, percent
+from lmpipe.io.formatting import format_bytes, format_int, format_percent, join_words
 
 # What the handout's list says, and what is kept.
 SIZES = ("handout_bytes", "kept_bytes")
@@ -71,7 +71,7 @@ def parts_table(found: Measurements) -> Table:
 
 def setting_words(found: Measurements) -> str:
     """What was measured."""
-    return f"the study's own model, {count(found['batch_size'])} sequences, {found['precision']}"
+    return f"the study's own model, {format_int(found['batch_size'])} sequences, {found['precision']}"
 
 
 def gaps_table(found: Measurements) -> Table:
@@ -91,9 +91,11 @@ def activations_sentence(found: Measurements) -> str:
     predicted, real = found["predicted"]["activations"], found["measured"]["saved_bytes"]
     handout, ours = (predicted[key] for key in SIZES)
     return (
-        f"Measured on the study's own model ({count(found['batch_size'])} sequences, {found['precision']}), autograd "
-        f"saves {count(real)} bytes of activations for the backward pass; our formula of what lmpipe's model keeps "
-        f"gives {count(ours)} ({error_words(ours, real)}), the handout's simplified list {count(handout)} "
+        f"Measured on the study's own model ({format_int(found['batch_size'])} sequences, "
+        f"{found['precision']}), autograd "
+        f"saves {format_int(real)} bytes of activations for the backward pass; our formula "
+        "of what lmpipe's model keeps "
+        f"gives {format_int(ours)} ({error_words(ours, real)}), the handout's simplified list {format_int(handout)} "
         f"({error_words(handout, real)})."
     )
 
@@ -105,8 +107,8 @@ def gap_sentences(found: Measurements) -> list[str]:
     over = sorted((name for name in gaps if gaps[name] < 0), key=lambda name: gaps[name])
     under = sorted((name for name in gaps if gaps[name] > 0), key=lambda name: -gaps[name])
     told = [
-        f"{words} {bytes_text(sum(abs(gaps[name]) for name in names))}: "
-        f"{listing([f'{name} ({bytes_text(abs(gaps[name]))})' for name in names])}"
+        f"{words} {format_bytes(sum(abs(gaps[name]) for name in names))}: "
+        f"{join_words([f'{name} ({format_bytes(abs(gaps[name]))})' for name in names])}"
         for words, names in (("The list counts what is not kept,", over), ("It leaves out what is kept,", under))
         if names
     ]
@@ -143,10 +145,10 @@ def peak_sentences(found: Measurements, kinds: list[Kind]) -> list[str]:
     errors = [error(kind.predicted_peak, kind.peak) for kind in kinds]
     low, high = (signed_percent(value) for value in (min(errors), max(errors)))
     spread = low if low == high else f"{low} to {high}"
-    share = percent(found["measured"]["process_bytes"] / max(kind.peak for kind in kinds))
+    share = format_percent(found["measured"]["process_bytes"] / max(kind.peak for kind in kinds))
     return [
         f"The peak memory of whole runs is predicted with an error of {spread}; of the largest, {share} is the "
-        f"process itself ({bytes_text(found['measured']['process_bytes'])} before there is this model). "
+        f"process itself ({format_bytes(found['measured']['process_bytes'])} before there is this model). "
         "The prediction does not count the room that the allocator keeps between tensors."
     ]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lmpipe.analysis.finding import Finding
 from lmpipe.analysis.results import PLACES, Results
-from lmpipe.io.formatting import bytes_text, count, listing
+from lmpipe.io.formatting import format_bytes, format_int, join_words
 
 OPEN = "The write-up leaves this problem open, so there is no figure of its author to set beside these."
 
@@ -66,22 +66,27 @@ def difference_of_runs(entry: dict[str, Any], problem: str, results: Results) ->
     run = experiment.runs[0]
     model, training = run.config["model"], run.config["training"]
     batches = sorted({one.setting("batch_size") for one in experiment.runs})
-    sizes = f"batch size{'s' if len(batches) > 1 else ''} {listing([count(size) for size in batches])}"
-    shape = f"d_model {count(model['d_model'])}, {count(model['num_layers'])} layers, context {model['context_length']}"
+    sizes = f"batch size{'s' if len(batches) > 1 else ''} {join_words([format_int(size) for size in batches])}"
+    shape = (
+        f"d_model {format_int(model['d_model'])}, {format_int(model['num_layers'])} layers, "
+        f"context {model['context_length']}"
+    )
     corpus = run.config["corpus"]
     return (
-        f"here {text_in_words(results, corpus)}, vocabulary {count(model['vocab_size'])}, a model of {shape}, "
-        f"{count(training['total_tokens'])} tokens a run, {sizes}, and another machine"
+        f"here {text_in_words(results, corpus)}, vocabulary {format_int(model['vocab_size'])}, a model of {shape}, "
+        f"{format_int(training['total_tokens'])} tokens a run, {sizes}, and another machine"
     )
 
 
 def text_in_words(results: Results, corpus: str) -> str:
     """A corpus by name and size, and the text in whose place it stands when it is not that text itself."""
     info = results.corpora[corpus]
-    size = bytes_text(info["splits"]["train"]["bytes"])
+    size = format_bytes(info["splits"]["train"]["bytes"])
     original = stands_for(results, corpus)
     place = (
-        f" in the place of {original} ({bytes_text(write_up()['texts'][original]['train_bytes'])})" if original else ""
+        f" in the place of {original} ({format_bytes(write_up()['texts'][original]['train_bytes'])})"
+        if original
+        else ""
     )
     return f"{size} of {corpus}{place}"
 
@@ -91,8 +96,8 @@ def vocabulary_in_words(results: Results, corpus: str) -> str:
     ours = results.study["corpora"][corpus]["tokenizer"]["vocab_size"]
     original = results.study["corpora"][corpus].get("stands_for")
     theirs = write_up()["texts"][original]["vocab_size"] if original else None
-    same = f"the same vocabulary of {count(ours)}"
-    return same if theirs in (None, ours) else f"a vocabulary of {count(ours)} instead of {count(theirs)}"
+    same = f"the same vocabulary of {format_int(ours)}"
+    return same if theirs in (None, ours) else f"a vocabulary of {format_int(ours)} instead of {format_int(theirs)}"
 
 
 def stands_for(results: Results, corpus: str) -> str | None:

@@ -4,7 +4,7 @@ from lmpipe.analysis.finding import Figure, Finding
 from lmpipe.analysis.problems import training
 from lmpipe.analysis.problems.ablation import Comparison, Question, find_ablation
 from lmpipe.analysis.results import ExperimentRuns, Results
-from lmpipe.io.formatting import count, percent
+from lmpipe.io.formatting import format_int, format_percent
 
 ID = "swiglu_ablation"
 TITLE = "SwiGLU against SiLU"
@@ -38,10 +38,14 @@ def parameter_counts(experiment: ExperimentRuns, comparison: Comparison) -> tupl
     widths = f"d_ff {experiment.setting(comparison.variant, 'd_ff')} without the gate and " \
              f"{experiment.setting(comparison.baseline, 'd_ff')} with it"  # fmt: skip
     if ours == base:
-        equal = f"Both models have exactly {count(ours)} parameters ({widths}), so the comparison is one of equal size."
+        equal = (
+            f"Both models have exactly {format_int(ours)} parameters ({widths}), so the "
+            "comparison is one of equal size."
+        )
         return figures, [equal]
     more = "more" if ours > base else "fewer"
     return figures, [
-        f"The model without the gate has {count(ours)} parameters, {percent(abs(ours / base - 1))} {more} than the "
-        f"{count(base)} of the baseline ({widths})."
+        f"The model without the gate has {format_int(ours)} parameters, "
+        f"{format_percent(abs(ours / base - 1))} {more} than the "
+        f"{format_int(base)} of the baseline ({widths})."
     ]

@@ -6,7 +6,7 @@ from typing import Any
 from lmpipe.analysis.finding import Figure, Finding, Table
 from lmpipe.analysis.problems import training
 from lmpipe.analysis.results import ExperimentRuns, Results
-from lmpipe.io.formatting import loss, number
+from lmpipe.io.formatting import format_loss, format_number
 
 SOURCE = "the study's experiments.{name}.target_loss"
 NO_RUN = "no run finished with every seed"
@@ -38,14 +38,14 @@ def target_figures(experiment: ExperimentRuns, target: float) -> dict[str, Figur
 
 def target_sentence(experiment: ExperimentRuns, target: float) -> str:
     """Whether the target was reached, by which run, and by how much."""
-    best, aim = experiment.best(), f"The target of {number(target, 4)} nats per token"
+    best, aim = experiment.best(), f"The target of {format_number(target, 4)} nats per token"
     if best is None:
         return f"{aim} was not reached: {NO_RUN}."
     reached = experiment.mean_loss(best)
-    which = f"{loss(reached)} in `{best}`{training.seeds_words(experiment, best)}"
+    which = f"{format_loss(reached)} in `{best}`{training.seeds_words(experiment, best)}"
     if reached <= target:
-        return f"{aim} was reached: {which}, {loss(target - reached)} below it."
-    return f"{aim} was missed by {loss(reached - target)}: the best end is {which}."
+        return f"{aim} was reached: {which}, {format_loss(target - reached)} below it."
+    return f"{aim} was missed by {format_loss(reached - target)}: the best end is {which}."
 
 
 def target_table(experiment: ExperimentRuns, target: float) -> Table:

@@ -6,7 +6,15 @@ from lmpipe.analysis.finding import Figure, Finding, Plot, Table, absent
 from lmpipe.analysis.problems.reference import PLACES, corpus_in_words
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.schemas import COMPARISON
-from lmpipe.io.formatting import bytes_text, command_for, count, listing, number, percent, seconds_text
+from lmpipe.io.formatting import (
+    format_bytes,
+    format_command,
+    format_int,
+    format_number,
+    format_percent,
+    format_seconds,
+    join_words,
+)
 
 ID = "tokenizer_experiments"
 TITLE = "Experiments with tokenizers"
@@ -26,7 +34,7 @@ def find(results: Results) -> Finding:
     """The compression ratios, and what the measurements say about time and storage."""
     compared = results.json(SOURCE, COMPARISON)
     if compared is None:
-        return absent(f"The tokenizers have not been compared; run {command_for(results.folder / SOURCE)}.")
+        return absent(f"The tokenizers have not been compared; run {format_command(results.folder / SOURCE)}.")
     ratios = ratios_by_role(results, compared)
     complete = all(row is not None for row in ratios.values())
     return Finding(
@@ -100,22 +108,25 @@ def id_figures(compared: dict[str, Any]) -> dict[str, Figure]:
 def short_answer(results: Results, compared: dict[str, Any], ratios: dict[tuple[str, str], Row | None]) -> str:
     """Each corpus's own ratio, the throughput and the time for The Pile."""
     own = [row for text in PLACES if (row := ratios[text, text])] or [r for r in compared["compression"] if r["own"]]
-    said = listing(
-        [f"{number(row['sample_bytes_per_token'])} bytes of {corpus_in_words(results, row['corpus'])}" for row in own]
+    said = join_words(
+        [
+            f"{format_number(row['sample_bytes_per_token'])} bytes of {corpus_in_words(results, row['corpus'])}"
+            for row in own
+        ]
     )
     name = timed_for_the_pile(results, compared)
     timed = compared["tokenizers"][name]
     rate = timed["throughput"]["bytes_per_second"]
     return (
         f"In the sampled documents a token of the corpus's own tokenizer stands for {said}; "
-        f"the tokenizer of {name} encodes {bytes_text(rate)} of {timed['corpus']} a second, "
+        f"the tokenizer of {name} encodes {format_bytes(rate)} of {timed['corpus']} a second, "
         f"at which The Pile would take {hours_text(timed['pile_seconds'])}."
     )
 
 
 def hours_text(seconds: float) -> str:
     """A long duration in hours, as the handout asks for."""
-    return f"{number(seconds / 3600)} hours"
+    return f"{format_number(seconds / 3600)} hours"
 
 
 def foreign_sentences(compared: dict[str, Any], ratios: dict[tuple[str, str], Row | None]) -> list[str]:
@@ -127,20 +138,22 @@ def foreign_sentences(compared: dict[str, Any], ratios: dict[tuple[str, str], Ro
             continue
         ratio, own_ratio = row["sample_bytes_per_token"], own["sample_bytes_per_token"]
         change = own_ratio / ratio - 1
-        effect = f"so the text becomes {percent(abs(change))} {'longer' if change > 0 else 'shorter'} in tokens"
-        foreign_size, own_size = (count(compared["tokenizers"][one["tokenizer"]]["vocab_size"]) for one in (row, own))
+        effect = f"so the text becomes {format_percent(abs(change))} {'longer' if change > 0 else 'shorter'} in tokens"
+        foreign_size, own_size = (
+            format_int(compared["tokenizers"][one["tokenizer"]]["vocab_size"]) for one in (row, own)
+        )
         sentences.append(
-            f"The tokenizer of {row['tokenizer']} ({foreign_size} ids) makes {number(ratio)} bytes per token of "
-            f"{row['corpus']}, whose own ({own_size} ids) makes {number(own_ratio)}: {effect}."
+            f"The tokenizer of {row['tokenizer']} ({foreign_size} ids) makes {format_number(ratio)} bytes per token of "
+            f"{row['corpus']}, whose own ({own_size} ids) makes {format_number(own_ratio)}: {effect}."
         )
     return sentences
 
 
 def sample_sentence(compared: dict[str, Any]) -> str:
     """What was sampled."""
-    samples = listing(
+    samples = join_words(
         [
-            f"{one['documents']} documents of {corpus} ({bytes_text(one['bytes'])})"
+            f"{one['documents']} documents of {corpus} ({format_bytes(one['bytes'])})"
             for corpus, one in compared["corpora"].items()
         ]
     )
@@ -153,15 +166,18 @@ def sample_sentence(compared: dict[str, Any]) -> str:
 def throughput_sentences(compared: dict[str, Any]) -> list[str]:
     """How the speed was measured and what follows for The Pile."""
     measured = [
-        f"{bytes_text(one['throughput']['bytes_per_second'])} a second for {name} "
-        f"({bytes_text(one['throughput']['bytes'])} of its training text, "
-        f"{seconds_text(min(one['throughput']['seconds']))} to {seconds_text(max(one['throughput']['seconds']))})"
+        f"{format_bytes(one['throughput']['bytes_per_second'])} a second for {name} "
+        f"({format_bytes(one['throughput']['bytes'])} of its training text, "
+        f"{format_seconds(min(one['throughput']['seconds']))} to {format_seconds(max(one['throughput']['seconds']))})"
         for name, one in compared["tokenizers"].items()
     ]
-    times = listing([f"{hours_text(one['pile_seconds'])} with {name}" for name, one in compared["tokenizers"].items()])
+    times = join_words(
+        [f"{hours_text(one['pile_seconds'])} with {name}" for name, one in compared["tokenizers"].items()]
+    )
     return [
-        f"Encoding in one process with an empty cache ran at {listing(measured)}, each the median of several passes.",
-        f"At this speed The Pile ({bytes_text(compared['pile_bytes'])}) would take {times}, if its text is like the "
+        f"Encoding in one process with an empty cache ran at {join_words(measured)}, each "
+        "the median of several passes.",
+        f"At this speed The Pile ({format_bytes(compared['pile_bytes'])}) would take {times}, if its text is like the "
         "text measured.",
     ]
 
@@ -173,13 +189,15 @@ def uint16_sentence(compared: dict[str, Any]) -> str:
     check = tokenizers[largest]["uint16"]
     trains = all(one["uint16"]["train_text_checked"] for one in tokenizers.values())
     where = "the validation and training texts" if trains else "the validation texts"
-    limit = count(check["largest_uint16"])
+    limit = format_int(check["largest_uint16"])
     if not all(one["uint16"]["suffices"] for one in tokenizers.values()):
-        return f"16 bits do not suffice in this study: ids go up to {count(check['largest_id'])}, beyond {limit}."
+        return f"16 bits do not suffice in this study: ids go up to {format_int(check['largest_id'])}, beyond {limit}."
     sizes = sorted({one["vocab_size"] for one in tokenizers.values()})
     return (
-        f"16 bits suffice: the largest id seen in {where} is {count(check['largest_id'])}, no vocabulary has more than "
-        f"{count(sizes[-1])} ids, and an unsigned 16-bit integer holds up to {limit}, in half the bytes of 32 bits."
+        f"16 bits suffice: the largest id seen in {where} is "
+        f"{format_int(check['largest_id'])}, no vocabulary has more than "
+        f"{format_int(sizes[-1])} ids, and an unsigned 16-bit integer holds up to {limit}, "
+        "in half the bytes of 32 bits."
     )
 
 
@@ -187,7 +205,7 @@ def round_trip_sentence(compared: dict[str, Any]) -> str:
     """Whether decoding gave back what was encoded."""
     failed = [f"{row['tokenizer']} on {row['corpus']}" for row in compared["compression"] if not row["round_trip"]]
     if failed:
-        return f"Decoding did NOT give back the bytes of every sampled document: {listing(failed)}."
+        return f"Decoding did NOT give back the bytes of every sampled document: {join_words(failed)}."
     return "Decoding gave back every sampled document byte for byte, with every tokenizer."
 
 
@@ -196,7 +214,7 @@ def cross_table(compared: dict[str, Any]) -> Table:
     ratios = {(row["corpus"], row["tokenizer"]): row["valid_bytes_per_token"] for row in compared["compression"]}
     tokenizers = compared["tokenizers"]
     rows = [[f"text of {corpus}", *(ratios[corpus, name] for name in tokenizers)] for corpus in compared["corpora"]]
-    columns = [f"tokenizer {name} ({count(one['vocab_size'])} ids)" for name, one in tokenizers.items()]
+    columns = [f"tokenizer {name} ({format_int(one['vocab_size'])} ids)" for name, one in tokenizers.items()]
     return Table(
         "Bytes per token of every text by every tokenizer, on the whole validation split.", ["", *columns], rows
     )
@@ -251,7 +269,7 @@ def draw(results: Results, compared: dict[str, Any]) -> Plot:
         "bytes per token",
         title="Compression by tokenizer and text",
     )
-    best = listing([f"{max((found[name, text], name) for name in tokenizers)[1]} on {text}" for text in corpora])
+    best = join_words([f"{max((found[name, text], name) for name in tokenizers)[1]} on {text}" for text in corpora])
     return Plot(
         PLOT,
         "Bytes per token in the sampled documents of each corpus, with each tokenizer (more is better compressed).",

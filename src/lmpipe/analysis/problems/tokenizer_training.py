@@ -6,7 +6,16 @@ from lmpipe.analysis import schemas
 from lmpipe.analysis.finding import Figure, Finding, Table, absent
 from lmpipe.analysis.problems.reference import PLACES, corpus_in_words
 from lmpipe.analysis.results import Results
-from lmpipe.io.formatting import bytes_text, code, command_for, count, listing, number, percent, seconds_text
+from lmpipe.io.formatting import (
+    code_span,
+    format_bytes,
+    format_command,
+    format_int,
+    format_number,
+    format_percent,
+    format_seconds,
+    join_words,
+)
 
 COMPARISON = "tokenizer_experiments.json"
 STAGES = {"count": "counting pre-tokens", "merge": "merging pairs", "save": "saving the files"}
@@ -35,7 +44,7 @@ def find_training(results: Results, role: str) -> Finding:
     source = f"tokenizers/{corpus}/training.json"
     training = results.json(source, schemas.TOKENIZER_TRAINING)
     if training is None:
-        return absent(f"The tokenizer of {corpus} has not been trained; run {command_for('tokenizers')}.")
+        return absent(f"The tokenizer of {corpus} has not been trained; run {format_command('tokenizers')}.")
     described = describe(results, corpus)
     return Finding(
         "answered" if described else "partial",
@@ -93,8 +102,8 @@ def longest_figures(described: dict[str, Any]) -> dict[str, Figure]:
 def short_answer(results: Results, corpus: str, training: dict[str, Any], described: dict[str, Any]) -> str:
     """Time, memory and the longest token in one sentence."""
     cost = (
-        f"Training the tokenizer of {corpus_in_words(results, corpus)} took {seconds_text(training['wall_seconds'])} "
-        f"and at most {bytes_text(training['peak_memory_bytes'])} of memory"
+        f"Training the tokenizer of {corpus_in_words(results, corpus)} took {format_seconds(training['wall_seconds'])} "
+        f"and at most {format_bytes(training['peak_memory_bytes'])} of memory"
     )
     tokens = described.get("longest_tokens")
     if not tokens:
@@ -109,44 +118,44 @@ def short_answer(results: Results, corpus: str, training: dict[str, Any], descri
 
 def quoted(text: str) -> str:
     """A token as code; a long one is cut."""
-    return code(text) if len(text) <= SHOWN_CHARACTERS else code(f"{text[:SHOWN_CHARACTERS]}…")
+    return code_span(text) if len(text) <= SHOWN_CHARACTERS else code_span(f"{text[:SHOWN_CHARACTERS]}…")
 
 
 def quoted_listing(tokens: list[dict[str, Any]]) -> str:
     """Tokens in a row, each as code."""
-    return listing([quoted(token["text"]) for token in tokens])
+    return join_words([quoted(token["text"]) for token in tokens])
 
 
 def vocabulary_sentences(results: Results, corpus: str, training: dict[str, Any]) -> list[str]:
     """How the vocabulary came about, and whether the text ran out of pairs before it was full."""
     specials = len(training["special_tokens"])
     made = (
-        f"Its {count(training['vocab_size'])} ids are 256 bytes, {count(specials)} special "
-        f"{'token' if specials == 1 else 'tokens'} and {count(training['merges'])} merges, learned from "
-        f"{bytes_text(training['bytes'])} of text with {count(training['pretokens'])} pre-tokens, "
-        f"{count(training['unique_pretokens'])} of them different."
+        f"Its {format_int(training['vocab_size'])} ids are 256 bytes, {format_int(specials)} special "
+        f"{'token' if specials == 1 else 'tokens'} and {format_int(training['merges'])} merges, learned from "
+        f"{format_bytes(training['bytes'])} of text with {format_int(training['pretokens'])} pre-tokens, "
+        f"{format_int(training['unique_pretokens'])} of them different."
     )
     wanted = results.study["corpora"][corpus]["tokenizer"]["vocab_size"]
     if training["vocab_size"] >= wanted:
         return [made]
-    return [made, f"The study asks for {count(wanted)} ids, but the text has no pair left to merge."]
+    return [made, f"The study asks for {format_int(wanted)} ids, but the text has no pair left to merge."]
 
 
 def stages_sentence(training: dict[str, Any]) -> str:
     """Where the time went."""
     stages, total = training["stages"], training["wall_seconds"]
     slowest = max(stages, key=lambda stage: stages[stage]["wall_seconds"])
-    rest = listing(
+    rest = join_words(
         [
-            f"{STAGES[stage]} {percent(cost['wall_seconds'] / total)}"
+            f"{STAGES[stage]} {format_percent(cost['wall_seconds'] / total)}"
             for stage, cost in stages.items()
             if stage != slowest
         ]
     )
-    share = percent(stages[slowest]["wall_seconds"] / total)
+    share = format_percent(stages[slowest]["wall_seconds"] / total)
     return (
         f"The largest part of the time, {share}, went into {STAGES[slowest]}; {rest}. "
-        f"In all that is {bytes_text(training['bytes'] / total)} of text a second."
+        f"In all that is {format_bytes(training['bytes'] / total)} of text a second."
     )
 
 
@@ -168,7 +177,8 @@ def extrapolation_sentences(training: dict[str, Any], source: str, role: str) ->
         return []
     return [
         f"Extrapolated from these rates, counting by bytes and merging by different pre-tokens, {PLACES[role]} in full "
-        f"({bytes_text(text_bytes)}, {count(unique)} different pre-tokens) would take about {seconds_text(seconds)}; "
+        f"({format_bytes(text_bytes)}, {format_int(unique)} different pre-tokens) would take "
+        f"about {format_seconds(seconds)}; "
         "more merges than here would add to that."
     ]
 
@@ -203,13 +213,13 @@ def sense_sentences(described: dict[str, Any]) -> list[str]:
     words = [token for token in tokens if token["kind"] in WORDS]
     odd = [token for token in tokens if token["kind"] not in WORDS]
     rarest = min(token["occurrences"] for token in tokens)
-    found = f"each of them occurs at least {count(rarest)} times in the training text"
+    found = f"each of them occurs at least {format_int(rarest)} times in the training text"
     if not odd:
         return [f"They make sense: the {len(tokens)} longest are all words or parts of words, and {found}."]
     kinds = [f"{len(words)} {'is a word or a part of one' if len(words) == 1 else 'are words or parts of words'}"]
     kinds += [f"{len(group)} {ODD_KINDS[kind][len(group) > 1]}" for kind, group in by_kind(odd).items()]
     return [
-        f"They make sense as statistics, not all as language: of the {len(tokens)} longest, {listing(kinds)}, "
+        f"They make sense as statistics, not all as language: of the {len(tokens)} longest, {join_words(kinds)}, "
         f"such as {quoted(odd[0]['text'])}; {found}, and a frequent pair is merged whatever it means."
     ]
 
@@ -231,23 +241,25 @@ def comparison_sentences(results: Results) -> list[str]:
     described = {name: describe(results, name) for name in (simple, web)}
     merges = {name: described[name]["merges"] for name in (simple, web)}
     sentences = [
-        f"The vocabularies of {simple} and {web} share {count(overlap['shared'])} merged tokens: "
-        f"{percent(overlap['shared'] / merges[simple])} of the {count(merges[simple])} of {simple} and "
-        f"{percent(overlap['shared'] / merges[web])} of the {count(merges[web])} of {web}."
+        f"The vocabularies of {simple} and {web} share {format_int(overlap['shared'])} merged tokens: "
+        f"{format_percent(overlap['shared'] / merges[simple])} of the {format_int(merges[simple])} of {simple} and "
+        f"{format_percent(overlap['shared'] / merges[web])} of the {format_int(merges[web])} of {web}."
     ]
     only = [
-        f"only {name} has {listing([quoted(text) for text in overlap['only'][name][:6]])}"
+        f"only {name} has {join_words([quoted(text) for text in overlap['only'][name][:6]])}"
         for name in (simple, web)
         if overlap["only"][name]
     ]
     if only:
         sentences.append(f"Among the earliest merges, {', and '.join(only)}.")
-    lengths = [f"{number(described[name]['mean_length'])} bytes for {name}" for name in (simple, web)]
-    spaced = [f"{percent(described[name]['words_after_space'] / merges[name])} for {name}" for name in (simple, web)]
+    lengths = [f"{format_number(described[name]['mean_length'])} bytes for {name}" for name in (simple, web)]
+    spaced = [
+        f"{format_percent(described[name]['words_after_space'] / merges[name])} for {name}" for name in (simple, web)
+    ]
     return [
         *sentences,
-        f"The mean length of a merged token is {listing(lengths)}; the share of them that are a space with letters "
-        f"from A to Z is {listing(spaced)}.",
+        f"The mean length of a merged token is {join_words(lengths)}; the share of them that are a space with letters "
+        f"from A to Z is {join_words(spaced)}.",
     ]
 
 

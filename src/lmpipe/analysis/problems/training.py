@@ -8,7 +8,7 @@ from lmpipe.analysis.finding import Figure, Finding, Plot, Table, absent
 from lmpipe.analysis.problems.reference import corpus_in_words
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results, Run
 from lmpipe.analysis.statistics import describe_difference, mean_interval, paired_difference
-from lmpipe.io.formatting import count, listing, loss, number
+from lmpipe.io.formatting import format_int, format_loss, format_number, join_words
 
 NATS = UNITS["validation_loss"]
 # A spread over seeds, in nats per token, of which a mean alone would hide that a run learned little or nothing.
@@ -29,7 +29,7 @@ def missing(results: Results, problem: str, lines: str) -> Finding:
 
 def across_corpora(experiment: ExperimentRuns) -> Finding:
     """The finding of an experiment that asks for its best run, but whose runs are on several corpora."""
-    corpora = listing(list(experiment.by_corpus()))
+    corpora = join_words(list(experiment.by_corpus()))
     sentence = f"The runs are on {corpora}, whose losses do not compare, so none of them is the best; use one corpus."
     return Finding("partial", {}, [sentence], [runs_table(experiment)], plots(experiment))
 
@@ -117,12 +117,12 @@ def loss_text(value: float, measure: str) -> str:
 
 def bare_loss(value: float, measure: str) -> str:
     """A loss without its unit, which the sentence gives elsewhere."""
-    return loss(value) if measure == "validation_loss" else number(value, 4)
+    return format_loss(value) if measure == "validation_loss" else format_number(value, 4)
 
 
 def brief(names: Sequence[str]) -> str:
     """Up to six names in full, more as the first, the last and how many lie between."""
-    return listing(names) if len(names) <= 6 else f"{names[0]} to {names[-1]}"
+    return join_words(names) if len(names) <= 6 else f"{names[0]} to {names[-1]}"
 
 
 def runs_table(experiment: ExperimentRuns, names: Iterable[str] | None = None) -> Table:
@@ -160,7 +160,7 @@ def run_row(experiment: ExperimentRuns, name: str, settings: list[str], several:
 def failure_words(runs: list[Run]) -> str:
     """What became of the runs that did not finish, for a cell of a table."""
     failed = sorted({run.status for run in runs if run.status != "finished"})
-    return f" ({listing(failed)})" if failed else ""
+    return f" ({join_words(failed)})" if failed else ""
 
 
 def setting_sentence(results: Results, experiment: ExperimentRuns) -> str:
@@ -168,15 +168,17 @@ def setting_sentence(results: Results, experiment: ExperimentRuns) -> str:
     runs = experiment.runs
     parts = []
     if parameters := common(run.summary["parameters"] for run in runs):
-        parts.append(f"a model of {count(parameters)} parameters")
+        parts.append(f"a model of {format_int(parameters)} parameters")
     if corpus := common(run.setting("corpus") for run in runs):
         parts.append(f"on {corpus_in_words(results, corpus)}")
     if tokens := common(run.setting("total_tokens") for run in runs):
-        parts.append(f"for {count(tokens)} tokens")
+        parts.append(f"for {format_int(tokens)} tokens")
     if batch_size := common(run.setting("batch_size") for run in runs):
-        parts.append(f"with batch size {count(batch_size)}")
+        parts.append(f"with batch size {format_int(batch_size)}")
     seeds = sorted({run.seed for run in runs})
-    once = f"once (seed {seeds[0]})" if len(seeds) == 1 else f"with the seeds {listing([str(seed) for seed in seeds])}"
+    once = (
+        f"once (seed {seeds[0]})" if len(seeds) == 1 else f"with the seeds {join_words([str(seed) for seed in seeds])}"
+    )
     return f"Each run trains {' '.join(parts) or 'its own model'}, {once}."
 
 
@@ -190,23 +192,27 @@ def failure_sentences(experiment: ExperimentRuns) -> list[str]:
     """Which runs diverged, and when, and which ended no better than the unigram entropy."""
     diverged = [f"`{run.name}` (seed {run.seed}) at {when(run)}" for run in experiment.runs if run.status == "diverged"]
     stuck = [
-        f"`{run.name}` (seed {run.seed}, {loss(run.loss)} against {loss(run.summary['unigram_entropy'])})"
+        f"`{run.name}` (seed {run.seed}, {format_loss(run.loss)} against {format_loss(run.summary['unigram_entropy'])})"
         for run in experiment.runs
         if run.status == "not_learning"
     ]
-    sentences = [f"Diverged: {listing(diverged)}."] if diverged else []
-    return sentences + ([f"Stuck, no better than the unigram entropy: {listing(stuck)}."] if stuck else [])
+    sentences = [f"Diverged: {join_words(diverged)}."] if diverged else []
+    return sentences + ([f"Stuck, no better than the unigram entropy: {join_words(stuck)}."] if stuck else [])
 
 
 def when(run: Run) -> str:
     """Where a run stopped."""
-    return f"step {count(run.summary['diverged_step'])} of {count(run.summary['planned_steps'])}"
+    return f"step {format_int(run.summary['diverged_step'])} of {format_int(run.summary['planned_steps'])}"
 
 
 def seeds_words(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> str:
     """How many seeds stand behind a mean: nothing for one, ", mean of 3 seeds" for three, with their range if wide."""
     measured = values(experiment, name, measure)
-    spread = f" from {number(min(measured), 4)} to {number(max(measured), 4)}" if is_wide(experiment, name) else ""
+    spread = (
+        f" from {format_number(min(measured), 4)} to {format_number(max(measured), 4)}"
+        if is_wide(experiment, name)
+        else ""
+    )
     return f", mean of {len(measured)} seeds{spread}" if len(measured) > 1 else ""
 
 
@@ -232,7 +238,7 @@ def rival_words(experiment: ExperimentRuns, best: str, rivals: Mapping[str, str]
     if second.count == 1:
         return f"; {UNTESTED}"
     told, runner_up = describe_difference(second, UNITS[measure]), rivals[ranked[0]]
-    alike = listing([rivals[name] for name in ranked[1:] if not differences[name].resolved])
+    alike = join_words([rivals[name] for name in ranked[1:] if not differences[name].resolved])
     if second.unresolved:
         also = f", nor is that from {alike} resolved" if alike else ""
         return f"; the difference from the second, {runner_up}, is {told}{also}"

@@ -6,7 +6,7 @@ from lmpipe.analysis.finding import Figure, Finding, Plot, Table, absent
 from lmpipe.analysis.problems import measured
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.schemas import ACCOUNT
-from lmpipe.io.formatting import bytes_text, command_for, count, listing, number, percent
+from lmpipe.io.formatting import format_bytes, format_command, format_int, format_number, format_percent, join_words
 
 ID = "transformer_accounting"
 TITLE = "What a transformer costs: parameters and FLOPs"
@@ -40,7 +40,7 @@ def find(results: Results) -> Finding:
     """The accounting of every model of the study; partial where GPT-2 XL is not among them."""
     accounts = read_accounts(results)
     if not accounts:
-        return absent(f"This study holds no accounting yet; make it with {command_for('accounting')}.")
+        return absent(f"This study holds no accounting yet; make it with {format_command('accounting')}.")
     shown, real = shown_account(accounts), measured.flops_and_time(results)
     figures = {name: figure for account in accounts for name, figure in figures_of(account).items()}
     return Finding(
@@ -107,16 +107,20 @@ def shown_sentences(account: Account) -> list[str]:
     """The size and cost of the model shown in full, and where its FLOPs go."""
     flops, config = account["flops"], account["config"]
     ordered = sorted(account["shares"].items(), key=lambda item: -item[1])
-    shares = listing([f"{percent(share)} for the {COMPONENTS[component]}" for component, share in ordered])
+    shares = join_words([f"{format_percent(share)} for the {COMPONENTS[component]}" for component, share in ordered])
     ratio = flops["six_p_t"] / flops["training"]
     return [
-        f"{sentence_start(title_of(account))} has {count(account['parameters']['total'])} parameters, which take "
-        f"{count(account['bytes'])} bytes ({bytes_text(account['bytes'])}) in float32, and the matrix multiplies of "
-        f"one forward pass over {count(config['context_length'])} tokens take {count(flops['forward'])} FLOPs.",
+        f"{sentence_start(title_of(account))} has {format_int(account['parameters']['total'])} parameters, which take "
+        f"{format_int(account['bytes'])} bytes ({format_bytes(account['bytes'])}) in "
+        "float32, and the matrix multiplies of "
+        f"one forward pass over {format_int(config['context_length'])} tokens take "
+        f"{format_int(flops['forward'])} FLOPs.",
         f"They are spent as follows: {shares}.",
-        f"Training on such a sequence takes three times as many, {number(flops['training'])} FLOPs, since the backward "
+        "Training on such a sequence takes three times as many, "
+        f"{format_number(flops['training'])} FLOPs, since the backward "
         f"pass does two multiplies for each; the rule of thumb 6 × parameters × tokens gives "
-        f"{number(flops['six_p_t'])}, {percent(abs(1 - ratio))} {'less' if ratio < 1 else 'more'}: it leaves out "
+        f"{format_number(flops['six_p_t'])}, {format_percent(abs(1 - ratio))} "
+        f"{'less' if ratio < 1 else 'more'}: it leaves out "
         "attention's scores and values, but counts the token embedding and the gains, which no multiply uses.",
     ]
 
@@ -133,15 +137,15 @@ def size_sentences(accounts: list[Account], shown: Account) -> list[str]:
     if small is large:
         return []
     changes = [
-        f"{words} from {percent(small['shares'][component])} to {percent(large['shares'][component])}"
+        f"{words} from {format_percent(small['shares'][component])} to {format_percent(large['shares'][component])}"
         for component, words in COMPONENTS.items()
     ]
     growth = {component: large["shares"][component] - small["shares"][component] for component in COMPONENTS}
     grows, shrinks = (COMPONENTS[pick(growth, key=growth.get)] for pick in (max, min))
     return [
         f"With the model's size the share of the {grows} grows most and that of the {shrinks} shrinks most: between "
-        f"{title_of(small)} and {title_of(large)}, both at {count(small['config']['context_length'])} tokens, "
-        f"{listing(changes)}."
+        f"{title_of(small)} and {title_of(large)}, both at {format_int(small['config']['context_length'])} tokens, "
+        f"{join_words(changes)}."
     ]
 
 
@@ -167,13 +171,16 @@ def context_sentence(short: Account, long: Account) -> str:
     lengths = [account["config"]["context_length"] for account in (short, long)]
     flops = long["flops"]["forward"] / short["flops"]["forward"]
     tokens = lengths[1] / lengths[0]
-    attention = [percent(account["shares"]["attention_scores"]) for account in (short, long)]
+    attention = [format_percent(account["shares"]["attention_scores"]) for account in (short, long)]
     return (
-        f"With a context of {count(lengths[1])} instead of {count(lengths[0])} tokens ({title_of(long)} and "
-        f"{title_of(short)}), a sequence has {number(tokens)} times the tokens but takes {number(flops)} times the "
-        f"FLOPs, {number(flops / tokens)} times as many for each token: the scores and weighted values of attention "
+        f"With a context of {format_int(lengths[1])} instead of {format_int(lengths[0])} tokens ({title_of(long)} and "
+        f"{title_of(short)}), a sequence has {format_number(tokens)} times the tokens but "
+        f"takes {format_number(flops)} times the "
+        f"FLOPs, {format_number(flops / tokens)} times as many for each token: the scores "
+        "and weighted values of attention "
         f"grow with the square of the context, from {attention[0]} to {attention[1]} of the total, and would cost as "
-        f"much as all weight matrices together at a context of {count(short['flops']['equal_shares_context'])} tokens."
+        "much as all weight matrices together at a context of "
+        f"{format_int(short['flops']['equal_shares_context'])} tokens."
     )
 
 
@@ -184,9 +191,11 @@ def own_sentences(accounts: list[Account]) -> list[str]:
         return []
     largest, share = max(own["shares"].items(), key=lambda item: item[1])
     return [
-        f"The study's own model has {count(own['parameters']['total'])} parameters ({bytes_text(own['bytes'])}) and "
-        f"takes {count(own['flops']['forward'])} FLOPs for a sequence of {count(own['config']['context_length'])} "
-        f"tokens, the largest part, {percent(share)}, for the {COMPONENTS[largest]}."
+        f"The study's own model has {format_int(own['parameters']['total'])} parameters "
+        f"({format_bytes(own['bytes'])}) and "
+        f"takes {format_int(own['flops']['forward'])} FLOPs for a sequence of "
+        f"{format_int(own['config']['context_length'])} "
+        f"tokens, the largest part, {format_percent(share)}, for the {COMPONENTS[largest]}."
     ]
 
 
@@ -256,6 +265,8 @@ def draw_shares(results: Results, accounts: list[Account]) -> Plot:
     bar_plot(
         results.folder / PLOT, names, groups, "share of forward FLOPs (%)", title=title, stacked=True, horizontal=True
     )
-    shares = listing([f"{account['name']} {percent(account['shares']['feed_forward'])}" for account in accounts])
-    alt = f"Stacked bars of the FLOPs by component for {listing(names)}; share of the feed-forward: {shares}."
+    shares = join_words(
+        [f"{account['name']} {format_percent(account['shares']['feed_forward'])}" for account in accounts]
+    )
+    alt = f"Stacked bars of the FLOPs by component for {join_words(names)}; share of the feed-forward: {shares}."
     return Plot(PLOT, "Shares of the matrix-multiply FLOPs of one forward pass, by component.", alt)

@@ -21,7 +21,7 @@ from lmpipe.analysis.problems.ablation import (
     words_for,
 )
 from lmpipe.analysis.results import ExperimentRuns, Results
-from lmpipe.io.formatting import listing, number
+from lmpipe.io.formatting import format_number, join_words
 
 
 def find_tuned(results: Results, problem: str, lines: str, question: Question, condition: str) -> Finding:
@@ -79,7 +79,7 @@ def same_rate_sentences(experiment: ExperimentRuns, question: Question, comparis
     """The short answer: what the change alone does."""
     if comparison is None:
         return []
-    shown = number(rate(experiment, comparison.baseline))
+    shown = format_number(rate(experiment, comparison.baseline))
     return [outcome(f"{question.words} at the baseline's own peak rate ({shown})", comparison)]
 
 
@@ -93,16 +93,16 @@ def tuned_sentences(
 ) -> list[str]:
     """What a rate of its own brings to the variant."""
     tried = sorted({rate(experiment, name) for name in variants})
-    rates = listing([number(one) for one in tried])
+    rates = join_words([format_number(one) for one in tried])
     if at_best is None:
         return [f"None of the rates tried {condition} ({rates}) let every seed finish; try smaller ones."]
     if len(tried) == 1 and at_same:
         return [f"No other rate was tried {condition}, so its own best rate is not known."]
     if at_same and at_best.variant == at_same.variant:
-        rivals = {name: number(rate(experiment, name)) for name in variants if name != at_best.variant}
+        rivals = {name: format_number(rate(experiment, name)) for name in variants if name != at_best.variant}
         told = training.rival_words(experiment, at_best.variant, rivals)
         return [f"Of the rates tried {condition} ({rates}) the baseline's remains the best{told}."]
-    shown = number(rate(experiment, at_best.variant))
+    shown = format_number(rate(experiment, at_best.variant))
     its_own = f"a rate of its own ({shown})" if len(tried) == 1 else f"the best of its own rates ({shown}, of {rates})"
     sentences = [outcome(f"{question.words} at {its_own}", at_best)]
     if at_same and failed_words(at_same):

@@ -3,7 +3,7 @@
 from lmpipe.analysis.finding import Figure, Finding, Text, absent
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.schemas import UNICODE
-from lmpipe.io.formatting import code, command_for, count, transcript
+from lmpipe.io.formatting import code_span, format_command, format_int, format_session
 
 ID = "unicode1"
 TITLE = "The null character"
@@ -18,7 +18,7 @@ def find(results: Results) -> Finding:
     """The answers that running the code gave."""
     unicode, path = results.json(SOURCE, UNICODE), results.folder / SOURCE
     if unicode is None:
-        return absent(f"The Unicode snippets have not been run in this study; run {command_for(path)}.")
+        return absent(f"The Unicode snippets have not been run in this study; run {format_command(path)}.")
     null = unicode["null"]
     figures = {
         "representation": Figure(null["representation"], "", SOURCE),
@@ -38,9 +38,9 @@ def sentences_of(null: dict) -> list[str]:
     kept = "still there" if "\0" in null["joined_printed"] else "gone"
     return [
         f"`chr(0)` is the character {code_points}{name} and it is {kind} without a shape of its own.",
-        f"Its representation is the visible escape {code(escape)}, {len(escape)} characters long with its quotes, "
+        f"Its representation is the visible escape {code_span(escape)}, {len(escape)} characters long with its quotes, "
         f"while print writes the character itself ({code_points}), of which a terminal shows nothing.",
-        f"Inside a text it is a character like any other: the joined text has {count(null['joined_length'])} "
+        f"Inside a text it is a character like any other: the joined text has {format_int(null['joined_length'])} "
         f"characters, its representation shows {inside}, and in what print writes the character is {kept}, between the "
         "words, unseen.",
     ]
@@ -49,4 +49,4 @@ def sentences_of(null: dict) -> list[str]:
 def session_text(unicode: dict) -> Text:
     """The session with its real output."""
     caption = f"Run by Python {unicode['python']}; ␀ stands for the null character, which has no shape"
-    return Text(caption, transcript(unicode["null"]["session"]))
+    return Text(caption, format_session(unicode["null"]["session"]))

@@ -5,7 +5,7 @@ from typing import Any
 from lmpipe.analysis.finding import Figure, Finding, Table, Text, absent
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.schemas import UNICODE
-from lmpipe.io.formatting import command_for, count, listing, number, percent, transcript
+from lmpipe.io.formatting import format_command, format_int, format_number, format_percent, format_session, join_words
 
 ID = "unicode2"
 TITLE = "Unicode encodings"
@@ -21,7 +21,7 @@ def find(results: Results) -> Finding:
     """The answers that running the code gave."""
     unicode, path = results.json(SOURCE, UNICODE), results.folder / SOURCE
     if unicode is None:
-        return absent(f"The Unicode snippets have not been run in this study; run {command_for(path)}.")
+        return absent(f"The Unicode snippets have not been run in this study; run {format_command(path)}.")
     samples, wrong, pairs = unicode["encodings"]["samples"], unicode["wrong_decoder"], unicode["two_bytes"]
     sentences = [*encoding_sentences(samples), decoder_sentence(wrong), pair_sentence(pairs)]
     tables = [encodings_table(samples), verdicts_table(pairs)]
@@ -57,30 +57,33 @@ def encoding_sentences(samples: list[dict[str, Any]]) -> list[str]:
     """UTF-8 against the others on the samples, with the scripts where it is not the shortest."""
     totals = {encoding: total_bytes(samples, encoding) for encoding in ENCODINGS}
     first = samples[0]
-    widths = [number(first["encodings"][encoding]["bytes_per_character"]) for encoding in ENCODINGS]
-    zeros = [percent(first["encodings"][encoding]["zero_share"]) for encoding in ENCODINGS]
+    widths = [format_number(first["encodings"][encoding]["bytes_per_character"]) for encoding in ENCODINGS]
+    zeros = [format_percent(first["encodings"][encoding]["zero_share"]) for encoding in ENCODINGS]
     longer = [s["script"] for s in samples if s["encodings"]["UTF-8"]["bytes"] > s["encodings"]["UTF-16"]["bytes"]]
     any_zero = any(sample["encodings"]["UTF-8"]["zero_share"] for sample in samples)
     sentences = [
         f"UTF-8 makes a tokenizer's input short and free of padding: {first['script']} takes {widths[0]} byte a "
         f"character against {widths[1]} in UTF-16 and {widths[2]} in UTF-32, where {zeros[1]} and {zeros[2]} of the "
         f"bytes are zeros that carry nothing, while UTF-8 has {'some' if any_zero else 'none'} in any sample.",
-        f"All {len(samples)} samples together take {count(totals['UTF-8'])} bytes in UTF-8, {count(totals['UTF-16'])} "
-        f"in UTF-16 and {count(totals['UTF-32'])} in UTF-32; it also keeps ASCII as it is, has no byte order, and is "
+        f"All {len(samples)} samples together take {format_int(totals['UTF-8'])} bytes in "
+        f"UTF-8, {format_int(totals['UTF-16'])} "
+        f"in UTF-16 and {format_int(totals['UTF-32'])} in UTF-32; it also keeps ASCII as it "
+        "is, has no byte order, and is "
         "what most text on the web is written in.",
     ]
     if longer:
-        sentences.append(f"UTF-16 is shorter than UTF-8 for the samples in {listing(longer)}.")
+        sentences.append(f"UTF-16 is shorter than UTF-8 for the samples in {join_words(longer)}.")
     return sentences
 
 
 def decoder_sentence(wrong: dict[str, Any]) -> str:
     """Where the decoder that takes bytes one at a time fails, and why."""
     return (
-        f"The decoder that takes bytes one at a time gives back the first {count(wrong['words_tried_before'])} words "
+        "The decoder that takes bytes one at a time gives back the first "
+        f"{format_int(wrong['words_tried_before'])} words "
         f"of the samples and fails on “{wrong['input']}” ({wrong['input_bytes']}) with “{wrong['exception']}”: a "
         f"character beyond ASCII takes several bytes, none of which is valid alone, so that the decoder fails on "
-        f"{count(wrong['characters_failing'])} of all {count(wrong['characters'])} characters, "
+        f"{format_int(wrong['characters_failing'])} of all {format_int(wrong['characters'])} characters, "
         f"from U+{wrong['first_failing_code_point']:04X} on."
     )
 
@@ -92,8 +95,9 @@ def pair_sentence(pairs: dict[str, Any]) -> str:
     return (
         f"The two bytes {lead} {following} decode to nothing, with the reason “{pairs['example_reason']}”: {lead} "
         f"({lead_bits}) begins a longer character, whose next byte must begin with the bits 10, but {following} is "
-        f"{following_bits}; of all {count(pairs['sequences'])} sequences of two bytes, {count(pairs['valid'])} are "
-        f"valid and {count(pairs['invalid'])} are not ({percent(pairs['invalid'] / pairs['sequences'])})."
+        f"{following_bits}; of all {format_int(pairs['sequences'])} sequences of two bytes, "
+        f"{format_int(pairs['valid'])} are "
+        f"valid and {format_int(pairs['invalid'])} are not ({format_percent(pairs['invalid'] / pairs['sequences'])})."
     )
 
 
@@ -124,6 +128,6 @@ def session_texts(unicode: dict[str, Any]) -> list[Text]:
     return [
         Text(f"The measure of the first table, {python}", unicode["encodings"]["code"]),
         Text(f"The wrong decoder, on a word that it decodes and on one that it does not, {python}",
-             transcript(unicode["wrong_decoder"]["session"])),
-        Text(f"Bytes that are no text, {python}", transcript(unicode["two_bytes"]["session"])),
+             format_session(unicode["wrong_decoder"]["session"])),
+        Text(f"Bytes that are no text, {python}", format_session(unicode["two_bytes"]["session"])),
     ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from lmpipe.analysis.results import is_number
-from lmpipe.io.formatting import number
+from lmpipe.io.formatting import format_number
 
 # The ablations, and the figures in which each tells its difference, as every module of an ablation names them.
 ABLATIONS = ("layer_norm_ablation", "pre_norm_ablation", "no_pos_emb", "swiglu_ablation")
@@ -69,7 +69,7 @@ def signed(value: float) -> str:
     >>> signed(0.2034), signed(-0.05), signed(0.0)
     ('+0.203', '−0.05', '0')
     """
-    return f"{'+' if value > 0 else '−' if value < 0 else ''}{number(abs(value))}"
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{format_number(abs(value))}"
 
 
 def draw(effects: Sequence[Effect]) -> Markup:

@@ -20,7 +20,7 @@ from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullFormat
 
 from lmpipe.analysis.results import is_number
 from lmpipe.io.files import atomic_write
-from lmpipe.io.formatting import number
+from lmpipe.io.formatting import format_number
 from lmpipe.report.plots.palette import GRID, INK, PAPER, palette
 
 STYLE = {
@@ -232,7 +232,7 @@ def number_text(value: Any) -> str:
     >>> number_text(0.003), number_text(20000), number_text(1e-23), number_text("rope")
     ('0.003', '20,000', '10⁻²³', 'rope')
     """
-    return number(value, 4).removeprefix("1 × ") if is_number(value) else str(value)
+    return format_number(value, 4).removeprefix("1 × ") if is_number(value) else str(value)
 
 
 def drawable(value: float | None, log: bool) -> float:
