@@ -11,7 +11,7 @@ from lmpipe.analysis.problems.transformer_accounting import GPT2_XL
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.schemas import ACCOUNT
 from lmpipe.io.files import write_json
-from lmpipe.model.accounting import account
+from lmpipe.model.torch_counts import account_model
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.unicode_demo import explore
 from tests.support.fake_results import fabricate_measurements
@@ -24,7 +24,7 @@ PROBLEMS = ("unicode1", "unicode2", "transformer_accounting", "adamwAccounting",
 
 def make_results(folder, models) -> Results:
     for name, model in {**models, "study": OWN}.items():
-        write_json(folder / "accounting" / f"{name}.json", account(name, ModelConfig(**model), 80e9))
+        account_model(name, ModelConfig(**model), 80e9).write(folder / "accounting" / f"{name}.json")
     return Results(folder, {"accounting": {"models": models, "device_memory_gb": 80.0}}, {})
 
 
@@ -115,16 +115,16 @@ def test_a_study_without_named_models_accounts_for_its_own(tmp_path):
     parameters = results.json("accounting/study.json", ACCOUNT)["parameters"]
     assert finding.figures["study_parameters"].value == parameters["total"]
     assert finding.sentences[0].startswith("The study's own model has")
-    assert module_of("adamwAccounting").find(results).figures["largest_batch"].value > 1000
+    assert module_of("adamwAccounting").find(results).figures["largest_batch_size"].value > 1000
 
 
 def test_adamw_accounting_answers_the_oracles(full):
     finding = module_of("adamwAccounting").find(full)
     values = {name: figure.value for name, figure in finding.figures.items()}
-    assert (values["largest_batch"], values["largest_batch_swiglu"]) == (3, 2)
+    assert (values["largest_batch_size"], values["largest_batch_size_swiglu"]) == (3, 2)
     assert (round(values["days"]), round(values["days_swiglu"])) == (5115, 6584)
-    assert values["step_flops"] == 14 * (2_127_057_600 - 48 * 1600 * 6400)
-    assert values["write_up_step_flops_swiglu"] == 6 * 2_127_057_600 * 1024 * 1024
+    assert values["optimizer_flops"] == 14 * (2_127_057_600 - 48 * 1600 * 6400)
+    assert values["flops_6nd_per_step_swiglu"] == 6 * 2_127_057_600 * 1024 * 1024
     assert "so the largest batch in 80 GB is 3" in finding.sentences[0]
 
 
@@ -151,10 +151,10 @@ def test_adamw_accounting_shows_every_step(full):
 
 
 def test_a_model_too_large_for_the_device_is_told(tmp_path):
-    write_json(tmp_path / "accounting" / "gpt2_xl.json", account("gpt2_xl", ModelConfig(**GPT2_XL), 24e9))
+    account_model("gpt2_xl", ModelConfig(**GPT2_XL), 24e9).write(tmp_path / "accounting" / "gpt2_xl.json")
     results = Results(tmp_path, {"accounting": {"models": {"gpt2_xl": GPT2_XL}}}, {})
     finding = module_of("adamwAccounting").find(results)
-    assert finding.figures["largest_batch"].value == 0
+    assert finding.figures["largest_batch_size"].value == 0
     assert "so not one sequence fits into 24 GB" in finding.sentences[0]
 
 

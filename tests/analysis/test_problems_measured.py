@@ -6,7 +6,7 @@ import pytest
 
 from lmpipe.analysis.problems import measured, measured_memory
 from lmpipe.analysis.results import Results
-from lmpipe.model.accounting import forward_flops, parameters
+from lmpipe.model.accounting import count_parameters, forward_flops
 from lmpipe.model.activation_memory import step_bytes
 from lmpipe.study.settings import ModelConfig
 from tests.support.fake_results import MODEL, change_summary, fabricate_measurements, fabricate_study
@@ -20,7 +20,7 @@ def results(tmp_path) -> Results:
     results = fabricate_study(tmp_path, SWEEP)
     fabricate_measurements(tmp_path)
     for rate in (0.003, 0.01):
-        total = parameters(CONFIG)["total"]
+        total = count_parameters(CONFIG).total
         change_summary(results, f"learning_rate/max_lr={rate}/seed0", parameters=total, peak_memory_bytes=400_000_000)
     return results
 

@@ -20,6 +20,7 @@ from lmpipe.analysis.schemas import FINDINGS
 from lmpipe.cli.main import main, make_parser
 from lmpipe.errors import InputError
 from lmpipe.io.files import write_json
+from lmpipe.model.accounting import expected_counts
 from lmpipe.planning.lineage import Lineage
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.stages import records_of
@@ -96,7 +97,7 @@ def _in_the_study(whole_study, monkeypatch):
     monkeypatch.setattr(
         "lmpipe.training.batch_size_benchmark.measure_batch_sizes", lambda model, training, **options: {}
     )
-    monkeypatch.setattr("lmpipe.model.accounting.check_against_torch", lambda config: {"equal": True})
+    monkeypatch.setattr("lmpipe.model.torch_counts.count_with_torch", expected_counts)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from lmpipe.data.sources.stories import stories
-from lmpipe.model.accounting import scaling
+from lmpipe.model.accounting import count_flops
 from lmpipe.planning import cost_model
 from lmpipe.planning.cost_model import CPU_CORE, H100, SIMPLE_TEXT, WEB_TEXT, RunCost, run_cost, split_bytes
 from lmpipe.study.settings import ModelConfig
@@ -58,10 +58,10 @@ def test_flops_of_a_run_are_the_accountings():
     plan = plan_with({"x": {"corpus": "stories", "total_tokens": 8 * 128 * 50, "batch_size": 8}})
     cost = run_cost(plan, plan.runs[0])
     assert cost.steps == 50
-    assert cost.training_flops == 50 * 8 * scaling(model)["training"]
+    assert cost.training_flops == 50 * 8 * count_flops(model).training
     validation = SIMPLE_TEXT.tokens(split_bytes(plan.study.corpora["stories"])[1], 1024)
     curve = 11 * min(plan.study.training.eval_tokens, validation)
-    assert cost.evaluation_flops == pytest.approx((validation + curve) / 128 * scaling(model)["forward"])
+    assert cost.evaluation_flops == pytest.approx((validation + curve) / 128 * count_flops(model).forward)
 
 
 def test_a_rate_that_waits_for_a_sweep_has_a_cost():

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from lmpipe.cli.main import main
+from lmpipe.model.accounting import expected_counts
 from lmpipe.planning.plan import Plan, load_plan
 from lmpipe.study.planned_run import PlannedRun
 from tests.support.tiny_study import MODEL, TRAINING, tiny_text
@@ -225,7 +226,7 @@ def make_whole_study(folder: Path) -> None:
         patch.chdir(folder)
         # They take seconds to find out what is of no account here.
         patch.setattr("lmpipe.tokenizer.unicode_demo.decodes", lambda decode, text: text.isascii())
-        patch.setattr("lmpipe.model.accounting.check_against_torch", lambda config: {"equal": True})
+        patch.setattr("lmpipe.model.torch_counts.count_with_torch", expected_counts)
         patch.setattr("lmpipe.training.profiling.MATMUL_SECONDS", 0)
         Path(TEXT).write_text(tiny_text(200, seed=0), encoding="utf-8")
         Path(STUDY_FILE).write_text(yaml.safe_dump(STUDY, sort_keys=False), encoding="utf-8")

@@ -302,9 +302,12 @@ def fabricate_measurements(
         ("log-softmax", "loss", 600, 600, ""),
         ("inputs of the RMSNorms", "norms", 0, 300, "the norm needs them"),
     ]
-    names = ("name", "part", "handout_bytes", "kept_bytes", "reason")
-    rows = [dict(zip(names, value, strict=True)) | {"handout": "4 * S * V", "kept": "0"} for value in values]
-    activations = {"values": rows, "handout_bytes": 1200, "kept_bytes": 900}
+    names = ("name", "part", "handout_bytes", "saved_bytes", "reason")
+    rows = [
+        dict(zip(names, value, strict=True)) | {"handout_formula": "4 * S * V", "saved_formula": "0"}
+        for value in values
+    ]
+    activations = {"activations": rows, "handout_bytes": 1200, "saved_bytes": 900}
     predicted = {**step, "forward_flops": 2_000_000, "step_flops": 6_000_000, "activations": activations}
     measured = {
         **step,

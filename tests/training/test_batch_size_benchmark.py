@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lmpipe.analysis.schemas import BATCH_SIZES
-from lmpipe.model.accounting import adamw
-from lmpipe.model.activation_memory import bytes_of_step
+from lmpipe.model.accounting import account_adamw
+from lmpipe.model.activation_memory import step_memory
 from lmpipe.study.documents import check_shape
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training import batch_size_benchmark
@@ -14,7 +14,7 @@ from lmpipe.training.optimizer import AdamW
 from tests.support.tiny_study import MODEL, TRAINING
 
 CONFIG = ModelConfig(vocab_size=263, **MODEL)
-FIXED, PER_SEQUENCE = bytes_of_step(CONFIG, "float32")
+FIXED, PER_SEQUENCE = step_memory(CONFIG, "float32")
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def test_every_doubling_up_to_a_whole_run_is_timed():
     largest = (limit - FIXED) // PER_SEQUENCE
     line = {"fixed_bytes": FIXED, "bytes_per_sequence": PER_SEQUENCE, "largest_batch_size": largest}
     assert found["predicted"] == line
-    assert found["handout"]["largest_batch_size"] == adamw(CONFIG, limit)["largest_batch"]
+    assert found["handout"]["largest_batch_size"] == account_adamw(CONFIG, limit).largest_batch_size
     assert (found["threads"], found["precision"]) == (1, "float32")
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from lmpipe.data.token_dataset import TokenFile, batch_starts
 from lmpipe.errors import InputError
 from lmpipe.generation.sampling import read_run
-from lmpipe.model.accounting import adamw
+from lmpipe.model.accounting import account_adamw
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.schema import BestOf
 from lmpipe.study.settings import ModelConfig
@@ -496,8 +496,8 @@ def assert_nearly_same_result(first, second):
 
 
 def test_parts_are_halved_until_they_fit(study, monkeypatch):
-    accounted = adamw(ModelConfig(vocab_size=263, **MODEL), 0)
-    room = accounted["fixed_bytes"] + 2.5 * accounted["bytes_per_sequence"]
+    accounted = account_adamw(ModelConfig(vocab_size=263, **MODEL), 0)
+    room = accounted.fixed_bytes + 2.5 * accounted.bytes_per_sequence
     monkeypatch.setattr("lmpipe.training.micro_batching.free_memory_bytes", lambda device: room / 0.8)
     train(tiny_run(total_tokens=64), study, study / "run")
     assert summary_of(study / "run")["micro_batch_size"] == 2

@@ -12,7 +12,7 @@ import yaml
 
 from lmpipe.analysis.problems.reference import write_up
 from lmpipe.analysis.problems.registry import PROBLEMS, module_of
-from lmpipe.model.accounting import parameters
+from lmpipe.model.accounting import count_parameters
 from lmpipe.planning.estimate import fetched_texts, read_plan
 from lmpipe.planning.plan import load_plan
 from lmpipe.study.schema import OTHER_SECTIONS
@@ -63,7 +63,7 @@ def test_every_study_is_one_that_an_expert_would_accept(path):
         ModelConfig(vocab_size=1024, **run.model.model_dump(mode="json")) for run in plan.runs_of["swiglu_ablation"]
     ]
     assert {model.feed_forward for model in models} == {"swiglu", "silu"}
-    assert len({parameters(model)["total"] for model in models}) == 1, "matched to the parameter"
+    assert len({count_parameters(model).total for model in models}) == 1, "matched to the parameter"
 
 
 @pytest.mark.parametrize("path", LARGE, ids=stem)

@@ -97,9 +97,9 @@ ADAMW = keys(
     parameters=Count,
     bytes_per_sequence=Positive,
     fixed_bytes=Positive,
-    largest_batch=Whole,
-    step_flops=Positive,
-    write_up_step_flops=Positive,
+    largest_batch_size=Whole,
+    optimizer_flops=Positive,
+    flops_6nd_per_step=Positive,
     days=Positive,
     derivation=list[keys(symbol=str, meaning=str, formula=str, value=float, unit=str)],
 )
@@ -110,7 +110,7 @@ ACCOUNT = keys(
     parameters=keys(
         token_embedding=Whole, attention=Whole, feed_forward=Whole, norms=Whole, lm_head=Whole, total=Count
     ),
-    bytes=Count,
+    parameter_bytes=Count,
     matmuls=list[
         keys(
             name=str,
@@ -119,9 +119,9 @@ ACCOUNT = keys(
             flops=Count,
         )
     ],
-    flops=keys(forward=Positive, training=Positive, six_p_t=Positive, equal_shares_context=Positive),
+    flops=keys(forward=Positive, training=Positive, flops_6nd=Positive, attention_crossover_context=Positive),
     shares=keys(attention_projections=Share, attention_scores=Share, feed_forward=Share, lm_head=Share),
-    checks=keys(equal=bool),
+    torch_counts=keys(parameters=Count, forward_flops=Count),
     adamw=keys(updates=keys(handout=UPDATE, torch=UPDATE), handout=ADAMW, swiglu=ADAMW),
 )
 MEMORY_LINE = keys(fixed_bytes=Count, bytes_per_sequence=Count, largest_batch_size=Whole)
@@ -160,11 +160,19 @@ MEASUREMENTS = keys(
         **STEP_BYTES,
         **STEP_FLOPS,
         activations=keys(
-            values=list[
-                keys(name=str, part=str, handout=str, kept=str, reason=str, handout_bytes=Whole, kept_bytes=Whole)
+            activations=list[
+                keys(
+                    name=str,
+                    part=str,
+                    handout_formula=str,
+                    saved_formula=str,
+                    reason=str,
+                    handout_bytes=Whole,
+                    saved_bytes=Whole,
+                )
             ],
             handout_bytes=Count,
-            kept_bytes=Count,
+            saved_bytes=Count,
         ),
     ),
     measured=keys(

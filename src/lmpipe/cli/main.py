@@ -380,13 +380,14 @@ def explore_unicode(given: Arguments) -> None:
 
 def account_model(given: Arguments) -> None:
     """Run `lmpipe account-model`."""
-    from lmpipe.io.files import write_json
-    from lmpipe.model.accounting import account
+    from lmpipe.model import torch_counts
     from lmpipe.study.documents import model_of_settings
     from lmpipe.study.settings import ModelConfig
 
     model = model_of_settings(ModelConfig, "model", given.settings["model"])
-    write_json(given.output, account(given.settings["name"], model, given.settings["device_memory_gb"] * 1e9))
+    torch_counts.account_model(given.settings["name"], model, given.settings["device_memory_gb"] * 1e9).write(
+        given.output
+    )
 
 
 def measure_model(given: Arguments) -> None:

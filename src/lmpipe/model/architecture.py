@@ -5,11 +5,12 @@ and `has_gate` say what each means, and refuse a word they do not know.
 """
 
 import hashlib
-from typing import NamedTuple, assert_never
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from lmpipe.study.settings import ModelConfig
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class NormPlacement(NamedTuple):
@@ -85,11 +86,13 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def rope_cos_sin(config: ModelConfig) -> np.ndarray:
+def rope_cos_sin(config: ModelConfig) -> "np.ndarray":
     """Return cosine and sine of each angle position / theta^(2k / head_dim) (Su et al. 2021, equation 15).
 
     The shape is (context_length, head_dim / 2, 2), the type float64.
     """
+    import numpy as np  # here, because the accounting, and so `lmpipe estimate`, does without it
+
     pairs = np.arange(config.head_dim // 2, dtype=np.float64)
     angles = np.arange(config.context_length)[:, None] * config.rope_theta ** (-2 * pairs / config.head_dim)
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from lmpipe.model.accounting import FLOAT32_BYTES, forward_flops, parameters
-from lmpipe.model.activation_memory import bytes_of_step, validation_bytes
+from lmpipe.model.accounting import FLOAT32_BYTES, count_parameters, forward_flops
+from lmpipe.model.activation_memory import step_memory, validation_bytes
 from lmpipe.planning.plan import Plan
 from lmpipe.study.planned_run import PlannedRun
 from lmpipe.study.schema import Corpus, StoriesCorpus, TextFile, UrlCorpus
@@ -207,13 +207,13 @@ class ModelCost:
 @cache
 def model_cost(model: ModelConfig, precision: str) -> ModelCost:
     """The cost of a model by its shape and the precision that it is trained in."""
-    total = parameters(model)["total"]
+    total = count_parameters(model).total
     return ModelCost(
         model.num_layers,
         model.context_length,
         total,
         4 * FLOAT32_BYTES * total,
-        *bytes_of_step(model, precision),
+        *step_memory(model, precision),
         validation_bytes(model),
         forward_flops(model),
     )

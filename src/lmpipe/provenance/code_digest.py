@@ -37,7 +37,7 @@ COMPUTED_BY = {
     "join-tokens": ("data.encode",),
     "compare-tokenizers": ("tokenizer.evaluation",),
     "explore-unicode": ("tokenizer.unicode_demo",),
-    "account-model": ("model.accounting",),
+    "account-model": ("model.torch_counts",),
     "measure-model": ("training.profiling",),
     "tune-sgd-toy": ("training.optimizer",),
     "measure-batch-sizes": ("training.batch_size_benchmark",),

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from lmpipe.model.accounting import adamw
-from lmpipe.model.activation_memory import bytes_of_step
+from lmpipe.model.accounting import account_adamw
+from lmpipe.model.activation_memory import step_memory
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training.devices import (
@@ -53,11 +53,11 @@ def measure_on(
     compute_reproducibly(threads, found)
     load_code(model_config, training, found)
     limit = round(USABLE_SHARE * free_memory_bytes(found))
-    ours, listed = bytes_of_step(model_config, training.precision), adamw(model_config, limit)
-    predicted, handout = within(limit, *ours), within(limit, listed["fixed_bytes"], listed["bytes_per_sequence"])
+    ours, listed = step_memory(model_config, training.precision), account_adamw(model_config, limit)
+    predicted, handout = within(limit, *ours), within(limit, listed.fixed_bytes, listed.bytes_per_sequence)
     sizes, stop_reason = [], "memory"
     if predicted["largest_batch_size"]:
-        sizes, stop_reason = Measurement(model_config, training, found, limit, ours[1]).run()
+        sizes, stop_reason = Measurement(model_config, training, found, limit, ours.per_sequence).run()
     return {
         "model": model_config.model_dump(mode="json"),
         "precision": training.precision,
@@ -68,7 +68,7 @@ def measure_on(
         "handout": handout,
         "sizes": sizes,
         "largest_batch_size": sizes[-1]["batch_size"] if sizes else 0,
-        "estimated_largest_batch_size": estimated_largest(sizes, ours[1], limit),
+        "estimated_largest_batch_size": estimated_largest(sizes, ours.per_sequence, limit),
         "stop_reason": stop_reason,
     }
 

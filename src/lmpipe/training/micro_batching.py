@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from lmpipe.errors import InputError
-from lmpipe.model.accounting import adamw
+from lmpipe.model.accounting import account_adamw
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training.devices import free_memory_bytes
 from lmpipe.training.step import TrainingStep
@@ -23,10 +23,10 @@ def find_micro_batch_size(step: TrainingStep, model: ModelConfig, training: Trai
     """
     if training.micro_batch_size != "auto":
         return min(training.micro_batch_size, batch_size)
-    accounted = adamw(model, USABLE_SHARE * free_memory_bytes(step.device))
+    accounted = account_adamw(model, USABLE_SHARE * free_memory_bytes(step.device))
     fitting = batch_size
     while fitting > 1 and not (
-        fits(step, fitting) if step.device.type == "cuda" else fitting <= accounted["largest_batch"]
+        fits(step, fitting) if step.device.type == "cuda" else fitting <= accounted.largest_batch_size
     ):
         fitting = -(-fitting // 2)
     if step.device.type == "cuda":
@@ -55,9 +55,9 @@ def out_of_memory_is_told(model: ModelConfig, training: TrainingSettings) -> Ite
         # On a CPU torch raises a RuntimeError of these words.
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
-        needed = adamw(model, 0)
+        needed = account_adamw(model, 0)
         parts = training.micro_batch_size if training.micro_batch_size != "auto" else training.batch_size
-        gigabytes = (needed["fixed_bytes"] + parts * needed["bytes_per_sequence"]) / 1e9
+        gigabytes = (needed.fixed_bytes + parts * needed.bytes_per_sequence) / 1e9
         raise InputError(
             f"training.micro_batch_size: expected memory for {parts} sequences at once, about {gigabytes:.1f} GB, "
             f"found less; lower micro_batch_size or batch_size (now {training.batch_size}), or "

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from lmpipe.model.accounting import FLOAT32_BYTES, forward_flops, parameters
+from lmpipe.model.accounting import FLOAT32_BYTES, count_parameters, forward_flops
 from lmpipe.model.activation_memory import account_activations
+from lmpipe.model.torch_counts import count_torch_flops
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training.devices import compute_reproducibly, device_name, peak_memory_bytes
@@ -83,7 +83,7 @@ def load_code(config: ModelConfig, training: TrainingSettings, device: torch.dev
 
 def predict(config: ModelConfig, training: TrainingSettings) -> dict[str, Any]:
     """What the closed forms say of the same step."""
-    total, forward = parameters(config)["total"], training.batch_size * forward_flops(config)
+    total, forward = count_parameters(config).total, training.batch_size * forward_flops(config)
     return {
         "parameters": total,
         "parameter_bytes": FLOAT32_BYTES * total,
@@ -91,7 +91,7 @@ def predict(config: ModelConfig, training: TrainingSettings) -> dict[str, Any]:
         "moment_bytes": 2 * FLOAT32_BYTES * total,
         "forward_flops": forward,
         "step_flops": 3 * forward,
-        "activations": account_activations(config, training.precision, training.batch_size),
+        "activations": account_activations(config, training.precision, training.batch_size).model_dump(mode="json"),
     }
 
 
@@ -178,20 +178,9 @@ def part_of(module: str) -> str | None:
 
 
 def count_flops(config: ModelConfig, batch_size: int) -> dict[str, int]:
-    """What torch's FlopCounterMode counts of the matrix multiplies of a batch: forwards, and forwards and backwards.
-
-    On the meta device the fused attention falls apart into its multiplies, which the counter sees.
-    """
-    model = TransformerLM(config, device="meta")
-    token_ids = torch.empty((batch_size, config.context_length), dtype=torch.long, device="meta")
-    counts = []
-    for backward in (False, True):
-        with FlopCounterMode(display=False) as counter:
-            logits = model(token_ids)
-            if backward:
-                logits.sum().backward()
-        counts.append(counter.get_total_flops())
-    return {"forward_flops": counts[0], "step_flops": counts[1]}
+    """Count the matrix-multiply FLOPs of a batch with torch: of the forward pass and of the whole step."""
+    forward, step = (count_torch_flops(config, batch_size, backward) for backward in (False, True))
+    return {"forward_flops": forward, "step_flops": step}
 
 
 def matmul_flops_per_second(device: torch.device, precision: str) -> float:

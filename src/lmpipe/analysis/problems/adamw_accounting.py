@@ -13,7 +13,7 @@ from lmpipe.analysis.problems.transformer_accounting import (
 )
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_bytes, format_command, format_formula, format_int, format_number, format_percent
-from lmpipe.model.activation_memory import kept_bytes
+from lmpipe.model.activation_memory import saved_bytes
 from lmpipe.study.settings import ModelConfig
 
 ID = "adamwAccounting"
@@ -27,10 +27,10 @@ VARIANTS = {"handout": "the handout's two-matrix feed-forward", "swiglu": "SwiGL
 SUFFIXES = {"handout": "", "swiglu": "_swiglu"}
 MEMORY = ("a", "A", "b", "M_parameters", "M_gradients", "M_optimizer", "P")
 FIGURES = {
-    "largest_batch": "sequences",
+    "largest_batch_size": "sequences",
     "days": "days",
-    "step_flops": "FLOPs",
-    "write_up_step_flops": "FLOPs",
+    "optimizer_flops": "FLOPs",
+    "flops_6nd_per_step": "FLOPs",
     "bytes_per_sequence": "bytes",
     "fixed_bytes": "bytes",
 }
@@ -83,7 +83,7 @@ def memory_sentences(account: dict[str, Any]) -> list[str]:
     for variant, words in VARIANTS.items():
         entry = account["adamw"][variant]
         memory = format_bytes(values_of(entry)["M"])
-        batch = entry["largest_batch"]
+        batch = entry["largest_batch_size"]
         fits = (
             f"the largest batch in {memory} is {format_int(batch)}" if batch else f"not one sequence fits into {memory}"
         )
@@ -104,12 +104,12 @@ def step_sentence(adamw: dict[str, Any]) -> str:
     per_parameter = {form: sum(line["flops"] for line in update) for form, update in adamw["updates"].items()}
     return (
         f"One AdamW step takes {per_parameter['handout']} operations for each parameter, "
-        f"{format_int(entry['step_flops'])} "
+        f"{format_int(entry['optimizer_flops'])} "
         f"FLOPs (in the form that torch computes and this study trains with: {per_parameter['torch']}); the write-up "
         f"gives 6 × parameters × tokens for it, which is the cost of the forward and backward passes, "
-        f"{format_number(entry['write_up_step_flops'])} FLOPs at a batch of "
+        f"{format_number(entry['flops_6nd_per_step'])} FLOPs at a batch of "
         f"{format_int(value['B'])} sequences: the optimizer's "
-        f"own share of a whole step is {format_percent(entry['step_flops'] / value['C_step'])}."
+        f"own share of a whole step is {format_percent(entry['optimizer_flops'] / value['C_step'])}."
     )
 
 
@@ -128,7 +128,7 @@ def days_sentence(adamw: dict[str, Any]) -> str:
 def as_kept(account: dict[str, Any]) -> tuple[int, int]:
     """What a model with the handout's feed-forward keeps of a sequence when lmpipe trains it, and the largest batch."""
     config, entry = ModelConfig(**account["config"] | {"feed_forward": "silu"}), account["adamw"]["handout"]
-    by_sequence = kept_bytes(config, "float32", 2) - kept_bytes(config, "float32", 1)
+    by_sequence = saved_bytes(config, "float32", 2) - saved_bytes(config, "float32", 1)
     return by_sequence, max(0, (values_of(entry)["M"] - entry["fixed_bytes"]) // by_sequence)
 
 
@@ -141,7 +141,7 @@ def as_kept_sentence(account: dict[str, Any]) -> str:
         f"{format_percent(abs(1 - kept / entry['bytes_per_sequence']))} "
         f"{'less' if kept < entry['bytes_per_sequence'] else 'more'}, and the largest batch "
         f"is {format_int(batch)} instead "
-        f"of {format_int(entry['largest_batch'])}."
+        f"of {format_int(entry['largest_batch_size'])}."
     )
 
 

@@ -9,7 +9,7 @@ from lmpipe.analysis.problems import training
 from lmpipe.analysis.results import Results, Run
 from lmpipe.analysis.schemas import BATCH_SIZES, MEASUREMENTS
 from lmpipe.io.formatting import format_command, format_int, format_number, format_percent, format_seconds
-from lmpipe.model.accounting import MODEL_FLOPS_UTILIZATION, forward_flops, parameters
+from lmpipe.model.accounting import MODEL_FLOPS_UTILIZATION, count_parameters, forward_flops
 from lmpipe.model.activation_memory import step_bytes, validation_bytes
 from lmpipe.study.settings import ModelConfig
 
@@ -115,7 +115,7 @@ def models_of(results: Results) -> dict[str, Run]:
 def parameter_errors(results: Results) -> list[float]:
     """The error of the predicted parameters of every shape of model that was trained, in percent."""
     return [
-        error(parameters(ModelConfig(**run.config["model"]))["total"], run.summary["parameters"])
+        error(count_parameters(ModelConfig(**run.config["model"])).total, run.summary["parameters"])
         for run in models_of(results).values()
     ]
 

@@ -23,7 +23,7 @@ from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_bytes, format_int, format_percent, join_words
 
 # What the handout's list says, and what is kept.
-SIZES = ("handout_bytes", "kept_bytes")
+SIZES = ("handout_bytes", "saved_bytes")
 PART_NAMES = {
     "embedding": "token embedding",
     "norms": "RMSNorms",
@@ -54,7 +54,7 @@ def parts_table(found: Measurements) -> Table:
     for name, key in held.items():
         size, real = predicted[key], measured[key]
         rows.append([name, size, size, real, error(size, real), error(size, real)])
-    values = predicted["activations"]["values"]
+    values = predicted["activations"]["activations"]
     for part, name in PART_NAMES.items():
         handout, ours = (sum(value[key] for value in values if value["part"] == part) for key in SIZES)
         if real := measured["saved_bytes_by_part"].get(part, 0):
@@ -77,8 +77,8 @@ def setting_words(found: Measurements) -> str:
 def gaps_table(found: Measurements) -> Table:
     """Every value that the handout's list counts or that is kept, and why they differ."""
     rows = [
-        [value["name"], *(value[key] for key in SIZES), value["kept_bytes"] - value["handout_bytes"], value["reason"]]
-        for value in found["predicted"]["activations"]["values"]
+        [value["name"], *(value[key] for key in SIZES), value["saved_bytes"] - value["handout_bytes"], value["reason"]]
+        for value in found["predicted"]["activations"]["activations"]
     ]
     columns = ["value", "the handout's list (bytes)", "kept (bytes)", "difference (bytes)", "reason"]
     return Table(
@@ -102,8 +102,8 @@ def activations_sentence(found: Measurements) -> str:
 
 def gap_sentences(found: Measurements) -> list[str]:
     """What the handout's list counts in vain and what it leaves out, by size."""
-    values = found["predicted"]["activations"]["values"]
-    gaps = {value["name"]: value["kept_bytes"] - value["handout_bytes"] for value in values}
+    values = found["predicted"]["activations"]["activations"]
+    gaps = {value["name"]: value["saved_bytes"] - value["handout_bytes"] for value in values}
     over = sorted((name for name in gaps if gaps[name] < 0), key=lambda name: gaps[name])
     under = sorted((name for name in gaps if gaps[name] > 0), key=lambda name: -gaps[name])
     told = [

@@ -94,7 +94,7 @@ def figures_of(account: Account) -> dict[str, Figure]:
     source = f"accounting/{account['name']}.json"
     return {
         f"{name}_parameters": Figure(account["parameters"]["total"], "parameters", source),
-        f"{name}_bytes": Figure(account["bytes"], "bytes", source),
+        f"{name}_bytes": Figure(account["parameter_bytes"], "bytes", source),
         f"{name}_forward_flops": Figure(account["flops"]["forward"], "FLOPs", source),
         f"{name}_training_flops": Figure(account["flops"]["training"], "FLOPs", source),
         f"{name}_attention_scores_share": Figure(
@@ -108,10 +108,10 @@ def shown_sentences(account: Account) -> list[str]:
     flops, config = account["flops"], account["config"]
     ordered = sorted(account["shares"].items(), key=lambda item: -item[1])
     shares = join_words([f"{format_percent(share)} for the {COMPONENTS[component]}" for component, share in ordered])
-    ratio = flops["six_p_t"] / flops["training"]
+    ratio = flops["flops_6nd"] / flops["training"]
     return [
         f"{sentence_start(title_of(account))} has {format_int(account['parameters']['total'])} parameters, which take "
-        f"{format_int(account['bytes'])} bytes ({format_bytes(account['bytes'])}) in "
+        f"{format_int(account['parameter_bytes'])} bytes ({format_bytes(account['parameter_bytes'])}) in "
         "float32, and the matrix multiplies of "
         f"one forward pass over {format_int(config['context_length'])} tokens take "
         f"{format_int(flops['forward'])} FLOPs.",
@@ -119,7 +119,7 @@ def shown_sentences(account: Account) -> list[str]:
         "Training on such a sequence takes three times as many, "
         f"{format_number(flops['training'])} FLOPs, since the backward "
         f"pass does two multiplies for each; the rule of thumb 6 × parameters × tokens gives "
-        f"{format_number(flops['six_p_t'])}, {format_percent(abs(1 - ratio))} "
+        f"{format_number(flops['flops_6nd'])}, {format_percent(abs(1 - ratio))} "
         f"{'less' if ratio < 1 else 'more'}: it leaves out "
         "attention's scores and values, but counts the token embedding and the gains, which no multiply uses.",
     ]
@@ -180,7 +180,7 @@ def context_sentence(short: Account, long: Account) -> str:
         "and weighted values of attention "
         f"grow with the square of the context, from {attention[0]} to {attention[1]} of the total, and would cost as "
         "much as all weight matrices together at a context of "
-        f"{format_int(short['flops']['equal_shares_context'])} tokens."
+        f"{format_int(short['flops']['attention_crossover_context'])} tokens."
     )
 
 
@@ -192,7 +192,7 @@ def own_sentences(accounts: list[Account]) -> list[str]:
     largest, share = max(own["shares"].items(), key=lambda item: item[1])
     return [
         f"The study's own model has {format_int(own['parameters']['total'])} parameters "
-        f"({format_bytes(own['bytes'])}) and "
+        f"({format_bytes(own['parameter_bytes'])}) and "
         f"takes {format_int(own['flops']['forward'])} FLOPs for a sequence of "
         f"{format_int(own['config']['context_length'])} "
         f"tokens, the largest part, {format_percent(share)}, for the {COMPONENTS[largest]}."
@@ -201,7 +201,11 @@ def own_sentences(accounts: list[Account]) -> list[str]:
 
 def check_sentences(accounts: list[Account]) -> list[str]:
     """What was compared with torch, and that GPT-2 XL is missing where it is."""
-    equal = sum(account["checks"]["equal"] for account in accounts)
+    equal = sum(
+        account["torch_counts"]
+        == {"parameters": account["parameters"]["total"], "forward_flops": account["flops"]["forward"]}
+        for account in accounts
+    )
     sentences = [
         f"Parameters and FLOPs equal, to the unit, what torch counts on lmpipe's own model for {equal} of "
         f"{len(accounts)} models (built on the meta device, with FlopCounterMode)."
@@ -217,8 +221,8 @@ def models_table(accounts: list[Account]) -> Table:
     for account in accounts:
         config, flops = account["config"], account["flops"]
         shape = [config[key] for key in ("num_layers", "d_model", "num_heads", "d_ff", "context_length")]
-        costs = [flops["forward"], flops["forward"] / config["context_length"], flops["training"], flops["six_p_t"]]
-        rows.append([account["name"], *shape, account["parameters"]["total"], account["bytes"], *costs])
+        costs = [flops["forward"], flops["forward"] / config["context_length"], flops["training"], flops["flops_6nd"]]
+        rows.append([account["name"], *shape, account["parameters"]["total"], account["parameter_bytes"], *costs])
     columns = ["model", "layers", "d_model", "heads", "d_ff", "context", "parameters", "bytes (float32)"]
     costs = ["forward FLOPs", "forward FLOPs a token", "training FLOPs (3 × forward)", "6 × parameters × tokens"]
     return Table("Size and FLOPs of one sequence of context length", [*columns, *costs], rows)

@@ -1,0 +1,81 @@
+"""Derivations: formulas as texts that are both computed and shown, so the report's derivation is the one that ran."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from lmpipe.io.documents import Document
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Definition of a symbol: its meaning, and a Python expression of the symbols before it."""
+
+    symbol: str
+    meaning: str
+    expression: str
+    unit: str = ""
+
+
+class DerivationLine(Document):
+    """Line of a derivation with its value."""
+
+    symbol: str
+    """Symbol, as later formulas use it."""
+    meaning: str
+    """Meaning in words."""
+    formula: str
+    """Expression of the symbols before it; empty for a given quantity."""
+    value: int | float
+    """Value in `unit`."""
+    unit: str
+    """Unit; empty for a pure number."""
+
+
+def given(symbol: str, meaning: str, value: int | float, unit: str = "") -> DerivationLine:
+    """Return the line of a given quantity."""
+    return DerivationLine(symbol=symbol, meaning=meaning, formula="", value=value, unit=unit)
+
+
+def derive(constants: Iterable[DerivationLine], formulas: Iterable[Formula]) -> list[DerivationLine]:
+    """Evaluate each formula with the values of the lines before it.
+
+    >>> derive([given("D", "width", 3)], [Formula("P", "square matrix", "D**2")])[-1].value
+    9
+    """
+    lines = list(constants)
+    symbols: dict[str, object] = {"__builtins__": {}, "max": max} | {line.symbol: line.value for line in lines}
+    for formula in formulas:
+        # Expressions are constants of this package: nothing that a user writes is ever evaluated.
+        value = symbols[formula.symbol] = eval(formula.expression, symbols)
+        lines.append(
+            DerivationLine(
+                symbol=formula.symbol,
+                meaning=formula.meaning,
+                formula=formula.expression,
+                value=value,
+                unit=formula.unit,
+            )
+        )
+    return lines
+
+
+def values_by_symbol(lines: Sequence[DerivationLine]) -> dict[str, int | float]:
+    """Return the values of a derivation by symbol."""
+    return {line.symbol: line.value for line in lines}
+
+
+def sum_terms(expressions: Iterable[str]) -> str:
+    """Add expressions that are sums of products, combining equal products.
+
+    >>> sum_terms(["2 * L * D", "L * D + D", "0"])
+    '3 * L * D + D'
+    """
+    coefficients: dict[str, int] = {}
+    for term in " + ".join(expressions).split(" + "):
+        factors = term.split(" * ")
+        product = " * ".join(factor for factor in factors if not factor.isdigit())
+        coefficient = prod(int(factor) for factor in factors if factor.isdigit())
+        coefficients[product] = coefficients.get(product, 0) + coefficient
+    terms = [product if count == 1 else f"{count} * {product}" for product, count in coefficients.items() if count]
+    return " + ".join(terms) or "0"
