@@ -43,7 +43,7 @@ rule accounting:
 
 rule experiments:
     input:
-        expand("<results>/experiments/{experiment}/table.csv", experiment=PLAN.runs_of),
+        expand("<results>/experiments/{experiment}/table.csv", experiment=PLAN.runs_by_experiment),
 
 
 rule samples:

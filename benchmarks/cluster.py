@@ -209,7 +209,7 @@ def judge(plan: Plan, folder: Path) -> int:
     spent = completed_jobs(said)
     worked = [seconds_of_work(path) for path in (results / "benchmarks").rglob("*.tsv")]
     figures = {
-        "runs in the study": len(plan.run_in),
+        "runs in the study": len(plan.runs_by_folder),
         "of them in the report's table": logged,
         "different runs": len(distinct_runs(plan)),
         "of them trained": len(trained),
@@ -228,7 +228,7 @@ def judge(plan: Plan, folder: Path) -> int:
     for name, figure in figures.items():
         print(f"{name:45}{figure}")
     held = (
-        logged == len(plan.run_in)
+        logged == len(plan.runs_by_folder)
         and len(trained) == len(distinct_runs(plan))
         and set(trained.values()) == {1}
         and (results / "report.html").exists()

@@ -45,7 +45,7 @@ def test_a_missing_experiment_is_absent_with_lines_that_the_study_accepts(tmp_pa
     (lines,) = re.findall("`(.*)`", finding.sentences[0])
     experiments = results.study["experiments"] | yaml.safe_load(lines)
     plan = load_plan(results.study | {"experiments": experiments}, "the study with the lines added")
-    assert len(plan.runs_of[problem]) >= 2
+    assert len(plan.runs_by_experiment[problem]) >= 2
 
 
 def test_the_log_holds_every_run_and_counts_shared_ones_once(fabricated):

@@ -12,7 +12,7 @@ import pytest
 from lmpipe.analysis.run_states import STAGES, StudyFiles, last_lines
 from lmpipe.io.process_identity import this_process
 from lmpipe.planning.plan import load_plan
-from lmpipe.planning.session import BegunStudy, begin, find_study
+from lmpipe.planning.session import StudySession, begin, find_study
 from lmpipe.planning.stages import records_of
 from lmpipe.training.progress_file import PROGRESS_FILE
 from tests.support.fake_results import fabricate_study
@@ -31,22 +31,22 @@ def study(tmp_path, monkeypatch):
     return find_study("results/fabricated")
 
 
-def states(study: BegunStudy) -> dict[str, str]:
+def states(study: StudySession) -> dict[str, str]:
     return {run.run.name: run.state for run in StudyFiles(study).look(time.time()).runs}
 
 
-def state_of(study: BegunStudy, name: str = "max_lr=0.01"):
+def state_of(study: StudySession, name: str = "max_lr=0.01"):
     return next(run for run in StudyFiles(study).look(time.time()).runs if run.run.name == name)
 
 
-def write_log(study: BegunStudy, text: str, path: str = f"train/{RUN}.log") -> Path:
+def write_log(study: StudySession, text: str, path: str = f"train/{RUN}.log") -> Path:
     log = study.logs / path
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text(text, encoding="utf-8")
     return log
 
 
-def take_away(study: BegunStudy, **told) -> dict:
+def take_away(study: StudySession, **told) -> dict:
     """Remove the results of a run; where something is told of it, leave that as its progress."""
     folder = study.folder / "runs" / RUN
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -133,7 +133,7 @@ def test_a_job_that_has_just_begun_and_one_that_was_killed_without_a_word(study)
     assert states(study)["max_lr=0.01"] == "running"
     long_ago = time.time() - 3600
     os.utime(log, (long_ago, long_ago))
-    killed = BegunStudy(study.plan, study.folder, study.call, since=long_ago - 1)
+    killed = StudySession(study.plan, study.folder, study.call, since=long_ago - 1)
     assert states(killed)["max_lr=0.01"] == "stopped"
 
 
@@ -218,7 +218,7 @@ def test_a_run_from_its_first_step_over_its_killing_to_its_end(tmp_path, monkeyp
         "experiments": {"experiment": {"corpus": "tiny"}},
         "accounting": {"models": {}, "device_memory_gb": 80.0},
     }
-    begun = BegunStudy(load_plan(study, "the tiny study"), results)
+    begun = StudySession(load_plan(study, "the tiny study"), results)
     command = [
         sys.executable,
         "-m",

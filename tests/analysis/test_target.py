@@ -97,4 +97,4 @@ def test_no_run_knows_a_target(fabricated):
         with_target["experiments"][experiment]["target_loss"] = 1.45
     before, after = (load_plan(study, "x") for study in (fabricated.study, with_target))
     assert before.runs == after.runs
-    assert before.names_and_seeds() == after.names_and_seeds(), "nor does any rule but find and report"
+    assert before.run_keys() == after.run_keys(), "nor does any rule but find and report"

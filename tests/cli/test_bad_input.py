@@ -244,7 +244,7 @@ def read_lineage(results: Results) -> None:
 
 
 def read_inputs_of_run(results: Results) -> None:
-    settings = load_plan(STUDY, "the tiny study").runs_of["tuned"][0]
+    settings = load_plan(STUDY, "the tiny study").runs_by_experiment["tuned"][0]
     resolve(settings, results.folder, BEST, results.folder / "elsewhere")
 
 
@@ -276,13 +276,13 @@ def test_records_with_one_wrong_value(path):
     file, plan = Path(path), load_plan(STUDY, "the tiny study")
     data = file.read_bytes()
     study = plan.study.model_dump(mode="json", exclude_none=True)
-    READERS[path](Results("results", study, plan.names_and_seeds()))
+    READERS[path](Results("results", study, plan.run_keys()))
     refused = 0
     try:
         for value in some_of(mutations(json.loads(data), cycle(WRONG))):
             write_json(path, value)
             try:
-                READERS[path](Results("results", study, plan.names_and_seeds()))
+                READERS[path](Results("results", study, plan.run_keys()))
             except InputError as error:
                 refused += 1
                 assert str(file.parent) in str(error), json.dumps(value)[:2000]

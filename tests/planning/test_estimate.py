@@ -11,7 +11,15 @@ from lmpipe.cli.main import main
 from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_bytes
 from lmpipe.planning.cost_model import CPU_CORE, RunCost
-from lmpipe.planning.estimate import amount, distinct_runs, estimate, fetched_texts, notice, read_plan, roughly
+from lmpipe.planning.estimate import (
+    amount,
+    distinct_runs,
+    estimate,
+    fetched_texts,
+    humanize_duration,
+    notice,
+    read_plan,
+)
 from lmpipe.planning.plan import load_plan
 from lmpipe.study.settings import ModelConfig
 from tests.planning.test_plan import plan_with
@@ -90,8 +98,8 @@ def test_the_readme_says_what_is_estimated(large):
     (row,) = re.findall(rf"^\| `{large.study}\.yaml`.*$", (CONFIG / "README.md").read_text(encoding="utf-8"), re.M)
     *_, fetched, cpu, gpu, disk, memory, _ = (cell.strip() for cell in row.split("|"))
     assert fetched == amount(large.texts)
-    assert cpu.split(" (")[0] == roughly(large.cpu_seconds)
-    assert gpu == roughly(large.gpu_seconds)
+    assert cpu.split(" (")[0] == humanize_duration(large.cpu_seconds)
+    assert gpu == humanize_duration(large.gpu_seconds)
     assert disk == format_bytes(large.disk_bytes)
     assert memory == ", ".join(f"{job} {format_bytes(large.memory[job])}" for job in ("train", "train_bpe"))
 
@@ -100,7 +108,7 @@ def test_the_readme_says_what_float32_would_take():
     study = yaml.safe_load((CONFIG / "cs336.yaml").read_text(encoding="utf-8"))
     study["training"]["precision"] = "float32"
     found = estimate(load_plan(study, "cs336"), cores=2)
-    days = roughly(found.cpu_seconds).removesuffix(" days")
+    days = humanize_duration(found.cpu_seconds).removesuffix(" days")
     assert f"({days} in float32)" in (CONFIG / "README.md").read_text(encoding="utf-8")
 
 

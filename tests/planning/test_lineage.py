@@ -3,7 +3,7 @@ import shlex
 import pytest
 
 from lmpipe.errors import InputError
-from lmpipe.planning.lineage import Lineage, as_yaml, commands_for, files_of, settings_behind
+from lmpipe.planning.lineage import Lineage, as_yaml, matching_files, rebuild_commands, relevant_settings
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.stages import records_of
 from lmpipe.report.plots.experiment import plot_experiment
@@ -29,41 +29,41 @@ def lineage(study):
 
 
 def test_the_jobs_behind_a_file_are_those_of_its_experiment_and_corpus(lineage):
-    jobs = lineage.behind([TABLE])
+    jobs = lineage.ancestors([TABLE])
     assert [job.rule for job in jobs] == ["plot_experiment", "train", "train", "encode_corpus", "make_corpus"]
     assert {name.split("/")[1] for job in jobs for name in job.outputs if name.startswith("runs/")} == {"no_pos_emb"}
 
 
 def test_nothing_lies_behind_a_file_without_a_record(lineage):
-    assert lineage.behind(["experiments/none/table.csv"]) == []
+    assert lineage.ancestors(["experiments/none/table.csv"]) == []
 
 
 def test_a_pattern_stands_for_every_run(lineage, study):
-    files = files_of(lineage, ["runs/*/*/seed*/summary.json"])
+    files = matching_files(lineage, ["runs/*/*/seed*/summary.json"])
     assert len(files) == sum(map(len, study.plan.values()))
-    assert commands_for("laptop", ["runs/*/*/seed*/summary.json"], lineage.makers(files))[1] == (
+    assert rebuild_commands("laptop", ["runs/*/*/seed*/summary.json"], lineage.producers(files))[1] == (
         "snakemake --cores 2 --forcerun train --configfile study.yaml"
     )
 
 
 def test_a_copied_run_counts_the_time_of_its_training(lineage, study):
     (run,) = [run for run in study.experiment("no_pos_emb").runs if run.name == "nope"]
-    (job,) = lineage.makers(["runs/no_pos_emb/nope/seed0/summary.json"])
+    (job,) = lineage.producers(["runs/no_pos_emb/nope/seed0/summary.json"])
     assert job.wall_seconds == run.summary["train_seconds"]
 
 
 def test_commands_name_what_they_make_and_force_the_rules_that_made_it(lineage):
-    assert commands_for("laptop", [TABLE], lineage.makers([TABLE])) == [
+    assert rebuild_commands("laptop", [TABLE], lineage.producers([TABLE])) == [
         "lmpipe forget results/laptop",
         f"snakemake --cores 2 results/laptop/{TABLE} --forcerun train --configfile study.yaml",
     ]
     corpus = "corpora/stories/corpus.json"
-    (command,) = commands_for("laptop", [corpus], lineage.makers([corpus]))
+    (command,) = rebuild_commands("laptop", [corpus], lineage.producers([corpus]))
     assert shlex.split(command)[3:6] == [f"results/laptop/{corpus}", "--forcerun", "make_corpus"]
 
 
 def test_the_part_of_a_study_that_decides_a_result_is_part_of_it(lineage, study):
-    part = settings_behind(study.study, lineage.behind([TABLE]))
+    part = relevant_settings(study.study, lineage.ancestors([TABLE]))
     assert list(part) == ["seeds", "corpora", "model", "training", "experiments"]
     assert part["experiments"] == {"no_pos_emb": study.study["experiments"]["no_pos_emb"]}
     assert part["corpora"] == {"stories": CORPORA["stories"]}

@@ -23,7 +23,7 @@ def plan_with(experiments, **changes):
 
 
 def names(plan, experiment):
-    return [run.name for run in plan.runs_of[experiment]]
+    return [run.name for run in plan.runs_by_experiment[experiment]]
 
 
 def test_runs_are_named_by_what_they_change():
@@ -35,7 +35,7 @@ def test_a_runs_own_vary_follows_its_name():
     runs = {"baseline": {}, "no_norm": {"norm": "none", "sweep": {"max_lr": [0.001, 0.003]}}}
     plan = plan_with({"ablation": {"corpus": "stories", "runs": runs}})
     assert names(plan, "ablation") == ["baseline", "no_norm_max_lr=0.001", "no_norm_max_lr=0.003"]
-    assert plan.runs_of["ablation"][1].overrides == {"norm": "none", "max_lr": 0.001}
+    assert plan.runs_by_experiment["ablation"][1].overrides == {"norm": "none", "max_lr": 0.001}
 
 
 def test_vary_of_an_experiment_multiplies_its_runs():
@@ -51,7 +51,7 @@ def test_an_experiment_without_runs_is_one_run():
 def test_later_settings_win_over_earlier_ones():
     runs = {"a": {}, "b": {"batch_size": 3}}
     plan = plan_with({"x": {"corpus": "stories", "batch_size": 2, "d_model": 32, "runs": runs}})
-    a, b = plan.runs_of["x"]
+    a, b = plan.runs_by_experiment["x"]
     assert (a.training.batch_size, b.training.batch_size) == (2, 3)
     assert a.model.d_model == b.model.d_model == 32
     assert a.training.weight_decay == LAPTOP["training"]["weight_decay"]
@@ -59,8 +59,8 @@ def test_later_settings_win_over_earlier_ones():
 
 def test_every_run_has_every_seed_of_its_experiment():
     plan = plan_with({"x": {"corpus": "stories"}, "y": {"corpus": "stories", "seeds": [5, 6]}}, seeds=[1])
-    assert [run.seed for run in plan.runs_of["x"]] == [1]
-    assert [run.folder for run in plan.runs_of["y"]] == ["runs/y/baseline/seed5", "runs/y/baseline/seed6"]
+    assert [run.seed for run in plan.runs_by_experiment["x"]] == [1]
+    assert [run.folder for run in plan.runs_by_experiment["y"]] == ["runs/y/baseline/seed5", "runs/y/baseline/seed6"]
 
 
 def test_best_of_is_named_by_its_factor_and_left_for_the_run_to_resolve():
@@ -70,14 +70,14 @@ def test_best_of_is_named_by_its_factor_and_left_for_the_run_to_resolve():
         "batch_size=4_max_lr=sqrt_batch_size-0.5",
         "batch_size=4_max_lr=sqrt_batch_size-1.0",
     ]
-    run = plan.runs_of["batches"][0]
+    run = plan.runs_by_experiment["batches"][0]
     assert run.best_of == "sweep"
     assert run.training.max_lr == BestOf(best_of="sweep", scale="sqrt_batch_size", factor=0.5)
 
 
 def test_a_varied_vocabulary_is_a_tokenizer_of_its_own():
     plan = plan_with({"x": {"corpus": "stories", "sweep": {"vocab_size": [512, 1024], "context_length": [64]}}})
-    assert [run.tokenizer for run in plan.runs_of["x"]] == ["stories-vocab_size=512", "stories"]
+    assert [run.tokenizer for run in plan.runs_by_experiment["x"]] == ["stories-vocab_size=512", "stories"]
     assert plan.tokenizers == {
         "stories-vocab_size=512": ("stories", 512),
         "stories": ("stories", 1024),
@@ -87,7 +87,7 @@ def test_a_varied_vocabulary_is_a_tokenizer_of_its_own():
 
 def test_corpora_can_be_varied():
     plan = plan_with({"x": {"sweep": {"corpus": ["stories", "docs"]}}})
-    assert [(run.name, run.tokenizer) for run in plan.runs_of["x"]] == [
+    assert [(run.name, run.tokenizer) for run in plan.runs_by_experiment["x"]] == [
         ("corpus=stories", "stories"),
         ("corpus=docs", "docs"),
     ]
@@ -95,7 +95,7 @@ def test_corpora_can_be_varied():
 
 def test_the_laptop_study_plans_the_runs_that_the_handout_asks_for():
     plan = load_plan(LAPTOP, "laptop")
-    assert {name: len(runs) for name, runs in plan.runs_of.items()} == {
+    assert {name: len(runs) for name, runs in plan.runs_by_experiment.items()} == {
         "learning_rate": 18,
         "batch_size_experiment": 20,
         "layer_norm_ablation": 20,
@@ -104,7 +104,7 @@ def test_the_laptop_study_plans_the_runs_that_the_handout_asks_for():
         "swiglu_ablation": 10,
         "main_experiment": 2,
     }
-    assert plan.shown_run("docs").folder == "runs/main_experiment/docs/seed0"
+    assert plan.sample_run("docs").folder == "runs/main_experiment/docs/seed0"
     assert plan.models["study"].vocab_size == 1024
 
 

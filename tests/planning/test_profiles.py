@@ -17,12 +17,12 @@ from benchmarks.doubles import gpu_use, make_environment, most_at_once
 from lmpipe.errors import InputError
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.snakemake_checks import (
-    check_arrays,
+    check_array_limits,
     check_interpreter,
-    gpus_asked,
-    lost_total,
-    most_jobs,
+    max_ready_jobs,
+    missing_gpu_total_warning,
     only_looks,
+    requested_gpus,
 )
 from lmpipe.planning.stages import records_of
 from lmpipe.training.devices import device_name, find_device
@@ -46,29 +46,31 @@ def test_a_study_with_shards_has_jobs_for_each():
     whole, sharded = (
         load_plan(STUDY | {"corpora": {"tiny": corpus | {"shards": shards}}}, "study") for shards in (1, 3)
     )
-    assert most_jobs(whole) == sum(map(len, records_of(whole).values()))
+    assert max_ready_jobs(whole) == sum(map(len, records_of(whole).values()))
     # Two shards more to count, three to encode; the tokens are joined in place of the one job that encoded them.
-    assert most_jobs(sharded) == most_jobs(whole) + 2 + 3
+    assert max_ready_jobs(sharded) == max_ready_jobs(whole) + 2 + 3
 
 
 @pytest.mark.parametrize("limits", [{"--jobs": 9}, {"--jobs": None, "--max-jobs-per-timespan": 9}])
 def test_limits_that_would_leave_jobs_behind_are_refused(limits):
     (option,) = [option for option, limit in limits.items() if limit]
     with pytest.raises(InputError, match=f"^{option}: expected at least 10 .*, found 9; .* --slurm-array-jobs none$"):
-        check_arrays("plot_experiment", limits, 10)
+        check_array_limits("plot_experiment", limits, 10)
 
 
 @pytest.mark.parametrize(
     ("arrays", "limits"), [(None, {"--jobs": 9}), ("", {"--jobs": 9}), ("plot_experiment", {"--jobs": 10, "--x": None})]
 )
 def test_limits_that_leave_nothing_behind_are_accepted(arrays, limits):
-    check_arrays(arrays, limits, 10)
+    check_array_limits(arrays, limits, 10)
 
 
 def test_a_lost_total_is_told():
-    assert lost_total(["train"], ["mem_mb"]).startswith("train: a gpu is asked for, but there is no total")
-    assert lost_total(["train"], ["mem_mb", "gpu"]) is None
-    assert lost_total([], []) is None
+    assert missing_gpu_total_warning(["train"], ["mem_mb"]).startswith(
+        "train: a gpu is asked for, but there is no total"
+    )
+    assert missing_gpu_total_warning(["train"], ["mem_mb", "gpu"]) is None
+    assert missing_gpu_total_warning([], []) is None
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_a_call_that_only_looks_is_known_by_its_options(arguments, expected):
     ],
 )
 def test_a_run_has_as_many_gpus_as_its_job_asks_for(gpu, gres, expected):
-    assert gpus_asked(gpu, gres) == expected
+    assert requested_gpus(gpu, gres) == expected
 
 
 def test_an_environment_that_snakemake_would_not_quote_is_refused_on_a_cluster():

@@ -31,7 +31,7 @@ def test_a_study_that_was_begun_is_found_by_its_folder_and_without_a_name():
     for study in (find_study("results/tiny"), find_study()):
         assert study.plan.study == PLAN.study
         assert study.call["command"] == "snakemake --cores 2 --configfile 'a study.yaml'"
-        assert study.runs_now is True, "this very process"
+        assert study.is_running is True, "this very process"
         assert study.logs.parts[-2:] == ("logs", "tiny")
 
 
@@ -54,8 +54,8 @@ def test_a_study_file_serves_as_well(tmp_path):
 def test_finished_results_tell_their_study(whole_study, monkeypatch):
     monkeypatch.chdir(whole_study[0])
     study = find_study("results")
-    assert list(study.plan.runs_of) == ["sweep", "tuned"]
-    assert study.runs_now is None
+    assert list(study.plan.runs_by_experiment) == ["sweep", "tuned"]
+    assert study.is_running is None
 
 
 def test_a_disk_that_cannot_take_it_stops_no_study(tmp_path, capsys):

@@ -186,7 +186,7 @@ def test_names_and_tokens_are_code_and_one_row_is_told_in_the_singular(study, tm
 def test_the_settings_shown_are_a_study_file_of_the_same_study(study, html):
     text = "".join(Page(html[html.index("<h3>Settings") :]).seen)
     shown_study = yaml.safe_load(text[text.index("study:") :])
-    assert load_plan(shown_study, "the report's settings").names_and_seeds() == study.plan
+    assert load_plan(shown_study, "the report's settings").run_keys() == study.plan
 
 
 def section_of(html: str, problem: str) -> str:

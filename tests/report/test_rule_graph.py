@@ -58,7 +58,7 @@ def test_the_drawing_leads_where_snakemake_goes(sharded):
 def test_jobs_are_counted_as_planned(sharded):
     plan = plan_of(sharded)
     jobs = jobs_of(plan)
-    assert jobs["train"] == len(plan.run_in)
+    assert jobs["train"] == len(plan.runs_by_folder)
     assert (jobs["download"], jobs["encode_shard"], jobs["join_tokens"], jobs["count_pretokens"]) == (2, 3, 1, 4)
     recorded = sum(map(len, records_of(plan).values()))
     assert sum(jobs.values()) == recorded + jobs["download"] + jobs["encode_shard"] + 1

@@ -189,12 +189,12 @@ def arguments_of(verb: str, plan: Plan) -> list[str]:
             training = TRAINING | {"total_tokens": 2 * MODEL["context_length"]}
             return ["--settings", as_json({"model": model, "training": training}), "--device", "cpu"]
         case "train":
-            return [*run_arguments(plan.runs_of["tuned"][0]), "--best", BEST]
+            return [*run_arguments(plan.runs_by_experiment["tuned"][0]), "--best", BEST]
         case "select-best" | "plot-experiment":
-            runs = plan.names_and_seeds()["sweep"]
+            runs = plan.run_keys()["sweep"]
             return ["--settings", as_json({"experiment": "sweep", "runs": runs}), *in_results]
         case "generate":
-            settings = {"samples": STUDY["samples"], "run": plan.shown_run("tiny").model_dump(mode="json")}
+            settings = {"samples": STUDY["samples"], "run": plan.sample_run("tiny").model_dump(mode="json")}
             return ["--run", RUN, "--texts", *TEXTS, "--settings", as_json(settings)]
         case "export":
             return ["--run", RUN]
@@ -248,7 +248,7 @@ def commands_of(verb: str) -> list[list[str]]:
         tuned = as_json({"experiment": "tuned", "runs": [["baseline", 0]]})
         return [usual, [verb, "--settings", tuned, *usual[3:-1], "results/experiments/tuned"]]
     if verb == "select-best":
-        sweep = the_plan().runs_of["sweep"]
+        sweep = the_plan().runs_by_experiment["sweep"]
         return [*(["train", *run_arguments(run), "--output", f"results/{run.folder}"] for run in sweep), usual]
     return [usual]
 

@@ -120,7 +120,7 @@ def fabricate_study(
     for run in plan.runs:
         vocab_size = plan.tokenizers[run.tokenizer][1]
         fabricate_run(folder / run.folder, run, vocab_size)
-    return Results(folder, study, plan.names_and_seeds())
+    return Results(folder, study, plan.run_keys())
 
 
 def change_summary(results: Results, run: str, **changes: Any) -> None:

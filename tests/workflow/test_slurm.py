@@ -123,7 +123,7 @@ def asked_by_job(said, rule):
 def test_jobs_ask_for_what_the_rules_say(finished, study):
     _, said = finished
     plan = load_plan(yaml.safe_load(study.read_text(encoding="utf-8")), "study")
-    asked = train_request(plan, plan.run_in["runs/tuned/baseline/seed0"])
+    asked = train_request(plan, plan.runs_by_folder["runs/tuned/baseline/seed0"])
     assert asked_by_job(said, "train") == {"cpus": 1, "mem_mb": asked.mem_mb, "minutes": asked.runtime}
     assert asked_by_job(said, "train_bpe")["cpus"] == 4
 

@@ -37,8 +37,8 @@ def test_every_study_answers_every_problem(path):
     experiments = {problem for problem in PROBLEMS if hasattr(module_of(problem), "LINES")}
     assert len(experiments) == 7
     assert set(PROBLEMS) - experiments == OTHER_SECTIONS
-    assert experiments <= set(plan.runs_of)
-    assert all(len(plan.runs_of[problem]) > 1 for problem in experiments)
+    assert experiments <= set(plan.runs_by_experiment)
+    assert all(len(plan.runs_by_experiment[problem]) > 1 for problem in experiments)
     assert {corpus.stands_for for corpus in plan.study.corpora.values()} >= {"TinyStories", "OpenWebText"}
     assert set(plan.study.samples.models) == set(plan.study.corpora)
     assert {"gpt2_xl", "gpt2_xl_16k", "study"} <= set(plan.models)
@@ -47,10 +47,10 @@ def test_every_study_answers_every_problem(path):
 @pytest.mark.parametrize("path", [path for path in STUDIES if path.stem != "smoke"], ids=stem)
 def test_every_study_is_one_that_an_expert_would_accept(path):
     plan = read_plan(path)
-    rates = sorted({run.training.max_lr for run in plan.runs_of["learning_rate"]})
+    rates = sorted({run.training.max_lr for run in plan.runs_by_experiment["learning_rate"]})
     factors = [larger / smaller for smaller, larger in pairwise(rates)]
     assert len(rates) >= 6 and max(factors[:-1]) <= 4.2, "a logarithmic grid, and a last rate that should diverge"
-    batches = plan.runs_of["batch_size_experiment"]
+    batches = plan.runs_by_experiment["batch_size_experiment"]
     assert min(run.training.batch_size for run in batches) == 1
     for run in batches:
         steps = run.training.total_tokens // (run.training.batch_size * run.model.context_length)
@@ -58,9 +58,10 @@ def test_every_study_is_one_that_an_expert_would_accept(path):
         tried = [one for one in batches if one.training.batch_size == run.training.batch_size]
         assert len(tried) >= 3, "each size has a choice of rates"
     for ablation in ("layer_norm_ablation", "pre_norm_ablation", "no_pos_emb", "swiglu_ablation"):
-        assert len({run.seed for run in plan.runs_of[ablation]}) >= 3
+        assert len({run.seed for run in plan.runs_by_experiment[ablation]}) >= 3
     models = [
-        ModelConfig(vocab_size=1024, **run.model.model_dump(mode="json")) for run in plan.runs_of["swiglu_ablation"]
+        ModelConfig(vocab_size=1024, **run.model.model_dump(mode="json"))
+        for run in plan.runs_by_experiment["swiglu_ablation"]
     ]
     assert {model.feed_forward for model in models} == {"swiglu", "silu"}
     assert len({count_parameters(model).total for model in models}) == 1, "matched to the parameter"

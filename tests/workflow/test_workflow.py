@@ -58,7 +58,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(folder):
     study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
-    return Results(folder / "results" / "smoke", study, load_plan(study, "smoke").names_and_seeds())
+    return Results(folder / "results" / "smoke", study, load_plan(study, "smoke").run_keys())
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +334,7 @@ def test_a_failed_study_says_so_and_how_to_report_what_is_there(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     begun = find_study(tmp_path / "results" / "smoke")
     assert begun.plan.study == load_plan(study, "failing").study
-    assert begun.runs_now is False
+    assert begun.is_running is False
     (failed,) = StudyFiles(begun).look(time.time()).failed_jobs
     assert failed.log == "make_corpus/docs.log"
     assert failed.line.startswith("lmpipe make-corpus: ")
@@ -382,14 +382,14 @@ def test_every_extension_of_the_readme_does_just_what_it_adds(folder, results, m
 
     monkeypatch.chdir(folder)
     old, new = (load_plan(yaml.safe_load(text.read_text(encoding="utf-8")), "x") for text in [SMOKE, path])
-    fresh = set(new.run_in) - set(old.run_in)
+    fresh = set(new.runs_by_folder) - set(old.runs_by_folder)
     done = snakemake(folder, study=path)
     trained = set(re.findall(r"^    output: results/smoke/(runs/.*?)/config.json", done.stderr, re.MULTILINE))
     assert trained >= fresh
     rerun = trained - fresh
     # A new learning rate may change which one is the best; runs that take the best are then asked for again.
-    assert all(new.run_in[run].best_of for run in rerun), rerun
-    extended = Results(results.folder, yaml.safe_load(path.read_text(encoding="utf-8")), new.names_and_seeds())
+    assert all(new.runs_by_folder[run].best_of for run in rerun), rerun
+    extended = Results(results.folder, yaml.safe_load(path.read_text(encoding="utf-8")), new.run_keys())
     findings = extended.json("findings.json", FINDINGS)["problems"]
     assert {"vocabulary_and_context", "width_ablation"} <= set(findings)
     sizes = {run.config["model"]["vocab_size"] for run in extended.experiment("vocabulary_and_context").runs}

@@ -15,18 +15,18 @@ from lmpipe.planning.cost_model import (
     join_request,
     merge_request,
     run_cost,
-    seconds_after,
+    critical_path_seconds,
     train_request,
 )
 from lmpipe.planning.estimate import notice
 from lmpipe.io.locks import hold_until_exit
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.snakemake_checks import (
-    check_arrays,
+    check_array_limits,
     check_interpreter,
-    gpus_asked,
-    lost_total,
-    most_jobs,
+    requested_gpus,
+    missing_gpu_total_warning,
+    max_ready_jobs,
     only_looks,
 )
 from lmpipe.provenance.code_digest import code_of
@@ -54,7 +54,7 @@ MISSING_TEXTS = [path.removeprefix("resources/") for path in DOWNLOADS if not os
 SHARDED_TOKENIZERS = PLAN.sharded_tokenizers()
 # A run has the same digits whatever --cores is.
 TRAIN_THREADS = 1
-SECONDS_AFTER = seconds_after(PLAN)
+SECONDS_AFTER = critical_path_seconds(PLAN)
 # Threads of a job that works with all cores it gets: those given to Snakemake, or so many of a cluster's node, of which
 # Snakemake knows nothing when it submits the job; the job itself must come to the same number.
 CLUSTER_THREADS = 4
@@ -75,7 +75,7 @@ if workflow.is_main_process:
     asking_for_gpu = [rule for rule, resources in asked.items() if "gpu" in resources and workflow.local_exec]
     for told in (
         notice(PLAN, shlex.join(STUDY_FILES), os.cpu_count()),
-        lost_total(asking_for_gpu, workflow.resource_settings.resources),
+        missing_gpu_total_warning(asking_for_gpu, workflow.resource_settings.resources),
     ):
         if told:
             print(told, file=sys.stderr)
@@ -89,7 +89,7 @@ onstart:
         try:
             if not workflow.local_exec:
                 check_interpreter(sys.executable)
-            check_arrays(getattr(workflow.executor_settings, "array_jobs", None), limits, most_jobs(PLAN))
+            check_array_limits(getattr(workflow.executor_settings, "array_jobs", None), limits, max_ready_jobs(PLAN))
         except InputError as error:
             sys.exit(str(error))
         begin(PLAN, workflow.resource_settings.cores, sys.argv[1:])
@@ -104,7 +104,7 @@ wildcard_constraints:
     tokenizer="|".join(map(re.escape, PLAN.tokenizers)),
     split="train|valid",
     shard="[0-9]+",
-    experiment="|".join(map(re.escape, PLAN.runs_of)),
+    experiment="|".join(map(re.escape, PLAN.runs_by_experiment)),
     run="[^/]+",
     seed="[0-9]+",
     model="|".join(map(re.escape, PLAN.models)),
@@ -201,7 +201,7 @@ def batch_size_settings(wildcards):
 
 
 def planned_run(wildcards):
-    return PLAN.run_in[f"runs/{wildcards.experiment}/{wildcards.run}/seed{wildcards.seed}"]
+    return PLAN.runs_by_folder[f"runs/{wildcards.experiment}/{wildcards.run}/seed{wildcards.seed}"]
 
 
 def run_settings(wildcards):
@@ -220,7 +220,7 @@ def best_priority(wildcards):
 
 def run_gpus(wildcards, resources):
     # A profile may ask for several GPUs for a run: set-resources: train: gpu: 4, or on a cluster gres: "gpu:4".
-    return gpus_asked(resources.get("gpu"), resources.get("gres"))
+    return requested_gpus(resources.get("gpu"), resources.get("gres"))
 
 
 def run_asks_for(what):
@@ -274,30 +274,30 @@ def experiment_files(*names):
     """An input function: these files of every run of the experiment."""
 
     def files(wildcards):
-        folders = [run.folder for run in PLAN.runs_of[wildcards.experiment]]
+        folders = [run.folder for run in PLAN.runs_by_experiment[wildcards.experiment]]
         return expand("<results>/{folder}/{name}", folder=folders, name=names)
 
     return files
 
 
 def experiment_settings(wildcards):
-    runs = PLAN.names_and_seeds()[wildcards.experiment]
+    runs = PLAN.run_keys()[wildcards.experiment]
     return as_json({"experiment": wildcards.experiment, "runs": runs})
 
 
-def shown_run(name):
+def sample_run(name):
     """An input function: a file of the run whose model speaks for the corpus."""
 
     def file(wildcards):
-        return f"<results>/{PLAN.shown_run(wildcards.corpus).folder}/{name}"
+        return f"<results>/{PLAN.sample_run(wildcards.corpus).folder}/{name}"
 
     return file
 
 
 def shown_tokenizer(wildcards):
-    return f"<results>/tokenizers/{PLAN.shown_run(wildcards.corpus).tokenizer}/merges.txt"
+    return f"<results>/tokenizers/{PLAN.sample_run(wildcards.corpus).tokenizer}/merges.txt"
 
 
 def sample_settings(wildcards):
-    run = PLAN.shown_run(wildcards.corpus).model_dump(mode="json")
+    run = PLAN.sample_run(wildcards.corpus).model_dump(mode="json")
     return as_json({"samples": STUDY.samples.model_dump(mode="json") | {"models": {}}, "run": run})

@@ -65,8 +65,8 @@ rule find:
         toy="<results>/learning_rate_tuning.csv",
         batch_sizes="<results>/batch_sizes.json",
         measurements="<results>/model_measurements.json",
-        runs=expand("<results>/{folder}/summary.json", folder=PLAN.run_in),
-        experiments=expand("<results>/experiments/{experiment}/table.csv", experiment=PLAN.runs_of),
+        runs=expand("<results>/{folder}/summary.json", folder=PLAN.runs_by_folder),
+        experiments=expand("<results>/experiments/{experiment}/table.csv", experiment=PLAN.runs_by_experiment),
         samples=expand("<results>/samples/{corpus}.json", corpus=SHOWN_CORPORA),
     output:
         findings="<results>/findings.json",
@@ -99,7 +99,7 @@ rule report:
         figures="<results>/figures",
         experiments=expand(
             "<results>/experiments/{experiment}/{figure}.{kind}",
-            experiment=PLAN.runs_of,
+            experiment=PLAN.runs_by_experiment,
             figure=EXPERIMENT_FIGURES,
             kind=["svg", "csv"],
         ),

@@ -83,9 +83,9 @@ rule select_best:
 
 rule generate:
     input:
-        config=shown_run("config.json"),
-        summary=shown_run("summary.json"),
-        weights=shown_run("model.safetensors"),
+        config=sample_run("config.json"),
+        summary=sample_run("summary.json"),
+        weights=sample_run("model.safetensors"),
         merges=shown_tokenizer,
         train="<results>/corpora/{corpus}/train.txt",
         valid="<results>/corpora/{corpus}/valid.txt",

@@ -14,7 +14,7 @@ from typing import Any
 
 from lmpipe.analysis.results import Run
 from lmpipe.errors import InputError
-from lmpipe.planning.session import BegunStudy
+from lmpipe.planning.session import StudySession
 from lmpipe.planning.stages import records_of
 from lmpipe.study.paths import CONFIG, SUMMARY
 from lmpipe.study.planned_run import PlannedRun
@@ -91,7 +91,7 @@ class FailedJob:
 class StudyFiles:
     """A study's files, looked at again and again; what has not changed since is not read twice."""
 
-    def __init__(self, study: BegunStudy):
+    def __init__(self, study: StudySession):
         self.study = study
         self.read: dict[tuple[Path, Callable], tuple[Any, Any]] = {}
 
@@ -227,7 +227,7 @@ class Look:
             return replace(here, state="stopped", remark=f"after step {here.step:,}; goes on from its last checkpoint")
         if tail is None:
             return here
-        if self.files.study.runs_now is not False and self.now - modified(path) < STARTING_SECONDS:
+        if self.files.study.is_running is not False and self.now - modified(path) < STARTING_SECONDS:
             return replace(here, state="running")
         return replace(here, state="stopped", remark="its job ended without results, and its log names no error")
 

@@ -492,7 +492,7 @@ def find(given: Arguments) -> Facts:
     from lmpipe.planning.stages import records_of
 
     plan = load_plan(given.settings, "--settings")
-    results = Results(given.results, plan.study.model_dump(mode="json", exclude_none=True), plan.names_and_seeds())
+    results = Results(given.results, plan.study.model_dump(mode="json", exclude_none=True), plan.run_keys())
     write_json(given.output, {"study": plan.study.study, "problems": find_all(results)})
     earlier = {verb: paths for verb, paths in records_of(plan).items() if verb not in ("find", "report")}
     return {"inputs": [results.folder / path for paths in earlier.values() for path in paths]}

@@ -48,11 +48,11 @@ MERGE_SECONDS_PER_PRETOKEN = 1.5e-6
 MADE_BYTES_PER_SECOND = {"stories": 6e6, "docstrings": 2e6}
 # Starting a run until it trains, taking a run from the store, and any other job; and the two jobs that measure alone.
 START_SECONDS = 3.0
-STORED_SECONDS = 0.5
+CACHE_HIT_SECONDS = 0.5
 JOB_SECONDS = 1.7
-ALONE_SECONDS = 15.0
+EXCLUSIVE_JOB_SECONDS = 15.0
 # Jobs that every study has once: unicode, toy, texts, tokenizers, the best of a sweep, findings, report, provenance.
-OTHER_JOBS = 10
+FIXED_JOBS = 10
 # Memory of a process before it computes, the room that its allocator keeps between the tensors of a step, as a share of
 # them, and memory for each unique pre-token that it holds.
 TRAINING_PROCESS_BYTES = 295e6
@@ -72,7 +72,7 @@ UINT16_IDS = 1 << 16
 
 
 @dataclass(frozen=True)
-class TextKind:
+class CorpusStats:
     """What is known of a kind of text: how it compresses at one vocabulary, and how many unique pre-tokens it has.
 
     The unique pre-tokens of a text grow as a power of its length (Heaps' law).
@@ -94,14 +94,14 @@ class TextKind:
 
 
 # TinyStories and the OpenWebText sample; the exponents from these and from 8.6 MB and 4.1 MB of them.
-SIMPLE_TEXT = TextKind(4.116, 10_000, 59_933, 2_227_753_162, 0.32)
-WEB_TEXT = TextKind(4.371, 32_000, 6_602_749, 11_920_511_059, 0.61)
+SIMPLE_TEXT = CorpusStats(4.116, 10_000, 59_933, 2_227_753_162, 0.32)
+WEB_TEXT = CorpusStats(4.371, 32_000, 6_602_749, 11_920_511_059, 0.61)
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
 
 
-def kind_of(corpus: Corpus) -> TextKind:
+def corpus_stats(corpus: Corpus) -> CorpusStats:
     """The kind of text that a corpus most resembles."""
     return SIMPLE_TEXT if corpus.stands_for == "TinyStories" else WEB_TEXT
 
@@ -145,7 +145,7 @@ def make_seconds(corpus: Corpus) -> float:
 
 def merge_seconds(corpus: Corpus) -> float:
     """Seconds to train a tokenizer on a corpus that is counted."""
-    return kind_of(corpus).unique(split_bytes(corpus)[0]) * MERGE_SECONDS_PER_PRETOKEN
+    return corpus_stats(corpus).unique(split_bytes(corpus)[0]) * MERGE_SECONDS_PER_PRETOKEN
 
 
 def count_memory_bytes(corpus: Corpus) -> float:
@@ -160,12 +160,12 @@ def pretoken_file_bytes(corpus: Corpus) -> int:
 
 def shard_pretokens(corpus: Corpus) -> int:
     """About how many unique pre-tokens one shard has."""
-    return kind_of(corpus).unique(split_bytes(corpus)[0] // corpus.shards)
+    return corpus_stats(corpus).unique(split_bytes(corpus)[0] // corpus.shards)
 
 
 def merge_memory_bytes(corpus: Corpus) -> float:
     """Peak memory of training a tokenizer on a corpus."""
-    return TEXT_PROCESS_BYTES + MERGE_BYTES_PER_PRETOKEN * kind_of(corpus).unique(split_bytes(corpus)[0])
+    return TEXT_PROCESS_BYTES + MERGE_BYTES_PER_PRETOKEN * corpus_stats(corpus).unique(split_bytes(corpus)[0])
 
 
 def token_file_bytes(corpus: Corpus, vocab_size: int) -> int:
@@ -180,7 +180,7 @@ def shard_file_bytes(corpus: Corpus, vocab_size: int) -> int:
 
 def id_bytes(corpus: Corpus, size: int, vocab_size: int) -> int:
     """The size of the ids of so many bytes of a corpus's text."""
-    return kind_of(corpus).tokens(size, vocab_size) * (2 if vocab_size <= UINT16_IDS else 4)
+    return corpus_stats(corpus).tokens(size, vocab_size) * (2 if vocab_size <= UINT16_IDS else 4)
 
 
 # --- training runs ---------------------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def run_cost(plan: Plan, run: PlannedRun) -> RunCost:
     vocab_size = plan.tokenizers[run.tokenizer][1]
     training = run.training
     corpus = plan.study.corpora[run.corpus]
-    validation = kind_of(corpus).tokens(split_bytes(corpus)[1], vocab_size)
+    validation = corpus_stats(corpus).tokens(split_bytes(corpus)[1], vocab_size)
     evaluated = validation + (training.num_evaluations + 1) * min(training.eval_tokens, validation)
     return RunCost(
         ModelConfig(vocab_size=vocab_size, **run.model.model_dump()),
@@ -286,8 +286,8 @@ def run_cost(plan: Plan, run: PlannedRun) -> RunCost:
 def other_seconds(plan: Plan, stored: int, cores: int) -> float:
     """Seconds of all jobs that neither train nor deal with texts, `stored` of which copy a run from the store."""
     shown = plan.study.samples.models if plan.study.samples else ()
-    jobs = len(plan.models) + len(plan.runs_of) + len(shown) + OTHER_JOBS
-    return ALONE_SECONDS + (JOB_SECONDS * jobs + STORED_SECONDS * stored) / cores
+    jobs = len(plan.models) + len(plan.runs_by_experiment) + len(shown) + FIXED_JOBS
+    return EXCLUSIVE_JOB_SECONDS + (JOB_SECONDS * jobs + CACHE_HIT_SECONDS * stored) / cores
 
 
 # --- what jobs ask a cluster for -------------------------------------------------------------------------------------
@@ -323,9 +323,9 @@ def train_request(plan: Plan, run: PlannedRun) -> Request:
     return request(cost.memory_bytes, cost.seconds(CPU_CORE), least_mb=4000, least_minutes=60)
 
 
-def seconds_after(plan: Plan) -> dict[str, float]:
+def critical_path_seconds(plan: Plan) -> dict[str, float]:
     """For each experiment, the seconds of the longest chain of runs that wait for its best rate, on one core."""
-    waiting: dict[str, list[PlannedRun]] = {name: [] for name in plan.runs_of}
+    waiting: dict[str, list[PlannedRun]] = {name: [] for name in plan.runs_by_experiment}
     for run in plan.runs:
         if run.best_of:
             waiting[run.best_of].append(run)
@@ -335,7 +335,7 @@ def seconds_after(plan: Plan) -> dict[str, float]:
         runs = waiting[experiment]
         return max((run_cost(plan, run).seconds(CPU_CORE) + chain(run.experiment) for run in runs), default=0.0)
 
-    return {name: chain(name) for name in plan.runs_of}
+    return {name: chain(name) for name in plan.runs_by_experiment}
 
 
 def count_request(corpus: Corpus) -> Request:

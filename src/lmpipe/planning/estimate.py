@@ -40,16 +40,18 @@ def equal_runs(plan: Plan) -> list[list[PlannedRun]]:
     A run that takes the best rate of a sweep as it is, and changes nothing else, is a member of that sweep, whichever
     one, and is left out.
     """
-    everything_else = {name: {settings_but_rate(run) for run in runs} for name, runs in plan.runs_of.items()}
+    everything_else = {
+        name: {settings_without_lr(run) for run in runs} for name, runs in plan.runs_by_experiment.items()
+    }
     equal: dict[tuple[str, str | None, float], list[PlannedRun]] = {}
     for run in plan.runs:
         source, factor = rate_of(plan, run)
-        if not (factor == 1 and settings_but_rate(run) in everything_else.get(source, ())):
-            equal.setdefault((settings_but_rate(run), source, factor), []).append(run)
+        if not (factor == 1 and settings_without_lr(run) in everything_else.get(source, ())):
+            equal.setdefault((settings_without_lr(run), source, factor), []).append(run)
     return list(equal.values())
 
 
-def settings_but_rate(run: PlannedRun) -> str:
+def settings_without_lr(run: PlannedRun) -> str:
     """What decides a run's result, but for its peak rate."""
     parts = [run.seed, run.tokenizer, run.model.model_dump(), run.training.model_dump(exclude={"max_lr"})]
     return json.dumps(parts, sort_keys=True)
@@ -64,7 +66,7 @@ def rate_of(plan: Plan, run: PlannedRun) -> tuple[str | None, float]:
     if rate.scale is None:
         return source, factor
     # Where a sweep has several batch sizes, the first stands for that of its best run.
-    return source, factor * math.sqrt(run.training.batch_size / plan.runs_of[source][0].training.batch_size)
+    return source, factor * math.sqrt(run.training.batch_size / plan.runs_by_experiment[source][0].training.batch_size)
 
 
 # --- a study ---------------------------------------------------------------------------------------------------------
@@ -175,10 +177,10 @@ def read_plan(path: str) -> Plan:
     return load_plan(read_study_file(path), path)
 
 
-def roughly(seconds: float) -> str:
+def humanize_duration(seconds: float) -> str:
     """A time in one unit, as no estimate deserves more.
 
-    >>> roughly(943_000), roughly(9_000), roughly(100), roughly(39.6)
+    >>> humanize_duration(943_000), humanize_duration(9_000), humanize_duration(100), humanize_duration(39.6)
     ('11 days', '2.5 hours', '2 minutes', '40 seconds')
     """
     for size, unit in ((86_400, "days"), (3_600, "hours")):
@@ -201,11 +203,11 @@ def table(found: Estimate) -> str:
         "training runs": f"{format_int(found.runs)}, of which {format_int(len(found.costs))} differ and are trained: "
         f"{format_int(sum(cost.steps for cost in found.costs))} steps",
         "training FLOPs": f"{format_number(flops)}, and {format_number(checks)} for validation",
-        f"time, {cores_words(found.cores)}": f"{roughly(found.cpu_seconds)}: training "
-        f"{roughly(found.cpu_training_seconds)}, texts {roughly(found.text_seconds)}, "
-        f"the rest {roughly(found.other_seconds)}",
-        f"time, one {H100.name}": f"{roughly(found.gpu_seconds)}: training {roughly(found.gpu_training_seconds)}, "
-        f"texts on the CPU {roughly(found.text_seconds)}, the rest {roughly(found.other_seconds)}",
+        f"time, {format_cores(found.cores)}": f"{humanize_duration(found.cpu_seconds)}: training "
+        f"{humanize_duration(found.cpu_training_seconds)}, texts {humanize_duration(found.text_seconds)}, "
+        f"the rest {humanize_duration(found.other_seconds)}",
+        f"time, one {H100.name}": f"{humanize_duration(found.gpu_seconds)}: training {humanize_duration(found.gpu_training_seconds)}, "
+        f"texts on the CPU {humanize_duration(found.text_seconds)}, the rest {humanize_duration(found.other_seconds)}",
         "memory of a job": ", ".join(f"{name} {format_bytes(size)}" for name, size in found.memory.items()),
     }
     width = max(map(len, rows))
@@ -220,7 +222,7 @@ def footnotes(found: Estimate) -> list[str]:
         plain = sum(replace(cost, precision="float32").seconds(CPU_CORE) for cost in found.costs) / found.cores
         notes.append(
             "bfloat16 was measured on a CPU with instructions for it (AMX); on one without them it goes many times "
-            f"slower than float32, in which training would take about {roughly(plain)}."
+            f"slower than float32, in which training would take about {humanize_duration(plain)}."
         )
     return notes
 
@@ -241,10 +243,10 @@ def amount(texts: Sequence[TextFile]) -> str:
     return " and ".join(parts) or "nothing"
 
 
-def cores_words(cores: int) -> str:
+def format_cores(cores: int) -> str:
     """How many cores.
 
-    >>> cores_words(1), cores_words(2)
+    >>> format_cores(1), format_cores(2)
     ('1 CPU core', '2 CPU cores')
     """
     return f"{cores} CPU core{'' if cores == 1 else 's'}"
@@ -265,8 +267,8 @@ def notice(plan: Plan, source: str, cores: int) -> str | None:
     lines = [
         f"This study fetches {amount(missing)} to resources/, and needs about {format_bytes(found.disk_bytes)} of disk "
         f"in all (free here: {format_bytes(free)}).",
-        f"It takes about {roughly(found.cpu_seconds)} on {cores_words(cores)} like those measured, or "
-        f"{roughly(found.gpu_seconds)} with one {H100.name}; `lmpipe estimate {source}` says more.",
+        f"It takes about {humanize_duration(found.cpu_seconds)} on {format_cores(cores)} like those measured, or "
+        f"{humanize_duration(found.gpu_seconds)} with one {H100.name}; `lmpipe estimate {source}` says more.",
     ]
     if (lacking := found.disk_bytes - there - free) > 0:
         lines.append(f"This disk is too small for it: about {format_bytes(lacking)} are missing; make space first.")

@@ -54,7 +54,7 @@ class Lineage:
 
     def __init__(self, jobs: Iterable[tuple[str, Job]]):
         self.jobs = dict(jobs)
-        self.maker = {name: path for path, job in self.jobs.items() for name in job.outputs}
+        self.producer = {name: path for path, job in self.jobs.items() for name in job.outputs}
 
     @classmethod
     def read(cls, folder: str | Path, paths: Iterable[str]) -> "Lineage":
@@ -62,20 +62,22 @@ class Lineage:
         there = [path for path in paths if os.path.exists(Path(folder) / path)]
         return cls((path, read_job(Path(folder) / path, path)) for path in there)
 
-    def behind(self, files: Iterable[str]) -> list[Job]:
+    def ancestors(self, files: Iterable[str]) -> list[Job]:
         """Every job that some files come from, those that made them first; no more where no record names a file."""
         found: dict[str, Job] = {}
         front = list(files)
         while front:
-            makers = dict.fromkeys(self.maker[name] for name in front if name in self.maker)
-            new = {path: self.jobs[path] for path in makers if path not in found}
+            producers = dict.fromkeys(self.producer[name] for name in front if name in self.producer)
+            new = {path: self.jobs[path] for path in producers if path not in found}
             found |= new
             front = [name for job in new.values() for name in job.inputs]
         return list(found.values())
 
-    def makers(self, files: Iterable[str]) -> list[Job]:
+    def producers(self, files: Iterable[str]) -> list[Job]:
         """The jobs that made these very files."""
-        return [self.jobs[path] for path in dict.fromkeys(self.maker[name] for name in files if name in self.maker)]
+        return [
+            self.jobs[path] for path in dict.fromkeys(self.producer[name] for name in files if name in self.producer)
+        ]
 
 
 def read_job(path: Path, name: str) -> Job:
@@ -94,24 +96,24 @@ def below(record: str, name: str) -> str:
     return posixpath.normpath(posixpath.join(posixpath.dirname(record), name))
 
 
-def files_of(lineage: Lineage, sources: Iterable[str]) -> list[str]:
+def matching_files(lineage: Lineage, sources: Iterable[str]) -> list[str]:
     """The recorded files that some sources stand for, which may be patterns such as `runs/*/*/seed*/summary.json`."""
     patterns = list(sources)
-    return [name for name in lineage.maker if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    return [name for name in lineage.producer if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
-def commands_for(study: str, sources: Sequence[str], makers: Sequence[Job]) -> list[str]:
+def rebuild_commands(study: str, sources: Sequence[str], producers: Sequence[Job]) -> list[str]:
     """The commands that make some results again, and nothing that they do not need; everything where all are patterns.
 
     An experiment's plots are made of its runs, so it is these that are made again: without what the store keeps.
     """
-    rules = dict.fromkeys("train" if job.rule == "plot_experiment" else job.rule for job in makers)
+    rules = dict.fromkeys("train" if job.rule == "plot_experiment" else job.rule for job in producers)
     targets = [f"results/{study}/{source}" for source in sources if "*" not in source]
     command = ["snakemake", "--cores", "2", *targets, "--forcerun", *rules, "--configfile", "study.yaml"]
     return ([f"lmpipe forget results/{study}"] if "train" in rules else []) + [shlex.join(command)]
 
 
-def settings_behind(study: Mapping[str, Any], jobs: Sequence[Job]) -> dict[str, Any]:
+def relevant_settings(study: Mapping[str, Any], jobs: Sequence[Job]) -> dict[str, Any]:
     """The part of a study that decides what some jobs made."""
     rules = {job.rule for job in jobs}
     made = [name.split("/") for job in jobs for name in job.outputs]

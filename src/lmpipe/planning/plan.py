@@ -26,15 +26,15 @@ class Plan:
     def __init__(self, study: Study):
         self.study = study
         self.check_size()
-        self.runs_of = {name: list(self.resolve(name, given)) for name, given in study.experiments.items()}
-        self.runs = [run for runs in self.runs_of.values() for run in runs]
-        self.run_in = {run.folder: run for run in self.runs}
+        self.runs_by_experiment = {name: list(self.resolve(name, given)) for name, given in study.experiments.items()}
+        self.runs = [run for runs in self.runs_by_experiment.values() for run in runs]
+        self.runs_by_folder = {run.folder: run for run in self.runs}
         self.tokenizers = self.list_tokenizers()
         self.models = self.list_models()
         self.check_best_of()
         self.check_targets()
         self.check_samples()
-        self.check_case()
+        self.check_case_collisions()
         self.check_arguments()
 
     def check_size(self) -> None:
@@ -56,7 +56,7 @@ class Plan:
         for run_name, run in (experiment.runs or {"": RunSettings()}).items():
             place = f"experiments.{name}" + (f".runs.{run_name}" if run_name else "")
             for point in (outer | inner for outer in experiment.grid() for inner in run.grid()):
-                full_name = "_".join([*filter(None, [run_name]), *varied_labels(point)]) or "baseline"
+                full_name = "_".join([*filter(None, [run_name]), *override_labels(point)]) or "baseline"
                 if full_name in seen:
                     raise ValueError(f"{place}: two runs would be named {full_name!r}; let them differ")
                 if len(full_name) > LONGEST_RUN_NAME:
@@ -68,9 +68,9 @@ class Plan:
                 changes = experiment.changes() | run.changes() | point
                 varied = plain_values(run.changes() | point)
                 for seed in experiment.seeds or self.study.seeds:
-                    yield self.planned(place, name, full_name, seed, changes, varied)
+                    yield self.make_run(place, name, full_name, seed, changes, varied)
 
-    def planned(
+    def make_run(
         self, place: str, experiment: str, name: str, seed: int, changes: dict[str, Any], varied: dict[str, Any]
     ) -> PlannedRun:
         """One run: the study's settings and the run's own changes, put together and checked."""
@@ -79,9 +79,9 @@ class Plan:
         if corpus is None:
             raise ValueError(f"{place}: no corpus; add corpus: {next(iter(corpora))}")
         if corpus not in corpora:
-            raise ValueError(unknown(f"{place}.corpus", corpus, corpora))
+            raise ValueError(unknown_name_message(f"{place}.corpus", corpus, corpora))
         try:
-            model = ModelSettings.model_validate(merged(self.study.model, changes))
+            model = ModelSettings.model_validate(apply_overrides(self.study.model, changes))
         except ValidationError as error:
             raise ValueError(f"{place}: {one_line(error, None)}") from None
         return PlannedRun(
@@ -93,13 +93,13 @@ class Plan:
             tokenizer=tokenizer_name(corpus, changes.get("vocab_size"), corpora[corpus].tokenizer.vocab_size),
             overrides=varied,
             model=model,
-            training=merged(self.study.training, changes),
+            training=apply_overrides(self.study.training, changes),
         )
 
     def list_tokenizers(self) -> dict[str, tuple[str, int]]:
         """Every tokenizer by name, with its corpus and vocabulary size: each corpus's own, and those that runs vary."""
         own = {name: (name, corpus.tokenizer.vocab_size) for name, corpus in self.study.corpora.items()}
-        varied = {run.tokenizer: (run.corpus, vocab_size_in(run.tokenizer)) for run in self.runs}
+        varied = {run.tokenizer: (run.corpus, parse_vocab_size(run.tokenizer)) for run in self.runs}
         return varied | own
 
     def list_models(self) -> dict[str, ModelConfig]:
@@ -114,12 +114,12 @@ class Plan:
 
     def check_best_of(self) -> None:
         """The experiments that rates are taken from are there, and none waits for its own result."""
-        sources = {name: {run.best_of for run in runs} - {None} for name, runs in self.runs_of.items()}
+        sources = {name: {run.best_of for run in runs} - {None} for name, runs in self.runs_by_experiment.items()}
         for name, wanted in sources.items():
             for source in wanted - sources.keys():
-                raise ValueError(unknown(f"experiments.{name}.max_lr.best_of", source, sources))
+                raise ValueError(unknown_name_message(f"experiments.{name}.max_lr.best_of", source, sources))
             for source in sorted(wanted):
-                corpora = list(dict.fromkeys(run.corpus for run in self.runs_of[source]))
+                corpora = list(dict.fromkeys(run.corpus for run in self.runs_by_experiment[source]))
                 if len(corpora) > 1:
                     raise ValueError(
                         f"experiments.{name}.max_lr.best_of: expected an experiment on one corpus, found {source!r} on "
@@ -136,7 +136,7 @@ class Plan:
     def check_targets(self) -> None:
         """An experiment with a target_loss predicts one kind of tokens: losses on others do not compare with it."""
         for name, experiment in self.study.experiments.items():
-            tokenizers = list(dict.fromkeys(run.tokenizer for run in self.runs_of[name]))
+            tokenizers = list(dict.fromkeys(run.tokenizer for run in self.runs_by_experiment[name]))
             if experiment.target_loss is not None and len(tokenizers) > 1:
                 raise ValueError(
                     f"experiments.{name}.target_loss: expected runs on one kind of tokens, found "
@@ -149,19 +149,26 @@ class Plan:
         for corpus, name in (self.study.samples.models if self.study.samples else {}).items():
             place = f"samples.models.{corpus}"
             if corpus not in self.study.corpora:
-                raise ValueError(unknown(place, corpus, self.study.corpora))
+                raise ValueError(unknown_name_message(place, corpus, self.study.corpora))
             if name not in known:
-                raise ValueError(unknown(place, name, known))
+                raise ValueError(unknown_name_message(place, name, known))
             if known[name].corpus != corpus:
                 raise ValueError(
                     f"{place}: expected a run on corpus {corpus!r}, found {name!r}, which is trained on "
                     f"{known[name].corpus!r}; name another run"
                 )
 
-    def check_case(self) -> None:
+    def check_case_collisions(self) -> None:
         """No two names of a kind differ in case alone: some file systems would put them into one folder."""
-        kinds = {"corpora": self.study.corpora, "experiments": self.runs_of, "accounting.models": self.models}
-        kinds |= {f"experiments.{name}": dict.fromkeys(run.name for run in runs) for name, runs in self.runs_of.items()}
+        kinds = {
+            "corpora": self.study.corpora,
+            "experiments": self.runs_by_experiment,
+            "accounting.models": self.models,
+        }
+        kinds |= {
+            f"experiments.{name}": dict.fromkeys(run.name for run in runs)
+            for name, runs in self.runs_by_experiment.items()
+        }
         for place, names in kinds.items():
             known: dict[str, str] = {}
             for name in names:
@@ -174,7 +181,7 @@ class Plan:
     def check_arguments(self) -> None:
         """What a job is told on its command line is not longer than the system allows."""
         check_argument("tokenizers", self.tokenizers)
-        for name, runs in self.names_and_seeds().items():
+        for name, runs in self.run_keys().items():
             check_argument(f"experiments.{name}", runs)
 
     def sharded_tokenizers(self) -> list[str]:
@@ -188,14 +195,14 @@ class Plan:
         texts = [text for corpus in url_corpora for text in corpus.texts]
         return {text.download_path: text.model_dump() for text in texts if text.local_path is None}
 
-    def shown_run(self, corpus: str) -> PlannedRun:
+    def sample_run(self, corpus: str) -> PlannedRun:
         """The run whose model speaks for a corpus: the first seed of the one that `samples` names."""
         name = self.study.samples.models[corpus]
         return next(run for run in self.runs if f"{run.experiment}/{run.name}" == name)
 
-    def names_and_seeds(self) -> dict[str, list[tuple[str, int]]]:
+    def run_keys(self) -> dict[str, list[tuple[str, int]]]:
         """Names and seeds of the runs of every experiment, as `lmpipe.analysis.results` reads them."""
-        return {name: [(run.name, run.seed) for run in runs] for name, runs in self.runs_of.items()}
+        return {name: [(run.name, run.seed) for run in runs] for name, runs in self.runs_by_experiment.items()}
 
 
 def check_argument(place: str, settings: Any) -> None:
@@ -217,12 +224,12 @@ def tokenizer_name(corpus: str, vocab_size: int | None, own_vocab_size: int) -> 
     return corpus if vocab_size in (None, own_vocab_size) else f"{corpus}-vocab_size={vocab_size}"
 
 
-def vocab_size_in(name: str) -> int:
+def parse_vocab_size(name: str) -> int:
     """The size in the name of a tokenizer that is not its corpus's own; 0 for one that is."""
     return int(name.rpartition("-vocab_size=")[2]) if "-vocab_size=" in name else 0
 
 
-def merged(base: Settings, changes: dict[str, Any]) -> dict[str, Any]:
+def apply_overrides(base: Settings, changes: dict[str, Any]) -> dict[str, Any]:
     """The fields of a block, with those changes that belong to it."""
     fields = type(base).model_fields
     return base.model_dump() | {key: value for key, value in changes.items() if key in fields}
@@ -239,10 +246,10 @@ def plain_values(values: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def varied_labels(point: dict[str, Any]) -> list[str]:
+def override_labels(point: dict[str, Any]) -> list[str]:
     """The parts of a run's name that say what it varies.
 
-    >>> varied_labels({"batch_size": 4, "max_lr": 0.003})
+    >>> override_labels({"batch_size": 4, "max_lr": 0.003})
     ['batch_size=4', 'max_lr=0.003']
     """
     labels = []
@@ -257,7 +264,7 @@ def varied_labels(point: dict[str, Any]) -> list[str]:
     return labels
 
 
-def unknown(place: str, found: str, known: Iterable[str]) -> str:
+def unknown_name_message(place: str, found: str, known: Iterable[str]) -> str:
     """Say what comes nearest to an unknown name."""
     near = nearest(found, known)
     hint = f"did you mean {near}?" if near else f"there are {', '.join(list(known)[:12])}"

@@ -39,7 +39,7 @@ def begin(plan: Plan, cores: int | None, arguments: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class BegunStudy:
+class StudySession:
     """A study and where it lies. `call` is its study.json and `since` when that was written (None without one)."""
 
     plan: Plan
@@ -53,25 +53,25 @@ class BegunStudy:
         return self.folder.absolute().parent.parent / LOGS / self.plan.study.study
 
     @property
-    def runs_now(self) -> bool | None:
+    def is_running(self) -> bool | None:
         """Whether the call that began it is still there; None where that cannot be told."""
         return is_there(self.call["process"]) if self.call else None
 
 
-def find_study(path: str | Path | None = None) -> BegunStudy:
+def find_study(path: str | Path | None = None) -> StudySession:
     """The study of a results folder, or of a study file; without a path the one in results/ that was begun last.
 
     Raises InputError where there is none, or one that cannot be read.
     """
     if path is None:
-        return in_folder(last_begun())
+        return from_results_dir(latest_session())
     path = Path(path)
     if not path.exists() and not path.suffix:
         raise InputError(f"{path}: expected a study's results folder or its file, found neither; check the path")
-    return in_folder(path) if path.is_dir() else of_file(path)
+    return from_results_dir(path) if path.is_dir() else from_study_file(path)
 
 
-def last_begun() -> Path:
+def latest_session() -> Path:
     """The folder in results/ whose study was begun last."""
     begun = sorted(RESULTS.glob(f"*/{STUDY_FILE}"), key=lambda file: file.stat().st_mtime)
     if not begun:
@@ -81,30 +81,30 @@ def last_begun() -> Path:
     return begun[-1].parent
 
 
-def of_file(path: Path) -> BegunStudy:
+def from_study_file(path: Path) -> StudySession:
     """The study of a study file, whose results lie in results/STUDY."""
     from lmpipe.study.loader import read_study_file
 
     plan = load_plan(read_study_file(path), str(path))
     folder = RESULTS / plan.study.study
-    return BegunStudy(plan, folder, *call_of(folder))
+    return StudySession(plan, folder, *read_session(folder))
 
 
-def in_folder(folder: Path) -> BegunStudy:
+def from_results_dir(folder: Path) -> StudySession:
     """The study of a results folder, as the last call that began it knew it, or as its finished results tell."""
-    call, since = call_of(folder)
+    call, since = read_session(folder)
     if call is not None:
-        return BegunStudy(load_plan(call["study"], str(folder / STUDY_FILE)), folder, call, since)
+        return StudySession(load_plan(call["study"], str(folder / STUDY_FILE)), folder, call, since)
     collected = folder / RECORD
     if not collected.is_file():
         raise InputError(
             f"{folder}: expected the results of a study that was begun, found neither {STUDY_FILE} nor {RECORD}; "
             "check the path, or name the study file"
         )
-    return BegunStudy(load_plan(read_shape(collected, keys(settings=STUDY))["settings"], str(collected)), folder)
+    return StudySession(load_plan(read_shape(collected, keys(settings=STUDY))["settings"], str(collected)), folder)
 
 
-def call_of(folder: Path) -> tuple[dict[str, Any] | None, float | None]:
+def read_session(folder: Path) -> tuple[dict[str, Any] | None, float | None]:
     """The last call that began a study, and when it did; nothing where none is known."""
     path = folder / STUDY_FILE
     if not path.is_file():

@@ -38,13 +38,13 @@ def only_looks(arguments: Sequence[str]) -> bool:
     return False
 
 
-def most_jobs(plan: Plan) -> int:
+def max_ready_jobs(plan: Plan) -> int:
     """More jobs than a study can have ready at once: all that leave a record, and every shard of each tokenizer."""
     shards = sum(plan.study.corpora[plan.tokenizers[name][0]].shards for name in plan.sharded_tokenizers())
     return sum(map(len, records_of(plan).values())) + shards
 
 
-def check_arrays(arrays: str | None, limits: dict[str, int | None], jobs: int) -> None:
+def check_array_limits(arrays: str | None, limits: dict[str, int | None], jobs: int) -> None:
     """Refuse limits under which jobs of an array would wait for ever; raises InputError.
 
     `arrays` names the rules whose jobs travel as arrays, `limits` the options that bound how many jobs are submitted at
@@ -68,7 +68,7 @@ def check_interpreter(executable: str) -> None:
         )
 
 
-def lost_total(asking: Collection[str], totals: Collection[str]) -> str | None:
+def missing_gpu_total_warning(asking: Collection[str], totals: Collection[str]) -> str | None:
     """What to tell a user whose jobs ask for GPUs on this machine, where no total says how many there are.
 
     `asking` are the rules with a resource `gpu`, `totals` the resources that have a total.
@@ -81,7 +81,7 @@ def lost_total(asking: Collection[str], totals: Collection[str]) -> str | None:
     )
 
 
-def gpus_asked(gpu: int | str | None, gres: str | None) -> int:
+def requested_gpus(gpu: int | str | None, gres: str | None) -> int:
     """How many GPUs a job asks for by its resources `gpu` or `gres`, as `gpu:2` or `gpu:a100:2`; 1 without any.
 
     A cluster takes one of the two; where gres names several kinds of GPU, they add up (sbatch(1), --gres).

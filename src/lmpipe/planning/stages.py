@@ -24,10 +24,10 @@ def records_of(plan: "Plan") -> dict[str, list[str]]:
         "measure-model": [f"model_measurements.{RECORD}"],
         "tune-sgd-toy": [f"learning_rate_tuning.{RECORD}"],
         "measure-batch-sizes": [f"batch_sizes.{RECORD}"],
-        "train": [f"{folder}/{RECORD}" for folder in plan.run_in],
+        "train": [f"{folder}/{RECORD}" for folder in plan.runs_by_folder],
         "select-best": [f"experiments/{experiment}/best.{RECORD}" for experiment in sources],
         "generate": [f"samples/{corpus}.{RECORD}" for corpus in (study.samples.models if study.samples else [])],
-        "plot-experiment": [f"experiments/{experiment}/{RECORD}" for experiment in plan.runs_of],
+        "plot-experiment": [f"experiments/{experiment}/{RECORD}" for experiment in plan.runs_by_experiment],
         "find": [f"findings.{RECORD}"],
         "report": [f"report.{RECORD}"],
     }

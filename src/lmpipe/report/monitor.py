@@ -25,7 +25,7 @@ from lmpipe.analysis.run_states import OVER, Look, RunState, StudyFiles, states_
 from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_number, format_seconds
 from lmpipe.planning.cost_model import CPU_CORE, run_cost
-from lmpipe.planning.estimate import equal_runs, roughly
+from lmpipe.planning.estimate import equal_runs, humanize_duration
 from lmpipe.planning.plan import Plan
 from lmpipe.planning.session import find_study
 from lmpipe.provenance.job_records import RECORD
@@ -87,7 +87,7 @@ def make_console() -> Console:
 
 def is_active(look: Look) -> bool:
     """Return True if results are missing and Snakemake or a run that may make them is still running."""
-    has_workers = look.files.study.runs_now is not False or any(run.state == "running" for run in look.runs)
+    has_workers = look.files.study.is_running is not False or any(run.state == "running" for run in look.runs)
     return has_workers and not look.is_finished
 
 
@@ -138,7 +138,7 @@ def study_view(look: Look, width: int, collapsed: Sequence[str] = ()) -> Group:
     names = run_names(look.runs)
     name_width, losses = fit_columns(max(map(len, names.values()), default=0), width)
     parts.append(run_table([], names, name_width, losses, show_header=True))
-    for experiment in look.files.study.plan.runs_of:
+    for experiment in look.files.study.plan.runs_by_experiment:
         runs = [run for run in look.runs if run.run.experiment == experiment]
         counts = ", ".join(f"{count} {state}" for state, count in states_in(runs))
         shown = [run for run in runs if run.state not in collapsed]
@@ -152,7 +152,7 @@ def title_parts(look: Look) -> list[str]:
     return [
         f"{look.files.study.plan.study.study}: {len(look.runs)} runs",
         *(f"{count} {state}" for state, count in states_in(look.runs)),
-        *([f"about {roughly(left)} of training left"] if left else []),
+        *([f"about {humanize_duration(left)} of training left"] if left else []),
     ]
 
 
@@ -163,9 +163,9 @@ def session_line(look: Look) -> str:
         return f"all is done: {study.folder / 'report.html'}"
     if study.call is None:
         return f"not known to be running; results in {study.folder}"
-    if study.runs_now is None:
+    if study.is_running is None:
         return f"started {study.call['begun']} on {study.call['process']['host']}: {study.call['command']}"
-    if study.runs_now:
+    if study.is_running:
         return f"snakemake is running (process {study.call['process']['id']})"
     return f"snakemake is not running; to continue: {study.call['command']}"
 

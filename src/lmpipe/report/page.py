@@ -20,7 +20,7 @@ from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import format_bytes, format_int, format_number, format_seconds, join_words
 from lmpipe.io.hints import make_again, make_first
-from lmpipe.planning.lineage import Job, Lineage, as_yaml, commands_for, files_of, settings_behind
+from lmpipe.planning.lineage import Job, Lineage, as_yaml, matching_files, rebuild_commands, relevant_settings
 from lmpipe.planning.plan import Plan
 from lmpipe.planning.stages import records_of
 from lmpipe.provenance.code_digest import TRACKED_PACKAGES
@@ -77,7 +77,7 @@ def build_report(
     Raises InputError where a result, or a plot that a finding names, is missing.
     """
     study = plan.study.model_dump(mode="json", exclude_none=True)
-    results = results or Results(results_folder, study, plan.names_and_seeds())
+    results = results or Results(results_folder, study, plan.run_keys())
     problems = read_shape(findings_path, FINDINGS)["problems"]
     lineage = Lineage.read(results_folder, [path for paths in records_of(plan).values() for path in paths])
     templates = PACKAGE / "report" / "templates"
@@ -216,15 +216,15 @@ def section(results: Results, lineage: Lineage, problem: str, finding: Mapping[s
 
 def made(results: Results, lineage: Lineage, sources: Sequence[str]) -> dict[str, Any] | None:
     """How the numbers of a section were made, from the records behind their sources; None where there is no record."""
-    files = files_of(lineage, sources)
-    jobs = lineage.behind(files)
+    files = matching_files(lineage, sources)
+    jobs = lineage.ancestors(files)
     if not jobs:
         return None
     return {
         "jobs": job_rows(jobs),
         "facts": facts(jobs),
-        "commands": commands_for(results.study["study"], sources, lineage.makers(files)),
-        "settings": as_yaml(settings_behind(results.study, jobs)),
+        "commands": rebuild_commands(results.study["study"], sources, lineage.producers(files)),
+        "settings": as_yaml(relevant_settings(results.study, jobs)),
     }
 
 

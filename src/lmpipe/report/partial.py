@@ -21,7 +21,7 @@ from lmpipe.errors import InputError
 from lmpipe.io.files import write_json
 from lmpipe.io.formatting import format_int, join_words
 from lmpipe.io.progress import say
-from lmpipe.planning.session import BegunStudy, find_study
+from lmpipe.planning.session import StudySession, find_study
 from lmpipe.provenance.job_records import PARTIAL_REPORT, RECORD
 from lmpipe.report.page import build_report
 from lmpipe.report.plots.experiment import plot_experiment
@@ -90,11 +90,14 @@ class PartialResults(Results):
 def find_what_is_there(results: PartialResults, look: Look) -> dict[str, dict[str, Any]]:
     """What can be found for each problem and each other experiment, ready for findings.json."""
     (results.folder / "figures").mkdir()
-    runs_of = {name: [run for run in look.runs if run.run.experiment == name] for name in look.files.study.plan.runs_of}
+    runs_by_experiment = {
+        name: [run for run in look.runs if run.run.experiment == name]
+        for name in look.files.study.plan.runs_by_experiment
+    }
     for name in list(results.plan):
-        draw(results, name, is_whole=all(run.state in OVER for run in runs_of[name]))
-    problems = [*PROBLEMS, *(name for name in runs_of if name not in PROBLEMS)]
-    runs_behind = runs_of | {ALL_RUNS: look.runs}
+        draw(results, name, is_whole=all(run.state in OVER for run in runs_by_experiment[name]))
+    problems = [*PROBLEMS, *(name for name in runs_by_experiment if name not in PROBLEMS)]
+    runs_behind = runs_by_experiment | {ALL_RUNS: look.runs}
     return {problem: found(results, problem, runs_behind.get(problem, [])) for problem in problems}
 
 
@@ -191,7 +194,7 @@ def time_text(look: Look) -> str:
     return datetime.fromtimestamp(look.now, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def command_of(study: BegunStudy) -> str:
+def command_of(study: StudySession) -> str:
     """The command that goes on with the study."""
     return study.call["command"] if study.call else "snakemake --cores 2"
 
