@@ -40,9 +40,8 @@ def equal_runs(plan: Plan) -> list[list[PlannedRun]]:
     A run that takes the best rate of a sweep as it is, and changes nothing else, is a member of that sweep, whichever
     one, and is left out.
     """
-    everything_else = {
-        name: {settings_without_lr(run) for run in runs} for name, runs in plan.runs_by_experiment.items()
-    }
+    sweeps = plan.runs_by_experiment.items()
+    everything_else = {name: {settings_without_lr(run) for run in runs} for name, runs in sweeps}
     equal: dict[tuple[str, str | None, float], list[PlannedRun]] = {}
     for run in plan.runs:
         source, factor = rate_of(plan, run)
@@ -206,7 +205,8 @@ def table(found: Estimate) -> str:
         f"time, {format_cores(found.cores)}": f"{humanize_duration(found.cpu_seconds)}: training "
         f"{humanize_duration(found.cpu_training_seconds)}, texts {humanize_duration(found.text_seconds)}, "
         f"the rest {humanize_duration(found.other_seconds)}",
-        f"time, one {H100.name}": f"{humanize_duration(found.gpu_seconds)}: training {humanize_duration(found.gpu_training_seconds)}, "
+        f"time, one {H100.name}": f"{humanize_duration(found.gpu_seconds)}: training "
+        f"{humanize_duration(found.gpu_training_seconds)}, "
         f"texts on the CPU {humanize_duration(found.text_seconds)}, the rest {humanize_duration(found.other_seconds)}",
         "memory of a job": ", ".join(f"{name} {format_bytes(size)}" for name, size in found.memory.items()),
     }
