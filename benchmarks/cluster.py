@@ -156,7 +156,7 @@ def take_jobs_away(waiting: Path, process: subprocess.Popen) -> Counter:
         for path in waiting.iterdir():
             fault = path.read_text().strip()
             command = ["scontrol", "requeue"] if fault == "preempt" else ["scancel"]
-            if fault and slurm.works(*command, path.name):
+            if fault and slurm.succeeds(*command, path.name):
                 done[fault] += 1
                 path.unlink()
         time.sleep(0.5)

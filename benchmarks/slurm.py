@@ -1,10 +1,9 @@
-"""A real SLURM on this machine alone, to test against: `python -m benchmarks.slurm start`, `status` or `stop`.
+"""A real SLURM on this machine, to test against: `python -m benchmarks.slurm start`, `status` or `stop`.
 
-Its packages are installed with apt-get where they are missing. The daemons run as root without systemd, listen on
-127.0.0.1 only, and keep all that they write in one folder; /etc/slurm/slurm.conf becomes a link into it, because not
-every child of a job passes SLURM_CONF on. A machine with a SLURM of its own is left alone. There are as many nodes as
-one likes, each a daemon here; together they may claim more CPUs, memory and (fake) GPUs than this machine has. No
-accounting is kept, as on many small clusters.
+It needs root and Debian's packages slurmctld, slurmd, slurm-client and munge. The daemons run without systemd, listen
+on 127.0.0.1 only, and write to one folder; /etc/slurm/slurm.conf becomes a link into it, because not every child of a
+job passes SLURM_CONF on. A machine that has a SLURM already is left alone. Each node is a daemon; together the nodes
+may claim more CPUs, memory and (fake) GPUs than this machine has. Like many small clusters, it has no accounting.
 """
 
 import argparse
@@ -16,27 +15,26 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path("/run/lmpipe-slurm")
 CONFIGURATION = Path("/etc/slurm/slurm.conf")
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
+PROGRAMS = ("slurmctld", "slurmd", "sinfo", "munged")
 PORT = 6817  # of the controller; the nodes have the next ones
-# Debian and Ubuntu ask this file whether a package may start its daemons.
-POLICY = Path("/usr/sbin/policy-rc.d")
 FAKE_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")
 READY_SECONDS = 30
 
 
 class SlurmError(Exception):
-    """SLURM cannot be had here, or did not start; told in one line."""
+    """SLURM is not available here, or did not start."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """How many nodes there are, and what each of them claims to have."""
+    """Number of nodes, and the resources that each of them claims."""
 
     nodes: int = 2
     cpus: int = 4
@@ -45,12 +43,12 @@ class Cluster:
 
     @property
     def names(self) -> list[str]:
-        """The names of the nodes."""
+        """Names of the nodes."""
         return [f"node{number}" for number in range(1, self.nodes + 1)]
 
 
 def configuration(folder: Path, cluster: Cluster) -> str:
-    """The text of slurm.conf."""
+    """Text of slurm.conf."""
     host = socket.gethostname().split(".")[0]
     gpus = f"Gres=gpu:{cluster.gpus}" if cluster.gpus else ""
     return f"""ClusterName=lmpipe
@@ -97,7 +95,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE DefMemPerCPU=1000 State
 
 
 def write_configuration(folder: Path, cluster: Cluster) -> None:
-    """Write slurm.conf and what belongs to it, and link to it from where SLURM's commands look."""
+    """Write slurm.conf and its companions, and the link where SLURM's commands look for it."""
     for name in ("state", "munge", *(f"spool-{node}" for node in cluster.names)):
         (folder / name).mkdir(parents=True)
     devices = "".join(f"Name=gpu File={device}\n" for device in FAKE_DEVICES[: cluster.gpus])
@@ -109,80 +107,48 @@ def write_configuration(folder: Path, cluster: Cluster) -> None:
     CONFIGURATION.symlink_to(folder / "slurm.conf")
 
 
-# --- packages --------------------------------------------------------------------------------------------------------
-
-
-def missing_packages() -> list[str]:
-    """The packages that are still to be installed."""
-    query = ["dpkg-query", "--show", "--showformat", "${db:Status-Status}"]
-
-    def is_there(package: str) -> bool:
-        found = subprocess.run([*query, package], capture_output=True, text=True)
-        return found.stdout == "installed"
-
-    return [package for package in PACKAGES if not is_there(package)]
-
-
-def why_not() -> str | None:
-    """Why there can be no SLURM here; None where there can."""
+def unavailable() -> str | None:
+    """Reason why SLURM cannot run here; None if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "SLURM's daemons are started by root, on Linux"
-    if not shutil.which("dpkg-query") or not shutil.which("apt-get"):
-        return "SLURM is installed with apt-get, which is not here"
     if CONFIGURATION.exists() and not CONFIGURATION.is_symlink():
-        return f"this machine has a SLURM of its own ({CONFIGURATION})"
+        return f"this machine has a SLURM already ({CONFIGURATION})"
+    if missing := [
+        program for program in PROGRAMS if not shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
+    ]:
+        return f"{missing[0]} is not installed; run apt-get install {' '.join(PACKAGES)}"
     return None
-
-
-def install(packages: Sequence[str]) -> None:
-    """Install packages without starting the daemons that they bring; raises SlurmError where that fails."""
-    has_policy = POLICY.exists()
-    if not has_policy:
-        POLICY.write_text("#!/bin/sh\nexit 101\n")
-        POLICY.chmod(0o755)
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    try:
-        # Lists that cannot be renewed may still do.
-        subprocess.run(["apt-get", "update"], env=environment, capture_output=True)
-        command = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    finally:
-        if not has_policy:
-            POLICY.unlink()
-    if done.returncode:
-        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]
-        raise SlurmError(f"apt-get could not install {' '.join(packages)}: {reason}")
 
 
 # --- daemons ---------------------------------------------------------------------------------------------------------
 
 
-def process_of(pid_file: Path) -> int | None:
-    """The id of a daemon that was started here and lives; the number may have gone to another process since."""
+def daemon_pid(pid_file: Path) -> int | None:
+    """Process id of a running daemon from its pid file; None if it has ended, also if the id was reused."""
     try:
         process = int(pid_file.read_text())
-        # "PID (NAME) STATE ...": a zombie is dead, too.
+        # "PID (NAME) STATE ..."; a zombie has ended, too.
         name, state = Path(f"/proc/{process}/stat").read_text().split("(", 1)[1].rsplit(")", 1)
     except (OSError, ValueError):
         return None
-    return process if name == program_of(pid_file.stem) and state.split()[0] != "Z" else None
+    return process if name == daemon_program(pid_file.stem) and state.split()[0] != "Z" else None
 
 
-def program_of(daemon: str) -> str:
-    """The program that a daemon runs.
+def daemon_program(daemon: str) -> str:
+    """Program that a daemon runs.
 
-    >>> program_of("slurmd-node1")
+    >>> daemon_program("slurmd-node1")
     'slurmd'
     """
     return daemon.split("-")[0]
 
 
 def spawn(folder: Path, daemon: str, *arguments: str, user: str | None = None) -> None:
-    """Start a daemon, apart from this terminal and its signals, and note its id."""
+    """Start a daemon in a session of its own and write its pid file."""
     rights = {"user": user, "group": user, "extra_groups": []} if user else {}
     with open(folder / f"{daemon}.out", "wb") as output:
         process = subprocess.Popen(
-            [f"/usr/sbin/{program_of(daemon)}", *arguments],
+            [f"/usr/sbin/{daemon_program(daemon)}", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -190,16 +156,16 @@ def spawn(folder: Path, daemon: str, *arguments: str, user: str | None = None) -
             cwd="/",
             **rights,
         )
-    (daemons(folder) / f"{daemon}.pid").write_text(str(process.pid))
+    (pid_folder(folder) / f"{daemon}.pid").write_text(str(process.pid))
 
 
-def daemons(folder: Path) -> Path:
-    """Where the ids of the daemons are noted."""
+def pid_folder(folder: Path) -> Path:
+    """Folder of the pid files."""
     return folder / "daemons"
 
 
 def wait_for(what: str, is_ready: Callable[[], bool], seconds: float = READY_SECONDS) -> None:
-    """Wait until something is so; raises SlurmError where it takes too long."""
+    """Wait until `is_ready` holds; raise SlurmError after `seconds`."""
     end = time.monotonic() + seconds
     while not is_ready():
         if time.monotonic() > end:
@@ -207,57 +173,52 @@ def wait_for(what: str, is_ready: Callable[[], bool], seconds: float = READY_SEC
         time.sleep(0.1)
 
 
-def works(*command: str) -> bool:
-    """Whether a command succeeds."""
+def succeeds(*command: str) -> bool:
+    """Return whether a command succeeds."""
     return subprocess.run(command, capture_output=True, timeout=READY_SECONDS).returncode == 0
 
 
 def output_of(*command: str) -> str:
-    """What a command prints; nothing where it fails."""
+    """Standard output of a command."""
     return subprocess.run(command, capture_output=True, text=True, timeout=READY_SECONDS).stdout.strip()
 
 
 def is_up(folder: Path = FOLDER) -> bool:
-    """Whether the SLURM that was started here takes jobs, on all its nodes."""
-    noted = list(daemons(folder).glob("*.pid"))
-    if not noted or not all(map(process_of, noted)):
+    """Return whether the SLURM started here accepts jobs on all nodes."""
+    pid_files = list(pid_folder(folder).glob("*.pid"))
+    if not pid_files or not all(map(daemon_pid, pid_files)):
         return False
     return set(output_of("sinfo", "--noheader", "--Node", "--format=%T").split()) <= {"idle", "mixed", "allocated"}
 
 
 def start_munge(folder: Path) -> None:
-    """Start munge, by which SLURM's daemons know each other, with a key and a socket of its own."""
-    place = folder / "munge"
-    key = place / "key"
+    """Start munge, which authenticates SLURM's daemons, with its own key and socket."""
+    munge = folder / "munge"
+    key = munge / "key"
     key.write_bytes(secrets.token_bytes(1024))
     key.chmod(0o400)
-    for path in (place, key):
+    for path in (munge, key):
         shutil.chown(path, "munge", "munge")
-    files = [f"--{name}-file={place}/{name}" for name in ("key", "pid", "log", "seed")]
-    spawn(folder, "munged", "--foreground", f"--socket={place}/socket", *files, user="munge")
-    wait_for("munge", lambda: works("munge", "--no-input", f"--socket={place}/socket"))
+    files = [f"--{name}-file={munge}/{name}" for name in ("key", "pid", "log", "seed")]
+    spawn(folder, "munged", "--foreground", f"--socket={munge}/socket", *files, user="munge")
+    wait_for("munge", lambda: succeeds("munge", "--no-input", f"--socket={munge}/socket"))
 
 
 def start(cluster: Cluster | None = None, folder: Path = FOLDER) -> bool:
-    """Install SLURM where it is missing and start it; returns whether it had to be started.
-
-    One that is up already is left as it is, whatever its nodes have. Raises SlurmError where it cannot be had.
-    """
-    if reason := why_not():
+    """Start SLURM unless it is up; return whether it was started. Raises SlurmError if it is not available here."""
+    if reason := unavailable():
         raise SlurmError(reason)
-    if packages := missing_packages():
-        install(packages)
     if is_up(folder):
         return False
     stop(folder)
     shutil.rmtree(folder, ignore_errors=True)
     cluster = cluster or Cluster()
     write_configuration(folder, cluster)
-    daemons(folder).mkdir()
+    pid_folder(folder).mkdir()
     try:
         start_munge(folder)
         spawn(folder, "slurmctld", "-D", "-f", f"{folder}/slurm.conf")
-        wait_for("slurmctld", lambda: works("scontrol", "ping"))
+        wait_for("slurmctld", lambda: succeeds("scontrol", "ping"))
         for node in cluster.names:
             spawn(folder, f"slurmd-{node}", "-D", "-N", node, "-f", f"{folder}/slurm.conf")
         wait_for("slurmd", lambda: is_up(folder))
@@ -268,36 +229,36 @@ def start(cluster: Cluster | None = None, folder: Path = FOLDER) -> bool:
 
 
 def stop(folder: Path = FOLDER) -> None:
-    """Cancel all jobs and end the daemons that were started here; does nothing where there are none."""
+    """Cancel all jobs and end the daemons that were started here, if there are any."""
     if is_up(folder):
-        works("scancel", "--user=root")
-        # Jobs that are not told leave their watchers behind.
+        succeeds("scancel", "--user=root")
+        # A job that is not cancelled leaves its step daemon behind.
         wait_for("cancelling all jobs", lambda: not output_of("squeue", "--noheader"))
-    noted = daemons(folder).glob("*.pid")
-    for pid_file in sorted(noted, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        if process := process_of(pid_file):
+    pid_files = pid_folder(folder).glob("*.pid")
+    for pid_file in sorted(pid_files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        if process := daemon_pid(pid_file):
             os.kill(process, signal.SIGTERM)
-            wait_for(f"stopping {pid_file.stem}", lambda path=pid_file: not process_of(path))
+            wait_for(f"stopping {pid_file.stem}", lambda path=pid_file: not daemon_pid(path))
     if CONFIGURATION.is_symlink() and CONFIGURATION.readlink() == folder / "slurm.conf":
         CONFIGURATION.unlink()
 
 
 def main() -> int:
-    """Start or stop SLURM, or tell whether it is up; the exit code."""
+    """Start or stop SLURM and print its nodes; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("action", choices=["start", "status", "stop"])
     for name, default in vars(Cluster()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default {default}")
-    given = parser.parse_args()
+    args = parser.parse_args()
     try:
-        if given.action == "start":
-            start(Cluster(given.nodes, given.cpus, given.memory_mb, given.gpus))
-        elif given.action == "stop":
+        if args.action == "start":
+            start(Cluster(args.nodes, args.cpus, args.memory_mb, args.gpus))
+        elif args.action == "stop":
             stop()
     except SlurmError as error:
         sys.exit(f"benchmarks.slurm: {error}")
-    shown = ["sinfo", "--Node", "--noheader", "--format=%N %T cpus=%c memory=%m gres=%G"]
-    print(output_of(*shown) if is_up() else "not running")
+    nodes = ["sinfo", "--Node", "--noheader", "--format=%N %T cpus=%c memory=%m gres=%G"]
+    print(output_of(*nodes) if is_up() else "not running")
     return 0
 
 

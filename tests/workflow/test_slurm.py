@@ -26,7 +26,7 @@ RUN = "results/tiny/runs/tuned/baseline/seed0"
 @pytest.fixture(scope="module")
 def cluster():
     """A SLURM on this machine; stopped afterwards where it was not there before."""
-    if reason := slurm.why_not():
+    if reason := slurm.unavailable():
         pytest.skip(reason)
     if shlex.quote(sys.executable) != sys.executable:
         pytest.skip("Snakemake submits the path of the environment unquoted (lmpipe refuses it)")
@@ -144,7 +144,7 @@ def test_a_cancelled_training_run_on_a_gpu_is_tried_again(finished, study, tmp_p
     while not (running := slurm.output_of("squeue", "--noheader", "--states=running", "--format=%A")):
         assert call.is_alive(), said
         time.sleep(0.1)
-    assert slurm.works("scancel", running)
+    assert slurm.succeeds("scancel", running)
     call.join()
     assert "SLURM status is: 'CANCELLED'" in succeed(said[0]).stderr
     again = number_of_job(said[0].stderr.split("Trying to restart job")[1], "train")
