@@ -9,7 +9,7 @@ import yaml
 
 from lmpipe.errors import InputError
 from lmpipe.planning.plan import load_plan
-from lmpipe.study.settings import plain_number
+from lmpipe.study.settings import parse_number
 
 ROOT = Path(__file__).parents[2]
 LAPTOP = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
@@ -254,7 +254,7 @@ def test_several_errors_are_counted():
     ("text", "number"), [("1e-3", 0.001), ("4.096e5", 409600.0), (" 7 ", 7), ("-2", -2), (0.5, 0.5)]
 )
 def test_number_texts_are_numbers(text, number):
-    assert plain_number(text) == number
+    assert parse_number(text) == number
 
 
 def test_number_texts_are_accepted_where_yaml_leaves_them_as_texts():

@@ -17,7 +17,7 @@ from benchmarks import workflow_faults
 from benchmarks.processes import running, started
 from benchmarks.work import Work, read, stamps, work_since
 from benchmarks.workflow_faults import Watch, killed_study
-from lmpipe.io.locks import held_alone
+from lmpipe.io.locks import file_lock
 
 ROOT = Path(__file__).parents[2]
 PROJECT = ["Snakefile", "config", "profiles", "src", "workflow"]
@@ -236,7 +236,7 @@ def test_a_call_that_only_looks_does_not_wait_for_one_that_works(clone, study):
     study["corpora"]["more"]["documents"] += 1
     clone.write(study)
     lock = clone.folder / ".snakemake/studies/reruns.lock"
-    with held_alone(lock):
+    with file_lock(lock):
         assert "waiting" not in clone.snakemake("--dry-run")
 
 

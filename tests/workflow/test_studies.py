@@ -15,7 +15,7 @@ from lmpipe.analysis.problems.registry import PROBLEMS, module_of
 from lmpipe.model.accounting import count_parameters
 from lmpipe.planning.estimate import fetched_texts, read_plan
 from lmpipe.planning.plan import load_plan
-from lmpipe.study.schema import OTHER_SECTIONS
+from lmpipe.study.schema import RESERVED_SECTIONS
 from lmpipe.study.settings import ModelConfig
 from tests.workflow.test_workflow import snakemake
 
@@ -36,7 +36,7 @@ def test_every_study_answers_every_problem(path):
     plan = read_plan(path)
     experiments = {problem for problem in PROBLEMS if hasattr(module_of(problem), "LINES")}
     assert len(experiments) == 7
-    assert set(PROBLEMS) - experiments == OTHER_SECTIONS
+    assert set(PROBLEMS) - experiments == RESERVED_SECTIONS
     assert experiments <= set(plan.runs_by_experiment)
     assert all(len(plan.runs_by_experiment[problem]) > 1 for problem in experiments)
     assert {corpus.stands_for for corpus in plan.study.corpora.values()} >= {"TinyStories", "OpenWebText"}

@@ -19,7 +19,7 @@ from lmpipe.planning.cost_model import (
     train_request,
 )
 from lmpipe.planning.estimate import notice
-from lmpipe.io.locks import hold_until_exit
+from lmpipe.io.locks import lock_until_exit
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.snakemake_checks import (
     check_array_limits,
@@ -44,7 +44,7 @@ STUDY = PLAN.study
 # Two calls at once would remove each other's results, as Snakemake does before each job: the second waits, and then
 # finds the work done. The system frees the lock however a call ends, so that none is ever left behind.
 if workflow.is_main_process and not only_looks(sys.argv[1:]):
-    hold_until_exit(f".snakemake/studies/{STUDY.study}.lock", f"waiting for the snakemake that works on {STUDY.study}")
+    lock_until_exit(f".snakemake/studies/{STUDY.study}.lock", f"waiting for the snakemake that works on {STUDY.study}")
 
 SHOWN_CORPORA = list(STUDY.samples.models) if STUDY.samples else []
 DOWNLOADS = PLAN.downloads()

@@ -10,7 +10,7 @@ from typing import Any
 
 from lmpipe.errors import InputError
 from lmpipe.io.hints import make_again, make_first
-from lmpipe.io.validation import shown
+from lmpipe.io.validation import short_repr
 from lmpipe.study.documents import CORPUS, RUN_CONFIG, RUN_SUMMARY, read_shape
 
 # What runs are ranked by, with its unit.
@@ -52,7 +52,7 @@ class Run:
         config = read_shape(path, RUN_CONFIG)
         place, found = folder.parts[-3:], (config["experiment"], config["run"], f"seed{config['seed']}")
         if found != place:
-            told = shown("/".join(found))
+            told = short_repr("/".join(found))
             raise InputError(f"{path}: expected the run {'/'.join(place)}, found {told}; {make_again(path)}")
         return cls(folder, config, read_shape(folder / "summary.json", RUN_SUMMARY))
 

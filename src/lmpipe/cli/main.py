@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 from lmpipe import __version__
 from lmpipe.errors import InputError
-from lmpipe.io.files import LONGEST_NUMBER, STANDARD_OUTPUT, parse_json
-from lmpipe.io.progress import say
+from lmpipe.io.files import MAX_INT_DIGITS, STANDARD_OUTPUT, parse_json
+from lmpipe.io.progress import log
 
 Arguments = argparse.Namespace
 # What the record of provenance says of a verb's work beyond the usual, such as the files that it read.
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def fail(message: str) -> NoReturn:
     """End with one line and exit code 1, whatever the message is made of and whether or not it can be written."""
-    say("\\n".join(message.splitlines()))
+    log("\\n".join(message.splitlines()))
     sys.exit(1)
 
 
@@ -276,8 +276,8 @@ def check_settings(given: Arguments) -> None:
 
 def positive(text: str) -> int:
     """Read a whole number of at least one."""
-    if not text.isdecimal() or len(text) > LONGEST_NUMBER or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text[:LONGEST_NUMBER]!r}")
+    if not text.isdecimal() or len(text) > MAX_INT_DIGITS or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text[:MAX_INT_DIGITS]!r}")
     return int(text)
 
 
@@ -288,7 +288,7 @@ def seconds(text: str) -> float:
             return value
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"expected seconds, found {text[:LONGEST_NUMBER]!r}")
+    raise argparse.ArgumentTypeError(f"expected seconds, found {text[:MAX_INT_DIGITS]!r}")
 
 
 def estimate(given: Arguments) -> None:

@@ -18,7 +18,7 @@ from typing import IO, Any, BinaryIO, assert_never
 
 from lmpipe.data.sources.stories import stories
 from lmpipe.errors import InputError
-from lmpipe.io.files import CHUNK_BYTES, atomic_write, open_text, refuse_overwriting, write_json
+from lmpipe.io.files import CHUNK_BYTES, atomic_write, check_no_overwrite, open_text, write_json
 from lmpipe.io.progress import progress
 from lmpipe.study.schema import Corpus, DocstringsCorpus, StoriesCorpus, UrlCorpus
 
@@ -35,7 +35,7 @@ def make_corpus(name: str, corpus: Corpus, folder: str | Path, threads: int = 1)
     `threads` is the number of processes that read packages. Raise InputError if a split would be empty.
     """
     paths = {split: Path(folder) / f"{split}.txt" for split in ("train", "valid")}
-    refuse_overwriting(corpus.text_paths(), list(paths.values()))
+    check_no_overwrite(corpus.text_paths(), list(paths.values()))
     splits = make_splits(corpus, threads)
     summaries = {}
     # Both texts get their names together, so that a failure leaves an earlier corpus as it was.

@@ -24,7 +24,7 @@ from lmpipe import __version__
 from lmpipe.data.partial_download import Part, TransientError, held_part, printable
 from lmpipe.errors import InputError
 from lmpipe.io.files import CHUNK_BYTES, atomic_write, sha256_of
-from lmpipe.io.progress import progress, say
+from lmpipe.io.progress import log, progress
 from lmpipe.study.schema import Corpus, TextFile, UrlCorpus
 
 HUB = "https://huggingface.co/"
@@ -89,7 +89,7 @@ def is_there(text: TextFile, path: Path) -> bool:
     if not path.exists():
         return False
     check_placed(text, path)
-    say(f"{path}: already there, and as declared")
+    log(f"{path}: already there, and as declared")
     return True
 
 
@@ -135,9 +135,9 @@ def fetch_and_check(part: Part, path: Path, patience: Patience) -> None:
             part.discard()
             if is_last or not was_doubtful:
                 raise
-            say(f"{part.text.url}: not the declared text, nor from one go: fetched once more, from the start")
+            log(f"{part.text.url}: not the declared text, nor from one go: fetched once more, from the start")
         else:
-            say(f"{path}: {path.stat().st_size:,} bytes of text")
+            log(f"{path}: {path.stat().st_size:,} bytes of text")
             return
 
 
@@ -156,7 +156,7 @@ def fetch(part: Part, path: Path, patience: Patience) -> None:
             pause = patience.first_pause * 2 ** (fruitless - 1) * random.uniform(1, 1.25)
             pause = min(max(pause, error.wait), patience.longest_pause)
             then = f"attempt {fruitless + 1} of {patience.attempts} in {pause:.0f} s, from byte {part.size:,}"
-            say(f"{address_of(part.text)}: {error}; {then}")
+            log(f"{address_of(part.text)}: {error}; {then}")
             time.sleep(pause)
 
 

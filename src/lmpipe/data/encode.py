@@ -9,9 +9,9 @@ import numpy as np
 
 from lmpipe.data.token_dataset import DTYPES, SCANNED_TOKENS, StoredTokens, TokenFile
 from lmpipe.errors import InputError
-from lmpipe.io.files import EarlyFlush, atomic_write, refuse_overwriting, write_json
+from lmpipe.io.files import EarlyFlush, atomic_write, check_no_overwrite, write_json
 from lmpipe.io.progress import progress
-from lmpipe.io.validation import shown
+from lmpipe.io.validation import short_repr
 from lmpipe.study.documents import TOKEN_SHARD, read_shape
 from lmpipe.tokenizer.parallel_encoding import encoded_blocks
 from lmpipe.tokenizer.pretoken_counts import shard_bounds
@@ -35,7 +35,7 @@ def encode_file(
     the one numbered `shard` is encoded, which may be empty; `join_shards` puts them together. Raises InputError for an
     empty text, and for shards where the tokenizer cannot tell documents apart.
     """
-    refuse_overwriting([text_path], [bin_path, json_path])
+    check_no_overwrite([text_path], [bin_path, json_path])
     check_shard(tokenizer, shard, shards)
     start, stop = shard_bounds(text_path, shards)[shard]
     digest = hashlib.sha256()
@@ -67,7 +67,7 @@ def check_shard(tokenizer: Tokenizer, shard: int, shards: int) -> None:
     if not 0 <= shard < shards:
         raise InputError(f"--shard: expected a number from 0 to {shards - 1}, found {shard}; correct it")
     if shards > 1 and tokenizer.special_tokens != [END_OF_TEXT]:
-        found = ", ".join(map(shown, tokenizer.special_tokens)) or "none"
+        found = ", ".join(map(short_repr, tokenizer.special_tokens)) or "none"
         raise InputError(
             f"--shards: expected a tokenizer with the special token {END_OF_TEXT} alone, after which a text is cut, "
             f"found {found}; encode the text at once"
@@ -95,7 +95,7 @@ def join_shards(shard_bins: Sequence[str | Path], bin_path: str | Path, json_pat
     InputError where a shard is missing, damaged or out of its place, or of another tokenizer than the first.
     """
     paths = list(map(Path, shard_bins))
-    refuse_overwriting([*paths, *(path.with_suffix(".json") for path in paths)], [bin_path, json_path])
+    check_no_overwrite([*paths, *(path.with_suffix(".json") for path in paths)], [bin_path, json_path])
     infos = [shard_info(path) for path in paths]
     for number, (path, info) in enumerate(zip(paths, infos, strict=True)):
         check_place(path, info, number, len(paths))
@@ -149,7 +149,7 @@ def check_alike(path: Path, info: Mapping[str, Any], first_path: Path, first: Ma
     for key in ("tokenizer", "vocab_size", "dtype"):
         if info[key] != first[key]:
             raise InputError(
-                f"{path}: {key}: expected {shown(first[key])}, as in {first_path}, found {shown(info[key])}; "
+                f"{path}: {key}: expected {short_repr(first[key])}, as in {first_path}, found {short_repr(info[key])}; "
                 "encode all shards with one tokenizer"
             )
 

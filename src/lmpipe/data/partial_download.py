@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from lmpipe.errors import InputError
-from lmpipe.io.files import FULL, disk_error, write_json
-from lmpipe.io.locks import held_alone, is_still
+from lmpipe.io.files import DISK_FULL_ERRNOS, disk_error, write_json
+from lmpipe.io.locks import file_lock, is_same_file
 from lmpipe.study.documents import PART, read_shape
 from lmpipe.study.schema import TextFile
 
@@ -46,11 +46,11 @@ def printable(said: str) -> str:
 @contextlib.contextmanager
 def held_part(path: Path) -> Iterator[IO[bytes]]:
     """Open a part for this process alone; another one that wants it waits. One that stays empty is removed."""
-    with held_alone(path, f"waiting for the process that fetches {path}") as file:
+    with file_lock(path, f"waiting for the process that fetches {path}") as file:
         try:
             yield file
         finally:
-            if is_still(path, file.fileno()) and not path.stat().st_size:
+            if is_same_file(path, file.fileno()) and not path.stat().st_size:
                 record_path(path).unlink(missing_ok=True)
                 path.unlink()
 
@@ -190,7 +190,9 @@ class Part:
             try:
                 written = self.file.write(rest)
             except OSError as error:
-                raise disk_error(error, self.path, self.size, self.total) if error.errno in FULL else error from None
+                raise (
+                    disk_error(error, self.path, self.size, self.total) if error.errno in DISK_FULL_ERRNOS else error
+                ) from None
             self.size += written
             rest = rest[written:]
         if self.total is not None and self.size > self.total:

@@ -9,7 +9,7 @@ from safetensors.numpy import save
 
 from lmpipe.errors import InputError
 from lmpipe.generation.sampling import end_of_text_id, read_run
-from lmpipe.io.files import json_bytes, write_folder
+from lmpipe.io.files import atomic_write_dir, json_bytes
 from lmpipe.kernels.transformer.structs import NORM_EPS
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
@@ -30,7 +30,7 @@ def export(run_folder: str | Path, target: str | Path) -> None:
     """
     config, weights, tokenizer = read_run(run_folder)
     check_llama(run_folder, config)
-    write_folder(target, llama_files(config, weights, tokenizer))
+    atomic_write_dir(target, llama_files(config, weights, tokenizer))
 
 
 def llama_files(config: ModelConfig, weights: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> dict[str, bytes]:

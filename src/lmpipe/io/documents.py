@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmpipe.errors import InputError
 from lmpipe.io.files import write_json
-from lmpipe.io.validation import one_line
+from lmpipe.io.validation import format_validation_error
 
 REBUILD = "delete it and run snakemake again"
 
@@ -38,7 +38,7 @@ class Document(BaseModel):
             content = None
             with contextlib.suppress(ValueError, RecursionError):
                 content = json.loads(data)
-            raise InputError(path, one_line(error, content), remedy) from None
+            raise InputError(path, format_validation_error(error, content), remedy) from None
 
     def write(self, path: str | Path) -> None:
         """Write the document as indented JSON, atomically."""

@@ -16,14 +16,14 @@ from typing import IO, Any, BinaryIO
 
 from lmpipe.errors import InputError
 from lmpipe.io.hints import make_again, make_first
-from lmpipe.io.locks import is_still
+from lmpipe.io.locks import is_same_file
 
 CHUNK_BYTES = 1 << 20
 STANDARD_OUTPUT = "standard output"
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-OF_A_DISK = FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.EISDIR}
+DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_ERRNOS = DISK_FULL_ERRNOS | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.EISDIR}
 # An integer of more digits than that is no count of anything, and could not be turned into a float.
-LONGEST_NUMBER = 40
+MAX_INT_DIGITS = 40
 # What this process has written under its real name, in order: the records of provenance list it.
 files_written: list[Path] = []
 
@@ -41,11 +41,11 @@ def atomic_write(path: str | Path, mode: str = "w", size: int | None = None) -> 
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: expected a file to write, found a folder or a device; name another path")
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path)
+    remove_stale_temp_files(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     temporary = None
     try:
-        descriptor, temporary = make_temporary(path)
+        descriptor, temporary = create_temp_file(path)
         with os.fdopen(descriptor, mode, **text) as file:
             yield file
             file.flush()
@@ -56,8 +56,8 @@ def atomic_write(path: str | Path, mode: str = "w", size: int | None = None) -> 
             os.replace(temporary, path)
         files_written.append(path)
     except BaseException as error:
-        written = discard(temporary)
-        if isinstance(error, OSError) and error.errno in OF_A_DISK and is_of(error, path):
+        written = remove_temp_file(temporary)
+        if isinstance(error, OSError) and error.errno in DISK_ERRNOS and is_own_temp_file(error, path):
             raise disk_error(error, path, written, size) from None
         raise
 
@@ -83,19 +83,19 @@ class EarlyFlush:
             self.asked = place
 
 
-def make_temporary(path: Path) -> tuple[int, str]:
+def create_temp_file(path: Path) -> tuple[int, str]:
     """Make `NAME.tmp-...` beside a file: its descriptor, which holds a lock until it is closed, and its path."""
     while True:
         descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.tmp-", dir=path.parent)
         with contextlib.suppress(OSError):  # some file systems know no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         # In the moment before that it passed for a leftover, which another writer may have removed.
-        if is_still(Path(temporary), descriptor):
+        if is_same_file(Path(temporary), descriptor):
             return descriptor, temporary
         os.close(descriptor)
 
 
-def remove_leftovers(path: Path) -> None:
+def remove_stale_temp_files(path: Path) -> None:
     """Delete what interrupted calls of `atomic_write` of this file left behind: nobody holds it any more."""
     prefix = f"{path.name}.tmp-"
     with os.scandir(path.parent) as entries:
@@ -107,7 +107,7 @@ def remove_leftovers(path: Path) -> None:
                     os.unlink(entry.path)
 
 
-def discard(temporary: str | None) -> int:
+def remove_temp_file(temporary: str | None) -> int:
     """Delete an unfinished file where there is one; how many bytes it had."""
     if temporary is None or not os.path.exists(temporary):
         return 0
@@ -116,14 +116,14 @@ def discard(temporary: str | None) -> int:
     return written
 
 
-def is_of(error: OSError, path: Path) -> bool:
+def is_own_temp_file(error: OSError, path: Path) -> bool:
     """Whether an error came of writing a file: Python names the temporary one then, or none."""
     return error.filename is None or str(error.filename).startswith(f"{path}.tmp-")
 
 
 def disk_error(error: OSError, path: Path, written: int, size: int | None) -> Exception:
     """An error of the disk with the name of the file; where the disk (quota, limit) is full, with what is missing."""
-    if error.errno not in FULL:
+    if error.errno not in DISK_FULL_ERRNOS:
         return OSError(error.errno, error.strerror, str(path))
     expected, found = f"room for more than {written:,} bytes", "none"
     if size is not None:
@@ -187,13 +187,13 @@ def refuse_constant(name: str) -> None:
 def finite_float(digits: str) -> float:
     """A number with a decimal point or an exponent; raises ValueError where it exceeds every float."""
     if not math.isfinite(number := float(digits)):
-        raise ValueError(f"the number {digits[:LONGEST_NUMBER]} is too large")
+        raise ValueError(f"the number {digits[:MAX_INT_DIGITS]} is too large")
     return number
 
 
 def bounded_int(digits: str) -> int:
     """A whole number; raises ValueError where it is absurdly long."""
-    if len(digits) > LONGEST_NUMBER:
+    if len(digits) > MAX_INT_DIGITS:
         raise ValueError(f"a number has {len(digits):,} digits")
     return int(digits)
 
@@ -216,7 +216,7 @@ def open_text(path: str | Path) -> BinaryIO:
     return open(path, "rb")
 
 
-def write_together(contents: Mapping[Path, bytes]) -> None:
+def atomic_write_all(contents: Mapping[Path, bytes]) -> None:
     """Write small files that belong together: where one cannot be written, all stay as they were."""
     with contextlib.ExitStack() as open_files:
         for path, data in contents.items():
@@ -225,7 +225,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             file.flush()
 
 
-def write_folder(path: str | Path, contents: Mapping[str, bytes]) -> None:
+def atomic_write_dir(path: str | Path, contents: Mapping[str, bytes]) -> None:
     """Write a folder of files that appears under its name only when it is complete.
 
     It is written as `NAME.tmp-...` beside it and renamed; leftovers of a killed writer are removed by the next one. An
@@ -269,7 +269,7 @@ def write_flushed(path: Path, data: bytes, final_path: Path) -> None:
         raise disk_error(error, final_path, written, len(data)) from None
 
 
-def refuse_overwriting(inputs: Sequence[str | Path], outputs: Sequence[str | Path]) -> None:
+def check_no_overwrite(inputs: Sequence[str | Path], outputs: Sequence[str | Path]) -> None:
     """Raise InputError where an output would take the place of an input or of another output, which would be lost."""
     if len(set(map(Path, outputs))) < len(outputs):
         raise InputError(f"{outputs[0]}: expected two names for two outputs, found one; give --output another ending")

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from lmpipe.io.progress import say
+from lmpipe.io.progress import log
 
-held_until_exit: dict[Path, contextlib.AbstractContextManager] = {}
+locked_until_exit: dict[Path, contextlib.AbstractContextManager] = {}
 
 
 @contextlib.contextmanager
-def held_alone(path: str | Path, waiting: str | None = None) -> Iterator[IO[bytes]]:
+def file_lock(path: str | Path, waiting: str | None = None) -> Iterator[IO[bytes]]:
     """Open a file for appending, made where it is missing, for this process alone.
 
     While another process holds it, this one says `waiting` and waits; without such a text it raises BlockingIOError.
@@ -27,22 +27,22 @@ def held_alone(path: str | Path, waiting: str | None = None) -> Iterator[IO[byte
             except BlockingIOError:
                 if waiting is None:
                     raise
-                say(waiting)
+                log(waiting)
                 fcntl.flock(file, fcntl.LOCK_EX)
             # Whoever held it before may have renamed or removed it: then the lock is on a file of another name.
-            if is_still(path, file.fileno()):
+            if is_same_file(path, file.fileno()):
                 yield file
                 return
 
 
-def hold_until_exit(path: str | Path, waiting: str) -> None:
+def lock_until_exit(path: str | Path, waiting: str) -> None:
     """Hold a file for this process alone until it ends, however that comes; say `waiting` while another has it."""
-    if (path := Path(path).absolute()) not in held_until_exit:
-        held_until_exit[path] = held_alone(path, waiting)
-        held_until_exit[path].__enter__()
+    if (path := Path(path).absolute()) not in locked_until_exit:
+        locked_until_exit[path] = file_lock(path, waiting)
+        locked_until_exit[path].__enter__()
 
 
-def is_still(path: Path, descriptor: int) -> bool:
+def is_same_file(path: Path, descriptor: int) -> bool:
     """Whether an open file is the one of this name."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))

@@ -5,10 +5,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LINE_EVERY_SECONDS = 10.0
+LOG_INTERVAL_SECONDS = 10.0
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Write a line to standard error; a log that cannot take it (a full disk, a reader that left) stops no work."""
     if sys.stderr is None:  # closed: print would write to standard output
         return
@@ -40,7 +40,7 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(self.note, refresh=False)
             self.bar.update(amount)
-        elif time.monotonic() - self.shown >= LINE_EVERY_SECONDS:
+        elif time.monotonic() - self.shown >= LOG_INTERVAL_SECONDS:
             self.shown = time.monotonic()
             self.line()
 
@@ -51,7 +51,7 @@ class Progress:
         left = (self.total - self.done) / rate if rate else float("nan")
         share = 100 * self.done / self.total if self.total else 100.0
         amounts = f"{self.label}: {self.done:,} of {self.total:,} {self.unit} ({share:.0f} %)"
-        say(f"{amounts}, {rate:,.0f} {self.unit}/s, {left:.0f} s left {self.note}".rstrip())
+        log(f"{amounts}, {rate:,.0f} {self.unit}/s, {left:.0f} s left {self.note}".rstrip())
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-LONGEST_KEY = 100
+MAX_KEY_CHARACTERS = 100
 
 
-class Shown(Repr):
+class ShortRepr(Repr):
     """How a message shows what was found: in a few words, however much it is, and in characters that can be seen."""
 
     def __init__(self):
@@ -20,15 +20,15 @@ class Shown(Repr):
         return repr(number) if abs(number) < 10**40 else "a number of more than 40 digits"
 
 
-shown = Shown().repr
+short_repr = ShortRepr().repr
 
 
-def one_line(error: ValidationError, config: Any) -> str:
+def format_validation_error(error: ValidationError, config: Any) -> str:
     """The first error of a validation in one line, with its key path, and how many more there are."""
     errors = error.errors(include_url=False)
     first = errors[0]
     place = key_path(first["loc"], config, missing=first["type"] == "missing")
-    message = describe(first)
+    message = format_error(first)
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return " ".join(f"{place + ': ' if place else ''}{message}{more}".split())
 
@@ -44,19 +44,19 @@ def key_path(location: tuple[str | int, ...], config: Any, missing: bool) -> str
         inside = isinstance(here, dict) and part in here
         if inside or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
             here = here[part]
-            path.append(key_text(part))
+            path.append(format_key(part))
         elif missing and position == len(location) - 1:
-            path.append(key_text(part))
+            path.append(format_key(part))
     return ".".join(path)
 
 
-def key_text(key: str | int) -> str:
+def format_key(key: str | int) -> str:
     """A key as a path shows it: as it stands in the file, where that can be shown."""
     text = str(key)
-    return text if text.isprintable() and len(text) <= LONGEST_KEY else shown(text)
+    return text if text.isprintable() and len(text) <= MAX_KEY_CHARACTERS else short_repr(text)
 
 
-def describe(error: dict[str, Any]) -> str:
+def format_error(error: dict[str, Any]) -> str:
     """One error in our words: what was expected, what was found, what to do."""
     kind, found = error["type"], error["input"]
     if kind == "missing":
@@ -67,6 +67,6 @@ def describe(error: dict[str, Any]) -> str:
         return f"expected at least {error['ctx']['min_length']}, found {len(found)}; add what is missing"
     if kind.startswith("union_tag"):
         source = found.get("source") if isinstance(found, dict) else found
-        return f"expected source: stories, docstrings or url, found {shown(source)}; set source"
+        return f"expected source: stories, docstrings or url, found {short_repr(source)}; set source"
     expected = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return f"expected {expected}, found {shown(found)}; correct the value"
+    return f"expected {expected}, found {short_repr(found)}; correct the value"

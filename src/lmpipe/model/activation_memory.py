@@ -14,7 +14,7 @@ from lmpipe.io.documents import Document
 from lmpipe.model.accounting import FLOAT32_BYTES, parameter_formulas, shape_constants
 from lmpipe.model.architecture import has_gate, norm_placement
 from lmpipe.model.derivation import DerivationLine, Formula, derive, given, sum_terms, values_by_symbol
-from lmpipe.study.settings import VALIDATED_AT_ONCE, ModelConfig
+from lmpipe.study.settings import EVAL_BATCH_TOKENS, ModelConfig
 
 # The parts of the model that save activations; a measurement tells them apart by the module that is running.
 Part = Literal["embedding", "norms", "attention", "feed_forward", "lm_head", "loss"]
@@ -265,5 +265,5 @@ def validation_bytes(config: ModelConfig) -> int:
 
     For a small model they come on top of a step's memory, whose freed pieces are too small for them.
     """
-    windows = max(1, VALIDATED_AT_ONCE // config.context_length)
+    windows = max(1, EVAL_BATCH_TOKENS // config.context_length)
     return 2 * FLOAT32_BYTES * windows * config.context_length * config.vocab_size

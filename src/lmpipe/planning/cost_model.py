@@ -15,7 +15,7 @@ from lmpipe.model.activation_memory import step_memory, validation_bytes
 from lmpipe.planning.plan import Plan
 from lmpipe.study.planned_run import PlannedRun
 from lmpipe.study.schema import Corpus, StoriesCorpus, TextFile, UrlCorpus
-from lmpipe.study.settings import VALIDATED_AT_ONCE, ModelConfig
+from lmpipe.study.settings import EVAL_BATCH_TOKENS, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ class RunCost:
         multiplies = (self.training_flops + self.evaluation_flops) / device.flops_per_second[self.precision]
         sequences = self.batch_size * self.steps + self.evaluated_sequences / 3
         handled = self.model.state_bytes * self.steps + self.model.bytes_per_sequence * sequences
-        passes = self.steps + self.evaluated_sequences * self.model.context_length / VALIDATED_AT_ONCE / 3
+        passes = self.steps + self.evaluated_sequences * self.model.context_length / EVAL_BATCH_TOKENS / 3
         rest = handled / device.bytes_per_second + self.model.layers * device.layer_seconds * passes
         return START_SECONDS + multiplies + rest
 

@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from lmpipe.errors import InputError
-from lmpipe.io.validation import one_line, shown
+from lmpipe.io.validation import format_validation_error, short_repr
 from lmpipe.study.planned_run import PlannedRun
 from lmpipe.study.schema import BestOf, ExperimentSettings, RunSettings, Study, UrlCorpus, read_study
-from lmpipe.study.settings import ModelConfig, ModelSettings, Settings, nearest
+from lmpipe.study.settings import ModelConfig, ModelSettings, Settings, closest_match
 
 # What Snakemake plans in less than a minute.
 MOST_JOBS = 5000
@@ -46,8 +46,8 @@ class Plan:
         runs = sum(len(given.seeds or study.seeds) * given.runs_for_each_seed for given in experiments)
         if shards + runs > MOST_JOBS:
             raise ValueError(
-                f"expected at most {MOST_JOBS:,} training runs and shards together, found {shown(runs)} and "
-                f"{shown(shards)}; make several studies of it"
+                f"expected at most {MOST_JOBS:,} training runs and shards together, found {short_repr(runs)} and "
+                f"{short_repr(shards)}; make several studies of it"
             )
 
     def resolve(self, name: str, experiment: ExperimentSettings) -> Iterator[PlannedRun]:
@@ -62,7 +62,7 @@ class Plan:
                 if len(full_name) > LONGEST_RUN_NAME:
                     raise ValueError(
                         f"{place}: expected a run's name of at most {LONGEST_RUN_NAME} characters, found "
-                        f"{len(full_name)} in {shown(full_name)}; shorten names, or sweep fewer keys at once"
+                        f"{len(full_name)} in {short_repr(full_name)}; shorten names, or sweep fewer keys at once"
                     )
                 seen.add(full_name)
                 changes = experiment.changes() | run.changes() | point
@@ -83,7 +83,7 @@ class Plan:
         try:
             model = ModelSettings.model_validate(apply_overrides(self.study.model, changes))
         except ValidationError as error:
-            raise ValueError(f"{place}: {one_line(error, None)}") from None
+            raise ValueError(f"{place}: {format_validation_error(error, None)}") from None
         return PlannedRun(
             study=self.study.study,
             experiment=experiment,
@@ -266,9 +266,9 @@ def override_labels(point: dict[str, Any]) -> list[str]:
 
 def unknown_name_message(place: str, found: str, known: Iterable[str]) -> str:
     """Say what comes nearest to an unknown name."""
-    near = nearest(found, known)
+    near = closest_match(found, known)
     hint = f"did you mean {near}?" if near else f"there are {', '.join(list(known)[:12])}"
-    return f"{place}: no {shown(found)} in this study; {hint}"
+    return f"{place}: no {short_repr(found)} in this study; {hint}"
 
 
 def load_plan(config: dict[str, Any], source: str) -> Plan:

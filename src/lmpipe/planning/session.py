@@ -11,7 +11,7 @@ from lmpipe.errors import InputError
 from lmpipe.io.files import write_json
 from lmpipe.io.hints import STUDY_FILE
 from lmpipe.io.process_identity import is_there, this_process
-from lmpipe.io.progress import say
+from lmpipe.io.progress import log
 from lmpipe.planning.plan import Plan, load_plan
 from lmpipe.provenance.job_records import RECORD
 from lmpipe.study.documents import BEGUN, STUDY, keys, read_shape
@@ -35,7 +35,7 @@ def begin(plan: Plan, cores: int | None, arguments: Sequence[str]) -> None:
     try:
         write_json(RESULTS / plan.study.study / STUDY_FILE, content)
     except (InputError, OSError) as error:
-        say(f"lmpipe status will not know of this call: {error}")
+        log(f"lmpipe status will not know of this call: {error}")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from lmpipe.analysis.run_states import OVER, Look, RunState, StudyFiles, states_
 from lmpipe.errors import InputError
 from lmpipe.io.files import write_json
 from lmpipe.io.formatting import format_int, join_words
-from lmpipe.io.progress import say
+from lmpipe.io.progress import log
 from lmpipe.planning.session import StudySession, find_study
 from lmpipe.provenance.job_records import PARTIAL_REPORT, RECORD
 from lmpipe.report.page import build_report
@@ -157,7 +157,7 @@ def answered(results: PartialResults, problem: str) -> dict[str, Any] | None:
         return entry(problem, title, question, general_experiment.find(results, problem), results)
     except Exception as error:  # a problem is written for whole experiments: what it misses here may be anything
         told = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        say(f"{problem}: not answered: {results.with_real_paths(told)}")
+        log(f"{problem}: not answered: {results.with_real_paths(told)}")
         return None
 
 

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from lmpipe.errors import InputError
 from lmpipe.io.files import read_json
 from lmpipe.io.hints import make_again
-from lmpipe.io.validation import key_path, one_line, shown
+from lmpipe.io.validation import format_validation_error, key_path, short_repr
 from lmpipe.study.schema import Name
 from lmpipe.study.settings import ModelConfig, Settings, TrainingSettings
 
@@ -65,7 +65,7 @@ def expectation(errors: list[dict[str, Any]]) -> str:
     if first["type"] == "missing":
         return "expected a value, found none"
     expected = dict.fromkeys(one["msg"].removeprefix("Input should be ").replace("a valid ", "a ") for one in errors)
-    return f"expected {' or '.join(expected)}, found {shown(first['input'])}"
+    return f"expected {' or '.join(expected)}, found {short_repr(first['input'])}"
 
 
 def model_of_settings(model: type[Settings], block: str, values: dict[str, Any]) -> Any:
@@ -88,10 +88,10 @@ def written_from(model: type[Settings]) -> Any:
         try:
             written = model.model_validate(value).model_dump(mode="json")
         except ValidationError as error:
-            raise ValueError(one_line(error, value)) from None
+            raise ValueError(format_validation_error(error, value)) from None
         for key in written:
             if key not in value or value[key] != written[key]:
-                raise ValueError(f"{key}: expected {written[key]!r}, found {shown(value.get(key))}")
+                raise ValueError(f"{key}: expected {written[key]!r}, found {short_repr(value.get(key))}")
         return value
 
     return Annotated[dict[str, Any], AfterValidator(check)]

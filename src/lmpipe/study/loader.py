@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from lmpipe.errors import InputError
-from lmpipe.io.validation import key_text, shown
+from lmpipe.io.validation import format_key, short_repr
 from lmpipe.study.schema import Study
 
 LARGEST_FILE_BYTES = 250_000
@@ -60,7 +60,7 @@ def read_yaml(text: str) -> Any:
         return loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         told = " ".join(filter(None, (error.problem, error.context)))
-        raise wrong(error.problem_mark or error.context_mark, f"expected YAML: {key_text(told)}") from None
+        raise wrong(error.problem_mark or error.context_mark, f"expected YAML: {format_key(told)}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ValueError(f"line {line}: expected text, found {chr(error.character)!r}; remove it") from None
@@ -102,7 +102,7 @@ def check_extent(events: Iterable[yaml.Event]) -> None:
                 around[-1].add(anchored[event.anchor])
             case yaml.AliasEvent():
                 if event.anchor not in anchored:
-                    raise wrong(event.start_mark, f"expected a whole value named &{key_text(event.anchor)} before it")
+                    raise wrong(event.start_mark, f"expected a whole value named &{format_key(event.anchor)} before it")
                 around[-1].add(anchored[event.anchor])
         if len(around) + around[-1].levels > DEEPEST:
             raise wrong(event.start_mark, f"expected at most {DEEPEST} levels, found more")
@@ -121,7 +121,7 @@ def check_node(loader: yaml.SafeLoader, node: yaml.Node) -> None:
             raise
         except Exception:  # PyYAML lets half a dozen kinds out for dates and numbers that are none
             kind = node.tag.rpartition(":")[2]
-            raise wrong(node.start_mark, f"expected a value of kind {kind}, found {shown(node.value)}") from None
+            raise wrong(node.start_mark, f"expected a value of kind {kind}, found {short_repr(node.value)}") from None
     elif isinstance(node, yaml.SequenceNode):
         for part in node.value:
             check_node(loader, part)
@@ -139,5 +139,5 @@ def check_keys(node: yaml.MappingNode) -> None:
         if isinstance(key, yaml.ScalarNode) and key.tag != MERGE_TAG:
             if key.value in lines:
                 first = f"the first one is in line {lines[key.value]}"
-                raise wrong(key.start_mark, f"expected each key once, found {key_text(key.value)} again ({first})")
+                raise wrong(key.start_mark, f"expected each key once, found {format_key(key.value)} again ({first})")
             lines[key.value] = key.start_mark.line + 1

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from lmpipe.study.schema import BestOf, Name, Rate, Seed
+from lmpipe.study.schema import BestOf, LearningRate, Name, Seed
 from lmpipe.study.settings import ModelSettings, Settings, TrainingSettings
 
 
 class PlannedTraining(TrainingSettings):
     """Training settings of a planned run; `max_lr` may be taken from the best run of another experiment."""
 
-    max_lr: Rate
+    max_lr: LearningRate
 
 
 class PlannedRun(Settings):

@@ -16,35 +16,35 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from pydantic import model_validator as check
 
 from lmpipe.errors import InputError
-from lmpipe.io.validation import one_line, shown
+from lmpipe.io.validation import format_validation_error, short_repr
 from lmpipe.study.settings import (
-    Count,
+    FiniteFloat,
     Fraction,
     Integer,
     ModelConfig,
     ModelSettings,
-    NonNegative,
-    Positive,
-    Real,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
     Settings,
     TrainingSettings,
 )
 
 SPECIAL_TOKENS = ("<|endoftext|>",)
-SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 # Snakemake takes what ends in 20 repetitions of anything for an endless loop of rules.
-PERIODIC = re.compile(r"(.+?)\1{19}")
+REPEATED_PATTERN = re.compile(r"(.+?)\1{19}")
 # A dot stands only before a digit, as in gpt2_1.5b, so that no name looks like that of a file: results hold x.json.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[0-9][A-Za-z0-9_-]*)*")
-LONGEST_NAME = 100
+MAX_NAME_CHARACTERS = 100
 PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-ADDRESS = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?/[!-~]{1,2000}")
+URL = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?/[!-~]{1,2000}")
 # Snakemake takes braces for wildcards and <x> for variables, a command line takes - for an option; no JSON in UTF-8
 # holds bytes that are no text, which Python shows as lone surrogates.
-NO_PATH = re.compile(r"-|.*[{}<>\x00\ud800-\udfff]", re.DOTALL)
-LONGEST_FILENAME = 100
+FORBIDDEN_PATH = re.compile(r"-|.*[{}<>\x00\ud800-\udfff]", re.DOTALL)
+MAX_FILENAME_CHARACTERS = 100
 # The sections of the report that speak of no experiment.
-OTHER_SECTIONS = {
+RESERVED_SECTIONS = {
     "unicode1",
     "unicode2",
     "train_bpe_tinystories",
@@ -58,63 +58,70 @@ OTHER_SECTIONS = {
 }
 
 
-def plain_name(value: Any) -> str:
+def validate_name(value: Any) -> str:
     """Names become folders, wildcards and labels, so they are plain words.
 
     >>> plain_name("no_norm")
     'no_norm'
     """
-    if not isinstance(value, str) or not NAME.fullmatch(value) or len(value) > LONGEST_NAME or PERIODIC.search(value):
+    if (
+        not isinstance(value, str)
+        or not NAME.fullmatch(value)
+        or len(value) > MAX_NAME_CHARACTERS
+        or REPEATED_PATTERN.search(value)
+    ):
         raise ValueError(
             f"expected a name of letters, digits, '_' and '-' ('.' before a digit) that starts with a letter or digit, "
-            f"of at most {LONGEST_NAME} and without 20 repetitions, found {shown(value)}; rename it"
+            f"of at most {MAX_NAME_CHARACTERS} and without 20 repetitions, found {short_repr(value)}; rename it"
         )
     return value
 
 
-def as_list(value: Any) -> Any:
+def to_list(value: Any) -> Any:
     """Let a single value stand for a list of one."""
     return value if isinstance(value, list) else [value]
 
 
-def distinct(values: list) -> list:
+def validate_unique(values: list) -> list:
     """A list whose members all differ."""
     if len({json.dumps(value, default=str) for value in values}) != len(values):
-        raise ValueError(f"expected each value once, found {shown(values)}; take the others out")
+        raise ValueError(f"expected each value once, found {short_repr(values)}; take the others out")
     return values
 
 
-def enough_for_bytes(vocab_size: int) -> int:
+def validate_vocab_size(vocab_size: int) -> int:
     """A byte-level vocabulary holds all 256 bytes and the special tokens, whatever is merged."""
-    if vocab_size < SMALLEST_VOCABULARY:
+    if vocab_size < MIN_VOCAB_SIZE:
         raise ValueError(
-            f"expected at least {SMALLEST_VOCABULARY} (256 bytes and {len(SPECIAL_TOKENS)} special token), "
+            f"expected at least {MIN_VOCAB_SIZE} (256 bytes and {len(SPECIAL_TOKENS)} special token), "
             f"found {vocab_size}; raise it"
         )
     return vocab_size
 
 
-def known_address(url: str) -> str:
+def validate_url(url: str) -> str:
     """An address that can be read or fetched."""
     if url.startswith("file:"):
         path = url.removeprefix("file:")
-        if not path or NO_PATH.match(path):
+        if not path or FORBIDDEN_PATH.match(path):
             raise ValueError(
-                f"expected a path in UTF-8 that does not start with '-' and has none of {{}}<>, found {shown(path)}; "
+                f"expected a path in UTF-8 that does not start with '-' and has none of {{}}<>, "
+                f"found {short_repr(path)}; "
                 "rename the file, or give it a link with another name"
             )
-    elif not ADDRESS.fullmatch(url):
+    elif not URL.fullmatch(url):
         raise ValueError(
-            f"expected file:PATH or https://HOST/PATH, found {shown(url)}; correct the address, and write spaces and "
+            f"expected file:PATH or https://HOST/PATH, found {short_repr(url)}; correct the "
+            "address, and write spaces and "
             "letters with accents as %20 and the like"
         )
     return url
 
 
-Name = Annotated[str, BeforeValidator(plain_name)]
+Name = Annotated[str, BeforeValidator(validate_name)]
 Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
-Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
-VocabSize = Annotated[Integer, Field(le=2**31), AfterValidator(enough_for_bytes)]
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(validate_unique)]
+VocabSize = Annotated[Integer, Field(le=2**31), AfterValidator(validate_vocab_size)]
 
 
 class TokenizerSettings(Settings):
@@ -131,7 +138,7 @@ class CorpusSettings(Settings):
 
     tokenizer: TokenizerSettings
     stands_for: Literal["TinyStories", "OpenWebText"] | None = None
-    shards: Count = 1
+    shards: PositiveInt = 1
 
     def text_settings(self) -> dict[str, Any]:
         """Settings that decide the text, as JSON values, without the files of a `url` corpus."""
@@ -146,7 +153,7 @@ class StoriesCorpus(CorpusSettings):
     """Stories made by the grammar of `lmpipe.data.sources.stories`."""
 
     source: Literal["stories"]
-    documents: Annotated[Count, Field(ge=100)]
+    documents: Annotated[PositiveInt, Field(ge=100)]
     seed: Seed = 0
 
 
@@ -156,7 +163,9 @@ def installed_package(package: str) -> str:
     Only top packages: to find one inside another, Python would run the other.
     """
     if not PACKAGE.fullmatch(package) or find_spec(package) is None:
-        raise ValueError(f"package {shown(package)} is not installed; install it with pip, or take it off the list")
+        raise ValueError(
+            f"package {short_repr(package)} is not installed; install it with pip, or take it off the list"
+        )
     try:
         version(package)
     except PackageNotFoundError:
@@ -171,7 +180,7 @@ class DocstringsCorpus(CorpusSettings):
 
     source: Literal["docstrings"]
     packages: Annotated[
-        list[Annotated[str, AfterValidator(installed_package)]], Field(min_length=1), AfterValidator(distinct)
+        list[Annotated[str, AfterValidator(installed_package)]], Field(min_length=1), AfterValidator(validate_unique)
     ]
 
     def versions(self) -> dict[str, str]:
@@ -186,10 +195,10 @@ class DocstringsCorpus(CorpusSettings):
 class TextFile(Settings):
     """One text: an address, or `file:` and a path relative to the folder where snakemake runs."""
 
-    url: Annotated[str, AfterValidator(known_address)]
-    bytes: Count | None = None
+    url: Annotated[str, AfterValidator(validate_url)]
+    bytes: PositiveInt | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    text_bytes: Count | None = None
+    text_bytes: PositiveInt | None = None
 
     @property
     def local_path(self) -> str | None:
@@ -216,7 +225,7 @@ class TextFile(Settings):
         """Where the text is kept once it is downloaded, shared by all studies: named by checksum, else by address."""
         key = (self.sha256 or hashlib.sha256(self.url.encode()).hexdigest())[:12]
         filename = re.sub(r"[^A-Za-z0-9._-]", "_", urlsplit(self.url).path.rpartition("/")[2]).removesuffix(".gz")
-        return f"resources/{key}-{PERIODIC.sub('', filename[-LONGEST_FILENAME:]) or 'text'}"
+        return f"resources/{key}-{REPEATED_PATTERN.sub('', filename[-MAX_FILENAME_CHARACTERS:]) or 'text'}"
 
     @check(mode="after")
     def check_local(self) -> "TextFile":
@@ -224,11 +233,13 @@ class TextFile(Settings):
         if self.local_path is None:
             return self
         if not os.path.isfile(self.local_path):
-            raise ValueError(f"no text at {shown(self.local_path)}, seen from {Path.cwd()}; correct the path")
+            raise ValueError(f"no text at {short_repr(self.local_path)}, seen from {Path.cwd()}; correct the path")
         if not os.access(self.local_path, os.R_OK):
-            raise ValueError(f"the text {shown(self.local_path)} cannot be read; change its permissions with chmod")
+            raise ValueError(
+                f"the text {short_repr(self.local_path)} cannot be read; change its permissions with chmod"
+            )
         if os.path.getsize(self.local_path) == 0:
-            raise ValueError(f"the text {shown(self.local_path)} is empty; give it at least two documents")
+            raise ValueError(f"the text {short_repr(self.local_path)} is empty; give it at least two documents")
         return self
 
 
@@ -238,7 +249,7 @@ def text_file(value: Any) -> Any:
 
 
 TextFiles = Annotated[
-    list[Annotated[TextFile, BeforeValidator(text_file)]], BeforeValidator(as_list), Field(min_length=1)
+    list[Annotated[TextFile, BeforeValidator(text_file)]], BeforeValidator(to_list), Field(min_length=1)
 ]
 
 
@@ -294,7 +305,7 @@ class BestOf(Settings):
 
     best_of: Name
     scale: Literal["sqrt_batch_size"] | None = None
-    factor: Positive | None = None
+    factor: PositiveFloat | None = None
 
     @property
     def label(self) -> str:
@@ -308,12 +319,14 @@ class BestOf(Settings):
         return self.scale or f"best_of-{self.best_of}"
 
 
-def rate_kind(value: Any) -> str:
+def max_lr_tag(value: Any) -> str:
     """Tell a best_of block from a number."""
     return "best_of" if isinstance(value, dict | BestOf) else "number"
 
 
-Rate = Annotated[Annotated[Positive, Tag("number")] | Annotated[BestOf, Tag("best_of")], Discriminator(rate_kind)]
+LearningRate = Annotated[
+    Annotated[PositiveFloat, Tag("number")] | Annotated[BestOf, Tag("best_of")], Discriminator(max_lr_tag)
+]
 
 
 def optional_fields(*models: type[Settings]) -> dict[str, Any]:
@@ -332,16 +345,16 @@ Overrides = create_model(
     __base__=Settings,
     __doc__="Settings that an experiment or a run changes.",
     **optional_fields(ModelSettings, TrainingSettings)
-    | {"corpus": (Name | None, None), "vocab_size": (VocabSize | None, None), "max_lr": (Rate | None, None)},
+    | {"corpus": (Name | None, None), "vocab_size": (VocabSize | None, None), "max_lr": (LearningRate | None, None)},
 )
 
 
 def sweep_values(value: Any) -> Any:
     """Return the values of one swept setting; a best_of block with a list of factors becomes a list of blocks."""
     if isinstance(value, dict):
-        return [{**value, "factor": factor} for factor in as_list(value["factor"])] if "factor" in value else [value]
+        return [{**value, "factor": factor} for factor in to_list(value["factor"])] if "factor" in value else [value]
     if not isinstance(value, list) or not value:
-        raise ValueError(f"expected a list of values, such as [1, 2], found {shown(value)}; put it in brackets")
+        raise ValueError(f"expected a list of values, such as [1, 2], found {short_repr(value)}; put it in brackets")
     return value
 
 
@@ -358,7 +371,7 @@ class RunSettings(Overrides):
                 for value in values:
                     Overrides.model_validate({key: value})
             except ValidationError as error:
-                raise ValueError(f"sweep: {one_line(error, {key: value})}") from None
+                raise ValueError(f"sweep: {format_validation_error(error, {key: value})}") from None
             if getattr(self, key) is not None:
                 raise ValueError(f"{key} is both set and swept; keep one of them")
         return self
@@ -382,7 +395,7 @@ class RunSettings(Overrides):
 
 def experiment_name(name: str) -> str:
     """A name whose section of the report belongs to the experiment."""
-    if name in OTHER_SECTIONS:
+    if name in RESERVED_SECTIONS:
         raise ValueError(f"{name} is a section of the report that needs no experiment; choose another name")
     return name
 
@@ -398,7 +411,7 @@ class ExperimentSettings(RunSettings):
     """
 
     seeds: Seeds | None = None
-    target_loss: Positive | None = None
+    target_loss: PositiveFloat | None = None
     runs: dict[Name, RunSettings] | None = None
 
     @check(mode="after")
@@ -421,7 +434,7 @@ class AccountingSettings(Settings):
     """Models to account for on paper, and the memory of the device in gigabytes (1e9 bytes)."""
 
     models: dict[Name, ModelConfig] = Field(default_factory=dict)
-    device_memory_gb: Positive = 80.0
+    device_memory_gb: PositiveFloat = 80.0
 
 
 class SamplesSettings(Settings):
@@ -429,9 +442,11 @@ class SamplesSettings(Settings):
 
     models: dict[Name, str]
     prompts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
-    max_new_tokens: Count = 256
-    temperature: Annotated[list[NonNegative], Field(min_length=1), AfterValidator(distinct)]
-    top_p: Annotated[list[Annotated[Real, Field(gt=0, le=1)]], Field(min_length=1), AfterValidator(distinct)]
+    max_new_tokens: PositiveInt = 256
+    temperature: Annotated[list[NonNegativeFloat], Field(min_length=1), AfterValidator(validate_unique)]
+    top_p: Annotated[
+        list[Annotated[FiniteFloat, Field(gt=0, le=1)]], Field(min_length=1), AfterValidator(validate_unique)
+    ]
 
 
 class Study(Settings):
@@ -455,4 +470,4 @@ def read_study(config: dict[str, Any], source: str) -> Study:
     try:
         return Study.model_validate(config)
     except ValidationError as error:
-        raise InputError(f"{source}: {one_line(error, config)}") from None
+        raise InputError(f"{source}: {format_validation_error(error, config)}") from None

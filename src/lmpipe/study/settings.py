@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from lmpipe.io.validation import shown
+from lmpipe.io.validation import short_repr
 
 # Validation tokens computed at once: enough for full speed on a CPU, and the logits of a vocabulary of 32,000 still fit
 # into 256 MB.
-VALIDATED_AT_ONCE = 2048
+EVAL_BATCH_TOKENS = 2048
 
 
-def plain_number(value: Any) -> Any:
+def parse_number(value: Any) -> Any:
     """Accept number texts such as `1e-3`, which YAML reads as strings; refuse booleans, which Python counts as numbers.
 
     >>> plain_number("1e-3"), plain_number("4.096e5"), plain_number(7)
@@ -29,11 +29,11 @@ def plain_number(value: Any) -> Any:
         try:
             return int(value, 10) if value.strip().lstrip("+-").isdigit() else float(value)
         except ValueError:
-            raise ValueError(f"expected a number, found the text {shown(value)}; correct the value") from None
+            raise ValueError(f"expected a number, found the text {short_repr(value)}; correct the value") from None
     return value
 
 
-def nearest(word: str, names: Iterable[str]) -> str | None:
+def closest_match(word: str, names: Iterable[str]) -> str | None:
     """The name that a misspelt word most likely stands for, judged by the whole name or its beginning.
 
     >>> nearest("warmpu", ["total_tokens", "warmup_fraction"])
@@ -44,14 +44,14 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
     return beginnings[found[0]] if found else None
 
 
-Integer = Annotated[int, BeforeValidator(plain_number), Field(le=2**53)]
-Real = Annotated[float, BeforeValidator(plain_number), Field(allow_inf_nan=False)]
-Count = Annotated[Integer, Field(ge=1)]
+Integer = Annotated[int, BeforeValidator(parse_number), Field(le=2**53)]
+FiniteFloat = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
+PositiveInt = Annotated[Integer, Field(ge=1)]
 # Above all models that there are, and low enough that a few of them multiplied are still a number of bytes.
-Size = Annotated[Count, Field(le=2**24)]
-Positive = Annotated[Real, Field(gt=0)]
-NonNegative = Annotated[Real, Field(ge=0)]
-Fraction = Annotated[Real, Field(ge=0, le=1)]
+Size = Annotated[PositiveInt, Field(le=2**24)]
+PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
+NonNegativeFloat = Annotated[FiniteFloat, Field(ge=0)]
+Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
@@ -66,11 +66,11 @@ class Settings(BaseModel):
         if isinstance(value, dict):
             for key in value:
                 if key not in cls.model_fields:
-                    near = nearest(shown(key), cls.model_fields)
+                    near = closest_match(short_repr(key), cls.model_fields)
                     hint = f"did you mean {near}?" if near else f"valid keys: {', '.join(cls.model_fields)}"
-                    raise ValueError(f"unknown key {shown(key)}; {hint}")
+                    raise ValueError(f"unknown key {short_repr(key)}; {hint}")
         elif not isinstance(value, cls):
-            raise ValueError(f"expected keys and values, found {shown(value)}; write key: value lines")
+            raise ValueError(f"expected keys and values, found {short_repr(value)}; write key: value lines")
         return value
 
 
@@ -80,9 +80,9 @@ class ModelSettings(Settings):
     context_length: Size
     d_model: Size
     d_ff: Size
-    num_layers: Annotated[Count, Field(le=1000)]
-    num_heads: Annotated[Count, Field(le=4096)]
-    rope_theta: Positive = 10000.0
+    num_layers: Annotated[PositiveInt, Field(le=1000)]
+    num_heads: Annotated[PositiveInt, Field(le=4096)]
+    rope_theta: PositiveFloat = 10000.0
     norm: Literal["pre", "post", "none"] = "pre"
     position_embedding: Literal["rope", "none"] = "rope"
     feed_forward: Literal["swiglu", "silu"] = "swiglu"
@@ -112,26 +112,26 @@ class ModelSettings(Settings):
 class ModelConfig(ModelSettings):
     """A complete model: its settings and the number of ids of its tokenizer."""
 
-    vocab_size: Annotated[Count, Field(le=2**31)]
+    vocab_size: Annotated[PositiveInt, Field(le=2**31)]
 
 
 class TrainingSettings(Settings):
     """One training run. batch_size counts sequences of context_length tokens; rates and fractions are plain numbers."""
 
-    total_tokens: Count
-    batch_size: Count
-    max_lr: Positive
+    total_tokens: PositiveInt
+    batch_size: PositiveInt
+    max_lr: PositiveFloat
     min_lr_ratio: Fraction = 0.1
     warmup_fraction: Fraction = 0.05
-    weight_decay: NonNegative = 0.1
-    betas: tuple[Annotated[Real, Field(ge=0, lt=1)], Annotated[Real, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    eps: Positive = 1e-8
-    max_grad_norm: Positive = 1.0
+    weight_decay: NonNegativeFloat = 0.1
+    betas: tuple[Annotated[FiniteFloat, Field(ge=0, lt=1)], Annotated[FiniteFloat, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    eps: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: Literal["auto", "always", "never"] = "auto"
-    micro_batch_size: Literal["auto"] | Count = "auto"
-    num_evaluations: Count = 10
-    eval_tokens: Count = 16384
+    micro_batch_size: Literal["auto"] | PositiveInt = "auto"
+    num_evaluations: PositiveInt = 10
+    eval_tokens: PositiveInt = 16384
 
     def steps(self, context_length: int) -> int:
         """Optimizer steps of the run: whole batches that fit into total_tokens, at least one."""

@@ -13,9 +13,9 @@ from typing import BinaryIO
 import numpy as np
 
 from lmpipe.errors import InputError
-from lmpipe.io.files import atomic_write, open_text, refuse_overwriting, write_json
+from lmpipe.io.files import atomic_write, check_no_overwrite, open_text, write_json
 from lmpipe.io.progress import progress
-from lmpipe.io.validation import shown
+from lmpipe.io.validation import short_repr
 from lmpipe.kernels.bpe.count_host import Block, BlockCounter, Specials, Table, Words, class_table
 from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
 from lmpipe.kernels.runtime.structs import PADDING
@@ -218,7 +218,7 @@ def load_counts(path: str | Path) -> PretokenCounts:
         raise
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for damaged files
         raise InputError(
-            f"{path}: expected counted pre-tokens, found a damaged file ({shown(str(error))}); {remedy}"
+            f"{path}: expected counted pre-tokens, found a damaged file ({short_repr(str(error))}); {remedy}"
         ) from None
     # Compiled code reads these arrays: they must be what it takes them for.
     if [(array.dtype.str[1:], array.ndim) for array in found] != [("u1", 1), ("u4", 1), ("i8", 1)]:
@@ -236,7 +236,7 @@ def load_counts(path: str | Path) -> PretokenCounts:
 def count_shard(text_path: str | Path, shard: int, shards: int, npz_path: str | Path, json_path: str | Path) -> None:
     """Count the pre-tokens of one of `shards` shards, numbered from 0, into an .npz; its size and cost into a .json."""
     started = time.perf_counter()
-    refuse_overwriting([text_path], [npz_path, json_path])
+    check_no_overwrite([text_path], [npz_path, json_path])
     if not 0 <= shard < shards:
         raise InputError(f"--shard: expected a number from 0 to {shards - 1}, found {shard}; correct it")
     start, stop = shard_bounds(text_path, shards)[shard]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from lmpipe.errors import InputError
-from lmpipe.io.files import json_bytes, read_json, write_together
-from lmpipe.io.validation import shown
+from lmpipe.io.files import atomic_write_all, json_bytes, read_json
+from lmpipe.io.validation import short_repr
 from lmpipe.study.documents import EXPORTED_TOKENIZER, read_shape
 from lmpipe.tokenizer.pretokenizer import special_bytes, to_bytes
 
@@ -51,7 +51,7 @@ class Vocabulary:
         """The id of a byte or of a part of a merge."""
         if token not in self._ids:
             raise InputError(
-                f"vocabulary: expected the token {shown(token)} (a byte, or part of a merge), found none; "
+                f"vocabulary: expected the token {short_repr(token)} (a byte, or part of a merge), found none; "
                 "use the vocabulary and the merges of one training"
             )
         return self._ids[token]
@@ -117,7 +117,7 @@ class Vocabulary:
         if odd:
             raise InputError(
                 f"{folder}: expected vocab.json, merges.txt and tokenizer.json of one training, found the token "
-                f"{shown(odd[0])} in one without the others; train the tokenizer again"
+                f"{short_repr(odd[0])} in one without the others; train the tokenizer again"
             )
         return tokenizer
 
@@ -128,7 +128,7 @@ class Vocabulary:
         """
         folder = Path(folder)
         lines = [MERGES_HEADER, *(f"{left} {right}" for left, right in self._merge_names())]
-        write_together(
+        atomic_write_all(
             {
                 folder / "vocab.json": json_bytes(self._names()),
                 folder / "merges.txt": "".join(f"{line}\n" for line in lines).encode(),
@@ -236,8 +236,8 @@ def read_vocab(path: str | Path, special_tokens: Sequence[str]) -> dict[int, byt
     for name, token_id in names.items():
         if type(token_id) is not int or not 0 <= token_id < MOST_IDS or token_id in vocab:
             raise InputError(
-                f"{path}: {shown(name)}: expected an id from 0 to {MOST_IDS - 1} that is used once, found "
-                f"{shown(token_id)}; {remedy}"
+                f"{path}: {short_repr(name)}: expected an id from 0 to {MOST_IDS - 1} that is used once, found "
+                f"{short_repr(token_id)}; {remedy}"
             )
         try:
             vocab[token_id] = from_printable(name)
@@ -245,7 +245,8 @@ def read_vocab(path: str | Path, special_tokens: Sequence[str]) -> dict[int, byt
             if name not in special_tokens:
                 found = error.args[0]
                 raise InputError(
-                    f"{path}: {shown(name)}: expected GPT-2's byte-to-unicode characters, found {found!r}; {remedy}"
+                    f"{path}: {short_repr(name)}: expected GPT-2's byte-to-unicode characters, found "
+                    f"{found!r}; {remedy}"
                 ) from None
             vocab[token_id] = to_bytes(name)
     return vocab
@@ -276,7 +277,8 @@ def parse_merge(line: str, path: str | Path, number: int) -> tuple[bytes, bytes]
     left, _, right = line.partition(" ")
     if not left or not right or " " in right:
         raise InputError(
-            f"{path}: line {number}: expected two tokens and a space, found {shown(line)}; train the tokenizer again"
+            f"{path}: line {number}: expected two tokens and a space, found {short_repr(line)}; "
+            "train the tokenizer again"
         )
     try:
         return from_printable(left), from_printable(right)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write
-from lmpipe.io.progress import say
+from lmpipe.io.progress import log
 from lmpipe.io.tensor_files import open_tensors
 from lmpipe.training.optimizer import AdamW
 
@@ -100,7 +100,7 @@ def load_checkpoint(folder: Path, run: str) -> tuple[dict[str, Tensor], dict[str
         try:
             return read_checkpoint(path, run)
         except DamagedError as error:
-            say(f"{path}: {error}; going on from the one before")
+            log(f"{path}: {error}; going on from the one before")
             path.unlink()
     return None
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from lmpipe.io.locks import held_alone
-from lmpipe.io.progress import say
+from lmpipe.io.locks import file_lock
+from lmpipe.io.progress import log
 from lmpipe.model.functional import (
     causal_attention_backward_fake,
     causal_attention_fake,
@@ -56,7 +56,7 @@ def compile_step(step: TrainingStep, batch_size: int, cache: Path) -> bool:
     """
     device = step.device
     if lacking := lacks_compiler(device):
-        say(f"not compiled: {lacking} was not found")
+        log(f"not compiled: {lacking} was not found")
         return False
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.absolute()))
     with whole(cache):
@@ -70,7 +70,7 @@ def whole(cache: Path) -> Iterator[None]:
     torch would take a half-written file for a whole one.
     """
     unfinished = cache / UNFINISHED
-    with held_alone(cache.with_suffix(".lock"), "waiting for the run that compiles"):
+    with file_lock(cache.with_suffix(".lock"), "waiting for the run that compiles"):
         if unfinished.exists():
             shutil.rmtree(cache)
         cache.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def compile_and_try(step: TrainingStep, batch_size: int) -> bool:
         raise
     except Exception as error:
         step.hidden, step.chunk = before
-        say(f"not compiled: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
+        log(f"not compiled: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
         return False
     return True
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmpipe.io.progress import say
+from lmpipe.io.progress import log
 
 # Others wait for the first one while it evaluates and writes.
 LONGEST_WAIT = timedelta(days=1)
@@ -105,7 +105,7 @@ def end_with(process: subprocess.Popen, is_over: threading.Event) -> None:
     """
     code = process.wait()
     if code and not is_over.wait(NOTICED_SECONDS):
-        say(f"a process of this run ended with exit code {code}; the same command goes on from the last checkpoint")
+        log(f"a process of this run ended with exit code {code}; the same command goes on from the last checkpoint")
         os._exit(1)
 
 

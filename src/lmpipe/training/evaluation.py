@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmpipe.data.token_dataset import Tokens, validation_windows
 from lmpipe.model.transformer import TransformerLM
-from lmpipe.study.settings import VALIDATED_AT_ONCE
+from lmpipe.study.settings import EVAL_BATCH_TOKENS
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 from lmpipe.tokenizer.vocabulary import Vocabulary
 
@@ -43,7 +43,7 @@ def window_batches(
     tokens: Tokens, context_length: int, limit_tokens: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The fixed validation windows in batches (batch, seq) of equal length; a shorter last window comes alone."""
-    at_once = max(1, VALIDATED_AT_ONCE // context_length)
+    at_once = max(1, EVAL_BATCH_TOKENS // context_length)
     held: list[tuple[np.ndarray, np.ndarray]] = []
     for window in validation_windows(tokens, context_length, limit_tokens):
         if held and (len(held) == at_once or len(window[0]) != len(held[0][0])):

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmpipe.errors import InputError
-from lmpipe.io.locks import held_alone
-from lmpipe.io.progress import say
+from lmpipe.io.locks import file_lock
+from lmpipe.io.progress import log
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,7 @@ def held_gpu(identities: Mapping[str, str], runs_per_gpu: int, folder: Path) -> 
     with contextlib.ExitStack() as locks:
         while (name := take(identities, runs_per_gpu, folder, locks)) is None:
             if not is_told:
-                say(f"waiting for a free GPU ({', '.join(identities)})")
+                log(f"waiting for a free GPU ({', '.join(identities)})")
                 is_told = True
             time.sleep(POLL_SECONDS)
         yield name
@@ -106,7 +106,7 @@ def take(identities: Mapping[str, str], runs_per_gpu: int, folder: Path, locks: 
         for name, identity in identities.items():
             with contextlib.ExitStack() as tried, contextlib.suppress(BlockingIOError):
                 for place in places:
-                    tried.enter_context(held_alone(folder / f"{identity}.{place}"))
+                    tried.enter_context(file_lock(folder / f"{identity}.{place}"))
                 locks.push(tried.pop_all())
                 return name
     return None

@@ -9,7 +9,7 @@ from typing import Any
 from lmpipe.data.token_dataset import TokenFile, check_length
 from lmpipe.errors import InputError
 from lmpipe.io.hints import make_again
-from lmpipe.io.validation import shown
+from lmpipe.io.validation import short_repr
 from lmpipe.provenance.code_digest import code_digest
 from lmpipe.study.documents import BEST, read_shape
 from lmpipe.study.planned_run import PlannedRun
@@ -126,7 +126,7 @@ def resolve_rate(
     best = read_shape(best_path, BEST)
     if best["experiment"] != experiment:
         raise InputError(
-            f"{best_path}: expected the best of {experiment!r}, found that of {shown(best['experiment'])}; "
+            f"{best_path}: expected the best of {experiment!r}, found that of {short_repr(best['experiment'])}; "
             f"{make_again(best_path)}"
         )
     factor = wanted.factor or 1

@@ -15,8 +15,8 @@ from typing import Any
 
 from lmpipe.errors import InputError
 from lmpipe.io.files import copy_atomic, write_json
-from lmpipe.io.locks import held_alone
-from lmpipe.io.progress import say
+from lmpipe.io.locks import file_lock
+from lmpipe.io.progress import log
 from lmpipe.study.paths import CONFIG, METRICS, SUMMARY, WEIGHTS
 from lmpipe.training.progress_file import PROGRESS_FILE
 
@@ -69,7 +69,7 @@ class StoredRun:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process alone; another one that wants it waits, and then finds the work done."""
-        with held_alone(self.folder / LOCK, f"{WAITING} ({self.folder})"):
+        with file_lock(self.folder / LOCK, f"{WAITING} ({self.folder})"):
             yield
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -103,10 +103,10 @@ def forget(results: str | Path) -> None:
     folders = sorted(path for path in store.iterdir() if IS_DIGEST.fullmatch(path.name))
     for folder in folders:
         try:
-            with held_alone(folder / LOCK):
+            with file_lock(folder / LOCK):
                 shutil.rmtree(folder)
         except BlockingIOError:
             raise InputError(f"{folder}: expected no run under way, found one; let it end or stop it") from None
     shutil.rmtree(store / COMPILED, ignore_errors=True)
     (store / COMPILED).with_suffix(".lock").unlink(missing_ok=True)
-    say(f"{store}: {len(folders)} runs forgotten")
+    log(f"{store}: {len(folders)} runs forgotten")

@@ -16,7 +16,7 @@ import torch
 from lmpipe.data.token_dataset import batch_starts
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write
-from lmpipe.io.progress import Progress, progress, say
+from lmpipe.io.progress import Progress, log, progress
 from lmpipe.provenance.code_digest import code_digest
 from lmpipe.provenance.environment import environment
 from lmpipe.study.paths import METRICS, WEIGHTS
@@ -145,7 +145,7 @@ class Trainer:
                 final = self.evaluate_whole_split(interruption)
             except Interrupted as stop:
                 path = self.save()
-                say(f"interrupted after step {self.counted.step}; saved {path}")
+                log(f"interrupted after step {self.counted.step}; saved {path}")
                 raise SystemExit(128 + stop.signal_number) from None
         self.finish(final)
 
@@ -163,11 +163,11 @@ class Trainer:
                 self.course.watch.restore(self.counted.step, self.counted.initial_loss, self.counted.latest_losses)
             if self.counted.divergence is not None:
                 self.course.watch.halted.fill_(1)
-            say(f"going on after step {self.counted.step} of {self.inputs.steps}")
+            log(f"going on after step {self.counted.step} of {self.inputs.steps}")
             self.counted.num_resumes += 1
         setup |= self.course.decide(recorded, self.stored.compiled)
         if recorded and recorded != setup:
-            say(f"begun with {recorded}, going on with {setup}: last digits may differ")
+            log(f"begun with {recorded}, going on with {setup}: last digits may differ")
         self.counted.setup = recorded or setup
         self.course.start_together(self.counted.step)
 

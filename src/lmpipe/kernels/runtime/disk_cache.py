@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write
-from lmpipe.io.progress import say
+from lmpipe.io.progress import log
 
 CHECKSUM_BYTES = 32
 
@@ -48,7 +48,7 @@ def cached(name: str, key: str, make: Callable[[], bytes]) -> bytes:
 @cache
 def log_uncached(reason: str) -> None:
     """Log, once for each reason, that compiled kernels are not kept for other processes."""
-    say(f"lmpipe: the kernels are compiled for this process alone ({reason}); set LMPIPE_CACHE to a writable folder")
+    log(f"lmpipe: the kernels are compiled for this process alone ({reason}); set LMPIPE_CACHE to a writable folder")
 
 
 def read_checked(path: Path) -> bytes | None:

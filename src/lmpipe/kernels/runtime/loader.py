@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import llvmlite.binding as llvm
 
-from lmpipe.io.progress import say
+from lmpipe.io.progress import log
 from lmpipe.kernels.runtime import buffers
 from lmpipe.kernels.runtime.disk_cache import cached, log_uncached
 
@@ -78,7 +78,7 @@ def code_key(module: str) -> str:
 
 def compile_in_subprocess(module: str, variant: dict[str, str]) -> bytes:
     """Compile a module in a process of its own, which frees Numba's memory when it ends."""
-    say(f"lmpipe: compiling kernels for this machine, once: {module.removeprefix(PACKAGE)}, about 5 s")
+    log(f"lmpipe: compiling kernels for this machine, once: {module.removeprefix(PACKAGE)}, about 5 s")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
     path = os.pathsep.join(filter(None, [str(KERNELS.parent.parent), inherited.get("PYTHONPATH")]))
     command = [sys.executable, "-P", "-m", "lmpipe.kernels.runtime.compile", module]
