@@ -53,10 +53,10 @@ def results_with(folder, *found, shown=("stories", "docs")):
 
 
 def test_fluency_is_told_from_the_figures(tmp_path):
-    finding = generate.find(results_with(tmp_path, samples_of("stories"), shown=["stories"]))
+    finding = generate.analyze(results_with(tmp_path, samples_of("stories"), shown=["stories"]))
     assert finding.status == "answered"
     # 14 of 14, 13 of 13 and 10 of 13 words are known; shares are weighted by words.
-    assert finding.figures["known_word_share_stories"].value == pytest.approx(37 / 40)
+    assert finding.metrics["known_word_share_stories"].value == pytest.approx(37 / 40)
     assert finding.sentences[0].startswith("The model trained on stories")
     expected = "mostly real words: 92.5 % of the words in its 3 samples occur in the training text, against 100 %"
     assert expected in finding.sentences[0]
@@ -71,7 +71,7 @@ def test_fluency_is_told_from_the_figures(tmp_path):
 
 
 def test_samples_that_outgrew_the_context_are_told_once_for_all_corpora(tmp_path):
-    told = " ".join(generate.find(results_with(tmp_path, samples_of("stories"), samples_of("docs"))).sentences)
+    told = " ".join(generate.analyze(results_with(tmp_path, samples_of("stories"), samples_of("docs"))).sentences)
     both = "1 of the samples of stories and 1 of the samples of docs grew beyond the context of 64 tokens; from"
     assert both in told
     assert told.count("grew beyond") == 1
@@ -79,7 +79,7 @@ def test_samples_that_outgrew_the_context_are_told_once_for_all_corpora(tmp_path
 
 def test_a_single_sample_that_ends_is_told_in_the_singular(tmp_path):
     records = [record(1.0, 1.0, " the cat sat", ended=ended) for ended in (True, False, False)]
-    finding = generate.find(results_with(tmp_path, samples_of("stories", samples=records), shown=["stories"]))
+    finding = generate.analyze(results_with(tmp_path, samples_of("stories", samples=records), shown=["stories"]))
     ends = "1 of the 3 samples of stories reaches the end of text by itself; the other 2 stop at 256 tokens."
     assert ends in finding.sentences
 
@@ -94,7 +94,7 @@ def test_changes_within_chance_are_not_told():
 
 
 def test_every_sample_is_shown_with_its_settings_and_a_row(tmp_path):
-    finding = generate.find(results_with(tmp_path, samples_of("stories"), samples_of("docs")))
+    finding = generate.analyze(results_with(tmp_path, samples_of("stories"), samples_of("docs")))
     assert len(finding.texts) == 6
     assert finding.texts[0].kind == "prose"
     assert finding.texts[0].text == "Once the cat sat on the cat sat on the cat sat on a mat"
@@ -103,36 +103,36 @@ def test_every_sample_is_shown_with_its_settings_and_a_row(tmp_path):
     assert [len(table.rows) for table in finding.tables] == [4, 4]
     assert all(len(row) == len(table.columns) for table in finding.tables for row in table.rows)
     assert finding.tables[0].rows[-1][0] == "held-out text (50 documents)"
-    assert {f"{name}_docs" for name in FIGURES} <= finding.figures.keys()
+    assert {f"{name}_docs" for name in FIGURES} <= finding.metrics.keys()
     assert finding.sentences[0].startswith("The model trained on stories")
     assert finding.sentences[1].startswith("The model trained on docs")
 
 
 def test_a_corpus_without_samples_makes_the_finding_partial(tmp_path):
-    finding = generate.find(results_with(tmp_path, samples_of("docs")))
+    finding = generate.analyze(results_with(tmp_path, samples_of("docs")))
     assert finding.status == "partial"
     assert finding.sentences[-1] == "Samples of stories have not been generated."
 
 
 def test_no_samples_at_all_are_told_with_the_remedy(tmp_path):
-    assert generate.find(results_with(tmp_path)).status == "absent"
-    assert f"run `snakemake --cores 1 {tmp_path}/samples/" in generate.find(results_with(tmp_path)).sentences[0]
-    unplanned = generate.find(results_with(tmp_path, shown=[]))
-    assert unplanned.status == "absent"
+    assert generate.analyze(results_with(tmp_path)).status == "missing"
+    assert f"run `snakemake --cores 1 {tmp_path}/samples/" in generate.analyze(results_with(tmp_path)).sentences[0]
+    unplanned = generate.analyze(results_with(tmp_path, shown=[]))
+    assert unplanned.status == "missing"
     assert "samples: {models:" in unplanned.sentences[0]
 
 
 def test_a_diverged_run_and_texts_without_words_are_told(tmp_path):
     nothing = [record(0.0, 1.0, "....")]
     samples = samples_of("stories", run_status="diverged", samples=nothing)
-    finding = generate.find(results_with(tmp_path, samples, shown=["stories"]))
+    finding = generate.analyze(results_with(tmp_path, samples, shown=["stories"]))
     assert (
         finding.sentences[0]
         == "The model trained on stories (in the place of TinyStories) writes no words that could be counted."
     )
     assert any("ended as diverged" in sentence for sentence in finding.sentences)
-    assert finding.figures["known_word_share_stories"].value is None
-    assert finding.figures["known_word_share_stories"].reason
+    assert finding.metrics["known_word_share_stories"].value is None
+    assert finding.metrics["known_word_share_stories"].missing_reason
 
 
 @pytest.mark.parametrize(

@@ -62,13 +62,13 @@ def test_post_norm_is_told_at_the_same_rate_and_tuned(tmp_path):
 def test_an_unresolved_difference_is_called_so(fabricated):
     finding = find("pre_norm_ablation", fabricated)
     assert "not resolved with 3 seeds (95 % interval −0.050 to +0.050 nats per token)" in finding.sentences[0]
-    assert finding.figures["difference"].interval == pytest.approx((-0.0497, 0.0497), abs=1e-4)
+    assert finding.metrics["difference"].interval == pytest.approx((-0.0497, 0.0497), abs=1e-4)
 
 
 def test_one_seed_has_no_interval(fabricated):
     finding = find("no_pos_emb", fabricated)
     assert "higher by 0.240 nats per token (one seed, so no interval)" in finding.sentences[0]
-    assert finding.figures["difference"].interval is None
+    assert finding.metrics["difference"].interval is None
 
 
 def test_swiglu_shows_both_parameter_counts(fabricated):
@@ -145,7 +145,7 @@ def test_a_variant_that_changes_more_than_the_question_asks_is_told_in_general_w
     )
     assert "In `long`, compared with `baseline`, from which it differs in total_tokens, " in said(finding)
     assert "post-norm in place" not in said(finding)
-    assert "difference" not in finding.figures
+    assert "difference" not in finding.metrics
 
 
 def test_a_rate_tuned_for_one_side_only_is_said_to_be(fabricated, tmp_path):
@@ -166,7 +166,7 @@ def test_a_rate_tuned_for_one_side_only_is_said_to_be(fabricated, tmp_path):
         "nope": {"position_embedding": "none", "sweep": {"max_lr": [0.003, 0.01]}},
     }
     finding = find("no_pos_emb", fabricate_study(tmp_path / "several", experiments))
-    assert finding.figures["variant"].value == "nope_max_lr=0.01"
+    assert finding.metrics["variant"].value == "nope_max_lr=0.01"
     assert "Both run at the peak rate" not in said(finding), "two rates were tried without positions"
     tuned = fabricate_study(
         tmp_path / "own", {"no_pos_emb": ALONE | {"runs": runs}}, MODEL | {"position_embedding": "none"}
@@ -193,7 +193,7 @@ def test_only_runs_on_the_same_batches_are_said_to_share_them(tmp_path, fabricat
 
     def told(name, **runs):
         results = fabricate_study(tmp_path / name, {"mine": ALONE | {"runs": {"baseline": {}, **runs}}})
-        return said(general_experiment.find(results, "mine"))
+        return said(general_experiment.analyze(results, "mine"))
 
     decayed, small, short = {"weight_decay": 0.2}, {"batch_size": 8}, {"context_length": 64}
     assert "paired over seeds; the batches of `small` are other ones." in told("some", decayed=decayed, small=small)

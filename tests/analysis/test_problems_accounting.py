@@ -56,39 +56,39 @@ def full(tmp_path_factory):
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_findings_are_complete(full, problem):
     module = module_of(problem)
-    finding = module.find(full)
+    finding = module.analyze(full)
     assert problem == module.ID
     assert module.TITLE and module.QUESTION.endswith("?")
     assert finding.status == "answered"
-    assert finding.figures and finding.sentences
-    for figure in finding.figures.values():
+    assert finding.metrics and finding.sentences
+    for figure in finding.metrics.values():
         assert figure.source
-        assert any(full.folder.glob(figure.source)) or (figure.value is None and figure.reason)
+        assert any(full.folder.glob(figure.source)) or (figure.value is None and figure.missing_reason)
     assert all(sentence.endswith((".", "?")) for sentence in finding.sentences)
     assert all(len(row) == len(table.columns) for table in finding.tables for row in table.rows)
-    assert all("<svg" in (full.folder / plot.path).read_text("utf-8") for plot in finding.plots)
+    assert all(plot.data or plot.path.startswith("experiments/") for plot in finding.plots)
     assert json.loads(json.dumps(asdict(finding), allow_nan=False))["status"] == "answered"
     assert "\0" not in json.dumps([finding.sentences, asdict(finding)["texts"]], ensure_ascii=False)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_missing_inputs_are_told_with_their_remedy(tmp_path, problem):
-    finding = module_of(problem).find(Results(tmp_path, {"accounting": {"models": {"small": SMALL}}}, {}))
-    assert finding.status == "absent"
+    finding = module_of(problem).analyze(Results(tmp_path, {"accounting": {"models": {"small": SMALL}}}, {}))
+    assert finding.status == "missing"
     assert "snakemake" in finding.sentences[0]
 
 
 def test_transformer_accounting_gives_the_figures_of_gpt2_xl(full):
-    finding = module_of("transformer_accounting").find(full)
-    assert finding.figures["gpt2_xl_parameters"].value == 2_127_057_600
-    assert finding.figures["gpt2_xl_bytes"].value == 8_508_230_400
-    assert finding.figures["gpt2_xl_forward_flops"].value == 4_513_336_524_800
+    finding = module_of("transformer_accounting").analyze(full)
+    assert finding.metrics["gpt2_xl_parameters"].value == 2_127_057_600
+    assert finding.metrics["gpt2_xl_bytes"].value == 8_508_230_400
+    assert finding.metrics["gpt2_xl_forward_flops"].value == 4_513_336_524_800
     assert "2,127,057,600" in finding.sentences[0] and "4,513,336,524,800" in finding.sentences[0]
     assert len(finding.plots) == 1
 
 
 def test_transformer_accounting_tells_what_the_context_changes(full):
-    context = [s for s in module_of("transformer_accounting").find(full).sentences if "instead of 64 tokens" in s]
+    context = [s for s in module_of("transformer_accounting").analyze(full).sentences if "instead of 64 tokens" in s]
     assert len(context) == 1
     flops = [full.json(f"accounting/{name}.json", ACCOUNT)["flops"]["forward"] for name in ("small", "long")]
     assert f"10 times the tokens but takes {flops[1] / flops[0]:.3g} times" in context[0]
@@ -96,31 +96,31 @@ def test_transformer_accounting_tells_what_the_context_changes(full):
 
 def test_transformer_accounting_compares_sizes_at_one_context(tmp_path):
     wide = SMALL | {"d_model": 64, "d_ff": 192}
-    finding = module_of("transformer_accounting").find(make_results(tmp_path, {"small": SMALL, "wide": wide}))
+    finding = module_of("transformer_accounting").analyze(make_results(tmp_path, {"small": SMALL, "wide": wide}))
     assert any("between small and wide, both at 64 tokens" in sentence for sentence in finding.sentences)
 
 
 @pytest.mark.parametrize("problem", ["transformer_accounting", "adamwAccounting"])
 def test_a_study_without_gpt2_xl_is_partial_and_says_so(tmp_path, problem):
     # The name alone makes no GPT-2 XL: its figures would stand beside the write-up's.
-    finding = module_of(problem).find(make_results(tmp_path, {"gpt2_xl": SMALL}))
+    finding = module_of(problem).analyze(make_results(tmp_path, {"gpt2_xl": SMALL}))
     assert finding.status == "partial"
-    assert "gpt2_xl_parameters" not in finding.figures
+    assert "gpt2_xl_parameters" not in finding.metrics
     assert any("GPT-2 XL" in sentence for sentence in finding.sentences)
 
 
 def test_a_study_without_named_models_accounts_for_its_own(tmp_path):
     results = make_results(tmp_path, {})
-    finding = module_of("transformer_accounting").find(results)
+    finding = module_of("transformer_accounting").analyze(results)
     parameters = results.json("accounting/study.json", ACCOUNT)["parameters"]
-    assert finding.figures["study_parameters"].value == parameters["total"]
+    assert finding.metrics["study_parameters"].value == parameters["total"]
     assert finding.sentences[0].startswith("The study's own model has")
-    assert module_of("adamwAccounting").find(results).figures["largest_batch_size"].value > 1000
+    assert module_of("adamwAccounting").analyze(results).metrics["largest_batch_size"].value > 1000
 
 
 def test_adamw_accounting_answers_the_oracles(full):
-    finding = module_of("adamwAccounting").find(full)
-    values = {name: figure.value for name, figure in finding.figures.items()}
+    finding = module_of("adamwAccounting").analyze(full)
+    values = {name: figure.value for name, figure in finding.metrics.items()}
     assert (values["largest_batch_size"], values["largest_batch_size_swiglu"]) == (3, 2)
     assert (round(values["days"]), round(values["days_swiglu"])) == (5115, 6584)
     assert values["optimizer_flops"] == 14 * (2_127_057_600 - 48 * 1600 * 6400)
@@ -129,19 +129,19 @@ def test_adamw_accounting_answers_the_oracles(full):
 
 
 def test_the_largest_batch_by_what_is_kept_leaves_out_attention_scores(full):
-    finding = module_of("adamwAccounting").find(full)
+    finding = module_of("adamwAccounting").analyze(full)
     # GPT-2 XL by hand: float32, S = 1,024, D = 1,600, F = 6,400, L = 48, V = 50,257.
     tokens, layer = 1024, 8 * 1600 + 2 + 2 * 6400
     by_sequence = 4 * tokens * (48 * layer + 1600 + 1 + 1600 + 2)
-    assert finding.figures["bytes_per_sequence_as_kept"].value == by_sequence
-    assert finding.figures["largest_batch_as_kept"].value == (80_000_000_000 - 26_168_601_600) // by_sequence
+    assert finding.metrics["bytes_per_sequence_as_kept"].value == by_sequence
+    assert finding.metrics["largest_batch_as_kept"].value == (80_000_000_000 - 26_168_601_600) // by_sequence
     assert f"and the largest batch is {(80_000_000_000 - 26_168_601_600) // by_sequence} instead of 3." in " ".join(
         finding.sentences
     )
 
 
 def test_adamw_accounting_shows_every_step(full):
-    finding = module_of("adamwAccounting").find(full)
+    finding = module_of("adamwAccounting").analyze(full)
     derivations = [table for table in finding.tables if "derivation" in table.caption]
     assert len(derivations) == 2
     symbols = {row[0] for row in derivations[0].rows}
@@ -153,17 +153,17 @@ def test_adamw_accounting_shows_every_step(full):
 def test_a_model_too_large_for_the_device_is_told(tmp_path):
     account_model("gpt2_xl", ModelConfig(**GPT2_XL), 24e9).write(tmp_path / "accounting" / "gpt2_xl.json")
     results = Results(tmp_path, {"accounting": {"models": {"gpt2_xl": GPT2_XL}}}, {})
-    finding = module_of("adamwAccounting").find(results)
-    assert finding.figures["largest_batch_size"].value == 0
+    finding = module_of("adamwAccounting").analyze(results)
+    assert finding.metrics["largest_batch_size"].value == 0
     assert "so not one sequence fits into 24 GB" in finding.sentences[0]
 
 
 def test_learning_rate_tuning_judges_each_rate(full):
-    finding = module_of("learning_rate_tuning").find(full)
+    finding = module_of("learning_rate_tuning").analyze(full)
     assert finding.sentences[0] == (
         "The loss falls at learning rates of 1, 10 and 100, fastest at 100, and it diverges at 1,000."
     )
-    assert finding.figures["final_loss_10"].value == toy_curve(10.0)[-1]
+    assert finding.metrics["final_loss_10"].value == toy_curve(10.0)[-1]
     assert "falls from 25 to exactly 0 in 10 steps" in finding.sentences[3]
     assert "diverges: it grows from 25" in finding.sentences[4]
     assert "which agrees with every measured step" in finding.sentences[5]
@@ -174,9 +174,9 @@ def test_learning_rate_tuning_judges_each_rate(full):
 
 def test_learning_rate_tuning_bears_overflow_and_explains_nothing_it_does_not_see(tmp_path):
     write_toy(tmp_path, {1.0: [25.0, 24.0, 20.0], 1000.0: [25.0, 1e30, "inf"], 2000.0: [25.0, 1e35, ""]})
-    finding = module_of("learning_rate_tuning").find(Results(tmp_path, {}, {}))
-    assert finding.figures["final_loss_1000"].value is None
-    assert finding.figures["final_loss_1000"].reason == "it overflowed"
+    finding = module_of("learning_rate_tuning").analyze(Results(tmp_path, {}, {}))
+    assert finding.metrics["final_loss_1000"].value is None
+    assert finding.metrics["final_loss_1000"].missing_reason == "it overflowed"
     assert "it diverges at 1,000 and 2,000" in finding.sentences[0]
     assert "not finite any more after step 1, where it was 1 × 10³⁰" in finding.sentences[2]
     assert len(finding.sentences) == 4
@@ -184,17 +184,17 @@ def test_learning_rate_tuning_bears_overflow_and_explains_nothing_it_does_not_se
 
 def test_learning_rate_tuning_may_fail_everywhere(tmp_path):
     write_toy(tmp_path, {1000.0: [25.0, 1e30]})
-    sentences = module_of("learning_rate_tuning").find(Results(tmp_path, {}, {})).sentences
+    sentences = module_of("learning_rate_tuning").analyze(Results(tmp_path, {}, {})).sentences
     assert sentences[0] == "The loss falls at none of these rates: it diverges at 1,000."
 
 
 def test_unicode2_names_the_scripts_where_utf16_is_shorter(full):
-    sentences = module_of("unicode2").find(full).sentences
+    sentences = module_of("unicode2").analyze(full).sentences
     assert "UTF-16 is shorter than UTF-8 for the samples in Hindi, Chinese, Japanese and Korean." in sentences
     assert any("“schläft”" in sentence and "unexpected end of data" in sentence for sentence in sentences)
     assert any("18,304 are valid and 47,232 are not" in sentence for sentence in sentences)
 
 
 def test_unicode1_shows_code_with_its_real_output(full):
-    text = module_of("unicode1").find(full).texts[0].text
+    text = module_of("unicode1").analyze(full).texts[0].text
     assert ">>> chr(0)\n'\\x00'\n>>> print(chr(0))\n␀\n" in text

@@ -21,7 +21,7 @@ def test_batch_size_compares_at_equal_tokens_and_at_equal_time(fabricated):
     assert (value(finding, "best_batch_size"), value(finding, "fastest_batch_size")) == (16, 64)
     assert value(finding, "batch_4_tokens_per_second") == pytest.approx(16_000 / 1.75, rel=1e-4)
     assert value(finding, "equal_time_seconds") == pytest.approx(26.8)
-    assert finding.figures["batch_4_tokens_per_second"].source == "batch_sizes.json"
+    assert finding.metrics["batch_4_tokens_per_second"].source == "batch_sizes.json"
     assert value(finding, "enough_batch_size") == 64, "16 has 88 % of its speed, 4 has 60 %"
     assert "4,000 with 1, 9,143 with 4, 13,474 with 16 and 15,284 with 64; the fastest is 64." in said(finding)
     assert "each size at the best of its own rates" in finding.sentences[0]
@@ -52,7 +52,7 @@ def test_speeds_whose_ranges_overlap_are_not_told_apart(tmp_path):
         finding
     )
     assert value(finding, "fastest_batch_size") is value(finding, "enough_batch_size") is None
-    assert "batch sizes 16 and 64 overlap" in finding.figures["fastest_batch_size"].reason
+    assert "batch sizes 16 and 64 overlap" in finding.metrics["fastest_batch_size"].missing_reason
     assert finding.tables[0].rows[2][-3:] == [5000, 9000, "in runs"]
     assert finding.status == "partial", "no size was timed alone"
     results = fabricate_study(tmp_path / "apart", chosen)
@@ -123,7 +123,7 @@ def test_what_fits_is_told_from_steps_timed_alone(fabricated, tmp_path):
     finding = find("batch_size_experiment", results)
     assert finding.status == "partial"
     assert f"run `snakemake --cores 1 {tmp_path}/batch_sizes.json --configfile" in said(finding)
-    assert finding.figures["largest_batch_size"].reason == "no batch size of this model has been timed alone"
+    assert finding.metrics["largest_batch_size"].missing_reason == "no batch size of this model has been timed alone"
     fabricate_measurements(tmp_path, MODEL | {"d_model": 128})
     finding = find("batch_size_experiment", results)
     assert finding.status == "partial"

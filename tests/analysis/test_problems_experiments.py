@@ -4,9 +4,9 @@ import re
 import pytest
 import yaml
 
-from lmpipe.analysis.finding import Finding
+from lmpipe.analysis.finding import Finding, Reference
 from lmpipe.analysis.problems import general_experiment
-from lmpipe.analysis.problems.reference import beside_write_up, corpus_in_words, write_up
+from lmpipe.analysis.problems.reference import compare_with_write_up, corpus_in_words, write_up
 from lmpipe.analysis.problems.registry import entry, module_of
 from lmpipe.planning.plan import load_plan
 from tests.support.fake_results import CORPORA, fabricate_study
@@ -32,16 +32,16 @@ def test_every_finding_is_answered_from_its_figures_and_fits_into_json(fabricate
     assert module.QUESTION.endswith("?")
     assert all(sentence.endswith((".", "`")) for sentence in finding.sentences), finding.sentences
     assert not re.search(r"\b(None|nan|inf)\b", said(finding))
-    assert all(figure.source for figure in finding.figures.values())
-    assert all(figure.reason for figure in finding.figures.values() if figure.value is None)
-    json.dumps(entry(problem, module.TITLE, module.QUESTION, finding, fabricated), allow_nan=False)
+    assert all(figure.source for figure in finding.metrics.values())
+    assert all(figure.missing_reason for figure in finding.metrics.values() if figure.value is None)
+    assert entry(problem, module.TITLE, module.QUESTION, finding, fabricated).title
 
 
 @pytest.mark.parametrize("problem", IDS)
 def test_a_missing_experiment_is_absent_with_lines_that_the_study_accepts(tmp_path, problem):
     results = fabricate_study(tmp_path, {"learning_rate" if problem != "learning_rate" else "other": ALONE})
     finding = find(problem, results)
-    assert finding.status == "absent"
+    assert finding.status == "missing"
     (lines,) = re.findall("`(.*)`", finding.sentences[0])
     experiments = results.study["experiments"] | yaml.safe_load(lines)
     plan = load_plan(results.study | {"experiments": experiments}, "the study with the lines added")
@@ -66,12 +66,12 @@ def test_the_log_holds_every_run_and_counts_shared_ones_once(fabricated):
     assert re.search(fewest, said(finding))
     assert "main_experiment on docs 2.963" in finding.plots[0].alt
     assert "main_experiment on stories 2.314" in finding.plots[0].alt
-    assert all((fabricated.folder / plot.path).exists() for plot in finding.plots)
+    assert all(plot.data.series for plot in finding.plots)
 
 
 def test_an_experiment_of_another_name_gets_a_section_of_the_general_kind(fabricated):
     title, question = general_experiment.heading(fabricated, "vocabulary")
-    finding = general_experiment.find(fabricated, "vocabulary")
+    finding = general_experiment.analyze(fabricated, "vocabulary")
     assert (title, question) == ("Vocabulary", "How does the final loss depend on vocab_size?")
     assert finding.sentences[0].startswith(
         "The best of 3 runs is `vocab_size=4096` with 0.7161 bits per byte, mean of 2 seeds; the"
@@ -84,34 +84,34 @@ def test_an_experiment_of_another_name_gets_a_section_of_the_general_kind(fabric
 def test_a_general_experiment_without_a_grid_is_told_by_differences(tmp_path):
     runs = {"baseline": {}, "decayed": {"weight_decay": 0.5}, "wild": {"max_lr": 4.0}}
     results = fabricate_study(tmp_path, {"my_own": {"corpus": "stories", "seeds": [0, 1], "runs": runs}})
-    finding = general_experiment.find(results, "my_own")
+    finding = general_experiment.analyze(results, "my_own")
     assert general_experiment.heading(results, "my_own")[1] == "How do the runs decayed and wild compare with baseline?"
     equal = "In `decayed`, compared with `baseline`, the final loss is no different (equal with each of 2 seeds)"
     assert finding.sentences[0].startswith(equal)
     assert "2 of 2 seeds diverged" in finding.sentences[1]
     single = fabricate_study(tmp_path / "single", {"one": {"corpus": "stories"}})
-    assert general_experiment.find(single, "one").sentences[0].startswith("The run `baseline` ends at 2.31")
+    assert general_experiment.analyze(single, "one").sentences[0].startswith("The run `baseline` ends at 2.31")
 
 
 def test_the_write_up_stands_beside_ours_with_the_difference_in_setting(fabricated):
     finding = find("learning_rate", fabricated)
-    best, diverged = beside_write_up("learning_rate", finding, fabricated)["rows"]
-    assert (best["write_up"], best["ours"]) == (0.0008, 0.01)
-    assert (diverged["write_up"], diverged["ours"]) == (0.2, 3.0)
+    best, diverged = compare_with_write_up("learning_rate", finding, fabricated).rows
+    assert (best.reference, best.value) == (0.0008, 0.01)
+    assert (diverged.reference, diverged.value) == (0.2, 3.0)
     for words in ("12.3 MB of stories in the place of TinyStories (2.23 GB)", "vocabulary 1,024", "batch size 16"):
-        assert words in best["difference_in_setting"]
+        assert words in best.caveat
 
 
 def test_a_figure_that_this_study_lacks_keeps_its_row_and_says_why(fabricated):
-    (row, *_) = beside_write_up("train_bpe_tinystories", Finding("absent"), fabricated)["rows"]
-    assert row["ours"] is None
-    assert row["reason"] == "not measured in this study"
-    assert "a vocabulary of 1,024 instead of 10,000" in row["difference_in_setting"]
+    (row, *_) = compare_with_write_up("train_bpe_tinystories", Finding("missing"), fabricated).rows
+    assert row.value is None
+    assert row.missing_reason == "not measured in this study"
+    assert "a vocabulary of 1,024 instead of 10,000" in row.caveat
 
 
 def test_problems_that_the_write_up_leaves_open_say_so(fabricated):
-    assert "leaves this problem open" in beside_write_up("no_pos_emb", Finding("absent"), fabricated)["note"]
-    assert beside_write_up("unicode1", Finding("absent"), fabricated) == {"rows": [], "note": ""}
+    assert "leaves this problem open" in compare_with_write_up("no_pos_emb", Finding("missing"), fabricated).note
+    assert compare_with_write_up("unicode1", Finding("missing"), fabricated) == Reference()
 
 
 def test_the_original_text_stands_in_nobodys_place_however_it_is_split(tmp_path, fabricated):

@@ -37,7 +37,7 @@ def test_the_interpolated_optimum_is_the_vertex_that_numpy_finds():
 def test_several_seeds_give_the_optimum_an_interval(tmp_path):
     sweep = {"corpus": "stories", "seeds": [0, 1, 2], "sweep": {"max_lr": [0.003, 0.01, 0.03]}}
     finding = find("learning_rate", fabricate_study(tmp_path, {"learning_rate": sweep}))
-    low, high = finding.figures["interpolated_max_lr"].interval
+    low, high = finding.metrics["interpolated_max_lr"].interval
     assert low <= value(finding, "interpolated_max_lr") <= high
     assert "mean of 3 seeds" in finding.sentences[0]
     assert "No rate of the grid diverged" in said(finding)
@@ -49,7 +49,7 @@ def test_the_optimum_of_one_seed_ranges_over_fits_that_leave_out_a_rate(tmp_path
     # The made-up losses lie on a parabola, whichever rates are left out.
     assert value(finding, "interpolated_max_lr_lowest") == pytest.approx(0.01, rel=1e-5)
     assert value(finding, "interpolated_max_lr_highest") == pytest.approx(0.01, rel=1e-5)
-    assert finding.figures["interpolated_max_lr"].interval is None
+    assert finding.metrics["interpolated_max_lr"].interval is None
     assert "minimum at 0.01 (0.01 to 0.01 when each nearby rate in turn is left out of the fit), with" in said(finding)
     assert value(finding, "finished_to_interpolated_ratio") == pytest.approx(10, rel=1e-5)
     assert value(finding, "diverged_to_interpolated_ratio") == pytest.approx(300, rel=1e-5)
@@ -70,7 +70,7 @@ def test_three_rates_are_too_few_to_leave_one_out(tmp_path):
     sweep = {"corpus": "stories", "sweep": {"max_lr": [0.003, 0.01, 0.03]}}
     finding = find("learning_rate", fabricate_study(tmp_path, {"learning_rate": sweep}))
     assert value(finding, "interpolated_max_lr_lowest") is None
-    assert "fewer than four rates" in finding.figures["interpolated_max_lr_highest"].reason
+    assert "fewer than four rates" in finding.metrics["interpolated_max_lr_highest"].missing_reason
     assert "left out of the fit" not in said(finding)
     assert value(finding, "diverged_to_interpolated_ratio") is None
 
@@ -83,7 +83,7 @@ def test_a_seed_whose_minimum_lies_beyond_the_bracket_leaves_no_interval(tmp_pat
             change_summary(results, f"learning_rate/max_lr={rate}/seed{seed}", validation_loss=loss)
     finding = find("learning_rate", results)
     assert 0.001 < value(finding, "interpolated_max_lr") < 0.1
-    assert finding.figures["interpolated_max_lr"].interval is None
+    assert finding.metrics["interpolated_max_lr"].interval is None
     assert parabola_minimum([0.001, 0.01, 0.1], [3.0, 2.9, 2.80002])[0] == pytest.approx(0.1)
 
 
@@ -167,9 +167,9 @@ def test_nothing_is_the_best_across_corpora(tmp_path):
         finding = find(problem, results)
         assert finding.status == "partial"
         assert "The runs are on stories and docs, whose losses do not compare" in finding.sentences[0]
-        assert "best" not in finding.figures
+        assert "best" not in finding.metrics
         assert all("lowest" not in plot.alt for plot in finding.plots)
-    finding = general_experiment.find(results, "mine")
+    finding = general_experiment.analyze(results, "mine")
     assert finding.sentences[0].startswith("On stories, the best of 2 runs is `stories_max_lr=0.01` with 2.314 nats")
     assert finding.sentences[1].startswith("On docs, the best of 2 runs is `docs_max_lr=0.01` with 2.963 nats")
     assert value(finding, "docs_best_run") == "docs_max_lr=0.01"

@@ -26,7 +26,7 @@ def results(tmp_path) -> Results:
 
 
 def figures(part: measured.Part) -> dict[str, float]:
-    return {name: figure.value for name, figure in part.figures.items()}
+    return {name: figure.value for name, figure in part.metrics.items()}
 
 
 def test_flops_and_time_have_the_errors_of_their_predictions(results):
@@ -76,7 +76,7 @@ def test_without_any_speed_the_figures_say_why(results):
     for rate in (0.003, 0.01):
         change_summary(results, f"learning_rate/max_lr={rate}/seed0", tokens_per_second=None)
     part = measured.flops_and_time(results)
-    assert part.figures["utilization"].reason == "no step or run of this model was timed"
+    assert part.metrics["utilization"].missing_reason == "no step or run of this model was timed"
     assert figures(part)["utilization"] is None
     assert "tokens a second" not in " ".join(part.sentences)
 
@@ -113,7 +113,7 @@ def test_runs_of_another_machine_are_not_set_beside_this_ones_process(results):
     for rate in (0.003, 0.01):
         change_summary(results, f"learning_rate/max_lr={rate}/seed0", device="another")
     part = measured_memory.memory(results)
-    assert part.figures["largest_peak_memory_error"].reason == "no run on the device that was measured"
+    assert part.metrics["largest_peak_memory_error"].missing_reason == "no run on the device that was measured"
     assert len(part.tables) == 2
 
 
@@ -126,4 +126,4 @@ def test_a_study_that_measured_nothing_says_so(tmp_path):
     results = fabricate_study(tmp_path, SWEEP)
     for part in (measured.flops_and_time(results), measured_memory.memory(results)):
         assert f"run `snakemake --cores 1 {tmp_path}/model_measurements.json --configfile" in part.sentences[0]
-        assert all(figure.value is None and figure.reason for figure in part.figures.values())
+        assert all(figure.value is None and figure.missing_reason for figure in part.metrics.values())

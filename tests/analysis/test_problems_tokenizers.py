@@ -6,7 +6,7 @@ from lmpipe.analysis.problems import (
     train_bpe_expts_owt,
     train_bpe_tinystories,
 )
-from lmpipe.analysis.problems.reference import beside_write_up
+from lmpipe.analysis.problems.reference import compare_with_write_up
 from lmpipe.analysis.results import Results
 from lmpipe.io.files import read_json, write_json
 from lmpipe.tokenizer.evaluation import compare_tokenizers
@@ -34,15 +34,15 @@ def folder(tmp_path):
 
 
 def find(module, folder, study=STUDY):
-    return module.find(Results(folder, study, {}))
+    return module.analyze(Results(folder, study, {}))
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_findings_are_complete(folder, module):
     finding = find(module, folder)
     assert finding.status == "answered"
-    assert all(figure.source and figure.value is not None for figure in finding.figures.values())
-    assert all((folder / figure.source).exists() for figure in finding.figures.values())
+    assert all(figure.source and figure.value is not None for figure in finding.metrics.values())
+    assert all((folder / figure.source).exists() for figure in finding.metrics.values())
     assert all(len(row) == len(table.columns) for table in finding.tables for row in table.rows)
     for sentence in finding.sentences:
         assert sentence.endswith(".")
@@ -57,8 +57,8 @@ def test_findings_are_complete(folder, module):
 def test_the_cost_is_that_of_training_json(folder, module, corpus, place):
     training = read_json(folder / "tokenizers" / corpus / "training.json")
     finding = find(module, folder)
-    assert finding.figures["wall_seconds"].value == training["wall_seconds"]
-    assert finding.figures["peak_memory_bytes"].value == training["peak_memory_bytes"]
+    assert finding.metrics["wall_seconds"].value == training["wall_seconds"]
+    assert finding.metrics["peak_memory_bytes"].value == training["peak_memory_bytes"]
     assert f"{corpus} (in the place of {place})" in finding.sentences[0]
     shares = [row[2] for row in finding.tables[0].rows[:-1]]
     assert sum(shares) == pytest.approx(1)
@@ -67,8 +67,8 @@ def test_the_cost_is_that_of_training_json(folder, module, corpus, place):
 def test_the_longest_tokens_are_named_and_judged(folder):
     stories = find(train_bpe_tinystories, folder)
     longest = read_json(folder / "tokenizer_experiments.json")["tokenizers"]["stories"]["longest_tokens"]
-    assert stories.figures["longest_token"].value == longest[0]["text"]
-    assert stories.figures["longest_token_bytes"].value == longest[0]["bytes"]
+    assert stories.metrics["longest_token"].value == longest[0]["text"]
+    assert stories.metrics["longest_token_bytes"].value == longest[0]["bytes"]
     assert any("They make sense: the 10 longest are all words" in sentence for sentence in stories.sentences)
     docs = find(train_bpe_expts_owt, folder)
     assert any("not all as language" in sentence and "----" in sentence for sentence in docs.sentences)
@@ -77,9 +77,9 @@ def test_the_longest_tokens_are_named_and_judged(folder):
 def test_the_vocabularies_are_compared_for_the_web_corpus(folder):
     finding = find(train_bpe_expts_owt, folder)
     (overlap,) = read_json(folder / "tokenizer_experiments.json")["overlaps"]
-    assert finding.figures["shared_tokens"].value == overlap["shared"]
-    assert finding.figures["share_of_simple_shared"].value == overlap["share_of_first"]
-    assert finding.figures["share_of_web_shared"].value == overlap["share_of_second"]
+    assert finding.metrics["shared_tokens"].value == overlap["shared"]
+    assert finding.metrics["share_of_simple_shared"].value == overlap["share_of_first"]
+    assert finding.metrics["share_of_web_shared"].value == overlap["share_of_second"]
     assert any(f"share {overlap['shared']} merged tokens" in sentence for sentence in finding.sentences)
     by_kind = next(table for table in finding.tables if "kind" in table.caption)
     assert sum(row[1] for row in by_kind.rows) == 330 - 257
@@ -88,7 +88,7 @@ def test_the_vocabularies_are_compared_for_the_web_corpus(folder):
 def test_compression_figures_are_those_of_the_cross_table(folder):
     rows = read_json(folder / "tokenizer_experiments.json")["compression"]
     by_names = {(row["corpus"], row["tokenizer"]): row for row in rows}
-    figures = find(tokenizer_experiments, folder).figures
+    figures = find(tokenizer_experiments, folder).metrics
     pairs = {
         "bytes_per_token_simple_own": ("stories", "stories"),
         "bytes_per_token_web_own": ("docs", "docs"),
@@ -108,17 +108,17 @@ def test_throughput_is_that_on_web_text_and_gives_the_hours_for_the_pile(folder)
         compared["tokenizers"][name]["pile_seconds"] = 825e9 / rate
     write_json(path, compared)
     finding = find(tokenizer_experiments, folder)
-    assert finding.figures["throughput_bytes_per_second"].value == 3e6
-    assert finding.figures["pile_hours"].value == pytest.approx(825e9 / 3e6 / 3600)
+    assert finding.metrics["throughput_bytes_per_second"].value == 3e6
+    assert finding.metrics["pile_hours"].value == pytest.approx(825e9 / 3e6 / 3600)
     told = "the tokenizer of docs encodes 3 MB of docs a second, at which The Pile would take 76.4 hours."
     assert finding.sentences[0].endswith(told)
-    rows = beside_write_up("tokenizer_experiments", finding, Results(folder, STUDY, {}))["rows"]
-    (hours,) = [row for row in rows if row["unit"] == "h"]
-    assert hours["difference_in_setting"].startswith("here 1 kB of docs in the place of OpenWebText")
+    rows = compare_with_write_up("tokenizer_experiments", finding, Results(folder, STUDY, {})).rows
+    (hours,) = [row for row in rows if row.unit == "h"]
+    assert hours.caveat.startswith("here 1 kB of docs in the place of OpenWebText")
     other = {"corpora": {name: corpus | {"stands_for": None} for name, corpus in STUDY["corpora"].items()}}
-    assert find(tokenizer_experiments, folder, other).figures["throughput_bytes_per_second"].value == 9e6
+    assert find(tokenizer_experiments, folder, other).metrics["throughput_bytes_per_second"].value == 9e6
     (plot,) = finding.plots
-    assert (folder / plot.path).read_text(encoding="utf-8").count("tokenizer docs") > 0
+    assert "tokenizer docs" in plot.data.groups
 
 
 def test_a_vocabulary_beyond_16_bits_is_said_not_to_fit(folder):
@@ -128,24 +128,24 @@ def test_a_vocabulary_beyond_16_bits_is_said_not_to_fit(folder):
     compared["compression"][0]["round_trip"] = False
     write_json(path, compared)
     finding = find(tokenizer_experiments, folder)
-    assert finding.figures["uint16_suffices"].value is False
+    assert finding.metrics["uint16_suffices"].value is False
     assert any("16 bits do not suffice" in sentence for sentence in finding.sentences)
     assert any("did NOT give back" in sentence for sentence in finding.sentences)
 
 
 def test_a_study_with_one_corpus_has_what_it_can_have(folder):
     study = {"corpora": {"docs": STUDY["corpora"]["docs"]}}
-    assert find(train_bpe_tinystories, folder, study).status == "absent"
+    assert find(train_bpe_tinystories, folder, study).status == "missing"
     assert "stands_for: TinyStories" in find(train_bpe_tinystories, folder, study).sentences[0]
     write_json(folder / "tokenizer_experiments.json", compare_tokenizers(folder, ["docs"], {"docs": "docs"}))
     web = find(train_bpe_expts_owt, folder, study)
     assert web.status == "answered"
-    assert "shared_tokens" not in web.figures
+    assert "shared_tokens" not in web.metrics
     compression = find(tokenizer_experiments, folder, study)
     assert compression.status == "partial"
-    assert compression.figures["bytes_per_token_web_own"].value > 1
-    assert compression.figures["bytes_per_token_simple_own"].value is None
-    assert compression.figures["bytes_per_token_simple_own"].reason
+    assert compression.metrics["bytes_per_token_web_own"].value > 1
+    assert compression.metrics["bytes_per_token_simple_own"].value is None
+    assert compression.metrics["bytes_per_token_simple_own"].missing_reason
     assert "docs" in compression.sentences[0]
 
 
@@ -153,8 +153,8 @@ def test_missing_results_are_told_with_their_remedy(folder):
     (folder / "tokenizer_experiments.json").unlink()
     finding = find(train_bpe_tinystories, folder)
     assert finding.status == "partial"
-    assert finding.figures["longest_token"].reason == "the tokenizers were not compared"
-    assert find(tokenizer_experiments, folder).status == "absent"
+    assert finding.metrics["longest_token"].missing_reason == "the tokenizers were not compared"
+    assert find(tokenizer_experiments, folder).status == "missing"
     (folder / "tokenizers" / "stories" / "training.json").unlink()
     assert "snakemake" in find(train_bpe_tinystories, folder).sentences[0]
 

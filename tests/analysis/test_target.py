@@ -1,12 +1,11 @@
 """The loss that a study aims at: told beside what was reached, and known to no run."""
 
 import copy
-import json
 
 import pytest
 
 from lmpipe.analysis.finding import Finding
-from lmpipe.analysis.problems.registry import entry, find_all
+from lmpipe.analysis.problems.registry import analyze_all, entry
 from lmpipe.analysis.problems.target import add_target
 from lmpipe.planning.plan import load_plan
 from tests.support.fake_results import EXPERIMENTS, fabricate_study
@@ -20,32 +19,32 @@ def aimed(tmp_path, name, target, **changes):
     experiments = {name: EXPERIMENTS[name] | {"target_loss": target} | changes}
     if "best_of" in str(experiments):
         experiments["learning_rate"] = EXPERIMENTS["learning_rate"]
-    return find_all(fabricate_study(tmp_path, experiments))[name]
+    return analyze_all(fabricate_study(tmp_path, experiments)).problems[name]
 
 
 def test_a_target_that_was_reached_is_told_with_the_run_that_did(tmp_path):
     finding = aimed(tmp_path, "learning_rate", 2.4)
-    reached = finding["figures"]["best_validation_loss"]["value"]
-    assert finding["sentences"][1] == (
+    reached = finding.metrics["best_validation_loss"].value
+    assert finding.sentences[1] == (
         f"The target of 2.4 nats per token was reached: {reached:.3f} in `max_lr=0.01`, {2.4 - reached:.3f} below it."
     )
-    figures = finding["figures"]
-    assert (figures["target_loss"]["value"], figures["target_loss"]["unit"]) == (2.4, "nats per token")
-    assert figures["target_loss"]["source"] == "the study's experiments.learning_rate.target_loss"
-    assert figures["loss_above_target"]["value"] == pytest.approx(BEST_LOSS - 2.4, abs=1e-6)
-    assert figures["target_reached"]["value"] is True
-    assert finding["tables"][0]["rows"] == [[2.4, reached, "max_lr=0.01", "yes"]]
+    figures = finding.metrics
+    assert (figures["target_loss"].value, figures["target_loss"].unit) == (2.4, "nats per token")
+    assert figures["target_loss"].source == "the study's experiments.learning_rate.target_loss"
+    assert figures["loss_above_target"].value == pytest.approx(BEST_LOSS - 2.4, abs=1e-6)
+    assert figures["target_reached"].value is True
+    assert finding.tables[0].rows == [[2.4, reached, "max_lr=0.01", "yes"]]
 
 
 def test_a_target_that_was_missed_is_told_with_how_much_is_lacking(tmp_path):
     finding = aimed(tmp_path, "learning_rate", 1.45)
-    reached = finding["figures"]["best_validation_loss"]["value"]
-    assert finding["sentences"][1] == (
+    reached = finding.metrics["best_validation_loss"].value
+    assert finding.sentences[1] == (
         f"The target of 1.45 nats per token was missed by {reached - 1.45:.3f}: the best end is {reached:.3f} in "
         "`max_lr=0.01`."
     )
-    assert finding["figures"]["target_reached"]["value"] is False
-    assert finding["tables"][0]["rows"][0][3] == "no"
+    assert finding.metrics["target_reached"].value is False
+    assert finding.tables[0].rows[0][3] == "no"
 
 
 def test_a_target_equal_to_the_loss_is_reached(tmp_path):
@@ -54,41 +53,38 @@ def test_a_target_equal_to_the_loss_is_reached(tmp_path):
         "target_loss": results.experiment("learning_rate").mean_loss("max_lr=0.01")
     }
     finding = Finding("answered", sentences=["The short answer."])
-    add_target(finding, results, "learning_rate")
-    assert finding.figures["target_reached"].value is True
+    finding = add_target(finding, results, "learning_rate")
+    assert finding.metrics["target_reached"].value is True
     assert finding.sentences[0] == "The short answer."
 
 
 def test_a_mean_over_seeds_has_its_interval(tmp_path):
     finding = aimed(tmp_path, "pre_norm_ablation", 2.0)
-    assert "mean of 3 seeds" in finding["sentences"][1]
-    above = finding["figures"]["loss_above_target"]
-    low, high = above["interval"]
-    assert low < above["value"] < high
-    assert above["value"] == pytest.approx(finding["tables"][0]["rows"][0][1] - 2.0)
+    assert "mean of 3 seeds" in finding.sentences[1]
+    above = finding.metrics["loss_above_target"]
+    low, high = above.interval
+    assert low < above.value < high
+    assert above.value == pytest.approx(finding.tables[0].rows[0][1] - 2.0)
 
 
 def test_a_target_without_a_finished_run_is_told_as_missed(tmp_path):
     finding = aimed(tmp_path, "learning_rate", 1.45, sweep={"max_lr": [3.0, 4.0]})
-    assert (
-        finding["sentences"][1] == "The target of 1.45 nats per token was not reached: no run finished with every seed."
-    )
-    assert finding["figures"]["target_reached"]["reason"] == "no run finished with every seed"
-    assert finding["tables"][0]["rows"] == [[1.45, None, None, "no"]]
-    json.dumps(finding, allow_nan=False)
+    assert finding.sentences[1] == "The target of 1.45 nats per token was not reached: no run finished with every seed."
+    assert finding.metrics["target_reached"].missing_reason == "no run finished with every seed"
+    assert finding.tables[0].rows == [[1.45, None, None, "no"]]
 
 
 def test_an_experiment_of_the_general_kind_has_targets_too(tmp_path):
     experiments = {"my_own": {"corpus": "stories", "target_loss": 2.0, "sweep": {"weight_decay": [0.1, 0.3]}}}
-    finding = find_all(fabricate_study(tmp_path, experiments))["my_own"]
-    assert "The target of 2 nats per token was missed by" in finding["sentences"][1]
+    finding = analyze_all(fabricate_study(tmp_path, experiments)).problems["my_own"]
+    assert "The target of 2 nats per token was missed by" in finding.sentences[1]
 
 
 def test_without_a_target_nothing_is_said(fabricated):
     finding = Finding("answered", sentences=["The short answer."])
     told = entry("learning_rate", *ENTRY, finding, fabricated)
-    assert told["sentences"] == ["The short answer."]
-    assert (told["figures"], told["tables"]) == ({}, [])
+    assert told.sentences == ["The short answer."]
+    assert (told.metrics, told.tables) == ({}, [])
 
 
 def test_no_run_knows_a_target(fabricated):

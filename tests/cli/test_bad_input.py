@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from lmpipe.analysis.finding import Findings
 from lmpipe.analysis.problems.registry import module_of
 from lmpipe.analysis.results import Results, select_best
-from lmpipe.analysis.schemas import FINDINGS
 from lmpipe.cli.main import main, make_parser
 from lmpipe.errors import InputError
 from lmpipe.io.files import write_json
@@ -26,7 +26,7 @@ from lmpipe.planning.plan import load_plan
 from lmpipe.planning.stages import records_of
 from lmpipe.report import page
 from lmpipe.report.plots.experiment import read_curve, run_looks
-from lmpipe.study.documents import SETTINGS, read_shape
+from lmpipe.study.documents import SETTINGS
 from lmpipe.study.documents import STUDY as STUDY_OF
 from lmpipe.tokenizer.bpe_training import train_tokenizer
 from lmpipe.training.run_config import resolve
@@ -213,7 +213,7 @@ def some_of(values: Iterable[Any]) -> list[Any]:
 
 def read_findings(results: Results, *problems: str) -> None:
     for problem in problems:
-        module_of(problem).find(results)
+        module_of(problem).analyze(results)
 
 
 def read_runs(results: Results) -> None:
@@ -225,7 +225,7 @@ def read_runs(results: Results) -> None:
 
 
 def read_report(results: Results) -> None:
-    problems = read_shape("results/findings.json", FINDINGS)["problems"]
+    problems = Findings.read("results/findings.json").model_dump(mode="json")["problems"]
     page.corpora(results)
     page.provenance(results)
     page.tiles(results, problems)

@@ -71,8 +71,8 @@ def found(rows, missing="", code=()):
         "caption": "Runs.",
         "columns": ["run", "status", "loss"],
         "rows": rows,
-        "missing": missing,
-        "code": code,
+        "missing_reason": missing,
+        "code_columns": code,
     }
 
 

@@ -29,7 +29,7 @@ def change(path, edit):
 
 
 def figure(value, interval=None, unit="nats per token"):
-    return {"value": value, "unit": unit, "source": "x", "interval": interval, "reason": ""}
+    return {"value": value, "unit": unit, "source": "x", "interval": interval, "missing_reason": ""}
 
 
 def with_figures(figures):
@@ -37,7 +37,7 @@ def with_figures(figures):
 
     def edit(content):
         content["problems"] = {
-            "main_experiment": {**STRINGS, "figures": figures, "reference": {"rows": [], "note": ""}}
+            "main_experiment": {**STRINGS, "metrics": figures, "reference": {"rows": [], "note": ""}}
         }
 
     return edit
@@ -47,7 +47,7 @@ def test_a_study_differs_in_nothing_from_itself(studies, capsys):
     main(["compare", "a", "b"])
     told = capsys.readouterr().out
     problems = json.loads((studies[0] / "findings.json").read_text(encoding="utf-8"))["problems"]
-    figures = sum(len(problem["figures"]) for problem in problems.values())
+    figures = sum(len(problem["metrics"]) for problem in problems.values())
     assert figures > 50
     assert f"{figures} figures are equal." in told
     assert told.count("None.") == told.count("## ") == 7
@@ -131,15 +131,15 @@ def test_settings_code_versions_hardware_and_texts_that_differ(studies):
 def test_studies_with_other_experiments_and_problems(studies):
     def edit(content):
         content["problems"]["another"] = content["problems"].pop("sweep")
-        content["problems"]["unicode1"]["status"] = "absent"
-        content["problems"]["unicode1"]["figures"] = {}
+        content["problems"]["unicode1"]["status"] = "missing"
+        content["problems"]["unicode1"]["metrics"] = {}
 
     change(studies[1] / "findings.json", edit)
     found = comparison(*studies)
     assert {(row["what"], row["first"], row["second"]) for row in found["statuses"]} == {
         ("sweep", "answered", None),
         ("another", None, "answered"),
-        ("unicode1", "answered", "absent"),
+        ("unicode1", "answered", "missing"),
     }
     assert {one["problem"] for one in found["in_one_only"]} == {"sweep", "another", "unicode1"}
 
@@ -164,9 +164,9 @@ def test_tables_are_aligned_and_keep_their_columns():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a", "none"], "none: expected the results of a finished study, found no provenance.json; check the path"),
-        (["none", "a"], "none: expected the results of a finished study"),
-        (["a", "b/findings.json"], "b/findings.json: expected the results of a finished study"),
+        (["a", "none"], "none: has no provenance.json"),
+        (["none", "a"], "none: has no"),
+        (["a", "b/findings.json"], "b/findings.json: has no"),
         (["a", "b", "--output", "x.txt"], "--output: expected a name that ends in .json or .md, found x.txt"),
     ],
 )
@@ -182,5 +182,5 @@ def test_what_is_no_study_is_told_in_one_line(studies, arguments, message, capsy
 
 def test_an_unfinished_study_is_told(studies):
     (studies[1] / "findings.json").unlink()
-    with pytest.raises(InputError, match=r"found no findings\.json; .*let snakemake finish"):
+    with pytest.raises(InputError, match=r"has no findings\.json"):
         comparison(*studies)

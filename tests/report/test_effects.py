@@ -19,8 +19,8 @@ def found(fabricated):
     problems = {}
     for name in ABLATIONS:
         module = module_of(name)
-        figures = {key: vars(figure) for key, figure in module.find(fabricated).figures.items()}
-        problems[name] = {"title": module.TITLE, "figures": figures}
+        figures = {key: vars(figure) for key, figure in module.analyze(fabricated).metrics.items()}
+        problems[name] = {"title": module.TITLE, "metrics": figures}
     return effects_in(problems)
 
 
@@ -64,7 +64,7 @@ def test_zero_and_every_interval_lie_inside_the_picture(values):
 
 
 def test_a_study_without_ablations_has_no_such_drawing():
-    assert effects_in({"unicode1": {"title": "", "figures": {}}}) == []
+    assert effects_in({"unicode1": {"title": "", "metrics": {}}}) == []
 
 
 def test_a_long_name_leaves_room_for_the_words_behind_it():

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from lmpipe.analysis.finding import Finding, Text, absent
+from lmpipe.analysis.finding import Finding, Findings, Text, missing
 from lmpipe.analysis.problems.registry import PROBLEMS, entry, module_of
 from lmpipe.errors import InputError
 from lmpipe.io.files import write_json
@@ -52,20 +52,20 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.seen).split())
 
 
-def findings(results) -> dict:
+def findings(results) -> Findings:
     """Findings of the problems about training; the others are absent, and the samples are hostile."""
     found = {}
     for problem in PROBLEMS:
-        finding = absent("Not in this study; add it.")
+        finding = missing("Not in this study; add it.")
         title, question = problem, "What about it?"
         if problem in TOLD:
             module = module_of(problem)
-            finding, title, question = module.find(results), module.TITLE, module.QUESTION
+            finding, title, question = module.analyze(results), module.TITLE, module.QUESTION
         if problem == "generate":
             texts = [Text("Prompt <b>", HOSTILE, "prose"), Text("Code", "if a < b:\n    print(1)")]
             finding = Finding("partial", sentences=["Text by `a<b`."], texts=texts)
         found[problem] = entry(problem, title, question, finding, results)
-    return {"study": "fabricated", "problems": found}
+    return Findings(study="fabricated", problems=found)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def study(tmp_path_factory):
     results = fabricate_study(tmp_path_factory.mktemp("reported"), chosen)
     for experiment in results.experiments():
         plot_experiment(experiment, results.folder / "experiments" / experiment.name)
-    write_json(results.folder / "findings.json", findings(results))
+    findings(results).write(results.folder / "findings.json")
     fabricate_records(results)
     return results
 
@@ -133,7 +133,7 @@ def test_sections_show_answer_plots_tables_and_the_write_up(html, page):
     )
     assert "The best peak learning rate of the grid is 0.01" in page.text
     assert "Smallest rate seen to diverge" in page.text
-    assert "4 answered, 1 partial and 12 absent of 17 problems" in page.text
+    assert "4 answered, 1 partial and 12 missing of 17 problems" in page.text
     assert 'class="number" data-sort="2.685633">2.686</td>' in html
 
 
@@ -160,7 +160,7 @@ def test_versions_of_all_that_decides_the_numbers_are_named(html):
 
 def test_the_tiles_name_the_corpus_that_a_figure_is_of(study, tmp_path):
     found = json.loads((study.folder / "findings.json").read_text(encoding="utf-8"))
-    figures = found["problems"]["main_experiment"]["figures"]
+    figures = found["problems"]["main_experiment"]["metrics"]
     assert [tile["words"] for tile in tiles(study, found["problems"])][-2:] == [
         "bits per byte, stories",
         "bits per byte, docs",
@@ -172,9 +172,21 @@ def test_the_tiles_name_the_corpus_that_a_figure_is_of(study, tmp_path):
 def test_names_and_tokens_are_code_and_one_row_is_told_in_the_singular(study, tmp_path):
     found = json.loads((study.folder / "findings.json").read_text(encoding="utf-8"))
     problem = found["problems"]["main_experiment"]
-    problem["figures"]["longest_token"] = {"value": "␣<b>", "unit": "", "source": "", "interval": None, "reason": ""}
-    row = {"label": "Longest token", "write_up": "`␣accomplishment`", "ours": "␣<b>", "reason": "", "unit": ""}
-    problem["reference"] = {"rows": [row | {"setting": "", "difference_in_setting": "another text"}], "note": ""}
+    problem["metrics"]["longest_token"] = {
+        "value": "␣<b>",
+        "unit": "",
+        "source": "",
+        "interval": None,
+        "missing_reason": "",
+    }
+    row = {
+        "label": "Longest token",
+        "reference": "`␣accomplishment`",
+        "value": "␣<b>",
+        "missing_reason": "",
+        "unit": "",
+    }
+    problem["reference"] = {"rows": [row | {"setting": "", "caveat": "another text"}], "note": ""}
     write_json(tmp_path / "findings.json", found)
     build_report(study.folder, tmp_path / "findings.json", tmp_path / "report.html", load_plan(study.study, "test"))
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -272,7 +284,7 @@ def test_a_plot_that_is_missing_is_an_input_error(study, tmp_path):
 
 
 def test_building_a_report_imports_no_heavy_package():
-    script = "import sys, lmpipe.report.page; print({'torch', 'pandas', 'matplotlib', 'numba'} & set(sys.modules))"
+    script = "import sys, lmpipe.report.page; print({'torch', 'pandas', 'numba'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lmpipe.analysis.finding import Findings
 from lmpipe.cli.main import main
 from lmpipe.errors import InputError
 from lmpipe.planning.plan import load_plan
@@ -33,14 +34,13 @@ def study(made_up, tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _findings_are_kept(monkeypatch, tmp_path):
     """Keep findings.json, which lies in a folder for the time being."""
-    from lmpipe.report import partial
 
-    def write(path, value):
-        (tmp_path / "kept.json").write_text(json.dumps(value), encoding="utf-8")
-        original(path, value)
+    def write(self, path):
+        original(self, tmp_path / "kept.json")
+        original(self, path)
 
-    original = partial.write_json
-    monkeypatch.setattr(partial, "write_json", write)
+    original = Findings.write
+    monkeypatch.setattr(Findings, "write", write)
 
 
 def findings():
@@ -86,8 +86,8 @@ def test_an_unfinished_study_is_reported_as_far_as_it_is_there(study, capsys):
     assert rate["sentences"][0].startswith(told)
     assert len(rate["sentences"][0]) > len(told) + 20, "and then the answer"
     assert rate["sentences"][1] == "Not there: max_lr=3.0 with seed 0 (failed)."
-    assert rate["figures"]["best_max_lr"]["value"] == 0.01
-    assert problems["main_experiment"]["status"] == "absent"
+    assert rate["metrics"]["best_max_lr"]["value"] == 0.01
+    assert problems["main_experiment"]["status"] == "missing"
     assert problems["main_experiment"]["sentences"] == ["None of its 2 runs is there yet: 2 waiting."]
     assert problems["vocabulary"]["sentences"] == ["None of its 6 runs is there yet: 6 waiting."]
     assert problems["layer_norm_ablation"]["sentences"][0].startswith("So far from 11 of 12 runs. Without RMSNorm ")
@@ -112,7 +112,7 @@ def test_no_run_at_all(study):
     page = report_partially("results/fabricated")
     assert "0 of " in page.read_text(encoding="utf-8")
     assert findings()["learning_rate"]["sentences"] == ["None of its 6 runs is there yet: 6 waiting."]
-    assert findings()["learning_rate"]["status"] == "absent"
+    assert findings()["learning_rate"]["status"] == "missing"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_whichever_run_is_missing_the_others_are_reported(study, run):
     remove(study, run)
     report_partially("results/fabricated")
     experiment = run.split("/")[0]
-    assert findings()[experiment]["status"] in ("partial", "absent")
+    assert findings()[experiment]["status"] in ("partial", "missing")
     assert "Not there: " in " ".join(findings()[experiment]["sentences"])
     others = {name for name in SOME if name != experiment}
     assert {findings()[name]["status"] for name in others} <= {"answered", "partial"}
@@ -142,7 +142,7 @@ def test_damaged_results_are_named_and_the_rest_is_reported(study):
     page = report_partially("results/fabricated").read_text(encoding="utf-8")
     assert "results/fabricated/runs/swiglu_ablation/silu/seed0/summary.json: expected JSON" in page
     assert "lmpipe-report-" not in page, "no path of the folder for the time being"
-    assert findings()["learning_rate"]["status"] == "absent"
+    assert findings()["learning_rate"]["status"] == "missing"
     place = "results/fabricated/runs/learning_rate/max_lr=0.01/seed0/metrics.csv"
     (told,) = findings()["learning_rate"]["sentences"]
     assert told.startswith(f"Its results cannot be read: {place}: ")

@@ -5,9 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from lmpipe.analysis.finding import Finding, Table, Text
-from lmpipe.analysis.problems.registry import entry, find_all
-from lmpipe.io.files import write_json
+from lmpipe.analysis.finding import Finding, Findings, Table, Text
+from lmpipe.analysis.problems.registry import analyze_all, entry
 from lmpipe.planning.plan import load_plan
 from lmpipe.report.page import build_report
 from lmpipe.report.plots.experiment import plot_experiment
@@ -52,13 +51,13 @@ def report(tmp_path_factory):
     results = fabricate_study(tmp_path_factory.mktemp("shown"))
     for experiment in results.experiments():
         plot_experiment(experiment, results.folder / "experiments" / experiment.name)
-    findings = find_all(results)
+    findings = dict(analyze_all(results).problems)
     wide = Table("Wide.", [f"column {index}" for index in range(13)], [["a value"] * 12 + ["long" * 30]])
     sortable = Table("To sort.", ["loss"], [[10.5], [None], [-3.0], [9.25]], "it diverged")
     texts = [Text("Sample", HOSTILE, "prose"), Text("Code", "x = 1  # " + "wide " * 80)]
     hostile = Finding("partial", sentences=["It is `" + "long" * 60 + "`."], texts=texts, tables=[wide, sortable])
     findings["hostile"] = entry("hostile", "Words that <b>break</b> pages", "Do they?", hostile, results)
-    write_json(results.folder / "findings.json", {"problems": findings})
+    Findings(study="fabricated", problems=findings).write(results.folder / "findings.json")
     fabricate_records(results)
     path = results.folder / "report.html"
     build_report(results.folder, results.folder / "findings.json", path, load_plan(results.study, "test"))

@@ -11,7 +11,7 @@ ALONE = {"corpus": "stories"}
 
 def find(problem: str, results: Results) -> Finding:
     """What a study found for a problem."""
-    return module_of(problem).find(results)
+    return module_of(problem).analyze(results)
 
 
 def said(finding: Finding) -> str:
@@ -21,4 +21,4 @@ def said(finding: Finding) -> str:
 
 def value(finding: Finding, name: str) -> Any:
     """A figure of a finding."""
-    return finding.figures[name].value
+    return finding.metrics[name].value

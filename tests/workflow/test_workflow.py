@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lmpipe.analysis.finding import Findings
 from lmpipe.analysis.problems.registry import PROBLEMS
 from lmpipe.analysis.results import Results, Run
 from lmpipe.analysis.run_states import StudyFiles
-from lmpipe.analysis.schemas import FINDINGS
 from lmpipe.planning.estimate import distinct_runs
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import find_study
@@ -63,36 +63,36 @@ def results(folder):
 
 @pytest.fixture(scope="module")
 def findings(results):
-    return results.json("findings.json", FINDINGS)["problems"]
+    return Findings.read(results.folder / "findings.json").problems
 
 
 def test_every_problem_is_answered(findings):
     assert set(findings) == set(PROBLEMS)
-    statuses = {problem: finding["status"] for problem, finding in findings.items()}
+    statuses = {problem: finding.status for problem, finding in findings.items()}
     assert set(statuses.values()) == {"answered"}, statuses
 
 
 def test_findings_say_everything_with_figures(findings):
     for problem, finding in findings.items():
-        assert finding["question"], problem
-        assert finding["sentences"], problem
-        assert finding["figures"], problem
-        for name, figure in finding["figures"].items():
-            assert figure["source"], f"{problem}.{name} has no source"
-            assert figure["value"] is not None or figure["reason"], f"{problem}.{name} is undefined without a reason"
+        assert finding.question, problem
+        assert finding.sentences, problem
+        assert finding.metrics, problem
+        for name, figure in finding.metrics.items():
+            assert figure.source, f"{problem}.{name} has no source"
+            assert figure.value is not None or figure.missing_reason, f"{problem}.{name} is undefined without a reason"
 
 
 def test_sentences_hold_no_leftovers(findings):
     for problem, finding in findings.items():
-        for sentence in finding["sentences"]:
+        for sentence in finding.sentences:
             assert not re.search(r"\bnan\b|\bNone\b(?! of )|\binf\b|\{|\}", sentence), f"{problem}: {sentence}"
 
 
 def test_gpt2_xl_is_exact(findings):
-    figures = findings["transformer_accounting"]["figures"]
-    assert figures["gpt2_xl_parameters"]["value"] == 2_127_057_600
-    assert figures["gpt2_xl_bytes"]["value"] == 8_508_230_400
-    assert figures["gpt2_xl_forward_flops"]["value"] == 4_513_336_524_800
+    figures = findings["transformer_accounting"].metrics
+    assert figures["gpt2_xl_parameters"].value == 2_127_057_600
+    assert figures["gpt2_xl_bytes"].value == 8_508_230_400
+    assert figures["gpt2_xl_forward_flops"].value == 4_513_336_524_800
 
 
 class Page(HTMLParser):
@@ -390,7 +390,7 @@ def test_every_extension_of_the_readme_does_just_what_it_adds(folder, results, m
     # A new learning rate may change which one is the best; runs that take the best are then asked for again.
     assert all(new.runs_by_folder[run].best_of for run in rerun), rerun
     extended = Results(results.folder, yaml.safe_load(path.read_text(encoding="utf-8")), new.run_keys())
-    findings = extended.json("findings.json", FINDINGS)["problems"]
+    findings = Findings.read(extended.folder / "findings.json").problems
     assert {"vocabulary_and_context", "width_ablation"} <= set(findings)
     sizes = {run.config["model"]["vocab_size"] for run in extended.experiment("vocabulary_and_context").runs}
     assert sizes == {320, 384}

@@ -70,13 +70,6 @@ rule find:
         samples=expand("<results>/samples/{corpus}.json", corpus=SHOWN_CORPORA),
     output:
         findings="<results>/findings.json",
-        figures=report(
-            directory("<results>/figures"),
-            patterns=["{figure}.svg"],
-            caption="../report/figures.rst",
-            category="Tokenizers and accounting",
-            labels={"figure": "{figure}"},
-        ),
         provenance="<results>/findings.provenance.json",
     log:
         "<logs>/find.log",
@@ -96,7 +89,6 @@ rule find:
 rule report:
     input:
         findings="<results>/findings.json",
-        figures="<results>/figures",
         experiments=expand(
             "<results>/experiments/{experiment}/{figure}.{kind}",
             experiment=PLAN.runs_by_experiment,
@@ -110,6 +102,13 @@ rule report:
             caption="../report/report.rst",
             category="The report",
             labels={"figure": "every problem on one page"},
+        ),
+        figures=report(
+            directory("<results>/figures"),
+            patterns=["{figure}.svg"],
+            caption="../report/figures.rst",
+            category="Tokenizers and accounting",
+            labels={"figure": "{figure}"},
         ),
         provenance="<results>/report.provenance.json",
     log:

@@ -1,68 +1,200 @@
-"""Findings of a study: metrics, tables, plots and texts of one problem."""
+"""Findings: the metrics, sentences, tables, plots and texts of each problem, and the document `findings.json`."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from lmpipe.io.documents import Document
+
+# Parts of findings.json: as strict as the document itself, built with positional arguments.
+part = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True))
+Cell = float | int | str | bool | None
+Coordinates = list[float | int | None]
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One number (or short text) of a finding.
+@part
+class Metric:
+    """One computed number, or a short text such as the name of a run."""
 
-    `source` is the result file, below the study's folder, that it was read or computed from; `interval` a 95 %
-    interval. None as value means undefined; then `reason` says why.
-    """
-
-    value: float | int | str | bool | None
+    value: Cell
+    """None if the metric is undefined; `missing_reason` then says why."""
     unit: str = ""
+    """Unit of the value, such as `nats per token`; empty for ratios and names."""
     source: str = ""
+    """Result file, below the study's folder, that the value was read or computed from."""
     interval: tuple[float, float] | None = None
-    reason: str = ""
+    """95 % interval of the value, if there are several seeds."""
+    missing_reason: str = ""
+    """Reason why there is no value."""
 
 
-@dataclass(frozen=True)
+@part
 class Table:
-    """A table of raw values; the report formats numbers, aligns and makes it sortable.
-
-    None is shown as a dash, and `missing` says why there are some. `code` names the columns whose texts are code.
-    """
+    """A table of raw values; the report formats the numbers."""
 
     caption: str
+    """One sentence above the table."""
     columns: list[str]
-    rows: list[list[Any]]
-    missing: str = ""
-    code: tuple[str, ...] = ()
+    """Headings, one for each column."""
+    rows: list[list[Cell]]
+    """Cells by row, one for each column; None is shown as a dash."""
+    missing_reason: str = ""
+    """Reason why some cells are None."""
+    code_columns: list[str] = Field(default_factory=list)
+    """Columns whose texts are code."""
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"has a row without {len(self.columns)} cells, one for each column")
 
 
-@dataclass(frozen=True)
+@part
+class Series:
+    """One line of a line plot."""
+
+    label: str
+    """Name in the legend."""
+    x: Coordinates
+    """Coordinates along the x axis."""
+    y: Coordinates
+    """As many values as `x`; None leaves a gap."""
+
+
+@part
+class LinePlot:
+    """Data of a plot of lines over common axes."""
+
+    title: str
+    """Heading of the plot; may be empty."""
+    xlabel: str
+    """Quantity and unit of the x axis."""
+    ylabel: str
+    """Quantity and unit of the y axis."""
+    series: list[Series]
+    """The lines, in the order of the legend."""
+    log_x: bool = False
+    """Logarithmic x axis."""
+    log_y: bool = False
+    """Logarithmic y axis."""
+    markers: bool = False
+    """Marks at each point."""
+    kind: Literal["line"] = "line"
+    """Tells line plots from bar plots."""
+
+
+@part
+class BarPlot:
+    """Data of a plot with one bar for each label and group."""
+
+    title: str
+    """Heading of the plot; may be empty."""
+    ylabel: str
+    """Quantity and unit of the bars."""
+    labels: list[str]
+    """Names along the axis."""
+    groups: dict[str, Coordinates]
+    """Values by group, one for each label; None is a missing bar."""
+    stacked: bool = False
+    """Bars of one label on top of each other instead of side by side."""
+    horizontal: bool = False
+    """Horizontal bars."""
+    kind: Literal["bar"] = "bar"
+    """Tells bar plots from line plots."""
+
+
+PlotData = Annotated[LinePlot | BarPlot, Field(discriminator="kind")]
+
+
+@part
 class Plot:
-    """An SVG below the study's folder, with its caption and a text that stands in for it."""
+    """A picture of a finding: an SVG file below the study's folder."""
 
-    path: str
+    path: Annotated[str, Field(pattern=r"^[^\x00]+$")]
+    """The SVG file; a .csv file beside it holds the numbers that it shows."""
     caption: str
+    """Sentences below the plot."""
     alt: str
+    """Text that replaces the plot for readers who do not see it."""
+    data: PlotData | None = None
+    """What the report draws; None if another stage (plot_experiment) draws the file."""
 
 
-@dataclass(frozen=True)
+@part
 class Text:
-    """A piece of text shown as it is: code with its output, a derivation, or a sample of prose."""
+    """A text shown verbatim: code with its output, a derivation, or a sample of prose."""
 
     caption: str
+    """One line above the text."""
     text: str
+    """The text itself."""
     kind: Literal["code", "prose"] = "code"
+    """Code keeps its lines and spaces."""
 
 
-@dataclass
+@part
+class ReferenceRow:
+    """A number of the write-up next to the same metric of this study."""
+
+    label: str
+    """Name of the number."""
+    reference: Cell
+    """The write-up's value."""
+    value: Cell
+    """This study's value; None if it has none."""
+    missing_reason: str
+    """Reason why this study has no value."""
+    unit: str
+    """Unit of both values."""
+    setting: str
+    """Setting of the write-up's number."""
+    caveat: str
+    """Differences in setting that keep the values from being equal."""
+
+
+@part
+class Reference:
+    """Comparison of a finding with the write-up."""
+
+    rows: list[ReferenceRow] = Field(default_factory=list)
+    """One row for each number of the write-up."""
+    note: str = ""
+    """Reason why there are no rows."""
+
+
+@part
 class Finding:
-    """What a study found for one problem. `sentences` answer the question; the first one is the short answer."""
+    """Result of a study for one problem."""
 
-    status: Literal["answered", "partial", "absent"]
-    figures: dict[str, Figure] = field(default_factory=dict)
-    sentences: list[str] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    plots: list[Plot] = field(default_factory=list)
-    texts: list[Text] = field(default_factory=list)
+    status: Literal["answered", "partial", "missing"]
+    """`missing` if the study has no results for the problem."""
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    """Computed numbers by name."""
+    sentences: list[str] = Field(default_factory=list)
+    """The answer; the first sentence is the short answer."""
+    tables: list[Table] = Field(default_factory=list)
+    """Tables, in the order of the report."""
+    plots: list[Plot] = Field(default_factory=list)
+    """Plots, in the order of the report."""
+    texts: list[Text] = Field(default_factory=list)
+    """Verbatim texts, in the order of the report."""
+    title: str = ""
+    """Heading of the problem's section."""
+    question: str = ""
+    """The question that the finding answers."""
+    reference: Reference = Field(default_factory=Reference)
+    """The write-up's numbers for the same problem."""
 
 
-def absent(reason: str) -> Finding:
-    """The finding of a problem that this study has no results for, with the reason and remedy as its sentence."""
-    return Finding("absent", sentences=[reason])
+class Findings(Document):
+    """findings.json: the findings of a study, by problem, in the order of the report."""
+
+    study: str
+    """Name of the study."""
+    problems: dict[str, Finding]
+    """Findings by id of the problem or name of the experiment."""
+
+
+def missing(reason: str) -> Finding:
+    """Finding of a problem without results in this study; `reason` says why, and the remedy."""
+    return Finding("missing", sentences=[reason])

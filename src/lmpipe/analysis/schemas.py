@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from lmpipe.study.documents import Amount, Count, FilePath, Loss, Positive, Share, Whole, keys, written_from
+from lmpipe.study.documents import Amount, Count, Loss, Positive, Share, Whole, keys, written_from
 from lmpipe.study.settings import ModelConfig
 
 
@@ -18,17 +18,10 @@ def row_for_each_pair(comparison: dict[str, Any]) -> dict[str, Any]:
 
 
 def no_shares_of_nothing(sample: dict[str, Any]) -> dict[str, Any]:
-    """A sample of text whose figures fit its number of words."""
+    """A sample of text whose metrics fit its number of words."""
     if not sample["words"] and any(sample[name] is not None for name in SHARES_OF_WORDS):
         raise ValueError("words: expected some, as there are shares of them, found none")
     return sample
-
-
-def even_rows(table: dict[str, Any]) -> dict[str, Any]:
-    """A table whose rows have a cell for each column."""
-    if any(len(row) != len(table["columns"]) for row in table["rows"]):
-        raise ValueError(f"expected rows of {len(table['columns'])} cells, found others")
-    return table
 
 
 COST = keys(wall_seconds=Amount, peak_memory_bytes=Whole)
@@ -263,46 +256,3 @@ SAMPLES = keys(
     samples=Annotated[list[Annotated[SAMPLE, AfterValidator(no_shares_of_nothing)]], Field(min_length=1)],
     reference=keys(documents=Whole, **FLUENCY),
 )
-
-# --- findings.json
-
-CELL = float | str | bool | None
-FINDING = keys(
-    title=str,
-    question=str,
-    status=Literal["answered", "partial", "absent"],
-    figures=dict[
-        str,
-        keys(
-            value=CELL,
-            unit=str,
-            source=str,
-            interval=Annotated[list[float], Field(min_length=2, max_length=2)] | None,
-            reason=str,
-        ),
-    ],
-    sentences=list[str],
-    tables=list[
-        Annotated[
-            keys(caption=str, columns=list[str], rows=list[list[CELL]], missing=str, code=list[str]),
-            AfterValidator(even_rows),
-        ]
-    ],
-    plots=list[keys(path=FilePath, caption=str, alt=str)],
-    texts=list[keys(caption=str, text=str, kind=Literal["code", "prose"])],
-    reference=keys(
-        rows=list[
-            keys(
-                label=str,
-                write_up=CELL,
-                ours=CELL,
-                reason=str,
-                unit=str,
-                setting=str,
-                difference_in_setting=str,
-            )
-        ],
-        note=str,
-    ),
-)
-FINDINGS = keys(problems=dict[str, FINDING])

@@ -208,12 +208,12 @@ def make_parser() -> argparse.ArgumentParser:
     add_experiment(add)
     add("--output", required=True, help="the experiment's folder")
 
-    add = verb("find", find, "Answer every problem from the results: findings.json and its figures.")
+    add = verb("find", find, "Answer every problem from the results: findings.json.")
     add("--settings", type=json_text, required=True, help="JSON: the study")
     add("--results", required=True, help="the study's results folder")
     add("--output", required=True, help="findings.json")
 
-    add = verb("report", report, "Assemble the report from findings.json and the figures.")
+    add = verb("report", report, "Draw the plots of findings.json and assemble the report.")
     add("--settings", type=json_text, help="JSON: the study")
     add("--results", help="the study's results folder")
     add("--output", help="report.html")
@@ -485,15 +485,14 @@ def plot_experiment(given: Arguments) -> Facts:
 
 def find(given: Arguments) -> Facts:
     """Run `lmpipe find`."""
-    from lmpipe.analysis.problems.registry import find_all
+    from lmpipe.analysis.problems.registry import analyze_all
     from lmpipe.analysis.results import Results
-    from lmpipe.io.files import write_json
     from lmpipe.planning.plan import load_plan
     from lmpipe.planning.stages import records_of
 
     plan = load_plan(given.settings, "--settings")
     results = Results(given.results, plan.study.model_dump(mode="json", exclude_none=True), plan.run_keys())
-    write_json(given.output, {"study": plan.study.study, "problems": find_all(results)})
+    analyze_all(results).write(given.output)
     earlier = {verb: paths for verb, paths in records_of(plan).items() if verb not in ("find", "report")}
     return {"inputs": [results.folder / path for paths in earlier.values() for path in paths]}
 
@@ -516,7 +515,7 @@ def report(given: Arguments) -> Facts:
     results = Path(given.results)
     build_report(results, results / "findings.json", given.output, load_plan(given.settings, "--settings"))
     experiments = [results / "experiments" / experiment for experiment in given.settings["experiments"]]
-    return {"inputs": [results / "findings.json", results / "figures", *experiments]}
+    return {"inputs": [results / "findings.json", *experiments]}
 
 
 def collect_provenance(given: Arguments) -> None:

@@ -112,13 +112,13 @@ def table(found: Mapping[str, Any]) -> dict[str, Any]:
     """A table with its cells as text, how each column is set, and in words why cells are empty."""
     columns = list(zip(*found["rows"], strict=True)) or [()] * len(found["columns"])
     texts = [column_texts(column) for column in columns]
-    reasons = [reason_in(row, found["missing"]) for row in found["rows"]]
+    reasons = [reason_in(row, found["missing_reason"]) for row in found["rows"]]
     rows = [
         [{"text": text, "sort": sort_key(value), "reason": reason} for text, value in zip(line, row, strict=True)]
         for line, row, reason in zip(zip(*texts, strict=True), found["rows"], reasons, strict=True)
     ]
     heads = [
-        {"name": name, "look": column_look(column), "is_code": name in found["code"]}
+        {"name": name, "look": column_look(column), "is_code": name in found["code_columns"]}
         for name, column in zip(found["columns"], columns, strict=True)
     ]
     return {"caption": found["caption"], "heads": heads, "rows": rows, "notes": dash_notes(rows)}

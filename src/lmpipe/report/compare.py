@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired
 
+from lmpipe.analysis.finding import Findings
 from lmpipe.analysis.results import is_number
-from lmpipe.analysis.schemas import FINDINGS
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, write_json
 from lmpipe.io.formatting import format_bytes, format_int, format_number
@@ -62,7 +62,7 @@ def compare(first: str | Path, second: str | Path, output: str | Path | None = N
 def comparison(first: Path, second: Path) -> dict[str, Any]:
     """What differs between two studies, as plain JSON values: rows of what, first and second, and the findings."""
     collected = [read_study(folder, RECORD, COLLECTED) for folder in (first, second)]
-    problems = [read_study(folder, FINDINGS_FILE, FINDINGS)["problems"] for folder in (first, second)]
+    problems = [read_findings(folder) for folder in (first, second)]
     figures = list(compared_figures(*problems))
     moved = [figure for figure in figures if figure["is_in"] == "both" and figure["first"] != figure["second"]]
     return {
@@ -79,14 +79,26 @@ def comparison(first: Path, second: Path) -> dict[str, Any]:
     }
 
 
+def read_findings(folder: Path) -> dict[str, Any]:
+    """Findings of a finished study by problem."""
+    path = folder / FINDINGS_FILE
+    if not path.is_file():
+        raise no_study(folder, FINDINGS_FILE)
+    return Findings.read(path).model_dump(mode="json")["problems"]
+
+
 def read_study(folder: Path, name: str, kind: Any) -> Any:
     """A file of a finished study; raises InputError where the folder has none, or it is damaged."""
     if not (folder / name).is_file():
-        raise InputError(
-            f"{folder}: expected the results of a finished study, found no {name}; check the path, or let snakemake "
-            "finish the study first"
-        )
+        raise no_study(folder, name)
     return read_shape(folder / name, kind)
+
+
+def no_study(folder: Path, name: str) -> InputError:
+    """Error for a folder that lacks a file of a finished study."""
+    return InputError(
+        folder, f"has no {name}, so it is not a finished study", "check the path, or let snakemake finish the study"
+    )
 
 
 # --- settings and origins --------------------------------------------------------------------------------------------
@@ -149,7 +161,7 @@ def texts(files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 def compared_figures(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Every figure that either study has, in the order of the problems, with how far it moved."""
     for problem in dict.fromkeys([*first, *second]):
-        ours, theirs = (found.get(problem, {}).get("figures", {}) for found in (first, second))
+        ours, theirs = (found.get(problem, {}).get("metrics", {}) for found in (first, second))
         for name in dict.fromkeys([*ours, *theirs]):
             yield {"problem": problem, "figure": name, **compared(ours.get(name), theirs.get(name), name)}
 

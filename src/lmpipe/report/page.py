@@ -13,9 +13,9 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from lmpipe.analysis.finding import Findings
 from lmpipe.analysis.problems.reference import PLACES, stands_for
 from lmpipe.analysis.results import Results, is_number
-from lmpipe.analysis.schemas import FINDINGS
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import format_bytes, format_int, format_number, format_seconds, join_words
@@ -27,8 +27,8 @@ from lmpipe.provenance.code_digest import TRACKED_PACKAGES
 from lmpipe.provenance.environment import PACKAGE
 from lmpipe.report.cells import dash_notes, figure_text, prose, shown, table
 from lmpipe.report.plots import ablations, rule_graph
+from lmpipe.report.plots.common import draw_plots
 from lmpipe.report.plots.palette import ON_A_PAGE
-from lmpipe.study.documents import read_shape
 
 # Figures shown large at the top: problem, figure, and the words under it.
 TILES = (
@@ -78,7 +78,9 @@ def build_report(
     """
     study = plan.study.model_dump(mode="json", exclude_none=True)
     results = results or Results(results_folder, study, plan.run_keys())
-    problems = read_shape(findings_path, FINDINGS)["problems"]
+    findings = Findings.read(findings_path)
+    draw_plots(findings, results.folder)
+    problems = findings.model_dump(mode="json")["problems"]
     lineage = Lineage.read(results_folder, [path for paths in records_of(plan).values() for path in paths])
     templates = PACKAGE / "report" / "templates"
     page = Environment(
@@ -134,10 +136,10 @@ def tiles(results: Results, problems: Mapping[str, Any]) -> list[dict[str, Any]]
     """The figures at the top, as far as this study has them."""
     found = []
     for problem, name, words in TILES:
-        figures = problems.get(problem, {}).get("figures", {})
-        told = {role: figures.get(f"{role}_corpus", {}).get("value") for role in PLACES}
+        metrics = problems.get(problem, {}).get("metrics", {})
+        told = {role: metrics.get(f"{role}_corpus", {}).get("value") for role in PLACES}
         names = {role: corpus or results.corpus_in_role(role) or "" for role, corpus in told.items()}
-        figure = figures.get(name)
+        figure = metrics.get(name)
         if figure and figure["value"] is not None:
             large = figure["unit"] == "tokens" and is_number(figure["value"]) and figure["value"] >= 1e6
             text = figure_text(figure["value"], figure["unit"], brief=True)
@@ -151,20 +153,20 @@ def headlines(problems: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
         {"problem": problem, "title": problems[problem]["title"], "answer": problems[problem]["sentences"][0]}
         for problem in HEADLINES
-        if problem in problems and problems[problem]["status"] != "absent"
+        if problem in problems and problems[problem]["status"] != "missing"
     ]
 
 
 def status_words(problems: Mapping[str, Any]) -> str:
     """How many problems were answered, in words.
 
-    >>> status_words({"a": {"status": "answered"}, "b": {"status": "absent"}})
-    '1 answered and 1 absent of 2 problems'
+    >>> status_words({"a": {"status": "answered"}, "b": {"status": "missing"}})
+    '1 answered and 1 missing of 2 problems'
     """
     statuses = Counter(finding["status"] for finding in problems.values())
     if statuses["answered"] == len(problems):
         return f"all {len(problems)} problems answered"
-    told = [f"{statuses[status]} {status}" for status in ("answered", "partial", "absent") if statuses[status]]
+    told = [f"{statuses[status]} {status}" for status in ("answered", "partial", "missing") if statuses[status]]
     return f"{join_words(told)} of {len(problems)} problems"
 
 
@@ -207,9 +209,9 @@ def section(results: Results, lineage: Lineage, problem: str, finding: Mapping[s
         "plots": [plot(results, problem, index, one) for index, one in enumerate(finding["plots"], 1)],
         "tables": [table(one) for one in finding["tables"]],
         "texts": finding["texts"],
-        "figures": [figure_row(name, figure) for name, figure in finding["figures"].items()],
+        "figures": [figure_row(name, figure) for name, figure in finding["metrics"].items()],
         "reference": reference(finding["reference"]),
-        "sources": (sources := sorted({figure["source"] for figure in finding["figures"].values()} - {""})),
+        "sources": (sources := sorted({figure["source"] for figure in finding["metrics"].values()} - {""})),
         "made": made(results, lineage, sources),
     }
 
@@ -325,7 +327,7 @@ def figure_row(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:
         "is_code": isinstance(figure["value"], str),
         "unit": figure["unit"],
         "interval": bounds,
-        "reason": figure["reason"],
+        "reason": figure["missing_reason"],
     }
 
 
@@ -334,12 +336,12 @@ def reference(found: Mapping[str, Any]) -> dict[str, Any]:
     rows = [
         {
             "label": row["label"],
-            "write_up": figure_text(row["write_up"], row["unit"]),
-            "ours": figure_text(row["ours"], row["unit"]),
-            "is_code": isinstance(row["ours"], str),
-            "reason": row["reason"],
+            "write_up": figure_text(row["reference"], row["unit"]),
+            "ours": figure_text(row["value"], row["unit"]),
+            "is_code": isinstance(row["value"], str),
+            "reason": row["missing_reason"],
             "setting": row["setting"],
-            "difference": row["difference_in_setting"],
+            "difference": row["caveat"],
         }
         for row in found.get("rows", [])
     ]

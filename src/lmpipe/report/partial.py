@@ -6,19 +6,18 @@ lead to the results that are there, and only the page is kept.
 
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lmpipe.analysis.finding import absent
+from lmpipe.analysis.finding import Finding, Findings, missing
 from lmpipe.analysis.problems import general_experiment
 from lmpipe.analysis.problems.registry import PROBLEMS, entry, module_of
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import OVER, Look, RunState, StudyFiles, states_in
 from lmpipe.errors import InputError
-from lmpipe.io.files import write_json
 from lmpipe.io.formatting import format_int, join_words
 from lmpipe.io.progress import log
 from lmpipe.planning.session import StudySession, find_study
@@ -51,7 +50,7 @@ def report_partially(path: str | Path) -> Path:
                 (results.folder / entry_of_study.name).symlink_to(entry_of_study.absolute())
         try:
             findings_path = results.folder / "findings.json"
-            write_json(findings_path, {"study": study.plan.study.study, "problems": find_what_is_there(results, look)})
+            Findings(study=study.plan.study.study, problems=find_what_is_there(results, look)).write(findings_path)
             build_report(
                 results.folder, findings_path, output, study.plan, results=results, missing=what_is_missing(look)
             )
@@ -87,9 +86,8 @@ class PartialResults(Results):
 # --- findings --------------------------------------------------------------------------------------------------------
 
 
-def find_what_is_there(results: PartialResults, look: Look) -> dict[str, dict[str, Any]]:
+def find_what_is_there(results: PartialResults, look: Look) -> dict[str, Finding]:
     """What can be found for each problem and each other experiment, ready for findings.json."""
-    (results.folder / "figures").mkdir()
     runs_by_experiment = {
         name: [run for run in look.runs if run.run.experiment == name]
         for name in look.files.study.plan.runs_by_experiment
@@ -118,43 +116,43 @@ def draw(results: PartialResults, experiment: str, *, is_whole: bool) -> None:
         del results.plan[experiment]
 
 
-def found(results: PartialResults, problem: str, runs: list[RunState]) -> dict[str, Any]:
+def found(results: PartialResults, problem: str, runs: list[RunState]) -> Finding:
     """The entry of one problem in findings.json, which says how much of what it asks for is there."""
-    missing = [run for run in runs if run.state not in OVER]
-    there = len(runs) - len(missing)
-    if missing and not there:
+    unfinished = [run for run in runs if run.state not in OVER]
+    there = len(runs) - len(unfinished)
+    if unfinished and not there:
         return unanswered(problem, f"None of its {format_int(len(runs))} runs is there yet: {in_words(runs)}.")
     if problem in results.unreadable:
         return unanswered(problem, f"Its results cannot be read: {results.unreadable[problem]}.")
     answer = answered(results, problem)
     told = f"So far from {format_int(there)} of {format_int(len(runs))} runs."
-    names = f"Not there: {named(missing)}."
+    names = f"Not there: {named(unfinished)}."
     if answer is None:
-        return unanswered(problem, f"{NOT_ENOUGH} {told} {names}" if missing else NOT_ENOUGH)
-    sentences = list(map(results.with_real_paths, answer["sentences"]))
-    if not missing:
-        return answer | {"sentences": sentences}
+        return unanswered(problem, f"{NOT_ENOUGH} {told} {names}" if unfinished else NOT_ENOUGH)
+    sentences = list(map(results.with_real_paths, answer.sentences))
+    if not unfinished:
+        return replace(answer, sentences=sentences)
     # In the first sentence, which stands alone elsewhere; the names after it, for they may be many.
-    status = "partial" if answer["status"] == "answered" else answer["status"]
-    return answer | {"status": status, "sentences": [f"{told} {sentences[0]}", names, *sentences[1:]]}
+    status = "partial" if answer.status == "answered" else answer.status
+    return replace(answer, status=status, sentences=[f"{told} {sentences[0]}", names, *sentences[1:]])
 
 
-def unanswered(problem: str, reason: str) -> dict[str, Any]:
+def unanswered(problem: str, reason: str) -> Finding:
     """The entry of a problem that what is there does not answer."""
     title, question = problem.replace("_", " ").capitalize(), "What will this experiment show?"
     if problem in PROBLEMS:
         title, question = module_of(problem).TITLE, module_of(problem).QUESTION
-    return {"title": title, "question": question, **asdict(absent(reason)), "reference": {"rows": [], "note": ""}}
+    return replace(missing(reason), title=title, question=question)
 
 
-def answered(results: PartialResults, problem: str) -> dict[str, Any] | None:
+def answered(results: PartialResults, problem: str) -> Finding | None:
     """A problem's usual entry, from what is there; None where that does not suffice for one."""
     try:
         if problem in PROBLEMS:
             module = module_of(problem)
-            return entry(problem, module.TITLE, module.QUESTION, module.find(results), results)
+            return entry(problem, module.TITLE, module.QUESTION, module.analyze(results), results)
         title, question = general_experiment.heading(results, problem)
-        return entry(problem, title, question, general_experiment.find(results, problem), results)
+        return entry(problem, title, question, general_experiment.analyze(results, problem), results)
     except Exception as error:  # a problem is written for whole experiments: what it misses here may be anything
         told = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         log(f"{problem}: not answered: {results.with_real_paths(told)}")

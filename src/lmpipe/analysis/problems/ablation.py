@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from lmpipe.analysis.finding import Figure, Finding, Table
+from lmpipe.analysis.finding import Finding, Metric, Table
 from lmpipe.analysis.problems import training
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results, Run
 from lmpipe.analysis.statistics import Interval, describe_difference, paired_difference
@@ -193,7 +193,7 @@ def pairing_sentences(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def digest_sentences(comparisons: Sequence[Comparison]) -> list[str]:
-    """The same by figures: how many batches and initial values agree, as runs recorded them while they trained."""
+    """The same by metrics: how many batches and initial values agree, as runs recorded them while they trained."""
     steps = {run.summary["steps"] for one in comparisons for run, _ in one.equally_long}
     batches = (
         f"all {format_int(max(steps))} batches of a run are" if len(steps) == 1 else "the batches of a whole run are"
@@ -230,26 +230,26 @@ def seed_tables(comparisons: Sequence[Comparison]) -> list[Table]:
     return [Table(caption, columns, rows, "the run, or the baseline's with that seed, has no final loss")]
 
 
-def comparison_figures(comparison: Comparison, prefix: str = "") -> dict[str, Figure]:
-    """Figures of one comparison; names start with `prefix`."""
+def comparison_metrics(comparison: Comparison, prefix: str = "") -> dict[str, Metric]:
+    """Metrics of one comparison; names start with `prefix`."""
     experiment, difference = comparison.experiment, comparison.difference
     source, summaries = training.table_path(experiment), f"runs/{experiment.name}/*/seed*/summary.json"
     statuses = experiment.statuses(comparison.variant)
     unit = UNITS[comparison.measure or "validation_loss"]
     reason = "no seed finished in both runs" if comparison.measure else "the corpora differ"
-    shown = Figure(None, unit, source, reason=reason)
+    shown = Metric(None, unit, source, missing_reason=reason)
     if difference is not None:
-        shown = Figure(difference.mean, unit, source, difference.bounds)
+        shown = Metric(difference.mean, unit, source, difference.bounds)
     return {
-        f"{prefix}variant": Figure(comparison.variant, "", source),
-        f"{prefix}validation_loss": training.figure(experiment, comparison.variant),
+        f"{prefix}variant": Metric(comparison.variant, "", source),
+        f"{prefix}validation_loss": training.mean_metric(experiment, comparison.variant),
         f"{prefix}difference": shown,
-        f"{prefix}paired_seeds": Figure(len(comparison.seeds), "seeds", source),
-        f"{prefix}same_initial_weights": training.known(
+        f"{prefix}paired_seeds": Metric(len(comparison.seeds), "seeds", source),
+        f"{prefix}same_initial_weights": training.metric(
             comparison.same_share, "share of the parameters in matrices", summaries, "no seed was run with both"
         ),
-        f"{prefix}same_batches": Figure(comparison.shares_batches, "", summaries),
-        f"{prefix}diverged_seeds": Figure(statuses.count("diverged"), "seeds", source),
+        f"{prefix}same_batches": Metric(comparison.shares_batches, "", summaries),
+        f"{prefix}diverged_seeds": Metric(statuses.count("diverged"), "seeds", source),
     }
 
 
@@ -259,7 +259,7 @@ def compare_all(
     """An experiment, its baseline and every other run beside that; what to say where there is nothing to compare."""
     experiment = results.experiment(problem)
     if experiment is None:
-        return training.missing(results, problem, lines)
+        return training.missing_experiment(results, problem, lines)
     usual = runs_with(experiment, question.setting, question.usual)
     if not usual or not runs_with(experiment, question.setting, [question.ablated]):
         return nothing_to_compare(experiment, question)
@@ -268,16 +268,16 @@ def compare_all(
     return experiment, baseline, [compare(experiment, name, baseline) for name in others]
 
 
-def find_ablation(
+def analyze_ablation(
     results: Results,
     problem: str,
     lines: str,
     question: Question,
-    more: Callable[[ExperimentRuns, Comparison], tuple[dict[str, Figure], list[str]]] | None = None,
+    more: Callable[[ExperimentRuns, Comparison], tuple[dict[str, Metric], list[str]]] | None = None,
 ) -> Finding:
     """The finding of an ablation: runs with the usual value of a setting against those with the ablated one.
 
-    `lines` are what a study without the experiment may add; `more` adds figures and sentences on the answering pair.
+    `lines` are what a study without the experiment may add; `more` adds metrics and sentences on the answering pair.
     """
     compared = compare_all(results, problem, lines, question)
     if isinstance(compared, Finding):
@@ -285,24 +285,24 @@ def find_ablation(
     experiment, baseline, comparisons = compared
     main = next((one for one in comparisons if answers(question, one)), None)
     comparisons.sort(key=lambda one: one is not main)
-    figures = baseline_figures(experiment, baseline) | (comparison_figures(main) if main else {})
+    metrics = baseline_metrics(experiment, baseline) | (comparison_metrics(main) if main else {})
     sentences = [outcome(words_for(question, one), one) for one in comparisons]
     sentences[1:1] = [training.setting_sentence(results, experiment), *pairing_sentences(comparisons)]
     sentences += rate_sentences(results, question, main) if main else []
     if main and more is not None:
-        added_figures, added_sentences = more(experiment, main)
-        figures, sentences = figures | added_figures, sentences + added_sentences
+        added_metrics, added_sentences = more(experiment, main)
+        metrics, sentences = metrics | added_metrics, sentences + added_sentences
     sentences += training.failure_sentences(experiment)
     tables = [training.runs_table(experiment), *seed_tables(comparisons)]
     answered = main and (main.difference or "diverged" in experiment.statuses(main.variant))
-    return Finding("answered" if answered else "partial", figures, sentences, tables, training.plots(experiment))
+    return Finding("answered" if answered else "partial", metrics, sentences, tables, training.plots(experiment))
 
 
-def baseline_figures(experiment: ExperimentRuns, baseline: str) -> dict[str, Figure]:
+def baseline_metrics(experiment: ExperimentRuns, baseline: str) -> dict[str, Metric]:
     """Which run the others are set beside, and its loss."""
     return {
-        "baseline": Figure(baseline, "", training.table_path(experiment)),
-        "baseline_validation_loss": training.figure(experiment, baseline),
+        "baseline": Metric(baseline, "", training.table_path(experiment)),
+        "baseline_validation_loss": training.mean_metric(experiment, baseline),
     }
 
 
@@ -339,7 +339,7 @@ def nothing_to_compare(experiment: ExperimentRuns, question: Question) -> Findin
     )
     return Finding(
         "partial",
-        baseline_figures(experiment, baseline),
+        baseline_metrics(experiment, baseline),
         [sentence, *(outcome(words_for(question, one), one) for one in comparisons)],
         [training.runs_table(experiment), *(seed_tables(comparisons) if comparisons else [])],
         training.plots(experiment),

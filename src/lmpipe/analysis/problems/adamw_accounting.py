@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lmpipe.analysis.finding import Figure, Finding, Table, Text, absent
+from lmpipe.analysis.finding import Finding, Metric, Table, Text, missing
 from lmpipe.analysis.problems import measured, measured_memory
 from lmpipe.analysis.problems.transformer_accounting import (
     is_gpt2_xl,
@@ -26,7 +26,7 @@ QUESTION = (
 VARIANTS = {"handout": "the handout's two-matrix feed-forward", "swiglu": "SwiGLU"}
 SUFFIXES = {"handout": "", "swiglu": "_swiglu"}
 MEMORY = ("a", "A", "b", "M_parameters", "M_gradients", "M_optimizer", "P")
-FIGURES = {
+METRICS = {
     "largest_batch_size": "sequences",
     "days": "days",
     "optimizer_flops": "FLOPs",
@@ -36,25 +36,25 @@ FIGURES = {
 }
 
 
-def find(results: Results) -> Finding:
+def analyze(results: Results) -> Finding:
     """The accounting of GPT-2 XL, or of the largest model of the study where it is missing (then partial)."""
     accounts = read_accounts(results)
     if not accounts:
-        return absent(f"This study holds no accounting yet; make it with {format_command('accounting')}.")
+        return missing(f"This study holds no accounting yet; make it with {format_command('accounting')}.")
     account = shown_account(accounts)
     adamw = account["adamw"]
     source, real = f"accounting/{account['name']}.json", measured_memory.memory(results)
-    figures = {
-        f"{name}{SUFFIXES[variant]}": Figure(adamw[variant][name], unit, source)
+    metrics = {
+        f"{name}{SUFFIXES[variant]}": Metric(adamw[variant][name], unit, source)
         for variant in VARIANTS
-        for name, unit in FIGURES.items()
+        for name, unit in METRICS.items()
     }
     kept, batch = as_kept(account)
-    figures["bytes_per_sequence_as_kept"] = Figure(kept, "bytes", source)
-    figures["largest_batch_as_kept"] = Figure(batch, "sequences", source)
+    metrics["bytes_per_sequence_as_kept"] = Metric(kept, "bytes", source)
+    metrics["largest_batch_as_kept"] = Metric(batch, "sequences", source)
     return Finding(
         "answered" if is_gpt2_xl(account) and measured.read(results) else "partial",
-        figures=figures | real.figures,
+        metrics=metrics | real.metrics,
         sentences=[
             *memory_sentences(account),
             step_sentence(adamw),
@@ -159,7 +159,7 @@ def operations_table(adamw: dict[str, Any]) -> Table:
         "AdamW, operations for each parameter, counted on the code; scalars computed once for a step (c1 = 1 − b1, "
         "c2 = 1 − b2, alpha_t, decay, keep, root) cost nothing per parameter"
     )
-    return Table(caption, ["form", "line", "operations"], rows, code=("line",))
+    return Table(caption, ["form", "line", "operations"], rows, code_columns=["line"])
 
 
 def derivation_table(variant: str, entry: dict[str, Any]) -> Table:
@@ -169,7 +169,7 @@ def derivation_table(variant: str, entry: dict[str, Any]) -> Table:
         for line in entry["derivation"]
     ]
     caption = f"The derivation step by step, with {VARIANTS[variant]} (÷ rounds down)"
-    return Table(caption, ["symbol", "quantity", "formula", "value", "unit"], rows, code=("symbol",))
+    return Table(caption, ["symbol", "quantity", "formula", "value", "unit"], rows, code_columns=["symbol"])
 
 
 def memory_text(variant: str, entry: dict[str, Any]) -> Text:

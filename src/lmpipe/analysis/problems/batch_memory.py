@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lmpipe.analysis.finding import Figure, Table
+from lmpipe.analysis.finding import Metric, Table
 from lmpipe.analysis.problems import training
 from lmpipe.analysis.problems.measured import error, signed_percent
 from lmpipe.analysis.results import ExperimentRuns, Results
@@ -78,14 +78,14 @@ def predicted(timed: BatchSizes, batch_size: int, line: str = "predicted") -> in
     return timed[line]["fixed_bytes"] + timed[line]["bytes_per_sequence"] * batch_size
 
 
-def figures(timed: BatchSizes | None) -> dict[str, Figure]:
+def metrics(timed: BatchSizes | None) -> dict[str, Metric]:
     """The largest batch that fits."""
     values = {
         "largest_tried_batch_size": timed and timed["largest_batch_size"],
         "largest_batch_size": timed and timed["estimated_largest_batch_size"],
     } | {f"{line}_largest_batch_size": timed and timed[line]["largest_batch_size"] for line in LINES}
     reason = "" if timed else MISSING
-    return {name: training.known(value, "sequences", SOURCE, reason) for name, value in values.items()}
+    return {name: training.metric(value, "sequences", SOURCE, reason) for name, value in values.items()}
 
 
 def tables(timed: BatchSizes | None) -> list[Table]:

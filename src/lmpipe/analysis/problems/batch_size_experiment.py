@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from lmpipe.analysis.finding import Figure, Finding, Table
+from lmpipe.analysis.finding import Finding, Metric, Table
 from lmpipe.analysis.problems import batch_memory, training
 from lmpipe.analysis.results import ExperimentRuns, Results, Run
 from lmpipe.analysis.statistics import describe_difference, paired_difference
@@ -46,11 +46,11 @@ class Size:
         return fmean(self.speeds)
 
 
-def find(results: Results) -> Finding:
+def analyze(results: Results) -> Finding:
     """The best run of each batch size at equal tokens and at equal time, the speed of each, and what fits."""
     experiment = results.experiment(ID)
     if experiment is None:
-        return training.missing(results, ID, LINES)
+        return training.missing_experiment(results, ID, LINES)
     measure = experiment.measure_of()
     if measure is None:
         return training.across_corpora(experiment)
@@ -74,8 +74,8 @@ def find(results: Results) -> Finding:
     ]
     answered = best and len(sizes) > 1 and all(size.is_timed_alone for size in sizes)
     tables = [size_table(experiment, sizes, seconds), *batch_memory.tables(timed), training.runs_table(experiment)]
-    figures = size_figures(experiment, sizes, best, seconds) | batch_memory.figures(timed)
-    return Finding("answered" if answered else "partial", figures, sentences, tables, training.plots(experiment))
+    metrics = size_metrics(experiment, sizes, best, seconds) | batch_memory.metrics(timed)
+    return Finding("answered" if answered else "partial", metrics, sentences, tables, training.plots(experiment))
 
 
 def sizes_of(experiment: ExperimentRuns, measure: str, alone: Mapping[int, float]) -> list[Size]:
@@ -141,10 +141,10 @@ def losses_at(experiment: ExperimentRuns, size: Size, seconds: float | None) -> 
     return ends[0], ends[1]
 
 
-def size_figures(
+def size_metrics(
     experiment: ExperimentRuns, sizes: list[Size], best: Size | None, seconds: float | None
-) -> dict[str, Figure]:
-    """Figures of the experiment; the speed of every size is one of them."""
+) -> dict[str, Metric]:
+    """Metrics of the experiment; the speed of every size is one of them."""
     source = training.table_path(experiment)
     first, small = leaders(sizes), enough(sizes)
     fastest = first[0] if len(first) == 1 else None
@@ -155,23 +155,23 @@ def size_figures(
     finished = [size for size in sizes if size.best]
     exponent, paying = rate_exponent(experiment, finished), paying_size(experiment, finished, seconds)
     level = "no two batch sizes are told apart at equal training time"
-    figures = {
-        "best_batch_size": training.known(best.batch_size if best else None, "sequences", source, "no run finished"),
-        "best_validation_loss": training.figure(experiment, best.best if best else None),
-        "best_max_lr": training.known(
+    metrics = {
+        "best_batch_size": training.metric(best.batch_size if best else None, "sequences", source, "no run finished"),
+        "best_validation_loss": training.mean_metric(experiment, best.best if best else None),
+        "best_max_lr": training.metric(
             experiment.setting(best.best, "max_lr") if best else None, "", source, "no run finished"
         ),
-        "fastest_batch_size": training.known(fastest and fastest.batch_size, "sequences", speed_source, overlap),
-        "enough_batch_size": training.known(small and small.batch_size, "sequences", speed_source, overlap),
-        "equal_time_seconds": training.known(seconds, "s", source, "fewer than two batch sizes finished"),
-        "paying_batch_size": training.known(paying and paying.batch_size, "sequences", source, level),
-        "best_max_lr_exponent": training.known(exponent, "", source, "fewer than two batch sizes finished"),
+        "fastest_batch_size": training.metric(fastest and fastest.batch_size, "sequences", speed_source, overlap),
+        "enough_batch_size": training.metric(small and small.batch_size, "sequences", speed_source, overlap),
+        "equal_time_seconds": training.metric(seconds, "s", source, "fewer than two batch sizes finished"),
+        "paying_batch_size": training.metric(paying and paying.batch_size, "sequences", source, level),
+        "best_max_lr_exponent": training.metric(exponent, "", source, "fewer than two batch sizes finished"),
     }
     for size in sizes:
         label = f"batch_{size.batch_size}"
-        figures[f"{label}_validation_loss"] = training.figure(experiment, size.best)
+        metrics[f"{label}_validation_loss"] = training.mean_metric(experiment, size.best)
         at_time = losses_at(experiment, size, seconds)
-        figures[f"{label}_loss_at_equal_time"] = training.known(
+        metrics[f"{label}_loss_at_equal_time"] = training.metric(
             fmean(at_time) if at_time else None,
             training.NATS,
             source,
@@ -180,8 +180,8 @@ def size_figures(
         speeds = {"_lowest": min(size.speeds), "": size.tokens_per_second, "_highest": max(size.speeds)}
         for suffix, speed in speeds.items():
             timed = batch_memory.SOURCE if size.is_timed_alone else source
-            figures[f"{label}_tokens_per_second{suffix}"] = Figure(speed, "tokens per second", timed)
-    return figures
+            metrics[f"{label}_tokens_per_second{suffix}"] = Metric(speed, "tokens per second", timed)
+    return metrics
 
 
 def size_table(experiment: ExperimentRuns, sizes: list[Size], seconds: float | None) -> Table:

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from lmpipe.analysis.finding import Figure, Finding, Plot, Table, absent
+from lmpipe.analysis.finding import Finding, LinePlot, Metric, Plot, Series, Table, missing
 from lmpipe.analysis.results import Results, Run
 from lmpipe.io.formatting import format_int, format_loss, format_seconds, join_words
 
@@ -27,11 +27,11 @@ COLUMNS = [
 ]
 
 
-def find(results: Results) -> Finding:
+def analyze(results: Results) -> Finding:
     """A table of every run, the totals, and the learning curves of the best run of each experiment."""
     runs = results.runs()
     if not runs:
-        return absent("This study has no training runs; add one under experiments: `first: {corpus: stories}`")
+        return missing("This study has no training runs; add one under experiments: `first: {corpus: stories}`")
     return Finding("answered", totals(runs), sentences(results, runs), [table(runs)], curves(results))
 
 
@@ -47,22 +47,22 @@ def identity(run: Run) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def totals(runs: list[Run]) -> dict[str, Figure]:
+def totals(runs: list[Run]) -> dict[str, Metric]:
     """Sums over the distinct runs, and counts by status."""
     once = distinct(runs)
     statuses = Counter(run.status for run in once)
     best = lowest_by_corpus(runs)
     return {
-        "runs": Figure(len(runs), "runs", SOURCE),
-        "distinct_runs": Figure(len(once), "runs", SOURCE),
-        "total_tokens": Figure(sum(run.summary["tokens"] for run in once), "tokens", SOURCE),
-        "total_wall_seconds": Figure(sum(run.summary["train_seconds"] for run in once), "s", SOURCE),
+        "runs": Metric(len(runs), "runs", SOURCE),
+        "distinct_runs": Metric(len(once), "runs", SOURCE),
+        "total_tokens": Metric(sum(run.summary["tokens"] for run in once), "tokens", SOURCE),
+        "total_wall_seconds": Metric(sum(run.summary["train_seconds"] for run in once), "s", SOURCE),
         **{
-            f"{status}_runs": Figure(statuses[status], "runs", SOURCE)
+            f"{status}_runs": Metric(statuses[status], "runs", SOURCE)
             for status in ("finished", "diverged", "not_learning")
         },
         **{
-            f"lowest_bits_per_byte_{corpus}": Figure(run.summary["bits_per_byte"], "bits per byte", SOURCE)
+            f"lowest_bits_per_byte_{corpus}": Metric(run.summary["bits_per_byte"], "bits per byte", SOURCE)
             for corpus, run in best.items()
         },
     }
@@ -127,16 +127,15 @@ def table(runs: list[Run]) -> Table:
 
 def curves(results: Results) -> list[Plot]:
     """The validation loss of the best run of each experiment, over steps and over training time."""
-    from lmpipe.report.plots.common import line_plot
-
     best = best_runs(results)
     if not best:
         return []
     plots = []
     for column, xlabel, words in (("step", "steps", "steps"), ("wall_seconds", "training time (s)", "training time")):
         path = f"figures/experiment_log_{'steps' if column == 'step' else 'time'}.svg"
-        series = {label: tuple(zip(*run.validation_curve(column), strict=True)) for label, run in best.items()}
-        line_plot(results.folder / path, series, xlabel, "validation loss (nats per token)", log_x=True)
+        series = [
+            Series(label, *map(list, zip(*run.validation_curve(column), strict=True))) for label, run in best.items()
+        ]
         ends = join_words([f"{label} {format_loss(run.loss)}" for label, run in best.items()])
         plots.append(
             Plot(
@@ -144,6 +143,7 @@ def curves(results: Results) -> list[Plot]:
                 f"Validation loss of the best run of each experiment against {words}; only those on the same tokens "
                 "compare.",
                 f"Line plot of validation losses against {words}; final losses: {ends}.",
+                LinePlot("", xlabel, "validation loss (nats per token)", series, log_x=True),
             )
         )
     return plots

@@ -1,12 +1,12 @@
 """The section of an experiment that is no problem of the write-up: whatever a study varies, compared and told."""
 
-from lmpipe.analysis.finding import Figure, Finding, Table
+from lmpipe.analysis.finding import Finding, Metric, Table
 from lmpipe.analysis.problems import training
 from lmpipe.analysis.problems.ablation import (
-    baseline_figures,
+    baseline_metrics,
     baseline_of,
     compare,
-    comparison_figures,
+    comparison_metrics,
     general_words,
     outcome,
     pairing_sentences,
@@ -32,50 +32,50 @@ def heading(results: Results, name: str) -> tuple[str, str]:
     return title, f"How do the runs {training.brief(others)} compare with {baseline}?"
 
 
-def find(results: Results, name: str) -> Finding:
+def analyze(results: Results, name: str) -> Finding:
     """A sweep told by its best and worst values, anything else by differences from the baseline."""
     experiment = results.experiment(name)
     measure = experiment.measure_of()
     if measure is None:
-        figures, sentences, tables = ranking_by_corpus(experiment)
+        metrics, sentences, tables = ranking_by_corpus(experiment)
     elif experiment.swept_settings() or measure == "bits_per_byte":
-        figures, sentences, tables = ranking(experiment)
+        metrics, sentences, tables = ranking(experiment)
     else:
-        figures, sentences, tables = differences(experiment)
+        metrics, sentences, tables = differences(experiment)
     sentences += [training.setting_sentence(results, experiment), *training.per_byte_sentences(experiment)]
     sentences += training.failure_sentences(experiment)
     status = "answered" if any(training.values(experiment, run) for run in experiment.names()) else "partial"
     tables = [training.runs_table(experiment), *tables]
-    return Finding(status, figures, sentences, tables, training.plots(experiment))
+    return Finding(status, metrics, sentences, tables, training.plots(experiment))
 
 
-def ranking_by_corpus(experiment: ExperimentRuns) -> tuple[dict[str, Figure], list[str], list[Table]]:
+def ranking_by_corpus(experiment: ExperimentRuns) -> tuple[dict[str, Metric], list[str], list[Table]]:
     """The best run on each corpus, since nothing is the best across them."""
-    figures, sentences = {}, []
+    metrics, sentences = {}, []
     for corpus, part in experiment.by_corpus().items():
         found, told, _ = ranking(part, f"On {corpus}, the ")
-        figures |= {f"{corpus}_best_run" if name == "best_run" else name: figure for name, figure in found.items()}
+        metrics |= {f"{corpus}_best_run" if name == "best_run" else name: metric for name, metric in found.items()}
         sentences += told
-    return figures, [*sentences, ACROSS], []
+    return metrics, [*sentences, ACROSS], []
 
 
-def ranking(experiment: ExperimentRuns, opening: str = "The ") -> tuple[dict[str, Figure], list[str], list[Table]]:
+def ranking(experiment: ExperimentRuns, opening: str = "The ") -> tuple[dict[str, Metric], list[str], list[Table]]:
     """The best and the worst run whose seeds all finished."""
     names, measure = experiment.names(), experiment.measure_of()
-    figures = {name: training.figure(experiment, name, measure, UNITS[measure]) for name in names}
+    metrics = {name: training.mean_metric(experiment, name, measure, UNITS[measure]) for name in names}
     if len(names) == 1:
-        return figures, [f"{opening}run `{names[0]}` {ending(experiment, names[0], measure)}."], []
+        return metrics, [f"{opening}run `{names[0]}` {ending(experiment, names[0], measure)}."], []
     means = {name: mean for name in names if (mean := experiment.mean_loss(name, measure)) is not None}
     if not means:
-        return figures, [f"{opening}runs did not finish with every seed."], []
+        return metrics, [f"{opening}runs did not finish with every seed."], []
     best, worst = min(means, key=means.get), max(means, key=means.get)
-    figures = {"best_run": Figure(best, "", training.table_path(experiment)), **figures}
+    metrics = {"best_run": Metric(best, "", training.table_path(experiment)), **metrics}
     rivals = {name: f"`{name}`" for name in names if name != best}
     told = f"{opening}best of {len(names)} runs is `{best}` with {shown(experiment, best, measure)}"
     told += training.rival_words(experiment, best, rivals)
     if best != worst:
         told += f"; the worst that finished is `{worst}` with {shown(experiment, worst, measure)}"
-    return figures, [f"{told}."], []
+    return metrics, [f"{told}."], []
 
 
 def shown(experiment: ExperimentRuns, name: str, measure: str) -> str:
@@ -90,14 +90,14 @@ def ending(experiment: ExperimentRuns, name: str, measure: str) -> str:
     return f"ends at {shown(experiment, name, measure)}" if finished else "did not finish"
 
 
-def differences(experiment: ExperimentRuns) -> tuple[dict[str, Figure], list[str], list[Table]]:
+def differences(experiment: ExperimentRuns) -> tuple[dict[str, Metric], list[str], list[Table]]:
     """Every run beside the baseline."""
     baseline = baseline_of(experiment)
     comparisons = [compare(experiment, name, baseline) for name in experiment.names() if name != baseline]
-    figures = baseline_figures(experiment, baseline)
+    metrics = baseline_metrics(experiment, baseline)
     for comparison in comparisons:
-        figures |= comparison_figures(comparison, f"{comparison.variant}_")
+        metrics |= comparison_metrics(comparison, f"{comparison.variant}_")
     if not comparisons:
-        return figures, [f"The run `{baseline}` {ending(experiment, baseline, 'validation_loss')}."], []
+        return metrics, [f"The run `{baseline}` {ending(experiment, baseline, 'validation_loss')}."], []
     sentences = [outcome(general_words(one), one) for one in comparisons]
-    return figures, [*sentences, *pairing_sentences(comparisons)], seed_tables(comparisons)
+    return metrics, [*sentences, *pairing_sentences(comparisons)], seed_tables(comparisons)

@@ -1,11 +1,11 @@
-"""Problem generate: text from the trained models over a grid of settings, and how fluent it is by its figures."""
+"""Problem generate: text from the trained models over a grid of settings, and how fluent it is by its metrics."""
 
 from collections.abc import Iterable, Sequence
 from math import sqrt
 from statistics import fmean
 from typing import Any
 
-from lmpipe.analysis.finding import Figure, Finding, Table, Text, absent
+from lmpipe.analysis.finding import Finding, Metric, Table, Text, missing
 from lmpipe.analysis.problems.reference import corpus_in_words
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.schemas import SAMPLES
@@ -34,33 +34,34 @@ Samples = dict[str, Any]
 Records = Sequence[dict[str, Any]]
 
 
-def find(results: Results) -> Finding:
-    """The samples of every corpus with their settings, their figures, and what these say about fluency."""
+def analyze(results: Results) -> Finding:
+    """The samples of every corpus with their settings, their metrics, and what these say about fluency."""
     shown = (results.study.get("samples") or {}).get("models", {})
     if not shown:
-        return absent(
+        return missing(
             "This study shows no samples; add to its file: `samples: {models: {CORPUS: EXPERIMENT/RUN}, ...}`."
         )
     found = {corpus: samples for corpus in shown if (samples := results.json(path_of(corpus), SAMPLES))}
     if not found:
-        return absent(
+        return missing(
             f"No samples have been generated; run {format_command(results.folder / path_of(next(iter(shown))))}."
         )
     for corpus, samples in found.items():
         if samples["corpus"] != corpus:
             path = results.folder / path_of(corpus)
             raise InputError(f"{path}: corpus: expected {corpus!r}, found {samples['corpus']!r}; {make_again(path)}")
-    finding = Finding("answered" if len(found) == len(shown) else "partial")
-    for corpus, samples in found.items():
-        finding.figures |= corpus_figures(corpus, samples)
-        finding.tables.append(figures_table(corpus, samples))
-        finding.texts += [sample_text(corpus, samples, record) for record in samples["samples"]]
-    finding.sentences += [fluency_sentence(results, samples) for samples in found.values()]
-    finding.sentences += [sentence for samples in found.values() for sentence in detail_sentences(samples)]
-    finding.sentences += [*context_sentences(found.values()), caution_sentence(found)]
-    missing = [corpus for corpus in shown if corpus not in found]
-    finding.sentences += [f"Samples of {join_words(missing)} have not been generated."] if missing else []
-    return finding
+    sentences = [fluency_sentence(results, samples) for samples in found.values()]
+    sentences += [sentence for samples in found.values() for sentence in detail_sentences(samples)]
+    sentences += [*context_sentences(found.values()), caution_sentence(found)]
+    if absent := [corpus for corpus in shown if corpus not in found]:
+        sentences.append(f"Samples of {join_words(absent)} have not been generated.")
+    return Finding(
+        "partial" if absent else "answered",
+        {name: metric for item in found.items() for name, metric in corpus_metrics(*item).items()},
+        sentences,
+        [metrics_table(*item) for item in found.items()],
+        texts=[sample_text(*item, record) for item in found.items() for record in item[1]["samples"]],
+    )
 
 
 def path_of(corpus: str) -> str:
@@ -68,22 +69,24 @@ def path_of(corpus: str) -> str:
     return f"samples/{corpus}.json"
 
 
-def corpus_figures(corpus: str, samples: Samples) -> dict[str, Figure]:
-    """The mean figures of a corpus's samples and of held-out text of comparable length."""
+def corpus_metrics(corpus: str, samples: Samples) -> dict[str, Metric]:
+    """The mean metrics of a corpus's samples and of held-out text of comparable length."""
     source, records = path_of(corpus), samples["samples"]
     reason = "no text has enough words"
-    figures = {f"{name}_{corpus}": Figure(mean(records, name), "share", source, reason=reason) for name in SHARES}
+    metrics = {
+        f"{name}_{corpus}": Metric(mean(records, name), "share", source, missing_reason=reason) for name in SHARES
+    }
     for name in SHARES:
         held_out = samples["reference"][name]
-        figures[f"held_out_{name}_{corpus}"] = Figure(held_out, "share", source, reason=reason)
-    figures[f"longest_sample_{corpus}"] = Figure(max(record["tokens"] for record in records), "tokens", source)
+        metrics[f"held_out_{name}_{corpus}"] = Metric(held_out, "share", source, missing_reason=reason)
+    metrics[f"longest_sample_{corpus}"] = Metric(max(record["tokens"] for record in records), "tokens", source)
     ended = sum(record["ended"] for record in records)
-    figures[f"ended_samples_{corpus}"] = Figure(ended, f"of {len(records)} samples", source)
-    return figures
+    metrics[f"ended_samples_{corpus}"] = Metric(ended, f"of {len(records)} samples", source)
+    return metrics
 
 
 def mean(records: Records, name: str) -> float | None:
-    """A figure of several samples together: its mean, weighted by their words; None where no sample has it."""
+    """A metric of several samples together: its mean, weighted by their words; None where no sample has it."""
     found = [record for record in records if record[name] is not None]
     return fmean([record[name] for record in found], [record["words"] for record in found]) if found else None
 
@@ -149,7 +152,7 @@ def context_sentences(found: Iterable[Samples]) -> list[str]:
 
 
 def temperature_sentence(samples: Samples) -> str:
-    """How figures change from the lowest to the highest temperature; empty where there is only one."""
+    """How metrics change from the lowest to the highest temperature; empty where there is only one."""
     groups = grouped(samples["samples"], "temperature")
     low, high = min(groups), max(groups)
     if low == high:
@@ -230,7 +233,7 @@ def length_sentence(samples: Samples) -> str:
 
 
 def caution_sentence(found: dict[str, Samples]) -> str:
-    """How much weight these figures bear."""
+    """How much weight these metrics bear."""
     lengths = [record["words"] for samples in found.values() for record in samples["samples"]]
     return (
         f"The samples have {format_int(min(lengths))} to {format_int(max(lengths))} words, "
@@ -240,8 +243,8 @@ def caution_sentence(found: dict[str, Samples]) -> str:
     )
 
 
-def figures_table(corpus: str, samples: Samples) -> Table:
-    """A row of figures for each sample, and one for held-out text."""
+def metrics_table(corpus: str, samples: Samples) -> Table:
+    """A row of metrics for each sample, and one for held-out text."""
     columns = ["prompt", "temperature", "top-p", "tokens", "ended", "words", *SHARES.values()]
     rows = [
         [record[name] for name in ("prompt", "temperature", "top_p", "tokens", "ended", "words", *SHARES)]
@@ -251,10 +254,10 @@ def figures_table(corpus: str, samples: Samples) -> Table:
     held_out = f"held-out text ({format_int(reference['documents'])} documents)"
     rows.append([held_out, None, None, None, None, reference["words"], *(reference[name] for name in SHARES)])
     caption = (
-        f"Figures of the samples of {corpus}, as shares of all words or phrases of a text; model: {samples['run']}."
+        f"Metrics of the samples of {corpus}, as shares of all words or phrases of a text; model: {samples['run']}."
     )
-    missing = "held-out text has no settings, and a text of few words no phrases of so many"
-    return Table(caption, columns, rows, missing)
+    missing_reason = "held-out text has no settings, and a text of few words no phrases of so many"
+    return Table(caption, columns, rows, missing_reason)
 
 
 def sample_text(corpus: str, samples: Samples, record: dict[str, Any]) -> Text:

@@ -2,7 +2,7 @@
 
 from lmpipe.analysis.finding import Finding
 from lmpipe.analysis.problems.ablation import Question
-from lmpipe.analysis.problems.tuned_ablation import find_tuned
+from lmpipe.analysis.problems.tuned_ablation import analyze_tuned_ablation
 from lmpipe.analysis.results import Results
 
 ID = "layer_norm_ablation"
@@ -18,6 +18,6 @@ LINES = (
 ABLATION = Question("norm", ("pre", "post"), "none", "Without RMSNorm")
 
 
-def find(results: Results) -> Finding:
+def analyze(results: Results) -> Finding:
     """The paired differences to the baseline, at its own rate and at the best rate tried without norms."""
-    return find_tuned(results, ID, LINES, ABLATION, "without RMSNorm")
+    return analyze_tuned_ablation(results, ID, LINES, ABLATION, "without RMSNorm")

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lmpipe.analysis.finding import Figure, Finding
+from lmpipe.analysis.finding import Finding, Metric
 from lmpipe.analysis.problems import training
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
 from lmpipe.analysis.statistics import mean_interval
@@ -38,30 +38,30 @@ class Point:
     statuses: list[str]
 
 
-def find(results: Results) -> Finding:
+def analyze(results: Results) -> Finding:
     """The best rate of the grid, the edge of stability, and an interpolated optimum that is told but not used."""
     experiment = results.experiment(ID)
     if experiment is None:
-        return training.missing(results, ID, LINES)
+        return training.missing_experiment(results, ID, LINES)
     measure = experiment.measure_of()
     if measure is None:
         return training.across_corpora(experiment)
     points = grid(experiment, measure)
     best = best_point(points)
-    figures = grid_figures(experiment, points, best) | interpolation_figures(experiment, points, best)
+    metrics = grid_metrics(experiment, points, best) | interpolation_metrics(experiment, points, best)
     sentences = [
         best_sentence(experiment, points, best),
         search_sentence(points, experiment),
         training.setting_sentence(results, experiment),
         *neighbour_sentences(points, best, measure),
         edge_sentence(points, best),
-        *interpolation_sentences(figures),
+        *interpolation_sentences(metrics),
         *training.per_byte_sentences(experiment),
         *training.failure_sentences(experiment),
     ]
     answered = best is not None and len(points) > 1
     tables = [training.runs_table(experiment)]
-    return Finding("answered" if answered else "partial", figures, sentences, tables, training.plots(experiment))
+    return Finding("answered" if answered else "partial", metrics, sentences, tables, training.plots(experiment))
 
 
 def grid(experiment: ExperimentRuns, measure: str) -> list[Point]:
@@ -89,8 +89,8 @@ def edge(points: list[Point]) -> tuple[float | None, float | None]:
     return max(finished, default=None), min(diverged, default=None)
 
 
-def grid_figures(experiment: ExperimentRuns, points: list[Point], best: Point | None) -> dict[str, Figure]:
-    """Figures of the grid itself."""
+def grid_metrics(experiment: ExperimentRuns, points: list[Point], best: Point | None) -> dict[str, Metric]:
+    """Metrics of the grid itself."""
     source = training.table_path(experiment)
     largest, smallest = edge(points)
     name = best.name if best else None
@@ -98,19 +98,19 @@ def grid_figures(experiment: ExperimentRuns, points: list[Point], best: Point | 
     to_best = smallest / best.rate if best and smallest else None
     no_edge = "no rate of the grid diverged" if smallest is None else "no run finished"
     return {
-        "best_max_lr": training.known(best.rate if best else None, "", source, "no run finished"),
-        "best_validation_loss": training.figure(experiment, name),
-        "best_perplexity": training.figure(experiment, name, "perplexity", ""),
-        "best_bits_per_byte": training.figure(experiment, name, "bits_per_byte", "bits per byte"),
-        "largest_finished_max_lr": training.known(largest, "", source, "no run finished"),
-        "smallest_diverged_max_lr": training.known(smallest, "", source, "no rate of the grid diverged"),
-        "edge_ratio": training.known(ratio, "smallest diverged / largest finished rate", source, no_edge),
-        "diverged_to_best_ratio": training.known(to_best, "smallest diverged / best rate", source, no_edge),
-        "grid_points": Figure(len(points), "rates", source),
+        "best_max_lr": training.metric(best.rate if best else None, "", source, "no run finished"),
+        "best_validation_loss": training.mean_metric(experiment, name),
+        "best_perplexity": training.mean_metric(experiment, name, "perplexity", ""),
+        "best_bits_per_byte": training.mean_metric(experiment, name, "bits_per_byte", "bits per byte"),
+        "largest_finished_max_lr": training.metric(largest, "", source, "no run finished"),
+        "smallest_diverged_max_lr": training.metric(smallest, "", source, "no rate of the grid diverged"),
+        "edge_ratio": training.metric(ratio, "smallest diverged / largest finished rate", source, no_edge),
+        "diverged_to_best_ratio": training.metric(to_best, "smallest diverged / best rate", source, no_edge),
+        "grid_points": Metric(len(points), "rates", source),
     }
 
 
-def interpolation_figures(experiment: ExperimentRuns, points: list[Point], best: Point | None) -> dict[str, Figure]:
+def interpolation_metrics(experiment: ExperimentRuns, points: list[Point], best: Point | None) -> dict[str, Metric]:
     """The minimum of a parabola through the best rate and its neighbours, how sure it is, and how far from the edge.
 
     Seeds give it a 95 % interval; the range over fits that leave out one rate each needs no second seed.
@@ -118,7 +118,7 @@ def interpolation_figures(experiment: ExperimentRuns, points: list[Point], best:
     source = training.table_path(experiment)
     bracket = bracketing(points, best)
     if bracket is None:
-        return {"interpolated_max_lr": training.known(None, "", source, PARABOLA)}
+        return {"interpolated_max_lr": training.metric(None, "", source, PARABOLA)}
     rates = [point.rate for point in bracket]
     rate, lowest = parabola_minimum(rates, [point.loss for point in bracket])
     minima = left_out_minima(points, best)
@@ -126,12 +126,12 @@ def interpolation_figures(experiment: ExperimentRuns, points: list[Point], best:
     stays = [edge_rate / rate if edge_rate else None for edge_rate in edge(points)]
     no_edge = "no rate of the grid diverged"
     return {
-        "interpolated_max_lr": Figure(rate, "", source, seeds_interval(experiment, bracket)),
-        "interpolated_validation_loss": Figure(lowest, UNITS[experiment.measure_of()], source),
-        "interpolated_max_lr_lowest": training.known(min(minima, default=None), LEFT_OUT, source, reason),
-        "interpolated_max_lr_highest": training.known(max(minima, default=None), LEFT_OUT, source, reason),
-        "finished_to_interpolated_ratio": Figure(stays[0], "largest finished / interpolated rate", source),
-        "diverged_to_interpolated_ratio": training.known(
+        "interpolated_max_lr": Metric(rate, "", source, seeds_interval(experiment, bracket)),
+        "interpolated_validation_loss": Metric(lowest, UNITS[experiment.measure_of()], source),
+        "interpolated_max_lr_lowest": training.metric(min(minima, default=None), LEFT_OUT, source, reason),
+        "interpolated_max_lr_highest": training.metric(max(minima, default=None), LEFT_OUT, source, reason),
+        "finished_to_interpolated_ratio": Metric(stays[0], "largest finished / interpolated rate", source),
+        "diverged_to_interpolated_ratio": training.metric(
             stays[1], "smallest diverged / interpolated rate", source, no_edge
         ),
     }
@@ -306,28 +306,28 @@ def edge_sentence(points: list[Point], best: Point | None) -> str:
     )
 
 
-def interpolation_sentences(figures: dict[str, Figure]) -> list[str]:
+def interpolation_sentences(metrics: dict[str, Metric]) -> list[str]:
     """The interpolated optimum with its uncertainty and its distance from the edge; other experiments do not use it."""
-    found = figures["interpolated_max_lr"]
+    found = metrics["interpolated_max_lr"]
     if found.value is None:
-        nothing = figures["best_max_lr"].value is None
-        return [] if nothing else [f"An optimum between the rates is not interpolated: {found.reason}."]
-    lowest = figures["interpolated_validation_loss"]
+        nothing = metrics["best_max_lr"].value is None
+        return [] if nothing else [f"An optimum between the rates is not interpolated: {found.missing_reason}."]
+    lowest = metrics["interpolated_validation_loss"]
     return [
         f"A parabola through the best rate and its two neighbours, in the logarithm of the rate, has its minimum at "
-        f"{format_number(found.value)}{uncertainty_words(figures)}, with a loss of "
+        f"{format_number(found.value)}{uncertainty_words(metrics)}, with a loss of "
         f"{format_loss(lowest.value)} {lowest.unit}; "
-        f"it is told but not used: other experiments take {format_number(figures['best_max_lr'].value)}, which was run."
-        f"{distance_words(figures)}"
+        f"it is told but not used: other experiments take {format_number(metrics['best_max_lr'].value)}, which was run."
+        f"{distance_words(metrics)}"
     ]
 
 
-def uncertainty_words(figures: dict[str, Figure]) -> str:
+def uncertainty_words(metrics: dict[str, Metric]) -> str:
     """How sure the interpolated optimum is: over seeds, and over fits that leave out one rate each."""
-    interval, told = figures["interpolated_max_lr"].interval, []
+    interval, told = metrics["interpolated_max_lr"].interval, []
     if interval:
         told.append(f"95 % interval over seeds {format_number(interval[0])} to {format_number(interval[1])}")
-    low, high = (figures[f"interpolated_max_lr_{end}"].value for end in ("lowest", "highest"))
+    low, high = (metrics[f"interpolated_max_lr_{end}"].value for end in ("lowest", "highest"))
     if low is not None:
         told.append(
             f"{format_number(low)} to {format_number(high)} when each nearby rate in turn is left out of the fit"
@@ -335,9 +335,9 @@ def uncertainty_words(figures: dict[str, Figure]) -> str:
     return f" ({'; '.join(told)})" if told else ""
 
 
-def distance_words(figures: dict[str, Figure]) -> str:
+def distance_words(metrics: dict[str, Metric]) -> str:
     """How far the interpolated optimum lies below the edge of stability, to follow its sentence."""
-    near, far = (figures[f"{end}_to_interpolated_ratio"].value for end in ("finished", "diverged"))
+    near, far = (metrics[f"{end}_to_interpolated_ratio"].value for end in ("finished", "diverged"))
     if far is None or far < near:
         return ""
     below = f"{format_number(near)} to {format_number(far)}" if near > 1 else f"at most {format_number(far)}"

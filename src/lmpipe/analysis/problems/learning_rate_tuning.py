@@ -4,7 +4,7 @@ from itertools import pairwise
 from math import sqrt
 from pathlib import Path
 
-from lmpipe.analysis.finding import Figure, Finding, Plot, Table, absent
+from lmpipe.analysis.finding import Finding, LinePlot, Metric, Plot, Series, Table, missing
 from lmpipe.analysis.results import Results, read_table
 from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_command, format_number, join_words
@@ -23,22 +23,24 @@ WEIGHTS = 100
 Curve = list[float | None]
 
 
-def find(results: Results) -> Finding:
+def analyze(results: Results) -> Finding:
     """The curves and a verdict for each rate."""
     path = results.folder / SOURCE
     if not path.exists():
-        return absent(f"The toy has not been trained in this study; run {format_command(path)}.")
+        return missing(f"The toy has not been trained in this study; run {format_command(path)}.")
     curves = read_curves(path)
-    figures = {
-        f"final_loss_{rate:g}": Figure(curve[-1], "", SOURCE, reason="" if curve[-1] is not None else "it overflowed")
+    metrics = {
+        f"final_loss_{rate:g}": Metric(
+            curve[-1], "", SOURCE, missing_reason="" if curve[-1] is not None else "it overflowed"
+        )
         for rate, curve in curves.items()
     }
     return Finding(
         "answered",
-        figures=figures,
+        metrics=metrics,
         sentences=[short_answer(curves), *(verdict_sentence(*item) for item in curves.items()), *explanation(curves)],
         tables=[losses_table(curves)],
-        plots=[draw_curves(results, curves)],
+        plots=[curves_plot(curves)],
     )
 
 
@@ -144,15 +146,13 @@ def losses_table(curves: dict[float, Curve]) -> Table:
     return Table("Loss after so many updates", ["step", *(f"rate {format_number(rate)}" for rate in curves)], rows)
 
 
-def draw_curves(results: Results, curves: dict[float, Curve]) -> Plot:
-    """Draw the loss by step on a logarithmic scale."""
-    from lmpipe.report.plots.common import line_plot
-
-    series = {f"rate {format_number(rate)}": (list(range(len(curve))), curve) for rate, curve in curves.items()}
+def curves_plot(curves: dict[float, Curve]) -> Plot:
+    """Loss by step on a logarithmic scale."""
+    series = [Series(f"rate {format_number(rate)}", list(range(len(curve))), curve) for rate, curve in curves.items()]
     title = "The toy's loss at four learning rates" if len(curves) == 4 else "The toy's loss by learning rate"
-    line_plot(results.folder / PLOT, series, "step", "loss (mean square)", title=title, log_y=True, markers=True)
+    data = LinePlot(title, "step", "loss (mean square)", series, log_y=True, markers=True)
     ends = [
         f"rate {format_number(rate)} " + ("diverges" if diverged(curve) else "falls") for rate, curve in curves.items()
     ]
     alt = f"Loss against steps on a logarithmic scale: {join_words(ends)}."
-    return Plot(PLOT, "Loss of the SGD toy by step, for each learning rate (logarithmic scale).", alt)
+    return Plot(PLOT, "Loss of the SGD toy by step, for each learning rate (logarithmic scale).", alt, data)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from lmpipe.analysis.finding import Figure, Finding, Table
+from lmpipe.analysis.finding import Finding, Metric, Table
 from lmpipe.analysis.problems import generate, tokenizer_experiments, training
 from lmpipe.analysis.problems.reference import PLACES, corpus_in_words
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
@@ -59,25 +59,25 @@ class Side:
         return (self.unigram_entropy - of_delimiters) / math.log(2) / self.bytes_per_token
 
 
-def find(results: Results) -> Finding:
-    """Losses on every corpus of the experiment, and figures that explain why they differ."""
+def analyze(results: Results) -> Finding:
+    """Losses on every corpus of the experiment, and metrics that explain why they differ."""
     experiment = results.experiment(ID)
     if experiment is None:
-        return training.missing(results, ID, LINES)
+        return training.missing_experiment(results, ID, LINES)
     sides = sides_of(results, experiment)
     simple, web = (next((side for side in sides if side.place == place), None) for place in ("simple", "web"))
-    figures = {name: figure for side in sides for name, figure in side_figures(experiment, side).items()}
+    metrics = {name: metric for side in sides for name, metric in side_metrics(experiment, side).items()}
     both = simple is not None and web is not None
     sentences = pair_sentences(results, experiment, simple, web) if both else single_sentences(results, sides)
     sentences += other_sentences(results, [side for side in sides if both and side not in (simple, web)])
     sentences += [f"On {side.corpus}, `{side.run}` is the best{side.standing}." for side in sides if side.standing]
     sentences += [same_model_sentence(experiment), *training.failure_sentences(experiment)]
-    figures |= pair_figures(experiment, simple, web) if both else {}
+    metrics |= pair_metrics(experiment, simple, web) if both else {}
     tables = [side_table(results, sides), *cross_tables(results)] if sides else []
     samples = shown_samples(results, [simple, web]) if both else {}
     sentences += sample_sentences(samples)
     tables += [*sample_tables(samples), training.runs_table(experiment)] if sides else []
-    return Finding("answered" if both else "partial", figures, sentences, tables, training.plots(experiment))
+    return Finding("answered" if both else "partial", metrics, sentences, tables, training.plots(experiment))
 
 
 def sides_of(results: Results, experiment: ExperimentRuns) -> list[Side]:
@@ -109,19 +109,19 @@ def side_of(results: Results, experiment: ExperimentRuns, corpus: str, name: str
     )
 
 
-def side_figures(experiment: ExperimentRuns, side: Side) -> dict[str, Figure]:
-    """Figures of one corpus; names start with the role in which it is compared, or with its own name."""
+def side_metrics(experiment: ExperimentRuns, side: Side) -> dict[str, Metric]:
+    """Metrics of one corpus; names start with the role in which it is compared, or with its own name."""
     source = training.table_path(experiment)
     label = side.place or side.corpus
     return {
-        f"{label}_corpus": Figure(side.corpus, "", source),
-        f"{label}_validation_loss": training.figure(experiment, side.run),
-        f"{label}_perplexity": training.figure(experiment, side.run, "perplexity", ""),
-        f"{label}_bits_per_byte": training.figure(experiment, side.run, "bits_per_byte", "bits per byte"),
-        f"{label}_vocab_size": Figure(side.vocab_size, "ids", source),
-        f"{label}_bytes_per_token": Figure(side.bytes_per_token, "bytes per token", source),
-        f"{label}_unigram_entropy": Figure(side.unigram_entropy, training.NATS, source),
-        f"{label}_removed_share": Figure(side.removed_share, "share of the unigram entropy", source),
+        f"{label}_corpus": Metric(side.corpus, "", source),
+        f"{label}_validation_loss": training.mean_metric(experiment, side.run),
+        f"{label}_perplexity": training.mean_metric(experiment, side.run, "perplexity", ""),
+        f"{label}_bits_per_byte": training.mean_metric(experiment, side.run, "bits_per_byte", "bits per byte"),
+        f"{label}_vocab_size": Metric(side.vocab_size, "ids", source),
+        f"{label}_bytes_per_token": Metric(side.bytes_per_token, "bytes per token", source),
+        f"{label}_unigram_entropy": Metric(side.unigram_entropy, training.NATS, source),
+        f"{label}_removed_share": Metric(side.removed_share, "share of the unigram entropy", source),
     }
 
 
@@ -150,7 +150,7 @@ def side_table(results: Results, sides: list[Side]) -> Table:
 
 
 def pair_sentences(results: Results, experiment: ExperimentRuns, simple: Side, web: Side) -> list[str]:
-    """The comparison, and its explanation by figures."""
+    """The comparison, and its explanation by metrics."""
     bits = [experiment.losses(side.run, "bits_per_byte") for side in (web, simple)]
     told = describe_difference(difference := paired_difference(*bits), UNITS["bits_per_byte"])
     names = corpus_in_words(results, web.corpus), corpus_in_words(results, simple.corpus)
@@ -204,18 +204,18 @@ def ratio_sentence(simple: Side, web: Side) -> str:
     )
 
 
-def pair_figures(experiment: ExperimentRuns, simple: Side, web: Side) -> dict[str, Figure]:
+def pair_metrics(experiment: ExperimentRuns, simple: Side, web: Side) -> dict[str, Metric]:
     """The gap between both corpora and its parts, and the ratios that lead from nats per token to bits per byte."""
     source = training.table_path(experiment)
     difference = paired_difference(*(experiment.losses(side.run, "bits_per_byte") for side in (web, simple)))
-    parts = {f"gap_{name}": Figure(value, training.NATS, source) for name, value in gap_parts(simple, web).items()}
+    parts = {f"gap_{name}": Metric(value, training.NATS, source) for name, value in gap_parts(simple, web).items()}
     return {
-        "gap": Figure(web.loss - simple.loss, training.NATS, source),
+        "gap": Metric(web.loss - simple.loss, training.NATS, source),
         **parts,
-        "gap_bits_per_byte": Figure(difference.mean, UNITS["bits_per_byte"], source, difference.bounds),
-        "loss_ratio": Figure(web.loss / simple.loss, "web / simple, nats per token", source),
-        "bytes_per_token_ratio": Figure(web.bytes_per_token / simple.bytes_per_token, "web / simple", source),
-        "bits_per_byte_ratio": Figure(web.bits_per_byte / simple.bits_per_byte, "web / simple", source),
+        "gap_bits_per_byte": Metric(difference.mean, UNITS["bits_per_byte"], source, difference.bounds),
+        "loss_ratio": Metric(web.loss / simple.loss, "web / simple, nats per token", source),
+        "bytes_per_token_ratio": Metric(web.bytes_per_token / simple.bytes_per_token, "web / simple", source),
+        "bits_per_byte_ratio": Metric(web.bits_per_byte / simple.bits_per_byte, "web / simple", source),
     }
 
 
@@ -234,7 +234,7 @@ def shown_samples(results: Results, sides: list[Side]) -> dict[str, generate.Sam
 
 
 def sample_sentences(samples: dict[str, generate.Samples]) -> list[str]:
-    """How the texts of both models compare with held-out text, by their figures."""
+    """How the texts of both models compare with held-out text, by their metrics."""
     told = []
     for corpus, one in samples.items():
         share, usual = generate.mean(one["samples"], "known_word_share"), one["reference"]["known_word_share"]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lmpipe.analysis.finding import Figure, Table
+from lmpipe.analysis.finding import Metric, Table
 from lmpipe.analysis.problems import training
 from lmpipe.analysis.results import Results, Run
 from lmpipe.analysis.schemas import BATCH_SIZES, MEASUREMENTS
@@ -52,9 +52,9 @@ def error_words(predicted: float, measured: float) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """What a problem's finding gains: figures, sentences and tables."""
+    """What a problem's finding gains: metrics, sentences and tables."""
 
-    figures: dict[str, Figure]
+    metrics: dict[str, Metric]
     sentences: list[str]
     tables: list[Table]
 
@@ -72,7 +72,7 @@ def flops_and_time(results: Results) -> Part:
     found = read(results)
     if found is None:
         return Part(
-            {"step_flops_error": training.known(None, PERCENT, SOURCE, MISSING)}, [missing_sentence(results)], []
+            {"step_flops_error": training.metric(None, PERCENT, SOURCE, MISSING)}, [missing_sentence(results)], []
         )
     speed = Speed.of(results, found)
     rows, kinds = [*counted_rows(found), *(speed.rows() if speed else [])], list(kinds_of(results, found))
@@ -84,7 +84,7 @@ def flops_and_time(results: Results) -> Part:
     )
     sentences = [counted_sentence(results, found), *(speed.sentences() if speed else []), *run_sentences(kinds)]
     tables = [table, *([runs_table(kinds)] if any(kind.seconds for kind in kinds) else [])]
-    return Part(counted_figures(results, found) | speed_figures(found, speed), sentences, tables)
+    return Part(counted_metrics(results, found) | speed_metrics(found, speed), sentences, tables)
 
 
 def missing_sentence(results: Results) -> str:
@@ -120,14 +120,14 @@ def parameter_errors(results: Results) -> list[float]:
     ]
 
 
-def counted_figures(results: Results, found: Measurements) -> dict[str, Figure]:
+def counted_metrics(results: Results, found: Measurements) -> dict[str, Metric]:
     """The errors of what can be counted exactly."""
     predicted, measured = found["predicted"], found["measured"]
     largest = max(parameter_errors(results), key=abs, default=None)
     return {
-        "step_flops_counted": Figure(measured["step_flops"], "FLOPs", SOURCE),
-        "step_flops_error": Figure(error(predicted["step_flops"], measured["step_flops"]), PERCENT, SOURCE),
-        "largest_parameters_error": training.known(largest, PERCENT, RUNS, "no run finished"),
+        "step_flops_counted": Metric(measured["step_flops"], "FLOPs", SOURCE),
+        "step_flops_error": Metric(error(predicted["step_flops"], measured["step_flops"]), PERCENT, SOURCE),
+        "largest_parameters_error": training.metric(largest, PERCENT, RUNS, "no run finished"),
     }
 
 
@@ -224,18 +224,18 @@ class Speed:
         ]
 
 
-def speed_figures(found: Measurements, speed: Speed | None) -> dict[str, Figure]:
-    """Figures of time and speed; undefined where nothing was timed."""
+def speed_metrics(found: Measurements, speed: Speed | None) -> dict[str, Metric]:
+    """Metrics of time and speed; undefined where nothing was timed."""
     reason = "" if speed else "no step or run of this model was timed"
     source = speed.source if speed else TIMED
     seconds_error = error(speed.predicted_seconds, speed.seconds) if speed else None
     ceiling = found["measured"]["matmul_flops_per_second"]
     return {
-        "matmul_ceiling": Figure(ceiling, "FLOP/s", SOURCE),
-        "tokens_per_second": training.known(speed and speed.tokens_per_second, "tokens per second", source, reason),
-        "utilization": training.known(speed and speed.utilization, "share of the ceiling", source, reason),
-        "step_seconds": training.known(speed and speed.seconds, "s", source, reason),
-        "step_seconds_error": training.known(seconds_error, PERCENT, source, reason),
+        "matmul_ceiling": Metric(ceiling, "FLOP/s", SOURCE),
+        "tokens_per_second": training.metric(speed and speed.tokens_per_second, "tokens per second", source, reason),
+        "utilization": training.metric(speed and speed.utilization, "share of the ceiling", source, reason),
+        "step_seconds": training.metric(speed and speed.seconds, "s", source, reason),
+        "step_seconds_error": training.metric(seconds_error, PERCENT, source, reason),
     }
 
 

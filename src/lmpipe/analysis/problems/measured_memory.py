@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lmpipe.analysis.finding import Figure, Table
+from lmpipe.analysis.finding import Metric, Table
 from lmpipe.analysis.problems import training
 from lmpipe.analysis.problems.measured import (
     MISSING,
@@ -38,12 +38,12 @@ def memory(results: Results) -> Part:
     """Memory by part, predicted and measured; where the handout's list differs from what is kept; peaks of runs."""
     found = read(results)
     if found is None:
-        unknown = training.known(None, PERCENT, SOURCE, MISSING)
+        unknown = training.metric(None, PERCENT, SOURCE, MISSING)
         return Part({"kept_activations_error": unknown}, [missing_sentence(results)], [])
     kinds = list(kinds_of(results, found))
     sentences = [activations_sentence(found), *gap_sentences(found), *peak_sentences(found, kinds)]
     tables = [parts_table(found), gaps_table(found), *([peaks_table(kinds)] if kinds else [])]
-    return Part(memory_figures(found, kinds), sentences, tables)
+    return Part(memory_metrics(found, kinds), sentences, tables)
 
 
 def parts_table(found: Measurements) -> Table:
@@ -153,17 +153,17 @@ def peak_sentences(found: Measurements, kinds: list[Kind]) -> list[str]:
     ]
 
 
-def memory_figures(found: Measurements, kinds: list[Kind]) -> dict[str, Figure]:
-    """Figures of the activations and of the peaks."""
+def memory_metrics(found: Measurements, kinds: list[Kind]) -> dict[str, Metric]:
+    """Metrics of the activations and of the peaks."""
     predicted, real = found["predicted"]["activations"], found["measured"]["saved_bytes"]
     handout, ours = (predicted[key] for key in SIZES)
     largest = max((error(kind.predicted_peak, kind.peak) for kind in kinds), key=abs, default=None)
     no_run = "no run on the device that was measured"
     return {
-        "saved_activation_bytes": Figure(real, "bytes", SOURCE),
-        "kept_activation_bytes": Figure(ours, "bytes", SOURCE),
-        "kept_activations_error": Figure(error(ours, real), PERCENT, SOURCE),
-        "handout_activation_bytes": Figure(handout, "bytes", SOURCE),
-        "handout_activations_error": Figure(error(handout, real), PERCENT, SOURCE),
-        "largest_peak_memory_error": training.known(largest, PERCENT, RUNS, no_run),
+        "saved_activation_bytes": Metric(real, "bytes", SOURCE),
+        "kept_activation_bytes": Metric(ours, "bytes", SOURCE),
+        "kept_activations_error": Metric(error(ours, real), PERCENT, SOURCE),
+        "handout_activation_bytes": Metric(handout, "bytes", SOURCE),
+        "handout_activations_error": Metric(error(handout, real), PERCENT, SOURCE),
+        "largest_peak_memory_error": training.metric(largest, PERCENT, RUNS, no_run),
     }

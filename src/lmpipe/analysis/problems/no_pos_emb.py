@@ -1,7 +1,7 @@
 """Problem no_pos_emb: rotary position embeddings against none."""
 
 from lmpipe.analysis.finding import Finding
-from lmpipe.analysis.problems.ablation import Question, find_ablation
+from lmpipe.analysis.problems.ablation import Question, analyze_ablation
 from lmpipe.analysis.results import Results
 
 ID = "no_pos_emb"
@@ -17,6 +17,6 @@ LINES = (
 ABLATION = Question("position_embedding", ("rope",), "none", "Without position embeddings (NoPE in place of RoPE)")
 
 
-def find(results: Results) -> Finding:
+def analyze(results: Results) -> Finding:
     """The paired difference between NoPE and RoPE."""
-    return find_ablation(results, ID, LINES, ABLATION)
+    return analyze_ablation(results, ID, LINES, ABLATION)

@@ -1,8 +1,8 @@
 """Problem pre_norm_ablation: normalizing before each block against after it."""
 
 from lmpipe.analysis.finding import Finding
-from lmpipe.analysis.problems.ablation import Question, find_ablation
-from lmpipe.analysis.problems.tuned_ablation import find_tuned, is_tuned
+from lmpipe.analysis.problems.ablation import Question, analyze_ablation
+from lmpipe.analysis.problems.tuned_ablation import analyze_tuned_ablation, is_tuned
 from lmpipe.analysis.results import Results
 
 ID = "pre_norm_ablation"
@@ -18,9 +18,9 @@ LINES = (
 ABLATION = Question("norm", ("pre",), "post", "With post-norm in place of pre-norm")
 
 
-def find(results: Results) -> Finding:
+def analyze(results: Results) -> Finding:
     """The paired difference between post-norm and pre-norm, at a rate of post-norm's own, too, where one was tried."""
     experiment = results.experiment(ID)
     if experiment is not None and is_tuned(experiment, ABLATION):
-        return find_tuned(results, ID, LINES, ABLATION, "with post-norm")
-    return find_ablation(results, ID, LINES, ABLATION)
+        return analyze_tuned_ablation(results, ID, LINES, ABLATION, "with post-norm")
+    return analyze_ablation(results, ID, LINES, ABLATION)

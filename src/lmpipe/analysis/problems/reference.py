@@ -1,4 +1,4 @@
-"""The write-up's own figures beside a study's, with the difference in setting that keeps them from being equal."""
+"""The write-up's own metrics beside a study's, with the difference in setting that keeps them from being equal."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lmpipe.analysis.finding import Finding
+from lmpipe.analysis.finding import Finding, Reference, ReferenceRow
 from lmpipe.analysis.results import PLACES, Results
 from lmpipe.io.formatting import format_bytes, format_int, join_words
 
@@ -15,29 +15,29 @@ OPEN = "The write-up leaves this problem open, so there is no figure of its auth
 
 @cache
 def write_up() -> dict[str, Any]:
-    """The figures of the write-up, and what identifies its texts."""
+    """The metrics of the write-up, and what identifies its texts."""
     return json.loads((Path(__file__).parent / "writeup.json").read_text(encoding="utf-8"))
 
 
-def beside_write_up(problem: str, finding: Finding, results: Results) -> dict[str, Any]:
-    """Rows that pair a figure of the write-up with ours, or a note where the write-up leaves the problem open."""
+def compare_with_write_up(problem: str, finding: Finding, results: Results) -> Reference:
+    """Rows that pair a metric of the write-up with ours, or a note where the write-up leaves the problem open."""
     rows = [
-        {
-            "label": entry["label"],
-            "write_up": entry["value"],
-            "ours": figure.value if (figure := finding.figures.get(entry["figure"])) else None,
-            "reason": figure.reason if figure else "not measured in this study",
-            "unit": entry["unit"],
-            "setting": entry["setting"],
-            "difference_in_setting": difference_in_setting(entry, problem, results),
-        }
+        ReferenceRow(
+            label=entry["label"],
+            reference=entry["value"],
+            value=metric.value if (metric := finding.metrics.get(entry["metric"])) else None,
+            missing_reason=metric.missing_reason if metric else "not measured in this study",
+            unit=entry["unit"],
+            setting=entry["setting"],
+            caveat=difference_in_setting(entry, problem, results),
+        )
         for entry in write_up()["problems"].get(problem, [])
     ]
-    return {"rows": rows, "note": OPEN if problem in write_up()["left_open"] else ""}
+    return Reference(rows, OPEN if problem in write_up()["left_open"] else "")
 
 
 def difference_in_setting(entry: dict[str, Any], problem: str, results: Results) -> str:
-    """Where the write-up and this study differ in what a figure depends on, in words."""
+    """Where the write-up and this study differ in what a metric depends on, in words."""
     if entry["compare"] == "shape":
         return "none, computed from the same shape"
     if entry["compare"] == "draw":
@@ -48,7 +48,7 @@ def difference_in_setting(entry: dict[str, Any], problem: str, results: Results)
 
 
 def difference_of_tokenizers(roles: Sequence[str], results: Results) -> str:
-    """What a tokenizer's figures depend on: text, its size, the vocabulary and the machine.
+    """What a tokenizer's metrics depend on: text, its size, the vocabulary and the machine.
 
     The tokenizer is that of the first role which has a corpus.
     """
@@ -59,7 +59,7 @@ def difference_of_tokenizers(roles: Sequence[str], results: Results) -> str:
 
 
 def difference_of_runs(entry: dict[str, Any], problem: str, results: Results) -> str:
-    """What a training figure depends on: text, vocabulary, model, tokens and batch size."""
+    """What a training metric depends on: text, vocabulary, model, tokens and batch size."""
     experiment = results.experiment(problem)
     if experiment is None or not experiment.runs:
         return f"this study has no experiment {problem}"

@@ -1,14 +1,13 @@
-"""The problems of the write-up, one module each: its question, its figures from the results, its sentences, its plots.
+"""Registry of the problems of the write-up, in the order of the report.
 
-A problem's module has `ID`, `TITLE`, `QUESTION` and `find(results) -> Finding`. Everything a reader sees of a problem
-comes from its Finding; the report only lays it out.
+A problem's module has `ID`, `TITLE`, `QUESTION` and `analyze(results) -> Finding`.
 """
 
-from dataclasses import asdict
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from lmpipe.analysis.finding import Finding
+from lmpipe.analysis.finding import Finding, Findings
 from lmpipe.analysis.results import Results
 
 # In the order of the report. Each is a module of this package; only adamwAccounting's file follows Python's naming.
@@ -38,27 +37,26 @@ def module_of(problem: str) -> Any:
     return import_module(f"lmpipe.analysis.problems.{'adamw_accounting' if problem == 'adamwAccounting' else problem}")
 
 
-def find_all(results: Results) -> dict[str, dict[str, Any]]:
-    """The findings of every problem, and of every other experiment of the study, ready for findings.json."""
+def analyze_all(results: Results) -> Findings:
+    """Analyze every problem, and every other experiment of the study."""
     from lmpipe.analysis.problems import general_experiment
 
-    (results.folder / "figures").mkdir(exist_ok=True)
     findings = {}
     for problem in PROBLEMS:
         module = module_of(problem)
-        findings[problem] = entry(problem, module.TITLE, module.QUESTION, module.find(results), results)
+        findings[problem] = entry(problem, module.TITLE, module.QUESTION, module.analyze(results), results)
     for name in results.plan:
         if name not in PROBLEMS:
             title, question = general_experiment.heading(results, name)
-            findings[name] = entry(name, title, question, general_experiment.find(results, name), results)
-    return findings
+            findings[name] = entry(name, title, question, general_experiment.analyze(results, name), results)
+    return Findings(study=results.study["study"], problems=findings)
 
 
-def entry(problem: str, title: str, question: str, finding: Finding, results: Results) -> dict[str, Any]:
-    """One entry of findings.json, with the study's own target and the write-up's figures for the same problem."""
-    from lmpipe.analysis.problems.reference import beside_write_up
+def entry(problem: str, title: str, question: str, finding: Finding, results: Results) -> Finding:
+    """Finding of a problem as findings.json holds it: with the study's target loss and the write-up's numbers."""
+    from lmpipe.analysis.problems.reference import compare_with_write_up
     from lmpipe.analysis.problems.target import add_target
 
-    add_target(finding, results, problem)
-    reference = beside_write_up(problem, finding, results)
-    return {"title": title, "question": question, **asdict(finding), "reference": reference}
+    finding = add_target(finding, results, problem)
+    reference = compare_with_write_up(problem, finding, results)
+    return replace(finding, title=title, question=question, reference=reference)

@@ -1,8 +1,8 @@
 """Problem swiglu_ablation: the gated feed-forward against a plain one of equal size."""
 
-from lmpipe.analysis.finding import Figure, Finding
+from lmpipe.analysis.finding import Finding, Metric
 from lmpipe.analysis.problems import training
-from lmpipe.analysis.problems.ablation import Comparison, Question, find_ablation
+from lmpipe.analysis.problems.ablation import Comparison, Question, analyze_ablation
 from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.io.formatting import format_int, format_percent
 
@@ -19,32 +19,32 @@ LINES = (
 ABLATION = Question("feed_forward", ("swiglu",), "silu", "With a plain SiLU in place of SwiGLU", companions=("d_ff",))
 
 
-def find(results: Results) -> Finding:
+def analyze(results: Results) -> Finding:
     """The paired difference between SiLU and SwiGLU, with both parameter counts."""
-    return find_ablation(results, ID, LINES, ABLATION, more=parameter_counts)
+    return analyze_ablation(results, ID, LINES, ABLATION, more=parameter_counts)
 
 
-def parameter_counts(experiment: ExperimentRuns, comparison: Comparison) -> tuple[dict[str, Figure], list[str]]:
+def parameter_counts(experiment: ExperimentRuns, comparison: Comparison) -> tuple[dict[str, Metric], list[str]]:
     """Both models' sizes, and whether the comparison is one of equals."""
     ours, base = (
         experiment.seeds_of(name)[0].summary["parameters"] for name in (comparison.variant, comparison.baseline)
     )
     source = training.table_path(experiment)
-    figures = {
-        "baseline_parameters": Figure(base, "parameters", source),
-        "parameters": Figure(ours, "parameters", source),
-        "parameter_difference": Figure(ours / base - 1, "share of the baseline's", source),
+    metrics = {
+        "baseline_parameters": Metric(base, "parameters", source),
+        "parameters": Metric(ours, "parameters", source),
+        "parameter_difference": Metric(ours / base - 1, "share of the baseline's", source),
     }
     widths = f"d_ff {experiment.setting(comparison.variant, 'd_ff')} without the gate and " \
              f"{experiment.setting(comparison.baseline, 'd_ff')} with it"  # fmt: skip
     if ours == base:
         equal = (
-            f"Both models have exactly {format_int(ours)} parameters ({widths}), so the "
-            "comparison is one of equal size."
+            f"Both models have exactly {format_int(ours)} parameters ({widths}), "
+            "so the comparison is one of equal size."
         )
-        return figures, [equal]
+        return metrics, [equal]
     more = "more" if ours > base else "fewer"
-    return figures, [
+    return metrics, [
         f"The model without the gate has {format_int(ours)} parameters, "
         f"{format_percent(abs(ours / base - 1))} {more} than the "
         f"{format_int(base)} of the baseline ({widths})."

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from lmpipe.analysis.finding import Figure, Finding, Table
+from lmpipe.analysis.finding import Finding, Metric, Table
 from lmpipe.analysis.problems import training
 from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.io.formatting import format_loss, format_number
@@ -12,27 +12,32 @@ SOURCE = "the study's experiments.{name}.target_loss"
 NO_RUN = "no run finished with every seed"
 
 
-def add_target(finding: Finding, results: Results, name: str) -> None:
-    """Tell in a finding, after its short answer, whether the experiment reached its target, where it has one."""
+def add_target(finding: Finding, results: Results, name: str) -> Finding:
+    """Return the finding with the experiment's target loss and its best run next to it, if it has a target."""
     experiment = results.experiment(name)
     target = results.study["experiments"].get(name, {}).get("target_loss")
     if experiment is None or target is None:
-        return
-    finding.figures |= target_figures(experiment, float(target))
-    finding.sentences.insert(1, target_sentence(experiment, float(target)))
-    finding.tables.insert(0, target_table(experiment, float(target)))
+        return finding
+    target = float(target)
+    answer, *more = finding.sentences
+    return replace(
+        finding,
+        metrics=finding.metrics | target_metrics(experiment, target),
+        sentences=[answer, target_sentence(experiment, target), *more],
+        tables=[target_table(experiment, target), *finding.tables],
+    )
 
 
-def target_figures(experiment: ExperimentRuns, target: float) -> dict[str, Figure]:
+def target_metrics(experiment: ExperimentRuns, target: float) -> dict[str, Metric]:
     """The target, how far the best run ends above it (below it where negative), and whether that reaches it."""
     best = experiment.best()
-    reached = training.figure(experiment, best, reason=NO_RUN)
+    reached = training.mean_metric(experiment, best, missing_reason=NO_RUN)
     bounds = reached.interval and tuple(bound - target for bound in reached.interval)
     above = None if best is None else reached.value - target
     return {
-        "target_loss": Figure(target, training.NATS, SOURCE.format(name=experiment.name)),
+        "target_loss": Metric(target, training.NATS, SOURCE.format(name=experiment.name)),
         "loss_above_target": replace(reached, value=above, interval=bounds),
-        "target_reached": training.known(None if best is None else above <= 0, "", reached.source, NO_RUN),
+        "target_reached": training.metric(None if best is None else above <= 0, "", reached.source, NO_RUN),
     }
 
 

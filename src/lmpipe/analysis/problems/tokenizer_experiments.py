@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lmpipe.analysis.finding import Figure, Finding, Plot, Table, absent
+from lmpipe.analysis.finding import BarPlot, Finding, Metric, Plot, Table, missing
 from lmpipe.analysis.problems.reference import PLACES, corpus_in_words
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.schemas import COMPARISON
@@ -24,22 +24,22 @@ QUESTION = (
 )
 SOURCE = "tokenizer_experiments.json"
 PLOT = "figures/tokenizer_experiments.svg"
-# Whose tokenizer's speed is taken for The Pile, as writeup.json has it for the write-up's figures beside it.
+# Whose tokenizer's speed is taken for The Pile, as writeup.json has it for the write-up's metrics beside it.
 THE_PILE_ROLES = ("web", "simple")
 
 Row = dict[str, Any]
 
 
-def find(results: Results) -> Finding:
+def analyze(results: Results) -> Finding:
     """The compression ratios, and what the measurements say about time and storage."""
     compared = results.json(SOURCE, COMPARISON)
     if compared is None:
-        return absent(f"The tokenizers have not been compared; run {format_command(results.folder / SOURCE)}.")
+        return missing(f"The tokenizers have not been compared; run {format_command(results.folder / SOURCE)}.")
     ratios = ratios_by_role(results, compared)
     complete = all(row is not None for row in ratios.values())
     return Finding(
         "answered" if complete else "partial",
-        figures=ratio_figures(ratios) | speed_figures(results, compared) | id_figures(compared),
+        metrics=ratio_metrics(ratios) | speed_metrics(results, compared) | id_metrics(compared),
         sentences=[
             short_answer(results, compared, ratios),
             *foreign_sentences(compared, ratios),
@@ -49,7 +49,7 @@ def find(results: Results) -> Finding:
             round_trip_sentence(compared),
         ],
         tables=[cross_table(compared), compression_table(compared), throughput_table(compared), ids_table(compared)],
-        plots=[draw(results, compared)],
+        plots=[compression_plot(compared)],
     )
 
 
@@ -60,15 +60,15 @@ def ratios_by_role(results: Results, compared: dict[str, Any]) -> dict[tuple[str
     return {(text, tokens): rows.get((names[text], names[tokens])) for text in PLACES for tokens in PLACES}
 
 
-def ratio_figures(ratios: dict[tuple[str, str], Row | None]) -> dict[str, Figure]:
+def ratio_metrics(ratios: dict[tuple[str, str], Row | None]) -> dict[str, Metric]:
     """Bytes per token on the sampled documents and on the whole validation split."""
-    figures = {}
+    metrics = {}
     for (text, tokens), row in ratios.items():
         name = f"bytes_per_token_{text}_{'own' if text == tokens else f'by_{tokens}'}"
         for suffix, key in (("", "sample_bytes_per_token"), ("_whole_split", "valid_bytes_per_token")):
             reason = "" if row else "this study lacks a corpus in one of the two places"
-            figures[name + suffix] = Figure(row and row[key], "bytes per token", SOURCE, reason=reason)
-    return figures
+            metrics[name + suffix] = Metric(row and row[key], "bytes per token", SOURCE, missing_reason=reason)
+    return metrics
 
 
 def fastest(compared: dict[str, Any]) -> str:
@@ -87,21 +87,21 @@ def timed_for_the_pile(results: Results, compared: dict[str, Any]) -> str:
     return next(filter(None, own), None) or fastest(compared)
 
 
-def speed_figures(results: Results, compared: dict[str, Any]) -> dict[str, Figure]:
+def speed_metrics(results: Results, compared: dict[str, Any]) -> dict[str, Metric]:
     """Throughput of the tokenizer that stands for web text, and the time that The Pile would take it."""
     timed = compared["tokenizers"][timed_for_the_pile(results, compared)]
     return {
-        "throughput_bytes_per_second": Figure(timed["throughput"]["bytes_per_second"], "bytes per second", SOURCE),
-        "pile_hours": Figure(timed["pile_seconds"] / 3600, "h", SOURCE),
+        "throughput_bytes_per_second": Metric(timed["throughput"]["bytes_per_second"], "bytes per second", SOURCE),
+        "pile_hours": Metric(timed["pile_seconds"] / 3600, "h", SOURCE),
     }
 
 
-def id_figures(compared: dict[str, Any]) -> dict[str, Figure]:
+def id_metrics(compared: dict[str, Any]) -> dict[str, Metric]:
     """The largest id seen in any text, and whether 16 bits hold all."""
     checks = [one["uint16"] for one in compared["tokenizers"].values()]
     return {
-        "largest_id": Figure(max(check["largest_id"] for check in checks), "", SOURCE),
-        "uint16_suffices": Figure(all(check["suffices"] for check in checks), "", SOURCE),
+        "largest_id": Metric(max(check["largest_id"] for check in checks), "", SOURCE),
+        "uint16_suffices": Metric(all(check["suffices"] for check in checks), "", SOURCE),
     }
 
 
@@ -255,23 +255,16 @@ def ids_table(compared: dict[str, Any]) -> Table:
     return Table("Why 16 bits suffice for token ids", columns, rows)
 
 
-def draw(results: Results, compared: dict[str, Any]) -> Plot:
-    """Draw bytes per token on the sampled documents: a group of bars for each corpus, a bar for each tokenizer."""
-    from lmpipe.report.plots.common import bar_plot
-
+def compression_plot(compared: dict[str, Any]) -> Plot:
+    """Bytes per token on the sampled documents: a group of bars for each corpus, a bar for each tokenizer."""
     corpora, tokenizers = list(compared["corpora"]), list(compared["tokenizers"])
     found = {(row["tokenizer"], row["corpus"]): row["sample_bytes_per_token"] for row in compared["compression"]}
     groups = {f"tokenizer {name}": [found.get((name, corpus)) for corpus in corpora] for name in tokenizers}
-    bar_plot(
-        results.folder / PLOT,
-        [f"text of {corpus}" for corpus in corpora],
-        groups,
-        "bytes per token",
-        title="Compression by tokenizer and text",
-    )
+    labels = [f"text of {corpus}" for corpus in corpora]
     best = join_words([f"{max((found[name, text], name) for name in tokenizers)[1]} on {text}" for text in corpora])
     return Plot(
         PLOT,
         "Bytes per token in the sampled documents of each corpus, with each tokenizer (more is better compressed).",
         f"Bars of bytes per token; the best tokenizer is {best}.",
+        BarPlot("Compression by tokenizer and text", "bytes per token", labels, groups),
     )

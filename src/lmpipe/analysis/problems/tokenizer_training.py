@@ -3,7 +3,7 @@
 from typing import Any
 
 from lmpipe.analysis import schemas
-from lmpipe.analysis.finding import Figure, Finding, Table, absent
+from lmpipe.analysis.finding import Finding, Metric, Table, missing
 from lmpipe.analysis.problems.reference import PLACES, corpus_in_words
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import (
@@ -35,20 +35,20 @@ ODD_KINDS = {
 SHOWN_CHARACTERS = 24
 
 
-def find_training(results: Results, role: str) -> Finding:
+def analyze_training(results: Results, role: str) -> Finding:
     """The finding on the own tokenizer of the corpus in a role (`simple` or `web`)."""
     corpus = results.corpus_in_role(role)
     if corpus is None:
         place = PLACES[role]
-        return absent(f"No corpus of this study stands for {place}; give one of them `stands_for: {place}`.")
+        return missing(f"No corpus of this study stands for {place}; give one of them `stands_for: {place}`.")
     source = f"tokenizers/{corpus}/training.json"
     training = results.json(source, schemas.TOKENIZER_TRAINING)
     if training is None:
-        return absent(f"The tokenizer of {corpus} has not been trained; run {format_command('tokenizers')}.")
+        return missing(f"The tokenizer of {corpus} has not been trained; run {format_command('tokenizers')}.")
     described = describe(results, corpus)
     return Finding(
         "answered" if described else "partial",
-        figures=cost_figures(training, source) | extrapolation(training, source, role) | longest_figures(described),
+        metrics=cost_metrics(training, source) | extrapolation(training, source, role) | longest_metrics(described),
         sentences=[
             short_answer(results, corpus, training, described),
             *vocabulary_sentences(results, corpus, training),
@@ -70,32 +70,32 @@ def comparison(results: Results) -> dict[str, Any] | None:
     return results.json(COMPARISON, schemas.COMPARISON)
 
 
-def cost_figures(training: dict[str, Any], source: str) -> dict[str, Figure]:
+def cost_metrics(training: dict[str, Any], source: str) -> dict[str, Metric]:
     """Time, memory and size of the training."""
     stages = {
-        f"{stage}_wall_seconds": Figure(cost["wall_seconds"], "s", source) for stage, cost in training["stages"].items()
+        f"{stage}_wall_seconds": Metric(cost["wall_seconds"], "s", source) for stage, cost in training["stages"].items()
     }
     return {
-        "wall_seconds": Figure(training["wall_seconds"], "s", source),
-        "peak_memory_bytes": Figure(training["peak_memory_bytes"], "bytes", source),
-        "vocab_size": Figure(training["vocab_size"], "ids", source),
-        "merges": Figure(training["merges"], "merges", source),
-        "text_bytes": Figure(training["bytes"], "bytes", source),
-        "pretokens": Figure(training["pretokens"], "pre-tokens", source),
-        "unique_pretokens": Figure(training["unique_pretokens"], "pre-tokens", source),
+        "wall_seconds": Metric(training["wall_seconds"], "s", source),
+        "peak_memory_bytes": Metric(training["peak_memory_bytes"], "bytes", source),
+        "vocab_size": Metric(training["vocab_size"], "ids", source),
+        "merges": Metric(training["merges"], "merges", source),
+        "text_bytes": Metric(training["bytes"], "bytes", source),
+        "pretokens": Metric(training["pretokens"], "pre-tokens", source),
+        "unique_pretokens": Metric(training["unique_pretokens"], "pre-tokens", source),
         **stages,
     }
 
 
-def longest_figures(described: dict[str, Any]) -> dict[str, Figure]:
+def longest_metrics(described: dict[str, Any]) -> dict[str, Metric]:
     """The longest token and its length; undefined where no pair was merged or the comparison is missing."""
     tokens = described.get("longest_tokens")
     reason = "" if tokens else "no tokens were merged" if described else "the tokenizers were not compared"
     longest = tokens[0] if tokens else {"text": None, "bytes": None, "occurrences": None}
     return {
-        "longest_token": Figure(longest["text"], "", COMPARISON, reason=reason),
-        "longest_token_bytes": Figure(longest["bytes"], "bytes", COMPARISON, reason=reason),
-        "longest_token_occurrences": Figure(longest["occurrences"], "occurrences", COMPARISON, reason=reason),
+        "longest_token": Metric(longest["text"], "", COMPARISON, missing_reason=reason),
+        "longest_token_bytes": Metric(longest["bytes"], "bytes", COMPARISON, missing_reason=reason),
+        "longest_token_occurrences": Metric(longest["occurrences"], "occurrences", COMPARISON, missing_reason=reason),
     }
 
 
@@ -159,14 +159,14 @@ def stages_sentence(training: dict[str, Any]) -> str:
     )
 
 
-def extrapolation(training: dict[str, Any], source: str, role: str) -> dict[str, Figure]:
+def extrapolation(training: dict[str, Any], source: str, role: str) -> dict[str, Metric]:
     """How long the write-up's own text would take here: counting goes with its bytes, merging with its unique words."""
     text_bytes, unique = FULL_TEXTS[role]
     if not training["bytes"] or not training["unique_pretokens"]:
-        return {"full_text_seconds": Figure(None, "s", source, reason="there was no text")}
+        return {"full_text_seconds": Metric(None, "s", source, missing_reason="there was no text")}
     counting = training["stages"]["count"]["wall_seconds"] * text_bytes / training["bytes"]
     merging = training["stages"]["merge"]["wall_seconds"] * unique / training["unique_pretokens"]
-    return {"full_text_seconds": Figure(counting + merging, "s", source)}
+    return {"full_text_seconds": Metric(counting + merging, "s", source)}
 
 
 def extrapolation_sentences(training: dict[str, Any], source: str, role: str) -> list[str]:
@@ -202,7 +202,7 @@ def longest_tables(corpus: str, described: dict[str, Any]) -> list[Table]:
         return []
     rows = [[token[key] for key in ("text", "bytes", "id", "kind", "occurrences", "excerpt")] for token in tokens]
     caption = f"The longest tokens of {corpus}; occurrences of their bytes in the training text, and around the first"
-    return [Table(caption, ["token", "bytes", "id", "kind", "occurrences", "excerpt"], rows, code=("token",))]
+    return [Table(caption, ["token", "bytes", "id", "kind", "occurrences", "excerpt"], rows, code_columns=["token"])]
 
 
 def sense_sentences(described: dict[str, Any]) -> list[str]:
@@ -272,19 +272,19 @@ def overlap_of(results: Results, first: str | None, second: str | None) -> dict[
     return None
 
 
-def comparison_figures(results: Results) -> dict[str, Figure]:
-    """Figures of how the two vocabularies differ."""
+def comparison_metrics(results: Results) -> dict[str, Metric]:
+    """Metrics of how the two vocabularies differ."""
     simple, web = results.corpus_in_role("simple"), results.corpus_in_role("web")
     overlap = overlap_of(results, simple, web)
     if overlap is None:
         return {}
     own, other = describe(results, web), describe(results, simple)
     return {
-        "shared_tokens": Figure(overlap["shared"], "tokens", COMPARISON),
-        "share_of_simple_shared": Figure(overlap["shared"] / other["merges"], "share", COMPARISON),
-        "share_of_web_shared": Figure(overlap["shared"] / own["merges"], "share", COMPARISON),
-        "mean_token_bytes_simple": Figure(other["mean_length"], "bytes", COMPARISON),
-        "mean_token_bytes_web": Figure(own["mean_length"], "bytes", COMPARISON),
+        "shared_tokens": Metric(overlap["shared"], "tokens", COMPARISON),
+        "share_of_simple_shared": Metric(overlap["shared"] / other["merges"], "share", COMPARISON),
+        "share_of_web_shared": Metric(overlap["shared"] / own["merges"], "share", COMPARISON),
+        "mean_token_bytes_simple": Metric(other["mean_length"], "bytes", COMPARISON),
+        "mean_token_bytes_web": Metric(own["mean_length"], "bytes", COMPARISON),
     }
 
 

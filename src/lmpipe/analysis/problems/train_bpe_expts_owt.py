@@ -1,11 +1,13 @@
 """Problem train_bpe_expts_owt: a tokenizer of web text, its longest token, and how it differs from the stories' one."""
 
+from dataclasses import replace
+
 from lmpipe.analysis.finding import Finding
 from lmpipe.analysis.problems.tokenizer_training import (
-    comparison_figures,
+    analyze_training,
+    comparison_metrics,
     comparison_sentences,
     comparison_tables,
-    find_training,
 )
 from lmpipe.analysis.results import Results
 
@@ -17,11 +19,14 @@ QUESTION = (
 )
 
 
-def find(results: Results) -> Finding:
+def analyze(results: Results) -> Finding:
     """Cost, stages and longest tokens of the web corpus's tokenizer, and its vocabulary beside the simple one's."""
-    finding = find_training(results, "web")
-    if finding.status != "absent":
-        finding.figures |= comparison_figures(results)
-        finding.sentences += comparison_sentences(results)
-        finding.tables += comparison_tables(results)
-    return finding
+    finding = analyze_training(results, "web")
+    if finding.status == "missing":
+        return finding
+    return replace(
+        finding,
+        metrics=finding.metrics | comparison_metrics(results),
+        sentences=[*finding.sentences, *comparison_sentences(results)],
+        tables=[*finding.tables, *comparison_tables(results)],
+    )

@@ -1,7 +1,7 @@
 """Problem train_bpe_tinystories: what training a tokenizer on the simple corpus costs, and its longest token."""
 
 from lmpipe.analysis.finding import Finding
-from lmpipe.analysis.problems.tokenizer_training import find_training
+from lmpipe.analysis.problems.tokenizer_training import analyze_training
 from lmpipe.analysis.results import Results
 
 ID = "train_bpe_tinystories"
@@ -12,6 +12,6 @@ QUESTION = (
 )
 
 
-def find(results: Results) -> Finding:
+def analyze(results: Results) -> Finding:
     """Cost, stages and longest tokens of the simple corpus's tokenizer."""
-    return find_training(results, "simple")
+    return analyze_training(results, "simple")

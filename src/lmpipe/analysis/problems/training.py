@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from lmpipe.analysis.finding import Figure, Finding, Plot, Table, absent
+from lmpipe.analysis.finding import Finding, Metric, Plot, Table, missing
 from lmpipe.analysis.problems.reference import corpus_in_words
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results, Run
 from lmpipe.analysis.statistics import describe_difference, mean_interval, paired_difference
@@ -17,14 +17,14 @@ UNTESTED = "with one seed each, the ranking is untested"
 PER_BYTE = "The runs predict different tokens, so they are compared in bits per byte instead of nats per token."
 
 
-def missing(results: Results, problem: str, lines: str) -> Finding:
+def missing_experiment(results: Results, problem: str, lines: str) -> Finding:
     """The finding of a problem whose experiment this study lacks.
 
     `{corpus}` in `lines` becomes the study's simple corpus, `{web}` the one in the place of web text.
     """
     corpus = results.corpus_in_role("simple") or next(iter(results.study["corpora"]))
     added = lines.replace("{corpus}", corpus).replace("{web}", results.corpus_in_role("web") or "A_WEB_CORPUS")
-    return absent(f"This study has no experiment {problem}; add to its file, under experiments: `{added}`")
+    return missing(f"This study has no experiment {problem}; add to its file, under experiments: `{added}`")
 
 
 def across_corpora(experiment: ExperimentRuns) -> Finding:
@@ -55,21 +55,25 @@ def mean(experiment: ExperimentRuns, name: str, measure: str = "validation_loss"
     return fmean(measured) if measured else None
 
 
-def figure(
-    experiment: ExperimentRuns, name: str | None, measure: str = "validation_loss", unit: str = NATS, reason: str = ""
-) -> Figure:
-    """A mean over the finished seeds of one run as a figure, with its 95 % interval where there are several."""
+def mean_metric(
+    experiment: ExperimentRuns,
+    name: str | None,
+    measure: str = "validation_loss",
+    unit: str = NATS,
+    missing_reason: str = "",
+) -> Metric:
+    """Mean over the finished seeds of one run, with its 95 % interval if there are several."""
     source = table_path(experiment)
     measured = values(experiment, name, measure) if name else []
     if not measured:
-        return Figure(None, unit, source, reason=reason or "no run finished")
+        return Metric(None, unit, source, missing_reason=missing_reason or "no run finished")
     interval = mean_interval(measured)
-    return Figure(interval.mean, unit, source, interval.bounds)
+    return Metric(interval.mean, unit, source, interval.bounds)
 
 
-def known(value: Any, unit: str, source: str, reason: str) -> Figure:
-    """A figure that gives its reason only where it is undefined."""
-    return Figure(value, unit, source, reason=reason if value is None else "")
+def metric(value: Any, unit: str, source: str, missing_reason: str) -> Metric:
+    """Metric whose `missing_reason` counts only if the value is None."""
+    return Metric(value, unit, source, missing_reason=missing_reason if value is None else "")
 
 
 def plots(experiment: ExperimentRuns) -> list[Plot]:
@@ -223,7 +227,7 @@ def is_wide(experiment: ExperimentRuns, name: str) -> bool:
 
 
 def rival_words(experiment: ExperimentRuns, best: str, rivals: Mapping[str, str]) -> str:
-    """How far seeds tell the best run from the others, to follow its figures; nothing where it is the only one.
+    """How far seeds tell the best run from the others, to follow its metrics; nothing where it is the only one.
 
     `rivals` says how a sentence names each other run; those without a finished run for every seed are left out.
     """

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lmpipe.analysis.finding import Figure, Finding, Plot, Table, absent
+from lmpipe.analysis.finding import BarPlot, Finding, Metric, Plot, Table, missing
 from lmpipe.analysis.problems import measured
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.schemas import ACCOUNT
@@ -36,16 +36,16 @@ GPT2_XL = {
 Account = dict[str, Any]
 
 
-def find(results: Results) -> Finding:
+def analyze(results: Results) -> Finding:
     """The accounting of every model of the study; partial where GPT-2 XL is not among them."""
     accounts = read_accounts(results)
     if not accounts:
-        return absent(f"This study holds no accounting yet; make it with {format_command('accounting')}.")
+        return missing(f"This study holds no accounting yet; make it with {format_command('accounting')}.")
     shown, real = shown_account(accounts), measured.flops_and_time(results)
-    figures = {name: figure for account in accounts for name, figure in figures_of(account).items()}
+    metrics = {name: metric for account in accounts for name, metric in metrics_of(account).items()}
     return Finding(
         "answered" if is_gpt2_xl(shown) and measured.read(results) else "partial",
-        figures=figures | real.figures,
+        metrics=metrics | real.metrics,
         sentences=[
             *shown_sentences(shown),
             *size_sentences(accounts, shown),
@@ -61,7 +61,7 @@ def find(results: Results) -> Finding:
             shares_table(accounts),
             *real.tables,
         ],
-        plots=[draw_shares(results, accounts)],
+        plots=[shares_plot(accounts)],
     )
 
 
@@ -86,18 +86,18 @@ def title_of(account: Account) -> str:
     return "the study's own model" if account["name"] == "study" else account["name"]
 
 
-def figures_of(account: Account) -> dict[str, Figure]:
-    """A model's figures; those named gpt2_xl always belong to the write-up's shape."""
+def metrics_of(account: Account) -> dict[str, Metric]:
+    """A model's metrics; those named gpt2_xl always belong to the write-up's shape."""
     name = "gpt2_xl" if is_gpt2_xl(account) else account["name"]
     if name == "gpt2_xl" and not is_gpt2_xl(account):
         return {}
     source = f"accounting/{account['name']}.json"
     return {
-        f"{name}_parameters": Figure(account["parameters"]["total"], "parameters", source),
-        f"{name}_bytes": Figure(account["parameter_bytes"], "bytes", source),
-        f"{name}_forward_flops": Figure(account["flops"]["forward"], "FLOPs", source),
-        f"{name}_training_flops": Figure(account["flops"]["training"], "FLOPs", source),
-        f"{name}_attention_scores_share": Figure(
+        f"{name}_parameters": Metric(account["parameters"]["total"], "parameters", source),
+        f"{name}_bytes": Metric(account["parameter_bytes"], "bytes", source),
+        f"{name}_forward_flops": Metric(account["flops"]["forward"], "FLOPs", source),
+        f"{name}_training_flops": Metric(account["flops"]["training"], "FLOPs", source),
+        f"{name}_attention_scores_share": Metric(
             account["shares"]["attention_scores"], "share of the forward FLOPs", source
         ),
     }
@@ -257,20 +257,16 @@ def shares_table(accounts: list[Account]) -> Table:
     return Table("Shares of the forward FLOPs by component", columns, rows)
 
 
-def draw_shares(results: Results, accounts: list[Account]) -> Plot:
-    """Draw the shares of every model as stacked bars."""
-    from lmpipe.report.plots.common import bar_plot
-
+def shares_plot(accounts: list[Account]) -> Plot:
+    """Each component's share of every model's FLOPs, as stacked bars."""
     names = [account["name"] for account in accounts]
     groups = {
         words: [100 * account["shares"][component] for account in accounts] for component, words in COMPONENTS.items()
     }
     title = "Where the FLOPs of a forward pass go"
-    bar_plot(
-        results.folder / PLOT, names, groups, "share of forward FLOPs (%)", title=title, stacked=True, horizontal=True
-    )
+    data = BarPlot(title, "share of forward FLOPs (%)", names, groups, stacked=True, horizontal=True)
     shares = join_words(
         [f"{account['name']} {format_percent(account['shares']['feed_forward'])}" for account in accounts]
     )
     alt = f"Stacked bars of the FLOPs by component for {join_words(names)}; share of the feed-forward: {shares}."
-    return Plot(PLOT, "Shares of the matrix-multiply FLOPs of one forward pass, by component.", alt)
+    return Plot(PLOT, "Shares of the matrix-multiply FLOPs of one forward pass, by component.", alt, data)

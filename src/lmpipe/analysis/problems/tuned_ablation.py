@@ -8,11 +8,11 @@ from lmpipe.analysis.problems.ablation import (
     Comparison,
     Question,
     answers,
-    baseline_figures,
+    baseline_metrics,
     baseline_of,
     compare,
     compare_all,
-    comparison_figures,
+    comparison_metrics,
     failed_words,
     outcome,
     pairing_sentences,
@@ -24,7 +24,7 @@ from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.io.formatting import format_number, join_words
 
 
-def find_tuned(results: Results, problem: str, lines: str, question: Question, condition: str) -> Finding:
+def analyze_tuned_ablation(results: Results, problem: str, lines: str, question: Question, condition: str) -> Finding:
     """The paired differences to the baseline, at its own rate and at the best rate tried for the variant.
 
     `condition` names what is ablated inside a sentence, such as "without RMSNorm"; `lines` are what a study without
@@ -38,9 +38,9 @@ def find_tuned(results: Results, problem: str, lines: str, question: Question, c
     at_same = next((one for one in comparisons.values() if answers(question, one)), None)
     variants = [name for name, one in comparisons.items() if answers(at_any_rate(question), one)]
     at_best = comparisons.get(experiment.best_among(variants))
-    figures = baseline_figures(experiment, baseline)
-    figures |= comparison_figures(at_same) if at_same else {}
-    figures |= comparison_figures(at_best, "tuned_") if at_best else {}
+    metrics = baseline_metrics(experiment, baseline)
+    metrics |= comparison_metrics(at_same) if at_same else {}
+    metrics |= comparison_metrics(at_best, "tuned_") if at_best else {}
     sentences = [
         *same_rate_sentences(experiment, question, at_same),
         *(tuned_sentences(experiment, question, condition, variants, at_same, at_best) if variants else []),
@@ -51,7 +51,7 @@ def find_tuned(results: Results, problem: str, lines: str, question: Question, c
     ]
     tables = [training.runs_table(experiment), *seed_tables(list(comparisons.values()))]
     status = "answered" if at_same else "partial"
-    return Finding(status, figures, sentences, tables, training.plots(experiment))
+    return Finding(status, metrics, sentences, tables, training.plots(experiment))
 
 
 def at_any_rate(question: Question) -> Question:

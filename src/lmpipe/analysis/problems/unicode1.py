@@ -1,6 +1,6 @@
 """Problem unicode1: what chr(0) is, how its representation differs from what print writes, what it does in a text."""
 
-from lmpipe.analysis.finding import Figure, Finding, Text, absent
+from lmpipe.analysis.finding import Finding, Metric, Text, missing
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.schemas import UNICODE
 from lmpipe.io.formatting import code_span, format_command, format_int, format_session
@@ -14,18 +14,18 @@ QUESTION = (
 SOURCE = "unicode.json"
 
 
-def find(results: Results) -> Finding:
+def analyze(results: Results) -> Finding:
     """The answers that running the code gave."""
     unicode, path = results.json(SOURCE, UNICODE), results.folder / SOURCE
     if unicode is None:
-        return absent(f"The Unicode snippets have not been run in this study; run {format_command(path)}.")
+        return missing(f"The Unicode snippets have not been run in this study; run {format_command(path)}.")
     null = unicode["null"]
-    figures = {
-        "representation": Figure(null["representation"], "", SOURCE),
-        "printed_characters": Figure(len(null["printed"]), "characters", SOURCE),
-        "joined_length": Figure(null["joined_length"], "characters", SOURCE),
+    metrics = {
+        "representation": Metric(null["representation"], "", SOURCE),
+        "printed_characters": Metric(len(null["printed"]), "characters", SOURCE),
+        "joined_length": Metric(null["joined_length"], "characters", SOURCE),
     }
-    return Finding("answered", figures=figures, sentences=sentences_of(null), texts=[session_text(unicode)])
+    return Finding("answered", metrics=metrics, sentences=sentences_of(null), texts=[session_text(unicode)])
 
 
 def sentences_of(null: dict) -> list[str]:

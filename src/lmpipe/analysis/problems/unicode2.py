@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lmpipe.analysis.finding import Figure, Finding, Table, Text, absent
+from lmpipe.analysis.finding import Finding, Metric, Table, Text, missing
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.schemas import UNICODE
 from lmpipe.io.formatting import format_command, format_int, format_number, format_percent, format_session, join_words
@@ -17,16 +17,16 @@ SOURCE = "unicode.json"
 ENCODINGS = ("UTF-8", "UTF-16", "UTF-32")
 
 
-def find(results: Results) -> Finding:
+def analyze(results: Results) -> Finding:
     """The answers that running the code gave."""
     unicode, path = results.json(SOURCE, UNICODE), results.folder / SOURCE
     if unicode is None:
-        return absent(f"The Unicode snippets have not been run in this study; run {format_command(path)}.")
+        return missing(f"The Unicode snippets have not been run in this study; run {format_command(path)}.")
     samples, wrong, pairs = unicode["encodings"]["samples"], unicode["wrong_decoder"], unicode["two_bytes"]
     sentences = [*encoding_sentences(samples), decoder_sentence(wrong), pair_sentence(pairs)]
     tables = [encodings_table(samples), verdicts_table(pairs)]
-    figures = encoding_figures(samples) | decoding_figures(wrong, pairs)
-    return Finding("answered", figures=figures, sentences=sentences, tables=tables, texts=session_texts(unicode))
+    metrics = encoding_metrics(samples) | decoding_metrics(wrong, pairs)
+    return Finding("answered", metrics=metrics, sentences=sentences, tables=tables, texts=session_texts(unicode))
 
 
 def total_bytes(samples: list[dict[str, Any]], encoding: str) -> int:
@@ -34,22 +34,22 @@ def total_bytes(samples: list[dict[str, Any]], encoding: str) -> int:
     return sum(sample["encodings"][encoding]["bytes"] for sample in samples)
 
 
-def encoding_figures(samples: list[dict[str, Any]]) -> dict[str, Figure]:
+def encoding_metrics(samples: list[dict[str, Any]]) -> dict[str, Metric]:
     """Bytes of all samples by encoding."""
     return {
-        f"{encoding.lower().replace('-', '')}_bytes": Figure(total_bytes(samples, encoding), "bytes", SOURCE)
+        f"{encoding.lower().replace('-', '')}_bytes": Metric(total_bytes(samples, encoding), "bytes", SOURCE)
         for encoding in ENCODINGS
     }
 
 
-def decoding_figures(wrong: dict[str, Any], pairs: dict[str, Any]) -> dict[str, Figure]:
+def decoding_metrics(wrong: dict[str, Any], pairs: dict[str, Any]) -> dict[str, Metric]:
     """What was found about the wrong decoder and about sequences of two bytes."""
     return {
-        "wrong_decoder_input": Figure(wrong["input"], "", SOURCE),
-        "wrong_decoder_failing_characters": Figure(wrong["characters_failing"], "characters", SOURCE),
-        "invalid_two_bytes": Figure(pairs["example"], "", SOURCE),
-        "two_byte_sequences_valid": Figure(pairs["valid"], "sequences", SOURCE),
-        "two_byte_sequences_invalid": Figure(pairs["invalid"], "sequences", SOURCE),
+        "wrong_decoder_input": Metric(wrong["input"], "", SOURCE),
+        "wrong_decoder_failing_characters": Metric(wrong["characters_failing"], "characters", SOURCE),
+        "invalid_two_bytes": Metric(pairs["example"], "", SOURCE),
+        "two_byte_sequences_valid": Metric(pairs["valid"], "sequences", SOURCE),
+        "two_byte_sequences_invalid": Metric(pairs["invalid"], "sequences", SOURCE),
     }
 
 

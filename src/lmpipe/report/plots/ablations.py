@@ -42,11 +42,11 @@ def effects_in(problems: Mapping[str, Any]) -> list[Effect]:
     """The differences that the ablations of a study found, in the order of the report; each variant once."""
     found: dict[tuple[str, str], Effect] = {}
     for problem in ABLATIONS:
-        finding = problems.get(problem, {"figures": {}})
+        finding = problems.get(problem, {"metrics": {}})
         for name, variant_name in DIFFERENCES.items():
-            figure, variant = finding["figures"].get(name), finding["figures"].get(variant_name)
+            figure, variant = finding["metrics"].get(name), finding["metrics"].get(variant_name)
             if figure and variant and variant["value"]:
-                facts = (known(figure["value"]), bounds_of(figure), figure["unit"], figure["reason"])
+                facts = (known(figure["value"]), bounds_of(figure), figure["unit"], figure["missing_reason"])
                 name = str(variant["value"])
                 found.setdefault((problem, name), Effect(problem, finding["title"], name, *facts))
     return list(found.values())

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullFormatter
 
+from lmpipe.analysis.finding import BarPlot, Findings, LinePlot
 from lmpipe.analysis.results import is_number
 from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import format_number
@@ -63,6 +64,32 @@ WIDTH_INCHES = 4.2
 # Letters that fit into one of two columns of a legend, into one of its rows, and into a line of a note.
 SHORT_LABEL, LONG_LABEL, NOTE_LINE = 21, 47, 56
 Rows = Sequence[Sequence[Any]]
+
+
+def draw_plots(findings: Findings, folder: Path) -> None:
+    """Draw the plots whose data the findings of a study hold, as SVG files below its folder."""
+    for finding in findings.problems.values():
+        for plot in finding.plots:
+            match plot.data:
+                case LinePlot() as data:
+                    draw_lines(folder / plot.path, data)
+                case BarPlot() as data:
+                    draw_bar_groups(folder / plot.path, data)
+                case None:  # another stage draws it
+                    pass
+
+
+def draw_lines(path: Path, data: LinePlot) -> None:
+    """Draw a line plot of a finding."""
+    series = {one.label: (one.x, one.y) for one in data.series}
+    options = {"log_x": data.log_x, "log_y": data.log_y, "markers": data.markers}
+    line_plot(path, series, data.xlabel, data.ylabel, title=data.title, **options)
+
+
+def draw_bar_groups(path: Path, data: BarPlot) -> None:
+    """Draw a bar plot of a finding."""
+    options = {"stacked": data.stacked, "horizontal": data.horizontal}
+    bar_plot(path, data.labels, data.groups, data.ylabel, title=data.title, **options)
 
 
 def line_plot(
