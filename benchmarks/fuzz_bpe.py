@@ -28,7 +28,7 @@ import regex
 from lmpipe.data import encode
 from lmpipe.data.encode import encode_file
 from lmpipe.errors import InputError
-from lmpipe.kernels.bpe import count_host, encode_host, merge_host
+from lmpipe.kernels.bpe import encoder, merge_loop, pretoken_table
 from lmpipe.tokenizer import chunking, pretoken_counts, tokenizer
 from lmpipe.tokenizer.bpe_training import train_bpe
 from lmpipe.tokenizer.pretoken_counts import count_pretokens
@@ -52,18 +52,18 @@ SIZES: dict[str, tuple[list[Any], list[Any]]] = {
     "cores": ([chunking, pretoken_counts, encode], [partial(int, number) for number in (1, 2, 3)]),
     "STREAM_BYTES": ([tokenizer], [1, 1, 3, 20]),
     "THREAD_CAPACITY": ([pretoken_counts], [1 << 9, 1 << 10]),
-    "FIRST_CAPACITY": ([encode_host], [1 << 8, 1 << 9]),
-    "LARGEST_CAPACITY": ([encode_host], [1 << 8, 1 << 10]),
-    "LARGEST_ARENAS": ([encode_host], [0, 1]),
-    "FIRST_SCRATCH": ([encode_host], [256]),
-    "FIRST_TEXT": ([encode_host], [256]),
-    "FIRST_ARENA": ([count_host], [64]),
-    "NARROW_IDS": ([encode_host, merge_host], [0]),
-    "GUESS": ([merge_host], [1e-9, 1e9]),
-    "KEPT_PAIRS": ([merge_host], [1]),
-    "MORE_PAIRS": ([merge_host], [0, 3]),
-    "MERGES_AT_ONCE": ([merge_host], [1, 3]),
-    "FIRST_COUNTERS": ([merge_host], [4, 64]),
+    "INITIAL_CAPACITY": ([encoder], [1 << 8, 1 << 9]),
+    "MAX_CAPACITY": ([encoder], [1 << 8, 1 << 10]),
+    "MAX_ARENAS": ([encoder], [0, 1]),
+    "INITIAL_SCRATCH": ([encoder], [256]),
+    "INITIAL_TEXT": ([encoder], [256]),
+    "INITIAL_ARENA": ([pretoken_table], [64]),
+    "NARROW_IDS": ([encoder, merge_loop], [0]),
+    "GUESS": ([merge_loop], [1e-9, 1e9]),
+    "PAIRS_PER_MERGE": ([merge_loop], [1]),
+    "EXTRA_PAIRS": ([merge_loop], [0, 3]),
+    "MERGES_PER_CALL": ([merge_loop], [1, 3]),
+    "INITIAL_COUNTERS": ([merge_loop], [4, 64]),
 }
 
 CHARACTERS = [*map(chr, range(0xD800)), *map(chr, range(0xE000, 0x32000)), "\U000e0001", "\U000f0000", "\U0010ffff"]

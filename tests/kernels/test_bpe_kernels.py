@@ -7,7 +7,7 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lmpipe.kernels.bpe.count_host import Specials, class_table
+from lmpipe.kernels.bpe.pretoken_table import SpecialTokenTable, class_table
 from lmpipe.kernels.bpe.structs import DIGIT, LETTER, SCAN, SCAN_SLACK, WHITE
 from lmpipe.kernels.runtime import buffers
 from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
@@ -15,7 +15,7 @@ from lmpipe.kernels.runtime.loader import load_variant
 from lmpipe.kernels.runtime.structs import PADDING
 from tests.reference import naive_bpe
 
-MODULE = "lmpipe.kernels.bpe.count"
+MODULE = "lmpipe.kernels.bpe.pretoken_table_kernels"
 # Plain, without vector instructions, and with every address checked.
 VARIANTS = {
     "vector": load_variant(MODULE),
@@ -120,7 +120,7 @@ def test_what_lies_behind_the_text_does_not_matter(classes):
 def test_special_tokens_are_found_the_longest_first(kernels, text, specials, room):
     data, found, place = text.encode(), [], 0
     with (
-        Specials([special.encode() for special in specials]) as table,
+        SpecialTokenTable([special.encode() for special in specials]) as table,
         buffer_of(data) as buffer,
         Buffer(24 * room) as output,
     ):

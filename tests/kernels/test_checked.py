@@ -9,7 +9,7 @@ TESTS = Path(__file__).parents[1]
 ENGINE = [
     "kernels/test_bpe_kernels.py",
     "tokenizer/test_pretoken_counts.py",
-    "kernels/test_merging.py",
+    "kernels/test_merge_loop.py",
     "tokenizer/test_bpe_training.py",
     "tokenizer/test_tokenizer.py",
     "data/test_encode.py",

@@ -9,7 +9,7 @@ from lmpipe.kernels.runtime import disk_cache
 from lmpipe.kernels.runtime.disk_cache import cached
 from lmpipe.kernels.runtime.loader import load
 
-MODULE = "lmpipe.kernels.bpe.count"
+MODULE = "lmpipe.kernels.bpe.pretoken_table_kernels"
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess:

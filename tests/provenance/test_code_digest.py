@@ -1,9 +1,11 @@
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 
+from lmpipe.kernels.runtime import loader
 from lmpipe.provenance import code_digest as digest_module
 from lmpipe.provenance import environment as environment_module
 from lmpipe.provenance.code_digest import COMPUTED_BY, code_digest, code_of
@@ -43,21 +45,46 @@ def test_closure_has_what_computes_and_leaves_the_rest_out():
     assert not {name for name in modules if name.startswith(("cli", "io", "provenance", "planning", "report"))}
 
 
-def test_kernels_and_their_compiler_count_for_tokenizers():
-    compiled = {"kernels.runtime.intrinsics", "kernels.runtime.compile", "kernels.bpe.pretokenize", "kernels.bpe.count"}
-    compiled |= {"numba"}
-    assert compiled | {"kernels.bpe.merge"} <= set(code_digest("tokenizer.bpe_training"))
-    assert compiled <= set(code_digest("tokenizer.pretoken_counts"))
-    assert compiled | {"kernels.bpe.encode"} <= set(code_digest("data.encode"))
+BPE, RUNTIME = "kernels.bpe.", "kernels.runtime."
 
 
-def test_kernels_of_bpe_and_of_training_do_not_count_for_each_other():
+def test_digest_follows_kernels_that_are_loaded_by_name():
+    compiler = {"numba", f"{RUNTIME}intrinsics", f"{RUNTIME}compile", f"{BPE}structs", f"{BPE}pretokenizer_kernels"}
+    for module, kernels in {
+        "tokenizer.pretoken_counts": "pretoken_table_kernels",
+        "tokenizer.bpe_training": "merge_kernels",
+        "data.encode": "encode_kernels",
+    }.items():
+        assert compiler | {BPE + kernels} <= set(code_digest(module))
+    assert f"{BPE}encode_kernels" not in code_digest("tokenizer.bpe_training")
+    assert {"kernels.transformer.infer", "numba"} <= set(code_digest("generation.sampling"))
+
+
+def test_every_module_that_loads_kernels_declares_them():
+    loading = [path for path in digest_module.PACKAGE.rglob("*.py") if "runtime.loader import" in path.read_text()]
+    for path in (path for path in loading if "runtime" not in path.parts):
+        name = ".".join(path.relative_to(digest_module.PACKAGE).with_suffix("").parts)
+        declared = re.search(r'^KERNEL_MODULE = "lmpipe\.(.*)"', path.read_text(), re.MULTILINE)
+        assert declared and declared[1] in code_digest(name)
+        assert all(call.startswith("KERNEL_MODULE") for call in re.findall(r"\bload\((.*?)\)", path.read_text()))
+
+
+def test_kernel_families_do_not_count_for_each_other():
     training = set(code_digest("training.run"))
     tokenizing = set(code_digest("tokenizer.bpe_training", "tokenizer.pretoken_counts", "data.encode"))
     assert {"kernels.runtime.simd_float32", "kernels.transformer.train", "kernels.runtime.openmp"} <= training
     assert not {name for name in training if name.startswith("kernels.bpe")}
     assert not {name for name in tokenizing if name.startswith("kernels.transformer")}
-    assert {"kernels.transformer.infer", "numba"} <= set(code_digest("generation.sampling"))
+
+
+def test_field_of_a_bpe_struct_changes_no_training_digest(package, monkeypatch):
+    monkeypatch.setattr(loader, "KERNELS", package / "kernels")
+    training, merging = "lmpipe.kernels.transformer.train", "lmpipe.kernels.bpe.merge_kernels"
+    digests = digest("training.run"), digest("tokenizer.bpe_training")
+    keys = loader.code_key(training), loader.code_key(merging)
+    edit(package / "kernels/bpe/structs.py", 'TABLE = struct("', 'TABLE = struct("new_field ')
+    assert digest("training.run") == digests[0] and loader.code_key(training) == keys[0]
+    assert digest("tokenizer.bpe_training") != digests[1] and loader.code_key(merging) != keys[1]
 
 
 def test_package_stands_for_all_of_its_modules():

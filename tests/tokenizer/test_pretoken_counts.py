@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from lmpipe.errors import InputError
 from lmpipe.io.files import read_json
-from lmpipe.kernels.bpe import count_host
-from lmpipe.kernels.bpe.count_host import Table
+from lmpipe.kernels.bpe import pretoken_table
+from lmpipe.kernels.bpe.pretoken_table import PretokenTable
 from lmpipe.tokenizer import chunking, pretoken_counts
 from lmpipe.tokenizer.pretoken_counts import (
     PretokenCounts,
@@ -39,27 +39,27 @@ TEXTS = st.lists(PIECES, max_size=60).map("".join)
 BROKEN = st.lists(st.one_of(PIECES.map(str.encode), st.binary(max_size=4)), max_size=40).map(b"".join)
 
 
-def words_of(counts: Mapping[bytes, int]) -> count_host.Words:
+def words_of(counts: Mapping[bytes, int]) -> pretoken_table.PretokenArrays:
     counted = PretokenCounts.of(counts)
     return counted.text, counted.lengths, counted.counts
 
 
-def equal(left: count_host.Words, right: count_host.Words) -> bool:
+def equal(left: pretoken_table.PretokenArrays, right: pretoken_table.PretokenArrays) -> bool:
     return all(map(np.array_equal, left, right)) and [a.dtype for a in left] == [a.dtype for a in right]
 
 
-def counted(folder, data: bytes, specials: list[str]) -> count_host.Words:
+def counted(folder, data: bytes, specials: list[str]) -> pretoken_table.PretokenArrays:
     path = folder / "text.txt"
     path.write_bytes(data)
     with open(path, "rb") as file:
         return count_range(file.fileno(), [special.encode() for special in specials], 0, len(data), lambda size: None)
 
 
-def expected(data: bytes, specials: list[str]) -> count_host.Words:
+def expected(data: bytes, specials: list[str]) -> pretoken_table.PretokenArrays:
     return words_of(Counter(naive_bpe.pretokens(data.decode("utf-8", "surrogateescape"), specials)))
 
 
-def counted_by_regex(data: bytes) -> count_host.Words:
+def counted_by_regex(data: bytes) -> pretoken_table.PretokenArrays:
     """As `expected`, for long texts."""
     longest_first = "|".join(map(re.escape, sorted(SPECIALS, key=len, reverse=True)))
     pieces = re.split(longest_first, data.decode("utf-8", "surrogateescape"))
@@ -99,11 +99,11 @@ def random_words(seed: int, number: int) -> list[bytes]:
 
 
 def test_tables_grow_are_emptied_into_each_other_and_sort_by_bytes(monkeypatch):
-    monkeypatch.setattr(count_host, "FIRST_ARENA", 64)
+    monkeypatch.setattr(pretoken_table, "INITIAL_ARENA", 64)
     words = [random_words(seed, 20_000) for seed in range(3)]
-    total, everything = Table(4), Counter()
+    total, everything = PretokenTable(4), Counter()
     for part in words:
-        table = Table(4)
+        table = PretokenTable(4)
         for some in (part[:50], part[50:]):
             table.add_words(
                 *(array if index else array.tobytes() for index, array in enumerate(words_of(Counter(some))))
@@ -124,7 +124,7 @@ def test_full_tables_of_threads_are_emptied_into_the_shared_one(tmp_path, monkey
     monkeypatch.setattr(pretoken_counts, "THREAD_CAPACITY", 1 << 13)
     for module in (chunking, pretoken_counts):
         monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 16)
-    monkeypatch.setattr(count_host.BlockCounter.__init__, "__defaults__", (1 << 13,))
+    monkeypatch.setattr(pretoken_table.ThreadCounter.__init__, "__defaults__", (1 << 13,))
     data = " ".join(f"{number:x} {number * 12345678901234567:030x}" for number in range(60_000)).encode()
     assert equal(counted(tmp_path, data, []), counted_by_regex(data))
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiktoken.load import load_tiktoken_bpe
 
 from lmpipe.errors import InputError
-from lmpipe.kernels.bpe import encode_host
+from lmpipe.kernels.bpe import encoder
 from lmpipe.tokenizer import chunking, tokenizer
 from lmpipe.tokenizer.bpe_training import merge_pretokens
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, PATTERN, to_bytes, to_text
@@ -114,11 +114,11 @@ def test_encode_iterable_is_lazy():
 
 @pytest.mark.parametrize("largest", [16, 64])
 def test_the_cache_grows_stays_bounded_and_changes_nothing(monkeypatch, largest):
-    monkeypatch.setattr(encode_host, "FIRST_CAPACITY", 16)
-    monkeypatch.setattr(encode_host, "LARGEST_CAPACITY", largest)
-    monkeypatch.setattr(encode_host, "ARENA_BYTES", 512)
-    monkeypatch.setattr(encode_host, "ARENA_LEFT", 100)
-    monkeypatch.setattr(encode_host, "LARGEST_ARENAS", 2)
+    monkeypatch.setattr(encoder, "INITIAL_CAPACITY", 16)
+    monkeypatch.setattr(encoder, "MAX_CAPACITY", largest)
+    monkeypatch.setattr(encoder, "ARENA_BYTES", 512)
+    monkeypatch.setattr(encoder, "MIN_ARENA_LEFT", 100)
+    monkeypatch.setattr(encoder, "MAX_ARENAS", 2)
     bounded = Tokenizer(trained().vocab, trained().merges, SPECIALS)
     text = " ".join(SAMPLES)
     expected = trained().encode(text)
@@ -132,7 +132,7 @@ def test_the_cache_grows_stays_bounded_and_changes_nothing(monkeypatch, largest)
 
 
 def test_many_threads_encode_with_one_tokenizer(monkeypatch):
-    monkeypatch.setattr(encode_host, "FIRST_CAPACITY", 16)
+    monkeypatch.setattr(encoder, "INITIAL_CAPACITY", 16)
     shared = Tokenizer(trained().vocab, trained().merges, SPECIALS)
     words = [f"word{number} {number * number} {'x' * (number % 40)}é " for number in range(4000)]
     texts = ["".join(words[start::7]) for start in range(7)] * 4
@@ -144,18 +144,18 @@ def test_many_threads_encode_with_one_tokenizer(monkeypatch):
 @pytest.mark.parametrize("blocks_at_once", [1, 2, 7, 40])
 def test_blocks_under_way_at_once_never_fill_the_cache(monkeypatch, blocks_at_once):
     # A look-up in a full cache would not end.
-    monkeypatch.setattr(encode_host, "FIRST_CAPACITY", 16)
-    monkeypatch.setattr(encode_host, "LARGEST_CAPACITY", 16)
+    monkeypatch.setattr(encoder, "INITIAL_CAPACITY", 16)
+    monkeypatch.setattr(encoder, "MAX_CAPACITY", 16)
     shared = Tokenizer(trained().vocab, trained().merges).encoder
-    spaces = [shared.borrow() for _ in range(blocks_at_once)]
+    spaces = [shared.acquire() for _ in range(blocks_at_once)]
     assert sum(space.share for space in spaces) <= 12
     for number, space in enumerate(spaces):
         text = " ".join(f"{number}x{word}" for word in range(20)).encode()
         space.write(text)
         shared.encode(space, len(text))
     for space in spaces:
-        shared.give_back(space)
-    assert (0 < shared.used <= 12, shared.promised) == (True, 0)
+        shared.release(space)
+    assert (0 < shared.used <= 12, shared.reserved) == (True, 0)
 
 
 def test_more_than_65536_ids_take_the_kernels_with_ids_of_32_bits():
@@ -195,9 +195,9 @@ def test_merging_in_windows_equals_merging_at_once(words, parts, margin):
     text = "".join(parts) * 3
     whole = naive_bpe.encode(text, vocab, merges, [])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode_host, "WINDOW", 2 * margin)
-        patch.setattr(encode_host, "MARGIN", margin)
-        patch.setattr(encode_host, "FIRST_SCRATCH", 256)
+        patch.setattr(encoder, "WINDOW", 2 * margin)
+        patch.setattr(encoder, "MARGIN", margin)
+        patch.setattr(encoder, "INITIAL_SCRATCH", 256)
         assert Tokenizer(vocab, merges).encode(text) == whole
 
 
@@ -207,8 +207,8 @@ def test_a_cut_that_merges_reach_across_is_taken_back(monkeypatch):
     merges = [(b"x", b"y")] + [(bytes([97 + place]), bytes([98 + place])) for place in reversed(range(20))]
     vocab |= {256 + rank: left + right for rank, (left, right) in enumerate(merges)}
     text = bytes(range(97, 118)).decode() * 5
-    monkeypatch.setattr(encode_host, "WINDOW", 4)
-    monkeypatch.setattr(encode_host, "MARGIN", 1)
+    monkeypatch.setattr(encoder, "WINDOW", 4)
+    monkeypatch.setattr(encoder, "MARGIN", 1)
     assert Tokenizer(vocab, merges).encode(text) == naive_bpe.encode(text, vocab, merges, [])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from lmpipe.errors import InputError
 from lmpipe.io.files import write_json
 from lmpipe.io.progress import progress
-from lmpipe.kernels.bpe.merge_host import Merging
+from lmpipe.kernels.bpe.merge_loop import MergeLoop
 from lmpipe.provenance.environment import peak_memory_bytes
 from lmpipe.study.documents import SHARD, read_shape
 from lmpipe.tokenizer.pretoken_counts import PretokenCounts, count_words, load_counts, merge_counts
@@ -66,7 +66,7 @@ def merge_words(
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
     """As merge_pretokens, from arrays of count_words and the vocabulary before any merge, which is extended."""
     wanted = vocab_size - len(vocab)
-    merging = Merging(words, len(vocab), wanted)
+    merging = MergeLoop(words, len(vocab), wanted)
     del words
     merges = []
     try:

@@ -37,14 +37,14 @@ def encoded_blocks(
         stop = os.fstat(file.fileno()).st_size if stop is None else stop
 
         def encode(block: tuple[int, int]) -> tuple[Callable[[], None], np.ndarray, int]:
-            space = encoder.borrow()
+            space = encoder.acquire()
             try:
                 read_block(file.fileno(), *block, space.text)
                 ids = encoder.encode(space, block[1] - block[0])
             except BaseException:
-                encoder.give_back(space)
+                encoder.release(space)
                 raise
-            return lambda: encoder.give_back(space), ids, block[1] - block[0]
+            return lambda: encoder.release(space), ids, block[1] - block[0]
 
         threads = max(1, min(cores(), -(-(stop - start) // BLOCK_BYTES)))
         with progress(label, stop - start, "B") as bar, ExitStack() as cleanup:
@@ -61,12 +61,12 @@ def encoded_blocks(
 
 def next_ids(waiting: deque, encoder: Any, counts: np.ndarray, advance: Callable[[int], None]) -> Iterator[np.ndarray]:
     """Yield the ids of the first of the blocks that are being encoded."""
-    give_back, ids, size = waiting.popleft().result()
+    release, ids, size = waiting.popleft().result()
     try:
         encoder.count_ids(ids, counts)
         yield ids
     finally:
-        give_back()
+        release()
     advance(size)
 
 

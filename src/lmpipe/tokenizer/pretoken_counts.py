@@ -16,7 +16,14 @@ from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, check_no_overwrite, open_text, write_json
 from lmpipe.io.progress import progress
 from lmpipe.io.validation import short_repr
-from lmpipe.kernels.bpe.count_host import Block, BlockCounter, Specials, Table, Words, class_table
+from lmpipe.kernels.bpe.pretoken_table import (
+    BlockScan,
+    PretokenArrays,
+    PretokenTable,
+    SpecialTokenTable,
+    ThreadCounter,
+    class_table,
+)
 from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
 from lmpipe.kernels.runtime.structs import PADDING
 from lmpipe.provenance.environment import peak_memory_bytes
@@ -88,18 +95,18 @@ def count_words(
 
 def count_range(
     file: int, specials: Sequence[bytes], start: int, stop: int, advance: Callable[[int], None], in_order: bool = True
-) -> Words:
+) -> PretokenArrays:
     """Count the pre-tokens of a file's bytes from `start` to `stop`; they are returned in the order of their bytes.
 
     `file` is a descriptor; `advance` is told of every number of bytes that is done. Without `in_order` the order of the
     words may depend on the threads, and it takes less time.
     """
     threads = max(1, min(cores(), -(-(stop - start) // BLOCK_BYTES)))
-    todo, lock, shared = blocks(file, specials, start, stop), threading.Lock(), Table()
-    with buffer_of(class_table()) as classes, Specials(specials) as special_table:
+    todo, lock, shared = blocks(file, specials, start, stop), threading.Lock(), PretokenTable()
+    with buffer_of(class_table()) as classes, SpecialTokenTable(specials) as special_table:
 
         def work(_: int) -> None:
-            counter = BlockCounter(classes, special_table)
+            counter = ThreadCounter(classes, special_table)
             buffer = Buffer(BLOCK_BYTES + BLOCK_BYTES // 8 + PADDING)
             try:
                 while True:
@@ -132,21 +139,21 @@ def count_range(
             shared.close()
 
 
-def count_text(counter: BlockCounter, address: int, size: int, shared: Table, lock: threading.Lock) -> None:
+def count_text(counter: ThreadCounter, address: int, size: int, shared: PretokenTable, lock: threading.Lock) -> None:
     """Count a text in memory in a thread's table, which is emptied into the shared one when it is full."""
     counter.start(address, size)
     while not counter.count():
-        if counter.table.capacity_for(Block.STARTS) <= THREAD_CAPACITY:
-            counter.table.reserve(Block.STARTS, 0)
+        if counter.table.capacity_for(BlockScan.STARTS) <= THREAD_CAPACITY:
+            counter.table.reserve(BlockScan.STARTS, 0)
         else:
             with lock:
                 shared.add(counter.table)
             counter.table.clear()
 
 
-def merged_words(parts: Iterable[Words]) -> Words:
+def merged_words(parts: Iterable[PretokenArrays]) -> PretokenArrays:
     """The sums of several counts, in the order of the bytes."""
-    table = Table()
+    table = PretokenTable()
     try:
         for text, lengths, counts in parts:
             table.add_words(text.tobytes(), np.ascontiguousarray(lengths), np.ascontiguousarray(counts))

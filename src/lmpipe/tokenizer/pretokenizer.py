@@ -13,7 +13,7 @@ from lmpipe.io.files import open_text
 
 END_OF_TEXT = "<|endoftext|>"
 # GPT-2 (Radford et al. 2019, encoder.py of the release): contractions, words, numbers, other characters, white space.
-# lmpipe.kernels.bpe.pretokenize finds what it finds.
+# lmpipe.kernels.bpe.pretokenizer_kernels finds what it finds.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 BLOCK_BYTES = 1 << 20

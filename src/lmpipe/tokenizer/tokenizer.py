@@ -6,7 +6,7 @@ from itertools import chain
 
 import numpy as np
 
-from lmpipe.kernels.bpe.encode_host import Encoder
+from lmpipe.kernels.bpe.encoder import Encoder
 from lmpipe.tokenizer.chunking import BLOCK_BYTES, last_cut
 from lmpipe.tokenizer.pretokenizer import special_bytes, to_bytes
 from lmpipe.tokenizer.vocabulary import Vocabulary
@@ -71,4 +71,4 @@ class Tokenizer(Vocabulary):
 
     def forget(self) -> None:
         """Empty the cache of encoded text, as before the first call."""
-        self.encoder.forget()
+        self.encoder.clear()

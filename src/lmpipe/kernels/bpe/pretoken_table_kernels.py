@@ -8,7 +8,7 @@ bit of the second word set) and their text in an arena.
 import numpy as np
 from numba import uint64
 
-from lmpipe.kernels.bpe.pretokenize import find_specials, scan, start_scan
+from lmpipe.kernels.bpe.pretokenizer_kernels import find_specials, scan, start_scan
 from lmpipe.kernels.bpe.structs import BATCH, BLOCK, DONE, INLINE_BYTES, KEY, MATCH, NO_ROOM, SCAN, SLOT, TABLE
 from lmpipe.kernels.runtime.intrinsics import (
     ZERO,

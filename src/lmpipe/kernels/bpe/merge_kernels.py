@@ -12,7 +12,7 @@ When no such pair is left, the caller lowers the limit, and all pairs are counte
 import numpy as np
 from numba import uint64
 
-from lmpipe.kernels.bpe.count import copy
+from lmpipe.kernels.bpe.pretoken_table_kernels import copy
 from lmpipe.kernels.bpe.structs import (
     COUNTER,
     EVENT,

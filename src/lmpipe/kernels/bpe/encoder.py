@@ -9,19 +9,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lmpipe.kernels.bpe.count_host import Block, Specials, class_table
-from lmpipe.kernels.bpe.structs import DONE, SCRATCH_BYTES, SLOT, WORK
+from lmpipe.kernels.bpe.pretoken_table import BlockScan, SpecialTokenTable, class_table
+from lmpipe.kernels.bpe.structs import DONE, NARROW_IDS, SCRATCH_BYTES, SLOT, WORK
 from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer, borrowed, buffer_of
 from lmpipe.kernels.runtime.loader import load
 from lmpipe.kernels.runtime.structs import PADDING
 
-KERNEL_MODULE = "lmpipe.kernels.bpe.encode"
-NARROW_IDS = 1 << 16
-FIRST_CAPACITY, LARGEST_CAPACITY = 1 << 14, 1 << 21  # slots of the cache: 512 KB, 64 MB
-ARENA_BYTES, LARGEST_ARENAS = 1 << 20, 48
-ARENA_LEFT = 1 << 16  # where less is left before a block, a new arena is made
-FIRST_SCRATCH = 1 << 12  # symbols; a multiple of 256
-FIRST_TEXT = 1 << 16
+KERNEL_MODULE = "lmpipe.kernels.bpe.encode_kernels"
+INITIAL_CAPACITY, MAX_CAPACITY = 1 << 14, 1 << 21  # slots of the cache: 512 KB, 64 MB
+ARENA_BYTES, MAX_ARENAS = 1 << 20, 48
+MIN_ARENA_LEFT = 1 << 16  # where less is left before a block, a new arena is made
+INITIAL_SCRATCH = 1 << 12  # symbols; a multiple of 256
+INITIAL_TEXT = 1 << 16
 # Longer pre-tokens are merged in windows of so many bytes, whose last tokens are left to the next one.
 WINDOW, MARGIN = 512, 64
 SLACK = 8  # bytes behind the ids that a store may reach
@@ -33,14 +32,14 @@ class Workspace:
 
     def __init__(self, encoder: Encoder):
         self.dtype = encoder.dtype
-        self.block = Block(encoder.classes, encoder.specials)
+        self.block = BlockScan(encoder.classes, encoder.specials)
         self.work = StructBuffer(WORK.nbytes)
         for field, value in encoder.tables.items():
             self.work[field] = value
-        self.text = Buffer(FIRST_TEXT)
-        self.output = Buffer(FIRST_TEXT)
+        self.text = Buffer(INITIAL_TEXT)
+        self.output = Buffer(INITIAL_TEXT)
         self.scratch = Buffer(0)
-        self._make_scratch(FIRST_SCRATCH)
+        self._make_scratch(INITIAL_SCRATCH)
         self.share = self.generation = 0  # of the cache: the slots that it may fill, and how often it was forgotten
 
     def _make_scratch(self, symbols: int) -> None:
@@ -96,7 +95,7 @@ class Encoder:
         self.dtype = np.dtype("<u4" if is_wide else "<u2")
         self.lock = threading.Lock()
         self.classes = buffer_of(class_table())
-        self.specials = Specials([special for special, _ in specials])
+        self.specials = SpecialTokenTable([special for special, _ in specials])
         self.buffers: list[Buffer] = []
         capacity = 1 << (4 * len(rules) + 1).bit_length()
         merged, special_ids = [rule[2] for rule in rules], [token_id for _, token_id in specials]
@@ -115,12 +114,12 @@ class Encoder:
                 work[field] = value
             self.kernels.enter_rules(work.address, triples, len(rules))
         self.idle: list[Workspace] = []
-        self.readers: Counter[int] = Counter()  # blocks under way, by the address of the cache that they read
+        self.active_readers: Counter[int] = Counter()  # blocks under way, by the address of the cache that they read
         self.generation = 0
-        self.replaced: list[Buffer] = []  # caches that are still read
-        self.forgotten: list[Buffer] = []
+        self.retired_slots: list[Buffer] = []  # caches that are still read
+        self.retired_arenas: list[Buffer] = []
         self.arenas: list[Buffer] = []
-        self._make_cache(FIRST_CAPACITY)
+        self._make_cache(INITIAL_CAPACITY)
 
     def _keep(self, array: np.ndarray) -> int:
         """Copy an array to memory that stays; returns its address."""
@@ -130,45 +129,45 @@ class Encoder:
     def _make_cache(self, capacity: int) -> None:
         # Slots that are filled, and slots that blocks under way may fill: never more than three quarters, since a
         # look-up ends at a free slot.
-        self.capacity, self.used, self.promised = capacity, 0, 0
+        self.capacity, self.used, self.reserved = capacity, 0, 0
         self.slots = Buffer(SLOT.nbytes * capacity, huge=True)
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Workspace]:
         """A workspace for one block of text at a time, kept for the next one."""
-        space = self.borrow()
+        space = self.acquire()
         try:
             yield space
         finally:
-            self.give_back(space)
+            self.release(space)
 
-    def borrow(self) -> Workspace:
+    def acquire(self) -> Workspace:
         """Take a workspace, with its share of the cache."""
         with self.lock:
             space = self.idle.pop() if self.idle else Workspace(self)
-            if 2 * self.used > self.capacity and self.capacity < LARGEST_CAPACITY:
+            if 2 * self.used > self.capacity and self.capacity < MAX_CAPACITY:
                 self._enlarge()
             work = space.work
             if space.generation != self.generation:
                 space.generation = self.generation
                 work[WORK.arena_left] = 0
-            if work[WORK.arena_left] < ARENA_LEFT and len(self.arenas) < LARGEST_ARENAS:
+            if work[WORK.arena_left] < MIN_ARENA_LEFT and len(self.arenas) < MAX_ARENAS:
                 self.arenas.append(Buffer(ARENA_BYTES))
                 work[WORK.arena], work[WORK.arena_left] = self.arenas[-1].address, ARENA_BYTES
             work[WORK.slots], work[WORK.capacity] = self.slots.address, self.capacity
-            free = max(0, 3 * self.capacity // 4 - self.used - self.promised)
+            free = max(0, 3 * self.capacity // 4 - self.used - self.reserved)
             space.share = work[WORK.free] = free // WRITERS
-            self.promised += space.share
-            self.readers[self.slots.address] += 1
+            self.reserved += space.share
+            self.active_readers[self.slots.address] += 1
             return space
 
-    def give_back(self, space: Workspace) -> None:
+    def release(self, space: Workspace) -> None:
         """Give a workspace back, whose ids are no longer needed."""
         with self.lock:
-            self.readers[space.work[WORK.slots]] -= 1
+            self.active_readers[space.work[WORK.slots]] -= 1
             # What went into a cache that was replaced meanwhile is lost.
             if space.work[WORK.slots] == self.slots.address:
-                self.promised -= space.share
+                self.reserved -= space.share
                 self.used += space.share - space.work[WORK.free]
             self.idle.append(space)
             self._close_unread()
@@ -184,26 +183,26 @@ class Encoder:
 
     def _enlarge(self) -> None:
         """Replace the cache by one of four times the size; those that still read the old one lose what they enter."""
-        self.replaced.append(self.slots)
+        self.retired_slots.append(self.slots)
         old, old_capacity = self.slots, self.capacity
-        self._make_cache(min(4 * self.capacity, LARGEST_CAPACITY))
+        self._make_cache(min(4 * self.capacity, MAX_CAPACITY))
         self.used = self.kernels.copy_slots(old.address, old_capacity, self.slots.address, self.capacity)
         self._close_unread()
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Empty the cache."""
         with self.lock:
-            self.replaced.append(self.slots)
-            self.forgotten += self.arenas
+            self.retired_slots.append(self.slots)
+            self.retired_arenas += self.arenas
             self.arenas = []
-            self._make_cache(FIRST_CAPACITY)
+            self._make_cache(INITIAL_CAPACITY)
             self.generation += 1
             self._close_unread()
 
     def _close_unread(self) -> None:
         """Give back the caches that no block reads any more, and forgotten texts when none is under way."""
-        for slots in [slots for slots in self.replaced if not self.readers[slots.address]]:
-            self.replaced.remove(slots)
+        for slots in [slots for slots in self.retired_slots if not self.active_readers[slots.address]]:
+            self.retired_slots.remove(slots)
             slots.close()
-        while self.forgotten and not self.readers.total():
-            self.forgotten.pop().close()
+        while self.retired_arenas and not self.active_readers.total():
+            self.retired_arenas.pop().close()

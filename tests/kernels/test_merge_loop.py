@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lmpipe.kernels.bpe import merge_host
-from lmpipe.kernels.bpe.merge_host import Merging
+from lmpipe.kernels.bpe import merge_loop
+from lmpipe.kernels.bpe.merge_loop import MergeLoop
 from lmpipe.kernels.bpe.structs import HEAP_FULL, PAIRS_FULL, POOL_FULL, TEXT_FULL
 from lmpipe.kernels.runtime.loader import load_variant
 from lmpipe.tokenizer.bpe_training import merge_pretokens
@@ -24,7 +24,7 @@ def train(counts: dict[bytes, int], first: int, wanted: int) -> list[bytes]:
     """The tokens of the merges, with ids from `first` upwards."""
     words = PretokenCounts.of(counts)
     tokens = {byte: bytes([byte]) for byte in range(256)}
-    merging = Merging((words.text, words.lengths, words.counts), first, wanted)
+    merging = MergeLoop((words.text, words.lengths, words.counts), first, wanted)
     pairs = merging.run(lambda merges: None)
     merging.close()
     for number, (left, right) in enumerate(pairs.tolist(), start=first):
@@ -45,25 +45,25 @@ def naive(counts: dict[bytes, int], wanted: int) -> list[bytes]:
 @example(counts={}, wanted=5, kept=1)
 def test_merges_are_those_of_the_plain_definition(variant, first, counts, wanted, kept):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merge_host, "load", lambda module, wide: load_variant(module, *variant, wide))
-        patch.setattr(merge_host, "GUESS", 1e-9 if kept == 1 else 0.4)
-        patch.setattr(merge_host, "KEPT_PAIRS", 0)
-        patch.setattr(merge_host, "MORE_PAIRS", kept)
+        patch.setattr(merge_loop, "load", lambda module, wide: load_variant(module, *variant, wide))
+        patch.setattr(merge_loop, "GUESS", 1e-9 if kept == 1 else 0.4)
+        patch.setattr(merge_loop, "PAIRS_PER_MERGE", 0)
+        patch.setattr(merge_loop, "EXTRA_PAIRS", kept)
         assert train(counts, first, wanted) == naive(counts, wanted)
 
 
 def test_buffers_grow_when_they_must(monkeypatch):
     generator = random.Random(0)
     counts = {bytes(generator.choices(range(97, 117), k=12)): generator.randint(1, 99) for _ in range(300)}
-    make_room, reasons = merge_host.Merging.make_room, set()
+    make_room, reasons = merge_loop.MergeLoop.make_room, set()
 
     def noted(self, reason):
         reasons.add(reason)
         make_room(self, reason)
 
-    monkeypatch.setattr(merge_host.Merging, "make_room", noted)
-    for name in ("SPARE", "TOKEN_TEXT", "FIRST_COUNTERS"):
-        monkeypatch.setattr(merge_host, name, 1)
+    monkeypatch.setattr(merge_loop.MergeLoop, "make_room", noted)
+    for name in ("HEADROOM", "BYTES_PER_TOKEN", "INITIAL_COUNTERS"):
+        monkeypatch.setattr(merge_loop, name, 1)
     assert train(counts, 256, 300) == naive(counts, 300)
     assert reasons == {POOL_FULL, HEAP_FULL, TEXT_FULL, PAIRS_FULL}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lmpipe.kernels.bpe.count_host import Words
+from lmpipe.kernels.bpe.pretoken_table import PretokenArrays
 from lmpipe.kernels.bpe.structs import (
     COUNTER,
     EVENT,
@@ -14,6 +14,7 @@ from lmpipe.kernels.bpe.structs import (
     HEAP_FULL,
     MERGE,
     MERGE_FINISHED,
+    NARROW_IDS,
     NEAR,
     PAIR,
     PAIRS_ENDED,
@@ -28,25 +29,24 @@ from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer, borrowed
 from lmpipe.kernels.runtime.loader import load
 from lmpipe.kernels.runtime.structs import WORD
 
-KERNEL_MODULE = "lmpipe.kernels.bpe.merge"
+KERNEL_MODULE = "lmpipe.kernels.bpe.merge_kernels"
 BYTES = 256
-NARROW_IDS = 1 << 16
-MERGES_AT_ONCE = 1 << 8  # between two reports of progress
-FIRST_COUNTERS = 1 << 16
+MERGES_PER_CALL = 1 << 8  # between two reports of progress
+INITIAL_COUNTERS = 1 << 16
 # From the sum of all counts of pairs S, the rarest of N merges occurs S / (c * N**1.5) times, with c from 0.2 to 0.4 in
 # prose of 100 MB to 1 GB. Looking after the pairs above that alone makes merging 1.4 to 1.7 times faster (1.0 s, not
 # 1.6 s, at 1 GB of web text and 32,000 tokens) and its memory smaller. A wrong guess costs another count, 0.4 s there.
 GUESS = 0.4
 # From then on: pairs for each merge that is still wanted, and as many more.
-KEPT_PAIRS, MORE_PAIRS = 3, 1000
-SPARE = 2  # how many times what is needed at first the growing buffers have
-TOKEN_TEXT = 16  # bytes that a token has, as a first guess
+PAIRS_PER_MERGE, EXTRA_PAIRS = 3, 1000
+HEADROOM = 2  # how many times what is needed at first the growing buffers have
+BYTES_PER_TOKEN = 16  # bytes that a token has, as a first guess
 
 
-class Merging:
+class MergeLoop:
     """Words on their way from bytes to tokens: `wanted` merges, of which the first makes the token `first`."""
 
-    def __init__(self, words: Words, first: int, wanted: int):
+    def __init__(self, words: PretokenArrays, first: int, wanted: int):
         is_wide = first + wanted > NARROW_IDS
         self.kernels = load(KERNEL_MODULE, is_wide)
         self.wanted = wanted
@@ -56,7 +56,7 @@ class Merging:
         self._provide_for_words(words, 4 if is_wide else 2)
         self._provide_for_tokens(first + wanted)
 
-    def _provide_for_words(self, words: Words, symbol_bytes: int) -> None:
+    def _provide_for_words(self, words: PretokenArrays, symbol_bytes: int) -> None:
         """Make the records of the words, and what is as large as they are."""
         text, lengths, counts = words
         symbols = int(lengths.sum(dtype=np.int64))
@@ -74,7 +74,7 @@ class Merging:
         for touched in (MERGE.left, MERGE.right):
             self._provide(touched, 4 * vocab_size)
         self._provide(MERGE.output, 2 * WORD * self.wanted)
-        self._provide(MERGE.text, TOKEN_TEXT * vocab_size, MERGE.text_size)
+        self._provide(MERGE.text, BYTES_PER_TOKEN * vocab_size, MERGE.text_size)
         self._provide(MERGE.tokens, TOKEN.nbytes * vocab_size)
         tokens = self.buffers[MERGE.tokens].array("i8", 3 * BYTES).reshape(BYTES, 3)
         numbers = np.arange(BYTES)
@@ -111,7 +111,7 @@ class Merging:
         ended = self.wanted == 0 or not self.find_pairs()
         while not ended:
             before = state[MERGE.done]
-            state[MERGE.wanted] = min(self.wanted, before + MERGES_AT_ONCE)
+            state[MERGE.wanted] = min(self.wanted, before + MERGES_PER_CALL)
             reason = self.kernels.merge(state.address)
             advance(state[MERGE.done] - before)
             if reason == MERGE_FINISHED:
@@ -141,7 +141,7 @@ class Merging:
 
     def _provide_pairs(self, pairs: int) -> None:
         """Make a table for so many pairs and more, at most three quarters full."""
-        capacity = 1 << (4 * SPARE * pairs // 3).bit_length()
+        capacity = 1 << (4 * HEADROOM * pairs // 3).bit_length()
         self._provide(MERGE.pairs, PAIR.nbytes * capacity)
         self.state[MERGE.pairs_capacity] = capacity
 
@@ -157,11 +157,11 @@ class Merging:
         state[MERGE.least] = least
         state[MERGE.pairs_used] = state[MERGE.heap_used] = 0
         self._provide_pairs(selected)
-        self._provide(MERGE.heap, HEAP_ENTRY.nbytes * SPARE * selected, MERGE.heap_size, HEAP_ENTRY.nbytes)
+        self._provide(MERGE.heap, HEAP_ENTRY.nbytes * HEADROOM * selected, MERGE.heap_size, HEAP_ENTRY.nbytes)
         run.select_pairs(state.address)
         self._provide(MERGE.counter, 0)
         words = run.measure_lists(state.address)
-        self._provide(MERGE.pool, 4 * SPARE * words, MERGE.pool_size, 4)
+        self._provide(MERGE.pool, 4 * HEADROOM * words, MERGE.pool_size, 4)
         run.fill_lists(state.address)
         return True
 
@@ -171,12 +171,12 @@ class Merging:
         if self.state[MERGE.done] == 0:
             guess = int(counts.sum() / (GUESS * wanted**1.5))
             return max(1, min(guess, int(counts.max())))
-        kept = min(len(counts), KEPT_PAIRS * wanted + MORE_PAIRS)
+        kept = min(len(counts), PAIRS_PER_MERGE * wanted + EXTRA_PAIRS)
         return int(np.partition(counts, len(counts) - kept)[len(counts) - kept])
 
     def _count_pairs(self) -> np.ndarray:
         """Count all pairs; returns the counts."""
-        capacity = FIRST_COUNTERS
+        capacity = INITIAL_COUNTERS
         while True:
             self._provide(MERGE.counter, COUNTER.nbytes * capacity)
             self.state[MERGE.counter_capacity] = capacity

@@ -8,7 +8,7 @@ atomic exchange, fill it and publish it. What is lost or entered twice then is m
 import numpy as np
 from numba import uint64
 
-from lmpipe.kernels.bpe.count import (
+from lmpipe.kernels.bpe.pretoken_table_kernels import (
     HIGH,
     LONG,
     LOW,
@@ -66,8 +66,8 @@ NO_RANK = 0xFFFFFFFF
 LANES = 16
 # Longer ones are merged again each time. Long ones are rare (0.01 % of web text beyond 128 bytes), but half of the time
 # went into merging them before they were kept.
-LONGEST_KEPT = 1000
-SHORTEST_LIST = 24  # bytes up to which a pre-token is merged without a linked list
+MAX_CACHED_BYTES = 1000
+MAX_SHORT_BYTES = 24  # bytes up to which a pre-token is merged without a linked list
 SIZE_SHIFT = 48  # of a longer pre-token's size in its slot, above the address of its text
 ADDRESS = np.uint64((1 << SIZE_SHIFT) - 1)
 BUSY = np.uint64(0xFFFFFFFFFFFFFFFF)  # a slot that is being filled; no size is that large
@@ -257,7 +257,7 @@ def merge_word(work, text, size, output):
     tokens of a window and those of the next one are the tokens of both, once the two at the cut stay apart; where they
     do not, some tokens before the cut are merged anew, in a window twice as wide.
     """
-    if size <= SHORTEST_LIST:
+    if size <= MAX_SHORT_BYTES:
         return merge_short(work, text, size, output)
     lengths, ids = load_int(work + WORK.lengths), load_int(work + WORK.scratch)
     first = output
@@ -374,7 +374,7 @@ def encode_short(work, slot, key, output):
 @kernel
 def encode_long(work, text, size, output):
     """Encode a pre-token of 16 bytes or more; returns the address behind the ids, 0 if the scratch is too small."""
-    if size > LONGEST_KEPT:
+    if size > MAX_CACHED_BYTES:
         return merge_word(work, text, size, output)
     slots, capacity = load_int(work + WORK.slots), load_int(work + WORK.capacity)
     hash_value = long_hash(text, size)

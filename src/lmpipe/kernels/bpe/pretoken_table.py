@@ -15,11 +15,11 @@ from lmpipe.kernels.runtime.disk_cache import cached
 from lmpipe.kernels.runtime.loader import load
 from lmpipe.kernels.runtime.structs import WORD
 
-KERNEL_MODULE = "lmpipe.kernels.bpe.count"
-Words = tuple[np.ndarray, np.ndarray, np.ndarray]
+KERNEL_MODULE = "lmpipe.kernels.bpe.pretoken_table_kernels"
+PretokenArrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-FIRST_CAPACITY = 1 << 16
-FIRST_ARENA = 1 << 20
+INITIAL_CAPACITY = 1 << 16
+INITIAL_ARENA = 1 << 20
 
 
 def class_table() -> bytes:
@@ -39,7 +39,7 @@ def make_class_table() -> bytes:
     return bytes(table)
 
 
-class Specials:
+class SpecialTokenTable:
     """The special tokens as find_specials reads them: a table at `address`, and the texts that it points to."""
 
     def __init__(self, specials: Sequence[bytes]):
@@ -53,7 +53,7 @@ class Specials:
             self.table[WORD * index] = value
         self.address = self.table.address
 
-    def __enter__(self) -> Specials:
+    def __enter__(self) -> SpecialTokenTable:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -61,15 +61,15 @@ class Specials:
         self.table.close()
 
 
-class Table:
+class PretokenTable:
     """Unique pre-tokens and how often they were counted (count.py); it grows as far as it must.
 
     `capacity` is a power of two.
     """
 
-    def __init__(self, capacity: int = FIRST_CAPACITY):
+    def __init__(self, capacity: int = INITIAL_CAPACITY):
         self.state = StructBuffer(TABLE.nbytes)
-        self.arena = Buffer(FIRST_ARENA)
+        self.arena = Buffer(INITIAL_ARENA)
         self.slots = Buffer(SLOT.nbytes * capacity, huge=True)
         self._describe(capacity)
 
@@ -112,7 +112,7 @@ class Table:
             load(KERNEL_MODULE).add_slots(self.state.address, old.address, old_capacity, 0)
             old.close()
 
-    def add(self, other: Table) -> None:
+    def add(self, other: PretokenTable) -> None:
         """Add the counts of another table, which is to be cleared or closed then."""
         if not self.used and self.capacity <= other.capacity:
             self._exchange(other)
@@ -120,7 +120,7 @@ class Table:
         self.reserve(other.used, other.arena_used)
         load(KERNEL_MODULE).add_slots(self.state.address, other.slots.address, other.capacity, other.arena.address)
 
-    def _exchange(self, other: Table) -> None:
+    def _exchange(self, other: PretokenTable) -> None:
         """Take what the other table has and give it what this one has, without copying."""
         self.arena, other.arena = other.arena, self.arena
         self.slots, other.slots = other.slots, self.slots
@@ -141,7 +141,7 @@ class Table:
         ctypes.memset(self.slots.address, 0, self.slots.size)
         self.state[TABLE.used] = self.state[TABLE.arena_used] = 0
 
-    def words(self, in_order: bool = True) -> Words:
+    def words(self, in_order: bool = True) -> PretokenArrays:
         """The pre-tokens in the order of their bytes: text (uint8, joined), lengths (uint32), counts (int64).
 
         Without `in_order` only the first eight bytes of each decide, which takes half the time.
@@ -165,7 +165,7 @@ class Table:
         """The slots of pre-tokens in the arena, given by their numbers, in the order of their bytes."""
         slots = self.slots.array("i8", 4 * self.capacity).reshape(-1, 4)[numbers]
         arena = self.arena.bytes_view()
-        starts, sizes = slots[:, SLOT.high] & np.int64(2**63 - 1), slots[:, SLOT.size]
+        starts, sizes = slots[:, SLOT.high // WORD] & np.int64(2**63 - 1), slots[:, SLOT.size // WORD]
         texts = [
             bytes(arena[start : start + size]) for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)
         ]
@@ -177,13 +177,13 @@ class Table:
             buffer.close()
 
 
-class Block:
+class BlockScan:
     """What going through a block of text takes: its state, found special tokens, and starts of pre-tokens."""
 
     STARTS = 1 << 12
     FOUND = 1 << 10
 
-    def __init__(self, classes: Buffer, specials: Specials):
+    def __init__(self, classes: Buffer, specials: SpecialTokenTable):
         self.state = StructBuffer(BLOCK.nbytes)
         self.starts = Buffer(4 * (self.STARTS + 1))
         self.keys = Buffer(KEY.nbytes * BATCH)
@@ -206,12 +206,12 @@ class Block:
             buffer.close()
 
 
-class BlockCounter:
+class ThreadCounter:
     """What one thread needs to count blocks of text in its own table."""
 
-    def __init__(self, classes: Buffer, specials: Specials, capacity: int = FIRST_CAPACITY):
-        self.table = Table(capacity)
-        self.block = Block(classes, specials)
+    def __init__(self, classes: Buffer, specials: SpecialTokenTable, capacity: int = INITIAL_CAPACITY):
+        self.table = PretokenTable(capacity)
+        self.block = BlockScan(classes, specials)
 
     def start(self, address: int, size: int) -> None:
         """Take up a text of `size` bytes at an address, with PADDING readable bytes behind it."""
