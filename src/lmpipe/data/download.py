@@ -1,211 +1,241 @@
-"""Downloads: a text is fetched in as many goes as it takes, checked, and only then given its name."""
+"""Download of one text: resumable, and in place only once its size and checksum match.
+
+requests fetches every address; huggingface_hub supplies the token for those on the Hub. Its `hf_hub_download` (2.4) is
+not used: it deletes the partial file of an interrupted call, waits forever for a server that sends a byte every nine
+seconds, and refuses mirrors (HF_ENDPOINT) that lack the Hub's own headers.
+
+`NAME.part` holds the bytes received so far, still compressed for a .gz file; `NAME.part.json` names their source.
+"""
 
 import contextlib
 import gzip
 import hashlib
-import http.client
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import ssl
 import time
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
+from typing import IO, Any
+
+import requests
+import urllib3
 
 from lmpipe import __version__
-from lmpipe.data.partial_download import Part, TransientError, held_part, printable
 from lmpipe.errors import InputError
-from lmpipe.io.files import CHUNK_BYTES, atomic_write, sha256_of
+from lmpipe.io.documents import Document
+from lmpipe.io.files import CHUNK_BYTES, DISK_FULL_ERRNOS, atomic_write, disk_error, sha256_of
+from lmpipe.io.locks import file_lock, is_same_file
 from lmpipe.io.progress import log, progress
 from lmpipe.study.schema import Corpus, TextFile, UrlCorpus
 
 HUB = "https://huggingface.co/"
-# What has to stay free on the disk, for everything else that writes to it.
-RESERVE_BYTES = 64_000_000
-PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
-REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+RESERVE_BYTES = 64_000_000  # disk space left for everything else that writes
+BLOCK_BYTES = 1 << 14
+RETRYABLE_STATUS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+AUTH_STATUS = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+CONTENT_RANGE = re.compile(r"\s*bytes (\d{1,18})-\d{1,18}/(\d{1,18})\s*")
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long a server is waited for.
+class RetryPolicy:
+    """Limits on waiting for a server.
 
-    A go ends when a window passes in which fewer than `window_bytes` arrive. A go that brings as much as that, or a
-    hundredth of the file, is progress; after `attempts` goes without any, the download gives up. Between two goes lies
-    a pause, twice as long each time; `longest_pause` also limits what a server can ask for with Retry-After.
+    An attempt ends when fewer than `window_bytes` arrive within `window_seconds`. The download is given up after
+    `attempts` attempts in a row without progress, which is `window_bytes` or a hundredth of the file. Pauses double
+    from `first_pause` to `max_pause` seconds, which also bounds a server's Retry-After.
     """
 
     attempts: int = 6
     first_pause: float = 1.0
-    longest_pause: float = 60.0
+    max_pause: float = 60.0
     window_seconds: float = 30.0
     window_bytes: int = 30_000
 
-    def is_progress(self, gained: int, total: int | None) -> bool:
-        """Whether a go has brought enough of a file of `total` bytes; less could go on for ever."""
-        return gained >= min(self.window_bytes, (total or math.inf) / 100)
+
+class RetryableError(Exception):
+    """A network error that may pass; `retry_after` is the pause that the server asks for, in seconds."""
+
+    def __init__(self, problem: str, retry_after: float = 0.0):
+        super().__init__(problem)
+        self.retry_after = retry_after
 
 
-class WrongTextError(InputError):
-    """A text is complete and not the one that was declared."""
+class ChecksumMismatchError(InputError):
+    """A complete text that is not the declared one."""
 
 
-def download(text: TextFile, path: str | Path, patience: Patience | None = None) -> None:
-    """Fetch a text of a study unless it is there, and check it either way.
+class PartialDownload(Document):
+    """Source of the bytes in NAME.part (NAME.part.json)."""
 
-    A .gz file is decompressed. Runs in the main thread only, because it sets an alarm. Raises InputError for what the
-    server refuses, for a text that is not the declared one, for a full disk, and when it gives up.
+    url: str
+    """Address as the study declares it."""
+    validator: str | None
+    """ETag of the published file, or its Last-Modified date."""
+    total: int | None
+    """Bytes of the published file, as the server announces them."""
+
+
+def download(text: TextFile, path: str | Path, policy: RetryPolicy | None = None) -> None:
+    """Fetch a text of a study to `path`, or check the one that is there.
+
+    A .gz file is decompressed. Call it from the main thread only: it sets an alarm. Raises InputError if the server
+    refuses, the text is not the declared one, the disk is full, or the retries are exhausted.
     """
     path = Path(path)
     if text.local_path is not None:
-        raise InputError(f"{text.url}: expected an address, found a local text; it is read where it lies")
-    if not is_there(text, path):
-        with held_part(path.with_name(f"{path.name}.part")) as file:
-            # Another process may have fetched it while this one waited.
-            if not is_there(text, path):
-                fetch_and_check(Part.kept(text, file), path, patience or Patience())
+        raise InputError(text.url, "is a local text, which needs no download", "name an address such as https://...")
+    if already_downloaded(text, path):
+        return
+    part_path = path.with_name(f"{path.name}.part")
+    with file_lock(part_path, f"waiting for the process that downloads {part_path}") as file:
+        try:
+            if not already_downloaded(text, path):  # another process may have fetched it meanwhile
+                fetch_and_verify(Part(text, file), path, policy or RetryPolicy())
+        finally:
+            if is_same_file(part_path, file.fileno()) and not part_path.stat().st_size:
+                part_path.with_name(f"{part_path.name}.json").unlink(missing_ok=True)
+                part_path.unlink()
 
 
-# --- what is declared of a text
+# --- verification against the study
 
 
 def check_texts(corpus: Corpus) -> None:
-    """Check the texts of a `url` corpus against their declared sizes and checksums; raise InputError if one differs."""
+    """Verify the texts of a `url` corpus against their declarations; raise InputError for the first wrong one."""
     if isinstance(corpus, UrlCorpus):
         for text in corpus.texts:
-            check_placed(text, Path(text.path))
+            verify_file(text, Path(text.path))
 
 
-def is_there(text: TextFile, path: Path) -> bool:
-    """Whether the text has been fetched, or placed by hand; raises InputError where another text lies there."""
+def already_downloaded(text: TextFile, path: Path) -> bool:
+    """Return whether the text is at `path`; raise InputError if another one is there, and leave it alone."""
     if not path.exists():
         return False
-    check_placed(text, path)
-    log(f"{path}: already there, and as declared")
+    verify_file(text, path)
+    log(f"{path}: is there already, as declared")
     return True
 
 
-def check_placed(text: TextFile, path: Path) -> None:
-    """Raise InputError unless the file holds the declared text."""
-    otherwise = "or correct the study" if text.local_path else "delete it to have it fetched, or correct the study"
+def verify_file(text: TextFile, path: Path) -> None:
+    """Raise InputError unless the file is the declared text."""
+    otherwise = "or correct the study" if text.local_path else "delete it to have it downloaded, or correct the study"
     digest = sha256_of(path) if text.sha256 else None
-    check_text(str(path), text, path.stat().st_size, digest, f"put the declared text there, {otherwise}")
+    verify(text, str(path), path.stat().st_size, digest, f"put the declared text there, {otherwise}")
 
 
-def check_text(place: str, text: TextFile, size: int, digest: str | None, remedy: str) -> None:
-    """Raise WrongTextError unless a text has the size and the checksum that are declared for it."""
+def verify(text: TextFile, where: str, size: int, digest: str | None, remedy: str) -> None:
+    """Raise ChecksumMismatchError unless `size` in bytes and SHA-256 are the declared ones."""
     expected = text.text_bytes or (None if text.is_compressed else text.bytes)
-    if expected and size != expected:
-        raise WrongTextError(f"{place}: expected {expected:,} bytes of text, found {size:,}; {remedy}")
     if not size:
-        raise WrongTextError(f"{place}: expected a text, found nothing; {remedy}")
+        raise ChecksumMismatchError(where, "is empty", remedy)
+    if expected and size != expected:
+        raise ChecksumMismatchError(where, f"has {size:,} bytes of text, but {expected:,} are declared", remedy)
     if text.sha256 and digest != text.sha256:
-        raise WrongTextError(f"{place}: expected sha256 {text.sha256}, found {digest}; {remedy}")
+        raise ChecksumMismatchError(where, f"has sha256 {digest}, but {text.sha256} is declared", remedy)
 
 
-def check_disk(folder: Path, needed: int) -> None:
-    """Raise InputError unless so many bytes fit on the disk of a folder, and a reserve."""
+def check_disk_space(folder: Path, needed: int) -> None:
+    """Raise InputError unless `needed` bytes and a reserve are free on the disk of a folder."""
     needed, free = needed + RESERVE_BYTES, shutil.disk_usage(folder).free
     if free < needed:
-        raise InputError(
-            f"{folder}: expected {needed:,} bytes of free disk, found {free:,} ({needed - free:,} are missing); "
-            "make space and give the same command again"
-        )
+        problem = f"needs {needed:,} bytes of free disk space, but has {free:,}"
+        raise InputError(folder, problem, f"free another {needed - free:,} bytes and run the same command again")
 
 
-# --- as many goes as it takes
+# --- attempts
 
 
-def fetch_and_check(part: Part, path: Path, patience: Patience) -> None:
-    """Complete the part, check the text, and give it its name; a doubtful transfer is made once more."""
+def fetch_and_verify(part: "Part", path: Path, policy: RetryPolicy) -> None:
+    """Complete the part, verify the text and move it to `path`.
+
+    If a text from more than one response is wrong, the transfer may be at fault: it is fetched once more, in one go.
+    """
     for is_last in (False, True):
-        fetch(part, path, patience)
+        fetch(part, path, policy)
         try:
             finish(part, path)
-        except WrongTextError:
-            was_doubtful = part.is_doubtful
+            break
+        except ChecksumMismatchError:
+            may_be_transfer = part.is_spliced and not is_last
             part.discard()
-            if is_last or not was_doubtful:
+            if not may_be_transfer:
                 raise
-            log(f"{part.text.url}: not the declared text, nor from one go: fetched once more, from the start")
-        else:
-            log(f"{path}: {path.stat().st_size:,} bytes of text")
-            return
+            log(f"{part.text.url}: not the declared text after a resumed download; downloading it once more")
+    log(f"{path}: {path.stat().st_size:,} bytes of text")
 
 
-def fetch(part: Part, path: Path, patience: Patience) -> None:
-    """Ask until the part is complete; raises InputError when that is hopeless."""
-    fruitless, furthest = 0, part.size
+def fetch(part: "Part", path: Path, policy: RetryPolicy) -> None:
+    """Retry until the part is complete; raise InputError when the retries are exhausted."""
+    address, attempt, furthest = resolve_address(part.text), 0, part.size
     while not part.is_complete:
         try:
-            receive(part, path, patience)
-        except TransientError as error:
-            # A server that starts from zero each time must not be asked for ever: only new ground is progress.
-            fruitless = 1 if patience.is_progress(part.size - furthest, part.total) else fruitless + 1
+            fetch_once(part, address, path, policy)
+        except RetryableError as error:
+            # Only bytes beyond the furthest point count: a server that always starts at zero is given up, too.
+            enough = min(policy.window_bytes, (part.total or math.inf) / 100)
+            attempt = 1 if part.size - furthest >= enough else attempt + 1
             furthest = max(furthest, part.size)
-            if fruitless == patience.attempts:
-                raise given_up(part, path, error, patience) from None
-            pause = patience.first_pause * 2 ** (fruitless - 1) * random.uniform(1, 1.25)
-            pause = min(max(pause, error.wait), patience.longest_pause)
-            then = f"attempt {fruitless + 1} of {patience.attempts} in {pause:.0f} s, from byte {part.size:,}"
-            log(f"{address_of(part.text)}: {error}; {then}")
+            if attempt == policy.attempts:
+                kept = f", {part.size:,} bytes are kept for the next call" if part.size else ""
+                problem = f"{error}; given up after {attempt} attempts without progress{kept}"
+                remedy = f"try again later, or fetch the file elsewhere and put {describe(part.text)} at {path}"
+                raise InputError(address, problem, remedy) from None
+            pause = policy.first_pause * 2 ** (attempt - 1) * random.uniform(1, 1.25)
+            pause = min(max(pause, error.retry_after), policy.max_pause)
+            then = f"attempt {attempt + 1} of {policy.attempts} in {pause:.0f} s, from byte {part.size:,}"
+            log(f"{address}: {error}; {then}")
             time.sleep(pause)
 
 
-def given_up(part: Part, path: Path, error: TransientError, patience: Patience) -> InputError:
-    """The line that ends a hopeless download: what happened last, what is kept, and how to do without."""
-    text = part.text
-    facts = [
-        "decompressed" if text.is_compressed else "",
-        f"{text.text_bytes:,} bytes" if text.text_bytes else "",
-        f"sha256 {text.sha256}" if text.sha256 else "",
-    ]
-    known = ", ".join(filter(None, facts))
-    kept = f"{part.size:,} bytes are kept, and the same command goes on; " if part.size else ""
-    return InputError(
-        f"{address_of(text)}: {error}; given up after {patience.attempts} attempts in a row without progress; {kept}"
-        f"try again later, or fetch the file elsewhere and put the text{f' ({known})' if known else ''} at {path}"
-    )
+def describe(text: TextFile) -> str:
+    """Name a text by what is declared of it, for a person who puts it in place by hand."""
+    size = f", {text.text_bytes:,} bytes" if text.text_bytes else ""
+    digest = f", sha256 {text.sha256}" if text.sha256 else ""
+    return f"the {'decompressed ' if text.is_compressed else ''}text{size}{digest}"
 
 
-def receive(part: Part, path: Path, patience: Patience) -> None:
-    """Make one request and append what it brings; raises TransientError unless that completes the part."""
-    with keeping_up(part, patience), answer(address_of(part.text), part.range_headers(), patience) as response:
+def fetch_once(part: "Part", address: str, path: Path, policy: RetryPolicy) -> None:
+    """Make one request and append its body to the part; raise RetryableError unless that completes it."""
+    with stall_timeout(part, policy), open_url(part, address, policy) as response:
         part.accept(response)
         left = (part.total or part.size) - part.size
-        check_disk(path.parent, left + (part.text.text_bytes or 0) * part.text.is_compressed)
-        with progress(f"downloading {path.name}", left, "bytes") as shown:
-            while block := next_block(response):
-                part.append(block)
-                shown.advance(len(block))
-    part.end()
+        check_disk_space(path.parent, left + (part.text.text_bytes or 0) * part.text.is_compressed)
+        with progress(f"downloading {path.name}", left, "bytes") as bar:
+            try:
+                for block in response.raw.stream(BLOCK_BYTES, decode_content=False):
+                    part.append(block)
+                    bar.advance(len(block))
+            except urllib3.exceptions.HTTPError as error:
+                raise RetryableError(f"the connection broke ({describe_error(root_cause(error))})") from None
+    part.end_is_reached = part.total is None
+    if not part.is_complete:
+        raise RetryableError(f"the connection was cut after {part.size:,} of {part.total:,} bytes")
 
 
 @contextlib.contextmanager
-def keeping_up(part: Part, patience: Patience) -> Iterator[None]:
-    """Raise TransientError in the block, wherever it waits, when a window passes in which too few bytes arrive.
+def stall_timeout(part: "Part", policy: RetryPolicy) -> Iterator[None]:
+    """Raise RetryableError inside the block whenever fewer than `window_bytes` arrive within `window_seconds`.
 
-    An alarm, because the timeout of a socket begins again with each byte, and names and headers can be slow, too.
+    An alarm, because the timeout of a socket restarts with each byte, and name servers and headers can be slow, too.
     """
     before = part.size
 
-    def look(*_: object) -> None:
+    def check_progress(*_: Any) -> None:
         nonlocal before
-        if part.size - before < patience.window_bytes:
-            raise TransientError(f"fewer than {patience.window_bytes:,} bytes came in {patience.window_seconds:g} s")
+        if part.size - before < policy.window_bytes:
+            raise RetryableError(f"fewer than {policy.window_bytes:,} bytes came in {policy.window_seconds:g} s")
         before = part.size
-        signal.setitimer(signal.ITIMER_REAL, patience.window_seconds)
 
-    previous = signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, patience.window_seconds)
+    previous = signal.signal(signal.SIGALRM, check_progress)
+    signal.setitimer(signal.ITIMER_REAL, policy.window_seconds, policy.window_seconds)
     try:
         yield
     finally:
@@ -216,102 +246,193 @@ def keeping_up(part: Part, patience: Patience) -> Iterator[None]:
 # --- one request
 
 
-def address_of(text: TextFile) -> str:
-    """Where to ask for a text: at HF_ENDPOINT, a mirror of the Hugging Face hub, where that is set."""
+def resolve_address(text: TextFile) -> str:
+    """Return the address to ask: at HF_ENDPOINT, a mirror of the Hub, if the variable is set."""
     mirror = os.environ.get("HF_ENDPOINT")
-    if mirror and text.url.startswith(HUB):
-        return f"{mirror.rstrip('/')}/{text.url.removeprefix(HUB)}"
-    return text.url
+    return f"{mirror.rstrip('/')}/{text.url.removeprefix(HUB)}" if mirror and text.url.startswith(HUB) else text.url
 
 
 @contextlib.contextmanager
-def answer(address: str, headers: dict[str, str], patience: Patience) -> Iterator[http.client.HTTPResponse]:
-    """A server's answer to one request; raises TransientError for what may pass, InputError for what will not."""
-    headers = {"User-Agent": f"lmpipe/{__version__}", "Accept-Encoding": "identity"} | headers
+def open_url(part: "Part", address: str, policy: RetryPolicy) -> Iterator[requests.Response]:
+    """Open the rest of a text; raise RetryableError for errors that may pass and InputError for others."""
+    headers = {"User-Agent": f"lmpipe/{__version__}", "Accept-Encoding": "identity"} | part.range_headers()
+    if part.text.url.startswith(HUB):
+        from huggingface_hub import get_token
+
+        # requests drops the header when a redirect leads to another host.
+        headers |= {"Authorization": f"Bearer {token}"} if (token := get_token()) else {}
     try:
-        request = urllib.request.Request(address, headers=headers)
-        # An opener of its own reads the environment's proxies as they are now.
-        response = urllib.request.build_opener().open(request, timeout=patience.window_seconds)
-    except urllib.error.HTTPError as error:
-        if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            with error:
-                raise refusal(address, error) from None
-        response = error
-    except (ValueError, http.client.InvalidURL) as error:
-        cause = printable(str(error))
-        raise InputError(f"{address}: expected an address to ask, found none ({cause}); correct it") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise no_connection(address, error) from None
+        response = requests.get(address, headers=headers, stream=True, timeout=policy.window_seconds)
+    except (ValueError, requests.TooManyRedirects) as error:
+        raise InputError(address, f"is not an address that can be fetched ({printable(error)})", "correct it") from None
+    except OSError as error:  # all others of requests
+        cause = root_cause(error)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            problem = f"has a certificate that is not trusted ({cause.verify_message})"
+            raise InputError(address, problem, "name your network's own in REQUESTS_CA_BUNDLE") from None
+        raise RetryableError(f"no connection ({describe_error(cause)})") from None
     with response:
+        if response.status_code not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+            raise status_error(part, address, response)
         yield response
 
 
-def refusal(address: str, error: urllib.error.HTTPError) -> Exception:
-    """What an answer that is no file means: TransientError or InputError."""
-    said = f"the server answers {error.code} {printable(str(error.reason))}"
-    if error.code in PASSING or error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return TransientError(said, retry_after(error.headers.get("Retry-After")))
-    remedy = "access is refused" if error.code in REFUSED else "correct the address"
-    return InputError(f"{address}: {said}; {remedy}")
+def status_error(part: "Part", address: str, response: requests.Response) -> Exception:
+    """Return the error that a status code means: RetryableError, or InputError if another attempt cannot help."""
+    code = response.status_code
+    problem = f"the server answers {code} {printable(response.reason)}".rstrip()
+    if code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        part.discard()
+    elif code in AUTH_STATUS:
+        is_on_hub = part.text.url.startswith(HUB)
+        remedy = "accept the dataset's terms on its page and set HF_TOKEN" if is_on_hub else "fetch the file by hand"
+        return InputError(address, problem, remedy)
+    elif code not in RETRYABLE_STATUS and code < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return InputError(address, problem, "correct the address")
+    retry_after = 0.0
+    with contextlib.suppress(urllib3.exceptions.InvalidHeader):
+        retry_after = float(urllib3.Retry().parse_retry_after(response.headers.get("Retry-After", "0")))
+    return RetryableError(problem, retry_after)
 
 
-def retry_after(value: str | None) -> float:
-    """The seconds that a Retry-After header asks for; 0 where it asks for nothing that can be understood.
+def root_cause(error: BaseException) -> BaseException:
+    """Return the innermost of nested exceptions, as requests and urllib3 raise them."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
-    >>> retry_after("120"), retry_after("soon"), retry_after("Thu, 01 Jan 1970 00:00:00 GMT")
-    (120.0, 0.0, 0.0)
+
+def describe_error(error: BaseException) -> str:
+    """Return the reason of an error, on one line."""
+    return printable(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+
+
+def printable(text: Any) -> str:
+    r"""Make a server's words fit into one line: no control characters, at most 200 characters.
+
+    >>> printable("not\nfound \x1b[31m")
+    'not found [31m'
     """
-    if value and value.strip().isdecimal():
-        return float(value)
-    with contextlib.suppress(ValueError):
-        return max(0.0, parsedate_to_datetime(value or "").timestamp() - time.time())
-    return 0.0
+    return "".join(filter(str.isprintable, " ".join(str(text).split())))[:200]
 
 
-def no_connection(address: str, error: Exception) -> Exception:
-    """What a connection that could not be made means: TransientError, but for a certificate that is not trusted."""
-    cause = getattr(error, "reason", error)
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return InputError(
-            f"{address}: expected a trusted certificate, found another ({cause.verify_message}); "
-            "name your network's own in SSL_CERT_FILE"
-        )
-    if isinstance(cause, http.client.HTTPException) and not isinstance(cause, OSError):
-        return TransientError(f"the server does not speak HTTP ({type(cause).__name__})")
-    return TransientError(f"no connection ({getattr(cause, 'strerror', None) or cause})")
+# --- the partial file
 
 
-def next_block(response: http.client.HTTPResponse) -> bytes:
-    """The bytes that have arrived; none at the end, or after a clean cut; raises TransientError for a broken one."""
-    try:
-        return response.read1(CHUNK_BYTES)
-    except (OSError, http.client.HTTPException) as error:
-        raise TransientError(f"the connection broke ({getattr(error, 'strerror', None) or error})") from None
+class Part:
+    """The bytes received so far, in a locked file, and their source."""
 
+    def __init__(self, text: TextFile, file: IO[bytes]):
+        """Continue with the bytes of an earlier call if they belong to the text; otherwise start with none."""
+        self.text, self.file, self.path = text, file, Path(file.name)
+        self.source_path = self.path.with_name(f"{self.path.name}.json")
+        self.size = os.fstat(file.fileno()).st_size
+        self.is_spliced = True  # from several responses, or from one without a marked end
+        self.end_is_reached = False  # of a response without a length
+        self.source: PartialDownload | None = None
+        with contextlib.suppress(InputError):
+            self.source = PartialDownload.read(self.source_path)
+        if self.source is None or self.source.url != text.url or self.size > (self.total or math.inf):
+            self.discard()
 
-# --- the text of a complete part
+    @property
+    def total(self) -> int | None:
+        """Bytes of the published file: as declared, else as announced; None if unknown."""
+        return self.text.published_bytes or (self.source.total if self.source else None)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all bytes of the published file are here."""
+        return self.end_is_reached or self.size == self.total
+
+    def range_headers(self) -> dict[str, str]:
+        """Return the headers that request the missing bytes of the same file; none if nothing would reveal another."""
+        validator = self.source.validator if self.source else None
+        if not self.size or not (validator or self.text.sha256):
+            return {}
+        # A weak tag, W/"...", is not allowed in If-Range (RFC 9110, section 13.1.5).
+        is_weak = not validator or validator.startswith("W/")
+        return {"Range": f"bytes={self.size}-"} | ({} if is_weak else {"If-Range": validator})
+
+    def accept(self, response: requests.Response) -> None:
+        """Continue with a 206 response, or start over with a 200 one.
+
+        Raises RetryableError for another range or file than requested, and InputError for a file of another length than
+        declared, or of one without any sign by which a cut would be noticed.
+        """
+        headers = response.headers
+        validator = headers.get("ETag") or headers.get("Last-Modified")
+        # A header that goes on in the next line cannot be sent back.
+        validator = validator if validator and validator.isascii() and validator.isprintable() else None
+        if response.status_code == HTTPStatus.OK:
+            length = re.fullmatch(r"\d{1,18}", headers.get("Content-Length", ""))
+            self.start_over(validator, int(length[0]) if length else None, "Transfer-Encoding" in headers)
+            return
+        # Without a total, a cut of the rest would look like its end.
+        requested = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+        start, total = map(int, requested.groups()) if requested else (0, 0)
+        if not 0 < start == self.size or validator != self.source.validator or total != (self.total or total):
+            self.discard()
+            raise RetryableError("the server sends another range than requested, or of another file")
+        self.source, self.is_spliced = self.source.model_copy(update={"total": total}), True
+
+    def start_over(self, validator: str | None, length: int | None, end_is_marked: bool) -> None:
+        """Drop the bytes so far for a response with the whole file; see `accept` for the errors."""
+        url, declared = self.text.url, self.text.published_bytes
+        if declared and length and length != declared:
+            problem = f"has {length:,} bytes at the server, but {declared:,} are declared"
+            raise InputError(url, problem, "it is another file: correct bytes in the study, or the address")
+        if not (declared or length or end_is_marked or self.text.sha256 or self.text.is_compressed):
+            problem = "is sent without its length, so a cut would not be noticed"
+            raise InputError(url, problem, "declare bytes or sha256 in the study")
+        self.discard()
+        self.source = PartialDownload(url=url, validator=validator, total=length)
+        self.source.write(self.source_path)
+        self.is_spliced = self.total is None
+
+    def append(self, block: bytes) -> None:
+        """Append bytes; raise InputError on a full disk, RetryableError if the file grows beyond its length."""
+        rest = memoryview(block)
+        while rest:
+            try:
+                written = self.file.write(rest)
+            except OSError as error:
+                raise (
+                    disk_error(error, self.path, self.size, self.total) if error.errno in DISK_FULL_ERRNOS else error
+                ) from None
+            self.size += written
+            rest = rest[written:]
+        if self.total is not None and self.size > self.total:
+            problem = f"the server sends more than the {self.total:,} bytes that the file has"
+            self.discard()
+            raise RetryableError(problem)
+
+    def discard(self) -> None:
+        """Delete the bytes so far and their source, in this order: a source never describes other bytes."""
+        self.file.truncate(0)
+        self.source_path.unlink(missing_ok=True)
+        self.source, self.size, self.is_spliced, self.end_is_reached = None, 0, False, False
 
 
 def finish(part: Part, path: Path) -> None:
-    """Check a complete part and give the text its name.
+    """Verify a complete part, decompress a .gz file, and move the text to `path`.
 
-    Raises WrongTextError for what is damaged or not the declared text, and InputError on a full disk.
+    Raises ChecksumMismatchError for a damaged file or another text than declared, InputError on a full disk.
     """
-    remedy = "the published text is another one, and was removed; correct the study"
-    text = part.text
+    text, remedy = part.text, "the published text is another one, and was removed: correct the study"
     if text.is_compressed:
-        check_disk(path.parent, text.text_bytes or 0)
+        check_disk_space(path.parent, text.text_bytes or 0)
         decompress(part, path, remedy)
         part.path.unlink()
     else:
-        check_text(text.url, text, part.size, sha256_of(part.path) if text.sha256 else None, remedy)
+        verify(text, text.url, part.size, sha256_of(part.path) if text.sha256 else None, remedy)
         os.fsync(part.file.fileno())
         part.path.replace(path)
-    part.record_path.unlink(missing_ok=True)
+    part.source_path.unlink(missing_ok=True)
 
 
 def decompress(part: Part, path: Path, remedy: str) -> None:
-    """Write the text of a .gz file, of one member or several, under its name once it is checked."""
+    """Write the text of a .gz file, of one member or several, to `path` once it is verified."""
     text, size, digest = part.text, 0, hashlib.sha256()
     try:
         with gzip.open(part.path) as reader, atomic_write(path, "wb", text.text_bytes) as writer:
@@ -319,6 +440,6 @@ def decompress(part: Part, path: Path, remedy: str) -> None:
                 writer.write(block)
                 digest.update(block)
                 size += len(block)
-            check_text(text.url, text, size, digest.hexdigest(), remedy)
+            verify(text, text.url, size, digest.hexdigest(), remedy)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise WrongTextError(f"{text.url}: expected gzip, found damage ({error}); {remedy}") from None
+        raise ChecksumMismatchError(text.url, f"is damaged gzip ({error})", remedy) from None

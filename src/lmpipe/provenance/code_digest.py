@@ -14,7 +14,6 @@ NON_NUMERIC = {
     "api",
     "cli",
     "data.download",
-    "data.partial_download",
     "errors",
     "io",
     "planning",

@@ -144,7 +144,6 @@ TOKEN_SHARD = keys(
 
 # --- corpora and runs
 
-PART = keys(url=str, etag=str | None, last_modified=str | None, total=Whole | None)
 SPLIT = keys(bytes=Whole, documents=Whole, sha256=str)
 CORPUS = keys(source=str, splits=keys(train=SPLIT, valid=SPLIT), versions=NotRequired[dict[str, Any]])
 RUN_CONFIG = keys(
