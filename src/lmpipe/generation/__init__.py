@@ -1,1 +1,5 @@
-"""TODO."""
+"""Text from a trained run: compiled inference with a KV cache, sampling, text metrics, and the Hugging Face export.
+
+Nothing here imports torch, so that a command starts in a fraction of a second. May import model (what needs no torch),
+tokenizer, study, kernels, provenance, io and errors.
+"""

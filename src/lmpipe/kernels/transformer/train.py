@@ -1,13 +1,13 @@
-"""The layers of the model in training, forwards and backwards: all that lies between the matrix products.
+"""Kernels of the model's layers in training, forward and backward: everything but the large matrix products.
 
-Every kernel takes the address of its arguments (layout.py names them), the first of its units of work and the one after
-the last, and the number of the thread that calls it. What a unit gives does not depend on the others, so results are
-the same however threads share the units. Rows are float32 (`size` 4) or bfloat16 (`size` 2) numbers, one behind the
-other; all are computed in float32.
+Each kernel takes the address of its arguments (structs.py), the first unit of work, the one after the last, and the
+number of the calling thread. Units are independent, so results do not depend on how threads share them. Rows are
+contiguous float32 (`itemsize` 4) or bfloat16 (`itemsize` 2) numbers; all arithmetic is float32.
 """
 
 import numpy as np
 
+from lmpipe.kernels.runtime import structs as runtime_structs
 from lmpipe.kernels.runtime.intrinsics import CHECKED, bounds_check, inlined, kernel, load_int
 from lmpipe.kernels.runtime.simd_float32 import (
     BF16_BYTES,
@@ -43,41 +43,41 @@ from lmpipe.kernels.transformer import structs
 from lmpipe.kernels.transformer.structs import ATTENTION, ATTENTION_BLOCK, LOSS, NORM, NORM_GROUP, SWIGLU
 
 FLOAT_BYTES = 4
-BLOCK = ATTENTION_BLOCK
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 NORM_EPS = np.float32(structs.NORM_EPS)
+round_up = inlined(runtime_structs.round_up)
 softmax_numerators = make_softmax_numerators(exp_fma)
 
 
-# --- rows of numbers -------------------------------------------------------------------------------------------------
+# --- vectors of a row ------------------------------------------------------------------------------------------------
 
 
 @inlined
-def read(row, place, count, size):
-    """Sixteen numbers of a row from `place` on; behind the `count` that it has there are zeros."""
-    left = count - place
-    if size == FLOAT_BYTES:
-        address = row + FLOAT_BYTES * place
+def load(row, i, count, itemsize):
+    """Load elements i to i + 15 of a row of `count` elements; zeros follow the last one."""
+    left = count - i
+    if itemsize == FLOAT_BYTES:
+        address = row + FLOAT_BYTES * i
         return load_f32x16(address) if left >= LANES else load_f32_masked(address, left)
-    return load_bf16_masked(row + BF16_BYTES * place, min(left, LANES))
+    return load_bf16_masked(row + BF16_BYTES * i, min(left, LANES))
 
 
 @inlined
-def write(row, place, values, count, size):
-    """Write sixteen numbers of a row from `place` on, or as many as it has."""
-    left = count - place
-    if size != FLOAT_BYTES:
-        store_bf16_masked(row + BF16_BYTES * place, values, min(left, LANES))
+def store(row, i, values, count, itemsize):
+    """Store elements i to i + 15 of a row of `count` elements, or as many as it has."""
+    left = count - i
+    if itemsize != FLOAT_BYTES:
+        store_bf16_masked(row + BF16_BYTES * i, values, min(left, LANES))
     elif left >= LANES:
-        store_f32x16(row + FLOAT_BYTES * place, values)
+        store_f32x16(row + FLOAT_BYTES * i, values)
     else:
-        store_f32_masked(row + FLOAT_BYTES * place, values, left)
+        store_f32_masked(row + FLOAT_BYTES * i, values, left)
 
 
 @inlined
-def sigmoid(values):
-    """The logistic function."""
-    return div(broadcast(ONE), add(broadcast(ONE), exp_fma(sub(broadcast(ZERO), values))))
+def sigmoid(x):
+    """Logistic function, 1 / (1 + exp(-x))."""
+    return div(broadcast(ONE), add(broadcast(ONE), exp_fma(sub(broadcast(ZERO), x))))
 
 
 # --- RMSNorm ---------------------------------------------------------------------------------------------------------
@@ -85,52 +85,56 @@ def sigmoid(values):
 
 @kernel
 def rmsnorm(args, first, last, thread_id):
-    """RMSNorm of rows of float32, and the scale of each, which its derivative needs."""
-    d_model, size = load_int(args + NORM.d_model), load_int(args + NORM.itemsize)
-    gain = load_int(args + NORM.weight)
+    """RMSNorm (Zhang and Sennrich 2019, equation 4) of rows (N, d_model); `scales` (N,) is saved for the backward pass.
+
+    A unit is a row.
+    """
+    d_model, itemsize = load_int(args + NORM.d_model), load_int(args + NORM.itemsize)
+    weight = load_int(args + NORM.weight)
     for row in range(first, last):
         x = load_int(args + NORM.x) + FLOAT_BYTES * d_model * row
-        output = load_int(args + NORM.output) + size * d_model * row
+        output = load_int(args + NORM.output) + itemsize * d_model * row
         squares = broadcast(ZERO)
-        for place in range(0, d_model, LANES):
-            values = read(x, place, d_model, FLOAT_BYTES)
+        for i in range(0, d_model, LANES):
+            values = load(x, i, d_model, FLOAT_BYTES)
             squares = fmuladd(squares, values, values)
         scale = ONE / sqrt(hsum(squares) / np.float32(d_model) + NORM_EPS)
         store_f32(load_int(args + NORM.scales) + FLOAT_BYTES * row, scale)
-        for place in range(0, d_model, LANES):
-            values = mul(read(x, place, d_model, FLOAT_BYTES), broadcast(scale))
-            write(output, place, mul(values, read(gain, place, d_model, FLOAT_BYTES)), d_model, size)
+        for i in range(0, d_model, LANES):
+            normalized = mul(load(x, i, d_model, FLOAT_BYTES), broadcast(scale))
+            store(output, i, mul(normalized, load(weight, i, d_model, FLOAT_BYTES)), d_model, itemsize)
     return 0
 
 
 @kernel
 def rmsnorm_backward(args, first, last, thread_id):
-    """The gradients of RMSNorm, by groups of rows: of the rows, and of the gain a sum for each group.
+    """Gradients of RMSNorm: of x (N, d_model), and sums of the weight's over groups of rows (groups, d_model).
 
-    With r the scale and n = r x: dx = r (g w - n mean(g w n)), and dw sums g n.
+    With scale r and n = r x: dx = r (g w - n mean(g w n)), dw = sum over rows of g n. A unit is a group of NORM_GROUP
+    rows.
     """
-    d_model, size = load_int(args + NORM.d_model), load_int(args + NORM.itemsize)
-    gain, rows = load_int(args + NORM.weight), load_int(args + NORM.rows)
+    d_model, itemsize = load_int(args + NORM.d_model), load_int(args + NORM.itemsize)
+    weight, rows = load_int(args + NORM.weight), load_int(args + NORM.rows)
     for group in range(first, last):
-        sums = load_int(args + NORM.weight_sums) + FLOAT_BYTES * d_model * group
-        for place in range(0, d_model, LANES):
-            write(sums, place, broadcast(ZERO), d_model, FLOAT_BYTES)
+        weight_sums = load_int(args + NORM.weight_sums) + FLOAT_BYTES * d_model * group
+        for i in range(0, d_model, LANES):
+            store(weight_sums, i, broadcast(ZERO), d_model, FLOAT_BYTES)
         for row in range(group * NORM_GROUP, min((group + 1) * NORM_GROUP, rows)):
             x = load_int(args + NORM.x) + FLOAT_BYTES * d_model * row
-            grad = load_int(args + NORM.output) + size * d_model * row
+            grad = load_int(args + NORM.output) + itemsize * d_model * row
             scale = broadcast(load_f32(load_int(args + NORM.scales) + FLOAT_BYTES * row))
             weighted = broadcast(ZERO)
-            for place in range(0, d_model, LANES):
-                normal = mul(read(x, place, d_model, FLOAT_BYTES), scale)
-                product = mul(read(grad, place, d_model, size), normal)
-                write(sums, place, add(read(sums, place, d_model, FLOAT_BYTES), product), d_model, FLOAT_BYTES)
-                weighted = fmuladd(weighted, product, read(gain, place, d_model, FLOAT_BYTES))
+            for i in range(0, d_model, LANES):
+                normalized = mul(load(x, i, d_model, FLOAT_BYTES), scale)
+                product = mul(load(grad, i, d_model, itemsize), normalized)
+                store(weight_sums, i, add(load(weight_sums, i, d_model, FLOAT_BYTES), product), d_model, FLOAT_BYTES)
+                weighted = fmuladd(weighted, product, load(weight, i, d_model, FLOAT_BYTES))
             mean = broadcast(hsum(weighted) / np.float32(d_model))
-            output = load_int(args + NORM.grad_x) + FLOAT_BYTES * d_model * row
-            for place in range(0, d_model, LANES):
-                normal = mul(read(x, place, d_model, FLOAT_BYTES), scale)
-                grad_times_weight = mul(read(grad, place, d_model, size), read(gain, place, d_model, FLOAT_BYTES))
-                write(output, place, mul(sub(grad_times_weight, mul(normal, mean)), scale), d_model, FLOAT_BYTES)
+            grad_x = load_int(args + NORM.grad_x) + FLOAT_BYTES * d_model * row
+            for i in range(0, d_model, LANES):
+                normalized = mul(load(x, i, d_model, FLOAT_BYTES), scale)
+                grad_normalized = mul(load(grad, i, d_model, itemsize), load(weight, i, d_model, FLOAT_BYTES))
+                store(grad_x, i, mul(sub(grad_normalized, mul(normalized, mean)), scale), d_model, FLOAT_BYTES)
     return 0
 
 
@@ -139,37 +143,40 @@ def rmsnorm_backward(args, first, last, thread_id):
 
 @kernel
 def swiglu(args, first, last, thread_id):
-    """silu(gate) * up of rows that hold both, d_ff numbers each."""
-    d_ff, size = load_int(args + SWIGLU.d_ff), load_int(args + SWIGLU.itemsize)
+    """SwiGLU activation (Shazeer 2020), silu(gate) * up: (N, 2 d_ff), gate first, to (N, d_ff). A unit is a row."""
+    d_ff, itemsize = load_int(args + SWIGLU.d_ff), load_int(args + SWIGLU.itemsize)
     for row in range(first, last):
-        gates = load_int(args + SWIGLU.gate_up) + 2 * size * d_ff * row
-        output = load_int(args + SWIGLU.output) + size * d_ff * row
-        for place in range(0, d_ff, LANES):
-            gate = read(gates, place, d_ff, size)
-            up = read(gates + size * d_ff, place, d_ff, size)
-            write(output, place, mul(mul(gate, sigmoid(gate)), up), d_ff, size)
+        gate_up = load_int(args + SWIGLU.gate_up) + 2 * itemsize * d_ff * row
+        output = load_int(args + SWIGLU.output) + itemsize * d_ff * row
+        for i in range(0, d_ff, LANES):
+            gate = load(gate_up, i, d_ff, itemsize)
+            up = load(gate_up + itemsize * d_ff, i, d_ff, itemsize)
+            store(output, i, mul(mul(gate, sigmoid(gate)), up), d_ff, itemsize)
     return 0
 
 
 @kernel
 def swiglu_backward(args, first, last, thread_id):
-    """The gradients of both halves, side by side, too; those of the product are replaced by the product itself."""
-    d_ff, size = load_int(args + SWIGLU.d_ff), load_int(args + SWIGLU.itemsize)
+    """Gradients of gate and up, side by side (N, 2 d_ff); the activation (N, d_ff) replaces its own gradient.
+
+    The matrix behind needs the activation again, and computing it here is nearly free. A unit is a row.
+    """
+    d_ff, itemsize = load_int(args + SWIGLU.d_ff), load_int(args + SWIGLU.itemsize)
     for row in range(first, last):
-        gates = load_int(args + SWIGLU.gate_up) + 2 * size * d_ff * row
-        grads = load_int(args + SWIGLU.output) + size * d_ff * row
-        outputs = load_int(args + SWIGLU.grads) + 2 * size * d_ff * row
-        for place in range(0, d_ff, LANES):
-            gate = read(gates, place, d_ff, size)
-            up = read(gates + size * d_ff, place, d_ff, size)
-            grad = read(grads, place, d_ff, size)
-            sig = sigmoid(gate)
-            silu = mul(gate, sig)
-            # silu'(x) = s + silu(x) (1 - s), s being the logistic function.
-            silu_grad = fmuladd(sig, silu, sub(broadcast(ONE), sig))
-            write(outputs, place, mul(mul(grad, up), silu_grad), d_ff, size)
-            write(outputs + size * d_ff, place, mul(grad, silu), d_ff, size)
-            write(grads, place, mul(silu, up), d_ff, size)
+        gate_up = load_int(args + SWIGLU.gate_up) + 2 * itemsize * d_ff * row
+        grad_output = load_int(args + SWIGLU.output) + itemsize * d_ff * row
+        grads = load_int(args + SWIGLU.grads) + 2 * itemsize * d_ff * row
+        for i in range(0, d_ff, LANES):
+            gate = load(gate_up, i, d_ff, itemsize)
+            up = load(gate_up + itemsize * d_ff, i, d_ff, itemsize)
+            grad = load(grad_output, i, d_ff, itemsize)
+            gate_sigmoid = sigmoid(gate)
+            silu = mul(gate, gate_sigmoid)
+            # silu'(x) = sigmoid(x) + silu(x) (1 - sigmoid(x))
+            silu_grad = fmuladd(gate_sigmoid, silu, sub(broadcast(ONE), gate_sigmoid))
+            store(grads, i, mul(mul(grad, up), silu_grad), d_ff, itemsize)
+            store(grads + itemsize * d_ff, i, mul(grad, silu), d_ff, itemsize)
+            store(grad_output, i, mul(silu, up), d_ff, itemsize)
     return 0
 
 
@@ -178,304 +185,265 @@ def swiglu_backward(args, first, last, thread_id):
 
 @kernel
 def cross_entropy_fwd_bwd(args, first, last, thread_id):
-    """Turn rows of logits into the gradients of their losses, in place.
+    """Softmax cross-entropy, forward and backward in place: logits (N, vocab) become d loss / d logits.
 
-    A loss is the terms of a row, (the largest logit - the target's) and the sum of exp(logit - largest), as
-    difference + log(sum).
+    `terms` (N, 2) receives max - target logit and the sum of exp(logit - max): the loss is the first plus the log of
+    the second. A unit is a row.
     """
-    vocab, size = load_int(args + LOSS.vocab_size), load_int(args + LOSS.itemsize)
+    vocab_size, itemsize = load_int(args + LOSS.vocab_size), load_int(args + LOSS.itemsize)
     for row in range(first, last):
-        logits = load_int(args + LOSS.logits) + size * vocab * row
+        logits = load_int(args + LOSS.logits) + itemsize * vocab_size * row
         target = load_int(load_int(args + LOSS.targets) + WORD * row)
         terms = load_int(args + LOSS.terms) + 2 * FLOAT_BYTES * row
-        max_lanes = broadcast(MASKED)
-        for place in range(0, vocab, LANES):
-            max_lanes = maximum(select_tail(read(logits, place, vocab, size), vocab - place, MASKED), max_lanes)
-        max_logit = hmax(max_lanes)
-        target_logit = hsum(read(logits, target, target + 1, size))
-        found = broadcast(ZERO)
-        for place in range(0, vocab, LANES):
-            values = select_tail(read(logits, place, vocab, size), vocab - place, MASKED)
+        maxima = broadcast(MASKED)
+        for i in range(0, vocab_size, LANES):
+            maxima = maximum(select_tail(load(logits, i, vocab_size, itemsize), vocab_size - i, MASKED), maxima)
+        max_logit = hmax(maxima)
+        target_logit = hsum(load(logits, target, target + 1, itemsize))
+        sums = broadcast(ZERO)
+        for i in range(0, vocab_size, LANES):
+            values = select_tail(load(logits, i, vocab_size, itemsize), vocab_size - i, MASKED)
             values = exp_fma(sub(values, broadcast(max_logit)))
-            if size == FLOAT_BYTES:
-                write(logits, place, values, vocab, size)
-            found = add(found, values)
-        sum_exp = hsum(found)
+            if itemsize == FLOAT_BYTES:
+                store(logits, i, values, vocab_size, itemsize)
+            sums = add(sums, values)
+        sum_exp = hsum(sums)
         store_f32(terms, max_logit - target_logit)
         store_f32(terms + FLOAT_BYTES, sum_exp)
-        inv_sum = broadcast(ONE / sum_exp)
-        for place in range(0, vocab, LANES):
-            values = read(logits, place, vocab, size)
-            if size != FLOAT_BYTES:
-                # bfloat16 would not keep the exponentials well: they are computed again.
+        inverse = broadcast(ONE / sum_exp)
+        for i in range(0, vocab_size, LANES):
+            values = load(logits, i, vocab_size, itemsize)
+            if itemsize != FLOAT_BYTES:
+                # bfloat16 would round the exponentials: they are recomputed from the logits.
                 values = exp_fma(sub(values, broadcast(max_logit)))
-            write(logits, place, mul(values, inv_sum), vocab, size)
+            store(logits, i, mul(values, inverse), vocab_size, itemsize)
         # The gradient of a logit is its probability, less 1 for the target's.
-        target_prob = mul(exp_fma(broadcast(target_logit - max_logit)), inv_sum)
-        write(logits, target, sub(target_prob, broadcast(ONE)), target + 1, size)
+        target_prob = mul(exp_fma(broadcast(target_logit - max_logit)), inverse)
+        store(logits, target, sub(target_prob, broadcast(ONE)), target + 1, itemsize)
     return 0
 
 
-# --- matrix products of attention's blocks ---------------------------------------------------------------------------
+# --- matrix products within attention's blocks -----------------------------------------------------------------------
 
-ROWS = 8
-
-
-@inlined
-def check_product(c, c_stride, a, a_stride, a_step, b, b_stride, columns, depth):
-    """Look the corners of a product's matrices up, where addresses are checked."""
-    if CHECKED:
-        for row in (0, ROWS - 1):
-            bounds_check(c + c_stride * row, columns)
-            bounds_check(a + a_stride * row, FLOAT_BYTES)
-            bounds_check(a + a_stride * row + a_step * (depth - 1), FLOAT_BYTES)
-        bounds_check(b, columns)
-        bounds_check(b + b_stride * (depth - 1), columns)
+MATMUL_ROWS = 8
 
 
-def product_by(pair_block, single_block):
-    """A kernel that goes through C in blocks: `rows` a multiple of 8, `columns` bytes of whole vectors."""
+def make_matmul(transpose_a, accumulate):
+    """Return a kernel for C = A B, with A transposed or not, or C += A B.
+
+    Matrices are (address, bytes from row to row). C has `rows` rows, a multiple of MATMUL_ROWS, and `columns` columns,
+    a multiple of LANES; `depth` is the number of B's rows.
+    """
+    two_vectors = make_matmul_block(MATMUL_ROWS, 2, accumulate)
+    one_vector = make_matmul_block(MATMUL_ROWS, 1, accumulate)
 
     @kernel
-    def product(c, c_stride, a, a_stride, a_step, b, b_stride, rows, columns, depth):
-        for row in range(0, rows, ROWS):
-            c_row, a_row = c + c_stride * row, a + a_stride * row
-            check_product(c_row, c_stride, a_row, a_stride, a_step, b, b_stride, columns, depth)
-            for offset in range(0, columns - LANES_BYTES, 2 * LANES_BYTES):
-                pair_block(c_row + offset, c_stride, a_row, a_stride, a_step, b + offset, b_stride, depth)
-            if columns % (2 * LANES_BYTES):
-                offset = columns - LANES_BYTES
-                single_block(c_row + offset, c_stride, a_row, a_stride, a_step, b + offset, b_stride, depth)
+    def matmul(c, a, b, rows, columns, depth):
+        (c_address, c_stride), (a_address, a_stride), (b_address, b_stride) = c, a, b
+        # Bytes from an element of A to the next one in its column and in its row.
+        row_step, depth_step = (FLOAT_BYTES, a_stride) if transpose_a else (a_stride, FLOAT_BYTES)
+        row_bytes = FLOAT_BYTES * columns
+        for row in range(0, rows, MATMUL_ROWS):
+            c_row, a_row = c_address + c_stride * row, a_address + row_step * row
+            if CHECKED:
+                for checked_row in (0, MATMUL_ROWS - 1):
+                    bounds_check(c_row + c_stride * checked_row, row_bytes)
+                    bounds_check(a_row + row_step * checked_row, FLOAT_BYTES)
+                    bounds_check(a_row + row_step * checked_row + depth_step * (depth - 1), FLOAT_BYTES)
+                bounds_check(b_address, row_bytes)
+                bounds_check(b_address + b_stride * (depth - 1), row_bytes)
+            for offset in range(0, row_bytes - LANES_BYTES, 2 * LANES_BYTES):
+                two_vectors(c_row + offset, c_stride, a_row, row_step, depth_step, b_address + offset, b_stride, depth)
+            if row_bytes % (2 * LANES_BYTES):
+                offset = row_bytes - LANES_BYTES
+                one_vector(c_row + offset, c_stride, a_row, row_step, depth_step, b_address + offset, b_stride, depth)
 
-    return product
+    return matmul
 
 
-# C = A B, and C += A B.
-multiply = product_by(make_matmul_block(ROWS, 2, False), make_matmul_block(ROWS, 1, False))
-add_product = product_by(make_matmul_block(ROWS, 2, True), make_matmul_block(ROWS, 1, True))
+matmul = make_matmul(transpose_a=False, accumulate=False)
+add_matmul_transposed = make_matmul(transpose_a=True, accumulate=True)
+
+
+@kernel
+def transpose(target, source, rows, columns):
+    """Transpose a matrix (rows, columns), both multiples of LANES; matrices are (address, bytes from row to row)."""
+    (target_address, target_stride), (source_address, source_stride) = target, source
+    for column in range(0, columns, LANES):
+        for row in range(0, rows, LANES):
+            source_block = source_address + source_stride * row + FLOAT_BYTES * column
+            target_block = target_address + target_stride * column + FLOAT_BYTES * row
+            if CHECKED:
+                for checked_row in (0, LANES - 1):
+                    bounds_check(source_block + source_stride * checked_row, LANES_BYTES)
+                    bounds_check(target_block + target_stride * checked_row, LANES_BYTES)
+            transpose_16x16(target_block, target_stride, source_block, source_stride)
+
+
+@kernel
+def clear(address, size):
+    """Fill `size` bytes with zeros."""
+    for offset in range(0, size, LANES_BYTES):
+        store_f32x16(address + offset, broadcast(ZERO))
 
 
 # --- causal attention ------------------------------------------------------------------------------------------------
 
 
 @inlined
-def filled_up(count, unit):
-    """The next multiple of a unit."""
-    return (count + unit - 1) // unit * unit
-
-
-@kernel
-def load_row(target, row, head_dim, size, factor, cos_sin):
-    """A head's row of numbers as float32, filled up with zeros: times a factor, rotated unless `cos_sin` is 0."""
-    for place in range(0, head_dim, LANES):
-        values = mul(read(row, place, head_dim, size), broadcast(factor))
-        if cos_sin != 0:
-            values = rotate_pairs(values, read(cos_sin, place, head_dim, FLOAT_BYTES), ONE)
-        store_f32x16(target + FLOAT_BYTES * place, values)
-
-
-@kernel
-def store_row(row, source, head_dim, size, factor, cos_sin):
-    """The other way round: a head's row of gradients, times a factor, turned back."""
-    for place in range(0, head_dim, LANES):
-        values = mul(load_f32x16(source + FLOAT_BYTES * place), broadcast(factor))
-        if cos_sin != 0:
-            values = rotate_pairs(values, read(cos_sin, place, head_dim, FLOAT_BYTES), -ONE)
-        write(row, place, values, head_dim, size)
-
-
-@kernel
-def clear(address, size):
-    """Fill memory with zeros."""
-    for offset in range(0, size, LANES_BYTES):
-        store_f32x16(address + offset, broadcast(ZERO))
-
-
-@kernel
-def load_rows(target, row_bytes, rows, stride, first, last, seq, head_dim, size, factor, cos_sin):
-    """A head's rows of some positions, those behind the last one of the sequence being zeros."""
-    for position in range(first, last):
-        if position < seq:
-            load_row(target, rows + stride * position, head_dim, size, factor, cos_sin_at(cos_sin, position, head_dim))
-        else:
-            clear(target, row_bytes)
-        target += row_bytes
-
-
-@kernel
-def transpose(target, target_stride, source, row_bytes, rows):
-    """A matrix of whole blocks, transposed."""
-    for offset in range(0, row_bytes, LANES_BYTES):
-        for row in range(0, rows, LANES):
-            from_place = source + row_bytes * row + offset
-            to_place = target + target_stride * (offset // FLOAT_BYTES) + FLOAT_BYTES * row
-            if CHECKED:
-                for corner in (0, LANES - 1):
-                    bounds_check(from_place + row_bytes * corner, LANES_BYTES)
-                    bounds_check(to_place + target_stride * corner, LANES_BYTES)
-            transpose_16x16(to_place, target_stride, from_place, row_bytes)
-
-
-@inlined
 def cos_sin_at(cos_sin, position, head_dim):
-    """The cosines and sines of a position, 0 where nothing is turned."""
+    """Return the address of a position's cosines and sines, 0 without RoPE."""
     return cos_sin + FLOAT_BYTES * head_dim * position if cos_sin != 0 else 0
 
 
-@inlined
-def attention_shape(args):
-    """Positions of a sequence, heads, and the head_dim of one."""
-    return (
-        load_int(args + ATTENTION.seq),
-        load_int(args + ATTENTION.num_heads),
-        load_int(args + ATTENTION.head_dim),
-    )
-
-
 @kernel
-def causal_attention(args, first, last, thread_id):
-    """Causal attention, a head of a sequence each: queries, keys and values (seq, 3 d_model) to (seq, d_model)."""
-    seq, heads, head_dim = attention_shape(args)
-    size, cos_sin = load_int(args + ATTENTION.itemsize), load_int(args + ATTENTION.cos_sin)
-    d_model, factor = heads * head_dim, ONE / sqrt(np.float32(head_dim))
-    positions, row_bytes = filled_up(seq, BLOCK), FLOAT_BYTES * filled_up(head_dim, LANES)
-    score_row, matrix = FLOAT_BYTES * positions, positions * row_bytes
-    key_columns = load_int(args + ATTENTION.scratch) + load_int(args + ATTENTION.scratch_bytes) * thread_id
-    keys, values = key_columns + matrix, key_columns + 2 * matrix
-    queries = values + matrix
-    context = queries + BLOCK * row_bytes
-    scores = context + BLOCK * row_bytes
-    stride, out_stride = 3 * size * d_model, size * d_model
-    for unit in range(first, last):
-        place = unit // heads * seq * d_model
-        qkv = load_int(args + ATTENTION.qkv) + size * (3 * place + unit % heads * head_dim)
-        output = load_int(args + ATTENTION.output) + size * (place + unit % heads * head_dim)
-        load_rows(keys, row_bytes, qkv + out_stride, stride, 0, positions, seq, head_dim, size, ONE, cos_sin)
-        load_rows(values, row_bytes, qkv + 2 * out_stride, stride, 0, positions, seq, head_dim, size, ONE, 0)
-        transpose(key_columns, score_row, keys, row_bytes, positions)
-        for start in range(0, seq, BLOCK):
-            stop = start + BLOCK
-            load_rows(queries, row_bytes, qkv, stride, start, stop, seq, head_dim, size, factor, cos_sin)
-            multiply(
-                scores,
-                score_row,
-                queries,
-                row_bytes,
-                FLOAT_BYTES,
-                key_columns,
-                score_row,
-                BLOCK,
-                FLOAT_BYTES * stop,
-                head_dim,
-            )
-            for row in range(BLOCK):
-                inv_sum = ONE / softmax_numerators(scores + score_row * row, start + row + 1, FLOAT_BYTES * stop)
-                # The query is not needed any more.
-                store_f32(queries + row_bytes * row, inv_sum)
-            multiply(context, row_bytes, scores, score_row, FLOAT_BYTES, values, row_bytes, BLOCK, row_bytes, stop)
-            for position in range(start, min(stop, seq)):
-                row = row_bytes * (position - start)
-                inv_sum = load_f32(queries + row)
-                store_row(output + out_stride * position, context + row, head_dim, size, inv_sum, 0)
-    return 0
+def load_rows(target, rows, first, last, seq, head_dim, itemsize, factor, cos_sin):
+    """Copy a head's rows of positions `first` to `last` as float32, times a factor, rotated by RoPE if it is there.
 
-
-@kernel
-def causal_attention_backward(args, first, last, thread_id):
-    """The gradients of queries, keys and values (seq, 3 d_model), for a head of a sequence each.
-
-    The probs P of the softmax are computed again. With S the scores and G the gradient of the output:
-    dV = P' G, dP = G V', dS = P (dP - sum(P dP)), dQ = dS K, dK = dS' Q.
+    Rows are padded with zeros to whole vectors, and positions from `seq` on are zeros.
     """
-    seq, heads, head_dim = attention_shape(args)
-    size, cos_sin = load_int(args + ATTENTION.itemsize), load_int(args + ATTENTION.cos_sin)
-    d_model, factor = heads * head_dim, ONE / sqrt(np.float32(head_dim))
-    positions, row_bytes = filled_up(seq, BLOCK), FLOAT_BYTES * filled_up(head_dim, LANES)
-    score_row, matrix = FLOAT_BYTES * positions, positions * row_bytes
-    key_columns = load_int(args + ATTENTION.scratch) + load_int(args + ATTENTION.scratch_bytes) * thread_id
-    value_columns, keys = key_columns + matrix, key_columns + 2 * matrix
-    key_grads, value_grads = keys + matrix, keys + 2 * matrix
-    queries = keys + 3 * matrix
-    grads = queries + BLOCK * row_bytes
-    query_grads = grads + BLOCK * row_bytes
-    scores = query_grads + BLOCK * row_bytes
-    changes = scores + BLOCK * score_row  # the gradients of the scores
-    stride, out_stride = 3 * size * d_model, size * d_model
-    for unit in range(first, last):
-        place = unit // heads * seq * d_model
-        qkv = load_int(args + ATTENTION.qkv) + size * (3 * place + unit % heads * head_dim)
-        outputs = load_int(args + ATTENTION.grads) + size * (3 * place + unit % heads * head_dim)
-        output_grads = load_int(args + ATTENTION.output) + size * (place + unit % heads * head_dim)
-        load_rows(keys, row_bytes, qkv + 2 * out_stride, stride, 0, positions, seq, head_dim, size, ONE, 0)
-        transpose(value_columns, score_row, keys, row_bytes, positions)
-        load_rows(keys, row_bytes, qkv + out_stride, stride, 0, positions, seq, head_dim, size, ONE, cos_sin)
-        transpose(key_columns, score_row, keys, row_bytes, positions)
-        clear(key_grads, 2 * matrix)
-        for start in range(0, seq, BLOCK):
-            stop = start + BLOCK
-            columns = FLOAT_BYTES * stop
-            load_rows(queries, row_bytes, qkv, stride, start, stop, seq, head_dim, size, factor, cos_sin)
-            load_rows(grads, row_bytes, output_grads, out_stride, start, stop, seq, head_dim, size, ONE, 0)
-            multiply(
-                scores,
-                score_row,
-                queries,
-                row_bytes,
-                FLOAT_BYTES,
-                key_columns,
-                score_row,
-                BLOCK,
-                columns,
-                head_dim,
-            )
-            multiply(
-                changes,
-                score_row,
-                grads,
-                row_bytes,
-                FLOAT_BYTES,
-                value_columns,
-                score_row,
-                BLOCK,
-                columns,
-                head_dim,
-            )
-            for row in range(BLOCK):
-                softmax_backward(scores + score_row * row, changes + score_row * row, start + row + 1, columns)
-            add_product(
-                value_grads, row_bytes, scores, FLOAT_BYTES, score_row, grads, row_bytes, stop, row_bytes, BLOCK
-            )
-            add_product(
-                key_grads, row_bytes, changes, FLOAT_BYTES, score_row, queries, row_bytes, stop, row_bytes, BLOCK
-            )
-            multiply(query_grads, row_bytes, changes, score_row, FLOAT_BYTES, keys, row_bytes, BLOCK, row_bytes, stop)
-            for position in range(start, min(stop, seq)):
-                row = query_grads + row_bytes * (position - start)
-                store_row(
-                    outputs + stride * position, row, head_dim, size, factor, cos_sin_at(cos_sin, position, head_dim)
-                )
-        for position in range(seq):
-            row, offset = outputs + stride * position, row_bytes * position
-            store_row(
-                row + out_stride, key_grads + offset, head_dim, size, ONE, cos_sin_at(cos_sin, position, head_dim)
-            )
-            store_row(row + 2 * out_stride, value_grads + offset, head_dim, size, ONE, 0)
-    return 0
+    (target_row, target_stride), (rows_address, rows_stride) = target, rows
+    for position in range(first, last):
+        if position < seq:
+            row, rotation = rows_address + rows_stride * position, cos_sin_at(cos_sin, position, head_dim)
+            for i in range(0, head_dim, LANES):
+                values = mul(load(row, i, head_dim, itemsize), broadcast(factor))
+                if rotation != 0:
+                    values = rotate_pairs(values, load(rotation, i, head_dim, FLOAT_BYTES), ONE)
+                store_f32x16(target_row + FLOAT_BYTES * i, values)
+        else:
+            clear(target_row, target_stride)
+        target_row += target_stride
+
+
+@kernel
+def store_row(row, source, head_dim, itemsize, factor, cos_sin):
+    """Store a head's row of gradients, times a factor, rotated back by RoPE if it is there."""
+    for i in range(0, head_dim, LANES):
+        values = mul(load_f32x16(source + FLOAT_BYTES * i), broadcast(factor))
+        if cos_sin != 0:
+            values = rotate_pairs(values, load(cos_sin, i, head_dim, FLOAT_BYTES), -ONE)
+        store(row, i, values, head_dim, itemsize)
 
 
 @kernel
 def softmax_backward(scores, grads, count, size):
-    """Turn a row of scores into probs, and the gradients of the probs into those of the scores."""
-    inv_sum = broadcast(ONE / softmax_numerators(scores, count, size))
+    """Turn a row of `count` scores into probabilities, and the probabilities' gradients into the scores', in place."""
+    inverse = broadcast(ONE / softmax_numerators(scores, count, size))
     weighted = broadcast(ZERO)
     for offset in range(0, size, LANES_BYTES):
-        probs = mul(load_f32x16(scores + offset), inv_sum)
+        probs = mul(load_f32x16(scores + offset), inverse)
         store_f32x16(scores + offset, probs)
         weighted = fmuladd(weighted, probs, load_f32x16(grads + offset))
     mean = broadcast(hsum(weighted))
     for offset in range(0, size, LANES_BYTES):
         grad = sub(load_f32x16(grads + offset), mean)
         store_f32x16(grads + offset, mul(load_f32x16(scores + offset), grad))
+
+
+@inlined
+def attention_shape(args):
+    """Return seq, num_heads, head_dim and the bytes of an element."""
+    seq, num_heads = load_int(args + ATTENTION.seq), load_int(args + ATTENTION.num_heads)
+    return seq, num_heads, load_int(args + ATTENTION.head_dim), load_int(args + ATTENTION.itemsize)
+
+
+@kernel
+def causal_attention(args, first, last, thread_id):
+    """Causal attention with RoPE: queries, keys and values (batch, seq, 3 d_model) to (batch, seq, d_model).
+
+    A unit is a head of a sequence. Scores are computed for ATTENTION_BLOCK queries at a time, against the keys up to
+    the last of them, so that about half of the masked scores cost nothing.
+    """
+    seq, num_heads, head_dim, itemsize = attention_shape(args)
+    cos_sin, scale = load_int(args + ATTENTION.cos_sin), ONE / sqrt(np.float32(head_dim))
+    padded_seq, padded_dim = round_up(seq, ATTENTION_BLOCK), round_up(head_dim, LANES)
+    head_row, score_row, out_row = FLOAT_BYTES * padded_dim, FLOAT_BYTES * padded_seq, itemsize * num_heads * head_dim
+    matrix, block = padded_seq * head_row, ATTENTION_BLOCK * head_row
+    scratch = load_int(args + ATTENTION.scratch) + load_int(args + ATTENTION.scratch_bytes) * thread_id
+    keys_t = (scratch, score_row)  # (head_dim, seq)
+    keys, values = (scratch + matrix, head_row), (scratch + 2 * matrix, head_row)
+    queries = (scratch + 3 * matrix, head_row)
+    context = (scratch + 3 * matrix + block, head_row)
+    scores = (scratch + 3 * matrix + 2 * block, score_row)
+    for unit in range(first, last):
+        sequence, head = unit // num_heads, unit % num_heads
+        qkv = load_int(args + ATTENTION.qkv) + 3 * out_row * seq * sequence + itemsize * head_dim * head
+        output = load_int(args + ATTENTION.output) + out_row * seq * sequence + itemsize * head_dim * head
+        q, k, v = (qkv, 3 * out_row), (qkv + out_row, 3 * out_row), (qkv + 2 * out_row, 3 * out_row)
+        load_rows(keys, k, 0, padded_seq, seq, head_dim, itemsize, ONE, cos_sin)
+        load_rows(values, v, 0, padded_seq, seq, head_dim, itemsize, ONE, 0)
+        transpose(keys_t, keys, padded_seq, padded_dim)
+        for start in range(0, seq, ATTENTION_BLOCK):
+            stop = start + ATTENTION_BLOCK
+            load_rows(queries, q, start, stop, seq, head_dim, itemsize, scale, cos_sin)
+            matmul(scores, queries, keys_t, ATTENTION_BLOCK, stop, head_dim)
+            for i in range(ATTENTION_BLOCK):
+                sum_exp = softmax_numerators(scores[0] + score_row * i, start + i + 1, FLOAT_BYTES * stop)
+                # The query is not needed any more.
+                store_f32(queries[0] + head_row * i, ONE / sum_exp)
+            matmul(context, scores, values, ATTENTION_BLOCK, padded_dim, stop)
+            for position in range(start, min(stop, seq)):
+                row = head_row * (position - start)
+                inverse = load_f32(queries[0] + row)
+                store_row(output + out_row * position, context[0] + row, head_dim, itemsize, inverse, 0)
+    return 0
+
+
+@kernel
+def causal_attention_backward(args, first, last, thread_id):
+    """Gradients of queries, keys and values (batch, seq, 3 d_model); `output` holds the gradient of the output.
+
+    The probabilities P of the softmax are recomputed. With scores S and the output's gradient G:
+    dV = P' G, dP = G V', dS = P (dP - sum(P dP)), dQ = dS K, dK = dS' Q. A unit is a head of a sequence.
+    """
+    seq, num_heads, head_dim, itemsize = attention_shape(args)
+    cos_sin, scale = load_int(args + ATTENTION.cos_sin), ONE / sqrt(np.float32(head_dim))
+    padded_seq, padded_dim = round_up(seq, ATTENTION_BLOCK), round_up(head_dim, LANES)
+    head_row, score_row, out_row = FLOAT_BYTES * padded_dim, FLOAT_BYTES * padded_seq, itemsize * num_heads * head_dim
+    matrix, block = padded_seq * head_row, ATTENTION_BLOCK * head_row
+    scratch = load_int(args + ATTENTION.scratch) + load_int(args + ATTENTION.scratch_bytes) * thread_id
+    keys_t, values_t = (scratch, score_row), (scratch + matrix, score_row)  # (head_dim, seq)
+    keys = (scratch + 2 * matrix, head_row)
+    grad_keys, grad_values = (scratch + 3 * matrix, head_row), (scratch + 4 * matrix, head_row)
+    blocks = scratch + 5 * matrix
+    queries, grads, grad_queries = (blocks, head_row), (blocks + block, head_row), (blocks + 2 * block, head_row)
+    scores = (blocks + 3 * block, score_row)
+    grad_scores = (scores[0] + ATTENTION_BLOCK * score_row, score_row)
+    for unit in range(first, last):
+        sequence, head = unit // num_heads, unit % num_heads
+        offset = out_row * seq * sequence + itemsize * head_dim * head
+        qkv_offset = 3 * out_row * seq * sequence + itemsize * head_dim * head
+        qkv, grad_qkv = load_int(args + ATTENTION.qkv) + qkv_offset, load_int(args + ATTENTION.grads) + qkv_offset
+        grad_output = (load_int(args + ATTENTION.output) + offset, out_row)
+        q, k, v = (qkv, 3 * out_row), (qkv + out_row, 3 * out_row), (qkv + 2 * out_row, 3 * out_row)
+        load_rows(keys, v, 0, padded_seq, seq, head_dim, itemsize, ONE, 0)
+        transpose(values_t, keys, padded_seq, padded_dim)
+        load_rows(keys, k, 0, padded_seq, seq, head_dim, itemsize, ONE, cos_sin)
+        transpose(keys_t, keys, padded_seq, padded_dim)
+        clear(grad_keys[0], 2 * matrix)  # grad_values follows
+        for start in range(0, seq, ATTENTION_BLOCK):
+            stop = start + ATTENTION_BLOCK
+            load_rows(queries, q, start, stop, seq, head_dim, itemsize, scale, cos_sin)
+            load_rows(grads, grad_output, start, stop, seq, head_dim, itemsize, ONE, 0)
+            matmul(scores, queries, keys_t, ATTENTION_BLOCK, stop, head_dim)
+            matmul(grad_scores, grads, values_t, ATTENTION_BLOCK, stop, head_dim)
+            for i in range(ATTENTION_BLOCK):
+                row = score_row * i
+                softmax_backward(scores[0] + row, grad_scores[0] + row, start + i + 1, FLOAT_BYTES * stop)
+            add_matmul_transposed(grad_values, scores, grads, stop, padded_dim, ATTENTION_BLOCK)
+            add_matmul_transposed(grad_keys, grad_scores, queries, stop, padded_dim, ATTENTION_BLOCK)
+            matmul(grad_queries, grad_scores, keys, ATTENTION_BLOCK, padded_dim, stop)
+            for position in range(start, min(stop, seq)):
+                row, rotation = head_row * (position - start), cos_sin_at(cos_sin, position, head_dim)
+                target = grad_qkv + 3 * out_row * position
+                store_row(target, grad_queries[0] + row, head_dim, itemsize, scale, rotation)
+        for position in range(seq):
+            row, rotation = head_row * position, cos_sin_at(cos_sin, position, head_dim)
+            target = grad_qkv + 3 * out_row * position
+            store_row(target + out_row, grad_keys[0] + row, head_dim, itemsize, ONE, rotation)
+            store_row(target + 2 * out_row, grad_values[0] + row, head_dim, itemsize, ONE, 0)
+    return 0
 
 
 KERNELS = (
