@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trainers import BLOCK_BYTES, END_OF_TEXT, PATTERN, answer, from_printable, parts, peak_memory_bytes
+from benchmarks.trainers import BLOCK_BYTES, END_OF_TEXT, PATTERN, answer, parts, peak_memory_bytes, unicode_to_bytes
 
 BATCH_CHARACTERS = 1 << 23  # enough for all cores, and little of the peers' memory
 DROP_SEPARATORS = {"gigatoken"}
@@ -33,7 +33,7 @@ def tiktoken_ranks(folder: str) -> dict[bytes, int]:
     if (path := Path(folder, "ranks.tiktoken")).exists():
         lines = map(bytes.split, path.read_bytes().splitlines())
         return {base64.b64decode(token): int(rank) for token, rank in lines}
-    return {from_printable(name): token_id for name, token_id in vocabulary(folder).items() if name != END_OF_TEXT}
+    return {unicode_to_bytes(name): token_id for name, token_id in vocabulary(folder).items() if name != END_OF_TEXT}
 
 
 def batches(texts: Iterator[str]) -> Iterator[list[str]]:

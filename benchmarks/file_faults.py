@@ -21,7 +21,7 @@ from benchmarks.faults import MARKER, Fault, LostError
 from benchmarks.mutations import harm_bytes, harm_value
 from lmpipe.analysis.results import Run, read_experiment, select_best
 from lmpipe.data.encode import encode_file
-from lmpipe.data.token_dataset import TokenFile, batch
+from lmpipe.data.token_dataset import TokenDataset, get_batch
 from lmpipe.errors import InputError
 from lmpipe.generation.sampling import load_run, stream
 from lmpipe.io.files import write_json
@@ -198,8 +198,8 @@ def use_tokenizer() -> str:
 
 def use_tokens() -> str:
     """A token file that can be read gives batches of ids of its vocabulary."""
-    file = TokenFile.open(STUDY / "tokens/tiny/train.bin")
-    inputs, _ = batch(file.tokens, 0, 1, 4, 8)
+    file = TokenDataset.open(STUDY / "tokens/tiny/train.bin")
+    inputs, _ = get_batch(file.tokens, 0, 1, 4, 8)
     if inputs.min() < 0 or inputs.max() >= file.info["vocab_size"]:
         raise LostError(f"expected ids below {file.info['vocab_size']}, found {inputs.max()}")
     return "read"

@@ -38,7 +38,7 @@ def printable_bytes() -> dict[str, int]:
     return {chr(byte): byte for byte in plain} | {chr(256 + place): byte for place, byte in enumerate(rest)}
 
 
-def from_printable(parts: list[str] | str) -> bytes:
+def unicode_to_bytes(parts: list[str] | str) -> bytes:
     """The bytes of a token or merge that is given in GPT-2's form; a merge as a pair or as a line."""
     known = printable_bytes()
     return bytes(known[character] for character in "".join(parts).replace(" ", ""))
@@ -79,7 +79,7 @@ def gigabpe(corpus: str, vocab_size: int) -> list[bytes]:
     _, merges = gigabpe.train_bpe(
         [corpus], vocab_size=vocab_size, pretokenizer="bytelevel", special_tokens=[END_OF_TEXT]
     )
-    return [from_printable(merge) for merge in merges]
+    return [unicode_to_bytes(merge) for merge in merges]
 
 
 def rustbpe(corpus: str, vocab_size: int) -> list[bytes]:
@@ -102,7 +102,7 @@ def tokenizers(corpus: str, vocab_size: int) -> list[bytes]:
         vocab_size=vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(documents(corpus), trainer)
-    return [from_printable(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
+    return [unicode_to_bytes(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 
 TRAINERS: dict[str, Callable[[str, int], list[bytes]]] = {

@@ -13,7 +13,7 @@ from lmpipe.analysis.schemas import ACCOUNT
 from lmpipe.io.files import write_json
 from lmpipe.model.torch_counts import account_model
 from lmpipe.study.settings import ModelConfig
-from lmpipe.tokenizer.unicode_demo import explore
+from lmpipe.tokenizer.unicode_demo import demonstrate_unicode
 from tests.support.fake_results import fabricate_measurements
 
 OWN = {"vocab_size": 300, "context_length": 64, "num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 48}
@@ -48,7 +48,7 @@ def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full study")
     results = make_results(folder, {"gpt2_xl": GPT2_XL, "small": SMALL, "long": LONG})
     fabricate_measurements(folder)
-    write_json(folder / "unicode.json", explore())
+    write_json(folder / "unicode.json", demonstrate_unicode())
     write_toy(folder, {rate: toy_curve(rate) for rate in (1.0, 10.0, 100.0, 1000.0)})
     return results
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from lmpipe.io.files import write_json
-from lmpipe.tokenizer.evaluation import compare_tokenizers
+from lmpipe.tokenizer.evaluation import evaluate_tokenizers
 from tests.analysis.test_problem_generate import samples_of
 from tests.support.fake_results import CORPORA, EXPERIMENTS, fabricate_study
 from tests.support.findings import find, said, value
@@ -61,7 +61,7 @@ def test_samples_of_both_corpora_stand_side_by_side(tmp_path):
 
 def test_the_cross_table_has_every_text_by_every_tokenizer(tmp_path):
     make_results(tmp_path)
-    compared = compare_tokenizers(tmp_path, ["stories", "docs"], {"stories": "stories", "docs": "docs"})
+    compared = evaluate_tokenizers(tmp_path, ["stories", "docs"], {"stories": "stories", "docs": "docs"})
     write_json(tmp_path / "tokenizer_experiments.json", compared)
     results = fabricate_study(tmp_path, {"main_experiment": EXPERIMENTS["main_experiment"]})
     (table,) = [table for table in find("main_experiment", results).tables if "every text by every" in table.caption]

@@ -9,7 +9,7 @@ from lmpipe.analysis.problems import (
 from lmpipe.analysis.problems.reference import compare_with_write_up
 from lmpipe.analysis.results import Results
 from lmpipe.io.files import read_json, write_json
-from lmpipe.tokenizer.evaluation import compare_tokenizers
+from lmpipe.tokenizer.evaluation import evaluate_tokenizers
 from tests.tokenizer.test_evaluation import make_results
 
 MODULES = [train_bpe_tinystories, train_bpe_expts_owt, tokenizer_experiments]
@@ -28,7 +28,7 @@ def folder(tmp_path):
     make_results(tmp_path)
     for corpus in STUDY["corpora"]:
         write_json(tmp_path / "corpora" / corpus / "corpus.json", RECORD)
-    compared = compare_tokenizers(tmp_path, ["stories", "docs"], {"stories": "stories", "docs": "docs"})
+    compared = evaluate_tokenizers(tmp_path, ["stories", "docs"], {"stories": "stories", "docs": "docs"})
     write_json(tmp_path / "tokenizer_experiments.json", compared)
     return tmp_path
 
@@ -137,7 +137,7 @@ def test_a_study_with_one_corpus_has_what_it_can_have(folder):
     study = {"corpora": {"docs": STUDY["corpora"]["docs"]}}
     assert find(train_bpe_tinystories, folder, study).status == "missing"
     assert "stands_for: TinyStories" in find(train_bpe_tinystories, folder, study).sentences[0]
-    write_json(folder / "tokenizer_experiments.json", compare_tokenizers(folder, ["docs"], {"docs": "docs"}))
+    write_json(folder / "tokenizer_experiments.json", evaluate_tokenizers(folder, ["docs"], {"docs": "docs"}))
     web = find(train_bpe_expts_owt, folder, study)
     assert web.status == "answered"
     assert "shared_tokens" not in web.metrics

@@ -92,7 +92,7 @@ def _in_the_study(whole_study, monkeypatch):
         "lmpipe.report.plots.experiment.save",
     ):
         monkeypatch.setattr(slow, lambda *arguments, **options: None)
-    monkeypatch.setattr("lmpipe.tokenizer.unicode_demo.explore", lambda: {})
+    monkeypatch.setattr("lmpipe.tokenizer.unicode_demo.demonstrate_unicode", lambda: {})
     monkeypatch.setattr("lmpipe.training.profiling.measure_model", lambda model, training, **options: {})
     monkeypatch.setattr(
         "lmpipe.training.batch_size_benchmark.measure_batch_sizes", lambda model, training, **options: {}

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from lmpipe.cli.main import main
-from lmpipe.data.token_dataset import TokenFile
+from lmpipe.data.token_dataset import TokenDataset
 from lmpipe.io.files import read_json
-from lmpipe.tokenizer.pretokenizer import to_text
+from lmpipe.tokenizer.pretokenizer import decode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from tests.support.cli_cases import TEXT, lmpipe
 from tests.support.corruptions import DAMAGES
@@ -34,9 +34,9 @@ def test_any_bytes_come_back_from_their_tokens(how, tmp_path, monkeypatch):
     tokenizer = Tokenizer.from_folder("bpe") if Path("bpe").exists() else tiny_tokenizer()
     tokenizer.save("again")
     main(["encode-corpus", "--text", TEXT, "--tokenizer", "again", "--output", "ids.bin"])
-    ids = TokenFile.open("ids.bin").tokens[:].tolist()
+    ids = TokenDataset.open("ids.bin").tokens[:].tolist()
     assert tokenizer.decode_bytes(ids) == data
-    assert tokenizer.encode(to_text(data)) == ids
+    assert tokenizer.encode(decode_utf8(data)) == ids
 
 
 @pytest.mark.parametrize("how", ["crlf", "nul bytes", "no UTF-8", "byte order mark", "half a delimiter", "png"])
@@ -104,5 +104,5 @@ def test_a_document_in_one_long_line(kind, size, bytes_per_byte, tmp_path, monke
         peak = read_json(record)["peak_memory_bytes"]
         assert peak < WITHOUT_TEXT_BYTES + bytes_per_byte * size, (arguments[0], peak)
     opened = Tokenizer.from_folder(tokenizer)
-    text = b"".join(map(opened.token_bytes, TokenFile.open(ids).tokens[:].tolist()))
+    text = b"".join(map(opened.token_bytes, TokenDataset.open(ids).tokens[:].tolist()))
     assert text == data + b"\n<|endoftext|>\n"

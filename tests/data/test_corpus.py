@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from lmpipe.data import corpus
-from lmpipe.data.corpus import chain_texts, docstrings, make_corpus, split_point
+from lmpipe.data.corpus import concat_ranges, docstrings, make_corpus, split_position
 from lmpipe.data.sources.stories import stories
 from lmpipe.errors import InputError
 from lmpipe.study.schema import Corpus, DocstringsCorpus
@@ -100,7 +100,7 @@ def test_texts_with_files_of_their_own_for_validation(tmp_path):
 @pytest.mark.parametrize("ending", ["", "\n", "\n\n"])
 def test_the_end_of_a_file_ends_a_document(tmp_path, ending):
     a, b = write(tmp_path / "a.txt", f"first{ending}"), write(tmp_path / "b.txt", "second")
-    text = b"".join(chain_texts([(str(a), 0, None), (str(b), 0, None)])).decode()
+    text = b"".join(concat_ranges([(str(a), 0, None), (str(b), 0, None)])).decode()
     assert text == f"first{ending or chr(10)}{END}\nsecond\n{END}\n"
 
 
@@ -137,12 +137,12 @@ def test_a_text_too_short_to_split_is_refused(tmp_path, text):
     with pytest.raises(
         InputError, match=r"a\.txt: expected a document end, .*, found none to cut a part for validation at; give more"
     ):
-        split_point([str(write(tmp_path / "a.txt", text))], 0.9)
+        split_position([str(write(tmp_path / "a.txt", text))], 0.9)
 
 
 def test_an_empty_text_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"a\.txt: expected text, found an empty file"):
-        split_point([str(write(tmp_path / "a.txt", ""))], 0.9)
+        split_position([str(write(tmp_path / "a.txt", ""))], 0.9)
 
 
 @given(st.text("ab\n", max_size=40), st.sampled_from([b"a", b"ab", b"aba"]), st.integers(0, 45), st.integers(1, 9))
@@ -151,8 +151,8 @@ def test_marks_are_found_on_both_sides_of_a_place_whatever_the_blocks(tmp_path_f
     starts = [start for start in range(len(text)) if text.encode().startswith(mark, start)]
     with open(path, "rb") as file, pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, "CHUNK_BYTES", block)
-        assert list(corpus.marks_before(file, mark, place)) == [start for start in starts[::-1] if start < place]
-        assert list(corpus.marks_from(file, mark, place)) == [start for start in starts if start >= place]
+        assert list(corpus.find_backward(file, mark, place)) == [start for start in starts[::-1] if start < place]
+        assert list(corpus.find_forward(file, mark, place)) == [start for start in starts if start >= place]
 
 
 def test_a_wanted_place_inside_a_delimiter_is_a_document_end(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmpipe.data.encode import encode_file, unigram_entropy
-from lmpipe.data.token_dataset import TokenFile
+from lmpipe.data.token_dataset import TokenDataset
 from lmpipe.errors import InputError
 from lmpipe.tokenizer import chunking, parallel_encoding
 from lmpipe.tokenizer.bpe_training import merge_pretokens
@@ -57,7 +57,7 @@ def test_token_files_do_not_depend_on_blocks(tmp_path, text_path, tokenizer, mon
     encode(text_path, tokenizer, tmp_path / "a")
     for module in (chunking, encode):
         monkeypatch.setattr(module, "BLOCK_BYTES", 3)
-    monkeypatch.setattr(parallel_encoding, "cores", lambda: 3)
+    monkeypatch.setattr(parallel_encoding, "available_cpus", lambda: 3)
     encode(text_path, tokenizer, tmp_path / "b")
     for name in ("train.bin", "train.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -70,7 +70,7 @@ def test_vocabularies_above_65536_ids_take_four_bytes(tmp_path, text_path, token
     larger = Tokenizer({**tokenizer.vocab, 70_000: b" o"}, [*tokenizer.merges, (b" ", b"o")], [END_OF_TEXT])
     info, path = encode(text_path, larger, tmp_path)
     assert (info["dtype"], info["max_id"], info["vocab_size"]) == ("uint32", 70_000, 70_001)
-    assert TokenFile.open(path).tokens[:].tolist() == larger.encode(TEXT)
+    assert TokenDataset.open(path).tokens[:].tolist() == larger.encode(TEXT)
 
 
 def test_an_empty_text_is_refused_and_leaves_no_file(tmp_path, tokenizer):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lmpipe.cli.main import main
 from lmpipe.data import encode, token_dataset
-from lmpipe.data.encode import encode_file, join_shards
+from lmpipe.data.encode import concat_shards, encode_file
 from lmpipe.errors import InputError
 from lmpipe.io.files import read_json, write_json
 from lmpipe.provenance.job_records import RECORD
@@ -46,7 +46,7 @@ def both(path):
 
 
 def join(folder, paths):
-    join_shards(paths, folder / "joined.bin", folder / "joined.json")
+    concat_shards(paths, folder / "joined.bin", folder / "joined.json")
     return both(folder / "joined.bin")
 
 
@@ -70,7 +70,7 @@ def test_joined_shards_are_the_text_encoded_at_once(tmp_path_factory, text, shar
 
 @pytest.mark.parametrize("scanned", [1, 7, 1 << 22])
 def test_however_many_ids_are_read_at_once(tmp_path, shards, monkeypatch, scanned):
-    monkeypatch.setattr(encode, "SCANNED_TOKENS", scanned)
+    monkeypatch.setattr(encode, "CHUNK_TOKENS", scanned)
     assert join(tmp_path, shards) == both(tmp_path / "whole.bin")
     assert len({path.stat().st_size for path in shards} - {0}) > 1, "shards with something in them"
 
@@ -184,19 +184,19 @@ def test_a_shard_with_a_changed_id_and_one_that_is_missing(tmp_path, shards):
 
 def test_a_shard_is_not_overwritten(tmp_path, shards):
     with pytest.raises(InputError, match="expected a name for the output, found that of an input"):
-        join_shards(shards, shards[0], tmp_path / "joined.json")
+        concat_shards(shards, shards[0], tmp_path / "joined.json")
 
 
 def test_joining_takes_constant_memory(tmp_path, monkeypatch):
     for module in (encode, token_dataset):
-        monkeypatch.setattr(module, "SCANNED_TOKENS", 1 << 12)
+        monkeypatch.setattr(module, "CHUNK_TOKENS", 1 << 12)
     encode_at_once(tmp_path, TEXT * 100, TINY)
     paths = encode_in_shards(tmp_path, TINY, 2)
     assert paths[0].stat().st_size > 1_000_000
     join(tmp_path, paths)
     tracemalloc.start()
     try:
-        join_shards(paths, tmp_path / "joined.bin", tmp_path / "joined.json")
+        concat_shards(paths, tmp_path / "joined.bin", tmp_path / "joined.json")
         assert tracemalloc.get_traced_memory()[1] < 500_000
     finally:
         tracemalloc.stop()

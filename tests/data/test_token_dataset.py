@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmpipe.data.encode import encode_file
-from lmpipe.data.token_dataset import TokenFile, batch, validation_windows
+from lmpipe.data.token_dataset import TokenDataset, get_batch, validation_windows
 from lmpipe.errors import InputError
 from lmpipe.tokenizer.bpe_training import merge_pretokens
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
@@ -37,12 +37,12 @@ def encode(text_path, tokenizer, folder):
 
 def test_an_opened_token_file_gives_the_ids_that_were_asked_for(tmp_path, text_path, tokenizer):
     info, path = encode(text_path, tokenizer, tmp_path)
-    opened, ids = TokenFile.open(path, vocab_size=264), np.array(tokenizer.encode(TEXT))
+    opened, ids = TokenDataset.open(path, vocab_size=264), np.array(tokenizer.encode(TEXT))
     assert opened.info == info
     assert len(opened.tokens) == len(ids)
     for part in (slice(None), slice(7, 30), slice(len(ids) - 3, len(ids) + 9), slice(9, 2), slice(-4, None)):
         np.testing.assert_array_equal(opened.tokens[part], ids[part])
-    for read, expected in zip(batch(opened.tokens, 5, 3, 8, 16), batch(ids, 5, 3, 8, 16), strict=True):
+    for read, expected in zip(get_batch(opened.tokens, 5, 3, 8, 16), get_batch(ids, 5, 3, 8, 16), strict=True):
         np.testing.assert_array_equal(read, expected)
     for read, expected in zip(validation_windows(opened.tokens, 16), validation_windows(ids, 16), strict=True):
         np.testing.assert_array_equal(read, expected)
@@ -50,7 +50,7 @@ def test_an_opened_token_file_gives_the_ids_that_were_asked_for(tmp_path, text_p
 
 def test_a_token_file_that_is_cut_while_it_is_open_is_told(tmp_path, text_path, tokenizer):
     _, path = encode(text_path, tokenizer, tmp_path)
-    opened = TokenFile.open(path)
+    opened = TokenDataset.open(path)
     os.truncate(path, 20)
     assert len(opened.tokens[:10]) == 10
     with pytest.raises(InputError, match=r"train\.bin: expected \d+ tokens, .* found the end after 10; delete it"):
@@ -65,7 +65,7 @@ def test_damaged_token_files_are_told_in_one_line(tmp_path, text_path, tokenizer
         path.write_bytes(content)
         path.with_suffix(".json").write_text(json.dumps({**info, **changed}), encoding="utf-8")
         with pytest.raises(InputError, match=message) as caught:
-            TokenFile.open(path)
+            TokenDataset.open(path)
         assert "\n" not in str(caught.value)
         assert str(path.with_suffix("")) in str(caught.value)
 
@@ -80,35 +80,35 @@ def test_damaged_token_files_are_told_in_one_line(tmp_path, text_path, tokenizer
     encode(text_path, tokenizer, tmp_path)
     path.unlink()
     with pytest.raises(InputError, match=r"size: expected .* tokens of 2 bytes, found no file"):
-        TokenFile.open(path)
+        TokenDataset.open(path)
     path.with_suffix(".json").unlink()
     with pytest.raises(InputError, match=r"train\.json: no such file"):
-        TokenFile.open(path)
+        TokenDataset.open(path)
 
 
 def test_a_vocabulary_of_another_tokenizer_is_refused(tmp_path, text_path, tokenizer):
     _, path = encode(text_path, tokenizer, tmp_path)
-    assert TokenFile.open(path, vocab_size=10_000)
+    assert TokenDataset.open(path, vocab_size=10_000)
     with pytest.raises(InputError, match="below the vocabulary's 200, found 263; use the tokenizer"):
-        TokenFile.open(path, vocab_size=200)
+        TokenDataset.open(path, vocab_size=200)
 
 
 def test_a_batch_is_a_pure_function_of_seed_and_step():
     split = np.arange(1000, dtype=np.uint16)
-    first = batch(split, 0, 3, 8, 16)
+    first = get_batch(split, 0, 3, 8, 16)
     np.random.default_rng(1).random(5)
-    for one, again in zip(first, batch(split, 0, 3, 8, 16), strict=True):
+    for one, again in zip(first, get_batch(split, 0, 3, 8, 16), strict=True):
         assert one.dtype == np.int64
         assert one.shape == (8, 16)
         np.testing.assert_array_equal(one, again)
-    assert not np.array_equal(first[0], batch(split, 0, 4, 8, 16)[0])
-    assert not np.array_equal(first[0], batch(split, 1, 3, 8, 16)[0])
-    assert not np.array_equal(first[0], batch(split, 1, 2, 8, 16)[0]), "seeds do not share batches at shifted steps"
+    assert not np.array_equal(first[0], get_batch(split, 0, 4, 8, 16)[0])
+    assert not np.array_equal(first[0], get_batch(split, 1, 3, 8, 16)[0])
+    assert not np.array_equal(first[0], get_batch(split, 1, 2, 8, 16)[0]), "seeds do not share batches at shifted steps"
 
 
 def test_targets_are_one_token_further_and_all_starts_are_drawn():
     split = np.arange(100, 120, dtype=np.uint16)
-    inputs, targets = batch(split, 0, 0, 2000, 16)
+    inputs, targets = get_batch(split, 0, 0, 2000, 16)
     np.testing.assert_array_equal(targets, inputs + 1)
     np.testing.assert_array_equal(inputs - inputs[:, :1], np.broadcast_to(np.arange(16), inputs.shape))
     starts = Counter((inputs[:, 0] - 100).tolist())
@@ -117,11 +117,11 @@ def test_targets_are_one_token_further_and_all_starts_are_drawn():
 
 
 def test_a_split_must_hold_one_window():
-    inputs, targets = batch(np.arange(5), 0, 0, 2, 4)
+    inputs, targets = get_batch(np.arange(5), 0, 0, 2, 4)
     assert (inputs == [0, 1, 2, 3]).all()
     assert (targets == [1, 2, 3, 4]).all()
     with pytest.raises(InputError, match="at least 5 tokens, found 4; shorten the context"):
-        batch(np.arange(4), 0, 0, 2, 4)
+        get_batch(np.arange(4), 0, 0, 2, 4)
 
 
 @given(st.integers(2, 60), st.integers(1, 20), st.none() | st.integers(1, 80))

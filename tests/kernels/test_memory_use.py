@@ -24,19 +24,19 @@ STAGES = [stage.name for stage in memory.stages([], Path())[:-2]]
 # Reading of files of any content, which can be large: 100 MB, so that one that was held would stand out.
 READINGS = {
     "a split of a text without marks": """
-from lmpipe.data.corpus import ends_around
+from lmpipe.data.corpus import nearest_boundaries
 with open(path, "rb") as text:
-    assert ends_around(text, b"#", size // 2) == []
+    assert nearest_boundaries(text, b"#", size // 2) == []
 """,
     "documents of a text without delimiters": """
 from lmpipe.tokenizer.pretokenizer import documents
 assert sum(map(len, documents(path))) == size
 """,
     "batches and validation windows": """
-from lmpipe.data.token_dataset import TokenFile, batch, validation_windows
-tokens = TokenFile.open(path).tokens
+from lmpipe.data.token_dataset import TokenDataset, get_batch, validation_windows
+tokens = TokenDataset.open(path).tokens
 for step in range(200):
-    batch(tokens, 0, step, 16, 128)
+    get_batch(tokens, 0, step, 16, 128)
 assert sum(len(targets) for _, targets in validation_windows(tokens, 1024)) == size // 2 - 1
 """,
 }

@@ -9,7 +9,7 @@ from lmpipe.io.files import read_json
 from lmpipe.tokenizer import chunking, pretoken_counts, pretokenizer
 from lmpipe.tokenizer.bpe_training import merge_pretokens, train_bpe, train_tokenizer
 from lmpipe.tokenizer.pretoken_counts import count_shard
-from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, to_text
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, decode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from tests.reference import naive_bpe
 
@@ -24,7 +24,7 @@ SPECIALS = ["<|a|>", "<|a|><|b|>"]
 
 def train_on(folder, text, vocab_size, special_tokens):
     path = folder / "text.txt"
-    path.write_bytes(pretokenizer.to_bytes(text))
+    path.write_bytes(pretokenizer.encode_utf8(text))
     return train_bpe(path, vocab_size, special_tokens)
 
 
@@ -32,7 +32,7 @@ def train_on(folder, text, vocab_size, special_tokens):
 @example(text="aaaaaaa aaa aa aaaaa", merges=10)
 @example(text="abababa bababab", merges=10)
 def test_training_equals_the_plain_definition(tmp_path_factory, text, merges):
-    text = to_text(pretokenizer.to_bytes(text))
+    text = decode_utf8(pretokenizer.encode_utf8(text))
     vocab_size = 256 + len(SPECIALS) + merges
     expected = naive_bpe.train(text, vocab_size, SPECIALS)
     with pytest.MonkeyPatch.context() as patch:

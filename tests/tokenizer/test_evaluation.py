@@ -7,16 +7,16 @@ from lmpipe.errors import InputError
 from lmpipe.tokenizer import evaluation, pretokenizer
 from lmpipe.tokenizer.bpe_training import train_tokenizer
 from lmpipe.tokenizer.evaluation import (
-    compare_tokenizers,
+    count_occurrences,
+    evaluate_tokenizers,
     excerpt,
-    kind_of,
     longest_tokens,
-    occurrences,
-    opening_text,
     overlap,
     sample_documents,
     shown,
+    text_prefix,
     throughput,
+    token_kind,
 )
 from lmpipe.tokenizer.pretoken_counts import count_shard
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
@@ -50,7 +50,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compared(results):
-    return compare_tokenizers(results, ["stories", "docs"], {"stories": "stories", "docs": "docs"}, seed=3)
+    return evaluate_tokenizers(results, ["stories", "docs"], {"stories": "stories", "docs": "docs"}, seed=3)
 
 
 def test_every_tokenizer_is_measured_on_every_corpus(results, compared):
@@ -59,7 +59,7 @@ def test_every_tokenizer_is_measured_on_every_corpus(results, compared):
     assert len(rows) == 4
     for (name, corpus), row in rows.items():
         data = (results / "corpora" / corpus / "valid.txt").read_bytes()
-        ids = Tokenizer.from_folder(results / "tokenizers" / name).encode(pretokenizer.to_text(data))
+        ids = Tokenizer.from_folder(results / "tokenizers" / name).encode(pretokenizer.decode_utf8(data))
         assert (row["valid_bytes"], row["valid_tokens"], row["largest_id"]) == (len(data), len(ids), max(ids))
         assert row["valid_bytes_per_token"] == len(data) / len(ids)
         assert row["own"] == (name == corpus)
@@ -76,7 +76,7 @@ def test_the_sampled_figures_are_those_of_the_documents_named(results, compared)
     drawn = [documents[place] for place in sample["places"]]
     assert (sample["documents"], sample["bytes"]) == (10, sum(map(len, drawn)))
     tokenizer = Tokenizer.from_folder(results / "tokenizers" / "stories")
-    tokens = sum(len(tokenizer.encode(pretokenizer.to_text(document))) for document in drawn)
+    tokens = sum(len(tokenizer.encode(pretokenizer.decode_utf8(document))) for document in drawn)
     row = next(r for r in compared["compression"] if (r["tokenizer"], r["corpus"]) == ("stories", "docs"))
     assert row["sample_tokens"] == tokens
     assert row["sample_bytes_per_token"] == sample["bytes"] / tokens
@@ -98,7 +98,7 @@ def test_the_time_for_the_pile_follows_from_the_throughput(compared):
 
 
 def test_only_timings_differ_between_two_calls(results, compared):
-    again = compare_tokenizers(results, ["stories", "docs"], {"stories": "stories", "docs": "docs"}, seed=3)
+    again = evaluate_tokenizers(results, ["stories", "docs"], {"stories": "stories", "docs": "docs"}, seed=3)
     for version in (compared, again):
         for one in version["tokenizers"].values():
             one["throughput"] = one["pile_seconds"] = None
@@ -135,7 +135,7 @@ def test_overlaps_count_tokens_that_both_have(results, compared):
 def test_a_tokenizer_without_merges_is_compared_too(tmp_path):
     results = make_results(tmp_path)
     Tokenizer({byte: bytes([byte]) for byte in range(256)}, [], [END_OF_TEXT]).save(results / "tokenizers" / "bytes")
-    found = compare_tokenizers(results, ["docs"], {"bytes": "docs"})
+    found = evaluate_tokenizers(results, ["docs"], {"bytes": "docs"})
     assert found["compression"][0]["sample_bytes_per_token"] == 1
     assert found["tokenizers"]["bytes"]["longest_tokens"] == []
     assert found["tokenizers"]["bytes"]["mean_length"] is None
@@ -158,9 +158,9 @@ def test_samples_are_seeded_and_complete_where_documents_are_few(tmp_path):
 def test_the_timed_text_ends_after_a_document(tmp_path):
     path = tmp_path / "train.txt"
     path.write_text(f"one{END_OF_TEXT}two{END_OF_TEXT}three", encoding="utf-8")
-    assert opening_text(path, 25) == f"one{END_OF_TEXT}"
-    assert opening_text(path, 1000) == f"one{END_OF_TEXT}two{END_OF_TEXT}three"
-    assert opening_text(path, 5) == "one<|"
+    assert text_prefix(path, 25) == f"one{END_OF_TEXT}"
+    assert text_prefix(path, 1000) == f"one{END_OF_TEXT}two{END_OF_TEXT}three"
+    assert text_prefix(path, 5) == "one<|"
 
 
 def test_every_timed_pass_starts_with_an_empty_cache(monkeypatch):
@@ -187,7 +187,7 @@ def test_a_measured_tokenizer_waits_without_its_cache(results):
 def test_occurrences_are_counted_inside_documents(tmp_path):
     path = tmp_path / "train.txt"
     path.write_text(f"ababab{END_OF_TEXT}xab{END_OF_TEXT}", encoding="utf-8")
-    found = occurrences(path, [b"ab", b"abab", b"text", b">x"])
+    found = count_occurrences(path, [b"ab", b"abab", b"text", b">x"])
     assert {token: count for token, (count, _) in found.items()} == {b"ab": 4, b"abab": 1, b"text": 0, b">x": 0}
     assert found[b"abab"][1] == "‹abab›ab"
     assert found[b"text"][1] == ""
@@ -220,7 +220,7 @@ def test_excerpts_hold_whole_characters_on_one_line():
     ],
 )
 def test_kinds_follow_rules(token, kind):
-    assert kind_of(token if isinstance(token, bytes) else token.encode()) == kind
+    assert token_kind(token if isinstance(token, bytes) else token.encode()) == kind
 
 
 def test_shown_tokens_can_always_be_printed():

@@ -19,14 +19,14 @@ from lmpipe.kernels.bpe.pretoken_table import PretokenTable
 from lmpipe.tokenizer import chunking, pretoken_counts
 from lmpipe.tokenizer.pretoken_counts import (
     PretokenCounts,
+    count_file_range,
     count_pretokens,
-    count_range,
     count_shard,
     load_counts,
-    merge_counts,
-    merged_words,
     save_counts,
     shard_bounds,
+    sum_count_arrays,
+    sum_counts,
 )
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 from tests.reference import naive_bpe
@@ -52,7 +52,9 @@ def counted(folder, data: bytes, specials: list[str]) -> pretoken_table.Pretoken
     path = folder / "text.txt"
     path.write_bytes(data)
     with open(path, "rb") as file:
-        return count_range(file.fileno(), [special.encode() for special in specials], 0, len(data), lambda size: None)
+        return count_file_range(
+            file.fileno(), [special.encode() for special in specials], 0, len(data), lambda size: None
+        )
 
 
 def expected(data: bytes, specials: list[str]) -> pretoken_table.PretokenArrays:
@@ -75,7 +77,7 @@ def test_neither_blocks_nor_threads_change_the_counts(tmp_path_factory, data, bl
         for module in (chunking, pretoken_counts):
             patch.setattr(module, "BLOCK_BYTES", block)
         patch.setattr(chunking, "WINDOW_BYTES", 1)
-        patch.setattr(pretoken_counts, "cores", lambda: threads)
+        patch.setattr(pretoken_counts, "available_cpus", lambda: threads)
         assert equal(counted(tmp_path_factory.getbasetemp(), data, SPECIALS), expected(data, SPECIALS))
 
 
@@ -116,7 +118,7 @@ def test_tables_grow_are_emptied_into_each_other_and_sort_by_bytes(monkeypatch):
         table.close()
     assert equal(total.words(), words_of(everything))
     parts = [words_of(Counter(part)) for part in words]
-    assert equal(merged_words(parts), words_of(everything))
+    assert equal(sum_count_arrays(parts), words_of(everything))
     total.close()
 
 
@@ -154,13 +156,13 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_told(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"a b c")
     with open(path, "rb") as file, pytest.raises(InputError, match="the file became shorter"):
-        count_range(file.fileno(), [], 0, 10, lambda size: None)
+        count_file_range(file.fileno(), [], 0, 10, lambda size: None)
 
 
 def test_an_error_in_one_thread_ends_them_all(tmp_path, monkeypatch):
     for module in (chunking, pretoken_counts):
         monkeypatch.setattr(module, "BLOCK_BYTES", 10)
-    monkeypatch.setattr(pretoken_counts, "cores", lambda: 2)
+    monkeypatch.setattr(pretoken_counts, "available_cpus", lambda: 2)
 
     def fail(*_):
         raise OSError("disk")
@@ -204,7 +206,7 @@ def test_shards_end_after_documents_and_count_what_the_whole_counts(tmp_path_fac
     for _, stop in bounds[:-1]:
         assert stop in (0, len(text.encode())) or text.encode()[:stop].endswith(END_OF_TEXT.encode())
     parts = [count_pretokens(path, [END_OF_TEXT], *bound) for bound in bounds]
-    assert merge_counts(parts) == count_pretokens(path, [END_OF_TEXT])
+    assert sum_counts(parts) == count_pretokens(path, [END_OF_TEXT])
 
 
 def test_shards_of_many_documents_are_about_equal(tmp_path):
@@ -257,7 +259,7 @@ def test_count_shard_writes_counts_and_their_cost(tmp_path):
     for shard in range(2):
         count_shard(path, shard, 2, tmp_path / f"{shard}.npz", tmp_path / f"{shard}.json")
     records = [read_json(tmp_path / f"{shard}.json") for shard in range(2)]
-    total = merge_counts(load_counts(tmp_path / f"{shard}.npz") for shard in range(2))
+    total = sum_counts(load_counts(tmp_path / f"{shard}.npz") for shard in range(2))
     assert total == Counter(naive_bpe.pretokens(text, [END_OF_TEXT]))
     assert sum(record["bytes"] for record in records) == os.path.getsize(path)
     assert sum(record["pretokens"] for record in records) == sum(total.values())

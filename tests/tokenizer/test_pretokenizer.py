@@ -4,7 +4,14 @@ from hypothesis import strategies as st
 
 from lmpipe.errors import InputError
 from lmpipe.tokenizer import pretokenizer
-from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, cut_before_space, documents, special_bytes, to_bytes, to_text
+from lmpipe.tokenizer.pretokenizer import (
+    END_OF_TEXT,
+    decode_utf8,
+    documents,
+    encode_utf8,
+    special_bytes,
+    split_before_space,
+)
 
 
 def write(path, data: bytes):
@@ -14,10 +21,10 @@ def write(path, data: bytes):
 
 @given(st.text(alphabet=st.characters(exclude_categories=[]), max_size=20))
 def test_every_text_has_bytes(text):
-    data = to_bytes(text)
+    data = encode_utf8(text)
     if not any("\ud800" <= character <= "\udfff" for character in text):
         assert data == text.encode()
-    assert to_bytes(to_text(data)) == data
+    assert encode_utf8(decode_utf8(data)) == data
 
 
 def test_special_tokens_are_texts_of_one_character_or_more_that_utf8_has():
@@ -44,13 +51,13 @@ def test_a_long_document_comes_in_parts(tmp_path_factory, parts, block):
     path = write(tmp_path_factory.getbasetemp() / "long.txt", data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretokenizer, "BLOCK_BYTES", block)
-        patch.setattr(pretokenizer, "LONGEST_DOCUMENT", 40)
+        patch.setattr(pretokenizer, "MAX_DOCUMENT_BYTES", 40)
         found = list(documents(path))
     assert max(map(len, found), default=0) <= 40 + block
     assert b"".join(b"".join(found).split()) == b"".join(data.replace(END_OF_TEXT.encode(), b"").split())
 
 
 def test_a_part_of_a_long_document_ends_before_white_space():
-    assert cut_before_space(b"one two \n three") == (b"one two", b" \n three")
-    assert cut_before_space(b"one two\n") == (b"one two", b"\n")
-    assert cut_before_space(b" onetwo") == (b" on", b"etwo")
+    assert split_before_space(b"one two \n three") == (b"one two", b" \n three")
+    assert split_before_space(b"one two\n") == (b"one two", b"\n")
+    assert split_before_space(b" onetwo") == (b" on", b"etwo")

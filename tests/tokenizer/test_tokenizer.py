@@ -16,9 +16,9 @@ from lmpipe.errors import InputError
 from lmpipe.kernels.bpe import encoder
 from lmpipe.tokenizer import chunking, tokenizer
 from lmpipe.tokenizer.bpe_training import merge_pretokens
-from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, PATTERN, to_bytes, to_text
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, PATTERN, decode_utf8, encode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
-from lmpipe.tokenizer.vocabulary import byte_characters, from_printable, printable
+from lmpipe.tokenizer.vocabulary import byte_to_character, bytes_to_unicode, unicode_to_bytes
 from tests.reference import naive_bpe
 
 SPECIALS = [END_OF_TEXT, "<|a|>", "<|a|><|b|>", "two words", "<|é|>"]
@@ -42,7 +42,7 @@ TEXTS = st.lists(
 @cache
 def trained():
     """A tokenizer of the samples, whose merges are the naive definition's."""
-    text = to_text(to_bytes(" ".join(SAMPLES) * 2 + "aaaaaaaa the then there" * 3))
+    text = decode_utf8(encode_utf8(" ".join(SAMPLES) * 2 + "aaaaaaaa the then there" * 3))
     vocab, merges = naive_bpe.train(text, 420, SPECIALS)
     return Tokenizer(vocab, merges, SPECIALS)
 
@@ -88,10 +88,10 @@ def test_every_text_survives(text):
     assert trained().decode(trained().encode(text)) == text
 
 
-@given(st.one_of(st.binary(max_size=50), TEXTS.map(to_bytes)))
+@given(st.one_of(st.binary(max_size=50), TEXTS.map(encode_utf8)))
 @example(b"\xff\xc3(\xe2\x82 \xed\xa0\x80")
 def test_any_bytes_survive_and_malformed_ones_decode_to_replacement_characters(data):
-    ids = trained().encode(to_text(data))
+    ids = trained().encode(decode_utf8(data))
     assert trained().decode_bytes(ids) == data
     assert trained().decode(ids) == data.decode("utf-8", "replace")
 
@@ -261,10 +261,10 @@ def test_names_of_special_tokens_may_stand_in_vocab_json_as_plain_text(tmp_path)
 
 
 def test_printable_names_are_those_of_gpt2():
-    assert printable(b" the\n\t\x00\xad") == "ĠtheĊĉĀŃ"
-    assert printable("é".encode()) == "Ã©"
-    assert len(set(byte_characters().values())) == 256
-    assert all(from_printable(printable(bytes([byte]))) == bytes([byte]) for byte in range(256))
+    assert bytes_to_unicode(b" the\n\t\x00\xad") == "ĠtheĊĉĀŃ"
+    assert bytes_to_unicode("é".encode()) == "Ã©"
+    assert len(set(byte_to_character().values())) == 256
+    assert all(unicode_to_bytes(bytes_to_unicode(bytes([byte]))) == bytes([byte]) for byte in range(256))
 
 
 def test_sha256_covers_vocabulary_merges_and_special_tokens():

@@ -13,7 +13,7 @@ from lmpipe.tokenizer import unicode_demo
 
 @pytest.fixture(scope="module")
 def facts():
-    return unicode_demo.explore()
+    return unicode_demo.demonstrate_unicode()
 
 
 def test_the_examples_in_the_docstrings_hold():
@@ -23,7 +23,7 @@ def test_the_examples_in_the_docstrings_hold():
 
 def test_facts_are_the_same_each_time_and_survive_a_file(facts, tmp_path):
     write_json(tmp_path / "unicode.json", facts)
-    assert read_json(tmp_path / "unicode.json") == facts == unicode_demo.explore()
+    assert read_json(tmp_path / "unicode.json") == facts == unicode_demo.demonstrate_unicode()
 
 
 def test_a_session_shows_values_output_and_exceptions():

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lmpipe.data.token_dataset import TokenFile, batch_starts
+from lmpipe.data.token_dataset import TokenDataset, batch_starts
 from lmpipe.errors import InputError
 from lmpipe.generation.sampling import read_run
 from lmpipe.model.accounting import account_adamw
@@ -120,7 +120,7 @@ def test_runs_of_one_seed_are_paired_and_record_it(study):
         found[name] = summary_of(study / name)
     train(tiny_run("seed", seed=1), study, study / "seed")
     found["seed"] = summary_of(study / "seed")
-    tokens = TokenFile.open(study / "tokens/tiny/train.bin")
+    tokens = TokenDataset.open(study / "tokens/tiny/train.bin")
     digest = tokens.info["sha256"]
     for step in range(1, 11):
         starts = batch_starts(len(tokens.tokens), 0, step, 4, 16)
@@ -144,7 +144,7 @@ def test_validation_loss_is_the_mean_over_every_token_of_the_split(study):
     config, weights, tokenizer = read_run(study / "run")
     model = TransformerLM(config)
     model.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
-    tokens = TokenFile.open(study / "tokens/tiny/valid.bin").tokens[:].astype("int64")
+    tokens = TokenDataset.open(study / "tokens/tiny/valid.bin").tokens[:].astype("int64")
     nats, text_nats, text_bytes = [], [], 0
     with torch.no_grad():
         for start in range(0, len(tokens) - 1, 16):

@@ -177,7 +177,7 @@ MEASUREMENTS = keys(
         matmul_flops_per_second=Positive,
     ),
 )
-# As `lmpipe.tokenizer.evaluation.kind_of` names them.
+# As `lmpipe.tokenizer.evaluation.token_kind` names them.
 KIND = Literal[
     "word",
     "joined words",

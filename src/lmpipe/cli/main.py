@@ -134,7 +134,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--tokens", nargs="+", required=True, help=".bin files of encode-corpus, one for each shard, in their order")
     add("--output", required=True, help="the .bin file; a .json file that describes it is written beside it")
 
-    add = verb("compare-tokenizers", compare_tokenizers, "Measure every tokenizer on every corpus.")
+    add = verb("compare-tokenizers", evaluate_tokenizers, "Measure every tokenizer on every corpus.")
     add("--settings", type=json_text, required=True, help='JSON: {"corpora": [...], "tokenizers": {name: corpus}}')
     add("--results", required=True, help="the study's results folder")
     add("--output", required=True, help="the .json file")
@@ -350,21 +350,21 @@ def encode_corpus(given: Arguments) -> Facts:
 
 def join_tokens(given: Arguments) -> Facts:
     """Run `lmpipe join-tokens`."""
-    from lmpipe.data.encode import join_shards
+    from lmpipe.data.encode import concat_shards
     from lmpipe.provenance.job_records import facts_of_joining
 
     facts = facts_of_joining(given.tokens)
-    join_shards(given.tokens, given.output, Path(given.output).with_suffix(".json"))
+    concat_shards(given.tokens, given.output, Path(given.output).with_suffix(".json"))
     return facts
 
 
-def compare_tokenizers(given: Arguments) -> Facts:
+def evaluate_tokenizers(given: Arguments) -> Facts:
     """Run `lmpipe compare-tokenizers`."""
     from lmpipe.io.files import write_json
-    from lmpipe.tokenizer.evaluation import compare_tokenizers
+    from lmpipe.tokenizer.evaluation import evaluate_tokenizers
 
     results = Path(given.results)
-    write_json(given.output, compare_tokenizers(results, given.settings["corpora"], given.settings["tokenizers"]))
+    write_json(given.output, evaluate_tokenizers(results, given.settings["corpora"], given.settings["tokenizers"]))
     corpora = [results / "corpora" / corpus for corpus in given.settings["corpora"]]
     tokenizers = [results / kind / name for kind in ("tokenizers", "tokens") for name in given.settings["tokenizers"]]
     return {"inputs": corpora + tokenizers}
@@ -373,9 +373,9 @@ def compare_tokenizers(given: Arguments) -> Facts:
 def explore_unicode(given: Arguments) -> None:
     """Run `lmpipe explore-unicode`."""
     from lmpipe.io.files import write_json
-    from lmpipe.tokenizer.unicode_demo import explore
+    from lmpipe.tokenizer.unicode_demo import demonstrate_unicode
 
-    write_json(given.output, explore())
+    write_json(given.output, demonstrate_unicode())
 
 
 def account_model(given: Arguments) -> None:

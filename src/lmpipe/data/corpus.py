@@ -36,7 +36,7 @@ def make_corpus(name: str, corpus: Corpus, folder: str | Path, threads: int = 1)
     """
     paths = {split: Path(folder) / f"{split}.txt" for split in ("train", "valid")}
     check_no_overwrite(corpus.text_paths(), list(paths.values()))
-    splits = make_splits(corpus, threads)
+    splits = split_corpus(corpus, threads)
     summaries = {}
     # Both texts get their names together, so that a failure leaves an earlier corpus as it was.
     with contextlib.ExitStack() as open_files:
@@ -57,12 +57,12 @@ def make_corpus(name: str, corpus: Corpus, folder: str | Path, threads: int = 1)
         write_json(Path(folder) / "corpus.json", record)
 
 
-def make_splits(corpus: Corpus, threads: int) -> dict[str, Iterator[bytes]]:
+def split_corpus(corpus: Corpus, threads: int) -> dict[str, Iterator[bytes]]:
     """The text of both splits, as blocks of bytes."""
     match corpus:
         case StoriesCorpus():
             count = corpus.documents
-            documents = shown(stories(count, corpus.seed), count)
+            documents = with_progress(stories(count, corpus.seed), count)
         case DocstringsCorpus():
             found = docstrings(corpus.packages, threads)
             if len(found) < 2:
@@ -70,7 +70,7 @@ def make_splits(corpus: Corpus, threads: int) -> dict[str, Iterator[bytes]]:
             count, documents = len(found), iter(found)
         case UrlCorpus():
             paths = ([text.path for text in texts] for texts in (corpus.files, corpus.valid or []))
-            return texts_in_two(*paths, corpus.valid_fraction)
+            return split_texts(*paths, corpus.valid_fraction)
         case _:
             assert_never(corpus)
     held_out = max(1, round(count * EMBEDDED_VALID_SHARE))
@@ -81,7 +81,7 @@ def make_splits(corpus: Corpus, threads: int) -> dict[str, Iterator[bytes]]:
     }
 
 
-def shown(documents: Iterable[str], count: int) -> Iterator[str]:
+def with_progress(documents: Iterable[str], count: int) -> Iterator[str]:
     """Documents as they come, with their progress."""
     with progress("making stories", count, "stories") as bar:
         for document in documents:
@@ -116,9 +116,7 @@ def write_split(file: IO[bytes], blocks: Iterable[bytes]) -> dict[str, Any]:
 # --- the user's own texts
 
 
-def texts_in_two(
-    texts: Sequence[str], valid: Sequence[str], valid_fraction: float | None
-) -> dict[str, Iterator[bytes]]:
+def split_texts(texts: Sequence[str], valid: Sequence[str], valid_fraction: float | None) -> dict[str, Iterator[bytes]]:
     """Train and validation text from files: from files of their own, or cut at a document end."""
     if not texts:
         raise InputError("--texts: expected at least one file, found none; name the corpus's texts")
@@ -126,19 +124,19 @@ def texts_in_two(
         return {"train": blocks_of_all(texts), "valid": blocks_of_all(valid)}
     if valid_fraction is None:
         raise InputError("--valid: expected files, as valid_fraction is null, found none; give one or the other")
-    index, offset = split_point(texts, 1 - valid_fraction)
+    index, offset = split_position(texts, 1 - valid_fraction)
     return {
-        "train": chain_texts([(text, 0, None) for text in texts[:index]] + [(texts[index], 0, offset)]),
-        "valid": chain_texts([(texts[index], offset, None)] + [(text, 0, None) for text in texts[index + 1 :]]),
+        "train": concat_ranges([(text, 0, None) for text in texts[:index]] + [(texts[index], 0, offset)]),
+        "valid": concat_ranges([(texts[index], offset, None)] + [(text, 0, None) for text in texts[index + 1 :]]),
     }
 
 
 def blocks_of_all(texts: Sequence[str]) -> Iterator[bytes]:
     """All of several files."""
-    return chain_texts([(text, 0, None) for text in texts])
+    return concat_ranges([(text, 0, None) for text in texts])
 
 
-def chain_texts(ranges: Iterable[tuple[str, int, int | None]]) -> Iterator[bytes]:
+def concat_ranges(ranges: Iterable[tuple[str, int, int | None]]) -> Iterator[bytes]:
     """Byte ranges of files, one after the other; the end of each is the end of a document."""
     for path, start, stop in ranges:
         block = last = b""
@@ -159,7 +157,7 @@ def read_range(path: str, start: int, stop: int | None) -> Iterator[bytes]:
             left -= len(block)
 
 
-def split_point(texts: Sequence[str], train_share: float) -> tuple[int, int]:
+def split_position(texts: Sequence[str], train_share: float) -> tuple[int, int]:
     """Where validation begins: the index of a file, and the offset in it.
 
     The document end nearest to the wanted share of bytes is taken. A text without any document end is cut at a line,
@@ -175,7 +173,7 @@ def split_point(texts: Sequence[str], train_share: float) -> tuple[int, int]:
         raise InputError(f"{texts[index]}: expected text, found an empty file; take it off the list")
     with open_text(texts[index]) as text:
         for mark in (DELIMITER, b"\n", b" "):
-            if ends := ends_around(text, mark, wanted):
+            if ends := nearest_boundaries(text, mark, wanted):
                 return index, min(ends, key=lambda end: abs(end - wanted))
             if mark == DELIMITER and len(texts) > 1:
                 return max(index, 1), 0
@@ -185,16 +183,16 @@ def split_point(texts: Sequence[str], train_share: float) -> tuple[int, int]:
     )
 
 
-def ends_around(text: BinaryIO, mark: bytes, wanted: int) -> list[int]:
+def nearest_boundaries(text: BinaryIO, mark: bytes, wanted: int) -> list[int]:
     """The nearest places on either side of the wanted one that lie behind a mark and have text before and after."""
     nearest = []
-    for starts in (marks_before(text, mark, wanted), marks_from(text, mark, wanted)):
-        ends = (after_line_end(text, start + len(mark)) for start in starts)
+    for starts in (find_backward(text, mark, wanted), find_forward(text, mark, wanted)):
+        ends = (skip_line_end(text, start + len(mark)) for start in starts)
         nearest += islice((end for end in ends if has_text_around(text, end)), 1)
     return nearest
 
 
-def marks_before(text: BinaryIO, mark: bytes, place: int) -> Iterator[int]:
+def find_backward(text: BinaryIO, mark: bytes, place: int) -> Iterator[int]:
     """Where marks begin before a place, going back; the first may reach beyond it."""
     while place > 0:
         start = max(0, place - CHUNK_BYTES)
@@ -206,7 +204,7 @@ def marks_before(text: BinaryIO, mark: bytes, place: int) -> Iterator[int]:
         place = start
 
 
-def marks_from(text: BinaryIO, mark: bytes, place: int) -> Iterator[int]:
+def find_forward(text: BinaryIO, mark: bytes, place: int) -> Iterator[int]:
     """Where marks begin from a place on."""
     while block := read_at(text, place, place + CHUNK_BYTES + len(mark) - 1):
         found = block.find(mark)
@@ -222,7 +220,7 @@ def has_text_around(text: BinaryIO, place: int) -> bool:
     return all(side.replace(DELIMITER, b"").strip() for side in sides)
 
 
-def after_line_end(text: BinaryIO, offset: int) -> int:
+def skip_line_end(text: BinaryIO, offset: int) -> int:
     """The offset behind a line end that starts here, else the offset itself."""
     for line_end in (b"\r\n", b"\n"):
         if read_at(text, offset, offset + len(line_end)) == line_end:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from lmpipe.data.token_dataset import DTYPES, SCANNED_TOKENS, StoredTokens, TokenFile
+from lmpipe.data.token_dataset import CHUNK_TOKENS, DTYPES, TokenArray, TokenDataset
 from lmpipe.errors import InputError
 from lmpipe.io.files import EarlyFlush, atomic_write, check_no_overwrite, write_json
 from lmpipe.io.progress import progress
 from lmpipe.io.validation import short_repr
 from lmpipe.study.documents import TOKEN_SHARD, read_shape
-from lmpipe.tokenizer.parallel_encoding import encoded_blocks
+from lmpipe.tokenizer.parallel_encoding import encode_blocks
 from lmpipe.tokenizer.pretoken_counts import shard_bounds
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 from lmpipe.tokenizer.tokenizer import Tokenizer
@@ -32,7 +32,7 @@ def encode_file(
 
     uint16 holds vocabularies of up to 65,536 ids, uint32 larger ones. Streams in constant memory; both files depend on
     the text and the tokenizer alone. `name` is the tokenizer's. Of `shards` shards, as `shard_bounds` cuts them, only
-    the one numbered `shard` is encoded, which may be empty; `join_shards` puts them together. Raises InputError for an
+    the one numbered `shard` is encoded, which may be empty; `concat_shards` joins them. Raises InputError for an
     empty text, and for shards where the tokenizer cannot tell documents apart.
     """
     check_no_overwrite([text_path], [bin_path, json_path])
@@ -42,7 +42,7 @@ def encode_file(
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     with atomic_write(bin_path, "wb") as file:
         flush = EarlyFlush(file)
-        for ids in encoded_blocks(text_path, tokenizer, f"encoding {text_path}", counts, start, stop):
+        for ids in encode_blocks(text_path, tokenizer, f"encoding {text_path}", counts, start, stop):
             digest.update(ids)
             file.write(ids)
             flush.after_write()
@@ -54,7 +54,7 @@ def encode_file(
             "vocab_size": tokenizer.vocab_size,
             "tokenizer": {"name": name, "sha256": tokenizer.sha256},
         }
-        info = described(counts, digest.hexdigest(), stop - start, encoding)
+        info = token_metadata(counts, digest.hexdigest(), stop - start, encoding)
         if shards > 1:
             info |= {"shard": shard, "shards": shards}
         # Before the ids get their name: where it cannot be written, an earlier pair stays whole.
@@ -74,7 +74,7 @@ def check_shard(tokenizer: Tokenizer, shard: int, shards: int) -> None:
         )
 
 
-def described(counts: np.ndarray, sha256: str, text_bytes: int, encoding: Mapping[str, Any]) -> dict[str, Any]:
+def token_metadata(counts: np.ndarray, sha256: str, text_bytes: int, encoding: Mapping[str, Any]) -> dict[str, Any]:
     """What the .json of a token file says of ids that occur `counts` (vocab,) times, all or none of them."""
     return {
         "tokens": int(counts.sum()),
@@ -88,7 +88,7 @@ def described(counts: np.ndarray, sha256: str, text_bytes: int, encoding: Mappin
     }
 
 
-def join_shards(shard_bins: Sequence[str | Path], bin_path: str | Path, json_path: str | Path) -> dict[str, Any]:
+def concat_shards(shard_bins: Sequence[str | Path], bin_path: str | Path, json_path: str | Path) -> dict[str, Any]:
     """Join the token files of all shards of a text, in their order; returns what the .json says.
 
     Both files are the same bytes as those of the whole text encoded at once. Streams in constant memory. Raises
@@ -98,8 +98,8 @@ def join_shards(shard_bins: Sequence[str | Path], bin_path: str | Path, json_pat
     check_no_overwrite([*paths, *(path.with_suffix(".json") for path in paths)], [bin_path, json_path])
     infos = [shard_info(path) for path in paths]
     for number, (path, info) in enumerate(zip(paths, infos, strict=True)):
-        check_place(path, info, number, len(paths))
-        check_alike(path, info, paths[0], infos[0])
+        check_shard_index(path, info, number, len(paths))
+        check_same_tokenizer(path, info, paths[0], infos[0])
     total = sum(info["tokens"] for info in infos)
     if not total:
         raise InputError(
@@ -116,7 +116,7 @@ def join_shards(shard_bins: Sequence[str | Path], bin_path: str | Path, json_pat
                 counts += np.bincount(ids, minlength=len(counts))
                 bar.advance(len(ids))
         file.flush()
-        joined = described(counts, digest.hexdigest(), sum(info["text_bytes"] for info in infos), infos[0])
+        joined = token_metadata(counts, digest.hexdigest(), sum(info["text_bytes"] for info in infos), infos[0])
         # Before the ids get their name: where it cannot be written, an earlier pair stays whole.
         write_json(json_path, joined)
     return joined
@@ -126,7 +126,7 @@ def shard_info(path: Path) -> dict[str, Any]:
     """The .json of a shard whose ids were looked at; raises InputError where one is missing or damaged."""
     info = read_shape(path.with_suffix(".json"), TOKEN_SHARD)
     if info["tokens"]:
-        return TokenFile.open(path).info
+        return TokenDataset.open(path).info
     size = path.stat().st_size if path.exists() else None
     if size != 0:
         found = "no file" if size is None else f"{size} bytes"
@@ -134,7 +134,7 @@ def shard_info(path: Path) -> dict[str, Any]:
     return info
 
 
-def check_place(path: Path, info: Mapping[str, Any], number: int, shards: int) -> None:
+def check_shard_index(path: Path, info: Mapping[str, Any], number: int, shards: int) -> None:
     """Raise InputError unless a token file is the shard of this number, from 0, of so many; a whole text is one."""
     found = (info.get("shard", 0), info.get("shards", 1))
     if found != (number, shards):
@@ -144,7 +144,7 @@ def check_place(path: Path, info: Mapping[str, Any], number: int, shards: int) -
         )
 
 
-def check_alike(path: Path, info: Mapping[str, Any], first_path: Path, first: Mapping[str, Any]) -> None:
+def check_same_tokenizer(path: Path, info: Mapping[str, Any], first_path: Path, first: Mapping[str, Any]) -> None:
     """Raise InputError unless two shards were encoded with the same tokenizer."""
     for key in ("tokenizer", "vocab_size", "dtype"):
         if info[key] != first[key]:
@@ -156,9 +156,9 @@ def check_alike(path: Path, info: Mapping[str, Any], first_path: Path, first: Ma
 
 def shard_blocks(path: Path, info: Mapping[str, Any]) -> Iterator[np.ndarray]:
     """The ids of a shard in order, in arrays (tokens,); raises InputError where they are not those once written."""
-    tokens, digest = StoredTokens(path, DTYPES[info["dtype"]]), hashlib.sha256()
-    for start in range(0, info["tokens"], SCANNED_TOKENS):
-        ids = tokens[start : start + SCANNED_TOKENS]
+    tokens, digest = TokenArray(path, DTYPES[info["dtype"]]), hashlib.sha256()
+    for start in range(0, info["tokens"], CHUNK_TOKENS):
+        ids = tokens[start : start + CHUNK_TOKENS]
         digest.update(ids)
         yield ids
     if digest.hexdigest() != info["sha256"]:

@@ -13,10 +13,10 @@ from lmpipe.errors import InputError
 from lmpipe.study.documents import TOKEN_FILE, read_shape
 
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-SCANNED_TOKENS = 1 << 22
+CHUNK_TOKENS = 1 << 22
 
 
-class StoredTokens:
+class TokenArray:
     """The ids of a token file; a slice of them, (tokens,), is read from the disk each time that it is asked for.
 
     A memory map would read as little, but every page that a batch touched would count as this process's memory from
@@ -44,19 +44,19 @@ class StoredTokens:
         return np.frombuffer(ids, self.dtype)
 
 
-Tokens = np.ndarray | StoredTokens
+Tokens = np.ndarray | TokenArray
 
 
 @dataclass(frozen=True)
-class TokenFile:
+class TokenDataset:
     """A token file on disk: its `tokens` (tokens,), which are read where they are needed; `info` is its .json."""
 
     path: Path
-    tokens: StoredTokens
+    tokens: TokenArray
     info: dict[str, Any]
 
     @classmethod
-    def open(cls, bin_path: str | Path, vocab_size: int | None = None) -> "TokenFile":
+    def open(cls, bin_path: str | Path, vocab_size: int | None = None) -> "TokenDataset":
         """Open NAME.bin with NAME.json beside it, and check its size and ids.
 
         Raises InputError where a file is missing or damaged, or has ids from vocab_size upwards (by default the
@@ -71,8 +71,8 @@ class TokenFile:
             found = "no file" if size is None else f"{size} bytes"
             expected = f"{info['tokens']} tokens of {dtype.itemsize} bytes"
             raise InputError(f"{path}: size: expected {expected}, found {found}; {remedy}")
-        tokens = StoredTokens(path, dtype)
-        largest = largest_id(tokens)
+        tokens = TokenArray(path, dtype)
+        largest = max_id_of(tokens)
         if largest != info["max_id"]:
             raise InputError(f"{path}: expected {info['max_id']} as the largest id, found {largest}; {remedy}")
         if largest >= (limit := vocab_size or info["vocab_size"]):
@@ -83,9 +83,9 @@ class TokenFile:
         return cls(path, tokens, info)
 
 
-def largest_id(tokens: Tokens) -> int:
+def max_id_of(tokens: Tokens) -> int:
     """The largest id of a token file, looked up block by block."""
-    return max(int(tokens[start : start + SCANNED_TOKENS].max()) for start in range(0, len(tokens), SCANNED_TOKENS))
+    return max(int(tokens[start : start + CHUNK_TOKENS].max()) for start in range(0, len(tokens), CHUNK_TOKENS))
 
 
 def check_length(count: int, context_length: int) -> None:
@@ -108,7 +108,9 @@ def batch_starts(count: int, seed: int, step: int, batch_size: int, context_leng
     return generator.integers(0, count - context_length, size=batch_size)
 
 
-def batch(tokens: Tokens, seed: int, step: int, batch_size: int, context_length: int) -> tuple[np.ndarray, np.ndarray]:
+def get_batch(
+    tokens: Tokens, seed: int, step: int, batch_size: int, context_length: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of one training step, each (batch, seq) int64; targets are one token further."""
     starts = batch_starts(len(tokens), seed, step, batch_size, context_length)
     windows = np.stack([tokens[start : start + context_length + 1] for start in starts.tolist()]).astype(np.int64)

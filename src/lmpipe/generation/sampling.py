@@ -26,7 +26,7 @@ from lmpipe.study.paths import CONFIG, SUMMARY, WEIGHTS
 from lmpipe.study.planned_run import PlannedRun
 from lmpipe.study.schema import SamplesSettings
 from lmpipe.study.settings import ModelConfig
-from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, to_bytes
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, encode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
 
 # Samples that are continued together. Which ones are changes none of them; it bounds the memory of their caches.
@@ -220,7 +220,7 @@ def stream_to_stdout(
 def write_out(text: str) -> None:
     """Write a text to standard output at once; bytes of the command line that were no UTF-8 come out as they came."""
     try:
-        sys.stdout.buffer.write(to_bytes(text))
+        sys.stdout.buffer.write(encode_utf8(text))
         sys.stdout.flush()
     except BrokenPipeError:
         raise

@@ -13,9 +13,9 @@ from lmpipe.io.progress import progress
 from lmpipe.kernels.bpe.merge_loop import MergeLoop
 from lmpipe.provenance.environment import peak_memory_bytes
 from lmpipe.study.documents import SHARD, read_shape
-from lmpipe.tokenizer.pretoken_counts import PretokenCounts, count_words, load_counts, merge_counts
-from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, to_bytes
-from lmpipe.tokenizer.vocabulary import MOST_IDS, Vocabulary
+from lmpipe.tokenizer.pretoken_counts import PretokenCounts, count_pretokens_arrays, load_counts, sum_counts
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, encode_utf8
+from lmpipe.tokenizer.vocabulary import MAX_VOCAB_SIZE, Vocabulary
 
 BYTES = 256
 
@@ -25,7 +25,7 @@ def train_bpe(
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
     """Train on a text file of any bytes; see `merge_pretokens` for what is returned."""
     vocab = initial_vocabulary(vocab_size, special_tokens)
-    return merge_words(count_words(input_path, special_tokens, in_order=False), vocab, vocab_size)
+    return merge_pretoken_arrays(count_pretokens_arrays(input_path, special_tokens, in_order=False), vocab, vocab_size)
 
 
 def initial_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> dict[int, bytes]:
@@ -33,14 +33,14 @@ def initial_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> dict[i
 
     Raises InputError if they do not fit into vocab_size, or if it exceeds what Vocabulary can hold.
     """
-    tokens = list(dict.fromkeys([*(bytes([byte]) for byte in range(BYTES)), *map(to_bytes, special_tokens)]))
+    tokens = list(dict.fromkeys([*(bytes([byte]) for byte in range(BYTES)), *map(encode_utf8, special_tokens)]))
     if vocab_size < len(tokens):
         raise InputError(
             f"vocab_size: expected at least {len(tokens)} (256 bytes and {len(tokens) - BYTES} special tokens), "
             f"found {vocab_size}; raise it"
         )
-    if vocab_size > MOST_IDS:
-        raise InputError(f"vocab_size: expected at most {MOST_IDS}, found {vocab_size}; lower it")
+    if vocab_size > MAX_VOCAB_SIZE:
+        raise InputError(f"vocab_size: expected at most {MAX_VOCAB_SIZE}, found {vocab_size}; lower it")
     return dict(enumerate(tokens))
 
 
@@ -58,13 +58,13 @@ def merge_pretokens(
     """
     arrays = PretokenCounts.of(counts)
     vocab = initial_vocabulary(vocab_size, special_tokens)
-    return merge_words((arrays.text, arrays.lengths, arrays.counts), vocab, vocab_size)
+    return merge_pretoken_arrays((arrays.text, arrays.lengths, arrays.counts), vocab, vocab_size)
 
 
-def merge_words(
+def merge_pretoken_arrays(
     words: tuple[np.ndarray, np.ndarray, np.ndarray], vocab: dict[int, bytes], vocab_size: int
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
-    """As merge_pretokens, from arrays of count_words and the vocabulary before any merge, which is extended."""
+    """Merge as merge_pretokens, from arrays and the vocabulary before any merge, which is extended."""
     wanted = vocab_size - len(vocab)
     merging = MergeLoop(words, len(vocab), wanted)
     del words
@@ -93,7 +93,7 @@ def train_tokenizer(
     initial_vocabulary(vocab_size, special_tokens)
     shards = [read_shape(path.with_suffix(".json"), SHARD) for path in counts_paths]
     started = time.perf_counter()
-    counts = merge_counts(load_counts(path) for path in counts_paths)
+    counts = sum_counts(load_counts(path) for path in counts_paths)
     if not counts:
         raise InputError(f"{corpus}: expected text to train on, found none; give the corpus documents")
     vocab, merges = merge_pretokens(counts, vocab_size, special_tokens)

@@ -9,14 +9,14 @@ from lmpipe.kernels.runtime.buffers import Buffer
 from lmpipe.kernels.runtime.structs import PADDING
 
 BLOCK_BYTES = 1 << 20
-LARGEST_BLOCK = 1 << 32  # places in a block are numbers of 32 bits
+MAX_BLOCK_BYTES = 1 << 32  # places in a block are numbers of 32 bits
 WINDOW_BYTES = 1 << 12
 PUNCTUATION = rb"!-&(-/:-@\[-`{-~"  # of ASCII, but for the apostrophe
 # Where a boundary of pre-tokens lies that neither side can see across: between a character that is no white space and a
 # space or newline (the bytes before must not end as a character of white space does, whatever they belong to), where
 # ASCII's letters, digits and punctuation change, and between Chinese characters and their full stop or comma. What
 # follows an apostrophe may belong to it.
-CUT = re.compile(
+SPLIT_POINT = re.compile(
     rb"(?<![\t-\r ])(?<!\xc2[\x85\xa0])(?<!\xe1\x9a\x80)(?<!\xe2\x80[\x80-\x8a\xa8\xa9\xaf])(?<!\xe2\x81\x9f)"
     rb"(?<!\xe3\x80\x80)(?=[ \n])"
     rb"|(?<=[A-Za-z])(?=[0-9'" + PUNCTUATION + rb"])"
@@ -24,20 +24,20 @@ CUT = re.compile(
     rb"|(?<=[" + PUNCTUATION + rb"])(?=[A-Za-z0-9])"
     rb"|(?<=[\xe5-\xe8][\x80-\xbf][\x80-\xbf])(?=\xe3\x80\x82|\xef\xbc\x8c)"
 )
-LONGEST_BEFORE = 3  # bytes that CUT looks at
+LOOKBEHIND_BYTES = 3  # bytes that SPLIT_POINT looks at
 
 
-def cores() -> int:
+def available_cpus() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cuts(data: bytes | bytearray, specials: Sequence[bytes], start: int = 0) -> Iterator[int]:
+def split_points(data: bytes | bytearray, specials: Sequence[bytes], start: int = 0) -> Iterator[int]:
     """The places from `start` on where bytes of a text can be cut without changing its pre-tokens or special tokens.
 
     Known are those of which the text goes on for as long as the longest special token.
     """
-    for match in CUT.finditer(data, start):
+    for match in SPLIT_POINT.finditer(data, start):
         cut = match.start()
         if not any(
             data.find(special, max(0, cut - len(special) + 1), cut + len(special) - 1) >= 0 for special in specials
@@ -45,29 +45,29 @@ def cuts(data: bytes | bytearray, specials: Sequence[bytes], start: int = 0) -> 
             yield cut
 
 
-def last_cut(data: bytes | bytearray, specials: Sequence[bytes]) -> int:
-    """The last of the `cuts` of a text that goes on with bytes yet unknown; 0 if there is none."""
+def last_split_point(data: bytes | bytearray, specials: Sequence[bytes]) -> int:
+    """The last of the `split_points` of a text that goes on with bytes yet unknown; 0 if there is none."""
     certain = len(data) - max(map(len, specials), default=1)
     window = WINDOW_BYTES
     while True:
         first = max(0, certain - window)
-        if found := [cut for cut in cuts(data, specials, first) if cut <= certain]:
+        if found := [cut for cut in split_points(data, specials, first) if cut <= certain]:
             return found[-1]
         if not first:
             return 0
         window *= 4
 
 
-def next_cut(file: int, specials: Sequence[bytes], place: int, stop: int) -> int:
+def next_split_point(file: int, specials: Sequence[bytes], place: int, stop: int) -> int:
     """The first place at or after `place` where a file can be cut without changing its pre-tokens, or `stop`."""
     longest = max(map(len, specials), default=0)
-    before = max(LONGEST_BEFORE, longest)
+    before = max(LOOKBEHIND_BYTES, longest)
     window = WINDOW_BYTES
     while place < stop:
         first = max(0, place - before)
         data = os.pread(file, min(window + before, stop - first), first)
         is_end = first + len(data) >= stop
-        cut = next(cuts(data, specials, place - first), None)
+        cut = next(split_points(data, specials, place - first), None)
         if cut is not None and (is_end or cut + longest <= len(data)):
             return first + cut
         if is_end:
@@ -79,8 +79,8 @@ def next_cut(file: int, specials: Sequence[bytes], place: int, stop: int) -> int
 def blocks(file: int, specials: Sequence[bytes], start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Cut the bytes of a file from `start` to `stop` into blocks of about BLOCK_BYTES that have the same pre-tokens."""
     while start < stop:
-        end = next_cut(file, specials, start + BLOCK_BYTES, stop)
-        if end - start >= LARGEST_BLOCK:
+        end = next_split_point(file, specials, start + BLOCK_BYTES, stop)
+        if end - start >= MAX_BLOCK_BYTES:
             raise InputError(
                 f"byte {start:,}: expected a space or newline within 4 GiB, found none; break the text into lines"
             )

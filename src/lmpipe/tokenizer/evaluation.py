@@ -16,8 +16,8 @@ import regex
 from lmpipe.errors import InputError
 from lmpipe.io.files import open_text
 from lmpipe.study.documents import TOKEN_FILE, read_shape
-from lmpipe.tokenizer.parallel_encoding import encoded_blocks
-from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, documents, to_bytes, to_text
+from lmpipe.tokenizer.parallel_encoding import encode_blocks
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, decode_utf8, documents, encode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
 
 SAMPLED_DOCUMENTS = 10
@@ -32,7 +32,7 @@ LARGEST_UINT16 = 65_535
 REPEATED_CHARACTERS = 4
 
 
-def compare_tokenizers(
+def evaluate_tokenizers(
     results: str | Path,
     corpora: Sequence[str],
     tokenizers: Mapping[str, str],
@@ -60,7 +60,7 @@ def compare_tokenizers(
         "compression": rows,
         "tokenizers": {
             name: {"corpus": corpus, "vocab_size": opened[name].vocab_size, "sha256": opened[name].sha256}
-            | throughput(opened[name], opening_text(train_text(results, corpus), throughput_bytes))
+            | throughput(opened[name], text_prefix(train_text(results, corpus), throughput_bytes))
             | {"uint16": uint16_check(results, name, opened[name].vocab_size, rows)}
             | describe_vocabulary(opened[name], train_text(results, corpus))
             for name, corpus in tokenizers.items()
@@ -95,9 +95,9 @@ def describe_sample(sample: Mapping[int, bytes]) -> dict[str, Any]:
 
 def compression(tokenizer: Tokenizer, path: Path, sample: Mapping[int, bytes]) -> dict[str, Any]:
     """Bytes per token on sampled documents, without delimiters, and on a whole file, with them."""
-    encoded = [tokenizer.encode(to_text(document)) for document in sample.values()]
+    encoded = [tokenizer.encode(decode_utf8(document)) for document in sample.values()]
     counts = np.zeros(tokenizer.vocab_size, np.int64)
-    for _ in encoded_blocks(path, tokenizer, f"compressing {path}", counts):
+    for _ in encode_blocks(path, tokenizer, f"compressing {path}", counts):
         pass
     tokens = int(counts.sum())
     # One tokenizer comes after another, and their caches would stand side by side.
@@ -115,7 +115,7 @@ def compression(tokenizer: Tokenizer, path: Path, sample: Mapping[int, bytes]) -
     }
 
 
-def opening_text(path: Path, limit: int) -> str:
+def text_prefix(path: Path, limit: int) -> str:
     """The first documents of a file, about `limit` bytes of them; the whole file where it is shorter.
 
     Raises InputError where there is nothing but white space and delimiters.
@@ -126,7 +126,7 @@ def opening_text(path: Path, limit: int) -> str:
         raise InputError(f"{path}: expected text, found none; give the corpus more text")
     if len(data) == limit and (end := data.rfind(END_OF_TEXT.encode())) >= 0:
         data = data[: end + len(END_OF_TEXT)]
-    return to_text(data)
+    return decode_utf8(data)
 
 
 def throughput(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def throughput(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
         started = time.perf_counter()
         tokenizer.encode_to_numpy(text)
         seconds.append(time.perf_counter() - started)
-    size = len(to_bytes(text))
+    size = len(encode_utf8(text))
     rate = size / median(seconds)
     return {
         "throughput": {"bytes": size, "seconds": seconds, "bytes_per_second": rate},
@@ -167,7 +167,7 @@ def describe_vocabulary(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
         "merges": len(tokenizer.merges),
         "mean_length": fmean(map(len, merged)) if merged else None,
         "lengths": {str(length): lengths[length] for length in sorted(lengths)},
-        "kinds": dict(Counter(map(kind_of, merged)).most_common()),
+        "kinds": dict(Counter(map(token_kind, merged)).most_common()),
         "words_after_space": sum(1 for token in merged if re.fullmatch(rb" [A-Za-z]+", token)),
         "longest_tokens": longest_tokens(tokenizer, path),
     }
@@ -183,7 +183,7 @@ def longest_tokens(tokenizer: Tokenizer, path: Path) -> list[dict[str, Any]]:
     ids = {token: token_id for token_id, token in tokenizer.vocab.items()}
     parts = {left + right: (left, right) for left, right in tokenizer.merges}
     longest = sorted(parts, key=lambda token: (-len(token), ids[token]))[:LONGEST_TOKENS]
-    found = occurrences(path, longest)
+    found = count_occurrences(path, longest)
     return [
         {
             "text": shown(token),
@@ -191,7 +191,7 @@ def longest_tokens(tokenizer: Tokenizer, path: Path) -> list[dict[str, Any]]:
             "hex": token.hex(),
             "id": ids[token],
             "parts": [shown(part) for part in parts[token]],
-            "kind": kind_of(token),
+            "kind": token_kind(token),
             "occurrences": found[token][0],
             "excerpt": found[token][1],
         }
@@ -199,7 +199,7 @@ def longest_tokens(tokenizer: Tokenizer, path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def occurrences(path: Path, tokens: Sequence[bytes]) -> dict[bytes, tuple[int, str]]:
+def count_occurrences(path: Path, tokens: Sequence[bytes]) -> dict[bytes, tuple[int, str]]:
     """How often a file's documents contain each token's bytes (not overlapping), and an excerpt around the first."""
     counts = dict.fromkeys(tokens, 0)
     excerpts = dict.fromkeys(tokens, "")
@@ -236,10 +236,10 @@ def shown(token: bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def kind_of(token: bytes) -> str:
+def token_kind(token: bytes) -> str:
     """What a token is, by rule, apart from white space around it.
 
-    >>> [kind_of(token) for token in (b" responsibility", b"--------", b" ValueError", b"'ll")]
+    >>> [token_kind(token) for token in (b" responsibility", b"--------", b" ValueError", b"'ll")]
     ['word', 'repetition', 'joined words', 'mixed']
     """
     try:

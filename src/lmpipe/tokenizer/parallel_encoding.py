@@ -1,25 +1,27 @@
-"""Parallel encoding of a text, block by block."""
+"""Parallel encoding of a text file: blocks are encoded by all CPUs and delivered in order."""
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lmpipe.io.files import open_text
 from lmpipe.io.progress import progress
-from lmpipe.tokenizer.chunking import BLOCK_BYTES, blocks, cores, read_block
+from lmpipe.kernels.bpe.encoder import Encoder, Workspace
+from lmpipe.tokenizer.chunking import BLOCK_BYTES, available_cpus, blocks, read_block
 from lmpipe.tokenizer.pretokenizer import special_bytes
 from lmpipe.tokenizer.tokenizer import Tokenizer
 
-AHEAD = 2  # blocks beyond one for each core, so that no core waits for the one that hashes and writes
+PREFETCH = 2  # blocks beyond one for each thread, so no thread waits for the one that hashes and writes
+
+Pending = deque[Future[tuple[Workspace, np.ndarray, int]]]
 
 
-def encoded_blocks(
+def encode_blocks(
     text_path: str | Path,
     tokenizer: Tokenizer,
     label: str,
@@ -27,51 +29,53 @@ def encoded_blocks(
     start: int = 0,
     stop: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """The ids of a text file, or of its bytes from `start` to `stop`, in order.
+    """Yield the ids of a text file, or of its bytes from `start` to `stop`, in order and in constant memory.
 
-    They come in arrays (tokens,) that are there until the next one is asked for. `counts` (vocab,), int64, is told how
-    often each id occurs. The progress is shown under a label.
+    Each array (tokens,) is valid until the next one is requested. The token frequencies are added to `counts`, int64
+    (vocab,). `label` names the progress bar.
     """
     encoder, specials = tokenizer.encoder, special_bytes(tokenizer.special_tokens)
     with open_text(text_path) as file:
         stop = os.fstat(file.fileno()).st_size if stop is None else stop
 
-        def encode(block: tuple[int, int]) -> tuple[Callable[[], None], np.ndarray, int]:
+        def encode(block: tuple[int, int]) -> tuple[Workspace, np.ndarray, int]:
+            size = block[1] - block[0]
             space = encoder.acquire()
             try:
                 read_block(file.fileno(), *block, space.text)
-                ids = encoder.encode(space, block[1] - block[0])
+                return space, encoder.encode(space, size), size
             except BaseException:
                 encoder.release(space)
                 raise
-            return lambda: encoder.release(space), ids, block[1] - block[0]
 
-        threads = max(1, min(cores(), -(-(stop - start) // BLOCK_BYTES)))
+        threads = max(1, min(available_cpus(), -(-(stop - start) // BLOCK_BYTES)))
         with progress(label, stop - start, "B") as bar, ExitStack() as cleanup:
             pool = cleanup.enter_context(ThreadPoolExecutor(threads))
-            waiting: deque = deque()
-            cleanup.callback(finish, waiting)
+            pending: Pending = deque()
+            cleanup.callback(cancel_pending, pending, encoder)
             for block in blocks(file.fileno(), specials, start, stop):
-                waiting.append(pool.submit(encode, block))
-                if len(waiting) > threads + AHEAD:
-                    yield from next_ids(waiting, encoder, counts, bar.advance)
-            while waiting:
-                yield from next_ids(waiting, encoder, counts, bar.advance)
+                pending.append(pool.submit(encode, block))
+                if len(pending) > threads + PREFETCH:
+                    yield from drain_one(pending, encoder, counts, bar.advance)
+            while pending:
+                yield from drain_one(pending, encoder, counts, bar.advance)
 
 
-def next_ids(waiting: deque, encoder: Any, counts: np.ndarray, advance: Callable[[int], None]) -> Iterator[np.ndarray]:
-    """Yield the ids of the first of the blocks that are being encoded."""
-    release, ids, size = waiting.popleft().result()
+def drain_one(
+    pending: Pending, encoder: Encoder, counts: np.ndarray, advance: Callable[[int], None]
+) -> Iterator[np.ndarray]:
+    """Yield the ids of the first pending block and release its workspace."""
+    space, ids, size = pending.popleft().result()
     try:
         encoder.count_ids(ids, counts)
         yield ids
     finally:
-        release()
+        encoder.release(space)
     advance(size)
 
 
-def finish(waiting: deque) -> None:
-    """Let what was begun end, after a fault or when no more is asked for."""
-    for future in waiting:
+def cancel_pending(pending: Pending, encoder: Encoder) -> None:
+    """Cancel the pending blocks, after an error or when the iteration is abandoned."""
+    for future in pending:
         if not future.cancel() and not future.exception():
-            future.result()[0]()
+            encoder.release(future.result()[0])

@@ -27,12 +27,12 @@ from lmpipe.kernels.bpe.pretoken_table import (
 from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
 from lmpipe.kernels.runtime.structs import PADDING
 from lmpipe.provenance.environment import peak_memory_bytes
-from lmpipe.tokenizer.chunking import BLOCK_BYTES, blocks, cores, read_block
+from lmpipe.tokenizer.chunking import BLOCK_BYTES, available_cpus, blocks, read_block
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, special_bytes
 
 # A thread's table stays small enough for the caches to help; when it is full, it goes into the shared one.
 THREAD_CAPACITY = 1 << 20
-LARGEST_TEXT = 1 << 62  # bytes; sums of counts stay below what 64 bits hold
+MAX_TEXT_BYTES = 1 << 62  # bytes; sums of counts stay below what 64 bits hold
 
 
 class PretokenCounts(Mapping[bytes, int]):
@@ -79,10 +79,10 @@ def count_pretokens(
     The counts do not depend on the number of cores, nor on how the file is read in blocks; beside them, memory is
     constant.
     """
-    return PretokenCounts(*count_words(path, special_tokens, start, stop))
+    return PretokenCounts(*count_pretokens_arrays(path, special_tokens, start, stop))
 
 
-def count_words(
+def count_pretokens_arrays(
     path: str | Path, special_tokens: Sequence[str], start: int = 0, stop: int | None = None, in_order: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As count_pretokens, but the arrays of PretokenCounts; without `in_order` in any order, which is faster."""
@@ -90,10 +90,10 @@ def count_words(
     with open_text(path) as file:
         stop = os.fstat(file.fileno()).st_size if stop is None else stop
         with progress(f"counting pre-tokens of {path}", max(0, stop - start), "B") as bar:
-            return count_range(file.fileno(), specials, start, stop, bar.advance, in_order)
+            return count_file_range(file.fileno(), specials, start, stop, bar.advance, in_order)
 
 
-def count_range(
+def count_file_range(
     file: int, specials: Sequence[bytes], start: int, stop: int, advance: Callable[[int], None], in_order: bool = True
 ) -> PretokenArrays:
     """Count the pre-tokens of a file's bytes from `start` to `stop`; they are returned in the order of their bytes.
@@ -101,7 +101,7 @@ def count_range(
     `file` is a descriptor; `advance` is told of every number of bytes that is done. Without `in_order` the order of the
     words may depend on the threads, and it takes less time.
     """
-    threads = max(1, min(cores(), -(-(stop - start) // BLOCK_BYTES)))
+    threads = max(1, min(available_cpus(), -(-(stop - start) // BLOCK_BYTES)))
     todo, lock, shared = blocks(file, specials, start, stop), threading.Lock(), PretokenTable()
     with buffer_of(class_table()) as classes, SpecialTokenTable(specials) as special_table:
 
@@ -151,7 +151,7 @@ def count_text(counter: ThreadCounter, address: int, size: int, shared: Pretoken
             counter.table.clear()
 
 
-def merged_words(parts: Iterable[PretokenArrays]) -> PretokenArrays:
+def sum_count_arrays(parts: Iterable[PretokenArrays]) -> PretokenArrays:
     """The sums of several counts, in the order of the bytes."""
     table = PretokenTable()
     try:
@@ -162,14 +162,14 @@ def merged_words(parts: Iterable[PretokenArrays]) -> PretokenArrays:
         table.close()
 
 
-def merge_counts(parts: Iterable[Mapping[bytes, int]]) -> PretokenCounts:
+def sum_counts(parts: Iterable[Mapping[bytes, int]]) -> PretokenCounts:
     """The sums of several counts.
 
-    >>> dict(merge_counts([{b"a": 1}, {b"a": 2, b"b": 1}]))
+    >>> dict(sum_counts([{b"a": 1}, {b"a": 2, b"b": 1}]))
     {b'a': 3, b'b': 1}
     """
     return PretokenCounts(
-        *merged_words((part.text, part.lengths, part.counts) for part in map(PretokenCounts.of, parts))
+        *sum_count_arrays((part.text, part.lengths, part.counts) for part in map(PretokenCounts.of, parts))
     )
 
 
@@ -180,11 +180,11 @@ def shard_bounds(path: str | Path, shards: int) -> list[tuple[int, int]]:
     """
     with open_text(path) as file:
         size = os.fstat(file.fileno()).st_size
-        cuts = [next_document(file, size * shard // shards, size) for shard in range(1, shards)]
+        cuts = [next_document_start(file, size * shard // shards, size) for shard in range(1, shards)]
     return list(pairwise([0, *accumulate(cuts, max), size]))
 
 
-def next_document(file: BinaryIO, place: int, size: int) -> int:
+def next_document_start(file: BinaryIO, place: int, size: int) -> int:
     """The first byte after the first delimiter at or after a place; the size of the file where none follows."""
     delimiter = END_OF_TEXT.encode()
     file.seek(place)
@@ -235,7 +235,7 @@ def load_counts(path: str | Path) -> PretokenCounts:
         raise InputError(
             f"{path}: lengths: expected their sum to be {len(text)} bytes of text, found another; {remedy}"
         )
-    if counts.min(initial=1) < 1 or lengths @ counts.astype(np.float64) > LARGEST_TEXT:
+    if counts.min(initial=1) < 1 or lengths @ counts.astype(np.float64) > MAX_TEXT_BYTES:
         raise InputError(f"{path}: counts: expected those of a text, found {counts.min()} to {counts.max()}; {remedy}")
     return PretokenCounts(text, lengths, counts)
 

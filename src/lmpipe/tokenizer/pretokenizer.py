@@ -1,7 +1,7 @@
 """GPT-2's pre-tokens: the pattern, the bytes of a text, special tokens, and the documents of a corpus file.
 
 Any bytes are text here, by one rule: they are read as UTF-8, and each byte that is no part of well-formed UTF-8 is one
-character of its own (Python's `surrogateescape`), which the pattern counts among the punctuation. `to_bytes` gives the
+character of its own (Python's `surrogateescape`), which the pattern counts as punctuation. `encode_utf8` gives the
 same bytes back.
 """
 
@@ -17,15 +17,15 @@ END_OF_TEXT = "<|endoftext|>"
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 BLOCK_BYTES = 1 << 20
-LONGEST_DOCUMENT = 1 << 22
+MAX_DOCUMENT_BYTES = 1 << 22
 
 
-def to_bytes(text: str) -> bytes:
+def encode_utf8(text: str) -> bytes:
     r"""The bytes of a text: UTF-8, characters U+DC80 to U+DCFF as the single bytes that they stand for.
 
     Other lone surrogates, which no decoded file holds, get the three bytes that UTF-8 would give them.
 
-    >>> to_bytes("é\udcff")
+    >>> encode_utf8("é\udcff")
     b'\xc3\xa9\xff'
     """
     try:
@@ -35,10 +35,10 @@ def to_bytes(text: str) -> bytes:
         return b"".join(character.encode("utf-8", rule) for character, rule in zip(text, rules, strict=True))
 
 
-def to_text(data: bytes) -> str:
+def decode_utf8(data: bytes) -> str:
     r"""The text of any bytes, by this module's rule.
 
-    >>> to_text(bytes([0x61, 0xFF]))
+    >>> decode_utf8(bytes([0x61, 0xFF]))
     'a\udcff'
     """
     return data.decode("utf-8", "surrogateescape")
@@ -59,7 +59,7 @@ def special_bytes(special_tokens: Sequence[str]) -> list[bytes]:
 def documents(path: str | Path) -> Iterator[bytes]:
     """The documents of a corpus file in order: the bytes between its delimiters, blank ones left out.
 
-    A document of more than LONGEST_DOCUMENT bytes, such as a file without delimiters, comes in parts that end before
+    A document of more than MAX_DOCUMENT_BYTES bytes, such as a file without delimiters, comes in parts that end before
     white space, as several documents would: so memory is constant.
     """
     delimiter = END_OF_TEXT.encode()
@@ -67,18 +67,18 @@ def documents(path: str | Path) -> Iterator[bytes]:
     with open_text(path) as file:
         while block := file.read(BLOCK_BYTES):
             *complete, rest = (rest + block).split(delimiter)
-            if len(rest) > LONGEST_DOCUMENT:
-                part, rest = cut_before_space(rest)
+            if len(rest) > MAX_DOCUMENT_BYTES:
+                part, rest = split_before_space(rest)
                 complete.append(part)
             yield from (document for document in complete if document.strip())
     if rest.strip():
         yield rest
 
 
-def cut_before_space(text: bytes) -> tuple[bytes, bytes]:
+def split_before_space(text: bytes) -> tuple[bytes, bytes]:
     """Cut a text before its last spaces or line ends; one without any, in its middle.
 
-    >>> cut_before_space(b"one two  three")
+    >>> split_before_space(b"one two  three")
     (b'one two', b'  three')
     """
     space = max(text.rfind(b" "), text.rfind(b"\n"), 0)

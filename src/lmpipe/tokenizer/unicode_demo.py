@@ -49,7 +49,7 @@ def decode_byte_by_byte(data):
     return "".join(bytes([byte]).decode("utf-8") for byte in data)
 """
 
-VERDICT = """\
+CLASSIFY = """\
 def verdict(data):
     try:
         data.decode("utf-8")
@@ -59,14 +59,14 @@ def verdict(data):
 """
 
 
-def explore() -> dict[str, Any]:
+def demonstrate_unicode() -> dict[str, Any]:
     """Everything that unicode.json holds; the same on every machine with the same Python."""
     return {
         "python": platform.python_version(),
         "null": null_character(),
         "encodings": compare_encodings(),
-        "wrong_decoder": break_wrong_decoder(),
-        "two_bytes": judge_two_bytes(),
+        "wrong_decoder": bytewise_decoder_failure(),
+        "two_bytes": two_byte_sequences(),
     }
 
 
@@ -137,7 +137,7 @@ def compare_encodings() -> dict[str, Any]:
     return {"code": MEASURE, "samples": samples}
 
 
-def break_wrong_decoder() -> dict[str, Any]:
+def bytewise_decoder_failure() -> dict[str, Any]:
     """Try the decoder that takes bytes one at a time on words and on all characters until, and where, it fails."""
     decode = function_of(BYTE_BY_BYTE, "decode_byte_by_byte")
     words = [word for text in SAMPLES.values() for word in text.split()]
@@ -168,9 +168,9 @@ def decodes(decode: Callable[[bytes], str], text: str) -> bool:
         return False
 
 
-def judge_two_bytes() -> dict[str, Any]:
+def two_byte_sequences() -> dict[str, Any]:
     """Decode each of the 65,536 sequences of two bytes; count the decoder's verdicts and keep the first one of each."""
-    verdict = function_of(VERDICT, "verdict")
+    verdict = function_of(CLASSIFY, "verdict")
     counts: Counter[str] = Counter()
     first: dict[str, bytes] = {}
     for value in range(1 << 16):
@@ -188,7 +188,7 @@ def judge_two_bytes() -> dict[str, Any]:
     shown = [bytes([lead]), example, *(first[entry["reason"]] for entry in reasons)]
     statements = session("\n".join(f'{data!r}.decode("utf-8")' for data in dict.fromkeys(shown)))
     return {
-        "code": VERDICT,
+        "code": CLASSIFY,
         "session": statements,
         "example": example.hex(" "),
         "example_bits": " ".join(f"{byte:08b}" for byte in example),

@@ -12,11 +12,11 @@ from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write_all, json_bytes, read_json
 from lmpipe.io.validation import short_repr
 from lmpipe.study.documents import EXPORTED_TOKENIZER, read_shape
-from lmpipe.tokenizer.pretokenizer import special_bytes, to_bytes
+from lmpipe.tokenizer.pretokenizer import encode_utf8, special_bytes
 
 MERGES_HEADER = "#version: 0.2"
 # The encoder packs a merge, two ids and a number, into 64 bits.
-MOST_IDS = 1 << 20
+MAX_VOCAB_SIZE = 1 << 20
 
 
 class Vocabulary:
@@ -40,12 +40,14 @@ class Vocabulary:
             if token not in self._ids:
                 self._ids[token] = max(self.vocab, default=-1) + 1
                 self.vocab[self._ids[token]] = token
-        if odd := [token_id for token_id in self.vocab if not 0 <= token_id < MOST_IDS]:
-            raise InputError(f"vocabulary: expected ids from 0 to {MOST_IDS - 1}, found {odd[0]}; number them anew")
-        self._special_ids = {token: self._ids[to_bytes(token)] for token in self.special_tokens}
+        if odd := [token_id for token_id in self.vocab if not 0 <= token_id < MAX_VOCAB_SIZE]:
+            raise InputError(
+                f"vocabulary: expected ids from 0 to {MAX_VOCAB_SIZE - 1}, found {odd[0]}; number them anew"
+            )
+        self._special_ids = {token: self._ids[encode_utf8(token)] for token in self.special_tokens}
         self._byte_ids = [self._id(bytes([byte])) for byte in range(256)]
         # Left, right and merged id of each merge.
-        self._rules = [(self._id(left), self._id(right), self._id(left + right)) for left, right in self.merges]
+        self._merge_ids = [(self._id(left), self._id(right), self._id(left + right)) for left, right in self.merges]
 
     def _id(self, token: bytes) -> int:
         """The id of a byte or of a part of a merge."""
@@ -110,7 +112,7 @@ class Vocabulary:
         exported = read_shape(folder / "tokenizer.json", EXPORTED_TOKENIZER)
         special_ids = {token["content"]: token["id"] for token in exported["added_tokens"]}
         tokenizer = cls.from_files(folder / "vocab.json", folder / "merges.txt", list(special_ids))
-        made = {bytes([byte]) for byte in range(256)} | set(map(to_bytes, special_ids))
+        made = {bytes([byte]) for byte in range(256)} | set(map(encode_utf8, special_ids))
         made |= {left + right for left, right in tokenizer.merges}
         odd = [token for token in tokenizer.vocab.values() if token not in made]
         odd += [token for token, token_id in special_ids.items() if tokenizer._special_ids[token] != token_id]
@@ -132,18 +134,18 @@ class Vocabulary:
             {
                 folder / "vocab.json": json_bytes(self._names()),
                 folder / "merges.txt": "".join(f"{line}\n" for line in lines).encode(),
-                folder / "tokenizer.json": json_bytes(self.hugging_face()),
+                folder / "tokenizer.json": json_bytes(self.to_huggingface()),
                 folder / "ranks.tiktoken": self._tiktoken(),
             }
         )
 
     def _names(self) -> dict[str, int]:
         """The ids of tokens in GPT-2's form."""
-        return {printable(token): token_id for token_id, token in sorted(self.vocab.items())}
+        return {bytes_to_unicode(token): token_id for token_id, token in sorted(self.vocab.items())}
 
     def _merge_names(self) -> list[tuple[str, str]]:
         """The merges in GPT-2's form."""
-        return [(printable(left), printable(right)) for left, right in self.merges]
+        return [(bytes_to_unicode(left), bytes_to_unicode(right)) for left, right in self.merges]
 
     def _tiktoken(self) -> bytes:
         """The file that `tiktoken.load.load_tiktoken_bpe` reads: a line for each token, in base64, and its rank."""
@@ -151,10 +153,10 @@ class Vocabulary:
         ranks = [(token_id, token) for token_id, token in sorted(self.vocab.items()) if token_id not in specials]
         return b"".join(b"%s %d\n" % (b64encode(token), token_id) for token_id, token in ranks)
 
-    def hugging_face(self) -> dict[str, Any]:
+    def to_huggingface(self) -> dict[str, Any]:
         """The tokenizer as the JSON that `tokenizers.Tokenizer.from_file` reads; it gives the same ids."""
         names, merges = self._names(), self._merge_names()
-        special_names = {printable(to_bytes(token)): token for token in self.special_tokens}
+        special_names = {bytes_to_unicode(encode_utf8(token)): token for token in self.special_tokens}
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
         plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         by_id = sorted(self._special_ids.items(), key=lambda item: item[1])
@@ -184,7 +186,7 @@ class Vocabulary:
 
 
 @cache
-def byte_characters() -> dict[int, str]:
+def byte_to_character() -> dict[int, str]:
     """GPT-2's printable character for each byte: itself where Latin-1 prints it, else one from U+0100 upwards."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     rest = [byte for byte in range(256) if byte not in plain]
@@ -192,36 +194,36 @@ def byte_characters() -> dict[int, str]:
 
 
 class CharacterBytes(dict[int, str]):
-    """For str.translate: a character of `byte_characters` becomes the Latin-1 one of its byte, any other NO_BYTE."""
+    """For str.translate: a character of `byte_to_character` becomes the Latin-1 one of its byte, any other NO_BYTE."""
 
     NO_BYTE = "\uffff"
 
     def __init__(self):
-        super().__init__({ord(character): chr(byte) for byte, character in byte_characters().items()})
+        super().__init__({ord(character): chr(byte) for byte, character in byte_to_character().items()})
 
     def __missing__(self, code: int) -> str:
         return self.NO_BYTE
 
 
 @cache
-def character_bytes() -> CharacterBytes:
+def character_to_byte() -> CharacterBytes:
     """The one table of its kind."""
     return CharacterBytes()
 
 
-def printable(token: bytes) -> str:
+def bytes_to_unicode(token: bytes) -> str:
     r"""A token in GPT-2's byte-to-unicode form, which has neither spaces nor line ends.
 
-    >>> printable(b" a\n")
+    >>> bytes_to_unicode(b" a\n")
     'ĠaĊ'
     """
-    return token.decode("latin-1").translate(byte_characters())
+    return token.decode("latin-1").translate(byte_to_character())
 
 
-def from_printable(name: str) -> bytes:
+def unicode_to_bytes(name: str) -> bytes:
     """The token of a name in GPT-2's form; raises KeyError for a character that stands for no byte."""
     try:
-        return name.translate(character_bytes()).encode("latin-1")
+        return name.translate(character_to_byte()).encode("latin-1")
     except UnicodeEncodeError as error:
         raise KeyError(name[error.start]) from None
 
@@ -234,13 +236,13 @@ def read_vocab(path: str | Path, special_tokens: Sequence[str]) -> dict[int, byt
         raise InputError(f"{path}: expected a JSON object of tokens and ids, found another value; {remedy}")
     vocab: dict[int, bytes] = {}
     for name, token_id in names.items():
-        if type(token_id) is not int or not 0 <= token_id < MOST_IDS or token_id in vocab:
+        if type(token_id) is not int or not 0 <= token_id < MAX_VOCAB_SIZE or token_id in vocab:
             raise InputError(
-                f"{path}: {short_repr(name)}: expected an id from 0 to {MOST_IDS - 1} that is used once, found "
+                f"{path}: {short_repr(name)}: expected an id from 0 to {MAX_VOCAB_SIZE - 1} that is used once, found "
                 f"{short_repr(token_id)}; {remedy}"
             )
         try:
-            vocab[token_id] = from_printable(name)
+            vocab[token_id] = unicode_to_bytes(name)
         except KeyError as error:
             if name not in special_tokens:
                 found = error.args[0]
@@ -248,7 +250,7 @@ def read_vocab(path: str | Path, special_tokens: Sequence[str]) -> dict[int, byt
                     f"{path}: {short_repr(name)}: expected GPT-2's byte-to-unicode characters, found "
                     f"{found!r}; {remedy}"
                 ) from None
-            vocab[token_id] = to_bytes(name)
+            vocab[token_id] = encode_utf8(name)
     return vocab
 
 
@@ -281,7 +283,7 @@ def parse_merge(line: str, path: str | Path, number: int) -> tuple[bytes, bytes]
             "train the tokenizer again"
         )
     try:
-        return from_printable(left), from_printable(right)
+        return unicode_to_bytes(left), unicode_to_bytes(right)
     except KeyError as error:
         raise InputError(
             f"{path}: line {number}: expected GPT-2's byte-to-unicode characters, found {error.args[0]!r}; "

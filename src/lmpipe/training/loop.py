@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmpipe.data.token_dataset import SCANNED_TOKENS, Tokens, batch, batch_starts
+from lmpipe.data.token_dataset import CHUNK_TOKENS, Tokens, batch_starts, get_batch
 from lmpipe.model.accounting import forward_flops
 from lmpipe.model.transformer import TransformerLM, init_stds
 from lmpipe.training.compile import compile_step, is_worthwhile
@@ -31,8 +31,8 @@ class ResidentTokens:
         # torch reckons with signed integers alone: the bits are kept, and the sign is taken off again.
         signed, self.mask = ("<i2", 0xFFFF) if tokens.dtype.itemsize == 2 else ("<i4", 0xFFFFFFFF)
         self.ids = torch.empty(len(tokens), dtype=torch.int16 if signed == "<i2" else torch.int32, device=device)
-        for start in range(0, len(tokens), SCANNED_TOKENS):
-            part = torch.from_numpy(tokens[start : start + SCANNED_TOKENS].view(signed).copy())
+        for start in range(0, len(tokens), CHUNK_TOKENS):
+            part = torch.from_numpy(tokens[start : start + CHUNK_TOKENS].view(signed).copy())
             self.ids[start : start + len(part)] = part.to(device)
 
     def batch(self, starts: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
@@ -114,7 +114,7 @@ class Course:
         tokens, context_length = inputs.train.tokens, inputs.model.context_length
         share = self.processes.share(batch_size)
         if self.resident is None:
-            arrays = batch(tokens, inputs.seed, step, batch_size, context_length)
+            arrays = get_batch(tokens, inputs.seed, step, batch_size, context_length)
             return tuple(torch.from_numpy(array[share]).to(self.device) for array in arrays)
         starts = torch.from_numpy(batch_starts(len(tokens), inputs.seed, step, batch_size, context_length)[share])
         # From pinned memory the copy does not wait.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmpipe.data.token_dataset import TokenFile, check_length
+from lmpipe.data.token_dataset import TokenDataset, check_length
 from lmpipe.errors import InputError
 from lmpipe.io.hints import make_again
 from lmpipe.io.validation import short_repr
@@ -26,8 +26,8 @@ class RunInputs:
     model: ModelConfig
     training: TrainingSettings
     seed: int
-    train: TokenFile
-    valid: TokenFile
+    train: TokenDataset
+    valid: TokenDataset
     tokenizer: Vocabulary
 
     @property
@@ -66,7 +66,7 @@ def resolve(run: PlannedRun, results: Path, best_path: str | Path | None, output
     tokenizer = Vocabulary.from_folder(results / "tokenizers" / name)
     model = ModelConfig(vocab_size=tokenizer.vocab_size, **run.model.model_dump())
     files = {
-        split: TokenFile.open(results / "tokens" / name / f"{split}.bin", tokenizer.vocab_size)
+        split: TokenDataset.open(results / "tokens" / name / f"{split}.bin", tokenizer.vocab_size)
         for split in ("train", "valid")
     }
     for file in files.values():
@@ -94,7 +94,7 @@ def resolve(run: PlannedRun, results: Path, best_path: str | Path | None, output
     return RunInputs(config, model, training, run.seed, files["train"], files["valid"], tokenizer)
 
 
-def check_tokenizer(file: TokenFile, tokenizer: Vocabulary) -> None:
+def check_tokenizer(file: TokenDataset, tokenizer: Vocabulary) -> None:
     """Raise InputError unless a token file was encoded with this very tokenizer."""
     found = file.info["tokenizer"]["sha256"]
     if found != tokenizer.sha256:
@@ -104,7 +104,7 @@ def check_tokenizer(file: TokenFile, tokenizer: Vocabulary) -> None:
         )
 
 
-def token_record(file: TokenFile, output: Path) -> dict[str, Any]:
+def token_record(file: TokenDataset, output: Path) -> dict[str, Any]:
     """What config.json says of a token file."""
     return {"path": os.path.relpath(file.path, output), "sha256": file.info["sha256"], "tokens": file.info["tokens"]}
 

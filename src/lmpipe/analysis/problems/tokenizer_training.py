@@ -22,7 +22,7 @@ STAGES = {"count": "counting pre-tokens", "merge": "merging pairs", "save": "sav
 # The write-up's training texts: bytes, and unique pre-tokens (counted in full).
 FULL_TEXTS = {"simple": (2_227_753_162, 59_933), "web": (11_920_511_059, 6_602_749)}
 WORDS = ("word", "joined words")
-# The other kinds of lmpipe.tokenizer.evaluation.kind_of in a sentence: of one token, and of several.
+# The other kinds of lmpipe.tokenizer.evaluation.token_kind in a sentence: of one token, and of several.
 ODD_KINDS = {
     "number": ("is a number", "are numbers"),
     "punctuation": ("is punctuation", "are punctuation"),

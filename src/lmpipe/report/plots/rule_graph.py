@@ -37,7 +37,7 @@ RULES = {
     "encode_corpus": Rule(LEFT, 4, ("train_bpe",)),
     "encode_shard": Rule(CENTRE, 4, ("train_bpe",)),
     "join_tokens": Rule(CENTRE, 5, ("encode_shard",)),
-    "compare_tokenizers": Rule(RIGHT, 6, ("encode_corpus", "join_tokens")),
+    "evaluate_tokenizers": Rule(RIGHT, 6, ("encode_corpus", "join_tokens")),
     "train": Rule(LEFT, 6, ("encode_corpus", "join_tokens", "select_best")),
     "select_best": Rule(CENTRE, 6, ("train",)),
     "plot_experiment": Rule(LEFT, 7, ("train",)),
@@ -48,7 +48,7 @@ RULES = {
         (
             "plot_experiment",
             "generate",
-            "compare_tokenizers",
+            "evaluate_tokenizers",
             "explore_unicode",
             "account_model",
             "tune_sgd_toy",
