@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from lmpipe.analysis.problems import general_experiment
+from lmpipe.analysis.problems import generic_experiment
 from tests.support.fake_results import EXPERIMENTS, MODEL, change_summary, fabricate_study
 from tests.support.findings import ALONE, find, said, value
 
@@ -193,7 +193,7 @@ def test_only_runs_on_the_same_batches_are_said_to_share_them(tmp_path, fabricat
 
     def told(name, **runs):
         results = fabricate_study(tmp_path / name, {"mine": ALONE | {"runs": {"baseline": {}, **runs}}})
-        return said(general_experiment.analyze(results, "mine"))
+        return said(generic_experiment.analyze(results, "mine"))
 
     decayed, small, short = {"weight_decay": 0.2}, {"batch_size": 8}, {"context_length": 64}
     assert "paired over seeds; the batches of `small` are other ones." in told("some", decayed=decayed, small=small)

@@ -20,9 +20,9 @@ def test_batch_size_compares_at_equal_tokens_and_at_equal_time(fabricated):
     finding = find("batch_size_experiment", fabricated)
     assert (value(finding, "best_batch_size"), value(finding, "fastest_batch_size")) == (16, 64)
     assert value(finding, "batch_4_tokens_per_second") == pytest.approx(16_000 / 1.75, rel=1e-4)
-    assert value(finding, "equal_time_seconds") == pytest.approx(26.8)
+    assert value(finding, "time_budget_seconds") == pytest.approx(26.8)
     assert finding.metrics["batch_4_tokens_per_second"].source == "batch_sizes.json"
-    assert value(finding, "enough_batch_size") == 64, "16 has 88 % of its speed, 4 has 60 %"
+    assert value(finding, "saturation_batch_size") == 64, "16 has 88 % of its speed, 4 has 60 %"
     assert "4,000 with 1, 9,143 with 4, 13,474 with 16 and 15,284 with 64; the fastest is 64." in said(finding)
     assert "each size at the best of its own rates" in finding.sentences[0]
     assert finding.sentences[0].endswith("; with one seed each, the ranking is untested.")
@@ -51,7 +51,7 @@ def test_speeds_whose_ranges_overlap_are_not_told_apart(tmp_path):
     assert f"{ranges}; the ranges of 16 and 64 overlap, so which of them is the fastest is not told apart." in said(
         finding
     )
-    assert value(finding, "fastest_batch_size") is value(finding, "enough_batch_size") is None
+    assert value(finding, "fastest_batch_size") is value(finding, "saturation_batch_size") is None
     assert "batch sizes 16 and 64 overlap" in finding.metrics["fastest_batch_size"].missing_reason
     assert finding.tables[0].rows[2][-3:] == [5000, 9000, "in runs"]
     assert finding.status == "partial", "no size was timed alone"
@@ -66,19 +66,19 @@ def test_losses_at_equal_time_range_over_the_speeds(tmp_path):
     results = fabricate_study(tmp_path, chosen)
     noisy = dict.fromkeys((1, 4, 16), (2000.0, 8000.0, 5000.0)) | {64: (8100.0, 8200.0, 8192.0)}
     finding = timed(results, noisy)
-    assert value(finding, "equal_time_seconds") == pytest.approx(409_600 / 8200, rel=1e-3)
+    assert value(finding, "time_budget_seconds") == pytest.approx(409_600 / 8200, rel=1e-3)
     run = results.experiment("batch_size_experiment").seeds_of("batch_size=16_max_lr=sqrt_batch_size-1.0")[0]
-    slowest, fastest = (loss_at(run, speed * value(finding, "equal_time_seconds")) for speed in (2000, 8000))
+    slowest, fastest = (loss_at(run, speed * value(finding, "time_budget_seconds")) for speed in (2000, 8000))
     assert finding.tables[0].rows[2][5:7] == [slowest, fastest]
     assert slowest > fastest + 0.5
     assert f"{fastest:.3f} to {slowest:.3f} with 16" in said(finding)
     assert "are not told apart, so it is open from where on more stops paying. Schedules of slower" in said(finding)
-    assert value(finding, "paying_batch_size") is None
+    assert value(finding, "best_batch_size_at_equal_time") is None
 
 
 def test_more_stops_paying_where_no_larger_batch_is_ahead_at_equal_time(fabricated, tmp_path):
     finding = find("batch_size_experiment", fabricated)
-    assert value(finding, "paying_batch_size") == 16
+    assert value(finding, "best_batch_size_at_equal_time") == 16
     beyond = "batch size 16 is ahead (with one seed each, the ranking is untested): up to that size a larger batch pays"
     assert beyond in said(finding)
     seconds = 409_600 / speed_of(64)
@@ -103,7 +103,7 @@ def test_seeds_tell_who_is_ahead_at_equal_time(tmp_path):
     finding = find("batch_size_experiment", results)
     # At equal speeds the same tokens are compared; each seed shifts both sizes alike.
     assert "batch size 16 is ahead (the second, 4, ends higher by 0.160 nats per token (95 % interval" in said(finding)
-    assert value(finding, "equal_time_seconds") == pytest.approx(409.6)
+    assert value(finding, "time_budget_seconds") == pytest.approx(409.6)
 
 
 def test_what_fits_is_told_from_steps_timed_alone(fabricated, tmp_path):

@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 from lmpipe.analysis.finding import Finding, Reference
-from lmpipe.analysis.problems import general_experiment
-from lmpipe.analysis.problems.reference import compare_with_write_up, corpus_in_words, write_up
+from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.problems.registry import entry, module_of
+from lmpipe.analysis.problems.write_up_comparison import compare_with_write_up, describe_corpus, write_up
 from lmpipe.planning.plan import load_plan
 from tests.support.fake_results import CORPORA, fabricate_study
 from tests.support.findings import ALONE, find, said, value
@@ -70,8 +70,8 @@ def test_the_log_holds_every_run_and_counts_shared_ones_once(fabricated):
 
 
 def test_an_experiment_of_another_name_gets_a_section_of_the_general_kind(fabricated):
-    title, question = general_experiment.heading(fabricated, "vocabulary")
-    finding = general_experiment.analyze(fabricated, "vocabulary")
+    title, question = generic_experiment.heading(fabricated, "vocabulary")
+    finding = generic_experiment.analyze(fabricated, "vocabulary")
     assert (title, question) == ("Vocabulary", "How does the final loss depend on vocab_size?")
     assert finding.sentences[0].startswith(
         "The best of 3 runs is `vocab_size=4096` with 0.7161 bits per byte, mean of 2 seeds; the"
@@ -84,13 +84,13 @@ def test_an_experiment_of_another_name_gets_a_section_of_the_general_kind(fabric
 def test_a_general_experiment_without_a_grid_is_told_by_differences(tmp_path):
     runs = {"baseline": {}, "decayed": {"weight_decay": 0.5}, "wild": {"max_lr": 4.0}}
     results = fabricate_study(tmp_path, {"my_own": {"corpus": "stories", "seeds": [0, 1], "runs": runs}})
-    finding = general_experiment.analyze(results, "my_own")
-    assert general_experiment.heading(results, "my_own")[1] == "How do the runs decayed and wild compare with baseline?"
+    finding = generic_experiment.analyze(results, "my_own")
+    assert generic_experiment.heading(results, "my_own")[1] == "How do the runs decayed and wild compare with baseline?"
     equal = "In `decayed`, compared with `baseline`, the final loss is no different (equal with each of 2 seeds)"
     assert finding.sentences[0].startswith(equal)
     assert "2 of 2 seeds diverged" in finding.sentences[1]
     single = fabricate_study(tmp_path / "single", {"one": {"corpus": "stories"}})
-    assert general_experiment.analyze(single, "one").sentences[0].startswith("The run `baseline` ends at 2.31")
+    assert generic_experiment.analyze(single, "one").sentences[0].startswith("The run `baseline` ends at 2.31")
 
 
 def test_the_write_up_stands_beside_ours_with_the_difference_in_setting(fabricated):
@@ -119,13 +119,13 @@ def test_the_original_text_stands_in_nobodys_place_however_it_is_split(tmp_path,
     results = fabricate_study(tmp_path, {"learning_rate": ALONE}, corpora=dict(CORPORA))
     text = {"url": "file:TinyStories.txt", "sha256": original}
     results.study["corpora"]["stories"] = CORPORA["stories"] | {"files": [text], "valid_fraction": 0.1}
-    assert corpus_in_words(results, "stories") == "stories"
+    assert describe_corpus(results, "stories") == "stories"
     results.study["corpora"]["stories"] = CORPORA["stories"] | {"files": [text, text]}
-    assert corpus_in_words(results, "stories") == "stories (in the place of TinyStories)"
+    assert describe_corpus(results, "stories") == "stories (in the place of TinyStories)"
 
 
 def test_the_original_text_stands_in_nobodys_place(fabricated, monkeypatch):
-    assert corpus_in_words(fabricated, "stories") == "stories (in the place of TinyStories)"
+    assert describe_corpus(fabricated, "stories") == "stories (in the place of TinyStories)"
     original = write_up()["texts"]["TinyStories"]["train_sha256"]
     monkeypatch.setitem(fabricated.corpora["stories"]["splits"]["train"], "sha256", original)
-    assert corpus_in_words(fabricated, "stories") == "stories"
+    assert describe_corpus(fabricated, "stories") == "stories"

@@ -6,7 +6,7 @@ import re
 import numpy
 import pytest
 
-from lmpipe.analysis.problems import general_experiment
+from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.problems.learning_rate import parabola_minimum
 from lmpipe.analysis.results import Results
 from tests.support.fake_results import CORPORA, change_summary, fabricate_study
@@ -169,7 +169,7 @@ def test_nothing_is_the_best_across_corpora(tmp_path):
         assert "The runs are on stories and docs, whose losses do not compare" in finding.sentences[0]
         assert "best" not in finding.metrics
         assert all("lowest" not in plot.alt for plot in finding.plots)
-    finding = general_experiment.analyze(results, "mine")
+    finding = generic_experiment.analyze(results, "mine")
     assert finding.sentences[0].startswith("On stories, the best of 2 runs is `stories_max_lr=0.01` with 2.314 nats")
     assert finding.sentences[1].startswith("On docs, the best of 2 runs is `docs_max_lr=0.01` with 2.963 nats")
     assert value(finding, "docs_best_run") == "docs_max_lr=0.01"

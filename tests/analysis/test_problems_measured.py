@@ -4,7 +4,7 @@ import doctest
 
 import pytest
 
-from lmpipe.analysis.problems import measured, measured_memory
+from lmpipe.analysis.problems import measured_compute, measured_memory
 from lmpipe.analysis.results import Results
 from lmpipe.model.accounting import count_parameters, forward_flops
 from lmpipe.model.activation_memory import step_bytes
@@ -25,12 +25,12 @@ def results(tmp_path) -> Results:
     return results
 
 
-def figures(part: measured.Part) -> dict[str, float]:
+def figures(part: measured_compute.FindingPart) -> dict[str, float]:
     return {name: figure.value for name, figure in part.metrics.items()}
 
 
 def test_flops_and_time_have_the_errors_of_their_predictions(results):
-    part = measured.flops_and_time(results)
+    part = measured_compute.flops_and_time(results)
     found = figures(part)
     # 6 million FLOPs predicted, 5 counted; 1,024 tokens of them in 20 ms are a quarter of 10**9 FLOP/s.
     assert found["step_flops_error"] == pytest.approx(20)
@@ -51,7 +51,7 @@ def test_flops_and_time_have_the_errors_of_their_predictions(results):
 def test_whole_runs_have_their_flops_time_and_share_of_the_ceiling(results):
     for rate, seconds in ((0.003, 5000.0), (0.01, 15_000.0)):
         change_summary(results, f"learning_rate/max_lr={rate}/seed0", train_seconds=seconds)
-    part = measured.flops_and_time(results)
+    part = measured_compute.flops_and_time(results)
     # Both runs take 400 steps of 8 sequences; the ceiling of 10**9 FLOP/s is used to a half in the prediction.
     flops = 2 * 400 * 8 * 3 * forward_flops(CONFIG)
     (row,) = part.tables[1].rows
@@ -66,7 +66,7 @@ def test_without_a_step_timed_alone_the_runs_speed_is_told_as_theirs(results):
     (results.folder / "batch_sizes.json").unlink()
     for rate, speed in ((0.003, 20_000.0), (0.01, 30_000.0)):
         change_summary(results, f"learning_rate/max_lr={rate}/seed0", tokens_per_second=speed)
-    part = measured.flops_and_time(results)
+    part = measured_compute.flops_and_time(results)
     assert figures(part)["tokens_per_second"] == 25_000
     assert "25,000 tokens a second (the mean of the runs, which may have had company)" in part.sentences[1]
 
@@ -75,7 +75,7 @@ def test_without_any_speed_the_figures_say_why(results):
     (results.folder / "batch_sizes.json").unlink()
     for rate in (0.003, 0.01):
         change_summary(results, f"learning_rate/max_lr={rate}/seed0", tokens_per_second=None)
-    part = measured.flops_and_time(results)
+    part = measured_compute.flops_and_time(results)
     assert part.metrics["utilization"].missing_reason == "no step or run of this model was timed"
     assert figures(part)["utilization"] is None
     assert "tokens a second" not in " ".join(part.sentences)
@@ -118,12 +118,12 @@ def test_runs_of_another_machine_are_not_set_beside_this_ones_process(results):
 
 
 def test_the_examples_in_the_docstrings_hold():
-    result = doctest.testmod(measured)
+    result = doctest.testmod(measured_compute)
     assert result.attempted > 0 and result.failed == 0
 
 
 def test_a_study_that_measured_nothing_says_so(tmp_path):
     results = fabricate_study(tmp_path, SWEEP)
-    for part in (measured.flops_and_time(results), measured_memory.memory(results)):
+    for part in (measured_compute.flops_and_time(results), measured_memory.memory(results)):
         assert f"run `snakemake --cores 1 {tmp_path}/model_measurements.json --configfile" in part.sentences[0]
         assert all(figure.value is None and figure.missing_reason for figure in part.metrics.values())

@@ -6,7 +6,7 @@ from lmpipe.analysis.problems import (
     train_bpe_expts_owt,
     train_bpe_tinystories,
 )
-from lmpipe.analysis.problems.reference import compare_with_write_up
+from lmpipe.analysis.problems.write_up_comparison import compare_with_write_up
 from lmpipe.analysis.results import Results
 from lmpipe.io.files import read_json, write_json
 from lmpipe.tokenizer.evaluation import evaluate_tokenizers

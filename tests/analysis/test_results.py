@@ -51,13 +51,13 @@ def test_varied_and_swept_settings(results):
 
 
 def test_runs_are_ranked_per_token_on_the_same_tokens_per_byte_on_one_text_and_not_across_texts(results):
-    assert results.experiment("learning_rate").measure_of() == "validation_loss"
+    assert results.experiment("learning_rate").ranking_metric() == "validation_loss"
     vocabulary = results.experiment("vocabulary")
-    assert (vocabulary.measure_of(), vocabulary.best()) == ("bits_per_byte", "vocab_size=4096")
+    assert (vocabulary.ranking_metric(), vocabulary.best()) == ("bits_per_byte", "vocab_size=4096")
     assert min(vocabulary.names(), key=vocabulary.mean_loss) == "vocab_size=512", "which nats per token would choose"
-    assert vocabulary.measure_of(["vocab_size=512"]) == "validation_loss"
+    assert vocabulary.ranking_metric(["vocab_size=512"]) == "validation_loss"
     across = results.experiment("main_experiment")
-    assert (across.measure_of(), across.best()) == (None, None)
+    assert (across.ranking_metric(), across.best()) == (None, None)
     assert {corpus: part.best() for corpus, part in across.by_corpus().items()} == {
         "stories": "stories",
         "docs": "docs",

@@ -1,44 +1,43 @@
 import math
-from statistics import mean, stdev
 
+import numpy as np
 import pytest
+import scipy.stats
 
-from lmpipe.analysis.statistics import T_QUANTILES, Interval, describe_difference, mean_interval, paired_difference
+from lmpipe.analysis.problems.run_summary import describe_difference
+from lmpipe.analysis.statistics import Interval, mean_interval, paired_difference
 
-
-def student_t_probability(t: float, degrees: int, steps: int = 20_000) -> float:
-    """P(-t < T < t) by Simpson's rule over the density of Student's t."""
-    scale = math.gamma((degrees + 1) / 2) / (math.sqrt(degrees * math.pi) * math.gamma(degrees / 2))
-    width = 2 * t / steps
-    heights = [(1 + (-t + i * width) ** 2 / degrees) ** (-(degrees + 1) / 2) for i in range(steps + 1)]
-    return scale * width / 3 * (heights[0] + heights[-1] + 4 * sum(heights[1:-1:2]) + 2 * sum(heights[2:-1:2]))
+# Two-sided 95 % points of Student's t for 1, 2, 3, 10 and 30 degrees of freedom, from a printed table.
+T_TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 10: 2.228, 30: 2.042}
 
 
-@pytest.mark.parametrize("degrees", [1, 2, 3, 10, 30])
-def test_quantiles_are_the_95_percent_points_of_students_t_to_three_decimals(degrees):
-    below, above = (student_t_probability(T_QUANTILES[degrees - 1] + shift, degrees) for shift in (-5e-4, 5e-4))
-    assert below <= 0.95 <= above
+@pytest.mark.parametrize(("degrees", "quantile"), T_TABLE.items())
+def test_half_width_uses_the_quantiles_of_students_t(degrees, quantile):
+    values = np.random.default_rng(degrees).normal(2.0, 0.1, degrees + 1)
+    standard_error = values.std(ddof=1) / math.sqrt(len(values))
+    assert mean_interval(list(values)).half_width / standard_error == pytest.approx(quantile, abs=5e-4)
 
 
-def test_quantiles_beyond_the_table_are_never_too_small():
-    for count in (32, 60):
-        values = [0.0, 1.0] * (count // 2)
-        quantile = mean_interval(values).half_width / (stdev(values) / math.sqrt(count))
-        assert student_t_probability(quantile, count - 1) >= 0.95
+@pytest.mark.parametrize("count", [2, 3, 5, 32, 60])
+def test_mean_interval_equals_scipy_one_sample_interval(count):
+    values = np.random.default_rng(count).normal(2.0, 0.1, count)
+    reference = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert mean_interval(list(values)).bounds == pytest.approx((reference.low, reference.high), rel=1e-12)
 
 
-def test_mean_interval_of_three_values():
-    values = [2.0, 2.5, 2.1]
-    half_width = 4.303 * stdev(values) / math.sqrt(3)
-    low, high = mean_interval(values).bounds
-    assert (low + high) / 2 == pytest.approx(mean(values))
-    assert (high - low) / 2 == pytest.approx(half_width)
+def test_paired_difference_equals_scipy_paired_interval():
+    changed, baseline = np.random.default_rng(0).normal(2.0, 0.1, (2, 4))
+    reference = scipy.stats.ttest_rel(changed, baseline).confidence_interval(0.95)
+    difference = paired_difference(dict(enumerate(changed)), dict(enumerate(baseline)))
+    assert difference.mean == pytest.approx(float(np.mean(changed - baseline)), rel=1e-12)
+    assert difference.bounds == pytest.approx((reference.low, reference.high), rel=1e-12)
 
 
-def test_a_single_value_has_no_interval_and_resolves_nothing():
+def test_single_value_has_no_interval_and_is_not_significant():
     interval = mean_interval([2.0])
     assert interval.bounds is None
-    assert not interval.resolved
+    assert not interval.significant
+    assert not interval.inconclusive
 
 
 def test_paired_difference_uses_only_shared_seeds():
@@ -48,10 +47,11 @@ def test_paired_difference_uses_only_shared_seeds():
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 
-def test_pairing_resolves_what_the_spread_over_seeds_hides():
+def test_pairing_resolves_a_difference_below_the_spread_over_seeds():
     baseline = {0: 2.0, 1: 2.4, 2: 2.8}
     changed = {seed: loss + 0.05 + 0.001 * seed for seed, loss in baseline.items()}
-    assert paired_difference(changed, baseline).resolved
+    assert paired_difference(changed, baseline).significant
+    assert not mean_interval([changed[seed] - 2.4 for seed in changed]).significant
 
 
 @pytest.mark.parametrize(
@@ -66,5 +66,5 @@ def test_pairing_resolves_what_the_spread_over_seeds_hides():
         (Interval(0.0004, 0.0001, 3), "higher by 0.00040 nats per token (95 % interval 0.00030 to 0.00050, 3 seeds)"),
     ],
 )
-def test_words_never_claim_more_than_the_seeds_resolve(difference, words):
+def test_description_claims_no_more_than_the_interval(difference, words):
     assert describe_difference(difference) == words

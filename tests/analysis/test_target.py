@@ -6,7 +6,7 @@ import pytest
 
 from lmpipe.analysis.finding import Finding
 from lmpipe.analysis.problems.registry import analyze_all, entry
-from lmpipe.analysis.problems.target import add_target
+from lmpipe.analysis.problems.target_loss import add_target
 from lmpipe.planning.plan import load_plan
 from tests.support.fake_results import EXPERIMENTS, fabricate_study
 

@@ -12,7 +12,7 @@ import torch
 
 from lmpipe.errors import InputError
 from lmpipe.training import gpu_locks
-from lmpipe.training.gpu_locks import PLACES, held_device, held_gpu, locks_folder, take
+from lmpipe.training.gpu_locks import ROLE_DATASETS, held_device, held_gpu, locks_folder, take
 
 TWO = {"cuda:0": "GPU-a", "cuda:1": "GPU-b"}
 HOLDER = """
@@ -93,7 +93,7 @@ def test_a_run_that_is_to_be_alone_meets_none_that_shares(hold, free):
     assert hold(TWO, 4).stdout.readline() == "cuda:0\n"
     assert free(TWO, 1) == "cuda:1"
     assert hold(TWO, 1).stdout.readline() == "cuda:1\n"
-    assert free({"cuda:0": "GPU-b"}, PLACES) is None
+    assert free({"cuda:0": "GPU-b"}, ROLE_DATASETS) is None
 
 
 def test_a_device_is_the_same_under_another_number(hold, free):

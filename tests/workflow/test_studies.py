@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmpipe.analysis.problems.reference import write_up
 from lmpipe.analysis.problems.registry import PROBLEMS, module_of
+from lmpipe.analysis.problems.write_up_comparison import write_up
 from lmpipe.model.accounting import count_parameters
 from lmpipe.planning.estimate import fetched_texts, read_plan
 from lmpipe.planning.plan import load_plan

@@ -16,7 +16,7 @@ from lmpipe.study.documents import CORPUS, RUN_CONFIG, RUN_SUMMARY, read_shape
 # What runs are ranked by, with its unit.
 UNITS = {"validation_loss": "nats per token", "bits_per_byte": "bits per byte"}
 # Prefixes of the metrics that compare a corpus, and the text of the write-up that it stands for.
-PLACES = {"simple": "TinyStories", "web": "OpenWebText"}
+ROLE_DATASETS = {"simple": "TinyStories", "web": "OpenWebText"}
 METRICS_COLUMNS = ("step", "tokens", "wall_seconds", "train_loss", "validation_loss")
 # The columns of a table of runs that come from summary.json, in their order.
 SUMMARY_COLUMNS = (
@@ -169,7 +169,7 @@ class ExperimentRuns:
             for corpus in corpora
         }
 
-    def measure_of(self, names: Iterable[str] | None = None) -> str | None:
+    def ranking_metric(self, names: Iterable[str] | None = None) -> str | None:
         """What the named runs, or all, can be ranked by; None where their texts differ, so that nothing ranks them.
 
         `validation_loss` where they predict the same tokens, `bits_per_byte` where these differ on one corpus.
@@ -197,7 +197,7 @@ class ExperimentRuns:
     def best_among(self, names: Iterable[str]) -> str | None:
         """The best of the given names by what ranks them; None where nothing does, or none finished with every seed."""
         names = list(names)
-        measure = self.measure_of(names)
+        measure = self.ranking_metric(names)
         means = {name: self.mean_loss(name, measure) for name in names} if measure else {}
         finished = {name: mean for name, mean in means.items() if mean is not None}
         return min(finished, key=finished.get) if finished else None
@@ -245,7 +245,9 @@ class Results:
 
     def corpora_in_role(self, role: str) -> list[str]:
         """The corpora that stand in the place of TinyStories (`simple`) or OpenWebText (`web`)."""
-        return [name for name, corpus in self.study["corpora"].items() if corpus.get("stands_for") == PLACES[role]]
+        return [
+            name for name, corpus in self.study["corpora"].items() if corpus.get("stands_for") == ROLE_DATASETS[role]
+        ]
 
     def corpus_in_role(self, role: str) -> str | None:
         """The first of the corpora in a role, which speaks for it; None where there is none."""
@@ -284,7 +286,7 @@ def select_best(experiment: ExperimentRuns) -> dict[str, Any]:
     Raises InputError where no point finished with every seed, or where they are on different corpora, since nothing can
     be taken from such a sweep.
     """
-    measure = experiment.measure_of()
+    measure = experiment.ranking_metric()
     if measure is None:
         raise InputError(
             f"experiments.{experiment.name}: expected runs on one corpus, found {', '.join(experiment.by_corpus())}, "

@@ -44,7 +44,7 @@ COMPUTED_BY = {
     "select-best": ("analysis.results",),
     "generate": ("generation.sampling",),
     "plot-experiment": ("report.plots.experiment",),
-    "find": ("analysis.problems", "analysis/problems/writeup.json"),
+    "find": ("analysis.problems", "analysis/problems/write_up.json"),
     "report": ("report.page", "report/templates"),
 }
 

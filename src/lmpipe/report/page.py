@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lmpipe.analysis.finding import Findings
-from lmpipe.analysis.problems.reference import PLACES, stands_for
+from lmpipe.analysis.problems.write_up_comparison import ROLE_DATASETS, stand_in_for
 from lmpipe.analysis.results import Results, is_number
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write
@@ -119,8 +119,10 @@ def corpora(results: Results) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "stands_for": stands_for(results, name),
-            "is_original": results.study["corpora"][name].get("stands_for") if not stands_for(results, name) else None,
+            "stands_for": stand_in_for(results, name),
+            "is_original": results.study["corpora"][name].get("stands_for")
+            if not stand_in_for(results, name)
+            else None,
             "source": SOURCES.get(info["source"], info["source"]),
             # A user's own texts may well be a part of the corpus in whose place they stand.
             "is_named": info["source"] == "url",
@@ -137,7 +139,7 @@ def tiles(results: Results, problems: Mapping[str, Any]) -> list[dict[str, Any]]
     found = []
     for problem, name, words in TILES:
         metrics = problems.get(problem, {}).get("metrics", {})
-        told = {role: metrics.get(f"{role}_corpus", {}).get("value") for role in PLACES}
+        told = {role: metrics.get(f"{role}_corpus", {}).get("value") for role in ROLE_DATASETS}
         names = {role: corpus or results.corpus_in_role(role) or "" for role, corpus in told.items()}
         figure = metrics.get(name)
         if figure and figure["value"] is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmpipe.analysis.finding import Finding, Findings, missing
-from lmpipe.analysis.problems import general_experiment
+from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.problems.registry import PROBLEMS, entry, module_of
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import OVER, Look, RunState, StudyFiles, states_in
@@ -151,8 +151,8 @@ def answered(results: PartialResults, problem: str) -> Finding | None:
         if problem in PROBLEMS:
             module = module_of(problem)
             return entry(problem, module.TITLE, module.QUESTION, module.analyze(results), results)
-        title, question = general_experiment.heading(results, problem)
-        return entry(problem, title, question, general_experiment.analyze(results, problem), results)
+        title, question = generic_experiment.heading(results, problem)
+        return entry(problem, title, question, generic_experiment.analyze(results, problem), results)
     except Exception as error:  # a problem is written for whole experiments: what it misses here may be anything
         told = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         log(f"{problem}: not answered: {results.with_real_paths(told)}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 POLL_SECONDS = 0.5
-PLACES = 16  # how many runs may share a device at most
+ROLE_DATASETS = 16  # how many runs may share a device at most
 
 
 @contextlib.contextmanager
@@ -84,8 +84,10 @@ def held_gpu(identities: Mapping[str, str], runs_per_gpu: int, folder: Path) -> 
 
     Waits for a free one. Raises InputError where more runs are to share it than it has places.
     """
-    if runs_per_gpu > PLACES:
-        raise InputError(f"--runs-per-gpu: expected at most {PLACES}, found {runs_per_gpu}; let fewer runs share a GPU")
+    if runs_per_gpu > ROLE_DATASETS:
+        raise InputError(
+            f"--runs-per-gpu: expected at most {ROLE_DATASETS}, found {runs_per_gpu}; let fewer runs share a GPU"
+        )
     is_told = False
     with contextlib.ExitStack() as locks:
         while (name := take(identities, runs_per_gpu, folder, locks)) is None:
@@ -101,7 +103,7 @@ def take(identities: Mapping[str, str], runs_per_gpu: int, folder: Path, locks: 
 
     A run that shares takes one place, where it can on a device without another run; one that is alone takes all places.
     """
-    shares = [range(PLACES)] if runs_per_gpu == 1 else [range(place, place + 1) for place in range(runs_per_gpu)]
+    shares = [range(ROLE_DATASETS)] if runs_per_gpu == 1 else [range(place, place + 1) for place in range(runs_per_gpu)]
     for places in shares:
         for name, identity in identities.items():
             with contextlib.ExitStack() as tried, contextlib.suppress(BlockingIOError):

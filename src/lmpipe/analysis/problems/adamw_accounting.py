@@ -3,7 +3,7 @@
 from typing import Any
 
 from lmpipe.analysis.finding import Finding, Metric, Table, Text, missing
-from lmpipe.analysis.problems import measured, measured_memory
+from lmpipe.analysis.problems import measured_compute, measured_memory
 from lmpipe.analysis.problems.transformer_accounting import (
     is_gpt2_xl,
     read_accounts,
@@ -53,7 +53,7 @@ def analyze(results: Results) -> Finding:
     metrics["bytes_per_sequence_as_kept"] = Metric(kept, "bytes", source)
     metrics["largest_batch_as_kept"] = Metric(batch, "sequences", source)
     return Finding(
-        "answered" if is_gpt2_xl(account) and measured.read(results) else "partial",
+        "answered" if is_gpt2_xl(account) and measured_compute.read(results) else "partial",
         metrics=metrics | real.metrics,
         sentences=[
             *memory_sentences(account),
@@ -78,7 +78,7 @@ def values_of(entry: dict[str, Any]) -> dict[str, float]:
 
 
 def memory_sentences(account: dict[str, Any]) -> list[str]:
-    """Memory as a * batch_size + b and the largest batch, for both kinds of feed-forward."""
+    """Memory as a * batch_size + b and the largest batch, for both groups of feed-forward."""
     sentences = []
     for variant, words in VARIANTS.items():
         entry = account["adamw"][variant]
@@ -114,7 +114,7 @@ def step_sentence(adamw: dict[str, Any]) -> str:
 
 
 def days_sentence(adamw: dict[str, Any]) -> str:
-    """The days that the handout's training would take, for both kinds of feed-forward."""
+    """The days that the handout's training would take, for both groups of feed-forward."""
     value = values_of(adamw["handout"])
     days = {variant: adamw[variant]["days"] for variant in VARIANTS}
     return (

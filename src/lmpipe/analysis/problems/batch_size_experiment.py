@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from lmpipe.analysis.finding import Finding, Metric, Table
-from lmpipe.analysis.problems import batch_memory, training
+from lmpipe.analysis.problems import batch_size_limits, run_summary
 from lmpipe.analysis.results import ExperimentRuns, Results, Run
-from lmpipe.analysis.statistics import describe_difference, paired_difference
+from lmpipe.analysis.statistics import paired_difference
 from lmpipe.io.formatting import format_int, format_loss, format_number, format_percent, format_seconds, join_words
 
 ID = "batch_size_experiment"
@@ -17,16 +17,16 @@ QUESTION = (
     "How do the final loss and the speed of training depend on the batch size, "
     "when each size gets a learning rate of its own and sees the same number of tokens?"
 )
-LINES = (
+EXAMPLE_CONFIG = (
     "batch_size_experiment: {corpus: {corpus}, sweep: {batch_size: [1, 4, 16, 64], "
     "max_lr: {best_of: learning_rate, scale: sqrt_batch_size, factor: [0.5, 1, 2]}}}"
 )
 # The share of the highest throughput from which on a larger batch is said to gain little.
-ENOUGH = 0.95
+SATURATION_FRACTION = 0.95
 
 
 @dataclass(frozen=True)
-class Size:
+class BatchSizeResult:
     """One batch size: its runs, the best of them (None where none finished), and its speeds in tokens per second.
 
     The loss is in nats per token, or in bits per byte where the tokens of the experiment's runs differ. Where a step
@@ -50,35 +50,41 @@ def analyze(results: Results) -> Finding:
     """The best run of each batch size at equal tokens and at equal time, the speed of each, and what fits."""
     experiment = results.experiment(ID)
     if experiment is None:
-        return training.missing_experiment(results, ID, LINES)
-    measure = experiment.measure_of()
+        return run_summary.missing_experiment(results, ID, EXAMPLE_CONFIG)
+    measure = experiment.ranking_metric()
     if measure is None:
-        return training.across_corpora(experiment)
-    timed = batch_memory.read(results, experiment)
-    sizes = sizes_of(experiment, measure, batch_memory.speeds(timed))
+        return run_summary.across_corpora(experiment)
+    timed = batch_size_limits.read(results, experiment)
+    sizes = batch_size_results(experiment, measure, batch_size_limits.speeds(timed))
     finished = [size for size in sizes if size.best]
     best = min(finished, key=lambda size: size.loss) if finished else None
-    seconds = common_seconds(experiment, finished)
+    seconds = time_budget(experiment, finished)
     sentences = [
         best_sentence(experiment, best, sizes, measure),
         *time_sentences(experiment, finished, seconds),
         speed_sentence(sizes),
         *sharing_sentences(experiment, sizes),
-        *batch_memory.sentences(results, timed),
-        training.setting_sentence(results, experiment),
+        *batch_size_limits.sentences(results, timed),
+        run_summary.setting_sentence(results, experiment),
         *steps_sentences(experiment, finished),
         *rate_sentences(experiment, finished),
         *edge_sentences(experiment, sizes, best),
-        *training.per_byte_sentences(experiment),
-        *training.failure_sentences(experiment),
+        *run_summary.per_byte_sentences(experiment),
+        *run_summary.failure_sentences(experiment),
     ]
     answered = best and len(sizes) > 1 and all(size.is_timed_alone for size in sizes)
-    tables = [size_table(experiment, sizes, seconds), *batch_memory.tables(timed), training.runs_table(experiment)]
-    metrics = size_metrics(experiment, sizes, best, seconds) | batch_memory.metrics(timed)
-    return Finding("answered" if answered else "partial", metrics, sentences, tables, training.plots(experiment))
+    tables = [
+        size_table(experiment, sizes, seconds),
+        *batch_size_limits.tables(timed),
+        run_summary.runs_table(experiment),
+    ]
+    metrics = size_metrics(experiment, sizes, best, seconds) | batch_size_limits.metrics(timed)
+    return Finding(
+        "answered" if answered else "partial", metrics, sentences, tables, run_summary.experiment_plots(experiment)
+    )
 
 
-def sizes_of(experiment: ExperimentRuns, measure: str, alone: Mapping[int, float]) -> list[Size]:
+def batch_size_results(experiment: ExperimentRuns, measure: str, alone: Mapping[int, float]) -> list[BatchSizeResult]:
     """The batch sizes that were run, from small to large; `alone` has the speeds of those that were timed alone."""
     names: dict[int, list[str]] = {}
     for name in experiment.names():
@@ -90,24 +96,24 @@ def sizes_of(experiment: ExperimentRuns, measure: str, alone: Mapping[int, float
         speeds = (alone[batch_size],) if batch_size in alone else speeds
         best = experiment.best_among(members)
         lowest = experiment.mean_loss(best, measure) if best else None
-        sizes.append(Size(batch_size, tuple(members), best, lowest, speeds, batch_size in alone))
+        sizes.append(BatchSizeResult(batch_size, tuple(members), best, lowest, speeds, batch_size in alone))
     return sizes
 
 
-def leaders(sizes: list[Size]) -> list[Size]:
+def fastest_sizes(sizes: list[BatchSizeResult]) -> list[BatchSizeResult]:
     """The fastest size, and those whose range of speeds overlaps with its own, so that they are not told apart."""
     fastest = max(sizes, key=lambda size: size.tokens_per_second)
     return [size for size in sizes if max(size.speeds) >= min(fastest.speeds)]
 
 
-def enough(sizes: list[Size]) -> Size | None:
+def saturation_size(sizes: list[BatchSizeResult]) -> BatchSizeResult | None:
     """The smallest size that comes close to the highest speed; None where the fastest is not told apart."""
-    if len(first := leaders(sizes)) > 1:
+    if len(first := fastest_sizes(sizes)) > 1:
         return None
-    return next(size for size in sizes if size.tokens_per_second >= ENOUGH * first[0].tokens_per_second)
+    return next(size for size in sizes if size.tokens_per_second >= SATURATION_FRACTION * first[0].tokens_per_second)
 
 
-def common_seconds(experiment: ExperimentRuns, finished: list[Size]) -> float | None:
+def time_budget(experiment: ExperimentRuns, finished: list[BatchSizeResult]) -> float | None:
     """The shortest training time of the best runs, each at the highest speed of its batch size."""
     if len(finished) < 2 or not all(max(size.speeds) for size in finished):
         return None
@@ -128,7 +134,9 @@ def loss_at(run: Run, tokens: float) -> float | None:
     return before[1] + share * (after[1] - before[1])
 
 
-def losses_at(experiment: ExperimentRuns, size: Size, seconds: float | None) -> tuple[float, float] | None:
+def loss_range_at(
+    experiment: ExperimentRuns, size: BatchSizeResult, seconds: float | None
+) -> tuple[float, float] | None:
     """The loss of a size's best run, as the mean over seeds, at a training time: at its lowest and highest speed."""
     if size.best is None or seconds is None:
         return None
@@ -142,49 +150,51 @@ def losses_at(experiment: ExperimentRuns, size: Size, seconds: float | None) -> 
 
 
 def size_metrics(
-    experiment: ExperimentRuns, sizes: list[Size], best: Size | None, seconds: float | None
+    experiment: ExperimentRuns, sizes: list[BatchSizeResult], best: BatchSizeResult | None, seconds: float | None
 ) -> dict[str, Metric]:
     """Metrics of the experiment; the speed of every size is one of them."""
-    source = training.table_path(experiment)
-    first, small = leaders(sizes), enough(sizes)
+    source = run_summary.table_path(experiment)
+    first, small = fastest_sizes(sizes), saturation_size(sizes)
     fastest = first[0] if len(first) == 1 else None
     overlap = (
         f"the ranges of speed of batch sizes {join_words([format_int(size.batch_size) for size in first])} overlap"
     )
-    speed_source = batch_memory.SOURCE if all(size.is_timed_alone for size in sizes) else source
+    speed_source = batch_size_limits.SOURCE if all(size.is_timed_alone for size in sizes) else source
     finished = [size for size in sizes if size.best]
-    exponent, paying = rate_exponent(experiment, finished), paying_size(experiment, finished, seconds)
+    exponent, paying = rate_exponent(experiment, finished), best_at_equal_time(experiment, finished, seconds)
     level = "no two batch sizes are told apart at equal training time"
     metrics = {
-        "best_batch_size": training.metric(best.batch_size if best else None, "sequences", source, "no run finished"),
-        "best_validation_loss": training.mean_metric(experiment, best.best if best else None),
-        "best_max_lr": training.metric(
+        "best_batch_size": run_summary.metric(
+            best.batch_size if best else None, "sequences", source, "no run finished"
+        ),
+        "best_validation_loss": run_summary.mean_metric(experiment, best.best if best else None),
+        "best_max_lr": run_summary.metric(
             experiment.setting(best.best, "max_lr") if best else None, "", source, "no run finished"
         ),
-        "fastest_batch_size": training.metric(fastest and fastest.batch_size, "sequences", speed_source, overlap),
-        "enough_batch_size": training.metric(small and small.batch_size, "sequences", speed_source, overlap),
-        "equal_time_seconds": training.metric(seconds, "s", source, "fewer than two batch sizes finished"),
-        "paying_batch_size": training.metric(paying and paying.batch_size, "sequences", source, level),
-        "best_max_lr_exponent": training.metric(exponent, "", source, "fewer than two batch sizes finished"),
+        "fastest_batch_size": run_summary.metric(fastest and fastest.batch_size, "sequences", speed_source, overlap),
+        "saturation_batch_size": run_summary.metric(small and small.batch_size, "sequences", speed_source, overlap),
+        "time_budget_seconds": run_summary.metric(seconds, "s", source, "fewer than two batch sizes finished"),
+        "best_batch_size_at_equal_time": run_summary.metric(paying and paying.batch_size, "sequences", source, level),
+        "best_max_lr_exponent": run_summary.metric(exponent, "", source, "fewer than two batch sizes finished"),
     }
     for size in sizes:
         label = f"batch_{size.batch_size}"
-        metrics[f"{label}_validation_loss"] = training.mean_metric(experiment, size.best)
-        at_time = losses_at(experiment, size, seconds)
-        metrics[f"{label}_loss_at_equal_time"] = training.metric(
+        metrics[f"{label}_validation_loss"] = run_summary.mean_metric(experiment, size.best)
+        at_time = loss_range_at(experiment, size, seconds)
+        metrics[f"{label}_loss_at_equal_time"] = run_summary.metric(
             fmean(at_time) if at_time else None,
-            training.NATS,
+            run_summary.NATS,
             source,
             "its curve does not reach so far, or has no time",
         )
         speeds = {"_lowest": min(size.speeds), "": size.tokens_per_second, "_highest": max(size.speeds)}
         for suffix, speed in speeds.items():
-            timed = batch_memory.SOURCE if size.is_timed_alone else source
+            timed = batch_size_limits.SOURCE if size.is_timed_alone else source
             metrics[f"{label}_tokens_per_second{suffix}"] = Metric(speed, "tokens per second", timed)
     return metrics
 
 
-def size_table(experiment: ExperimentRuns, sizes: list[Size], seconds: float | None) -> Table:
+def size_table(experiment: ExperimentRuns, sizes: list[BatchSizeResult], seconds: float | None) -> Table:
     """A row for each batch size with its best run; two columns for what speeds inside runs leave open."""
     after = f"loss after {format_seconds(seconds)}" if seconds else "loss at equal time"
     alone = all(size.is_timed_alone for size in sizes)
@@ -194,7 +204,7 @@ def size_table(experiment: ExperimentRuns, sizes: list[Size], seconds: float | N
     rows = []
     for size in sizes:
         runs = experiment.seeds_of(size.best) if size.best else []
-        at_time = list(losses_at(experiment, size, seconds) or (None, None))
+        at_time = list(loss_range_at(experiment, size, seconds) or (None, None))
         speeds = [round(min(size.speeds)), round(max(size.speeds))]
         known = (
             [*at_time[:1], speeds[0]] if alone else [*at_time, *speeds, "alone" if size.is_timed_alone else "in runs"]
@@ -203,7 +213,7 @@ def size_table(experiment: ExperimentRuns, sizes: list[Size], seconds: float | N
             [
                 size.batch_size,
                 runs[0].setting("max_lr") if runs else None,
-                join_words([format_number(rate) for rate in rates_of(experiment, size)]),
+                join_words([format_number(rate) for rate in rates_tried(experiment, size)]),
                 runs[0].summary["steps"] if runs else None,
                 size.loss,
                 *known,
@@ -213,34 +223,41 @@ def size_table(experiment: ExperimentRuns, sizes: list[Size], seconds: float | N
     return Table(f"The best run of each batch size, and the speed of {timed}.", columns, rows)
 
 
-def best_sentence(experiment: ExperimentRuns, best: Size | None, sizes: list[Size], measure: str) -> str:
+def best_sentence(
+    experiment: ExperimentRuns, best: BatchSizeResult | None, sizes: list[BatchSizeResult], measure: str
+) -> str:
     """The short answer."""
     if best is None:
         return "No run finished, so no batch size can be called best; try smaller learning rates."
     others = {size.best: format_int(size.batch_size) for size in sizes if size is not best and size.best}
-    reached = training.loss_text(best.loss, measure) + training.seeds_words(experiment, best.best, measure)
+    reached = run_summary.format_loss_with_unit(best.loss, measure) + run_summary.describe_seeds(
+        experiment, best.best, measure
+    )
     if not others:
         only = "was run" if len(sizes) == 1 else "finished"
         return f"Only batch size {format_int(best.batch_size)} {only}, so there is no comparison; it ends at {reached}."
     tokens = {experiment.setting(size.best, "total_tokens") for size in sizes if size.best}
-    losses = {size: training.bare_loss(experiment.mean_loss(name, measure), measure) for name, size in others.items()}
+    losses = {
+        size: run_summary.format_loss_value(experiment.mean_loss(name, measure), measure)
+        for name, size in others.items()
+    }
     ends = [f"{told} with {size}" for size, told in losses.items()]
     return (
         f"{'At equal tokens' if len(tokens) == 1 else 'With the tokens that each was given'}, batch size "
         f"{format_int(best.batch_size)} reaches the lowest final loss: {reached}, "
-        f"{rate_words(experiment, sizes)}, against "
-        f"{join_words(ends)}{training.rival_words(experiment, best.best, others)}."
+        f"{describe_tuning(experiment, sizes)}, against "
+        f"{join_words(ends)}{run_summary.describe_runner_up(experiment, best.best, others)}."
     )
 
 
-def rates_of(experiment: ExperimentRuns, size: Size) -> list[float]:
+def rates_tried(experiment: ExperimentRuns, size: BatchSizeResult) -> list[float]:
     """The peak rates that were tried with a size, from small to large."""
     return sorted({experiment.setting(name, "max_lr") for name in size.names})
 
 
-def rate_words(experiment: ExperimentRuns, sizes: list[Size]) -> str:
+def describe_tuning(experiment: ExperimentRuns, sizes: list[BatchSizeResult]) -> str:
     """Whether each size had a choice of rates, without which the comparison is unfair."""
-    rates = {size: rates_of(experiment, size) for size in sizes}
+    rates = {size: rates_tried(experiment, size) for size in sizes}
     untuned = [format_int(size.batch_size) for size in sizes if len(rates[size]) == 1]
     if not untuned:
         return "each size at the best of its own rates"
@@ -251,11 +268,11 @@ def rate_words(experiment: ExperimentRuns, sizes: list[Size]) -> str:
     return "each at a rate that was not tuned for it"
 
 
-def speed_sentence(sizes: list[Size]) -> str:
+def speed_sentence(sizes: list[BatchSizeResult]) -> str:
     """Speed against batch size, and from where on it hardly grows; a range where a size was timed more than once."""
-    first, small = leaders(sizes), enough(sizes)
-    rates = [f"{range_words(size.speeds, format_int)} with {format_int(size.batch_size)}" for size in sizes]
-    sentence = f"Tokens per second, {timed_words(sizes)}: {join_words(rates)}; "
+    first, small = fastest_sizes(sizes), saturation_size(sizes)
+    rates = [f"{format_range(size.speeds, format_int)} with {format_int(size.batch_size)}" for size in sizes]
+    sentence = f"Tokens per second, {describe_timing(sizes)}: {join_words(rates)}; "
     if small is None:
         overlapping = join_words([format_int(size.batch_size) for size in first])
         return f"{sentence}the ranges of {overlapping} overlap, so which of them is the fastest is not told apart."
@@ -266,7 +283,7 @@ def speed_sentence(sizes: list[Size]) -> str:
     return f"{sentence}the fastest is {format_int(first[0].batch_size)}{nearly}{once}."
 
 
-def timed_words(sizes: list[Size]) -> str:
+def describe_timing(sizes: list[BatchSizeResult]) -> str:
     """How the speeds were found: a step timed alone on the machine, or inside the runs."""
     inside = [format_int(size.batch_size) for size in sizes if not size.is_timed_alone]
     if len(inside) == len(sizes):
@@ -275,12 +292,12 @@ def timed_words(sizes: list[Size]) -> str:
     return f"{alone} (with {join_words(inside)}, which had none, inside the runs)" if inside else alone
 
 
-def range_words(values: Sequence[float], words: Callable[[float], str]) -> str:
+def format_range(values: Sequence[float], words: Callable[[float], str]) -> str:
     """The ends of a range, or the one number that both round to."""
     return " to ".join(dict.fromkeys([words(min(values)), words(max(values))]))
 
 
-def sharing_sentences(experiment: ExperimentRuns, sizes: list[Size]) -> list[str]:
+def sharing_sentences(experiment: ExperimentRuns, sizes: list[BatchSizeResult]) -> list[str]:
     """That runs which leave cores of their machine to others are slowed down by what happens to run there."""
     shared = {name for size in sizes if not size.is_timed_alone for name in size.names}
     for run in (run for run in experiment.runs if run.name in shared):
@@ -294,7 +311,7 @@ def sharing_sentences(experiment: ExperimentRuns, sizes: list[Size]) -> list[str
     return []
 
 
-def edge_sentences(experiment: ExperimentRuns, sizes: list[Size], best: Size | None) -> list[str]:
+def edge_sentences(experiment: ExperimentRuns, sizes: list[BatchSizeResult], best: BatchSizeResult | None) -> list[str]:
     """Whether the best size, or the best rate of a size, lies at the edge of what was tried."""
     sentences = []
     if best and len(sizes) > 1 and best in (sizes[0], sizes[-1]):
@@ -310,13 +327,13 @@ def edge_sentences(experiment: ExperimentRuns, sizes: list[Size], best: Size | N
     return sentences
 
 
-def rate_at_edge(experiment: ExperimentRuns, size: Size) -> bool:
+def rate_at_edge(experiment: ExperimentRuns, size: BatchSizeResult) -> bool:
     """Whether a size's best rate is the smallest or largest of several that were tried."""
-    rates = rates_of(experiment, size)
+    rates = rates_tried(experiment, size)
     return size.best is not None and len(rates) > 1 and experiment.setting(size.best, "max_lr") in (rates[0], rates[-1])
 
 
-def steps_sentences(experiment: ExperimentRuns, finished: list[Size]) -> list[str]:
+def steps_sentences(experiment: ExperimentRuns, finished: list[BatchSizeResult]) -> list[str]:
     """How many optimizer steps the sizes leave, of which a large batch has few."""
     if len(finished) < 2:
         return []
@@ -328,7 +345,7 @@ def steps_sentences(experiment: ExperimentRuns, finished: list[Size]) -> list[st
     ]
 
 
-def rate_exponent(experiment: ExperimentRuns, finished: list[Size]) -> float | None:
+def rate_exponent(experiment: ExperimentRuns, finished: list[BatchSizeResult]) -> float | None:
     """The exponent of batch size with which the best rates grow, by least squares in logarithms; None for one size."""
     if len(finished) < 2:
         return None
@@ -339,10 +356,10 @@ def rate_exponent(experiment: ExperimentRuns, finished: list[Size]) -> float | N
     return covariance / sum((x - mean_size) ** 2 for x in sizes)
 
 
-def rate_sentences(experiment: ExperimentRuns, finished: list[Size]) -> list[str]:
+def rate_sentences(experiment: ExperimentRuns, finished: list[BatchSizeResult]) -> list[str]:
     """How the best rate grows with the batch size, where each size had a choice."""
     exponent = rate_exponent(experiment, finished)
-    if exponent is None or any(len(rates_of(experiment, size)) < 2 for size in finished):
+    if exponent is None or any(len(rates_tried(experiment, size)) < 2 for size in finished):
         return []
     best = [
         f"{format_number(experiment.setting(size.best, 'max_lr'))} with {format_int(size.batch_size)}"
@@ -356,12 +373,14 @@ def rate_sentences(experiment: ExperimentRuns, finished: list[Size]) -> list[str
     ]
 
 
-def paying_size(experiment: ExperimentRuns, finished: list[Size], seconds: float | None) -> Size | None:
+def best_at_equal_time(
+    experiment: ExperimentRuns, finished: list[BatchSizeResult], seconds: float | None
+) -> BatchSizeResult | None:
     """The size beyond which more stops paying: no larger one ends lower at equal training time.
 
     None where fewer than two sizes compare, or where their speeds leave open which is ahead.
     """
-    at_time = {size: ends for size in finished if (ends := losses_at(experiment, size, seconds)) is not None}
+    at_time = {size: ends for size in finished if (ends := loss_range_at(experiment, size, seconds)) is not None}
     if len(at_time) < 2:
         return None
     ahead = min(at_time, key=lambda size: max(at_time[size]))
@@ -369,38 +388,40 @@ def paying_size(experiment: ExperimentRuns, finished: list[Size], seconds: float
     return ahead if len(level) == 1 else None
 
 
-def time_sentences(experiment: ExperimentRuns, finished: list[Size], seconds: float | None) -> list[str]:
+def time_sentences(experiment: ExperimentRuns, finished: list[BatchSizeResult], seconds: float | None) -> list[str]:
     """The comparison at equal training time instead of equal tokens, as far as the speeds are known."""
-    at_time = {size: ends for size in finished if (ends := losses_at(experiment, size, seconds)) is not None}
+    at_time = {size: ends for size in finished if (ends := loss_range_at(experiment, size, seconds)) is not None}
     if len(at_time) < 2:
         return []
     ends = [
-        f"{range_words(losses, format_loss)} with {format_int(size.batch_size)}" for size, losses in at_time.items()
+        f"{format_range(losses, format_loss)} with {format_int(size.batch_size)}" for size, losses in at_time.items()
     ]
-    paying = paying_size(experiment, finished, seconds)
+    paying = best_at_equal_time(experiment, finished, seconds)
     if paying is None:
         ahead = min(at_time, key=lambda size: max(at_time[size]))
         level = [format_int(size.batch_size) for size in at_time if min(at_time[size]) <= max(at_time[ahead])]
         verdict = f"{join_words(level)} are not told apart, so it is open from where on more stops paying"
     else:
-        verdict = paying_words(experiment, paying, list(at_time), seconds)
+        verdict = describe_best_at_equal_time(experiment, paying, list(at_time), seconds)
     return [
         f"At equal training time ({format_seconds(seconds)}, the shortest of these runs) the losses, here those of the "
-        f"curves, whose windows are a part of the validation split, {over_words(at_time)}: {join_words(ends)}. There "
+        f"curves, whose windows are a part of the validation split, {verb_of_losses(at_time)}: {join_words(ends)}. "
+        "There "
         f"{verdict}. Schedules of slower sizes are cut off there, which speaks against them."
     ]
 
 
-def over_words(at_time: Mapping[Size, tuple[float, float]]) -> str:
+def verb_of_losses(at_time: Mapping[BatchSizeResult, tuple[float, float]]) -> str:
     """Whether each loss is one number or a range over the speeds of a size."""
     return "are" if all(size.is_timed_alone for size in at_time) else "stand over each size's range of speed at"
 
 
-def paying_words(experiment: ExperimentRuns, paying: Size, compared: list[Size], seconds: float) -> str:
+def describe_best_at_equal_time(
+    experiment: ExperimentRuns, paying: BatchSizeResult, compared: list[BatchSizeResult], seconds: float
+) -> str:
     """From where on more stops paying, and how far seeds tell that size from the one that comes next."""
-    told = (
-        f"batch size {format_int(paying.batch_size)} is ahead{time_rival_words(experiment, paying, compared, seconds)}"
-    )
+    runner_up = describe_runner_up_at_equal_time(experiment, paying, compared, seconds)
+    told = f"batch size {format_int(paying.batch_size)} is ahead{runner_up}"
     if paying is compared[-1]:
         return f"{told}, the largest that was tried, so more may still pay"
     if paying is compared[0]:
@@ -408,10 +429,12 @@ def paying_words(experiment: ExperimentRuns, paying: Size, compared: list[Size],
     return f"{told}: up to that size a larger batch pays, and beyond it more stops paying"
 
 
-def time_rival_words(experiment: ExperimentRuns, ahead: Size, compared: list[Size], seconds: float) -> str:
+def describe_runner_up_at_equal_time(
+    experiment: ExperimentRuns, ahead: BatchSizeResult, compared: list[BatchSizeResult], seconds: float
+) -> str:
     """How far seeds tell the size that is ahead at equal time from the second, in brackets."""
 
-    def by_seed(size: Size) -> dict[int, float]:
+    def by_seed(size: BatchSizeResult) -> dict[int, float]:
         tokens = seconds * size.tokens_per_second
         return {run.seed: loss_at(run, tokens) for run in experiment.seeds_of(size.best)}
 
@@ -419,7 +442,7 @@ def time_rival_words(experiment: ExperimentRuns, ahead: Size, compared: list[Siz
     second = min((size for size in compared if size is not ahead), key=lambda size: fmean(losses[size].values()))
     difference = paired_difference(losses[second], losses[ahead])
     if difference is None or difference.count == 1:
-        return f" ({training.UNTESTED})"
-    told = "the difference from the second" if difference.unresolved else "the second"
-    verb = "is" if difference.unresolved else "ends"
-    return f" ({told}, {format_int(second.batch_size)}, {verb} {describe_difference(difference)})"
+        return f" ({run_summary.UNTESTED})"
+    told = "the difference from the second" if difference.inconclusive else "the second"
+    verb = "is" if difference.inconclusive else "ends"
+    return f" ({told}, {format_int(second.batch_size)}, {verb} {run_summary.describe_difference(difference)})"

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from lmpipe.analysis.finding import Finding, Metric, Table, Text, missing
-from lmpipe.analysis.problems.reference import corpus_in_words
+from lmpipe.analysis.problems.write_up_comparison import describe_corpus
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.schemas import SAMPLES
 from lmpipe.errors import InputError
@@ -94,7 +94,7 @@ def mean(records: Records, name: str) -> float | None:
 def fluency_sentence(results: Results, samples: Samples) -> str:
     """The short answer for one corpus: words and repetition, against held-out text."""
     records, reference = samples["samples"], samples["reference"]
-    corpus = corpus_in_words(results, samples["corpus"])
+    corpus = describe_corpus(results, samples["corpus"])
     share, usual = mean(records, "known_word_share"), reference["known_word_share"]
     if share is None or usual is None:
         return f"The model trained on {corpus} writes no words that could be counted."

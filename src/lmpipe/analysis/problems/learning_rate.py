@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lmpipe.analysis.finding import Finding, Metric
-from lmpipe.analysis.problems import training
+from lmpipe.analysis.problems import run_summary
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
 from lmpipe.analysis.statistics import mean_interval
 from lmpipe.io.formatting import format_loss, format_number, join_words
@@ -16,17 +16,17 @@ QUESTION = (
     "Which peak learning rate gives the lowest final validation loss, how was it searched for, "
     "and how does the best rate lie to the rate at which training diverges?"
 )
-LINES = "learning_rate: {corpus: {corpus}, sweep: {max_lr: [0.001, 0.003, 0.01, 0.03, 0.1, 3.0]}}"
+EXAMPLE_CONFIG = "learning_rate: {corpus: {corpus}, sweep: {max_lr: [0.001, 0.003, 0.01, 0.03, 0.1, 3.0]}}"
 PARABOLA = "the grid needs a finished rate on both sides of the best one"
 FEWER = "fewer than four rates around the best one finished"
-LEFT_OUT = "over fits that leave out one rate each"
+JACKKNIFE = "over fits that leave out one rate each"
 # How far from the best rate, in places of the grid, a rate still counts for the fit.
-REACH = 2
+MAX_GRID_DISTANCE = 2
 WORST_FIRST = ("diverged", "not_learning", "finished")
 
 
 @dataclass(frozen=True)
-class Point:
+class GridPoint:
     """One rate of the grid: its best run, that run's mean final loss (None unless all seeds finished), its statuses.
 
     The loss is in nats per token, or in bits per byte where the tokens of the grid's runs differ.
@@ -42,29 +42,31 @@ def analyze(results: Results) -> Finding:
     """The best rate of the grid, the edge of stability, and an interpolated optimum that is told but not used."""
     experiment = results.experiment(ID)
     if experiment is None:
-        return training.missing_experiment(results, ID, LINES)
-    measure = experiment.measure_of()
+        return run_summary.missing_experiment(results, ID, EXAMPLE_CONFIG)
+    measure = experiment.ranking_metric()
     if measure is None:
-        return training.across_corpora(experiment)
+        return run_summary.across_corpora(experiment)
     points = grid(experiment, measure)
     best = best_point(points)
     metrics = grid_metrics(experiment, points, best) | interpolation_metrics(experiment, points, best)
     sentences = [
         best_sentence(experiment, points, best),
         search_sentence(points, experiment),
-        training.setting_sentence(results, experiment),
+        run_summary.setting_sentence(results, experiment),
         *neighbour_sentences(points, best, measure),
         edge_sentence(points, best),
         *interpolation_sentences(metrics),
-        *training.per_byte_sentences(experiment),
-        *training.failure_sentences(experiment),
+        *run_summary.per_byte_sentences(experiment),
+        *run_summary.failure_sentences(experiment),
     ]
     answered = best is not None and len(points) > 1
-    tables = [training.runs_table(experiment)]
-    return Finding("answered" if answered else "partial", metrics, sentences, tables, training.plots(experiment))
+    tables = [run_summary.runs_table(experiment)]
+    return Finding(
+        "answered" if answered else "partial", metrics, sentences, tables, run_summary.experiment_plots(experiment)
+    )
 
 
-def grid(experiment: ExperimentRuns, measure: str) -> list[Point]:
+def grid(experiment: ExperimentRuns, measure: str) -> list[GridPoint]:
     """The rates that were tried, from small to large; of several runs at one rate the best stands for it."""
     names: dict[float, list[str]] = {}
     for name in experiment.names():
@@ -72,75 +74,77 @@ def grid(experiment: ExperimentRuns, measure: str) -> list[Point]:
     points = []
     for rate, same_rate in sorted(names.items()):
         name = experiment.best_among(same_rate) or same_rate[0]
-        points.append(Point(rate, name, experiment.mean_loss(name, measure), experiment.statuses(name)))
+        points.append(GridPoint(rate, name, experiment.mean_loss(name, measure), experiment.statuses(name)))
     return points
 
 
-def best_point(points: list[Point]) -> Point | None:
+def best_point(points: list[GridPoint]) -> GridPoint | None:
     """The rate with the lowest mean final loss."""
     finished = [point for point in points if point.loss is not None]
     return min(finished, key=lambda point: point.loss) if finished else None
 
 
-def edge(points: list[Point]) -> tuple[float | None, float | None]:
+def stability_edge(points: list[GridPoint]) -> tuple[float | None, float | None]:
     """The edge of stability: the largest rate at which every seed finished, the smallest at which one diverged."""
     finished = [point.rate for point in points if set(point.statuses) == {"finished"}]
     diverged = [point.rate for point in points if "diverged" in point.statuses]
     return max(finished, default=None), min(diverged, default=None)
 
 
-def grid_metrics(experiment: ExperimentRuns, points: list[Point], best: Point | None) -> dict[str, Metric]:
+def grid_metrics(experiment: ExperimentRuns, points: list[GridPoint], best: GridPoint | None) -> dict[str, Metric]:
     """Metrics of the grid itself."""
-    source = training.table_path(experiment)
-    largest, smallest = edge(points)
+    source = run_summary.table_path(experiment)
+    largest, smallest = stability_edge(points)
     name = best.name if best else None
     ratio = smallest / largest if largest and smallest else None
     to_best = smallest / best.rate if best and smallest else None
     no_edge = "no rate of the grid diverged" if smallest is None else "no run finished"
     return {
-        "best_max_lr": training.metric(best.rate if best else None, "", source, "no run finished"),
-        "best_validation_loss": training.mean_metric(experiment, name),
-        "best_perplexity": training.mean_metric(experiment, name, "perplexity", ""),
-        "best_bits_per_byte": training.mean_metric(experiment, name, "bits_per_byte", "bits per byte"),
-        "largest_finished_max_lr": training.metric(largest, "", source, "no run finished"),
-        "smallest_diverged_max_lr": training.metric(smallest, "", source, "no rate of the grid diverged"),
-        "edge_ratio": training.metric(ratio, "smallest diverged / largest finished rate", source, no_edge),
-        "diverged_to_best_ratio": training.metric(to_best, "smallest diverged / best rate", source, no_edge),
+        "best_max_lr": run_summary.metric(best.rate if best else None, "", source, "no run finished"),
+        "best_validation_loss": run_summary.mean_metric(experiment, name),
+        "best_perplexity": run_summary.mean_metric(experiment, name, "perplexity", ""),
+        "best_bits_per_byte": run_summary.mean_metric(experiment, name, "bits_per_byte", "bits per byte"),
+        "largest_finished_max_lr": run_summary.metric(largest, "", source, "no run finished"),
+        "smallest_diverged_max_lr": run_summary.metric(smallest, "", source, "no rate of the grid diverged"),
+        "edge_ratio": run_summary.metric(ratio, "smallest diverged / largest finished rate", source, no_edge),
+        "diverged_to_best_ratio": run_summary.metric(to_best, "smallest diverged / best rate", source, no_edge),
         "grid_points": Metric(len(points), "rates", source),
     }
 
 
-def interpolation_metrics(experiment: ExperimentRuns, points: list[Point], best: Point | None) -> dict[str, Metric]:
+def interpolation_metrics(
+    experiment: ExperimentRuns, points: list[GridPoint], best: GridPoint | None
+) -> dict[str, Metric]:
     """The minimum of a parabola through the best rate and its neighbours, how sure it is, and how far from the edge.
 
     Seeds give it a 95 % interval; the range over fits that leave out one rate each needs no second seed.
     """
-    source = training.table_path(experiment)
-    bracket = bracketing(points, best)
+    source = run_summary.table_path(experiment)
+    bracket = bracket_of(points, best)
     if bracket is None:
-        return {"interpolated_max_lr": training.metric(None, "", source, PARABOLA)}
+        return {"interpolated_max_lr": run_summary.metric(None, "", source, PARABOLA)}
     rates = [point.rate for point in bracket]
     rate, lowest = parabola_minimum(rates, [point.loss for point in bracket])
-    minima = left_out_minima(points, best)
+    minima = jackknife_minima(points, best)
     reason = "" if minima else FEWER
-    stays = [edge_rate / rate if edge_rate else None for edge_rate in edge(points)]
+    distances = [edge_rate / rate if edge_rate else None for edge_rate in stability_edge(points)]
     no_edge = "no rate of the grid diverged"
     return {
         "interpolated_max_lr": Metric(rate, "", source, seeds_interval(experiment, bracket)),
-        "interpolated_validation_loss": Metric(lowest, UNITS[experiment.measure_of()], source),
-        "interpolated_max_lr_lowest": training.metric(min(minima, default=None), LEFT_OUT, source, reason),
-        "interpolated_max_lr_highest": training.metric(max(minima, default=None), LEFT_OUT, source, reason),
-        "finished_to_interpolated_ratio": Metric(stays[0], "largest finished / interpolated rate", source),
-        "diverged_to_interpolated_ratio": training.metric(
-            stays[1], "smallest diverged / interpolated rate", source, no_edge
+        "interpolated_validation_loss": Metric(lowest, UNITS[experiment.ranking_metric()], source),
+        "interpolated_max_lr_lowest": run_summary.metric(min(minima, default=None), JACKKNIFE, source, reason),
+        "interpolated_max_lr_highest": run_summary.metric(max(minima, default=None), JACKKNIFE, source, reason),
+        "finished_to_interpolated_ratio": Metric(distances[0], "largest finished / interpolated rate", source),
+        "diverged_to_interpolated_ratio": run_summary.metric(
+            distances[1], "smallest diverged / interpolated rate", source, no_edge
         ),
     }
 
 
-def seeds_interval(experiment: ExperimentRuns, bracket: list[Point]) -> tuple[float, float] | None:
+def seeds_interval(experiment: ExperimentRuns, bracket: list[GridPoint]) -> tuple[float, float] | None:
     """The 95 % interval of the interpolated rate over the seeds, in the logarithm of the rate."""
     rates = [point.rate for point in bracket]
-    by_seed = [experiment.losses(point.name, experiment.measure_of()) for point in bracket]
+    by_seed = [experiment.losses(point.name, experiment.ranking_metric()) for point in bracket]
     shared = sorted(set.intersection(*(set(losses) for losses in by_seed)))
     each = [parabola_minimum(rates, [losses[seed] for losses in by_seed])[0] for seed in shared]
     # A seed whose own minimum lies outside the bracket says no more than that, so the seeds have no interval then.
@@ -149,19 +153,23 @@ def seeds_interval(experiment: ExperimentRuns, bracket: list[Point]) -> tuple[fl
     return (math.exp(bounds[0]), math.exp(bounds[1])) if bounds else None
 
 
-def left_out_minima(points: list[Point], best: Point) -> list[float]:
+def jackknife_minima(points: list[GridPoint], best: GridPoint) -> list[float]:
     """The minima of parabolas fitted around the best rate with one rate left out at a time; none for fewer than four.
 
     The fit takes the finished rates up to two places from the best one.
     """
     place = points.index(best)
-    near = [point for point in points[max(0, place - REACH) : place + REACH + 1] if point.loss is not None]
+    near = [
+        point
+        for point in points[max(0, place - MAX_GRID_DISTANCE) : place + MAX_GRID_DISTANCE + 1]
+        if point.loss is not None
+    ]
     if len(near) < 4:
         return []
     return [fitted_minimum([point for point in near if point is not left_out]) for left_out in near]
 
 
-def fitted_minimum(points: list[Point]) -> float:
+def fitted_minimum(points: list[GridPoint]) -> float:
     """Where the least-squares parabola through (log rate, loss) is lowest, within the rates of the points."""
     import numpy
 
@@ -172,7 +180,7 @@ def fitted_minimum(points: list[Point]) -> float:
     return math.exp(min(max(-slope / (2 * curvature), logs[0]), logs[-1]))
 
 
-def bracketing(points: list[Point], best: Point | None) -> list[Point] | None:
+def bracket_of(points: list[GridPoint], best: GridPoint | None) -> list[GridPoint] | None:
     """The best point between its neighbours of the grid, where both finished."""
     if best is None:
         return None
@@ -199,23 +207,23 @@ def parabola_minimum(rates: list[float], losses: list[float]) -> tuple[float, fl
     return math.exp(x), y0 + first * (x - x0) + curvature * (x - x0) * (x - x1)
 
 
-def best_sentence(experiment: ExperimentRuns, points: list[Point], best: Point | None) -> str:
+def best_sentence(experiment: ExperimentRuns, points: list[GridPoint], best: GridPoint | None) -> str:
     """The short answer."""
     if best is None:
         return "No rate of the grid finished with every seed, so there is no best rate; add smaller rates to the grid."
-    perplexity = training.mean(experiment, best.name, "perplexity")
-    per_byte = training.mean(experiment, best.name, "bits_per_byte")
+    perplexity = run_summary.mean_value(experiment, best.name, "perplexity")
+    per_byte = run_summary.mean_value(experiment, best.name, "bits_per_byte")
     rivals = {point.name: format_number(point.rate) for point in points if point is not best}
     return (
         f"The best peak learning rate of the grid is {format_number(best.rate)}: it ends at a validation loss of "
-        f"{format_loss(training.mean(experiment, best.name))} nats per "
-        f"token{training.seeds_words(experiment, best.name)} "
+        f"{format_loss(run_summary.mean_value(experiment, best.name))} nats per "
+        f"token{run_summary.describe_seeds(experiment, best.name)} "
         f"(perplexity {format_number(perplexity, 4)}, {format_number(per_byte, 4)} bits per byte)"
-        f"{training.rival_words(experiment, best.name, rivals)}."
+        f"{run_summary.describe_runner_up(experiment, best.name, rivals)}."
     )
 
 
-def search_sentence(points: list[Point], experiment: ExperimentRuns) -> str:
+def search_sentence(points: list[GridPoint], experiment: ExperimentRuns) -> str:
     """The search strategy, as it was run."""
     if len(points) < 2:
         return (
@@ -225,7 +233,7 @@ def search_sentence(points: list[Point], experiment: ExperimentRuns) -> str:
     factors = [larger.rate / smaller.rate for smaller, larger in pairwise(points)]
     low, high = format_number(min(factors), 2), format_number(max(factors), 2)
     steps = f"a factor of {low} apart" if low == high else f"factors of {low} to {high} apart"
-    warmup = training.common(run.setting("warmup_fraction") for run in experiment.runs)
+    warmup = run_summary.common_value(run.setting("warmup_fraction") for run in experiment.runs)
     warming = f" after a linear warm-up over {format_number(100 * warmup)} % of the steps" if warmup else ""
     others = [key for key in experiment.varied_settings() if key != "max_lr"]
     rest = f"the best of its runs, which differ in {join_words(others)}, stands for it" if others else "all else equal"
@@ -233,18 +241,18 @@ def search_sentence(points: list[Point], experiment: ExperimentRuns) -> str:
         f"The search is a grid of {len(points)} rates from {format_number(points[0].rate)} "
         f"to {format_number(points[-1].rate)}, "
         f"neighbours {steps}; each rate is the peak of a cosine schedule{warming}, {rest}. Of these rates "
-        f"{join_words(ending_words(points))}."
+        f"{join_words(count_endings(points))}."
     )
 
 
-def ending_words(points: list[Point]) -> list[str]:
+def count_endings(points: list[GridPoint]) -> list[str]:
     """How many rates ended how, such as "4 finished" and "1 diverged"; one is named by the worst of its seeds."""
     endings = [next(status for status in WORST_FIRST if status in point.statuses) for point in points]
     words = {"finished": "finished", "not_learning": "got stuck", "diverged": "diverged"}
     return [f"{endings.count(status)} {told}" for status, told in words.items() if status in endings]
 
 
-def neighbour_sentences(points: list[Point], best: Point | None, measure: str) -> list[str]:
+def neighbour_sentences(points: list[GridPoint], best: GridPoint | None, measure: str) -> list[str]:
     """How flat the optimum is, or that it lies at the edge of the grid."""
     if best is None or len(points) < 2:
         return []
@@ -254,29 +262,32 @@ def neighbour_sentences(points: list[Point], best: Point | None, measure: str) -
         return [f"The best rate lies at the {end} edge of the grid, so a {beyond} one may be better; widen the grid."]
     around = [points[place - 1], points[place + 1]]
     return [
-        f"Of its neighbours, {join_words([f'{format_number(one.rate)} {outcome(one, measure)}' for one in around])}."
+        "Of its neighbours, "
+        f"{join_words([f'{format_number(one.rate)} {describe_outcome(one, measure)}' for one in around])}."
     ]
 
 
-def outcome(point: Point, measure: str) -> str:
+def describe_outcome(point: GridPoint, measure: str) -> str:
     """How the runs of a rate ended, in a few words."""
     if point.loss is not None:
-        return f"ends at {training.loss_text(point.loss, measure)}"
-    return " and ".join(ended(point, status) for status in ("diverged", "not_learning") if status in point.statuses)
+        return f"ends at {run_summary.format_loss_with_unit(point.loss, measure)}"
+    return " and ".join(
+        describe_ending(point, status) for status in ("diverged", "not_learning") if status in point.statuses
+    )
 
 
-def ended(point: Point, status: str) -> str:
+def describe_ending(point: GridPoint, status: str) -> str:
     """That all or some seeds of a rate ended so, such as "diverged with 1 of 3 seeds"."""
     ending, seeds = point.statuses.count(status), len(point.statuses)
     words = {"diverged": "diverged", "not_learning": "got stuck"}[status]
     return words if ending == seeds else f"{words} with {ending} of {seeds} seeds"
 
 
-def edge_sentence(points: list[Point], best: Point | None) -> str:
+def edge_sentence(points: list[GridPoint], best: GridPoint | None) -> str:
     """The edge of stability, and how far from it the best rate lies."""
-    largest, smallest = edge(points)
+    largest, smallest = stability_edge(points)
     if largest is None:
-        ends = join_words([f"{format_number(point.rate)} {outcome(point, '')}" for point in points])
+        ends = join_words([f"{format_number(point.rate)} {describe_outcome(point, '')}" for point in points])
         place = f"lies below {format_number(smallest)}" if smallest else "is not to be seen in this grid"
         return f"No rate finished with every seed ({ends}), so the edge of stability {place}."
     if smallest is None:
@@ -297,7 +308,7 @@ def edge_sentence(points: list[Point], best: Point | None) -> str:
         else "at most "
     )
     below += "" if best.rate < largest else format_number(smallest / best.rate)
-    fate = next(ended(point, "diverged") for point in points if point.rate == smallest)
+    fate = next(describe_ending(point, "diverged") for point in points if point.rate == smallest)
     return (
         f"The edge of stability lies between {format_number(largest)}, the largest rate that finished, and "
         f"{format_number(smallest)}, the smallest that {fate}, which are a factor of "
@@ -315,14 +326,14 @@ def interpolation_sentences(metrics: dict[str, Metric]) -> list[str]:
     lowest = metrics["interpolated_validation_loss"]
     return [
         f"A parabola through the best rate and its two neighbours, in the logarithm of the rate, has its minimum at "
-        f"{format_number(found.value)}{uncertainty_words(metrics)}, with a loss of "
+        f"{format_number(found.value)}{describe_uncertainty(metrics)}, with a loss of "
         f"{format_loss(lowest.value)} {lowest.unit}; "
         f"it is told but not used: other experiments take {format_number(metrics['best_max_lr'].value)}, which was run."
-        f"{distance_words(metrics)}"
+        f"{describe_distance(metrics)}"
     ]
 
 
-def uncertainty_words(metrics: dict[str, Metric]) -> str:
+def describe_uncertainty(metrics: dict[str, Metric]) -> str:
     """How sure the interpolated optimum is: over seeds, and over fits that leave out one rate each."""
     interval, told = metrics["interpolated_max_lr"].interval, []
     if interval:
@@ -335,7 +346,7 @@ def uncertainty_words(metrics: dict[str, Metric]) -> str:
     return f" ({'; '.join(told)})" if told else ""
 
 
-def distance_words(metrics: dict[str, Metric]) -> str:
+def describe_distance(metrics: dict[str, Metric]) -> str:
     """How far the interpolated optimum lies below the edge of stability, to follow its sentence."""
     near, far = (metrics[f"{end}_to_interpolated_ratio"].value for end in ("finished", "diverged"))
     if far is None or far < near:

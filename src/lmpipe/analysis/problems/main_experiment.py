@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmpipe.analysis.finding import Finding, Metric, Table
-from lmpipe.analysis.problems import generate, tokenizer_experiments, training
-from lmpipe.analysis.problems.reference import PLACES, corpus_in_words
+from lmpipe.analysis.problems import generate, run_summary, tokenizer_experiments
+from lmpipe.analysis.problems.write_up_comparison import ROLE_DATASETS, describe_corpus
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
 from lmpipe.analysis.schemas import COMPARISON, SAMPLES
-from lmpipe.analysis.statistics import describe_difference, paired_difference
+from lmpipe.analysis.statistics import paired_difference
 from lmpipe.io.formatting import format_bytes, format_int, format_loss, format_number, format_percent, join_words
 
 ID = "main_experiment"
@@ -18,13 +18,13 @@ QUESTION = (
     "What loss does the same model with the same number of training steps reach on web text, and how is its loss "
     "to be read beside the one on simple stories?"
 )
-LINES = "main_experiment: {runs: {simple: {corpus: {corpus}}, web: {corpus: {web}}}}"
+EXAMPLE_CONFIG = "main_experiment: {runs: {simple: {corpus: {corpus}}, web: {corpus: {web}}}}"
 # Enough of a sample to see how it reads; the whole stands in the section on generated text.
-BEGINNING_CHARACTERS = 300
+EXCERPT_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
-class Side:
+class CorpusResult:
     """One corpus: its best run, and what its loss must be measured against.
 
     `place` is the role in which it is compared; None where it has none, or where another corpus has it.
@@ -63,45 +63,51 @@ def analyze(results: Results) -> Finding:
     """Losses on every corpus of the experiment, and metrics that explain why they differ."""
     experiment = results.experiment(ID)
     if experiment is None:
-        return training.missing_experiment(results, ID, LINES)
-    sides = sides_of(results, experiment)
+        return run_summary.missing_experiment(results, ID, EXAMPLE_CONFIG)
+    sides = corpus_results(results, experiment)
     simple, web = (next((side for side in sides if side.place == place), None) for place in ("simple", "web"))
     metrics = {name: metric for side in sides for name, metric in side_metrics(experiment, side).items()}
     both = simple is not None and web is not None
     sentences = pair_sentences(results, experiment, simple, web) if both else single_sentences(results, sides)
     sentences += other_sentences(results, [side for side in sides if both and side not in (simple, web)])
     sentences += [f"On {side.corpus}, `{side.run}` is the best{side.standing}." for side in sides if side.standing]
-    sentences += [same_model_sentence(experiment), *training.failure_sentences(experiment)]
+    sentences += [same_model_sentence(experiment), *run_summary.failure_sentences(experiment)]
     metrics |= pair_metrics(experiment, simple, web) if both else {}
     tables = [side_table(results, sides), *cross_tables(results)] if sides else []
     samples = shown_samples(results, [simple, web]) if both else {}
     sentences += sample_sentences(samples)
-    tables += [*sample_tables(samples), training.runs_table(experiment)] if sides else []
-    return Finding("answered" if both else "partial", metrics, sentences, tables, training.plots(experiment))
+    tables += [*sample_tables(samples), run_summary.runs_table(experiment)] if sides else []
+    return Finding(
+        "answered" if both else "partial", metrics, sentences, tables, run_summary.experiment_plots(experiment)
+    )
 
 
-def sides_of(results: Results, experiment: ExperimentRuns) -> list[Side]:
+def corpus_results(results: Results, experiment: ExperimentRuns) -> list[CorpusResult]:
     """The best finished run on each corpus, in the order of the experiment."""
     best = {corpus: (runs, name) for corpus, runs in experiment.by_corpus().items() if (name := runs.best())}
     # Of several corpora with one role the first of the study speaks for it, as everywhere in the report.
-    named = {role: next((name for name in results.corpora_in_role(role) if name in best), None) for role in PLACES}
+    named = {
+        role: next((name for name in results.corpora_in_role(role) if name in best), None) for role in ROLE_DATASETS
+    }
     places = {corpus: role for role, corpus in named.items()}
-    return [side_of(results, runs, corpus, name, places.get(corpus)) for corpus, (runs, name) in best.items()]
+    return [corpus_result(results, runs, corpus, name, places.get(corpus)) for corpus, (runs, name) in best.items()]
 
 
-def side_of(results: Results, experiment: ExperimentRuns, corpus: str, name: str, place: str | None) -> Side:
+def corpus_result(
+    results: Results, experiment: ExperimentRuns, corpus: str, name: str, place: str | None
+) -> CorpusResult:
     """One corpus with its best run; `experiment` holds the runs on it."""
     run = experiment.seeds_of(name)[0]
     summary = run.summary
     rivals = {other: f"`{other}`" for other in experiment.names() if other != name}
-    return Side(
+    return CorpusResult(
         corpus,
         place,
         name,
-        training.rival_words(experiment, name, rivals),
-        training.mean(experiment, name),
-        training.mean(experiment, name, "perplexity"),
-        training.mean(experiment, name, "bits_per_byte"),
+        run_summary.describe_runner_up(experiment, name, rivals),
+        run_summary.mean_value(experiment, name),
+        run_summary.mean_value(experiment, name, "perplexity"),
+        run_summary.mean_value(experiment, name, "bits_per_byte"),
         experiment.setting(name, "vocab_size"),
         summary["validation_bytes"] / summary["validation_tokens"],
         summary["unigram_entropy"],
@@ -109,30 +115,30 @@ def side_of(results: Results, experiment: ExperimentRuns, corpus: str, name: str
     )
 
 
-def side_metrics(experiment: ExperimentRuns, side: Side) -> dict[str, Metric]:
+def side_metrics(experiment: ExperimentRuns, side: CorpusResult) -> dict[str, Metric]:
     """Metrics of one corpus; names start with the role in which it is compared, or with its own name."""
-    source = training.table_path(experiment)
+    source = run_summary.table_path(experiment)
     label = side.place or side.corpus
     return {
         f"{label}_corpus": Metric(side.corpus, "", source),
-        f"{label}_validation_loss": training.mean_metric(experiment, side.run),
-        f"{label}_perplexity": training.mean_metric(experiment, side.run, "perplexity", ""),
-        f"{label}_bits_per_byte": training.mean_metric(experiment, side.run, "bits_per_byte", "bits per byte"),
+        f"{label}_validation_loss": run_summary.mean_metric(experiment, side.run),
+        f"{label}_perplexity": run_summary.mean_metric(experiment, side.run, "perplexity", ""),
+        f"{label}_bits_per_byte": run_summary.mean_metric(experiment, side.run, "bits_per_byte", "bits per byte"),
         f"{label}_vocab_size": Metric(side.vocab_size, "ids", source),
         f"{label}_bytes_per_token": Metric(side.bytes_per_token, "bytes per token", source),
-        f"{label}_unigram_entropy": Metric(side.unigram_entropy, training.NATS, source),
+        f"{label}_unigram_entropy": Metric(side.unigram_entropy, run_summary.NATS, source),
         f"{label}_removed_share": Metric(side.removed_share, "share of the unigram entropy", source),
     }
 
 
-def side_table(results: Results, sides: list[Side]) -> Table:
+def side_table(results: Results, sides: list[CorpusResult]) -> Table:
     """A row for each corpus with all that its loss depends on."""
     columns = ["corpus", "training text", "vocabulary", "bytes per token", "uniform guess (nats)"]
     columns += ["unigram entropy (nats)", "validation loss"]
     columns += ["share removed (%)", "perplexity", "bits per byte", "bits per byte of unigrams"]
     rows = [
         [
-            corpus_in_words(results, side.corpus),
+            describe_corpus(results, side.corpus),
             format_bytes(results.corpora[side.corpus]["splits"]["train"]["bytes"]),
             side.vocab_size,
             side.bytes_per_token,
@@ -149,17 +155,17 @@ def side_table(results: Results, sides: list[Side]) -> Table:
     return Table("What each corpus asks of the model, and what it reaches.", columns, rows)
 
 
-def pair_sentences(results: Results, experiment: ExperimentRuns, simple: Side, web: Side) -> list[str]:
+def pair_sentences(results: Results, experiment: ExperimentRuns, simple: CorpusResult, web: CorpusResult) -> list[str]:
     """The comparison, and its explanation by metrics."""
     bits = [experiment.losses(side.run, "bits_per_byte") for side in (web, simple)]
-    told = describe_difference(difference := paired_difference(*bits), UNITS["bits_per_byte"])
-    names = corpus_in_words(results, web.corpus), corpus_in_words(results, simple.corpus)
+    told = run_summary.describe_difference(difference := paired_difference(*bits), UNITS["bits_per_byte"])
+    names = describe_corpus(results, web.corpus), describe_corpus(results, simple.corpus)
     reached = (
         f"On {names[0]} the model reaches a validation loss of {format_loss(web.loss)} nats per token "
         f"(perplexity {format_number(web.perplexity)}), on {names[1]} {format_loss(simple.loss)} (perplexity "
         f"{format_number(simple.perplexity)}): in bits per byte, which can be compared across tokenizers, "
         f"{format_number(web.bits_per_byte, 4)} against {format_number(simple.bits_per_byte, 4)}, "
-        f"{'a difference' if difference.unresolved else 'which is'} {told}."
+        f"{'a difference' if difference.inconclusive else 'which is'} {told}."
     )
     tokens = (
         f"Losses per token are not directly comparable, because the tokens differ: {web.corpus} has a vocabulary of "
@@ -172,24 +178,26 @@ def pair_sentences(results: Results, experiment: ExperimentRuns, simple: Side, w
         f"{format_percent(web.removed_share)} of that on {web.corpus} and "
         f"{format_percent(simple.removed_share)} on {simple.corpus}."
     )
-    parts = gap_parts(simple, web)
+    parts = decompose_gap(simple, web)
     split = (
-        f"So of the gap of {signed(web.loss - simple.loss)} nats per token, {signed(parts['vocabulary'])} lie in the "
+        f"So of the gap of {format_signed(web.loss - simple.loss)} nats per token, "
+        f"{format_signed(parts['vocabulary'])} lie in the "
         f"size of the vocabularies (ln {format_int(web.vocab_size)} against ln {format_int(simple.vocab_size)}), "
-        f"{signed(parts['frequencies'])} in how evenly the corpora use their tokens, and {signed(parts['context'])} in "
+        f"{format_signed(parts['frequencies'])} in how evenly the corpora use their tokens, and "
+        f"{format_signed(parts['context'])} in "
         f"how much the model learns to predict from context."
     )
     return [reached, tokens, context, split, ratio_sentence(simple, web)]
 
 
-def gap_parts(simple: Side, web: Side) -> dict[str, float]:
+def decompose_gap(simple: CorpusResult, web: CorpusResult) -> dict[str, float]:
     """The gap in nats per token in three parts: blind guesses, token frequencies beyond them, context."""
     uniform = web.uniform_entropy - simple.uniform_entropy
     unigram = web.unigram_entropy - simple.unigram_entropy
     return {"vocabulary": uniform, "frequencies": unigram - uniform, "context": web.loss - simple.loss - unigram}
 
 
-def ratio_sentence(simple: Side, web: Side) -> str:
+def ratio_sentence(simple: CorpusResult, web: CorpusResult) -> str:
     """How nats per token and bytes per token together make up bits per byte."""
     nats, size = web.loss / simple.loss, web.bytes_per_token / simple.bytes_per_token
     expected, real = format_number(nats / size), format_number(web.bits_per_byte / simple.bits_per_byte)
@@ -204,13 +212,15 @@ def ratio_sentence(simple: Side, web: Side) -> str:
     )
 
 
-def pair_metrics(experiment: ExperimentRuns, simple: Side, web: Side) -> dict[str, Metric]:
+def pair_metrics(experiment: ExperimentRuns, simple: CorpusResult, web: CorpusResult) -> dict[str, Metric]:
     """The gap between both corpora and its parts, and the ratios that lead from nats per token to bits per byte."""
-    source = training.table_path(experiment)
+    source = run_summary.table_path(experiment)
     difference = paired_difference(*(experiment.losses(side.run, "bits_per_byte") for side in (web, simple)))
-    parts = {f"gap_{name}": Metric(value, training.NATS, source) for name, value in gap_parts(simple, web).items()}
+    parts = {
+        f"gap_{name}": Metric(value, run_summary.NATS, source) for name, value in decompose_gap(simple, web).items()
+    }
     return {
-        "gap": Metric(web.loss - simple.loss, training.NATS, source),
+        "gap": Metric(web.loss - simple.loss, run_summary.NATS, source),
         **parts,
         "gap_bits_per_byte": Metric(difference.mean, UNITS["bits_per_byte"], source, difference.bounds),
         "loss_ratio": Metric(web.loss / simple.loss, "web / simple, nats per token", source),
@@ -225,7 +235,7 @@ def cross_tables(results: Results) -> list[Table]:
     return [tokenizer_experiments.cross_table(compared)] if compared else []
 
 
-def shown_samples(results: Results, sides: list[Side]) -> dict[str, generate.Samples]:
+def shown_samples(results: Results, sides: list[CorpusResult]) -> dict[str, generate.Samples]:
     """The samples of the models that are compared, by corpus; none unless both sides have some."""
     found = {side.corpus: results.json(generate.path_of(side.corpus), SAMPLES) for side in sides}
     wanted = {side.corpus: f"{ID}/{side.run}" for side in sides}
@@ -248,54 +258,56 @@ def sample_sentences(samples: dict[str, generate.Samples]) -> list[str]:
 
 def sample_tables(samples: dict[str, generate.Samples]) -> list[Table]:
     """The beginnings of both models' samples side by side: a row for each prompt and setting that both have."""
-    records = [{settings_of(record): record for record in one["samples"]} for one in samples.values()]
+    records = [{sampling_settings(record): record for record in one["samples"]} for one in samples.values()]
     shared = [settings for settings in records[0] if settings in records[1]] if records else []
     if not shared:
         return []
-    rows = [[*settings, *(beginning(one[settings]) for one in records)] for settings in shared]
+    rows = [[*settings, *(excerpt(one[settings]) for one in records)] for settings in shared]
     columns = ["prompt", "temperature", "top-p", *(f"the model of {corpus}" for corpus in samples)]
     return [Table("The same prompts continued by both models: how their samples begin.", columns, rows)]
 
 
-def settings_of(record: dict[str, Any]) -> tuple[str, float, float]:
+def sampling_settings(record: dict[str, Any]) -> tuple[str, float, float]:
     """What a sample was asked for."""
     return record["prompt"], record["temperature"], record["top_p"]
 
 
-def beginning(record: dict[str, Any]) -> str:
+def excerpt(record: dict[str, Any]) -> str:
     """The prompt and the first words of its continuation, on one line."""
     text = " ".join((record["prompt"] + record["text"]).split())
-    return text if len(text) <= BEGINNING_CHARACTERS else f"{text[:BEGINNING_CHARACTERS].rsplit(' ', 1)[0]} …"
+    return text if len(text) <= EXCERPT_CHARACTERS else f"{text[:EXCERPT_CHARACTERS].rsplit(' ', 1)[0]} …"
 
 
-def signed(value: float) -> str:
+def format_signed(value: float) -> str:
     """A difference of losses with its sign."""
     return f"{value:+.3f}".replace("-", "−")
 
 
-def single_sentences(results: Results, sides: list[Side]) -> list[str]:
+def single_sentences(results: Results, sides: list[CorpusResult]) -> list[str]:
     """What can be said where one of the two places is empty."""
     if not sides:
         return ["No run of this experiment finished with every seed, so there is no loss to compare."]
-    ends = join_words([end_words(results, side) for side in sides])
+    ends = join_words([describe_result(results, side) for side in sides])
     wanted = "a comparison needs a finished run on a corpus that stands for TinyStories, and one for OpenWebText"
     return [f"The model reaches {ends}; {wanted}."]
 
 
-def end_words(results: Results, side: Side) -> str:
+def describe_result(results: Results, side: CorpusResult) -> str:
     """A side in short."""
-    corpus = corpus_in_words(results, side.corpus)
+    corpus = describe_corpus(results, side.corpus)
     return f"{format_loss(side.loss)} nats per token ({format_number(side.bits_per_byte)} bits per byte) on {corpus}"
 
 
-def other_sentences(results: Results, sides: list[Side]) -> list[str]:
+def other_sentences(results: Results, sides: list[CorpusResult]) -> list[str]:
     """The corpora that stand outside the comparison, such as a second one of the same role."""
-    return [f"The model also reaches {join_words([end_words(results, side) for side in sides])}."] if sides else []
+    return (
+        [f"The model also reaches {join_words([describe_result(results, side) for side in sides])}."] if sides else []
+    )
 
 
 def same_model_sentence(experiment: ExperimentRuns) -> str:
     """What the runs share, and in which settings of the model they differ."""
-    tokens = training.common(run.setting("total_tokens") for run in experiment.runs)
+    tokens = run_summary.common_value(run.setting("total_tokens") for run in experiment.runs)
     if len(experiment.names()) == 1:
         return f"It sees {format_int(tokens)} tokens."
     models = [run.config["model"] for run in experiment.runs]

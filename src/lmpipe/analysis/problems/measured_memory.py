@@ -3,21 +3,21 @@
 from typing import Any
 
 from lmpipe.analysis.finding import Metric, Table
-from lmpipe.analysis.problems import training
-from lmpipe.analysis.problems.measured import (
+from lmpipe.analysis.problems import run_summary
+from lmpipe.analysis.problems.measured_compute import (
     MISSING,
     PERCENT,
     RUNS,
     SOURCE,
-    Kind,
+    FindingPart,
     Measurements,
-    Part,
-    error,
-    error_words,
-    kinds_of,
+    RunGroup,
+    describe_error,
+    format_signed_percent,
     missing_sentence,
+    percent_error,
     read,
-    signed_percent,
+    run_groups,
 )
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_bytes, format_int, format_percent, join_words
@@ -34,16 +34,16 @@ PART_NAMES = {
 }
 
 
-def memory(results: Results) -> Part:
+def memory(results: Results) -> FindingPart:
     """Memory by part, predicted and measured; where the handout's list differs from what is kept; peaks of runs."""
     found = read(results)
     if found is None:
-        unknown = training.metric(None, PERCENT, SOURCE, MISSING)
-        return Part({"kept_activations_error": unknown}, [missing_sentence(results)], [])
-    kinds = list(kinds_of(results, found))
-    sentences = [activations_sentence(found), *gap_sentences(found), *peak_sentences(found, kinds)]
-    tables = [parts_table(found), gaps_table(found), *([peaks_table(kinds)] if kinds else [])]
-    return Part(memory_metrics(found, kinds), sentences, tables)
+        unknown = run_summary.metric(None, PERCENT, SOURCE, MISSING)
+        return FindingPart({"kept_activations_error": unknown}, [missing_sentence(results)], [])
+    groups = list(run_groups(results, found))
+    sentences = [activations_sentence(found), *gap_sentences(found), *peak_sentences(found, groups)]
+    tables = [parts_table(found), gaps_table(found), *([peaks_table(groups)] if groups else [])]
+    return FindingPart(memory_metrics(found, groups), sentences, tables)
 
 
 def parts_table(found: Measurements) -> Table:
@@ -53,14 +53,16 @@ def parts_table(found: Measurements) -> Table:
     rows: list[list[Any]] = []
     for name, key in held.items():
         size, real = predicted[key], measured[key]
-        rows.append([name, size, size, real, error(size, real), error(size, real)])
+        rows.append([name, size, size, real, percent_error(size, real), percent_error(size, real)])
     values = predicted["activations"]["activations"]
     for part, name in PART_NAMES.items():
         handout, ours = (sum(value[key] for value in values if value["part"] == part) for key in SIZES)
         if real := measured["saved_bytes_by_part"].get(part, 0):
-            rows.append([f"activations: {name}", handout, ours, real, error(handout, real), error(ours, real)])
+            rows.append(
+                [f"activations: {name}", handout, ours, real, percent_error(handout, real), percent_error(ours, real)]
+            )
     handout, ours, real = (*(predicted["activations"][key] for key in SIZES), measured["saved_bytes"])
-    rows.append(["all activations", handout, ours, real, error(handout, real), error(ours, real)])
+    rows.append(["all activations", handout, ours, real, percent_error(handout, real), percent_error(ours, real)])
     columns = ["part", "the handout's list (bytes)", "our formula (bytes)", "measured (bytes)"]
     return Table(
         f"Memory of a training step by part: {setting_words(found)}; activations as autograd saves them.",
@@ -95,8 +97,8 @@ def activations_sentence(found: Measurements) -> str:
         f"{found['precision']}), autograd "
         f"saves {format_int(real)} bytes of activations for the backward pass; our formula "
         "of what lmpipe's model keeps "
-        f"gives {format_int(ours)} ({error_words(ours, real)}), the handout's simplified list {format_int(handout)} "
-        f"({error_words(handout, real)})."
+        f"gives {format_int(ours)} ({describe_error(ours, real)}), the handout's simplified list {format_int(handout)} "
+        f"({describe_error(handout, real)})."
     )
 
 
@@ -115,15 +117,22 @@ def gap_sentences(found: Measurements) -> list[str]:
     return [f"{sentence}." for sentence in told]
 
 
-def peaks_table(kinds: list[Kind]) -> Table:
-    """A row for each kind of run."""
+def peaks_table(groups: list[RunGroup]) -> Table:
+    """A row for each group of run."""
     rows = [
-        [kind.name, len(kind.runs), kind.batch_size, kind.predicted_peak - kind.process, kind.predicted_peak, kind.peak,
-         error(kind.predicted_peak, kind.peak)]
-        for kind in kinds
-    ]  # fmt: skip
+        [
+            group.name,
+            len(group.runs),
+            group.batch_size,
+            group.predicted_peak - group.process,
+            group.predicted_peak,
+            group.peak,
+            percent_error(group.predicted_peak, group.peak),
+        ]
+        for group in groups
+    ]
     columns = [
-        "first run of its kind",
+        "first run of its group",
         "runs",
         "batch size",
         "of step and validation (bytes)",
@@ -138,14 +147,14 @@ def peaks_table(kinds: list[Kind]) -> Table:
     )
 
 
-def peak_sentences(found: Measurements, kinds: list[Kind]) -> list[str]:
+def peak_sentences(found: Measurements, groups: list[RunGroup]) -> list[str]:
     """How well the peaks of whole runs are predicted."""
-    if not kinds:
+    if not groups:
         return []
-    errors = [error(kind.predicted_peak, kind.peak) for kind in kinds]
-    low, high = (signed_percent(value) for value in (min(errors), max(errors)))
+    errors = [percent_error(group.predicted_peak, group.peak) for group in groups]
+    low, high = (format_signed_percent(value) for value in (min(errors), max(errors)))
     spread = low if low == high else f"{low} to {high}"
-    share = format_percent(found["measured"]["process_bytes"] / max(kind.peak for kind in kinds))
+    share = format_percent(found["measured"]["process_bytes"] / max(group.peak for group in groups))
     return [
         f"The peak memory of whole runs is predicted with an error of {spread}; of the largest, {share} is the "
         f"process itself ({format_bytes(found['measured']['process_bytes'])} before there is this model). "
@@ -153,17 +162,17 @@ def peak_sentences(found: Measurements, kinds: list[Kind]) -> list[str]:
     ]
 
 
-def memory_metrics(found: Measurements, kinds: list[Kind]) -> dict[str, Metric]:
+def memory_metrics(found: Measurements, groups: list[RunGroup]) -> dict[str, Metric]:
     """Metrics of the activations and of the peaks."""
     predicted, real = found["predicted"]["activations"], found["measured"]["saved_bytes"]
     handout, ours = (predicted[key] for key in SIZES)
-    largest = max((error(kind.predicted_peak, kind.peak) for kind in kinds), key=abs, default=None)
+    largest = max((percent_error(group.predicted_peak, group.peak) for group in groups), key=abs, default=None)
     no_run = "no run on the device that was measured"
     return {
         "saved_activation_bytes": Metric(real, "bytes", SOURCE),
         "kept_activation_bytes": Metric(ours, "bytes", SOURCE),
-        "kept_activations_error": Metric(error(ours, real), PERCENT, SOURCE),
+        "kept_activations_error": Metric(percent_error(ours, real), PERCENT, SOURCE),
         "handout_activation_bytes": Metric(handout, "bytes", SOURCE),
-        "handout_activations_error": Metric(error(handout, real), PERCENT, SOURCE),
-        "largest_peak_memory_error": training.metric(largest, PERCENT, RUNS, no_run),
+        "handout_activations_error": Metric(percent_error(handout, real), PERCENT, SOURCE),
+        "largest_peak_memory_error": run_summary.metric(largest, PERCENT, RUNS, no_run),
     }

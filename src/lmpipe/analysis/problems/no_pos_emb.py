@@ -1,7 +1,7 @@
 """Problem no_pos_emb: rotary position embeddings against none."""
 
 from lmpipe.analysis.finding import Finding
-from lmpipe.analysis.problems.ablation import Question, analyze_ablation
+from lmpipe.analysis.problems.ablation import AblationSpec, analyze_ablation
 from lmpipe.analysis.results import Results
 
 ID = "no_pos_emb"
@@ -10,13 +10,19 @@ QUESTION = (
     "How well does the model learn without any position embedding (NoPE), where only the causal mask tells it about "
     "order, compared with rotary embeddings (RoPE)?"
 )
-LINES = (
-    "no_pos_emb: {corpus: {corpus}, max_lr: {best_of: learning_rate}, "
-    "runs: {baseline: {}, nope: {position_embedding: none}}}"
+SPEC = AblationSpec(
+    experiment=ID,
+    setting="position_embedding",
+    usual=("rope",),
+    ablated="none",
+    opening="Without position embeddings (NoPE in place of RoPE)",
+    example=(
+        "no_pos_emb: {corpus: {corpus}, max_lr: {best_of: learning_rate}, "
+        "runs: {baseline: {}, nope: {position_embedding: none}}}"
+    ),
 )
-ABLATION = Question("position_embedding", ("rope",), "none", "Without position embeddings (NoPE in place of RoPE)")
 
 
 def analyze(results: Results) -> Finding:
     """The paired difference between NoPE and RoPE."""
-    return analyze_ablation(results, ID, LINES, ABLATION)
+    return analyze_ablation(results, SPEC)

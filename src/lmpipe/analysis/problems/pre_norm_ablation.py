@@ -1,8 +1,7 @@
 """Problem pre_norm_ablation: normalizing before each block against after it."""
 
 from lmpipe.analysis.finding import Finding
-from lmpipe.analysis.problems.ablation import Question, analyze_ablation
-from lmpipe.analysis.problems.tuned_ablation import analyze_tuned_ablation, is_tuned
+from lmpipe.analysis.problems.ablation import AblationSpec, analyze_ablation, analyze_tuned_ablation, is_tuned
 from lmpipe.analysis.results import Results
 
 ID = "pre_norm_ablation"
@@ -11,16 +10,22 @@ QUESTION = (
     "What changes when RMSNorm stands behind each attention and feed-forward block and its residual sum (post-norm, "
     "as in the original transformer) instead of before it (pre-norm)?"
 )
-LINES = (
-    "pre_norm_ablation: {corpus: {corpus}, max_lr: {best_of: learning_rate}, "
-    "runs: {baseline: {}, post_norm: {norm: post}}}"
+SPEC = AblationSpec(
+    experiment=ID,
+    setting="norm",
+    usual=("pre",),
+    ablated="post",
+    opening="With post-norm in place of pre-norm",
+    example=(
+        "pre_norm_ablation: {corpus: {corpus}, max_lr: {best_of: learning_rate}, "
+        "runs: {baseline: {}, post_norm: {norm: post}}}"
+    ),
 )
-ABLATION = Question("norm", ("pre",), "post", "With post-norm in place of pre-norm")
 
 
 def analyze(results: Results) -> Finding:
     """The paired difference between post-norm and pre-norm, at a rate of post-norm's own, too, where one was tried."""
     experiment = results.experiment(ID)
-    if experiment is not None and is_tuned(experiment, ABLATION):
-        return analyze_tuned_ablation(results, ID, LINES, ABLATION, "with post-norm")
-    return analyze_ablation(results, ID, LINES, ABLATION)
+    if experiment is not None and is_tuned(experiment, SPEC):
+        return analyze_tuned_ablation(results, SPEC, "with post-norm")
+    return analyze_ablation(results, SPEC)

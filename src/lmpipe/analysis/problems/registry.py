@@ -39,7 +39,7 @@ def module_of(problem: str) -> Any:
 
 def analyze_all(results: Results) -> Findings:
     """Analyze every problem, and every other experiment of the study."""
-    from lmpipe.analysis.problems import general_experiment
+    from lmpipe.analysis.problems import generic_experiment
 
     findings = {}
     for problem in PROBLEMS:
@@ -47,15 +47,15 @@ def analyze_all(results: Results) -> Findings:
         findings[problem] = entry(problem, module.TITLE, module.QUESTION, module.analyze(results), results)
     for name in results.plan:
         if name not in PROBLEMS:
-            title, question = general_experiment.heading(results, name)
-            findings[name] = entry(name, title, question, general_experiment.analyze(results, name), results)
+            title, question = generic_experiment.heading(results, name)
+            findings[name] = entry(name, title, question, generic_experiment.analyze(results, name), results)
     return Findings(study=results.study["study"], problems=findings)
 
 
 def entry(problem: str, title: str, question: str, finding: Finding, results: Results) -> Finding:
     """Finding of a problem as findings.json holds it: with the study's target loss and the write-up's numbers."""
-    from lmpipe.analysis.problems.reference import compare_with_write_up
-    from lmpipe.analysis.problems.target import add_target
+    from lmpipe.analysis.problems.target_loss import add_target
+    from lmpipe.analysis.problems.write_up_comparison import compare_with_write_up
 
     finding = add_target(finding, results, problem)
     reference = compare_with_write_up(problem, finding, results)

@@ -1,8 +1,8 @@
 """Problem swiglu_ablation: the gated feed-forward against a plain one of equal size."""
 
 from lmpipe.analysis.finding import Finding, Metric
-from lmpipe.analysis.problems import training
-from lmpipe.analysis.problems.ablation import Comparison, Question, analyze_ablation
+from lmpipe.analysis.problems import run_summary
+from lmpipe.analysis.problems.ablation import AblationSpec, Comparison, analyze_ablation
 from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.io.formatting import format_int, format_percent
 
@@ -12,16 +12,23 @@ QUESTION = (
     "What does the gate of SwiGLU bring over a feed-forward block with a plain SiLU, "
     "when both have about the same number of parameters?"
 )
-LINES = (
-    "swiglu_ablation: {corpus: {corpus}, max_lr: {best_of: learning_rate}, "
-    "runs: {baseline: {}, silu: {feed_forward: silu, d_ff: 288}}}"
+SPEC = AblationSpec(
+    experiment=ID,
+    setting="feed_forward",
+    usual=("swiglu",),
+    ablated="silu",
+    opening="With a plain SiLU in place of SwiGLU",
+    example=(
+        "swiglu_ablation: {corpus: {corpus}, max_lr: {best_of: learning_rate}, "
+        "runs: {baseline: {}, silu: {feed_forward: silu, d_ff: 288}}}"
+    ),
+    companions=("d_ff",),
 )
-ABLATION = Question("feed_forward", ("swiglu",), "silu", "With a plain SiLU in place of SwiGLU", companions=("d_ff",))
 
 
 def analyze(results: Results) -> Finding:
     """The paired difference between SiLU and SwiGLU, with both parameter counts."""
-    return analyze_ablation(results, ID, LINES, ABLATION, more=parameter_counts)
+    return analyze_ablation(results, SPEC, more=parameter_counts)
 
 
 def parameter_counts(experiment: ExperimentRuns, comparison: Comparison) -> tuple[dict[str, Metric], list[str]]:
@@ -29,7 +36,7 @@ def parameter_counts(experiment: ExperimentRuns, comparison: Comparison) -> tupl
     ours, base = (
         experiment.seeds_of(name)[0].summary["parameters"] for name in (comparison.variant, comparison.baseline)
     )
-    source = training.table_path(experiment)
+    source = run_summary.table_path(experiment)
     metrics = {
         "baseline_parameters": Metric(base, "parameters", source),
         "parameters": Metric(ours, "parameters", source),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lmpipe.analysis.finding import BarPlot, Finding, Metric, Plot, Table, missing
-from lmpipe.analysis.problems.reference import PLACES, corpus_in_words
+from lmpipe.analysis.problems.write_up_comparison import ROLE_DATASETS, describe_corpus
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.schemas import COMPARISON
 from lmpipe.io.formatting import (
@@ -24,7 +24,7 @@ QUESTION = (
 )
 SOURCE = "tokenizer_experiments.json"
 PLOT = "figures/tokenizer_experiments.svg"
-# Whose tokenizer's speed is taken for The Pile, as writeup.json has it for the write-up's metrics beside it.
+# Whose tokenizer's speed is taken for The Pile, as write_up.json has it for the write-up's metrics beside it.
 THE_PILE_ROLES = ("web", "simple")
 
 Row = dict[str, Any]
@@ -55,9 +55,11 @@ def analyze(results: Results) -> Finding:
 
 def ratios_by_role(results: Results, compared: dict[str, Any]) -> dict[tuple[str, str], Row | None]:
     """The rows of the corpora in the two roles, by (role of the corpus, role of its own tokenizer)."""
-    names = {role: results.corpus_in_role(role) for role in PLACES}
+    names = {role: results.corpus_in_role(role) for role in ROLE_DATASETS}
     rows = {(row["corpus"], row["tokenizer"]): row for row in compared["compression"]}
-    return {(text, tokens): rows.get((names[text], names[tokens])) for text in PLACES for tokens in PLACES}
+    return {
+        (text, tokens): rows.get((names[text], names[tokens])) for text in ROLE_DATASETS for tokens in ROLE_DATASETS
+    }
 
 
 def ratio_metrics(ratios: dict[tuple[str, str], Row | None]) -> dict[str, Metric]:
@@ -107,10 +109,12 @@ def id_metrics(compared: dict[str, Any]) -> dict[str, Metric]:
 
 def short_answer(results: Results, compared: dict[str, Any], ratios: dict[tuple[str, str], Row | None]) -> str:
     """Each corpus's own ratio, the throughput and the time for The Pile."""
-    own = [row for text in PLACES if (row := ratios[text, text])] or [r for r in compared["compression"] if r["own"]]
+    own = [row for text in ROLE_DATASETS if (row := ratios[text, text])] or [
+        r for r in compared["compression"] if r["own"]
+    ]
     said = join_words(
         [
-            f"{format_number(row['sample_bytes_per_token'])} bytes of {corpus_in_words(results, row['corpus'])}"
+            f"{format_number(row['sample_bytes_per_token'])} bytes of {describe_corpus(results, row['corpus'])}"
             for row in own
         ]
     )

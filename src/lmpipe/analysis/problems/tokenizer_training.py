@@ -4,7 +4,7 @@ from typing import Any
 
 from lmpipe.analysis import schemas
 from lmpipe.analysis.finding import Finding, Metric, Table, missing
-from lmpipe.analysis.problems.reference import PLACES, corpus_in_words
+from lmpipe.analysis.problems.write_up_comparison import ROLE_DATASETS, describe_corpus
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import (
     code_span,
@@ -39,7 +39,7 @@ def analyze_training(results: Results, role: str) -> Finding:
     """The finding on the own tokenizer of the corpus in a role (`simple` or `web`)."""
     corpus = results.corpus_in_role(role)
     if corpus is None:
-        place = PLACES[role]
+        place = ROLE_DATASETS[role]
         return missing(f"No corpus of this study stands for {place}; give one of them `stands_for: {place}`.")
     source = f"tokenizers/{corpus}/training.json"
     training = results.json(source, schemas.TOKENIZER_TRAINING)
@@ -102,7 +102,7 @@ def longest_metrics(described: dict[str, Any]) -> dict[str, Metric]:
 def short_answer(results: Results, corpus: str, training: dict[str, Any], described: dict[str, Any]) -> str:
     """Time, memory and the longest token in one sentence."""
     cost = (
-        f"Training the tokenizer of {corpus_in_words(results, corpus)} took {format_seconds(training['wall_seconds'])} "
+        f"Training the tokenizer of {describe_corpus(results, corpus)} took {format_seconds(training['wall_seconds'])} "
         f"and at most {format_bytes(training['peak_memory_bytes'])} of memory"
     )
     tokens = described.get("longest_tokens")
@@ -176,7 +176,8 @@ def extrapolation_sentences(training: dict[str, Any], source: str, role: str) ->
     if seconds is None or training["bytes"] >= text_bytes / 2:
         return []
     return [
-        f"Extrapolated from these rates, counting by bytes and merging by different pre-tokens, {PLACES[role]} in full "
+        "Extrapolated from these rates, counting by bytes and merging by different pre-tokens, "
+        f"{ROLE_DATASETS[role]} in full "
         f"({format_bytes(text_bytes)}, {format_int(unique)} different pre-tokens) would take "
         f"about {format_seconds(seconds)}; "
         "more merges than here would add to that."

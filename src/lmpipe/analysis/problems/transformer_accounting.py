@@ -3,7 +3,7 @@
 from typing import Any
 
 from lmpipe.analysis.finding import BarPlot, Finding, Metric, Plot, Table, missing
-from lmpipe.analysis.problems import measured
+from lmpipe.analysis.problems import measured_compute
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.schemas import ACCOUNT
 from lmpipe.io.formatting import format_bytes, format_command, format_int, format_number, format_percent, join_words
@@ -41,10 +41,10 @@ def analyze(results: Results) -> Finding:
     accounts = read_accounts(results)
     if not accounts:
         return missing(f"This study holds no accounting yet; make it with {format_command('accounting')}.")
-    shown, real = shown_account(accounts), measured.flops_and_time(results)
+    shown, real = shown_account(accounts), measured_compute.flops_and_time(results)
     metrics = {name: metric for account in accounts for name, metric in metrics_of(account).items()}
     return Finding(
-        "answered" if is_gpt2_xl(shown) and measured.read(results) else "partial",
+        "answered" if is_gpt2_xl(shown) and measured_compute.read(results) else "partial",
         metrics=metrics | real.metrics,
         sentences=[
             *shown_sentences(shown),

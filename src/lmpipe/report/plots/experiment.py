@@ -202,9 +202,9 @@ def curves_note(curves: list[Curve], view: View) -> str:
 
 def plot_final_loss(experiment: ExperimentRuns, path: str | Path) -> None:
     """Draw the final losses: over the swept setting, a second one as series; otherwise a row of dots for each run."""
-    measure, label = experiment.measure_of() or "bits_per_byte", f"final {NATS}"
+    measure, label = experiment.ranking_metric() or "bits_per_byte", f"final {NATS}"
     if measure == "bits_per_byte":
-        differ = "texts" if experiment.measure_of() is None else "tokens"
+        differ = "texts" if experiment.ranking_metric() is None else "tokens"
         label = f"final bits per byte (the runs' {differ} differ)"
     settings = experiment.swept_settings()
     with matplotlib.rc_context(STYLE):
@@ -404,7 +404,7 @@ def names_in_legend(experiment: ExperimentRuns) -> list[str]:
     names = experiment.names()
     if len(names) <= LEGEND_ENTRIES:
         return names
-    measure = experiment.measure_of()
+    measure = experiment.ranking_metric()
     means = {name: experiment.mean_loss(name, measure) if measure else None for name in names}
     ranked = sorted(names, key=lambda name: math.inf if means[name] is None else means[name])
     best = set(ranked[: LEGEND_ENTRIES - 1])

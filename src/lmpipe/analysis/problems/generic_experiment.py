@@ -1,14 +1,14 @@
 """The section of an experiment that is no problem of the write-up: whatever a study varies, compared and told."""
 
 from lmpipe.analysis.finding import Finding, Metric, Table
-from lmpipe.analysis.problems import training
-from lmpipe.analysis.problems.ablation import (
+from lmpipe.analysis.problems import run_summary
+from lmpipe.analysis.problems.paired_comparison import (
     baseline_metrics,
-    baseline_of,
+    choose_baseline,
     compare,
     comparison_metrics,
-    general_words,
-    outcome,
+    describe_outcome,
+    generic_opening,
     pairing_sentences,
     seed_tables,
 )
@@ -19,34 +19,36 @@ ACROSS = "Losses on different corpora do not compare, so each corpus has a ranki
 
 
 def heading(results: Results, name: str) -> tuple[str, str]:
-    """Title and question of an experiment, from its name and from what it varies."""
+    """Title and spec of an experiment, from its name and from what it varies."""
     experiment = results.experiment(name)
     title = name.replace("_", " ").replace("-", " ").strip()
     title = title[:1].upper() + title[1:]
     if settings := experiment.swept_settings():
         return title, f"How does the final loss depend on {join_words(settings)}?"
-    baseline = baseline_of(experiment)
+    baseline = choose_baseline(experiment)
     others = [run for run in experiment.names() if run != baseline]
     if not others:
         return title, f"How well does the run {baseline} do?"
-    return title, f"How do the runs {training.brief(others)} compare with {baseline}?"
+    return title, f"How do the runs {run_summary.abbreviate(others)} compare with {baseline}?"
 
 
 def analyze(results: Results, name: str) -> Finding:
     """A sweep told by its best and worst values, anything else by differences from the baseline."""
     experiment = results.experiment(name)
-    measure = experiment.measure_of()
+    measure = experiment.ranking_metric()
     if measure is None:
         metrics, sentences, tables = ranking_by_corpus(experiment)
     elif experiment.swept_settings() or measure == "bits_per_byte":
         metrics, sentences, tables = ranking(experiment)
     else:
         metrics, sentences, tables = differences(experiment)
-    sentences += [training.setting_sentence(results, experiment), *training.per_byte_sentences(experiment)]
-    sentences += training.failure_sentences(experiment)
-    status = "answered" if any(training.values(experiment, run) for run in experiment.names()) else "partial"
-    tables = [training.runs_table(experiment), *tables]
-    return Finding(status, metrics, sentences, tables, training.plots(experiment))
+    sentences += [run_summary.setting_sentence(results, experiment), *run_summary.per_byte_sentences(experiment)]
+    sentences += run_summary.failure_sentences(experiment)
+    status = (
+        "answered" if any(run_summary.finished_values(experiment, run) for run in experiment.names()) else "partial"
+    )
+    tables = [run_summary.runs_table(experiment), *tables]
+    return Finding(status, metrics, sentences, tables, run_summary.experiment_plots(experiment))
 
 
 def ranking_by_corpus(experiment: ExperimentRuns) -> tuple[dict[str, Metric], list[str], list[Table]]:
@@ -61,18 +63,18 @@ def ranking_by_corpus(experiment: ExperimentRuns) -> tuple[dict[str, Metric], li
 
 def ranking(experiment: ExperimentRuns, opening: str = "The ") -> tuple[dict[str, Metric], list[str], list[Table]]:
     """The best and the worst run whose seeds all finished."""
-    names, measure = experiment.names(), experiment.measure_of()
-    metrics = {name: training.mean_metric(experiment, name, measure, UNITS[measure]) for name in names}
+    names, measure = experiment.names(), experiment.ranking_metric()
+    metrics = {name: run_summary.mean_metric(experiment, name, measure, UNITS[measure]) for name in names}
     if len(names) == 1:
         return metrics, [f"{opening}run `{names[0]}` {ending(experiment, names[0], measure)}."], []
     means = {name: mean for name in names if (mean := experiment.mean_loss(name, measure)) is not None}
     if not means:
         return metrics, [f"{opening}runs did not finish with every seed."], []
     best, worst = min(means, key=means.get), max(means, key=means.get)
-    metrics = {"best_run": Metric(best, "", training.table_path(experiment)), **metrics}
+    metrics = {"best_run": Metric(best, "", run_summary.table_path(experiment)), **metrics}
     rivals = {name: f"`{name}`" for name in names if name != best}
     told = f"{opening}best of {len(names)} runs is `{best}` with {shown(experiment, best, measure)}"
-    told += training.rival_words(experiment, best, rivals)
+    told += run_summary.describe_runner_up(experiment, best, rivals)
     if best != worst:
         told += f"; the worst that finished is `{worst}` with {shown(experiment, worst, measure)}"
     return metrics, [f"{told}."], []
@@ -80,24 +82,24 @@ def ranking(experiment: ExperimentRuns, opening: str = "The ") -> tuple[dict[str
 
 def shown(experiment: ExperimentRuns, name: str, measure: str) -> str:
     """A run's mean with its unit, for a sentence."""
-    value = training.loss_text(training.mean(experiment, name, measure), measure)
-    return f"{value}{training.seeds_words(experiment, name, measure)}"
+    value = run_summary.format_loss_with_unit(run_summary.mean_value(experiment, name, measure), measure)
+    return f"{value}{run_summary.describe_seeds(experiment, name, measure)}"
 
 
 def ending(experiment: ExperimentRuns, name: str, measure: str) -> str:
     """What became of an experiment's only run."""
-    finished = training.values(experiment, name, measure)
+    finished = run_summary.finished_values(experiment, name, measure)
     return f"ends at {shown(experiment, name, measure)}" if finished else "did not finish"
 
 
 def differences(experiment: ExperimentRuns) -> tuple[dict[str, Metric], list[str], list[Table]]:
     """Every run beside the baseline."""
-    baseline = baseline_of(experiment)
+    baseline = choose_baseline(experiment)
     comparisons = [compare(experiment, name, baseline) for name in experiment.names() if name != baseline]
     metrics = baseline_metrics(experiment, baseline)
     for comparison in comparisons:
         metrics |= comparison_metrics(comparison, f"{comparison.variant}_")
     if not comparisons:
         return metrics, [f"The run `{baseline}` {ending(experiment, baseline, 'validation_loss')}."], []
-    sentences = [outcome(general_words(one), one) for one in comparisons]
+    sentences = [describe_outcome(generic_opening(one), one) for one in comparisons]
     return metrics, [*sentences, *pairing_sentences(comparisons)], seed_tables(comparisons)

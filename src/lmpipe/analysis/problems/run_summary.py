@@ -1,13 +1,14 @@
 """What the problems about training runs share: their plots, tables, and the sentences on setting and failures."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import floor, log10
 from statistics import fmean
 from typing import Any
 
 from lmpipe.analysis.finding import Finding, Metric, Plot, Table, missing
-from lmpipe.analysis.problems.reference import corpus_in_words
+from lmpipe.analysis.problems.write_up_comparison import describe_corpus
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results, Run
-from lmpipe.analysis.statistics import describe_difference, mean_interval, paired_difference
+from lmpipe.analysis.statistics import Interval, mean_interval, paired_difference
 from lmpipe.io.formatting import format_int, format_loss, format_number, join_words
 
 NATS = UNITS["validation_loss"]
@@ -17,13 +18,13 @@ UNTESTED = "with one seed each, the ranking is untested"
 PER_BYTE = "The runs predict different tokens, so they are compared in bits per byte instead of nats per token."
 
 
-def missing_experiment(results: Results, problem: str, lines: str) -> Finding:
+def missing_experiment(results: Results, problem: str, example: str) -> Finding:
     """The finding of a problem whose experiment this study lacks.
 
-    `{corpus}` in `lines` becomes the study's simple corpus, `{web}` the one in the place of web text.
+    `{corpus}` in `example` becomes the study's simple corpus, `{web}` the one in the place of web text.
     """
     corpus = results.corpus_in_role("simple") or next(iter(results.study["corpora"]))
-    added = lines.replace("{corpus}", corpus).replace("{web}", results.corpus_in_role("web") or "A_WEB_CORPUS")
+    added = example.replace("{corpus}", corpus).replace("{web}", results.corpus_in_role("web") or "A_WEB_CORPUS")
     return missing(f"This study has no experiment {problem}; add to its file, under experiments: `{added}`")
 
 
@@ -31,12 +32,12 @@ def across_corpora(experiment: ExperimentRuns) -> Finding:
     """The finding of an experiment that asks for its best run, but whose runs are on several corpora."""
     corpora = join_words(list(experiment.by_corpus()))
     sentence = f"The runs are on {corpora}, whose losses do not compare, so none of them is the best; use one corpus."
-    return Finding("partial", {}, [sentence], [runs_table(experiment)], plots(experiment))
+    return Finding("partial", {}, [sentence], [runs_table(experiment)], experiment_plots(experiment))
 
 
 def per_byte_sentences(experiment: ExperimentRuns) -> list[str]:
     """That the runs are ranked in bits per byte, where they are."""
-    return [PER_BYTE] if experiment.measure_of() == "bits_per_byte" else []
+    return [PER_BYTE] if experiment.ranking_metric() == "bits_per_byte" else []
 
 
 def table_path(experiment: ExperimentRuns) -> str:
@@ -44,14 +45,14 @@ def table_path(experiment: ExperimentRuns) -> str:
     return f"experiments/{experiment.name}/table.csv"
 
 
-def values(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> list[float]:
+def finished_values(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> list[float]:
     """What the finished seeds of one run measured."""
     return list(experiment.losses(name, measure).values())
 
 
-def mean(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> float | None:
+def mean_value(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> float | None:
     """The mean over the finished seeds of one run; None where none finished."""
-    measured = values(experiment, name, measure)
+    measured = finished_values(experiment, name, measure)
     return fmean(measured) if measured else None
 
 
@@ -64,7 +65,7 @@ def mean_metric(
 ) -> Metric:
     """Mean over the finished seeds of one run, with its 95 % interval if there are several."""
     source = table_path(experiment)
-    measured = values(experiment, name, measure) if name else []
+    measured = finished_values(experiment, name, measure) if name else []
     if not measured:
         return Metric(None, unit, source, missing_reason=missing_reason or "no run finished")
     interval = mean_interval(measured)
@@ -76,12 +77,12 @@ def metric(value: Any, unit: str, source: str, missing_reason: str) -> Metric:
     return Metric(value, unit, source, missing_reason=missing_reason if value is None else "")
 
 
-def plots(experiment: ExperimentRuns) -> list[Plot]:
+def experiment_plots(experiment: ExperimentRuns) -> list[Plot]:
     """The plots of an experiment: learning curves over steps and over time, and the final losses."""
     folder, names = f"experiments/{experiment.name}", experiment.names()
-    ending, per_token = best_words(experiment), experiment.measure_of() == "validation_loss"
+    ending, per_token = describe_best(experiment), experiment.ranking_metric() == "validation_loss"
     measured, caution = ("loss", "") if per_token else ("bits per byte", "; heights on different tokens do not compare")
-    runs = f"{len(names)} runs ({brief(names)})" if len(names) > 1 else f"the run {names[0]}"
+    runs = f"{len(names)} runs ({abbreviate(names)})" if len(names) > 1 else f"the run {names[0]}"
     return [
         Plot(
             f"{folder}/loss_by_step.svg",
@@ -102,29 +103,31 @@ def plots(experiment: ExperimentRuns) -> list[Plot]:
     ]
 
 
-def best_words(experiment: ExperimentRuns) -> str:
+def describe_best(experiment: ExperimentRuns) -> str:
     """The best run for those who cannot see a plot; nothing where none is the best."""
-    best, measure = experiment.best(), experiment.measure_of()
+    best, measure = experiment.best(), experiment.ranking_metric()
     if best is None:
         return ""
-    return f"; the lowest final value is {loss_text(experiment.mean_loss(best, measure), measure)}, of {best}"
+    return (
+        f"; the lowest final value is {format_loss_with_unit(experiment.mean_loss(best, measure), measure)}, of {best}"
+    )
 
 
-def loss_text(value: float, measure: str) -> str:
+def format_loss_with_unit(value: float, measure: str) -> str:
     """A loss with the unit of its measure.
 
-    >>> loss_text(2.3145, "validation_loss"), loss_text(0.71612, "bits_per_byte")
+    >>> format_loss_with_unit(2.3145, "validation_loss"), format_loss_with_unit(0.71612, "bits_per_byte")
     ('2.314 nats per token', '0.7161 bits per byte')
     """
-    return f"{bare_loss(value, measure)} {UNITS[measure]}"
+    return f"{format_loss_value(value, measure)} {UNITS[measure]}"
 
 
-def bare_loss(value: float, measure: str) -> str:
+def format_loss_value(value: float, measure: str) -> str:
     """A loss without its unit, which the sentence gives elsewhere."""
     return format_loss(value) if measure == "validation_loss" else format_number(value, 4)
 
 
-def brief(names: Sequence[str]) -> str:
+def abbreviate(names: Sequence[str]) -> str:
     """Up to six names in full, more as the first, the last and how many lie between."""
     return join_words(names) if len(names) <= 6 else f"{names[0]} to {names[-1]}"
 
@@ -133,7 +136,7 @@ def runs_table(experiment: ExperimentRuns, names: Iterable[str] | None = None) -
     """A row for each run, averaged over its finished seeds."""
     settings = experiment.varied_settings()
     shown = list(experiment.names() if names is None else names)
-    several = any(len(values(experiment, name)) > 1 for name in shown)
+    several = any(len(finished_values(experiment, name)) > 1 for name in shown)
     columns = ["run", *settings, "seeds", "validation loss", *(["± (95 %)"] if several else [])]
     columns += ["perplexity", "bits per byte", "steps", "tokens", "tokens/s", "time (s)"]
     rows = [run_row(experiment, name, settings, several) for name in shown]
@@ -143,17 +146,17 @@ def runs_table(experiment: ExperimentRuns, names: Iterable[str] | None = None) -
 
 def run_row(experiment: ExperimentRuns, name: str, settings: list[str], several: bool) -> list[Any]:
     """One row of `runs_table`."""
-    runs, losses = experiment.seeds_of(name), values(experiment, name)
+    runs, losses = experiment.seeds_of(name), finished_values(experiment, name)
     finished = sum(run.status == "finished" for run in runs)
     half_width = mean_interval(losses).half_width if len(losses) > 1 else None
     return [
         name,
         *(experiment.setting(name, key) for key in settings),
-        f"{finished} of {len(runs)}" + failure_words(runs),
-        mean(experiment, name),
+        f"{finished} of {len(runs)}" + describe_failed_statuses(runs),
+        mean_value(experiment, name),
         *([half_width] if several else []),
-        mean(experiment, name, "perplexity"),
-        mean(experiment, name, "bits_per_byte"),
+        mean_value(experiment, name, "perplexity"),
+        mean_value(experiment, name, "bits_per_byte"),
         round(fmean(run.summary["steps"] for run in runs)),
         round(fmean(run.summary["tokens"] for run in runs)),
         round(fmean(run.summary["tokens_per_second"] or 0 for run in runs)),
@@ -161,7 +164,7 @@ def run_row(experiment: ExperimentRuns, name: str, settings: list[str], several:
     ]
 
 
-def failure_words(runs: list[Run]) -> str:
+def describe_failed_statuses(runs: list[Run]) -> str:
     """What became of the runs that did not finish, for a cell of a table."""
     failed = sorted({run.status for run in runs if run.status != "finished"})
     return f" ({join_words(failed)})" if failed else ""
@@ -171,13 +174,13 @@ def setting_sentence(results: Results, experiment: ExperimentRuns) -> str:
     """What all runs of an experiment have in common, in a sentence."""
     runs = experiment.runs
     parts = []
-    if parameters := common(run.summary["parameters"] for run in runs):
+    if parameters := common_value(run.summary["parameters"] for run in runs):
         parts.append(f"a model of {format_int(parameters)} parameters")
-    if corpus := common(run.setting("corpus") for run in runs):
-        parts.append(f"on {corpus_in_words(results, corpus)}")
-    if tokens := common(run.setting("total_tokens") for run in runs):
+    if corpus := common_value(run.setting("corpus") for run in runs):
+        parts.append(f"on {describe_corpus(results, corpus)}")
+    if tokens := common_value(run.setting("total_tokens") for run in runs):
         parts.append(f"for {format_int(tokens)} tokens")
-    if batch_size := common(run.setting("batch_size") for run in runs):
+    if batch_size := common_value(run.setting("batch_size") for run in runs):
         parts.append(f"with batch size {format_int(batch_size)}")
     seeds = sorted({run.seed for run in runs})
     once = (
@@ -186,7 +189,7 @@ def setting_sentence(results: Results, experiment: ExperimentRuns) -> str:
     return f"Each run trains {' '.join(parts) or 'its own model'}, {once}."
 
 
-def common(found: Iterable[Any]) -> Any | None:
+def common_value(found: Iterable[Any]) -> Any | None:
     """The value that all members share; None where they differ."""
     distinct = set(found)
     return distinct.pop() if len(distinct) == 1 else None
@@ -194,7 +197,9 @@ def common(found: Iterable[Any]) -> Any | None:
 
 def failure_sentences(experiment: ExperimentRuns) -> list[str]:
     """Which runs diverged, and when, and which ended no better than the unigram entropy."""
-    diverged = [f"`{run.name}` (seed {run.seed}) at {when(run)}" for run in experiment.runs if run.status == "diverged"]
+    diverged = [
+        f"`{run.name}` (seed {run.seed}) at {stop_step(run)}" for run in experiment.runs if run.status == "diverged"
+    ]
     stuck = [
         f"`{run.name}` (seed {run.seed}, {format_loss(run.loss)} against {format_loss(run.summary['unigram_entropy'])})"
         for run in experiment.runs
@@ -204,34 +209,34 @@ def failure_sentences(experiment: ExperimentRuns) -> list[str]:
     return sentences + ([f"Stuck, no better than the unigram entropy: {join_words(stuck)}."] if stuck else [])
 
 
-def when(run: Run) -> str:
+def stop_step(run: Run) -> str:
     """Where a run stopped."""
     return f"step {format_int(run.summary['diverged_step'])} of {format_int(run.summary['planned_steps'])}"
 
 
-def seeds_words(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> str:
+def describe_seeds(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> str:
     """How many seeds stand behind a mean: nothing for one, ", mean of 3 seeds" for three, with their range if wide."""
-    measured = values(experiment, name, measure)
+    measured = finished_values(experiment, name, measure)
     spread = (
         f" from {format_number(min(measured), 4)} to {format_number(max(measured), 4)}"
-        if is_wide(experiment, name)
+        if has_wide_spread(experiment, name)
         else ""
     )
     return f", mean of {len(measured)} seeds{spread}" if len(measured) > 1 else ""
 
 
-def is_wide(experiment: ExperimentRuns, name: str) -> bool:
+def has_wide_spread(experiment: ExperimentRuns, name: str) -> bool:
     """Whether the seeds of a run differ so much that their mean alone would mislead."""
-    losses = values(experiment, name)
+    losses = finished_values(experiment, name)
     return bool(losses) and max(losses) - min(losses) > WIDE_NATS
 
 
-def rival_words(experiment: ExperimentRuns, best: str, rivals: Mapping[str, str]) -> str:
+def describe_runner_up(experiment: ExperimentRuns, best: str, rivals: Mapping[str, str]) -> str:
     """How far seeds tell the best run from the others, to follow its metrics; nothing where it is the only one.
 
     `rivals` says how a sentence names each other run; those without a finished run for every seed are left out.
     """
-    measure = experiment.measure_of([best, *rivals])
+    measure = experiment.ranking_metric([best, *rivals])
     means = {name: experiment.mean_loss(name, measure) for name in rivals} if measure else {}
     ranked = sorted((name for name in means if means[name] is not None), key=means.get)
     if not ranked:
@@ -242,9 +247,40 @@ def rival_words(experiment: ExperimentRuns, best: str, rivals: Mapping[str, str]
     if second.count == 1:
         return f"; {UNTESTED}"
     told, runner_up = describe_difference(second, UNITS[measure]), rivals[ranked[0]]
-    alike = join_words([rivals[name] for name in ranked[1:] if not differences[name].resolved])
-    if second.unresolved:
+    alike = join_words([rivals[name] for name in ranked[1:] if not differences[name].significant])
+    if second.inconclusive:
         also = f", nor is that from {alike} resolved" if alike else ""
         return f"; the difference from the second, {runner_up}, is {told}{also}"
     also = f"; the difference from {alike} is not resolved" if alike else ""
     return f"; the second, {runner_up}, ends {told}{also}"
+
+
+def describe_difference(difference: Interval, unit: str = "nats per token") -> str:
+    """Return a difference in words that claim no more than its interval supports.
+
+    >>> describe_difference(Interval(0.031, 0.012, 3))
+    'higher by 0.031 nats per token (95 % interval 0.019 to 0.043, 3 seeds)'
+    """
+    low, high = difference.bounds or (difference.mean, difference.mean)
+    digits = decimal_places(max(abs(low), abs(high)))
+    if difference.inconclusive:
+        bounds = f"{low:+.{digits}f} to {high:+.{digits}f}".replace("-", "−")
+        return f"not resolved with {difference.count} seeds (95 % interval {bounds} {unit})"
+    if difference.mean == 0:
+        seeds = "one seed, so no interval" if difference.count == 1 else f"equal with each of {difference.count} seeds"
+        return f"no different ({seeds})"
+    if difference.mean < 0:
+        low, high = -high, -low
+    size = f"{'higher' if difference.mean > 0 else 'lower'} by {abs(difference.mean):.{digits}f} {unit}"
+    if difference.bounds is None:
+        return f"{size} (one seed, so no interval)"
+    return f"{size} (95 % interval {low:.{digits}f} to {high:.{digits}f}, {difference.count} seeds)"
+
+
+def decimal_places(largest: float) -> int:
+    """Return the number of decimals, at least three, that show two digits of the largest number.
+
+    >>> decimal_places(1.5), decimal_places(0.0004)
+    (3, 5)
+    """
+    return max(3, 1 - floor(log10(largest))) if largest else 3

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmpipe.analysis.finding import Metric, Table
-from lmpipe.analysis.problems import training
+from lmpipe.analysis.problems import run_summary
 from lmpipe.analysis.results import Results, Run
 from lmpipe.analysis.schemas import BATCH_SIZES, MEASUREMENTS
 from lmpipe.io.formatting import format_command, format_int, format_number, format_percent, format_seconds
@@ -21,37 +21,39 @@ PERCENT = "% of the measured value"
 Measurements = dict[str, Any]
 
 
-def error(predicted: float, measured: float) -> float:
+def percent_error(predicted: float, measured: float) -> float:
     """How far a prediction lies above what was measured, in percent of that.
 
-    >>> error(110, 100)
+    >>> percent_error(110, 100)
     10.0
     """
     return 100 * (predicted - measured) / measured
 
 
-def signed_percent(value: float) -> str:
+def format_signed_percent(value: float) -> str:
     """An error in percent with its sign.
 
-    >>> signed_percent(-12.345), signed_percent(0.26)
+    >>> format_signed_percent(-12.345), format_signed_percent(0.26)
     ('−12.3 %', '+0.3 %')
     """
     return f"{value:+.1f} %".replace("-", "−")
 
 
-def error_words(predicted: float, measured: float) -> str:
+def describe_error(predicted: float, measured: float) -> str:
     """An error in words.
 
-    >>> error_words(110, 100), error_words(95, 100), error_words(7, 7)
+    >>> describe_error(110, 100), describe_error(95, 100), describe_error(7, 7)
     ('10 % too much', '5 % too little', 'exactly right')
     """
     if predicted == measured:
         return "exactly right"
-    return f"{format_number(abs(error(predicted, measured)))} % too {'much' if predicted > measured else 'little'}"
+    return (
+        f"{format_number(abs(percent_error(predicted, measured)))} % too {'much' if predicted > measured else 'little'}"
+    )
 
 
 @dataclass(frozen=True)
-class Part:
+class FindingPart:
     """What a problem's finding gains: metrics, sentences and tables."""
 
     metrics: dict[str, Metric]
@@ -67,24 +69,24 @@ def read(results: Results) -> Measurements | None:
 # --- parameters, FLOPs and time --------------------------------------------------------------------------------------
 
 
-def flops_and_time(results: Results) -> Part:
+def flops_and_time(results: Results) -> FindingPart:
     """Parameters, FLOPs and the time of a step, predicted and measured."""
     found = read(results)
     if found is None:
-        return Part(
-            {"step_flops_error": training.metric(None, PERCENT, SOURCE, MISSING)}, [missing_sentence(results)], []
+        return FindingPart(
+            {"step_flops_error": run_summary.metric(None, PERCENT, SOURCE, MISSING)}, [missing_sentence(results)], []
         )
-    speed = Speed.of(results, found)
-    rows, kinds = [*counted_rows(found), *(speed.rows() if speed else [])], list(kinds_of(results, found))
+    speed = Throughput.of(results, found)
+    rows, groups = [*counted_rows(found), *(speed.rows() if speed else [])], list(run_groups(results, found))
     table = Table(
         "Predicted beside measured: a training step of the study's own model, "
         f"{format_int(found['batch_size'])} sequences.",
         ["quantity", "predicted", "measured", "error (%)", "how it was measured"],
         rows,
     )
-    sentences = [counted_sentence(results, found), *(speed.sentences() if speed else []), *run_sentences(kinds)]
-    tables = [table, *([runs_table(kinds)] if any(kind.seconds for kind in kinds) else [])]
-    return Part(counted_metrics(results, found) | speed_metrics(found, speed), sentences, tables)
+    sentences = [counted_sentence(results, found), *(speed.sentences() if speed else []), *run_sentences(groups)]
+    tables = [table, *([runs_table(groups)] if any(group.seconds for group in groups) else [])]
+    return FindingPart(counted_metrics(results, found) | speed_metrics(found, speed), sentences, tables)
 
 
 def missing_sentence(results: Results) -> str:
@@ -102,12 +104,12 @@ def counted_rows(found: Measurements) -> list[list[Any]]:
         "step_flops": ("FLOPs of a whole step (3 × forward)", "the same, forwards and backwards"),
     }
     return [
-        [name, predicted[key], measured[key], error(predicted[key], measured[key]), how]
+        [name, predicted[key], measured[key], percent_error(predicted[key], measured[key]), how]
         for key, (name, how) in words.items()
     ]
 
 
-def models_of(results: Results) -> dict[str, Run]:
+def runs_by_model(results: Results) -> dict[str, Run]:
     """One run for each shape of model that this study trained."""
     return {repr(sorted(run.config["model"].items())): run for run in results.runs()}
 
@@ -115,8 +117,8 @@ def models_of(results: Results) -> dict[str, Run]:
 def parameter_errors(results: Results) -> list[float]:
     """The error of the predicted parameters of every shape of model that was trained, in percent."""
     return [
-        error(count_parameters(ModelConfig(**run.config["model"])).total, run.summary["parameters"])
-        for run in models_of(results).values()
+        percent_error(count_parameters(ModelConfig(**run.config["model"])).total, run.summary["parameters"])
+        for run in runs_by_model(results).values()
     ]
 
 
@@ -126,8 +128,8 @@ def counted_metrics(results: Results, found: Measurements) -> dict[str, Metric]:
     largest = max(parameter_errors(results), key=abs, default=None)
     return {
         "step_flops_counted": Metric(measured["step_flops"], "FLOPs", SOURCE),
-        "step_flops_error": Metric(error(predicted["step_flops"], measured["step_flops"]), PERCENT, SOURCE),
-        "largest_parameters_error": training.metric(largest, PERCENT, RUNS, "no run finished"),
+        "step_flops_error": Metric(percent_error(predicted["step_flops"], measured["step_flops"]), PERCENT, SOURCE),
+        "largest_parameters_error": run_summary.metric(largest, PERCENT, RUNS, "no run finished"),
     }
 
 
@@ -136,7 +138,7 @@ def counted_sentence(results: Results, found: Measurements) -> str:
     predicted, measured = found["predicted"], found["measured"]
     errors = parameter_errors(results)
     wrong = max(errors, key=abs, default=0.0)
-    step_told = error_words(predicted["step_flops"], measured["step_flops"])
+    step_told = describe_error(predicted["step_flops"], measured["step_flops"])
     told = "exactly right" if wrong == 0 else f"wrong by up to {format_number(abs(wrong))} %"
     return (
         f"Against this study's own runs, the predicted parameters are {told} for each shape of model that was trained "
@@ -146,7 +148,7 @@ def counted_sentence(results: Results, found: Measurements) -> str:
 
 
 @dataclass(frozen=True)
-class Speed:
+class Throughput:
     """How fast the study's own model trained at the measured batch size, and how that was timed.
 
     `tokens_per_second` is from a step timed alone on the machine; where the study has none, the mean of its runs.
@@ -161,7 +163,7 @@ class Speed:
     how: str
 
     @classmethod
-    def of(cls, results: Results, found: Measurements) -> "Speed | None":
+    def of(cls, results: Results, found: Measurements) -> "Throughput | None":
         """Look up the speed of the model that was measured; None where neither a step nor a run of it was timed."""
         timed = results.json(TIMED, BATCH_SIZES)
         sizes = timed["sizes"] if timed and timed["model"] == found["model"] else []
@@ -200,13 +202,13 @@ class Speed:
     def rows(self) -> list[list[Any]]:
         """Rows of the table of predictions."""
         assumed = format_percent(MODEL_FLOPS_UTILIZATION)
-        time = [self.predicted_seconds, self.seconds, error(self.predicted_seconds, self.seconds), self.how]
+        time = [self.predicted_seconds, self.seconds, percent_error(self.predicted_seconds, self.seconds), self.how]
         rates = [self.tokens / self.predicted_seconds, self.tokens_per_second]
         used = [100 * MODEL_FLOPS_UTILIZATION, 100 * self.utilization]
         return [
             [f"seconds of a step, at {assumed} of the ceiling", *time],
-            ["tokens per second", *rates, error(*rates), self.how],
-            ["share of the ceiling, MFU (%)", *used, error(*used), "FLOPs × speed ÷ ceiling"],
+            ["tokens per second", *rates, percent_error(*rates), self.how],
+            ["share of the ceiling, MFU (%)", *used, percent_error(*used), "FLOPs × speed ÷ ceiling"],
         ]
 
     def sentences(self) -> list[str]:
@@ -220,27 +222,27 @@ class Speed:
             f"{format_percent(self.utilization)} of that ceiling (MFU).",
             f"A step takes {format_seconds(self.seconds)}; with the {assumed} that the handout "
             f"assumes it would take {format_seconds(self.predicted_seconds)}, which is "
-            f"{error_words(self.predicted_seconds, self.seconds)}.",
+            f"{describe_error(self.predicted_seconds, self.seconds)}.",
         ]
 
 
-def speed_metrics(found: Measurements, speed: Speed | None) -> dict[str, Metric]:
+def speed_metrics(found: Measurements, speed: Throughput | None) -> dict[str, Metric]:
     """Metrics of time and speed; undefined where nothing was timed."""
     reason = "" if speed else "no step or run of this model was timed"
     source = speed.source if speed else TIMED
-    seconds_error = error(speed.predicted_seconds, speed.seconds) if speed else None
+    seconds_error = percent_error(speed.predicted_seconds, speed.seconds) if speed else None
     ceiling = found["measured"]["matmul_flops_per_second"]
     return {
         "matmul_ceiling": Metric(ceiling, "FLOP/s", SOURCE),
-        "tokens_per_second": training.metric(speed and speed.tokens_per_second, "tokens per second", source, reason),
-        "utilization": training.metric(speed and speed.utilization, "share of the ceiling", source, reason),
-        "step_seconds": training.metric(speed and speed.seconds, "s", source, reason),
-        "step_seconds_error": training.metric(seconds_error, PERCENT, source, reason),
+        "tokens_per_second": run_summary.metric(speed and speed.tokens_per_second, "tokens per second", source, reason),
+        "utilization": run_summary.metric(speed and speed.utilization, "share of the ceiling", source, reason),
+        "step_seconds": run_summary.metric(speed and speed.seconds, "s", source, reason),
+        "step_seconds_error": run_summary.metric(seconds_error, PERCENT, source, reason),
     }
 
 
 @dataclass(frozen=True)
-class Kind:
+class RunGroup:
     """The runs of one shape of model, batch size and precision on the device that was measured.
 
     `process` are the bytes of the process without a model, `ceiling` the device's FLOP/s.
@@ -262,7 +264,7 @@ class Kind:
 
     @property
     def name(self) -> str:
-        """The first run of the kind."""
+        """The first run of the group."""
         return f"{self.runs[0].config['experiment']}/{self.runs[0].name}"
 
     @property
@@ -299,8 +301,8 @@ class Kind:
         return self.flops / self.seconds / self.ceiling if self.seconds else None
 
 
-def kinds_of(results: Results, found: Measurements) -> Iterator[Kind]:
-    """The kinds of runs on the device and with the threads that were measured."""
+def run_groups(results: Results, found: Measurements) -> Iterator[RunGroup]:
+    """The groups of runs on the device and with the threads that were measured."""
     groups: dict[str, list[Run]] = {}
     for run in results.runs():
         if (run.summary["device"], run.summary["threads"]) == (found["device"], found["threads"]):
@@ -308,19 +310,19 @@ def kinds_of(results: Results, found: Measurements) -> Iterator[Kind]:
             groups.setdefault(key, []).append(run)
     measured = found["measured"]
     for runs in groups.values():
-        yield Kind(runs, measured["process_bytes"], measured["matmul_flops_per_second"])
+        yield RunGroup(runs, measured["process_bytes"], measured["matmul_flops_per_second"])
 
 
-def runs_table(kinds: list[Kind]) -> Table:
-    """FLOPs and time of all runs of each kind."""
+def runs_table(groups: list[RunGroup]) -> Table:
+    """FLOPs and time of all runs of each group."""
     rows = [
-        [kind.name, len(kind.runs), kind.batch_size, kind.flops, kind.predicted_seconds, kind.seconds,
-         error(kind.predicted_seconds, kind.seconds), 100 * kind.utilization]
-        for kind in kinds
-        if kind.utilization is not None
+        [group.name, len(group.runs), group.batch_size, group.flops, group.predicted_seconds, group.seconds,
+         percent_error(group.predicted_seconds, group.seconds), 100 * group.utilization]
+        for group in groups
+        if group.utilization is not None
     ]  # fmt: skip
     assumed = format_percent(MODEL_FLOPS_UTILIZATION)
-    columns = ["first run of its kind", "runs", "batch size", "training FLOPs", f"seconds at {assumed} of the ceiling"]
+    columns = ["first run of its group", "runs", "batch size", "training FLOPs", f"seconds at {assumed} of the ceiling"]
     return Table(
         "FLOPs and training time of this study's runs, by shape of model and batch size; runs may have shared the "
         "machine.",
@@ -329,9 +331,9 @@ def runs_table(kinds: list[Kind]) -> Table:
     )
 
 
-def run_sentences(kinds: list[Kind]) -> list[str]:
+def run_sentences(groups: list[RunGroup]) -> list[str]:
     """The shares of the ceiling that whole runs reached."""
-    shares = sorted(kind.utilization for kind in kinds if kind.utilization is not None)
+    shares = sorted(group.utilization for group in groups if group.utilization is not None)
     if not shares:
         return []
     spread = " to ".join(dict.fromkeys([format_percent(shares[0]), format_percent(shares[-1])]))

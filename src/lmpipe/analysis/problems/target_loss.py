@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmpipe.analysis.finding import Finding, Metric, Table
-from lmpipe.analysis.problems import training
+from lmpipe.analysis.problems import run_summary
 from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.io.formatting import format_loss, format_number
 
@@ -31,13 +31,13 @@ def add_target(finding: Finding, results: Results, name: str) -> Finding:
 def target_metrics(experiment: ExperimentRuns, target: float) -> dict[str, Metric]:
     """The target, how far the best run ends above it (below it where negative), and whether that reaches it."""
     best = experiment.best()
-    reached = training.mean_metric(experiment, best, missing_reason=NO_RUN)
+    reached = run_summary.mean_metric(experiment, best, missing_reason=NO_RUN)
     bounds = reached.interval and tuple(bound - target for bound in reached.interval)
     above = None if best is None else reached.value - target
     return {
-        "target_loss": Metric(target, training.NATS, SOURCE.format(name=experiment.name)),
+        "target_loss": Metric(target, run_summary.NATS, SOURCE.format(name=experiment.name)),
         "loss_above_target": replace(reached, value=above, interval=bounds),
-        "target_reached": training.metric(None if best is None else above <= 0, "", reached.source, NO_RUN),
+        "target_reached": run_summary.metric(None if best is None else above <= 0, "", reached.source, NO_RUN),
     }
 
 
@@ -47,7 +47,7 @@ def target_sentence(experiment: ExperimentRuns, target: float) -> str:
     if best is None:
         return f"{aim} was not reached: {NO_RUN}."
     reached = experiment.mean_loss(best)
-    which = f"{format_loss(reached)} in `{best}`{training.seeds_words(experiment, best)}"
+    which = f"{format_loss(reached)} in `{best}`{run_summary.describe_seeds(experiment, best)}"
     if reached <= target:
         return f"{aim} was reached: {which}, {format_loss(target - reached)} below it."
     return f"{aim} was missed by {format_loss(reached - target)}: the best end is {which}."

@@ -3,20 +3,20 @@
 from typing import Any
 
 from lmpipe.analysis.finding import Metric, Table
-from lmpipe.analysis.problems import training
-from lmpipe.analysis.problems.measured import error, signed_percent
+from lmpipe.analysis.problems import run_summary
+from lmpipe.analysis.problems.measured_compute import format_signed_percent, percent_error
 from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.analysis.schemas import BATCH_SIZES
 from lmpipe.io.formatting import format_bytes, format_command, format_int
 
 SOURCE = "batch_sizes.json"
-ENDS = {
+STOP_REASONS = {
     "memory": "the next would not fit",
     "run": "the next would be larger than a whole run",
     "time": "the measurement's time was over",
 }
 # What predicts the memory of a step: our formula of what lmpipe's model holds, and the handout's list.
-LINES = ("predicted", "handout")
+PREDICTIONS = ("predicted", "handout")
 MISSING = "no batch size of this model has been timed alone"
 
 BatchSizes = dict[str, Any]
@@ -46,10 +46,9 @@ def sentences(results: Results, timed: BatchSizes | None) -> list[str]:
     if not timed["sizes"]:
         return [f"Not one sequence of this model fits into the {room} that the device has left for it."]
     largest, estimated = timed["largest_batch_size"], timed["estimated_largest_batch_size"]
-    ours, handout = (format_int(timed[line]["largest_batch_size"]) for line in LINES)
-    fits = (
-        f"{format_int(largest)} sequences are the largest doubling that was tried, since {ENDS[timed['stop_reason']]}"
-    )
+    ours, handout = (format_int(timed[line]["largest_batch_size"]) for line in PREDICTIONS)
+    reason = STOP_REASONS[timed["stop_reason"]]
+    fits = f"{format_int(largest)} sequences are the largest doubling that was tried, since {reason}"
     return [
         f"As to what fits, {fits}; at the memory that the last doublings took, about {format_int(estimated)} would "
         f"fit into the {room} that the device has left, by our formula of what a step holds {ours}, and by the "
@@ -61,11 +60,13 @@ def sentences(results: Results, timed: BatchSizes | None) -> list[str]:
 def error_sentence(timed: BatchSizes) -> str:
     """How far our formula is from the memory of the smallest and the largest batch."""
     errors = [
-        error(predicted(timed, row["batch_size"]), row["memory_bytes"]) for row in timed["sizes"] if row["memory_bytes"]
+        percent_error(predicted(timed, row["batch_size"]), row["memory_bytes"])
+        for row in timed["sizes"]
+        if row["memory_bytes"]
     ]
     if not errors:
         return "The memory that a step adds could not be told from what the process held before."
-    low, high = (signed_percent(value) for value in (min(errors), max(errors)))
+    low, high = (format_signed_percent(value) for value in (min(errors), max(errors)))
     spread = low if low == high else f"{low} to {high}"
     return (
         f"Of the memory that these steps added to the process, our formula is off by {spread}: it counts tensors, and "
@@ -83,9 +84,9 @@ def metrics(timed: BatchSizes | None) -> dict[str, Metric]:
     values = {
         "largest_tried_batch_size": timed and timed["largest_batch_size"],
         "largest_batch_size": timed and timed["estimated_largest_batch_size"],
-    } | {f"{line}_largest_batch_size": timed and timed[line]["largest_batch_size"] for line in LINES}
+    } | {f"{line}_largest_batch_size": timed and timed[line]["largest_batch_size"] for line in PREDICTIONS}
     reason = "" if timed else MISSING
-    return {name: training.metric(value, "sequences", SOURCE, reason) for name, value in values.items()}
+    return {name: run_summary.metric(value, "sequences", SOURCE, reason) for name, value in values.items()}
 
 
 def tables(timed: BatchSizes | None) -> list[Table]:
@@ -94,9 +95,9 @@ def tables(timed: BatchSizes | None) -> list[Table]:
         return []
     rows = []
     for row in timed["sizes"]:
-        ours, listed = (predicted(timed, row["batch_size"], line) for line in LINES)
+        ours, listed = (predicted(timed, row["batch_size"], line) for line in PREDICTIONS)
         real = row["memory_bytes"]
-        errors = [error(size, real) if real else None for size in (ours, listed)]
+        errors = [percent_error(size, real) if real else None for size in (ours, listed)]
         speed = [row["steps"], row["step_seconds"], round(row["tokens_per_second"])]
         rows.append([row["batch_size"], *speed, real, ours, errors[0], listed, errors[1]])
     columns = ["batch size", "steps", "seconds of a step (median)", "tokens/s", "memory (bytes)"]

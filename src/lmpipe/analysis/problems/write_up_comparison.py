@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from lmpipe.analysis.finding import Finding, Reference, ReferenceRow
-from lmpipe.analysis.results import PLACES, Results
+from lmpipe.analysis.results import ROLE_DATASETS, Results
 from lmpipe.io.formatting import format_bytes, format_int, join_words
 
-OPEN = "The write-up leaves this problem open, so there is no figure of its author to set beside these."
+LEFT_OPEN = "The write-up leaves this problem open, so there is no figure of its author to set beside these."
 
 
 @cache
 def write_up() -> dict[str, Any]:
     """The metrics of the write-up, and what identifies its texts."""
-    return json.loads((Path(__file__).parent / "writeup.json").read_text(encoding="utf-8"))
+    return json.loads((Path(__file__).parent / "write_up.json").read_text(encoding="utf-8"))
 
 
 def compare_with_write_up(problem: str, finding: Finding, results: Results) -> Reference:
@@ -29,36 +29,36 @@ def compare_with_write_up(problem: str, finding: Finding, results: Results) -> R
             missing_reason=metric.missing_reason if metric else "not measured in this study",
             unit=entry["unit"],
             setting=entry["setting"],
-            caveat=difference_in_setting(entry, problem, results),
+            caveat=describe_caveat(entry, problem, results),
         )
         for entry in write_up()["problems"].get(problem, [])
     ]
-    return Reference(rows, OPEN if problem in write_up()["left_open"] else "")
+    return Reference(rows, LEFT_OPEN if problem in write_up()["left_open"] else "")
 
 
-def difference_in_setting(entry: dict[str, Any], problem: str, results: Results) -> str:
+def describe_caveat(entry: dict[str, Any], problem: str, results: Results) -> str:
     """Where the write-up and this study differ in what a metric depends on, in words."""
     if entry["compare"] == "shape":
         return "none, computed from the same shape"
     if entry["compare"] == "draw":
         return "another random draw of the starting weights"
     if entry["compare"] == "runs":
-        return difference_of_runs(entry, problem, results)
-    return difference_of_tokenizers(entry["compare"].split()[:-1], results)
+        return run_caveat(entry, problem, results)
+    return tokenizer_caveat(entry["compare"].split()[:-1], results)
 
 
-def difference_of_tokenizers(roles: Sequence[str], results: Results) -> str:
+def tokenizer_caveat(roles: Sequence[str], results: Results) -> str:
     """What a tokenizer's metrics depend on: text, its size, the vocabulary and the machine.
 
     The tokenizer is that of the first role which has a corpus.
     """
     corpus = next(filter(None, map(results.corpus_in_role, roles)), None)
     if corpus is None:
-        return f"this study has no corpus in the place of {' or '.join(PLACES[role] for role in roles)}"
-    return f"here {text_in_words(results, corpus)}, {vocabulary_in_words(results, corpus)}, and another machine"
+        return f"this study has no corpus in the place of {' or '.join(ROLE_DATASETS[role] for role in roles)}"
+    return f"here {describe_text(results, corpus)}, {describe_vocabulary(results, corpus)}, and another machine"
 
 
-def difference_of_runs(entry: dict[str, Any], problem: str, results: Results) -> str:
+def run_caveat(entry: dict[str, Any], problem: str, results: Results) -> str:
     """What a training metric depends on: text, vocabulary, model, tokens and batch size."""
     experiment = results.experiment(problem)
     if experiment is None or not experiment.runs:
@@ -73,16 +73,16 @@ def difference_of_runs(entry: dict[str, Any], problem: str, results: Results) ->
     )
     corpus = run.config["corpus"]
     return (
-        f"here {text_in_words(results, corpus)}, vocabulary {format_int(model['vocab_size'])}, a model of {shape}, "
+        f"here {describe_text(results, corpus)}, vocabulary {format_int(model['vocab_size'])}, a model of {shape}, "
         f"{format_int(training['total_tokens'])} tokens a run, {sizes}, and another machine"
     )
 
 
-def text_in_words(results: Results, corpus: str) -> str:
+def describe_text(results: Results, corpus: str) -> str:
     """A corpus by name and size, and the text in whose place it stands when it is not that text itself."""
     info = results.corpora[corpus]
     size = format_bytes(info["splits"]["train"]["bytes"])
-    original = stands_for(results, corpus)
+    original = stand_in_for(results, corpus)
     place = (
         f" in the place of {original} ({format_bytes(write_up()['texts'][original]['train_bytes'])})"
         if original
@@ -91,7 +91,7 @@ def text_in_words(results: Results, corpus: str) -> str:
     return f"{size} of {corpus}{place}"
 
 
-def vocabulary_in_words(results: Results, corpus: str) -> str:
+def describe_vocabulary(results: Results, corpus: str) -> str:
     """The vocabulary of a corpus's own tokenizer beside the write-up's for the text that it stands for."""
     ours = results.study["corpora"][corpus]["tokenizer"]["vocab_size"]
     original = results.study["corpora"][corpus].get("stands_for")
@@ -100,7 +100,7 @@ def vocabulary_in_words(results: Results, corpus: str) -> str:
     return same if theirs in (None, ours) else f"a vocabulary of {format_int(ours)} instead of {format_int(theirs)}"
 
 
-def stands_for(results: Results, corpus: str) -> str | None:
+def stand_in_for(results: Results, corpus: str) -> str | None:
     """The write-up's text in whose place a corpus stands; None where it is that text itself, or stands for none.
 
     It is the text itself where its training split is, or where all of it, split otherwise, is declared as that file.
@@ -114,10 +114,10 @@ def stands_for(results: Results, corpus: str) -> str | None:
     return None if is_original else original
 
 
-def corpus_in_words(results: Results, corpus: str) -> str:
+def describe_corpus(results: Results, corpus: str) -> str:
     """A corpus in a sentence: its name and, where it is a stand-in, for what.
 
     `stories` becomes "stories (in the place of TinyStories)".
     """
-    original = stands_for(results, corpus)
+    original = stand_in_for(results, corpus)
     return f"{corpus} (in the place of {original})" if original else corpus
