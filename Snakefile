@@ -56,4 +56,4 @@ onsuccess:
 
 
 onerror:
-    print(f"Not finished. `lmpipe report --partial results/{STUDY.study}` makes a report of what is there.")
+    print(f"The study is incomplete. For a report of what exists: lmpipe report results/{STUDY.study}")

@@ -24,8 +24,9 @@ from lmpipe.model.accounting import expected_counts
 from lmpipe.planning.lineage import Lineage
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.stages import records_of
-from lmpipe.report import page
-from lmpipe.report.plots.experiment import read_curve, run_looks
+from lmpipe.report import page, section
+from lmpipe.report.plots.experiment import read_curve, run_styles
+from lmpipe.report.plots.style import Drawing
 from lmpipe.study.documents import SETTINGS
 from lmpipe.study.documents import STUDY as STUDY_OF
 from lmpipe.tokenizer.bpe_training import train_tokenizer
@@ -82,16 +83,20 @@ def commands(whole_study):
     return whole_study[1]
 
 
+EMPTY_DRAWING = Drawing('<svg viewBox="0 0 1 1"></svg>', "x\n")
+
+
 @pytest.fixture(autouse=True)
 def _in_the_study(whole_study, monkeypatch):
     """Work in the study's folder, without the seconds that drawing and counting take."""
     monkeypatch.chdir(whole_study[0])
     for slow in (
-        "lmpipe.report.plots.common.bar_plot",
-        "lmpipe.report.plots.common.line_plot",
-        "lmpipe.report.plots.experiment.save",
+        "lmpipe.report.page.draw",
+        "lmpipe.report.page.forest_plot",
+        "lmpipe.report.plots.experiment.draw_curves",
+        "lmpipe.report.plots.experiment.draw_final_loss",
     ):
-        monkeypatch.setattr(slow, lambda *arguments, **options: None)
+        monkeypatch.setattr(slow, lambda *arguments, **options: EMPTY_DRAWING)
     monkeypatch.setattr("lmpipe.tokenizer.unicode_demo.demonstrate_unicode", lambda: {})
     monkeypatch.setattr("lmpipe.training.profiling.measure_model", lambda model, training, **options: {})
     monkeypatch.setattr(
@@ -219,28 +224,28 @@ def read_findings(results: Results, *problems: str) -> None:
 def read_runs(results: Results) -> None:
     experiment = results.experiment("sweep")
     select_best(experiment)
-    run_looks(experiment)
+    run_styles(experiment)
     read_curve(experiment.runs[0])
     read_findings(results, "experiment_log", "learning_rate")
 
 
 def read_report(results: Results) -> None:
-    problems = Findings.read("results/findings.json").model_dump(mode="json")["problems"]
-    page.corpora(results)
-    page.provenance(results)
-    page.tiles(results, problems)
-    page.headlines(problems)
-    page.effect_graph(problems)
-    lineage = Lineage.read(results.folder, [])
-    for problem, finding in problems.items():
-        page.section(results, lineage, problem, finding)
+    findings = Findings.read("results/findings.json")
+    page.corpora(results, ["tiny"])
+    page.build_info(results)
+    page.headline_tiles(results, findings.problems)
+    page.headlines(findings.problems)
+    page.effects_in(findings.problems)
+    drawings, lineage = page.draw_plots(findings, results.folder), Lineage({})
+    for problem, finding in findings.problems.items():
+        section.make_section(problem, finding, drawings, lineage, "tiny")
 
 
 def read_lineage(results: Results) -> None:
     plan = load_plan(STUDY, "the tiny study")
     lineage = Lineage.read(results.folder, [path for paths in records_of(plan).values() for path in paths])
-    page.rule_graph_rows(plan, lineage)
-    page.made(results, lineage, ["runs/*/*/seed*/summary.json"])
+    page.stage_rows(plan, lineage)
+    section.origin(lineage, ["runs/*/*/seed*/summary.json"], "tiny")
 
 
 def read_inputs_of_run(results: Results) -> None:

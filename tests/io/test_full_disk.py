@@ -17,6 +17,7 @@ from lmpipe.data.corpus import make_corpus
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, json_bytes, write_json
 from lmpipe.model.accounting import expected_counts
+from lmpipe.report.plots.style import Drawing
 from lmpipe.study.schema import UrlCorpus
 from lmpipe.training.checkpoint import save_weights
 from lmpipe.training.run import train
@@ -55,8 +56,7 @@ def disk(tmp_path_factory) -> Iterator[Path]:
 def _without_seconds_of_counting_and_drawing(monkeypatch):
     monkeypatch.setattr("lmpipe.tokenizer.unicode_demo.decodes", lambda decode, text: text.isascii())
     monkeypatch.setattr("lmpipe.model.torch_counts.count_with_torch", expected_counts)
-    for plot in ("lmpipe.report.plots.common.bar_plot", "lmpipe.report.plots.common.line_plot"):
-        monkeypatch.setattr(plot, lambda *arguments, **options: None)
+    monkeypatch.setattr("lmpipe.report.page.draw", lambda data: Drawing('<svg viewBox="0 0 1 1"></svg>', "x\n"))
 
 
 @contextlib.contextmanager

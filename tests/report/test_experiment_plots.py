@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from lmpipe.analysis.results import Results
-from lmpipe.report.plots.experiment import BINS, binned, loss_range, plot_experiment, read_curve, run_looks
+from lmpipe.report.plots.experiment import MAX_POINTS, bin_means, loss_range, plot_experiment, read_curve, run_styles
 from tests.support.fake_results import fabricate_study
 
 PLOTS = ("loss_by_step", "loss_by_time", "final_loss")
@@ -95,11 +95,11 @@ def test_a_second_setting_makes_the_series(results, tmp_path):
 
 
 def test_in_a_grid_of_two_settings_colour_tells_one_and_dashes_the_other(results):
-    looks = run_looks(results.experiment("batch_size_experiment"))
-    colours = {name: look["color"] for name, look in looks.items()}
+    styles = run_styles(results.experiment("batch_size_experiment"))
+    colours = {name: style["color"] for name, style in styles.items()}
     assert len(set(colours.values())) == 4
     assert len({colours[f"batch_size=4_max_lr=sqrt_batch_size-{factor}"] for factor in (0.5, 1.0, 2.0)}) == 1
-    assert len({str(look) for look in looks.values()}) == 12
+    assert len({str(style) for style in styles.values()}) == 12
 
 
 def test_ablations_name_their_runs_and_the_seeds_that_failed(results, tmp_path):
@@ -151,8 +151,8 @@ def test_an_experiment_whose_runs_all_diverged_is_still_drawn(tmp_path):
 
 def test_bins_keep_the_mean_and_bound_the_points():
     points = [(float(step), step / 10, step % 7) for step in range(1000)]
-    thinned = binned(points)
-    assert len(thinned) <= BINS
-    assert binned(points[:50]) == [(float(step), pytest.approx(step / 10), step % 7) for step in range(50)]
+    thinned = bin_means(points)
+    assert len(thinned) <= MAX_POINTS
+    assert bin_means(points[:50]) == [(float(step), pytest.approx(step / 10), step % 7) for step in range(50)]
     whole = thinned[:-1]
     assert sum(loss for *_, loss in whole) / len(whole) == pytest.approx(3.0, abs=0.1)

@@ -8,7 +8,7 @@ import pytest
 from lmpipe.analysis.finding import Finding, Findings, Table, Text
 from lmpipe.analysis.problems.registry import analyze_all, entry
 from lmpipe.planning.plan import load_plan
-from lmpipe.report.page import build_report
+from lmpipe.report.page import draw_plots, write_page
 from lmpipe.report.plots.experiment import plot_experiment
 from tests.support.browser import check_page, opened
 from tests.support.fake_results import fabricate_records, fabricate_study
@@ -57,10 +57,10 @@ def report(tmp_path_factory):
     texts = [Text("Sample", HOSTILE, "prose"), Text("Code", "x = 1  # " + "wide " * 80)]
     hostile = Finding("partial", sentences=["It is `" + "long" * 60 + "`."], texts=texts, tables=[wide, sortable])
     findings["hostile"] = entry("hostile", "Words that <b>break</b> pages", "Do they?", hostile, results)
-    Findings(study="fabricated", problems=findings).write(results.folder / "findings.json")
+    findings = Findings(study="fabricated", problems=findings)
     fabricate_records(results)
-    path = results.folder / "report.html"
-    build_report(results.folder, results.folder / "findings.json", path, load_plan(results.study, "test"))
+    path, plan = results.folder / "report.html", load_plan(results.study, "the study")
+    write_page(path, plan, results, findings, draw_plots(findings, results.folder))
     return path
 
 

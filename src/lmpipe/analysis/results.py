@@ -222,6 +222,17 @@ class ExperimentRuns:
         return keys if everywhere and len(keys) in (1, 2) else []
 
 
+class CorpusInfos(dict):
+    """corpus.json by corpus; raises InputError for one that is missing."""
+
+    def __init__(self, infos: dict[str, dict[str, Any]], paths: dict[str, Path]):
+        super().__init__(infos)
+        self.paths = paths
+
+    def __missing__(self, corpus: str) -> dict[str, Any]:
+        raise InputError(self.paths[corpus], "no such file", "run snakemake to make it")
+
+
 class Results:
     """A study's results folder, read on demand. `plan` maps each experiment to its (run, seed) pairs, in order."""
 
@@ -237,11 +248,11 @@ class Results:
         return read_shape(path, kind) if path.exists() else None
 
     @cached_property
-    def corpora(self) -> dict[str, dict[str, Any]]:
-        """corpus.json of every corpus of the study."""
-        return {
-            name: read_shape(self.folder / "corpora" / name / "corpus.json", CORPUS) for name in self.study["corpora"]
-        }
+    def corpora(self) -> "CorpusInfos":
+        """corpus.json of every corpus that exists; a missing one raises InputError when it is asked for."""
+        paths = {name: self.folder / "corpora" / name / "corpus.json" for name in self.study["corpora"]}
+        infos = {name: read_shape(path, CORPUS) for name, path in paths.items() if path.exists()}
+        return CorpusInfos(infos, paths=paths)
 
     def corpora_in_role(self, role: str) -> list[str]:
         """The corpora that stand in the place of TinyStories (`simple`) or OpenWebText (`web`)."""

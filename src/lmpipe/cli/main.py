@@ -213,11 +213,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--results", required=True, help="the study's results folder")
     add("--output", required=True, help="findings.json")
 
-    add = verb("report", report, "Draw the plots of findings.json and assemble the report.")
-    add("--settings", type=json_text, help="JSON: the study")
+    add = verb("report", report, "Make the report of a study, complete or not, from the results that exist.")
+    add("study", nargs="?", help="the study's results folder, or its file; the page is report.html there")
+    add("--settings", type=json_text, help="JSON: the study, if it is complete")
     add("--results", help="the study's results folder")
     add("--output", help="report.html")
-    add("--partial", metavar="STUDY", help="instead, write report-partial.html of what is there in this results folder")
 
     add = verb("collect-provenance", collect_provenance, "Collect the records of all of a study's jobs in one file.")
     add("--settings", type=json_text, required=True, help="JSON: the study")
@@ -499,21 +499,18 @@ def find(given: Arguments) -> Facts:
 
 def report(given: Arguments) -> Facts:
     """Run `lmpipe report`."""
-    usual = (given.settings, given.results, given.output)
-    if given.partial is not None and usual == (None, None, None):
-        from lmpipe.report.partial import report_partially
-
-        print(report_partially(given.partial))
-        return None
-    if given.partial is not None or None in usual:
-        raise InputError(
-            "expected --partial STUDY, or all of --settings, --results and --output; give one or the other"
-        )
     from lmpipe.planning.plan import load_plan
+    from lmpipe.planning.session import StudySession, find_study
     from lmpipe.report.page import build_report
 
+    if given.study is not None:
+        print(build_report(find_study(given.study)))
+        return None
+    if None in (given.settings, given.results, given.output):
+        raise InputError("lmpipe report", "names no study", "give a results folder, such as results/laptop")
     results = Path(given.results)
-    build_report(results, results / "findings.json", given.output, load_plan(given.settings, "--settings"))
+    plan = load_plan(given.settings, "--settings")
+    build_report(StudySession(plan, results), Path(given.output), require_complete=True)
     experiments = [results / "experiments" / experiment for experiment in given.settings["experiments"]]
     return {"inputs": [results / "findings.json", *experiments]}
 

@@ -25,10 +25,9 @@ from lmpipe.study.documents import Whole, check_shape, keys, read_shape
 
 RECORD = "provenance.json"
 # Which study is carried out here, written as a call of the workflow begins.
-PARTIAL_REPORT = "report-partial.html"
 # What lies in a study's folder and is no result: runs under way or shared, Snakemake's measurements, what is known or
 # told of a study before it is finished, at its top; unfinished writes, and Snakemake's mark of a folder, anywhere.
-OTHER_ENTRIES = ("store", "benchmarks", STUDY_FILE, PARTIAL_REPORT)
+OTHER_ENTRIES = ("store", "benchmarks", STUDY_FILE)
 OTHER_NAMES = ("*.tmp-*", ".snakemake_timestamp")
 Facts = dict[str, Any]
 

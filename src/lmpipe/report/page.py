@@ -1,36 +1,37 @@
-"""The report: findings and plots laid out as one self-contained HTML page that requests nothing from anywhere."""
+"""The report: findings and plots on one self-contained HTML page that requests nothing from the network."""
 
-import csv
-import io
 import json
-import re
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from lmpipe.analysis.finding import Findings
-from lmpipe.analysis.problems.write_up_comparison import ROLE_DATASETS, stand_in_for
-from lmpipe.analysis.results import Results, is_number
+from lmpipe.analysis.finding import Finding, Findings
+from lmpipe.analysis.problems.write_up_comparison import stand_in_for
+from lmpipe.analysis.results import ROLE_DATASETS, Results, is_number
+from lmpipe.analysis.run_states import StudyFiles
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import format_bytes, format_int, format_number, format_seconds, join_words
-from lmpipe.io.hints import make_again, make_first
-from lmpipe.planning.lineage import Job, Lineage, as_yaml, matching_files, rebuild_commands, relevant_settings
+from lmpipe.planning.lineage import Lineage, as_yaml
 from lmpipe.planning.plan import Plan
-from lmpipe.planning.stages import records_of
+from lmpipe.planning.session import StudySession
+from lmpipe.planning.stages import records_of, rule_of
 from lmpipe.provenance.code_digest import TRACKED_PACKAGES
 from lmpipe.provenance.environment import PACKAGE
-from lmpipe.report.cells import dash_notes, figure_text, prose, shown, table
-from lmpipe.report.plots import ablations, rule_graph
-from lmpipe.report.plots.common import draw_plots
-from lmpipe.report.plots.palette import ON_A_PAGE
+from lmpipe.report.incomplete import Gaps, analyze_available, available_results, find_gaps, is_complete
+from lmpipe.report.plots.ablations import effects_in, forest_plot
+from lmpipe.report.plots.charts import draw
+from lmpipe.report.plots.style import Drawing
+from lmpipe.report.section import commit, inline_svg, join_by_key, join_unique, machine, make_section
+from lmpipe.report.table_cells import html_text, markdown_inline, metric_text
 
-# Figures shown large at the top: problem, figure, and the words under it.
+# Metrics shown large at the top: problem, metric, and label.
 TILES = (
     ("experiment_log", "distinct_runs", "models trained"),
     ("experiment_log", "total_tokens", "training tokens in all"),
@@ -40,7 +41,7 @@ TILES = (
     ("main_experiment", "simple_bits_per_byte", "bits per byte, {simple}"),
     ("main_experiment", "web_bits_per_byte", "bits per byte, {web}"),
 )
-# Problems whose short answers stand at the top.
+# Problems whose short answers are at the top.
 HEADLINES = (
     "tokenizer_experiments",
     "learning_rate",
@@ -56,240 +57,151 @@ SOURCES = {
     "docstrings": "the documentation text of installed Python packages",
     "url": "texts named in the study",
 }
-# More numbers of a plot than a reader would look through are given as a file alone.
-MOST_DATA_ROWS = 60
-# HTML cannot hold control characters; their Unicode pictures can be seen.
-CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {127: 0x2421}
+# HTML cannot contain control characters; their Unicode pictures are visible.
+CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {127: 0x2421}
+TEMPLATES = PACKAGE / "report" / "templates"
 
 
-def build_report(
-    results_folder: str | Path,
-    findings_path: str | Path,
-    output: str | Path,
-    plan: Plan,
-    *,
-    results: Results | None = None,
-    missing: Mapping[str, Any] | None = None,
-) -> None:
-    """Write the report of a study's plan.
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus in the introduction: its text, the text that it replaces or is, its splits and its vocabulary."""
 
-    For one that is not finished, `results` are those that are there, and `missing` says what is not.
-    Raises InputError where a result, or a plot that a finding names, is missing.
+    name: str
+    stands_for: str | None
+    original: str | None
+    source: str
+    is_named: bool
+    splits: Mapping[str, Mapping[str, int]]
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A metric at the top of the page."""
+
+    problem: str
+    text: str
+    label: str
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A stage of the study: number of jobs, and the total time of those with a record."""
+
+    stage: str
+    num_jobs: int
+    time: str | None
+
+
+@dataclass(frozen=True)
+class BuildInfo:
+    """Environment of the training runs: machines, versions, commits, seeds and code digests."""
+
+    machines: str
+    devices: str
+    precisions: str
+    commits: str
+    versions: dict[str, str]
+    seeds: list[int]
+    code: dict[str, str]
+    num_resumes: int
+
+
+def build_report(study: StudySession, output: Path | None = None, *, require_complete: bool = False) -> Path:
+    """Write the report of a study; return the path of the page, by default report.html in the results folder.
+
+    A complete study is reported from findings.json, and the plots of its findings are drawn as files, too. Otherwise
+    the page is made of the results that exist, and lists those that are missing or failed.
+
+    Raises InputError if there are no results at all, or if a complete study has a damaged one; with
+    `require_complete` also if a result is missing.
     """
-    study = plan.study.model_dump(mode="json", exclude_none=True)
-    results = results or Results(results_folder, study, plan.run_keys())
-    findings = Findings.read(findings_path)
-    draw_plots(findings, results.folder)
-    problems = findings.model_dump(mode="json")["problems"]
-    lineage = Lineage.read(results_folder, [path for paths in records_of(plan).values() for path in paths])
-    templates = PACKAGE / "report" / "templates"
-    page = Environment(
-        loader=FileSystemLoader(templates),
+    if not study.folder.is_dir():
+        raise InputError(study.folder, "has no results of the study yet", "run snakemake first")
+    output = output or study.folder / "report.html"
+    snapshot = StudyFiles(study).look(time.time())
+    if require_complete or is_complete(snapshot):
+        settings = study.plan.study.model_dump(mode="json", exclude_none=True)
+        results = Results(study.folder, settings, study.plan.run_keys())
+        findings = Findings.read(study.folder / "findings.json")
+        drawings = draw_plots(findings, study.folder)
+        (study.folder / "figures").mkdir(exist_ok=True)
+        for plot in (plot for finding in findings.problems.values() for plot in finding.plots if plot.data):
+            drawings[plot.path].save(study.folder / plot.path)
+        write_page(output, study.plan, results, findings, drawings)
+    else:
+        results, redrawn, unreadable = available_results(snapshot)
+        findings = analyze_available(results, snapshot, unreadable)
+        drawings = redrawn | draw_plots(findings, study.folder, skip=redrawn)
+        write_page(output, study.plan, results, findings, drawings, find_gaps(snapshot))
+    return output
+
+
+def draw_plots(findings: Findings, folder: Path, skip: Mapping[str, Drawing] | None = None) -> dict[str, Drawing]:
+    """Return the drawing of each plot by its path; plots without data are read from the study's folder."""
+    plots = {plot.path: plot for finding in findings.problems.values() for plot in finding.plots}
+    return {
+        path: draw(plot.data) if plot.data else Drawing.read(folder / path)
+        for path, plot in plots.items()
+        if path not in (skip or {})
+    }
+
+
+def write_page(
+    output: Path,
+    plan: Plan,
+    results: Results,
+    findings: Findings,
+    drawings: Mapping[str, Drawing],
+    gaps: Gaps | None = None,
+) -> None:
+    """Write the page of a study; `gaps` lists what is missing of an incomplete one."""
+    problems = findings.problems
+    lineage = Lineage.read(results.folder, [path for paths in records_of(plan).values() for path in paths])
+    effects = effects_in(problems)
+    has_effects = any(effect.value is not None for effect in effects)
+    alt = "; ".join(f"{effect.title}, {effect.variant}: {effect.text}" for effect in effects)
+    html = page_template().render(
+        study=findings.study,
+        gaps=gaps,
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        script=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        corpora=corpora(results, results.study["corpora"] if gaps is None else results.corpora),
+        tiles=headline_tiles(results, problems),
+        headlines=headlines(problems),
+        statuses=status_text(problems),
+        effects=effects if has_effects else [],
+        effects_svg=inline_svg(forest_plot(effects).svg, "effects-", f"Differences in final loss. {alt}.")
+        if has_effects
+        else "",
+        stages=stage_rows(plan, lineage),
+        sections=[
+            make_section(problem, finding, drawings, lineage, findings.study) for problem, finding in problems.items()
+        ],
+        build=build_info(results),
+        settings=as_yaml(results.study),
+    )
+    data = html.lstrip().translate(CONTROL_PICTURES).encode("utf-8", "replace")
+    with atomic_write(output, "wb", len(data)) as file:
+        file.write(data)
+
+
+def page_template():
+    """Return the template of the page."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page.filters |= {"prose": prose, "shown": shown, "count": format_int, "bytes": format_bytes, "data_uri": data_uri}
-    html = page.get_template("report.html.j2").render(
-        study=results.study["study"],
-        missing=missing,
-        style=Markup((templates / "report.css").read_text(encoding="utf-8")),
-        script=Markup((templates / "report.js").read_text(encoding="utf-8")),
-        corpora=corpora(results),
-        tiles=tiles(results, problems),
-        headlines=headlines(problems),
-        statuses=status_words(problems),
-        effects=effect_graph(problems),
-        dag=rule_graph_rows(plan, lineage),
-        sections=[section(results, lineage, problem, finding) for problem, finding in problems.items()],
-        provenance=provenance(results),
-        settings=as_yaml(results.study),
-    )
-    data = html.lstrip().translate(CONTROLS).encode("utf-8", "replace")
-    with atomic_write(output, "wb", len(data)) as file:
-        file.write(data)
-
-
-# --- the parts of the page -------------------------------------------------------------------------------------------
-
-
-def corpora(results: Results) -> list[dict[str, Any]]:
-    """Every corpus: what it is, whose place it takes, its sizes and its vocabulary."""
-    return [
-        {
-            "name": name,
-            "stands_for": stand_in_for(results, name),
-            "is_original": results.study["corpora"][name].get("stands_for")
-            if not stand_in_for(results, name)
-            else None,
-            "source": SOURCES.get(info["source"], info["source"]),
-            # A user's own texts may well be a part of the corpus in whose place they stand.
-            "is_named": info["source"] == "url",
-            "train": info["splits"]["train"],
-            "valid": info["splits"]["valid"],
-            "vocab_size": results.study["corpora"][name]["tokenizer"]["vocab_size"],
-        }
-        for name, info in results.corpora.items()
-    ]
-
-
-def tiles(results: Results, problems: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The figures at the top, as far as this study has them."""
-    found = []
-    for problem, name, words in TILES:
-        metrics = problems.get(problem, {}).get("metrics", {})
-        told = {role: metrics.get(f"{role}_corpus", {}).get("value") for role in ROLE_DATASETS}
-        names = {role: corpus or results.corpus_in_role(role) or "" for role, corpus in told.items()}
-        figure = metrics.get(name)
-        if figure and figure["value"] is not None:
-            large = figure["unit"] == "tokens" and is_number(figure["value"]) and figure["value"] >= 1e6
-            text = figure_text(figure["value"], figure["unit"], brief=True)
-            text = f"{format_number(figure['value'] / 1e6)} million" if large else text
-            found.append({"problem": problem, "text": text, "words": words.format(**names)})
-    return found
-
-
-def headlines(problems: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The short answers at the top: those that a problem was answered with."""
-    return [
-        {"problem": problem, "title": problems[problem]["title"], "answer": problems[problem]["sentences"][0]}
-        for problem in HEADLINES
-        if problem in problems and problems[problem]["status"] != "missing"
-    ]
-
-
-def status_words(problems: Mapping[str, Any]) -> str:
-    """How many problems were answered, in words.
-
-    >>> status_words({"a": {"status": "answered"}, "b": {"status": "missing"}})
-    '1 answered and 1 missing of 2 problems'
-    """
-    statuses = Counter(finding["status"] for finding in problems.values())
-    if statuses["answered"] == len(problems):
-        return f"all {len(problems)} problems answered"
-    told = [f"{statuses[status]} {status}" for status in ("answered", "partial", "missing") if statuses[status]]
-    return f"{join_words(told)} of {len(problems)} problems"
-
-
-def effect_graph(problems: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The drawing of what the ablations found, and the same as rows; None where no difference was found."""
-    found = ablations.effects_in(problems)
-    is_told = any(effect.value is not None for effect in found)
-    return {"svg": ablations.draw(found), "rows": found} if is_told else None
-
-
-def rule_graph_rows(plan: Plan, lineage: Lineage) -> dict[str, Any]:
-    """The drawing of the study's rules, and the same as rows; the time is that of the jobs with a record."""
-    jobs = rule_graph.jobs_of(plan)
-    seconds: Counter[str] = Counter()
-    for job in lineage.jobs.values():
-        seconds[job.rule] += job.wall_seconds
-    times = {rule: format_seconds(spent) for rule, spent in seconds.items() if spent}
-    rows = [
-        {
-            "rule": rule,
-            "jobs": number,
-            "time": times.get(rule),
-            "reads": [one for one in rule_graph.RULES[rule].reads if one in jobs],
-        }
-        for rule, number in jobs.items()
-    ]
-    return {"svg": rule_graph.draw(jobs, times), "rows": rows, "jobs": sum(jobs.values())}
-
-
-def section(results: Results, lineage: Lineage, problem: str, finding: Mapping[str, Any]) -> dict[str, Any]:
-    """One problem, ready for the template."""
-    answer, *more = finding["sentences"] or ["There is nothing to tell."]
-    return {
-        "id": problem,
-        "title": finding["title"],
-        "question": finding["question"],
-        "status": finding["status"],
-        "answer": answer,
-        "paragraphs": [" ".join(more[start : start + 4]) for start in range(0, len(more), 4)],
-        "plots": [plot(results, problem, index, one) for index, one in enumerate(finding["plots"], 1)],
-        "tables": [table(one) for one in finding["tables"]],
-        "texts": finding["texts"],
-        "figures": [figure_row(name, figure) for name, figure in finding["metrics"].items()],
-        "reference": reference(finding["reference"]),
-        "sources": (sources := sorted({figure["source"] for figure in finding["metrics"].values()} - {""})),
-        "made": made(results, lineage, sources),
-    }
-
-
-def made(results: Results, lineage: Lineage, sources: Sequence[str]) -> dict[str, Any] | None:
-    """How the numbers of a section were made, from the records behind their sources; None where there is no record."""
-    files = matching_files(lineage, sources)
-    jobs = lineage.ancestors(files)
-    if not jobs:
-        return None
-    return {
-        "jobs": job_rows(jobs),
-        "facts": facts(jobs),
-        "commands": rebuild_commands(results.study["study"], sources, lineage.producers(files)),
-        "settings": as_yaml(relevant_settings(results.study, jobs)),
-    }
-
-
-def job_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Jobs by rule, in the order of the work: how many, with which seeds, and how long they took together."""
-    by_rule = {rule: [job for job in jobs if job.rule == rule] for rule in rule_graph.RULES}
-    return [
-        {
-            "rule": rule,
-            "jobs": len(found),
-            "seeds": sorted({seed for job in found for seed in job.record["seeds"]}),
-            "time": format_seconds(sum(job.wall_seconds for job in found)),
-        }
-        for rule, found in by_rule.items()
-        if found
-    ]
-
-
-def facts(jobs: Sequence[Job]) -> dict[str, str]:
-    """The commits, machines and versions that some jobs were done with."""
-    records = [job.record for job in jobs]
-    versions = [record["versions"] for record in records]
-    named = {name: distinct([one[name] for one in versions if name in one]) for name in keys(versions)}
-    return {
-        "commit": distinct([commit(record) for record in records]),
-        "machine": distinct([machine(record["hardware"]) for record in records]),
-        "versions": ", ".join(f"{name} {version}" for name, version in named.items()),
-    }
-
-
-def plot(results: Results, problem: str, index: int, found: Mapping[str, str]) -> dict[str, Any]:
-    """A plot with its SVG made ready to stand in the page, and its numbers."""
-    path = results.folder / found["path"]
-    try:
-        svg = path.read_text(encoding="utf-8")
-        svg = inline_svg(svg, f"{problem}-{index}-", found["alt"])
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such plot; {make_first(path)}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: expected an SVG, found {error}; {make_again(path)}") from None
-    return {"caption": found["caption"], "svg": svg, "data": plot_data(path.with_suffix(".csv"))}
-
-
-def plot_data(path: Path) -> dict[str, Any]:
-    """The numbers of a plot: the file's name and text, and its rows where they are few enough to be read."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        header, *rows = csv.reader(io.StringIO(text), strict=True)
-        if not text.endswith("\n") or any(len(row) != len(header) for row in rows):
-            raise ValueError("a row that is cut off")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such numbers of a plot; {make_again(path)}") from None
-    except (ValueError, csv.Error) as error:
-        raise InputError(f"{path}: expected a CSV file with a header, found {error}; {make_again(path)}") from None
-    shown_rows = rows if len(rows) <= MOST_DATA_ROWS else []
-    name = f"{path.parent.name}-{path.name}" if path.parent.name != "figures" else path.name
-    return {"name": name, "text": text, "header": header, "rows": shown_rows, "count": len(rows)}
+    filters = {"markdown": markdown_inline, "html": html_text, "count": format_int, "bytes": format_bytes}
+    environment.filters |= filters | {"data_uri": data_uri}
+    return environment.get_template("report.html.j2")
 
 
 def data_uri(text: str, kind: str = "text/csv") -> str:
-    r"""A text as an address that holds it.
+    r"""Return a text as a data URI.
 
     >>> data_uri("a,b\n1,2\n")
     'data:text/csv;charset=utf-8,a,b%0A1,2%0A'
@@ -297,110 +209,93 @@ def data_uri(text: str, kind: str = "text/csv") -> str:
     return f"data:{kind};charset=utf-8,{quote(text, safe=' ,.:;=+-_/()[]@!*~')}"
 
 
-def inline_svg(svg: str, prefix: str, alt: str) -> Markup:
-    """An SVG file as an element of a page: ids made unique by `prefix`, colours of the page, as wide as its box.
-
-    Raises ValueError where the text is no whole SVG.
-    """
-    start, view_box = svg.find("<svg"), re.search(r'viewBox="[^"]*"', svg)
-    if start < 0 or view_box is None or not svg.rstrip().endswith("</svg>"):
-        raise ValueError("other or cut text")
-    body = svg[start:]
-    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="([^"]*)"', rf'id="{prefix}\1"', body)
-    body = re.sub(r'(?:xlink:)?href="#([^"]*)"', rf'href="#{prefix}\1"', body)
-    body = re.sub(r"url\(#([^)]*)\)", rf"url(#{prefix}\1)", body)
-    for colour, on_a_page in ON_A_PAGE.items():
-        body = body.replace(colour, on_a_page)
-    rest = body.partition(">")[2]
-    compact = re.sub(r">\s+<", "><", rest.strip())
-    return Markup(f'<svg {view_box.group()} role="img" aria-label="{escape(alt)}">{compact}')
+# --- first page ------------------------------------------------------------------------------------------------------
 
 
-def figure_row(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:
-    """A figure of a finding by its name, formatted."""
-    text = figure_text(figure["value"], figure["unit"])
-    interval = figure["interval"]
-    bounds = " to ".join(figure_text(bound, figure["unit"], brief=True) for bound in interval) if interval else ""
+def corpora(results: Results, names: Iterable[str]) -> list[Corpus]:
+    """Return the introduction of the named corpora; raise InputError if one does not exist."""
+    rows = []
+    for name in names:
+        info, settings = results.corpora[name], results.study["corpora"][name]
+        replaced = stand_in_for(results, name)
+        original = None if replaced else settings.get("stands_for")
+        source = SOURCES.get(info["source"], info["source"])
+        # A user's own texts may be a part of the corpus that they stand for.
+        is_named = info["source"] == "url"
+        rows.append(
+            Corpus(name, replaced, original, source, is_named, info["splits"], settings["tokenizer"]["vocab_size"])
+        )
+    return rows
+
+
+def headline_tiles(results: Results, problems: Mapping[str, Finding]) -> list[Tile]:
+    """Return the metrics at the top, as far as the study has them."""
+    tiles = []
+    for problem, name, label in TILES:
+        metrics = problems[problem].metrics if problem in problems else {}
+        named = {role: metrics[f"{role}_corpus"].value for role in ROLE_DATASETS if f"{role}_corpus" in metrics}
+        names = {role: named.get(role) or results.corpus_in_role(role) or "" for role in ROLE_DATASETS}
+        metric = metrics.get(name)
+        if metric is not None and metric.value is not None:
+            is_large = metric.unit == "tokens" and is_number(metric.value) and metric.value >= 1e6
+            text = metric_text(metric.value, metric.unit, brief=True)
+            text = f"{format_number(metric.value / 1e6)} million" if is_large else text
+            tiles.append(Tile(problem, text, label.format(**names)))
+    return tiles
+
+
+def headlines(problems: Mapping[str, Finding]) -> dict[str, Finding]:
+    """Return the findings whose short answers are at the top, by problem."""
     return {
-        "name": name,
-        "text": text,
-        # A figure in words is a token, a run's name or another thing that stands as it is.
-        "is_code": isinstance(figure["value"], str),
-        "unit": figure["unit"],
-        "interval": bounds,
-        "reason": figure["missing_reason"],
+        problem: problems[problem]
+        for problem in HEADLINES
+        if problem in problems and problems[problem].status != "missing"
     }
 
 
-def reference(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The write-up's figures beside ours; a difference in setting that all rows share is told once."""
-    rows = [
-        {
-            "label": row["label"],
-            "write_up": figure_text(row["reference"], row["unit"]),
-            "ours": figure_text(row["value"], row["unit"]),
-            "is_code": isinstance(row["value"], str),
-            "reason": row["missing_reason"],
-            "setting": row["setting"],
-            "difference": row["caveat"],
-        }
-        for row in found.get("rows", [])
-    ]
-    differences = {row["difference"] for row in rows}
-    common = differences.pop() if len(differences) == 1 else ""
-    notes = dash_notes([[{"text": row["ours"], "reason": row["reason"]}] for row in rows])
-    return {"rows": rows, "common_difference": common, "note": found.get("note", ""), "notes": notes}
+def status_text(problems: Mapping[str, Finding]) -> str:
+    """Return the number of problems by status.
+
+    >>> status_text({"a": Finding("answered"), "b": Finding("missing")})
+    '1 answered and 1 missing of 2 problems'
+    """
+    statuses = Counter(finding.status for finding in problems.values())
+    if statuses["answered"] == len(problems):
+        return f"all {len(problems)} problems answered"
+    counts = [f"{statuses[status]} {status}" for status in ("answered", "partial", "missing") if statuses[status]]
+    return f"{join_words(counts)} of {len(problems)} problems"
 
 
-def provenance(results: Results) -> dict[str, Any]:
-    """What made the numbers: machines, versions, commits, seeds and code, each value with where it holds."""
+def stage_rows(plan: Plan, lineage: Lineage) -> list[StageRow]:
+    """Return the stages of the study with their jobs."""
+    seconds: Counter[str] = Counter()
+    for job in lineage.jobs.values():
+        seconds[job.rule] += job.wall_seconds
+    jobs = {rule_of(verb): len(paths) for verb, paths in records_of(plan).items() if paths}
+    return [StageRow(rule, num, format_seconds(seconds[rule]) if seconds[rule] else None) for rule, num in jobs.items()]
+
+
+def build_info(results: Results) -> BuildInfo:
+    """Return the environment of the training runs, each value with all its variants."""
     runs = results.runs()
     environments = [run.summary["environment"] for run in runs]
     code = [flat(run.summary["code"]) for run in runs]
-    # The packages that a digest of code names decide its numbers as much; a corpus may be made of packages' texts.
+    # Packages that a code digest covers decide the numbers, too; a corpus may be made of the texts of packages.
     versions = [flat(environment["versions"]) for environment in environments]
     versions += [{name: one[name] for name in one if name in TRACKED_PACKAGES} for one in code]
     versions += [flat(info.get("versions", {})) for info in results.corpora.values()]
-    return {
-        "machines": distinct([machine(environment["hardware"]) for environment in environments]),
-        "devices": distinct([str(run.summary["device"]) for run in runs]),
-        "precisions": distinct([run.summary["precision"] for run in runs]),
-        "commits": distinct([commit(environment) for environment in environments]),
-        "versions": {name: distinct([one[name] for one in versions if name in one]) for name in keys(versions)},
-        "seeds": sorted({run.seed for run in runs}),
-        "code": {
-            name: distinct([one[name] for one in code if name in one])
-            for name in keys(code)
-            if name not in TRACKED_PACKAGES
-        },
-        "resumed": sum(bool(run.summary["num_resumes"]) for run in runs),
-    }
+    return BuildInfo(
+        machines=join_unique(machine(environment["hardware"]) for environment in environments),
+        devices=join_unique(str(run.summary["device"]) for run in runs),
+        precisions=join_unique(run.summary["precision"] for run in runs),
+        commits=join_unique(commit(environment) for environment in environments),
+        versions=join_by_key(versions),
+        seeds=sorted({run.seed for run in runs}),
+        code={name: value for name, value in join_by_key(code).items() if name not in TRACKED_PACKAGES},
+        num_resumes=sum(bool(run.summary["num_resumes"]) for run in runs),
+    )
 
 
-def machine(hardware: Mapping[str, Any]) -> str:
-    """A machine in a line."""
-    memory = f", {format_bytes(hardware['memory_bytes'])} of memory" if hardware["memory_bytes"] else ""
-    return f"{hardware['processor']}, {hardware['cores']} cores{memory}, {hardware['system']}"
-
-
-def commit(environment: Mapping[str, Any]) -> str:
-    """The commit of the code, and whether files differed from it."""
-    if environment["commit"] is None:
-        return "not a git checkout"
-    return environment["commit"][:12] + (" with local changes" if environment["changed"] else "")
-
-
-def flat(values: Mapping[str, Any]) -> dict[str, str]:
-    """Values as texts."""
+def flat(values: Mapping[str, object]) -> dict[str, str]:
+    """Return values as texts."""
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
-
-
-def keys(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """All keys of several mappings, in order of appearance."""
-    return list(dict.fromkeys(key for mapping in mappings for key in mapping))
-
-
-def distinct(texts: Sequence[str]) -> str:
-    """The different texts in a row."""
-    return join_words(list(dict.fromkeys(texts))) if texts else "no training run"

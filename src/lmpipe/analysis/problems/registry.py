@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from lmpipe.analysis.finding import Finding, Findings
+from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.results import Results
 
 # In the order of the report. Each is a module of this package; only adamwAccounting's file follows Python's naming.
@@ -39,17 +40,17 @@ def module_of(problem: str) -> Any:
 
 def analyze_all(results: Results) -> Findings:
     """Analyze every problem, and every other experiment of the study."""
-    from lmpipe.analysis.problems import generic_experiment
+    names = [*PROBLEMS, *(name for name in results.plan if name not in PROBLEMS)]
+    return Findings(study=results.study["study"], problems={name: analyze_problem(name, results) for name in names})
 
-    findings = {}
-    for problem in PROBLEMS:
-        module = module_of(problem)
-        findings[problem] = entry(problem, module.TITLE, module.QUESTION, module.analyze(results), results)
-    for name in results.plan:
-        if name not in PROBLEMS:
-            title, question = generic_experiment.heading(results, name)
-            findings[name] = entry(name, title, question, generic_experiment.analyze(results, name), results)
-    return Findings(study=results.study["study"], problems=findings)
+
+def analyze_problem(name: str, results: Results) -> Finding:
+    """Analyze one problem, or an experiment that belongs to none."""
+    if name in PROBLEMS:
+        module = module_of(name)
+        return entry(name, module.TITLE, module.QUESTION, module.analyze(results), results)
+    title, question = generic_experiment.heading(results, name)
+    return entry(name, title, question, generic_experiment.analyze(results, name), results)
 
 
 def entry(problem: str, title: str, question: str, finding: Finding, results: Results) -> Finding:

@@ -1,0 +1,152 @@
+"""An incomplete study: findings from the results that exist, and a list of those that are missing or failed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from lmpipe.analysis.finding import Finding, Findings, missing
+from lmpipe.analysis.problems.registry import PROBLEMS, analyze_problem, module_of
+from lmpipe.analysis.results import Results
+from lmpipe.analysis.run_states import OVER, Look, RunState, states_in
+from lmpipe.errors import InputError
+from lmpipe.io.formatting import format_int, join_words
+from lmpipe.report.plots.experiment import draw_experiment
+from lmpipe.report.plots.style import Drawing
+
+# The problem that covers the runs of all experiments.
+ALL_RUNS = "experiment_log"
+MAX_NAMED_RUNS = 8
+# Stages that the report itself replaces.
+OWN_STAGES = ("findings", "report")
+
+
+@dataclass(frozen=True)
+class MissingResult:
+    """A missing or failed run, job or stage, with the reason as far as it is known."""
+
+    name: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Progress of an incomplete study, its missing results, and the command that continues it."""
+
+    progress: str
+    results: list[MissingResult]
+    command: str
+
+
+def is_complete(snapshot: Look) -> bool:
+    """Return True if all results that the report is made of exist."""
+    stages = {stage: counts for stage, counts in snapshot.stages.items() if stage != "report"}
+    return all(run.state in OVER for run in snapshot.runs) and all(done == total for done, total in stages.values())
+
+
+def available_results(snapshot: Look) -> tuple[Results, dict[str, Drawing], dict[str, str]]:
+    """Return the results that exist, new drawings of unfinished experiments by path, and errors by experiment.
+
+    An experiment whose results cannot be read is not among the results.
+    """
+    study = snapshot.files.study
+    runs: dict[str, list[tuple[str, int]]] = {}
+    for run in snapshot.runs:
+        if run.state in OVER:
+            runs.setdefault(run.run.experiment, []).append((run.run.name, run.run.seed))
+    results = Results(study.folder, study.plan.study.model_dump(mode="json", exclude_none=True), runs)
+    drawings: dict[str, Drawing] = {}
+    unreadable: dict[str, str] = {}
+    for experiment in list(runs):
+        path = f"experiments/{experiment}"
+        is_drawn = (study.folder / path / "provenance.json").exists()
+        try:
+            if not is_drawn or len(runs[experiment]) < len(study.plan.runs_by_experiment[experiment]):
+                plots = draw_experiment(results.experiment(experiment))
+                drawings |= {f"{path}/{name}.svg": drawing for name, drawing in plots.items()}
+            for run in results.experiment(experiment).runs:
+                run.metrics()
+        except InputError as error:
+            unreadable[experiment] = str(error)
+            del results.plan[experiment]
+    return results, drawings, unreadable
+
+
+def analyze_available(results: Results, snapshot: Look, unreadable: Mapping[str, str]) -> Findings:
+    """Analyze each problem and experiment as far as its results exist; each finding says how many runs it has."""
+    runs: dict[str, list[RunState]] = {name: [] for name in snapshot.files.study.plan.runs_by_experiment}
+    for run in snapshot.runs:
+        runs[run.run.experiment].append(run)
+    names = [*PROBLEMS, *(name for name in runs if name not in PROBLEMS)]
+    runs[ALL_RUNS] = snapshot.runs
+    findings = {name: available_finding(results, name, runs.get(name, []), unreadable) for name in names}
+    return Findings(study=results.study["study"], problems=findings)
+
+
+def available_finding(
+    results: Results, problem: str, runs: Sequence[RunState], unreadable: Mapping[str, str]
+) -> Finding:
+    """Return the finding of one problem or experiment, from those of its `runs` that are finished."""
+    unfinished = [run for run in runs if run.state not in OVER]
+    num_finished = len(runs) - len(unfinished)
+    if unfinished and not num_finished:
+        return unanswered(problem, f"None of its {format_int(len(runs))} runs is there yet: {states_text(runs)}.")
+    if problem in unreadable:
+        return unanswered(problem, f"Its results cannot be read: {unreadable[problem]}.")
+    try:
+        finding = analyze_problem(problem, results)
+    except InputError as error:
+        return unanswered(problem, f"Its results cannot be read: {error}.")
+    if not unfinished:
+        return finding
+    # The first sentence is also shown alone; the names follow it, because they may be many.
+    first, *others = finding.sentences
+    first = f"So far from {format_int(num_finished)} of {format_int(len(runs))} runs. {first}"
+    status = "partial" if finding.status == "answered" else finding.status
+    return replace(finding, status=status, sentences=[first, f"Not there: {run_names(unfinished)}.", *others])
+
+
+def unanswered(problem: str, reason: str) -> Finding:
+    """Return a finding without results."""
+    title, question = problem.replace("_", " ").capitalize(), "What will this experiment show?"
+    if problem in PROBLEMS:
+        title, question = module_of(problem).TITLE, module_of(problem).QUESTION
+    return replace(missing(reason), title=title, question=question)
+
+
+def find_gaps(snapshot: Look) -> Gaps:
+    """Return the missing and failed results of a study, failures first."""
+    study = snapshot.files.study
+    jobs = [
+        MissingResult(f"the job that logs to logs/{study.plan.study.study}/{job.log}", "failed", job.line)
+        for job in snapshot.other_failures
+    ]
+    runs = [
+        MissingResult(f"run {run.run.experiment}/{run.run.name}/seed{run.run.seed}", run.state, run.remark)
+        for run in sorted(snapshot.runs, key=lambda run: run.state != "failed")
+        if run.state not in OVER
+    ]
+    stages = [
+        MissingResult(stage, "missing", f"{format_int(done)} of {format_int(total)} there")
+        for stage, (done, total) in snapshot.stages.items()
+        if done < total and stage not in OWN_STAGES
+    ]
+    num_finished, total = sum(run.state in OVER for run in snapshot.runs), len(snapshot.runs)
+    when = datetime.fromtimestamp(snapshot.now, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    progress = (
+        f"{format_int(num_finished)} of {format_int(total)} training runs ({states_text(snapshot.runs)}), as of {when}."
+    )
+    command = study.call["command"] if study.call else "snakemake --cores 2"
+    return Gaps(progress, [*jobs, *runs, *stages], command)
+
+
+def states_text(runs: Sequence[RunState]) -> str:
+    """Return the number of runs in each state."""
+    return join_words([f"{number} {state}" for state, number in states_in(runs)])
+
+
+def run_names(runs: Sequence[RunState]) -> str:
+    """Return the names and states of the first MAX_NAMED_RUNS runs, and the number of the others."""
+    names = [f"{run.run.name} with seed {run.run.seed} ({run.state})" for run in runs]
+    rest = len(names) - MAX_NAMED_RUNS
+    return join_words(names if rest <= 1 else [*names[:MAX_NAMED_RUNS], f"{format_int(rest)} more"])

@@ -1,0 +1,159 @@
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from lmpipe.analysis.finding import Findings
+from lmpipe.analysis.run_states import StudyFiles
+from lmpipe.cli.main import main
+from lmpipe.errors import InputError
+from lmpipe.planning.plan import load_plan
+from lmpipe.planning.session import begin, find_study
+from lmpipe.report.incomplete import analyze_available, available_results, is_complete
+from lmpipe.report.page import build_report
+from tests.support.fake_results import EXPERIMENTS, fabricate_study
+
+SOME = ("learning_rate", "layer_norm_ablation", "swiglu_ablation", "main_experiment", "vocabulary")
+COMPLAINT = "lmpipe train: results/x: is too small <more>; correct it"
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made up") / "fabricated"
+    return fabricate_study(folder, {name: EXPERIMENTS[name] for name in SOME})
+
+
+@pytest.fixture
+def study(made_up, tmp_path, monkeypatch):
+    """Results folder of a study that was started and has corpora and runs only."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made_up.folder, "results/fabricated")
+    begin(load_plan(made_up.study, "the fabricated study"), 2, ["--cores", "2"])
+    return Path("results/fabricated")
+
+
+def findings():
+    """Return the findings of what exists of the study."""
+    snapshot = StudyFiles(find_study("results/fabricated")).look(time.time())
+    results, _, unreadable = available_results(snapshot)
+    return analyze_available(results, snapshot, unreadable).problems
+
+
+def files_below(folder):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
+
+
+def remove(study, *runs):
+    for run in runs:
+        shutil.rmtree(study / "runs" / run)
+
+
+def write_log(text, path):
+    log = Path("logs/fabricated") / path
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(text, encoding="utf-8")
+
+
+def test_incomplete_study_is_reported_as_far_as_it_exists(study, capsys):
+    remove(study, "learning_rate/max_lr=3.0", "main_experiment", "layer_norm_ablation/no_norm/seed1", "vocabulary")
+    write_log(f"{COMPLAINT}\n", "train/learning_rate/max_lr=3.0/seed0.log")
+    write_log("Traceback (most recent call last):\n  x\nOSError: no [room]\n", "make_corpus/docs.log")
+    shutil.rmtree(study / "corpora/docs")
+    before = files_below(study)
+    main(["report", "results/fabricated"])
+    assert capsys.readouterr().out == "results/fabricated/report.html\n"
+    after = files_below(study)
+    assert after.keys() - before.keys() == {study / "report.html"}
+    assert {path for path in before if after[path] != before[path]} == set()
+    html = (study / "report.html").read_text(encoding="utf-8")
+    assert "lmpipe train: results/x: is too small &lt;more&gt;; correct it" in html
+    assert "OSError: no [room]" in html
+    assert "run learning_rate/max_lr=3.0/seed0" in html
+    assert "To go on: <code>snakemake --cores 2</code>" in html
+
+
+def test_findings_say_which_runs_they_lack(study):
+    remove(study, "learning_rate/max_lr=3.0", "main_experiment", "layer_norm_ablation/no_norm/seed1", "vocabulary")
+    write_log(f"{COMPLAINT}\n", "train/learning_rate/max_lr=3.0/seed0.log")
+    problems = findings()
+    rate = problems["learning_rate"]
+    assert rate.status == "partial"
+    so_far = "So far from 5 of 6 runs. "
+    assert rate.sentences[0].startswith(so_far)
+    assert len(rate.sentences[0]) > len(so_far) + 20, "and then the answer"
+    assert rate.sentences[1] == "Not there: max_lr=3.0 with seed 0 (failed)."
+    assert rate.metrics["best_max_lr"].value == 0.01
+    assert problems["main_experiment"].status == "missing"
+    assert problems["main_experiment"].sentences == ["None of its 2 runs is there yet: 2 waiting."]
+    assert problems["vocabulary"].sentences == ["None of its 6 runs is there yet: 6 waiting."]
+    assert problems["layer_norm_ablation"].sentences[0].startswith("So far from 11 of 12 runs. Without RMSNorm ")
+    assert problems["swiglu_ablation"].status == "answered", "all of its runs exist"
+    assert problems["experiment_log"].sentences[0].startswith("So far from ")
+
+
+def test_complete_study_has_no_gaps(whole_study, tmp_path, monkeypatch):
+    shutil.copytree(whole_study[0], tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    before = Path("results/report.html").read_bytes()
+    Path("results/report.html").unlink()
+    main(["report", "results"])
+    assert Path("results/report.html").read_bytes() == before
+    snapshot = StudyFiles(find_study("results")).look(time.time())
+    assert is_complete(snapshot)
+    results, redrawn, unreadable = available_results(snapshot)
+    assert (redrawn, unreadable) == ({}, {})
+    assert analyze_available(results, snapshot, unreadable) == Findings.read("results/findings.json")
+
+
+def test_study_without_runs(study):
+    shutil.rmtree(study / "runs")
+    shutil.rmtree(study / "corpora")
+    main(["report", "results/fabricated"])
+    assert "0 of " in (study / "report.html").read_text(encoding="utf-8")
+    assert findings()["learning_rate"].sentences == ["None of its 6 runs is there yet: 6 waiting."]
+    assert findings()["learning_rate"].status == "missing"
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "layer_norm_ablation/baseline",
+        "layer_norm_ablation/no_norm",
+        "swiglu_ablation/baseline",
+        "swiglu_ablation/baseline/seed2",
+        "learning_rate/max_lr=0.01",
+        "main_experiment/stories",
+        "main_experiment/docs",
+        "vocabulary/vocab_size=1024",
+    ],
+)
+def test_other_runs_are_reported_whichever_is_missing(study, run):
+    remove(study, run)
+    main(["report", "results/fabricated"])
+    problems = findings()
+    experiment = run.split("/")[0]
+    assert problems[experiment].status in ("partial", "missing")
+    assert "Not there: " in " ".join(problems[experiment].sentences)
+    others = {name for name in SOME if name != experiment}
+    assert {problems[name].status for name in others} <= {"answered", "partial"}
+
+
+def test_damaged_results_are_named_and_the_rest_is_reported(study):
+    metrics = study / "runs/learning_rate/max_lr=0.01/seed0/metrics.csv"
+    metrics.write_text("step\n", encoding="utf-8")
+    (study / "runs/swiglu_ablation/silu/seed0/summary.json").write_text("{", encoding="utf-8")
+    main(["report", "results/fabricated"])
+    html = (study / "report.html").read_text(encoding="utf-8")
+    assert "results/fabricated/runs/swiglu_ablation/silu/seed0/summary.json: " in html
+    problems = findings()
+    assert problems["learning_rate"].status == "missing"
+    (sentence,) = problems["learning_rate"].sentences
+    assert sentence.startswith(f"Its results cannot be read: {metrics}: ")
+    assert problems["layer_norm_ablation"].status == "answered"
+
+
+def test_study_without_a_results_folder_is_an_input_error(study):
+    shutil.rmtree("results")
+    with pytest.raises(InputError):
+        build_report(find_study("results/fabricated"))
