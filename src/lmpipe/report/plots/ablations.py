@@ -8,7 +8,7 @@ import matplotlib
 from lmpipe.analysis.finding import Finding
 from lmpipe.analysis.results import is_number
 from lmpipe.io.formatting import format_number
-from lmpipe.report.plots.style import BACKGROUND, BLUE, FOREGROUND, STYLE, Drawing, label_axes, new_figure, truncate
+from lmpipe.report.plots.style import BACKGROUND, BLUE, FOREGROUND, STYLE, Drawing, new_figure, truncate
 
 # The ablations, and the metrics that hold their differences and the names of their variants.
 ABLATIONS = ("layer_norm_ablation", "pre_norm_ablation", "no_pos_emb", "swiglu_ablation")
@@ -65,12 +65,12 @@ def forest_plot(effects: Sequence[Effect]) -> Drawing:
     A dot is filled if the interval excludes zero.
     """
     with matplotlib.rc_context(STYLE):
-        figure, ax = new_figure(0, 0.7 + 0.46 * len(effects))
+        figure, ax = new_figure(0, 0.85 + 0.46 * len(effects))
         ax.axvline(0, color=FOREGROUND, linewidth=0.8, linestyle=(0, (2, 2)))
         for row, effect in enumerate(effects):
             above = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-            ax.annotate(truncate(effect.variant, ROW_LETTERS - len(effect.text)), (0, row), (0, 7), **above)
-            ax.annotate(effect.text, (1, row), (0, 7), ha="right", **above)
+            ax.annotate(truncate(effect.variant, ROW_LETTERS - len(effect.text)), (0, row), (2, 8), **above)
+            ax.annotate(effect.text, (1, row), (0, 8), ha="right", **above)
             if effect.value is not None:
                 low, high = effect.interval or (effect.value, effect.value)
                 is_resolved = effect.interval is not None and not low <= 0 <= high
@@ -81,6 +81,9 @@ def forest_plot(effects: Sequence[Effect]) -> Drawing:
         ax.set_yticks([])
         ax.grid(visible=False, axis="y")
         ax.locator_params(axis="x", nbins=6)
-        label_axes(ax, f"← better   difference in final loss ({effects[0].unit})   worse →", "")
+        ax.spines["left"].set_visible(False)
+        ax.set_title("← better", loc="left")
+        ax.set_title("worse →", loc="right")
+        ax.set_xlabel(f"difference in final loss ({effects[0].unit})")
         rows = [(effect.problem, effect.variant, effect.value, *(effect.interval or ("", ""))) for effect in effects]
         return Drawing.of(figure, ("problem", "variant", "difference", "low", "high"), rows)
