@@ -23,7 +23,8 @@ from lmpipe.analysis.results import Run, read_experiment, select_best
 from lmpipe.data.encode import encode_file
 from lmpipe.data.token_dataset import TokenDataset, get_batch
 from lmpipe.errors import InputError
-from lmpipe.generation.sampling import load_run, stream
+from lmpipe.generation.inference import load_run
+from lmpipe.generation.sampling import stream
 from lmpipe.io.files import write_json
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.planned_run import PlannedRun, PlannedTraining

@@ -27,7 +27,7 @@ from lmpipe.data.sources.stories import stories
 from lmpipe.generation.huggingface import llama_files
 from lmpipe.generation.inference import CompiledLM
 from lmpipe.generation.sampling import generate
-from lmpipe.io.files import atomic_write_dir
+from lmpipe.io.files import atomic_write_all
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.planning.estimate import read_plan
 from lmpipe.provenance.environment import environment, hardware
@@ -109,7 +109,7 @@ def prepared(config: ModelConfig, batch: int, folder: str) -> Contest:
         reference.lm_head.weight *= SHARPNESS
     weights = {name: weight.numpy() for name, weight in reference.state_dict().items()}
     exported = Path(folder, "llama")
-    atomic_write_dir(exported, llama_files(config, weights, tokenizer))
+    atomic_write_all({exported / name: data for name, data in llama_files(config, weights, tokenizer).items()})
     llama = AutoModelForCausalLM.from_pretrained(exported).eval()
     return Contest(
         config,

@@ -14,7 +14,8 @@ from benchmarks.faults import Fault, LostError
 from benchmarks.file_faults import PLANNED, RUN, STUDY, finished_study
 from benchmarks.processes import kill_all, running, started, tail, wait_for
 from benchmarks.work import STORED, differences, read
-from lmpipe.generation.sampling import load_run, stream
+from lmpipe.generation.inference import load_run
+from lmpipe.generation.sampling import stream
 
 LOG = Path("train.log")
 STEPS = 300

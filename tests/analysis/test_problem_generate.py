@@ -4,7 +4,7 @@ import pytest
 
 from lmpipe.analysis.problems import generate
 from lmpipe.analysis.results import Results
-from lmpipe.generation.text_metrics import FIGURES, figures_of
+from lmpipe.generation.text_metrics import METRICS, text_metrics
 
 KNOWN = {"the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "then"}
 CORPORA = {
@@ -13,10 +13,14 @@ CORPORA = {
 }
 
 
+def metrics_of(text):
+    return text_metrics(text, KNOWN).model_dump()
+
+
 def record(temperature, top_p, text, ended=True, cuts=()):
     tokens = len(text.split())
     settings = {"prompt": "Once", "temperature": temperature, "top_p": top_p, "text": text, "tokens": tokens}
-    return settings | {"ended": ended, "context_cuts": list(cuts), **figures_of(text, KNOWN)}
+    return settings | {"reached_eos": ended, "context_truncations": list(cuts)} | metrics_of(text)
 
 
 def samples_of(corpus, **changes):
@@ -33,7 +37,7 @@ def samples_of(corpus, **changes):
         "max_new_tokens": 256,
         "context_length": 64,
         "samples": records,
-        "reference": {"documents": 50, "words": 12, **figures_of("the cat and a dog sat then saw the mat", KNOWN)},
+        "held_out": metrics_of("the cat and a dog sat then saw the mat") | {"documents": 50, "words": 10},
     }
     return value | changes
 
@@ -103,7 +107,7 @@ def test_every_sample_is_shown_with_its_settings_and_a_row(tmp_path):
     assert [len(table.rows) for table in finding.tables] == [4, 4]
     assert all(len(row) == len(table.columns) for table in finding.tables for row in table.rows)
     assert finding.tables[0].rows[-1][0] == "held-out text (50 documents)"
-    assert {f"{name}_docs" for name in FIGURES} <= finding.metrics.keys()
+    assert {f"{name}_docs" for name in METRICS} <= finding.metrics.keys()
     assert finding.sentences[0].startswith("The model trained on stories")
     assert finding.sentences[1].startswith("The model trained on docs")
 

@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -8,6 +6,7 @@ from lmpipe.generation.inference import ROWS, CompiledLM
 from lmpipe.model.architecture import weight_shapes
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig
+from tests.support.variants import MODEL_VARIANTS, WORDS, model_variant, variant_ids
 
 # Whole panels and vectors, and shapes that fill neither.
 SHAPES = {
@@ -15,7 +14,6 @@ SHAPES = {
     "odd": {"context_length": 70, "d_model": 42, "d_ff": 49, "num_heads": 3, "vocab_size": 65},
     "wide heads": {"context_length": 5, "d_model": 72, "d_ff": 7, "num_heads": 1, "vocab_size": 2},
 }
-VARIANTS = list(itertools.product(["pre", "post", "none"], ["rope", "none"], ["swiglu", "silu"]))
 
 
 def models(shape: str, **changes) -> tuple[TransformerLM, CompiledLM]:
@@ -37,13 +35,13 @@ def token_ids_for(config: ModelConfig, seed: int = 0) -> list[int]:
 def step_by_step(model: CompiledLM, token_ids: list[int]) -> np.ndarray:
     """The logits after every token, (seq, vocab)."""
     cache = model.new_cache()
-    return np.concatenate([model.forward([cache], [place], [[token]]) for place, token in enumerate(token_ids)])
+    return np.concatenate([model.forward([cache], [position], [[token]]) for position, token in enumerate(token_ids)])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("norm", "position_embedding", "feed_forward"), VARIANTS)
-def test_the_compiled_model_is_the_model_within_rounding(shape, norm, position_embedding, feed_forward):
-    reference, model = models(shape, norm=norm, position_embedding=position_embedding, feed_forward=feed_forward)
+@pytest.mark.parametrize("words", MODEL_VARIANTS, ids=variant_ids)
+def test_inference_equals_the_torch_model_for_every_word_of_the_study(shape, words):
+    reference, model = models(shape, **words)
     token_ids = token_ids_for(model.config)
     with torch.no_grad():
         # In float64, so that the rounding is that of one side.
@@ -51,13 +49,13 @@ def test_the_compiled_model_is_the_model_within_rounding(shape, norm, position_e
         rounded = reference.float()(torch.tensor([token_ids]))[0].numpy()
     found = step_by_step(model, token_ids)
     # Without norms numbers grow from layer to layer: then torch's own rounding is the measure.
-    rounding = np.abs(rounded - exact).max() if norm == "none" else 0
+    rounding = np.abs(rounded - exact).max() if words["norm"] == "none" else 0
     tolerance = 5e-6 * max(1, np.abs(exact).max()) + 5 * rounding
     assert np.abs(found - exact).max() < tolerance
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_logits_are_the_same_bits_however_a_text_is_read(shape):
+def test_logits_have_the_same_bits_at_once_and_token_by_token(shape):
     _, model = models(shape)
     token_ids = token_ids_for(model.config)
     logits = step_by_step(model, token_ids)
@@ -68,7 +66,7 @@ def test_logits_are_the_same_bits_however_a_text_is_read(shape):
             assert np.array_equal(model.forward([cache], [place], [token_ids[place : place + 1]])[0], logits[place])
 
 
-def test_logits_are_the_same_bits_beside_any_other_texts():
+def test_logits_have_the_same_bits_alone_and_in_a_batch():
     _, model = models("even")
     texts = [token_ids_for(model.config, seed)[: 3 + 7 * seed] for seed in range(9)]
     assert sum(map(len, texts)) > 2 * ROWS
@@ -104,10 +102,16 @@ def test_the_kernel_stays_within_its_memory(shape, monkeypatch):
         checked.forward([checked.new_cache()], [0], [[checked.config.vocab_size + 1000]])
 
 
-@pytest.mark.parametrize(("norm", "position_embedding", "feed_forward"), VARIANTS)
-def test_weights_have_the_names_and_shapes_of_the_model(norm, position_embedding, feed_forward):
-    config = ModelConfig(
-        num_layers=3, **SHAPES["odd"], norm=norm, position_embedding=position_embedding, feed_forward=feed_forward
-    )
+@pytest.mark.parametrize("words", MODEL_VARIANTS, ids=variant_ids)
+def test_weights_have_the_names_and_shapes_of_the_model(words):
+    config = model_variant({"num_layers": 3, **SHAPES["odd"]}, words)
     expected = TransformerLM(config, device="meta").state_dict()
     assert weight_shapes(config) == {name: tuple(weight.shape) for name, weight in expected.items()}
+
+
+@pytest.mark.parametrize("key", WORDS)
+def test_an_unknown_word_is_refused(key):
+    reference, _ = models("even")
+    weights = {name: weight.detach().numpy() for name, weight in reference.state_dict().items()}
+    with pytest.raises(AssertionError, match="unheard-of"):
+        CompiledLM(reference.config.model_copy(update={key: "unheard-of"}), weights)

@@ -2,7 +2,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -13,23 +12,18 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from lmpipe.errors import InputError
-from lmpipe.generation.inference import CompiledLM
+from lmpipe.generation.inference import CompiledLM, load_run, read_run
 from lmpipe.generation.sampling import (
-    BATCH,
-    choose_token,
+    BATCH_SIZE,
+    detokenize,
     generate,
-    load_run,
     nucleus,
-    read_run,
-    sample_grid,
+    sample_token,
     stream,
     stream_to_stdout,
-    text_of,
-    write_samples,
 )
 from lmpipe.io.files import read_json
 from lmpipe.model.transformer import TransformerLM
-from lmpipe.study.schema import SamplesSettings
 from lmpipe.study.settings import ModelConfig
 from lmpipe.training.run import train
 from tests.support.tiny_study import make_tiny_study, tiny_run, tiny_tokenizer
@@ -77,17 +71,17 @@ def test_greedy_equals_a_loop_of_argmax_up_to_the_context_length(model, referenc
     prompt_ids = tokenizer.encode("the sun")
     [sample] = generate(model, tokenizer, ["the sun"], temperature=0, max_new_tokens=24 - len(prompt_ids) + 1)
     expected = greedy_by_hand(reference, prompt_ids, 24 - len(prompt_ids) + 1)[len(prompt_ids) :]
-    assert not sample.ended
+    assert not sample.reached_eos
     assert sample.new_ids == expected
     # The last token is predicted from a full context, but none was cut to add it to the text.
-    assert sample.context_cuts == [24]
+    assert sample.context_truncations == [24]
 
 
-def test_beyond_the_context_length_its_last_half_is_read_anew(model, reference):
+def test_a_full_context_is_cut_to_its_last_half(model, reference):
     tokenizer = tiny_tokenizer()
     [sample] = generate(model, tokenizer, ["the"], temperature=0, max_new_tokens=60)
-    assert not sample.ended
-    assert sample.context_cuts == [24, 36, 48, 60]
+    assert not sample.reached_eos
+    assert sample.context_truncations == [24, 36, 48, 60]
     text = tokenizer.encode("the")
     seen = list(text)
     for _ in range(60):
@@ -98,7 +92,7 @@ def test_beyond_the_context_length_its_last_half_is_read_anew(model, reference):
     assert tokenizer.encode("the") + sample.new_ids == text
 
 
-def test_of_a_long_prompt_the_model_sees_the_end(model, reference):
+def test_the_model_sees_the_end_of_a_long_prompt(model, reference):
     tokenizer = tiny_tokenizer()
     prompt = "a stone and the sea " * 10
     [sample] = generate(model, tokenizer, [prompt], temperature=0, max_new_tokens=1)
@@ -111,7 +105,7 @@ def test_samples_do_not_depend_on_their_neighbours(model):
     together = generate(model, tokenizer, prompts, temperature=0.9, top_p=0.8, max_new_tokens=40, seed=5)
     for prompt, sample in zip(prompts, together, strict=True):
         [alone] = generate(model, tokenizer, [prompt], temperature=0.9, top_p=0.8, max_new_tokens=40, seed=5)
-        assert (alone.new_ids, alone.ended) == (sample.new_ids, sample.ended)
+        assert (alone.new_ids, alone.reached_eos) == (sample.new_ids, sample.reached_eos)
 
 
 def test_the_same_seed_gives_the_same_text_and_equal_prompts_differ(model):
@@ -124,9 +118,9 @@ def test_the_same_seed_gives_the_same_text_and_equal_prompts_differ(model):
     assert first.new_ids != other.new_ids
 
 
-def test_samples_beyond_one_batch_are_those_of_smaller_ones(model):
+def test_samples_do_not_depend_on_the_batch(model):
     tokenizer = tiny_tokenizer()
-    prompts = [f"the {number}" for number in range(BATCH + 3)]
+    prompts = [f"the {number}" for number in range(BATCH_SIZE + 3)]
     together = generate(model, tokenizer, prompts, max_new_tokens=5, seed=2)
     parts = [sample for prompt in prompts for sample in generate(model, tokenizer, [prompt], max_new_tokens=5, seed=2)]
     assert [sample.new_ids for sample in together] == [sample.new_ids for sample in parts]
@@ -159,24 +153,24 @@ def test_the_nucleus_is_that_of_all_weights_sorted(weights, top_p):
 def test_tokens_are_drawn_as_often_as_they_are_likely():
     logits = np.array([0.0, 1.0, 2.0, -1.0], np.float32)
     random = Random(0)
-    draws = [choose_token(logits, 0.5, 0.95, random) for _ in range(8000)]
+    draws = [sample_token(logits, 0.5, 0.95, random) for _ in range(8000)]
     shares = np.bincount(draws, minlength=4) / len(draws)
     expected = torch.softmax(torch.tensor(logits).double() / 0.5, -1).numpy()
     expected[[0, 3]] = 0
     np.testing.assert_allclose(shares, expected / expected.sum(), atol=0.015)
-    draws = [choose_token(logits, 2.0, 1.0, random) for _ in range(8000)]
+    draws = [sample_token(logits, 2.0, 1.0, random) for _ in range(8000)]
     expected = torch.softmax(torch.tensor(logits).double() / 2, -1).numpy()
     np.testing.assert_allclose(np.bincount(draws, minlength=4) / len(draws), expected, atol=0.015)
 
 
 @pytest.mark.parametrize("temperature", [0, 5e-324, 1e-3])
-def test_next_to_no_temperature_takes_the_likeliest_token_and_of_equal_ones_the_first(temperature):
+def test_temperature_near_0_is_greedy_and_takes_the_first_of_equal_tokens(temperature):
     logits = np.array([0.0, 1.0, 7.0, -1.0], np.float32)
-    assert choose_token(logits, temperature, 1.0, Random(0)) == choose_token(logits, temperature, 0.3, Random(0)) == 2
-    assert choose_token(np.zeros(4, np.float32), 0, 1.0, Random(0)) == 0
+    assert sample_token(logits, temperature, 1.0, Random(0)) == sample_token(logits, temperature, 0.3, Random(0)) == 2
+    assert sample_token(np.zeros(4, np.float32), 0, 1.0, Random(0)) == 0
 
 
-def test_no_draw_falls_behind_the_last_token():
+def test_no_draw_is_beyond_the_last_token():
     class Highest(Random):
         def random(self):
             return 1 - 2**-53
@@ -184,8 +178,8 @@ def test_no_draw_falls_behind_the_last_token():
     for seed in range(200):
         logits = np.random.default_rng(seed).normal(size=1000).astype(np.float32)
         logits[-5:] = -np.inf
-        assert choose_token(logits, 1.0, 1.0, Highest()) == 994
-        assert logits[choose_token(logits, 1.0, 0.9, Highest())] > -np.inf
+        assert sample_token(logits, 1.0, 1.0, Highest()) == 994
+        assert logits[sample_token(logits, 1.0, 0.9, Highest())] > -np.inf
 
 
 def test_generation_stops_at_the_end_of_text(model):
@@ -195,7 +189,7 @@ def test_generation_stops_at_the_end_of_text(model):
         ending.lm_head.weight.zero_()
         ending.lm_head.weight[256] = ending.forward_hidden(torch.tensor([tokenizer.encode("the")]))[0, -1] * 100
     [sample] = generate(compiled(ending), tokenizer, ["the"], temperature=0, max_new_tokens=10)
-    assert sample.ended
+    assert sample.reached_eos
     assert sample.new_ids == []
 
 
@@ -207,14 +201,14 @@ def test_logits_that_are_not_finite_still_give_a_token(weight, value):
         broken.get_parameter(weight).fill_(value)
     model = compiled(broken)
     [sample] = generate(model, tiny_tokenizer(), ["the"], temperature=0.7, top_p=0.9, max_new_tokens=5)
-    assert len(sample.new_ids) == 5 or sample.ended
+    assert len(sample.new_ids) == 5 or sample.reached_eos
 
 
 def test_a_stream_gives_the_text_of_the_sample_in_whole_characters(model):
     tokenizer = tiny_tokenizer()
     [sample] = generate(model, tokenizer, ["é"], temperature=1.0, max_new_tokens=50, seed=4)
     pieces = list(stream(model, tokenizer, "é", temperature=1.0, max_new_tokens=50, seed=4))
-    assert "".join(pieces) == text_of(tokenizer, sample.new_ids)
+    assert "".join(pieces) == detokenize(tokenizer, sample.new_ids)
     assert any(token_id > 127 for token_id in sample.new_ids)
 
 
@@ -228,7 +222,7 @@ def test_a_run_is_loaded_as_it_was_trained(run):
     [sample] = generate(model, tokenizer, ["the sun"], temperature=0, max_new_tokens=8)
     prompt_ids = tokenizer.encode("the sun")
     assert prompt_ids + sample.new_ids == greedy_by_hand(trained, prompt_ids, 8)
-    assert set(text_of(tokenizer, sample.new_ids)) <= set("abcdefghijklmnopqrstuvwxyz .\n")
+    assert set(detokenize(tokenizer, sample.new_ids)) <= set("abcdefghijklmnopqrstuvwxyz .\n")
 
 
 def test_a_run_with_another_tokenizer_is_refused(run):
@@ -236,7 +230,7 @@ def test_a_run_with_another_tokenizer_is_refused(run):
     config["tokenizer"]["sha256"] = "0" * 64
     (run / "other").mkdir()
     (run / "other/config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"/tokenizers/tiny: expected the tokenizer 000000000000"):
+    with pytest.raises(InputError, match="/tokenizers/tiny"):
         load_run(run / "other")
 
 
@@ -258,7 +252,7 @@ def test_streaming_writes_the_text_alone(run, capsys):
     assert first.err == ""
 
 
-def test_the_verb_streams_without_loading_torch(run):
+def test_generate_command_streams_without_torch_numba_and_pandas(run):
     code = (
         "import sys; from lmpipe.cli.main import main; main(sys.argv[1:]); "
         "print([name for name in ('torch', 'numba', 'pandas') if name in sys.modules], file=sys.stderr)"
@@ -269,44 +263,12 @@ def test_the_verb_streams_without_loading_torch(run):
     )
     model, tokenizer = load_run(run / "run")
     [sample] = generate(model, tokenizer, ["the sun"], temperature=1.0, top_p=1.0, max_new_tokens=12, seed=3)
-    assert (done.stdout, done.stderr) == (f"the sun{text_of(tokenizer, sample.new_ids)}\n", "[]\n")
+    assert (done.stdout, done.stderr) == (f"the sun{detokenize(tokenizer, sample.new_ids)}\n", "[]\n")
 
 
 @pytest.mark.parametrize(
     ("temperature", "top_p", "option"), [(-1, 1, "temperature"), (1, 0, "top-p"), (1, 1.5, "top-p")]
 )
 def test_impossible_settings_are_refused(run, temperature, top_p, option):
-    with pytest.raises(InputError, match=f"--{option}: expected"):
+    with pytest.raises(InputError, match=f"--{option}"):
         stream_to_stdout(run / "run", "the", temperature, top_p, 1, 0)
-
-
-SAMPLES = SamplesSettings(
-    models={}, prompts=["the sun", "a"], max_new_tokens=40, temperature=[0.0, 0.7], top_p=[0.9, 1.0]
-)
-
-
-def test_the_grid_has_one_greedy_sample_for_each_prompt():
-    assert sample_grid(SAMPLES) == [
-        (prompt, temperature, top_p)
-        for prompt in ("the sun", "a")
-        for temperature, top_p in ((0.0, 1.0), (0.7, 0.9), (0.7, 1.0))
-    ]
-
-
-def test_samples_are_written_with_figures_and_repeat(run):
-    texts = [run / f"corpora/tiny/{split}.txt" for split in ("train", "valid")]
-    write_samples(SAMPLES, tiny_run(), run / "run", *texts, run / "samples/tiny.json")
-    result = read_json(run / "samples/tiny.json")
-    assert {"corpus", "run", "tokenizer", "prompts", "samples", "reference"} <= result.keys()
-    assert (result["run_status"], result["tokenizer"]) == ("finished", "tiny")
-    assert len(result["samples"]) == 6
-    for sample in result["samples"]:
-        assert sample["ended"] or sample["tokens"] == 40
-        assert 0 <= sample["known_word_share"] <= 1
-        assert sample["words"] < 3 or 0 < sample["distinct_3"] <= 1
-    assert max(sample["known_word_share"] for sample in result["samples"]) > 0.5
-    assert result["reference"]["known_word_share"] == 1
-    write_samples(SAMPLES, tiny_run(), run / "run", *texts, run / "samples/again.json")
-    again = read_json(run / "samples/again.json")
-    assert result == again
-    assert Path(run / "samples/tiny.json").read_text().count("NaN") == 0

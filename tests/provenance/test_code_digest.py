@@ -57,7 +57,7 @@ def test_digest_follows_kernels_that_are_loaded_by_name():
     }.items():
         assert compiler | {BPE + kernels} <= set(code_digest(module))
     assert f"{BPE}encode_kernels" not in code_digest("tokenizer.bpe_training")
-    assert {"kernels.transformer.infer", "numba"} <= set(code_digest("generation.sampling"))
+    assert {"kernels.transformer.infer", "numba"} <= set(code_digest("generation.samples"))
 
 
 def test_every_module_that_loads_kernels_declares_them():

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from lmpipe.data.token_dataset import TokenDataset, batch_starts
 from lmpipe.errors import InputError
-from lmpipe.generation.sampling import read_run
+from lmpipe.generation.inference import read_run
 from lmpipe.model.accounting import account_adamw
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.schema import BestOf

@@ -243,8 +243,8 @@ SAMPLE = keys(
     top_p=Share,
     text=str,
     tokens=Whole,
-    ended=bool,
-    context_cuts=list[Whole],
+    reached_eos=bool,
+    context_truncations=list[Whole],
     **FLUENCY,
 )
 SAMPLES = keys(
@@ -254,5 +254,5 @@ SAMPLES = keys(
     max_new_tokens=Count,
     context_length=Count,
     samples=Annotated[list[Annotated[SAMPLE, AfterValidator(no_shares_of_nothing)]], Field(min_length=1)],
-    reference=keys(documents=Whole, **FLUENCY),
+    held_out=keys(documents=Whole, **FLUENCY),
 )

@@ -448,7 +448,8 @@ def select_best(given: Arguments) -> Facts:
 
 def generate(given: Arguments) -> Facts:
     """Run `lmpipe generate`."""
-    from lmpipe.generation.sampling import stream_to_stdout, write_samples
+    from lmpipe.generation.samples import write_samples
+    from lmpipe.generation.sampling import stream_to_stdout
 
     if given.prompt is not None:
         stream_to_stdout(

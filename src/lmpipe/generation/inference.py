@@ -1,19 +1,27 @@
-"""The trained model as a compiled forward pass on the CPU with a KV cache: what generation runs on.
+"""Inference: the trained model of a run as a compiled forward pass on the CPU with a KV cache.
 
 It computes what lmpipe.model.transformer.TransformerLM does in float32, to rounding, and needs no torch, whose import
 takes most of the time of a short command. The kernel is lmpipe.kernels.transformer.infer.
 """
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 
+from lmpipe.errors import InputError
+from lmpipe.io.tensor_files import read_weights
 from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer
 from lmpipe.kernels.runtime.loader import load
 from lmpipe.kernels.runtime.structs import LANES, LANES_BYTES, WORD, round_up
 from lmpipe.kernels.transformer.structs import LAYER, MODEL, PANEL, POST_NORM, PRE_NORM, ROW
-from lmpipe.model.architecture import has_gate, has_rope, norm_placement, rope_cos_sin
+from lmpipe.model.architecture import has_rope, norm_placement, rope_cos_sin, weight_shapes
+from lmpipe.study.documents import RUN_CONFIG, read_shape
+from lmpipe.study.paths import CONFIG, WEIGHTS
 from lmpipe.study.settings import ModelConfig
+from lmpipe.tokenizer.tokenizer import Tokenizer
 
 KERNEL_MODULE = "lmpipe.kernels.transformer.infer"
 ROWS = 64  # tokens that are computed together
@@ -34,6 +42,17 @@ def pad_rows(vectors: np.ndarray) -> np.ndarray:
     return np.pad(vectors, [(0, 0)] * (vectors.ndim - 1) + [(0, missing)])
 
 
+def has_silu_gate(config: ModelConfig) -> bool:
+    """Return True if the kernel's SiLU is gated, by the feed-forward of the model."""
+    match config.feed_forward:
+        case "swiglu":
+            return True
+        case "silu":
+            return False
+        case unknown:
+            assert_never(unknown)
+
+
 class CompiledLM:
     """A model's weights in the kernel's layout, and its scratch memory; one thread at a time may use it.
 
@@ -43,7 +62,7 @@ class CompiledLM:
     def __init__(self, config: ModelConfig, weights: Mapping[str, np.ndarray]):
         """Copy `weights` (lmpipe.model.architecture.weight_shapes) to memory that the kernel reads."""
         self.config = config
-        self.has_gate = has_gate(config)
+        self.has_gate = has_silu_gate(config)
         self.kernel = load(KERNEL_MODULE).forward
         self.memory: list[Buffer] = []
         self.state = StructBuffer(MODEL.nbytes)
@@ -139,3 +158,28 @@ class CompiledLM:
             self.kernel(self.state.address, self.rows.address, len(batch))
         logits = self.logits.array("f4", columns * len(texts))
         return logits.reshape(-1, columns)[:, : self.config.vocab_size].copy()
+
+
+def load_run(run_folder: str | Path) -> tuple[CompiledLM, Tokenizer]:
+    """Return the trained model of a run, ready to generate, and its tokenizer; raise InputError as `read_run` does."""
+    config, weights, tokenizer = read_run(run_folder)
+    return CompiledLM(config, weights), tokenizer
+
+
+def read_run(run_folder: str | Path) -> tuple[ModelConfig, dict[str, np.ndarray], Tokenizer]:
+    """Return the model of a run, its trained weights and its tokenizer.
+
+    Raises InputError if files are missing or damaged, or the tokenizer is not the one that the run was trained with.
+    """
+    folder = Path(run_folder)
+    config = read_shape(folder / CONFIG, RUN_CONFIG)
+    tokenizer_folder = os.path.normpath(folder / config["tokenizer"]["path"])
+    tokenizer = Tokenizer.from_folder(tokenizer_folder)
+    if tokenizer.sha256 != config["tokenizer"]["sha256"]:
+        problem = f"is not the tokenizer that {folder} was trained with (another checksum)"
+        raise InputError(tokenizer_folder, problem, "train the run again")
+    model_config = ModelConfig.model_validate(config["model"])
+    if model_config.vocab_size != tokenizer.vocab_size:
+        problem = f"model.vocab_size is {model_config.vocab_size}, but the tokenizer has {tokenizer.vocab_size} ids"
+        raise InputError(folder / CONFIG, problem, "train the run again")
+    return model_config, read_weights(folder / WEIGHTS, weight_shapes(model_config)), tokenizer

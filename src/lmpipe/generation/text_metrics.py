@@ -1,91 +1,120 @@
-"""Figures of fluency: how many words of a text are known, how varied they are, and how often phrases come again."""
+"""Text metrics: share of words known from the training text, variety of words, and repetition of phrases."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from heapq import nlargest
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Self
 
 import regex
+from pydantic import model_validator
 
+from lmpipe.io.documents import Document
 from lmpipe.tokenizer.pretokenizer import documents
 
 WORD = regex.compile(r"[\p{L}\p{M}']+")
-# A vocabulary of words is complete long before that; reading all of a large corpus would take minutes.
-TRAINING_BYTES = 200_000_000
-REFERENCE_DOCUMENTS = 50
-FIGURES = ("known_word_share", "distinct_1", "distinct_2", "distinct_3", "repeated_4gram_share")
+# The vocabulary of a text is complete long before that; reading all of a large corpus would take minutes.
+MAX_TRAINING_BYTES = 200_000_000
+MAX_HELD_OUT_DOCUMENTS = 50
+METRICS = ("known_word_share", "distinct_1", "distinct_2", "distinct_3", "repeated_4gram_share")
 
 
-def words_of(text: str) -> list[str]:
-    """The words of a text in lower case: runs of letters and apostrophes.
+class TextMetrics(Document):
+    """Metrics of a text; a share of nothing is null."""
 
-    >>> words_of("Don't stop, Zoë!")
+    words: int
+    """Number of words."""
+    known_word_share: float | None
+    """Share of the words that occur in the training text."""
+    distinct_1: float | None
+    """Share of different words (Li et al. 2016, section 5.2)."""
+    distinct_2: float | None
+    """Share of different word pairs."""
+    distinct_3: float | None
+    """Share of different three-word phrases."""
+    repeated_4gram_share: float | None
+    """Share of the four-word phrases that occurred earlier in the same text."""
+
+    @model_validator(mode="after")
+    def check_shares(self) -> Self:
+        """Refuse shares of no words."""
+        if not self.words and any(getattr(self, name) is not None for name in METRICS):
+            raise ValueError("words is 0, although there are shares of words; generate the samples again")
+        return self
+
+
+class HeldOutMetrics(TextMetrics):
+    """Mean metrics of held-out documents, cut to the samples' median length; `words` is their mean length."""
+
+    documents: int
+    """Number of documents."""
+
+
+def split_words(text: str) -> list[str]:
+    """Return the words of a text in lower case: runs of letters and apostrophes.
+
+    >>> split_words("Don't stop, Zoë!")
     ["don't", 'stop', 'zoë']
     """
     return WORD.findall(text.lower().replace("’", "'"))
 
 
-def distinct_share(words: Sequence[str], length: int) -> float | None:
-    """Different n-grams of a length among all of them (Li et al. 2016, section 5.2); None where there are none.
+def distinct_share(words: Sequence[str], n: int) -> float | None:
+    """Return the share of different n-grams among all (Li et al. 2016, section 5.2); None if there are none.
 
     >>> distinct_share(["a", "b", "a", "b"], 2)
     0.666...
     """
-    grams = [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]
-    return len(set(grams)) / len(grams) if grams else None
+    ngrams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+    return len(set(ngrams)) / len(ngrams) if ngrams else None
 
 
-def figures_of(text: str, known: set[str]) -> dict[str, Any]:
-    """The figures of one text; `known` are the words of the training text. A share of nothing is None.
-
-    repeated_4gram_share is the share of 4-grams that were there before in the same text.
-    """
-    return word_figures(words_of(text), known)
+def text_metrics(text: str, vocabulary: set[str]) -> TextMetrics:
+    """Return the metrics of a text; `vocabulary` is that of the training text."""
+    return word_metrics(split_words(text), vocabulary)
 
 
-def word_figures(words: Sequence[str], known: set[str]) -> dict[str, Any]:
-    """As `figures_of`, for the words of a text."""
+def word_metrics(words: Sequence[str], vocabulary: set[str]) -> TextMetrics:
+    """Return the metrics of a text from its words."""
     distinct_4 = distinct_share(words, 4)
-    return {
-        "words": len(words),
-        "known_word_share": sum(word in known for word in words) / len(words) if words else None,
-        **{f"distinct_{length}": distinct_share(words, length) for length in (1, 2, 3)},
-        "repeated_4gram_share": None if distinct_4 is None else 1 - distinct_4,
-    }
+    return TextMetrics(
+        words=len(words),
+        known_word_share=sum(word in vocabulary for word in words) / len(words) if words else None,
+        distinct_1=distinct_share(words, 1),
+        distinct_2=distinct_share(words, 2),
+        distinct_3=distinct_share(words, 3),
+        repeated_4gram_share=None if distinct_4 is None else 1 - distinct_4,
+    )
 
 
-def mean_figures(records: Iterable[dict[str, Any]]) -> dict[str, float | None]:
-    """The mean of each figure over the records that have it."""
-    records = list(records)
-    values = {name: [record[name] for record in records if record[name] is not None] for name in FIGURES}
-    return {name: fmean(found) if found else None for name, found in values.items()}
-
-
-def known_words(path: str | Path, limit_bytes: int = TRAINING_BYTES) -> tuple[set[str], int]:
-    """The words of a training text, and how many bytes of documents were read for them."""
-    known: set[str] = set()
+def training_vocabulary(path: str | Path, max_bytes: int = MAX_TRAINING_BYTES) -> tuple[set[str], int]:
+    """Return the words of a training text, and the bytes of documents that were read for them."""
+    vocabulary: set[str] = set()
     read_bytes = 0
     for document in documents(path):
-        known.update(words_of(document.decode("utf-8", "replace")))
+        vocabulary.update(split_words(document.decode("utf-8", "replace")))
         read_bytes += len(document)
-        if read_bytes >= limit_bytes:
+        if read_bytes >= max_bytes:
             break
-    return known, read_bytes
+    return vocabulary, read_bytes
 
 
-def held_out_figures(path: str | Path, sample_words: Sequence[int], known: set[str]) -> dict[str, Any]:
-    """The mean figures of held-out documents, cut to the samples' median length, because figures depend on length.
+def held_out_metrics(path: str | Path, sample_words: Sequence[int], vocabulary: set[str]) -> HeldOutMetrics:
+    """Return the mean metrics of held-out documents, cut to the median of `sample_words`, because length matters.
 
-    Takes the first documents of at least that length; where there is none, the longest ones.
+    Takes the first documents that are long enough; if there are none, the longest ones.
     """
     length = max(4, round(median(sample_words)))
-    texts = (words_of(document.decode("utf-8", "replace")) for document in documents(path))
-    chosen = list(islice((words[:length] for words in texts if len(words) >= length), REFERENCE_DOCUMENTS))
+    texts = (split_words(document.decode("utf-8", "replace")) for document in documents(path))
+    chosen = list(islice((words[:length] for words in texts if len(words) >= length), MAX_HELD_OUT_DOCUMENTS))
     if not chosen:
-        texts = (words_of(document.decode("utf-8", "replace")) for document in documents(path))
-        chosen = nlargest(REFERENCE_DOCUMENTS, texts, key=len)
-    mean_words = fmean(len(words) for words in chosen) if chosen else 0
-    figures = mean_figures(word_figures(words, known) for words in chosen)
-    return {"documents": len(chosen), "words": round(mean_words), **figures}
+        texts = (split_words(document.decode("utf-8", "replace")) for document in documents(path))
+        chosen = nlargest(MAX_HELD_OUT_DOCUMENTS, texts, key=len)
+    metrics = [word_metrics(words, vocabulary) for words in chosen]
+    values = {name: [value for m in metrics if (value := getattr(m, name)) is not None] for name in METRICS}
+    return HeldOutMetrics(
+        documents=len(chosen),
+        words=round(fmean(map(len, chosen))) if chosen else 0,
+        **{name: fmean(shares) if shares else None for name, shares in values.items()},
+    )

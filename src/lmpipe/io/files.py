@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import glob
 import hashlib
 import json
 import math
@@ -223,50 +222,6 @@ def atomic_write_all(contents: Mapping[Path, bytes]) -> None:
             file = open_files.enter_context(atomic_write(path, "wb", len(data)))
             file.write(data)
             file.flush()
-
-
-def atomic_write_dir(path: str | Path, contents: Mapping[str, bytes]) -> None:
-    """Write a folder of files that appears under its name only when it is complete.
-
-    It is written as `NAME.tmp-...` beside it and renamed; leftovers of a killed writer are removed by the next one. An
-    empty folder is replaced, and one that holds exactly these names, as an earlier call left it. Raises InputError
-    where there is anything else.
-    """
-    # A name is needed: of a folder given as "." there is none.
-    path = Path(path) if Path(path).name not in ("", "..") else Path(path).resolve()
-    there = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    if there not in (set(), contents.keys()) or (path.exists() and not path.is_dir()):
-        found = f"one with {', '.join(sorted(there)[:3])}" if there else "a file"
-        raise InputError(f"{path}: expected a new folder to write, or an earlier one, found {found}; name another path")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f"{glob.escape(path.name)}.tmp-*"):
-        shutil.rmtree(leftover)
-    temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.tmp-", dir=path.parent))
-    before = Path(f"{temporary}-before")
-    try:
-        for name, data in contents.items():
-            write_flushed(temporary / name, data, path / name)
-        os.chmod(temporary, 0o777 & ~current_umask())
-        if path.exists():
-            os.replace(path, before)
-        os.replace(temporary, path)
-    finally:
-        if before.exists() and not path.exists():
-            os.replace(before, path)
-        for folder in (temporary, before):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_flushed(path: Path, data: bytes, final_path: Path) -> None:
-    """Write a file to disk; where there is no room, it is told under the name that it would have had in the end."""
-    try:
-        with open(path, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        written = path.stat().st_size if path.exists() else 0
-        raise disk_error(error, final_path, written, len(data)) from None
 
 
 def check_no_overwrite(inputs: Sequence[str | Path], outputs: Sequence[str | Path]) -> None:

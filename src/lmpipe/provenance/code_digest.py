@@ -42,7 +42,7 @@ COMPUTED_BY = {
     "measure-batch-sizes": ("training.batch_size_benchmark",),
     "train": ("training.run",),
     "select-best": ("analysis.results",),
-    "generate": ("generation.sampling",),
+    "generate": ("generation.samples",),
     "plot-experiment": ("report.plots.experiment",),
     "find": ("analysis.problems", "analysis/problems/write_up.json"),
     "report": ("report.page", "report/templates"),

@@ -77,10 +77,10 @@ def corpus_metrics(corpus: str, samples: Samples) -> dict[str, Metric]:
         f"{name}_{corpus}": Metric(mean(records, name), "share", source, missing_reason=reason) for name in SHARES
     }
     for name in SHARES:
-        held_out = samples["reference"][name]
+        held_out = samples["held_out"][name]
         metrics[f"held_out_{name}_{corpus}"] = Metric(held_out, "share", source, missing_reason=reason)
     metrics[f"longest_sample_{corpus}"] = Metric(max(record["tokens"] for record in records), "tokens", source)
-    ended = sum(record["ended"] for record in records)
+    ended = sum(record["reached_eos"] for record in records)
     metrics[f"ended_samples_{corpus}"] = Metric(ended, f"of {len(records)} samples", source)
     return metrics
 
@@ -93,7 +93,7 @@ def mean(records: Records, name: str) -> float | None:
 
 def fluency_sentence(results: Results, samples: Samples) -> str:
     """The short answer for one corpus: words and repetition, against held-out text."""
-    records, reference = samples["samples"], samples["reference"]
+    records, reference = samples["samples"], samples["held_out"]
     corpus = describe_corpus(results, samples["corpus"])
     share, usual = mean(records, "known_word_share"), reference["known_word_share"]
     if share is None or usual is None:
@@ -140,7 +140,7 @@ def context_sentences(found: Iterable[Samples]) -> list[str]:
     """Which samples outgrew the context of their model: a sentence for each length of context."""
     cut: dict[int, list[str]] = {}
     for samples in found:
-        if number_cut := sum(bool(record["context_cuts"]) for record in samples["samples"]):
+        if number_cut := sum(bool(record["context_truncations"]) for record in samples["samples"]):
             told = f"{format_int(number_cut)} of the samples of {samples['corpus']}"
             cut.setdefault(samples["context_length"], []).append(told)
     return [
@@ -218,7 +218,7 @@ def standard_error(first: float, first_count: int, second: float, second_count: 
 def length_sentence(samples: Samples) -> str:
     """How many samples reached the end of text."""
     records, limit = samples["samples"], format_int(samples["max_new_tokens"])
-    ended = sum(record["ended"] for record in records)
+    ended = sum(record["reached_eos"] for record in records)
     of_corpus = f"samples of {samples['corpus']}"
     if ended == len(records):
         return f"All {format_int(ended)} {of_corpus} reach the end of text within {limit} tokens."
@@ -247,10 +247,10 @@ def metrics_table(corpus: str, samples: Samples) -> Table:
     """A row of metrics for each sample, and one for held-out text."""
     columns = ["prompt", "temperature", "top-p", "tokens", "ended", "words", *SHARES.values()]
     rows = [
-        [record[name] for name in ("prompt", "temperature", "top_p", "tokens", "ended", "words", *SHARES)]
+        [record[name] for name in ("prompt", "temperature", "top_p", "tokens", "reached_eos", "words", *SHARES)]
         for record in samples["samples"]
     ]
-    reference = samples["reference"]
+    reference = samples["held_out"]
     held_out = f"held-out text ({format_int(reference['documents'])} documents)"
     rows.append([held_out, None, None, None, None, reference["words"], *(reference[name] for name in SHARES)])
     caption = (
@@ -268,6 +268,8 @@ def sample_text(corpus: str, samples: Samples, record: dict[str, Any]) -> Text:
         else f"temperature {format_number(record['temperature'])}"
     )
     top_p = f", top-p {format_number(record['top_p'])}" if record["temperature"] else ""
-    end = "to the end of text" if record["ended"] else f"stopped at {format_int(samples['max_new_tokens'])} tokens"
+    end = (
+        "to the end of text" if record["reached_eos"] else f"stopped at {format_int(samples['max_new_tokens'])} tokens"
+    )
     caption = f"{corpus}: {settings}{top_p}; {format_int(record['tokens'])} tokens, {end}"
     return Text(caption, record["prompt"] + record["text"].rstrip("\n"), "prose")

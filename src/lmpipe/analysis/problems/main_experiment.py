@@ -247,7 +247,7 @@ def sample_sentences(samples: dict[str, generate.Samples]) -> list[str]:
     """How the texts of both models compare with held-out text, by their metrics."""
     told = []
     for corpus, one in samples.items():
-        share, usual = generate.mean(one["samples"], "known_word_share"), one["reference"]["known_word_share"]
+        share, usual = generate.mean(one["samples"], "known_word_share"), one["held_out"]["known_word_share"]
         if share is None or usual is None:
             return []
         told.append(
