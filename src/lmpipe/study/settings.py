@@ -46,11 +46,19 @@ def closest_match(word: str, names: Iterable[str]) -> str | None:
 
 Integer = Annotated[int, BeforeValidator(parse_number), Field(le=2**53)]
 FiniteFloat = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
+
+
+def to_tuple(value: Any) -> Any:
+    """Return a list as a tuple: JSON has lists only, and strict validation after a model's own takes no list."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 PositiveInt = Annotated[Integer, Field(ge=1)]
 # Above all models that there are, and low enough that a few of them multiplied are still a number of bytes.
 Size = Annotated[PositiveInt, Field(le=2**24)]
 PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
 NonNegativeFloat = Annotated[FiniteFloat, Field(ge=0)]
+Beta = Annotated[FiniteFloat, Field(ge=0, lt=1)]
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 
@@ -124,7 +132,7 @@ class TrainingSettings(Settings):
     min_lr_ratio: Fraction = 0.1
     warmup_fraction: Fraction = 0.05
     weight_decay: NonNegativeFloat = 0.1
-    betas: tuple[Annotated[FiniteFloat, Field(ge=0, lt=1)], Annotated[FiniteFloat, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    betas: Annotated[tuple[Beta, Beta], BeforeValidator(to_tuple)] = (0.9, 0.95)
     eps: PositiveFloat = 1e-8
     max_grad_norm: PositiveFloat = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
