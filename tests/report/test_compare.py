@@ -2,18 +2,18 @@ import json
 import re
 import shutil
 
+import pandas as pd
 import pytest
 
+from lmpipe.analysis.finding import Finding, Findings, Metric
 from lmpipe.cli.main import main
 from lmpipe.errors import InputError
-from lmpipe.report.compare import aligned, comparison, flat_settings
-
-STRINGS = {"title": "T", "question": "?", "status": "answered", "sentences": [], "tables": [], "plots": [], "texts": []}
+from lmpipe.report.compare import Comparison, Difference, compare_studies, flatten_settings, markdown_table
 
 
 @pytest.fixture
 def studies(whole_study, tmp_path, monkeypatch):
-    """Two copies of what a finished study tells of itself; the second may be changed."""
+    """Two copies of findings.json and provenance.json of a finished study; the second may be changed."""
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -28,71 +28,60 @@ def change(path, edit):
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def figure(value, interval=None, unit="nats per token"):
-    return {"value": value, "unit": unit, "source": "x", "interval": interval, "missing_reason": ""}
+def write_findings(folder, metrics):
+    """Write findings.json with one problem that has these metrics."""
+    finding = Finding("answered", metrics)
+    Findings(study="x", problems={"main_experiment": finding}).write(folder / "findings.json")
 
 
-def with_figures(figures):
-    """An edit of findings.json: one problem with these figures, and nothing else."""
-
-    def edit(content):
-        content["problems"] = {
-            "main_experiment": {**STRINGS, "metrics": figures, "reference": {"rows": [], "note": ""}}
-        }
-
-    return edit
+def nats(value, interval=None):
+    return Metric(value, "nats per token", "x", interval)
 
 
-def test_a_study_differs_in_nothing_from_itself(studies, capsys):
+def test_a_study_does_not_differ_from_itself(studies, capsys):
     main(["compare", "a", "b"])
-    told = capsys.readouterr().out
-    problems = json.loads((studies[0] / "findings.json").read_text(encoding="utf-8"))["problems"]
-    figures = sum(len(problem["metrics"]) for problem in problems.values())
-    assert figures > 50
-    assert f"{figures} figures are equal." in told
-    assert told.count("None.") == told.count("## ") == 7
+    text = capsys.readouterr().out
+    num_metrics = sum(len(finding.metrics) for finding in Findings.read(studies[0] / "findings.json").problems.values())
+    assert num_metrics > 50
+    assert f"{num_metrics} figures are equal." in text
+    assert text.count("None.") == text.count("## ") == 7
 
 
-def test_findings_move_by_so_much(studies):
-    change(
-        studies[0] / "findings.json",
-        with_figures(
-            {
-                "apart": figure(4.0, [3.9, 4.1]),
-                "overlapping": figure(4.0, [3.8, 4.2]),
-                "touching": figure(4.0, [3.9, 4.1]),
-                "one_seed": figure(-2.0),
-                "from_zero": figure(0.0),
-                "lost": figure(1.0),
-                "undefined": figure(None),
-                "word": figure("a"),
-                "seconds": figure(10.0, unit="s"),
-                "same": figure(5, [4, 6]),
-                "yes": figure(True),
-            }
-        ),
+def test_moved_metrics(studies):
+    write_findings(
+        studies[0],
+        {
+            "apart": nats(4.0, (3.9, 4.1)),
+            "overlapping": nats(4.0, (3.8, 4.2)),
+            "touching": nats(4.0, (3.9, 4.1)),
+            "one_seed": nats(-2.0),
+            "from_zero": nats(0.0),
+            "lost": nats(1.0),
+            "undefined": nats(None),
+            "word": nats("a"),
+            "seconds": Metric(10.0, "s"),
+            "same": nats(5, (4, 6)),
+            "yes": nats(True),
+        },
     )
-    change(
-        studies[1] / "findings.json",
-        with_figures(
-            {
-                "apart": figure(3.0, [2.9, 3.1]),
-                "overlapping": figure(4.1, [3.9, 4.3]),
-                "touching": figure(4.2, [4.1, 4.3]),
-                "one_seed": figure(-1.5),
-                "from_zero": figure(1.0),
-                "new": figure(1.0),
-                "undefined": figure(2.0),
-                "word": figure("b"),
-                "seconds": figure(5.0, unit="s"),
-                "same": figure(5, [4, 6]),
-                "yes": figure(False),
-            }
-        ),
+    write_findings(
+        studies[1],
+        {
+            "apart": nats(3.0, (2.9, 3.1)),
+            "overlapping": nats(4.1, (3.9, 4.3)),
+            "touching": nats(4.2, (4.1, 4.3)),
+            "one_seed": nats(-1.5),
+            "from_zero": nats(1.0),
+            "new": nats(1.0),
+            "undefined": nats(2.0),
+            "word": nats("b"),
+            "seconds": Metric(5.0, "s"),
+            "same": nats(5, (4, 6)),
+            "yes": nats(False),
+        },
     )
-    found = comparison(*studies)
-    moved = {one["figure"]: (one["difference"], one["percent"], one["is_resolved"]) for one in found["findings"]}
-    assert moved == {
+    comparison = compare_studies(*studies)
+    assert {row.metric: (row.difference, row.percent, row.is_resolved) for row in comparison.metrics} == {
         "apart": (-1.0, -25.0, True),
         "overlapping": (pytest.approx(0.1), pytest.approx(2.5), False),
         "touching": (pytest.approx(0.2), pytest.approx(5.0), False),
@@ -102,12 +91,12 @@ def test_findings_move_by_so_much(studies):
         "word": (None, None, None),
         "yes": (None, None, None),
     }
-    assert [one["figure"] for one in found["machine"]] == ["seconds"]
-    assert {one["figure"]: one["is_in"] for one in found["in_one_only"]} == {"lost": "first", "new": "second"}
-    assert found["equal_figures"] == 1
+    assert [row.metric for row in comparison.machine_dependent] == ["seconds"]
+    assert {row.metric: row.present_in for row in comparison.unpaired} == {"lost": "first", "new": "second"}
+    assert comparison.num_equal == 1
 
 
-def test_settings_code_versions_hardware_and_texts_that_differ(studies):
+def test_settings_code_versions_hardware_and_texts(studies):
     def edit(content):
         content["settings"]["training"]["batch_size"] = 7
         content["settings"]["model"].pop("d_ff")
@@ -119,68 +108,71 @@ def test_settings_code_versions_hardware_and_texts_that_differ(studies):
         content["files"]["corpora/tiny/train.txt"]["sha256"] = "f" * 64
 
     change(studies[1] / "provenance.json", edit)
-    found = comparison(*studies)
-    settings = {row["what"]: (row["first"], row["second"]) for row in found["settings"]}
-    assert settings == {"training.batch_size": (4, 7), "model.d_ff": (32, None)}
-    made_by = {row["what"]: (row["first"], row["second"]) for row in found["made_by"]}
-    assert set(made_by) == {"code of train", "version of torch", "hardware: cores"}
-    assert made_by["version of torch"][1] == f"{made_by['version of torch'][0]}, 9.9", "all that were used"
-    assert [row["what"] for row in found["texts"]] == ["corpora/tiny/train.txt"]
+    comparison = compare_studies(*studies)
+    assert comparison.settings == [
+        Difference(name="model.d_ff", first=32, second=None),
+        Difference(name="training.batch_size", first=4, second=7),
+    ]
+    provenance = {row.name: (row.first, row.second) for row in comparison.provenance}
+    assert set(provenance) == {"code of train", "version of torch", "hardware: cores"}
+    assert provenance["version of torch"][1] == f"{provenance['version of torch'][0]}, 9.9", "all versions"
+    assert [row.name for row in comparison.texts] == ["corpora/tiny/train.txt"]
 
 
-def test_studies_with_other_experiments_and_problems(studies):
+def test_other_experiments_and_problems(studies):
     def edit(content):
         content["problems"]["another"] = content["problems"].pop("sweep")
         content["problems"]["unicode1"]["status"] = "missing"
         content["problems"]["unicode1"]["metrics"] = {}
 
     change(studies[1] / "findings.json", edit)
-    found = comparison(*studies)
-    assert {(row["what"], row["first"], row["second"]) for row in found["statuses"]} == {
+    comparison = compare_studies(*studies)
+    assert {(row.name, row.first, row.second) for row in comparison.statuses} == {
         ("sweep", "answered", None),
         ("another", None, "answered"),
         ("unicode1", "answered", "missing"),
     }
-    assert {one["problem"] for one in found["in_one_only"]} == {"sweep", "another", "unicode1"}
+    assert {row.problem for row in comparison.unpaired} == {"sweep", "another", "unicode1"}
 
 
-def test_it_is_written_for_programs_and_for_people(studies, capsys, tmp_path):
+def test_comparison_is_written_as_json_and_markdown(studies, capsys, tmp_path):
     change(studies[1] / "provenance.json", lambda content: content["settings"].update(seeds=[0, 1]))
-    main(["compare", "a", "b", "--output", "x/found.json"])
+    main(["compare", "a", "b", "--output", "x/comparison.json"])
     printed = capsys.readouterr().out
-    found = json.loads((tmp_path / "x/found.json").read_text(encoding="utf-8"))
-    assert found["settings"] == [{"what": "seeds", "first": [0], "second": [0, 1]}]
-    main(["compare", "a", "b", "--output", "found.md"])
-    assert (tmp_path / "found.md").read_text(encoding="utf-8") == printed
+    comparison = Comparison.read(tmp_path / "x/comparison.json")
+    assert comparison.settings == [Difference(name="seeds", first=[0], second=[0, 1])]
+    main(["compare", "a", "b", "--output", "comparison.md"])
+    assert (tmp_path / "comparison.md").read_text(encoding="utf-8") == printed
     assert re.search(r"\| seeds +\| \[0\] +\| \[0, 1\] +\|", printed)
 
 
-def test_tables_are_aligned_and_keep_their_columns():
-    lines = aligned(["a", "b"], [["x|y", "1"], ["z", "22"]])
-    assert lines == ["| a    | b  |", "| ---- | -- |", "| x\\|y | 1  |", "| z    | 22 |"]
-    assert flat_settings({"study": "x", "a": {"b": {}, "c": None}}) == {"a.b": {}, "a.c": None}
+def test_tables_are_aligned_and_escaped():
+    lines = markdown_table(pd.DataFrame([["x|y", "1"], ["z", "22"]], columns=["a", "b"])).splitlines()
+    assert lines == ["| a    | b   |", "|:-----|:----|", "| x\\|y | 1   |", "| z    | 22  |"]
+    assert flatten_settings({"study": "x", "a": {"b": {}, "c": None}}) == {"a.b": {}, "a.c": None}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "where"),
     [
-        (["a", "none"], "none: has no provenance.json"),
-        (["none", "a"], "none: has no"),
-        (["a", "b/findings.json"], "b/findings.json: has no"),
-        (["a", "b", "--output", "x.txt"], "--output: expected a name that ends in .json or .md, found x.txt"),
+        (["a", "none"], "none"),
+        (["none", "a"], "none"),
+        (["a", "b/findings.json"], "b/findings.json"),
+        (["a", "b", "--output", "x.txt"], "--output x.txt"),
     ],
 )
-def test_what_is_no_study_is_told_in_one_line(studies, arguments, message, capsys):
+def test_folders_without_a_finished_study_are_refused_in_one_line(studies, arguments, where, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["compare", *arguments])
     captured = capsys.readouterr()
     assert caught.value.code == 1
     assert captured.out == ""
-    assert captured.err.startswith(f"lmpipe compare: {message}")
+    assert captured.err.startswith(f"lmpipe compare: {where}: ")
     assert captured.err.count("\n") == 1
 
 
-def test_an_unfinished_study_is_told(studies):
+def test_unfinished_study_is_refused(studies):
     (studies[1] / "findings.json").unlink()
-    with pytest.raises(InputError, match=r"has no findings\.json"):
-        comparison(*studies)
+    with pytest.raises(InputError) as error:
+        compare_studies(*studies)
+    assert error.value.where == str(studies[1])

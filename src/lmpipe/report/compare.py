@@ -1,14 +1,18 @@
-"""Comparing two studies: which settings, code, versions, machines and texts differ, and which findings moved."""
+"""Comparison of two studies: differing settings, code, versions, machines and texts, and the metrics that moved."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, Literal, NotRequired, TypeVar
 
-from lmpipe.analysis.finding import Findings
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from lmpipe.analysis.finding import Cell, Finding, Findings, Metric
 from lmpipe.analysis.results import is_number
 from lmpipe.errors import InputError
-from lmpipe.io.files import atomic_write, write_json
+from lmpipe.io.documents import Document
+from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import format_bytes, format_int, format_number
 from lmpipe.provenance.job_records import CHECKSUM, RECORD, ResultPath
 from lmpipe.study.documents import keys, read_shape
@@ -29,240 +33,297 @@ COLLECTED = keys(
     files=dict[ResultPath, CHECKSUM],
 )
 FINDINGS_FILE = "findings.json"
-# Figures of these units, or with these words in their names, tell of the machine and what else it did.
+# Metrics with these units, or with these words in their names, depend on the machine and its load.
 MACHINE_UNITS = ("s", "h", "tokens per second", "bytes per second", "FLOP/s")
 MACHINE_NAMES = ("peak_memory", "utilization")
-SHOWN_DIGITS = 12
-LONGEST_CELL = 60
-NOTHING = "–"
-FIGURE_HEADS = ("figure", "first", "second", "difference", "percent", "resolved")
+DIGEST_DIGITS = 12
+MAX_CELL_LENGTH = 60
+NO_VALUE = "–"
+Content = TypeVar("Content")
 EXPLANATION = (
     "Differences are the second minus the first. `yes` says that the two 95 % intervals do not overlap, which is "
     "stricter than a test of the difference; `no` that they do; a dash that a study has no interval (one seed)."
 )
 
 
-def compare(first: str | Path, second: str | Path, output: str | Path | None = None) -> None:
-    """Print what differs between two studies' results folders; write it to `output`, a .json or .md file.
+class Part(BaseModel):
+    """A part of a comparison."""
 
-    Raises InputError for folders that hold no finished study, and for another kind of file.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Difference(Part):
+    """A value that differs between two studies."""
+
+    name: str
+    """Path of the setting, name of the fact, path of the text, or id of the problem."""
+    first: Any
+    """Value of the first study; null if it has none."""
+    second: Any
+    """Value of the second study; null if it has none."""
+
+
+class MetricDifference(Part):
+    """One metric of two studies."""
+
+    problem: str
+    """Id of the problem or name of the experiment."""
+    metric: str
+    """Name of the metric."""
+    unit: str
+    """Unit of the values."""
+    present_in: Literal["first", "second", "both"]
+    """Studies that have the metric."""
+    first: Cell
+    """Value of the first study; null if it is undefined."""
+    second: Cell
+    """Value of the second study; null if it is undefined."""
+    first_interval: tuple[float, float] | None
+    """95 % interval of the first value, if there are several seeds."""
+    second_interval: tuple[float, float] | None
+    """95 % interval of the second value, if there are several seeds."""
+    difference: float | int | None
+    """Second minus first; null unless both are numbers."""
+    percent: float | None
+    """Difference in percent of the first value; null if that is zero."""
+    is_resolved: bool | None
+    """True if the intervals are disjoint; null without two intervals."""
+    is_machine_dependent: bool
+    """True for times, speeds and memory."""
+
+
+class Comparison(Document):
+    """Differences between two finished studies."""
+
+    first: str
+    """Results folder of the first study."""
+    second: str
+    """Results folder of the second study."""
+    settings: list[Difference]
+    """Settings that differ, by their paths in the study file."""
+    provenance: list[Difference]
+    """Code digests, versions, hardware, devices and commits that differ, each with all its values."""
+    texts: list[Difference]
+    """Texts and vocabularies that differ; losses per token compare only between equal ones."""
+    statuses: list[Difference]
+    """Problems whose status differs."""
+    metrics: list[MetricDifference]
+    """Metrics of both studies that differ, but for machine-dependent ones."""
+    machine_dependent: list[MetricDifference]
+    """Times, speeds and memory that differ."""
+    unpaired: list[MetricDifference]
+    """Metrics that only one study has."""
+    num_equal: int
+    """Number of equal metrics."""
+
+
+def compare(first: str | Path, second: str | Path, output: str | Path | None = None) -> None:
+    """Print the differences between two studies' results folders; write them to `output`, a .json or .md file.
+
+    Raises InputError if a folder has no finished study, or for another kind of file.
     """
     if output is not None and Path(output).suffix not in (".json", ".md"):
-        raise InputError(f"--output: expected a name that ends in .json or .md, found {output}; give it one of them")
-    compared = comparison(Path(first), Path(second))
-    text = as_markdown(compared)
+        raise InputError(f"--output {output}", "is neither a .json nor a .md file", "choose one of these endings")
+    comparison = compare_studies(Path(first), Path(second))
+    text = format_markdown(comparison)
     print(text, end="")
     if output is not None and Path(output).suffix == ".json":
-        write_json(output, compared)
+        comparison.write(output)
     elif output is not None:
         with atomic_write(output) as file:
             file.write(text)
 
 
-def comparison(first: Path, second: Path) -> dict[str, Any]:
-    """What differs between two studies, as plain JSON values: rows of what, first and second, and the findings."""
-    collected = [read_study(folder, RECORD, COLLECTED) for folder in (first, second)]
-    problems = [read_findings(folder) for folder in (first, second)]
-    figures = list(compared_figures(*problems))
-    moved = [figure for figure in figures if figure["is_in"] == "both" and figure["first"] != figure["second"]]
-    return {
-        "first": str(first),
-        "second": str(second),
-        "settings": differing(*(flat_settings(one["settings"]) for one in collected)),
-        "made_by": differing(*(made_by(one["records"]) for one in collected)),
-        "texts": differing(*(texts(one["files"]) for one in collected)),
-        "statuses": differing(*({name: one["status"] for name, one in found.items()} for found in problems)),
-        "findings": [figure for figure in moved if not figure["is_of_the_machine"]],
-        "machine": [figure for figure in moved if figure["is_of_the_machine"]],
-        "in_one_only": [figure for figure in figures if figure["is_in"] != "both"],
-        "equal_figures": sum(figure["is_in"] == "both" for figure in figures) - len(moved),
-    }
-
-
-def read_findings(folder: Path) -> dict[str, Any]:
-    """Findings of a finished study by problem."""
-    path = folder / FINDINGS_FILE
-    if not path.is_file():
-        raise no_study(folder, FINDINGS_FILE)
-    return Findings.read(path).model_dump(mode="json")["problems"]
-
-
-def read_study(folder: Path, name: str, kind: Any) -> Any:
-    """A file of a finished study; raises InputError where the folder has none, or it is damaged."""
-    if not (folder / name).is_file():
-        raise no_study(folder, name)
-    return read_shape(folder / name, kind)
-
-
-def no_study(folder: Path, name: str) -> InputError:
-    """Error for a folder that lacks a file of a finished study."""
-    return InputError(
-        folder, f"has no {name}, so it is not a finished study", "check the path, or let snakemake finish the study"
+def compare_studies(first: Path, second: Path) -> Comparison:
+    """Compare two finished studies by their results folders; raise InputError if one is not."""
+    folders = (first, second)
+    collected = [read_result(folder, RECORD, lambda path: read_shape(path, COLLECTED)) for folder in folders]
+    problems = [read_result(folder, FINDINGS_FILE, Findings.read).problems for folder in folders]
+    metrics = list(compare_metrics(*problems))
+    paired = [metric for metric in metrics if metric.present_in == "both"]
+    moved = [metric for metric in paired if metric.first != metric.second]
+    return Comparison(
+        first=str(first),
+        second=str(second),
+        settings=diff(*(flatten_settings(study["settings"]) for study in collected)),
+        provenance=diff(*(provenance_facts(study["records"]) for study in collected)),
+        texts=diff(*(text_checksums(study["files"]) for study in collected)),
+        statuses=diff(*({name: finding.status for name, finding in findings.items()} for findings in problems)),
+        metrics=[metric for metric in moved if not metric.is_machine_dependent],
+        machine_dependent=[metric for metric in moved if metric.is_machine_dependent],
+        unpaired=[metric for metric in metrics if metric.present_in != "both"],
+        num_equal=len(paired) - len(moved),
     )
 
 
-# --- settings and origins --------------------------------------------------------------------------------------------
+def read_result(folder: Path, name: str, read: Callable[[Path], Content]) -> Content:
+    """Read a file of a finished study; raise InputError if the folder has none."""
+    if not (folder / name).is_file():
+        problem = f"has no {name}, so it is not a finished study"
+        raise InputError(folder, problem, "check the path, or let snakemake finish the study")
+    return read(folder / name)
 
 
-def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each key whose values differ; None stands for a key that one side lacks."""
+# --- settings and provenance -----------------------------------------------------------------------------------------
+
+
+def diff(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
+    """Return the keys whose values differ."""
     return [
-        {"what": key, "first": first.get(key), "second": second.get(key)}
+        Difference(name=key, first=first.get(key), second=second.get(key))
         for key in dict.fromkeys([*first, *second])
         if first.get(key) != second.get(key)
     ]
 
 
-def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a study by their key paths; its name, which always differs, is left out.
+def flatten_settings(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return the settings of a study by their key paths, without its name, which always differs.
 
-    >>> flat_settings({"study": "a", "model": {"d_model": 64}, "seeds": [0]})
+    >>> flatten_settings({"study": "a", "model": {"d_model": 64}, "seeds": [0]})
     {'model.d_model': 64, 'seeds': [0]}
     """
-
-    def leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, Mapping) and value:
-            for key, inner in value.items():
-                yield from leaves(f"{place}.{key}" if place else str(key), inner)
-        else:
-            yield place, value
-
-    return {place: value for place, value in leaves("", settings) if place != "study"}
+    flat = {}
+    for key, value in settings.items():
+        inner = f"{path}.{key}" if path else str(key)
+        flat |= flatten_settings(value, inner) if isinstance(value, Mapping) and value else {inner: value}
+    flat.pop("study", None)
+    return flat
 
 
-def made_by(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What made a study: digests of modules, versions, hardware, devices and commits, each with all that it was."""
-    found: dict[str, set[str]] = {}
+def provenance_facts(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return code digests, versions, hardware, devices and commits of the jobs of a study, each with all its values."""
+    values: dict[str, set[str]] = {}
     for record in records.values():
         facts = {f"code of {name}": digest for name, digest in record["code"].items()}
         facts |= {f"version of {name}": version for name, version in record["versions"].items()}
         facts |= {f"hardware: {name}": value for name, value in record["hardware"].items()}
-        facts |= {"commit": (record["commit"] or "none")[:SHOWN_DIGITS], "device": record.get("device")}
+        facts |= {"commit": (record["commit"] or "none")[:DIGEST_DIGITS], "device": record.get("device")}
         for name, value in facts.items():
             if value is not None:
-                found.setdefault(name, set()).add(str(value))
-    # A digest names some packages' versions, too.
-    repeated = {f"code of {name.removeprefix('version of ')}" for name in found if name.startswith("version of ")}
-    return {name: ", ".join(sorted(values)) for name, values in found.items() if name not in repeated}
+                values.setdefault(name, set()).add(str(value))
+    # A digest covers the versions of some packages, too.
+    repeated = {f"code of {name.removeprefix('version of ')}" for name in values if name.startswith("version of ")}
+    return {name: ", ".join(sorted(texts)) for name, texts in values.items() if name not in repeated}
 
 
-def texts(files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The texts and vocabularies of a study: losses per token compare only between equal ones."""
-    named = (path for path in files if path.startswith(("corpora/", "tokenizers/")))
-    chosen = (path for path in named if path.endswith((".txt", "/vocab.json")) and not path.endswith("merges.txt"))
+def text_checksums(files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return sizes and checksums of the texts and vocabularies of a study by path."""
+    paths = [path for path in files if path.startswith("corpora/") and path.endswith(".txt")]
+    paths += [path for path in files if path.startswith("tokenizers/") and path.endswith("/vocab.json")]
     return {
-        path: f"{format_bytes(files[path]['bytes'])}, sha256 {files[path]['sha256'][:SHOWN_DIGITS]}" for path in chosen
+        path: f"{format_bytes(files[path]['bytes'])}, sha256 {files[path]['sha256'][:DIGEST_DIGITS]}" for path in paths
     }
 
 
-# --- findings --------------------------------------------------------------------------------------------------------
+# --- metrics ---------------------------------------------------------------------------------------------------------
 
 
-def compared_figures(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every figure that either study has, in the order of the problems, with how far it moved."""
+def compare_metrics(first: Mapping[str, Finding], second: Mapping[str, Finding]) -> Iterator[MetricDifference]:
+    """Yield each metric that either study has, in the order of the problems."""
     for problem in dict.fromkeys([*first, *second]):
-        ours, theirs = (found.get(problem, {}).get("metrics", {}) for found in (first, second))
-        for name in dict.fromkeys([*ours, *theirs]):
-            yield {"problem": problem, "figure": name, **compared(ours.get(name), theirs.get(name), name)}
+        metrics = [findings[problem].metrics if problem in findings else {} for findings in (first, second)]
+        for name in dict.fromkeys([*metrics[0], *metrics[1]]):
+            yield compare_metric(problem, name, metrics[0].get(name), metrics[1].get(name))
 
 
-def compared(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
-    """One figure of both studies; None where a study lacks it. `is_resolved` is None where that cannot be told."""
-    is_in = "second" if first is None else "first" if second is None else "both"
-    absent = {"value": None, "interval": None}
-    values = [(side or absent)["value"] for side in (first, second)]
-    intervals = [(side or absent)["interval"] for side in (first, second)]
-    unit = (second or first)["unit"]
-    have_numbers = all(map(is_number, values))
-    difference = values[1] - values[0] if have_numbers else None
-    return {
-        "unit": unit,
-        "is_in": is_in,
-        "first": values[0],
-        "second": values[1],
-        "first_interval": intervals[0],
-        "second_interval": intervals[1],
-        "difference": difference,
-        "percent": 100 * difference / abs(values[0]) if have_numbers and values[0] else None,
-        "is_resolved": are_apart(*intervals) if have_numbers and all(intervals) else None,
-        "is_of_the_machine": unit in MACHINE_UNITS or any(word in name for word in MACHINE_NAMES),
-    }
+def compare_metric(problem: str, name: str, first: Metric | None, second: Metric | None) -> MetricDifference:
+    """Compare one metric of two studies; None for a study that lacks it."""
+    a, b = (metric or Metric(None) for metric in (first, second))
+    unit = (second or first).unit
+    are_numbers = is_number(a.value) and is_number(b.value)
+    difference = b.value - a.value if are_numbers else None
+    has_intervals = are_numbers and a.interval is not None and b.interval is not None
+    return MetricDifference(
+        problem=problem,
+        metric=name,
+        unit=unit,
+        present_in="second" if first is None else "first" if second is None else "both",
+        first=a.value,
+        second=b.value,
+        first_interval=a.interval,
+        second_interval=b.interval,
+        difference=difference,
+        percent=100 * difference / abs(a.value) if are_numbers and a.value else None,
+        is_resolved=disjoint(a.interval, b.interval) if has_intervals else None,
+        is_machine_dependent=unit in MACHINE_UNITS or any(word in name for word in MACHINE_NAMES),
+    )
 
 
-def are_apart(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether two intervals have no point in common.
+def disjoint(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    """Return True if two intervals have no point in common.
 
-    >>> are_apart([3.1, 3.2], [3.3, 3.4]), are_apart([3.1, 3.3], [3.3, 3.4])
+    >>> disjoint((3.1, 3.2), (3.3, 3.4)), disjoint((3.1, 3.3), (3.3, 3.4))
     (True, False)
     """
     return first[1] < second[0] or second[1] < first[0]
 
 
-# --- as text ---------------------------------------------------------------------------------------------------------
+# --- Markdown --------------------------------------------------------------------------------------------------------
 
 
-def as_markdown(found: Mapping[str, Any]) -> str:
-    """A comparison as Markdown whose tables can be read as they are."""
-    sides = ["first", "second"]
-    names = [[found["first"], found["second"]]]
-    parts = ["# Two studies compared", "", *aligned(sides, names)]
-    for title, key, what in (
-        ("Settings that differ", "settings", "setting"),
-        ("What made them, where it differs", "made_by", "what"),
-        ("Texts and vocabularies that differ", "texts", "file"),
-        ("Problems of another status", "statuses", "problem"),
-    ):
-        rows = [[row["what"], *(value_text(row[side]) for side in sides)] for row in found[key]]
-        parts += section(title, [what, *sides], rows)
-    parts += section("Findings that moved", FIGURE_HEADS, map(figure_row, found["findings"]), EXPLANATION)
-    parts += section("Times, speeds and memory", FIGURE_HEADS, map(figure_row, found["machine"]))
-    parts += section(
-        "Figures of one study only", FIGURE_HEADS[:3], (figure_row(one)[:3] for one in found["in_one_only"])
+def format_markdown(comparison: Comparison) -> str:
+    """Return a comparison as Markdown with aligned tables."""
+    studies = pd.DataFrame([[comparison.first, comparison.second]], columns=["first", "second"])
+    metrics, machine, unpaired = map(
+        metrics_frame, (comparison.metrics, comparison.machine_dependent, comparison.unpaired)
     )
-    parts += ["", f"{format_int(found['equal_figures'])} figures are equal."]
-    return "\n".join(parts) + "\n"
-
-
-def section(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> list[str]:
-    """A heading with its table, or with a word where it has no rows."""
-    rows = list(rows)
-    return [
-        "",
-        f"## {title}",
-        "",
-        *([note, ""] if note and rows else []),
-        *(aligned(heads, rows) if rows else ["None."]),
+    sections = [
+        "# Two studies compared",
+        markdown_table(studies),
+        section("Settings that differ", differences_frame(comparison.settings, "setting")),
+        section("What made them, where it differs", differences_frame(comparison.provenance, "what")),
+        section("Texts and vocabularies that differ", differences_frame(comparison.texts, "file")),
+        section("Problems of another status", differences_frame(comparison.statuses, "problem")),
+        section("Findings that moved", metrics, EXPLANATION),
+        section("Times, speeds and memory", machine),
+        section("Figures of one study only", unpaired[["figure", "first", "second"]]),
+        f"{format_int(comparison.num_equal)} figures are equal.",
     ]
+    return "\n\n".join(sections) + "\n"
 
 
-def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table, its columns as wide as their cells."""
-    lines = [[cell.replace("|", "\\|") for cell in line] for line in [heads, *rows]]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
+def section(title: str, table: pd.DataFrame, note: str = "") -> str:
+    """Return a heading with its table, or with "None." for an empty one."""
+    body = [note, markdown_table(table)] if len(table) else ["None."]
+    return "\n\n".join([f"## {title}", *filter(None, body)])
 
 
-def figure_row(figure: Mapping[str, Any]) -> list[str]:
-    """The cells of a figure."""
-    unit = f" ({figure['unit']})" if figure["unit"] else ""
-    difference, percent = figure["difference"], figure["percent"]
-    return [
-        f"{figure['problem']}: {figure['figure']}{unit}",
-        *(with_interval(figure[side], figure[f"{side}_interval"]) for side in ("first", "second")),
-        NOTHING if difference is None else signed(difference),
-        NOTHING if percent is None else f"{signed(percent)} %",
-        {True: "yes", False: "no", None: NOTHING}[figure["is_resolved"]],
+def markdown_table(table: pd.DataFrame) -> str:
+    """Return a table of texts as Markdown."""
+    escaped = table.map(lambda text: text.replace("|", "\\|"))
+    return escaped.to_markdown(index=False, disable_numparse=True)
+
+
+def differences_frame(differences: Iterable[Difference], heading: str) -> pd.DataFrame:
+    """Return differences as a table of texts."""
+    rows = [(row.name, cell_text(row.first), cell_text(row.second)) for row in differences]
+    return pd.DataFrame(rows, columns=[heading, "first", "second"], dtype=object)
+
+
+def metrics_frame(metrics: Iterable[MetricDifference]) -> pd.DataFrame:
+    """Return metrics as a table of texts."""
+    rows = [
+        {
+            "figure": f"{row.problem}: {row.metric}" + (f" ({row.unit})" if row.unit else ""),
+            "first": format_with_interval(row.first, row.first_interval),
+            "second": format_with_interval(row.second, row.second_interval),
+            "difference": NO_VALUE if row.difference is None else signed(row.difference),
+            "percent": NO_VALUE if row.percent is None else f"{signed(row.percent)} %",
+            "resolved": cell_text(row.is_resolved),
+        }
+        for row in metrics
     ]
+    columns = ["figure", "first", "second", "difference", "percent", "resolved"]
+    return pd.DataFrame(rows, columns=columns, dtype=object)
 
 
-def with_interval(value: Any, interval: Sequence[float] | None) -> str:
-    """A value, and its interval behind it."""
-    return value_text(value) + (f" ({' to '.join(map(value_text, interval))})" if interval else "")
+def format_with_interval(value: Cell, interval: tuple[float, float] | None) -> str:
+    """Return a value with its interval."""
+    return cell_text(value) + (f" ({' to '.join(map(cell_text, interval))})" if interval else "")
 
 
 def signed(value: float) -> str:
-    """A number with its sign.
+    """Return a number with its sign.
 
     >>> signed(0.031), signed(-2.5), signed(0)
     ('+0.031', '-2.5', '0')
@@ -270,11 +331,11 @@ def signed(value: float) -> str:
     return f"{'+' if value > 0 else ''}{format_number(value)}"
 
 
-def value_text(value: Any) -> str:
-    """A value in a cell, cut where it is long."""
+def cell_text(value: Any) -> str:
+    """Return a value as a printable text of at most MAX_CELL_LENGTH characters."""
     match value:
         case None:
-            return NOTHING
+            return NO_VALUE
         case bool():
             return "yes" if value else "no"
         case int():
@@ -285,4 +346,4 @@ def value_text(value: Any) -> str:
             text = "".join(character if character.isprintable() else " " for character in value)
         case _:
             text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 3]}..."
+    return text if len(text) <= MAX_CELL_LENGTH else f"{text[: MAX_CELL_LENGTH - 3]}..."
