@@ -144,7 +144,7 @@ def fault_of(digest: str, faults: Mapping[str, int]) -> str | None:
 
 def fill(stored: StoredRun, inputs: RunInputs) -> None:
     """Finish a run of the store by a formula: best at one rate, diverged above 1."""
-    entropy, rate = inputs.train.info["unigram_entropy"], inputs.training.max_lr
+    entropy, rate = inputs.train.info.unigram_entropy, inputs.training.max_lr
     diverged = rate > 1
     final = entropy - 1 + 0.05 * math.log(rate / BEST_RATE) ** 2 + 0.01 * inputs.seed
     loss = None if diverged else final
@@ -172,8 +172,8 @@ def fill(stored: StoredRun, inputs: RunInputs) -> None:
             "best_validation_loss": loss,
             "perplexity": loss and math.exp(loss),
             "bits_per_byte": loss and loss / math.log(2),
-            "validation_tokens": inputs.valid.info["tokens"],
-            "validation_bytes": inputs.valid.info["text_bytes"],
+            "validation_tokens": inputs.valid.info.tokens,
+            "validation_bytes": inputs.valid.info.text_bytes,
             "unigram_entropy": entropy,
             "init_digests": {"double": {"parameters": 1, "sha256": "0"}},
             "batches_sha256": "0",

@@ -201,7 +201,7 @@ def use_tokens() -> str:
     """A token file that can be read gives batches of ids of its vocabulary."""
     file = TokenDataset.open(STUDY / "tokens/tiny/train.bin")
     inputs, _ = get_batch(file.tokens, 0, 1, 4, 8)
-    if inputs.min() < 0 or inputs.max() >= file.info["vocab_size"]:
+    if inputs.min() < 0 or inputs.max() >= file.info.vocab_size:
         raise LostError(f"expected ids below {file.info['vocab_size']}, found {inputs.max()}")
     return "read"
 
@@ -237,7 +237,7 @@ def use_best() -> str:
 def use_inputs() -> str:
     """What a run starts from is opened."""
     inputs = resolve(PLANNED, STUDY, None, RUN)
-    if inputs.train.info["max_id"] >= inputs.model.vocab_size:
+    if inputs.train.info.max_id >= inputs.model.vocab_size:
         raise LostError("expected ids of the vocabulary, found larger ones")
     return "read"
 

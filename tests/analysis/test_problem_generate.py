@@ -5,6 +5,7 @@ import pytest
 from lmpipe.analysis.problems import generate
 from lmpipe.analysis.results import Results
 from lmpipe.generation.text_metrics import METRICS, text_metrics
+from tests.support.fake_results import write_corpus_info
 
 KNOWN = {"the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "then"}
 CORPORA = {
@@ -48,10 +49,7 @@ def results_with(folder, *found, shown=("stories", "docs")):
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(samples))
     for corpus in CORPORA:
-        path = folder / f"corpora/{corpus}/corpus.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        split = {"bytes": 1000, "documents": 10, "sha256": corpus}
-        path.write_text(json.dumps({"source": corpus, "splits": {"train": split, "valid": split}}))
+        write_corpus_info(folder, corpus, {})
     models = {corpus: f"main_experiment/{corpus}" for corpus in shown}
     return Results(folder, {"study": "test", "corpora": CORPORA, "samples": {"models": models} if models else None}, {})
 

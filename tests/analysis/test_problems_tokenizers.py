@@ -10,11 +10,10 @@ from lmpipe.analysis.problems.write_up_comparison import compare_with_write_up
 from lmpipe.analysis.results import Results
 from lmpipe.io.files import read_json, write_json
 from lmpipe.tokenizer.evaluation import evaluate_tokenizers
+from tests.support.fake_results import write_corpus_info
 from tests.tokenizer.test_evaluation import make_results
 
 MODULES = [train_bpe_tinystories, train_bpe_expts_owt, tokenizer_experiments]
-SPLIT = {"bytes": 1000, "documents": 10, "sha256": "0"}
-RECORD = {"source": "url", "splits": {"train": SPLIT, "valid": SPLIT}}
 STUDY = {
     "corpora": {
         "stories": {"stands_for": "TinyStories", "tokenizer": {"vocab_size": 330}},
@@ -26,8 +25,8 @@ STUDY = {
 @pytest.fixture
 def folder(tmp_path):
     make_results(tmp_path)
-    for corpus in STUDY["corpora"]:
-        write_json(tmp_path / "corpora" / corpus / "corpus.json", RECORD)
+    for corpus, settings in STUDY["corpora"].items():
+        write_corpus_info(tmp_path, corpus, settings)
     compared = evaluate_tokenizers(tmp_path, ["stories", "docs"], {"stories": "stories", "docs": "docs"})
     write_json(tmp_path / "tokenizer_experiments.json", compared)
     return tmp_path
@@ -114,7 +113,7 @@ def test_throughput_is_that_on_web_text_and_gives_the_hours_for_the_pile(folder)
     assert finding.sentences[0].endswith(told)
     rows = compare_with_write_up("tokenizer_experiments", finding, Results(folder, STUDY, {})).rows
     (hours,) = [row for row in rows if row.unit == "h"]
-    assert hours.caveat.startswith("here 1 kB of docs in the place of OpenWebText")
+    assert hours.caveat.startswith("here 12.3 MB of docs in the place of OpenWebText")
     other = {"corpora": {name: corpus | {"stands_for": None} for name, corpus in STUDY["corpora"].items()}}
     assert find(tokenizer_experiments, folder, other).metrics["throughput_bytes_per_second"].value == 9e6
     (plot,) = finding.plots

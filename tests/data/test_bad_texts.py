@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from lmpipe.cli.main import main
+from lmpipe.data.corpus import make_corpus
 from lmpipe.data.token_dataset import TokenDataset
 from lmpipe.io.files import read_json
+from lmpipe.study.schema import UrlCorpus
 from lmpipe.tokenizer.pretokenizer import decode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from tests.support.cli_cases import TEXT, lmpipe
@@ -44,12 +46,16 @@ def test_a_corpus_keeps_every_byte_and_ends_its_last_document(how, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     data = DAMAGES["text"][how](tiny_text(50, seed=1).encode()) + b" " * 100
     Path(TEXT).write_bytes(data)
-    settings = {"name": "mine", "source": "url", "valid_fraction": 0.2}
-    main(["make-corpus", "--settings", json.dumps(settings), "--texts", TEXT, "--output", "corpus"])
+    make_corpus("mine", text_corpus(valid_fraction=0.2), "corpus")
     train, valid = (Path("corpus", f"{split}.txt").read_bytes() for split in ("train", "valid"))
     assert without_ends(train + valid) == without_ends(data)
     assert train.endswith(b"<|endoftext|>\n") or how == "crlf"
     assert valid.rstrip().endswith(b"<|endoftext|>")
+
+
+def text_corpus(**settings):
+    """Return the study's block of a corpus whose only file is TEXT."""
+    return UrlCorpus(source="url", files=f"file:{TEXT}", tokenizer={"vocab_size": 300}, **settings)
 
 
 def without_ends(text: bytes) -> bytes:
@@ -76,12 +82,11 @@ def test_a_document_in_one_long_line(kind, size, bytes_per_byte, tmp_path, monke
     data = one_line(kind, size)
     Path(TEXT).write_bytes(data)
     Path("valid.txt").write_text(tiny_text(10, seed=0), encoding="utf-8")
-    settings = {"name": "mine", "source": "url", "valid_fraction": None}
-    texts = ["--texts", TEXT, "--valid", "valid.txt"]
+    settings = {"name": "mine", "corpus": text_corpus(valid="file:valid.txt").model_dump(mode="json")}
     compared = json.dumps({"corpora": ["mine"], "tokenizers": {"mine": "mine"}})
     train, tokenizer, ids = "corpora/mine/train.txt", "tokenizers/mine", "tokens/mine/train.bin"
     stages = {
-        "corpora/mine/provenance.json": ["make-corpus", "--settings", json.dumps(settings), *texts],
+        "corpora/mine/provenance.json": ["make-corpus", "--settings", json.dumps(settings)],
         "0.provenance.json": ["count-pretokens", "--text", train],
         "tokenizers/mine/provenance.json": [
             "train-bpe",

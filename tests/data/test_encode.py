@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from lmpipe.data.documents import TokenFileInfo
 from lmpipe.data.encode import encode_file, unigram_entropy
 from lmpipe.data.token_dataset import TokenDataset
 from lmpipe.errors import InputError
@@ -39,8 +40,10 @@ def test_a_token_file_holds_the_ids_of_the_text(tmp_path, text_path, tokenizer):
     ids = tokenizer.encode(TEXT)
     assert np.fromfile(path, "<u2").tolist() == ids
     shares = [count / len(ids) for count in Counter(ids).values()]
-    assert info.pop("unigram_entropy") == pytest.approx(-sum(share * math.log(share) for share in shares), rel=1e-12)
-    assert info == {
+    entropy = -sum(share * math.log(share) for share in shares)
+    assert info.unigram_entropy == pytest.approx(entropy, rel=1e-12)
+    assert TokenFileInfo.read(tmp_path / "train.json") == info
+    assert info.model_dump(exclude={"unigram_entropy"}) == {
         "tokens": len(ids),
         "dtype": "uint16",
         "max_id": max(ids),
@@ -48,6 +51,8 @@ def test_a_token_file_holds_the_ids_of_the_text(tmp_path, text_path, tokenizer):
         "text_bytes": len(TEXT.encode()),
         "vocab_size": 264,
         "tokenizer": {"name": "mine", "sha256": tokenizer.sha256},
+        "shard": 0,
+        "num_shards": 1,
     }
 
 
@@ -55,7 +60,7 @@ def test_token_files_do_not_depend_on_blocks(tmp_path, text_path, tokenizer, mon
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
     encode(text_path, tokenizer, tmp_path / "a")
-    for module in (chunking, encode):
+    for module in (chunking, parallel_encoding):
         monkeypatch.setattr(module, "BLOCK_BYTES", 3)
     monkeypatch.setattr(parallel_encoding, "available_cpus", lambda: 3)
     encode(text_path, tokenizer, tmp_path / "b")
@@ -66,16 +71,16 @@ def test_token_files_do_not_depend_on_blocks(tmp_path, text_path, tokenizer, mon
 def test_vocabularies_above_65536_ids_take_four_bytes(tmp_path, text_path, tokenizer):
     fitting = {**tokenizer.vocab, 65_535: b"some token"}
     info, path = encode(text_path, Tokenizer(fitting, tokenizer.merges, [END_OF_TEXT]), tmp_path)
-    assert (info["dtype"], path.stat().st_size) == ("uint16", 2 * info["tokens"])
+    assert (info.dtype, path.stat().st_size) == ("uint16", 2 * info.tokens)
     larger = Tokenizer({**tokenizer.vocab, 70_000: b" o"}, [*tokenizer.merges, (b" ", b"o")], [END_OF_TEXT])
     info, path = encode(text_path, larger, tmp_path)
-    assert (info["dtype"], info["max_id"], info["vocab_size"]) == ("uint32", 70_000, 70_001)
+    assert (info.dtype, info.max_id, info.vocab_size) == ("uint32", 70_000, 70_001)
     assert TokenDataset.open(path).tokens[:].tolist() == larger.encode(TEXT)
 
 
 def test_an_empty_text_is_refused_and_leaves_no_file(tmp_path, tokenizer):
     (tmp_path / "empty.txt").write_bytes(b"")
-    with pytest.raises(InputError, match=r"empty\.txt: expected text to encode"):
+    with pytest.raises(InputError, match=r"empty\.txt"):
         encode(tmp_path / "empty.txt", tokenizer, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
 

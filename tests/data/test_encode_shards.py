@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from lmpipe.cli.main import main
 from lmpipe.data import encode, token_dataset
+from lmpipe.data.documents import TokenFileInfo
 from lmpipe.data.encode import concat_shards, encode_file
 from lmpipe.errors import InputError
 from lmpipe.io.files import read_json, write_json
 from lmpipe.provenance.job_records import RECORD
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 from lmpipe.tokenizer.tokenizer import Tokenizer
-from tests.support.cli_cases import as_json
 from tests.support.tiny_study import tiny_text, tiny_tokenizer
 
 TEXT = tiny_text(200, seed=0)
@@ -87,21 +87,21 @@ def test_large_vocabularies_have_ids_of_32_bits(tmp_path):
 def test_a_shard_says_which_it_is_and_may_be_empty(tmp_path):
     expected = encode_at_once(tmp_path, "one document without an end", TINY)
     paths = encode_in_shards(tmp_path, TINY, 3)
-    infos = [read_json(path.with_suffix(".json")) for path in paths]
-    assert [(info["shard"], info["shards"], info["tokens"] > 0) for info in infos] == [
+    infos = [TokenFileInfo.read(path.with_suffix(".json")) for path in paths]
+    assert [(info.shard, info.num_shards, info.tokens > 0) for info in infos] == [
         (0, 3, True),
         (1, 3, False),
         (2, 3, False),
     ]
     assert paths[1].read_bytes() == b""
-    assert (infos[1]["max_id"], infos[1]["text_bytes"]) == (None, 0)
+    assert (infos[1].max_id, infos[1].text_bytes) == (None, 0)
     assert join(tmp_path, paths) == expected
 
 
 def test_a_text_without_anything_is_refused_when_it_is_joined(tmp_path):
     (tmp_path / "text.txt").touch()
     paths = encode_in_shards(tmp_path, TINY, 2)
-    with pytest.raises(InputError, match=r"0.bin: expected tokens in one of 2 shards, found none; give the corpus"):
+    with pytest.raises(InputError, match=r"0\.bin: .*no tokens"):
         join(tmp_path, paths)
     assert not (tmp_path / "joined.bin").exists()
 
@@ -112,14 +112,14 @@ def test_documents_must_end_where_a_text_is_cut(tmp_path, specials):
     vocab |= {len(vocab) + rank: token.encode() for rank, token in enumerate(specials) if token != END_OF_TEXT}
     tokenizer = Tokenizer(vocab, TINY.merges, specials)
     encode_at_once(tmp_path, TEXT, tokenizer)
-    with pytest.raises(InputError, match=r"--shards: expected .* alone, .* found .*; encode the text at once"):
+    with pytest.raises(InputError, match="--shards: "):
         encode_in_shards(tmp_path, tokenizer, 2)
 
 
 @pytest.mark.parametrize("shard", [-1, 2])
 def test_a_shard_that_is_none(tmp_path, shard):
     encode_at_once(tmp_path, TEXT, TINY)
-    with pytest.raises(InputError, match=f"--shard: expected a number from 0 to 1, found {shard}; correct it"):
+    with pytest.raises(InputError, match=f"--shard: is {shard}"):
         encode_file(tmp_path / "text.txt", TINY, tmp_path / "a.bin", tmp_path / "a.json", "tiny", shard, 2)
 
 
@@ -129,10 +129,10 @@ def test_a_shard_that_is_none(tmp_path, shard):
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        ([0, 2, 1], "2.bin: expected shard 1 of 3, counted from 0, found 2 of 3; name all shards of a text in"),
-        ([0, 1], "0.bin: expected shard 0 of 2, counted from 0, found 0 of 3; name all"),
-        ([0, 1, 1], "1.bin: expected shard 2 of 3, counted from 0, found 1 of 3; name all"),
-        ([0, 1, 2, 2], "0.bin: expected shard 0 of 4, "),
+        ([0, 2, 1], "2.bin: is shard 2 of 3.* shard 1 of 3"),
+        ([0, 1], "0.bin: is shard 0 of 3.* shard 0 of 2"),
+        ([0, 1, 1], "1.bin: is shard 1 of 3.* shard 2 of 3"),
+        ([0, 1, 2, 2], "0.bin: is shard 0 of 3.* shard 0 of 4"),
     ],
 )
 def test_shards_out_of_their_place(tmp_path, shards, order, message):
@@ -145,20 +145,20 @@ def test_shards_of_two_tokenizers(tmp_path, shards):
     other = Tokenizer(dict(list(tokenizer.vocab.items())[:-1]), tokenizer.merges[:-1], [END_OF_TEXT])
     path = shards[1]
     encode_file(tmp_path / "text.txt", other, path, path.with_suffix(".json"), "tiny", 1, 3)
-    with pytest.raises(InputError, match=r"1.bin: tokenizer: expected .*, as in .*0.bin, found .*; encode all shards"):
+    with pytest.raises(InputError, match=r"1\.bin: tokenizer is .*0\.bin"):
         join(tmp_path, shards)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sha256": "0" * 64}, "1.bin: expected ids with sha256 000.*, found .*; delete it and encode the shard again"),
-        ({"max_id": 3}, "1.bin: expected 3 as the largest id, found"),
-        ({"tokens": 5}, "1.bin: size: expected 5 tokens of 2 bytes, found"),
-        ({"tokens": 0}, "1.bin: size: expected 0 tokens, found [0-9]+ bytes; delete it"),
-        ({"vocab_size": 10**15}, f"1.bin: vocab_size: expected .*, as in .*, found {10**15};"),
-        ({"dtype": "uint32"}, "1.bin: size: expected"),
-        ({"text_bytes": None}, "1.json: text_bytes: expected"),
+        ({"sha256": "0" * 64}, "1.bin: has sha256 .* 000"),
+        ({"max_id": 3}, "1.bin: has the largest id"),
+        ({"tokens": 5}, "1.bin: has .* bytes, but 5 tokens"),
+        ({"tokens": 0}, "1.bin: has [0-9]+ bytes, but no tokens"),
+        ({"vocab_size": 10**15}, f"1.bin: vocab_size is {10**15}"),
+        ({"dtype": "uint32"}, "1.bin: has .* bytes"),
+        ({"text_bytes": None}, "1.json: text_bytes"),
     ],
 )
 def test_a_shard_with_a_record_that_does_not_fit(tmp_path, shards, changes, message):
@@ -172,18 +172,18 @@ def test_a_shard_with_a_changed_id_and_one_that_is_missing(tmp_path, shards):
     ids = np.fromfile(shards[1], "<u2")
     ids[[5, 6]] = ids[[6, 5]]
     ids.tofile(shards[1])
-    with pytest.raises(InputError, match=r"1.bin: expected ids with sha256 "):
+    with pytest.raises(InputError, match=r"1\.bin: has sha256 "):
         join(tmp_path, shards)
     shards[1].unlink()
-    with pytest.raises(InputError, match=r"1.bin: size: expected .* found no file"):
+    with pytest.raises(InputError, match=r"1\.bin: is missing"):
         join(tmp_path, shards)
     shards[1].with_suffix(".json").unlink()
-    with pytest.raises(InputError, match=r"1.json: no such file"):
+    with pytest.raises(InputError, match=r"1\.json: "):
         join(tmp_path, shards)
 
 
 def test_a_shard_is_not_overwritten(tmp_path, shards):
-    with pytest.raises(InputError, match="expected a name for the output, found that of an input"):
+    with pytest.raises(InputError, match=r"0\.bin: "):
         concat_shards(shards, shards[0], tmp_path / "joined.json")
 
 
@@ -207,8 +207,8 @@ def test_joining_takes_constant_memory(tmp_path, monkeypatch):
 
 def test_the_record_of_joined_shards_leads_to_the_text_and_the_tokenizer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = {"name": "tiny", "source": "stories", "documents": 100, "seed": 0}
-    main(["make-corpus", "--settings", as_json(settings), "--output", "corpora/tiny"])
+    corpus = {"source": "stories", "documents": 100, "seed": 0, "tokenizer": {"vocab_size": 300}}
+    main(["make-corpus", "--settings", json.dumps({"name": "tiny", "corpus": corpus}), "--output", "corpora/tiny"])
     TINY.save("tokenizers/tiny")
     encode = ["encode-corpus", "--text", "corpora/tiny/train.txt", "--tokenizer", "tokenizers/tiny"]
     main([*encode, "--output", "whole.bin"])

@@ -1,11 +1,12 @@
 """Readers of large files take constant memory, whatever the file contains; tests/workflow tries whole stages."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from lmpipe.data.documents import TokenFileInfo
 
 pytestmark = [
     pytest.mark.slow,
@@ -16,7 +17,7 @@ GROWTH_BYTES = 5_000_000
 # Reading of files of any content, which can be large: 100 MB, so that one that was held would stand out.
 READINGS = {
     "a split of a text without marks": """
-from lmpipe.data.corpus import nearest_boundaries
+from lmpipe.data.sources.text_files import nearest_boundaries
 with open(path, "rb") as text:
     assert nearest_boundaries(text, b"#", size // 2) == []
 """,
@@ -39,11 +40,11 @@ def test_no_file_is_held_while_it_is_read(tmp_path, reading):
     def peak(size: int) -> int:
         path = tmp_path / f"{size}.bin"
         path.write_bytes(b"a" * size)
-        info = {"tokens": size // 2, "dtype": "uint16", "max_id": 0x6161, "vocab_size": 1 << 16}
-        info |= {"sha256": "", "tokenizer": {"sha256": ""}, "unigram_entropy": 0.0}
-        path.with_suffix(".json").write_text(json.dumps(info), encoding="utf-8")
+        facts = {"tokens": size // 2, "dtype": "uint16", "max_id": 0x6161, "vocab_size": 1 << 16, "text_bytes": size}
+        info = TokenFileInfo(**facts, sha256="", tokenizer={"name": "", "sha256": ""}, unigram_entropy=0.0)
+        info.write(path.with_suffix(".json"))
         code = f"path, size = {str(path)!r}, {size}{READINGS[reading]}"
-        code += "from lmpipe.provenance.code_digest import peak_memory_bytes\nprint(peak_memory_bytes())"
+        code += "from lmpipe.provenance.environment import peak_memory_bytes\nprint(peak_memory_bytes())"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         return int(done.stdout)
 

@@ -53,7 +53,7 @@ def test_a_token_file_that_is_cut_while_it_is_open_is_told(tmp_path, text_path, 
     opened = TokenDataset.open(path)
     os.truncate(path, 20)
     assert len(opened.tokens[:10]) == 10
-    with pytest.raises(InputError, match=r"train\.bin: expected \d+ tokens, .* found the end after 10; delete it"):
+    with pytest.raises(InputError, match=r"train\.bin: ends after 10 tokens"):
         opened.tokens[5:12]
 
 
@@ -63,33 +63,33 @@ def test_damaged_token_files_are_told_in_one_line(tmp_path, text_path, tokenizer
 
     def fails(message, content=data, **changed):
         path.write_bytes(content)
-        path.with_suffix(".json").write_text(json.dumps({**info, **changed}), encoding="utf-8")
+        path.with_suffix(".json").write_text(json.dumps({**info.model_dump(mode="json"), **changed}), encoding="utf-8")
         with pytest.raises(InputError, match=message) as caught:
             TokenDataset.open(path)
         assert "\n" not in str(caught.value)
         assert str(path.with_suffix("")) in str(caught.value)
 
-    fails("train.bin: size: expected .* tokens of 2 bytes, found", data[:-1])
-    fails("train.bin: size", data + b"\0\0")
-    fails("train.bin: expected 263 as the largest id, found 999", (999).to_bytes(2, "little") + data[2:])
-    fails("below the vocabulary's 260, found 263", vocab_size=260)
-    fails("tokens: expected", tokens="many")
-    fails("tokens: expected", tokens=-1)
-    fails("dtype: expected 'uint16' or 'uint32', found 'int8'", dtype="int8")
-    fails("tokens: expected", b"", tokens=0)
+    fails("train.bin: has .* bytes", data[:-1])
+    fails("train.bin: has .* bytes", data + b"\0\0")
+    fails("train.bin: has the largest id 999, but 263", (999).to_bytes(2, "little") + data[2:])
+    fails("train.bin: contains the id 263, .* 260", vocab_size=260)
+    fails("tokens: ", tokens="many")
+    fails("tokens: ", tokens=-1)
+    fails("dtype: ", dtype="int8")
+    fails("train.bin: has 0 bytes, but 0 tokens", b"", tokens=0)
     encode(text_path, tokenizer, tmp_path)
     path.unlink()
-    with pytest.raises(InputError, match=r"size: expected .* tokens of 2 bytes, found no file"):
+    with pytest.raises(InputError, match=r"train\.bin: is missing"):
         TokenDataset.open(path)
     path.with_suffix(".json").unlink()
-    with pytest.raises(InputError, match=r"train\.json: no such file"):
+    with pytest.raises(InputError, match=r"train\.json: "):
         TokenDataset.open(path)
 
 
 def test_a_vocabulary_of_another_tokenizer_is_refused(tmp_path, text_path, tokenizer):
     _, path = encode(text_path, tokenizer, tmp_path)
     assert TokenDataset.open(path, vocab_size=10_000)
-    with pytest.raises(InputError, match="below the vocabulary's 200, found 263; use the tokenizer"):
+    with pytest.raises(InputError, match=r"contains the id 263, .* 200"):
         TokenDataset.open(path, vocab_size=200)
 
 
@@ -120,7 +120,7 @@ def test_a_split_must_hold_one_window():
     inputs, targets = get_batch(np.arange(5), 0, 0, 2, 4)
     assert (inputs == [0, 1, 2, 3]).all()
     assert (targets == [1, 2, 3, 4]).all()
-    with pytest.raises(InputError, match="at least 5 tokens, found 4; shorten the context"):
+    with pytest.raises(InputError, match="context_length: is 4"):
         get_batch(np.arange(4), 0, 0, 2, 4)
 
 
@@ -138,5 +138,5 @@ def test_validation_windows_make_every_token_a_target_once(length, context_lengt
 
 
 def test_a_validation_split_needs_two_tokens():
-    with pytest.raises(InputError, match="at least 2 tokens, found 1"):
+    with pytest.raises(InputError, match="has 1 tokens"):
         list(validation_windows(np.arange(1), 4))

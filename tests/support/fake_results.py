@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmpipe.analysis.results import Results
+from lmpipe.data.documents import CorpusInfo, CorpusSplits, SplitInfo
 from lmpipe.planning.plan import load_plan
 from lmpipe.study.planned_run import PlannedRun
 from lmpipe.study.schema import BestOf
@@ -92,6 +93,20 @@ EXPERIMENTS = {
 }
 
 
+def write_corpus_info(folder: Path, corpus: str, settings: dict[str, Any]) -> None:
+    """Write corpora/CORPUS/corpus.json with made-up sizes."""
+    CorpusInfo(
+        corpus=corpus,
+        source=settings.get("source", "url"),
+        settings=settings,
+        splits=CorpusSplits(
+            train=SplitInfo(bytes=12_345_678, documents=29_700, sha256=f"{corpus}-train"),
+            valid=SplitInfo(bytes=123_456, documents=300, sha256=f"{corpus}-valid"),
+        ),
+        versions=dict.fromkeys(settings.get("packages", []), "9.8.7"),
+    ).write(folder / "corpora" / corpus / "corpus.json")
+
+
 def fabricate_study(
     folder: Path,
     experiments: dict[str, Any] = EXPERIMENTS,
@@ -110,13 +125,7 @@ def fabricate_study(
     }
     plan = load_plan(study, "the fabricated study")
     for corpus, settings in corpora.items():
-        splits = {
-            "train": {"bytes": 12_345_678, "documents": 29_700, "sha256": f"{corpus}-train"},
-            "valid": {"bytes": 123_456, "documents": 300, "sha256": f"{corpus}-valid"},
-        }
-        value = {"corpus": corpus, "source": settings["source"], "settings": settings}
-        versions = dict.fromkeys(settings.get("packages", []), "9.8.7")
-        write(folder / "corpora" / corpus / "corpus.json", value | {"splits": splits, "versions": versions})
+        write_corpus_info(folder, corpus, settings)
     for run in plan.runs:
         vocab_size = plan.tokenizers[run.tokenizer][1]
         fabricate_run(folder / run.folder, run, vocab_size)

@@ -34,7 +34,10 @@ SAMPLES = [
     "",
 ]
 TEXTS = st.lists(
-    st.one_of(st.sampled_from([*SPECIALS, "<|", "|>", " the", "  ", "\n", "'ll", "aaaa", "\udcff"]), st.characters()),
+    st.one_of(
+        st.sampled_from([*SPECIALS, "<|", "|>", " the", "  ", "\n", "'ll", "aaaa", "\udcff"]),
+        st.characters(codec="utf-8"),
+    ),
     max_size=30,
 ).map("".join)
 

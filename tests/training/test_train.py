@@ -121,7 +121,7 @@ def test_runs_of_one_seed_are_paired_and_record_it(study):
     train(tiny_run("seed", seed=1), study, study / "seed")
     found["seed"] = summary_of(study / "seed")
     tokens = TokenDataset.open(study / "tokens/tiny/train.bin")
-    digest = tokens.info["sha256"]
+    digest = tokens.info.sha256
     for step in range(1, 11):
         starts = batch_starts(len(tokens.tokens), 0, step, 4, 16)
         digest = hashlib.sha256(digest.encode() + starts.tobytes()).hexdigest()

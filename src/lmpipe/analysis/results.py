@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lmpipe.data.documents import CorpusInfo
 from lmpipe.errors import InputError
 from lmpipe.io.hints import make_again, make_first
 from lmpipe.io.validation import short_repr
-from lmpipe.study.documents import CORPUS, RUN_CONFIG, RUN_SUMMARY, read_shape
+from lmpipe.study.documents import RUN_CONFIG, RUN_SUMMARY, read_shape
 
 # What runs are ranked by, with its unit.
 UNITS = {"validation_loss": "nats per token", "bits_per_byte": "bits per byte"}
@@ -251,7 +252,7 @@ class Results:
     def corpora(self) -> "CorpusInfos":
         """corpus.json of every corpus that exists; a missing one raises InputError when it is asked for."""
         paths = {name: self.folder / "corpora" / name / "corpus.json" for name in self.study["corpora"]}
-        infos = {name: read_shape(path, CORPUS) for name, path in paths.items() if path.exists()}
+        infos = {name: CorpusInfo.read(path) for name, path in paths.items() if path.exists()}
         return CorpusInfos(infos, paths=paths)
 
     def corpora_in_role(self, role: str) -> list[str]:

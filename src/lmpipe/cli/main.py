@@ -311,11 +311,9 @@ def make_corpus(given: Arguments) -> Facts:
     from pydantic import TypeAdapter
 
     from lmpipe.data.corpus import make_corpus
-    from lmpipe.data.download import check_texts
     from lmpipe.study.schema import Corpus
 
     corpus = TypeAdapter(Corpus).validate_python(given.settings["corpus"])
-    check_texts(corpus)
     make_corpus(given.settings["name"], corpus, given.output, given.threads)
     return {"inputs": corpus.text_paths()}
 

@@ -34,11 +34,11 @@ from lmpipe.io.documents import Document
 from lmpipe.io.files import CHUNK_BYTES, DISK_FULL_ERRNOS, atomic_write, disk_error, sha256_of
 from lmpipe.io.locks import file_lock, is_same_file
 from lmpipe.io.progress import log, progress
-from lmpipe.study.schema import Corpus, TextFile, UrlCorpus
+from lmpipe.study.schema import TextFile
 
 HUB = "https://huggingface.co/"
 RESERVE_BYTES = 64_000_000  # disk space left for everything else that writes
-BLOCK_BYTES = 1 << 14
+RECEIVE_BYTES = 1 << 14
 RETRYABLE_STATUS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 AUTH_STATUS = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 CONTENT_RANGE = re.compile(r"\s*bytes (\d{1,18})-\d{1,18}/(\d{1,18})\s*")
@@ -106,13 +106,6 @@ def download(text: TextFile, path: str | Path, policy: RetryPolicy | None = None
 
 
 # --- verification against the study
-
-
-def check_texts(corpus: Corpus) -> None:
-    """Verify the texts of a `url` corpus against their declarations; raise InputError for the first wrong one."""
-    if isinstance(corpus, UrlCorpus):
-        for text in corpus.texts:
-            verify_file(text, Path(text.path))
 
 
 def already_downloaded(text: TextFile, path: Path) -> bool:
@@ -210,7 +203,7 @@ def fetch_once(part: "Part", address: str, path: Path, policy: RetryPolicy) -> N
         check_disk_space(path.parent, left + (part.text.text_bytes or 0) * part.text.is_compressed)
         with progress(f"downloading {path.name}", left, "bytes") as bar:
             try:
-                for block in response.raw.stream(BLOCK_BYTES, decode_content=False):
+                for block in response.raw.stream(RECEIVE_BYTES, decode_content=False):
                     part.append(block)
                     bar.advance(len(block))
             except urllib3.exceptions.HTTPError as error:

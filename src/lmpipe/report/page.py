@@ -219,11 +219,11 @@ def corpora(results: Results, names: Iterable[str]) -> list[Corpus]:
         info, settings = results.corpora[name], results.study["corpora"][name]
         replaced = stand_in_for(results, name)
         original = None if replaced else settings.get("stands_for")
-        source = SOURCES.get(info["source"], info["source"])
+        source = SOURCES.get(info.source, info.source)
         # A user's own texts may be a part of the corpus that they stand for.
-        is_named = info["source"] == "url"
+        is_named = info.source == "url"
         rows.append(
-            Corpus(name, replaced, original, source, is_named, info["splits"], settings["tokenizer"]["vocab_size"])
+            Corpus(name, replaced, original, source, is_named, info.splits, settings["tokenizer"]["vocab_size"])
         )
     return rows
 
@@ -283,7 +283,7 @@ def build_info(results: Results) -> BuildInfo:
     # Packages that a code digest covers decide the numbers, too; a corpus may be made of the texts of packages.
     versions = [flat(environment["versions"]) for environment in environments]
     versions += [{name: one[name] for name in one if name in TRACKED_PACKAGES} for one in code]
-    versions += [flat(info.get("versions", {})) for info in results.corpora.values()]
+    versions += [flat(info.versions) for info in results.corpora.values()]
     return BuildInfo(
         machines=join_unique(machine(environment["hardware"]) for environment in environments),
         devices=join_unique(str(run.summary["device"]) for run in runs),

@@ -144,8 +144,6 @@ TOKEN_SHARD = keys(
 
 # --- corpora and runs
 
-SPLIT = keys(bytes=Whole, documents=Whole, sha256=str)
-CORPUS = keys(source=str, splits=keys(train=SPLIT, valid=SPLIT), versions=NotRequired[dict[str, Any]])
 RUN_CONFIG = keys(
     experiment=str,
     run=str,

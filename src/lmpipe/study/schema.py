@@ -30,8 +30,7 @@ from lmpipe.study.settings import (
     TrainingSettings,
 )
 
-SPECIAL_TOKENS = ("<|endoftext|>",)
-MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
+MIN_VOCAB_SIZE = 257  # bytes and <|endoftext|>
 # Snakemake takes what ends in 20 repetitions of anything for an endless loop of rules.
 REPEATED_PATTERN = re.compile(r"(.+?)\1{19}")
 # A dot stands only before a digit, as in gpt2_1.5b, so that no name looks like that of a file: results hold x.json.
@@ -93,8 +92,7 @@ def validate_vocab_size(vocab_size: int) -> int:
     """A byte-level vocabulary holds all 256 bytes and the special tokens, whatever is merged."""
     if vocab_size < MIN_VOCAB_SIZE:
         raise ValueError(
-            f"expected at least {MIN_VOCAB_SIZE} (256 bytes and {len(SPECIAL_TOKENS)} special token), "
-            f"found {vocab_size}; raise it"
+            f"expected at least {MIN_VOCAB_SIZE} (256 bytes and <|endoftext|>), found {vocab_size}; raise it"
         )
     return vocab_size
 

@@ -51,7 +51,7 @@ class RunInputs:
             "model": self.model.model_dump(mode="json"),
             "training": self.training.model_dump(mode="json"),
             "seed": self.seed,
-            "tokens": [self.train.info["sha256"], self.valid.info["sha256"]],
+            "tokens": [self.train.info.sha256, self.valid.info.sha256],
             "tokenizer": self.tokenizer.sha256,
             "code": code_digest("training.run"),
         }
@@ -96,7 +96,7 @@ def resolve(run: PlannedRun, results: Path, best_path: str | Path | None, output
 
 def check_tokenizer(file: TokenDataset, tokenizer: Vocabulary) -> None:
     """Raise InputError unless a token file was encoded with this very tokenizer."""
-    found = file.info["tokenizer"]["sha256"]
+    found = file.info.tokenizer.sha256
     if found != tokenizer.sha256:
         raise InputError(
             f"{file.path}: expected ids of the tokenizer {tokenizer.sha256[:12]}, found {found[:12]}; "
@@ -106,7 +106,7 @@ def check_tokenizer(file: TokenDataset, tokenizer: Vocabulary) -> None:
 
 def token_record(file: TokenDataset, output: Path) -> dict[str, Any]:
     """What config.json says of a token file."""
-    return {"path": os.path.relpath(file.path, output), "sha256": file.info["sha256"], "tokens": file.info["tokens"]}
+    return {"path": os.path.relpath(file.path, output), "sha256": file.info.sha256, "tokens": file.info.tokens}
 
 
 def resolve_rate(

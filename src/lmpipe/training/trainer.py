@@ -129,7 +129,7 @@ class Trainer:
         self.course = Course(inputs, device, processes)
         self.model, self.optimizer = self.course.model, self.course.optimizer
         setup = {"device": device_name(device), "threads": threads, "processes": self.course.processes.count}
-        self.counted = Counted(batches_sha256=inputs.train.info["sha256"], setup=setup)
+        self.counted = Counted(batches_sha256=inputs.train.info.sha256, setup=setup)
         self.rows = [COLUMNS]
         self.told = RunProgress(stored.folder, inputs.config, inputs.steps, inputs.tokens_per_step)
         self.evaluation_steps = evaluation_steps(inputs.steps, inputs.training.num_evaluations)
@@ -294,7 +294,7 @@ class Trainer:
             "validation_bytes": final.validation_bytes,
             "init_digests": self.course.init_digests,
             "batches_sha256": counted.batches_sha256,
-            "unigram_entropy": inputs.train.info["unigram_entropy"],
+            "unigram_entropy": inputs.train.info.unigram_entropy,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "train_seconds": counted.wall_seconds,
             "tokens_per_second": tokens / counted.wall_seconds,
@@ -312,7 +312,7 @@ class Trainer:
             return "diverged", self.counted.divergence
         if not math.isfinite(validation_loss):
             return "diverged", "the loss on the validation split was not finite"
-        entropy = self.inputs.train.info["unigram_entropy"]
+        entropy = self.inputs.train.info.unigram_entropy
         if validation_loss > entropy - UNIGRAM_MARGIN_NATS:
             limit = f"the training tokens' unigram entropy of {entropy:.3f}"
             return "not_learning", f"the loss did not fall {UNIGRAM_MARGIN_NATS} nats below {limit}"

@@ -111,7 +111,7 @@ def corpus_result(
         experiment.setting(name, "vocab_size"),
         summary["validation_bytes"] / summary["validation_tokens"],
         summary["unigram_entropy"],
-        results.corpora[corpus]["splits"]["train"]["documents"] / run.config["tokens"]["train"]["tokens"],
+        results.corpora[corpus].splits.train.documents / run.config["tokens"]["train"]["tokens"],
     )
 
 
@@ -139,7 +139,7 @@ def side_table(results: Results, sides: list[CorpusResult]) -> Table:
     rows = [
         [
             describe_corpus(results, side.corpus),
-            format_bytes(results.corpora[side.corpus]["splits"]["train"]["bytes"]),
+            format_bytes(results.corpora[side.corpus].splits.train.bytes),
             side.vocab_size,
             side.bytes_per_token,
             side.uniform_entropy,

@@ -81,7 +81,7 @@ def run_caveat(entry: dict[str, Any], problem: str, results: Results) -> str:
 def describe_text(results: Results, corpus: str) -> str:
     """A corpus by name and size, and the text in whose place it stands when it is not that text itself."""
     info = results.corpora[corpus]
-    size = format_bytes(info["splits"]["train"]["bytes"])
+    size = format_bytes(info.splits.train.bytes)
     original = stand_in_for(results, corpus)
     place = (
         f" in the place of {original} ({format_bytes(write_up()['texts'][original]['train_bytes'])})"
@@ -110,7 +110,7 @@ def stand_in_for(results: Results, corpus: str) -> str | None:
         return None
     known = write_up()["texts"][original]["train_sha256"]
     declared = [text.get("sha256") for text in results.study["corpora"][corpus].get("files", [])]
-    is_original = known == results.corpora[corpus]["splits"]["train"]["sha256"] or declared == [known]
+    is_original = known == results.corpora[corpus].splits.train.sha256 or declared == [known]
     return None if is_original else original
 
 

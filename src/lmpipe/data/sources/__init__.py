@@ -1,5 +1,5 @@
 """Sources of corpora: generated stories, docstrings of installed packages, and text files.
 
-Each yields documents or blocks of text; `lmpipe.data.corpus` splits and writes them.
-May import errors, io and study.
+Each yields documents or blocks of text, which `lmpipe.data.corpus` splits and writes.
+May import what data may import.
 """
