@@ -267,11 +267,11 @@ def status_text(problems: Mapping[str, Finding]) -> str:
 
 
 def stage_rows(plan: Plan, lineage: Lineage) -> list[StageRow]:
-    """Return the stages of the study with their jobs."""
+    """Return the stages before the report with their jobs."""
     seconds: Counter[str] = Counter()
     for job in lineage.jobs.values():
         seconds[job.rule] += job.wall_seconds
-    jobs = {rule_of(verb): len(paths) for verb, paths in records_of(plan).items() if paths}
+    jobs = {rule_of(verb): len(paths) for verb, paths in records_of(plan).items() if paths and verb != "report"}
     return [StageRow(rule, num, format_seconds(seconds[rule]) if seconds[rule] else None) for rule, num in jobs.items()]
 
 
