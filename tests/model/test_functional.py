@@ -8,7 +8,7 @@ from lmpipe.model import functional
 from lmpipe.model.functional import RMSNorm, linear_cross_entropy, swiglu
 
 
-def drawn(*shape, seed=0):
+def randn(*shape, seed=0):
     values = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return values.requires_grad_()
 
@@ -23,59 +23,57 @@ def assert_same_gradients(ours, theirs, inputs):
 
 
 def test_rmsnorm_equals_torchs():
-    norm, x = RMSNorm(8, eps=1e-5).double(), drawn(3, 5, 8)
+    norm, x = RMSNorm(8, eps=1e-5).double(), randn(3, 5, 8)
     torch.nn.init.normal_(norm.weight)
     assert_same_gradients(norm(x), F.rms_norm(x, (8,), norm.weight, 1e-5), (x, norm.weight))
 
 
-def test_the_gate_equals_its_formula():
-    x = drawn(3, 5, 12)
+def test_swiglu_equals_its_formula():
+    x = randn(3, 5, 12)
     gate, up = x.chunk(2, dim=-1)
     assert_same_gradients(swiglu(x), F.silu(gate) * up, (x,))
 
 
 @pytest.mark.parametrize("rows", [1, 4, 7, 100])
-def test_the_loss_of_the_head_equals_cross_entropy_however_it_is_divided(monkeypatch, rows):
+def test_linear_cross_entropy_is_the_same_in_any_chunks(monkeypatch, rows):
     monkeypatch.setattr(functional, "CPU_CHUNK_LOGITS", rows * 11)
     monkeypatch.setattr(functional, "MIN_CHUNK_ROWS", 1)
-    hidden, weight = drawn(2, 7, 6), drawn(11, 6, seed=1)
+    hidden, weight = randn(2, 7, 6), randn(11, 6, seed=1)
     targets = torch.randint(11, (2, 7), generator=torch.Generator().manual_seed(2))
     expected = F.cross_entropy((hidden @ weight.t()).flatten(0, 1), targets.flatten(), reduction="sum")
-    assert_same_gradients(linear_cross_entropy(hidden, weight, targets, "float32"), expected, (hidden, weight))
+    assert_same_gradients(linear_cross_entropy(hidden, weight, targets), expected, (hidden, weight))
 
 
-def test_the_matrix_of_a_large_vocabulary_is_not_read_for_a_few_rows_only():
-    parts = []
+def test_chunks_of_a_large_vocabulary_have_enough_rows():
+    chunk_rows = []
 
-    def watched(inputs, *others):
-        parts.append(len(inputs))
+    def counted(inputs, *others):
+        chunk_rows.append(len(inputs))
         return functional.cross_entropy_chunk(inputs, *others)
 
     hidden, weight = torch.zeros(2, 150, 4), torch.zeros(functional.CPU_CHUNK_LOGITS // 8, 4)
-    linear_cross_entropy(hidden, weight, torch.zeros(2, 150, dtype=torch.long), "float32", watched)
-    assert parts == [128, 128, 44]
+    linear_cross_entropy(hidden, weight, torch.zeros(2, 150, dtype=torch.long), None, counted)
+    assert chunk_rows == [128, 128, 44]
 
 
-def test_a_loss_far_from_all_chances_is_finite():
+def test_the_loss_of_a_hopeless_target_is_finite():
     hidden = torch.tensor([[[1000.0]]], requires_grad=True)
-    loss = linear_cross_entropy(
-        hidden, torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True), torch.tensor([[1]]), "float32"
-    )
+    loss = linear_cross_entropy(hidden, torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True), torch.tensor([[1]]))
     assert loss.item() == 2000
     assert math.isfinite(torch.autograd.grad(loss, hidden)[0].item())
 
 
-def test_a_broken_loss_stays_broken():
+def test_a_loss_of_nan_is_nan():
     hidden = torch.full((1, 2, 1), math.nan)
-    assert math.isnan(linear_cross_entropy(hidden, torch.ones(3, 1), torch.tensor([[1, 2]]), "float32"))
+    assert math.isnan(linear_cross_entropy(hidden, torch.ones(3, 1), torch.tensor([[1, 2]])))
 
 
-def test_the_head_in_bfloat16_is_close_and_keeps_float32_weights():
-    hidden, weight = drawn(2, 50, 16).float(), drawn(30, 16, seed=1).float()
+def test_linear_cross_entropy_in_bfloat16_is_close_and_has_float32_gradients():
+    hidden, weight = randn(2, 50, 16).float(), randn(30, 16, seed=1).float()
     targets = torch.randint(30, (2, 50), generator=torch.Generator().manual_seed(2))
     results = [
         (loss, *torch.autograd.grad(loss, (hidden, weight)))
-        for loss in (linear_cross_entropy(hidden, weight, targets, precision) for precision in ("float32", "bfloat16"))
+        for loss in (linear_cross_entropy(hidden, weight, targets, dtype) for dtype in (torch.float32, torch.bfloat16))
     ]
     for exact, rounded in zip(*results, strict=True):
         assert rounded.dtype == torch.float32

@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lmpipe.kernels.transformer.structs import NORM_EPS
 from lmpipe.model.architecture import rope_cos_sin
 from lmpipe.model.functional import apply_rope
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig
+from tests.support.variants import MODEL_VARIANTS, WORDS, variant_ids
 
 
 def config_of(**changes):
@@ -18,7 +18,7 @@ def config_of(**changes):
 
 
 def double(model):
-    """The model in float64, its rotations included, which `double` leaves alone."""
+    """The model in float64, its RoPE table included."""
     model.double()
     if model.config.position_embedding == "rope":
         model.cos_sin = torch.from_numpy(rope_cos_sin(model.config))[:, None]
@@ -31,7 +31,7 @@ def ids(config, batch=3, seq=None, seed=0):
 
 
 def llama_of(model):
-    """A Llama of transformers with the same weights; it rotates channels (k, k + width / 2), so those are permuted."""
+    """Transformers' Llama with the same weights; it rotates channels (k, k + head_dim / 2), so those are permuted."""
     transformers = pytest.importorskip("transformers")
     config = model.config
     llama = transformers.LlamaForCausalLM(
@@ -94,17 +94,17 @@ class PlainBlock(nn.Module):
 
     def attention(self, x):
         config = self.config
-        width = config.head_dim
+        head_dim = config.head_dim
         query_weight, key_weight, value_weight = self.layer.attn.qkv_proj.weight.chunk(3)
         heads = []
         for head in range(config.num_heads):
-            rows = slice(head * width, (head + 1) * width)
+            rows = slice(head * head_dim, (head + 1) * head_dim)
             queries, keys, values = (x @ weight[rows].T for weight in (query_weight, key_weight, value_weight))
             if config.position_embedding == "rope":
                 queries, keys = rotate(queries, config), rotate(keys, config)
-            scores = queries @ keys.transpose(-1, -2) / math.sqrt(width)
-            ahead = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-            heads.append(scores.masked_fill(ahead, -math.inf).softmax(-1) @ values)
+            scores = queries @ keys.transpose(-1, -2) / math.sqrt(head_dim)
+            is_future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+            heads.append(scores.masked_fill(is_future, -math.inf).softmax(-1) @ values)
         return torch.cat(heads, -1) @ self.layer.attn.output_proj.weight.T
 
     def feed_forward(self, x):
@@ -130,7 +130,7 @@ def normed(x, layer):
 
 
 def rotate(x, config):
-    """Rotation of (..., seq, width) by explicit 2 x 2 matrices, position by position and pair by pair."""
+    """Rotation of (..., seq, head_dim) by explicit 2 x 2 matrices, position by position and pair by pair."""
     out = torch.empty_like(x)
     for position in range(x.shape[-2]):
         for pair in range(config.head_dim // 2):
@@ -141,10 +141,9 @@ def rotate(x, config):
     return out
 
 
-@pytest.mark.parametrize("norm", ["pre", "post", "none"])
-@pytest.mark.parametrize(("position_embedding", "feed_forward"), [("rope", "swiglu"), ("none", "silu")])
-def test_every_variant_equals_its_formulas(norm, position_embedding, feed_forward):
-    config = config_of(norm=norm, position_embedding=position_embedding, feed_forward=feed_forward, num_layers=2)
+@pytest.mark.parametrize("words", MODEL_VARIANTS, ids=variant_ids)
+def test_every_word_of_the_study_equals_its_formulas(words):
+    config = config_of(**words, num_layers=2)
     model = double(TransformerLM(config, seed=2))
     with torch.no_grad():
         for parameter in (p for p in model.parameters() if p.dim() == 1):
@@ -153,12 +152,12 @@ def test_every_variant_equals_its_formulas(norm, position_embedding, feed_forwar
         x = model.token_embeddings.weight[tokens]
         for layer in model.layers:
             x = PlainBlock(layer, config)(x)
-        if norm == "pre":
+        if config.norm == "pre":
             x = normed(x, model.ln_final)
         torch.testing.assert_close(model(tokens), x @ model.lm_head.weight.T, atol=1e-11, rtol=1e-11)
 
 
-def test_norms_stand_where_the_variant_wants_them():
+def test_norms_are_where_the_word_says():
     def names(norm):
         return [
             name for name, _ in TransformerLM(config_of(norm=norm, num_layers=1)).named_parameters() if "ln" in name
@@ -169,7 +168,7 @@ def test_norms_stand_where_the_variant_wants_them():
     assert names("none") == []
 
 
-def test_rotation_keeps_lengths_and_depends_on_distance_alone():
+def test_rope_keeps_lengths_and_depends_on_the_distance_alone():
     cos_sin = torch.from_numpy(rope_cos_sin(config_of(context_length=64)))
     query, key = torch.randn(2, 8, dtype=torch.float64)
     rotated_query, rotated_key = (apply_rope(x.expand(64, 8), cos_sin) for x in (query, key))
@@ -211,7 +210,7 @@ def test_equal_seeds_give_equal_weights_and_ablations_share_them():
     assert torch.equal(silu.layers[1].ffn.w2.weight, base["layers.1.ffn.w2.weight"])
 
 
-def test_initial_weights_have_the_deviation_of_the_handout_and_end_at_three_of_them():
+def test_initial_weights_have_the_handouts_deviation_and_are_truncated_at_three():
     config = config_of(d_model=128, d_ff=320, vocab_size=500, num_layers=1)
     model = TransformerLM(config, seed=0)
     queries, keys, _ = model.layers[0].attn.qkv_proj.weight.chunk(3)
@@ -232,18 +231,10 @@ def test_initial_weights_have_the_deviation_of_the_handout_and_end_at_three_of_t
     assert torch.equal(model.ln_final.weight, torch.ones(128))
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"norm": "none", "position_embedding": "none"}, {"feed_forward": "silu", "norm": "post"}]
-)
-def test_on_the_meta_device_torch_counts_exactly_the_matrix_products(changes):
-    config = config_of(**changes)
-    batch, seq = 2, config.context_length
-    with FlopCounterMode(display=False) as counter:
-        TransformerLM(config, device="meta")(torch.empty((batch, seq), dtype=torch.int64, device="meta"))
-    matrices = 4 * config.d_model**2 + (2 if config.feed_forward == "silu" else 3) * config.d_model * config.d_ff
-    attention = 2 * config.num_heads * seq**2 * config.head_dim
-    layer = 2 * batch * seq * matrices + 2 * batch * attention
-    assert counter.get_total_flops() == config.num_layers * layer + 2 * batch * seq * config.d_model * config.vocab_size
+@pytest.mark.parametrize("key", WORDS)
+def test_an_unknown_word_is_refused(key):
+    with pytest.raises(AssertionError, match="unheard-of"):
+        TransformerLM(config_of().model_copy(update={key: "unheard-of"}), device="meta")
 
 
 def test_bfloat16_autocast_gives_nearly_the_same_logits():

@@ -6,6 +6,7 @@ those. N counts rows (batch * seq). The gains are those of benchmarks/kernels.py
 """
 
 from collections.abc import Callable, Iterator
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -38,6 +39,17 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
     is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if is_on else x.dtype
+
+
+def autocast_type(precision: str) -> torch.dtype | None:
+    """Return the lower type that a study's precision uses for matrix products; None for the type of the weights."""
+    match precision:
+        case "float32":
+            return None
+        case "bfloat16":
+            return torch.bfloat16
+        case unknown:
+            assert_never(unknown)
 
 
 def use_cpu_kernels(x: Tensor) -> bool:
@@ -333,10 +345,14 @@ class LinearCrossEntropyFn(Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor, precision: str, chunk_fn: CrossEntropyChunk
+        ctx: FunctionCtx,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        chunk_fn: CrossEntropyChunk,
     ) -> Tensor:
         """Return the summed loss of hidden (N, d_model) against targets (N,), with weight (vocab, d_model)."""
-        dtype = torch.bfloat16 if precision == "bfloat16" else weight.dtype
         inputs, matrix = hidden.to(dtype), weight.to(dtype)
         grad_hidden, grad_weight = torch.empty_like(inputs), torch.zeros_like(weight)
         loss = torch.zeros((), dtype=weight.dtype, device=weight.device)
@@ -389,13 +405,13 @@ def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
-    precision: str,
+    dtype: torch.dtype | None = None,
     chunk_fn: CrossEntropyChunk = cross_entropy_chunk,
 ) -> Tensor:
     """Return the summed loss of the output head, in nats.
 
-    `hidden` is (batch, seq, d_model), `weight` (vocab, d_model), `targets` (batch, seq). With precision `bfloat16`
-    the matrix products use it, the softmax still float32. `chunk_fn` is `cross_entropy_chunk`, or the same compiled.
+    `hidden` is (batch, seq, d_model), `weight` (vocab, d_model), `targets` (batch, seq). Matrix products use `dtype`,
+    by default that of `weight`; the softmax always uses that. `chunk_fn` is `cross_entropy_chunk`, compiled or not.
     On a CPU, raises IndexError for targets that are no row of `weight`.
     """
     targets = targets.flatten().contiguous()
@@ -403,4 +419,4 @@ def linear_cross_entropy(
         lowest, highest = torch.aminmax(targets)
         if targets.dtype != torch.int64 or lowest < 0 or highest >= len(weight):
             raise IndexError(f"targets are {targets.dtype} from {lowest} to {highest}, not int64 below {len(weight)}")
-    return LinearCrossEntropyFn.apply(hidden.flatten(0, -2), weight, targets, precision, chunk_fn)
+    return LinearCrossEntropyFn.apply(hidden.flatten(0, -2), weight, targets, dtype or weight.dtype, chunk_fn)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lmpipe.model.accounting import FLOAT32_BYTES, count_parameters, forward_flops
 from lmpipe.model.activation_memory import account_activations
+from lmpipe.model.functional import autocast_type
 from lmpipe.model.torch_counts import count_torch_flops
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
@@ -186,9 +187,8 @@ def count_flops(config: ModelConfig, batch_size: int) -> dict[str, int]:
 def matmul_flops_per_second(device: torch.device, precision: str) -> float:
     """The most FLOP/s that a product of two large square matrices reaches on the device."""
     side = MATMUL_SIDE[device.type]
-    kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
     # Random numbers, since a GPU multiplies constant ones faster.
-    left, right = (torch.randn((side, side)).to(device, kind) for _ in range(2))
+    left, right = (torch.randn((side, side)).to(device, autocast_type(precision) or torch.float32) for _ in range(2))
     seconds: list[float] = []
     while len(seconds) <= FEWEST_PRODUCTS or sum(seconds) < MATMUL_SECONDS:
         started = time.perf_counter()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmpipe.model.functional import CrossEntropyChunk, cross_entropy_chunk, linear_cross_entropy
+from lmpipe.model.functional import CrossEntropyChunk, autocast_type, cross_entropy_chunk, linear_cross_entropy
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import TrainingSettings
 from lmpipe.training.distributed import Processes
@@ -125,11 +125,11 @@ class TrainingStep:
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The summed loss of a part of a batch."""
-        precision = self.training.precision
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        dtype = autocast_type(self.training.precision)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=dtype is not None):
             # Windows overlap with their targets in memory; compiled code is that of one layout.
             hidden = self.hidden(inputs.contiguous())
-        return linear_cross_entropy(hidden, self.model.lm_head.weight, targets, precision, self.chunk)
+        return linear_cross_entropy(hidden, self.model.lm_head.weight, targets, dtype, self.chunk)
 
     def fetch(self) -> list[Taken]:
         """What the steps came to that were made since the last call, up to one with which the run diverged."""
