@@ -559,7 +559,7 @@ def test_standard_output_on_a_full_disk():
 def test_a_log_on_a_full_disk_changes_nothing(commands, tmp_path):
     noisy = [
         "import lmpipe.io.progress, sys",
-        "lmpipe.io.progress.LINE_EVERY_SECONDS = 0",
+        "lmpipe.io.progress.LOG_INTERVAL_SECONDS = 0",
         "from lmpipe.cli.main import main",
         "main(sys.argv[1:])",
     ]

@@ -13,7 +13,7 @@ from lmpipe.cli.main import main
 from lmpipe.data.corpus import make_corpus
 from lmpipe.data.token_dataset import TokenDataset
 from lmpipe.io.files import read_json
-from lmpipe.study.schema import UrlCorpus
+from lmpipe.study.corpora import UrlCorpus
 from lmpipe.tokenizer.pretokenizer import decode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from tests.support.cli_cases import TEXT, lmpipe

@@ -12,7 +12,7 @@ from lmpipe.data.sources.docstrings import docstrings
 from lmpipe.data.sources.stories import stories
 from lmpipe.data.sources.text_files import concat_ranges, split_position
 from lmpipe.errors import InputError
-from lmpipe.study.schema import Corpus, DocstringsCorpus
+from lmpipe.study.corpora import Corpus, DocstringsCorpus
 
 END = "<|endoftext|>"
 URL = {"name": "mine", "source": "url", "valid_fraction": 0.1}

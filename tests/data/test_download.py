@@ -21,7 +21,7 @@ import yaml
 from lmpipe.data import download as download_module
 from lmpipe.data.download import ChecksumMismatchError, PartialDownload, RetryPolicy
 from lmpipe.errors import InputError
-from lmpipe.study.schema import TextFile
+from lmpipe.study.corpora import TextFile
 
 ROOT = Path(__file__).parents[2]
 # No two kilobytes alike, so bytes at a wrong offset are wrong bytes; compression hardly shortens it.

@@ -18,7 +18,7 @@ from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, json_bytes, write_json
 from lmpipe.model.accounting import expected_counts
 from lmpipe.report.plots.style import Drawing
-from lmpipe.study.schema import UrlCorpus
+from lmpipe.study.corpora import UrlCorpus
 from lmpipe.training.checkpoint import save_weights
 from lmpipe.training.run import train
 from tests.support.cli_cases import FILLS_FOLDER, TEXT, WRITES

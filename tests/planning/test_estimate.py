@@ -135,10 +135,10 @@ def test_the_verb_tells_what_float32_would_cost_on_a_cpu_without_instructions_fo
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [1", "mine.yaml: line 1, column 6: expected YAML"),
+        ("a: [1", "mine.yaml: line 1, column 6 is not valid YAML"),
         ("just words", "mine.yaml: "),
-        ("study: x\n", "mine.yaml: seeds: missing"),
-        (None, "mine.yaml: expected a study file, found none"),
+        ("study: x\n", "mine.yaml: seeds is missing"),
+        (None, "mine.yaml: is missing"),
     ],
 )
 def test_a_file_that_is_no_study_is_refused_in_one_line(tmp_path, text, message):

@@ -10,7 +10,7 @@ from snakemake.io import PeriodicityDetector
 
 from lmpipe.errors import InputError
 from lmpipe.planning.plan import load_plan
-from lmpipe.study.schema import BestOf
+from lmpipe.study.experiments import BestOf
 
 CONFIG = Path(__file__).parents[2] / "config"
 LAPTOP = yaml.safe_load((CONFIG / "config.yaml").read_text(encoding="utf-8"))
@@ -164,7 +164,7 @@ def test_looking_for_a_package_runs_nothing(tmp_path, monkeypatch):
 def test_a_new_release_of_a_package_is_a_new_corpus(monkeypatch):
     plan = load_plan(LAPTOP, "laptop")
     before = plan.study.corpora["docs"].text_settings()
-    monkeypatch.setattr("lmpipe.study.schema.version", lambda package: "99")
+    monkeypatch.setattr("lmpipe.study.corpora.version", lambda package: "99")
     assert plan.study.corpora["docs"].text_settings() != before
 
 

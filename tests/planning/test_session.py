@@ -68,7 +68,7 @@ def test_a_disk_that_cannot_take_it_stops_no_study(tmp_path, capsys):
     ("path", "message"),
     [
         (None, "results: expected a study that was begun, found none; name"),
-        ("none.yaml", "none.yaml: expected a study file, found none; check the path"),
+        ("none.yaml", "none.yaml: is missing"),
         ("results/none", "results/none: expected a study's results folder or its file, found neither; check the path"),
         (".", ".: expected the results of a study that was begun, found neither study.json nor provenance.json; check"),
     ],
@@ -95,5 +95,5 @@ def test_settings_that_are_no_study_are_told(tmp_path):
     path = tmp_path / "results/tiny/study.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(content | {"study": {"stud": "x"}}), encoding="utf-8")
-    with pytest.raises(InputError, match="unknown key 'stud'; did you mean study"):
+    with pytest.raises(InputError, match="stud is not a known key; did you mean study"):
         find_study("results/tiny")

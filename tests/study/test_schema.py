@@ -1,15 +1,23 @@
 """Wrong studies: each is one line that names the file, the key path, what was found and the remedy."""
 
 import copy
+import datetime
+import itertools
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from lmpipe.errors import InputError
+from lmpipe.io.validation import EXPECTED, first_violation
 from lmpipe.planning.plan import load_plan
-from lmpipe.study.settings import parse_number
+from lmpipe.study.corpora import DocstringsCorpus, StoriesCorpus, TextFile, UrlCorpus
+from lmpipe.study.experiments import BestOf, ExperimentSettings
+from lmpipe.study.fields import parse_number
+from lmpipe.study.schema import AccountingSettings, SamplesSettings, Study
+from lmpipe.study.settings import ModelConfig, TrainingSettings
 
 ROOT = Path(__file__).parents[2]
 LAPTOP = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
@@ -47,156 +55,104 @@ NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "message"),
+    ("path", "value", "sentence"),
     [
-        (("experimnets",), {}, "unknown key 'experimnets'; did you mean experiments?"),
-        (
-            ("experiments", "generate"),
-            {"corpus": "stories"},
-            "experiments.generate: generate is a section of the report that needs no experiment; choose another name",
-        ),
+        (("experimnets",), {}, "experimnets is not a known key; did you mean experiments?"),
+        (("experiments", "generate"), {"corpus": "stories"}, "experiments.generate is the name of a section"),
+        (("training", "warmpu"), 1, "training.warmpu is not a known key; did you mean warmup_fraction?"),
+        (("model", "dropout"), 0.1, "model.dropout is not a known key; the keys are context_length, d_model"),
+        ((*NORM_RUNS, "b"), {"num_hedas": 2}, "runs.b.num_hedas is not a known key; did you mean num_heads?"),
+        (("corpora", "stories", "documants"), 3, "stories.documants is not a known key; did you mean documents?"),
+        ((*LR, "sweep"), {"max_lrr": [1]}, "experiments.learning_rate.sweep.max_lrr is not a known key; did you mean"),
+        ((*NORM_RUNS, "b"), {"target_loss": 1.45}, "runs.b.target_loss is not a known key"),
+        (("model",), ..., "model is missing"),
+        (("model",), None, "model is empty; use a block"),
+        (("training", "max_lr"), "fast", "training.max_lr is 'fast'; use a number"),
+        (("training", "max_lr"), True, "training.max_lr is true; use a number"),
+        (("training", "max_lr"), -1, "training.max_lr is -1; use a number greater than 0"),
+        (("training", "max_lr"), float("nan"), "training.max_lr is nan; use a finite number"),
+        (("training", "batch_size"), 1.5, "training.batch_size is 1.5; use a whole number"),
+        (("training", "betas"), [0.9], "training.betas.1 is missing"),
+        (("training", "betas"), [0.9, 0.9, 0.9], "training.betas has 3 values; use at most 2"),
+        (("training", "micro_batch_size"), "auot", "training.micro_batch_size is 'auot'; "),
+        (("training", "micro_batch_size"), 0, "training.micro_batch_size is 0; use auto or a number of at least 1"),
+        (("model", "norm"), "layer", "model.norm is 'layer'; use pre, post or none"),
+        (("model", "norm"), "pots", "model.norm is 'pots'; did you mean post?"),
+        (("model", "d_ff"), 2**24 + 1, "model.d_ff is 16777217; use a number of at most 16,777,216"),
+        (("model", "num_layers"), 1001, "model.num_layers is 1001; use a number of at most 1,000"),
+        (("model", "num_heads"), 7, "model.num_heads is 7, which does not divide d_model = 64; use 1, 2, 4 or 8"),
+        (("model", "d_model"), 65, "model.num_heads is 4, which does not divide d_model = 65; use an even d_model"),
+        (("model", "d_model"), 60, "model.num_heads is 4, .* 15 channels, .*; use 2, 3, 5 or 6, or position_embedding"),
+        ((*NORM_RUNS, "b"), {"num_heads": 3}, "layer_norm_ablation.runs.b.num_heads is 3, which does not divide"),
+        (("corpora", "stories", "tokenizer", "vocab_size"), 256, "vocab_size is 256; use at least 257"),
+        ((*LR, "sweep"), {"vocab_size": [100]}, "sweep.vocab_size is 100; use at least 257"),
+        ((*LR, "sweep"), {"max_lr": 3}, "sweep.max_lr is 3; use a list of values"),
+        ((*LR, "max_lr"), 0.1, "experiments.learning_rate.max_lr is both set and swept"),
         (
             LR,
             {"corpus": "stories", "sweep": {"max_lr": [0.1, 0.2]}, "runs": {"a": {}, "b": {"max_lr": 0.5}}},
-            "experiments.learning_rate: max_lr is swept for all runs, and set in runs.b; keep one of them",
+            "experiments.learning_rate.runs.b.max_lr is set, but the experiment sweeps it",
         ),
-        (("training", "warmpu"), 1, "training: unknown key 'warmpu'; did you mean warmup_fraction?"),
-        (("model", "dropout"), 0.1, "model: unknown key 'dropout'; valid keys: context_length, d_model"),
-        ((*NORM_RUNS, "b"), {"num_hedas": 2}, "runs.b: unknown key 'num_hedas'; did you mean num_heads?"),
-        (("corpora", "stories", "documants"), 3, "corpora.stories: unknown key 'documants'; did you mean documents?"),
-        (
-            (*LR, "sweep"),
-            {"max_lrr": [1]},
-            "experiments.learning_rate: sweep: unknown key 'max_lrr'; did you mean max_lr?",
+        (("seeds",), [], "seeds is empty; use at least 1 value"),
+        (("seeds",), [1, 1], r"seeds is \[1, 1\], which repeats a value"),
+        (("seeds",), [16**5000], "seeds.0 is a number of more than 40 digits; use a number of at most"),
+        (("seeds",), "9" * 5000, "seeds is '9999.*; use a list"),
+        (("study",), 2024, "study is 2024, which is not text; put it in quotes"),
+        (("study",), datetime.date(2024, 1, 1), r"study is datetime.date\(2024, 1, 1\), .*; put it in quotes"),
+        (("study",), [16**5000], r"study is \[a number of more than 40 digits\]; use a name"),
+        (("study",), "../elsewhere", "study is '../elsewhere', which is not a plain name"),
+        # Names of files: results/README.md, accounting/x.provenance.json, temporary files.
+        (("study",), "README.md", "study is 'README.md', which is not a plain name"),
+        (("accounting", "models", "x.provenance"), GPT2, "models.x.provenance is .* not a plain name"),
+        (("accounting", "models", "x.json.tmp-y"), GPT2, "models.x.json.tmp-y is .* not a plain name"),
+        (("study",), "a" * 101, "study has 101 characters; use at most 100"),
+        (("study",), "a\n", r"study is 'a\\n', which is not a plain name"),
+        (("corpora", "0" * 20), MINE, "corpora.0* is '0*', which repeats a part 20 times"),
+        (("corpora", "a/b"), MINE, "corpora.a/b is 'a/b', which is not a plain name"),
+        (("corpora", "\x1b[31m"), MINE, r"^corpora.'\\x1b\[31m' is .* not a plain name"),
+        (("experiments", "$(rm -r x)"), {}, "is not a plain name"),
+        ((*NORM_RUNS, ".."), {}, "is not a plain name"),
+        (("corpora", "mine"), MINE | {"files": []}, "corpora.mine.files is empty; use at least 1 value"),
+        (("corpora", "mine"), MINE | {"files": ["file:no.txt"]}, "corpora.mine.files.0 is 'no.txt', .* not a file"),
+        (("corpora", "mine"), MINE | {"files": ["file:" + "x" * 300]}, "files.0 is 'xxx.* not a file"),
+        (("corpora", "mine"), MINE | {"files": ["file:."]}, "files.0 is '.', .* not a file"),
+        (("corpora", "mine"), MINE | {"files": ["file:empty.txt"]}, "files.0 is 'empty.txt', which is empty"),
+        (("corpora", "mine"), MINE | {"files": ["ftp://x/a"]}, "files.0 is 'ftp://x/a', which is neither"),
+        (("corpora", "mine"), MINE | {"files": ["https://h/x\n"]}, r"files.0 is 'https://h/x\\n', which is neither"),
+        (("corpora", "mine"), MINE | {"files": ["https://[::1/x"]}, "files.0 is .*, which is neither"),
+        (("corpora", "mine"), MINE | {"files": ["https://h/é"]}, "files.0 is .*, which is neither .*; .* as %20"),
+        *(
+            (("corpora", "mine"), MINE | {"files": [f"file:{path}"]}, "files.0 is .*, whose path .*; rename the file")
+            for path in ("-x.txt", "{x}.txt", "<x>.txt", "a\0b", "\ud800", "")
         ),
-        (("training", "max_lr"), "fast", "training.max_lr: expected a number, found the text 'fast'; correct"),
-        (("training", "max_lr"), True, "training.max_lr: expected a number, found the boolean True; correct"),
-        (("training", "max_lr"), -1, "training.max_lr: expected greater than 0, found -1; correct"),
-        (("training", "max_lr"), float("nan"), "training.max_lr: expected"),
-        (("training", "batch_size"), 1.5, "training.batch_size: expected"),
-        (("training", "betas"), [0.9], "training.betas.1: missing; add it"),
-        (("model",), None, "model: expected keys and values, found None; write"),
-        (("model",), ..., "model: missing; add it"),
-        (("model", "norm"), "layer", "model.norm: expected 'pre', 'post' or 'none', found 'layer'; correct"),
-        (("model", "d_model"), 65, "model: d_model 65 cannot be divided among num_heads 4; choose a multiple"),
-        (
-            ("model", "d_model"),
-            60,
-            "model: heads of width 15 .* odd, but RoPE .*; choose an even width, or position_embedding: none",
-        ),
-        ((*NORM_RUNS, "b"), {"num_heads": 3}, "runs.b: d_model 64 cannot be divided among num_heads 3; choose"),
-        (
-            ("corpora", "stories", "tokenizer", "vocab_size"),
-            256,
-            r"stories.tokenizer.vocab_size: expected at least 257 \(256 bytes and 1 special token\), found 256; raise",
-        ),
-        ((*LR, "sweep"), {"vocab_size": [100]}, "sweep: vocab_size: expected at least 257"),
-        (
-            (*LR, "corpus"),
-            "stores",
-            "experiments.learning_rate.corpus: no 'stores' in this study; did you mean stories?",
-        ),
-        ((*LR, "corpus"), ..., "experiments.learning_rate: no corpus; add corpus: stories"),
-        (("seeds",), [], "seeds: expected at least 1, found 0; add"),
-        (("seeds",), [1, 1], r"seeds: expected each value once, found \[1, 1\]"),
-        ((*LR, "seeds"), [], "experiments.learning_rate.seeds: expected at least 1, found 0; add"),
-        (("study",), "../elsewhere", "study: expected a name of letters, .* found '../elsewhere'"),
-        (("corpora", "a/b"), MINE, "corpora.a/b: expected a name of letters, .* found 'a/b'"),
-        ((*NORM_RUNS, ".."), {}, "expected a name of letters, .* found '..'"),
-        (("experiments", "$(rm -r x)"), {}, "expected a name of letters"),
-        # Names that look like those of files: results/README.md, accounting/x.provenance.json, what is being written.
-        (("study",), "README.md", "study: expected a name of letters, .* found 'README.md'; rename it"),
-        (("accounting", "models", "x.provenance"), GPT2, "models.x.provenance: expected a name of letters"),
-        (("accounting", "models", "x.json.tmp-y"), GPT2, "models.x.json.tmp-y: expected a name of letters"),
-        (("study",), "a" * 101, "study: expected a name of letters, .* at most 100"),
-        (("corpora", "0" * 20), MINE, "expected a name of letters, .* without 20 repetitions"),
-        (("study",), "a\n", r"found 'a\\n'; rename"),
-        (("corpora", "\x1b[31m"), MINE, r"^corpora.'\\x1b\[31m': expected a name"),
-        (("study",), [16**5000], r"study: expected a name .* found \[a number of more than 40 digits\]; rename"),
-        (
-            ("seeds",),
-            [16**5000],
-            "seeds.0: expected less than or equal to 9007199254740992, found a number of more than",
-        ),
-        (("seeds",), "9" * 5000, "seeds: expected list, found '9999"),
-        (("model", "d_ff"), 2**24 + 1, "model.d_ff: expected less than or equal to 16777216, found 16777217; correct"),
-        (("model", "num_layers"), 1001, "model.num_layers: expected less than or equal to 1000, found 1001; correct"),
-        (
-            ("corpora", "STORIES"),
-            MINE,
-            "corpora: expected names that differ in more than case, found 'stories' and 'STO",
-        ),
-        (
-            (*NORM_RUNS, "Baseline"),
-            {},
-            "layer_norm_ablation: expected names that differ in more than case, found 'base",
-        ),
-        (
-            ("corpora", "mine"),
-            MINE | {"files": ["file:no.txt"]},
-            "corpora.mine.files.0: no text at 'no.txt', .*; correct",
-        ),
-        (("corpora", "mine"), MINE | {"files": ["file:empty.txt"]}, "files.0: the text 'empty.txt' is empty; give it"),
-        (
-            ("corpora", "mine"),
-            MINE | {"files": ["ftp://x/a"]},
-            "files.0: expected file:PATH or https://HOST/PATH, found",
-        ),
-        (
-            ("corpora", "mine"),
-            MINE | {"files": ["https://h/x\n"]},
-            r"files.0: expected .* found 'https://h/x\\n'; correct",
-        ),
-        (("corpora", "mine"), MINE | {"files": ["https://[::1/x"]}, "files.0: expected file:PATH or https://HOST/PATH"),
-        (
-            ("corpora", "mine"),
-            MINE | {"files": ["https://h/é"]},
-            "files.0: expected .*; correct .* accents as %20 and the",
-        ),
-        (
-            ("corpora", "mine"),
-            MINE | {"files": ["file:-x.txt"]},
-            "files.0: expected a path .* that does not start with '-'",
-        ),
-        (("corpora", "mine"), MINE | {"files": ["file:{x}.txt"]}, "files.0: expected a path .*; rename the file, or"),
-        (("corpora", "mine"), MINE | {"files": ["file:<x>.txt"]}, "files.0: expected a path .*; rename the file, or"),
-        (("corpora", "mine"), MINE | {"files": ["file:a\0b"]}, "files.0: expected a path .*; rename the file, or"),
-        (
-            ("corpora", "mine"),
-            MINE | {"files": ["file:\ud800"]},
-            r"files.0: expected a path in UTF-8 .*, found .\\ud800.; rename",
-        ),
-        (("corpora", "mine"), MINE | {"files": ["file:" + "x" * 300]}, "files.0: no text at 'xxx.*; correct"),
-        (("corpora", "mine"), MINE | {"files": ["file:."]}, "files.0: no text at '.', .*; correct"),
-        (("samples", "prompts"), ["\ud800"], r"samples.prompts.0: expected string, .* found .\\ud800"),
-        (("corpora", "mine"), MINE | {"files": []}, "corpora.mine.files: expected at least 1, found 0; add"),
-        (
-            ("corpora", "mine"),
-            MINE | {"valid": "file:a.txt"},
-            "corpora.mine: expected either .* found both; give either valid",
-        ),
-        (
-            ("corpora", "stories", "source"),
-            "wiki",
-            "expected source: stories, docstrings or url, found 'wiki'; set source",
-        ),
-        (
-            ("corpora", "docs", "packages"),
-            ["numpi"],
-            "corpora.docs.packages.0: package 'numpi' is not installed; install it with pip",
-        ),
-        (("corpora", "docs", "packages"), ["json"], "packages.0: package 'json' has no version of its own; name"),
-        (("corpora", "docs", "packages"), ["os.path"], "packages.0: package 'os.path' is not installed; install"),
-        (
-            ("corpora", "stories", "shards"),
-            5000,
-            r"at most 5,000 training runs and shards together, found \d+ and 5001;",
-        ),
-        (
-            (*LR, "sweep"),
-            {key: list(range(1, 999)) for key in ("d_ff", "eps")},
-            r"found \d{6,} and 2; make several studies",
-        ),
+        (("corpora", "mine"), MINE | {"valid": "file:a.txt"}, "corpora.mine has both valid and valid_fraction"),
+        (("corpora", "mine"), MINE | {"valid_fraction": None}, "corpora.mine has no validation split"),
+        (("corpora", "stories", "source"), "wiki", "stories.source is 'wiki'; use stories, docstrings or url"),
+        (("corpora", "stories", "source"), ..., "stories.source is missing; add it"),
+        (("corpora", "docs", "packages"), ["numpi"], "packages.0 is 'numpi', which is not installed; install it"),
+        (("corpora", "docs", "packages"), ["json"], "packages.0 is 'json', which has no version"),
+        (("corpora", "docs", "packages"), ["os.path"], "packages.0 is 'os.path', which is not installed"),
+        (("samples", "prompts"), ["\ud800"], r"samples.prompts.0 is '\\ud800'; use text in UTF-8"),
+        ((*LR, "target_loss"), 0, "learning_rate.target_loss is 0; use a number greater than 0"),
+    ],
+)
+def test_wrong_value_is_refused_with_its_key(tmp_path, monkeypatch, path, value, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "empty.txt").touch()
+    message = complaint(changed(path, value))
+    assert re.search(sentence, message), message
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "key"),
+    [
+        ((*LR, "corpus"), "stores", "experiments.learning_rate.corpus"),
+        ((*LR, "corpus"), ..., "experiments.learning_rate"),
+        (("corpora", "STORIES"), MINE, "corpora"),
+        ((*NORM_RUNS, "Baseline"), {}, "experiments.layer_norm_ablation"),
+        (("corpora", "stories", "shards"), 5000, "5,000"),
+        ((*LR, "sweep"), {key: list(range(1, 999)) for key in ("d_ff", "eps")}, "5,000"),
         (
             ("experiments", "x" * 9 + "y"),
             {
@@ -204,44 +160,39 @@ NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
                 "sweep": {key: [1.2345678901234567e-05] for key in LONG_KEYS},
                 "runs": {"abcdefghij" * 4: {}},
             },
-            "expected a run's name of at most 200 characters, found 204 in .*; shorten names, or sweep fewer keys",
+            "experiments.xxxxxxxxxy.runs.abcdefghij",
         ),
-        (
-            ("samples", "prompts"),
-            [f"{number} {'x' * 1000}" for number in range(120)],
-            "the study: expected at most 120,000 bytes of settings, found 12[0-9],[0-9]{3}; make several studies of it",
-        ),
-        ((*LR, "sweep"), {"max_lr": 3}, r"sweep.max_lr: expected a list of values, such as \[1, 2\], found 3"),
-        ((*LR, "sweep"), {"max_lr": [0.001, "1e-3"]}, "two runs would be named 'max_lr=0.001'; let them differ"),
-        ((*LR, "max_lr"), 0.1, "experiments.learning_rate: max_lr is both set and swept; keep one"),
-        (
-            (*NORM_RUNS, "b"),
-            {"max_lr": {"best_of": "learning_rat"}},
-            "best_of: no 'learning_rat' .* mean learning_rate?",
-        ),
-        (
-            ("experiments", "learning_rate"),
-            {"corpus": "stories", "max_lr": {"best_of": "batch_size_experiment"}},
-            "best_of comes back to learning_rate itself; take the rate elsewhere",
-        ),
-        ((*LR, "target_loss"), 0, "experiments.learning_rate.target_loss: expected greater than 0, found 0"),
-        (
-            ("experiments", "main_experiment", "target_loss"),
-            1.45,
-            "experiments.main_experiment.target_loss: .* found stories, docs, whose losses do not compare; set it in",
-        ),
-        ((*NORM_RUNS, "b"), {"target_loss": 1.45}, "runs.b: unknown key 'target_loss'"),
-        (("samples", "models", "stories"), "main_experiment/docs", "expected a run on corpus 'stories', found"),
+        ((*LR, "sweep"), {"max_lr": [0.001, "1e-3"]}, "max_lr=0.001"),
+        ((*NORM_RUNS, "b"), {"max_lr": {"best_of": "learning_rat"}}, "learning_rat"),
+        (LR, {"corpus": "stories", "max_lr": {"best_of": "batch_size_experiment"}}, "experiments.learning_rate"),
+        (("experiments", "main_experiment", "target_loss"), 1.45, "experiments.main_experiment.target_loss"),
+        (("samples", "models", "stories"), "main_experiment/docs", "samples.models.stories"),
         (("samples", "models", "stories"), "main_experiment/storys", "did you mean main_experiment/stories"),
-        (("accounting", "models", "study"), LAPTOP["accounting"]["models"]["gpt2_xl"], "choose another"),
+        (("accounting", "models", "study"), LAPTOP["accounting"]["models"]["gpt2_xl"], "accounting.models.study"),
     ],
 )
-def test_a_wrong_study_is_refused_in_one_line(tmp_path, monkeypatch, path, value, message):
+def test_study_that_cannot_be_planned_is_refused(tmp_path, monkeypatch, path, value, key):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("text")
-    (tmp_path / "empty.txt").touch()
-    found = complaint(changed(path, value))
-    assert re.search(message, found), found
+    assert key in complaint(changed(path, value))
+
+
+WRONG_VALUES = (None, True, -1e300, 1e300, -1, float("nan"), "", "x", "\ud800", [], [[]], {}, {"x": 1}, 2**70, b"x")
+SETTINGS = [TextFile, StoriesCorpus, DocstringsCorpus, UrlCorpus, BestOf, ExperimentSettings, SamplesSettings]
+
+
+@pytest.mark.parametrize("model", [*SETTINGS, ModelConfig, TrainingSettings, AccountingSettings, Study])
+def test_every_error_of_a_key_has_a_sentence(model):
+    violations = []
+    for key, value in itertools.product(model.model_fields, WRONG_VALUES):
+        try:
+            model.model_validate({key: value})
+        except ValidationError as error:
+            kinds = {item["type"] for item in error.errors()}
+            assert kinds <= EXPECTED.keys() | {"missing", "value_error", "too_short", "too_long", "union_tag_not_found"}
+            violations.append(str(first_violation(error, {key: value})))
+    assert len(violations) > len(model.model_fields)
+    assert not re.search("Input should|Field required|Unable to", "".join(violations))
 
 
 def test_several_errors_are_counted():

@@ -9,8 +9,8 @@ from typing import Any
 from lmpipe.analysis.results import Results
 from lmpipe.data.documents import CorpusInfo, CorpusSplits, SplitInfo
 from lmpipe.planning.plan import load_plan
+from lmpipe.study.experiments import BestOf
 from lmpipe.study.planned_run import PlannedRun
-from lmpipe.study.schema import BestOf
 from lmpipe.study.settings import ModelConfig
 
 MODEL = {

@@ -21,7 +21,7 @@ from lmpipe.errors import InputError
 from lmpipe.generation.inference import read_run
 from lmpipe.model.accounting import account_adamw
 from lmpipe.model.transformer import TransformerLM
-from lmpipe.study.schema import BestOf
+from lmpipe.study.experiments import BestOf
 from lmpipe.study.settings import ModelConfig
 from lmpipe.training.evaluation import evaluate, text_bytes_of
 from lmpipe.training.loop import Course

@@ -15,7 +15,7 @@ from lmpipe.analysis.problems.write_up_comparison import write_up
 from lmpipe.model.accounting import count_parameters
 from lmpipe.planning.estimate import fetched_texts, read_plan
 from lmpipe.planning.plan import load_plan
-from lmpipe.study.schema import RESERVED_SECTIONS
+from lmpipe.study.experiments import RESERVED_SECTIONS
 from lmpipe.study.settings import ModelConfig
 from tests.workflow.test_workflow import snakemake
 

@@ -300,8 +300,8 @@ def test_snakemakes_own_report_has_captions(folder):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("seeds", [], "seeds: expected at least 1, found 0; add what is missing"),
-        ("trainin", {}, "unknown key 'trainin'; did you mean training?"),
+        ("seeds", [], "seeds is empty; use at least 1 value"),
+        ("trainin", {}, "trainin is not a known key; did you mean training?"),
         ("study", "../x", "study: expected a name of letters, digits, '_' and '-'"),
     ],
 )

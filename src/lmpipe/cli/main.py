@@ -301,7 +301,7 @@ def estimate(given: Arguments) -> None:
 def download(given: Arguments) -> None:
     """Run `lmpipe download`."""
     from lmpipe.data.download import download
-    from lmpipe.study.schema import TextFile
+    from lmpipe.study.corpora import TextFile
 
     download(TextFile.model_validate(given.settings), given.output)
 
@@ -311,7 +311,7 @@ def make_corpus(given: Arguments) -> Facts:
     from pydantic import TypeAdapter
 
     from lmpipe.data.corpus import make_corpus
-    from lmpipe.study.schema import Corpus
+    from lmpipe.study.corpora import Corpus
 
     corpus = TypeAdapter(Corpus).validate_python(given.settings["corpus"])
     make_corpus(given.settings["name"], corpus, given.output, given.threads)

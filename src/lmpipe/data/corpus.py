@@ -17,7 +17,7 @@ from lmpipe.data.sources.text_files import DELIMITER, split_texts
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, check_no_overwrite
 from lmpipe.io.progress import progress
-from lmpipe.study.schema import Corpus, DocstringsCorpus, StoriesCorpus, UrlCorpus
+from lmpipe.study.corpora import Corpus, DocstringsCorpus, StoriesCorpus, UrlCorpus
 
 GENERATED_VALID_SHARE = 0.01  # of the documents of generated corpora
 

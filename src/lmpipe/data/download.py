@@ -34,7 +34,7 @@ from lmpipe.io.documents import Document
 from lmpipe.io.files import CHUNK_BYTES, DISK_FULL_ERRNOS, atomic_write, disk_error, sha256_of
 from lmpipe.io.locks import file_lock, is_same_file
 from lmpipe.io.progress import log, progress
-from lmpipe.study.schema import TextFile
+from lmpipe.study.corpora import TextFile
 
 HUB = "https://huggingface.co/"
 RESERVE_BYTES = 64_000_000  # disk space left for everything else that writes

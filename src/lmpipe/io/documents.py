@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmpipe.errors import InputError
 from lmpipe.io.files import write_json
-from lmpipe.io.validation import format_validation_error
+from lmpipe.io.validation import first_violation
 
 REBUILD = "delete it and run snakemake again"
 
@@ -21,9 +21,7 @@ class Document(BaseModel):
     are generated from the subclasses.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     @classmethod
     def read(cls, path: str | Path, remedy: str = REBUILD) -> Self:
@@ -31,14 +29,14 @@ class Document(BaseModel):
         try:
             data = Path(path).read_bytes()
         except FileNotFoundError:
-            raise InputError(path, "no such file", "run snakemake to make it") from None
+            raise InputError(path, "is missing", "run snakemake to make it") from None
         try:
             return cls.model_validate_json(data, strict=True)
         except ValidationError as error:
             content = None
             with contextlib.suppress(ValueError, RecursionError):
                 content = json.loads(data)
-            raise InputError(path, format_validation_error(error, content), remedy) from None
+            raise first_violation(error, content).damage(path, remedy) from None
 
     def write(self, path: str | Path) -> None:
         """Write the document as indented JSON, atomically."""

@@ -1,72 +1,217 @@
-"""What is wrong with a study or a file, in one line: the place, what was expected, what was found, what to do."""
+"""Validation errors as sentences of this project: the path of a key, what is wrong with it, and the remedy.
 
+pydantic finds the errors; none of its wording reaches a user.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from os import PathLike
 from reprlib import Repr
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from lmpipe.errors import InputError
+
 MAX_KEY_CHARACTERS = 100
+CORRECT = "correct the value"
+
+# What a value has to be, by pydantic's name of the error; {} is the bound.
+EXPECTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "string_unicode": "text in UTF-8",
+    "string_too_short": "text of {min_length} or more characters",
+    "string_too_long": "text of at most {max_length} characters",
+    "string_pattern_mismatch": "text of the form {pattern}",
+    "bytes_type": "bytes",
+    "list_type": "a list, such as [1, 2]",
+    "tuple_type": "a list, such as [1, 2]",
+    "set_type": "a list, such as [1, 2]",
+    "dict_type": "a block of `key: value` lines",
+    "model_type": "a block of `key: value` lines",
+    "model_attributes_type": "a block of `key: value` lines",
+    "none_required": "null",
+    "greater_than": "a number greater than {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number less than {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "literal_error": "{expected}",
+    "union_tag_invalid": "{expected_tags}",
+}
+
+
+class InvalidValueError(ValueError):
+    """Raised by the validators of a model: `problem` continues the sentence that the path of the value begins.
+
+    `key` names the key inside the validated block that is wrong, if it is not the whole block.
+
+    >>> str(InvalidValueError("is 7, which does not divide d_model = 64", "use 1, 2, 4 or 8", key="num_heads"))
+    'num_heads is 7, which does not divide d_model = 64; use 1, 2, 4 or 8'
+    """
+
+    def __init__(self, problem: str, remedy: str, key: str = ""):
+        super().__init__(f"{key} {problem}; {remedy}".lstrip())
+        self.problem, self.remedy, self.key = problem, remedy, key
+
+
+class Violation(NamedTuple):
+    """One thing that is wrong.
+
+    `path` is the dotted path of the key, empty for the whole value; `expected` is a noun phrase for valid values.
+    """
+
+    path: str
+    problem: str
+    remedy: str
+    expected: str = ""
+
+    def below(self, parent: str) -> InvalidValueError:
+        """Return the same as an error of the block that has the validated value at the key `parent`."""
+        return InvalidValueError(self.problem, self.remedy, key=join_path(parent, self.path))
+
+    def error(self, where: str | PathLike[str]) -> InputError:
+        """Return the same as an error for the user; `where` names the file or option."""
+        return InputError(where, f"{self.path} {self.problem}".lstrip(), self.remedy)
+
+    def damage(self, where: str | PathLike[str], remedy: str) -> InputError:
+        """Return the same as an error of a file that no user writes."""
+        problem = f"{self.path} {self.problem}".lstrip()
+        return InputError(where, f"{problem}, not {self.expected}" if self.expected else problem, remedy)
 
 
 class ShortRepr(Repr):
-    """How a message shows what was found: in a few words, however much it is, and in characters that can be seen."""
+    """Representation of any value in a few printable characters."""
 
     def __init__(self):
         super().__init__()
         self.maxlevel, self.maxother, self.maxstring = 3, 80, 80
 
     def repr_int(self, number: int, level: int) -> str:
-        """A number; Python itself writes none of more than 4,300 digits."""
+        """Return a number; Python itself writes none of more than 4,300 digits."""
         return repr(number) if abs(number) < 10**40 else "a number of more than 40 digits"
 
 
 short_repr = ShortRepr().repr
 
 
-def format_validation_error(error: ValidationError, config: Any) -> str:
-    """The first error of a validation in one line, with its key path, and how many more there are."""
+def first_violation(error: ValidationError, value: Any) -> Violation:
+    """Return the first error of a validation of `value`, and how many more there are."""
     errors = error.errors(include_url=False)
+    paths = [key_path(item["loc"], value, missing=item["type"] == "missing") for item in errors]
+    # A union reports each of its members; together they say what is allowed.
+    members = [item for item, path in zip(errors, paths, strict=True) if path == paths[0]]
+    violation = explain(paths[0], members)
+    more = len(errors) - len(members)
+    return violation._replace(remedy=f"{violation.remedy} (and {more} more)") if more else violation
+
+
+def explain(path: str, errors: Sequence[dict[str, Any]]) -> Violation:
+    """Return what is wrong with the value at `path`, of which each member of a union complains once."""
     first = errors[0]
-    place = key_path(first["loc"], config, missing=first["type"] == "missing")
-    message = format_error(first)
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return " ".join(f"{place + ': ' if place else ''}{message}{more}".split())
+    value, kind = first["input"], first["type"]
+    if kind == "missing":
+        return Violation(path, "is missing", "add it")
+    if kind == "extra_forbidden":
+        return Violation(path, "is not a known key", "remove it")
+    if kind == "value_error":
+        error = first["ctx"]["error"]
+        if isinstance(error, InvalidValueError):
+            return Violation(join_path(path, error.key), error.problem, error.remedy)
+        return Violation(path, f"is {show(value)}", CORRECT)
+    if kind in ("too_short", "too_long"):
+        limit = first["ctx"].get("min_length", first["ctx"].get("max_length"))
+        problem = f"has {count_values(len(value))}" if value else "is empty"
+        return Violation(path, problem, f"use at {'least' if kind == 'too_short' else 'most'} {count_values(limit)}")
+    if kind == "json_invalid":
+        position = re.search(r"line \d+ column \d+", str(first["ctx"]["error"]))
+        return Violation(path, f"is not valid JSON{f' ({position[0]})' if position else ''}", CORRECT)
+    if kind == "union_tag_not_found":
+        return Violation(join_path(path, first["ctx"]["discriminator"].strip("'")), "is missing", "add it")
+    if kind == "union_tag_invalid":
+        path, value = join_path(path, first["ctx"]["discriminator"].strip("'")), first["ctx"]["tag"]
+    words = re.findall(r"'([^']*)'", first.get("ctx", {}).get("expected", ""))
+    near = closest_match(value, words) if isinstance(value, str) else None
+    expected = " or ".join(dict.fromkeys(map(expectation, errors)))
+    remedy = f"did you mean {near}?" if near else f"use {expected}" if expected else CORRECT
+    return Violation(path, f"is {show(value)}", remedy, expected)
+
+
+def count_values(count: int) -> str:
+    """Return `1 value`, `2 values` and so on."""
+    return f"{count} value{'' if count == 1 else 's'}"
+
+
+def expectation(error: dict[str, Any]) -> str:
+    """Return what a value has to be, by an error of pydantic."""
+    context = {key: bound(value) for key, value in error.get("ctx", {}).items()}
+    return EXPECTED.get(error["type"], "").format(**context)
+
+
+def bound(value: Any) -> str:
+    """Return a bound or the words of a Literal as a sentence shows them."""
+    if isinstance(value, int | float):
+        return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    words = re.findall(r"'([^']*)'", str(value))
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else str(value).replace("'", "")
+
+
+def show(value: Any) -> str:
+    """Return a value as a study file writes it, shortened.
+
+    >>> show(None), show(True), show("a")
+    ('empty', 'true', "'a'")
+    """
+    if value is None:
+        return "empty"
+    return json.dumps(value) if isinstance(value, bool) else short_repr(value)
 
 
 def key_path(location: tuple[str | int, ...], config: Any, missing: bool) -> str:
-    """The path of keys in the file; names that pydantic adds for the member of a union are left out.
+    """Return the dotted path of a key; the names that pydantic adds for the members of a union are left out.
 
     >>> key_path(("corpora", "mine", "url", "files", 0), {"corpora": {"mine": {"files": ["x"]}}}, missing=False)
     'corpora.mine.files.0'
     """
-    path, here = [], config
-    for position, part in enumerate(location):
-        inside = isinstance(here, dict) and part in here
-        if inside or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
-            here = here[part]
-            path.append(format_key(part))
-        elif missing and position == len(location) - 1:
-            path.append(format_key(part))
-    return ".".join(path)
+    path, block = "", config
+    for index, key in enumerate(location):
+        if (isinstance(block, dict) and key in block) or (
+            isinstance(block, list | tuple) and isinstance(key, int) and key < len(block)
+        ):
+            block = block[key]
+            path = join_path(path, format_key(key))
+        elif missing and index == len(location) - 1:
+            path = join_path(path, format_key(key))
+    return path
+
+
+def join_path(parent: str, key: str) -> str:
+    """Return the dotted path of a key below another; either may be empty."""
+    return ".".join(filter(None, (parent, key)))
 
 
 def format_key(key: str | int) -> str:
-    """A key as a path shows it: as it stands in the file, where that can be shown."""
+    """Return a key as it is in the file, or its short representation if it is long or not printable."""
     text = str(key)
     return text if text.isprintable() and len(text) <= MAX_KEY_CHARACTERS else short_repr(text)
 
 
-def format_error(error: dict[str, Any]) -> str:
-    """One error in our words: what was expected, what was found, what to do."""
-    kind, found = error["type"], error["input"]
-    if kind == "missing":
-        return "missing; add it (config/README.md shows a complete study)"
-    if kind == "value_error":
-        return str(error["ctx"]["error"])
-    if kind == "too_short":
-        return f"expected at least {error['ctx']['min_length']}, found {len(found)}; add what is missing"
-    if kind.startswith("union_tag"):
-        source = found.get("source") if isinstance(found, dict) else found
-        return f"expected source: stories, docstrings or url, found {short_repr(source)}; set source"
-    expected = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return f"expected {expected}, found {short_repr(found)}; correct the value"
+def closest_match(word: str, names: Iterable[str]) -> str | None:
+    """Return the name that a misspelt word most likely means, by the whole name or its beginning; None if none is near.
+
+    >>> closest_match("warmpu", ["total_tokens", "warmup_fraction"])
+    'warmup_fraction'
+    """
+    beginnings = {name[: len(word)]: name for name in names} | {name: name for name in names}
+    matches = get_close_matches(word, beginnings, n=1, cutoff=0.6)
+    return beginnings[matches[0]] if matches else None

@@ -13,8 +13,8 @@ from pathlib import Path
 from lmpipe.model.accounting import FLOAT32_BYTES, count_parameters, forward_flops
 from lmpipe.model.activation_memory import step_memory, validation_bytes
 from lmpipe.planning.plan import Plan
+from lmpipe.study.corpora import Corpus, StoriesCorpus, TextFile, UrlCorpus
 from lmpipe.study.planned_run import PlannedRun
-from lmpipe.study.schema import Corpus, StoriesCorpus, TextFile, UrlCorpus
 from lmpipe.study.settings import EVAL_BATCH_TOKENS, ModelConfig
 
 

@@ -25,8 +25,9 @@ from lmpipe.planning.cost_model import (
     token_file_bytes,
 )
 from lmpipe.planning.plan import Plan, load_plan
+from lmpipe.study.corpora import TextFile
+from lmpipe.study.experiments import BestOf
 from lmpipe.study.planned_run import PlannedRun
-from lmpipe.study.schema import BestOf, TextFile
 
 
 def distinct_runs(plan: Plan) -> list[PlannedRun]:

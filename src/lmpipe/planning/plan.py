@@ -7,10 +7,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from lmpipe.errors import InputError
-from lmpipe.io.validation import format_validation_error, short_repr
+from lmpipe.io.validation import closest_match, first_violation, short_repr
+from lmpipe.study.corpora import UrlCorpus
+from lmpipe.study.experiments import BestOf, ExperimentSettings, RunSettings
+from lmpipe.study.fields import Settings
 from lmpipe.study.planned_run import PlannedRun
-from lmpipe.study.schema import BestOf, ExperimentSettings, RunSettings, Study, UrlCorpus, read_study
-from lmpipe.study.settings import ModelConfig, ModelSettings, Settings, closest_match
+from lmpipe.study.schema import Study, read_study
+from lmpipe.study.settings import ModelConfig, ModelSettings
 
 # What Snakemake plans in less than a minute.
 MOST_JOBS = 5000
@@ -65,8 +68,8 @@ class Plan:
                         f"{len(full_name)} in {short_repr(full_name)}; shorten names, or sweep fewer keys at once"
                     )
                 seen.add(full_name)
-                changes = experiment.changes() | run.changes() | point
-                varied = plain_values(run.changes() | point)
+                changes = experiment.overrides() | run.overrides() | point
+                varied = plain_values(run.overrides() | point)
                 for seed in experiment.seeds or self.study.seeds:
                     yield self.make_run(place, name, full_name, seed, changes, varied)
 
@@ -83,7 +86,7 @@ class Plan:
         try:
             model = ModelSettings.model_validate(apply_overrides(self.study.model, changes))
         except ValidationError as error:
-            raise ValueError(f"{place}: {format_validation_error(error, None)}") from None
+            raise first_violation(error, None).below(place) from None
         return PlannedRun(
             study=self.study.study,
             experiment=experiment,

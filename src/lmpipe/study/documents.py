@@ -15,9 +15,9 @@ from typing_extensions import TypedDict
 from lmpipe.errors import InputError
 from lmpipe.io.files import read_json
 from lmpipe.io.hints import make_again
-from lmpipe.io.validation import format_validation_error, key_path, short_repr
-from lmpipe.study.schema import Name
-from lmpipe.study.settings import ModelConfig, Settings, TrainingSettings
+from lmpipe.io.validation import InvalidValueError, first_violation, short_repr
+from lmpipe.study.fields import Name, Settings
+from lmpipe.study.settings import ModelConfig, TrainingSettings
 
 # Names of runs contain the values of their sweep: `max_lr=0.003`.
 RUN_NAME = re.compile(r"[A-Za-z0-9._=+-]{1,255}")
@@ -36,7 +36,7 @@ def check_shape(value: Any, kind: Any, place: str, remedy: str) -> Any:
     try:
         adapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
-        raise InputError(f"{place}: {first_error(error, value, [], remedy)}") from None
+        raise first_violation(error, value).damage(place, remedy) from None
     return value
 
 
@@ -46,34 +46,13 @@ def adapter(kind: Any) -> TypeAdapter:
     return TypeAdapter(kind)
 
 
-def first_error(error: ValidationError, value: Any, above: list[str], remedy: str) -> str:
-    """The first thing that a validation found wrong: its path, the keys above it included, and what was expected."""
-    errors = error.errors(include_url=False)
-    paths = [key_path(one["loc"], value, missing=one["type"] == "missing") for one in errors]
-    # The members of a union complain one by one; together they say what is expected.
-    expected = expectation([one for one, path in zip(errors, paths, strict=True) if path == paths[0]])
-    place = ".".join(filter(None, [*above, paths[0]]))
-    told = f"{place}: {expected}" if place else expected
-    return told if "; " in told else f"{told}; {remedy}"
-
-
-def expectation(errors: list[dict[str, Any]]) -> str:
-    """What was expected at a place, and what was found there; our own checks may say the remedy, too."""
-    first = errors[0]
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    if first["type"] == "missing":
-        return "expected a value, found none"
-    expected = dict.fromkeys(one["msg"].removeprefix("Input should be ").replace("a valid ", "a ") for one in errors)
-    return f"expected {' or '.join(expected)}, found {short_repr(first['input'])}"
-
-
 def model_of_settings(model: type[Settings], block: str, values: dict[str, Any]) -> Any:
     """A block of --settings as its model; raises InputError with the first thing that is wrong."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"--settings: {first_error(error, values, [block], 'correct it')}") from None
+        error = first_violation(error, values).below(block)
+        raise InputError("--settings", f"{error.key} {error.problem}", error.remedy) from None
 
 
 def keys(**kinds: Any) -> Any:
@@ -88,10 +67,10 @@ def written_from(model: type[Settings]) -> Any:
         try:
             written = model.model_validate(value).model_dump(mode="json")
         except ValidationError as error:
-            raise ValueError(format_validation_error(error, value)) from None
+            raise first_violation(error, value).below("") from None
         for key in written:
             if key not in value or value[key] != written[key]:
-                raise ValueError(f"{key}: expected {written[key]!r}, found {short_repr(value.get(key))}")
+                raise InvalidValueError(f"is {short_repr(value.get(key))}, not {written[key]!r}", "correct it", key=key)
         return value
 
     return Annotated[dict[str, Any], AfterValidator(check)]
@@ -101,7 +80,7 @@ def run_and_seed(pair: list[Any]) -> list[Any]:
     """The name of a run and its seed, as the plan names them."""
     kinds = [type(part) for part in pair]
     if kinds != [str, int] or not RUN_NAME.fullmatch(pair[0]) or pair[1] < 0:
-        raise ValueError(f"expected the name and the seed of a run, such as ['baseline', 0], found {pair!r}")
+        raise InvalidValueError(f"is {short_repr(pair)}", "use the name and the seed of a run, such as ['baseline', 0]")
     return pair
 
 

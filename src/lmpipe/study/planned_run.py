@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from lmpipe.study.schema import BestOf, LearningRate, Name, Seed
-from lmpipe.study.settings import ModelSettings, Settings, TrainingSettings
+from lmpipe.study.experiments import BestOf, LearningRate
+from lmpipe.study.fields import Name, Seed, Settings
+from lmpipe.study.settings import ModelSettings, TrainingSettings
 
 
 class PlannedTraining(TrainingSettings):

@@ -1,115 +1,78 @@
-"""The settings of one model and one training run: what a study file may say under `model:` and `training:`.
+"""Settings of one model and of one training run: the blocks `model` and `training` of a study file."""
 
-They stand apart from `lmpipe.study.schema`, so that a change to how studies are read retrains nothing.
-"""
-
-import math
-from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from lmpipe.io.validation import short_repr
+from lmpipe.io.validation import InvalidValueError
+from lmpipe.study.fields import (
+    FiniteFloat,
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+    Size,
+)
 
 # Validation tokens computed at once: enough for full speed on a CPU, and the logits of a vocabulary of 32,000 still fit
 # into 256 MB.
 EVAL_BATCH_TOKENS = 2048
-
-
-def parse_number(value: Any) -> Any:
-    """Accept number texts such as `1e-3`, which YAML reads as strings; refuse booleans, which Python counts as numbers.
-
-    >>> plain_number("1e-3"), plain_number("4.096e5"), plain_number(7)
-    (0.001, 409600.0, 7)
-    """
-    if isinstance(value, bool):
-        raise ValueError(f"expected a number, found the boolean {value}; correct the value")
-    if isinstance(value, str):
-        try:
-            return int(value, 10) if value.strip().lstrip("+-").isdigit() else float(value)
-        except ValueError:
-            raise ValueError(f"expected a number, found the text {short_repr(value)}; correct the value") from None
-    return value
-
-
-def closest_match(word: str, names: Iterable[str]) -> str | None:
-    """The name that a misspelt word most likely stands for, judged by the whole name or its beginning.
-
-    >>> nearest("warmpu", ["total_tokens", "warmup_fraction"])
-    'warmup_fraction'
-    """
-    beginnings = {name[: len(word)]: name for name in names} | {name: name for name in names}
-    found = get_close_matches(word, beginnings, n=1, cutoff=0.6)
-    return beginnings[found[0]] if found else None
-
-
-Integer = Annotated[int, BeforeValidator(parse_number), Field(le=2**53)]
-FiniteFloat = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
+MAX_HEADS = 4096
 
 
 def to_tuple(value: Any) -> Any:
-    """Return a list as a tuple: JSON has lists only, and strict validation after a model's own takes no list."""
+    """Return a list as a tuple: JSON has lists only, and strict validation refuses one for a tuple."""
     return tuple(value) if isinstance(value, list) else value
 
 
-PositiveInt = Annotated[Integer, Field(ge=1)]
-# Above all models that there are, and low enough that a few of them multiplied are still a number of bytes.
-Size = Annotated[PositiveInt, Field(le=2**24)]
-PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
-NonNegativeFloat = Annotated[FiniteFloat, Field(ge=0)]
 Beta = Annotated[FiniteFloat, Field(ge=0, lt=1)]
-Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
-
-
-class Settings(BaseModel):
-    """A block of a study file: unknown keys are errors, values do not change once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def check_keys(cls, value: Any) -> Any:
-        """Name the nearest valid key for one that is unknown."""
-        if isinstance(value, dict):
-            for key in value:
-                if key not in cls.model_fields:
-                    near = closest_match(short_repr(key), cls.model_fields)
-                    hint = f"did you mean {near}?" if near else f"valid keys: {', '.join(cls.model_fields)}"
-                    raise ValueError(f"unknown key {short_repr(key)}; {hint}")
-        elif not isinstance(value, cls):
-            raise ValueError(f"expected keys and values, found {short_repr(value)}; write key: value lines")
-        return value
 
 
 class ModelSettings(Settings):
-    """The transformer's shape and variant (handout, section 3), without the vocabulary, which its tokenizer decides."""
+    """A transformer (handout, section 3) without its vocabulary, which comes from the tokenizer."""
 
     context_length: Size
+    """Tokens that the model sees at once."""
     d_model: Size
+    """Channels of the residual stream."""
     d_ff: Size
+    """Channels inside the feed-forward."""
     num_layers: Annotated[PositiveInt, Field(le=1000)]
-    num_heads: Annotated[PositiveInt, Field(le=4096)]
+    """Transformer blocks."""
+    num_heads: Annotated[PositiveInt, Field(le=MAX_HEADS)]
+    """Attention heads; a divisor of d_model."""
     rope_theta: PositiveFloat = 10000.0
+    """Base of the rotation frequencies of RoPE."""
     norm: Literal["pre", "post", "none"] = "pre"
+    """RMSNorm before each sublayer, after its residual addition, or nowhere."""
     position_embedding: Literal["rope", "none"] = "rope"
+    """Rotary position embedding, or none (NoPE)."""
     feed_forward: Literal["swiglu", "silu"] = "swiglu"
+    """Feed-forward: SwiGLU with three matrices, or SiLU with two."""
 
     @model_validator(mode="after")
     def check_heads(self) -> "ModelSettings":
-        """Every head needs the same width, and rotary positions turn pairs of channels."""
+        """All heads have the same size; RoPE rotates pairs of channels, so it is even."""
         if self.d_model % self.num_heads:
-            nearest = math.ceil(self.d_model / self.num_heads) * self.num_heads
-            raise ValueError(
-                f"d_model {self.d_model} cannot be divided among num_heads {self.num_heads}; "
-                f"choose a multiple of num_heads, such as {nearest}"
-            )
-        if self.position_embedding == "rope" and (self.d_model // self.num_heads) % 2:
-            raise ValueError(
-                f"heads of width {self.head_dim} (d_model / num_heads) are odd, but RoPE turns channels in pairs; "
-                "choose an even width, or position_embedding: none"
+            problem = f"is {self.num_heads}, which does not divide d_model = {self.d_model}"
+            raise InvalidValueError(problem, f"use {self.nearest_heads()}", key="num_heads")
+        if self.position_embedding == "rope" and self.head_dim % 2:
+            raise InvalidValueError(
+                f"is {self.num_heads}, so that a head has {self.head_dim} channels, but RoPE rotates pairs of channels",
+                f"use {self.nearest_heads()}, or position_embedding: none",
+                key="num_heads",
             )
         return self
+
+    def nearest_heads(self) -> str:
+        """Return up to four valid values near num_heads, as words."""
+        step = 2 if self.position_embedding == "rope" else 1
+        values = [n for n in range(1, min(self.d_model, MAX_HEADS) + 1) if self.d_model % (n * step) == 0]
+        if not values:
+            return "an even d_model"
+        *first, last = map(str, sorted(sorted(values, key=lambda n: abs(n - self.num_heads))[:4]))
+        return f"{', '.join(first)} or {last}" if first else last
 
     @property
     def head_dim(self) -> int:
@@ -118,28 +81,43 @@ class ModelSettings(Settings):
 
 
 class ModelConfig(ModelSettings):
-    """A complete model: its settings and the number of ids of its tokenizer."""
+    """A complete model: its settings and the vocabulary size of its tokenizer."""
 
     vocab_size: Annotated[PositiveInt, Field(le=2**31)]
+    """Token ids of the tokenizer."""
 
 
 class TrainingSettings(Settings):
-    """One training run. batch_size counts sequences of context_length tokens; rates and fractions are plain numbers."""
+    """One training run (handout, section 4): AdamW with a cosine schedule."""
 
     total_tokens: PositiveInt
+    """Tokens to train on; a run takes the whole batches that fit, at least one."""
     batch_size: PositiveInt
+    """Sequences of context_length tokens in an optimizer step."""
     max_lr: PositiveFloat
+    """Peak learning rate."""
     min_lr_ratio: Fraction = 0.1
+    """Final learning rate, as a fraction of max_lr."""
     warmup_fraction: Fraction = 0.05
+    """Fraction of the steps in which the learning rate rises linearly to max_lr."""
     weight_decay: NonNegativeFloat = 0.1
+    """Decoupled weight decay of AdamW."""
     betas: Annotated[tuple[Beta, Beta], BeforeValidator(to_tuple)] = (0.9, 0.95)
+    """Decay rates of AdamW's two moments."""
     eps: PositiveFloat = 1e-8
+    """AdamW's term for numerical stability."""
     max_grad_norm: PositiveFloat = 1.0
+    """L2 norm to which gradients are clipped."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the matrix multiplications; weights, moments and the loss stay float32."""
     compile: Literal["auto", "always", "never"] = "auto"
+    """Use torch.compile; `auto` compiles runs of at least 5e14 FLOPs on a CPU and 1e16 on a GPU."""
     micro_batch_size: Literal["auto"] | PositiveInt = "auto"
+    """Sequences computed at once; gradients accumulate. `auto` halves the batch until it fits into memory."""
     num_evaluations: PositiveInt = 10
+    """Points of the validation curve."""
     eval_tokens: PositiveInt = 16384
+    """Validation tokens for each point of the curve; the final loss uses the whole validation split."""
 
     def steps(self, context_length: int) -> int:
         """Optimizer steps of the run: whole batches that fit into total_tokens, at least one."""

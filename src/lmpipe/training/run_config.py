@@ -12,8 +12,8 @@ from lmpipe.io.hints import make_again
 from lmpipe.io.validation import short_repr
 from lmpipe.provenance.code_digest import code_digest
 from lmpipe.study.documents import BEST, read_shape
+from lmpipe.study.experiments import BestOf
 from lmpipe.study.planned_run import PlannedRun
-from lmpipe.study.schema import BestOf
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.tokenizer.vocabulary import Vocabulary
 

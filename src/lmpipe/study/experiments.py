@@ -1,0 +1,179 @@
+"""The block `experiments` of a study file: settings that runs override, and sweeps over them."""
+
+import itertools
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+
+from lmpipe.io.validation import InvalidValueError, first_violation, show
+from lmpipe.study.fields import Name, PositiveFloat, Seeds, Settings, VocabSize, to_list
+from lmpipe.study.settings import ModelSettings, TrainingSettings
+
+# Sections of the report without an experiment.
+RESERVED_SECTIONS = {
+    "unicode1",
+    "unicode2",
+    "train_bpe_tinystories",
+    "train_bpe_expts_owt",
+    "tokenizer_experiments",
+    "transformer_accounting",
+    "adamwAccounting",
+    "learning_rate_tuning",
+    "generate",
+    "experiment_log",
+}
+
+
+class BestOf(Settings):
+    """Learning rate of the best finished run of another experiment, times `factor`.
+
+    `scale: sqrt_batch_size` also multiplies it by the square root of the ratio of the batch sizes (Krizhevsky 2014,
+    section 5).
+    """
+
+    best_of: Name
+    """Experiment whose best run has the learning rate; its runs are on one corpus."""
+    scale: Literal["sqrt_batch_size"] | None = None
+    """Multiply by sqrt(batch_size / batch_size of the best run)."""
+    factor: PositiveFloat | None = None
+    """Multiply by this number; in a sweep it may be a list of numbers."""
+
+    @property
+    def label(self) -> str:
+        """Label of the value in the name of a run.
+
+        >>> BestOf(best_of="learning_rate", scale="sqrt_batch_size", factor=0.5).label
+        'sqrt_batch_size-0.5'
+        """
+        if self.factor is not None:
+            return f"{self.scale or 'factor'}-{self.factor!r}"
+        return self.scale or f"best_of-{self.best_of}"
+
+
+def max_lr_tag(value: Any) -> str:
+    """Return the kind of a learning rate: a best_of block or a number."""
+    return "best_of" if isinstance(value, dict | BestOf) else "number"
+
+
+LearningRate = Annotated[
+    Annotated[PositiveFloat, Tag("number")] | Annotated[BestOf, Tag("best_of")], Discriminator(max_lr_tag)
+]
+
+
+def optional_fields(*models: type[Settings]) -> dict[str, Any]:
+    """Return the fields of models, each optional and without a default."""
+    fields = {}
+    for model in models:
+        for key, field in model.model_fields.items():
+            annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+            fields[key] = (annotation | None, None)
+    return fields
+
+
+# Everything that an experiment or a run may set for itself.
+Overrides = create_model(
+    "Overrides",
+    __base__=Settings,
+    __doc__="Settings that an experiment or a run changes.",
+    **optional_fields(ModelSettings, TrainingSettings)
+    | {
+        "corpus": (Name | None, Field(None, description="Corpus to train on.")),
+        "vocab_size": (VocabSize | None, Field(None, description="Token ids of the tokenizer; the corpus's own size.")),
+        "max_lr": (LearningRate | None, Field(None, description="Peak learning rate, or the best of an experiment.")),
+    },
+)
+
+
+def sweep_values(value: Any) -> Any:
+    """Return the values of one swept setting; a best_of block with a list of factors becomes a list of blocks."""
+    if isinstance(value, dict):
+        return [{**value, "factor": factor} for factor in to_list(value["factor"])] if "factor" in value else [value]
+    if not isinstance(value, list) or not value:
+        raise InvalidValueError(f"is {show(value)}", "use a list of values, such as [1, 2]")
+    return value
+
+
+class RunSettings(Overrides):
+    """Settings of a run, and a sweep over others."""
+
+    sweep: dict[
+        str, Annotated[list[Any], BeforeValidator(sweep_values, json_schema_input_type=list[Any] | dict[str, Any])]
+    ] = Field(default_factory=dict, json_schema_extra={"propertyNames": {"enum": list(Overrides.model_fields)}})
+    """A run for each value of a setting; several settings multiply. Runs are named by their values: `max_lr=0.003`."""
+
+    @model_validator(mode="after")
+    def check_sweep(self) -> "RunSettings":
+        """Each key of a sweep is a setting, has valid values, and is not set as well."""
+        for key, values in self.sweep.items():
+            try:
+                for value in values:
+                    Overrides.model_validate({key: value})
+            except ValidationError as error:
+                raise first_violation(error, {key: value}).below("sweep") from None
+            if getattr(self, key) is not None:
+                raise InvalidValueError("is both set and swept", "keep one of them", key=key)
+        return self
+
+    def overrides(self) -> dict[str, Any]:
+        """Return the settings that are set here, by key."""
+        return {key: getattr(self, key) for key in Overrides.model_fields if getattr(self, key) is not None}
+
+    @property
+    def num_grid_points(self) -> int:
+        """Number of combinations of the sweep's values."""
+        return math.prod(map(len, self.sweep.values()))
+
+    def grid(self) -> list[dict[str, Any]]:
+        """Return every combination of the sweep's values; one empty combination without a sweep."""
+        columns = []
+        for key, values in self.sweep.items():
+            columns.append([(key, getattr(Overrides.model_validate({key: value}), key)) for value in values])
+        return [dict(combination) for combination in itertools.product(*columns)]
+
+
+def validate_experiment_name(name: str) -> str:
+    """Return a name whose section of the report belongs to the experiment."""
+    if name in RESERVED_SECTIONS:
+        raise InvalidValueError("is the name of a section of the report without an experiment", "use another name")
+    return name
+
+
+ExperimentName = Annotated[Name, AfterValidator(validate_experiment_name)]
+
+
+class ExperimentSettings(RunSettings):
+    """An experiment: settings that all of its runs share, and the runs."""
+
+    seeds: Seeds | None = None
+    """Seeds of this experiment; the study's if not set."""
+    target_loss: PositiveFloat | None = None
+    """Validation loss (nats per token) that the best run should reach; no run depends on it."""
+    runs: dict[Name, RunSettings] | None = None
+    """Named runs, each with the settings that it changes and a sweep of its own."""
+
+    @model_validator(mode="after")
+    def check_runs(self) -> "ExperimentSettings":
+        """A run does not set a key that its experiment sweeps: one of the two would be ignored."""
+        for name, run in (self.runs or {}).items():
+            for key in self.sweep:
+                if getattr(run, key) is not None:
+                    raise InvalidValueError(
+                        "is set, but the experiment sweeps it", "keep one of them", key=f"runs.{name}.{key}"
+                    )
+        return self
+
+    @property
+    def runs_for_each_seed(self) -> int:
+        """Number of runs for each seed."""
+        named = self.runs.values() if self.runs else [RunSettings()]
+        return self.num_grid_points * sum(run.num_grid_points for run in named)
