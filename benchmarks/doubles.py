@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from lmpipe.io.files import atomic_write
-from lmpipe.provenance.environment import environment
+from lmpipe.provenance.environment import Environment, environment
 from lmpipe.study.paths import METRICS, WEIGHTS
 from lmpipe.study.planned_run import PlannedRun
-from lmpipe.training.gpu_locks import held_gpu
-from lmpipe.training.run_config import RunInputs, resolve
-from lmpipe.training.run_store import StoredRun, digest_of
+from lmpipe.training.devices import acquire_gpu
+from lmpipe.training.run_config import RunInputs, load_run
+from lmpipe.training.run_store import InitDigest, RunSummary, StoredRun
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = "double.json"
@@ -89,15 +89,15 @@ class Double:
         **others: Any,
     ) -> bool:
         """In place of `lmpipe.training.run.train`: the same inputs, store and outputs."""
-        inputs = resolve(run, Path(results), best_path, Path(output))
-        stored = StoredRun.of(results, digest_of(inputs.identity()))
+        inputs = load_run(run, Path(results), best_path, Path(output))
+        stored = StoredRun.of(results, inputs.fingerprint())
         with stored.locked():
             is_new = not stored.is_finished
             if is_new:
-                self.meet_fault(stored.digest)
+                self.meet_fault(stored.fingerprint)
                 self.compute(runs_per_gpu)
                 fill(stored, inputs)
-                self.note(TRAINED, stored.digest)
+                self.note(TRAINED, stored.fingerprint)
             stored.publish(output, inputs.config)
         return is_new
 
@@ -126,7 +126,7 @@ class Double:
         if not self.settings["gpus"]:
             time.sleep(self.settings["seconds"])
             return
-        with held_gpu(self.settings["gpus"], runs_per_gpu, self.folder) as name:
+        with acquire_gpu(self.settings["gpus"], runs_per_gpu, self.folder) as name:
             self.note(GPUS, name, "+", time.monotonic())
             time.sleep(self.settings["seconds"])
             self.note(GPUS, name, "-", time.monotonic())
@@ -159,38 +159,38 @@ def fill(stored: StoredRun, inputs: RunInputs) -> None:
         file.write(EMPTY_WEIGHTS)
     tokens, seconds = inputs.steps * inputs.tokens_per_step, inputs.steps * 0.01
     stored.finish(
-        {
-            "status": "diverged" if diverged else "finished",
-            "reason": "the rate is above 1" if diverged else None,
-            "steps": inputs.steps,
-            "planned_steps": inputs.steps,
-            "diverged_step": inputs.steps if diverged else None,
-            "tokens": tokens,
-            "initial_loss": entropy + 1,
-            "final_train_loss": loss,
-            "validation_loss": loss,
-            "best_validation_loss": loss,
-            "perplexity": loss and math.exp(loss),
-            "bits_per_byte": loss and loss / math.log(2),
-            "validation_tokens": inputs.valid.info.tokens,
-            "validation_bytes": inputs.valid.info.text_bytes,
-            "unigram_entropy": entropy,
-            "init_digests": {"double": {"parameters": 1, "sha256": "0"}},
-            "batches_sha256": "0",
-            "parameters": 1,
-            "train_seconds": seconds,
-            "tokens_per_second": tokens / seconds,
-            "peak_memory_bytes": 0,
-            "device": "test double",
-            "threads": 1,
-            "processes": 1,
-            "compile": False,
-            "micro_batch_size": inputs.training.batch_size,
-            "precision": "float32",
-            "num_resumes": 0,
-            "code": {"double": "0"},
-            "environment": environment("torch", "numpy"),
-        }
+        RunSummary(
+            status="diverged" if diverged else "finished",
+            reason="the rate is above 1" if diverged else None,
+            steps=inputs.steps,
+            planned_steps=inputs.steps,
+            diverged_step=inputs.steps if diverged else None,
+            tokens=tokens,
+            initial_loss=entropy + 1,
+            final_train_loss=loss,
+            validation_loss=loss,
+            best_validation_loss=loss,
+            perplexity=loss and math.exp(loss),
+            bits_per_byte=loss and loss / math.log(2),
+            validation_tokens=inputs.valid.info.tokens,
+            validation_bytes=inputs.valid.info.text_bytes,
+            unigram_entropy=entropy,
+            init_digests={"double": InitDigest(parameters=1, sha256="0")},
+            batches_sha256="0",
+            parameters=1,
+            train_seconds=seconds,
+            tokens_per_second=tokens / seconds,
+            peak_memory_bytes=0,
+            device="test double",
+            threads=1,
+            processes=1,
+            compile=False,
+            micro_batch_size=inputs.training.batch_size,
+            precision="float32",
+            num_resumes=0,
+            code={"double": "0"},
+            environment=Environment(**environment("torch", "numpy")),
+        )
     )
 
 

@@ -35,7 +35,7 @@ from lmpipe.tokenizer.tokenizer import Tokenizer
 from lmpipe.training.checkpoint import load_checkpoint, restore_tensors, save_checkpoint, training_tensors
 from lmpipe.training.optimizer import AdamW
 from lmpipe.training.run import train
-from lmpipe.training.run_config import resolve
+from lmpipe.training.run_config import load_run as load_inputs
 
 STUDY = Path("results/tiny")
 RUN = STUDY / "runs/experiment/baseline/seed0"
@@ -80,7 +80,7 @@ def finished_study() -> Path:
     train(PLANNED, study, folder / RUN)
     write_json(folder / BEST, select_best(read_experiment(study, "experiment", [("baseline", 0)])))
     for step in STEPS:
-        save_checkpoint(folder / CHECKPOINTS, OWNER, step, checkpoint_tensors(step), {"wall_seconds": 0.5})
+        save_checkpoint(folder / CHECKPOINTS, OWNER, step, checkpoint_tensors(step), {"step": step})
     return folder
 
 
@@ -202,7 +202,7 @@ def use_tokens() -> str:
     file = TokenDataset.open(STUDY / "tokens/tiny/train.bin")
     inputs, _ = get_batch(file.tokens, 0, 1, 4, 8)
     if inputs.min() < 0 or inputs.max() >= file.info.vocab_size:
-        raise LostError(f"expected ids below {file.info['vocab_size']}, found {inputs.max()}")
+        raise LostError(f"expected ids below {file.info.vocab_size}, found {inputs.max()}")
     return "read"
 
 
@@ -228,7 +228,7 @@ def use_best() -> str:
     training = PlannedTraining(
         **TRAINING | {"max_lr": {"best_of": "experiment", "scale": "sqrt_batch_size", "factor": 0.5}}
     )
-    rate = resolve(PLANNED.model_copy(update={"training": training}), STUDY, BEST, RUN).training.max_lr
+    rate = load_inputs(PLANNED.model_copy(update={"training": training}), STUDY, BEST, RUN).training.max_lr
     if not 0 < rate < float("inf"):
         raise LostError(f"expected a rate, found {rate}")
     return "read"
@@ -236,7 +236,7 @@ def use_best() -> str:
 
 def use_inputs() -> str:
     """What a run starts from is opened."""
-    inputs = resolve(PLANNED, STUDY, None, RUN)
+    inputs = load_inputs(PLANNED, STUDY, None, RUN)
     if inputs.train.info.max_id >= inputs.model.vocab_size:
         raise LostError("expected ids of the vocabulary, found larger ones")
     return "read"
@@ -247,12 +247,12 @@ def use_checkpoints() -> str:
     loaded = load_checkpoint(CHECKPOINTS, OWNER)
     if loaded is None:
         raise LostError("expected the checkpoint before the damaged one, found none")
-    tensors, counted = loaded
-    expected = checkpoint_tensors(counted["step"])
+    tensors, state = loaded
+    expected = checkpoint_tensors(state["step"])
     if tensors.keys() != expected.keys() or not all(torch.equal(tensors[name], expected[name]) for name in expected):
         raise LostError("expected the tensors that were written, found others")
-    restore_tensors(*new_training(), tensors, counted["step"])
-    return "read" if counted["step"] == STEPS[-1] else "gone back"
+    restore_tensors(*new_training(), tensors, state["step"])
+    return "read" if state["step"] == STEPS[-1] else "gone back"
 
 
 def fault(name: str, tries: int, paths: Sequence[Path], use: Callable[[], str]) -> Fault:

@@ -26,8 +26,8 @@ from lmpipe.model.accounting import forward_flops
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training.compile import compile_step
-from lmpipe.training.devices import compute_reproducibly, device_name, find_device
-from lmpipe.training.step import TrainingStep, Watch
+from lmpipe.training.devices import device_name, find_device, set_deterministic
+from lmpipe.training.step import DivergenceMonitor, TrainingStep
 
 RATE = 1e-3
 # Peaks of dense matrix multiplies in bfloat16, in FLOP/s, by what the device calls itself.
@@ -81,16 +81,16 @@ Steps = Callable[[int], None]
 def lmpipe_steps(shape: Shape, device: torch.device, is_compiled: bool, batches: Iterator[Batch]):
     """The steps as `lmpipe train` makes them."""
     training = TrainingSettings(total_tokens=2**40, batch_size=shape.batch_size, max_lr=RATE, precision=shape.precision)
-    compute_reproducibly(shape.threads, device)
+    set_deterministic(shape.threads, device)
     model = TransformerLM(shape.model, seed=0).to(device)
-    step = TrainingStep(model, training, Watch(device, warmup_steps=2**40))
+    step = TrainingStep(model, training, DivergenceMonitor(device, warmup_steps=2**40))
     if is_compiled and not compile_step(step, shape.batch_size, Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])):
         raise SystemExit("lmpipe could not compile")
 
     def make(count: int) -> None:
         for _ in range(count):
-            step.make(1, *next(batches), RATE)
-        step.fetch()
+            step.run(1, *next(batches), RATE)
+        step.collect()
 
     return model, make
 

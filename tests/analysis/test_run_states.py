@@ -14,7 +14,7 @@ from lmpipe.io.process_identity import this_process
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import StudySession, begin, find_study
 from lmpipe.planning.stages import records_of
-from lmpipe.training.progress_file import PROGRESS_FILE
+from lmpipe.training.progress import PROGRESS
 from tests.support.fake_results import fabricate_study
 from tests.support.tiny_study import MODEL, TRAINING, make_tiny_study, tiny_run
 
@@ -64,7 +64,7 @@ def take_away(study: StudySession, **told) -> dict:
     if told:
         store = study.folder / "store" / "0123456789abcdef0123"
         store.mkdir(parents=True)
-        (store / PROGRESS_FILE).write_text(json.dumps(content | told), encoding="utf-8")
+        (store / PROGRESS).write_text(json.dumps(content | told), encoding="utf-8")
     return config
 
 
@@ -148,7 +148,7 @@ def test_progress_of_other_settings_or_none_is_not_taken_for_this_run(study):
     config["training"]["batch_size"] *= 2
     store = study.folder / "store" / "0123456789abcdef0123"
     store.mkdir(parents=True)
-    (store / PROGRESS_FILE).write_text("{", encoding="utf-8")
+    (store / PROGRESS).write_text("{", encoding="utf-8")
     assert states(study)["max_lr=0.01"] == "waiting"
 
 

@@ -19,6 +19,7 @@ from lmpipe.analysis.problems.registry import module_of
 from lmpipe.analysis.results import Results, select_best
 from lmpipe.cli.main import main, make_parser
 from lmpipe.errors import InputError
+from lmpipe.io.documents import Document
 from lmpipe.io.files import write_json
 from lmpipe.model.accounting import expected_counts
 from lmpipe.planning.lineage import Lineage
@@ -30,7 +31,7 @@ from lmpipe.report.plots.style import Drawing
 from lmpipe.study.documents import SETTINGS
 from lmpipe.study.documents import STUDY as STUDY_OF
 from lmpipe.tokenizer.bpe_training import train_tokenizer
-from lmpipe.training.run_config import resolve
+from lmpipe.training.run_config import load_run
 from tests.support.cli_cases import (
     BEST,
     CORPUS,
@@ -86,6 +87,10 @@ def commands(whole_study):
 EMPTY_DRAWING = Drawing('<svg viewBox="0 0 1 1"></svg>', "x\n")
 
 
+class EmptyDocument(Document):
+    """Stand-in for a measurement."""
+
+
 @pytest.fixture(autouse=True)
 def _in_the_study(whole_study, monkeypatch):
     """Work in the study's folder, without the seconds that drawing and counting take."""
@@ -98,10 +103,8 @@ def _in_the_study(whole_study, monkeypatch):
     ):
         monkeypatch.setattr(slow, lambda *arguments, **options: EMPTY_DRAWING)
     monkeypatch.setattr("lmpipe.tokenizer.unicode_demo.demonstrate_unicode", lambda: {})
-    monkeypatch.setattr("lmpipe.training.profiling.measure_model", lambda model, training, **options: {})
-    monkeypatch.setattr(
-        "lmpipe.training.batch_size_benchmark.measure_batch_sizes", lambda model, training, **options: {}
-    )
+    for slow in ("profiling.profile_step", "batch_size_benchmark.benchmark_batch_sizes"):
+        monkeypatch.setattr(f"lmpipe.training.{slow}", lambda model, training, **options: EmptyDocument())
     monkeypatch.setattr("lmpipe.model.torch_counts.count_with_torch", expected_counts)
 
 
@@ -250,7 +253,7 @@ def read_lineage(results: Results) -> None:
 
 def read_inputs_of_run(results: Results) -> None:
     settings = load_plan(STUDY, "the tiny study").runs_by_experiment["tuned"][0]
-    resolve(settings, results.folder, BEST, results.folder / "elsewhere")
+    load_run(settings, results.folder, BEST, results.folder / "elsewhere")
 
 
 # Who reads what, with as little else as can be.

@@ -11,8 +11,8 @@ from lmpipe.model.accounting import FLOAT32_BYTES, account_adamw, count_paramete
 from lmpipe.model.activation_memory import Part, account_activations, saved_activations, saved_bytes, step_bytes
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import TrainingSettings
-from lmpipe.training.profiling import made_up_batch, measure_step
-from lmpipe.training.step import TrainingStep, Watch
+from lmpipe.training.profiling import random_batch, run_recorded
+from lmpipe.training.step import DivergenceMonitor, TrainingStep
 from tests.support.variants import MODEL_VARIANTS, model_variant, variant_ids
 
 BATCH_SIZE = 3
@@ -27,12 +27,12 @@ every_precision = pytest.mark.parametrize("precision", PRECISIONS)
 def test_each_part_saves_the_bytes_that_autograd_saves(words, precision):
     config = model_variant(SHAPE, words)
     training = TrainingSettings(total_tokens=1, batch_size=BATCH_SIZE, max_lr=0.01, precision=precision)
-    measured = measure_step(config, training, torch.device("cpu"))
+    _, saved_bytes_by_part = run_recorded(config, training, torch.device("cpu"))
     accounted = account_activations(config, precision, BATCH_SIZE)
     for part in get_args(Part):
         expected = sum(activation.saved_bytes for activation in accounted.activations if activation.part == part)
-        assert measured["saved_bytes_by_part"].get(part, 0) == expected, part
-    assert measured["saved_bytes"] == accounted.saved_bytes
+        assert saved_bytes_by_part.get(part, 0) == expected, part
+    assert sum(saved_bytes_by_part.values()) == accounted.saved_bytes
 
 
 @every_variant
@@ -63,11 +63,11 @@ def test_every_difference_from_the_handout_has_a_reason(words):
 def live_peak_bytes(config, training: TrainingSettings) -> int:
     """Return the most bytes that torch's allocator holds during a second training step, by torch's own profiler."""
     model = TransformerLM(config, seed=0)
-    step = TrainingStep(model, training, Watch(torch.device("cpu"), warmup_steps=0))
-    inputs, targets = made_up_batch(config, training.batch_size, torch.device("cpu"))
-    step.make(1, inputs, targets, learning_rate=0.0)
+    step = TrainingStep(model, training, DivergenceMonitor(torch.device("cpu"), warmup_steps=0))
+    inputs, targets = random_batch(config, training.batch_size, torch.device("cpu"))
+    step.run(1, inputs, targets, lr=0.0)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        step.make(2, inputs, targets, learning_rate=0.0)
+        step.run(2, inputs, targets, lr=0.0)
     changes = [event.nbytes() for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     return max(accumulate(changes))
 

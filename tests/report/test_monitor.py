@@ -23,7 +23,7 @@ from lmpipe.planning.estimate import distinct_runs
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import begin, find_study
 from lmpipe.report.monitor import is_active, live_view, seconds_left, study_view
-from lmpipe.training.progress_file import PROGRESS_FILE
+from lmpipe.training.progress import PROGRESS
 from tests.support.fake_results import fabricate_study
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -50,7 +50,7 @@ def study(tmp_path, monkeypatch):
         "tokens_per_second": 16 * 128.0,
         "updated_at": time.time(),
     }
-    (store / PROGRESS_FILE).write_text(json.dumps(progress), encoding="utf-8")
+    (store / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
     log = tmp_path / "logs/fabricated/train" / f"{LONG}.log"
     log.parent.mkdir(parents=True)
     log.write_text(f"Traceback (most recent call last):\n  x\nOSError: 漢字 {'very ' * 40}long\n", encoding="utf-8")
@@ -150,7 +150,7 @@ def test_following_ends_without_a_running_process(study):
     content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(content | {"process": content["process"] | {"started": 1}}), encoding="utf-8")
     assert is_active(look(find_study("results/fabricated"))), "a run is still under way"
-    (study.folder / "store/0123456789abcdef0123" / PROGRESS_FILE).unlink()
+    (study.folder / "store/0123456789abcdef0123" / PROGRESS).unlink()
     ended = look(find_study("results/fabricated"))
     assert not is_active(ended)
     assert row_of(printed(find_study("results/fabricated")), "snakemake is not running;").endswith(

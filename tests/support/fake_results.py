@@ -12,6 +12,8 @@ from lmpipe.planning.plan import load_plan
 from lmpipe.study.experiments import BestOf
 from lmpipe.study.planned_run import PlannedRun
 from lmpipe.study.settings import ModelConfig
+from lmpipe.training.run_config import RunConfig
+from lmpipe.training.run_store import RunSummary
 
 MODEL = {
     "context_length": 128,
@@ -161,7 +163,8 @@ def rate_source(run: PlannedRun) -> dict[str, Any] | None:
     if run.best_of is None:
         return None
     best = {"best_run": f"max_lr={BEST_RATE}", "best_max_lr": BEST_RATE, "best_batch_size": TRAINING["batch_size"]}
-    return {"best_of": run.best_of, **best}
+    rate = run.training.max_lr
+    return {"best_of": run.best_of, "scale": rate.scale, "factor": rate.factor or 1, **best}
 
 
 def fabricate_run(target: Path, run: PlannedRun, vocab_size: int) -> None:
@@ -194,8 +197,9 @@ def fabricate_run(target: Path, run: PlannedRun, vocab_size: int) -> None:
         "training": training,
         "lr_source": rate_source(run),
     }
-    write(target / "config.json", config)
-    write(target / "summary.json", fabricate_summary(config, rows, final, diverged, planned))
+    RunConfig.model_validate(config).write(target / "config.json")
+    summary = fabricate_summary(config, rows, final, diverged, planned)
+    RunSummary.model_validate(summary).write(target / "summary.json")
     with open(target / "metrics.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

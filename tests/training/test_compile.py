@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from lmpipe.training import compile, loop
-from lmpipe.training.compile import UNFINISHED, WORTH_COMPILING, compile_step, is_worthwhile, whole
+from lmpipe.training.compile import MIN_COMPILE_FLOPS, UNFINISHED, compile_step, exclusive_cache, should_compile
 from lmpipe.training.run import train
 from tests.support.tiny_study import make_tiny_study, tiny_run
-from tests.training.test_train import (
-    BrokenOffError,
+from tests.support.training_runs import (
+    StoppedError,
     assert_nearly_same_result,
     assert_same_result,
-    break_off,
+    stop,
     stop_at,
     summary_of,
 )
@@ -25,27 +25,27 @@ CPU = torch.device("cpu")
     [
         ("always", 1, True),
         ("never", 1e30, False),
-        ("auto", WORTH_COMPILING["cpu"], True),
-        ("auto", WORTH_COMPILING["cpu"] * 0.99, False),
+        ("auto", MIN_COMPILE_FLOPS["cpu"], True),
+        ("auto", MIN_COMPILE_FLOPS["cpu"] * 0.99, False),
     ],
 )
 def test_only_long_runs_are_compiled_by_themselves(setting, flops, expected):
-    assert is_worthwhile(setting, flops, CPU) is expected
+    assert should_compile(setting, flops, CPU) is expected
 
 
 def test_a_device_that_cannot_compile_does_not():
-    assert not is_worthwhile("auto", 1e30, torch.device("mps"))
+    assert not should_compile("auto", 1e30, torch.device("mps"))
 
 
 def test_what_a_killed_process_compiled_is_not_used(tmp_path):
     cache = tmp_path / "compiled"
-    with whole(cache):
+    with exclusive_cache(cache):
         (cache / "code.so").write_text("whole")
-    with whole(cache):
+    with exclusive_cache(cache):
         assert (cache / "code.so").exists()
     # A killed process removes nothing.
     (cache / UNFINISHED).touch()
-    with whole(cache):
+    with exclusive_cache(cache):
         assert not (cache / "code.so").exists()
     assert not (cache / UNFINISHED).exists()
 
@@ -64,7 +64,7 @@ def test_all_is_compiled_before_the_first_step(tmp_path, monkeypatch):
 
     torch_compile = torch.compile
     monkeypatch.setattr(torch, "compile", compiled)
-    monkeypatch.setattr(compile, "lacks_compiler", lambda device: None)
+    monkeypatch.setattr(compile, "missing_compiler", lambda device: None)
     monkeypatch.setattr(loop, "compile_step", compiled_step)
     results = make_tiny_study(tmp_path / "results")
     settings = tiny_run(compile="always", batch_size=5, micro_batch_size=3, total_tokens=80 * 4)
@@ -87,8 +87,8 @@ def test_a_compiled_run_is_the_same_to_rounding_and_goes_on_to_the_byte(tmp_path
     assert [summary_of(results / kind)["compile"] for kind in settings] == [False, True]
     assert_nearly_same_result(results / "always", results / "never")
     other = make_tiny_study(tmp_path / "other")
-    stop_at(monkeypatch, 7, break_off)
-    with pytest.raises(BrokenOffError):
+    stop_at(monkeypatch, 7, stop)
+    with pytest.raises(StoppedError):
         train(settings["always"], other, other / "run", checkpoint_seconds=0)
     train(settings["always"], other, other / "run")
     assert_same_result(other / "run", results / "always")

@@ -3,7 +3,7 @@ import torch
 
 from lmpipe.errors import InputError
 from lmpipe.training import devices
-from lmpipe.training.devices import find_device, free_memory_bytes, group_rooms
+from lmpipe.training.devices import cgroup_available, find_device, free_memory_bytes
 
 
 @pytest.mark.parametrize(
@@ -16,9 +16,9 @@ def test_processes_of_one_run_have_different_gpus(monkeypatch, name, rank, expec
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(devices, "available_devices", lambda: ["cuda:0", "cuda:1", "cpu"])
-    with pytest.raises(InputError, match="expected 1 more GPUs after cuda:1, found cuda:0, cuda:1, cpu"):
+    with pytest.raises(InputError, match="would use cuda:2, and this machine has 2 GPUs"):
         find_device("cuda:1", 1)
-    with pytest.raises(InputError, match="--device: expected one of cuda:0, cuda:1, cpu, found 'tpu'"):
+    with pytest.raises(InputError, match="--device: tpu is not a device of this machine"):
         find_device("tpu", 1)
 
 
@@ -33,13 +33,13 @@ def test_a_job_has_what_its_control_groups_leave(tmp_path):
     make_group(mounted / "job", max=1000, current=700, stat="anon 600\ninactive_file 50")
     make_group(mounted / "job/step", max="max", current=100, stat="inactive_file 0")
     own.write_text("0::/job/step\n")
-    assert list(group_rooms(own, mounted)) == [350]
+    assert list(cgroup_available(own, mounted)) == [350]
     make_group(mounted / "memory/job", limit_in_bytes=500, usage_in_bytes=600, stat="total_inactive_file 20")
     own.write_text("5:cpu,cpuacct:/job\n4:memory:/job\n0::/\n")
-    assert list(group_rooms(own, mounted)) == [0]
-    assert list(group_rooms(tmp_path / "none", mounted)) == []
+    assert list(cgroup_available(own, mounted)) == [0]
+    assert list(cgroup_available(tmp_path / "none", mounted)) == []
 
 
 def test_free_memory_is_the_least_of_machine_and_groups(monkeypatch):
-    monkeypatch.setattr(devices, "group_rooms", lambda: iter([5, 3]))
+    monkeypatch.setattr(devices, "cgroup_available", lambda: iter([5, 3]))
     assert free_memory_bytes(torch.device("cpu")) == 3

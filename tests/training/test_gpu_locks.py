@@ -1,7 +1,6 @@
 """Fake GPUs that processes hold: one run each, some runs together, and free again however a run ends."""
 
 import contextlib
-import importlib
 import os
 import signal
 import subprocess
@@ -11,15 +10,17 @@ import pytest
 import torch
 
 from lmpipe.errors import InputError
-from lmpipe.training import gpu_locks
-from lmpipe.training.gpu_locks import ROLE_DATASETS, held_device, held_gpu, locks_folder, take
+from lmpipe.training import batch_size_benchmark, devices, profiling
+from lmpipe.training.batch_size_benchmark import benchmark_batch_sizes
+from lmpipe.training.devices import MAX_RUNS_PER_GPU, acquire_device, acquire_gpu, lock_folder, try_acquire
+from lmpipe.training.profiling import profile_step
 
 TWO = {"cuda:0": "GPU-a", "cuda:1": "GPU-b"}
 HOLDER = """
 import sys, time
 from pathlib import Path
-from lmpipe.training.gpu_locks import held_gpu
-with held_gpu(dict(device.split("=") for device in sys.argv[3:]), int(sys.argv[2]), Path(sys.argv[1])) as name:
+from lmpipe.training.devices import acquire_gpu
+with acquire_gpu(dict(device.split("=") for device in sys.argv[3:]), int(sys.argv[2]), Path(sys.argv[1])) as name:
     print(name, flush=True)
     time.sleep(60)
 """
@@ -47,7 +48,7 @@ def free(tmp_path):
 
     def name(devices, runs_per_gpu=1):
         with contextlib.ExitStack() as locks:
-            return take(devices, runs_per_gpu, tmp_path, locks)
+            return try_acquire(devices, runs_per_gpu, tmp_path, locks)
 
     return name
 
@@ -93,7 +94,7 @@ def test_a_run_that_is_to_be_alone_meets_none_that_shares(hold, free):
     assert hold(TWO, 4).stdout.readline() == "cuda:0\n"
     assert free(TWO, 1) == "cuda:1"
     assert hold(TWO, 1).stdout.readline() == "cuda:1\n"
-    assert free({"cuda:0": "GPU-b"}, ROLE_DATASETS) is None
+    assert free({"cuda:0": "GPU-b"}, MAX_RUNS_PER_GPU) is None
 
 
 def test_a_device_is_the_same_under_another_number(hold, free):
@@ -104,51 +105,50 @@ def test_a_device_is_the_same_under_another_number(hold, free):
 
 
 def test_more_runs_than_places_are_refused(tmp_path):
-    with pytest.raises(InputError, match="--runs-per-gpu: expected at most 16, found 17"), held_gpu(TWO, 17, tmp_path):
+    with pytest.raises(InputError, match="--runs-per-gpu: is 17"), acquire_gpu(TWO, 17, tmp_path):
         pass
 
 
 def test_without_a_gpu_nothing_is_held(monkeypatch):
-    monkeypatch.setattr(gpu_locks, "held_gpu", None)
-    with held_device() as first, held_device("cpu") as second:
+    monkeypatch.setattr(devices, "acquire_gpu", None)
+    with acquire_device() as first, acquire_device("cpu") as second:
         assert first.type in ("cpu", "mps")
         assert second.type == "cpu"
-    with pytest.raises(InputError, match="--device: expected one of"), held_device("cuda:7"):
+    with pytest.raises(InputError, match="--device: cuda:7"), acquire_device("cuda:7"):
         pass
 
 
 def test_the_folder_of_the_locks_is_the_users_own(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = locks_folder()
-    assert folder == locks_folder()
+    folder = lock_folder()
+    assert folder == lock_folder()
     assert folder.stat().st_mode & 0o777 == 0o700
     monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
     (tmp_path / f"lmpipe-gpus-{os.getuid()}").mkdir()
-    with pytest.raises(InputError, match="expected a folder of this user, found another's"):
-        locks_folder()
+    with pytest.raises(InputError, match="belongs to another user"):
+        lock_folder()
 
 
 @pytest.mark.parametrize(
-    ("module", "measure"), [("measurement", "measure_model"), ("batch_sizes", "measure_batch_sizes")]
+    ("module", "measure"), [(profiling, profile_step), (batch_size_benchmark, benchmark_batch_sizes)]
 )
 def test_measuring_holds_its_device(monkeypatch, module, measure):
-    """Whatever it computes, it does so while the device is held."""
-    module = importlib.import_module(f"lmpipe.{module}")
-    held, at_work = [], []
+    """Everything is computed while the device is held."""
+    acquired, at_warm_up = [], []
 
     @contextlib.contextmanager
-    def hold(name):
-        held.append(name)
+    def acquire(name):
+        acquired.append(name)
         yield torch.device("cpu")
-        held.pop()
+        acquired.pop()
 
-    def compute(*_):
-        at_work.append(list(held))
+    def warm_up(*_):
+        at_warm_up.append(list(acquired))
         raise InterruptedError
 
-    monkeypatch.setattr(module, "held_device", hold)
-    monkeypatch.setattr(module, "load_code", compute)
-    monkeypatch.setattr(module, "compute_reproducibly", lambda *_: None)
+    monkeypatch.setattr(module, "acquire_device", acquire)
+    monkeypatch.setattr(module, "warm_up", warm_up)
+    monkeypatch.setattr(module, "set_deterministic", lambda *_: None)
     with pytest.raises(InterruptedError):
-        getattr(module, measure)(None, None, device="cuda:1")
-    assert at_work == [["cuda:1"]]
+        measure(None, None, device="cuda:1")
+    assert at_warm_up == [["cuda:1"]]

@@ -4,18 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from lmpipe.analysis.schemas import MEASUREMENTS
 from lmpipe.model.accounting import count_parameters, forward_flops
-from lmpipe.study.documents import check_shape
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training import profiling
 from lmpipe.training.profiling import (
     SavedTensors,
-    bytes_of,
-    count_flops,
+    StepCost,
     matmul_flops_per_second,
-    measure_model,
     part_of,
+    profile_step,
+    storage_bytes,
 )
 
 CONFIG = ModelConfig(context_length=16, d_model=16, d_ff=32, num_layers=2, num_heads=2, vocab_size=263)
@@ -32,21 +30,14 @@ def _few_products(monkeypatch):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_measured_step_is_what_the_accounting_predicts(precision):
     training = TRAINING.model_copy(update={"precision": precision})
-    found = measure_model(CONFIG, training, device="cpu")
-    check_shape(found, MEASUREMENTS, "found", "correct it")
-    predicted, measured = found["predicted"], found["measured"]
-    assert {key: measured[key] for key in predicted if key != "activations"} == {
-        key: value for key, value in predicted.items() if key != "activations"
-    }
-    assert measured["saved_bytes"] == pytest.approx(predicted["activations"]["saved_bytes"], rel=0.05)
-    assert measured["moment_bytes"] == 8 * count_parameters(CONFIG).total
-    assert measured["process_bytes"] > 10e6
-    assert found["threads"] == 1
-
-
-def test_flops_are_counted_forwards_and_backwards():
-    forward = 4 * forward_flops(CONFIG)
-    assert count_flops(CONFIG, 4) == {"forward_flops": forward, "step_flops": 3 * forward}
+    profile = profile_step(CONFIG, training, device="cpu")
+    predicted, measured = profile.predicted, profile.measured
+    assert measured.model_dump(include=set(StepCost.model_fields)) == predicted.model_dump(exclude={"activations"})
+    assert measured.saved_bytes == pytest.approx(predicted.activations.saved_bytes, rel=0.05)
+    assert measured.moment_bytes == 8 * count_parameters(CONFIG).total
+    assert measured.step_flops == 3 * measured.forward_flops == 12 * forward_flops(CONFIG)
+    assert measured.process_bytes > 10e6
+    assert profile.threads == 1
 
 
 class Twice(nn.Module):
@@ -64,17 +55,17 @@ class Twice(nn.Module):
 def test_memory_is_counted_once_and_parameters_not_at_all():
     model, x = Twice(), torch.ones(5, 8)
     saved = SavedTensors(model)
-    with saved.watched():
+    with saved.recording():
         (model(x) ** 2).sum()
     # The input is saved by both products and counts where it came first; the square saves the sum of both.
     assert saved.bytes_by_part == {"attention": 4 * 5 * 8, "loss": 4 * 5 * 6}
-    with SavedTensors(model).watched():
+    with SavedTensors(model).recording():
         pass
     assert not model.attn._forward_hooks, "no hook stays behind"
 
 
 def test_a_part_of_a_tensor_keeps_all_of_it():
-    assert bytes_of(torch.ones(100)[:3]) == 400
+    assert storage_bytes(torch.ones(100)[:3]) == 400
 
 
 @pytest.mark.parametrize(

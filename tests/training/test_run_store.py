@@ -1,28 +1,25 @@
-import json
 import shutil
 import threading
 import time
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from lmpipe.errors import InputError
-from lmpipe.training.run_store import StoredRun, digest_of, forget
+from lmpipe.training.run_config import RunConfig
+from lmpipe.training.run_store import RunSummary, StoredRun, clear
+from tests.support.run_documents import run_config, run_summary
 
 
 def finished(results, digest="abc"):
     stored = StoredRun.of(results, digest)
     (stored.folder / "metrics.csv").write_text("step\n1\n")
-    (stored.folder / "model.safetensors").write_bytes(b"weights")
+    save_file({"weight": np.zeros(2, np.float32)}, stored.folder / "model.safetensors")
     stored.checkpoints.mkdir()
     (stored.checkpoints / "step-1").write_bytes(b"")
-    stored.finish({"status": "finished"})
+    stored.finish(run_summary())
     return stored
-
-
-def test_digests_depend_on_values_and_not_on_the_order_of_keys():
-    assert digest_of({"a": 1, "b": [0.1]}) == digest_of({"b": [0.1], "a": 1})
-    assert digest_of({"a": 1}) != digest_of({"a": 2})
-    assert len(digest_of({})) == 20
 
 
 def test_a_run_is_finished_only_when_all_is_there(tmp_path):
@@ -38,11 +35,11 @@ def test_a_run_is_finished_only_when_all_is_there(tmp_path):
 def test_published_files_are_copies(tmp_path):
     stored = finished(tmp_path)
     for name in ("first", "second"):
-        stored.publish(tmp_path / "runs" / name, {"run": name})
+        stored.publish(tmp_path / "runs" / name, run_config(run=name))
     (tmp_path / "runs/first/summary.json").write_text("spoilt")
-    assert json.loads((tmp_path / "runs/second/summary.json").read_text()) == {"status": "finished"}
-    assert json.loads((stored.folder / "summary.json").read_text()) == {"status": "finished"}
-    assert json.loads((tmp_path / "runs/second/config.json").read_text()) == {"run": "second"}
+    assert RunSummary.read(tmp_path / "runs/second/summary.json") == run_summary()
+    assert RunSummary.read(stored.folder / "summary.json") == run_summary()
+    assert RunConfig.read(tmp_path / "runs/second/config.json") == run_config(run="second")
     assert sorted(path.name for path in (tmp_path / "runs/second").iterdir()) == [
         "config.json",
         "metrics.csv",
@@ -55,7 +52,7 @@ def test_checkpoints_that_a_killed_process_left_behind_its_summary_go_with_the_n
     stored = finished(tmp_path)
     stored.checkpoints.mkdir()
     (stored.checkpoints / "step-1").write_bytes(b"")
-    stored.publish(tmp_path / "runs/first", {})
+    stored.publish(tmp_path / "runs/first", run_config())
     assert not stored.checkpoints.exists()
 
 
@@ -79,14 +76,14 @@ def test_a_second_process_waits_and_says_so(tmp_path, capfd):
     assert order == ["first", "second"]
 
 
-def test_forget_empties_the_store_and_keeps_what_was_published(tmp_path):
-    finished(tmp_path).publish(tmp_path / "runs/first", {})
-    forget(tmp_path)
+def test_clear_empties_the_store_and_keeps_what_was_published(tmp_path):
+    finished(tmp_path).publish(tmp_path / "runs/first", run_config())
+    clear(tmp_path)
     assert list((tmp_path / "store").iterdir()) == []
     assert (tmp_path / "runs/first/summary.json").exists()
-    forget(tmp_path)
-    with pytest.raises(InputError, match="expected a study's results folder with a store, found none"):
-        forget(tmp_path / "nothing")
+    clear(tmp_path)
+    with pytest.raises(InputError, match="no run store"):
+        clear(tmp_path / "nothing")
 
 
 def test_a_run_that_waits_while_its_folder_is_removed_still_holds_it_alone(tmp_path, capfd):
@@ -105,14 +102,14 @@ def test_a_run_that_waits_while_its_folder_is_removed_still_holds_it_alone(tmp_p
             time.sleep(0.01)
         shutil.rmtree(stored.folder)
     assert held.wait(10)
-    with pytest.raises(InputError, match="found one"):
-        forget(tmp_path)
+    with pytest.raises(InputError, match="in progress"):
+        clear(tmp_path)
     done.set()
     waiting.join(10)
 
 
-def test_forget_leaves_a_run_under_way_alone(tmp_path):
+def test_clear_leaves_a_run_under_way_alone(tmp_path):
     stored = finished(tmp_path)
-    with stored.locked(), pytest.raises(InputError, match="found one"):
-        forget(tmp_path)
+    with stored.locked(), pytest.raises(InputError, match="in progress"):
+        clear(tmp_path)
     assert stored.is_finished

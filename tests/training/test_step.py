@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from lmpipe.model.architecture import rope_cos_sin
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
-from lmpipe.training.step import DIVERGENCE_STEPS, TrainingStep, Watch
+from lmpipe.training.step import DIVERGENCE_WINDOW, DivergenceMonitor, TrainingStep
 from tests.support.tiny_study import MODEL, TRAINING
 
 CONFIG = ModelConfig(vocab_size=50, **MODEL)
@@ -15,7 +15,7 @@ CONFIG = ModelConfig(vocab_size=50, **MODEL)
 
 def step_of(model, batch_size=6, warmup_steps=0):
     training = TrainingSettings.model_validate(TRAINING | {"batch_size": batch_size})
-    return TrainingStep(model, training, Watch(torch.device("cpu"), warmup_steps))
+    return TrainingStep(model, training, DivergenceMonitor(torch.device("cpu"), warmup_steps))
 
 
 def batch(batch_size=6, seed=0):
@@ -34,7 +34,7 @@ def test_the_gradient_of_a_batch_is_the_same_whatever_its_parts_are(micro_batch_
     gradients = torch.autograd.grad(expected, list(model.parameters()))
     step = step_of(model)
     step.micro_batch_size = micro_batch_size
-    assert step.gradients(inputs, targets).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert step.backward(inputs, targets).item() == pytest.approx(expected.item(), rel=1e-6)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=1e-9)
 
@@ -43,31 +43,31 @@ def test_the_gradient_of_a_batch_is_the_same_whatever_its_parts_are(micro_batch_
 def test_all_shapes_of_a_batch_are_known_before_the_first_step(monkeypatch, batch_size, expected):
     step = step_of(TransformerLM(CONFIG, seed=0), batch_size)
     step.micro_batch_size = 4
-    assert step.part_sizes(batch_size) == expected
+    assert step.micro_batch_sizes(batch_size) == expected
     seen, loss = set(), step.loss
     monkeypatch.setattr(step, "loss", lambda *part: seen.add(len(part[0])) or loss(*part))
-    step.gradients(*batch(batch_size))
+    step.backward(*batch(batch_size))
     assert seen == set(expected)
 
 
 def losses_seen(losses, warmup_steps=0, norms=None):
-    """The step, from 1, with which a watch over these losses halts; None where it does not."""
-    watch = Watch(torch.device("cpu"), warmup_steps)
+    """The step, from 1, with which a monitor over these losses halts; None where it does not."""
+    monitor = DivergenceMonitor(torch.device("cpu"), warmup_steps)
     for step, loss in enumerate(map(torch.tensor, losses), start=1):
-        watch.before_update(loss, torch.tensor((norms or {}).get(step, 1.0)))
-        watch.after_update(step, loss)
-        if watch.halted:
+        monitor.check_finite(loss, torch.tensor((norms or {}).get(step, 1.0)))
+        monitor.check_loss(step, loss)
+        if monitor.diverged:
             return step
     return None
 
 
-@pytest.mark.parametrize(("climb", "step"), [(0.49, None), (0.51, DIVERGENCE_STEPS + 1)])
+@pytest.mark.parametrize(("climb", "step"), [(0.49, None), (0.51, DIVERGENCE_WINDOW + 1)])
 def test_divergence_is_a_climb_of_half_a_nat_over_the_latest_steps(climb, step):
     assert losses_seen([2.0, *[2.0 + climb] * 30]) == step
 
 
 def test_the_climb_counts_only_after_warm_up():
-    assert losses_seen([2.0, *[9.0] * 60], warmup_steps=17) == 17 + DIVERGENCE_STEPS
+    assert losses_seen([2.0, *[9.0] * 60], warmup_steps=17) == 17 + DIVERGENCE_WINDOW
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
@@ -76,15 +76,15 @@ def test_what_is_not_finite_halts(broken):
     assert losses_seen([2.0] * 4, norms={2: broken}) == 2
 
 
-def test_a_watch_that_goes_on_sees_what_it_would_have_seen():
+def test_a_monitor_that_goes_on_sees_what_it_would_have_seen():
     losses = [2.0 + 0.03 * step for step in range(60)]
     expected = losses_seen(losses)
     for cut in (1, 7, 20, 25):
-        watch = Watch(torch.device("cpu"), 0)
-        watch.restore(cut, losses[0], losses[max(0, cut - DIVERGENCE_STEPS) : cut])
+        monitor = DivergenceMonitor(torch.device("cpu"), 0)
+        monitor.restore(cut, losses[0], losses[max(0, cut - DIVERGENCE_WINDOW) : cut])
         for step in range(cut + 1, 61):
-            watch.after_update(step, torch.tensor(losses[step - 1]))
-            if watch.halted:
+            monitor.check_loss(step, torch.tensor(losses[step - 1]))
+            if monitor.diverged:
                 break
         assert step == expected
 
@@ -95,12 +95,14 @@ def test_steps_made_at_once_end_where_single_ones_do():
     alone, at_once = map(step_of, models)
     singles = []
     for number, (rate, (inputs, targets)) in enumerate(zip(rates, batches, strict=True), start=1):
-        at_once.make(number, inputs, targets, rate)
+        at_once.run(number, inputs, targets, rate)
         if not singles or not singles[-1].diverged:
-            alone.make(number, inputs, targets, rate)
-            singles += alone.fetch()
-    together = at_once.fetch()
-    assert [(one.norm, one.diverged) for one in together[:-1]] == [(one.norm, one.diverged) for one in singles[:-1]]
+            alone.run(number, inputs, targets, rate)
+            singles += alone.collect()
+    together = at_once.collect()
+    assert [(one.grad_norm, one.diverged) for one in together[:-1]] == [
+        (one.grad_norm, one.diverged) for one in singles[:-1]
+    ]
     assert len(together) == len(singles) == 4 and together[-1].diverged and not together[-1].is_updated
     for parameter, other in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(parameter, other) and torch.isfinite(parameter).all()

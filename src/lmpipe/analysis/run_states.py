@@ -18,8 +18,8 @@ from lmpipe.planning.session import StudySession
 from lmpipe.planning.stages import records_of
 from lmpipe.study.paths import CONFIG, SUMMARY
 from lmpipe.study.planned_run import PlannedRun
-from lmpipe.training.progress_file import PROGRESS_FILE, is_under_way, read_progress
-from lmpipe.training.run_store import WAITING
+from lmpipe.training.progress import PROGRESS, RunProgress, read_progress
+from lmpipe.training.run_store import LOCK_MESSAGE
 
 # In the order in which a reader wants to know of them.
 STATES = ("failed", "running", "stopped", "diverged", "not_learning", "done", "waiting")
@@ -158,14 +158,14 @@ class Look:
         return {stage: count for stage, count in counts.items() if count[1]}
 
     @cached_property
-    def progress(self) -> dict[tuple[str, str, int], dict[str, Any]]:
+    def progress(self) -> dict[tuple[str, str, int], RunProgress]:
         """What the runs under way, and those that were stopped, have told last."""
         found = {}
-        for path in (self.files.study.folder / "store").glob(f"*/{PROGRESS_FILE}"):
+        for path in (self.files.study.folder / "store").glob(f"*/{PROGRESS}"):
             if told := self.files.unless_known(path, read_progress):
-                config = told["config"]
-                place = (config["experiment"], config["run"], config["seed"])
-                if place not in found or found[place]["updated_at"] < told["updated_at"]:
+                config = told.config
+                place = (config.experiment, config.run, config.seed)
+                if place not in found or found[place].updated_at < told.updated_at:
                     found[place] = told
         return found
 
@@ -174,17 +174,17 @@ class Look:
         if (over := self.over(run)) is not None:
             return over
         told = self.progress.get((run.experiment, run.name, run.seed))
-        if told is not None and is_asked_for(run, told["config"]):
+        if told is not None and is_asked_for(run, told.config.model_dump(mode="json")):
             here = RunState(
                 run,
                 "running",
-                told["best_validation_loss"],
-                told["training_loss"],
-                told["step"],
-                told["planned_steps"],
-                told["tokens_per_second"],
+                told.best_validation_loss,
+                told.training_loss,
+                told.step,
+                told.planned_steps,
+                told.tokens_per_second,
             )
-            if is_under_way(told, self.now):
+            if told.is_running(self.now):
                 return here
         else:
             here = RunState(run, "waiting")
@@ -221,7 +221,7 @@ class Look:
         tail = self.log_tail(path)
         if tail and is_failure(tail):
             return replace(here, state="failed", remark=tail[-1])
-        if tail and tail[-1].startswith(WAITING):
+        if tail and tail[-1].startswith(LOCK_MESSAGE):
             return replace(here, state="waiting", remark="for another experiment's run, which is the same")
         if here.planned_steps:
             return replace(here, state="stopped", remark=f"after step {here.step:,}; goes on from its last checkpoint")

@@ -390,33 +390,31 @@ def account_model(given: Arguments) -> None:
 
 def measure_model(given: Arguments) -> None:
     """Run `lmpipe measure-model`."""
-    from lmpipe.io.files import write_json
     from lmpipe.study.documents import model_of_settings
     from lmpipe.study.settings import ModelConfig, TrainingSettings
-    from lmpipe.training.profiling import measure_model
+    from lmpipe.training.profiling import profile_step
 
     model = model_of_settings(ModelConfig, "model", given.settings["model"])
     training = model_of_settings(TrainingSettings, "training", given.settings["training"])
-    write_json(given.output, measure_model(model, training, threads=given.threads, device=given.device))
+    profile_step(model, training, threads=given.threads, device=given.device).write(given.output)
 
 
 def tune_sgd_toy(given: Arguments) -> None:
     """Run `lmpipe tune-sgd-toy`."""
-    from lmpipe.training.optimizer import tune_sgd_toy
+    from lmpipe.training.sgd_toy import run_sgd_toy
 
-    tune_sgd_toy(given.output)
+    run_sgd_toy(given.output)
 
 
 def measure_batch_sizes(given: Arguments) -> None:
     """Run `lmpipe measure-batch-sizes`."""
-    from lmpipe.io.files import write_json
     from lmpipe.study.documents import model_of_settings
     from lmpipe.study.settings import ModelConfig, TrainingSettings
-    from lmpipe.training.batch_size_benchmark import measure_batch_sizes
+    from lmpipe.training.batch_size_benchmark import benchmark_batch_sizes
 
     model = model_of_settings(ModelConfig, "model", given.settings["model"])
     training = model_of_settings(TrainingSettings, "training", given.settings["training"])
-    write_json(given.output, measure_batch_sizes(model, training, threads=given.threads, device=given.device))
+    benchmark_batch_sizes(model, training, threads=given.threads, device=given.device).write(given.output)
 
 
 def train(given: Arguments) -> Facts:
@@ -548,9 +546,9 @@ def compare(given: Arguments) -> None:
 
 def forget(given: Arguments) -> None:
     """Run `lmpipe forget`."""
-    from lmpipe.training.run_store import forget
+    from lmpipe.training.run_store import clear
 
-    forget(given.results)
+    clear(given.results)
 
 
 if __name__ == "__main__":

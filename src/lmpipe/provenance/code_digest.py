@@ -27,8 +27,7 @@ NON_NUMERIC = {
     "study.paths",
     "study.planned_run",
     "study.schema",
-    "training.gpu_locks",
-    "training.progress_file",
+    "training.progress",
 }
 TRACKED_PACKAGES = {"torch", "numpy", "regex", "numba", "pydantic", "matplotlib", "jinja2"}
 # What does the work of each verb that makes results: modules, and data files or folders of the package.
@@ -42,7 +41,7 @@ COMPUTED_BY = {
     "explore-unicode": ("tokenizer.unicode_demo",),
     "account-model": ("model.torch_counts",),
     "measure-model": ("training.profiling",),
-    "tune-sgd-toy": ("training.optimizer",),
+    "tune-sgd-toy": ("training.sgd_toy",),
     "measure-batch-sizes": ("training.batch_size_benchmark",),
     "train": ("training.run",),
     "select-best": ("analysis.results",),

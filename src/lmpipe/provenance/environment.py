@@ -9,7 +9,35 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lmpipe.io.documents import Document
+
 PACKAGE = Path(__file__).parent.parent
+
+
+class Hardware(Document):
+    """The machine that computed a result."""
+
+    processor: str
+    """Model name of the processor."""
+    cores: int | None
+    """Logical cores."""
+    memory_bytes: int | None
+    """Main memory."""
+    system: str
+    """Operating system and architecture."""
+
+
+class Environment(Document):
+    """Versions, hardware and commit that a reader needs to repeat a result."""
+
+    versions: dict[str, str]
+    """Version of Python, lmpipe and each package that computes."""
+    hardware: Hardware
+    """The machine."""
+    commit: str | None
+    """Commit of the code; null if it is not in a git checkout."""
+    changed: bool | None
+    """Whether the checkout has uncommitted changes; null if it is not in a git checkout."""
 
 
 @cache

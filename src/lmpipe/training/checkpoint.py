@@ -1,14 +1,15 @@
-"""Checkpoints of a training run: safetensors files with weights, AdamW's moments and what the run has counted.
+"""Checkpoints of a training run: safetensors files with weights, AdamW's moments and the trainer's counters.
 
-A checkpoint exists only once it is complete. The newest two are kept, so that a damaged one costs minutes, not the run.
+A checkpoint appears only once it is complete. The newest two are kept, so a damaged one costs minutes, not the run.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import JsonValue
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from lmpipe.io.progress import log
 from lmpipe.io.tensor_files import open_tensors
 from lmpipe.training.optimizer import AdamW
 
-KEPT = 2
+MAX_CHECKPOINTS = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -30,13 +31,13 @@ def save_weights(path: str | Path, model: nn.Module) -> None:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file; raises InputError where it is missing or damaged."""
+    """Read tensors and metadata of a safetensors file; raise InputError if it is missing or damaged."""
     with open_tensors(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def training_tensors(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
-    """Copies on the CPU of everything that an update changes: weights and moments."""
+    """Copy everything that an update changes, weights and moments, to the CPU."""
     tensors = {}
     for name, parameter in model.named_parameters():
         tensors[f"model.{name}"] = parameter.detach()
@@ -46,78 +47,80 @@ def training_tensors(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def restore_tensors(model: nn.Module, optimizer: AdamW, tensors: dict[str, Tensor], updates: int) -> None:
-    """Put back what `training_tensors` took after so many updates; raises InputError for other tensors."""
+def restore_tensors(model: nn.Module, optimizer: AdamW, tensors: dict[str, Tensor], step: int) -> None:
+    """Restore what `training_tensors` copied after `step` updates; raise InputError for another model's tensors."""
     expected = {name: tensor.shape for name, tensor in training_tensors(model, optimizer).items()}
     if expected != {name: tensor.shape for name, tensor in tensors.items()}:
-        raise InputError("checkpoint: expected the tensors of this model, found others; delete the checkpoint")
-    optimizer.updates.fill_(updates)
+        raise InputError("checkpoint", "holds the tensors of another model", "delete it")
+    optimizer.step_count.fill_(step)
     for name, parameter in model.named_parameters():
         parameter.copy_(tensors[f"model.{name}"])
         for moment in MOMENTS:
             getattr(optimizer, moment)[name].copy_(tensors[f"{moment}.{name}"])
 
 
-def digest_of(tensors: dict[str, Tensor], counted: str) -> str:
-    """SHA-256 over names, bytes and counts: safetensors itself would notice a cut file, but no changed byte."""
-    digest = hashlib.sha256(counted.encode())
+def checksum(tensors: dict[str, Tensor], state: str) -> str:
+    """Return the SHA-256 of state, names and bytes: safetensors itself detects truncation, but no changed byte."""
+    digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].numpy())
     return digest.hexdigest()
 
 
-def save_checkpoint(folder: Path, run: str, step: int, tensors: dict[str, Tensor], counted: dict[str, Any]) -> Path:
-    """Write the checkpoint after a step and remove all but the newest two.
+def save_checkpoint(
+    folder: Path, run: str, step: int, tensors: dict[str, Tensor], state: Mapping[str, JsonValue]
+) -> Path:
+    """Write the checkpoint after `step` and delete all but the newest ones; return its path.
 
-    `run` is the digest of the run it belongs to; `counted` holds JSON values such as the seconds trained so far.
+    `run` is the fingerprint of its run; `state` holds the trainer's counters.
     """
-    text = json.dumps(counted | {"step": step})
-    metadata = {"run": run, "counted": text, "sha256": digest_of(tensors, text)}
+    text = json.dumps(state)
+    metadata = {"run": run, "state": text, "sha256": checksum(tensors, text)}
     path = folder / f"step-{step:010d}.safetensors"
     data = save(tensors, metadata)
     with atomic_write(path, "wb", len(data)) as file:
         file.write(data)
-    for old in checkpoints(folder)[KEPT:]:
+    for old in list_checkpoints(folder)[MAX_CHECKPOINTS:]:
         old.unlink()
     return path
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, the newest first."""
+def list_checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoints of a folder, the newest first."""
     return sorted(folder.glob("step-*.safetensors"), reverse=True)
 
 
-def load_checkpoint(folder: Path, run: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and counts of the newest checkpoint that is whole; None where there is none.
+def load_checkpoint(folder: Path, run: str) -> tuple[dict[str, Tensor], dict[str, JsonValue]] | None:
+    """Return tensors and state of the newest intact checkpoint, or None.
 
-    Damaged ones are told and deleted, half-written ones of a killed process only deleted. Raises InputError for a
-    checkpoint of another run.
+    Damaged checkpoints are logged and deleted, half-written ones of a killed process only deleted. Raises InputError
+    for a checkpoint of another run.
     """
     for leftover in folder.glob("step-*.tmp-*"):
         leftover.unlink()
-    for path in checkpoints(folder):
+    for path in list_checkpoints(folder):
         try:
             return read_checkpoint(path, run)
-        except DamagedError as error:
-            log(f"{path}: {error}; going on from the one before")
+        except DamagedCheckpointError as error:
+            log(f"{path}: {error}; resuming from the one before")
             path.unlink()
     return None
 
 
-class DamagedError(Exception):
-    """A checkpoint that cannot be read, or does not hold what was written."""
+class DamagedCheckpointError(Exception):
+    """A checkpoint cannot be read, or differs from what was written."""
 
 
-def read_checkpoint(path: Path, run: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read and verify one checkpoint; raises DamagedError, and InputError for one of another run."""
+def read_checkpoint(path: Path, run: str) -> tuple[dict[str, Tensor], dict[str, JsonValue]]:
+    """Read and verify one checkpoint; raise DamagedCheckpointError, or InputError for another run's."""
     try:
         tensors, metadata = read_tensors(path)
-        owner, counted, digest = (metadata[key] for key in ("run", "counted", "sha256"))
+        owner, state, sha256 = (metadata[key] for key in ("run", "state", "sha256"))
     except (InputError, KeyError) as error:
-        raise DamagedError(f"the checkpoint is damaged ({error})") from None
+        raise DamagedCheckpointError(f"the checkpoint is damaged ({error})") from None
     if owner != run:
-        raise InputError(f"{path}: expected a checkpoint of run {run}, found one of run {owner}; delete it")
-    if digest_of(tensors, counted) != digest:
-        raise DamagedError("the checkpoint is damaged (its bytes have changed)")
-    return tensors, json.loads(counted)
+        raise InputError(path, f"is a checkpoint of run {owner}, not of {run}", "delete it")
+    if checksum(tensors, state) != sha256:
+        raise DamagedCheckpointError("the checkpoint is damaged (its bytes have changed)")
+    return tensors, json.loads(state)

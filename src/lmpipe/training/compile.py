@@ -1,6 +1,6 @@
-"""Whether a run is worth compiling, and torch's compiler where it is: seconds first, then faster steps.
+"""torch.compile: when it pays off, and how the step is compiled.
 
-Nothing here imports the compiler before it is used: that alone takes two seconds.
+Nothing here imports the compiler before it is used, because the import takes two seconds.
 """
 
 import os
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Literal, assert_never
 
 import torch
 
@@ -23,51 +24,57 @@ from lmpipe.model.functional import (
 )
 from lmpipe.training.step import TrainingStep
 
-# The work in matrix-multiply FLOPs from which on a run is compiled: there the time that it saves is some times the half
-# minute that it takes. On a CPU, beside our own kernels, it saves 0 to 12 % of a step; on a GPU that is assumed.
-WORTH_COMPILING = {"cpu": 5e14, "cuda": 1e16}
+# Matrix-multiply FLOPs of a run from which compilation pays: it takes half a minute, and then saves 0 to 12 % of a step
+# on a CPU, beside our own kernels (benchmarks/training.py). The figure for GPUs is an assumption.
+MIN_COMPILE_FLOPS = {"cpu": 5e14, "cuda": 1e16}
 UNFINISHED = "unfinished"
 COMPILERS = ("g++", "clang++", "c++")
 
 
-def is_worthwhile(setting: str, training_flops: float, device: torch.device) -> bool:
-    """Whether a run of so much work should be compiled; `setting` is the study's: auto, always or never."""
-    if setting != "auto":
-        return setting == "always"
-    return training_flops >= WORTH_COMPILING.get(device.type, float("inf"))
+def should_compile(setting: Literal["auto", "always", "never"], training_flops: float, device: torch.device) -> bool:
+    """Decide whether a run of `training_flops` is compiled; `setting` is training.compile of the study."""
+    match setting:
+        case "always":
+            return True
+        case "never":
+            return False
+        case "auto":
+            return training_flops >= MIN_COMPILE_FLOPS.get(device.type, float("inf"))
+        case _:
+            assert_never(setting)
 
 
-def lacks_compiler(device: torch.device) -> str | None:
-    """What torch's compiler would need on this machine and does not find; None where it finds all."""
+def missing_compiler(device: torch.device) -> str | None:
+    """Report the tool that torch.compile needs on this machine and does not find; None if all are there."""
     if device.type == "cuda":
         from importlib.util import find_spec
 
-        return None if find_spec("triton") else "Triton"
+        return None if find_spec("triton") else "no Triton found"
     compiler = os.environ.get("CXX")
-    found = shutil.which(compiler) if compiler else any(map(shutil.which, COMPILERS))
-    return None if found else f"a C++ compiler ({compiler or ', '.join(COMPILERS)})"
+    if shutil.which(compiler) if compiler else any(map(shutil.which, COMPILERS)):
+        return None
+    return f"no C++ compiler found (looked for {compiler or ', '.join(COMPILERS)})"
 
 
 def compile_step(step: TrainingStep, batch_size: int, cache: Path) -> bool:
-    """Compile a step's model, and try it on the parts of a batch of so many sequences; whether it can be used.
+    """Compile the step for this process's `batch_size` sequences; return whether the compiled code is used.
 
-    What is compiled is kept in the folder `cache`, for all runs that are given it. A machine that cannot compile says
-    so in a line, and the step stays as it was.
+    The folder `cache` keeps compiled code for all runs of a store. If this machine cannot compile, one line is logged
+    and the step stays eager.
     """
-    device = step.device
-    if lacking := lacks_compiler(device):
-        log(f"not compiled: {lacking} was not found")
+    if missing := missing_compiler(step.device):
+        log(f"torch.compile is off: {missing}")
         return False
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.absolute()))
-    with whole(cache):
-        return compile_and_try(step, batch_size)
+    with exclusive_cache(cache):
+        return try_compiled(step, batch_size)
 
 
 @contextmanager
-def whole(cache: Path) -> Iterator[None]:
-    """Compile into a folder, one process at a time; what a process left there that was killed meanwhile is removed.
+def exclusive_cache(cache: Path) -> Iterator[None]:
+    """Let one process at a time compile into `cache`, and clear it if the last one was killed meanwhile.
 
-    torch would take a half-written file for a whole one.
+    torch would take a half-written file for a complete one.
     """
     unfinished = cache / UNFINISHED
     with file_lock(cache.with_suffix(".lock"), "waiting for the run that compiles"):
@@ -81,31 +88,31 @@ def whole(cache: Path) -> Iterator[None]:
             unfinished.unlink(missing_ok=True)
 
 
-def compile_and_try(step: TrainingStep, batch_size: int) -> bool:
-    """Compile a step's model, and compute the parts of a batch with it once; whether that went well."""
-    before, device = (step.hidden, step.chunk), step.device
+def try_compiled(step: TrainingStep, batch_size: int) -> bool:
+    """Compile the step and try each of its micro-batch sizes; on an error, log it and restore the eager step."""
+    eager = step.forward_hidden, step.loss_chunk
     try:
         make_deterministic()
         register_attention_ops()
-        # Each shape has code of its own: code for any shape would be made when a second one comes, and from then on
-        # compute the first one, too, in other last digits than a run that goes on from there.
-        step.hidden = torch.compile(step.model.forward_hidden, dynamic=False)
-        if device.type == "cuda":
-            step.chunk = torch.compile(cross_entropy_chunk, dynamic=False)
-        for size in step.part_sizes(batch_size):
-            step.try_batch(size)
+        # One code for each shape: torch would otherwise compile for any shape when the second one comes, and from then
+        # on compute the first one with other last digits than a resumed run.
+        step.forward_hidden = torch.compile(step.model.forward_hidden, dynamic=False)
+        if step.device.type == "cuda":
+            step.loss_chunk = torch.compile(cross_entropy_chunk, dynamic=False)
+        for size in step.micro_batch_sizes(batch_size):
+            step.dry_run(size)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        step.hidden, step.chunk = before
-        log(f"not compiled: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
+        step.forward_hidden, step.loss_chunk = eager
+        log(f"torch.compile is off: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
         return False
     return True
 
 
 @cache
 def register_attention_ops() -> None:
-    """Tell the compiler the shapes and the derivative of our own attention, which it calls on a CPU."""
+    """Register shapes and derivative of the attention kernel, which compiled code calls on a CPU."""
     torch.library.register_fake("lmpipe::causal_attention", causal_attention_fake)
     torch.library.register_fake("lmpipe::causal_attention_backward", causal_attention_backward_fake)
     torch.library.register_autograd(
@@ -114,7 +121,7 @@ def register_attention_ops() -> None:
 
 
 def make_deterministic() -> None:
-    """Let the compiler choose by rules, not by timing: a choice that differs would change the last digits."""
+    """Let the compiler choose by rules instead of timings, which could change the last digits."""
     from torch._inductor import config
 
     if hasattr(config, "deterministic"):

@@ -1,80 +1,90 @@
-"""The device that computes: found at run time, never named in a study."""
+"""Devices: which there are, their memory, deterministic settings, and locks that give each run a GPU of its own.
+
+A study never names a device. A run holds its GPU by file locks (flock), so the GPU is free again however the process
+ends. The lock files are named by the GPU's UUID, so processes that number the GPUs differently (CUDA_VISIBLE_DEVICES, a
+cluster that hands out GPUs) still mean the same one.
+"""
 
 import contextlib
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
 import torch
 
 from lmpipe.errors import InputError
+from lmpipe.io.locks import file_lock
+from lmpipe.io.progress import log
 from lmpipe.provenance.environment import peak_memory_bytes as process_peak_memory_bytes
 from lmpipe.provenance.environment import processor_name
 
-# Options of glibc's mallopt, and their value: pieces up to that size are kept.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT_BYTES = 1 << 30
-# The most that glibc before 2.35 takes as M_MMAP_THRESHOLD.
-KEPT_BYTES_BEFORE = 1 << 25
-# A control group's files with its limit and what it uses, and the count of what files take of that: in the second and
-# the first version of control groups.
-GROUP_FILES = {
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt(3)
+KEPT_BYTES = 1 << 30  # freed blocks up to this size stay with the process
+KEPT_BYTES_OLD = 1 << 25  # the largest M_MMAP_THRESHOLD of glibc before 2.35
+# Files of a Linux control group with its limit and its usage, and the row of memory.stat with the cached file pages in
+# that usage; by whether the group belongs to version 1.
+CGROUP_FILES = {
     False: ("memory.max", "memory.current", "inactive_file"),
     True: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
+POLL_SECONDS = 0.5
+MAX_RUNS_PER_GPU = 16
 
 
 def available_devices() -> list[str]:
-    """The devices of this machine, the fastest first; the CPU is always there."""
-    found = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    return [*found, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+    """Return the names of this machine's devices, the fastest first; the last one is the CPU."""
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return [*gpus, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
 
 
-def find_device(name: str | None = None, rank: int = 0) -> torch.device:
-    """The device of that name (`cuda` is the first GPU), or the best one; raises InputError where it is not there.
+def find_device(name: str | None = None, local_rank: int = 0) -> torch.device:
+    """Return the device `name` ("cuda" is the first GPU), by default the fastest one.
 
-    Of several processes that train together, each takes a GPU of its own: that one, and those after it, by `rank`.
+    Process `local_rank` of several gets the GPU that many places further. Raises InputError if there is no such device.
     """
     available = available_devices()
-    wanted = available[0] if name is None else {"cuda": "cuda:0"}.get(name, name)
-    if wanted not in available:
+    first = available[0] if name is None else {"cuda": "cuda:0"}.get(name, name)
+    if first not in available:
+        raise InputError("--device", f"{name} is not a device of this machine", f"use {' or '.join(available)}")
+    if not first.startswith("cuda:"):
+        return torch.device(first)
+    device = f"cuda:{int(first.partition(':')[2]) + local_rank}"
+    if device not in available:
+        count = sum(gpu.startswith("cuda:") for gpu in available)
         raise InputError(
-            f"--device: expected one of {', '.join(available)}, found {name!r}; leave it out to take the best"
+            "--gpus",
+            f"process {local_rank} of this run would use {device}, and this machine has {count} GPUs",
+            "lower --gpus, or leave --device out",
         )
-    if rank and wanted.startswith("cuda:"):
-        first, wanted = wanted, f"cuda:{int(wanted.partition(':')[2]) + rank}"
-        if wanted not in available:
-            raise InputError(
-                f"--device: expected {rank} more GPUs after {first}, found {', '.join(available)}; leave it out, or "
-                "lower --processes"
-            )
-    return torch.device(wanted)
+    return torch.device(device)
 
 
 def device_name(device: torch.device) -> str:
-    """What the device calls itself, for the record."""
+    """Return the model name of the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return processor_name() if device.type == "cpu" else f"{device.type} ({processor_name()})"
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory held at once: of the GPU where there is one, otherwise of this process."""
+    """Return the peak memory of the GPU that this process has allocated, or on a CPU the peak of the process."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else process_peak_memory_bytes()
 
 
-def held_memory_bytes(device: torch.device) -> int:
-    """The memory held now: of the GPU where there is one, otherwise of this process."""
+def allocated_memory_bytes(device: torch.device) -> int:
+    """Return the memory of the GPU that this process has allocated now, or on a CPU its resident memory."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
 
 
-def forget_peak_memory(device: torch.device) -> None:
-    """Let the peak begin anew at what is held now: freed memory goes back to the system, and the mark is reset.
+def reset_peak_memory(device: torch.device) -> None:
+    """Reset the peak to the memory allocated now, after returning freed memory to the system.
 
-    Where the system resets no mark (proc(5), clear_refs), as on macOS, the peak stays that of the whole process.
+    On systems that cannot do that, such as macOS, the peak stays that of the whole process (proc(5), clear_refs).
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -86,59 +96,134 @@ def forget_peak_memory(device: torch.device) -> None:
 
 
 def free_memory_bytes(device: torch.device) -> int:
-    """The memory that this process could still take: of the GPU where there is one, otherwise of the machine.
+    """Return the memory that this process can still allocate: of the GPU, or on a CPU of the machine.
 
-    A cluster's job or a container may be given less than the machine has; it is killed where it takes more.
+    A cluster's job or a container may have less than the machine, and is killed if it takes more.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min([psutil.virtual_memory().available, *group_rooms()])
+    return min([psutil.virtual_memory().available, *cgroup_available()])
 
 
-def group_rooms(own: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
-    """What each of Linux's control groups around this process still leaves it (cgroups(7)), where they have a limit."""
-    if not own.exists():
+def cgroup_available(
+    membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
+) -> Iterator[int]:
+    """Yield the bytes that each control group around this process still allows (cgroups(7)), if it has a limit."""
+    if not membership.exists():
         return
-    for line in own.read_text(encoding="utf-8").splitlines():
+    for line in membership.read_text(encoding="utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
-        root = mounted / "memory" if controllers else mounted
+        root = mount / "memory" if controllers else mount
         group = root / path.lstrip("/")
-        limit, used, cached = GROUP_FILES[bool(controllers)]
+        limit, used, cached = CGROUP_FILES[bool(controllers)]
         for folder in (group, *group.parents):
-            with contextlib.suppress(OSError, ValueError):  # no limit, or a group that is not seen from here
-                room = int((folder / limit).read_text()) - int((folder / used).read_text())
-                # What files left in memory makes room where it is needed.
+            with contextlib.suppress(OSError, ValueError):  # no limit, or a group that is not visible from here
+                available = int((folder / limit).read_text()) - int((folder / used).read_text())
+                # Cached file pages are dropped when memory is short.
                 counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                yield max(0, room + int(counts.get(cached, 0)))
+                yield max(0, available + int(counts.get(cached, 0)))
             if folder == root:
                 break
 
 
-def keep_freed_memory() -> None:
-    """Let the memory that a step frees stay with this process, for the next step.
+def configure_malloc() -> None:
+    """Let freed memory stay with this process, for the next step.
 
-    glibc gives large pieces back at once, and the system fills each with zeros when it is asked for again: a seventh
-    of the time of a small model's step.
+    glibc returns large blocks at once, and the system fills each with zeros when it is allocated again: a seventh of
+    the time of a small model's step.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-        # Where it is refused, the threshold would stay at its start, since setting one option ends its adaption.
+        # A refused value would leave the threshold at its minimum, because setting one option ends its adaptation.
         if not libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES):
-            libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES_BEFORE)
+            libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES_OLD)
 
 
-def compute_reproducibly(threads: int, device: torch.device) -> None:
-    """Fix what could change a result from one run to the next: the number of threads and the choice of algorithms."""
+def set_deterministic(threads: int, device: torch.device) -> None:
+    """Fix the number of threads and the choice of algorithms, so that a run repeats to the byte."""
     torch.set_num_threads(threads)
     if device.type == "cpu":
-        keep_freed_memory()
-        # What a run does there repeats itself anyway, and the call below takes two seconds: it loads torch's compiler.
+        configure_malloc()
+        # CPU algorithms are deterministic anyway, and the call below loads torch's compiler: two seconds.
         return
-    # cuBLAS repeats itself only with workspaces of fixed size, and reads this when it starts.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what names no device would otherwise allocate on the first GPU
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with fixed workspaces
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling new memory is for finding bugs, and costs a pass over every tensor.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over every new tensor, to find bugs
+
+
+# --- locks on GPUs ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def acquire_device(name: str | None = None, runs_per_gpu: int = 1) -> Iterator[torch.device]:
+    """Hold a device while the block runs: the one called `name`, or the first free GPU; waits if none is free.
+
+    Up to `runs_per_gpu` runs share a GPU; with 1 a run waits until no other uses it. CPUs are shared by all. Raises
+    InputError if there is no such device.
+    """
+    device = find_device(name)
+    if device.type != "cuda":
+        yield device
+        return
+    names = [str(device)] if name else [gpu for gpu in available_devices() if gpu.startswith("cuda:")]
+    uuids = {gpu: str(torch.cuda.get_device_properties(gpu).uuid) for gpu in names}
+    with acquire_gpu(uuids, runs_per_gpu, lock_folder()) as gpu:
+        yield torch.device(gpu)
+
+
+@contextlib.contextmanager
+def acquire_devices(name: str | None, count: int) -> Iterator[None]:
+    """Hold the devices of `count` processes on this machine while the block runs, each GPU for this run alone.
+
+    They are the ones that `find_device` gives their local ranks, locked in order, so that no two runs deadlock.
+    """
+    with contextlib.ExitStack() as stack:
+        for local_rank in range(count):
+            stack.enter_context(acquire_device(str(find_device(name, local_rank))))
+        yield
+
+
+def lock_folder() -> Path:
+    """Return the folder of this user's lock files on this machine; raise InputError if another user owns it."""
+    folder = Path(tempfile.gettempdir()) / f"lmpipe-gpus-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise InputError(folder, "belongs to another user", "set TMPDIR to another folder")
+    return folder
+
+
+@contextlib.contextmanager
+def acquire_gpu(uuids: Mapping[str, str], runs_per_gpu: int, folder: Path) -> Iterator[str]:
+    """Hold one of the GPUs `uuids`, given by name and UUID, while the block runs; yields its name."""
+    if runs_per_gpu > MAX_RUNS_PER_GPU:
+        raise InputError("--runs-per-gpu", f"is {runs_per_gpu}", f"use at most {MAX_RUNS_PER_GPU}")
+    is_logged = False
+    with contextlib.ExitStack() as locks:
+        while (name := try_acquire(uuids, runs_per_gpu, folder, locks)) is None:
+            if not is_logged:
+                log(f"waiting for a free GPU ({', '.join(uuids)})")
+                is_logged = True
+            time.sleep(POLL_SECONDS)
+        yield name
+
+
+def try_acquire(uuids: Mapping[str, str], runs_per_gpu: int, folder: Path, locks: contextlib.ExitStack) -> str | None:
+    """Lock a free GPU and return its name, or None; the locks are added to `locks`.
+
+    Each GPU has MAX_RUNS_PER_GPU lock files. A run that shares takes the lowest free one over all GPUs, so that GPUs
+    fill evenly; a run alone takes all files of a GPU.
+    """
+    slot_groups = [[slot] for slot in range(runs_per_gpu)] if runs_per_gpu > 1 else [list(range(MAX_RUNS_PER_GPU))]
+    for slots in slot_groups:
+        for name, uuid in uuids.items():
+            with contextlib.ExitStack() as trial, contextlib.suppress(BlockingIOError):
+                for slot in slots:
+                    trial.enter_context(file_lock(folder / f"{uuid}.{slot}"))
+                locks.push(trial.pop_all())
+                return name
+    return None

@@ -1,154 +1,167 @@
-"""Several processes that train one run together, each with a share of every batch: one for each GPU.
+"""Several processes that train one run together, started by torchrun: one for each GPU, or on the CPU.
 
-The first one is `lmpipe train` itself, which alone reads and writes; it starts the others, and they end with it.
+Rank 0 alone reads checkpoints and writes files. Each process computes its slice of every batch; the gradients are
+summed. `lmpipe train --gpus N` re-executes itself under torchrun, and calling torchrun by hand works the same way, also
+on several machines with a common file system:
+
+    torchrun --nproc-per-node 4 --no-python lmpipe train ...
 """
 
-import json
+import logging
 import os
-import subprocess
+import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import NoReturn
 
+import psutil
 import torch
 from torch import Tensor
 
+from lmpipe.errors import InputError
 from lmpipe.io.progress import log
 
-# Others wait for the first one while it evaluates and writes.
-LONGEST_WAIT = timedelta(days=1)
-# A process that waits for one that is gone may notice that by itself (gloo does, NCCL does not), within so long.
-NOTICED_SECONDS = 10.0
+COLLECTIVE_TIMEOUT = timedelta(days=1)  # the others wait for rank 0 while it evaluates and writes
+SHUTDOWN_SECONDS = 5  # from the failure of one process to the end of all
+PARENT_POLL_SECONDS = 1.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Processes:
-    """The processes of a run, seen from one of them: its `rank`, from 0, and how many there are (`count`)."""
+class ProcessGroup:
+    """The processes of a run, seen from the one with this `rank`; by default a run of one process."""
 
-    def __init__(self, rank: int = 0, count: int = 1):
-        self.rank, self.count = rank, count
+    def __init__(self, rank: int = 0, world_size: int = 1):
+        self.rank, self.world_size = rank, world_size
 
     @property
-    def is_first(self) -> bool:
-        """Whether this is the process that reads and writes."""
+    def is_main(self) -> bool:
+        """Whether this process reads and writes the run's files."""
         return self.rank == 0
 
-    def share(self, batch_size: int) -> slice:
-        """The rows of a batch that belong to this process: as many as the others have, or one more or less.
+    def local_slice(self, batch_size: int) -> slice:
+        """Return the rows of a batch that this process computes; the slices differ by at most one row.
 
-        >>> [Processes(rank, 3).share(8) for rank in range(3)]
+        >>> [ProcessGroup(rank, 3).local_slice(8) for rank in range(3)]
         [slice(0, 2, None), slice(2, 5, None), slice(5, 8, None)]
         """
-        return slice(self.rank * batch_size // self.count, (self.rank + 1) * batch_size // self.count)
+        return slice(self.rank * batch_size // self.world_size, (self.rank + 1) * batch_size // self.world_size)
 
-    def sum_gradients(self, parameters: list[Tensor], loss: Tensor) -> Tensor:
-        """Replace every gradient by its sum over all processes, and return the sum of the losses."""
-        if self.count == 1:
+    def all_reduce_gradients(self, parameters: list[Tensor], loss: Tensor) -> Tensor:
+        """Replace each gradient by its sum over the processes, and return the sum of the losses (a scalar)."""
+        if self.world_size == 1:
             return loss
-        # One message for all of them; afterwards the gradients are views of it.
+        # One message for all gradients, which are views of it afterwards.
         message = torch.cat([*(parameter.grad.flatten() for parameter in parameters), loss.flatten()])
-        torch.distributed.all_reduce(message)
+        with self.exit_on_failure():
+            torch.distributed.all_reduce(message)
         sizes = [parameter.numel() for parameter in parameters]
         for parameter, gradient in zip(parameters, message[:-1].split(sizes), strict=True):
             parameter.grad = gradient.view_as(parameter)
         return message[-1]
 
-    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
-        """Give all processes the first one's tensors."""
-        if self.count > 1:
-            for tensor in tensors:
-                torch.distributed.broadcast(tensor, src=0)
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors of every process with those of rank 0."""
+        if self.world_size > 1:
+            with self.exit_on_failure():
+                for tensor in tensors:
+                    torch.distributed.broadcast(tensor, src=0)
+
+    def broadcast_flag(self, flag: bool, device: torch.device) -> bool:
+        """Return the `flag` of rank 0."""
+        if self.world_size == 1:
+            return flag
+        tensor = torch.tensor(int(flag), device=device)
+        self.broadcast([tensor])
+        return bool(tensor)
+
+    @contextmanager
+    def exit_on_failure(self) -> Iterator[None]:
+        """End this process with one line if a collective fails: another process has ended, and reported why."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or [""])[0][:200]
+            log(f"process {self.rank} lost the others ({reason}); the same command resumes from the last checkpoint")
+            raise SystemExit(1) from None
 
 
 @contextmanager
-def together(count: int, device: torch.device, job: dict[str, Any]) -> Iterator[Processes]:
-    """Start the other processes of a run, and be the first of them while the block runs.
+def join_process_group(device: torch.device) -> Iterator[ProcessGroup]:
+    """Join the processes that torchrun started, with NCCL on GPUs and Gloo on CPUs, while the block runs.
 
-    `job` holds, as JSON values, the arguments that `lmpipe.training.trainer.follow` has in each of the others.
+    From here on SIGTERM and SIGINT reach rank 0 alone, which saves a checkpoint and then stops all.
     """
-    if count == 1:
-        yield Processes()
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        started = [start(rank, count, folder, job) for rank in range(1, count)]
-        is_over = threading.Event()
-        for process in started:
-            threading.Thread(target=end_with, args=(process, is_over), daemon=True).start()
-        try:
-            yield join(0, count, meeting_place(folder), device)
-        finally:
-            is_over.set()
-            for process in started:
-                process.stdin.close()
-            if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
-            for process in started:
-                process.wait()
-
-
-def start(rank: int, count: int, folder: str, job: dict[str, Any]) -> subprocess.Popen:
-    """Start one of the other processes. It ends when its standard input does, and so with the first one."""
-    process = subprocess.Popen([sys.executable, "-m", "lmpipe.training.distributed"], stdin=subprocess.PIPE, text=True)
-    process.stdin.write(json.dumps({"rank": rank, "count": count, "folder": folder, "job": job}) + "\n")
-    process.stdin.flush()
-    return process
-
-
-def end_with(process: subprocess.Popen, is_over: threading.Event) -> None:
-    """End this process where one of the others fails before the run is over: it would wait for that one's share.
-
-    One that has made its share of all steps ends well, while the first one still evaluates.
-    """
-    code = process.wait()
-    if code and not is_over.wait(NOTICED_SECONDS):
-        log(f"a process of this run ended with exit code {code}; the same command goes on from the last checkpoint")
-        os._exit(1)
-
-
-def meeting_place(folder: str) -> str:
-    """Where the processes of one machine meet: a file in a folder."""
-    return (Path(folder) / "meeting").as_uri()
-
-
-def join(rank: int, count: int, place: str, device: torch.device) -> Processes:
-    """Meet the other processes of a run, at a place that torch.distributed.init_process_group knows."""
-    if device.type == "cuda":
-        # So that nothing lands on the first device by default.
-        torch.cuda.set_device(device)
-    if sys.platform == "linux" and place.startswith("file:"):
-        # They are on one machine; its name need not resolve.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
+    if int(os.environ["RANK"]):
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    torch.distributed.init_process_group(backend, init_method=place, rank=rank, world_size=count, timeout=LONGEST_WAIT)
-    return Processes(rank, count)
+    torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    try:
+        yield ProcessGroup(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    finally:
+        torch.distributed.destroy_process_group()
 
 
-def end_with_input() -> None:
-    """End this process at once when its standard input ends."""
-    sys.stdin.read()
-    os._exit(0)
+def exit_with_parent(parent_id: int) -> None:
+    """Wait until the parent, torchrun, has ended, then end this process: torchrun's children survive its SIGKILL."""
+    while os.getppid() == parent_id:
+        time.sleep(PARENT_POLL_SECONDS)
+    os._exit(1)
 
 
-def main() -> None:
-    """Be one of the other processes, as the first one asks."""
-    import signal
+def choose_world_size(processes: int, gpus: int, device: torch.device, batch_size: int) -> int:
+    """Return the number of processes of a run: `processes`, or on GPUs at least `gpus`.
 
-    from lmpipe.training.devices import find_device
-    from lmpipe.training.trainer import follow
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # The first one decides when all end, after it has saved.
-        signal.signal(number, signal.SIG_IGN)
-    asked = json.loads(sys.stdin.readline())
-    threading.Thread(target=end_with_input, daemon=True).start()
-    rank, count = asked["rank"], asked["count"]
-    device = find_device(asked["job"]["device"], rank)
-    follow(asked["job"], device, join(rank, count, meeting_place(asked["folder"]), device))
+    Raises InputError for more processes than GPUs, or than sequences in a batch.
+    """
+    if device.type == "cuda":
+        processes = max(processes, gpus)
+        if processes > (count := torch.cuda.device_count()):
+            raise InputError(f"--gpus {processes}", f"this machine has {count} GPUs", f"use --gpus {count}")
+    if processes > batch_size:
+        remedy = f"use at most {batch_size} processes or GPUs"
+        raise InputError(f"--processes {processes}", f"a batch has only {batch_size} sequences", remedy)
+    return processes
 
 
-if __name__ == "__main__":
-    main()
+def relaunch(world_size: int, threads: int) -> NoReturn:
+    """Re-execute this program in `world_size` processes under torchrun, and exit with their exit code."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    # torchrun's own handlers would give the processes 30 s to save, whatever a step takes. Its environment variables
+    # for options that older versions do not have are ignored by these.
+    os.environ |= {"PET_SIGNALS_TO_HANDLE": "SIGQUIT", "PET_SHUTDOWN_TIMEOUT": str(SHUTDOWN_SECONDS)}
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine, whose name need not resolve
+    logging.disable(logging.CRITICAL)  # the processes report their errors themselves
+    for number in STOP_SIGNALS:
+        signal.signal(number, forward_signal)
+    with tempfile.TemporaryDirectory() as log_dir:
+        options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(world_size)]
+        command = ["--log-dir", log_dir, "--no-python", sys.executable, *sys.orig_argv[1:]]
+        try:
+            torchrun([*options, *command])
+        except ChildFailedError as error:
+            code = error.get_first_failure()[1].exitcode
+            raise SystemExit(code if code > 0 else 128 - code) from None
+        except SignalException as error:
+            raise SystemExit(128 + error.sigval) from None
+    raise SystemExit(0)
+
+
+def forward_signal(number: int, frame: FrameType | None) -> None:
+    """Send a signal to the processes of the run, or exit if none has started."""
+    if not (children := psutil.Process().children()):
+        raise SystemExit(128 + number)
+    for child in children:
+        child.send_signal(number)

@@ -1,4 +1,4 @@
-"""The loss of a model on held-out tokens: curves over fixed windows, and the whole split in nats and bits."""
+"""Loss of a model on held-out tokens: fixed windows for learning curves, the whole split for the final result."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,9 +19,9 @@ from lmpipe.tokenizer.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the whole validation split says of a model. Losses are in nats.
+    """Loss on the whole validation split, in nats per token and bits per byte.
 
-    `validation_tokens` counts all targets; bytes and bits leave out the delimiters between documents.
+    `validation_tokens` counts all targets; bytes and bits leave out the end-of-text tokens between documents.
     """
 
     loss: float
@@ -31,9 +31,9 @@ class Evaluation:
 
 
 def next_token_losses(model: TransformerLM, inputs: Tensor, targets: Tensor, precision: str) -> Tensor:
-    """The loss of each target in nats, float32 (batch * seq,), for token ids (batch, seq).
+    """Return the loss of each target in nats, float32 (batch * seq,), for token ids (batch, seq).
 
-    With precision `bfloat16` the matrix products are made in it, and the logits' softmax still in float32.
+    With precision `bfloat16` the matrix products use it, the softmax still float32.
     """
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=autocast_type(precision) is not None):
         logits = model(inputs)
@@ -43,19 +43,19 @@ def next_token_losses(model: TransformerLM, inputs: Tensor, targets: Tensor, pre
 def window_batches(
     tokens: Tokens, context_length: int, limit_tokens: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The fixed validation windows in batches (batch, seq) of equal length; a shorter last window comes alone."""
-    at_once = max(1, EVAL_BATCH_TOKENS // context_length)
-    held: list[tuple[np.ndarray, np.ndarray]] = []
+    """Yield the fixed validation windows as (inputs, targets), each (batch, seq); a shorter last window comes alone."""
+    batch_size = max(1, EVAL_BATCH_TOKENS // context_length)
+    windows: list[tuple[np.ndarray, np.ndarray]] = []
     for window in validation_windows(tokens, context_length, limit_tokens):
-        if held and (len(held) == at_once or len(window[0]) != len(held[0][0])):
-            yield stacked(held)
-            held = []
-        held.append(window)
-    yield stacked(held)
+        if windows and (len(windows) == batch_size or len(window[0]) != len(windows[0][0])):
+            yield stack_windows(windows)
+            windows = []
+        windows.append(window)
+    yield stack_windows(windows)
 
 
-def stacked(windows: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
-    """Windows of one length as inputs and targets (batch, seq)."""
+def stack_windows(windows: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
+    """Stack windows of one length to inputs and targets, each (batch, seq)."""
     inputs, targets = zip(*windows, strict=True)
     return torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(targets))
 
@@ -64,7 +64,7 @@ def stacked(windows: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tenso
 def losses_by_batch(
     model: TransformerLM, batches: Iterator[tuple[Tensor, Tensor]] | list[tuple[Tensor, Tensor]], precision: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Targets and their losses (batch * seq,) for each batch, float64 on the CPU, where sums do not round."""
+    """Yield targets and losses of each batch, both (batch * seq,); losses are float64, whose sums round less."""
     device = model.lm_head.weight.device
     for inputs, targets in batches:
         losses = next_token_losses(model, inputs.to(device), targets.to(device), precision)
@@ -72,13 +72,13 @@ def losses_by_batch(
 
 
 def mean_loss(model: TransformerLM, batches: list[tuple[Tensor, Tensor]], precision: str) -> float:
-    """Nats per token over all targets of the batches."""
+    """Return the mean loss over all targets of the batches, in nats per token."""
     total = sum(losses.sum().item() for _, losses in losses_by_batch(model, batches, precision))
     return total / sum(targets.numel() for _, targets in batches)
 
 
-def text_bytes_of(tokenizer: Vocabulary) -> Tensor:
-    """How many bytes of text each id stands for, int64 (vocab,): none for the delimiter between documents."""
+def token_byte_lengths(tokenizer: Vocabulary) -> Tensor:
+    """Return the number of text bytes of each token id, int64 (vocab,); 0 for end of text."""
     lengths = torch.zeros(tokenizer.vocab_size, dtype=torch.int64)
     for token_id, token in tokenizer.vocab.items():
         lengths[token_id] = 0 if token == END_OF_TEXT.encode() else len(token)
@@ -88,18 +88,18 @@ def text_bytes_of(tokenizer: Vocabulary) -> Tensor:
 def evaluate(
     model: TransformerLM,
     tokens: Tokens,
-    text_bytes: Tensor,
+    byte_lengths: Tensor,
     precision: str,
     after_batch: Callable[[int], None],
 ) -> Evaluation:
-    """The loss on a whole split, and per byte of its text; `after_batch` hears the targets of each batch.
+    """Evaluate a whole split; `after_batch(n)` is called after each batch with its number of targets.
 
-    `text_bytes` (vocab,) comes from `text_bytes_of`. The first token is no target, so its bytes do not count.
+    `byte_lengths` (vocab,) comes from `token_byte_lengths`. The first token is not a target, so its bytes do not count.
     """
     nats = text_nats = 0.0
     targets_seen = bytes_seen = 0
     for targets, losses in losses_by_batch(model, window_batches(tokens, model.config.context_length), precision):
-        lengths = text_bytes[targets]
+        lengths = byte_lengths[targets]
         nats += losses.sum().item()
         text_nats += losses[lengths > 0].sum().item()
         targets_seen += targets.numel()

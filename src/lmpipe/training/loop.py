@@ -1,8 +1,8 @@
-"""The course of a run in one process: which batch, rate and parts each step has, and how it is computed."""
+"""Per-process training loop: batch, learning rate and execution (compiled? micro-batches?) of each step."""
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,127 +10,154 @@ from torch import Tensor
 from lmpipe.data.token_dataset import CHUNK_TOKENS, Tokens, batch_starts, get_batch
 from lmpipe.model.accounting import forward_flops
 from lmpipe.model.transformer import TransformerLM, init_stds
-from lmpipe.training.compile import compile_step, is_worthwhile
-from lmpipe.training.devices import free_memory_bytes
-from lmpipe.training.distributed import Processes
-from lmpipe.training.micro_batching import find_micro_batch_size
+from lmpipe.training.compile import compile_step, should_compile
+from lmpipe.training.devices import device_name, free_memory_bytes
+from lmpipe.training.distributed import ProcessGroup
 from lmpipe.training.optimizer import cosine_lr
 from lmpipe.training.run_config import RunInputs
-from lmpipe.training.step import Taken, TrainingStep, Watch
+from lmpipe.training.run_store import InitDigest
+from lmpipe.training.step import DivergenceMonitor, StepResult, TrainingStep, find_micro_batch_size
 
-# A GPU is given so many steps before the host waits for what came of them.
-GPU_STEPS_AT_ONCE = 16
-# The share of a GPU's free memory that the training tokens may take.
-RESIDENT_SHARE = 0.25
+GPU_STEPS_PER_SYNC = 16
+MAX_DEVICE_FRACTION = 0.25  # of a GPU's free memory, for the training tokens
 
 
-class ResidentTokens:
-    """The training tokens as a tensor on the device, from which batches are taken without the host."""
+@dataclass(frozen=True)
+class Execution:
+    """Choices beside the settings that decide the last digits of a result; kept for the whole run."""
+
+    device: str
+    threads: int
+    processes: int
+    compile: bool
+    micro_batch_size: int
+
+
+class DeviceTokens:
+    """Training tokens on the device, which are gathered to batches without the host."""
 
     def __init__(self, tokens: Tokens, device: torch.device):
-        # torch reckons with signed integers alone: the bits are kept, and the sign is taken off again.
+        # torch has few operations on unsigned integers: the bits are stored as signed, and masked when they are read.
         signed, self.mask = ("<i2", 0xFFFF) if tokens.dtype.itemsize == 2 else ("<i4", 0xFFFFFFFF)
         self.ids = torch.empty(len(tokens), dtype=torch.int16 if signed == "<i2" else torch.int32, device=device)
         for start in range(0, len(tokens), CHUNK_TOKENS):
-            part = torch.from_numpy(tokens[start : start + CHUNK_TOKENS].view(signed).copy())
-            self.ids[start : start + len(part)] = part.to(device)
+            chunk = torch.from_numpy(tokens[start : start + CHUNK_TOKENS].view(signed).copy())
+            self.ids[start : start + len(chunk)] = chunk.to(device)
 
-    def batch(self, starts: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (batch, seq) of the windows that begin at starts (batch,)."""
-        places = starts[:, None] + torch.arange(context_length + 1, device=starts.device)
-        windows = self.ids[places].long() & self.mask
+    def get_batch(self, starts: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets, each (batch, seq), of the windows that start at `starts` (batch,)."""
+        indices = starts[:, None] + torch.arange(context_length + 1, device=starts.device)
+        windows = self.ids[indices].long() & self.mask
         return windows[:, :-1], windows[:, 1:]
 
 
-def weight_digests(model: TransformerLM) -> dict[str, dict[str, Any]]:
-    """The size and digest of every matrix of a model on the CPU, by which models that begin alike are known."""
-    return {name: {"parameters": weight.numel(), "sha256": digest(weight)} for name, weight, _ in init_stds(model)}
+def init_digests(model: TransformerLM) -> dict[str, InitDigest]:
+    """Digest each weight matrix of a model on the CPU; equal digests show that runs are paired."""
+    return {
+        name: InitDigest(parameters=weight.numel(), sha256=digest_weight(weight))
+        for name, weight, _ in init_stds(model)
+    }
 
 
-def digest(weight: Tensor) -> str:
-    """The first half of the SHA-256 of a matrix on the CPU."""
+def digest_weight(weight: Tensor) -> str:
+    """Return the first half of the SHA-256 of a matrix on the CPU."""
     return hashlib.sha256(weight.detach().contiguous().numpy().tobytes()).hexdigest()[:32]
 
 
-class Course:
-    """The steps of one run, as this process makes its share of them."""
+def evaluation_steps(steps: int, num_evaluations: int) -> frozenset[int]:
+    """Return the steps after which the curve is evaluated: evenly spread, the last one included.
 
-    def __init__(self, inputs: RunInputs, device: torch.device, processes: Processes | None = None):
-        self.inputs, self.device, self.processes = inputs, device, processes or Processes()
+    >>> sorted(evaluation_steps(10, 3))
+    [3, 7, 10]
+    """
+    return frozenset(max(1, round(steps * part / num_evaluations)) for part in range(1, num_evaluations + 1))
+
+
+class TrainLoop:
+    """Steps of one run on this process's slice of each batch."""
+
+    def __init__(self, inputs: RunInputs, device: torch.device, threads: int, group: ProcessGroup | None = None):
+        self.inputs, self.device, self.threads, self.group = inputs, device, threads, group or ProcessGroup()
         model = TransformerLM(inputs.model, inputs.seed)
-        self.init_digests = weight_digests(model) if self.processes.is_first else {}
+        self.init_digests = init_digests(model) if self.group.is_main else {}
         self.model = model.to(device)
-        self.watch = Watch(device, inputs.warmup_steps)
-        self.step = TrainingStep(self.model, inputs.training, self.watch, self.processes)
+        self.monitor = DivergenceMonitor(device, inputs.warmup_steps)
+        self.step = TrainingStep(self.model, inputs.training, self.monitor, self.group)
         self.optimizer = self.step.optimizer
+        self.evaluation_steps = evaluation_steps(inputs.steps, inputs.training.num_evaluations)
         tokens = inputs.train.tokens
-        bytes_on_device = len(tokens) * tokens.dtype.itemsize
-        is_resident = device.type == "cuda" and bytes_on_device < RESIDENT_SHARE * free_memory_bytes(device)
-        self.resident = ResidentTokens(tokens, device) if is_resident else None
+        num_bytes = len(tokens) * tokens.dtype.itemsize
+        fits = device.type == "cuda" and num_bytes < MAX_DEVICE_FRACTION * free_memory_bytes(device)
+        self.device_tokens = DeviceTokens(tokens, device) if fits else None
 
-    def decide(self, recorded: dict[str, Any], cache: Path) -> dict[str, Any]:
-        """Settle whether the step is compiled, and into how many parts a batch is taken; as `recorded`, if it is.
+    def choose_execution(self, recorded: Execution | None, cache: Path) -> Execution:
+        """Choose whether the step is compiled, and its micro-batch size, as `recorded` if the run is resumed.
 
-        Both depend on the whole run, and stay for all of it: they decide the last digits. The first process decides.
+        Rank 0 chooses for all processes. `cache` keeps compiled code. Returns the present execution.
         """
-        training, share = self.inputs.training, -(-self.inputs.training.batch_size // self.processes.count)
-        decided = torch.zeros(2, dtype=torch.int64, device=self.device)
-        if self.processes.is_first:
-            decided[0] = recorded.get("compile", is_worthwhile(training.compile, self.flops, self.device))
-            decided[1] = recorded.get("micro_batch_size") or find_micro_batch_size(
-                self.step, self.inputs.model, training, share
-            )
-        self.processes.copy_from_first([decided])
-        is_compiled, self.step.micro_batch_size = bool(decided[0]), int(decided[1])
+        training, group = self.inputs.training, self.group
+        choice = torch.zeros(2, dtype=torch.int64, device=self.device)
+        if recorded is not None:
+            choice[0], choice[1] = recorded.compile, recorded.micro_batch_size
+        elif group.is_main:
+            choice[0] = should_compile(training.compile, self.training_flops, self.device)
+            choice[1] = find_micro_batch_size(self.step, -(-training.batch_size // group.world_size))
+        group.broadcast([choice])
+        is_compiled, self.step.micro_batch_size = bool(choice[0]), int(choice[1])
         if is_compiled:
-            own = self.processes.share(training.batch_size)
-            is_compiled = compile_step(self.step, own.stop - own.start, cache)
-        return {"compile": is_compiled, "micro_batch_size": self.step.micro_batch_size}
+            rows = group.local_slice(training.batch_size)
+            is_compiled = compile_step(self.step, rows.stop - rows.start, cache)
+        name = device_name(self.device)
+        return Execution(name, self.threads, group.world_size, is_compiled, self.step.micro_batch_size)
 
     @property
-    def flops(self) -> int:
+    def training_flops(self) -> int:
         """Matrix-multiply FLOPs of all steps; a backward pass costs as much as two forward passes."""
         return 3 * forward_flops(self.inputs.model) * self.inputs.training.batch_size * self.inputs.steps
 
-    def start_together(self, step: int) -> int:
-        """Give all processes the weights, moments and losses that the first one has after a step; return that step."""
-        made = torch.tensor(step, device=self.device)
-        optimizer, watch = self.optimizer, self.watch
+    def broadcast_state(self, step: int) -> int:
+        """Give all processes the weights, moments and losses of rank 0 after `step`, and return that step."""
+        step_tensor = torch.tensor(step, device=self.device)
+        optimizer, monitor = self.optimizer, self.monitor
         moments = [*optimizer.exp_avg.values(), *optimizer.exp_avg_sq.values()]
         weights = [parameter.data for parameter in self.model.parameters()]
-        tensors = [*weights, *moments, optimizer.updates, watch.initial, watch.latest, watch.halted, made]
-        self.processes.copy_from_first(tensors)
-        return int(made)
+        losses = [monitor.initial_loss, monitor.recent_losses, monitor.diverged]
+        self.group.broadcast([*weights, *moments, optimizer.step_count, *losses, step_tensor])
+        return int(step_tensor)
 
     def learning_rate(self, step: int) -> float:
-        """The rate of a step; steps count from 1, so that no update is wasted at rate 0."""
+        """Return the learning rate of a step; steps count from 1, so that no update has rate 0."""
         training = self.inputs.training
         min_lr = training.max_lr * training.min_lr_ratio
         return cosine_lr(step, training.max_lr, min_lr, self.inputs.warmup_steps, self.inputs.steps)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (batch, seq) of this process's share of a step, on the device."""
+    def get_batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets, each (batch, seq), of this process's slice of a step, on the device."""
         inputs, batch_size = self.inputs, self.inputs.training.batch_size
         tokens, context_length = inputs.train.tokens, inputs.model.context_length
-        share = self.processes.share(batch_size)
-        if self.resident is None:
+        rows = self.group.local_slice(batch_size)
+        if self.device_tokens is None:
             arrays = get_batch(tokens, inputs.seed, step, batch_size, context_length)
-            return tuple(torch.from_numpy(array[share]).to(self.device) for array in arrays)
-        starts = torch.from_numpy(batch_starts(len(tokens), inputs.seed, step, batch_size, context_length)[share])
-        # From pinned memory the copy does not wait.
-        return self.resident.batch(starts.pin_memory().to(self.device, non_blocking=True), context_length)
+            return tuple(torch.from_numpy(array[rows]).to(self.device) for array in arrays)
+        starts = torch.from_numpy(batch_starts(len(tokens), inputs.seed, step, batch_size, context_length)[rows])
+        # A copy from pinned memory does not wait for the GPU.
+        return self.device_tokens.get_batch(starts.pin_memory().to(self.device, non_blocking=True), context_length)
 
-    def steps_at_once(self) -> int:
-        """How many steps are made before the host looks at what came of them; a CPU does not run ahead."""
-        return GPU_STEPS_AT_ONCE if self.device.type == "cuda" else 1
+    def steps_per_sync(self) -> int:
+        """Return the number of steps before the host fetches their results; a CPU does not run ahead."""
+        return GPU_STEPS_PER_SYNC if self.device.type == "cuda" else 1
 
-    def make_steps(self, first: int, last: int) -> list[Taken]:
-        """Make the steps from `first` to `last`, and tell what they came to, up to one with which the run diverged."""
+    def run_chunk(self, first: int) -> list[StepResult]:
+        """Run the steps from `first` to the next sync, evaluation or end; return results up to a diverged step."""
+        last = min(first + self.steps_per_sync() - 1, self.inputs.steps)
+        last = next((step for step in range(first, last) if step in self.evaluation_steps), last)
         for step in range(first, last + 1):
-            self.step.make(step, *self.batch(step), self.learning_rate(step))
-        return self.step.fetch()
+            self.step.run(step, *self.get_batch(step), self.learning_rate(step))
+        return self.step.collect()
 
-    def last_at_once(self, first: int, stops: frozenset[int]) -> int:
-        """The last of the steps that are made at once from `first` on: none of `stops`, or the run's end, is passed."""
-        limit = min(first + self.steps_at_once() - 1, self.inputs.steps)
-        return next((step for step in range(first, limit) if step in stops), limit)
+    def run_worker(self, cache: Path) -> None:
+        """Run this process's share of the run, until rank 0 ends it."""
+        self.choose_execution(None, cache)
+        step = self.broadcast_state(0)
+        while self.group.broadcast_flag(False, self.device):
+            step += len(self.run_chunk(step + 1))

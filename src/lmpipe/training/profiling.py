@@ -1,24 +1,23 @@
-"""What a study's own model really takes, beside what the accounting predicts: parameters, FLOPs, bytes and speed."""
+"""Profile of one training step, measured and predicted: parameters, FLOPs, bytes, and the device's speed."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lmpipe.io.documents import Document
 from lmpipe.model.accounting import FLOAT32_BYTES, count_parameters, forward_flops
-from lmpipe.model.activation_memory import account_activations
+from lmpipe.model.activation_memory import ActivationAccounting, account_activations
 from lmpipe.model.functional import autocast_type
 from lmpipe.model.torch_counts import count_torch_flops
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
-from lmpipe.training.devices import compute_reproducibly, device_name, peak_memory_bytes
-from lmpipe.training.gpu_locks import held_device
-from lmpipe.training.step import TrainingStep, Watch
+from lmpipe.training.devices import acquire_device, device_name, peak_memory_bytes, set_deterministic
+from lmpipe.training.step import DivergenceMonitor, TrainingStep
 
-# The part of the model that each of its modules is counted to; the rest of a name says which layer it belongs to.
+# Part of the model that each module belongs to; other components of a module's name are layers.
 PART_OF_MODULE = {
     "token_embeddings": "embedding",
     "ln1": "norms",
@@ -28,149 +27,199 @@ PART_OF_MODULE = {
     "ffn": "feed_forward",
     "lm_head": "lm_head",
 }
-# The ceiling is the fastest product of two square matrices, of a side at which larger ones are no faster.
-MATMUL_SIDE = {"cpu": 1024, "mps": 2048, "cuda": 8192}
+MATMUL_SIDE = {"cpu": 1024, "mps": 2048, "cuda": 8192}  # larger square matrices are multiplied no faster
 MATMUL_SECONDS = 1.0
-FEWEST_PRODUCTS = 3
+MIN_MATMULS = 3
 
 
-def measure_model(
+class StepCost(Document):
+    """Size and work of one training step."""
+
+    parameters: int
+    """Number of parameters."""
+    parameter_bytes: int
+    """Memory of the parameters."""
+    gradient_bytes: int
+    """Memory of their gradients."""
+    moment_bytes: int
+    """Memory of AdamW's moments."""
+    forward_flops: int
+    """Matrix-multiply FLOPs of the forward pass of a batch."""
+    step_flops: int
+    """Matrix-multiply FLOPs of the forward and the backward pass of a batch."""
+
+
+class PredictedStep(StepCost):
+    """Closed formulas for a step."""
+
+    activations: ActivationAccounting
+    """What the forward pass saves for the backward pass."""
+
+
+class MeasuredStep(StepCost):
+    """Measurement of a step on this machine; FLOPs are counted by torch on the meta device."""
+
+    process_bytes: int
+    """Peak memory of the process before it has this model."""
+    saved_bytes: int
+    """Tensors that autograd saves for the backward pass."""
+    saved_bytes_by_part: dict[str, int]
+    """The same by part of the model."""
+    matmul_flops_per_second: float
+    """Fastest product of two large matrices on the device with these threads, in the training's precision."""
+
+
+class StepProfile(Document):
+    """model_measurements.json: one training step of the study's model, predicted and measured."""
+
+    model: ModelConfig
+    """The transformer."""
+    batch_size: int
+    """Sequences of the batch."""
+    precision: str
+    """Type of matrix products."""
+    device: str
+    """Model name of the processor or GPU."""
+    threads: int
+    """Threads of torch."""
+    predicted: PredictedStep
+    """Closed formulas."""
+    measured: MeasuredStep
+    """Measurements."""
+
+
+def profile_step(
     config: ModelConfig, training: TrainingSettings, *, threads: int = 1, device: str | None = None
-) -> dict[str, Any]:
-    """Measure one training step of a model at its batch size, predictions beside it: model_measurements.json.
-
-    Bytes are those of the process before it has this model, of the parameters, their gradients, the optimizer's
-    moments, and what the forward pass saves for the backward pass, by part. FLOPs are torch's count of a step on the
-    meta device, which computes nothing. `matmul_flops_per_second` is the device's ceiling with so many threads, in the
-    precision of the training.
-    """
-    with held_device(device) as found:
-        return measure_on(found, config, training, threads)
-
-
-def measure_on(found: torch.device, config: ModelConfig, training: TrainingSettings, threads: int) -> dict[str, Any]:
-    """The same on a device that no other process of this user computes on, if it is a GPU."""
-    compute_reproducibly(threads, found)
-    load_code(config, training, found)
-    process = peak_memory_bytes(found)
-    step = measure_step(config, training, found)
-    return {
-        "model": config.model_dump(mode="json"),
-        "batch_size": training.batch_size,
-        "precision": training.precision,
-        "device": device_name(found),
-        "threads": threads,
-        "predicted": predict(config, training),
-        "measured": {
-            "process_bytes": process,
-            **step,
-            **count_flops(config, training.batch_size),
-            "matmul_flops_per_second": matmul_flops_per_second(found, training.precision),
-        },
-    }
+) -> StepProfile:
+    """Measure one training step of a model at its batch size, beside its prediction."""
+    with acquire_device(device) as acquired:
+        set_deterministic(threads, acquired)
+        warm_up(config, training, acquired)
+        return StepProfile(
+            model=config,
+            batch_size=training.batch_size,
+            precision=training.precision,
+            device=device_name(acquired),
+            threads=threads,
+            predicted=predict_step(config, training),
+            measured=measure_step(config, training, acquired),
+        )
 
 
-def load_code(config: ModelConfig, training: TrainingSettings, device: torch.device) -> None:
-    """Make a step of a model of the same kind that takes next to no memory.
+def warm_up(config: ModelConfig, training: TrainingSettings, device: torch.device) -> None:
+    """Take a step of a tiny model of the same kind.
 
-    The first step of a process loads the code that computes, which takes more than a small model does.
+    The first step of a process loads the code that computes, which needs more memory than a small model.
     """
     smallest = {"d_model": 2 * config.num_heads, "d_ff": 2, "num_layers": 1, "context_length": 2, "vocab_size": 2}
     tiny, one = config.model_copy(update=smallest), training.model_copy(update={"batch_size": 1})
-    step = TrainingStep(TransformerLM(tiny, seed=0).to(device), one, Watch(device, warmup_steps=0))
-    step.make(1, *made_up_batch(tiny, 1, device), learning_rate=0.0)
-    step.fetch()
+    step = TrainingStep(TransformerLM(tiny, seed=0).to(device), one, DivergenceMonitor(device, warmup_steps=0))
+    step.run(1, *random_batch(tiny, 1, device), lr=0.0)
+    step.collect()
 
 
-def predict(config: ModelConfig, training: TrainingSettings) -> dict[str, Any]:
-    """What the closed forms say of the same step."""
+def predict_step(config: ModelConfig, training: TrainingSettings) -> PredictedStep:
+    """Evaluate the closed formulas for a step."""
     total, forward = count_parameters(config).total, training.batch_size * forward_flops(config)
-    return {
-        "parameters": total,
-        "parameter_bytes": FLOAT32_BYTES * total,
-        "gradient_bytes": FLOAT32_BYTES * total,
-        "moment_bytes": 2 * FLOAT32_BYTES * total,
-        "forward_flops": forward,
-        "step_flops": 3 * forward,
-        "activations": account_activations(config, training.precision, training.batch_size).model_dump(mode="json"),
-    }
+    return PredictedStep(
+        parameters=total,
+        parameter_bytes=FLOAT32_BYTES * total,
+        gradient_bytes=FLOAT32_BYTES * total,
+        moment_bytes=2 * FLOAT32_BYTES * total,
+        forward_flops=forward,
+        step_flops=3 * forward,
+        activations=account_activations(config, training.precision, training.batch_size),
+    )
 
 
-def measure_step(config: ModelConfig, training: TrainingSettings, device: torch.device) -> dict[str, Any]:
-    """One real training step of a new model, not compiled, on made-up tokens: the bytes of all that it holds."""
+def measure_step(config: ModelConfig, training: TrainingSettings, device: torch.device) -> MeasuredStep:
+    """Measure the memory and work of one uncompiled training step of a new model, and the device's speed."""
+    process_bytes = peak_memory_bytes(device)
+    step, saved_bytes_by_part = run_recorded(config, training, device)
+    optimizer = step.optimizer
+    return MeasuredStep(
+        parameters=sum(weight.numel() for weight in step.parameters),
+        parameter_bytes=sum(map(storage_bytes, step.parameters)),
+        gradient_bytes=sum(storage_bytes(weight.grad) for weight in step.parameters),
+        moment_bytes=sum(map(storage_bytes, [*optimizer.exp_avg.values(), *optimizer.exp_avg_sq.values()])),
+        forward_flops=count_torch_flops(config, training.batch_size),
+        step_flops=count_torch_flops(config, training.batch_size, backward=True),
+        process_bytes=process_bytes,
+        saved_bytes=sum(saved_bytes_by_part.values()),
+        saved_bytes_by_part=saved_bytes_by_part,
+        matmul_flops_per_second=matmul_flops_per_second(device, training.precision),
+    )
+
+
+def run_recorded(
+    config: ModelConfig, training: TrainingSettings, device: torch.device
+) -> tuple[TrainingStep, dict[str, int]]:
+    """Run both passes of a new model on random tokens; return its step, and the saved bytes by part of the model."""
     model = TransformerLM(config, seed=0).to(device)
-    step, saved = TrainingStep(model, training, Watch(device, warmup_steps=0)), SavedTensors(model)
-    inputs, targets = made_up_batch(config, training.batch_size, device)
-    with saved.watched():
+    step, saved = TrainingStep(model, training, DivergenceMonitor(device, warmup_steps=0)), SavedTensors(model)
+    inputs, targets = random_batch(config, training.batch_size, device)
+    with saved.recording():
         loss = step.loss(inputs, targets) / targets.numel()
     loss.backward()
-    optimizer, weights = step.optimizer, list(model.parameters())
-    return {
-        "parameters": sum(weight.numel() for weight in weights),
-        "parameter_bytes": sum(map(bytes_of, weights)),
-        "gradient_bytes": sum(bytes_of(weight.grad) for weight in weights),
-        "moment_bytes": sum(map(bytes_of, [*optimizer.exp_avg.values(), *optimizer.exp_avg_sq.values()])),
-        "saved_bytes": sum(saved.bytes_by_part.values()),
-        "saved_bytes_by_part": saved.bytes_by_part,
-    }
+    return step, saved.bytes_by_part
 
 
-def made_up_batch(config: ModelConfig, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Random inputs and targets, each (batch, seq) in memory of its own."""
+def random_batch(config: ModelConfig, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return random inputs and targets, each (batch, seq) with a storage of its own."""
     generator = torch.Generator().manual_seed(0)
     shape = (2, batch_size, config.context_length)
     inputs, targets = torch.randint(config.vocab_size, shape, generator=generator).unbind()
     return inputs.clone().to(device), targets.clone().to(device)
 
 
-def bytes_of(tensor: Tensor) -> int:
-    """The memory that a tensor keeps alive: all of its storage, of which it may be a part."""
+def storage_bytes(tensor: Tensor) -> int:
+    """Return the memory that a tensor keeps alive: its whole storage, even if it views a part."""
     return tensor.untyped_storage().nbytes()
 
 
 class SavedTensors:
-    """What autograd saves while a model computes a loss: bytes by part of the model, each memory counted once.
+    """Bytes that autograd saves while a model computes a loss, by part of the model; each storage counts once.
 
-    What the model holds anyway, its parameters and buffers, does not count.
+    Parameters and buffers do not count.
     """
 
     def __init__(self, model: nn.Module):
         self.bytes_by_part: dict[str, int] = {}
         self.model = model
-        held = [*model.parameters(), *model.buffers()]
-        # Tensors that are kept here cannot be freed, so that no memory appears twice under other contents.
-        self.seen: dict[int, Tensor] = {tensor.untyped_storage().data_ptr(): tensor for tensor in held}
-        self.at_work = ["loss"]
+        resident = [*model.parameters(), *model.buffers()]
+        # The tensors are kept alive, so that no address is reused by another storage.
+        self.seen: dict[int, Tensor] = {tensor.untyped_storage().data_ptr(): tensor for tensor in resident}
+        self.part_stack = ["loss"]
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Count what is saved inside."""
+    def recording(self) -> Iterator[None]:
+        """Count what is saved inside the block."""
         handles = []
         for name, module in self.model.named_modules():
             if (part := part_of(name)) is not None:
-                handles.append(module.register_forward_pre_hook(lambda *_, part=part: self.at_work.append(part)))
-                handles.append(module.register_forward_hook(lambda *_: self.leave()))
-        with torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor):
+                handles.append(module.register_forward_pre_hook(lambda *_, part=part: self.part_stack.append(part)))
+                handles.append(module.register_forward_hook(lambda *_: self._exit()))
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
             yield
         for handle in handles:
             handle.remove()
 
-    def leave(self) -> None:
-        """A module has done its work."""
-        self.at_work.pop()
+    def _exit(self) -> None:
+        """Leave a module; a hook must return None."""
+        self.part_stack.pop()
 
-    def pack(self, tensor: Tensor) -> Tensor:
-        """Count a tensor that is saved now."""
-        place = tensor.untyped_storage().data_ptr()
-        if place not in self.seen:
-            self.seen[place] = tensor
-            part = self.at_work[-1]
-            self.bytes_by_part[part] = self.bytes_by_part.get(part, 0) + bytes_of(tensor)
+    def _pack(self, tensor: Tensor) -> Tensor:
+        """Count a tensor that autograd saves."""
+        address = tensor.untyped_storage().data_ptr()
+        if address not in self.seen:
+            self.seen[address] = tensor
+            part = self.part_stack[-1]
+            self.bytes_by_part[part] = self.bytes_by_part.get(part, 0) + storage_bytes(tensor)
         return tensor
 
 
 def part_of(module: str) -> str | None:
-    """The part of the model that a module's name belongs to; None for the model and its layers as such.
+    """Return the part of the model that a module belongs to; None for the model and its layers.
 
     >>> part_of("layers.0.attn.qkv_proj"), part_of("layers.0")
     ('attention', None)
@@ -178,21 +227,16 @@ def part_of(module: str) -> str | None:
     return next((part for name, part in PART_OF_MODULE.items() if name in module.split(".")), None)
 
 
-def count_flops(config: ModelConfig, batch_size: int) -> dict[str, int]:
-    """Count the matrix-multiply FLOPs of a batch with torch: of the forward pass and of the whole step."""
-    forward, step = (count_torch_flops(config, batch_size, backward) for backward in (False, True))
-    return {"forward_flops": forward, "step_flops": step}
-
-
 def matmul_flops_per_second(device: torch.device, precision: str) -> float:
-    """The most FLOP/s that a product of two large square matrices reaches on the device."""
+    """Return the highest FLOP/s of a product of two large square matrices on the device."""
     side = MATMUL_SIDE[device.type]
-    # Random numbers, since a GPU multiplies constant ones faster.
-    left, right = (torch.randn((side, side)).to(device, autocast_type(precision) or torch.float32) for _ in range(2))
+    dtype = autocast_type(precision) or torch.float32
+    # Random numbers, because a GPU multiplies constant ones faster.
+    left, right = (torch.randn((side, side)).to(device, dtype) for _ in range(2))
     seconds: list[float] = []
-    while len(seconds) <= FEWEST_PRODUCTS or sum(seconds) < MATMUL_SECONDS:
+    while len(seconds) <= MIN_MATMULS or sum(seconds) < MATMUL_SECONDS:
         started = time.perf_counter()
-        # Reading one number of the product waits until a GPU has made it.
+        # Reading one number of the product waits for the GPU.
         (left @ right)[0, 0].item()
         seconds.append(time.perf_counter() - started)
     return 2 * side**3 / min(seconds[1:])

@@ -1,153 +1,217 @@
-"""One training step on its device: the gradients of a whole batch, an update, and the watch over divergence.
+"""One optimizer step: gradients of a (micro-batched, distributed) batch, clipping, update, divergence check.
 
-The host gives the work and waits for nothing: what came of the steps is fetched later, several at once.
+Nothing in a step waits for the GPU: scalars stay on the device, and `TrainingStep.collect` fetches those of several
+steps at once.
 """
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lmpipe.errors import InputError
+from lmpipe.model.accounting import account_adamw
 from lmpipe.model.functional import CrossEntropyChunk, autocast_type, cross_entropy_chunk, linear_cross_entropy
 from lmpipe.model.transformer import TransformerLM
-from lmpipe.study.settings import TrainingSettings
-from lmpipe.training.distributed import Processes
-from lmpipe.training.optimizer import AdamW, clipping_divisor, gradient_norm
+from lmpipe.study.settings import ModelConfig, TrainingSettings
+from lmpipe.training.devices import free_memory_bytes
+from lmpipe.training.distributed import ProcessGroup
+from lmpipe.training.optimizer import AdamW, clip_coefficient, grad_norm
 
-# A run has diverged when its loss, averaged over so many steps, lies so many nats above where it began.
-DIVERGENCE_STEPS = 20
-DIVERGENCE_NATS = 0.5
-
-Hidden = Callable[[Tensor], Tensor]
+DIVERGENCE_WINDOW = 20  # steps over which the training loss is averaged
+DIVERGENCE_NATS = 0.5  # rise of that average above the initial loss which counts as divergence
+MAX_MEMORY_FRACTION = 0.8  # of the free memory; an operating system kills a process that takes all of it
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What a step came to: loss in nats per token, gradient norm, and whether the run has diverged with it."""
+class StepResult:
+    """Loss (nats per token) and gradient norm of one step, and whether training has diverged."""
 
     loss: float
-    norm: float
+    grad_norm: float
     diverged: bool
 
     @property
     def is_updated(self) -> bool:
-        """Whether the update was made; one that would break the weights is not."""
-        return math.isfinite(self.loss) and math.isfinite(self.norm)
+        """Whether the weights were updated; an update that would make them non-finite is skipped."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
-class Watch:
-    """Judges on the device whether a run has diverged; from then on `halted` is 1, and nothing is updated any more.
+class DivergenceMonitor:
+    """Detects divergence on the device.
 
-    A loss or gradient that is not finite halts before its update, a loss that climbed after it. `warmup_steps` later
-    than DIVERGENCE_STEPS the climbing counts.
+    Once `diverged` is 1, the optimizer skips every further update, so the last finite weights survive until the host
+    reads it. A non-finite loss or gradient norm diverges before its update; a risen loss is checked after it, from
+    step `first_checked_step` on.
     """
 
     def __init__(self, device: torch.device, warmup_steps: int):
-        self.first_judged = warmup_steps + DIVERGENCE_STEPS
-        self.halted = torch.zeros((), device=device)
-        self.initial = torch.zeros((), device=device)
-        self.latest = torch.zeros(DIVERGENCE_STEPS, device=device)
+        self.first_checked_step = warmup_steps + DIVERGENCE_WINDOW
+        self.diverged = torch.zeros((), device=device)
+        self.initial_loss = torch.zeros((), device=device)
+        self.recent_losses = torch.zeros(DIVERGENCE_WINDOW, device=device)
 
-    def restore(self, step: int, initial: float, latest: list[float]) -> None:
-        """Put back what was seen up to a step: the first loss, and the latest ones in their order."""
-        self.initial.fill_(initial)
-        for back, loss in enumerate(reversed(latest)):
-            self.latest[(step - 1 - back) % DIVERGENCE_STEPS] = loss
-
-    @torch.no_grad()
-    def before_update(self, loss: Tensor, norm: Tensor) -> None:
-        """Halt where the update would break the weights."""
-        is_broken = ~(torch.isfinite(loss) & torch.isfinite(norm))
-        torch.maximum(self.halted, is_broken.to(self.halted.dtype), out=self.halted)
+    def restore(self, step: int, initial_loss: float, recent_losses: list[float]) -> None:
+        """Restore the state after `step` steps; `recent_losses` are the latest ones, the oldest first."""
+        self.initial_loss.fill_(initial_loss)
+        for age, loss in enumerate(reversed(recent_losses)):
+            self.recent_losses[(step - 1 - age) % DIVERGENCE_WINDOW] = loss
 
     @torch.no_grad()
-    def after_update(self, step: int, loss: Tensor) -> None:
-        """Halt where the loss has climbed; steps count from 1."""
+    def check_finite(self, loss: Tensor, norm: Tensor) -> None:
+        """Diverge if `loss` or `norm` is not finite; call before the update."""
+        not_finite = ~(torch.isfinite(loss) & torch.isfinite(norm))
+        torch.maximum(self.diverged, not_finite.to(self.diverged.dtype), out=self.diverged)
+
+    @torch.no_grad()
+    def check_loss(self, step: int, loss: Tensor) -> None:
+        """Diverge if the mean of the recent losses exceeds the initial loss by DIVERGENCE_NATS; steps count from 1."""
         if step == 1:
-            self.initial.copy_(loss)
-        self.latest[(step - 1) % DIVERGENCE_STEPS] = loss
-        if step >= self.first_judged:
-            has_climbed = self.latest.mean() - self.initial > DIVERGENCE_NATS
-            torch.maximum(self.halted, has_climbed.to(self.halted.dtype), out=self.halted)
+            self.initial_loss.copy_(loss)
+        self.recent_losses[(step - 1) % DIVERGENCE_WINDOW] = loss
+        if step >= self.first_checked_step:
+            risen = self.recent_losses.mean() - self.initial_loss > DIVERGENCE_NATS
+            torch.maximum(self.diverged, risen.to(self.diverged.dtype), out=self.diverged)
 
 
 class TrainingStep:
-    """Makes the steps of one run, a batch in as many parts as fit, in as many processes as there are.
+    """Optimizer steps of one run on this process's slice of each batch.
 
-    `hidden` is the model up to its output matrix, and `chunk` the loss of a few rows, as they are or compiled.
+    `forward_hidden` is the model up to its output matrix, and `loss_chunk` the loss of a few rows of logits; both may
+    be compiled. `micro_batch_size` sequences are computed at a time.
     """
 
     def __init__(
         self,
         model: TransformerLM,
         training: TrainingSettings,
-        watch: Watch,
-        processes: Processes | None = None,
+        monitor: DivergenceMonitor,
+        group: ProcessGroup | None = None,
     ):
-        self.model, self.training, self.watch = model, training, watch
-        self.processes = processes or Processes()
+        self.model, self.training, self.monitor = model, training, monitor
+        self.group = group or ProcessGroup()
         self.parameters = list(model.parameters())
-        self.optimizer = AdamW(model, training)
-        self.optimizer.skips = watch.halted
-        self.hidden: Hidden = model.forward_hidden
-        self.chunk: CrossEntropyChunk = cross_entropy_chunk
+        self.optimizer = AdamW(model, training, found_inf=monitor.diverged)
+        self.forward_hidden: Callable[[Tensor], Tensor] = model.forward_hidden
+        self.loss_chunk: CrossEntropyChunk = cross_entropy_chunk
         self.micro_batch_size = training.batch_size
         self.pending: list[Tensor] = []
 
-    def make(self, step: int, inputs: Tensor, targets: Tensor, learning_rate: float) -> None:
-        """Make a step from this process's share of a batch, (batch, seq); what it came to is fetched later."""
-        loss = self.gradients(inputs, targets)
-        norm = gradient_norm(self.parameters)
-        self.watch.before_update(loss, norm)
-        self.optimizer.divisor = clipping_divisor(norm, self.training.max_grad_norm)
-        self.optimizer.step(learning_rate)
-        self.optimizer.zero_grad()
-        self.watch.after_update(step, loss)
-        self.pending.append(torch.stack((loss, norm, self.watch.halted)))
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return self.model.lm_head.weight.device
 
-    def gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of the whole batch, of all processes; its gradients are left in the parameters."""
-        tokens = targets.numel() * self.training.batch_size // len(targets)
+    def run(self, step: int, inputs: Tensor, targets: Tensor, lr: float) -> None:
+        """Take one step on `inputs` and `targets`, both (batch, seq); `collect` returns its result."""
+        loss = self.backward(inputs, targets)
+        norm = grad_norm(self.parameters)
+        self.monitor.check_finite(loss, norm)
+        self.optimizer.step(lr, grad_scale=clip_coefficient(norm, self.training.max_grad_norm))
+        self.optimizer.zero_grad()
+        self.monitor.check_loss(step, loss)
+        self.pending.append(torch.stack((loss, norm, self.monitor.diverged)))
+
+    def collect(self) -> list[StepResult]:
+        """Return the results of the steps since the last call, up to the first diverged one (one host sync)."""
+        rows, self.pending = torch.stack(self.pending).tolist(), []
+        results = [StepResult(loss, norm, bool(diverged)) for loss, norm, diverged in rows]
+        first_diverged = next((index for index, result in enumerate(results) if result.diverged), len(results))
+        return results[: first_diverged + 1]
+
+    def backward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of the whole batch over all processes; leave its gradients in the parameters."""
+        batch_tokens = targets.numel() * self.training.batch_size // len(targets)
         total = torch.zeros((), device=inputs.device)
         for start in range(0, len(inputs), self.micro_batch_size):
-            part = slice(start, start + self.micro_batch_size)
-            loss = self.loss(inputs[part], targets[part]) / tokens
+            rows = slice(start, start + self.micro_batch_size)
+            loss = self.loss(inputs[rows], targets[rows]) / batch_tokens
             loss.backward()
             total += loss.detach()
-        return self.processes.sum_gradients(self.parameters, total)
+        return self.group.all_reduce_gradients(self.parameters, total)
 
-    def part_sizes(self, batch_size: int) -> list[int]:
-        """The different sizes of the parts in which so many sequences are computed, the largest first."""
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the summed loss of `inputs` and `targets`, both (micro batch, seq), in nats."""
+        dtype = autocast_type(self.training.precision)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=dtype is not None):
+            # Windows overlap with their targets in memory; compiled code is specialized to one layout.
+            hidden = self.forward_hidden(inputs.contiguous())
+        return linear_cross_entropy(hidden, self.model.lm_head.weight, targets, dtype, self.loss_chunk)
+
+    def micro_batch_sizes(self, batch_size: int) -> list[int]:
+        """Return the distinct micro-batch sizes of `batch_size` sequences, the largest first."""
         starts = range(0, batch_size, self.micro_batch_size)
         return sorted({min(self.micro_batch_size, batch_size - start) for start in starts}, reverse=True)
 
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The summed loss of a part of a batch."""
-        dtype = autocast_type(self.training.precision)
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=dtype is not None):
-            # Windows overlap with their targets in memory; compiled code is that of one layout.
-            hidden = self.hidden(inputs.contiguous())
-        return linear_cross_entropy(hidden, self.model.lm_head.weight, targets, dtype, self.chunk)
-
-    def fetch(self) -> list[Taken]:
-        """What the steps came to that were made since the last call, up to one with which the run diverged."""
-        rows, self.pending = torch.stack(self.pending).tolist(), []
-        taken = []
-        for loss, norm, halted in rows:
-            taken.append(Taken(loss, norm, bool(halted)))
-            if halted:
-                break
-        return taken
-
-    def try_batch(self, batch_size: int) -> None:
-        """Compute the gradients of a batch of one token, repeated, and forget them."""
+    def dry_run(self, batch_size: int) -> None:
+        """Compute the gradients of `batch_size` constant sequences and drop them, whether or not that succeeds."""
         token_ids = torch.zeros((batch_size, self.model.config.context_length), dtype=torch.long, device=self.device)
-        self.loss(token_ids, token_ids).backward()
-        self.optimizer.zero_grad()
+        try:
+            self.loss(token_ids, token_ids).backward()
+        finally:
+            self.optimizer.zero_grad()
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.model.lm_head.weight.device
+
+# --- gradient accumulation: the largest micro-batch that fits in memory -----------------------------------------------
+
+
+def find_micro_batch_size(step: TrainingStep, batch_size: int) -> int:
+    """Return training.micro_batch_size, or for "auto" the first of batch_size, batch_size / 2, ... that fits in memory.
+
+    `batch_size` is this process's slice of a batch. A GPU tries each size; elsewhere the accounting predicts it. The
+    gradient of a batch does not depend on its micro-batches, except for rounding.
+    """
+    wanted = step.training.micro_batch_size
+    if wanted != "auto":
+        return min(wanted, batch_size)
+    if step.device.type != "cuda":
+        memory = MAX_MEMORY_FRACTION * free_memory_bytes(step.device)
+        largest = account_adamw(step.model.config, memory).largest_batch_size
+        return halve_until(batch_size, lambda size: size <= largest)
+    fitting = halve_until(batch_size, lambda size: fits_in_memory(step, size))
+    torch.cuda.reset_peak_memory_stats(step.device)  # the trials do not count as the run's peak
+    return fitting
+
+
+def halve_until(size: int, fits: Callable[[int], bool]) -> int:
+    """Halve `size`, rounding up, until it fits or is 1.
+
+    >>> halve_until(11, lambda size: size <= 4)
+    3
+    """
+    while size > 1 and not fits(size):
+        size = -(-size // 2)
+    return size
+
+
+def fits_in_memory(step: TrainingStep, batch_size: int) -> bool:
+    """Try `batch_size` sequences at once on a GPU."""
+    with contextlib.suppress(torch.OutOfMemoryError):
+        step.dry_run(batch_size)
+        return True
+    # Only now is the exception gone, whose traceback kept the activations alive.
+    torch.cuda.empty_cache()
+    return False
+
+
+@contextlib.contextmanager
+def translate_oom(model: ModelConfig, training: TrainingSettings) -> Iterator[None]:
+    """Turn an allocation that fails inside the block into an InputError that names the settings to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # On a CPU torch raises a plain RuntimeError with this text.
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        needed = account_adamw(model, 0)
+        size = training.batch_size if training.micro_batch_size == "auto" else training.micro_batch_size
+        gigabytes = (needed.fixed_bytes + size * needed.bytes_per_sequence) / 1e9
+        raise InputError(
+            "out of memory",
+            f"a micro-batch of {size} sequences needs about {gigabytes:.1f} GB",
+            f"lower training.micro_batch_size or batch_size (now {training.batch_size}), or model.context_length "
+            f"(now {model.context_length})",
+        ) from None

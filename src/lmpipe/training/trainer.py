@@ -1,119 +1,107 @@
-"""One training run under way: repeatable to the byte, going on where it was killed, with divergence as a result."""
+"""Deterministic, resumable training of one run; divergence is recorded as a result."""
 
 import contextlib
 import hashlib
 import math
+import os
 import signal
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
 
 from lmpipe.data.token_dataset import batch_starts
-from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write
 from lmpipe.io.progress import Progress, log, progress
 from lmpipe.provenance.code_digest import code_digest
-from lmpipe.provenance.environment import environment
+from lmpipe.provenance.environment import Environment, environment
 from lmpipe.study.paths import METRICS, WEIGHTS
-from lmpipe.study.planned_run import PlannedRun
 from lmpipe.training.checkpoint import load_checkpoint, restore_tensors, save_checkpoint, save_weights, training_tensors
-from lmpipe.training.devices import compute_reproducibly, device_name, find_device, peak_memory_bytes
-from lmpipe.training.distributed import Processes, together
-from lmpipe.training.evaluation import Evaluation, evaluate, mean_loss, text_bytes_of, window_batches
-from lmpipe.training.gpu_locks import held_devices
-from lmpipe.training.loop import Course
-from lmpipe.training.micro_batching import out_of_memory_is_told
-from lmpipe.training.progress_file import RunProgress
-from lmpipe.training.run_config import RunInputs, resolve
-from lmpipe.training.run_store import StoredRun
-from lmpipe.training.step import DIVERGENCE_STEPS, Taken
+from lmpipe.training.devices import find_device, peak_memory_bytes, set_deterministic
+from lmpipe.training.distributed import STOP_SIGNALS, ProcessGroup, choose_world_size, join_process_group
+from lmpipe.training.evaluation import Evaluation, evaluate, mean_loss, token_byte_lengths, window_batches
+from lmpipe.training.loop import Execution, TrainLoop
+from lmpipe.training.progress import ProgressWriter
+from lmpipe.training.run_config import RunInputs
+from lmpipe.training.run_store import RunSummary, StoredRun
+from lmpipe.training.step import DIVERGENCE_WINDOW, StepResult, translate_oom
 
-# A run that ends closer than that to the unigram entropy knows little but the frequencies of tokens: they differ by
-# some hundredths of a nat between two splits.
+# A run whose final loss is not this far below the unigram entropy has learnt little but token frequencies, which differ
+# by some hundredths of a nat between two splits.
 UNIGRAM_MARGIN_NATS = 0.05
-COLUMNS = "step,tokens,wall_seconds,learning_rate,train_loss,validation_loss,grad_norm\n"
+HEADER = "step,tokens,wall_seconds,learning_rate,train_loss,validation_loss,grad_norm\n"
 METRICS_TENSOR = "metrics.csv"
 
 
-def train_together(
-    inputs: RunInputs, stored: StoredRun, job: dict[str, Any], processes: int, gpus: int, checkpoint_seconds: float
-) -> None:
-    """Train a run in so many processes, of which this is the first, and leave its finished files in the store.
+def train_launched(
+    inputs: RunInputs,
+    stored: StoredRun,
+    output: Path,
+    device_name: str | None,
+    threads: int,
+    checkpoint_seconds: float,
+) -> bool:
+    """Take part in a run as one of torchrun's processes; returns whether the run was trained now.
 
-    With GPUs there is one for each of `gpus`. `job` holds the arguments of `train` that the other processes need, as
-    JSON values.
+    Only rank 0 returns, the others exit after the run. No GPU is locked: torchrun's caller decides which are used.
     """
-    device = find_device(job["device"])
-    if device.type == "cuda":
-        processes = max(processes, gpus)
-    most = torch.cuda.device_count() if device.type == "cuda" else inputs.training.batch_size
-    if processes > min(most, inputs.training.batch_size):
-        raise InputError(
-            f"--processes or --gpus: expected at most {min(most, inputs.training.batch_size)}, for so many GPUs and "
-            f"sequences of a batch there are, found {processes}; lower it"
-        )
-    with (
-        held_devices(job["device"], processes, job["runs_per_gpu"]) as device,
-        out_of_memory_is_told(inputs.model, inputs.training),
-    ):
-        compute_reproducibly(job["threads"], device)
-        with together(processes, device, job) as joined:
-            Trainer(inputs, stored, device, job["threads"], checkpoint_seconds, joined).run()
-
-
-def follow(job: dict[str, Any], device: torch.device, processes: Processes) -> None:
-    """Make this process's share of all steps of a run whose first process is another."""
-    compute_reproducibly(job["threads"], device)
-    inputs = resolve(PlannedRun.model_validate(job["run"]), Path(job["results"]), job["best_path"], Path(job["output"]))
-    stops = evaluation_steps(inputs.steps, inputs.training.num_evaluations)
-    course = Course(inputs, device, processes)
-    course.decide({}, StoredRun.of(job["results"], job["digest"]).compiled)
-    step, has_diverged = course.start_together(0), False
-    while step < inputs.steps and not has_diverged and not course.watch.halted:
-        taken = course.make_steps(step + 1, course.last_at_once(step + 1, stops))
-        step, has_diverged = step + len(taken), taken[-1].diverged
+    device = find_device(device_name, int(os.environ["LOCAL_RANK"]))
+    choose_world_size(int(os.environ["WORLD_SIZE"]), 1, device, inputs.training.batch_size)
+    set_deterministic(threads, device)
+    # Processes join before rank 0 may have to wait for the run's lock; then it decides whether there is work to do.
+    with join_process_group(device) as group:
+        if not group.is_main:
+            if group.broadcast_flag(False, device):
+                TrainLoop(inputs, device, threads, group).run_worker(stored.compiled)
+            raise SystemExit(0)
+        with stored.locked():
+            is_new = group.broadcast_flag(not stored.is_finished, device)
+            if is_new:
+                with translate_oom(inputs.model, inputs.training):
+                    Trainer(inputs, stored, device, threads, checkpoint_seconds, group).run()
+            stored.publish(output, inputs.config)
+    return is_new
 
 
 @dataclass
-class Counted:
-    """What a run has counted so far; a checkpoint keeps it as JSON. Losses are in nats per token."""
+class TrainState:
+    """Counters of a run so far, which a checkpoint stores as JSON. Losses are in nats per token."""
 
     step: int = 0
     wall_seconds: float = 0.0
     initial_loss: float | None = None
     best_validation_loss: float | None = None
-    latest_losses: list[float] = field(default_factory=list)
+    recent_losses: list[float] = field(default_factory=list)
     divergence: str | None = None
     diverged_step: int | None = None
     num_resumes: int = 0
     peak_memory_bytes: int = 0
     batches_sha256: str = ""
-    setup: dict[str, Any] = field(default_factory=dict)
+    execution: Execution | None = None
 
-    def add_step(self, loss: float) -> None:
-        """Count one more update, made from a batch of this loss."""
+    def add_loss(self, loss: float) -> None:
+        """Count one update, with the loss of its batch."""
         self.step += 1
         if self.initial_loss is None:
             self.initial_loss = loss
-        self.latest_losses = [*self.latest_losses[1 - DIVERGENCE_STEPS :], loss]
+        self.recent_losses = [*self.recent_losses[1 - DIVERGENCE_WINDOW :], loss]
 
     def add_batch(self, starts: np.ndarray) -> None:
-        """Take the windows of one more batch into the digest of all, by which runs on the same ones are known."""
+        """Add the windows of a batch, int64 (batch,), to the digest of all batches."""
         self.batches_sha256 = hashlib.sha256(self.batches_sha256.encode() + starts.tobytes()).hexdigest()
 
     @property
-    def latest_loss(self) -> float:
-        """The mean over the last steps, up to DIVERGENCE_STEPS of them."""
-        return sum(self.latest_losses) / len(self.latest_losses)
+    def recent_loss(self) -> float:
+        """Mean over the last DIVERGENCE_WINDOW steps, or all if there are fewer."""
+        return sum(self.recent_losses) / len(self.recent_losses)
 
 
 class Trainer:
-    """One run under way: model, optimizer, what was counted, and the rows of metrics.csv."""
+    """Training of one run in rank 0: the loop, its state, the rows of metrics.csv, checkpoints and results."""
 
     def __init__(
         self,
@@ -122,112 +110,116 @@ class Trainer:
         device: torch.device,
         threads: int,
         checkpoint_seconds: float,
-        processes: Processes | None = None,
+        group: ProcessGroup | None = None,
     ):
         self.inputs, self.stored, self.device = inputs, stored, device
         self.training, self.checkpoint_seconds = inputs.training, checkpoint_seconds
-        self.course = Course(inputs, device, processes)
-        self.model, self.optimizer = self.course.model, self.course.optimizer
-        setup = {"device": device_name(device), "threads": threads, "processes": self.course.processes.count}
-        self.counted = Counted(batches_sha256=inputs.train.info.sha256, setup=setup)
-        self.rows = [COLUMNS]
-        self.told = RunProgress(stored.folder, inputs.config, inputs.steps, inputs.tokens_per_step)
-        self.evaluation_steps = evaluation_steps(inputs.steps, inputs.training.num_evaluations)
+        self.loop = TrainLoop(inputs, device, threads, group)
+        self.model, self.optimizer = self.loop.model, self.loop.optimizer
+        self.state = TrainState(batches_sha256=inputs.train.info.sha256)
+        self.rows = [HEADER]
+        self.progress_file = ProgressWriter(stored.folder, inputs.config, inputs.steps, inputs.tokens_per_step)
         windows = window_batches(inputs.valid.tokens, inputs.model.context_length, inputs.training.eval_tokens)
         self.curve_batches = [(ids.to(device), targets.to(device)) for ids, targets in windows]
 
     def run(self) -> None:
-        """Train from the start or the newest checkpoint to the end, and leave finished files in the store."""
+        """Train from the start or the newest checkpoint to the end, and write the results into the store.
+
+        After SIGTERM or SIGINT, save a checkpoint and raise SystemExit.
+        """
         self.resume()
-        with Interruption() as interruption:
+        with SignalGuard() as guard:
             try:
-                self.train_steps(interruption)
-                final = self.evaluate_whole_split(interruption)
-            except Interrupted as stop:
+                self.train_steps(guard)
+                final = self.evaluate_whole_split(guard)
+            except TrainingInterrupted as interrupted:
                 path = self.save()
-                log(f"interrupted after step {self.counted.step}; saved {path}")
-                raise SystemExit(128 + stop.signal_number) from None
+                log(f"interrupted after step {self.state.step}; saved {path}")
+                raise SystemExit(128 + interrupted.signal_number) from None
         self.finish(final)
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint where there is one, computing as it did; otherwise decide how to compute."""
-        loaded = load_checkpoint(self.stored.checkpoints, self.stored.digest)
-        setup, recorded = self.counted.setup, {}
+        """Restore the newest checkpoint, if there is one, and prepare all processes for the next step."""
+        loaded = load_checkpoint(self.stored.checkpoints, self.stored.fingerprint)
+        recorded = None
         if loaded is not None:
-            tensors, counted = loaded
-            self.counted = Counted(**counted)
-            recorded = self.counted.setup
+            tensors, state = loaded
+            recorded = Execution(**state.pop("execution"))
+            self.state = TrainState(**state, execution=recorded)
             self.rows = [bytes(tensors.pop(METRICS_TENSOR).numpy()).decode()]
-            restore_tensors(self.model, self.optimizer, tensors, self.counted.step)
-            if self.counted.step:
-                self.course.watch.restore(self.counted.step, self.counted.initial_loss, self.counted.latest_losses)
-            if self.counted.divergence is not None:
-                self.course.watch.halted.fill_(1)
-            log(f"going on after step {self.counted.step} of {self.inputs.steps}")
-            self.counted.num_resumes += 1
-        setup |= self.course.decide(recorded, self.stored.compiled)
-        if recorded and recorded != setup:
-            log(f"begun with {recorded}, going on with {setup}: last digits may differ")
-        self.counted.setup = recorded or setup
-        self.course.start_together(self.counted.step)
+            restore_tensors(self.model, self.optimizer, tensors, self.state.step)
+            if self.state.step:
+                self.loop.monitor.restore(self.state.step, self.state.initial_loss, self.state.recent_losses)
+            if self.state.divergence is not None:
+                self.loop.monitor.diverged.fill_(1)
+            log(f"resuming from step {self.state.step} of {self.inputs.steps}")
+            self.state.num_resumes += 1
+        execution = self.loop.choose_execution(recorded, self.stored.compiled)
+        if recorded not in (None, execution):
+            log(f"resuming with {execution}, but the run started with {recorded}: the last digits may differ")
+        self.state.execution = recorded or execution
+        self.loop.broadcast_state(self.state.step)
 
-    def train_steps(self, interruption: "Interruption") -> None:
-        """Make the steps that are left, evaluating and saving on the way, until the end or divergence."""
-        steps, counted = self.inputs.steps, self.counted
-        if self.rows == [COLUMNS]:
-            self.add_row(0, validation_loss=self.curve_loss())
+    def train_steps(self, guard: "SignalGuard") -> None:
+        """Run the remaining steps, with evaluations and checkpoints, until the end, divergence or a signal."""
+        steps, state = self.inputs.steps, self.state
+        if self.rows == [HEADER]:
+            self.add_row(0, validation_loss=self.estimate_loss())
         saved = time.monotonic()
-        left = (steps - counted.step) * self.inputs.tokens_per_step
-        with progress("training", left, "tokens") as shown:
-            while counted.step < steps and counted.divergence is None:
-                self.told.tell(counted)
-                self.train_some(shown)
-                interruption.check()
+        with progress("training", (steps - state.step) * self.inputs.tokens_per_step, "tokens") as bar:
+            while self.loop.group.broadcast_flag(self.is_training and guard.signal_number is None, self.device):
+                self.progress_file.write(state)
+                self.train_chunk(bar)
                 if time.monotonic() - saved >= self.checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()
+        guard.check()
 
-    def train_some(self, shown: Progress) -> None:
-        """Make as many steps as are made at once, and write their rows."""
+    @property
+    def is_training(self) -> bool:
+        """Whether steps remain and the run has not diverged."""
+        return self.state.step < self.inputs.steps and self.state.divergence is None
+
+    def train_chunk(self, bar: Progress) -> None:
+        """Run the steps up to the next host sync, and record them."""
         started = time.perf_counter()
-        first = self.counted.step + 1
-        taken = self.course.make_steps(first, self.course.last_at_once(first, self.evaluation_steps))
-        seconds = (time.perf_counter() - started) / len(taken)
-        for one in taken:
-            self.count(one, seconds)
-        shown.advance(len(taken) * self.inputs.tokens_per_step, f"loss {taken[-1].loss:.3f}")
+        results = self.loop.run_chunk(self.state.step + 1)
+        seconds = (time.perf_counter() - started) / len(results)
+        for result in results:
+            self.record_step(result, seconds)
+        bar.advance(len(results) * self.inputs.tokens_per_step, f"loss {results[-1].loss:.3f}")
 
-    def count(self, taken: Taken, seconds: float) -> None:
-        """Count a step that took so long, and write its row."""
-        counted, step = self.counted, self.counted.step + 1
-        counted.wall_seconds += seconds
-        counted.add_batch(self.starts(step))
-        if taken.is_updated:
-            counted.add_step(taken.loss)
-        if taken.diverged:
-            counted.divergence, counted.diverged_step = self.why_diverged(taken, step), step
-        is_evaluated = step in self.evaluation_steps or taken.diverged
-        curve_loss = self.curve_loss() if is_evaluated else None
-        self.add_row(step, self.course.learning_rate(step), taken.loss, curve_loss, taken.norm)
+    def record_step(self, result: StepResult, seconds: float) -> None:
+        """Count a step that took `seconds`, and add its row to metrics.csv."""
+        state, step = self.state, self.state.step + 1
+        state.wall_seconds += seconds
+        state.add_batch(self.batch_starts(step))
+        if result.is_updated:
+            state.add_loss(result.loss)
+        if result.diverged:
+            state.divergence, state.diverged_step = self.divergence_reason(result, step), step
+        is_evaluated = step in self.loop.evaluation_steps or result.diverged
+        validation_loss = self.estimate_loss() if is_evaluated else None
+        self.add_row(step, self.loop.learning_rate(step), result.loss, validation_loss, result.grad_norm)
 
-    def starts(self, step: int) -> np.ndarray:
-        """Where the windows of a step's batch begin in the training tokens, int64 (batch,)."""
+    def batch_starts(self, step: int) -> np.ndarray:
+        """Return the offsets of a step's windows in the training tokens, int64 (batch,)."""
         tokens, context_length = self.inputs.train.tokens, self.inputs.model.context_length
         return batch_starts(len(tokens), self.inputs.seed, step, self.training.batch_size, context_length)
 
-    def why_diverged(self, taken: Taken, step: int) -> str:
-        """What made the step the last one."""
-        if not taken.is_updated:
+    def divergence_reason(self, result: StepResult, step: int) -> str:
+        """Explain the divergence at `step`."""
+        if not result.is_updated:
             return f"the loss or its gradient was not finite at step {step}"
-        climbed = self.counted.latest_loss - self.counted.initial_loss
-        return f"the loss, averaged over {DIVERGENCE_STEPS} steps, was {climbed:.2f} nats above its start"
+        rise = self.state.recent_loss - self.state.initial_loss
+        return f"the loss, averaged over {DIVERGENCE_WINDOW} steps, was {rise:.2f} nats above its start"
 
-    def curve_loss(self) -> float:
-        """Loss on the fixed windows of the curve in nats per token."""
+    def estimate_loss(self) -> float:
+        """Return the loss on the learning curve's validation windows, in nats per token."""
         loss = mean_loss(self.model, self.curve_batches, self.training.precision)
-        best = self.counted.best_validation_loss
+        best = self.state.best_validation_loss
         if math.isfinite(loss) and (best is None or loss < best):
-            self.counted.best_validation_loss = loss
+            self.state.best_validation_loss = loss
         return loss
 
     def add_row(
@@ -238,32 +230,32 @@ class Trainer:
         validation_loss: float | None = None,
         grad_norm: float | None = None,
     ) -> None:
-        """Add a row of metrics.csv; what is missing or not finite is an empty cell."""
-        seconds = f"{self.counted.wall_seconds:.4f}"
+        """Add a row to metrics.csv; a missing or non-finite number is an empty cell."""
+        seconds = f"{self.state.wall_seconds:.4f}"
         cells = [str(step), str(step * self.inputs.tokens_per_step), seconds]
-        cells += map(cell, (learning_rate, train_loss, validation_loss, grad_norm))
+        cells += map(format_cell, (learning_rate, train_loss, validation_loss, grad_norm))
         self.rows.append(",".join(cells) + "\n")
 
     def save(self) -> Path:
         """Write a checkpoint."""
-        counted = self.counted
-        counted.peak_memory_bytes = max(counted.peak_memory_bytes, peak_memory_bytes(self.device))
+        state = self.state
+        state.peak_memory_bytes = max(state.peak_memory_bytes, peak_memory_bytes(self.device))
         tensors = training_tensors(self.model, self.optimizer)
         tensors[METRICS_TENSOR] = torch.from_numpy(np.frombuffer("".join(self.rows).encode(), np.uint8).copy())
-        return save_checkpoint(self.stored.checkpoints, self.stored.digest, counted.step, tensors, asdict(counted))
+        return save_checkpoint(self.stored.checkpoints, self.stored.fingerprint, state.step, tensors, asdict(state))
 
-    def evaluate_whole_split(self, interruption: "Interruption") -> Evaluation:
-        """The loss on the whole validation split at the end."""
+    def evaluate_whole_split(self, guard: "SignalGuard") -> Evaluation:
+        """Evaluate the final model on the whole validation split."""
         tokens = self.inputs.valid.tokens
-        with progress("validating", len(tokens) - 1, "tokens") as shown:
+        with progress("validating", len(tokens) - 1, "tokens") as bar:
 
-            def after_batch(targets: int) -> None:
-                shown.advance(targets)
-                self.told.tell(self.counted)
-                interruption.check()
+            def after_batch(num_targets: int) -> None:
+                bar.advance(num_targets)
+                self.progress_file.write(self.state)
+                guard.check()
 
-            text_bytes = text_bytes_of(self.inputs.tokenizer)
-            return evaluate(self.model, tokens, text_bytes, self.training.precision, after_batch)
+            byte_lengths = token_byte_lengths(self.inputs.tokenizer)
+            return evaluate(self.model, tokens, byte_lengths, self.training.precision, after_batch)
 
     def finish(self, final: Evaluation) -> None:
         """Write metrics, weights and, last, the summary."""
@@ -272,44 +264,44 @@ class Trainer:
         save_weights(self.stored.folder / WEIGHTS, self.model)
         self.stored.finish(self.summary(final))
 
-    def summary(self, final: Evaluation) -> dict[str, Any]:
-        """What summary.json says."""
-        counted, inputs = self.counted, self.inputs
+    def summary(self, final: Evaluation) -> RunSummary:
+        """Build summary.json."""
+        state, inputs = self.state, self.inputs
         status, reason = self.status(final.loss)
-        tokens = counted.step * inputs.tokens_per_step
-        return {
-            "status": status,
-            "reason": reason,
-            "steps": counted.step,
-            "planned_steps": inputs.steps,
-            "diverged_step": counted.step if status == "diverged" and not counted.divergence else counted.diverged_step,
-            "tokens": tokens,
-            "initial_loss": counted.initial_loss,
-            "final_train_loss": counted.latest_loss if counted.latest_losses else None,
-            "validation_loss": finite(final.loss),
-            "best_validation_loss": counted.best_validation_loss,
-            "perplexity": finite(perplexity(final.loss)),
-            "bits_per_byte": finite(final.bits_per_byte),
-            "validation_tokens": final.validation_tokens,
-            "validation_bytes": final.validation_bytes,
-            "init_digests": self.course.init_digests,
-            "batches_sha256": counted.batches_sha256,
-            "unigram_entropy": inputs.train.info.unigram_entropy,
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "train_seconds": counted.wall_seconds,
-            "tokens_per_second": tokens / counted.wall_seconds,
-            "peak_memory_bytes": max(counted.peak_memory_bytes, peak_memory_bytes(self.device)),
-            **counted.setup,
-            "precision": self.training.precision,
-            "num_resumes": counted.num_resumes,
-            "code": code_digest("training.run"),
-            "environment": environment("torch", "numpy"),
-        }
+        tokens = state.step * inputs.tokens_per_step
+        return RunSummary(
+            status=status,
+            reason=reason,
+            steps=state.step,
+            planned_steps=inputs.steps,
+            diverged_step=state.step if status == "diverged" and not state.divergence else state.diverged_step,
+            tokens=tokens,
+            initial_loss=state.initial_loss,
+            final_train_loss=state.recent_loss if state.recent_losses else None,
+            validation_loss=finite(final.loss),
+            best_validation_loss=state.best_validation_loss,
+            perplexity=finite(perplexity(final.loss)),
+            bits_per_byte=finite(final.bits_per_byte),
+            validation_tokens=final.validation_tokens,
+            validation_bytes=final.validation_bytes,
+            init_digests=self.loop.init_digests,
+            batches_sha256=state.batches_sha256,
+            unigram_entropy=inputs.train.info.unigram_entropy,
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            train_seconds=state.wall_seconds,
+            tokens_per_second=tokens / state.wall_seconds,
+            peak_memory_bytes=max(state.peak_memory_bytes, peak_memory_bytes(self.device)),
+            **asdict(state.execution),
+            precision=self.training.precision,
+            num_resumes=state.num_resumes,
+            code=code_digest("training.run"),
+            environment=Environment(**environment("torch", "numpy")),
+        )
 
-    def status(self, validation_loss: float) -> tuple[str, str | None]:
-        """`finished`, `diverged` or `not_learning`, with the reason of the last two."""
-        if self.counted.divergence is not None:
-            return "diverged", self.counted.divergence
+    def status(self, validation_loss: float) -> tuple[Literal["finished", "diverged", "not_learning"], str | None]:
+        """Return the run's status, with a reason unless it finished."""
+        if self.state.divergence is not None:
+            return "diverged", self.state.divergence
         if not math.isfinite(validation_loss):
             return "diverged", "the loss on the validation split was not finite"
         entropy = self.inputs.train.info.unigram_entropy
@@ -319,46 +311,37 @@ class Trainer:
         return "finished", None
 
 
-def evaluation_steps(steps: int, evaluations: int) -> frozenset[int]:
-    """The steps after which the curve is evaluated: evenly spread, the last one included.
-
-    >>> sorted(evaluation_steps(10, 3))
-    [3, 7, 10]
-    """
-    return frozenset(max(1, round(steps * part / evaluations)) for part in range(1, evaluations + 1))
-
-
-def cell(value: float | None) -> str:
-    """A number of metrics.csv with all digits that a float32 has; empty where there is none."""
+def format_cell(value: float | None) -> str:
+    """Format a number of metrics.csv with all digits of a float32; empty if it is missing or not finite."""
     return "" if value is None or not math.isfinite(value) else f"{value:.9g}"
 
 
 def finite(value: float) -> float | None:
-    """A number that JSON can hold; None for NaN and infinity."""
+    """Return `value`, or None for NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss), infinite where that overflows."""
+    """Return exp(loss), infinite if that overflows."""
     return math.exp(loss) if loss < 700 else math.inf
 
 
-class Interrupted(Exception):  # noqa: N818 (a request, not an error)
-    """The process was asked to stop."""
+class TrainingInterrupted(Exception):  # noqa: N818 (a request, not an error)
+    """The process has received a signal to stop."""
 
     def __init__(self, signal_number: int):
         super().__init__(signal_number)
         self.signal_number = signal_number
 
 
-class Interruption(contextlib.AbstractContextManager):
-    """Turns SIGTERM (a cluster's notice of preemption) and SIGINT into a request that is obeyed between two steps."""
+class SignalGuard(contextlib.AbstractContextManager):
+    """Defers SIGTERM (a cluster's notice of preemption) and SIGINT until `check`, between two steps."""
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self.signal_number: int | None = None
 
-    def __enter__(self) -> "Interruption":
-        self.previous = {number: signal.signal(number, self.receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    def __enter__(self) -> "SignalGuard":
+        self.previous = {number: signal.signal(number, self.receive) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -366,10 +349,10 @@ class Interruption(contextlib.AbstractContextManager):
             signal.signal(number, handler)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Note the request."""
-        self.received = number
+        """Note the signal."""
+        self.signal_number = number
 
     def check(self) -> None:
-        """Raise Interrupted where the process was asked to stop."""
-        if self.received is not None:
-            raise Interrupted(self.received)
+        """Raise TrainingInterrupted if a signal has been received."""
+        if self.signal_number is not None:
+            raise TrainingInterrupted(self.signal_number)

@@ -1,10 +1,13 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig
-from lmpipe.training.evaluation import mean_loss, next_token_losses, window_batches
+from lmpipe.training.evaluation import evaluate, mean_loss, next_token_losses, token_byte_lengths, window_batches
+from tests.support.tiny_study import tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +36,15 @@ def test_bfloat16_rounds_the_products_and_float32_does_not(model):
     assert rounded.dtype == exact.dtype == torch.float32
     assert not torch.equal(exact, rounded)
     torch.testing.assert_close(exact, rounded, atol=0.1, rtol=0.05)
+
+
+def test_bits_per_byte_by_hand():
+    config = ModelConfig(context_length=4, d_model=4, d_ff=4, num_layers=1, num_heads=1, vocab_size=263)
+    model = TransformerLM(config, seed=0)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    # All 263 ids are equally likely; targets: "th" (2 bytes), end of text, " a" (2 bytes), "b" (1 byte).
+    tokens = torch.tensor([97, 257, 256, 258, 98]).numpy()
+    result = evaluate(model, tokens, token_byte_lengths(tiny_tokenizer()), "float32", lambda targets: None)
+    assert (result.validation_tokens, result.validation_bytes) == (4, 5)
+    assert result.loss == pytest.approx(math.log(263))
+    assert result.bits_per_byte == pytest.approx(3 * math.log2(263) / 5)

@@ -1,0 +1,117 @@
+"""progress.json: the state of a running training run, for `lmpipe status`. Loads no torch.
+
+The file is written every few seconds at most and never flushed to disk; a full disk does not stop the run. Readers
+take no lock: whether a run is in progress follows from its process.
+"""
+
+import contextlib
+import time
+from collections import deque
+from pathlib import Path
+from typing import Protocol
+
+from lmpipe.errors import InputError
+from lmpipe.io.documents import Document
+from lmpipe.io.process_identity import is_there, this_process
+from lmpipe.training.run_config import RunConfig
+
+PROGRESS = "progress.json"
+WRITE_SECONDS = 2.0
+SPEED_WINDOW = 10  # writes over which the speed is averaged; it follows when other jobs start or end
+# Age at which the file of a process on another machine means that it has ended. It is written during steps and
+# validation alike, and a network file system may show it late.
+STALE_SECONDS = 120.0
+
+
+class ProcessIdentity(Document):
+    """A process, distinct from a later one with the same number."""
+
+    host: str
+    """Name of the machine."""
+    namespace: str | None
+    """PID namespace, which is a container's own; null if the system has none."""
+    id: int
+    """Process id."""
+    started: int | None
+    """Start in clock ticks since the machine booted; null if unknown."""
+
+
+class RunProgress(Document):
+    """progress.json in a run's folder of the store. Losses are in nats per token."""
+
+    config: RunConfig
+    """The run's config.json."""
+    planned_steps: int
+    """Optimizer steps of the complete run."""
+    process: ProcessIdentity
+    """Process that trains the run."""
+    step: int
+    """Optimizer steps so far."""
+    training_loss: float | None
+    """Mean training loss of the last 20 steps."""
+    best_validation_loss: float | None
+    """Lowest loss on the validation windows so far."""
+    tokens_per_second: float | None
+    """Recent training throughput; null before the first step."""
+    updated_at: float
+    """Time of this file in seconds since 1970."""
+
+    def is_running(self, now: float) -> bool:
+        """Whether the process that wrote this is still training; `now` is in seconds since 1970."""
+        is_alive = is_there(self.process.model_dump())
+        return now - self.updated_at < STALE_SECONDS if is_alive is None else is_alive
+
+
+class TrainState(Protocol):
+    """Counters of a trainer; losses are in nats per token."""
+
+    step: int
+    wall_seconds: float
+    recent_losses: list[float]
+    recent_loss: float
+    best_validation_loss: float | None
+
+
+class ProgressWriter:
+    """Writes progress.json into a run's folder of the store."""
+
+    def __init__(self, folder: Path, config: RunConfig, planned_steps: int, tokens_per_step: int):
+        self.path, self.config = folder / PROGRESS, config
+        self.planned_steps, self.tokens_per_step = planned_steps, tokens_per_step
+        self.process = ProcessIdentity(**this_process())
+        self.recent: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)  # step and seconds of training
+        self.next_write = time.monotonic()
+
+    def write(self, state: TrainState) -> None:
+        """Write the file, if the last time is WRITE_SECONDS ago."""
+        if (now := time.monotonic()) < self.next_write:
+            return
+        self.next_write = now + WRITE_SECONDS
+        self.recent.append((state.step, state.wall_seconds))
+        content = RunProgress(
+            config=self.config,
+            planned_steps=self.planned_steps,
+            process=self.process,
+            step=state.step,
+            training_loss=state.recent_loss if state.recent_losses else None,
+            best_validation_loss=state.best_validation_loss,
+            tokens_per_second=self.tokens_per_second(),
+            updated_at=time.time(),
+        )
+        unfinished = self.path.with_name(f"{PROGRESS}.unfinished")
+        with contextlib.suppress(OSError):
+            unfinished.write_text(content.model_dump_json(), encoding="utf-8")
+            unfinished.replace(self.path)
+
+    def tokens_per_second(self) -> float | None:
+        """Return the throughput over the recent writes; None before the first step."""
+        (first_step, start), (last_step, end) = self.recent[0], self.recent[-1]
+        return (last_step - first_step) * self.tokens_per_step / (end - start) if end > start else None
+
+
+def read_progress(path: Path) -> RunProgress | None:
+    """Read a run's progress.json; None if it no longer exists or is damaged."""
+    try:
+        return RunProgress.read(path)
+    except (InputError, OSError):
+        return None
