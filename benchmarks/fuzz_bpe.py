@@ -59,7 +59,7 @@ SIZES: dict[str, tuple[list[Any], list[Any]]] = {
     "INITIAL_TEXT": ([encoder], [256]),
     "INITIAL_ARENA": ([pretoken_table], [64]),
     "NARROW_IDS": ([encoder, merge_loop], [0]),
-    "GUESS": ([merge_loop], [1e-9, 1e9]),
+    "MIN_COUNT_FACTOR": ([merge_loop], [1e-9, 1e9]),
     "PAIRS_PER_MERGE": ([merge_loop], [1]),
     "EXTRA_PAIRS": ([merge_loop], [0, 3]),
     "MERGES_PER_CALL": ([merge_loop], [1, 3]),

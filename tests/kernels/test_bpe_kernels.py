@@ -7,7 +7,7 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lmpipe.kernels.bpe.pretoken_table import SpecialTokenTable, class_table
+from lmpipe.kernels.bpe.block_scan import SpecialTokenTable, class_table
 from lmpipe.kernels.bpe.structs import DIGIT, LETTER, SCAN, SCAN_SLACK, WHITE
 from lmpipe.kernels.runtime import buffers
 from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
@@ -125,7 +125,7 @@ def test_special_tokens_are_found_the_longest_first(kernels, text, specials, roo
         Buffer(24 * room) as output,
     ):
         while place < len(data):
-            count = kernels.find_specials(buffer.address, place, len(data), table.address, output.address, room)
+            count = kernels.find_special_tokens(buffer.address, place, len(data), table.address, output.address, room)
             rows = output.array("i8", 3 * room)[: 3 * count].reshape(-1, 3).tolist()
             found += [(at, specials[number]) for at, _, number in rows]
             place = rows[-1][1] if count == room else len(data)

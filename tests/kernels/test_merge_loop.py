@@ -46,7 +46,7 @@ def naive(counts: dict[bytes, int], wanted: int) -> list[bytes]:
 def test_merges_are_those_of_the_plain_definition(variant, first, counts, wanted, kept):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(merge_loop, "load", lambda module, wide: load_variant(module, *variant, wide))
-        patch.setattr(merge_loop, "GUESS", 1e-9 if kept == 1 else 0.4)
+        patch.setattr(merge_loop, "MIN_COUNT_FACTOR", 1e-9 if kept == 1 else 0.4)
         patch.setattr(merge_loop, "PAIRS_PER_MERGE", 0)
         patch.setattr(merge_loop, "EXTRA_PAIRS", kept)
         assert train(counts, first, wanted) == naive(counts, wanted)

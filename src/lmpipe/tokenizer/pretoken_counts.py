@@ -16,14 +16,8 @@ from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, check_no_overwrite, open_text, write_json
 from lmpipe.io.progress import progress
 from lmpipe.io.validation import short_repr
-from lmpipe.kernels.bpe.pretoken_table import (
-    BlockScan,
-    PretokenArrays,
-    PretokenTable,
-    SpecialTokenTable,
-    ThreadCounter,
-    class_table,
-)
+from lmpipe.kernels.bpe.block_scan import BlockScan, SpecialTokenTable, class_table
+from lmpipe.kernels.bpe.pretoken_table import PretokenArrays, PretokenTable, ThreadCounter
 from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
 from lmpipe.kernels.runtime.structs import PADDING
 from lmpipe.provenance.environment import peak_memory_bytes

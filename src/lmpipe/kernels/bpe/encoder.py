@@ -1,4 +1,4 @@
-"""The memory of the encoder (encode.py): the tables of a vocabulary, the cache that threads share, a thread's own."""
+"""Encoder: the tables of a vocabulary, a cache of pre-tokens that threads share, and each thread's workspace."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lmpipe.kernels.bpe.pretoken_table import BlockScan, SpecialTokenTable, class_table
+from lmpipe.kernels.bpe.block_scan import BlockScan, SpecialTokenTable, class_table
 from lmpipe.kernels.bpe.structs import DONE, NARROW_IDS, SCRATCH_BYTES, SLOT, WORK
 from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer, borrowed, buffer_of
 from lmpipe.kernels.runtime.loader import load
-from lmpipe.kernels.runtime.structs import PADDING
+from lmpipe.kernels.runtime.structs import PADDING, round_up
 
 KERNEL_MODULE = "lmpipe.kernels.bpe.encode_kernels"
 INITIAL_CAPACITY, MAX_CAPACITY = 1 << 14, 1 << 21  # slots of the cache: 512 KB, 64 MB
 ARENA_BYTES, MAX_ARENAS = 1 << 20, 48
-MIN_ARENA_LEFT = 1 << 16  # where less is left before a block, a new arena is made
-INITIAL_SCRATCH = 1 << 12  # symbols; a multiple of 256
+MIN_ARENA_LEFT = 1 << 16  # if less is left before a block, a new arena is made
+INITIAL_SCRATCH = 1 << 12  # symbols
+SCRATCH_UNIT = 256  # symbols; the scratch is a multiple
+SCRATCH_GROWTH = 16
 INITIAL_TEXT = 1 << 16
-# Longer pre-tokens are merged in windows of so many bytes, whose last tokens are left to the next one.
+# Longer pre-tokens are merged in windows of this many bytes, whose last tokens are left to the next one.
 WINDOW, MARGIN = 512, 64
 SLACK = 8  # bytes behind the ids that a store may reach
-WRITERS = 4  # a block under way may fill a quarter of what is free in the cache and no other may fill
+WRITERS = 4  # a block being encoded may fill a quarter of the free slots that no other block may fill
 
 
 class Workspace:
-    """What one block of text takes to be encoded: `text`, which the caller fills, and room for ids and scratch."""
+    """Memory to encode one block of text: `text`, which the caller fills, and room for ids and scratch."""
 
     def __init__(self, encoder: Encoder):
         self.dtype = encoder.dtype
@@ -40,37 +42,40 @@ class Workspace:
         self.output = Buffer(INITIAL_TEXT)
         self.scratch = Buffer(0)
         self._make_scratch(INITIAL_SCRATCH)
-        self.share = self.generation = 0  # of the cache: the slots that it may fill, and how often it was forgotten
+        self.share = self.generation = 0  # slots of the cache that it may fill, and how often the cache was cleared
 
     def _make_scratch(self, symbols: int) -> None:
-        self.scratch.close()
-        self.scratch = Buffer(SCRATCH_BYTES * symbols)
+        # The old one is freed only when the new one exists: the kernels have its address.
+        old, self.scratch = self.scratch, Buffer(SCRATCH_BYTES * symbols)
+        old.close()
         self.work[WORK.scratch] = self.scratch.address
         self.work[WORK.scratch_symbols] = symbols
 
     def write(self, data: bytes | bytearray) -> None:
-        """Put a text into the buffer."""
+        """Copy a text into the buffer."""
         if len(data) + PADDING > self.text.size:
             self.text.grow(2 * len(data) + PADDING)
         with self.text.bytes_view() as view:
             view[: len(data)] = data
 
     def encode(self, run: object, size: int) -> np.ndarray:
-        """The ids (tokens,) of the first bytes of the text; they are there until the workspace is used again."""
+        """Return the ids (tokens,) of the first `size` bytes of the text; they are valid until the next use."""
         # No token is shorter than a byte.
         needed = self.dtype.itemsize * size + SLACK
         if needed > self.output.size:
-            self.output.close()
-            self.output = Buffer(2 * needed)
+            old, self.output = self.output, Buffer(2 * needed)
+            old.close()
         self.work[WORK.output] = self.output.address
         self.block.start(self.text.address, size, self.work.address)
         while run.encode_block(self.block.state.address) != DONE:
-            self._make_scratch(2 * self.work[WORK.scratch_symbols])
+            # Never more at once than the word needs, nor than a growth that keeps restarts cheap.
+            limit = SCRATCH_GROWTH * self.work[WORK.scratch_symbols]
+            self._make_scratch(round_up(min(limit, self.work[WORK.scratch_needed]), SCRATCH_UNIT))
         written = self.work[WORK.output] - self.output.address
         return self.output.array(self.dtype, written // self.dtype.itemsize)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self.block.close()
         for buffer in (self.work, self.text, self.output, self.scratch):
             buffer.close()
@@ -79,14 +84,14 @@ class Workspace:
 class Encoder:
     """Encodes bytes with a vocabulary; many threads may do so at once, each in a workspace.
 
-    `byte_ids` has the id of each byte, `rules` the left, right and merged id of each merge, the earliest first,
+    `byte_ids` has the id of each byte, `merges` the left, right and merged id of each merge, the earliest first,
     `lengths` (ids,) the bytes of each id, `specials` the special tokens and their ids.
     """
 
     def __init__(
         self,
         byte_ids: Sequence[int],
-        rules: Sequence[tuple[int, int, int]],
+        merges: Sequence[tuple[int, int, int]],
         lengths: np.ndarray,
         specials: Sequence[tuple[bytes, int]],
     ):
@@ -97,44 +102,44 @@ class Encoder:
         self.classes = buffer_of(class_table())
         self.specials = SpecialTokenTable([special for special, _ in specials])
         self.buffers: list[Buffer] = []
-        capacity = 1 << (4 * len(rules) + 1).bit_length()
-        merged, special_ids = [rule[2] for rule in rules], [token_id for _, token_id in specials]
+        capacity = 1 << (4 * len(merges) + 1).bit_length()
+        merged_ids, special_ids = [merge[2] for merge in merges], [token_id for _, token_id in specials]
         self.tables = {
-            WORK.rules: self._keep(np.zeros(capacity, np.uint64)),
-            WORK.rules_capacity: capacity,
+            WORK.merges: self._copy(np.zeros(capacity, np.uint64)),
+            WORK.merges_capacity: capacity,
             WORK.window: WINDOW,
             WORK.margin: MARGIN,
-            WORK.merged: self._keep(np.array(merged, np.uint32)),
-            WORK.byte_ids: self._keep(np.array(byte_ids, np.uint32)),
-            WORK.lengths: self._keep(lengths.astype(np.uint32)),
-            WORK.special_ids: self._keep(np.array(special_ids, np.uint32)),
+            WORK.merged_ids: self._copy(np.array(merged_ids, np.uint32)),
+            WORK.byte_ids: self._copy(np.array(byte_ids, np.uint32)),
+            WORK.lengths: self._copy(lengths.astype(np.uint32)),
+            WORK.special_ids: self._copy(np.array(special_ids, np.uint32)),
         }
-        with StructBuffer(WORK.nbytes) as work, borrowed(np.array(rules, np.int64)) as (triples,):
+        with StructBuffer(WORK.nbytes) as work, borrowed(np.array(merges, np.int64)) as (triples,):
             for field, value in self.tables.items():
                 work[field] = value
-            self.kernels.enter_rules(work.address, triples, len(rules))
+            self.kernels.enter_merges(work.address, triples, len(merges))
         self.idle: list[Workspace] = []
-        self.active_readers: Counter[int] = Counter()  # blocks under way, by the address of the cache that they read
+        self.active_readers: Counter[int] = Counter()  # blocks being encoded, by the address of their cache
         self.generation = 0
-        self.retired_slots: list[Buffer] = []  # caches that are still read
+        self.retired_slots: list[Buffer] = []  # caches that blocks still read
         self.retired_arenas: list[Buffer] = []
         self.arenas: list[Buffer] = []
-        self._make_cache(INITIAL_CAPACITY)
+        self.max_capacity = MAX_CAPACITY
+        self._use_cache(Buffer(SLOT.nbytes * INITIAL_CAPACITY, huge=True), INITIAL_CAPACITY, 0)
 
-    def _keep(self, array: np.ndarray) -> int:
-        """Copy an array to memory that stays; returns its address."""
+    def _copy(self, array: np.ndarray) -> int:
+        """Copy an array to memory that lives as long as the encoder; returns its address."""
         self.buffers.append(buffer_of(array.tobytes()))
         return self.buffers[-1].address
 
-    def _make_cache(self, capacity: int) -> None:
-        # Slots that are filled, and slots that blocks under way may fill: never more than three quarters, since a
+    def _use_cache(self, slots: Buffer, capacity: int, used: int) -> None:
+        # Slots that are filled, and slots that blocks being encoded may fill: never more than three quarters, since a
         # look-up ends at a free slot.
-        self.capacity, self.used, self.reserved = capacity, 0, 0
-        self.slots = Buffer(SLOT.nbytes * capacity, huge=True)
+        self.slots, self.capacity, self.used, self.reserved = slots, capacity, used, 0
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Workspace]:
-        """A workspace for one block of text at a time, kept for the next one."""
+        """Acquire a workspace while the block runs."""
         space = self.acquire()
         try:
             yield space
@@ -142,18 +147,20 @@ class Encoder:
             self.release(space)
 
     def acquire(self) -> Workspace:
-        """Take a workspace, with its share of the cache."""
+        """Return a workspace for one block of text, with its share of the cache; `release` it afterwards."""
         with self.lock:
             space = self.idle.pop() if self.idle else Workspace(self)
-            if 2 * self.used > self.capacity and self.capacity < MAX_CAPACITY:
+            if 2 * self.used > self.capacity and self.capacity < self.max_capacity:
                 self._enlarge()
             work = space.work
             if space.generation != self.generation:
                 space.generation = self.generation
                 work[WORK.arena_left] = 0
             if work[WORK.arena_left] < MIN_ARENA_LEFT and len(self.arenas) < MAX_ARENAS:
-                self.arenas.append(Buffer(ARENA_BYTES))
-                work[WORK.arena], work[WORK.arena_left] = self.arenas[-1].address, ARENA_BYTES
+                # Without memory for it, long pre-tokens are merged again each time.
+                with contextlib.suppress(OSError, MemoryError):
+                    self.arenas.append(Buffer(ARENA_BYTES))
+                    work[WORK.arena], work[WORK.arena_left] = self.arenas[-1].address, ARENA_BYTES
             work[WORK.slots], work[WORK.capacity] = self.slots.address, self.capacity
             free = max(0, 3 * self.capacity // 4 - self.used - self.reserved)
             space.share = work[WORK.free] = free // WRITERS
@@ -162,10 +169,10 @@ class Encoder:
             return space
 
     def release(self, space: Workspace) -> None:
-        """Give a workspace back, whose ids are no longer needed."""
+        """Give back a workspace whose ids are no longer needed."""
         with self.lock:
             self.active_readers[space.work[WORK.slots]] -= 1
-            # What went into a cache that was replaced meanwhile is lost.
+            # Entries of a cache that was replaced meanwhile are lost.
             if space.work[WORK.slots] == self.slots.address:
                 self.reserved -= space.share
                 self.used += space.share - space.work[WORK.free]
@@ -173,34 +180,43 @@ class Encoder:
             self._close_unread()
 
     def encode(self, space: Workspace, size: int) -> np.ndarray:
-        """The ids (tokens,) of the first bytes of a workspace's text; they are there until it is used again."""
+        """Return the ids (tokens,) of the first `size` bytes of a workspace's text, valid until its next use."""
         return space.encode(self.kernels, size)
 
     def count_ids(self, ids: np.ndarray, counts: np.ndarray) -> None:
-        """Add how often each id occurs to `counts` (vocab,), int64."""
-        with borrowed(ids, counts) as (start, counts_at):
-            self.kernels.count_ids(start, len(ids), counts_at)
+        """Add the number of occurrences of each id to `counts` (vocab,), int64."""
+        with borrowed(ids, counts) as (ids_address, counts_address):
+            self.kernels.count_ids(ids_address, len(ids), counts_address)
 
     def _enlarge(self) -> None:
-        """Replace the cache by one of four times the size; those that still read the old one lose what they enter."""
+        """Replace the cache by one of four times the size; without memory for it, keep this one for good.
+
+        Blocks that still read the old one lose what they enter.
+        """
+        capacity = min(4 * self.capacity, self.max_capacity)
+        try:
+            slots = Buffer(SLOT.nbytes * capacity, huge=True)
+        except (OSError, MemoryError):
+            self.max_capacity = self.capacity
+            return
+        used = self.kernels.copy_slots(self.slots.address, self.capacity, slots.address, capacity)
         self.retired_slots.append(self.slots)
-        old, old_capacity = self.slots, self.capacity
-        self._make_cache(min(4 * self.capacity, MAX_CAPACITY))
-        self.used = self.kernels.copy_slots(old.address, old_capacity, self.slots.address, self.capacity)
+        self._use_cache(slots, capacity, used)
         self._close_unread()
 
     def clear(self) -> None:
         """Empty the cache."""
+        slots = Buffer(SLOT.nbytes * INITIAL_CAPACITY, huge=True)
         with self.lock:
             self.retired_slots.append(self.slots)
             self.retired_arenas += self.arenas
             self.arenas = []
-            self._make_cache(INITIAL_CAPACITY)
+            self._use_cache(slots, INITIAL_CAPACITY, 0)
             self.generation += 1
             self._close_unread()
 
     def _close_unread(self) -> None:
-        """Give back the caches that no block reads any more, and forgotten texts when none is under way."""
+        """Free the caches that no block reads any more, and retired texts when no block is being encoded."""
         for slots in [slots for slots in self.retired_slots if not self.active_readers[slots.address]]:
             self.retired_slots.remove(slots)
             slots.close()

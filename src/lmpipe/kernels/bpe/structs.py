@@ -6,10 +6,13 @@ from lmpipe.kernels.runtime.structs import struct
 OTHER, LETTER, DIGIT, WHITE = range(4)
 
 # The state of a scan for pre-tokens: the position of the next byte, then what the bytes before it decide about it.
-SCAN = struct("position letter digit other space white forced barred")
+SCAN = struct("position letter digit other space white force forbid")
 # A scan emits up to this many starts at a time, and ends when fewer fit.
 SCAN_SLACK = 64
 
+# The special tokens: how many first bytes they have, and how many tokens there are.
+SPECIALS = struct("first_bytes tokens")
+SPECIAL = struct("address size index")
 # A special token in a text: its first byte, the byte behind it, and its index.
 MATCH = struct("start stop index")
 
@@ -22,7 +25,7 @@ TABLE = struct("slots capacity used arena arena_used arena_size")
 # counts, or the encoder's work.
 BLOCK = struct(
     "base stop classes specials matches matches_room starts starts_room keys table "
-    f"position open segment_stop special match_count match_next carried waiting scan:{SCAN.nbytes}"
+    f"position is_open segment_stop special match_count match_next carried pending scan:{SCAN.nbytes}"
 )
 # A pre-token of a batch that is looked up together: its slot's first two words, and the address of the slot. A longer
 # one has its position, LONG and its size.
@@ -32,13 +35,14 @@ DONE, NO_ROOM = range(2)  # why a pass over a block stops
 
 # The encoder's work: the tables of a vocabulary, the cache, a thread's own memory.
 WORK = struct(
-    "rules rules_capacity merged byte_ids lengths special_ids "
+    "merges merges_capacity merged_ids byte_ids lengths special_ids "
     "slots capacity free arena arena_left "
-    "scratch scratch_symbols output window margin"
+    "scratch scratch_symbols scratch_needed output window margin"
 )
-# A merge rule is one number: the ids of a pair (21 bits each) and its rank plus one (22 bits); 0: free.
+# A merge is one number: the ids of a pair (21 bits each) and its rank plus one (22 bits); 0: free.
 ID_BITS, RANK_BITS = 21, 22
-SCRATCH_BYTES = 17  # for each symbol being merged: its id, rank and neighbours, and a share of the smallest ranks
+SCRATCH_BYTES = 17  # for each symbol being merged: its id, rank and two neighbours, and its share of the tree of minima
+TREE_LEVELS_BYTES = 128  # addresses of the levels of the tree
 # A slot of the cache: as in a table of pre-tokens, then ids (or the address of more than fit) and their number.
 CACHE_SLOT = struct("low high ids id_count")
 
@@ -49,21 +53,20 @@ RECORD_UNIT = 4  # words are known by their offset in units of 4 bytes, so that 
 PAIR = struct("key count start words")
 COUNTER = struct("key count")  # a pair in the table that counts all pairs; key plus one
 HEAP_ENTRY = struct("count key")
-NEAR = struct("count words:4 last:4")  # a neighbour of the new token: occurrences, words, the last word plus one
-EVENT = struct("symbol:4 word:4")  # a symbol beside a new token (right neighbours as ~symbol) and its word
-TOKEN = struct("head start size")  # a token's first eight bytes as a number, the start and the length of all of them
+NEIGHBOUR = struct("count words:4 last_word:4")  # of the new token: occurrences, words, the last word plus one
+EVENT = struct("symbol:4 word:4")  # a neighbour of the new token (a right one as ~symbol) and its word
+TOKEN = struct("head start size")  # a token's first eight bytes as a number, start and length of all of them
 MERGED_PAIR = struct("left right")
 
-# The state of merging.
+# The state of the merge loop.
 MERGE = struct(
-    "records records_used counter counter_capacity counter_used "
-    "pairs pairs_capacity pairs_used pool pool_size pool_used "
-    "heap heap_size heap_used left right near_left near_right "
-    "events tokens text text_size text_used least "
-    "output wanted done next "
-    "pending events_used lefts rights twins twin_words"
+    "records records_used counters counters_capacity counters_used "
+    "pairs pairs_capacity pairs_used pool pool_size pool_used heap heap_size heap_used "
+    "left_dirty right_dirty left_neighbours right_neighbours events tokens text text_size text_used "
+    "min_count output target done next_id "
+    "pending events_used num_left num_right self_pairs self_pair_words"
 )
-# Why merging stops: nothing is left to do, a buffer is full, or rarer pairs must be looked up.
+# Why the merge loop stops: nothing is left to do, a buffer is full, or no pair is left that occurs min_count times.
 MERGE_FINISHED, PAIRS_FULL, POOL_FULL, HEAP_FULL, TEXT_FULL, PAIRS_ENDED = range(6)
-SLACK = 64  # bytes behind the last record that vector loads may read
+RECORDS_SLACK = 64  # bytes behind the last record that vector loads may read
 NARROW_IDS = 1 << 16  # vocabularies up to this size have ids of 16 bits

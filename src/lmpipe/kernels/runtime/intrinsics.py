@@ -240,6 +240,11 @@ def prefetch(context, address):
     return types.void(types.int64), generate
 
 
+# Seeds of the hashes: 2^64 divided by the golden ratio, and a prime of xxHash.
+HASH_SEED_A = np.uint64(0x9E3779B97F4A7C15)
+HASH_SEED_B = np.uint64(0xC2B2AE3D27D4EB4F)
+
+
 @intrinsic
 def hash128(context, left, right):
     """Hash two numbers: the high half of their 128-bit product xor the low half (one multiplication)."""

@@ -1,0 +1,202 @@
+"""Words and pairs of the merge loop: records of words, counts of pairs, and the words of each frequent pair."""
+
+import numpy as np
+from numba import uint64
+
+from lmpipe.kernels.bpe.hash_slot_kernels import copy_bytes
+from lmpipe.kernels.bpe.pair_heap_kernels import push
+from lmpipe.kernels.bpe.structs import COUNTER, MERGE, PAIR, RECORD, RECORD_UNIT
+from lmpipe.kernels.runtime.intrinsics import (
+    HASH_SEED_A,
+    HASH_SEED_B,
+    ID_BYTES,
+    hash128,
+    inlined,
+    kernel,
+    load8,
+    load32,
+    load_id,
+    load_int,
+    store32,
+    store_id,
+    store_int,
+)
+from lmpipe.kernels.runtime.structs import WORD
+
+
+@inlined
+def record_bytes(room):
+    """Return the bytes of a record with room for some symbols."""
+    return (RECORD.symbols + ID_BYTES * room + RECORD_UNIT - 1) & -RECORD_UNIT
+
+
+@kernel
+def write_records(state, text, lengths, counts, words):
+    """Write records of words of two bytes or more, given as in pretoken_table_kernels.add_words."""
+    record = load_int(state + MERGE.records)
+    for word in range(words):
+        size = load32(lengths + 4 * word)
+        if size > 1:
+            store_int(record + RECORD.count, load_int(counts + WORD * word))
+            store32(record + RECORD.size, size)
+            store32(record + RECORD.room, size)
+            for index in range(size):
+                store_id(record + RECORD.symbols + ID_BYTES * index, load8(text + index))
+            record += record_bytes(size)
+        text += size
+    store_int(state + MERGE.records_used, record - load_int(state + MERGE.records))
+    return 0
+
+
+@kernel
+def pack_records(state):
+    """Close the gaps between records, whose words became shorter, and drop the words that are one symbol."""
+    source = target = load_int(state + MERGE.records)
+    end = source + load_int(state + MERGE.records_used)
+    while source < end:
+        size, room = load32(source + RECORD.size), load32(source + RECORD.room)
+        if size > 1:
+            for offset in range(0, record_bytes(size), RECORD_UNIT):
+                store32(target + offset, load32(source + offset))
+            store32(target + RECORD.room, size)
+            target += record_bytes(size)
+        source += record_bytes(room)
+    store_int(state + MERGE.records_used, target - load_int(state + MERGE.records))
+    return 0
+
+
+@inlined
+def pair_key(left, right):
+    """Return the key of a pair: a number that is never 0."""
+    return (left << 32 | right) + 1
+
+
+@inlined
+def key_slot(slots, capacity, slot_bytes, key):
+    """Return the slot of a key in a table whose slots start with their keys: its own, or the free one for it."""
+    index = np.int64(hash128(uint64(key) ^ HASH_SEED_B, HASH_SEED_A) >> uint64(8)) & (capacity - 1)
+    other = load_int(slots + slot_bytes * index)
+    while other != key and other != 0:
+        index = (index + 1) & (capacity - 1)
+        other = load_int(slots + slot_bytes * index)
+    return slots + slot_bytes * index
+
+
+@inlined
+def pair_slot(state, key):
+    """Return the slot of a pair in the table of pairs."""
+    return key_slot(load_int(state + MERGE.pairs), load_int(state + MERGE.pairs_capacity), PAIR.nbytes, key)
+
+
+@kernel
+def count_pairs(state):
+    """Count all pairs of neighbours in the table of counters; returns 1 if it becomes too full, else 0."""
+    counters, capacity = load_int(state + MERGE.counters), load_int(state + MERGE.counters_capacity)
+    record = load_int(state + MERGE.records)
+    end = record + load_int(state + MERGE.records_used)
+    used = 0
+    while record < end:
+        count, size = load_int(record + RECORD.count), load32(record + RECORD.size)
+        symbol = record + RECORD.symbols
+        left = load_id(symbol)
+        for _ in range(size - 1):
+            symbol += ID_BYTES
+            right = load_id(symbol)
+            key = pair_key(left, right)
+            slot = key_slot(counters, capacity, COUNTER.nbytes, key)
+            if load_int(slot + COUNTER.key) == 0:
+                store_int(slot + COUNTER.key, key)
+                used += 1
+                if 4 * used > 3 * capacity:
+                    return 1
+            store_int(slot + COUNTER.count, load_int(slot + COUNTER.count) + count)
+            left = right
+        record += record_bytes(load32(record + RECORD.room))
+    store_int(state + MERGE.counters_used, used)
+    return 0
+
+
+@kernel
+def select_pairs(state):
+    """Enter the counted pairs that occur often enough into the empty table of pairs and the empty heap."""
+    counters, min_count = load_int(state + MERGE.counters), load_int(state + MERGE.min_count)
+    for index in range(load_int(state + MERGE.counters_capacity)):
+        counter = counters + COUNTER.nbytes * index
+        key, count = load_int(counter + COUNTER.key), load_int(counter + COUNTER.count)
+        if key != 0 and count >= min_count:
+            enter_pair(state, key, count, 0)
+    return 0
+
+
+@kernel
+def enter_pair(state, key, count, start):
+    """Enter a new pair, with an empty list at `start` of the pool, into table and heap; returns its slot."""
+    slot = pair_slot(state, key)
+    store_int(slot + PAIR.key, key)
+    store_int(slot + PAIR.count, count)
+    store_int(slot + PAIR.start, start)
+    store_int(slot + PAIR.words, 0)
+    store_int(state + MERGE.pairs_used, load_int(state + MERGE.pairs_used) + 1)
+    push(state, count, key)
+    return slot
+
+
+@kernel
+def grow_pairs(state, old_pairs, old_capacity):
+    """Enter the pairs of a smaller table into the empty table of pairs."""
+    for index in range(old_capacity):
+        pair = old_pairs + PAIR.nbytes * index
+        key = load_int(pair + PAIR.key)
+        if key != 0:
+            copy_bytes(pair_slot(state, key), pair, PAIR.nbytes)
+    return 0
+
+
+@kernel
+def measure_lists(state):
+    """Reserve room in the pool for each pair's words, one for each occurrence; returns the sum."""
+    walk_pairs(state, False)
+    pairs = load_int(state + MERGE.pairs)
+    total = 0
+    for index in range(load_int(state + MERGE.pairs_capacity)):
+        pair = pairs + PAIR.nbytes * index
+        words = load_int(pair + PAIR.words)
+        store_int(pair + PAIR.start, total)
+        store_int(pair + PAIR.words, 0)
+        total += words
+    store_int(state + MERGE.pool_used, total)
+    return total
+
+
+@kernel
+def fill_lists(state):
+    """Append each word to the lists of its pairs."""
+    walk_pairs(state, True)
+    return 0
+
+
+@kernel
+def walk_pairs(state, fill):
+    """For each occurrence of a pair of the table, count it, or append its word to the list unless it is the last."""
+    records, pool = load_int(state + MERGE.records), load_int(state + MERGE.pool)
+    record = records
+    end = record + load_int(state + MERGE.records_used)
+    while record < end:
+        word = (record - records) // RECORD_UNIT
+        symbol = record + RECORD.symbols
+        left = load_id(symbol)
+        for _ in range(load32(record + RECORD.size) - 1):
+            symbol += ID_BYTES
+            right = load_id(symbol)
+            slot = pair_slot(state, pair_key(left, right))
+            left = right
+            if load_int(slot + PAIR.key) == 0:
+                continue
+            words = load_int(slot + PAIR.words)
+            if fill:
+                entry = pool + 4 * (load_int(slot + PAIR.start) + words)
+                if words > 0 and load32(entry - 4) == word:
+                    continue
+                store32(entry, word)
+            store_int(slot + PAIR.words, words + 1)
+        record += record_bytes(load32(record + RECORD.room))
