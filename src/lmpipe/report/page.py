@@ -125,10 +125,10 @@ def build_report(study: StudySession, output: Path | None = None, *, require_com
         results = Results(study.folder, settings, study.plan.run_keys())
         findings = Findings.read(study.folder / "findings.json")
         drawings = draw_plots(findings, study.folder)
+        write_page(output, study.plan, results, findings, drawings)
         (study.folder / "figures").mkdir(exist_ok=True)
         for plot in (plot for finding in findings.problems.values() for plot in finding.plots if plot.data):
             drawings[plot.path].save(study.folder / plot.path)
-        write_page(output, study.plan, results, findings, drawings)
     else:
         results, redrawn, unreadable = available_results(snapshot)
         findings = analyze_available(results, snapshot, unreadable)
