@@ -22,7 +22,7 @@ COUNTS = st.one_of(DENSE.map(lambda words: [word.encode() for word in words]), V
 
 def train(counts: dict[bytes, int], first: int, wanted: int) -> list[bytes]:
     """The tokens of the merges, with ids from `first` upwards."""
-    words = PretokenCounts.of(counts)
+    words = PretokenCounts.from_mapping(counts)
     tokens = {byte: bytes([byte]) for byte in range(256)}
     merging = MergeLoop((words.text, words.lengths, words.counts), first, wanted)
     pairs = merging.run(lambda merges: None)

@@ -13,10 +13,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lmpipe.errors import InputError
-from lmpipe.io.files import read_json
 from lmpipe.kernels.bpe import pretoken_table
 from lmpipe.kernels.bpe.pretoken_table import PretokenTable
 from lmpipe.tokenizer import chunking, pretoken_counts
+from lmpipe.tokenizer.documents import PretokenShard
 from lmpipe.tokenizer.pretoken_counts import (
     PretokenCounts,
     count_file_range,
@@ -40,7 +40,7 @@ BROKEN = st.lists(st.one_of(PIECES.map(str.encode), st.binary(max_size=4)), max_
 
 
 def words_of(counts: Mapping[bytes, int]) -> pretoken_table.PretokenArrays:
-    counted = PretokenCounts.of(counts)
+    counted = PretokenCounts.from_mapping(counts)
     return counted.text, counted.lengths, counted.counts
 
 
@@ -155,7 +155,7 @@ def test_long_and_strange_texts(tmp_path, data):
 def test_a_file_that_becomes_shorter_while_it_is_read_is_told(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"a b c")
-    with open(path, "rb") as file, pytest.raises(InputError, match="the file became shorter"):
+    with open(path, "rb") as file, pytest.raises(InputError, match="is the end of a file"):
         count_file_range(file.fileno(), [], 0, 10, lambda size: None)
 
 
@@ -256,21 +256,20 @@ def test_damaged_and_missing_counts_are_told_in_one_line(tmp_path):
 def test_count_shard_writes_counts_and_their_cost(tmp_path):
     text = ("One day, a cat ran." + END_OF_TEXT) * 10
     path = write(tmp_path / "train.txt", text.encode())
-    for shard in range(2):
-        count_shard(path, shard, 2, tmp_path / f"{shard}.npz", tmp_path / f"{shard}.json")
-    records = [read_json(tmp_path / f"{shard}.json") for shard in range(2)]
+    infos = [count_shard(path, shard, 2, tmp_path / f"{shard}.npz", tmp_path / f"{shard}.json") for shard in range(2)]
+    assert infos == [PretokenShard.read(tmp_path / f"{shard}.json") for shard in range(2)]
     total = sum_counts(load_counts(tmp_path / f"{shard}.npz") for shard in range(2))
     assert total == Counter(naive_bpe.pretokens(text, [END_OF_TEXT]))
-    assert sum(record["bytes"] for record in records) == os.path.getsize(path)
-    assert sum(record["pretokens"] for record in records) == sum(total.values())
-    assert all(record["wall_seconds"] > 0 and record["peak_memory_bytes"] > 1e6 for record in records)
+    assert sum(info.bytes for info in infos) == os.path.getsize(path)
+    assert sum(info.pretokens for info in infos) == sum(total.values())
+    assert all(info.wall_seconds > 0 and info.peak_memory_bytes > 1e6 for info in infos)
 
 
 def test_a_missing_text_is_an_input_error(tmp_path):
     for missing in (tmp_path / "none.txt", tmp_path):
-        with pytest.raises(InputError, match="expected a text file"):
+        with pytest.raises(InputError, match="text file"):
             count_pretokens(missing, [])
-        with pytest.raises(InputError, match="expected a text file"):
+        with pytest.raises(InputError, match="text file"):
             count_shard(missing, 0, 1, tmp_path / "a.npz", tmp_path / "a.json")
 
 

@@ -129,7 +129,7 @@ def test_the_cache_grows_stays_bounded_and_changes_nothing(monkeypatch, largest)
         assert bounded.encode(text) == expected
         assert 0 < bounded.encoder.used <= 3 * largest // 4
     assert bounded.encoder.capacity == largest
-    bounded.forget()
+    bounded.clear_cache()
     assert (bounded.encoder.used, bounded.encoder.capacity) == (0, 16)
     assert bounded.encode(text) == expected
 
@@ -173,7 +173,7 @@ def test_more_than_65536_ids_take_the_kernels_with_ids_of_32_bits():
 
 
 def test_ids_beyond_what_the_encoder_packs_are_refused():
-    with pytest.raises(InputError, match="expected ids from 0 to 1048575, found 1048576"):
+    with pytest.raises(InputError, match="1048576"):
         Tokenizer({**trained().vocab, 1 << 20: b"x|"}, [])
 
 
@@ -284,27 +284,27 @@ def test_sha256_covers_vocabulary_merges_and_special_tokens():
 
 def test_a_vocabulary_with_gaps_is_refused():
     vocab, merges = merge_pretokens({b"abc": 3}, 258, [])
-    with pytest.raises(InputError, match=r"expected the token b'b'"):
+    with pytest.raises(InputError, match="lacks the token b'b'"):
         Tokenizer({token_id: token for token_id, token in vocab.items() if token != b"b"}, [])
-    with pytest.raises(InputError, match=r"expected the token b'abc'"):
+    with pytest.raises(InputError, match="lacks the token b'abc'"):
         Tokenizer({token_id: token for token_id, token in vocab.items() if token_id < 257}, merges)
-    with pytest.raises(InputError, match="expected ids from 0 to 257, found 300"):
+    with pytest.raises(InputError, match="contain 300"):
         Tokenizer(vocab, merges).decode([97, 300])
 
 
 DAMAGE = [
-    ("vocab.json", '{"a": 1', "expected JSON"),
-    ("vocab.json", "[1]", "expected a JSON object"),
-    ("vocab.json", '{"a": "1"}', "'a': expected an id"),
-    ("vocab.json", '{"a": 1, "b": 1}', "'b': expected an id"),
-    ("vocab.json", '{"a b": 1}', "found ' '"),
-    ("vocab.json", json.dumps({"a" * 5000: [0] * 5000}), "used once, found [0, 0, 0, 0, 0, 0, ...]; delete"),
-    ("merges.txt", "#version: 0.2\n" + "a" * 5000, "line 2: expected two tokens and a space, found 'a"),
-    ("vocab.json", '{"a": 0}', "expected the token"),
-    ("merges.txt", "#version: 0.2\nabc\n", "line 2: expected two tokens"),
-    ("merges.txt", "#version: 0.2\na b c\n", "line 2: expected two tokens"),
-    ("merges.txt", "#version: 0.2\na\u4e00 b\n", "line 2: expected GPT-2's"),
-    ("merges.txt", "#version: 0.2\nq z\n", "expected the token b'qz'"),
+    ("vocab.json", '{"a": 1', "vocab.json: "),
+    ("vocab.json", "[1]", "is not a JSON object"),
+    ("vocab.json", '{"a": "1"}', "'a' has the id"),
+    ("vocab.json", '{"a": 1, "b": 1}', "'b' has the id"),
+    ("vocab.json", '{"a b": 1}', "contains ' '"),
+    ("vocab.json", json.dumps({"a" * 5000: [0] * 5000}), "has the id [0, 0, 0, 0, 0, 0, ...]"),
+    ("merges.txt", "#version: 0.2\n" + "a" * 5000, "line 2: is not two tokens and a space: 'a"),
+    ("vocab.json", '{"a": 0}', "lacks the token"),
+    ("merges.txt", "#version: 0.2\nabc\n", "line 2: is not two tokens"),
+    ("merges.txt", "#version: 0.2\na b c\n", "line 2: is not two tokens"),
+    ("merges.txt", "#version: 0.2\na\u4e00 b\n", "line 2: contains"),
+    ("merges.txt", "#version: 0.2\nq z\n", "lacks the token b'qz'"),
     ("tokenizer.json", "{}", "added_tokens"),
     ("tokenizer.json", '{"added_tokens": 3}', "added_tokens"),
 ]

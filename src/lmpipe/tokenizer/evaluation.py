@@ -101,7 +101,7 @@ def compression(tokenizer: Tokenizer, path: Path, sample: Mapping[int, bytes]) -
         pass
     tokens = int(counts.sum())
     # One tokenizer comes after another, and their caches would stand side by side.
-    tokenizer.forget()
+    tokenizer.clear_cache()
     sample_bytes, sample_tokens = sum(map(len, sample.values())), sum(map(len, encoded))
     return {
         "sample_bytes": sample_bytes,
@@ -133,7 +133,7 @@ def throughput(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
     """Encoding speed on one core in bytes per second: the median of some passes, each with an empty cache."""
     seconds = []
     for _ in range(THROUGHPUT_PASSES):
-        tokenizer.forget()
+        tokenizer.clear_cache()
         started = time.perf_counter()
         tokenizer.encode_to_numpy(text)
         seconds.append(time.perf_counter() - started)

@@ -1,8 +1,7 @@
-"""GPT-2's pre-tokens: the pattern, the bytes of a text, special tokens, and the documents of a corpus file.
+"""GPT-2's pre-tokenizer: the pattern, bytes and text, special tokens, and the documents of a corpus file.
 
-Any bytes are text here, by one rule: they are read as UTF-8, and each byte that is no part of well-formed UTF-8 is one
-character of its own (Python's `surrogateescape`), which the pattern counts as punctuation. `encode_utf8` gives the
-same bytes back.
+Any bytes are a text: they are decoded as UTF-8, and each byte outside well-formed UTF-8 becomes one character (Python's
+`surrogateescape`), which the pattern counts as punctuation. `encode_utf8` restores the same bytes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,17 +12,17 @@ from lmpipe.io.files import open_text
 
 END_OF_TEXT = "<|endoftext|>"
 # GPT-2 (Radford et al. 2019, encoder.py of the release): contractions, words, numbers, other characters, white space.
-# lmpipe.kernels.bpe.pretokenizer_kernels finds what it finds.
+# lmpipe.kernels.bpe.pretokenizer_kernels finds the same pre-tokens.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 20  # read at a time
 MAX_DOCUMENT_BYTES = 1 << 22
 
 
 def encode_utf8(text: str) -> bytes:
-    r"""The bytes of a text: UTF-8, characters U+DC80 to U+DCFF as the single bytes that they stand for.
+    r"""Encode a text as UTF-8; characters U+DC80 to U+DCFF become the single bytes that they represent.
 
-    Other lone surrogates, which no decoded file holds, get the three bytes that UTF-8 would give them.
+    Other lone surrogates, which no decoded file contains, become the three bytes of their UTF-8 pattern.
 
     >>> encode_utf8("é\udcff")
     b'\xc3\xa9\xff'
@@ -36,7 +35,7 @@ def encode_utf8(text: str) -> bytes:
 
 
 def decode_utf8(data: bytes) -> str:
-    r"""The text of any bytes, by this module's rule.
+    r"""Decode any bytes, as described at the top of this module.
 
     >>> decode_utf8(bytes([0x61, 0xFF]))
     'a\udcff'
@@ -45,22 +44,26 @@ def decode_utf8(data: bytes) -> str:
 
 
 def special_bytes(special_tokens: Sequence[str]) -> list[bytes]:
-    """Special tokens as UTF-8, each once; raises InputError for empty ones and for what UTF-8 does not have."""
+    """Encode special tokens as UTF-8, without repetitions.
+
+    Raises InputError for a single string, an empty token, or characters that UTF-8 cannot encode.
+    """
+    if isinstance(special_tokens, str):
+        raise InputError("special_tokens", f"is the string {special_tokens!r}", f"pass a list: [{special_tokens!r}]")
     if "" in special_tokens:
-        raise InputError("special_tokens: expected texts of at least one character, found an empty one; remove it")
+        raise InputError("special_tokens", "contains an empty token", "remove it")
     try:
         return [token.encode() for token in dict.fromkeys(special_tokens)]
     except UnicodeEncodeError as error:
-        raise InputError(
-            f"special_tokens: expected characters that UTF-8 has, found {error.object!r}; choose another text"
-        ) from None
+        problem = f"contains {error.object!r}, which UTF-8 cannot encode"
+        raise InputError("special_tokens", problem, "choose another text") from None
 
 
 def documents(path: str | Path) -> Iterator[bytes]:
-    """The documents of a corpus file in order: the bytes between its delimiters, blank ones left out.
+    """Yield the documents of a corpus file in order: the bytes between delimiters, without blank ones.
 
-    A document of more than MAX_DOCUMENT_BYTES bytes, such as a file without delimiters, comes in parts that end before
-    white space, as several documents would: so memory is constant.
+    A document of more than MAX_DOCUMENT_BYTES bytes, such as a file without delimiters, is split before
+    white space, so memory is constant.
     """
     delimiter = END_OF_TEXT.encode()
     rest = b""
@@ -76,11 +79,11 @@ def documents(path: str | Path) -> Iterator[bytes]:
 
 
 def split_before_space(text: bytes) -> tuple[bytes, bytes]:
-    """Cut a text before its last spaces or line ends; one without any, in its middle.
+    """Split a text before its last spaces or line ends, or in the middle if it has none.
 
     >>> split_before_space(b"one two  three")
     (b'one two', b'  three')
     """
     space = max(text.rfind(b" "), text.rfind(b"\n"), 0)
-    place = len(text[:space].rstrip()) or len(text) // 2
-    return text[:place], text[place:]
+    offset = len(text[:space].rstrip()) or len(text) // 2
+    return text[:offset], text[offset:]
