@@ -25,7 +25,6 @@ from lmpipe.data.token_dataset import TokenDataset, get_batch
 from lmpipe.errors import InputError
 from lmpipe.generation.inference import load_run
 from lmpipe.generation.sampling import stream
-from lmpipe.io.files import write_json
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.planned_run import PlannedRun, PlannedTraining
 from lmpipe.study.settings import ModelConfig, TrainingSettings
@@ -78,7 +77,7 @@ def finished_study() -> Path:
         tokens = study / f"tokens/tiny/{split}.bin"
         encode_file(study / f"corpora/tiny/{split}.txt", tokenizer, tokens, tokens.with_suffix(".json"), "tiny")
     train(PLANNED, study, folder / RUN)
-    write_json(folder / BEST, select_best(read_experiment(study, "experiment", [("baseline", 0)])))
+    select_best(read_experiment(study, "experiment", [("baseline", 0)])).write(folder / BEST)
     for step in STEPS:
         save_checkpoint(folder / CHECKPOINTS, OWNER, step, checkpoint_tensors(step), {"step": step})
     return folder

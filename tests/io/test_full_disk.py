@@ -149,7 +149,7 @@ def test_training_goes_on_from_its_last_checkpoint(disk, tmp_path, monkeypatch, 
     assert len(kept) == 2 and all(name.endswith(".safetensors") for name in kept)
     capfd.readouterr()
     train(settings, results, disk / "results/run", checkpoint_seconds=0)
-    assert f"going on after step {int(kept[-1][5:15])} of 60" in capfd.readouterr().err
+    assert f"resuming from step {int(kept[-1][5:15])} of 60" in capfd.readouterr().err
     weights = "run/model.safetensors"
     assert (disk / "results" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
     shutil.rmtree(results)
@@ -168,7 +168,7 @@ def test_finished_weights_that_find_no_room_are_made_again_from_the_checkpoint(d
         train(tiny_run(), results, disk / "results/run", checkpoint_seconds=0)
     monkeypatch.setattr("lmpipe.training.trainer.save_weights", save_weights)
     train(tiny_run(), results, disk / "results/run")
-    assert "going on after step 60 of 60" in capfd.readouterr().err
+    assert "resuming from step 60 of 60" in capfd.readouterr().err
     shutil.rmtree(results)
 
 

@@ -7,7 +7,8 @@ from lmpipe.model.accounting import account_adamw
 from lmpipe.model.activation_memory import step_memory
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training import batch_size_benchmark
-from lmpipe.training.batch_size_benchmark import MemoryLine, StepTimer, benchmark_batch_sizes
+from lmpipe.training.batch_size_benchmark import StepTimer, benchmark_batch_sizes
+from lmpipe.training.measurements import MemoryLine
 from lmpipe.training.optimizer import AdamW
 from tests.support.tiny_study import MODEL, TRAINING
 

@@ -4,10 +4,13 @@ import sys
 import pytest
 import torch
 
+from lmpipe.model.transformer import TransformerLM
+from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training import compile, loop
 from lmpipe.training.compile import MIN_COMPILE_FLOPS, UNFINISHED, compile_step, exclusive_cache, should_compile
 from lmpipe.training.run import train
-from tests.support.tiny_study import make_tiny_study, tiny_run
+from lmpipe.training.step import DivergenceMonitor, TrainingStep
+from tests.support.tiny_study import MODEL, TRAINING, make_tiny_study, tiny_run
 from tests.support.training_runs import (
     StoppedError,
     assert_nearly_same_result,
@@ -92,3 +95,25 @@ def test_a_compiled_run_is_the_same_to_rounding_and_goes_on_to_the_byte(tmp_path
         train(settings["always"], other, other / "run", checkpoint_seconds=0)
     train(settings["always"], other, other / "run")
     assert_same_result(other / "run", results / "always")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_failed_trial_of_compiled_code_leaves_no_gradient(tmp_path, monkeypatch, capfd):
+    """The first step would otherwise add to it."""
+    model = TransformerLM(ModelConfig(vocab_size=50, **MODEL), seed=0)
+    step = TrainingStep(model, TrainingSettings.model_validate(TRAINING), DivergenceMonitor(CPU, warmup_steps=0))
+    eager = step.forward_hidden
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    gradients_at_failure = []
+
+    def fail(gradient):
+        gradients_at_failure.append(sum(parameter.grad is not None for parameter in model.parameters()))
+        raise RuntimeError("backward failed")
+
+    hook = model.token_embeddings.weight.register_hook(fail)
+    assert not compile_step(step, 2, tmp_path / "compiled")
+    hook.remove()
+    assert gradients_at_failure[0] > 0
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert step.forward_hidden == eager
+    assert "torch.compile is off: RuntimeError: backward failed" in capfd.readouterr().err

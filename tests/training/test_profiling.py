@@ -7,9 +7,9 @@ from torch import nn
 from lmpipe.model.accounting import count_parameters, forward_flops
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training import profiling
+from lmpipe.training.measurements import StepCost
 from lmpipe.training.profiling import (
     SavedTensors,
-    StepCost,
     matmul_flops_per_second,
     part_of,
     profile_step,

@@ -22,7 +22,7 @@ from lmpipe.analysis.run_states import StudyFiles
 from lmpipe.planning.estimate import distinct_runs
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import find_study
-from lmpipe.study.documents import BEST
+from lmpipe.training.run_config import BestRun
 from tests.support.browser import check_page
 from tests.support.tiny_study import tiny_text
 
@@ -180,13 +180,13 @@ def test_runs_that_experiments_share_are_trained_once(results):
 
 
 def test_best_of_is_the_best_grid_point(results):
-    best = results.json("experiments/learning_rate/best.json", BEST)
+    best = BestRun.read(results.folder / "experiments/learning_rate/best.json")
     losses = {
         run.config["training"]["max_lr"]: run.loss for run in results.experiment("learning_rate").runs if run.loss
     }
-    assert best["max_lr"] == min(losses, key=losses.get)
+    assert best.max_lr == min(losses, key=losses.get)
     batch = Run.read(results.folder / "runs/batch_size_experiment/batch_size=4_max_lr=sqrt_batch_size-0.5/seed0")
-    assert batch.config["training"]["max_lr"] == pytest.approx(best["max_lr"] * 0.5 * (4 / 8) ** 0.5, rel=1e-12)
+    assert batch.config["training"]["max_lr"] == pytest.approx(best.max_lr * 0.5 * (4 / 8) ** 0.5, rel=1e-12)
 
 
 def verify(folder):

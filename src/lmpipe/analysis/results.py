@@ -12,7 +12,9 @@ from lmpipe.data.documents import CorpusInfo
 from lmpipe.errors import InputError
 from lmpipe.io.hints import make_again, make_first
 from lmpipe.io.validation import short_repr
-from lmpipe.study.documents import RUN_CONFIG, RUN_SUMMARY, read_shape
+from lmpipe.study.documents import read_shape
+from lmpipe.training.run_config import BestRun, GridPoint, RunConfig
+from lmpipe.training.run_store import RunSummary
 
 # What runs are ranked by, with its unit.
 UNITS = {"validation_loss": "nats per token", "bits_per_byte": "bits per byte"}
@@ -50,12 +52,12 @@ class Run:
     def read(cls, folder: Path) -> "Run":
         """Read a run's folder, EXPERIMENT/NAME/seedN; raises InputError for missing, damaged and other runs' files."""
         path = folder / "config.json"
-        config = read_shape(path, RUN_CONFIG)
+        config = RunConfig.read(path).model_dump(mode="json")
         place, found = folder.parts[-3:], (config["experiment"], config["run"], f"seed{config['seed']}")
         if found != place:
             told = short_repr("/".join(found))
             raise InputError(f"{path}: expected the run {'/'.join(place)}, found {told}; {make_again(path)}")
-        return cls(folder, config, read_shape(folder / "summary.json", RUN_SUMMARY))
+        return cls(folder, config, RunSummary.read(folder / "summary.json").model_dump(mode="json"))
 
     @property
     def name(self) -> str:
@@ -292,7 +294,7 @@ def read_experiment(folder: str | Path, experiment: str, runs: list[tuple[str, i
     return ExperimentRuns(experiment, [Run.read(base / run / f"seed{seed}") for run, seed in runs])
 
 
-def select_best(experiment: ExperimentRuns) -> dict[str, Any]:
+def select_best(experiment: ExperimentRuns) -> BestRun:
     """The best finished grid point of a sweep by its mean final loss over the seeds: what best.json says.
 
     Raises InputError where no point finished with every seed, or where they are on different corpora, since nothing can
@@ -309,20 +311,23 @@ def select_best(experiment: ExperimentRuns) -> dict[str, Any]:
         raise InputError(
             f"experiments.{experiment.name}: no grid point finished with all its seeds; add lower learning rates to it"
         )
-    candidates = [candidate(experiment, name) for name in experiment.names()]
-    chosen = next(entry for entry in candidates if entry["run"] == best)
-    seeds = [run.seed for run in experiment.seeds_of(best)]
-    return {"experiment": experiment.name, **chosen, "seeds": seeds, "ranked_by": measure, "candidates": candidates}
+    return BestRun(
+        **grid_point(experiment, best).model_dump(),
+        experiment=experiment.name,
+        seeds=[run.seed for run in experiment.seeds_of(best)],
+        ranked_by=measure,
+        candidates=[grid_point(experiment, name) for name in experiment.names()],
+    )
 
 
-def candidate(experiment: ExperimentRuns, name: str) -> dict[str, Any]:
-    """One grid point of a sweep with its mean losses; None where a seed did not finish."""
+def grid_point(experiment: ExperimentRuns, name: str) -> GridPoint:
+    """Return one run of a sweep with its mean losses; None unless every seed finished."""
     runs = experiment.seeds_of(name)
     training = runs[0].config["training"]
-    return {
-        "run": name,
-        "max_lr": training["max_lr"],
-        "batch_size": training["batch_size"],
+    return GridPoint(
+        run=name,
+        max_lr=training["max_lr"],
+        batch_size=training["batch_size"],
         **{measure: experiment.mean_loss(name, measure) for measure in UNITS},
-        "statuses": [run.status for run in runs],
-    }
+        statuses=[run.status for run in runs],
+    )

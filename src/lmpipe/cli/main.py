@@ -435,10 +435,9 @@ def train(given: Arguments) -> Facts:
 def select_best(given: Arguments) -> Facts:
     """Run `lmpipe select-best`."""
     from lmpipe.analysis.results import read_experiment, select_best
-    from lmpipe.io.files import write_json
 
     experiment = read_experiment(given.results, given.settings["experiment"], given.settings["runs"])
-    write_json(given.output, select_best(experiment))
+    select_best(experiment).write(given.output)
     return {"inputs": [run.folder / name for run in experiment.runs for name in ("config.json", "summary.json")]}
 
 

@@ -18,10 +18,10 @@ from lmpipe.kernels.runtime.loader import load
 from lmpipe.kernels.runtime.structs import LANES, LANES_BYTES, WORD, round_up
 from lmpipe.kernels.transformer.structs import LAYER, MODEL, PANEL, POST_NORM, PRE_NORM, ROW
 from lmpipe.model.architecture import has_rope, norm_placement, rope_cos_sin, weight_shapes
-from lmpipe.study.documents import RUN_CONFIG, read_shape
 from lmpipe.study.paths import CONFIG, WEIGHTS
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.tokenizer import Tokenizer
+from lmpipe.training.run_config import RunConfig
 
 KERNEL_MODULE = "lmpipe.kernels.transformer.infer"
 ROWS = 64  # tokens that are computed together
@@ -172,14 +172,13 @@ def read_run(run_folder: str | Path) -> tuple[ModelConfig, dict[str, np.ndarray]
     Raises InputError if files are missing or damaged, or the tokenizer is not the one that the run was trained with.
     """
     folder = Path(run_folder)
-    config = read_shape(folder / CONFIG, RUN_CONFIG)
-    tokenizer_folder = os.path.normpath(folder / config["tokenizer"]["path"])
+    config = RunConfig.read(folder / CONFIG)
+    tokenizer_folder = os.path.normpath(folder / config.tokenizer.path)
     tokenizer = Tokenizer.from_folder(tokenizer_folder)
-    if tokenizer.sha256 != config["tokenizer"]["sha256"]:
+    if tokenizer.sha256 != config.tokenizer.sha256:
         problem = f"is not the tokenizer that {folder} was trained with (another checksum)"
         raise InputError(tokenizer_folder, problem, "train the run again")
-    model_config = ModelConfig.model_validate(config["model"])
-    if model_config.vocab_size != tokenizer.vocab_size:
-        problem = f"model.vocab_size is {model_config.vocab_size}, but the tokenizer has {tokenizer.vocab_size} ids"
+    if config.model.vocab_size != tokenizer.vocab_size:
+        problem = f"model.vocab_size is {config.model.vocab_size}, but the tokenizer has {tokenizer.vocab_size} ids"
         raise InputError(folder / CONFIG, problem, "train the run again")
-    return model_config, read_weights(folder / WEIGHTS, weight_shapes(model_config)), tokenizer
+    return config.model, read_weights(folder / WEIGHTS, weight_shapes(config.model)), tokenizer

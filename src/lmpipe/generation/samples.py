@@ -19,13 +19,13 @@ from lmpipe.generation.text_metrics import (
     training_vocabulary,
 )
 from lmpipe.io.documents import Document
-from lmpipe.io.files import read_json
 from lmpipe.io.progress import progress
-from lmpipe.study.documents import RUN_SUMMARY, read_shape
 from lmpipe.study.paths import CONFIG, SUMMARY
 from lmpipe.study.planned_run import PlannedRun
 from lmpipe.study.schema import SamplesSettings
 from lmpipe.tokenizer.tokenizer import Tokenizer
+from lmpipe.training.run_config import RunConfig
+from lmpipe.training.run_store import RunSummary
 
 
 class SampleRecord(TextMetrics):
@@ -105,13 +105,13 @@ def write_samples(
     records = tuple(
         make_record(tokenizer, request, sample, vocabulary) for request, sample in zip(grid, samples, strict=True)
     )
-    summary = read_shape(Path(run_folder) / SUMMARY, RUN_SUMMARY)
+    summary = RunSummary.read(Path(run_folder) / SUMMARY)
     Samples(
         corpus=run.corpus,
         run=f"{run.experiment}/{run.name}",
-        run_status=summary["status"],
-        validation_loss=summary["validation_loss"],
-        tokenizer=read_json(Path(run_folder) / CONFIG)["tokenizer"]["name"],
+        run_status=summary.status,
+        validation_loss=summary.validation_loss,
+        tokenizer=RunConfig.read(Path(run_folder) / CONFIG).tokenizer.name,
         prompts=tuple(settings.prompts),
         seed=run.seed,
         max_new_tokens=settings.max_new_tokens,

@@ -17,7 +17,6 @@ from lmpipe.io.files import read_json
 from lmpipe.io.hints import make_again
 from lmpipe.io.validation import InvalidValueError, first_violation, short_repr
 from lmpipe.study.fields import Name, Settings
-from lmpipe.study.settings import ModelConfig, TrainingSettings
 
 # Names of runs contain the values of their sweep: `max_lr=0.003`.
 RUN_NAME = re.compile(r"[A-Za-z0-9._=+-]{1,255}")
@@ -121,66 +120,9 @@ TOKEN_SHARD = keys(
     shards=NotRequired[Count],
 )
 
-# --- corpora and runs
-
-RUN_CONFIG = keys(
-    experiment=str,
-    run=str,
-    seed=Whole,
-    corpus=str,
-    overrides=dict[str, Any],
-    tokenizer=keys(name=str, path=FilePath, sha256=str),
-    tokens=keys(train=keys(sha256=str, tokens=Count), valid=keys(sha256=str)),
-    model=written_from(ModelConfig),
-    training=written_from(TrainingSettings),
-)
-ENVIRONMENT = keys(
-    versions=dict[str, Any],
-    hardware=keys(processor=str, cores=int | None, memory_bytes=int | None, system=str),
-    commit=str | None,
-    changed=bool | None,
-)
-RUN_SUMMARY = keys(
-    status=Literal["finished", "diverged", "not_learning"],
-    steps=Whole,
-    planned_steps=Whole,
-    tokens=Whole,
-    validation_loss=Loss,
-    best_validation_loss=Loss,
-    perplexity=Loss,
-    bits_per_byte=Loss,
-    unigram_entropy=float,
-    init_digests=dict[str, keys(parameters=Count, sha256=str)],
-    batches_sha256=str,
-    parameters=Whole,
-    train_seconds=Amount,
-    tokens_per_second=Amount | None,
-    peak_memory_bytes=Whole,
-    device=str,
-    threads=Count,
-    processes=Count,
-    compile=bool,
-    micro_batch_size=Count,
-    precision=str,
-    num_resumes=Whole,
-    code=dict[str, Any],
-    environment=ENVIRONMENT,
-)
-BEST = keys(experiment=str, run=str, max_lr=Positive, batch_size=Count)
-
 # --- what is under way
 
 PROCESS = keys(host=str, namespace=str | None, id=Count, started=int | None)
-PROGRESS = keys(
-    config=RUN_CONFIG,
-    planned_steps=Count,
-    process=PROCESS,
-    step=Whole,
-    training_loss=Loss,
-    best_validation_loss=Loss,
-    tokens_per_second=Amount | None,
-    updated_at=Amount,
-)
 BEGUN = keys(study=dict[str, Any], command=str, cores=Count | None, begun=str, process=PROCESS)
 
 # --- the verbs' --settings

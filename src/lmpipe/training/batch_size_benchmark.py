@@ -2,11 +2,9 @@
 
 import statistics
 import time
-from typing import Literal
 
 import torch
 
-from lmpipe.io.documents import Document
 from lmpipe.model.accounting import account_adamw
 from lmpipe.model.activation_memory import step_memory
 from lmpipe.model.transformer import TransformerLM
@@ -20,69 +18,12 @@ from lmpipe.training.devices import (
     reset_peak_memory,
     set_deterministic,
 )
+from lmpipe.training.measurements import BatchSizeBenchmark, BatchSizeRow, MemoryLine, StopReason
 from lmpipe.training.profiling import warm_up
 from lmpipe.training.step import MAX_MEMORY_FRACTION, DivergenceMonitor, TrainingStep
 
 MAX_SECONDS = 10.0  # of the whole benchmark; a batch that would exceed it is not tried
 MIN_TIMED_SECONDS = 0.3  # a step of a small batch is repeated for so long
-
-StopReason = Literal["memory", "run", "time"]
-
-
-class MemoryLine(Document):
-    """Memory as a linear function of the batch size."""
-
-    fixed_bytes: int
-    """Memory that does not depend on the batch."""
-    bytes_per_sequence: int
-    """Memory of one more sequence."""
-    largest_batch_size: int
-    """Largest batch within the memory limit."""
-
-
-class BatchSizeRow(Document):
-    """Measurement of one batch size."""
-
-    batch_size: int
-    """Sequences of a batch."""
-    steps: int
-    """Number of timed steps."""
-    step_seconds: float
-    """Median time of a step."""
-    tokens_per_second: float
-    """Throughput."""
-    memory_bytes: int
-    """Peak memory of model, optimizer and step."""
-
-
-class BatchSizeBenchmark(Document):
-    """batch_sizes.json: time and memory of a training step at each batch size.
-
-    Memory is what the model, its optimizer and a step add to a process that has loaded the code and computed nothing.
-    """
-
-    model: ModelConfig
-    """The transformer."""
-    precision: str
-    """Type of matrix products."""
-    device: str
-    """Model name of the processor or GPU."""
-    threads: int
-    """Threads of torch."""
-    memory_limit_bytes: int
-    """Memory that a step may take: 80 % of the free memory."""
-    predicted: MemoryLine
-    """Prediction of lmpipe.model.activation_memory."""
-    handout: MemoryLine
-    """Prediction of the handout's list of activations."""
-    sizes: list[BatchSizeRow]
-    """Measurements, the smallest batch first."""
-    largest_batch_size: int
-    """Largest batch that was measured; 0 if none fits."""
-    estimated_largest_batch_size: int
-    """Largest batch that fits, extrapolated from the memory of the last two."""
-    stop_reason: StopReason
-    """Why no larger batch was tried: it would not fit, has more tokens than a run, or would take too long."""
 
 
 def benchmark_batch_sizes(

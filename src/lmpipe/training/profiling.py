@@ -7,14 +7,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lmpipe.io.documents import Document
 from lmpipe.model.accounting import FLOAT32_BYTES, count_parameters, forward_flops
-from lmpipe.model.activation_memory import ActivationAccounting, account_activations
+from lmpipe.model.activation_memory import account_activations
 from lmpipe.model.functional import autocast_type
 from lmpipe.model.torch_counts import count_torch_flops
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training.devices import acquire_device, device_name, peak_memory_bytes, set_deterministic
+from lmpipe.training.measurements import MeasuredStep, PredictedStep, StepProfile
 from lmpipe.training.step import DivergenceMonitor, TrainingStep
 
 # Part of the model that each module belongs to; other components of a module's name are layers.
@@ -30,62 +30,6 @@ PART_OF_MODULE = {
 MATMUL_SIDE = {"cpu": 1024, "mps": 2048, "cuda": 8192}  # larger square matrices are multiplied no faster
 MATMUL_SECONDS = 1.0
 MIN_MATMULS = 3
-
-
-class StepCost(Document):
-    """Size and work of one training step."""
-
-    parameters: int
-    """Number of parameters."""
-    parameter_bytes: int
-    """Memory of the parameters."""
-    gradient_bytes: int
-    """Memory of their gradients."""
-    moment_bytes: int
-    """Memory of AdamW's moments."""
-    forward_flops: int
-    """Matrix-multiply FLOPs of the forward pass of a batch."""
-    step_flops: int
-    """Matrix-multiply FLOPs of the forward and the backward pass of a batch."""
-
-
-class PredictedStep(StepCost):
-    """Closed formulas for a step."""
-
-    activations: ActivationAccounting
-    """What the forward pass saves for the backward pass."""
-
-
-class MeasuredStep(StepCost):
-    """Measurement of a step on this machine; FLOPs are counted by torch on the meta device."""
-
-    process_bytes: int
-    """Peak memory of the process before it has this model."""
-    saved_bytes: int
-    """Tensors that autograd saves for the backward pass."""
-    saved_bytes_by_part: dict[str, int]
-    """The same by part of the model."""
-    matmul_flops_per_second: float
-    """Fastest product of two large matrices on the device with these threads, in the training's precision."""
-
-
-class StepProfile(Document):
-    """model_measurements.json: one training step of the study's model, predicted and measured."""
-
-    model: ModelConfig
-    """The transformer."""
-    batch_size: int
-    """Sequences of the batch."""
-    precision: str
-    """Type of matrix products."""
-    device: str
-    """Model name of the processor or GPU."""
-    threads: int
-    """Threads of torch."""
-    predicted: PredictedStep
-    """Closed formulas."""
-    measured: MeasuredStep
-    """Measurements."""
 
 
 def profile_step(
