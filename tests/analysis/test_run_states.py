@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmpipe.analysis.run_states import STAGES, StudyFiles, last_lines
-from lmpipe.io.process_identity import this_process
+from lmpipe.io.process_identity import ProcessIdentity
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import StudySession, begin, find_study
 from lmpipe.planning.stages import records_of
@@ -54,7 +54,7 @@ def take_away(study: StudySession, **told) -> dict:
     content = {
         "config": config,
         "planned_steps": 200,
-        "process": this_process(),
+        "process": ProcessIdentity.current().model_dump(),
         "step": 50,
         "training_loss": 3.25,
         "best_validation_loss": 3.5,
@@ -70,7 +70,7 @@ def take_away(study: StudySession, **told) -> dict:
 
 def gone() -> dict:
     """A process of this machine that has ended."""
-    return this_process() | {"started": 1}
+    return ProcessIdentity.current().model_dump() | {"create_time": 1.0}
 
 
 def test_runs_that_are_over(study):

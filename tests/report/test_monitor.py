@@ -17,7 +17,7 @@ from rich.console import Console
 
 from lmpipe.analysis.run_states import StudyFiles
 from lmpipe.cli.main import main
-from lmpipe.io.process_identity import this_process
+from lmpipe.io.process_identity import ProcessIdentity
 from lmpipe.planning.cost_model import CPU_CORE, run_cost
 from lmpipe.planning.estimate import distinct_runs
 from lmpipe.planning.plan import load_plan
@@ -43,7 +43,7 @@ def study(tmp_path, monkeypatch):
     progress = {
         "config": json.loads((runs / UNDER_WAY / "config.json").read_text(encoding="utf-8")),
         "planned_steps": 200,
-        "process": this_process(),
+        "process": ProcessIdentity.current().model_dump(),
         "step": 50,
         "training_loss": 3.25,
         "best_validation_loss": None,
@@ -148,7 +148,7 @@ def test_following_ends_without_a_running_process(study):
     assert is_active(look(study))
     path = study.folder / "study.json"
     content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(content | {"process": content["process"] | {"started": 1}}), encoding="utf-8")
+    path.write_text(json.dumps(content | {"process": content["process"] | {"create_time": 1.0}}), encoding="utf-8")
     assert is_active(look(find_study("results/fabricated"))), "a run is still under way"
     (study.folder / "store/0123456789abcdef0123" / PROGRESS).unlink()
     ended = look(find_study("results/fabricated"))

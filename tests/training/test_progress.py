@@ -1,13 +1,8 @@
-import json
-import os
-import subprocess
-import sys
-import time
 from dataclasses import dataclass, field
 
 import pytest
 
-from lmpipe.io.process_identity import is_there, this_process
+from lmpipe.io.process_identity import ProcessIdentity
 from lmpipe.training import progress
 from lmpipe.training.progress import PROGRESS, ProcessIdentity, ProgressWriter, RunProgress, read_progress
 from tests.support.run_documents import run_config
@@ -77,29 +72,14 @@ def test_damaged_progress_is_ignored(tmp_path, content):
     assert read_progress(tmp_path / "none.json") is None
 
 
-def test_liveness_of_a_process():
-    code = "import json, lmpipe.io.process_identity as p; print(json.dumps(p.this_process()), flush=True); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as child:
-        other = json.loads(child.stdout.readline())
-        assert is_there(other) is True
-        child.kill()
-        while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-            time.sleep(0.01)
-        assert is_there(other) is False, "ended, though nobody has asked for its exit code yet"
-    assert is_there(other) is False
-    assert is_there(this_process()) is True
-    assert is_there(this_process() | {"started": 1}) is False, "another process that got the same number"
-
-
 def test_liveness_of_a_process_on_another_machine_follows_its_file():
-    elsewhere = this_process() | {"host": "another machine"}
-    assert is_there(elsewhere) is None
+    elsewhere = ProcessIdentity.current().model_copy(update={"host": "another machine"})
     there = progress_of(elsewhere, updated_at=1000.0)
     assert there.is_running(1000.0 + progress.STALE_SECONDS / 2)
     assert not there.is_running(1000.0 + progress.STALE_SECONDS * 2)
-    assert progress_of(this_process(), updated_at=0.0).is_running(1e9), "here, the process itself is looked up"
+    assert progress_of(ProcessIdentity.current(), updated_at=0.0).is_running(1e9), (
+        "here, the process itself is looked up"
+    )
 
 
 def progress_of(process, updated_at):

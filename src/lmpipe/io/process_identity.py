@@ -1,46 +1,53 @@
-"""Identity of a process: its number, machine, container and start time."""
+"""Identity of a process, in files that other processes read."""
 
 import os
 import socket
-from pathlib import Path
-from typing import Any
+from typing import Self
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+# psutil derives a start time from that of the system, which moves when the clock is corrected.
+CLOCK_TOLERANCE_SECONDS = 2.0
 
 
-def this_process() -> dict[str, Any]:
-    """What tells this process from every other one, also after its number has been given to another."""
-    return {**here(), "id": os.getpid(), "started": start_of(os.getpid())}
+class ProcessIdentity(BaseModel):
+    """A process on one machine or in one container; a later process with the same number is another one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str
+    """Name of the machine."""
+    pid_namespace: str | None
+    """Container in which `pid` counts; null if the system has none."""
+    pid: int
+    """Number of the process."""
+    create_time: float
+    """Start of the process, in seconds since 1970."""
+
+    @classmethod
+    def current(cls) -> Self:
+        """Return the identity of this process."""
+        process = psutil.Process()
+        host, namespace = socket.gethostname(), pid_namespace()
+        return cls(host=host, pid_namespace=namespace, pid=process.pid, create_time=process.create_time())
+
+    @property
+    def is_alive(self) -> bool | None:
+        """True while the process runs; None if it cannot be seen from here."""
+        if (self.host, self.pid_namespace) != (socket.gethostname(), pid_namespace()):
+            return None
+        try:
+            process = psutil.Process(self.pid)
+            is_same = abs(process.create_time() - self.create_time) < CLOCK_TOLERANCE_SECONDS
+            return is_same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
 
 
-def here() -> dict[str, Any]:
-    """Where numbers of processes mean the same: the machine, and the container on it (null where there are none)."""
+def pid_namespace() -> str | None:
+    """Return the name of this process's PID namespace; None on a system without them."""
     try:
-        namespace = os.readlink("/proc/self/ns/pid")
+        return os.readlink("/proc/self/ns/pid")
     except OSError:
-        namespace = None
-    return {"host": socket.gethostname(), "namespace": namespace}
-
-
-def is_there(process: dict[str, Any]) -> bool | None:
-    """Whether a process is still there; None where that cannot be seen from here."""
-    if any(process[key] != value for key, value in here().items()):
         return None
-    if process["started"] is not None:
-        return start_of(process["id"]) == process["started"]
-    try:
-        os.kill(process["id"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def start_of(process_id: int) -> int | None:
-    """When a process began, in ticks since the machine did; None for one that has ended, or a system without /proc."""
-    try:
-        stat = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    # After the name in brackets, which may hold anything: the state first, the start as the 20th (proc(5)).
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])

@@ -10,7 +10,7 @@ from typing import Any
 from lmpipe.errors import InputError
 from lmpipe.io.files import write_json
 from lmpipe.io.hints import STUDY_FILE
-from lmpipe.io.process_identity import is_there, this_process
+from lmpipe.io.process_identity import ProcessIdentity
 from lmpipe.io.progress import log
 from lmpipe.planning.plan import Plan, load_plan
 from lmpipe.provenance.job_records import RECORD
@@ -30,7 +30,7 @@ def begin(plan: Plan, cores: int | None, arguments: Sequence[str]) -> None:
         "command": shlex.join(["snakemake", *arguments]),
         "cores": cores,
         "begun": datetime.now(UTC).isoformat(timespec="seconds"),
-        "process": this_process(),
+        "process": ProcessIdentity.current().model_dump(),
     }
     try:
         write_json(RESULTS / plan.study.study / STUDY_FILE, content)
@@ -55,7 +55,7 @@ class StudySession:
     @property
     def is_running(self) -> bool | None:
         """Whether the call that began it is still there; None where that cannot be told."""
-        return is_there(self.call["process"]) if self.call else None
+        return ProcessIdentity.model_validate(self.call["process"]).is_alive if self.call else None
 
 
 def find_study(path: str | Path | None = None) -> StudySession:

@@ -122,7 +122,7 @@ TOKEN_SHARD = keys(
 
 # --- what is under way
 
-PROCESS = keys(host=str, namespace=str | None, id=Count, started=int | None)
+PROCESS = keys(host=str, pid_namespace=str | None, pid=Count, create_time=float)
 BEGUN = keys(study=dict[str, Any], command=str, cores=Count | None, begun=str, process=PROCESS)
 
 # --- the verbs' --settings

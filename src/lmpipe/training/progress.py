@@ -12,7 +12,7 @@ from typing import Protocol
 
 from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
-from lmpipe.io.process_identity import is_there, this_process
+from lmpipe.io.process_identity import ProcessIdentity
 from lmpipe.training.run_config import RunConfig
 
 PROGRESS = "progress.json"
@@ -21,19 +21,6 @@ SPEED_WINDOW = 10  # writes over which the speed is averaged; it follows when ot
 # Age at which the file of a process on another machine means that it has ended. It is written during steps and
 # validation alike, and a network file system may show it late.
 STALE_SECONDS = 120.0
-
-
-class ProcessIdentity(Document):
-    """A process, distinct from a later one with the same number."""
-
-    host: str
-    """Name of the machine."""
-    namespace: str | None
-    """PID namespace, which is a container's own; null if the system has none."""
-    id: int
-    """Process id."""
-    started: int | None
-    """Start in clock ticks since the machine booted; null if unknown."""
 
 
 class RunProgress(Document):
@@ -58,7 +45,7 @@ class RunProgress(Document):
 
     def is_running(self, now: float) -> bool:
         """Whether the process that wrote this is still training; `now` is in seconds since 1970."""
-        is_alive = is_there(self.process.model_dump())
+        is_alive = self.process.is_alive
         return now - self.updated_at < STALE_SECONDS if is_alive is None else is_alive
 
 
@@ -78,7 +65,7 @@ class ProgressWriter:
     def __init__(self, folder: Path, config: RunConfig, planned_steps: int, tokens_per_step: int):
         self.path, self.config = folder / PROGRESS, config
         self.planned_steps, self.tokens_per_step = planned_steps, tokens_per_step
-        self.process = ProcessIdentity(**this_process())
+        self.process = ProcessIdentity.current()
         self.recent: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)  # step and seconds of training
         self.next_write = time.monotonic()
 
