@@ -4,7 +4,7 @@ import pytest
 
 from lmpipe.io.process_identity import ProcessIdentity
 from lmpipe.training import progress
-from lmpipe.training.progress import PROGRESS, ProcessIdentity, ProgressWriter, RunProgress, read_progress
+from lmpipe.training.progress import PROGRESS, ProgressWriter, RunProgress, read_progress
 from tests.support.run_documents import run_config
 
 
@@ -86,7 +86,7 @@ def progress_of(process, updated_at):
     return RunProgress(
         config=run_config(),
         planned_steps=60,
-        process=ProcessIdentity(**process),
+        process=process,
         step=3,
         training_loss=None,
         best_validation_loss=None,
