@@ -41,7 +41,7 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if is_on else x.dtype
 
 
-def autocast_type(precision: str) -> torch.dtype | None:
+def reduced_dtype(precision: str) -> torch.dtype | None:
     """Return the lower type that a study's precision uses for matrix products; None for the type of the weights."""
     match precision:
         case "float32":

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lmpipe.data.token_dataset import Tokens, validation_windows
-from lmpipe.model.functional import autocast_type
+from lmpipe.model.functional import reduced_dtype
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import EVAL_BATCH_TOKENS
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
@@ -35,7 +35,7 @@ def next_token_losses(model: TransformerLM, inputs: Tensor, targets: Tensor, pre
 
     With precision `bfloat16` the matrix products use it, the softmax still float32.
     """
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=autocast_type(precision) is not None):
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=reduced_dtype(precision) is not None):
         logits = model(inputs)
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lmpipe.model.accounting import FLOAT32_BYTES, count_parameters, forward_flops
 from lmpipe.model.activation_memory import account_activations
-from lmpipe.model.functional import autocast_type
+from lmpipe.model.functional import reduced_dtype
 from lmpipe.model.torch_counts import count_torch_flops
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
@@ -174,7 +174,7 @@ def part_of(module: str) -> str | None:
 def matmul_flops_per_second(device: torch.device, precision: str) -> float:
     """Return the highest FLOP/s of a product of two large square matrices on the device."""
     side = MATMUL_SIDE[device.type]
-    dtype = autocast_type(precision) or torch.float32
+    dtype = reduced_dtype(precision) or torch.float32
     # Random numbers, because a GPU multiplies constant ones faster.
     left, right = (torch.randn((side, side)).to(device, dtype) for _ in range(2))
     seconds: list[float] = []

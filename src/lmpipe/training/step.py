@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmpipe.errors import InputError
 from lmpipe.model.accounting import account_adamw
-from lmpipe.model.functional import CrossEntropyChunk, autocast_type, cross_entropy_chunk, linear_cross_entropy
+from lmpipe.model.functional import CrossEntropyChunk, cross_entropy_chunk, linear_cross_entropy, reduced_dtype
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training.devices import free_memory_bytes
@@ -135,7 +135,7 @@ class TrainingStep:
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the summed loss of `inputs` and `targets`, both (micro batch, seq), in nats."""
-        dtype = autocast_type(self.training.precision)
+        dtype = reduced_dtype(self.training.precision)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=dtype is not None):
             # Windows overlap with their targets in memory; compiled code is specialized to one layout.
             hidden = self.forward_hidden(inputs.contiguous())
