@@ -19,7 +19,9 @@ import torch
 
 from benchmarks.faults import MARKER, Fault, LostError
 from benchmarks.mutations import harm_bytes, harm_value
-from lmpipe.analysis.results import Run, read_experiment, select_best
+from lmpipe.analysis.ranking import select_best
+from lmpipe.analysis.results import read_experiment, runs_table
+from lmpipe.analysis.runs import Run
 from lmpipe.data.encode import encode_file
 from lmpipe.data.token_dataset import TokenDataset, get_batch
 from lmpipe.errors import InputError
@@ -214,7 +216,7 @@ def use_counts() -> str:
 def use_run() -> str:
     """A run that can be read has figures and speaks."""
     run = Run.read(RUN)
-    run.row(["max_lr", "corpus", "norm"])
+    runs_table([run])
     run.validation_curve()
     select_best(read_experiment(STUDY, "experiment", [("baseline", 0)]))
     model, tokenizer = load_run(RUN)

@@ -3,15 +3,10 @@ import json
 import pytest
 
 from lmpipe.analysis.problems import generate
-from lmpipe.analysis.results import Results
 from lmpipe.generation.text_metrics import METRICS, text_metrics
-from tests.support.fake_results import write_corpus_info
+from tests.support.fake_results import CORPORA, results_of, write_corpus_info
 
 KNOWN = {"the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "then"}
-CORPORA = {
-    "stories": {"stands_for": "TinyStories", "source": "stories"},
-    "docs": {"stands_for": "OpenWebText", "source": "docstrings"},
-}
 
 
 def metrics_of(text):
@@ -51,7 +46,8 @@ def results_with(folder, *found, shown=("stories", "docs")):
     for corpus in CORPORA:
         write_corpus_info(folder, corpus, {})
     models = {corpus: f"main_experiment/{corpus}" for corpus in shown}
-    return Results(folder, {"study": "test", "corpora": CORPORA, "samples": {"models": models} if models else None}, {})
+    samples = {"models": models, "prompts": ["Once"], "temperature": [1.0], "top_p": [1.0]}
+    return results_of(folder, samples=samples if models else None)
 
 
 def test_fluency_is_told_from_the_figures(tmp_path):

@@ -14,7 +14,7 @@ from lmpipe.io.files import write_json
 from lmpipe.model.torch_counts import account_model
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.unicode_demo import demonstrate_unicode
-from tests.support.fake_results import fabricate_measurements
+from tests.support.fake_results import fabricate_measurements, results_of
 
 OWN = {"vocab_size": 300, "context_length": 64, "num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 48}
 SMALL = {"vocab_size": 500, "context_length": 64, "num_layers": 2, "d_model": 32, "num_heads": 2, "d_ff": 96}
@@ -25,7 +25,7 @@ PROBLEMS = ("unicode1", "unicode2", "transformer_accounting", "adamwAccounting",
 def make_results(folder, models) -> Results:
     for name, model in {**models, "study": OWN}.items():
         account_model(name, ModelConfig(**model), 80e9).write(folder / "accounting" / f"{name}.json")
-    return Results(folder, {"accounting": {"models": models, "device_memory_gb": 80.0}}, {})
+    return results_of(folder, accounting={"models": models, "device_memory_gb": 80.0})
 
 
 def write_toy(folder, losses):
@@ -73,7 +73,7 @@ def test_findings_are_complete(full, problem):
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_missing_inputs_are_told_with_their_remedy(tmp_path, problem):
-    finding = module_of(problem).analyze(Results(tmp_path, {"accounting": {"models": {"small": SMALL}}}, {}))
+    finding = module_of(problem).analyze(results_of(tmp_path, accounting={"models": {"small": SMALL}}))
     assert finding.status == "missing"
     assert "snakemake" in finding.sentences[0]
 
@@ -152,7 +152,7 @@ def test_adamw_accounting_shows_every_step(full):
 
 def test_a_model_too_large_for_the_device_is_told(tmp_path):
     account_model("gpt2_xl", ModelConfig(**GPT2_XL), 24e9).write(tmp_path / "accounting" / "gpt2_xl.json")
-    results = Results(tmp_path, {"accounting": {"models": {"gpt2_xl": GPT2_XL}}}, {})
+    results = results_of(tmp_path, accounting={"models": {"gpt2_xl": GPT2_XL}})
     finding = module_of("adamwAccounting").analyze(results)
     assert finding.metrics["largest_batch_size"].value == 0
     assert "so not one sequence fits into 24 GB" in finding.sentences[0]
@@ -174,7 +174,7 @@ def test_learning_rate_tuning_judges_each_rate(full):
 
 def test_learning_rate_tuning_bears_overflow_and_explains_nothing_it_does_not_see(tmp_path):
     write_toy(tmp_path, {1.0: [25.0, 24.0, 20.0], 1000.0: [25.0, 1e30, "inf"], 2000.0: [25.0, 1e35, ""]})
-    finding = module_of("learning_rate_tuning").analyze(Results(tmp_path, {}, {}))
+    finding = module_of("learning_rate_tuning").analyze(results_of(tmp_path))
     assert finding.metrics["final_loss_1000"].value is None
     assert finding.metrics["final_loss_1000"].missing_reason == "it overflowed"
     assert "it diverges at 1,000 and 2,000" in finding.sentences[0]
@@ -184,7 +184,7 @@ def test_learning_rate_tuning_bears_overflow_and_explains_nothing_it_does_not_se
 
 def test_learning_rate_tuning_may_fail_everywhere(tmp_path):
     write_toy(tmp_path, {1000.0: [25.0, 1e30]})
-    sentences = module_of("learning_rate_tuning").analyze(Results(tmp_path, {}, {})).sentences
+    sentences = module_of("learning_rate_tuning").analyze(results_of(tmp_path)).sentences
     assert sentences[0] == "The loss falls at none of these rates: it diverges at 1,000."
 
 

@@ -177,7 +177,8 @@ def test_batch_sizes_without_rates_of_their_own_are_said_to_be_untuned(tmp_path)
 
 def test_the_loss_after_some_tokens_lies_between_the_evaluations_around_them(fabricated):
     run = fabricated.experiment("learning_rate").runs[2]
-    (_, _), (early, first), (late, second), *_ = run.validation_curve("tokens")
+    curve = run.validation_curve("tokens")
+    (early, first), (late, second) = curve.iloc[1:3].to_numpy()
     assert loss_at(run, (early + late) / 2) == pytest.approx((first + second) / 2)
-    assert loss_at(run, 1e9) == run.validation_curve()[-1][1]
+    assert loss_at(run, 1e9) == curve["validation_loss"].iloc[-1]
     assert loss_at(run, -1.0) is None

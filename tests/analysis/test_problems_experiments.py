@@ -1,4 +1,3 @@
-import json
 import re
 
 import pytest
@@ -7,9 +6,9 @@ import yaml
 from lmpipe.analysis.finding import Finding, Reference
 from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.problems.registry import entry, module_of
-from lmpipe.analysis.problems.write_up_comparison import compare_with_write_up, describe_corpus, write_up
+from lmpipe.analysis.problems.write_up_comparison import compare_with_write_up, stand_in_for, write_up
 from lmpipe.planning.plan import load_plan
-from tests.support.fake_results import CORPORA, fabricate_study
+from tests.support.fake_results import fabricate_study, results_of
 from tests.support.findings import ALONE, find, said, value
 
 IDS = (
@@ -43,8 +42,9 @@ def test_a_missing_experiment_is_absent_with_lines_that_the_study_accepts(tmp_pa
     finding = find(problem, results)
     assert finding.status == "missing"
     (lines,) = re.findall("`(.*)`", finding.sentences[0])
-    experiments = results.study["experiments"] | yaml.safe_load(lines)
-    plan = load_plan(results.study | {"experiments": experiments}, "the study with the lines added")
+    study = results.study.model_dump(mode="json", exclude_none=True)
+    experiments = study["experiments"] | yaml.safe_load(lines)
+    plan = load_plan(study | {"experiments": experiments}, "the study with the lines added")
     assert len(plan.runs_by_experiment[problem]) >= 2
 
 
@@ -52,12 +52,9 @@ def test_the_log_holds_every_run_and_counts_shared_ones_once(fabricated):
     finding = find("experiment_log", fabricated)
     runs = fabricated.runs()
     assert len(finding.tables[0].rows) == value(finding, "runs") == len(runs)
-    distinct = {
-        json.dumps([run.seed, run.config["model"], run.config["training"], run.config["tokens"]], sort_keys=True): run
-        for run in runs
-    }
+    distinct = {repr((run.seed, run.config.model, run.config.training, run.config.tokens)): run for run in runs}
     assert value(finding, "distinct_runs") == len(distinct) < len(runs)
-    assert value(finding, "total_tokens") == sum(run.summary["tokens"] for run in distinct.values())
+    assert value(finding, "total_tokens") == sum(run.summary.tokens for run in distinct.values())
     assert value(finding, "diverged_runs") == 2
     assert value(finding, "lowest_bits_per_byte_stories") == pytest.approx(0.7119, abs=1e-4)
     fewest = (
@@ -116,16 +113,20 @@ def test_problems_that_the_write_up_leaves_open_say_so(fabricated):
 
 def test_the_original_text_stands_in_nobodys_place_however_it_is_split(tmp_path, fabricated):
     original = write_up()["texts"]["TinyStories"]["train_sha256"]
-    results = fabricate_study(tmp_path, {"learning_rate": ALONE}, corpora=dict(CORPORA))
-    text = {"url": "file:TinyStories.txt", "sha256": original}
-    results.study["corpora"]["stories"] = CORPORA["stories"] | {"files": [text], "valid_fraction": 0.1}
-    assert describe_corpus(results, "stories") == "stories"
-    results.study["corpora"]["stories"] = CORPORA["stories"] | {"files": [text, text]}
-    assert describe_corpus(results, "stories") == "stories (in the place of TinyStories)"
+    text = {"url": "https://example.org/TinyStories.txt", "sha256": original}
+    settings = {"source": "url", "tokenizer": {"vocab_size": 1024}, "stands_for": "TinyStories", "valid_fraction": 0.1}
+    fabricate_study(tmp_path, {"learning_rate": ALONE})
+    whole = results_of(tmp_path, corpora={"stories": settings | {"files": [text]}}, experiments={"a": ALONE})
+    assert stand_in_for(whole, "stories") is None
+    other = text | {"url": "https://example.org/other.txt"}
+    parts = results_of(tmp_path, corpora={"stories": settings | {"files": [text, other]}}, experiments={"a": ALONE})
+    assert stand_in_for(parts, "stories") == "TinyStories"
 
 
-def test_the_original_text_stands_in_nobodys_place(fabricated, monkeypatch):
-    assert describe_corpus(fabricated, "stories") == "stories (in the place of TinyStories)"
-    original = write_up()["texts"]["TinyStories"]["train_sha256"]
-    monkeypatch.setitem(fabricated.corpora["stories"]["splits"]["train"], "sha256", original)
-    assert describe_corpus(fabricated, "stories") == "stories"
+def test_original_text_is_not_a_stand_in(fabricated, monkeypatch):
+    assert stand_in_for(fabricated, "stories") == "TinyStories"
+    info = fabricated.corpora["stories"]
+    train = info.splits.train.model_copy(update={"sha256": write_up()["texts"]["TinyStories"]["train_sha256"]})
+    splits = info.splits.model_copy(update={"train": train})
+    monkeypatch.setitem(fabricated.corpora, "stories", info.model_copy(update={"splits": splits}))
+    assert stand_in_for(fabricated, "stories") is None

@@ -74,7 +74,7 @@ def test_without_a_step_timed_alone_the_runs_speed_is_told_as_theirs(results):
 def test_without_any_speed_the_figures_say_why(results):
     (results.folder / "batch_sizes.json").unlink()
     for rate in (0.003, 0.01):
-        change_summary(results, f"learning_rate/max_lr={rate}/seed0", tokens_per_second=None)
+        change_summary(results, f"learning_rate/max_lr={rate}/seed0", tokens_per_second=0.0)
     part = measured_compute.flops_and_time(results)
     assert part.metrics["utilization"].missing_reason == "no step or run of this model was timed"
     assert figures(part)["utilization"] is None

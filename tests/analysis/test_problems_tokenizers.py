@@ -7,33 +7,28 @@ from lmpipe.analysis.problems import (
     train_bpe_tinystories,
 )
 from lmpipe.analysis.problems.write_up_comparison import compare_with_write_up
-from lmpipe.analysis.results import Results
 from lmpipe.io.files import read_json, write_json
 from lmpipe.tokenizer.evaluation import evaluate_tokenizers
-from tests.support.fake_results import write_corpus_info
+from tests.support.fake_results import results_of, write_corpus_info
 from tests.tokenizer.test_evaluation import make_results
 
 MODULES = [train_bpe_tinystories, train_bpe_expts_owt, tokenizer_experiments]
-STUDY = {
-    "corpora": {
-        "stories": {"stands_for": "TinyStories", "tokenizer": {"vocab_size": 330}},
-        "docs": {"stands_for": "OpenWebText", "tokenizer": {"vocab_size": 330}},
-    }
-}
+SOURCE = {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": 330}}
+CORPORA = {"stories": SOURCE | {"stands_for": "TinyStories"}, "docs": SOURCE | {"stands_for": "OpenWebText"}}
 
 
 @pytest.fixture
 def folder(tmp_path):
     make_results(tmp_path)
-    for corpus, settings in STUDY["corpora"].items():
+    for corpus, settings in CORPORA.items():
         write_corpus_info(tmp_path, corpus, settings)
     compared = evaluate_tokenizers(tmp_path, ["stories", "docs"], {"stories": "stories", "docs": "docs"})
     write_json(tmp_path / "tokenizer_experiments.json", compared)
     return tmp_path
 
 
-def find(module, folder, study=STUDY):
-    return module.analyze(Results(folder, study, {}))
+def find(module, folder, corpora=CORPORA):
+    return module.analyze(results_of(folder, corpora=corpora))
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -111,10 +106,10 @@ def test_throughput_is_that_on_web_text_and_gives_the_hours_for_the_pile(folder)
     assert finding.metrics["pile_hours"].value == pytest.approx(825e9 / 3e6 / 3600)
     told = "the tokenizer of docs encodes 3 MB of docs a second, at which The Pile would take 76.4 hours."
     assert finding.sentences[0].endswith(told)
-    rows = compare_with_write_up("tokenizer_experiments", finding, Results(folder, STUDY, {})).rows
+    rows = compare_with_write_up("tokenizer_experiments", finding, results_of(folder, corpora=CORPORA)).rows
     (hours,) = [row for row in rows if row.unit == "h"]
     assert hours.caveat.startswith("here 12.3 MB of docs in the place of OpenWebText")
-    other = {"corpora": {name: corpus | {"stands_for": None} for name, corpus in STUDY["corpora"].items()}}
+    other = {name: corpus | {"stands_for": None} for name, corpus in CORPORA.items()}
     assert find(tokenizer_experiments, folder, other).metrics["throughput_bytes_per_second"].value == 9e6
     (plot,) = finding.plots
     assert "tokenizer docs" in plot.data.groups
@@ -133,7 +128,7 @@ def test_a_vocabulary_beyond_16_bits_is_said_not_to_fit(folder):
 
 
 def test_a_study_with_one_corpus_has_what_it_can_have(folder):
-    study = {"corpora": {"docs": STUDY["corpora"]["docs"]}}
+    study = {"docs": CORPORA["docs"]}
     assert find(train_bpe_tinystories, folder, study).status == "missing"
     assert "stands_for: TinyStories" in find(train_bpe_tinystories, folder, study).sentences[0]
     write_json(folder / "tokenizer_experiments.json", evaluate_tokenizers(folder, ["docs"], {"docs": "docs"}))
@@ -159,8 +154,8 @@ def test_missing_results_are_told_with_their_remedy(folder):
 
 
 def test_a_text_that_ran_out_of_pairs_is_told(folder):
-    corpora = {**STUDY["corpora"], "stories": {"stands_for": "TinyStories", "tokenizer": {"vocab_size": 5000}}}
-    finding = find(train_bpe_tinystories, folder, {"corpora": corpora})
+    corpora = CORPORA | {"stories": CORPORA["stories"] | {"tokenizer": {"vocab_size": 5000}}}
+    finding = find(train_bpe_tinystories, folder, corpora)
     assert any("asks for 5,000 ids, but the text has no pair left" in sentence for sentence in finding.sentences)
 
 

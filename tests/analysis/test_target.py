@@ -1,14 +1,12 @@
 """The loss that a study aims at: told beside what was reached, and known to no run."""
 
-import copy
-
 import pytest
 
 from lmpipe.analysis.finding import Finding
 from lmpipe.analysis.problems.registry import analyze_all, entry
 from lmpipe.analysis.problems.target_loss import add_target
 from lmpipe.planning.plan import load_plan
-from tests.support.fake_results import EXPERIMENTS, fabricate_study
+from tests.support.fake_results import EXPERIMENTS, fabricate_study, fake_study
 
 BEST_LOSS = 0.45 * 5.21 - 0.03
 ENTRY = ("A title", "A question?")
@@ -48,10 +46,10 @@ def test_a_target_that_was_missed_is_told_with_how_much_is_lacking(tmp_path):
 
 
 def test_a_target_equal_to_the_loss_is_reached(tmp_path):
-    results = fabricate_study(tmp_path, {"learning_rate": EXPERIMENTS["learning_rate"]})
-    results.study["experiments"]["learning_rate"] = {
-        "target_loss": results.experiment("learning_rate").mean_loss("max_lr=0.01")
-    }
+    fabricate_study(tmp_path, {"learning_rate": EXPERIMENTS["learning_rate"]})
+    loss = round(BEST_LOSS, 6)
+    results = fabricate_study(tmp_path, {"learning_rate": EXPERIMENTS["learning_rate"] | {"target_loss": loss}})
+    assert results.experiment("learning_rate").mean_loss("max_lr=0.01") == loss
     finding = Finding("answered", sentences=["The short answer."])
     finding = add_target(finding, results, "learning_rate")
     assert finding.metrics["target_reached"].value is True
@@ -88,9 +86,7 @@ def test_without_a_target_nothing_is_said(fabricated):
 
 
 def test_no_run_knows_a_target(fabricated):
-    with_target = copy.deepcopy(fabricated.study)
-    for experiment in ("learning_rate", "batch_size_experiment"):
-        with_target["experiments"][experiment]["target_loss"] = 1.45
-    before, after = (load_plan(study, "x") for study in (fabricated.study, with_target))
+    aims = {name: EXPERIMENTS[name] | {"target_loss": 1.45} for name in ("learning_rate", "batch_size_experiment")}
+    before, after = (load_plan(fake_study(experiments=EXPERIMENTS | more), "x") for more in ({}, aims))
     assert before.runs == after.runs
     assert before.run_keys() == after.run_keys(), "nor does any rule but find and report"

@@ -16,7 +16,8 @@ import pytest
 
 from lmpipe.analysis.finding import Findings
 from lmpipe.analysis.problems.registry import module_of
-from lmpipe.analysis.results import Results, select_best
+from lmpipe.analysis.ranking import select_best
+from lmpipe.analysis.results import Results
 from lmpipe.cli.main import main, make_parser
 from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
@@ -282,14 +283,13 @@ READERS: dict[str, Callable[[Results], Any]] = {
 def test_records_with_one_wrong_value(path):
     file, plan = Path(path), load_plan(STUDY, "the tiny study")
     data = file.read_bytes()
-    study = plan.study.model_dump(mode="json", exclude_none=True)
-    READERS[path](Results("results", study, plan.run_keys()))
+    READERS[path](Results("results", plan.study, plan.run_keys()))
     refused = 0
     try:
         for value in some_of(mutations(json.loads(data), cycle(WRONG))):
             write_json(path, value)
             try:
-                READERS[path](Results("results", study, plan.run_keys()))
+                READERS[path](Results("results", plan.study, plan.run_keys()))
             except InputError as error:
                 refused += 1
                 assert str(file.parent) in str(error), json.dumps(value)[:2000]

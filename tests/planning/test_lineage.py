@@ -39,7 +39,7 @@ def test_file_without_a_record_has_no_ancestors(lineage):
 
 
 def test_pattern_matches_every_run(lineage, study):
-    assert len(lineage.files(["runs/*/*/seed*/summary.json"])) == sum(map(len, study.plan.values()))
+    assert len(lineage.files(["runs/*/*/seed*/summary.json"])) == sum(map(len, study.run_keys.values()))
     assert lineage.rebuild_commands(["runs/*/*/seed*/summary.json"], "laptop")[1] == (
         "snakemake --cores 2 --forcerun train --configfile study.yaml"
     )
@@ -48,7 +48,7 @@ def test_pattern_matches_every_run(lineage, study):
 def test_copied_run_has_the_time_of_its_training(lineage, study):
     (run,) = [run for run in study.experiment("no_pos_emb").runs if run.name == "nope"]
     job = lineage.ancestors(["runs/no_pos_emb/nope/seed0/summary.json"])[0]
-    assert job.wall_seconds == run.summary["train_seconds"]
+    assert job.wall_seconds == run.summary.train_seconds
 
 
 def test_rebuild_commands_name_their_targets_and_force_their_rules(lineage):

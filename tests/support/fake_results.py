@@ -1,19 +1,28 @@
 """A small study's results folder, made up by formula: what the tests of plots, problems and report read."""
 
-import csv
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from lmpipe.analysis.results import Results
 from lmpipe.data.documents import CorpusInfo, CorpusSplits, SplitInfo
 from lmpipe.planning.plan import load_plan
+from lmpipe.provenance.environment import Environment
 from lmpipe.study.experiments import BestOf
 from lmpipe.study.planned_run import PlannedRun
-from lmpipe.study.settings import ModelConfig
-from lmpipe.training.run_config import RunConfig
-from lmpipe.training.run_store import RunSummary
+from lmpipe.study.schema import read_study
+from lmpipe.study.settings import ModelConfig, TrainingSettings
+from lmpipe.training.run_config import (
+    LearningRateSource,
+    RunConfig,
+    TokenFileReference,
+    TokenFileReferences,
+    TokenizerReference,
+)
+from lmpipe.training.run_store import InitDigest, RunSummary
 
 MODEL = {
     "context_length": 128,
@@ -109,6 +118,25 @@ def write_corpus_info(folder: Path, corpus: str, settings: dict[str, Any]) -> No
     ).write(folder / "corpora" / corpus / "corpus.json")
 
 
+def fake_study(**changes: Any) -> dict[str, Any]:
+    """Return a study file's content, with other values of some keys."""
+    defaults = {
+        "study": "fabricated",
+        "seeds": [0],
+        "corpora": CORPORA,
+        "model": MODEL,
+        "training": TRAINING,
+        "experiments": EXPERIMENTS,
+        "accounting": {"models": {}, "device_memory_gb": 80.0},
+    }
+    return defaults | changes
+
+
+def results_of(folder: Path, **changes: Any) -> Results:
+    """Open a results folder without runs, of a study with other values of some keys."""
+    return Results(folder, read_study(fake_study(**changes), "the fabricated study"), {})
+
+
 def fabricate_study(
     folder: Path,
     experiments: dict[str, Any] = EXPERIMENTS,
@@ -116,22 +144,14 @@ def fabricate_study(
     corpora: dict[str, Any] = CORPORA,
 ) -> Results:
     """Write a study's folder, without plots and tables, and open it."""
-    study = {
-        "study": "fabricated",
-        "seeds": [0],
-        "corpora": corpora,
-        "model": model,
-        "training": TRAINING,
-        "experiments": experiments,
-        "accounting": {"models": {}, "device_memory_gb": 80.0},
-    }
+    study = fake_study(corpora=corpora, model=model, experiments=experiments)
     plan = load_plan(study, "the fabricated study")
     for corpus, settings in corpora.items():
         write_corpus_info(folder, corpus, settings)
     for run in plan.runs:
         vocab_size = plan.tokenizers[run.tokenizer][1]
         fabricate_run(folder / run.folder, run, vocab_size)
-    return Results(folder, study, plan.run_keys())
+    return Results(folder, plan.study, plan.run_keys())
 
 
 def change_summary(results: Results, run: str, **changes: Any) -> None:
@@ -140,13 +160,13 @@ def change_summary(results: Results, run: str, **changes: Any) -> None:
     write(path, json.loads(path.read_text(encoding="utf-8")) | changes)
 
 
-def final_loss(model: dict[str, Any], training: dict[str, Any], corpus: str, seed: int) -> float:
+def final_loss(model: ModelConfig, training: TrainingSettings, corpus: str, seed: int) -> float:
     """A loss with its optimum at a peak rate of 0.01 and batch size 16, worse for every ablation."""
-    loss = 0.45 * ENTROPY[corpus] + 0.03 * (seed - 1) + 0.1 * math.log2(model["vocab_size"] / 1024)
-    loss += 0.07 * math.log(training["max_lr"] / 0.01) ** 2 + 0.04 * math.log2(training["batch_size"] / 16) ** 2
-    loss += {"pre": 0.0, "post": 0.02 * (seed - 1), "none": 0.31}[model["norm"]]
-    loss += 0.24 if model["position_embedding"] == "none" else 0.0
-    return loss + (0.06 + 0.004 * seed if model["feed_forward"] == "silu" else 0.0)
+    loss = 0.45 * ENTROPY[corpus] + 0.03 * (seed - 1) + 0.1 * math.log2(model.vocab_size / 1024)
+    loss += 0.07 * math.log(training.max_lr / 0.01) ** 2 + 0.04 * math.log2(training.batch_size / 16) ** 2
+    loss += {"pre": 0.0, "post": 0.02 * (seed - 1), "none": 0.31}[model.norm]
+    loss += 0.24 if model.position_embedding == "none" else 0.0
+    return loss + (0.06 + 0.004 * seed if model.feed_forward == "silu" else 0.0)
 
 
 def resolved_rate(run: PlannedRun) -> float:
@@ -158,52 +178,53 @@ def resolved_rate(run: PlannedRun) -> float:
     return BEST_RATE * scale * (math.sqrt(run.training.batch_size / 16) if rate.scale else 1.0)
 
 
-def rate_source(run: PlannedRun) -> dict[str, Any] | None:
-    """Where a run with a best_of rate took it from."""
-    if run.best_of is None:
-        return None
-    best = {"best_run": f"max_lr={BEST_RATE}", "best_max_lr": BEST_RATE, "best_batch_size": TRAINING["batch_size"]}
+def lr_source(run: PlannedRun) -> LearningRateSource | None:
+    """Return the sweep that a run with a best_of rate took it from."""
     rate = run.training.max_lr
-    return {"best_of": run.best_of, "scale": rate.scale, "factor": rate.factor or 1, **best}
+    if not isinstance(rate, BestOf):
+        return None
+    return LearningRateSource(
+        best_of=rate.best_of,
+        scale=rate.scale,
+        factor=rate.factor or 1.0,
+        best_run=f"max_lr={BEST_RATE}",
+        best_max_lr=BEST_RATE,
+        best_batch_size=TRAINING["batch_size"],
+    )
+
+
+def token_file(tokenizer: str, split: str) -> TokenFileReference:
+    """Return the reference to a token file that does not exist."""
+    path, sha256 = f"tokens/{tokenizer}/{split}.bin", f"{tokenizer}-{split}"
+    return TokenFileReference(path=path, sha256=sha256, tokens=10**6)
 
 
 def fabricate_run(target: Path, run: PlannedRun, vocab_size: int) -> None:
     """Write one run: rates above 1 diverge, and so does the model without norms at 0.01 with seed 2."""
-    model = run.model.model_dump(mode="json") | {"vocab_size": vocab_size}
-    training = run.training.model_dump(mode="json") | {"max_lr": resolved_rate(run)}
-    varied = run.overrides | ({"max_lr": training["max_lr"]} if "max_lr" in run.overrides else {})
-    diverged = training["max_lr"] > 1 or (model["norm"] == "none" and training["max_lr"] == BEST_RATE and run.seed == 2)
+    max_lr, name = resolved_rate(run), run.tokenizer
+    config = RunConfig(
+        study="fabricated",
+        experiment=run.experiment,
+        run=run.name,
+        seed=run.seed,
+        corpus=run.corpus,
+        overrides=run.overrides | ({"max_lr": max_lr} if "max_lr" in run.overrides else {}),
+        tokenizer=TokenizerReference(name=name, path=f"tokenizers/{name}", sha256=name),
+        tokens=TokenFileReferences(train=token_file(name, "train"), valid=token_file(name, "valid")),
+        model=ModelConfig(vocab_size=vocab_size, **run.model.model_dump()),
+        training=TrainingSettings(**run.training.model_dump() | {"max_lr": max_lr}),
+        lr_source=lr_source(run),
+    )
+    model, training = config.model, config.training
+    diverged = max_lr > 1 or (model.norm == "none" and max_lr == BEST_RATE and run.seed == 2)
     final = final_loss(model, training, run.corpus, run.seed)
-    planned = max(1, training["total_tokens"] // (training["batch_size"] * model["context_length"]))
+    planned = max(1, training.total_tokens // (training.batch_size * model.context_length))
     steps = planned // 3 if diverged else planned
-    rows = fabricate_metrics(steps, planned, training["batch_size"], final, math.log(vocab_size), diverged)
-    config = {
-        "study": "fabricated",
-        "experiment": run.experiment,
-        "run": run.name,
-        "seed": run.seed,
-        "corpus": run.corpus,
-        "overrides": varied,
-        "tokenizer": {"name": run.tokenizer, "path": f"tokenizers/{run.tokenizer}", "sha256": run.tokenizer},
-        "tokens": {
-            split: {
-                "path": f"tokens/{run.tokenizer}/{split}.bin",
-                "sha256": f"{run.tokenizer}-{split}",
-                "tokens": 10**6,
-            }
-            for split in ("train", "valid")
-        },
-        "model": model,
-        "training": training,
-        "lr_source": rate_source(run),
-    }
-    RunConfig.model_validate(config).write(target / "config.json")
-    summary = fabricate_summary(config, rows, final, diverged, planned)
-    RunSummary.model_validate(summary).write(target / "summary.json")
-    with open(target / "metrics.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    rows = fabricate_metrics(steps, planned, training.batch_size, final, math.log(vocab_size), diverged)
+    target.mkdir(parents=True, exist_ok=True)
+    config.write(target / "config.json")
+    fabricate_summary(config, rows, final, diverged, planned).write(target / "summary.json")
+    pd.DataFrame(rows).to_csv(target / "metrics.csv", index=False)
 
 
 def fabricate_metrics(
@@ -240,64 +261,64 @@ def speed_of(batch_size: int) -> float:
 
 
 def fabricate_summary(
-    config: dict[str, Any], rows: list[dict[str, Any]], final: float, diverged: bool, planned: int
-) -> dict[str, Any]:
-    """The summary that fits a run's rows."""
-    corpus, model, seconds = config["corpus"], config["model"], float(rows[-1]["wall_seconds"])
+    config: RunConfig, rows: list[dict[str, Any]], final: float, diverged: bool, planned: int
+) -> RunSummary:
+    """Return the summary that fits a run's rows."""
+    model, seconds, last = config.model, float(rows[-1]["wall_seconds"]), rows[-1]
     loss = None if diverged else round(final, 6)
-    bytes_per_token = BYTES_PER_TOKEN[corpus] * (1 + 0.15 * math.log2(model["vocab_size"] / 1024))
-    return {
-        "status": "diverged" if diverged else "finished",
-        "reason": "the loss is not finite" if diverged else None,
-        "steps": rows[-1]["step"],
-        "planned_steps": planned,
-        "tokens": rows[-1]["tokens"],
-        "initial_loss": math.log(model["vocab_size"]),
-        "final_train_loss": loss,
-        "validation_loss": loss,
-        "best_validation_loss": loss,
-        "perplexity": loss and math.exp(loss),
-        "bits_per_byte": loss and loss / math.log(2) / bytes_per_token,
-        "validation_tokens": round(123_156 / bytes_per_token),
-        "validation_bytes": 123_156,
-        "unigram_entropy": ENTROPY[corpus],
-        "init_digests": fabricated_weights(model, config["seed"]),
-        "batches_sha256": fabricated_batches(config, rows[-1]["step"]),
-        "parameters": 327_744 + (model["vocab_size"] - 1024) * 128,
-        "train_seconds": seconds,
-        "tokens_per_second": rows[-1]["tokens"] / seconds,
-        "peak_memory_bytes": 412_000_000,
-        "device": ENVIRONMENT["hardware"]["processor"],
-        "threads": 1,
-        "processes": 1,
-        "compile": False,
-        "micro_batch_size": config["training"]["batch_size"],
-        "precision": "float32",
-        "num_resumes": 0,
-        "code": {"train": "abcdef0123456789", "model": "0123456789abcdef", "torch": "2.13.0", "pydantic": "2.14.3"},
-        "environment": ENVIRONMENT,
-        "diverged_step": rows[-1]["step"] if diverged else None,
-    }
+    bytes_per_token = BYTES_PER_TOKEN[config.corpus] * (1 + 0.15 * math.log2(model.vocab_size / 1024))
+    return RunSummary(
+        status="diverged" if diverged else "finished",
+        reason="the loss is not finite" if diverged else None,
+        steps=last["step"],
+        planned_steps=planned,
+        diverged_step=last["step"] if diverged else None,
+        tokens=last["tokens"],
+        initial_loss=math.log(model.vocab_size),
+        final_train_loss=loss,
+        validation_loss=loss,
+        best_validation_loss=loss,
+        perplexity=loss and math.exp(loss),
+        bits_per_byte=loss and loss / math.log(2) / bytes_per_token,
+        validation_tokens=round(123_156 / bytes_per_token),
+        validation_bytes=123_156,
+        init_digests=fabricated_weights(model, config.seed),
+        batches_sha256=fabricated_batches(config, last["step"]),
+        unigram_entropy=ENTROPY[config.corpus],
+        parameters=327_744 + (model.vocab_size - 1024) * 128,
+        train_seconds=seconds,
+        tokens_per_second=last["tokens"] / seconds,
+        peak_memory_bytes=412_000_000,
+        device=ENVIRONMENT["hardware"]["processor"],
+        threads=1,
+        processes=1,
+        compile=False,
+        micro_batch_size=config.training.batch_size,
+        precision="float32",
+        num_resumes=0,
+        code={"train": "abcdef0123456789", "model": "0123456789abcdef", "torch": "2.13.0", "pydantic": "2.14.3"},
+        environment=Environment.model_validate(ENVIRONMENT),
+    )
 
 
-def fabricated_weights(model: dict[str, Any], seed: int) -> dict[str, dict[str, Any]]:
-    """The digests of a model's matrices, which depend on the seed, the name and the shape."""
-    d_model, d_ff, vocab_size = model["d_model"], model["d_ff"], model["vocab_size"]
-    gate = {"w3": (d_ff, d_model)} if model["feed_forward"] == "swiglu" else {}
+def fabricated_weights(model: ModelConfig, seed: int) -> dict[str, InitDigest]:
+    """Return digests of a model's matrices, which depend on the seed, the name and the shape."""
+    d_model, d_ff = model.d_model, model.d_ff
+    gate = {"w3": (d_ff, d_model)} if model.feed_forward == "swiglu" else {}
     layer = {f"{name}_proj": (d_model, d_model) for name in ("q", "k", "v", "output")}
     layer |= {"w1": (d_ff, d_model), "w2": (d_model, d_ff), **gate}
-    shapes = {f"layers.{index}.{name}": shape for index in range(model["num_layers"]) for name, shape in layer.items()}
-    shapes |= dict.fromkeys(("token_embeddings", "lm_head"), (vocab_size, d_model))
+    shapes = {f"layers.{index}.{name}": shape for index in range(model.num_layers) for name, shape in layer.items()}
+    shapes |= dict.fromkeys(("token_embeddings", "lm_head"), (model.vocab_size, d_model))
     return {
-        name: {"parameters": rows * columns, "sha256": f"{seed} {name} {rows} {columns}"}
+        name: InitDigest(parameters=rows * columns, sha256=f"{seed} {name} {rows} {columns}")
         for name, (rows, columns) in shapes.items()
     }
 
 
-def fabricated_batches(config: dict[str, Any], steps: int) -> str:
-    """The digest of a run's batches, which depend on the tokens, the seed, the size of the batches and their number."""
-    sizes = config["training"]["batch_size"], config["model"]["context_length"]
-    return repr((config["tokens"]["train"]["sha256"], config["seed"], *sizes, steps))
+def fabricated_batches(config: RunConfig, steps: int) -> str:
+    """Return a digest of a run's batches, which depend on the tokens, the seed, the batch's size and their number."""
+    sizes = config.training.batch_size, config.model.context_length
+    return repr((config.tokens.train.sha256, config.seed, *sizes, steps))
 
 
 def fabricate_measurements(
@@ -370,14 +391,14 @@ def write(path: Path, value: Any) -> None:
 
 def fabricate_records(results: Results) -> None:
     """Write the records of provenance of the corpora, the token files, the runs, and the plots that are there."""
-    for corpus in results.study["corpora"]:
+    for corpus in results.study.corpora:
         write_record(results.folder, f"corpora/{corpus}", "make-corpus", [], ["corpus.json"])
         text = [f"corpora/{corpus}/corpus.json"]
         write_record(results.folder, f"tokens/{corpus}", "encode-corpus", text, ["train.json"], name="train.provenance")
     for experiment in results.experiments():
         for run in experiment.runs:
-            folder, tokens = run.folder.relative_to(results.folder).as_posix(), f"tokens/{run.config['corpus']}"
-            seconds = {"seeds": [run.seed], "training_seconds": run.summary["train_seconds"]}
+            folder, tokens = run.folder.relative_to(results.folder).as_posix(), f"tokens/{run.config.corpus}"
+            seconds = {"seeds": [run.seed], "training_seconds": run.summary.train_seconds}
             write_record(results.folder, folder, "train", [f"{tokens}/train.json"], ["summary.json"], **seconds)
         read = [f"{run.folder.relative_to(results.folder).as_posix()}/summary.json" for run in experiment.runs]
         write_record(results.folder, f"experiments/{experiment.name}", "plot-experiment", read, ["table.csv"])

@@ -17,8 +17,9 @@ import yaml
 
 from lmpipe.analysis.finding import Findings
 from lmpipe.analysis.problems.registry import PROBLEMS
-from lmpipe.analysis.results import Results, Run
+from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import StudyFiles
+from lmpipe.analysis.runs import Run
 from lmpipe.planning.estimate import distinct_runs
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import find_study
@@ -58,7 +59,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(folder):
     study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
-    return Results(folder / "results" / "smoke", study, load_plan(study, "smoke").run_keys())
+    plan = load_plan(study, "smoke")
+    return Results(folder / "results" / "smoke", plan.study, plan.run_keys())
 
 
 @pytest.fixture(scope="module")
@@ -166,27 +168,23 @@ def test_another_template_makes_only_the_report_again(folder, tmp_path, monkeypa
 def test_the_diverged_run_is_a_result(results):
     run = Run.read(results.folder / "runs" / "learning_rate" / "max_lr=300.0" / "seed0")
     assert run.status == "diverged"
-    assert run.summary["diverged_step"] > 0
+    assert run.summary.diverged_step > 0
 
 
 def test_runs_that_experiments_share_are_trained_once(results):
     runs = [run for experiment in results.experiments() for run in experiment.runs]
-    settings = {
-        json.dumps([run.config["model"], run.config["training"], run.seed, run.config["tokenizer"]]) for run in runs
-    }
+    settings = {repr((run.config.model, run.config.training, run.seed, run.config.tokenizer)) for run in runs}
     store = [entry for entry in (results.folder / "store").iterdir() if entry.is_dir()]
     assert len(settings) < len(runs), "the smoke study shares its baselines"
     assert len(store) == len(settings) == len(distinct_runs(load_plan(results.study, "smoke")))
 
 
 def test_best_of_is_the_best_grid_point(results):
-    best = BestRun.read(results.folder / "experiments/learning_rate/best.json")
-    losses = {
-        run.config["training"]["max_lr"]: run.loss for run in results.experiment("learning_rate").runs if run.loss
-    }
+    best = BestRun.read(results.paths.best("learning_rate"))
+    losses = {run.config.training.max_lr: run.loss for run in results.experiment("learning_rate").runs if run.loss}
     assert best.max_lr == min(losses, key=losses.get)
     batch = Run.read(results.folder / "runs/batch_size_experiment/batch_size=4_max_lr=sqrt_batch_size-0.5/seed0")
-    assert batch.config["training"]["max_lr"] == pytest.approx(best.max_lr * 0.5 * (4 / 8) ** 0.5, rel=1e-12)
+    assert batch.config.training.max_lr == pytest.approx(best.max_lr * 0.5 * (4 / 8) ** 0.5, rel=1e-12)
 
 
 def verify(folder):
@@ -389,12 +387,12 @@ def test_every_extension_of_the_readme_does_just_what_it_adds(folder, results, m
     rerun = trained - fresh
     # A new learning rate may change which one is the best; runs that take the best are then asked for again.
     assert all(new.runs_by_folder[run].best_of for run in rerun), rerun
-    extended = Results(results.folder, yaml.safe_load(path.read_text(encoding="utf-8")), new.run_keys())
+    extended = Results(results.folder, new.study, new.run_keys())
     findings = Findings.read(extended.folder / "findings.json").problems
     assert {"vocabulary_and_context", "width_ablation"} <= set(findings)
-    sizes = {run.config["model"]["vocab_size"] for run in extended.experiment("vocabulary_and_context").runs}
+    sizes = {run.config.model.vocab_size for run in extended.experiment("vocabulary_and_context").runs}
     assert sizes == {320, 384}
-    assert {run.config["corpus"] for run in extended.experiment("main_experiment").runs} == {"stories", "docs", "mine"}
+    assert {run.config.corpus for run in extended.experiment("main_experiment").runs} == {"stories", "docs", "mine"}
     assert "Nothing to be done" in snakemake(folder, study=path).stderr
 
 

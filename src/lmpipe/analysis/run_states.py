@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lmpipe.analysis.results import Run
+from lmpipe.analysis.runs import Run
 from lmpipe.errors import InputError
 from lmpipe.planning.session import StudySession
 from lmpipe.planning.stages import records_of
@@ -200,18 +200,18 @@ class Look:
             # Or a job has just begun to make it anew.
             is_there = all((folder / name).exists() for name in (CONFIG, SUMMARY))
             return RunState(run, "failed", remark=printable(str(error))) if is_there else None
-        if found is None or not is_asked_for(run, found.config):
+        if found is None or not is_asked_for(run, found.config.model_dump(mode="json")):
             return None
         summary = found.summary
         return RunState(
             run,
             "done" if found.status == "finished" else found.status,
-            summary["validation_loss"],
-            summary.get("final_train_loss"),
-            summary["steps"],
-            summary["planned_steps"],
-            summary["tokens_per_second"],
-            f"at step {summary['steps']:,}" if found.status == "diverged" else "",
+            summary.validation_loss,
+            summary.final_train_loss,
+            summary.steps,
+            summary.planned_steps,
+            summary.tokens_per_second,
+            f"at step {summary.steps:,}" if found.status == "diverged" else "",
         )
 
     def not_running(self, here: RunState) -> RunState:

@@ -434,7 +434,8 @@ def train(given: Arguments) -> Facts:
 
 def select_best(given: Arguments) -> Facts:
     """Run `lmpipe select-best`."""
-    from lmpipe.analysis.results import read_experiment, select_best
+    from lmpipe.analysis.ranking import select_best
+    from lmpipe.analysis.results import read_experiment
 
     experiment = read_experiment(given.results, given.settings["experiment"], given.settings["runs"])
     select_best(experiment).write(given.output)
@@ -487,7 +488,7 @@ def find(given: Arguments) -> Facts:
     from lmpipe.planning.stages import records_of
 
     plan = load_plan(given.settings, "--settings")
-    results = Results(given.results, plan.study.model_dump(mode="json", exclude_none=True), plan.run_keys())
+    results = Results(given.results, plan.study, plan.run_keys())
     analyze_all(results).write(given.output)
     earlier = {verb: paths for verb, paths in records_of(plan).items() if verb not in ("find", "report")}
     return {"inputs": [results.folder / path for paths in earlier.values() for path in paths]}

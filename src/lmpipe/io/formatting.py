@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import floor, isfinite, isinf, log10
 from pathlib import Path
 from re import findall
+from typing import Any
 
 from lmpipe.io.hints import command
 
@@ -11,6 +12,11 @@ BYTE_UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MINUTE, HOUR, DAY = 60, 3600, 86400
 LONG_DAYS = 100
+
+
+def is_number(value: Any) -> bool:
+    """Return True for ints and floats, and False for booleans."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def format_int(value: float) -> str:

@@ -9,11 +9,10 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from lmpipe.analysis.finding import Cell, Finding, Findings, Metric
-from lmpipe.analysis.results import is_number
 from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.files import atomic_write
-from lmpipe.io.formatting import format_bytes, format_int, format_number
+from lmpipe.io.formatting import format_bytes, format_int, format_number, is_number
 from lmpipe.provenance.job_records import CHECKSUM, RECORD, ResultPath
 from lmpipe.study.documents import keys, read_shape
 

@@ -54,7 +54,7 @@ def available_results(snapshot: Look) -> tuple[Results, dict[str, Drawing], dict
     for run in snapshot.runs:
         if run.state in OVER:
             runs.setdefault(run.run.experiment, []).append((run.run.name, run.run.seed))
-    results = Results(study.folder, study.plan.study.model_dump(mode="json", exclude_none=True), runs)
+    results = Results(study.folder, study.plan.study, runs)
     drawings: dict[str, Drawing] = {}
     unreadable: dict[str, str] = {}
     for experiment in list(runs):
@@ -68,7 +68,7 @@ def available_results(snapshot: Look) -> tuple[Results, dict[str, Drawing], dict
                 run.metrics()
         except InputError as error:
             unreadable[experiment] = str(error)
-            del results.plan[experiment]
+            del results.run_keys[experiment]
     return results, drawings, unreadable
 
 
@@ -80,7 +80,7 @@ def analyze_available(results: Results, snapshot: Look, unreadable: Mapping[str,
     names = [*PROBLEMS, *(name for name in runs if name not in PROBLEMS)]
     runs[ALL_RUNS] = snapshot.runs
     findings = {name: available_finding(results, name, runs.get(name, []), unreadable) for name in names}
-    return Findings(study=results.study["study"], problems=findings)
+    return Findings(study=results.study.study, problems=findings)
 
 
 def available_finding(

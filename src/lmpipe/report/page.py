@@ -13,11 +13,11 @@ from markupsafe import Markup
 
 from lmpipe.analysis.finding import Finding, Findings
 from lmpipe.analysis.problems.write_up_comparison import stand_in_for
-from lmpipe.analysis.results import ROLE_DATASETS, Results, is_number
+from lmpipe.analysis.results import ROLE_DATASETS, Results
 from lmpipe.analysis.run_states import StudyFiles
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write
-from lmpipe.io.formatting import format_bytes, format_int, format_number, format_seconds, join_words
+from lmpipe.io.formatting import format_bytes, format_int, format_number, format_seconds, is_number, join_words
 from lmpipe.planning.lineage import Lineage, as_yaml
 from lmpipe.planning.plan import Plan
 from lmpipe.planning.session import StudySession
@@ -121,8 +121,7 @@ def build_report(study: StudySession, output: Path | None = None, *, require_com
     output = output or study.folder / "report.html"
     snapshot = StudyFiles(study).look(time.time())
     if require_complete or is_complete(snapshot):
-        settings = study.plan.study.model_dump(mode="json", exclude_none=True)
-        results = Results(study.folder, settings, study.plan.run_keys())
+        results = Results(study.folder, study.plan.study, study.plan.run_keys())
         findings = Findings.read(study.folder / "findings.json")
         drawings = draw_plots(findings, study.folder)
         write_page(output, study.plan, results, findings, drawings)
@@ -166,7 +165,7 @@ def write_page(
         gaps=gaps,
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
-        corpora=corpora(results, results.study["corpora"] if gaps is None else results.corpora),
+        corpora=corpora(results, results.study.corpora if gaps is None else results.corpora),
         tiles=headline_tiles(results, problems),
         headlines=headlines(problems),
         statuses=status_text(problems),
@@ -179,7 +178,7 @@ def write_page(
             make_section(problem, finding, drawings, lineage, findings.study) for problem, finding in problems.items()
         ],
         build=build_info(results),
-        settings=as_yaml(results.study),
+        settings=as_yaml(results.study.model_dump(mode="json", exclude_none=True)),
     )
     data = html.lstrip().translate(CONTROL_PICTURES).encode("utf-8", "replace")
     with atomic_write(output, "wb", len(data)) as file:
@@ -216,15 +215,13 @@ def corpora(results: Results, names: Iterable[str]) -> list[Corpus]:
     """Return the introduction of the named corpora; raise InputError if one does not exist."""
     rows = []
     for name in names:
-        info, settings = results.corpora[name], results.study["corpora"][name]
+        info, settings = results.corpora[name], results.study.corpora[name]
         replaced = stand_in_for(results, name)
-        original = None if replaced else settings.get("stands_for")
+        original = None if replaced else settings.stands_for
         source = SOURCES.get(info.source, info.source)
         # A user's own texts may be a part of the corpus that they stand for.
         is_named = info.source == "url"
-        rows.append(
-            Corpus(name, replaced, original, source, is_named, info.splits, settings["tokenizer"]["vocab_size"])
-        )
+        rows.append(Corpus(name, replaced, original, source, is_named, info.splits, settings.tokenizer.vocab_size))
     return rows
 
 
@@ -278,21 +275,21 @@ def stage_rows(plan: Plan, lineage: Lineage) -> list[StageRow]:
 def build_info(results: Results) -> BuildInfo:
     """Return the environment of the training runs, each value with all its variants."""
     runs = results.runs()
-    environments = [run.summary["environment"] for run in runs]
-    code = [flat(run.summary["code"]) for run in runs]
+    environments = [run.summary.environment.model_dump(mode="json") for run in runs]
+    code = [flat(run.summary.code) for run in runs]
     # Packages that a code digest covers decide the numbers, too; a corpus may be made of the texts of packages.
     versions = [flat(environment["versions"]) for environment in environments]
     versions += [{name: one[name] for name in one if name in TRACKED_PACKAGES} for one in code]
     versions += [flat(info.versions) for info in results.corpora.values()]
     return BuildInfo(
         machines=join_unique(machine(environment["hardware"]) for environment in environments),
-        devices=join_unique(str(run.summary["device"]) for run in runs),
-        precisions=join_unique(run.summary["precision"] for run in runs),
+        devices=join_unique(str(run.summary.device) for run in runs),
+        precisions=join_unique(run.summary.precision for run in runs),
         commits=join_unique(commit(environment) for environment in environments),
         versions=join_by_key(versions),
         seeds=sorted({run.seed for run in runs}),
         code={name: value for name, value in join_by_key(code).items() if name not in TRACKED_PACKAGES},
-        num_resumes=sum(bool(run.summary["num_resumes"]) for run in runs),
+        num_resumes=sum(bool(run.summary.num_resumes) for run in runs),
     )
 
 

@@ -9,8 +9,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from lmpipe.analysis.finding import Table
-from lmpipe.analysis.results import is_number
-from lmpipe.io.formatting import format_bytes, format_int, format_number, format_percent, format_seconds
+from lmpipe.io.formatting import format_bytes, format_int, format_number, format_percent, format_seconds, is_number
 
 UNDEFINED = "no value"
 MAX_SHORT_TEXT = 44

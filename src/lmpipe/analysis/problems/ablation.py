@@ -111,7 +111,7 @@ def rate_sentences(results: Results, spec: AblationSpec, comparison: Comparison)
     if len(own) != 1 or len(rates) > 1:
         return []
     (other,) = (name for name in pair if name not in own)
-    sweep = experiment.seeds_of(own[0])[0].config["lr_source"]["best_of"]
+    sweep = experiment.seeds_of(own[0])[0].config.lr_source.best_of
     return [
         f"Both run at the peak rate {format_number(rates.pop())}, which `{sweep}` tuned for the model of `{own[0]}`; "
         f"at a rate of its own `{other}` may do better, so a part of the difference may lie in the rate."
@@ -120,9 +120,9 @@ def rate_sentences(results: Results, spec: AblationSpec, comparison: Comparison)
 
 def setting_of_lr_source(results: Results, experiment: ExperimentRuns, name: str, setting: str) -> str | None:
     """A setting of the run whose peak rate a run took over from a sweep; None where it took none."""
-    taken = experiment.seeds_of(name)[0].config.get("lr_source")
-    sweep = results.experiment(taken["best_of"]) if taken else None
-    return next((run.setting(setting) for run in sweep.runs if run.name == taken["best_run"]), None) if sweep else None
+    taken = experiment.seeds_of(name)[0].config.lr_source
+    sweep = results.experiment(taken.best_of) if taken else None
+    return next((run.setting(setting) for run in sweep.runs if run.name == taken.best_run), None) if sweep else None
 
 
 def nothing_to_compare(experiment: ExperimentRuns, spec: AblationSpec) -> Finding:

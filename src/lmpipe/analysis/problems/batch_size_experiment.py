@@ -7,7 +7,8 @@ from statistics import fmean
 
 from lmpipe.analysis.finding import Finding, Metric, Table
 from lmpipe.analysis.problems import batch_size_limits, run_summary
-from lmpipe.analysis.results import ExperimentRuns, Results, Run
+from lmpipe.analysis.results import ExperimentRuns, Results
+from lmpipe.analysis.runs import Run
 from lmpipe.analysis.statistics import paired_difference
 from lmpipe.io.formatting import format_int, format_loss, format_number, format_percent, format_seconds, join_words
 
@@ -92,7 +93,7 @@ def batch_size_results(experiment: ExperimentRuns, measure: str, alone: Mapping[
     sizes = []
     for batch_size, members in sorted(names.items()):
         runs = [run for name in members for run in experiment.seeds_of(name)]
-        speeds = tuple(speed for run in runs if (speed := run.summary["tokens_per_second"])) or (0.0,)
+        speeds = tuple(speed for run in runs if (speed := run.summary.tokens_per_second)) or (0.0,)
         speeds = (alone[batch_size],) if batch_size in alone else speeds
         best = experiment.best_among(members)
         lowest = experiment.mean_loss(best, measure) if best else None
@@ -117,21 +118,20 @@ def time_budget(experiment: ExperimentRuns, finished: list[BatchSizeResult]) -> 
     """The shortest training time of the best runs, each at the highest speed of its batch size."""
     if len(finished) < 2 or not all(max(size.speeds) for size in finished):
         return None
-    return min(experiment.seeds_of(size.best)[0].summary["tokens"] / max(size.speeds) for size in finished)
+    return min(experiment.seeds_of(size.best)[0].summary.tokens / max(size.speeds) for size in finished)
 
 
 def loss_at(run: Run, tokens: float) -> float | None:
     """The validation loss of a run after so many tokens, interpolated between its evaluations."""
-    before = after = None
-    for place, value in run.validation_curve("tokens"):
-        if place <= tokens:
-            before = (place, value)
-        elif after is None:
-            after = (place, value)
-    if before is None or after is None:
-        return before[1] if before else None
-    share = (tokens - before[0]) / (after[0] - before[0])
-    return before[1] + share * (after[1] - before[1])
+    curve = run.validation_curve("tokens")
+    if curve.empty or tokens < curve["tokens"].iloc[0]:
+        return None
+    before, after = curve[curve["tokens"] <= tokens], curve[curve["tokens"] > tokens]
+    x0, y0 = before.iloc[-1].tolist()
+    if after.empty:
+        return y0
+    x1, y1 = after.iloc[0].tolist()
+    return y0 + (tokens - x0) / (x1 - x0) * (y1 - y0)
 
 
 def loss_range_at(
@@ -214,7 +214,7 @@ def size_table(experiment: ExperimentRuns, sizes: list[BatchSizeResult], seconds
                 size.batch_size,
                 runs[0].setting("max_lr") if runs else None,
                 join_words([format_number(rate) for rate in rates_tried(experiment, size)]),
-                runs[0].summary["steps"] if runs else None,
+                runs[0].summary.steps if runs else None,
                 size.loss,
                 *known,
             ]
@@ -301,11 +301,11 @@ def sharing_sentences(experiment: ExperimentRuns, sizes: list[BatchSizeResult]) 
     """That runs which leave cores of their machine to others are slowed down by what happens to run there."""
     shared = {name for size in sizes if not size.is_timed_alone for name in size.names}
     for run in (run for run in experiment.runs if run.name in shared):
-        hardware = run.summary["environment"]["hardware"]
-        on_cpu = run.summary["device"] == hardware["processor"]
-        if on_cpu and run.summary["threads"] < (hardware["cores"] or 0):
+        hardware = run.summary.environment.hardware
+        on_cpu = run.summary.device == hardware.processor
+        if on_cpu and run.summary.threads < (hardware.cores or 0):
             return [
-                f"A run took {run.summary['threads']} of {hardware['cores']} cores and shared the machine with what "
+                f"A run took {run.summary.threads} of {hardware.cores} cores and shared the machine with what "
                 "ran beside it, so a part of these differences in speed is noise."
             ]
     return []
@@ -338,7 +338,7 @@ def steps_sentences(experiment: ExperimentRuns, finished: list[BatchSizeResult])
     if len(finished) < 2:
         return []
     first, last = finished[0], finished[-1]
-    steps = [format_int(experiment.seeds_of(size.best)[0].summary["steps"]) for size in (first, last)]
+    steps = [format_int(experiment.seeds_of(size.best)[0].summary.steps) for size in (first, last)]
     return [
         f"That leaves {steps[0]} optimizer steps with batch size {format_int(first.batch_size)} and {steps[1]} with "
         f"{format_int(last.batch_size)}."

@@ -8,6 +8,7 @@ from lmpipe.analysis.problems.measured_compute import format_signed_percent, per
 from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.analysis.schemas import BATCH_SIZES
 from lmpipe.io.formatting import format_bytes, format_command, format_int
+from lmpipe.study.settings import ModelConfig
 
 SOURCE = "batch_sizes.json"
 STOP_REASONS = {
@@ -27,8 +28,12 @@ def read(results: Results, experiment: ExperimentRuns) -> BatchSizes | None:
     timed = results.json(SOURCE, BATCH_SIZES)
     if timed is None:
         return None
-    kinds = [(run.config["model"], run.setting("precision"), run.summary["device"]) for run in experiment.runs]
-    return timed if all(kind == (timed["model"], timed["precision"], timed["device"]) for kind in kinds) else None
+    kinds = [(run.config.model, run.setting("precision"), run.summary.device) for run in experiment.runs]
+    return (
+        timed
+        if all(kind == (ModelConfig(**timed["model"]), timed["precision"], timed["device"]) for kind in kinds)
+        else None
+    )
 
 
 def speeds(timed: BatchSizes | None) -> dict[int, float]:

@@ -1,11 +1,11 @@
 """Problem experiment_log: every training run of the study, and what all of them cost."""
 
-import json
 from collections import Counter
 from typing import Any
 
 from lmpipe.analysis.finding import Finding, LinePlot, Metric, Plot, Series, Table, missing
-from lmpipe.analysis.results import Results, Run
+from lmpipe.analysis.results import Results
+from lmpipe.analysis.runs import Run
 from lmpipe.io.formatting import format_int, format_loss, format_seconds, join_words
 
 ID = "experiment_log"
@@ -40,11 +40,10 @@ def distinct(runs: list[Run]) -> list[Run]:
     return list({identity(run): run for run in reversed(runs)}.values())[::-1]
 
 
-def identity(run: Run) -> str:
-    """What decides a run's result, as one text."""
-    parts: list[Any] = [run.seed, run.config["model"], run.config["training"]]
-    parts += [split["sha256"] for split in run.config["tokens"].values()]
-    return json.dumps(parts, sort_keys=True)
+def identity(run: Run) -> tuple[Any, ...]:
+    """Return everything that decides the result of a run."""
+    tokens = run.config.tokens
+    return run.seed, repr(run.config.model), repr(run.config.training), tokens.train.sha256, tokens.valid.sha256
 
 
 def totals(runs: list[Run]) -> dict[str, Metric]:
@@ -55,14 +54,14 @@ def totals(runs: list[Run]) -> dict[str, Metric]:
     return {
         "runs": Metric(len(runs), "runs", SOURCE),
         "distinct_runs": Metric(len(once), "runs", SOURCE),
-        "total_tokens": Metric(sum(run.summary["tokens"] for run in once), "tokens", SOURCE),
-        "total_wall_seconds": Metric(sum(run.summary["train_seconds"] for run in once), "s", SOURCE),
+        "total_tokens": Metric(sum(run.summary.tokens for run in once), "tokens", SOURCE),
+        "total_wall_seconds": Metric(sum(run.summary.train_seconds for run in once), "s", SOURCE),
         **{
             f"{status}_runs": Metric(statuses[status], "runs", SOURCE)
             for status in ("finished", "diverged", "not_learning")
         },
         **{
-            f"lowest_bits_per_byte_{corpus}": Metric(run.summary["bits_per_byte"], "bits per byte", SOURCE)
+            f"lowest_bits_per_byte_{corpus}": Metric(run.summary.bits_per_byte, "bits per byte", SOURCE)
             for corpus, run in best.items()
         },
     }
@@ -70,10 +69,10 @@ def totals(runs: list[Run]) -> dict[str, Metric]:
 
 def lowest_by_corpus(runs: list[Run]) -> dict[str, Run]:
     """The run on each corpus that needs the fewest bits per byte, which rank runs of any tokenizer on one text."""
-    finished = [run for run in runs if run.status == "finished" and run.summary["bits_per_byte"] is not None]
+    finished = [run for run in runs if run.status == "finished" and run.summary.bits_per_byte is not None]
     best: dict[str, Run] = {}
-    for run in sorted(finished, key=lambda run: run.summary["bits_per_byte"]):
-        best.setdefault(run.config["corpus"], run)
+    for run in sorted(finished, key=lambda run: run.summary.bits_per_byte):
+        best.setdefault(run.config.corpus, run)
     return best
 
 
@@ -82,7 +81,7 @@ def sentences(results: Results, runs: list[Run]) -> list[str]:
     once = distinct(runs)
     statuses = Counter(run.status for run in once)
     ends = join_words([f"{number} {status}" for status, number in statuses.most_common()])
-    tokens, seconds = sum(run.summary["tokens"] for run in once), sum(run.summary["train_seconds"] for run in once)
+    tokens, seconds = sum(run.summary.tokens for run in once), sum(run.summary.train_seconds for run in once)
     shared = len(runs) - len(once)
     said = [
         f"The study trained {format_int(len(once))} models ({ends}) on {format_int(tokens)} tokens in all, which took "
@@ -93,13 +92,13 @@ def sentences(results: Results, runs: list[Run]) -> list[str]:
             f"{format_int(shared)} more entries of the log are runs that several experiments share; trained once."
         )
     fewest = [
-        f"{best.summary['bits_per_byte']:.4f} on {corpus}, by `{best.name}` of {best.config['experiment']} "
+        f"{best.summary.bits_per_byte:.4f} on {corpus}, by `{best.name}` of {best.config.experiment} "
         f"(loss {format_loss(best.loss)} nats per token)"
         for corpus, best in lowest_by_corpus(runs).items()
     ]
     if fewest:
         said.append(f"The fewest bits per byte: {join_words(fewest)}.")
-    devices = sorted({f"{run.summary['device']} with {run.summary['threads']} threads" for run in runs})
+    devices = sorted({f"{run.summary.device} with {run.summary.threads} threads" for run in runs})
     said.append(f"Training ran on {join_words(devices).replace(' 1 threads', ' 1 thread')}.")
     return said
 
@@ -108,17 +107,17 @@ def table(runs: list[Run]) -> Table:
     """A row for each run and seed."""
     rows = [
         [
-            run.config["experiment"],
+            run.config.experiment,
             run.name,
             run.seed,
             run.status,
-            run.summary["steps"],
-            run.summary["tokens"],
+            run.summary.steps,
+            run.summary.tokens,
             run.loss,
-            run.summary["bits_per_byte"],
-            run.summary["train_seconds"],
-            round(run.summary["tokens_per_second"] or 0),
-            round(run.summary["peak_memory_bytes"] / 1e6),
+            run.summary.bits_per_byte,
+            run.summary.train_seconds,
+            round(run.summary.tokens_per_second or 0),
+            round(run.summary.peak_memory_bytes / 1e6),
         ]
         for run in runs
     ]
@@ -134,7 +133,8 @@ def curves(results: Results) -> list[Plot]:
     for column, xlabel, words in (("step", "steps", "steps"), ("wall_seconds", "training time (s)", "training time")):
         path = f"figures/experiment_log_{'steps' if column == 'step' else 'time'}.svg"
         series = [
-            Series(label, *map(list, zip(*run.validation_curve(column), strict=True))) for label, run in best.items()
+            Series(label, *(values.tolist() for _, values in run.validation_curve(column).items()))
+            for label, run in best.items()
         ]
         ends = join_words([f"{label} {format_loss(run.loss)}" for label, run in best.items()])
         plots.append(

@@ -36,7 +36,7 @@ Records = Sequence[dict[str, Any]]
 
 def analyze(results: Results) -> Finding:
     """The samples of every corpus with their settings, their metrics, and what these say about fluency."""
-    shown = (results.study.get("samples") or {}).get("models", {})
+    shown = results.study.samples.models if results.study.samples else {}
     if not shown:
         return missing(
             "This study shows no samples; add to its file: `samples: {models: {CORPUS: EXPERIMENT/RUN}, ...}`."

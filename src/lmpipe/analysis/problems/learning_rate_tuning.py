@@ -1,14 +1,14 @@
 """Problem learning_rate_tuning: what plain gradient descent does to a toy loss at four learning rates."""
 
 from itertools import pairwise
-from math import sqrt
+from math import isnan, sqrt
 from pathlib import Path
 
 from lmpipe.analysis.finding import Finding, LinePlot, Metric, Plot, Series, Table, missing
-from lmpipe.analysis.results import Results, read_table
+from lmpipe.analysis.results import Results
+from lmpipe.analysis.runs import read_numbers
 from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_command, format_number, join_words
-from lmpipe.io.hints import make_again
 
 ID = "learning_rate_tuning"
 TITLE = "Tuning the learning rate of a toy"
@@ -45,19 +45,17 @@ def analyze(results: Results) -> Finding:
 
 
 def read_curves(path: Path) -> dict[float, Curve]:
-    """The losses of each rate by step, step 0 before any update; None where a loss is not finite.
+    """Return the losses of each rate by step, step 0 before any update; None where a loss is not finite.
 
-    Raises InputError where the file is damaged or cut off.
+    Raises InputError if the file is damaged or incomplete.
     """
-    table = read_table(path, ("learning_rate", "step", "loss"))
-    curves: dict[float, Curve] = {}
-    for rate, loss in zip(table["learning_rate"], table["loss"], strict=True):
-        curves.setdefault(rate, []).append(loss)
-    lengths = {len(curve) for curve in curves.values()}
-    if None in curves or len(lengths) > 1 or not all(curve[0] for curve in curves.values()):
-        raise InputError(
-            f"{path}: expected equally many losses of each rate, the first above 0, found others; {make_again(path)}"
-        )
+    table = read_numbers(path, ("learning_rate", "step", "loss"))
+    groups = table.groupby("learning_rate", sort=False, dropna=False)["loss"]
+    curves = {float(rate): [None if isnan(loss) else loss for loss in losses.tolist()] for rate, losses in groups}
+    is_complete = len({len(curve) for curve in curves.values()}) == 1 and not any(map(isnan, curves))
+    if not is_complete or not all(curve[0] for curve in curves.values()):
+        problem = "does not hold equally many losses of each rate, the first above 0"
+        raise InputError(path, problem, "delete it and run snakemake again")
     return curves
 
 

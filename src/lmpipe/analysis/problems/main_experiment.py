@@ -109,9 +109,9 @@ def corpus_result(
         run_summary.mean_value(experiment, name, "perplexity"),
         run_summary.mean_value(experiment, name, "bits_per_byte"),
         experiment.setting(name, "vocab_size"),
-        summary["validation_bytes"] / summary["validation_tokens"],
-        summary["unigram_entropy"],
-        results.corpora[corpus].splits.train.documents / run.config["tokens"]["train"]["tokens"],
+        summary.validation_bytes / summary.validation_tokens,
+        summary.unigram_entropy,
+        results.corpora[corpus].splits.train.documents / run.config.tokens.train.tokens,
     )
 
 
@@ -310,7 +310,7 @@ def same_model_sentence(experiment: ExperimentRuns) -> str:
     tokens = run_summary.common_value(run.setting("total_tokens") for run in experiment.runs)
     if len(experiment.names()) == 1:
         return f"It sees {format_int(tokens)} tokens."
-    models = [run.config["model"] for run in experiment.runs]
+    models = [run.config.model.model_dump() for run in experiment.runs]
     differing = [key for key in models[0] if any(model[key] != models[0][key] for model in models)]
     words = {(): "The models have the same shape", ("vocab_size",): "The models differ in the vocabulary alone"}
     told = words.get(tuple(differing)) or f"The models differ in {join_words(differing)}"

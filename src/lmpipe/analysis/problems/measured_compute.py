@@ -6,7 +6,8 @@ from typing import Any
 
 from lmpipe.analysis.finding import Metric, Table
 from lmpipe.analysis.problems import run_summary
-from lmpipe.analysis.results import Results, Run
+from lmpipe.analysis.results import Results
+from lmpipe.analysis.runs import Run
 from lmpipe.analysis.schemas import BATCH_SIZES, MEASUREMENTS
 from lmpipe.io.formatting import format_command, format_int, format_number, format_percent, format_seconds
 from lmpipe.model.accounting import MODEL_FLOPS_UTILIZATION, count_parameters, forward_flops
@@ -111,13 +112,13 @@ def counted_rows(found: Measurements) -> list[list[Any]]:
 
 def runs_by_model(results: Results) -> dict[str, Run]:
     """One run for each shape of model that this study trained."""
-    return {repr(sorted(run.config["model"].items())): run for run in results.runs()}
+    return {repr(run.config.model): run for run in results.runs()}
 
 
 def parameter_errors(results: Results) -> list[float]:
     """The error of the predicted parameters of every shape of model that was trained, in percent."""
     return [
-        percent_error(count_parameters(ModelConfig(**run.config["model"])).total, run.summary["parameters"])
+        percent_error(count_parameters(run.config.model).total, run.summary.parameters)
         for run in runs_by_model(results).values()
     ]
 
@@ -169,10 +170,10 @@ class Throughput:
         sizes = timed["sizes"] if timed and timed["model"] == found["model"] else []
         alone = [row["tokens_per_second"] for row in sizes if row["batch_size"] == found["batch_size"]]
         runs = [
-            run.summary["tokens_per_second"]
+            run.summary.tokens_per_second
             for run in results.runs()
-            if (run.config["model"], run.setting("batch_size")) == (found["model"], found["batch_size"])
-            and run.summary["tokens_per_second"]
+            if (run.config.model, run.setting("batch_size")) == (ModelConfig(**found["model"]), found["batch_size"])
+            and run.summary.tokens_per_second
         ]
         speeds, source, how = alone, TIMED, "a step timed alone on the machine"
         if not alone:
@@ -255,7 +256,7 @@ class RunGroup:
     @property
     def model(self) -> ModelConfig:
         """The shape of the model."""
-        return ModelConfig(**self.runs[0].config["model"])
+        return self.runs[0].config.model
 
     @property
     def batch_size(self) -> int:
@@ -265,30 +266,30 @@ class RunGroup:
     @property
     def name(self) -> str:
         """The first run of the group."""
-        return f"{self.runs[0].config['experiment']}/{self.runs[0].name}"
+        return f"{self.runs[0].config.experiment}/{self.runs[0].name}"
 
     @property
     def predicted_peak(self) -> int:
         """The most memory that a run should hold, in bytes."""
-        at_once = min(self.batch_size, self.runs[0].summary["micro_batch_size"])
+        at_once = min(self.batch_size, self.runs[0].summary.micro_batch_size)
         step = step_bytes(self.model, self.runs[0].setting("precision"), at_once)
         return self.process + step + validation_bytes(self.model)
 
     @property
     def peak(self) -> int:
         """The most memory that a run held, in bytes."""
-        return max(run.summary["peak_memory_bytes"] for run in self.runs)
+        return max(run.summary.peak_memory_bytes for run in self.runs)
 
     @property
     def flops(self) -> int:
         """Matrix-multiply FLOPs of all their training steps."""
-        sequences = self.batch_size * sum(run.summary["steps"] for run in self.runs)
+        sequences = self.batch_size * sum(run.summary.steps for run in self.runs)
         return 3 * forward_flops(self.model) * sequences
 
     @property
     def seconds(self) -> float:
         """The training time of all of them, evaluations left out."""
-        return sum(run.summary["train_seconds"] for run in self.runs)
+        return sum(run.summary.train_seconds for run in self.runs)
 
     @property
     def predicted_seconds(self) -> float:
@@ -305,8 +306,8 @@ def run_groups(results: Results, found: Measurements) -> Iterator[RunGroup]:
     """The groups of runs on the device and with the threads that were measured."""
     groups: dict[str, list[Run]] = {}
     for run in results.runs():
-        if (run.summary["device"], run.summary["threads"]) == (found["device"], found["threads"]):
-            key = repr((sorted(run.config["model"].items()), run.setting("batch_size"), run.setting("precision")))
+        if (run.summary.device, run.summary.threads) == (found["device"], found["threads"]):
+            key = repr((run.config.model, run.setting("batch_size"), run.setting("precision")))
             groups.setdefault(key, []).append(run)
     measured = found["measured"]
     for runs in groups.values():

@@ -7,7 +7,8 @@ from typing import Any
 
 from lmpipe.analysis.finding import Metric, Table
 from lmpipe.analysis.problems import run_summary
-from lmpipe.analysis.results import UNITS, ExperimentRuns, Run
+from lmpipe.analysis.results import UNITS, ExperimentRuns
+from lmpipe.analysis.runs import Run
 from lmpipe.analysis.statistics import Interval, paired_difference
 from lmpipe.io.formatting import format_int, format_loss, format_percent, join_words
 
@@ -54,33 +55,33 @@ class Comparison:
         """
 
         def source(run: Run) -> tuple[Any, ...]:
-            return run.config["tokens"]["train"]["sha256"], run.setting("batch_size"), run.setting("context_length")
+            return run.config.tokens.train.sha256, run.setting("batch_size"), run.setting("context_length")
 
-        told = [one.summary["batches_sha256"] == two.summary["batches_sha256"] for one, two in self.equal_steps]
+        told = [one.summary.batches_sha256 == two.summary.batches_sha256 for one, two in self.equal_steps]
         return all(source(one) == source(two) for one, two in self.pairs) and all(told)
 
     @property
     def equal_steps(self) -> list[tuple[Run, Run]]:
         """The pairs of runs that made equally many steps, whose digests of all batches compare."""
-        return [(one, two) for one, two in self.pairs if one.summary["steps"] == two.summary["steps"]]
+        return [(one, two) for one, two in self.pairs if one.summary.steps == two.summary.steps]
 
     @property
     def num_same_init(self) -> tuple[int, int]:
         """How many matrices begin with the same values with every seed, and how many the variant has."""
-        return len(self.same_init), len(self.pairs[0][0].summary["init_digests"]) if self.pairs else 0
+        return len(self.same_init), len(self.pairs[0][0].summary.init_digests) if self.pairs else 0
 
     @property
     def same_init_fraction(self) -> float | None:
         """The share of the variant's parameters in matrices that begin with the same values; None without a pair."""
         if not self.pairs:
             return None
-        sizes = {name: one["parameters"] for name, one in self.pairs[0][0].summary["init_digests"].items()}
+        sizes = {name: one.parameters for name, one in self.pairs[0][0].summary.init_digests.items()}
         return sum(sizes[name] for name in self.same_init) / sum(sizes.values())
 
     @property
     def same_init(self) -> set[str]:
         """The matrices that begin with the same values as the baseline's of that name, with every seed."""
-        weights = [(one.summary["init_digests"], two.summary["init_digests"]) for one, two in self.pairs]
+        weights = [(one.summary.init_digests, two.summary.init_digests) for one, two in self.pairs]
         same = [{name for name, one in ours.items() if theirs.get(name) == one} for ours, theirs in weights]
         return set.intersection(*same) if same else set()
 
@@ -128,7 +129,7 @@ def describe_seed_ranges(comparison: Comparison) -> list[str]:
     for name in (comparison.variant, comparison.baseline):
         if run_summary.has_wide_spread(experiment, name):
             losses = run_summary.finished_values(experiment, name)
-            entropy = experiment.seeds_of(name)[0].summary["unigram_entropy"]
+            entropy = experiment.seeds_of(name)[0].summary.unigram_entropy
             ends = (
                 f"the seeds of `{name}` end between {format_loss(min(losses))} and "
                 f"{format_loss(max(losses))} {run_summary.NATS}"
@@ -210,7 +211,7 @@ def pairing_sentences(comparisons: Sequence[Comparison]) -> list[str]:
 
 def digest_sentences(comparisons: Sequence[Comparison]) -> list[str]:
     """The same by metrics: how many batches and initial values agree, as runs recorded them while they trained."""
-    steps = {run.summary["steps"] for one in comparisons for run, _ in one.equal_steps}
+    steps = {run.summary.steps for one in comparisons for run, _ in one.equal_steps}
     batches = (
         f"all {format_int(max(steps))} batches of a run are" if len(steps) == 1 else "the batches of a whole run are"
     )

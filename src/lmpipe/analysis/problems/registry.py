@@ -40,8 +40,8 @@ def module_of(problem: str) -> Any:
 
 def analyze_all(results: Results) -> Findings:
     """Analyze every problem, and every other experiment of the study."""
-    names = [*PROBLEMS, *(name for name in results.plan if name not in PROBLEMS)]
-    return Findings(study=results.study["study"], problems={name: analyze_problem(name, results) for name in names})
+    names = [*PROBLEMS, *(name for name in results.run_keys if name not in PROBLEMS)]
+    return Findings(study=results.study.study, problems={name: analyze_problem(name, results) for name in names})
 
 
 def analyze_problem(name: str, results: Results) -> Finding:

@@ -7,7 +7,8 @@ from typing import Any
 
 from lmpipe.analysis.finding import Finding, Metric, Plot, Table, missing
 from lmpipe.analysis.problems.write_up_comparison import describe_corpus
-from lmpipe.analysis.results import UNITS, ExperimentRuns, Results, Run
+from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
+from lmpipe.analysis.runs import Run
 from lmpipe.analysis.statistics import Interval, mean_interval, paired_difference
 from lmpipe.io.formatting import format_int, format_loss, format_number, join_words
 
@@ -23,7 +24,7 @@ def missing_experiment(results: Results, problem: str, example: str) -> Finding:
 
     `{corpus}` in `example` becomes the study's simple corpus, `{web}` the one in the place of web text.
     """
-    corpus = results.corpus_in_role("simple") or next(iter(results.study["corpora"]))
+    corpus = results.corpus_in_role("simple") or next(iter(results.study.corpora))
     added = example.replace("{corpus}", corpus).replace("{web}", results.corpus_in_role("web") or "A_WEB_CORPUS")
     return missing(f"This study has no experiment {problem}; add to its file, under experiments: `{added}`")
 
@@ -157,10 +158,10 @@ def run_row(experiment: ExperimentRuns, name: str, settings: list[str], several:
         *([half_width] if several else []),
         mean_value(experiment, name, "perplexity"),
         mean_value(experiment, name, "bits_per_byte"),
-        round(fmean(run.summary["steps"] for run in runs)),
-        round(fmean(run.summary["tokens"] for run in runs)),
-        round(fmean(run.summary["tokens_per_second"] or 0 for run in runs)),
-        fmean(run.summary["train_seconds"] for run in runs),
+        round(fmean(run.summary.steps for run in runs)),
+        round(fmean(run.summary.tokens for run in runs)),
+        round(fmean(run.summary.tokens_per_second or 0 for run in runs)),
+        fmean(run.summary.train_seconds for run in runs),
     ]
 
 
@@ -174,7 +175,7 @@ def setting_sentence(results: Results, experiment: ExperimentRuns) -> str:
     """What all runs of an experiment have in common, in a sentence."""
     runs = experiment.runs
     parts = []
-    if parameters := common_value(run.summary["parameters"] for run in runs):
+    if parameters := common_value(run.summary.parameters for run in runs):
         parts.append(f"a model of {format_int(parameters)} parameters")
     if corpus := common_value(run.setting("corpus") for run in runs):
         parts.append(f"on {describe_corpus(results, corpus)}")
@@ -201,7 +202,7 @@ def failure_sentences(experiment: ExperimentRuns) -> list[str]:
         f"`{run.name}` (seed {run.seed}) at {stop_step(run)}" for run in experiment.runs if run.status == "diverged"
     ]
     stuck = [
-        f"`{run.name}` (seed {run.seed}, {format_loss(run.loss)} against {format_loss(run.summary['unigram_entropy'])})"
+        f"`{run.name}` (seed {run.seed}, {format_loss(run.loss)} against {format_loss(run.summary.unigram_entropy)})"
         for run in experiment.runs
         if run.status == "not_learning"
     ]
@@ -211,7 +212,7 @@ def failure_sentences(experiment: ExperimentRuns) -> list[str]:
 
 def stop_step(run: Run) -> str:
     """Where a run stopped."""
-    return f"step {format_int(run.summary['diverged_step'])} of {format_int(run.summary['planned_steps'])}"
+    return f"step {format_int(run.summary.diverged_step)} of {format_int(run.summary.planned_steps)}"
 
 
 def describe_seeds(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> str:

@@ -33,9 +33,7 @@ def analyze(results: Results) -> Finding:
 
 def parameter_counts(experiment: ExperimentRuns, comparison: Comparison) -> tuple[dict[str, Metric], list[str]]:
     """Both models' sizes, and whether the comparison is one of equals."""
-    ours, base = (
-        experiment.seeds_of(name)[0].summary["parameters"] for name in (comparison.variant, comparison.baseline)
-    )
+    ours, base = (experiment.seeds_of(name)[0].summary.parameters for name in (comparison.variant, comparison.baseline))
     source = run_summary.table_path(experiment)
     metrics = {
         "baseline_parameters": Metric(base, "parameters", source),

@@ -15,10 +15,8 @@ NO_RUN = "no run finished with every seed"
 def add_target(finding: Finding, results: Results, name: str) -> Finding:
     """Return the finding with the experiment's target loss and its best run next to it, if it has a target."""
     experiment = results.experiment(name)
-    target = results.study["experiments"].get(name, {}).get("target_loss")
-    if experiment is None or target is None:
+    if experiment is None or (target := results.study.experiments[name].target_loss) is None:
         return finding
-    target = float(target)
     answer, *more = finding.sentences
     return replace(
         finding,

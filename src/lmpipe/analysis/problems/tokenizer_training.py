@@ -135,7 +135,7 @@ def vocabulary_sentences(results: Results, corpus: str, training: dict[str, Any]
         f"{format_bytes(training['bytes'])} of text with {format_int(training['pretokens'])} pre-tokens, "
         f"{format_int(training['unique_pretokens'])} of them different."
     )
-    wanted = results.study["corpora"][corpus]["tokenizer"]["vocab_size"]
+    wanted = results.study.corpora[corpus].tokenizer.vocab_size
     if training["vocab_size"] >= wanted:
         return [made]
     return [made, f"The study asks for {format_int(wanted)} ids, but the text has no pair left to merge."]

@@ -67,7 +67,7 @@ def analyze(results: Results) -> Finding:
 
 def read_accounts(results: Results) -> list[Account]:
     """The accounting of every model that the study names, and of its own model, as far as it has been made."""
-    names = [*results.study["accounting"]["models"], "study"]
+    names = [*results.study.accounting.models, "study"]
     return [account for name in names if (account := results.json(f"accounting/{name}.json", ACCOUNT))]
 
 

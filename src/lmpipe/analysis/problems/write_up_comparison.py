@@ -9,6 +9,7 @@ from typing import Any
 from lmpipe.analysis.finding import Finding, Reference, ReferenceRow
 from lmpipe.analysis.results import ROLE_DATASETS, Results
 from lmpipe.io.formatting import format_bytes, format_int, join_words
+from lmpipe.study.corpora import UrlCorpus
 
 LEFT_OPEN = "The write-up leaves this problem open, so there is no figure of its author to set beside these."
 
@@ -64,17 +65,16 @@ def run_caveat(entry: dict[str, Any], problem: str, results: Results) -> str:
     if experiment is None or not experiment.runs:
         return f"this study has no experiment {problem}"
     run = experiment.runs[0]
-    model, training = run.config["model"], run.config["training"]
+    model, training = run.config.model, run.config.training
     batches = sorted({one.setting("batch_size") for one in experiment.runs})
     sizes = f"batch size{'s' if len(batches) > 1 else ''} {join_words([format_int(size) for size in batches])}"
     shape = (
-        f"d_model {format_int(model['d_model'])}, {format_int(model['num_layers'])} layers, "
-        f"context {model['context_length']}"
+        f"d_model {format_int(model.d_model)}, {format_int(model.num_layers)} layers, context {model.context_length}"
     )
-    corpus = run.config["corpus"]
+    corpus = run.config.corpus
     return (
-        f"here {describe_text(results, corpus)}, vocabulary {format_int(model['vocab_size'])}, a model of {shape}, "
-        f"{format_int(training['total_tokens'])} tokens a run, {sizes}, and another machine"
+        f"here {describe_text(results, corpus)}, vocabulary {format_int(model.vocab_size)}, a model of {shape}, "
+        f"{format_int(training.total_tokens)} tokens a run, {sizes}, and another machine"
     )
 
 
@@ -93,8 +93,8 @@ def describe_text(results: Results, corpus: str) -> str:
 
 def describe_vocabulary(results: Results, corpus: str) -> str:
     """The vocabulary of a corpus's own tokenizer beside the write-up's for the text that it stands for."""
-    ours = results.study["corpora"][corpus]["tokenizer"]["vocab_size"]
-    original = results.study["corpora"][corpus].get("stands_for")
+    ours = results.study.corpora[corpus].tokenizer.vocab_size
+    original = results.study.corpora[corpus].stands_for
     theirs = write_up()["texts"][original]["vocab_size"] if original else None
     same = f"the same vocabulary of {format_int(ours)}"
     return same if theirs in (None, ours) else f"a vocabulary of {format_int(ours)} instead of {format_int(theirs)}"
@@ -105,11 +105,12 @@ def stand_in_for(results: Results, corpus: str) -> str | None:
 
     It is the text itself where its training split is, or where all of it, split otherwise, is declared as that file.
     """
-    original = results.study["corpora"][corpus].get("stands_for")
+    original = results.study.corpora[corpus].stands_for
     if original is None:
         return None
     known = write_up()["texts"][original]["train_sha256"]
-    declared = [text.get("sha256") for text in results.study["corpora"][corpus].get("files", [])]
+    settings = results.study.corpora[corpus]
+    declared = [text.sha256 for text in settings.files] if isinstance(settings, UrlCorpus) else []
     is_original = known == results.corpora[corpus].splits.train.sha256 or declared == [known]
     return None if is_original else original
 

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import matplotlib
 
 from lmpipe.analysis.finding import Finding
-from lmpipe.analysis.results import is_number
-from lmpipe.io.formatting import format_number
+from lmpipe.io.formatting import format_number, is_number
 from lmpipe.report.plots.style import BACKGROUND, BLUE, FOREGROUND, STYLE, Drawing, new_figure, truncate
 
 # The ablations, and the metrics that hold their differences and the names of their variants.

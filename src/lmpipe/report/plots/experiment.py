@@ -1,6 +1,5 @@
 """Plots and table of one experiment: learning curves over steps and over time, and final losses."""
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from lmpipe.analysis.results import ExperimentRuns, Run
+from lmpipe.analysis.results import ExperimentRuns
+from lmpipe.analysis.runs import Run
 from lmpipe.analysis.statistics import mean_interval
-from lmpipe.io.files import atomic_write
 from lmpipe.report.plots.style import (
     DASHES,
     FOREGROUND,
@@ -50,7 +49,7 @@ CROSS = {"markersize": 7, "markeredgewidth": 1.8, "clip_on": False, "zorder": 5}
 
 def plot_experiment(experiment: ExperimentRuns, folder: str | Path) -> None:
     """Write the plots of an experiment (SVG and CSV) and table.csv into a folder."""
-    write_table(experiment, Path(folder) / "table.csv")
+    experiment.write_table(Path(folder) / "table.csv")
     for name, drawing in draw_experiment(experiment).items():
         drawing.save(Path(folder) / f"{name}.svg")
 
@@ -66,15 +65,6 @@ def draw_experiment(experiment: ExperimentRuns) -> dict[str, Drawing]:
         }
 
 
-def write_table(experiment: ExperimentRuns, path: str | Path) -> None:
-    """Write a row for each run and seed: resolved settings, losses, sizes and times; unknown cells are empty."""
-    rows = [run.row(experiment.varied_settings()) for run in experiment.runs]
-    with atomic_write(path) as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 @dataclass(frozen=True)
 class Curve:
     """Losses of one run as lists of (step, training seconds, loss); training losses are means over bins of steps."""
@@ -87,16 +77,12 @@ class Curve:
 
 def read_curve(run: Run) -> Curve:
     """Read the metrics of a run, reduced to the points that a plot can show."""
-    metrics = run.metrics()
-    points = [(step, secs or 0.0) for step, secs in zip(metrics["step"], metrics["wall_seconds"], strict=True)]
-    validation = zip(points, metrics["validation_loss"], strict=True)
-    train = zip(points, metrics["train_loss"], strict=True)
-    return Curve(
-        run,
-        [(*point, loss) for point, loss in validation if loss is not None],
-        bin_means([(*point, loss) for point, loss in train if loss is not None]),
-        points[-1],
+    table = run.metrics().fillna({"wall_seconds": 0.0})
+    validation, train = (
+        list(table[["step", "wall_seconds", loss]].dropna().itertuples(index=False, name=None))
+        for loss in ("validation_loss", "train_loss")
     )
+    return Curve(run, validation, bin_means(train), tuple(table[["step", "wall_seconds"]].iloc[-1].tolist()))
 
 
 def bin_means(points: list[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
@@ -224,7 +210,7 @@ def final_rows(experiment: ExperimentRuns, settings: list[str], measure: str) ->
             run.seed,
             run.status,
             *map(run.setting, settings),
-            run.summary[measure] if run.status == "finished" else None,
+            getattr(run.summary, measure) if run.status == "finished" else None,
         )
         for run in experiment.runs
     ]

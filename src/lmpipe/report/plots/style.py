@@ -18,11 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullFormatter
 
-from lmpipe.analysis.results import is_number
 from lmpipe.errors import InputError
 from lmpipe.io.documents import REBUILD
 from lmpipe.io.files import atomic_write
-from lmpipe.io.formatting import format_number
+from lmpipe.io.formatting import format_number, is_number
 
 # Palette for colour-blind readers (Okabe and Ito 2008), from cold to warm, so that an ordered sweep reads in order.
 # Black and yellow are left out: one vanishes on dark pages, the other on light ones.
