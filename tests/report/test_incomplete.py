@@ -12,7 +12,8 @@ from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import begin, find_study
 from lmpipe.report.incomplete import analyze_available, available_results, is_complete
 from lmpipe.report.page import build_report
-from tests.support.fake_results import EXPERIMENTS, fabricate_study
+from lmpipe.report.plots.experiment import plot_experiment
+from tests.support.fake_results import EXPERIMENTS, fabricate_records, fabricate_study
 
 SOME = ("learning_rate", "layer_norm_ablation", "swiglu_ablation", "main_experiment", "vocabulary")
 COMPLAINT = "lmpipe train: results/x: is too small <more>; correct it"
@@ -21,12 +22,16 @@ COMPLAINT = "lmpipe train: results/x: is too small <more>; correct it"
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made up") / "fabricated"
-    return fabricate_study(folder, {name: EXPERIMENTS[name] for name in SOME})
+    results = fabricate_study(folder, {name: EXPERIMENTS[name] for name in SOME})
+    for experiment in results.experiments():
+        plot_experiment(experiment, folder / "experiments" / experiment.name)
+    fabricate_records(results)
+    return results
 
 
 @pytest.fixture
 def study(made_up, tmp_path, monkeypatch):
-    """Results folder of a study that was started and has corpora and runs only."""
+    """Results folder of a study that was started and has corpora, runs and their plots only."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(made_up.folder, "results/fabricated")
     begin(load_plan(made_up.study, "the fabricated study"), 2, ["--cores", "2"])

@@ -44,7 +44,7 @@ STYLES = {
     "waiting": "dim",
 }
 PADDING, STATE_WIDTH, LOSS_WIDTH = 2, 8, 10  # PADDING is to the left of each column
-MIN_NAME_WIDTH, MIN_REMARK_WIDTH = 8, 16
+MIN_NAME_WIDTH, MIN_REMARK_WIDTH = 8, 12
 LOSSES = ("val. loss", "train loss")  # nats per token
 BAR_WIDTH = 16
 SEPARATOR = " · "
