@@ -2,7 +2,7 @@
 
 Each computes what torch's own operations do, to rounding. On a CPU, in float32 and bfloat16, compiled kernels do the
 work (lmpipe.kernels.transformer.train); elsewhere torch's operations do, and under torch.compile its compiler fuses
-those. N counts rows (batch * seq). The gains are those of benchmarks/kernels.py.
+those. N counts rows (batch * seq). Each kernel's docstring states its gain, measured by benchmarks/kernels.py.
 """
 
 from collections.abc import Callable, Iterator

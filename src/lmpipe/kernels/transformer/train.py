@@ -3,6 +3,9 @@
 Each kernel takes the address of its arguments (structs.py), the first unit of work, the one after the last, and the
 number of the calling thread. Units are independent, so results do not depend on how threads share them. Rows are
 contiguous float32 (`itemsize` 4) or bfloat16 (`itemsize` 2) numbers; all arithmetic is float32.
+
+Gains are those of benchmarks/kernels.py: the time of torch's eager operations for the layer, forward and backward,
+divided by ours, at the laptop study's shape (d_model 64) and at d_model 256, on one thread of a 2-core AMD EPYC.
 """
 
 import numpy as np
@@ -87,7 +90,7 @@ def sigmoid(x):
 def rmsnorm(args, first, last, thread_id):
     """RMSNorm (Zhang and Sennrich 2019, equation 4) of rows (N, d_model); `scales` (N,) is saved for the backward pass.
 
-    A unit is a row.
+    A unit is a row. 1.5 and 2.2 times as fast as torch in float32, 2.6 and 2.0 times in bfloat16.
     """
     d_model, itemsize = load_int(args + NORM.d_model), load_int(args + NORM.itemsize)
     weight = load_int(args + NORM.weight)
@@ -143,7 +146,11 @@ def rmsnorm_backward(args, first, last, thread_id):
 
 @kernel
 def swiglu(args, first, last, thread_id):
-    """SwiGLU activation (Shazeer 2020), silu(gate) * up: (N, 2 d_ff), gate first, to (N, d_ff). A unit is a row."""
+    """SwiGLU activation (Shazeer 2020), silu(gate) * up: (N, 2 d_ff), gate first, to (N, d_ff). A unit is a row.
+
+    As fast as torch, 0.94 and 1.02 times, because matrix products take most of the layer's time. The gain is memory:
+    the layer saves 448 numbers a token for the backward pass instead of 832 at d_model 64 (2 instead of 4 times d_ff).
+    """
     d_ff, itemsize = load_int(args + SWIGLU.d_ff), load_int(args + SWIGLU.itemsize)
     for row in range(first, last):
         gate_up = load_int(args + SWIGLU.gate_up) + 2 * itemsize * d_ff * row
@@ -188,7 +195,8 @@ def cross_entropy_fwd_bwd(args, first, last, thread_id):
     """Softmax cross-entropy, forward and backward in place: logits (N, vocab) become d loss / d logits.
 
     `terms` (N, 2) receives max - target logit and the sum of exp(logit - max): the loss is the first plus the log of
-    the second. A unit is a row.
+    the second. A unit is a row. The layer is 1.3 and 1.0 times as fast as torch in float32, 1.6 and 1.3 times in
+    bfloat16, and keeps no logits: 128 numbers a token instead of 1,090 at d_model 64 and a vocabulary of 1,024.
     """
     vocab_size, itemsize = load_int(args + LOSS.vocab_size), load_int(args + LOSS.itemsize)
     for row in range(first, last):
@@ -353,7 +361,8 @@ def causal_attention(args, first, last, thread_id):
     """Causal attention with RoPE: queries, keys and values (batch, seq, 3 d_model) to (batch, seq, d_model).
 
     A unit is a head of a sequence. Scores are computed for ATTENTION_BLOCK queries at a time, against the keys up to
-    the last of them, so that about half of the masked scores cost nothing.
+    the last of them, so that most of the masked scores cost nothing. With RoPE, 1.8 and 1.6 times as fast as torch in
+    float32, 4.6 and 5.1 times in bfloat16.
     """
     seq, num_heads, head_dim, itemsize = attention_shape(args)
     cos_sin, scale = load_int(args + ATTENTION.cos_sin), ONE / sqrt(np.float32(head_dim))
