@@ -29,7 +29,7 @@ from lmpipe.generation.inference import CompiledLM
 from lmpipe.generation.sampling import generate
 from lmpipe.io.files import atomic_write_all
 from lmpipe.model.transformer import TransformerLM
-from lmpipe.planning.estimate import read_plan
+from lmpipe.planning.plan import read_plan
 from lmpipe.provenance.environment import environment, hardware
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.bpe_training import train_bpe

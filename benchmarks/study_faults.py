@@ -25,7 +25,7 @@ from benchmarks.study_pieces import ADDRESSES, LOCAL_TEXTS, PIECES
 from lmpipe.cli import main
 from lmpipe.errors import InputError
 from lmpipe.planning.plan import Plan, load_plan
-from lmpipe.planning.stages import records_of
+from lmpipe.planning.stages import records
 from lmpipe.study.loader import read_study_file
 
 ROOT = Path(__file__).parent.parent
@@ -123,7 +123,7 @@ def check_message(message: str, place: str) -> None:
 def paths_of(plan: Plan) -> list[str]:
     """Every file that a plan makes, below the folder where snakemake runs: its records tell of each job."""
     study = plan.study.study
-    return [*(f"results/{study}/{path}" for paths in records_of(plan).values() for path in paths), *plan.downloads()]
+    return [*(f"results/{study}/{path}" for path in records(plan)), *plan.downloads()]
 
 
 def check_paths(plan: Plan) -> None:

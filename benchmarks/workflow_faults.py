@@ -14,7 +14,7 @@ from benchmarks.processes import kill_all, running, started, tail, wait_for
 from benchmarks.work import Stamp, differences, finished_runs, stamps
 from lmpipe.planning.estimate import distinct_runs
 from lmpipe.planning.plan import Plan, load_plan
-from lmpipe.planning.stages import records_of
+from lmpipe.planning.stages import records
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ROOT / "config" / "smoke.yaml"
@@ -79,11 +79,11 @@ def finish(study_file: Path, folder: Path, watch: Watch) -> None:
 def killed_study(study_file: Path, kills: int, random: Random, folder: Path) -> str:
     """Kill a study several times, spread over its course, and each time give the same command again."""
     watch = Watch(results_of(study_file, folder))
-    records = {path for paths in records_of(plan_of(study_file)).values() for path in paths}
+    expected = set(records(plan_of(study_file)))
     killed = 0
     for share in sorted(random.uniform(0, LATEST_SHARE) for _ in range(kills)):
         with started(command(study_file), folder, folder / LOG) as process:
-            wait_for(process, partial(is_done, watch, records, share), random.uniform(0, LATER_SECONDS))
+            wait_for(process, partial(is_done, watch, expected, share), random.uniform(0, LATER_SECONDS))
             killed += kill_all(process)
         watch.look()
     finish(study_file, folder, watch)

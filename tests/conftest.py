@@ -1,6 +1,5 @@
 """Fixtures that several test modules share."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from playwright.sync_api import Browser
 
 from lmpipe.analysis.results import Results
 from tests.support.browser import CHROMIUM, MISSING_CHROMIUM, running_chromium
-from tests.support.cli_cases import READS, command, make_whole_study
+from tests.support.cli_cases import make_whole_study
 from tests.support.fake_results import fabricate_measurements, fabricate_study, speed_of
 
 
@@ -35,12 +34,11 @@ def fabricated(tmp_path_factory) -> Results:
 
 
 @pytest.fixture(scope="session")
-def whole_study(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
-    """The folder of a whole tiny study, and the command of every verb that works there; to be left as it is."""
+def whole_study(tmp_path_factory) -> Path:
+    """Folder with the results of a whole tiny study, in which every command works; to be left as it is."""
     folder = tmp_path_factory.mktemp("study")
     make_whole_study(folder)
-    with contextlib.chdir(folder):
-        return folder, {verb: command(verb) for verb in READS}
+    return folder
 
 
 @pytest.fixture(scope="module")

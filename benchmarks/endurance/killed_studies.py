@@ -10,7 +10,8 @@ from random import Random
 from benchmarks.byte_check import differences
 from benchmarks.endurance.faults import Fault, LossError
 from benchmarks.endurance.processes import kill_all, poll, start, tail, wait_until
-from lmpipe.planning.estimate import distinct_runs, read_plan
+from lmpipe.planning.estimate import distinct_runs
+from lmpipe.planning.plan import read_plan
 from lmpipe.study.paths import METRICS, SUMMARY, WEIGHTS
 
 ROOT = Path(__file__).parents[2]

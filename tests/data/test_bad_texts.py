@@ -17,7 +17,7 @@ from lmpipe.study.corpora import UrlCorpus
 from lmpipe.tokenizer.pretokenizer import decode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from tests.support.cli_cases import TEXT, lmpipe
-from tests.support.corruptions import DAMAGES
+from tests.support.corruptions import CORRUPTIONS
 from tests.support.tiny_study import tiny_text, tiny_tokenizer
 
 # The seconds of one core that a verb may take for a document in one long line, and the memory that it needs without.
@@ -25,10 +25,10 @@ LINE_SECONDS = 60
 WITHOUT_TEXT_BYTES = 120_000_000
 
 
-@pytest.mark.parametrize("how", [how for how in DAMAGES["text"] if how != "empty"])
+@pytest.mark.parametrize("how", [how for how in CORRUPTIONS["text"] if how != "empty"])
 def test_any_bytes_come_back_from_their_tokens(how, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    data = DAMAGES["text"][how](tiny_text(50, seed=1).encode())
+    data = CORRUPTIONS["text"][how](tiny_text(50, seed=1).encode())
     Path(TEXT).write_bytes(data)
     main(["count-pretokens", "--text", TEXT, "--output", "counts.npz"])
     if how != "only delimiters":
@@ -44,7 +44,7 @@ def test_any_bytes_come_back_from_their_tokens(how, tmp_path, monkeypatch):
 @pytest.mark.parametrize("how", ["crlf", "nul bytes", "no UTF-8", "byte order mark", "half a delimiter", "png"])
 def test_a_corpus_keeps_every_byte_and_ends_its_last_document(how, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    data = DAMAGES["text"][how](tiny_text(50, seed=1).encode()) + b" " * 100
+    data = CORRUPTIONS["text"][how](tiny_text(50, seed=1).encode()) + b" " * 100
     Path(TEXT).write_bytes(data)
     make_corpus("mine", text_corpus(valid_fraction=0.2), "corpus")
     train, valid = (Path("corpus", f"{split}.txt").read_bytes() for split in ("train", "valid"))

@@ -20,6 +20,7 @@ from lmpipe.data.sources.stories import (
     stories,
 )
 from lmpipe.data.sources.story_grammar import Group, Symbol, parse, plots
+from lmpipe.planning.stages import stage_digest
 from lmpipe.provenance import code_digest
 
 GOLDEN_SHA256 = "7711de31a5ef79873915fb5148b6b41aed1ac42fa03e5b19ce2ee978a96cc6d5"
@@ -279,12 +280,12 @@ def test_a_changed_word_of_a_story_changes_the_digest_of_make_corpus(tmp_path, m
     shutil.copytree(code_digest.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(code_digest, "PACKAGE", package)
     code_digest.data_digest.cache_clear()
-    before = {command: code_digest.code_of(command) for command in ("make-corpus", "train-bpe")}
+    before = {rule: stage_digest(rule) for rule in ("make_corpus", "train_bpe")}
     words = package / "data/sources/story_text/words.yaml"
     words.write_text(words.read_text(encoding="utf-8").replace("treasure hunt,", "treasure map,"), encoding="utf-8")
     code_digest.data_digest.cache_clear()
-    assert code_digest.code_of("make-corpus") != before["make-corpus"]
-    assert code_digest.code_of("train-bpe") == before["train-bpe"]
+    assert stage_digest("make_corpus") != before["make_corpus"]
+    assert stage_digest("train_bpe") == before["train_bpe"]
     code_digest.data_digest.cache_clear()
 
 

@@ -5,8 +5,16 @@ import pytest
 
 from lmpipe.data.sources.stories import stories
 from lmpipe.model.accounting import count_flops
-from lmpipe.planning import cost_model
-from lmpipe.planning.cost_model import CPU_CORE, H100, SIMPLE_TEXT, WEB_TEXT, RunCost, run_cost, split_bytes
+from lmpipe.planning import cost_model, resource_requests
+from lmpipe.planning.cost_model import (
+    CPU_CORE,
+    H100,
+    OPEN_WEB_TEXT,
+    TINY_STORIES,
+    RunCost,
+    run_cost,
+    split_bytes,
+)
 from lmpipe.study.settings import ModelConfig
 from tests.planning.test_plan import plan_with
 
@@ -43,7 +51,7 @@ def test_the_estimate_is_near_what_was_measured(model, vocab_size, batch_size, p
     cost = steps(model, vocab_size, batch_size, 1000, precision)
     # How fast bfloat16 is depends on the shapes more than the formula knows.
     tolerance = {"float32": 0.27, "bfloat16": 0.4}[precision]
-    assert (cost.seconds(CPU_CORE) - cost_model.START_SECONDS) / 1000 == pytest.approx(seconds, rel=tolerance)
+    assert (cost.seconds(CPU_CORE) - cost_model.JOBS["start"]) / 1000 == pytest.approx(seconds, rel=tolerance)
     assert (cost.memory_bytes - cost.model.validation_bytes) / 1e6 == pytest.approx(megabytes, rel=0.1)
 
 
@@ -59,7 +67,7 @@ def test_flops_of_a_run_are_the_accountings():
     cost = run_cost(plan, plan.runs[0])
     assert cost.steps == 50
     assert cost.training_flops == 50 * 8 * count_flops(model).training
-    validation = SIMPLE_TEXT.tokens(split_bytes(plan.study.corpora["stories"])[1], 1024)
+    validation = TINY_STORIES.estimate_tokens(split_bytes(plan.study.corpora["stories"])[1], 1024)
     curve = 11 * min(plan.study.training.eval_tokens, validation)
     assert cost.evaluation_flops == pytest.approx((validation + curve) / 128 * count_flops(model).forward)
 
@@ -71,16 +79,16 @@ def test_a_rate_that_waits_for_a_sweep_has_a_cost():
 
 
 def test_known_texts_have_their_known_tokens_and_pretokens():
-    assert SIMPLE_TEXT.tokens(2_227_753_162, 10_000) == pytest.approx(541.2e6, rel=1e-3)
-    assert WEB_TEXT.tokens(11_920_511_059, 32_000) == pytest.approx(2727e6, rel=1e-3)
-    assert SIMPLE_TEXT.unique(8_578_108) == pytest.approx(10_176, rel=0.05)
-    assert WEB_TEXT.unique(4_121_796) == pytest.approx(51_008, rel=0.05)
-    assert WEB_TEXT.unique(99_921_639) == pytest.approx(375_931, rel=0.1), "other web text than it was fitted to"
+    assert TINY_STORIES.estimate_tokens(2_227_753_162, 10_000) == pytest.approx(541.2e6, rel=1e-3)
+    assert OPEN_WEB_TEXT.estimate_tokens(11_920_511_059, 32_000) == pytest.approx(2727e6, rel=1e-3)
+    assert TINY_STORIES.estimate_pretokens(8_578_108) == pytest.approx(10_176, rel=0.05)
+    assert OPEN_WEB_TEXT.estimate_pretokens(4_121_796) == pytest.approx(51_008, rel=0.05)
+    assert OPEN_WEB_TEXT.estimate_pretokens(99_921_639) == pytest.approx(375_931, rel=0.1), "another web text"
 
 
 def test_stories_are_as_long_as_supposed():
     sizes = [len(story.encode()) + len("\n<|endoftext|>\n") for story in stories(500, 0)]
-    assert sum(sizes) / len(sizes) == pytest.approx(cost_model.STORY_BYTES, rel=0.05)
+    assert sum(sizes) / len(sizes) == pytest.approx(cost_model.TEXTS["story_bytes"], rel=0.05)
 
 
 def test_texts_of_the_users_own_are_measured_and_split(tmp_path, monkeypatch):
@@ -102,11 +110,13 @@ def test_a_shard_is_counted_with_less_memory_and_time_than_the_whole():
         plan_with({"x": {"corpus": "big"}}, corpora={"big": corpus}).study.corpora["big"]
         for corpus in (big_corpus(shards=1), big_corpus(shards=8))
     )
-    assert cost_model.count_request(eighth).mem_mb < cost_model.count_request(whole).mem_mb
-    assert cost_model.count_request(eighth).runtime < cost_model.count_request(whole).runtime
-    assert cost_model.encode_request(eighth) == cost_model.encode_request(whole)
-    assert cost_model.encode_shard_request(eighth).runtime < cost_model.encode_shard_request(whole).runtime
-    assert cost_model.join_request(eighth) == cost_model.join_request(whole)
+    assert resource_requests.count_request(eighth).mem_mb < resource_requests.count_request(whole).mem_mb
+    assert resource_requests.count_request(eighth).runtime < resource_requests.count_request(whole).runtime
+    assert resource_requests.encode_request(eighth) == resource_requests.encode_request(whole)
+    assert (
+        resource_requests.encode_shard_request(eighth).runtime < resource_requests.encode_shard_request(whole).runtime
+    )
+    assert resource_requests.concat_request(eighth) == resource_requests.concat_request(whole)
     assert cost_model.shard_file_bytes(eighth, 300) > cost_model.shard_file_bytes(whole, 300) == 0
 
 
@@ -121,7 +131,7 @@ def test_requests_grow_with_the_run_and_never_exceed_a_week():
         "runs": {"small": {}, "large": {**CS336, "batch_size": 64, "total_tokens": 10**9}},
     }
     plan = plan_with({"x": experiment})
-    small, large = (cost_model.train_request(plan, run) for run in plan.runs)
+    small, large = (resource_requests.train_request(plan, run) for run in plan.runs)
     assert (small.mem_mb, small.runtime) == (4000, 60)
     assert large.mem_mb > run_cost(plan, plan.runs[1]).memory_bytes / 1e6
     assert large.runtime == 7 * 24 * 60

@@ -5,7 +5,7 @@ import pytest
 from lmpipe.errors import InputError
 from lmpipe.planning.lineage import Lineage
 from lmpipe.planning.plan import load_plan
-from lmpipe.planning.stages import records_of
+from lmpipe.planning.stages import records
 from lmpipe.report.plots.experiment import plot_experiment
 from tests.support.fake_results import EXPERIMENTS, fabricate_records, fabricate_study, write_record
 
@@ -25,7 +25,7 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def lineage(study):
     plan = load_plan(study.study, "the study")
-    return Lineage.read(study.folder, [path for paths in records_of(plan).values() for path in paths])
+    return Lineage.read(study.folder, records(plan))
 
 
 def test_ancestors_are_the_jobs_of_the_experiment_and_its_corpus(lineage):

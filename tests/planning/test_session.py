@@ -1,14 +1,15 @@
-import json
 import os
+from pathlib import Path
 
 import pytest
 import yaml
 
 from lmpipe.errors import InputError
-from lmpipe.planning.plan import load_plan
-from lmpipe.planning.session import begin, find_study
+from lmpipe.planning.plan import load_plan, read_plan
+from lmpipe.planning.session import find_study, read_study, start_session
 from tests.support.fake_results import CORPORA, MODEL, TRAINING
 
+CONFIG = Path(__file__).parents[2] / "config"
 STUDY = {
     "study": "tiny",
     "seeds": [0],
@@ -26,74 +27,80 @@ def _in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_study_that_was_begun_is_found_by_its_folder_and_without_a_name():
-    begin(PLAN, 2, ["--cores", "2", "--configfile", "a study.yaml"])
+def test_started_study_is_found_by_its_folder_and_without_a_name():
+    start_session(PLAN, 2, ["--cores", "2", "--configfile", "a study.yaml"])
     for study in (find_study("results/tiny"), find_study()):
         assert study.plan.study == PLAN.study
-        assert study.call["command"] == "snakemake --cores 2 --configfile 'a study.yaml'"
+        assert study.session.command == "snakemake --cores 2 --configfile 'a study.yaml'"
         assert study.is_running is True, "this very process"
         assert study.logs.parts[-2:] == ("logs", "tiny")
 
 
-def test_the_study_begun_last_is_the_one_that_is_meant(tmp_path):
-    begin(PLAN, 2, [])
-    begin(load_plan(STUDY | {"study": "other"}, "another"), 2, [])
-    os.utime(tmp_path / "results/other/study.json", (1, 1))
+@pytest.mark.parametrize("name", ["smoke", "config", "tinystories", "cs336"])
+def test_resolved_study_has_the_same_plan(name, monkeypatch):
+    plan = read_plan(CONFIG / f"{name}.yaml")
+    start_session(plan, 2, [])
+    resolved, paths = read_study(f"results/{plan.study.study}")
+    assert resolved.runs == plan.runs
+    assert resolved.study.model_dump(mode="json") == plan.study.model_dump(mode="json")
+    assert paths.study_file.is_file()
+
+
+def test_resolved_study_is_written_only_if_it_changed(tmp_path):
+    start_session(PLAN, 2, [])
+    path = tmp_path / "results/tiny/study.yaml"
+    os.utime(path, (1, 1))
+    start_session(PLAN, 2, [])
+    assert path.stat().st_mtime == 1
+    start_session(load_plan(STUDY | {"seeds": [1]}, "changed"), 2, [])
+    assert path.stat().st_mtime > 1
+
+
+def test_without_a_name_the_study_that_started_last_is_found(tmp_path):
+    start_session(PLAN, 2, [])
+    start_session(load_plan(STUDY | {"study": "other"}, "another"), 2, [])
+    os.utime(tmp_path / "results/other/session.json", (1, 1))
     assert find_study().plan.study.study == "tiny"
-    os.utime(tmp_path / "results/tiny/study.json", (0, 0))
+    os.utime(tmp_path / "results/tiny/session.json", (0, 0))
     assert find_study().plan.study.study == "other"
 
 
-def test_a_study_file_serves_as_well(tmp_path):
+def test_study_file_names_its_results(tmp_path):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY), encoding="utf-8")
-    assert find_study("study.yaml").call is None
-    begin(PLAN, 2, [])
-    assert find_study("study.yaml").call["cores"] == 2
+    assert find_study("study.yaml").session is None
+    start_session(PLAN, 2, [])
+    assert find_study("study.yaml").session.cores == 2
 
 
-def test_finished_results_tell_their_study(whole_study, monkeypatch):
-    monkeypatch.chdir(whole_study[0])
-    study = find_study("results")
+def test_results_without_a_session_name_their_study(whole_study, monkeypatch):
+    monkeypatch.chdir(whole_study)
+    study = find_study("results/tiny")
     assert list(study.plan.runs_by_experiment) == ["sweep", "tuned"]
     assert study.is_running is None
 
 
-def test_a_disk_that_cannot_take_it_stops_no_study(tmp_path, capsys):
-    (tmp_path / "results").write_text("a file in the place of the folder", encoding="utf-8")
-    begin(PLAN, 2, [])
-    assert capsys.readouterr().err.startswith("lmpipe status will not know of this call: ")
+def test_session_that_cannot_be_written_stops_no_study(tmp_path, capsys):
+    (tmp_path / "results/tiny/session.json").mkdir(parents=True)
+    start_session(PLAN, 2, [])
+    assert capsys.readouterr().err.startswith("lmpipe status will not show this call: ")
 
 
 @pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        (None, "results: expected a study that was begun, found none; name"),
-        ("none.yaml", "none.yaml: is missing"),
-        ("results/none", "results/none: expected a study's results folder or its file, found neither; check the path"),
-        (".", ".: expected the results of a study that was begun, found neither study.json nor provenance.json; check"),
-    ],
+    ("path", "where"),
+    [(None, "results"), ("none.yaml", "none.yaml"), ("results/none", "results/none"), (".", "study.yaml")],
 )
-def test_no_study(path, message):
+def test_missing_study_is_named(path, where):
     with pytest.raises(InputError) as caught:
         find_study(path)
-    assert str(caught.value).startswith(message)
+    assert caught.value.where == where
 
 
-@pytest.mark.parametrize("damage", ["{", "{}", '{"study": {}}'])
-def test_a_damaged_file_is_told(tmp_path, damage):
-    begin(PLAN, 2, [])
-    path = tmp_path / "results/tiny/study.json"
-    path.write_text(damage, encoding="utf-8")
-    with pytest.raises(
-        InputError, match=r"study\.json: .*; delete the file; the next call of snakemake writes it anew$"
-    ):
+@pytest.mark.parametrize("file", ["study.yaml", "session.json"])
+@pytest.mark.parametrize("damage", ["{", "{}", "[1, 2]", "a: b: c", "\x00"])
+def test_damaged_file_is_named(tmp_path, file, damage):
+    start_session(PLAN, 2, [])
+    (tmp_path / "results/tiny" / file).write_text(damage, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
         find_study("results/tiny")
-
-
-def test_settings_that_are_no_study_are_told(tmp_path):
-    begin(PLAN, 2, [])
-    path = tmp_path / "results/tiny/study.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(content | {"study": {"stud": "x"}}), encoding="utf-8")
-    with pytest.raises(InputError, match="stud is not a known key; did you mean study"):
-        find_study("results/tiny")
+    assert caught.value.where == f"results/tiny/{file}"
+    assert caught.value.remedy

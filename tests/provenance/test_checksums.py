@@ -8,7 +8,7 @@ import pytest
 from lmpipe.cli.main import main
 from lmpipe.io.files import atomic_write, write_json
 from lmpipe.provenance import checksums as module
-from lmpipe.provenance.job_records import RECORD, result_files, run_recorded
+from lmpipe.provenance.job_records import RECORD, JobResult, result_files, run_recorded
 
 RUN = "runs/main/baseline/seed0"
 JOBS = {
@@ -19,10 +19,11 @@ JOBS = {
 FILES = 9
 
 
-def write_files(paths):
+def write_files(paths, output):
     for path in paths:
         with atomic_write(path, "wb") as file:
             file.write(path.name.encode() * 1000)
+    return JobResult(output)
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def study(tmp_path):
     folder = tmp_path / "results" / "small"
     for verb, (output, files) in JOBS.items():
         paths = [folder / path for path in files]
-        run_recorded(verb, {"output": str(folder / output)}, lambda paths=paths: write_files(paths))
+        run_recorded(verb, {}, ["io.files"], lambda paths=paths, output=output: write_files(paths, folder / output))
     records = {path.relative_to(folder).as_posix(): json.loads(path.read_text()) for path in folder.rglob(f"*{RECORD}")}
     collected = {"study": "small", "settings": {}, "records": records, "files": result_files(records)}
     write_json(folder / RECORD, collected)

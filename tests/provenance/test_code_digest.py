@@ -6,9 +6,10 @@ import sys
 import pytest
 
 from lmpipe.kernels.runtime import loader
+from lmpipe.planning.stages import STAGES
 from lmpipe.provenance import code_digest as digest_module
 from lmpipe.provenance import environment as environment_module
-from lmpipe.provenance.code_digest import COMPUTED_BY, code_digest, code_of
+from lmpipe.provenance.code_digest import code_digest
 from lmpipe.provenance.environment import commit, environment, peak_memory_bytes
 
 
@@ -108,13 +109,13 @@ def test_formula_changes_the_modules_that_use_it_and_no_other(package):
 
 
 def test_init_cli_io_and_provenance_change_no_digest(package):
-    before = {verb: digest(*names) for verb, names in COMPUTED_BY.items()}
+    before = {stage.rule: digest(*stage.code) for stage in STAGES}
     inits = list(package.rglob("__init__.py"))
     others = [path for folder in ("cli", "io", "provenance") for path in (package / folder).glob("*.py")]
     assert len(inits) > 10 and len(others) > 8
     for path in {*inits, *others, package / "errors.py"}:
         append(path, "\n\nNEW = 1\n")
-    assert {verb: digest(*names) for verb, names in COMPUTED_BY.items()} == before
+    assert {stage.rule: digest(*stage.code) for stage in STAGES} == before
 
 
 def test_templates_count_by_content(package):
@@ -124,9 +125,9 @@ def test_templates_count_by_content(package):
     assert digest("report/templates") != before
 
 
-@pytest.mark.parametrize("verb", COMPUTED_BY)
-def test_the_code_of_a_verb_is_known_and_leaves_out_what_only_records(verb):
-    digests = code_of(verb)
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage.code], ids=lambda stage: stage.rule)
+def test_digest_of_a_stage_leaves_out_what_only_records(stage):
+    digests = stage.digest()
     assert digests
     assert not {name for name in digests if name.startswith(("cli", "io", "provenance"))}
 

@@ -5,22 +5,26 @@ from pathlib import Path
 
 import pytest
 
-from lmpipe.cli.main import main, make_parser
+from lmpipe.cli.main import main
 from lmpipe.errors import InputError
 from lmpipe.io.files import write_json
 from lmpipe.planning.plan import load_plan
-from lmpipe.planning.stages import records_of
-from lmpipe.provenance.code_digest import COMPUTED_BY
+from lmpipe.planning.session import write_study
+from lmpipe.planning.stages import records
 from lmpipe.provenance.job_records import (
     RECORD,
+    JobResult,
     collect_records,
     input_checksums,
     record_path,
     result_files,
     run_recorded,
 )
+from lmpipe.study.paths import StudyPaths
 from tests.support.fake_results import EXPERIMENTS, MODEL, TRAINING
-from tests.support.tiny_study import make_tiny_study, tiny_run, tiny_text
+from tests.support.tiny_study import MODEL as TINY_MODEL
+from tests.support.tiny_study import TRAINING as TINY_TRAINING
+from tests.support.tiny_study import make_tiny_study, tiny_text
 
 STORIES = {
     "source": "stories",
@@ -56,7 +60,7 @@ def tokens(tmp_path, monkeypatch):
     (tmp_path / "train.txt").write_text(tiny_text(50, seed=0), encoding="utf-8")
     main(["count-pretokens", "--text", "train.txt", "--output", "counts/0.npz"])
     main(["train-bpe", "--counts", "counts/0.npz", "--corpus", "c", "--vocab-size", "262", "--output", "bpe/c"])
-    main(["encode-corpus", "--text", "train.txt", "--tokenizer", "bpe/c", "--output", "tokens/train.bin"])
+    main(["encode", "--text", "train.txt", "--tokenizer", "bpe/c", "--output", "tokens/train.bin"])
     return tmp_path
 
 
@@ -96,8 +100,9 @@ def test_a_file_in_a_folder_below_its_record_is_found(tmp_path):
     def draw():
         write_json(tmp_path / "findings.json", {})
         write_json(tmp_path / "figures/one.json", [1])
+        return JobResult(tmp_path / "findings.json")
 
-    run_recorded("find", {"output": str(tmp_path / "findings.json")}, draw)
+    run_recorded("analyze", {}, ["io.files"], draw)
     write_json(tmp_path / RECORD, {"study": "x", "records": {}, "files": {}})
     (tmp_path / "figures/.snakemake_timestamp").touch()
     found = input_checksums([tmp_path / "figures", tmp_path / "findings.json"], tmp_path)
@@ -106,7 +111,7 @@ def test_a_file_in_a_folder_below_its_record_is_found(tmp_path):
 
 def test_results_do_not_depend_on_time_but_for_their_records(tokens):
     before = {path: path.read_bytes() for path in (tokens / "tokens").iterdir()}
-    main(["encode-corpus", "--text", "train.txt", "--tokenizer", "bpe/c", "--output", "tokens/train.bin"])
+    main(["encode", "--text", "train.txt", "--tokenizer", "bpe/c", "--output", "tokens/train.bin"])
     changed = {path.name for path, content in before.items() if path.read_bytes() != content}
     assert changed <= {"train.provenance.json"}
 
@@ -114,21 +119,18 @@ def test_results_do_not_depend_on_time_but_for_their_records(tokens):
 def test_a_verb_that_fails_leaves_no_record(tokens):
     (tokens / "empty.txt").touch()
     with pytest.raises(SystemExit):
-        main(["encode-corpus", "--text", "empty.txt", "--tokenizer", "bpe/c", "--output", "other/train.bin"])
+        main(["encode", "--text", "empty.txt", "--tokenizer", "bpe/c", "--output", "other/train.bin"])
     assert not list(tokens.glob("other/*"))
 
 
-def test_every_verb_of_the_table_is_one_of_the_command_line_and_writes_an_output():
-    verbs = make_parser()._subparsers._group_actions[0].choices
-    for verb in COMPUTED_BY:
-        assert any(action.dest == "output" for action in verbs[verb]._actions), verb
-
-
-def test_settings_and_seeds_are_recorded_without_defaults_that_did_not_count(tmp_path):
-    settings = {"name": "s", "source": "stories", "documents": 20, "seed": 7}
-    main(["make-corpus", "--settings", json.dumps(settings), "--output", str(tmp_path / "s")])
-    record = record_of(tmp_path / "s" / RECORD)
-    assert record["arguments"] == {"settings": settings, "output": str(tmp_path / "s")}
+def test_record_has_settings_and_seeds_and_no_default_arguments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = STUDY | {"corpora": {"stories": STORIES | {"seed": 7}}}
+    write_study(load_plan(study, "the small study"), StudyPaths(tmp_path / "results/small"))
+    main(["make-corpus", "results/small", "stories"])
+    record = record_of(tmp_path / "results/small/corpora/stories" / RECORD)
+    assert record["arguments"] == {"results": "results/small", "corpus": "stories"}
+    assert record["settings"] == {"name": "stories", "source": "stories", "documents": 100, "seed": 7}
     assert record["seeds"] == [7]
     assert set(record["outputs"]) == {"train.txt", "valid.txt", "corpus.json"}
 
@@ -136,9 +138,13 @@ def test_settings_and_seeds_are_recorded_without_defaults_that_did_not_count(tmp
 def test_a_copied_run_says_so_and_names_what_trained_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = make_tiny_study(Path("results/tiny"))
-    settings = tiny_run(total_tokens=16 * 4 * 5).model_dump_json()
+    corpus = STORIES | {"tokenizer": {"vocab_size": 263}, "shards": 1}
+    settings = {"model": TINY_MODEL, "training": TINY_TRAINING | {"total_tokens": 16 * 4 * 5}}
+    experiments = {"x": {"corpus": "tiny", "runs": {"first": {}, "second": {}}}}
+    study = STUDY | settings | {"corpora": {"tiny": corpus}, "experiments": experiments}
+    write_study(load_plan(study, "the tiny study"), StudyPaths(results))
     for run in ("first", "second"):
-        main(["train", "--settings", settings, "--results", str(results), "--output", f"{results}/runs/x/{run}/seed0"])
+        main(["train", str(results), f"x/{run}/seed0"])
         # Another machine and another commit than this one's trained what is in the store.
         [stored] = results.glob("store/*/summary.json")
         summary = record_of(stored)
@@ -159,11 +165,10 @@ def test_a_copied_run_says_so_and_names_what_trained_it(tmp_path, monkeypatch):
 def collected_study(results):
     """A results folder with a record for every job of the small study, and their collection."""
     plan = load_plan(STUDY, "the small study")
-    for paths in records_of(plan).values():
-        for path in paths:
-            output = Path(path).name.removesuffix(RECORD) + "json"
-            write_json(results / path, {"outputs": {output: {"bytes": 1, "sha256": "0" * 64}}})
-    collect_records(plan, STUDY, results, results / RECORD)
+    for path in records(plan):
+        output = Path(path).name.removesuffix(RECORD) + "json"
+        write_json(results / path, {"outputs": {output: {"bytes": 1, "sha256": "0" * 64}}})
+    collect_records(records(plan), STUDY, results, results / RECORD)
     return record_of(results / RECORD)
 
 
@@ -188,7 +193,7 @@ def test_a_missing_or_damaged_record_is_told(tmp_path, content):
     path = tmp_path / "unicode.provenance.json"
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(InputError, match=re.escape(str(path))):
-        collect_records(load_plan(STUDY, "the small study"), STUDY, tmp_path, tmp_path / RECORD)
+        collect_records(records(load_plan(STUDY, "the small study")), STUDY, tmp_path, tmp_path / RECORD)
 
 
 @pytest.mark.parametrize(

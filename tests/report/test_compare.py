@@ -18,7 +18,7 @@ def studies(whole_study, tmp_path, monkeypatch):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         for file in ("findings.json", "provenance.json"):
-            shutil.copy(whole_study[0] / "results" / file, tmp_path / name / file)
+            shutil.copy(whole_study / "results/tiny" / file, tmp_path / name / file)
     return tmp_path / "a", tmp_path / "b"
 
 

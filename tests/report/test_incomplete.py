@@ -9,7 +9,7 @@ from lmpipe.analysis.run_states import StudyFiles
 from lmpipe.cli.main import main
 from lmpipe.errors import InputError
 from lmpipe.planning.plan import load_plan
-from lmpipe.planning.session import begin, find_study
+from lmpipe.planning.session import find_study, start_session
 from lmpipe.report.incomplete import analyze_available, available_results, is_complete
 from lmpipe.report.page import build_report
 from lmpipe.report.plots.experiment import plot_experiment
@@ -34,7 +34,7 @@ def study(made_up, tmp_path, monkeypatch):
     """Results folder of a study that was started and has corpora, runs and their plots only."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(made_up.folder, "results/fabricated")
-    begin(load_plan(made_up.study, "the fabricated study"), 2, ["--cores", "2"])
+    start_session(load_plan(made_up.study, "the fabricated study"), 2, ["--cores", "2"])
     return Path("results/fabricated")
 
 
@@ -98,17 +98,17 @@ def test_findings_say_which_runs_they_lack(study):
 
 
 def test_complete_study_has_no_gaps(whole_study, tmp_path, monkeypatch):
-    shutil.copytree(whole_study[0], tmp_path / "copy")
+    shutil.copytree(whole_study, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    before = Path("results/report.html").read_bytes()
-    Path("results/report.html").unlink()
-    main(["report", "results"])
-    assert Path("results/report.html").read_bytes() == before
-    snapshot = StudyFiles(find_study("results")).look(time.time())
+    before = Path("results/tiny/report.html").read_bytes()
+    Path("results/tiny/report.html").unlink()
+    main(["report", "results/tiny"])
+    assert Path("results/tiny/report.html").read_bytes() == before
+    snapshot = StudyFiles(find_study("results/tiny")).look(time.time())
     assert is_complete(snapshot)
     results, redrawn, unreadable = available_results(snapshot)
     assert (redrawn, unreadable) == ({}, {})
-    assert analyze_available(results, snapshot, unreadable) == Findings.read("results/findings.json")
+    assert analyze_available(results, snapshot, unreadable) == Findings.read("results/tiny/findings.json")
 
 
 def test_study_without_runs(study):

@@ -21,7 +21,7 @@ from lmpipe.io.process_identity import ProcessIdentity
 from lmpipe.planning.cost_model import CPU_CORE, run_cost
 from lmpipe.planning.estimate import distinct_runs
 from lmpipe.planning.plan import load_plan
-from lmpipe.planning.session import begin, find_study
+from lmpipe.planning.session import find_study, start_session
 from lmpipe.report.monitor import is_active, live_view, seconds_left, study_view
 from lmpipe.training.progress import PROGRESS
 from tests.support.fake_results import fabricate_study
@@ -36,7 +36,7 @@ def study(tmp_path, monkeypatch):
     """A made-up study that this process has begun: a run under way, one that failed, one not begun, the others over."""
     monkeypatch.chdir(tmp_path)
     results = fabricate_study(tmp_path / "results/fabricated")
-    begin(load_plan(results.study, "the fabricated study"), 2, ["--cores", "2"])
+    start_session(load_plan(results.study, "the fabricated study"), 2, ["--cores", "2"])
     runs = results.folder / "runs"
     store = results.folder / "store/0123456789abcdef0123"
     store.mkdir(parents=True)
@@ -146,7 +146,7 @@ def test_records_of_trained_runs_are_measurements_and_copies_are_not(study):
 
 def test_following_ends_without_a_running_process(study):
     assert is_active(look(study))
-    path = study.folder / "study.json"
+    path = study.folder / "session.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(content | {"process": content["process"] | {"create_time": 1.0}}), encoding="utf-8")
     assert is_active(look(find_study("results/fabricated"))), "a run is still under way"

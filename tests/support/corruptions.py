@@ -1,13 +1,13 @@
-"""Ways to damage a file, by the kind of file that it is."""
+"""One table of corruptions for each parser: ways to damage a file of its kind."""
 
 import json
 from collections.abc import Callable
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 4
 NESTED = b'{"a":' * 100_000
-# Ways to damage the bytes of a file. Any bytes are text, so a text shows none of them.
+# Any bytes are a text, so a text shows no damage.
 ANY_FILE = {"empty": lambda data: b"", "half": lambda data: data[: len(data) // 2], "png": lambda data: PNG}
-DAMAGES: dict[str, dict[str, Callable[[bytes], bytes]]] = {
+CORRUPTIONS: dict[str, dict[str, Callable[[bytes], bytes]]] = {
     "text": ANY_FILE
     | {
         "crlf": lambda data: data.replace(b"\n", b"\r\n"),
@@ -41,7 +41,22 @@ DAMAGES: dict[str, dict[str, Callable[[bytes], bytes]]] = {
         "no UTF-8": lambda data: data + b"# \xff\n",
         "nul bytes": lambda data: data + b"\0",
     },
-    "merges": ANY_FILE | {"turned": lambda data: b"\n".join(reversed(data.split(b"\n")))},
+    "resolved study": ANY_FILE
+    | {
+        "a list": lambda data: b"[1, 2]",
+        "other keys": lambda data: b"a: 1",
+        "nested": lambda data: b"[" * 3000,
+        "nul bytes": lambda data: data + b"\0",
+        "a number": lambda data: data.replace(b"d_model: 16", b"d_model: 15"),
+    },
+    "merges": ANY_FILE
+    | {
+        "one less": lambda data: data.rstrip().rpartition(b"\n")[0],
+        "one twice": lambda data: data + data.rstrip().rpartition(b"\n")[2],
+        "three words": lambda data: data + b"no merge at all\n",
+        "no byte": lambda data: data + "\u2603 x\n".encode(),
+        "reversed": lambda data: b"\n".join(reversed(data.split(b"\n"))),
+    },
     "npz": ANY_FILE | {"a byte changed": lambda data: data[:90] + bytes([data[90] ^ 1]) + data[91:]},
     "csv": ANY_FILE
     | {
@@ -52,6 +67,4 @@ DAMAGES: dict[str, dict[str, Callable[[bytes], bytes]]] = {
     },
     "weights": ANY_FILE,
     "tokens": ANY_FILE | {"an odd byte": lambda data: data + b"\0", "large ids": lambda data: b"\xff\xff" + data[2:]},
-    "svg": ANY_FILE,
-    "numbers of a plot": ANY_FILE,
 }

@@ -14,8 +14,8 @@ import yaml
 
 from benchmarks import slurm
 from benchmarks.cluster import PROFILE, differences, outcome, through_slurm, workflow
-from lmpipe.planning.cost_model import train_request
 from lmpipe.planning.plan import load_plan
+from lmpipe.planning.resource_requests import train_request
 from tests.support.cli_cases import STUDY
 from tests.support.tiny_study import tiny_text
 

@@ -13,8 +13,7 @@ import yaml
 from lmpipe.analysis.problems.registry import PROBLEMS, module_of
 from lmpipe.analysis.problems.write_up_comparison import write_up
 from lmpipe.model.accounting import count_parameters
-from lmpipe.planning.estimate import fetched_texts, read_plan
-from lmpipe.planning.plan import load_plan
+from lmpipe.planning.plan import load_plan, read_plan
 from lmpipe.study.experiments import RESERVED_SECTIONS
 from lmpipe.study.settings import ModelConfig
 from tests.workflow.test_workflow import snakemake
@@ -70,7 +69,7 @@ def test_every_study_is_one_that_an_expert_would_accept(path):
 @pytest.mark.parametrize("path", LARGE, ids=stem)
 def test_texts_are_pinned_and_those_of_the_write_up(path):
     plan = read_plan(path)
-    texts = fetched_texts(plan)
+    texts = plan.downloads()
     assert len(texts) == 4
     for text in texts.values():
         assert re.fullmatch(PINNED, text.url), text.url

@@ -1,21 +1,22 @@
-# What needs no corpus: the Unicode problems, the accounting, the SGD toy.
+# Stages that need no corpus: the Unicode problems, accounting and measurements of models, the SGD toy.
+# Measurements use all cores, so that nothing runs beside them, and compute with the threads of a training run.
 
 
-rule explore_unicode:
+rule demonstrate_unicode:
     output:
-        answers="<results>/unicode.json",
+        demo="<results>/unicode.json",
         provenance="<results>/unicode.provenance.json",
     log:
-        "<logs>/explore_unicode.log",
+        "<logs>/demonstrate_unicode.log",
     benchmark:
-        "<benchmarks>/explore_unicode.tsv"
+        "<benchmarks>/demonstrate_unicode.tsv"
     resources:
         mem_mb=500,
         runtime=5,
     params:
-        code=code_of("explore-unicode"),
+        code=stage_digest("demonstrate_unicode"),
     shell:
-        "lmpipe explore-unicode --output {output.answers:q} 2> {log:q}"
+        "lmpipe demonstrate-unicode --output {output.demo:q} 2> {log:q}"
 
 
 rule account_model:
@@ -30,46 +31,67 @@ rule account_model:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=model_settings,
-        code=code_of("account-model"),
+        results=RESULTS,
+        settings=inputs.model_settings,
+        code=stage_digest("account_model"),
     shell:
-        "lmpipe account-model --settings {params.settings:q} --output {output.accounting:q} 2> {log:q}"
+        "lmpipe account-model {params.results} {wildcards.model} 2> {log:q}"
 
 
-rule measure_model:
+rule profile_model:
     output:
-        measurements="<results>/model_measurements.json",
+        profile="<results>/model_measurements.json",
         provenance="<results>/model_measurements.provenance.json",
     log:
-        "<logs>/measure_model.log",
+        "<logs>/profile_model.log",
     benchmark:
-        "<benchmarks>/measure_model.tsv"
-    # All cores, so that nothing runs beside it; it computes with as many threads as a run.
+        "<benchmarks>/profile_model.tsv"
     threads: ALL_CORES
     resources:
         mem_mb=4000,
         runtime=10,
     params:
-        settings=batch_size_settings,
+        results=RESULTS,
+        settings=inputs.step_settings,
         train_threads=TRAIN_THREADS,
-        code=code_of("measure-model"),
+        code=stage_digest("profile_model"),
     shell:
-        "lmpipe measure-model --settings {params.settings:q} --output {output.measurements:q}"
-        " --threads {params.train_threads} 2> {log:q}"
+        "lmpipe profile-model {params.results} --threads {params.train_threads} 2> {log:q}"
 
 
-rule tune_sgd_toy:
+rule benchmark_batch_sizes:
+    output:
+        sizes="<results>/batch_sizes.json",
+        provenance="<results>/batch_sizes.provenance.json",
+    log:
+        "<logs>/benchmark_batch_sizes.log",
+    benchmark:
+        "<benchmarks>/benchmark_batch_sizes.tsv"
+    threads: ALL_CORES
+    resources:
+        mem_mb=4000,
+        runtime=10,
+    params:
+        results=RESULTS,
+        settings=inputs.step_settings,
+        train_threads=TRAIN_THREADS,
+        code=stage_digest("benchmark_batch_sizes"),
+    shell:
+        "lmpipe benchmark-batch-sizes {params.results} --threads {params.train_threads} 2> {log:q}"
+
+
+rule sgd_toy:
     output:
         losses="<results>/learning_rate_tuning.csv",
         provenance="<results>/learning_rate_tuning.provenance.json",
     log:
-        "<logs>/tune_sgd_toy.log",
+        "<logs>/sgd_toy.log",
     benchmark:
-        "<benchmarks>/tune_sgd_toy.tsv"
+        "<benchmarks>/sgd_toy.tsv"
     resources:
         mem_mb=1000,
         runtime=5,
     params:
-        code=code_of("tune-sgd-toy"),
+        code=stage_digest("sgd_toy"),
     shell:
-        "lmpipe tune-sgd-toy --output {output.losses:q} 2> {log:q}"
+        "lmpipe sgd-toy --output {output.losses:q} 2> {log:q}"

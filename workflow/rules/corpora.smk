@@ -3,26 +3,25 @@
 
 rule download:
     output:
-        # Not removed before the job either, should another study have fetched it in the meantime.
-        update("resources/{text}"),
+        update("resources/{text}"),  # another study may download it at the same time
     log:
         "<logs>/download/{text}.log",
     wildcard_constraints:
-        text=one_of(MISSING_TEXTS),
+        text=one_of(inputs.missing_texts),
     localrule: True
     params:
-        settings=download_settings,
+        arguments=inputs.download_arguments,
     shell:
-        "lmpipe download --settings {params.settings:q} --output {output:q} 2> {log:q}"
+        "lmpipe download {params.arguments:q} --output {output:q} 2> {log:q}"
 
 
 rule make_corpus:
     input:
-        texts=corpus_texts,
+        inputs.corpus_texts,
     output:
         train="<results>/corpora/{corpus}/train.txt",
         valid="<results>/corpora/{corpus}/valid.txt",
-        record="<results>/corpora/{corpus}/corpus.json",
+        info="<results>/corpora/{corpus}/corpus.json",
         provenance="<results>/corpora/{corpus}/provenance.json",
     log:
         "<logs>/make_corpus/{corpus}.log",
@@ -33,9 +32,8 @@ rule make_corpus:
         mem_mb=1000,
         runtime=60,
     params:
-        settings=corpus_settings,
-        folder=subpath(output.record, parent=True),
-        corpus=corpus_json,
-        code=code_of("make-corpus"),
+        results=RESULTS,
+        settings=inputs.corpus_settings,
+        code=stage_digest("make_corpus"),
     shell:
-        "lmpipe make-corpus --settings {params.corpus:q} --output {params.folder:q} --threads {threads} 2> {log:q}"
+        "lmpipe make-corpus {params.results} {wildcards.corpus} --threads {threads} 2> {log:q}"

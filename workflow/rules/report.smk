@@ -1,11 +1,11 @@
-# Plots of the experiments, findings, the report, and what made all of it.
+# Plots of the experiments, findings, the report, and the provenance of all results.
 
 EXPERIMENT_FIGURES = ["loss_by_step", "loss_by_time", "final_loss"]
 
 
 rule plot_experiment:
     input:
-        experiment_files("config.json", "metrics.csv", "summary.json"),
+        inputs.experiment_files("config.json", "metrics.csv", "summary.json"),
     output:
         by_step=report(
             "<results>/experiments/{experiment}/loss_by_step.svg",
@@ -45,21 +45,19 @@ rule plot_experiment:
         mem_mb=1000,
         runtime=20,
     params:
-        settings=experiment_settings,
-        folder=subpath(output.table, parent=True),
-        results=subpath(output.table, ancestor=3),
-        code=code_of("plot-experiment"),
+        results=RESULTS,
+        settings=inputs.experiment_runs,
+        code=stage_digest("plot_experiment"),
     shell:
-        "lmpipe plot-experiment --settings {params.settings:q} --results {params.results:q}"
-        " --output {params.folder:q} 2> {log:q}"
+        "lmpipe plot-experiment {params.results} {wildcards.experiment} 2> {log:q}"
 
 
-rule find:
+rule analyze:
     input:
         corpora=expand("<results>/corpora/{corpus}/corpus.json", corpus=STUDY.corpora),
         training=expand("<results>/tokenizers/{tokenizer}/training.json", tokenizer=PLAN.tokenizers),
         tokens=expand("<results>/tokens/{tokenizer}/{split}.json", tokenizer=PLAN.tokenizers, split=["train", "valid"]),
-        comparison="<results>/tokenizer_experiments.json",
+        evaluation="<results>/tokenizer_experiments.json",
         unicode="<results>/unicode.json",
         accounting=expand("<results>/accounting/{model}.json", model=PLAN.models),
         toy="<results>/learning_rate_tuning.csv",
@@ -67,23 +65,23 @@ rule find:
         measurements="<results>/model_measurements.json",
         runs=expand("<results>/{folder}/summary.json", folder=PLAN.runs_by_folder),
         experiments=expand("<results>/experiments/{experiment}/table.csv", experiment=PLAN.runs_by_experiment),
-        samples=expand("<results>/samples/{corpus}.json", corpus=SHOWN_CORPORA),
+        samples=expand("<results>/samples/{corpus}.json", corpus=PLAN.sampled_corpora()),
     output:
         findings="<results>/findings.json",
         provenance="<results>/findings.provenance.json",
     log:
-        "<logs>/find.log",
+        "<logs>/analyze.log",
     benchmark:
-        "<benchmarks>/find.tsv"
+        "<benchmarks>/analyze.tsv"
     resources:
         mem_mb=1000,
         runtime=20,
     params:
-        settings=study_settings,
-        results=subpath(output.findings, parent=True),
-        code=code_of("find"),
+        results=RESULTS,
+        settings=inputs.study_settings,
+        code=stage_digest("analyze"),
     shell:
-        "lmpipe find --settings {params.settings:q} --results {params.results:q} --output {output.findings:q} 2> {log:q}"
+        "lmpipe analyze {params.results} 2> {log:q}"
 
 
 rule report:
@@ -95,7 +93,7 @@ rule report:
             figure=EXPERIMENT_FIGURES,
             kind=["svg", "csv"],
         ),
-        records=expand("<results>/{record}", record=RECORDS_BEFORE_REPORT),
+        records=inputs.records("report"),
     output:
         page=report(
             "<results>/report.html",
@@ -119,16 +117,16 @@ rule report:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=study_settings,
-        results=subpath(output.page, parent=True),
-        code=code_of("report"),
+        results=RESULTS,
+        settings=inputs.study_settings,
+        code=stage_digest("report"),
     shell:
-        "lmpipe report --settings {params.settings:q} --results {params.results:q} --output {output.page:q} 2> {log:q}"
+        "lmpipe report {params.results} 2> {log:q}"
 
 
 rule collect_provenance:
     input:
-        expand("<results>/{record}", record=RECORDS),
+        inputs.records(),
     output:
         "<results>/provenance.json",
     log:
@@ -140,8 +138,7 @@ rule collect_provenance:
         mem_mb=500,
         runtime=5,
     params:
-        settings=study_settings,
-        results=subpath(output[0], parent=True),
+        results=RESULTS,
+        settings=inputs.study_settings,
     shell:
-        "lmpipe collect-provenance --settings {params.settings:q} --results {params.results:q}"
-        " --output {output:q} 2> {log:q}"
+        "lmpipe collect-provenance {params.results} 2> {log:q}"

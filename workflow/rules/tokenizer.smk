@@ -1,5 +1,5 @@
-# Pre-token counts, tokenizers, token files, and the comparison of tokenizers.
-# Jobs whose time is a result take all cores, so that nothing runs beside them.
+# Pre-token counts, tokenizers, token files, and the evaluation of tokenizers.
+# Jobs whose time is a result use all cores, so that nothing runs beside them.
 
 
 rule count_pretokens:
@@ -7,7 +7,7 @@ rule count_pretokens:
         "<results>/corpora/{corpus}/train.txt",
     output:
         counts="<results>/pretokens/{corpus}/{shard}.npz",
-        record="<results>/pretokens/{corpus}/{shard}.json",
+        info="<results>/pretokens/{corpus}/{shard}.json",
         provenance="<results>/pretokens/{corpus}/{shard}.provenance.json",
     log:
         "<logs>/count_pretokens/{corpus}-{shard}.log",
@@ -15,11 +15,11 @@ rule count_pretokens:
         "<benchmarks>/count_pretokens/{corpus}-{shard}.tsv"
     threads: ALL_CORES
     resources:
-        mem_mb=every_corpus_asks_for(count_request, "mem_mb"),
-        runtime=every_corpus_asks_for(count_request, "runtime"),
+        mem_mb=inputs.count.mem_mb,
+        runtime=inputs.count.runtime,
     params:
-        shards=shards_of,
-        code=code_of("count-pretokens"),
+        shards=inputs.num_shards,
+        code=stage_digest("count_pretokens"),
     shell:
         "lmpipe count-pretokens --text {input:q} --shard {wildcards.shard} --shards {params.shards}"
         " --output {output.counts:q} 2> {log:q}"
@@ -27,13 +27,13 @@ rule count_pretokens:
 
 rule train_bpe:
     input:
-        counts=pretoken_counts,
+        counts=inputs.pretoken_counts,
     output:
         vocab="<results>/tokenizers/{tokenizer}/vocab.json",
         merges="<results>/tokenizers/{tokenizer}/merges.txt",
         export="<results>/tokenizers/{tokenizer}/tokenizer.json",
         ranks="<results>/tokenizers/{tokenizer}/ranks.tiktoken",
-        record="<results>/tokenizers/{tokenizer}/training.json",
+        info="<results>/tokenizers/{tokenizer}/training.json",
         provenance="<results>/tokenizers/{tokenizer}/provenance.json",
     log:
         "<logs>/train_bpe/{tokenizer}.log",
@@ -41,13 +41,13 @@ rule train_bpe:
         "<benchmarks>/train_bpe/{tokenizer}.tsv"
     threads: ALL_CORES
     resources:
-        mem_mb=corpus_asks_for(merge_request, "mem_mb"),
-        runtime=corpus_asks_for(merge_request, "runtime"),
+        mem_mb=inputs.train_bpe.mem_mb,
+        runtime=inputs.train_bpe.runtime,
     params:
-        corpus=tokenizer_corpus,
-        vocab_size=tokenizer_vocab_size,
-        folder=subpath(output.record, parent=True),
-        code=code_of("train-bpe"),
+        corpus=inputs.tokenizer_corpus,
+        vocab_size=inputs.vocab_size,
+        folder=subpath(output.info, parent=True),
+        code=stage_digest("train_bpe"),
     shell:
         "lmpipe train-bpe --counts {input.counts:q} --corpus {params.corpus:q} --vocab-size {params.vocab_size}"
         " --output {params.folder:q} 2> {log:q}"
@@ -55,12 +55,12 @@ rule train_bpe:
 
 rule encode_corpus:
     input:
-        text=tokenizer_text,
+        text=inputs.tokenizer_text,
         vocab="<results>/tokenizers/{tokenizer}/vocab.json",
         merges="<results>/tokenizers/{tokenizer}/merges.txt",
     output:
         tokens="<results>/tokens/{tokenizer}/{split}.bin",
-        record="<results>/tokens/{tokenizer}/{split}.json",
+        info="<results>/tokens/{tokenizer}/{split}.json",
         provenance="<results>/tokens/{tokenizer}/{split}.provenance.json",
     log:
         "<logs>/encode_corpus/{tokenizer}-{split}.log",
@@ -68,93 +68,91 @@ rule encode_corpus:
         "<benchmarks>/encode_corpus/{tokenizer}-{split}.tsv"
     threads: ALL_CORES
     resources:
-        mem_mb=corpus_asks_for(encode_request, "mem_mb"),
-        runtime=corpus_asks_for(encode_request, "runtime"),
+        mem_mb=inputs.encode.mem_mb,
+        runtime=inputs.encode.runtime,
     params:
         tokenizer=subpath(input.vocab, parent=True),
-        code=code_of("encode-corpus"),
+        code=stage_digest("encode_corpus"),
     shell:
-        "lmpipe encode-corpus --text {input.text:q} --tokenizer {params.tokenizer:q} --output {output.tokens:q} 2> {log:q}"
+        "lmpipe encode --text {input.text:q} --tokenizer {params.tokenizer:q} --output {output.tokens:q} 2> {log:q}"
 
 
-# Of a text in shards the training tokens are joined, not encoded at once.
-ruleorder: join_tokens > encode_corpus
+# The training tokens of a text in shards are concatenated instead.
+ruleorder: concat_tokens > encode_corpus
 
 
 rule encode_shard:
     input:
-        text=tokenizer_train_text,
+        text=inputs.tokenizer_text,
         vocab="<results>/tokenizers/{tokenizer}/vocab.json",
         merges="<results>/tokenizers/{tokenizer}/merges.txt",
     output:
         tokens=temp("<results>/tokens/{tokenizer}/train-shards/{shard}.bin"),
-        record=temp("<results>/tokens/{tokenizer}/train-shards/{shard}.json"),
+        info=temp("<results>/tokens/{tokenizer}/train-shards/{shard}.json"),
         provenance=temp("<results>/tokens/{tokenizer}/train-shards/{shard}.provenance.json"),
     log:
         "<logs>/encode_shard/{tokenizer}-{shard}.log",
     benchmark:
         "<benchmarks>/encode_shard/{tokenizer}-{shard}.tsv"
     wildcard_constraints:
-        tokenizer=one_of(SHARDED_TOKENIZERS),
+        tokenizer=one_of(PLAN.sharded_tokenizers()),
     threads: ALL_CORES
     resources:
-        mem_mb=every_corpus_asks_for(encode_shard_request, "mem_mb"),
-        runtime=every_corpus_asks_for(encode_shard_request, "runtime"),
+        mem_mb=inputs.encode_shard.mem_mb,
+        runtime=inputs.encode_shard.runtime,
     params:
         tokenizer=subpath(input.vocab, parent=True),
-        shards=tokenizer_shards,
-        code=code_of("encode-corpus"),
+        shards=inputs.num_shards,
+        code=stage_digest("encode_shard"),
     shell:
-        "lmpipe encode-corpus --text {input.text:q} --tokenizer {params.tokenizer:q} --shard {wildcards.shard}"
+        "lmpipe encode --text {input.text:q} --tokenizer {params.tokenizer:q} --shard {wildcards.shard}"
         " --shards {params.shards} --output {output.tokens:q} 2> {log:q}"
 
 
-rule join_tokens:
+rule concat_tokens:
     input:
-        tokens=token_shards("bin"),
-        records=token_shards("json"),
-        # What it says of each shard's making goes into the record of the joined file.
-        provenance=token_shards("provenance.json"),
+        tokens=inputs.token_shards(".bin"),
+        info=inputs.token_shards(".json"),
+        provenance=inputs.token_shards(".provenance.json"),
     output:
         tokens="<results>/tokens/{tokenizer}/train.bin",
-        record="<results>/tokens/{tokenizer}/train.json",
+        info="<results>/tokens/{tokenizer}/train.json",
         provenance="<results>/tokens/{tokenizer}/train.provenance.json",
     log:
-        "<logs>/join_tokens/{tokenizer}.log",
+        "<logs>/concat_tokens/{tokenizer}.log",
     benchmark:
-        "<benchmarks>/join_tokens/{tokenizer}.tsv"
+        "<benchmarks>/concat_tokens/{tokenizer}.tsv"
     wildcard_constraints:
-        tokenizer=one_of(SHARDED_TOKENIZERS),
+        tokenizer=one_of(PLAN.sharded_tokenizers()),
     resources:
-        mem_mb=corpus_asks_for(join_request, "mem_mb"),
-        runtime=corpus_asks_for(join_request, "runtime"),
+        mem_mb=inputs.concat.mem_mb,
+        runtime=inputs.concat.runtime,
     params:
-        code=code_of("join-tokens"),
+        code=stage_digest("concat_tokens"),
     shell:
-        "lmpipe join-tokens --tokens {input.tokens:q} --output {output.tokens:q} 2> {log:q}"
+        "lmpipe concat-tokens --tokens {input.tokens:q} --output {output.tokens:q} 2> {log:q}"
 
 
-rule compare_tokenizers:
+rule evaluate_tokenizers:
     input:
         texts=expand("<results>/corpora/{corpus}/{split}.txt", corpus=STUDY.corpora, split=["train", "valid"]),
         vocabs=expand("<results>/tokenizers/{tokenizer}/vocab.json", tokenizer=PLAN.tokenizers),
         merges=expand("<results>/tokenizers/{tokenizer}/merges.txt", tokenizer=PLAN.tokenizers),
         tokens=expand("<results>/tokens/{tokenizer}/train.json", tokenizer=PLAN.tokenizers),
     output:
-        comparison="<results>/tokenizer_experiments.json",
+        evaluation="<results>/tokenizer_experiments.json",
         provenance="<results>/tokenizer_experiments.provenance.json",
     log:
-        "<logs>/compare_tokenizers.log",
+        "<logs>/evaluate_tokenizers.log",
     benchmark:
-        "<benchmarks>/compare_tokenizers.tsv"
+        "<benchmarks>/evaluate_tokenizers.tsv"
     threads: ALL_CORES
     resources:
         mem_mb=2000,
         runtime=120,
     params:
-        settings=comparison_settings,
-        results=subpath(output.comparison, parent=True),
-        code=code_of("compare-tokenizers"),
+        results=RESULTS,
+        settings=inputs.evaluated_tokenizers,
+        code=stage_digest("evaluate_tokenizers"),
     shell:
-        "lmpipe compare-tokenizers --settings {params.settings:q} --results {params.results:q}"
-        " --output {output.comparison:q} 2> {log:q}"
+        "lmpipe evaluate-tokenizers {params.results} 2> {log:q}"

@@ -15,7 +15,7 @@ from typing import Any
 from lmpipe.analysis.runs import Run
 from lmpipe.errors import InputError
 from lmpipe.planning.session import StudySession
-from lmpipe.planning.stages import records_of
+from lmpipe.planning.stages import STAGES
 from lmpipe.study.paths import CONFIG, SUMMARY
 from lmpipe.study.planned_run import PlannedRun
 from lmpipe.training.progress import PROGRESS, RunProgress, read_progress
@@ -30,25 +30,6 @@ COMPLAINT = re.compile("lmpipe [a-z-]+: ")
 TRACEBACK = "Traceback (most recent call last):"
 # How long a job may take, from its log's beginning, until its process tells of its run.
 STARTING_SECONDS = 120.0
-# The results of each verb of the workflow, in words; training has lines of its own.
-STAGES = {
-    "make-corpus": "corpora",
-    "count-pretokens": "pre-tokens",
-    "train-bpe": "tokenizers",
-    "encode-corpus": "tokens",
-    "join-tokens": "tokens",
-    "compare-tokenizers": "comparison",
-    "explore-unicode": "unicode",
-    "account-model": "accounting",
-    "measure-model": "measurements",
-    "measure-batch-sizes": "measurements",
-    "tune-sgd-toy": "SGD toy",
-    "select-best": "best rates",
-    "generate": "samples",
-    "plot-experiment": "plots",
-    "find": "findings",
-    "report": "report",
-}
 
 
 @dataclass(frozen=True)
@@ -149,13 +130,14 @@ class Look:
     @cached_property
     def stages(self) -> dict[str, tuple[int, int]]:
         """How many of the results of each stage but training are there, and how many there will be."""
-        counts = dict.fromkeys(STAGES.values(), (0, 0))
-        for verb, paths in records_of(self.files.study.plan).items():
-            if verb in STAGES:
-                done, total = counts[STAGES[verb]]
-                there = sum((self.files.study.folder / path).exists() for path in paths)
-                counts[STAGES[verb]] = (done + there, total + len(paths))
-        return {stage: count for stage, count in counts.items() if count[1]}
+        counts: dict[str, tuple[int, int]] = {}
+        for stage in STAGES:
+            paths = stage.records(self.files.study.plan)
+            if paths and stage.rule != "train":
+                done, total = counts.get(stage.label, (0, 0))
+                existing = sum((self.files.study.folder / path).exists() for path in paths)
+                counts[stage.label] = (done + existing, total + len(paths))
+        return counts
 
     @cached_property
     def progress(self) -> dict[tuple[str, str, int], RunProgress]:
@@ -233,7 +215,7 @@ class Look:
 
     def log_tail(self, path: Path) -> list[str] | None:
         """The last lines of a log that was written since the study was begun; None where there is none."""
-        since = self.files.study.since
+        since = self.files.study.started
         return self.files.unless_known(path, last_lines) if since is None or modified(path) >= since else None
 
 

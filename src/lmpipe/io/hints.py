@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # What a call of the workflow leaves in its study's folder; `lmpipe.planning.session` writes it.
-STUDY_FILE = "study.json"
+STUDY_FILE = "session.json"
 # Options of snakemake that say which study is carried out, each with the values after it.
 STUDY_OPTIONS = ("--configfile", "--configfiles", "--config", "-C")
 

@@ -1,4 +1,4 @@
-"""What a study will cost in all, told before anything is fetched: downloads, disk, memory, training FLOPs and time."""
+"""Estimate of a study's cost before it starts: downloads, disk, memory, training FLOPs and time."""
 
 import json
 import math
@@ -14,8 +14,8 @@ from lmpipe.planning.cost_model import (
     H100,
     RunCost,
     count_memory_bytes,
+    fixed_seconds,
     merge_memory_bytes,
-    other_seconds,
     pretoken_file_bytes,
     run_cost,
     shard_file_bytes,
@@ -24,59 +24,56 @@ from lmpipe.planning.cost_model import (
     text_seconds,
     token_file_bytes,
 )
-from lmpipe.planning.plan import Plan, load_plan
+from lmpipe.planning.plan import Plan
 from lmpipe.study.corpora import TextFile
 from lmpipe.study.experiments import BestOf
 from lmpipe.study.planned_run import PlannedRun
 
 
 def distinct_runs(plan: Plan) -> list[PlannedRun]:
-    """The runs that are trained: of equal ones the first, since the store trains each only once."""
+    """Return the runs that are trained: the first of equal ones, since the store trains each only once."""
     return [runs[0] for runs in equal_runs(plan)]
 
 
 def equal_runs(plan: Plan) -> list[list[PlannedRun]]:
-    """The runs that are trained, each as the list of those that are equal, in the order of the study.
+    """Group the runs of a plan by equal settings, in the order of the study; each group is trained once.
 
-    A run that takes the best rate of a sweep as it is, and changes nothing else, is a member of that sweep, whichever
-    one, and is left out.
+    A run that takes the best rate of a sweep unchanged, and changes nothing else, equals a run of the sweep and is left
+    out.
     """
     sweeps = plan.runs_by_experiment.items()
-    everything_else = {name: {settings_without_lr(run) for run in runs} for name, runs in sweeps}
+    swept = {name: {settings_without_lr(run) for run in runs} for name, runs in sweeps}
     equal: dict[tuple[str, str | None, float], list[PlannedRun]] = {}
     for run in plan.runs:
-        source, factor = rate_of(plan, run)
-        if not (factor == 1 and settings_without_lr(run) in everything_else.get(source, ())):
+        source, factor = lr_source(plan, run)
+        if not (factor == 1 and settings_without_lr(run) in swept.get(source, ())):
             equal.setdefault((settings_without_lr(run), source, factor), []).append(run)
     return list(equal.values())
 
 
 def settings_without_lr(run: PlannedRun) -> str:
-    """What decides a run's result, but for its peak rate."""
+    """Return the settings that decide a run's result, without its learning rate."""
     parts = [run.seed, run.tokenizer, run.model.model_dump(), run.training.model_dump(exclude={"max_lr"})]
     return json.dumps(parts, sort_keys=True)
 
 
-def rate_of(plan: Plan, run: PlannedRun) -> tuple[str | None, float]:
-    """A run's peak rate: the sweep that it is taken from, and the factor; the rate itself where there is no sweep."""
+def lr_source(plan: Plan, run: PlannedRun) -> tuple[str | None, float]:
+    """Return the sweep that a run's learning rate is taken from, and the factor; else None and the rate."""
     rate = run.training.max_lr
     if not isinstance(rate, BestOf):
         return None, rate
     source, factor = rate.best_of, rate.factor or 1.0
     if rate.scale is None:
         return source, factor
-    # Where a sweep has several batch sizes, the first stands for that of its best run.
+    # If a sweep has several batch sizes, assume the first for its best run.
     return source, factor * math.sqrt(run.training.batch_size / plan.runs_by_experiment[source][0].training.batch_size)
-
-
-# --- a study ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a study costs in all: `texts` are those that it fetches, `costs` those of the runs that it trains.
+    """Cost of a study: `texts` to download, `costs` of the runs to train, which are `runs` with equal ones.
 
-    `disk` is in bytes by what they hold, `memory` in bytes by rule. Times leave downloads out.
+    `disk` maps kinds of files to bytes, `memory` maps rules to the peak bytes of a job. Times are without downloads.
     """
 
     study: str
@@ -86,79 +83,74 @@ class Estimate:
     runs: int
     costs: Sequence[RunCost]
     text_seconds: float
-    other_seconds: float
+    fixed_seconds: float
     memory: dict[str, float]
 
     @property
     def disk_bytes(self) -> float:
-        """All that lies on the disk in the end, and the checkpoints on the way there."""
+        """Size of all results, and of the checkpoints of running jobs."""
         return sum(self.disk.values())
 
     @property
     def cpu_training_seconds(self) -> float:
-        """Training time on the cores, one run on each."""
+        """Training time on the CPU cores, one run on each."""
         return sum(cost.seconds(CPU_CORE) for cost in self.costs) / self.cores
 
     @property
     def cpu_seconds(self) -> float:
-        """Time without a GPU."""
-        return self.cpu_training_seconds + self.text_seconds + self.other_seconds
+        """Time of the study without a GPU."""
+        return self.cpu_training_seconds + self.text_seconds + self.fixed_seconds
 
     @property
     def gpu_training_seconds(self) -> float:
-        """Training time on one GPU, run after run."""
+        """Training time on one GPU, one run at a time."""
         return sum(cost.seconds(H100) for cost in self.costs)
 
     @property
     def gpu_seconds(self) -> float:
-        """Time with one GPU; texts stay on the CPU."""
-        return self.gpu_training_seconds + self.text_seconds + self.other_seconds
+        """Time of the study with one GPU; texts are processed on the CPU."""
+        return self.gpu_training_seconds + self.text_seconds + self.fixed_seconds
 
 
 def estimate(plan: Plan, cores: int) -> Estimate:
-    """What a study costs on a machine with so many cores like those measured, from its first job to its last."""
+    """Estimate the cost of a study on a machine with `cores` CPU cores."""
     costs = [run_cost(plan, run) for run in distinct_runs(plan)]
     return Estimate(
         plan.study.study,
         cores,
-        list(fetched_texts(plan).values()),
+        list(plan.downloads().values()),
         disk(plan, costs, cores),
         len(plan.runs),
         costs,
         text_seconds(plan),
-        other_seconds(plan, len(plan.runs) - len(costs), cores),
+        fixed_seconds(plan, len(plan.runs) - len(costs), cores),
         memory(plan, costs),
     )
 
 
-def fetched_texts(plan: Plan) -> dict[str, TextFile]:
-    """The texts that a study fetches, by the path that each is given."""
-    return {path: TextFile.model_validate(text) for path, text in plan.downloads().items()}
-
-
 def disk(plan: Plan, costs: Sequence[RunCost], cores: int) -> dict[str, float]:
-    """Bytes by what they hold. Each distinct run lies in the store, too; checkpoints only of the runs under way.
+    """Return the bytes on disk by kind of file.
 
-    The shards of tokens lie beside the joined ones until these are finished.
+    Each distinct run is also in the store; checkpoints exist for running jobs only, shards of tokens until they are
+    concatenated.
     """
     corpora = plan.study.corpora
     published = [run_cost(plan, run) for run in plan.runs]
     largest = max(cost.model.parameters for cost in costs)
+    tokenizers = [(corpora[corpus], vocab_size) for corpus, vocab_size in plan.tokenizers.values()]
     return {
-        "downloads": sum(map(text_bytes, fetched_texts(plan).values())),
+        "downloads": sum(map(text_bytes, plan.downloads().values())),
         "corpora": sum(sum(split_bytes(corpus)) for corpus in corpora.values()),
         "pre-tokens": sum(map(pretoken_file_bytes, corpora.values())),
-        "tokens": sum(token_file_bytes(corpora[corpus], vocab_size) for corpus, vocab_size in plan.tokenizers.values()),
-        "shards of tokens": sum(
-            shard_file_bytes(corpora[corpus], vocab_size) for corpus, vocab_size in plan.tokenizers.values()
-        ),
+        "tokens": sum(token_file_bytes(corpus, vocab_size) for corpus, vocab_size in tokenizers),
+        "shards of tokens": sum(shard_file_bytes(corpus, vocab_size) for corpus, vocab_size in tokenizers),
         "runs": sum(cost.stored_bytes for cost in [*published, *costs]),
         "checkpoints": cores * CHECKPOINT_COPIES * FLOAT32_BYTES * largest,
     }
 
 
 def memory(plan: Plan, costs: Sequence[RunCost]) -> dict[str, float]:
-    """Peak bytes of the largest job of each rule that needs much."""
+    """Return the peak bytes of the largest job of each rule that needs much memory."""
     corpora = plan.study.corpora
     return {
         "train": max(cost.memory_bytes for cost in costs),
@@ -167,18 +159,11 @@ def memory(plan: Plan, costs: Sequence[RunCost]) -> dict[str, float]:
     }
 
 
-# --- in words --------------------------------------------------------------------------------------------------------
-
-
-def read_plan(path: str) -> Plan:
-    """The plan of a study file; raises InputError where it cannot be read or is no study."""
-    from lmpipe.study.loader import read_study_file
-
-    return load_plan(read_study_file(path), path)
+# --- text ------------------------------------------------------------------------------------------------------------
 
 
 def humanize_duration(seconds: float) -> str:
-    """A time in one unit, as no estimate deserves more.
+    """Return a time in one unit, with at most two digits.
 
     >>> humanize_duration(943_000), humanize_duration(9_000), humanize_duration(100), humanize_duration(39.6)
     ('11 days', '2.5 hours', '2 minutes', '40 seconds')
@@ -190,62 +175,61 @@ def humanize_duration(seconds: float) -> str:
     return f"{minutes} minutes" if seconds >= 90 else f"{max(1, round(seconds))} second{'' if seconds < 1.5 else 's'}"
 
 
-def table(found: Estimate) -> str:
-    """An estimate as a short table."""
+def format_estimate(it: Estimate) -> str:
+    """Return an estimate as a short table."""
     from lmpipe.io.formatting import format_bytes, format_int, format_number
 
-    disk = ", ".join(f"{name} {format_bytes(size)}" for name, size in found.disk.items() if size)
-    flops = sum(cost.training_flops for cost in found.costs)
-    checks = sum(cost.evaluation_flops for cost in found.costs)
+    disk = ", ".join(f"{name} {format_bytes(size)}" for name, size in it.disk.items() if size)
+    steps, flops, evaluation = (
+        sum(getattr(cost, name) for cost in it.costs) for name in ("steps", "training_flops", "evaluation_flops")
+    )
+    cpu, gpu, texts, rest = map(humanize_duration, (it.cpu_seconds, it.gpu_seconds, it.text_seconds, it.fixed_seconds))
+    cpu_training, gpu_training = map(humanize_duration, (it.cpu_training_seconds, it.gpu_training_seconds))
     rows = {
-        "download": amount(found.texts),
-        "disk": f"{format_bytes(found.disk_bytes)}: {disk}",
-        "training runs": f"{format_int(found.runs)}, of which {format_int(len(found.costs))} differ and are trained: "
-        f"{format_int(sum(cost.steps for cost in found.costs))} steps",
-        "training FLOPs": f"{format_number(flops)}, and {format_number(checks)} for validation",
-        f"time, {format_cores(found.cores)}": f"{humanize_duration(found.cpu_seconds)}: training "
-        f"{humanize_duration(found.cpu_training_seconds)}, texts {humanize_duration(found.text_seconds)}, "
-        f"the rest {humanize_duration(found.other_seconds)}",
-        f"time, one {H100.name}": f"{humanize_duration(found.gpu_seconds)}: training "
-        f"{humanize_duration(found.gpu_training_seconds)}, "
-        f"texts on the CPU {humanize_duration(found.text_seconds)}, the rest {humanize_duration(found.other_seconds)}",
-        "memory of a job": ", ".join(f"{name} {format_bytes(size)}" for name, size in found.memory.items()),
+        "download": format_downloads(it.texts),
+        "disk": f"{format_bytes(it.disk_bytes)}: {disk}",
+        "training runs": f"{format_int(it.runs)}, of which {format_int(len(it.costs))} differ and are trained: "
+        f"{format_int(steps)} steps",
+        "training FLOPs": f"{format_number(flops)}, and {format_number(evaluation)} for validation",
+        f"time, {format_cores(it.cores)}": f"{cpu}: training {cpu_training}, texts {texts}, the rest {rest}",
+        f"time, one {H100.name}": f"{gpu}: training {gpu_training}, texts on the CPU {texts}, the rest {rest}",
+        "memory of a job": ", ".join(f"{name} {format_bytes(size)}" for name, size in it.memory.items()),
     }
     width = max(map(len, rows))
-    lines = [f"{name:<{width}}  {words}" for name, words in rows.items()]
-    return "\n".join([f"The study {found.study}, estimated:", *lines, *footnotes(found)])
+    lines = [f"{name:<{width}}  {text}" for name, text in rows.items()]
+    return "\n".join([f"The study {it.study}, estimated:", *lines, *footnotes(it)])
 
 
-def footnotes(found: Estimate) -> list[str]:
-    """What a reader of the table has to know beside it."""
-    notes = ["CPU: measured rates, one run on each core, downloads left out. GPU: assumed rates (config/README.md)."]
-    if any(cost.precision == "bfloat16" for cost in found.costs):
-        plain = sum(replace(cost, precision="float32").seconds(CPU_CORE) for cost in found.costs) / found.cores
+def footnotes(it: Estimate) -> list[str]:
+    """Return the notes below the table."""
+    notes = ["CPU: measured rates, one run on each core, without downloads. GPU: assumed rates (config/README.md)."]
+    if any(cost.precision == "bfloat16" for cost in it.costs):
+        plain = sum(replace(cost, precision="float32").seconds(CPU_CORE) for cost in it.costs) / it.cores
         notes.append(
-            "bfloat16 was measured on a CPU with instructions for it (AMX); on one without them it goes many times "
-            f"slower than float32, in which training would take about {humanize_duration(plain)}."
+            "bfloat16 was measured on a CPU with AMX; without it, bfloat16 is many times slower than float32, in which "
+            f"training takes about {humanize_duration(plain)}."
         )
     return notes
 
 
-def amount(texts: Sequence[TextFile]) -> str:
-    """How much some texts are, as they are published and as text; those of undeclared size are counted only."""
+def format_downloads(texts: Sequence[TextFile]) -> str:
+    """Return the sizes of texts, as published and as text, and the number of those without a declared size."""
     from lmpipe.io.formatting import format_bytes, format_int
 
     declared = [text for text in texts if text_bytes(text)]
-    unknown = len(texts) - len(declared)
-    sizes = (sum(text.published_bytes or text_bytes(text) for text in declared), sum(map(text_bytes, declared)))
-    parts = [f"{format_bytes(sizes[0])} ({format_bytes(sizes[1])} as text)"] if declared else []
-    parts += (
-        [f"{format_int(unknown)} text{'' if unknown == 1 else 's'} of undeclared size, not counted here"]
-        if unknown
-        else []
-    )
+    undeclared = len(texts) - len(declared)
+    parts = []
+    if declared:
+        published = sum(text.published_bytes or text_bytes(text) for text in declared)
+        parts.append(f"{format_bytes(published)} ({format_bytes(sum(map(text_bytes, declared)))} as text)")
+    if undeclared:
+        plural = "" if undeclared == 1 else "s"
+        parts.append(f"{format_int(undeclared)} text{plural} of undeclared size, not counted here")
     return " and ".join(parts) or "nothing"
 
 
 def format_cores(cores: int) -> str:
-    """How many cores.
+    """Return a number of CPU cores with its noun.
 
     >>> format_cores(1), format_cores(2)
     ('1 CPU core', '2 CPU cores')
@@ -253,24 +237,24 @@ def format_cores(cores: int) -> str:
     return f"{cores} CPU core{'' if cores == 1 else 's'}"
 
 
-def notice(plan: Plan, source: str, cores: int) -> str | None:
-    """What a user is told before a study fetches anything; None where every text is there.
+def download_notice(plan: Plan, source: str, cores: int) -> str | None:
+    """Return the notice before downloads, with the cost of the study; None if all texts are present.
 
-    `source` names the study file; texts and free space are looked up from the folder that this process runs in.
+    `source` names the study file. Texts and free disk are those of the working directory.
     """
     from lmpipe.io.formatting import format_bytes
 
-    missing = [text for path, text in fetched_texts(plan).items() if not Path(path).exists()]
+    missing = [text for path, text in plan.downloads().items() if not Path(path).exists()]
     if not missing:
         return None
-    found, free = estimate(plan, cores), shutil.disk_usage(".").free
-    there = sum(map(text_bytes, found.texts)) - sum(map(text_bytes, missing))
+    it, free = estimate(plan, cores), shutil.disk_usage(".").free
+    present = sum(map(text_bytes, it.texts)) - sum(map(text_bytes, missing))
     lines = [
-        f"This study fetches {amount(missing)} to resources/, and needs about {format_bytes(found.disk_bytes)} of disk "
-        f"in all (free here: {format_bytes(free)}).",
-        f"It takes about {humanize_duration(found.cpu_seconds)} on {format_cores(cores)} like those measured, or "
-        f"{humanize_duration(found.gpu_seconds)} with one {H100.name}; `lmpipe estimate {source}` says more.",
+        f"This study downloads {format_downloads(missing)} to resources/ and needs about {format_bytes(it.disk_bytes)} "
+        f"of disk ({format_bytes(free)} are free).",
+        f"It takes about {humanize_duration(it.cpu_seconds)} on {format_cores(cores)}, or "
+        f"{humanize_duration(it.gpu_seconds)} with one {H100.name}; see `lmpipe estimate {source}`.",
     ]
-    if (lacking := found.disk_bytes - there - free) > 0:
-        lines.append(f"This disk is too small for it: about {format_bytes(lacking)} are missing; make space first.")
+    if (lacking := it.disk_bytes - present - free) > 0:
+        lines.append(f"This disk is too small: about {format_bytes(lacking)} are missing. Free some space first.")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from lmpipe.planning.stages import rule_of
+from lmpipe.planning.stages import BY_COMMAND
 from lmpipe.provenance.job_records import CHECKSUM, Facts, ResultPath
 from lmpipe.study.documents import Amount, keys, read_shape
 
@@ -37,7 +37,8 @@ class Job(NamedTuple):
     @property
     def rule(self) -> str:
         """The rule of the workflow that the job belongs to."""
-        return rule_of(self.record["verb"])
+        stage = BY_COMMAND.get(self.record["verb"])
+        return stage.rule if stage else self.record["verb"]
 
     @property
     def wall_seconds(self) -> float:

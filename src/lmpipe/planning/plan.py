@@ -1,92 +1,78 @@
 """The plan of a study: every tokenizer and every training run, with all settings resolved."""
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from lmpipe.errors import InputError
-from lmpipe.io.validation import closest_match, first_violation, short_repr
-from lmpipe.study.corpora import UrlCorpus
+from lmpipe.io.validation import InvalidValueError, closest_match, first_violation, short_repr
+from lmpipe.study.corpora import TextFile, UrlCorpus
 from lmpipe.study.experiments import BestOf, ExperimentSettings, RunSettings
 from lmpipe.study.fields import Settings
 from lmpipe.study.planned_run import PlannedRun
 from lmpipe.study.schema import Study, read_study
 from lmpipe.study.settings import ModelConfig, ModelSettings
 
-# What Snakemake plans in less than a minute.
-MOST_JOBS = 5000
-# A run's name is that of a folder, with room for what is added to it; systems allow 255 bytes.
-LONGEST_RUN_NAME = 200
-# Linux refuses an argument of a command from 131,072 bytes on.
-LONGEST_ARGUMENT_BYTES = 120_000
+MAX_JOBS = 5000  # Snakemake plans them in less than a minute
+MAX_SHARDS = 1000  # so that their paths fit into one command line
+MAX_RUN_NAME = 200  # characters; a folder's name may have 255 bytes, and files beside it add some
 
 
 class Plan:
-    """A study and what it resolves to. Raises ValueError, with the key path, for what cannot be resolved."""
+    """A study with all tokenizers, models and training runs that it asks for.
+
+    `tokenizers` maps a name to its corpus and vocabulary size. `runs` are in the order of the study;
+    `runs_by_experiment` and `runs_by_folder` give the same ones by name.
+
+    Raise InvalidValueError if the study cannot be resolved; the problem begins with the key path.
+    """
 
     def __init__(self, study: Study):
         self.study = study
-        self.check_size()
-        self.runs_by_experiment = {name: list(self.resolve(name, given)) for name, given in study.experiments.items()}
+        check_size(study)
+        self.runs_by_experiment = {name: list(self._resolve(name, it)) for name, it in study.experiments.items()}
         self.runs = [run for runs in self.runs_by_experiment.values() for run in runs]
         self.runs_by_folder = {run.folder: run for run in self.runs}
-        self.tokenizers = self.list_tokenizers()
-        self.models = self.list_models()
-        self.check_best_of()
-        self.check_targets()
-        self.check_samples()
-        self.check_case_collisions()
-        self.check_arguments()
+        self.tokenizers = self._list_tokenizers()
+        self.models = self._list_models()
 
-    def check_size(self) -> None:
-        """A study is no larger than what can be planned and carried out; nothing is expanded before that is known."""
-        study = self.study
-        check_argument("the study", study.model_dump(mode="json", exclude_none=True))
-        shards = sum(corpus.shards for corpus in study.corpora.values())
-        experiments = study.experiments.values()
-        runs = sum(len(given.seeds or study.seeds) * given.runs_for_each_seed for given in experiments)
-        if shards + runs > MOST_JOBS:
-            raise ValueError(
-                f"expected at most {MOST_JOBS:,} training runs and shards together, found {short_repr(runs)} and "
-                f"{short_repr(shards)}; make several studies of it"
-            )
-
-    def resolve(self, name: str, experiment: ExperimentSettings) -> Iterator[PlannedRun]:
-        """The runs of one experiment: each named run, times what varies, times the seeds."""
-        seen = set()
+    def _resolve(self, name: str, experiment: ExperimentSettings) -> Iterator[PlannedRun]:
+        """Yield the runs of one experiment: each named run, times the grid, times the seeds."""
+        names = set()
         for run_name, run in (experiment.runs or {"": RunSettings()}).items():
-            place = f"experiments.{name}" + (f".runs.{run_name}" if run_name else "")
+            key = f"experiments.{name}" + (f".runs.{run_name}" if run_name else "")
             for point in (outer | inner for outer in experiment.grid() for inner in run.grid()):
                 full_name = "_".join([*filter(None, [run_name]), *override_labels(point)]) or "baseline"
-                if full_name in seen:
-                    raise ValueError(f"{place}: two runs would be named {full_name!r}; let them differ")
-                if len(full_name) > LONGEST_RUN_NAME:
-                    raise ValueError(
-                        f"{place}: expected a run's name of at most {LONGEST_RUN_NAME} characters, found "
-                        f"{len(full_name)} in {short_repr(full_name)}; shorten names, or sweep fewer keys at once"
+                if full_name in names:
+                    raise InvalidValueError(f"{key} has two runs named {full_name!r}", "let them differ")
+                if len(full_name) > MAX_RUN_NAME:
+                    raise InvalidValueError(
+                        f"{key} has a run with a name of {len(full_name)} characters, {short_repr(full_name)}; at most "
+                        f"{MAX_RUN_NAME} are possible",
+                        "shorten names, or sweep fewer keys at once",
                     )
-                seen.add(full_name)
+                names.add(full_name)
                 changes = experiment.overrides() | run.overrides() | point
-                varied = plain_values(run.overrides() | point)
+                overrides = plain_values(run.overrides() | point)
                 for seed in experiment.seeds or self.study.seeds:
-                    yield self.make_run(place, name, full_name, seed, changes, varied)
+                    yield self._make_run(key, name, full_name, seed, changes, overrides)
 
-    def make_run(
-        self, place: str, experiment: str, name: str, seed: int, changes: dict[str, Any], varied: dict[str, Any]
+    def _make_run(
+        self, key: str, experiment: str, name: str, seed: int, changes: dict[str, Any], overrides: dict[str, Any]
     ) -> PlannedRun:
-        """One run: the study's settings and the run's own changes, put together and checked."""
         corpora = self.study.corpora
         corpus = changes.get("corpus")
         if corpus is None:
-            raise ValueError(f"{place}: no corpus; add corpus: {next(iter(corpora))}")
+            raise InvalidValueError(f"{key} names no corpus", f"add corpus: {next(iter(corpora))}")
         if corpus not in corpora:
-            raise ValueError(unknown_name_message(f"{place}.corpus", corpus, corpora))
+            raise InvalidValueError(*unknown_name(f"{key}.corpus", corpus, corpora))
         try:
             model = ModelSettings.model_validate(apply_overrides(self.study.model, changes))
         except ValidationError as error:
-            raise first_violation(error, None).below(place) from None
+            raise first_violation(error, None).below(key) from None
         return PlannedRun(
             study=self.study.study,
             experiment=experiment,
@@ -94,132 +80,75 @@ class Plan:
             seed=seed,
             corpus=corpus,
             tokenizer=tokenizer_name(corpus, changes.get("vocab_size"), corpora[corpus].tokenizer.vocab_size),
-            overrides=varied,
+            overrides=overrides,
             model=model,
             training=apply_overrides(self.study.training, changes),
         )
 
-    def list_tokenizers(self) -> dict[str, tuple[str, int]]:
-        """Every tokenizer by name, with its corpus and vocabulary size: each corpus's own, and those that runs vary."""
+    def _list_tokenizers(self) -> dict[str, tuple[str, int]]:
+        """List the corpora's own tokenizers, and those with another vocabulary size that runs ask for."""
         own = {name: (name, corpus.tokenizer.vocab_size) for name, corpus in self.study.corpora.items()}
-        varied = {run.tokenizer: (run.corpus, parse_vocab_size(run.tokenizer)) for run in self.runs}
-        return varied | own
+        others = {run.tokenizer: (run.corpus, parse_vocab_size(run.tokenizer)) for run in self.runs}
+        return others | own
 
-    def list_models(self) -> dict[str, ModelConfig]:
-        """The models of the accounting; `study` is the study's own, with the vocabulary of the TinyStories stand-in."""
+    def _list_models(self) -> dict[str, ModelConfig]:
+        """List the models to account for; `study` is the study's own, with the TinyStories stand-in's vocabulary."""
         study = self.study
         if "study" in study.accounting.models:
-            raise ValueError("accounting.models.study: the name belongs to the study's own model; choose another")
+            raise InvalidValueError("accounting.models.study is the name of the study's own model", "choose another")
         stand_ins = [corpus for corpus in study.corpora.values() if corpus.stands_for == "TinyStories"]
         corpus = (stand_ins or list(study.corpora.values()))[0]
         own = ModelConfig(vocab_size=corpus.tokenizer.vocab_size, **study.model.model_dump())
         return {**study.accounting.models, "study": own}
 
-    def check_best_of(self) -> None:
-        """The experiments that rates are taken from are there, and none waits for its own result."""
-        sources = {name: {run.best_of for run in runs} - {None} for name, runs in self.runs_by_experiment.items()}
-        for name, wanted in sources.items():
-            for source in wanted - sources.keys():
-                raise ValueError(unknown_name_message(f"experiments.{name}.max_lr.best_of", source, sources))
-            for source in sorted(wanted):
-                corpora = list(dict.fromkeys(run.corpus for run in self.runs_by_experiment[source]))
-                if len(corpora) > 1:
-                    raise ValueError(
-                        f"experiments.{name}.max_lr.best_of: expected an experiment on one corpus, found {source!r} on "
-                        f"{', '.join(corpora)}, whose losses do not compare; take the rate from another"
-                    )
-        for name in sources:
-            reached, front = set(), {name}
-            while front:
-                front = set().union(*(sources[source] for source in front)) - reached
-                reached |= front
-            if name in reached:
-                raise ValueError(f"experiments.{name}: best_of comes back to {name} itself; take the rate elsewhere")
-
-    def check_targets(self) -> None:
-        """An experiment with a target_loss predicts one kind of tokens: losses on others do not compare with it."""
-        for name, experiment in self.study.experiments.items():
-            tokenizers = list(dict.fromkeys(run.tokenizer for run in self.runs_by_experiment[name]))
-            if experiment.target_loss is not None and len(tokenizers) > 1:
-                raise ValueError(
-                    f"experiments.{name}.target_loss: expected runs on one kind of tokens, found "
-                    f"{', '.join(tokenizers)}, whose losses do not compare; set it in an experiment on one of them"
-                )
-
-    def check_samples(self) -> None:
-        """Every shown model is a run of the plan that was trained on the corpus it stands for."""
-        known = {f"{run.experiment}/{run.name}": run for run in self.runs}
-        for corpus, name in (self.study.samples.models if self.study.samples else {}).items():
-            place = f"samples.models.{corpus}"
-            if corpus not in self.study.corpora:
-                raise ValueError(unknown_name_message(place, corpus, self.study.corpora))
-            if name not in known:
-                raise ValueError(unknown_name_message(place, name, known))
-            if known[name].corpus != corpus:
-                raise ValueError(
-                    f"{place}: expected a run on corpus {corpus!r}, found {name!r}, which is trained on "
-                    f"{known[name].corpus!r}; name another run"
-                )
-
-    def check_case_collisions(self) -> None:
-        """No two names of a kind differ in case alone: some file systems would put them into one folder."""
-        kinds = {
-            "corpora": self.study.corpora,
-            "experiments": self.runs_by_experiment,
-            "accounting.models": self.models,
-        }
-        kinds |= {
-            f"experiments.{name}": dict.fromkeys(run.name for run in runs)
-            for name, runs in self.runs_by_experiment.items()
-        }
-        for place, names in kinds.items():
-            known: dict[str, str] = {}
-            for name in names:
-                if known.setdefault(name.casefold(), name) != name:
-                    raise ValueError(
-                        f"{place}: expected names that differ in more than case, found {known[name.casefold()]!r} and "
-                        f"{name!r}; rename one"
-                    )
-
-    def check_arguments(self) -> None:
-        """What a job is told on its command line is not longer than the system allows."""
-        check_argument("tokenizers", self.tokenizers)
-        for name, runs in self.run_keys().items():
-            check_argument(f"experiments.{name}", runs)
-
     def sharded_tokenizers(self) -> list[str]:
-        """The tokenizers whose training text is encoded shard by shard."""
+        """Return the tokenizers whose training text is encoded in shards."""
         corpora = self.study.corpora
         return [tokenizer for tokenizer, (corpus, _) in self.tokenizers.items() if corpora[corpus].shards > 1]
 
-    def downloads(self) -> dict[str, dict[str, Any]]:
-        """Every text that is fetched, by the path that it is given: its address and what is known of it."""
+    def downloads(self) -> dict[str, TextFile]:
+        """Return every text to download, by its path below the folder where snakemake runs."""
         url_corpora = [corpus for corpus in self.study.corpora.values() if isinstance(corpus, UrlCorpus)]
         texts = [text for corpus in url_corpora for text in corpus.texts]
-        return {text.download_path: text.model_dump() for text in texts if text.local_path is None}
+        return {text.download_path: text for text in texts if text.local_path is None}
+
+    def sampled_corpora(self) -> list[str]:
+        """Return the corpora for which text is generated."""
+        return list(self.study.samples.models) if self.study.samples else []
 
     def sample_run(self, corpus: str) -> PlannedRun:
-        """The run whose model speaks for a corpus: the first seed of the one that `samples` names."""
+        """Return the run that generates text for a corpus: the first seed of the one that `samples` names."""
         name = self.study.samples.models[corpus]
         return next(run for run in self.runs if f"{run.experiment}/{run.name}" == name)
 
+    def step_settings(self) -> dict[str, Any]:
+        """Return the settings of the step that is measured: the study's own model and training."""
+        training = self.study.training.model_dump(mode="json")
+        return {"model": self.models["study"].model_dump(mode="json"), "training": training}
+
     def run_keys(self) -> dict[str, list[tuple[str, int]]]:
-        """Names and seeds of the runs of every experiment, as `lmpipe.analysis.results` reads them."""
+        """Return names and seeds of the runs of every experiment."""
         return {name: [(run.name, run.seed) for run in runs] for name, runs in self.runs_by_experiment.items()}
 
 
-def check_argument(place: str, settings: Any) -> None:
-    """Raise ValueError for settings that are too long for a command line."""
-    size = len(json.dumps(settings, ensure_ascii=False).encode())
-    if size > LONGEST_ARGUMENT_BYTES:
-        raise ValueError(
-            f"{place}: expected at most {LONGEST_ARGUMENT_BYTES:,} bytes of settings, found {size:,}; "
-            "make several studies of it"
+def check_size(study: Study) -> None:
+    """Raise InvalidValueError if a study is too large to plan; nothing is expanded before."""
+    shards = [corpus.shards for corpus in study.corpora.values()]
+    if max(shards) > MAX_SHARDS:
+        problem = f"a corpus has {short_repr(max(shards))} shards; at most {MAX_SHARDS:,} are possible"
+        raise InvalidValueError(problem, "use fewer")
+    experiments = study.experiments.values()
+    runs = sum(len(it.seeds or study.seeds) * it.runs_for_each_seed for it in experiments)
+    if sum(shards) + runs > MAX_JOBS:
+        raise InvalidValueError(
+            f"the study has {short_repr(runs)} training runs and {short_repr(sum(shards))} shards; together at most "
+            f"{MAX_JOBS:,} are possible",
+            "make several studies of it",
         )
 
 
 def tokenizer_name(corpus: str, vocab_size: int | None, own_vocab_size: int) -> str:
-    """The corpus's own tokenizer bears its name; one of another size says so.
+    """Return the name of a tokenizer: its corpus, with the vocabulary size if that is not the corpus's own.
 
     >>> tokenizer_name("stories", 512, own_vocab_size=1024)
     'stories-vocab_size=512'
@@ -228,18 +157,18 @@ def tokenizer_name(corpus: str, vocab_size: int | None, own_vocab_size: int) -> 
 
 
 def parse_vocab_size(name: str) -> int:
-    """The size in the name of a tokenizer that is not its corpus's own; 0 for one that is."""
+    """Return the vocabulary size in a tokenizer's name; 0 if there is none."""
     return int(name.rpartition("-vocab_size=")[2]) if "-vocab_size=" in name else 0
 
 
 def apply_overrides(base: Settings, changes: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a block, with those changes that belong to it."""
+    """Return the fields of a block of settings, with those changes that belong to it."""
     fields = type(base).model_fields
     return base.model_dump() | {key: value for key, value in changes.items() if key in fields}
 
 
 def plain_values(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings as plain JSON values; best_of blocks become dicts of what they say."""
+    """Return settings as JSON values."""
     plain = {}
     for key, value in values.items():
         if isinstance(value, BestOf):
@@ -250,7 +179,7 @@ def plain_values(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def override_labels(point: dict[str, Any]) -> list[str]:
-    """The parts of a run's name that say what it varies.
+    """Return the parts of a run's name that give its point of the grid.
 
     >>> override_labels({"batch_size": 4, "max_lr": 0.003})
     ['batch_size=4', 'max_lr=0.003']
@@ -267,20 +196,43 @@ def override_labels(point: dict[str, Any]) -> list[str]:
     return labels
 
 
-def unknown_name_message(place: str, found: str, known: Iterable[str]) -> str:
-    """Say what comes nearest to an unknown name."""
-    near = closest_match(found, known)
-    hint = f"did you mean {near}?" if near else f"there are {', '.join(list(known)[:12])}"
-    return f"{place}: no {short_repr(found)} in this study; {hint}"
+def unknown_name(where: str, name: str, known: Collection[str]) -> tuple[str, str]:
+    """Return problem and remedy for a name that a study does not have: the nearest names that it has.
+
+    >>> unknown_name("samples.models", "storys", ["stories", "docs"])
+    ("samples.models names 'storys', which this study does not have", 'use stories')
+    """
+    return f"{where} names {short_repr(name)}, which this study does not have", nearest_names(name, known)
+
+
+def nearest_names(name: str, known: Collection[str]) -> str:
+    """Return the remedy for a wrong name: the nearest ones, or the first ones if none is near."""
+    near = get_close_matches(name, known, n=3, cutoff=0.6) or [closest_match(name, known)]
+    return f"use {' or '.join(near)}" if near[0] else f"use one of {', '.join(list(known)[:12])}"
+
+
+def find_name(kind: str, name: str, known: Collection[str]) -> str:
+    """Return `name` if a study has it; else raise InputError with the nearest names."""
+    if name not in known:
+        raise InputError(name, f"is no {kind} of this study", nearest_names(name, known))
+    return name
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Return the plan of a study file; raise InputError if it cannot be read or is no study."""
+    from lmpipe.study.loader import read_study_file
+
+    return load_plan(read_study_file(path), str(path))
 
 
 def load_plan(config: dict[str, Any], source: str) -> Plan:
-    """Check a study and resolve it; `source` names its file in messages.
+    """Validate a study and resolve it; raise InputError, which names the file `source`, if that fails."""
+    from lmpipe.planning.plan_checks import check_plan
 
-    Raises InputError with one line that names the file, the key path, what was found and the remedy.
-    """
     study = read_study(config, source)
     try:
-        return Plan(study)
-    except ValueError as error:
-        raise InputError(f"{source}: {error}") from None
+        plan = Plan(study)
+        check_plan(plan)
+    except InvalidValueError as error:
+        raise InputError(source, f"{error.key} {error.problem}".lstrip(), error.remedy) from None
+    return plan

@@ -1,112 +1,148 @@
-"""What a call of the workflow leaves as it begins, so that others know which study it carries out: study.json."""
+"""Files that a call of the workflow writes before its first job: study.yaml, which the jobs read, and session.json."""
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+import yaml
 
 from lmpipe.errors import InputError
-from lmpipe.io.files import write_json
-from lmpipe.io.hints import STUDY_FILE
+from lmpipe.io.documents import Document
+from lmpipe.io.files import atomic_write
 from lmpipe.io.process_identity import ProcessIdentity
 from lmpipe.io.progress import log
-from lmpipe.planning.plan import Plan, load_plan
-from lmpipe.provenance.job_records import RECORD
-from lmpipe.study.documents import BEGUN, STUDY, keys, read_shape
+from lmpipe.planning.plan import Plan, load_plan, read_plan
+from lmpipe.study.paths import StudyPaths
 
 RESULTS, LOGS = Path("results"), "logs"
+RUN_ONCE = "run snakemake once, which writes it before the first job"
 
 
-def begin(plan: Plan, cores: int | None, arguments: Sequence[str]) -> None:
-    """Write down which study this process begins: its settings as they are after --config, and the command.
+class Session(Document):
+    """The last call of the workflow that started jobs of a study: session.json."""
 
-    A disk that cannot take it stops nothing.
+    command: str
+    """Command line of the call."""
+    cores: int | None
+    """CPU cores that the call may use; null on a cluster."""
+    started_at: str
+    """Time at which the call started its first job, in UTC (ISO 8601)."""
+    process: ProcessIdentity
+    """Process of the call."""
+
+
+def start_session(plan: Plan, cores: int | None, arguments: Sequence[str]) -> None:
+    """Write study.yaml and session.json of a plan's study before its first job.
+
+    study.yaml changes only if its content does. A session that cannot be written is logged and stops nothing.
     """
-    study = plan.study.model_dump(mode="json", exclude_none=True)
-    content = {
-        "study": study,
-        "command": shlex.join(["snakemake", *arguments]),
-        "cores": cores,
-        "begun": datetime.now(UTC).isoformat(timespec="seconds"),
-        "process": ProcessIdentity.current().model_dump(),
-    }
+    paths = StudyPaths(RESULTS / plan.study.study)
+    write_study(plan, paths)
+    session = Session(
+        command=shlex.join(["snakemake", *arguments]),
+        cores=cores,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        process=ProcessIdentity.current(),
+    )
     try:
-        write_json(RESULTS / plan.study.study / STUDY_FILE, content)
+        session.write(paths.session)
     except (InputError, OSError) as error:
-        log(f"lmpipe status will not know of this call: {error}")
+        log(f"lmpipe status will not show this call: {error}")
+
+
+def write_study(plan: Plan, paths: StudyPaths) -> None:
+    """Write the resolved study of a plan, unless the file has this content already."""
+    settings = plan.study.model_dump(mode="json", exclude_none=True)
+    text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+    if paths.study_file.exists() and paths.study_file.read_text(encoding="utf-8") == text:
+        return
+    with atomic_write(paths.study_file) as file:
+        file.write(text)
+
+
+def read_study(results: str | Path) -> tuple[Plan, StudyPaths]:
+    """Return the plan and the paths of a study's results folder; raise InputError if it has no readable study.yaml."""
+    paths = StudyPaths(Path(results))
+    return read_resolved_plan(paths.study_file), paths
+
+
+def read_resolved_plan(path: Path) -> Plan:
+    """Return the plan of a resolved study; raise InputError if the file is missing or damaged."""
+    if not path.parent.is_dir():
+        raise InputError(path.parent, "is not a results folder", f"give the path of one, or {RUN_ONCE}")
+    try:
+        # Ten times as fast as PyYAML's own parser, which remains for systems without libyaml.
+        settings = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        raise InputError(path, "is missing", RUN_ONCE) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = f"is not valid YAML ({' '.join(str(error).split())})"
+        raise InputError(path, problem, f"delete it and {RUN_ONCE}") from None
+    return load_plan(settings, str(path))
 
 
 @dataclass(frozen=True)
 class StudySession:
-    """A study and where it lies. `call` is its study.json and `since` when that was written (None without one)."""
+    """A study, its results folder and the last call that started jobs (None if there was none).
+
+    `started` is the time at which session.json was written, in seconds since 1970.
+    """
 
     plan: Plan
     folder: Path
-    call: dict[str, Any] | None = None
-    since: float | None = None
+    session: Session | None = None
+    started: float | None = None
 
     @property
     def logs(self) -> Path:
-        """Where the jobs' logs lie."""
+        """Folder of the jobs' logs."""
         return self.folder.absolute().parent.parent / LOGS / self.plan.study.study
 
     @property
     def is_running(self) -> bool | None:
-        """Whether the call that began it is still there; None where that cannot be told."""
-        return ProcessIdentity.model_validate(self.call["process"]).is_alive if self.call else None
+        """True while the process of the call exists; None if that cannot be seen from here."""
+        return self.session.process.is_alive if self.session else None
 
 
 def find_study(path: str | Path | None = None) -> StudySession:
-    """The study of a results folder, or of a study file; without a path the one in results/ that was begun last.
+    """Return the study of a results folder or a study file; without a path, the one in results/ that started last.
 
-    Raises InputError where there is none, or one that cannot be read.
+    Raise InputError if there is none, or if it cannot be read.
     """
     if path is None:
         return from_results_dir(latest_session())
     path = Path(path)
     if not path.exists() and not path.suffix:
-        raise InputError(f"{path}: expected a study's results folder or its file, found neither; check the path")
+        raise InputError(path, "is neither a results folder nor a study file", "check the path")
     return from_results_dir(path) if path.is_dir() else from_study_file(path)
 
 
 def latest_session() -> Path:
-    """The folder in results/ whose study was begun last."""
-    begun = sorted(RESULTS.glob(f"*/{STUDY_FILE}"), key=lambda file: file.stat().st_mtime)
-    if not begun:
-        raise InputError(
-            f"{RESULTS}: expected a study that was begun, found none; name a study file or its results folder"
-        )
-    return begun[-1].parent
+    """Return the folder in results/ whose study started last; raise InputError if none has."""
+    sessions = sorted(RESULTS.glob("*/session.json"), key=lambda file: file.stat().st_mtime)
+    if not sessions:
+        raise InputError(RESULTS, "contains no study that was started", "name a study file or its results folder")
+    return sessions[-1].parent
 
 
 def from_study_file(path: Path) -> StudySession:
-    """The study of a study file, whose results lie in results/STUDY."""
-    from lmpipe.study.loader import read_study_file
-
-    plan = load_plan(read_study_file(path), str(path))
+    """Return the study of a study file, whose results are in results/STUDY."""
+    plan = read_plan(path)
     folder = RESULTS / plan.study.study
     return StudySession(plan, folder, *read_session(folder))
 
 
 def from_results_dir(folder: Path) -> StudySession:
-    """The study of a results folder, as the last call that began it knew it, or as its finished results tell."""
-    call, since = read_session(folder)
-    if call is not None:
-        return StudySession(load_plan(call["study"], str(folder / STUDY_FILE)), folder, call, since)
-    collected = folder / RECORD
-    if not collected.is_file():
-        raise InputError(
-            f"{folder}: expected the results of a study that was begun, found neither {STUDY_FILE} nor {RECORD}; "
-            "check the path, or name the study file"
-        )
-    return StudySession(load_plan(read_shape(collected, keys(settings=STUDY))["settings"], str(collected)), folder)
+    """Return the study of a results folder, as the last call of the workflow resolved it."""
+    plan, paths = read_study(folder)
+    return StudySession(plan, paths.root, *read_session(folder))
 
 
-def read_session(folder: Path) -> tuple[dict[str, Any] | None, float | None]:
-    """The last call that began a study, and when it did; nothing where none is known."""
-    path = folder / STUDY_FILE
+def read_session(folder: Path) -> tuple[Session | None, float | None]:
+    """Return session.json of a results folder and the time of its last change; None for both if there is none."""
+    path = StudyPaths(folder).session
     if not path.is_file():
         return None, None
-    return read_shape(path, BEGUN, "delete the file; the next call of snakemake writes it anew"), path.stat().st_mtime
+    return Session.read(path, "delete it; the next call of snakemake writes it again"), path.stat().st_mtime

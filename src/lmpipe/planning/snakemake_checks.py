@@ -1,90 +1,110 @@
-"""What Snakemake was told by a profile or on its command line, where that would do harm without a word."""
+"""Checks when Snakemake starts: its configuration, and settings that would fail late or silently."""
 
+import copy
+import os
 import re
 import shlex
-from collections.abc import Collection, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from lmpipe.errors import InputError
-from lmpipe.planning.plan import Plan
-from lmpipe.planning.stages import records_of
+from lmpipe.planning.estimate import download_notice
+from lmpipe.planning.plan import Plan, load_plan
+from lmpipe.planning.stages import records
+from lmpipe.study.loader import read_study_file
 
-# Options of calls that change nothing, and need not wait for one that does.
-LOOKING = {
-    "--dry-run",
-    "--dryrun",
-    "--lint",
-    "--list-rules",
-    "--list-target-rules",
-    "--dag",
-    "--rulegraph",
-    "--filegraph",
-}
-LOOKING |= {"--d3dag", "--summary", "--detailed-summary", "--report"}
-# Their letters, and those of other options without a value, which may stand together: -nq.
-LOOKING_LETTERS, PLAIN_LETTERS = "nlSD", "pqFfkt"
+if TYPE_CHECKING:
+    from snakemake.workflow import Workflow
 
 
-def only_looks(arguments: Sequence[str]) -> bool:
-    """Whether a call of snakemake changes nothing: a dry run, a list or a picture.
+def load_config(config: dict[str, Any], study_files: Sequence[str], options: Mapping[str, Any]) -> Plan:
+    """Return the plan of Snakemake's configuration: study files, changed by the options of --config.
 
-    >>> only_looks(["-nq", "report"]), only_looks(["-c", "2", "-F"]), only_looks(["--report=a.zip"])
-    (True, False, True)
+    Raise InputError, which names --config if the study files alone are valid.
     """
-    for word in arguments:
-        if word.partition("=")[0] in LOOKING:
-            return True
-        if re.fullmatch(f"-[{PLAIN_LETTERS}]*[{LOOKING_LETTERS}].*", word):
-            return True
-    return False
+    source = ", ".join(study_files)
+    if options:
+        from snakemake.utils import update_config
+
+        unchanged: dict[str, Any] = {}
+        with suppress(InputError):
+            for path in study_files:
+                update_config(unchanged, copy.deepcopy(read_study_file(path)))
+            load_plan(unchanged, source)
+            source = "--config"
+    return load_plan(config, source)
+
+
+def notices(plan: Plan, study_files: str, workflow: "Workflow") -> list[str]:
+    """Return notices for the user before the first job: downloads, and GPUs without a total."""
+    settings = workflow.resource_settings
+    asking = [rule for rule, resources in settings.overwrite_resources.items() if "gpu" in resources]
+    possible = [
+        download_notice(plan, study_files, os.cpu_count() or 1),
+        missing_gpu_total_warning(asking if workflow.local_exec else [], settings.resources),
+    ]
+    return [notice for notice in possible if notice]
+
+
+def check_execution(plan: Plan, workflow: "Workflow") -> None:
+    """Raise InputError for an executor that cannot carry out a plan; its settings are known just before the jobs."""
+    if not workflow.local_exec:
+        check_interpreter(sys.executable)
+    rate = workflow.scheduling_settings.max_jobs_per_timespan
+    limits = {"--jobs": workflow.resource_settings.nodes, "--max-jobs-per-timespan": rate and rate.max_jobs}
+    check_array_limits(getattr(workflow.executor_settings, "array_jobs", None), limits, max_ready_jobs(plan))
 
 
 def max_ready_jobs(plan: Plan) -> int:
-    """More jobs than a study can have ready at once: all that leave a record, and every shard of each tokenizer."""
+    """Return an upper bound on the jobs of a plan that are ready at once: all with a record, and all shards."""
     shards = sum(plan.study.corpora[plan.tokenizers[name][0]].shards for name in plan.sharded_tokenizers())
-    return sum(map(len, records_of(plan).values())) + shards
+    return len(records(plan)) + shards
 
 
-def check_array_limits(arrays: str | None, limits: dict[str, int | None], jobs: int) -> None:
-    """Refuse limits under which jobs of an array would wait for ever; raises InputError.
+def check_array_limits(array_rules: str | None, limits: Mapping[str, int | None], num_jobs: int) -> None:
+    """Raise InputError for limits under which jobs of an array would wait forever.
 
-    `arrays` names the rules whose jobs travel as arrays, `limits` the options that bound how many jobs are submitted at
-    once (None: no bound). snakemake-executor-plugin-slurm 2.8.0 forgets the ready jobs of such a rule where others of
-    that rule are held back by a limit, and Snakemake then waits for them without end.
+    `array_rules` names the rules that are submitted as job arrays; `limits` maps options to the number of jobs that
+    they submit at once. snakemake-executor-plugin-slurm 2.8.0 (snakemake/snakemake-executor-plugin-slurm, job arrays)
+    loses the ready jobs of such a rule if a limit holds others of the rule back. This check can go with the first
+    version that submits partial arrays.
     """
     for option, limit in limits.items():
-        if arrays and limit is not None and limit < jobs:
+        if array_rules and limit is not None and limit < num_jobs:
             raise InputError(
-                f"{option}: expected at least {jobs} (the jobs of this study) where jobs travel as arrays, found "
-                f"{limit}; leave it as profiles/slurm has it, or add --slurm-array-jobs none"
+                option,
+                f"is {limit}, fewer than the {num_jobs} jobs of this study, while jobs are submitted as arrays",
+                "leave it as in profiles/slurm, or add --slurm-array-jobs none",
             )
 
 
 def check_interpreter(executable: str) -> None:
-    """Refuse an environment whose path Snakemake (9.27) would put unquoted into the scripts of a cluster's jobs."""
+    """Raise InputError for a Python whose path Snakemake (9.27) writes unquoted into the scripts of cluster jobs."""
     if shlex.quote(executable) != executable:
         raise InputError(
-            f"{executable}: expected a path without blanks and quotes, which Snakemake submits as it is, found some; "
-            "make the environment elsewhere"
+            executable, "has a space or a quote in its path, which cluster jobs cannot use", "move the environment"
         )
 
 
-def missing_gpu_total_warning(asking: Collection[str], totals: Collection[str]) -> str | None:
-    """What to tell a user whose jobs ask for GPUs on this machine, where no total says how many there are.
+def missing_gpu_total_warning(rules: Collection[str], totals: Collection[str]) -> str | None:
+    """Return a warning if rules ask for the resource `gpu` on this machine and no total limits it.
 
-    `asking` are the rules with a resource `gpu`, `totals` the resources that have a total.
+    `totals` are the resources with a total.
     """
-    if not asking or "gpu" in totals:
+    if not rules or "gpu" in totals:
         return None
     return (
-        f"{', '.join(sorted(asking))}: a gpu is asked for, but there is no total: --resources replaces the profile's "
-        "whole block. More jobs than GPUs may start, and those without one wait; add gpu=N to --resources."
+        f"{', '.join(sorted(rules))}: jobs ask for a gpu, but there is no total, since --resources replaces that "
+        "of the profile. More jobs than GPUs may start; add gpu=N to --resources."
     )
 
 
 def requested_gpus(gpu: int | str | None, gres: str | None) -> int:
-    """How many GPUs a job asks for by its resources `gpu` or `gres`, as `gpu:2` or `gpu:a100:2`; 1 without any.
+    """Return the GPUs that a job asks for by `gpu: 2`, or by `gres: "gpu:2"` or `"gpu:a100:2"`; 1 without either.
 
-    A cluster takes one of the two; where gres names several kinds of GPU, they add up (sbatch(1), --gres).
+    Several kinds of GPU in gres add up (sbatch(1), --gres).
     """
     kinds = [kind for kind in (gres or "").split(",") if kind.strip().partition(":")[0] == "gpu"]
     counts = [re.search(r":([0-9]+)$", kind.strip().partition("(")[0]) for kind in kinds]

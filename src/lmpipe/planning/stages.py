@@ -1,42 +1,183 @@
-"""Stages of the pipeline and the records that their jobs leave."""
+"""The stages of the workflow: one row for each rule, which all other lists of stages are made from."""
 
-from lmpipe.planning.plan import Plan
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmpipe.provenance.code_digest import code_digest
 from lmpipe.provenance.job_records import RECORD
+from lmpipe.study.paths import StudyPaths
+
+if TYPE_CHECKING:
+    from lmpipe.planning.plan import Plan
+
+Outputs = Callable[["Plan", StudyPaths], Iterable[Path]]
 
 
-def records_of(plan: "Plan") -> dict[str, list[str]]:
-    """The records that the jobs of a study leave, by verb, as paths below the study's folder."""
-    study = plan.study
-    sources = sorted({run.best_of for run in plan.runs} - {None})
-    shards = [(corpus, shard) for corpus, settings in study.corpora.items() for shard in range(settings.shards)]
-    sharded = plan.sharded_tokenizers()
-    splits = [(tokenizer, split) for tokenizer in plan.tokenizers for split in ("train", "valid")]
-    whole = [(tokenizer, split) for tokenizer, split in splits if split == "valid" or tokenizer not in sharded]
-    return {
-        "make-corpus": [f"corpora/{corpus}/{RECORD}" for corpus in study.corpora],
-        "count-pretokens": [f"pretokens/{corpus}/{shard}.{RECORD}" for corpus, shard in shards],
-        "train-bpe": [f"tokenizers/{tokenizer}/{RECORD}" for tokenizer in plan.tokenizers],
-        "encode-corpus": [f"tokens/{tokenizer}/{split}.{RECORD}" for tokenizer, split in whole],
-        "join-tokens": [f"tokens/{tokenizer}/train.{RECORD}" for tokenizer in sharded],
-        "compare-tokenizers": [f"tokenizer_experiments.{RECORD}"],
-        "explore-unicode": [f"unicode.{RECORD}"],
-        "account-model": [f"accounting/{model}.{RECORD}" for model in plan.models],
-        "measure-model": [f"model_measurements.{RECORD}"],
-        "tune-sgd-toy": [f"learning_rate_tuning.{RECORD}"],
-        "measure-batch-sizes": [f"batch_sizes.{RECORD}"],
-        "train": [f"{folder}/{RECORD}" for folder in plan.runs_by_folder],
-        "select-best": [f"experiments/{experiment}/best.{RECORD}" for experiment in sources],
-        "generate": [f"samples/{corpus}.{RECORD}" for corpus in (study.samples.models if study.samples else [])],
-        "plot-experiment": [f"experiments/{experiment}/{RECORD}" for experiment in plan.runs_by_experiment],
-        "find": [f"findings.{RECORD}"],
-        "report": [f"report.{RECORD}"],
-    }
+@dataclass(frozen=True)
+class Stage:
+    """A rule of the workflow, and the subcommand of lmpipe that does its work.
 
-
-def rule_of(verb: str) -> str:
-    """The rule that calls a verb of lmpipe.
-
-    >>> rule_of("train-bpe")
-    'train_bpe'
+    `code` names the modules, and data files or folders, of which a change reruns the jobs. `outputs` returns a path for
+    each job of a plan: the file that it writes, or the folder that it fills. `label` is the name of the results in
+    `lmpipe status`. Stages without code leave no record of provenance.
     """
-    return verb.replace("-", "_")
+
+    rule: str
+    command: str
+    label: str
+    code: tuple[str, ...]
+    outputs: Outputs
+    fills_folder: bool = False
+
+    def digest(self) -> dict[str, str]:
+        """Return the digest of the stage's code, by module."""
+        return code_digest(*self.code)
+
+    def record(self, output: Path) -> Path:
+        """Return the path of a job's record of provenance, given the job's output."""
+        return output / RECORD if self.fills_folder else output.with_suffix(f".{RECORD}")
+
+    def records(self, plan: "Plan") -> list[str]:
+        """Return the records that the stage's jobs leave, as paths below the results folder; none without code."""
+        outputs = self.outputs(plan, StudyPaths(Path())) if self.code else ()
+        return [self.record(output).as_posix() for output in outputs]
+
+
+def _pretokens(plan: "Plan", paths: StudyPaths) -> list[Path]:
+    corpora = plan.study.corpora.items()
+    return [paths.pretokens(name, shard) for name, corpus in corpora for shard in range(corpus.shards)]
+
+
+def _encoded_files(plan: "Plan", paths: StudyPaths) -> list[Path]:
+    """Token files that are encoded in one job: those of validation texts, and of training texts without shards."""
+    sharded = plan.sharded_tokenizers()
+    splits = [(name, split) for name in plan.tokenizers for split in ("train", "valid")]
+    return [paths.tokens(name, split) for name, split in splits if split == "valid" or name not in sharded]
+
+
+def _sweeps(plan: "Plan") -> list[str]:
+    """Experiments whose best learning rate other experiments take."""
+    return sorted({run.best_of for run in plan.runs} - {None})
+
+
+# In the order in which data flows.
+STAGES = (
+    Stage("download", "download", "downloads", (), lambda plan, _: map(Path, plan.downloads())),
+    Stage(
+        "make_corpus",
+        "make-corpus",
+        "corpora",
+        ("data.corpus", "data/sources/story_text"),
+        lambda plan, paths: map(paths.corpus, plan.study.corpora),
+        fills_folder=True,
+    ),
+    Stage("count_pretokens", "count-pretokens", "pre-tokens", ("tokenizer.pretoken_counts",), _pretokens),
+    Stage(
+        "train_bpe",
+        "train-bpe",
+        "tokenizers",
+        ("tokenizer.bpe_training",),
+        lambda plan, paths: map(paths.tokenizer, plan.tokenizers),
+        fills_folder=True,
+    ),
+    Stage("encode_corpus", "encode", "tokens", ("data.encode",), _encoded_files),
+    # Shards are temporary: the record of the concatenated file describes them.
+    Stage("encode_shard", "encode", "tokens", ("data.encode",), lambda plan, paths: ()),
+    Stage(
+        "concat_tokens",
+        "concat-tokens",
+        "tokens",
+        ("data.encode",),
+        lambda plan, paths: (paths.tokens(name, "train") for name in plan.sharded_tokenizers()),
+    ),
+    Stage(
+        "evaluate_tokenizers",
+        "evaluate-tokenizers",
+        "tokenizer evaluation",
+        ("tokenizer.evaluation",),
+        lambda plan, paths: [paths.tokenizer_evaluation],
+    ),
+    Stage(
+        "demonstrate_unicode",
+        "demonstrate-unicode",
+        "unicode",
+        ("tokenizer.unicode_demo",),
+        lambda plan, paths: [paths.unicode],
+    ),
+    Stage(
+        "account_model",
+        "account-model",
+        "accounting",
+        ("model.torch_counts",),
+        lambda plan, paths: map(paths.accounting, plan.models),
+    ),
+    Stage(
+        "profile_model",
+        "profile-model",
+        "measurements",
+        ("training.profiling",),
+        lambda plan, paths: [paths.model_profile],
+    ),
+    Stage(
+        "benchmark_batch_sizes",
+        "benchmark-batch-sizes",
+        "measurements",
+        ("training.batch_size_benchmark",),
+        lambda plan, paths: [paths.batch_sizes],
+    ),
+    Stage("sgd_toy", "sgd-toy", "SGD toy", ("training.sgd_toy",), lambda plan, paths: [paths.sgd_toy]),
+    Stage(
+        "train",
+        "train",
+        "training runs",
+        ("training.run",),
+        lambda plan, paths: (paths.run(run.experiment, run.name, run.seed) for run in plan.runs),
+        fills_folder=True,
+    ),
+    Stage(
+        "select_best",
+        "select-best",
+        "best runs",
+        ("analysis.ranking",),
+        lambda plan, paths: map(paths.best, _sweeps(plan)),
+    ),
+    Stage(
+        "generate",
+        "generate",
+        "samples",
+        ("generation.samples",),
+        lambda plan, paths: map(paths.samples, plan.sampled_corpora()),
+    ),
+    Stage(
+        "plot_experiment",
+        "plot-experiment",
+        "plots",
+        ("report.plots.experiment",),
+        lambda plan, paths: map(paths.experiment, plan.runs_by_experiment),
+        fills_folder=True,
+    ),
+    Stage(
+        "analyze",
+        "analyze",
+        "findings",
+        ("analysis.problems", "analysis/problems/write_up.json"),
+        lambda plan, paths: [paths.findings],
+    ),
+    Stage("report", "report", "report", ("report.page", "report/templates"), lambda plan, paths: [paths.report]),
+    Stage("collect_provenance", "collect-provenance", "provenance", (), lambda plan, paths: [paths.provenance]),
+)
+BY_RULE = {stage.rule: stage for stage in STAGES}
+# Of the rules with one command, the first speaks for it.
+BY_COMMAND = {stage.command: stage for stage in reversed(STAGES)}
+
+
+def stage_digest(rule: str) -> dict[str, str]:
+    """Return the digest of the code of a rule's stage."""
+    return BY_RULE[rule].digest()
+
+
+def records(plan: "Plan", without: Collection[str] = ()) -> list[str]:
+    """Return the records of all jobs of a plan but those of the rules `without`, as paths below the results folder."""
+    return [path for stage in STAGES if stage.rule not in without for path in stage.records(plan)]

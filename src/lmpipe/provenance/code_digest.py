@@ -30,31 +30,6 @@ NON_NUMERIC = {
     "training.progress",
 }
 TRACKED_PACKAGES = {"torch", "numpy", "regex", "numba", "pydantic", "matplotlib", "jinja2"}
-# What does the work of each verb that makes results: modules, and data files or folders of the package.
-COMPUTED_BY = {
-    "make-corpus": ("data.corpus", "data/sources/story_text"),
-    "count-pretokens": ("tokenizer.pretoken_counts",),
-    "train-bpe": ("tokenizer.bpe_training",),
-    "encode-corpus": ("data.encode",),
-    "join-tokens": ("data.encode",),
-    "compare-tokenizers": ("tokenizer.evaluation",),
-    "explore-unicode": ("tokenizer.unicode_demo",),
-    "account-model": ("model.torch_counts",),
-    "measure-model": ("training.profiling",),
-    "tune-sgd-toy": ("training.sgd_toy",),
-    "measure-batch-sizes": ("training.batch_size_benchmark",),
-    "train": ("training.run",),
-    "select-best": ("analysis.results",),
-    "generate": ("generation.samples",),
-    "plot-experiment": ("report.plots.experiment",),
-    "find": ("analysis.problems", "analysis/problems/write_up.json"),
-    "report": ("report.page", "report/templates"),
-}
-
-
-def code_of(verb: str) -> dict[str, str]:
-    """The digest of the code behind a verb: the rules hand it to Snakemake, and the records of provenance name it."""
-    return code_digest(*COMPUTED_BY[verb])
 
 
 def code_digest(*names: str) -> dict[str, str]:

@@ -9,7 +9,8 @@ import hashlib
 import os
 import posixpath
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,7 @@ from pydantic import AfterValidator, Field
 
 from lmpipe.io.files import files_written, json_bytes, read_json, sha256_of, write_json
 from lmpipe.io.hints import STUDY_FILE, make_again
-from lmpipe.provenance.code_digest import TRACKED_PACKAGES, code_of
+from lmpipe.provenance.code_digest import TRACKED_PACKAGES, code_digest
 from lmpipe.provenance.environment import environment, peak_memory_bytes
 from lmpipe.study.documents import Whole, check_shape, keys, read_shape
 
@@ -27,7 +28,7 @@ RECORD = "provenance.json"
 # Which study is carried out here, written as a call of the workflow begins.
 # What lies in a study's folder and is no result: runs under way or shared, Snakemake's measurements, what is known or
 # told of a study before it is finished, at its top; unfinished writes, and Snakemake's mark of a folder, anywhere.
-OTHER_ENTRIES = ("store", "benchmarks", STUDY_FILE)
+OTHER_ENTRIES = ("store", "benchmarks", "study.yaml", STUDY_FILE)
 OTHER_NAMES = ("*.tmp-*", ".snakemake_timestamp")
 Facts = dict[str, Any]
 
@@ -69,34 +70,50 @@ def is_other(name: str) -> bool:
 # --- one job ---------------------------------------------------------------------------------------------------------
 
 
-def run_recorded(verb: str, arguments: Facts, run: Callable[[], Facts | None]) -> None:
-    """Run a verb and leave a record beside what it wrote; one that fails leaves none.
+@dataclass(frozen=True)
+class JobResult:
+    """Result of a subcommand: the file that it wrote or the folder that it filled, and what its record tells of it.
 
-    `arguments` are those given on the command line, `output` among them. `run` returns what it knows beyond the usual:
-    the files or folders that it read as `inputs`, and other facts, which take the place of those found here.
+    `inputs` are files, or folders for all files in them; `settings` are those of the study that decided the result;
+    `facts` are further entries, which replace those of this process.
+    """
+
+    output: Path
+    inputs: Sequence[str | Path] = ()
+    settings: Facts = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds that decided the result."""
+        return self.settings.get("seeds", [self.settings["seed"]] if "seed" in self.settings else [])
+
+
+def run_recorded(command: str, arguments: Facts, code: Sequence[str], run: Callable[[], JobResult | None]) -> None:
+    """Run a subcommand and write a record beside its result; none if it fails or has no result.
+
+    `arguments` are those given on the command line; `code` names the modules and data files that do the work.
     """
     started, clock, files_before = datetime.now(UTC), time.perf_counter(), len(files_written)
-    facts = run() or {}
+    result = run()
+    if result is None:
+        return
     wall_seconds, peak = time.perf_counter() - clock, peak_memory_bytes()
-    path = record_path(arguments["output"])
+    path = record_path(result.output)
     record = {
-        "verb": verb,
+        "verb": command,
         "arguments": arguments,
-        "seeds": seeds_of(arguments.get("settings") or {}),
-        "inputs": input_checksums(facts.pop("inputs", []), path.parent),
+        "settings": result.settings,
+        "seeds": result.seeds,
+        "inputs": input_checksums(result.inputs, path.parent),
         "outputs": output_checksums(files_written[files_before:], path.parent),
-        "code": code_of(verb),
+        "code": code_digest(*code),
         **environment(*sorted(TRACKED_PACKAGES)),
         "started": started.isoformat(timespec="seconds"),
         "wall_seconds": round(wall_seconds, 3),
         "peak_memory_bytes": peak,
     }
-    write_json(path, record | facts)
-
-
-def seeds_of(settings: Mapping[str, Any]) -> list[int]:
-    """The seeds that decide a result, from the settings of its verb."""
-    return settings.get("seeds", [settings["seed"]] if "seed" in settings else [])
+    write_json(path, record | result.facts)
 
 
 def output_checksums(paths: Iterable[Path], base: Path) -> dict[str, Facts]:
@@ -153,31 +170,29 @@ def absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-def facts_of_training(run_folder: str | Path, best_path: str | None, is_new: bool) -> Facts:
-    """What the record of a training run says beyond the usual.
+def training_result(run_folder: Path, best_path: Path | None, settings: Facts, is_new: bool) -> JobResult:
+    """Return the result of a training run.
 
-    Code, versions, hardware and commit are those under which the run was trained, also where it was now only copied
-    from the store.
+    Code, versions, hardware and commit are those under which it was trained, also if it was copied from the store now.
     """
-    folder = Path(run_folder)
-    config, summary = (read_json(folder / name) for name in ("config.json", "summary.json"))
-    tokens = [folder / config["tokens"][split]["path"] for split in ("train", "valid")]
-    inputs = [folder / config["tokenizer"]["path"], *tokens, *(path.with_suffix(".json") for path in tokens)]
-    return {
-        "inputs": inputs + ([best_path] if best_path else []),
+    config, summary = (read_json(run_folder / name) for name in ("config.json", "summary.json"))
+    tokens = [run_folder / config["tokens"][split]["path"] for split in ("train", "valid")]
+    inputs = [run_folder / config["tokenizer"]["path"], *tokens, *(path.with_suffix(".json") for path in tokens)]
+    facts = {
         "copied_from_store": not is_new,
         "training_seconds": summary["train_seconds"],
         "device": summary["device"],
         "code": summary["code"],
         **summary["environment"],
     }
+    return JobResult(run_folder, [*inputs, *([best_path] if best_path else [])], settings, facts)
 
 
-def facts_of_joining(shards: Iterable[str | Path]) -> Facts:
-    """What the record of joined shards says beyond the usual.
+def concat_result(output: Path, shards: Iterable[str | Path]) -> JobResult:
+    """Return the result of concatenating shards, which are temporary.
 
-    The shards' files do not stay: in the place of them and their records stand the inputs that they were made of, and
-    what made each. A shard without a record is an input itself.
+    In place of their files and records stand the inputs that they were made of, and how each was made. A shard without
+    a record is an input itself.
     """
     inputs: list[Path] = []
     made: list[Facts] = []
@@ -188,7 +203,7 @@ def facts_of_joining(shards: Iterable[str | Path]) -> Facts:
         content = read_shape(record, SHARD_RECORD)
         inputs += [record.parent / name for name in content["inputs"]]
         made.append({key: value for key, value in content.items() if key not in ("inputs", "outputs")})
-    return {"inputs": list(dict.fromkeys(inputs)), "shards": made}
+    return JobResult(output, list(dict.fromkeys(inputs)), facts={"shards": made})
 
 
 # --- a whole study ---------------------------------------------------------------------------------------------------

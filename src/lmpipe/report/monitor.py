@@ -70,7 +70,7 @@ def status(path: str | None, once: bool) -> None:
             while is_active(look):
                 live.update(live_view(look, console), refresh=True)
                 time.sleep(REFRESH_SECONDS)
-                if (study := find_study(path)).since != files.study.since:
+                if (study := find_study(path)).started != files.study.started:
                     files = StudyFiles(study)
                 look = files.look(time.time())
     console.print(study_view(look, console.width))
@@ -161,13 +161,13 @@ def session_line(look: Look) -> str:
     study = look.files.study
     if look.is_finished:
         return f"all is done: {study.folder / 'report.html'}"
-    if study.call is None:
+    if study.session is None:
         return f"not known to be running; results in {study.folder}"
     if study.is_running is None:
-        return f"started {study.call['begun']} on {study.call['process']['host']}: {study.call['command']}"
+        return f"started {study.session.started_at} on {study.session.process['host']}: {study.session.command}"
     if study.is_running:
-        return f"snakemake is running (process {study.call['process']['id']})"
-    return f"snakemake is not running; to continue: {study.call['command']}"
+        return f"snakemake is running (process {study.session.process['id']})"
+    return f"snakemake is not running; to continue: {study.session.command}"
 
 
 def run_names(runs: Sequence[RunState]) -> dict[str, str]:
@@ -237,14 +237,14 @@ def seconds_left(look: Look) -> float | None:
     The estimate of `lmpipe estimate` for each distinct run is scaled by the measured speed of the runs so far, and
     divided by the number of runs that train at once.
     """
-    plan = look.files.study.plan
+    plan, session = look.files.study.plan, look.files.study.session
     share_of = {run.run.folder: run.share for run in look.runs}
     estimated = estimated_seconds(plan)
     left = sum(
         estimated[runs[0].folder] * (1 - max(share_of[run.folder] for run in runs)) for runs in distinct_work(plan)
     )
     factor = slowdown_factor(look, estimated)
-    num_parallel = sum(run.state == "running" for run in look.runs) or (look.files.study.call or {}).get("cores") or 1
+    num_parallel = sum(run.state == "running" for run in look.runs) or (session.cores if session else None) or 1
     return left * factor / num_parallel if left and factor else None
 
 

@@ -21,7 +21,7 @@ from lmpipe.io.formatting import format_bytes, format_int, format_number, format
 from lmpipe.planning.lineage import Lineage, as_yaml
 from lmpipe.planning.plan import Plan
 from lmpipe.planning.session import StudySession
-from lmpipe.planning.stages import records_of, rule_of
+from lmpipe.planning.stages import STAGES, records
 from lmpipe.provenance.code_digest import TRACKED_PACKAGES
 from lmpipe.provenance.environment import PACKAGE
 from lmpipe.report.incomplete import Gaps, analyze_available, available_results, find_gaps, is_complete
@@ -156,7 +156,7 @@ def write_page(
 ) -> None:
     """Write the page of a study; `gaps` lists what is missing of an incomplete one."""
     problems = findings.problems
-    lineage = Lineage.read(results.folder, [path for paths in records_of(plan).values() for path in paths])
+    lineage = Lineage.read(results.folder, records(plan))
     effects = effects_in(problems)
     has_effects = any(effect.value is not None for effect in effects)
     alt = "; ".join(f"{effect.title}, {effect.variant}: {effect.text}" for effect in effects)
@@ -268,7 +268,7 @@ def stage_rows(plan: Plan, lineage: Lineage) -> list[StageRow]:
     seconds: Counter[str] = Counter()
     for job in lineage.jobs.values():
         seconds[job.rule] += job.wall_seconds
-    jobs = {rule_of(verb): len(paths) for verb, paths in records_of(plan).items() if paths and verb != "report"}
+    jobs = {stage.rule: len(paths) for stage in STAGES if (paths := stage.records(plan)) and stage.rule != "report"}
     return [StageRow(rule, num, format_seconds(seconds[rule]) if seconds[rule] else None) for rule, num in jobs.items()]
 
 

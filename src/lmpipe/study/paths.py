@@ -22,6 +22,11 @@ class StudyPaths:
         """The resolved study, written before the first job."""
         return self.root / "study.yaml"
 
+    @property
+    def session(self) -> Path:
+        """The last call of the workflow, for `lmpipe status`."""
+        return self.root / "session.json"
+
     def corpus(self, corpus: str) -> Path:
         """Folder of a corpus: train.txt, valid.txt, corpus.json."""
         return self.root / "corpora" / corpus

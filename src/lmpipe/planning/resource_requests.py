@@ -1,0 +1,91 @@
+"""Resource requests: the memory and run time that each job asks a cluster for, and what the scheduler starts first."""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+from lmpipe.planning.cost_model import (
+    CPU_CORE,
+    TEXTS,
+    count_memory_bytes,
+    merge_memory_bytes,
+    merge_seconds,
+    run_cost,
+    split_bytes,
+)
+from lmpipe.planning.plan import Plan
+from lmpipe.study.corpora import Corpus
+from lmpipe.study.planned_run import PlannedRun
+
+# A request is 1.5 times the estimated memory, and three times the estimated time on one core.
+MEMORY_MARGIN = 1.5
+TIME_MARGIN = 3
+MIN_MINUTES = 60
+# Many clusters grant no more than a week; a training run that is stopped then continues from its checkpoint.
+MAX_MINUTES = 7 * 24 * 60
+
+
+@dataclass(frozen=True)
+class ResourceRequest:
+    """Memory in MB (1e6 bytes) and run time in minutes, as whole numbers."""
+
+    mem_mb: int
+    runtime: int
+
+
+def make_request(memory_bytes: float, seconds: float, min_mb: int) -> ResourceRequest:
+    """Return the request of a job with these estimates.
+
+    >>> make_request(3e9, 36_000, min_mb=2000)
+    ResourceRequest(mem_mb=4500, runtime=1800)
+    """
+    minutes = max(MIN_MINUTES, math.ceil(TIME_MARGIN * seconds / 60))
+    return ResourceRequest(max(min_mb, math.ceil(MEMORY_MARGIN * memory_bytes / 1e6)), min(MAX_MINUTES, minutes))
+
+
+def train_request(plan: Plan, run: PlannedRun) -> ResourceRequest:
+    """Return the request of a training run on a CPU; its least memory has room for a GPU's driver."""
+    cost = run_cost(plan, run)
+    return make_request(cost.memory_bytes, cost.seconds(CPU_CORE), min_mb=4000)
+
+
+def count_request(corpus: Corpus) -> ResourceRequest:
+    """Return the request for counting the pre-tokens of one shard."""
+    seconds = split_bytes(corpus)[0] / corpus.shards / TEXTS["count_bytes_per_second"]
+    return make_request(count_memory_bytes(corpus), seconds, min_mb=1000)
+
+
+def merge_request(corpus: Corpus) -> ResourceRequest:
+    """Return the request for training a tokenizer."""
+    return make_request(merge_memory_bytes(corpus), merge_seconds(corpus), min_mb=2000)
+
+
+def encode_request(corpus: Corpus) -> ResourceRequest:
+    """Return the request for encoding a corpus, which needs the memory of a process alone."""
+    return make_request(0, sum(split_bytes(corpus)) / TEXTS["encode_bytes_per_second"], min_mb=1000)
+
+
+def encode_shard_request(corpus: Corpus) -> ResourceRequest:
+    """Return the request for encoding one shard of the training text."""
+    seconds = split_bytes(corpus)[0] / corpus.shards / TEXTS["encode_bytes_per_second"]
+    return make_request(0, seconds, min_mb=1000)
+
+
+def concat_request(corpus: Corpus) -> ResourceRequest:
+    """Return the request for concatenating the encoded shards, which are smaller than the text."""
+    return make_request(0, split_bytes(corpus)[0] / TEXTS["copy_bytes_per_second"], min_mb=1000)
+
+
+def critical_path_seconds(plan: Plan) -> dict[str, float]:
+    """Return, for each experiment, the seconds on one core of the longest chain of runs that wait for its best rate."""
+    waiting: dict[str, list[PlannedRun]] = {name: [] for name in plan.runs_by_experiment}
+    for run in plan.runs:
+        if run.best_of:
+            waiting[run.best_of].append(run)
+
+    @cache
+    def chain(experiment: str) -> float:
+        runs = waiting[experiment]
+        return max((run_cost(plan, run).seconds(CPU_CORE) + chain(run.experiment) for run in runs), default=0.0)
+
+    return {name: chain(name) for name in waiting}

@@ -1,0 +1,272 @@
+"""Inputs, parameters, resources and priorities of the workflow's jobs, as functions of their wildcards.
+
+Paths begin with `<results>`, the path variable of the Snakefile. Parameters hold the settings that a job depends on:
+Snakemake runs a job again if one of them changes.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmpipe.errors import InputError
+from lmpipe.planning.cost_model import CPU_CORE, run_cost
+from lmpipe.planning.plan import Plan, find_name
+from lmpipe.planning.resource_requests import (
+    ResourceRequest,
+    concat_request,
+    count_request,
+    critical_path_seconds,
+    encode_request,
+    encode_shard_request,
+    merge_request,
+    train_request,
+)
+from lmpipe.planning.stages import records
+from lmpipe.study.corpora import Corpus, UrlCorpus
+from lmpipe.study.paths import CONFIG, SUMMARY, WEIGHTS, StudyPaths
+from lmpipe.study.planned_run import PlannedRun
+
+if TYPE_CHECKING:
+    from snakemake.io import Wildcards
+
+# Threads of a job that uses all cores of a cluster's node, whose number is not known when Snakemake submits it.
+CLUSTER_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Resources of a rule's jobs, as functions of their wildcards."""
+
+    request: Callable[["Wildcards"], ResourceRequest]
+
+    def mem_mb(self, wildcards: "Wildcards") -> int:
+        """Return the memory of a job in MB."""
+        return self.request(wildcards).mem_mb
+
+    def runtime(self, wildcards: "Wildcards") -> int:
+        """Return the run time of a job in minutes."""
+        return self.request(wildcards).runtime
+
+
+class RuleInputs:
+    """Answers of a plan to the rules. Each method takes the wildcards of a job, unless it says otherwise.
+
+    A target that the plan does not have ends the process with one line, which names the nearest ones.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan, self.paths = plan, StudyPaths(Path("<results>"))
+        self.runs = {run.id: run for run in plan.runs}
+        self.critical_path = critical_path_seconds(plan)
+        downloads = plan.downloads()
+        # A text that exists is a source file for Snakemake, which it never removes: no other setting or code, no forced
+        # or killed call can lose it. Only missing texts are outputs of jobs.
+        self.missing_texts = [path.removeprefix("resources/") for path in downloads if not os.path.exists(path)]
+        self.texts_with_checksum = {path for path, text in downloads.items() if text.sha256}
+        self.train = Requests(lambda wildcards: train_request(plan, self._run(wildcards)))
+        self.train_bpe = Requests(lambda wildcards: merge_request(self._tokenizer_corpus(wildcards)))
+        self.encode = Requests(lambda wildcards: encode_request(self._tokenizer_corpus(wildcards)))
+        self.concat = Requests(lambda wildcards: concat_request(self._tokenizer_corpus(wildcards)))
+        # All tasks of a job array get what the first one asks for: enough for any corpus.
+        self.count, self.encode_shard = map(self._largest, (count_request, encode_shard_request))
+
+    # --- corpora
+
+    def download_arguments(self, wildcards: "Wildcards") -> list[str]:
+        """Return the address of a text, and options for what the study declares of it."""
+        text = self.plan.downloads()[f"resources/{wildcards.text}"]
+        declared = text.model_dump(exclude={"url"}, exclude_none=True)
+        return [text.url, *(f"--{key.replace('_', '-')}={value}" for key, value in declared.items())]
+
+    def corpus_texts(self, wildcards: "Wildcards") -> list[str]:
+        """Return the files of a `url` corpus. One with a checksum stays the same text, whenever it was downloaded."""
+        from snakemake.io import ancient
+
+        paths = self._corpus(wildcards.corpus).text_paths()
+        return [ancient(path) if path in self.texts_with_checksum else path for path in paths]
+
+    def corpus_settings(self, wildcards: "Wildcards") -> str:
+        """Return the settings of a corpus's text, with its files in order: Snakemake records inputs without order."""
+        corpus = self._corpus(wildcards.corpus)
+        texts = [corpus.files, corpus.valid or []] if isinstance(corpus, UrlCorpus) else []
+        paths = [[text.path for text in group] for group in texts]
+        return as_json({"name": wildcards.corpus, **corpus.text_settings(), "texts": paths})
+
+    def num_shards(self, wildcards: "Wildcards") -> int:
+        """Return the number of shards of a corpus, or of a tokenizer's corpus."""
+        corpus = wildcards.corpus if hasattr(wildcards, "corpus") else self.tokenizer_corpus(wildcards)
+        return self._corpus(corpus).shards
+
+    # --- tokenizers and tokens
+
+    def tokenizer_corpus(self, wildcards: "Wildcards") -> str:
+        """Return the corpus that a tokenizer is trained on."""
+        return self._tokenizer(wildcards)[0]
+
+    def vocab_size(self, wildcards: "Wildcards") -> int:
+        """Return the vocabulary size of a tokenizer."""
+        return self._tokenizer(wildcards)[1]
+
+    def pretoken_counts(self, wildcards: "Wildcards") -> list[str]:
+        """Return the pre-token counts of a tokenizer's corpus, by shard."""
+        corpus = self.tokenizer_corpus(wildcards)
+        return strings(self.paths.pretokens(corpus, shard) for shard in range(self._corpus(corpus).shards))
+
+    def tokenizer_text(self, wildcards: "Wildcards") -> str:
+        """Return the text of a tokenizer's corpus: of the wildcard `split`, or for training."""
+        split = wildcards.split if hasattr(wildcards, "split") else "train"
+        return str(self.paths.text(self.tokenizer_corpus(wildcards), split))
+
+    def token_shards(self, suffix: str) -> Callable[["Wildcards"], list[str]]:
+        """Return an input function: the shards of a tokenizer's training tokens, with a suffix such as `.bin`."""
+
+        def files(wildcards: "Wildcards") -> list[str]:
+            shards = range(self.num_shards(wildcards))
+            paths = (self.paths.token_shard(wildcards.tokenizer, shard) for shard in shards)
+            return strings(path.with_suffix(suffix) for path in paths)
+
+        return files
+
+    def evaluated_tokenizers(self, _: "Wildcards") -> str:
+        """Return the corpora and tokenizers that are evaluated."""
+        tokenizers = {name: corpus for name, (corpus, _) in self.plan.tokenizers.items()}
+        return as_json({"corpora": list(self.plan.study.corpora), "tokenizers": tokenizers})
+
+    # --- models
+
+    def model_settings(self, wildcards: "Wildcards") -> str:
+        """Return a model to account for, and the memory of the device."""
+        model = known("model", wildcards.model, self.plan.models)
+        memory = self.plan.study.accounting.device_memory_gb
+        return as_json({"model": model.model_dump(mode="json"), "device_memory_gb": memory})
+
+    def step_settings(self, _: "Wildcards") -> str:
+        """Return the settings of the step that is measured."""
+        return as_json(self.plan.step_settings())
+
+    # --- training runs
+
+    def run_tokens(self, wildcards: "Wildcards") -> list[str]:
+        """Return the token files of a run."""
+        paths = (self.paths.tokens(self._run(wildcards).tokenizer, split) for split in ("train", "valid"))
+        return strings(path.with_suffix(suffix) for path in paths for suffix in (".bin", ".json"))
+
+    def run_vocab(self, wildcards: "Wildcards") -> str:
+        """Return the vocabulary of a run."""
+        return str(self.paths.tokenizer(self._run(wildcards).tokenizer) / "vocab.json")
+
+    def run_best(self, wildcards: "Wildcards") -> list[str]:
+        """Return the best run of the experiment that a run takes its learning rate from; none if it takes none."""
+        source = self._run(wildcards).best_of
+        return [str(self.paths.best(source))] if source else []
+
+    def run_settings(self, wildcards: "Wildcards") -> str:
+        """Return the settings of a run."""
+        return as_json(self._run(wildcards).model_dump(mode="json", exclude_none=True))
+
+    def run_priority(self, wildcards: "Wildcards") -> int:
+        """Return the seconds of a run and all that waits for it; the longest starts first, so that no core idles."""
+        run = self._run(wildcards)
+        return round(run_cost(self.plan, run).seconds(CPU_CORE) + self.critical_path[run.experiment])
+
+    def best_priority(self, wildcards: "Wildcards") -> int:
+        """Return the seconds of the runs that wait for an experiment's best rate."""
+        return round(known("experiment", wildcards.experiment, self.critical_path))
+
+    def experiment_files(self, *names: str) -> Callable[["Wildcards"], list[str]]:
+        """Return an input function: files of every run of an experiment, by name."""
+
+        def files(wildcards: "Wildcards") -> list[str]:
+            runs = self._experiment(wildcards)
+            return strings(self._folder(run) / name for run in runs for name in names)
+
+        return files
+
+    def experiment_runs(self, wildcards: "Wildcards") -> str:
+        """Return names and seeds of an experiment's runs."""
+        runs = self._experiment(wildcards)
+        return as_json({"experiment": wildcards.experiment, "runs": [[run.name, run.seed] for run in runs]})
+
+    # --- samples, findings, report
+
+    def sample_inputs(self, wildcards: "Wildcards") -> list[str]:
+        """Return the files of the run and the tokenizer that generate text for a corpus."""
+        run = self._sample_run(wildcards)
+        merges = self.paths.tokenizer(run.tokenizer) / "merges.txt"
+        return strings([*(self._folder(run) / name for name in (CONFIG, SUMMARY, WEIGHTS)), merges])
+
+    def sample_settings(self, wildcards: "Wildcards") -> str:
+        """Return what is generated for a corpus, and by which run."""
+        samples = self.plan.study.samples.model_dump(mode="json", exclude={"models"})
+        run = self._sample_run(wildcards)
+        return as_json({"corpus": wildcards.corpus, "run": f"{run.experiment}/{run.name}", "seed": run.seed, **samples})
+
+    def study_settings(self, _: "Wildcards") -> str:
+        """Return the whole study."""
+        return as_json(self.plan.study.model_dump(mode="json", exclude_none=True))
+
+    def records(self, *without: str) -> list[str]:
+        """Return the records of all jobs but those of the rules `without`; takes no wildcards."""
+        return [f"<results>/{path}" for path in records(self.plan, without)]
+
+    # --- lookups
+
+    def _corpus(self, name: str) -> Corpus:
+        return known("corpus", name, self.plan.study.corpora)
+
+    def _tokenizer(self, wildcards: "Wildcards") -> tuple[str, int]:
+        return known("tokenizer", wildcards.tokenizer, self.plan.tokenizers)
+
+    def _tokenizer_corpus(self, wildcards: "Wildcards") -> Corpus:
+        return self._corpus(self.tokenizer_corpus(wildcards))
+
+    def _experiment(self, wildcards: "Wildcards") -> list[PlannedRun]:
+        return known("experiment", wildcards.experiment, self.plan.runs_by_experiment)
+
+    def _run(self, wildcards: "Wildcards") -> PlannedRun:
+        name = f"{wildcards.experiment}/{wildcards.run}/seed{wildcards.seed}"
+        return known("run", name, self.runs)
+
+    def _sample_run(self, wildcards: "Wildcards") -> PlannedRun:
+        known("corpus with samples", wildcards.corpus, self.plan.sampled_corpora())
+        return self.plan.sample_run(wildcards.corpus)
+
+    def _folder(self, run: PlannedRun) -> Path:
+        return self.paths.run(run.experiment, run.name, run.seed)
+
+    def _largest(self, request: Callable[[Corpus], ResourceRequest]) -> Requests:
+        """Return the same request for all jobs of a rule: enough for any corpus."""
+        requests = [request(corpus) for corpus in self.plan.study.corpora.values()]
+        largest = ResourceRequest(max(it.mem_mb for it in requests), max(it.runtime for it in requests))
+        return Requests(lambda _: largest)
+
+
+def known(kind: str, name: str, names: Collection[str]) -> Any:
+    """Return the entry of a name, or the name itself in a list; end the process with one line for an unknown name.
+
+    Snakemake prints a traceback for any other exception of an input function.
+    """
+    try:
+        find_name(kind, name, names)
+    except InputError as error:
+        raise SystemExit(str(error)) from None
+    return names[name] if isinstance(names, dict) else name
+
+
+def one_of(names: Iterable[str]) -> str:
+    """Return a wildcard constraint that some names match; `(?!)` never does, since Snakemake ignores an empty one."""
+    return "|".join([*map(re.escape, names), "(?!)"])
+
+
+def as_json(value: Any) -> str:
+    """Return settings as Snakemake records them."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def strings(paths: Iterable[Path]) -> list[str]:
+    """Return paths as Snakemake takes them."""
+    return [path.as_posix() for path in paths]
