@@ -15,7 +15,7 @@ import yaml
 
 LIMIT_BYTES = 1_000_000_000
 FILES = 4  # files of the corpus, and so shards
-READERS = ("make-corpus", "count-pretokens", "train-bpe", "encode-corpus", "evaluate-tokenizers", "train", "generate")
+READERS = ("make-corpus", "count-pretokens", "train-bpe", "encode", "evaluate-tokenizers", "train", "generate")
 MODEL = {"context_length": 128, "d_model": 32, "d_ff": 96, "num_layers": 1, "num_heads": 2}
 SAMPLES = {"prompts": ["Once upon a time"], "max_new_tokens": 100, "temperature": [1.0], "top_p": [1.0]}
 

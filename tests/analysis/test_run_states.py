@@ -123,7 +123,7 @@ def test_a_run_whose_job_failed_before_its_first_step(study):
     line = "lmpipe train: --settings: model: expected more, found less; correct it"
     log = write_log(study, f"{line}\n")
     assert (state_of(study).state, state_of(study).remark) == ("failed", line)
-    os.utime(log, (study.since - 10, study.since - 10))
+    os.utime(log, (study.started - 10, study.started - 10))
     assert states(study)["max_lr=0.01"] == "waiting", "the failure of an earlier call"
 
 
@@ -133,7 +133,7 @@ def test_a_job_that_has_just_begun_and_one_that_was_killed_without_a_word(study)
     assert states(study)["max_lr=0.01"] == "running"
     long_ago = time.time() - 3600
     os.utime(log, (long_ago, long_ago))
-    killed = StudySession(study.plan, study.folder, study.call, since=long_ago - 1)
+    killed = StudySession(study.plan, study.folder, study.session, started=long_ago - 1)
     assert states(killed)["max_lr=0.01"] == "stopped"
 
 

@@ -1,4 +1,8 @@
+"""The parser of each command, its examples, and what the command line loads."""
+
 import json
+import re
+import shlex
 import subprocess
 import sys
 
@@ -6,18 +10,30 @@ import pytest
 
 from lmpipe import __version__
 from lmpipe.cli.main import main, make_parser
+from lmpipe.planning.stages import STAGES
+from tests.support.cli_cases import ARGUMENTS, RESULTS, STUDY_FILE
+
+PARSERS = make_parser()._subparsers._group_actions[0].choices
+HEAVY = {"torch", "numba", "llvmlite", "pandas", "matplotlib", "scipy"}
 
 
-def verbs():
-    return list(make_parser()._subparsers._group_actions[0].choices)
+def test_every_command_has_a_case():
+    assert set(PARSERS) == {*ARGUMENTS, "download"}
 
 
-@pytest.mark.parametrize("verb", verbs())
-def test_every_verb_explains_itself(verb, capsys):
+def test_every_stage_has_a_command():
+    assert {stage.command for stage in STAGES} <= set(PARSERS)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_help_ends_with_an_example_that_parses(name, capsys):
     with pytest.raises(SystemExit) as caught:
-        main([verb, "--help"])
+        main([name, "--help"])
     assert caught.value.code == 0
-    assert f"lmpipe {verb}" in capsys.readouterr().out
+    examples = re.findall(r"^  lmpipe (.*)$", capsys.readouterr().out.partition("example")[2], re.MULTILINE)
+    assert examples
+    for example in examples:
+        assert make_parser().parse_args(shlex.split(example)).command == name
 
 
 def test_version(capsys):
@@ -27,52 +43,58 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "place"),
     [
-        (
-            ["select-best", "--settings", '{"experiment": "x", "runs": [["a", 0]]}', "--results", "r", "--output", "b"],
-            "r/runs/x/a/seed0/config.json: no such file; make it first",
-        ),
+        (["select-best", "r", "x"], "r"),
         (["count-pretokens", "--text", "none.txt", "--output", "a.npz"], "none.txt"),
-        (["encode-corpus", "--text", "none.txt", "--tokenizer", "nowhere", "--output", "a.bin"], "nowhere"),
+        (["encode", "--text", "none.txt", "--tokenizer", "nowhere", "--output", "a.bin"], "nowhere"),
         (["train-bpe", "--counts", "none.npz", "--corpus", "c", "--vocab-size", "300", "--output", "t"], "none.json"),
         (["generate", "--run", "nowhere", "--prompt", "x"], "nowhere"),
-        (["generate", "--run", "nowhere"], "expected --prompt TEXT, or all of --settings, --texts and --output"),
+        (["generate", "--run", "nowhere"], "--prompt"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_1(tmp_path, monkeypatch, arguments, message):
+def test_bad_input_is_one_line_and_exit_code_1(tmp_path, monkeypatch, arguments, place):
     monkeypatch.chdir(tmp_path)
     result = subprocess.run([sys.executable, "-m", "lmpipe.cli.main", *arguments], capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.startswith(f"lmpipe {arguments[0]}: ")
-    assert message in result.stderr
+    assert place in result.stderr
     assert result.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == [], "nothing half-made is left"
+    assert list(tmp_path.iterdir()) == [], "nothing incomplete is left"
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5"])
-def test_counts_must_be_positive(capsys, value):
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--threads", value) for value in ("0", "-1", "x", "1.5")]
+    + [("--checkpoint-seconds", value) for value in ("-1", "x", "nan", "inf")],
+)
+def test_wrong_number_is_named(capsys, option, value):
     with pytest.raises(SystemExit) as caught:
-        main(["train", "--settings", "{}", "--results", "r", "--output", "o", "--threads", value])
+        main(["train", "results", "a/b/seed0", f"{option}={value}"])
     assert caught.value.code == 1
-    assert f"expected a whole number of at least 1, found '{value}'" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert option in message and repr(value) in message and message.count("\n") == 1
 
 
-def test_a_tokenizer_from_text_to_tokens(tmp_path, monkeypatch):
+def test_tokenizer_from_text_to_tokens(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = "the cat and the hat\n<|endoftext|>\n" * 50
     (tmp_path / "train.txt").write_text(text, encoding="utf-8")
     main(["count-pretokens", "--text", "train.txt", "--output", "p/0.npz"])
-    main(["train-bpe", "--counts", "p/0.npz", "--corpus", "c", "--vocab-size", "262", "--output", "t/c"])
-    main(["encode-corpus", "--text", "train.txt", "--tokenizer", "t/c", "--output", "k/train.bin"])
+    main(["train-bpe", "--counts", "p/0.npz", "--vocab-size", "262", "--output", "t/c"])
+    main(["encode", "--text", "train.txt", "--tokenizer", "t/c", "--output", "k/train.bin"])
     record = json.loads((tmp_path / "k" / "train.json").read_text(encoding="utf-8"))
     assert record["text_bytes"] == len(text)
     assert record["tokens"] * 2 == (tmp_path / "k" / "train.bin").stat().st_size
 
 
-@pytest.mark.parametrize("value", ["-1", "x", "nan", "inf"])
-def test_times_must_be_seconds(capsys, value):
-    with pytest.raises(SystemExit) as caught:
-        main(["train", "--settings", "{}", "--results", "r", "--output", "o", f"--checkpoint-seconds={value}"])
-    assert caught.value.code == 1
-    assert f"expected seconds, found '{value}'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["estimate", STUDY_FILE], ["status", RESULTS, "--once"], ["verify", RESULTS]]
+)
+def test_light_commands_load_no_heavy_package(whole_study, arguments):
+    code = (
+        "import sys\nfrom lmpipe.cli.main import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        f"print({HEAVY} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=whole_study, capture_output=True, text=True)
+    assert done.stderr == "set()\n", done.stderr

@@ -1,6 +1,5 @@
 """Texts of any bytes and any shape: each comes back from its tokens, and one in a single long line needs no more."""
 
-import json
 import random
 import resource
 import string
@@ -13,12 +12,15 @@ from lmpipe.cli.main import main
 from lmpipe.data.corpus import make_corpus
 from lmpipe.data.token_dataset import TokenDataset
 from lmpipe.io.files import read_json
+from lmpipe.planning.plan import load_plan
+from lmpipe.planning.session import write_study
 from lmpipe.study.corpora import UrlCorpus
+from lmpipe.study.paths import StudyPaths
 from lmpipe.tokenizer.pretokenizer import decode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from tests.support.cli_cases import TEXT, lmpipe
 from tests.support.corruptions import CORRUPTIONS
-from tests.support.tiny_study import tiny_text, tiny_tokenizer
+from tests.support.tiny_study import MODEL, TRAINING, tiny_text, tiny_tokenizer
 
 # The seconds of one core that a verb may take for a document in one long line, and the memory that it needs without.
 LINE_SECONDS = 60
@@ -35,7 +37,7 @@ def test_any_bytes_come_back_from_their_tokens(how, tmp_path, monkeypatch):
         main(["train-bpe", "--counts", "counts.npz", "--corpus", "x", "--vocab-size", "280", "--output", "bpe"])
     tokenizer = Tokenizer.from_folder("bpe") if Path("bpe").exists() else tiny_tokenizer()
     tokenizer.save("again")
-    main(["encode-corpus", "--text", TEXT, "--tokenizer", "again", "--output", "ids.bin"])
+    main(["encode", "--text", TEXT, "--tokenizer", "again", "--output", "ids.bin"])
     ids = TokenDataset.open("ids.bin").tokens[:].tolist()
     assert tokenizer.decode_bytes(ids) == data
     assert tokenizer.encode(decode_utf8(data)) == ids
@@ -82,28 +84,31 @@ def test_a_document_in_one_long_line(kind, size, bytes_per_byte, tmp_path, monke
     data = one_line(kind, size)
     Path(TEXT).write_bytes(data)
     Path("valid.txt").write_text(tiny_text(10, seed=0), encoding="utf-8")
-    settings = {"name": "mine", "corpus": text_corpus(valid="file:valid.txt").model_dump(mode="json")}
-    compared = json.dumps({"corpora": ["mine"], "tokenizers": {"mine": "mine"}})
-    train, tokenizer, ids = "corpora/mine/train.txt", "tokenizers/mine", "tokens/mine/train.bin"
-    stages = {
-        "corpora/mine/provenance.json": ["make-corpus", "--settings", json.dumps(settings)],
-        "0.provenance.json": ["count-pretokens", "--text", train],
-        "tokenizers/mine/provenance.json": [
-            "train-bpe",
-            "--counts",
-            "0.npz",
-            "--corpus",
-            "mine",
-            "--vocab-size",
-            "270",
-        ],
-        "tokens/mine/train.provenance.json": ["encode-corpus", "--text", train, "--tokenizer", tokenizer],
-        "compared.provenance.json": ["compare-tokenizers", "--settings", compared, "--results", "."],
+    corpus = text_corpus(valid="file:valid.txt").model_dump(mode="json", exclude_none=True)
+    settings = {"study": "mine", "seeds": [0], "corpora": {"mine": corpus}, "model": MODEL, "training": TRAINING}
+    plan = load_plan(settings | {"experiments": {"x": {"corpus": "mine"}}}, "the study")
+    paths = StudyPaths(Path("results/mine"))
+    write_study(plan, paths)
+    train, tokenizer, ids = paths.text("mine", "train"), paths.tokenizer("mine"), paths.tokens("mine", "train")
+    learn = [
+        "train-bpe",
+        "--counts",
+        "0.npz",
+        "--corpus",
+        "mine",
+        "--vocab-size",
+        str(corpus["tokenizer"]["vocab_size"]),
+    ]
+    commands = {
+        "results/mine/corpora/mine/provenance.json": ["make-corpus", "results/mine", "mine"],
+        "0.provenance.json": ["count-pretokens", "--text", train, "--output", "0.npz"],
+        tokenizer / "provenance.json": [*learn, "--output", tokenizer],
+        ids.with_suffix(".provenance.json"): ["encode", "--text", train, "--tokenizer", tokenizer, "--output", ids],
+        "results/mine/tokenizer_experiments.provenance.json": ["evaluate-tokenizers", "results/mine"],
     }
-    outputs = ["corpora/mine", "0.npz", tokenizer, ids, "compared.json"]
-    for (record, arguments), output in zip(stages.items(), outputs, strict=True):
+    for record, arguments in commands.items():
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-        lmpipe([*arguments, "--output", output], check=True, stderr=subprocess.DEVNULL)
+        lmpipe(list(map(str, arguments)), check=True, stderr=subprocess.DEVNULL)
         seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
         assert seconds < LINE_SECONDS, arguments[0]
         peak = read_json(record)["peak_memory_bytes"]

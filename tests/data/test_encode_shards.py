@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from lmpipe.cli.main import main
 from lmpipe.data import encode, token_dataset
+from lmpipe.data.corpus import make_corpus
 from lmpipe.data.documents import TokenFileInfo
 from lmpipe.data.encode import concat_shards, encode_file
 from lmpipe.errors import InputError
 from lmpipe.io.files import read_json, write_json
 from lmpipe.provenance.job_records import RECORD
+from lmpipe.study.corpora import Corpus
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from tests.support.tiny_study import tiny_text, tiny_tokenizer
@@ -208,14 +211,14 @@ def test_joining_takes_constant_memory(tmp_path, monkeypatch):
 def test_the_record_of_joined_shards_leads_to_the_text_and_the_tokenizer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     corpus = {"source": "stories", "documents": 100, "seed": 0, "tokenizer": {"vocab_size": 300}}
-    main(["make-corpus", "--settings", json.dumps({"name": "tiny", "corpus": corpus}), "--output", "corpora/tiny"])
+    make_corpus("tiny", TypeAdapter(Corpus).validate_python(corpus), "corpora/tiny")
     TINY.save("tokenizers/tiny")
-    encode = ["encode-corpus", "--text", "corpora/tiny/train.txt", "--tokenizer", "tokenizers/tiny"]
+    encode = ["encode", "--text", "corpora/tiny/train.txt", "--tokenizer", "tokenizers/tiny"]
     main([*encode, "--output", "whole.bin"])
     paths = [f"tokens/tiny/train-shards/{shard}.bin" for shard in range(2)]
     for shard, path in enumerate(paths):
         main([*encode, "--shard", str(shard), "--shards", "2", "--output", path])
-    join = ["join-tokens", "--tokens", *paths, "--output", "tokens/tiny/train.bin"]
+    join = ["concat-tokens", "--tokens", *paths, "--output", "tokens/tiny/train.bin"]
     main(join)
     assert both(Path("tokens/tiny/train.bin")) == both(Path("whole.bin"))
     record = read_json("tokens/tiny/train.provenance.json")

@@ -53,7 +53,7 @@ def test_copied_run_has_the_time_of_its_training(lineage, study):
 
 def test_rebuild_commands_name_their_targets_and_force_their_rules(lineage):
     assert lineage.rebuild_commands([TABLE], "laptop") == [
-        "lmpipe forget results/laptop",
+        "lmpipe clear-runs results/laptop",
         f"snakemake --cores 2 results/laptop/{TABLE} --forcerun train --configfile study.yaml",
     ]
     corpus = "corpora/stories/corpus.json"

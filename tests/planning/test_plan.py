@@ -111,9 +111,7 @@ def test_the_laptop_study_plans_the_runs_that_the_handout_asks_for():
 def test_no_rate_is_taken_from_runs_on_several_corpora():
     runs = {"stories": {"corpus": "stories"}, "docs": {"corpus": "docs"}}
     taken = {"corpus": "docs", "max_lr": {"best_of": "sweep"}}
-    with pytest.raises(
-        InputError, match=r"experiments\.later\.max_lr\.best_of: .* found 'sweep' on stories, docs, whose"
-    ):
+    with pytest.raises(InputError, match=r"experiments\.later\.max_lr\.best_of is sweep"):
         plan_with({"sweep": {"runs": runs}, "later": taken})
 
 
@@ -127,7 +125,7 @@ def test_downloads_are_named_by_checksum_else_by_address(tmp_path):
     first, second = plan.study.corpora["mine"].text_paths()
     assert first == "resources/abababababab-big_20text.txt"
     assert second.startswith("resources/") and second.endswith("-x")
-    assert plan.downloads()[first]["url"] == files[0]["url"]
+    assert plan.downloads()[first].url == files[0]["url"]
 
 
 def test_a_download_has_a_name_that_every_file_system_takes():

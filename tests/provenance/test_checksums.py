@@ -12,9 +12,9 @@ from lmpipe.provenance.job_records import RECORD, JobResult, result_files, run_r
 
 RUN = "runs/main/baseline/seed0"
 JOBS = {
-    "encode-corpus": ("tokens/stories/train.bin", ["tokens/stories/train.bin", "tokens/stories/train.json"]),
+    "encode": ("tokens/stories/train.bin", ["tokens/stories/train.bin", "tokens/stories/train.json"]),
     "train": (RUN, [f"{RUN}/config.json", f"{RUN}/model.safetensors"]),
-    "find": ("findings.json", ["findings.json", "figures/losses.svg"]),
+    "analyze": ("findings.json", ["findings.json", "figures/losses.svg"]),
 }
 FILES = 9
 

@@ -209,7 +209,7 @@ def test_plots_have_their_numbers(study, html):
 
 def test_sections_have_their_origin_and_rebuild_commands(study, html):
     text = Page(section_of(html, "layer_norm_ablation")).text
-    assert "lmpipe forget results/fabricated" in text
+    assert "lmpipe clear-runs results/fabricated" in text
     table = "results/fabricated/experiments/layer_norm_ablation/table.csv"
     assert f"snakemake --cores 2 {table} --forcerun train --configfile study.yaml" in text
     assert "train 12 0, 1, 2" in text, "jobs and seeds of a rule"

@@ -394,7 +394,7 @@ def fabricate_records(results: Results) -> None:
     for corpus in results.study.corpora:
         write_record(results.folder, f"corpora/{corpus}", "make-corpus", [], ["corpus.json"])
         text = [f"corpora/{corpus}/corpus.json"]
-        write_record(results.folder, f"tokens/{corpus}", "encode-corpus", text, ["train.json"], name="train.provenance")
+        write_record(results.folder, f"tokens/{corpus}", "encode", text, ["train.json"], name="train.provenance")
     for experiment in results.experiments():
         for run in experiment.runs:
             folder, tokens = run.folder.relative_to(results.folder).as_posix(), f"tokens/{run.config.corpus}"

@@ -151,7 +151,7 @@ def test_every_section_says_how_it_was_made_and_its_command_can_be_given(folder,
     targets = {part for command in parts for part in command if part.startswith("results/")}
     rules = {rule for command in parts if "--forcerun" in command for rule in forced(command)}
     planned = snakemake(folder, "--dry-run", *sorted(targets), "--forcerun", *sorted(rules)).stdout
-    assert rules >= {"train", "train_bpe", "generate", "account_model", "explore_unicode", "tune_sgd_toy"}
+    assert rules >= {"train", "train_bpe", "generate", "account_model", "demonstrate_unicode", "sgd_toy"}
     assert all(re.search(rf"^{rule} +[0-9]+$", planned, re.MULTILINE) for rule in rules)
 
 
@@ -418,7 +418,7 @@ def test_a_text_in_shards_gives_the_same_tokens(tmp_path):
     files = [f"file:{name}.txt" for name in "abc"]
     mine = {"source": "url", "files": files, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
     contents = {}
-    for shards, rules in ({}, {"encode_shard": 3, "join_tokens": 1}), ({"shards": 1}, {"encode_corpus": 1}):
+    for shards, rules in ({}, {"encode_shard": 3, "concat_tokens": 1}), ({"shards": 1}, {"encode_corpus": 1}):
         study["corpora"]["mine"] = mine | shards
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
         done = snakemake(tmp_path, "results/smoke/tokens/mine/train.bin", study=tmp_path / "study.yaml")

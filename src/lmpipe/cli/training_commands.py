@@ -208,7 +208,7 @@ def run_select_best(args: Args) -> "JobResult":
     runs = plan.run_keys()[find_name("experiment", args.experiment, plan.runs_by_experiment)]
     experiment = read_experiment(paths.root, args.experiment, runs)
     output = paths.best(args.experiment)
-    write_json(output, select_best(experiment))
+    select_best(experiment).write(output)
     inputs = [run.folder / name for run in experiment.runs for name in ("config.json", "summary.json")]
     return JobResult(output, inputs, {"experiment": args.experiment, "runs": runs})
 

@@ -83,7 +83,7 @@ class Lineage:
         rules = dict.fromkeys("train" if job.rule == "plot_experiment" else job.rule for job in producers)
         targets = [f"results/{study}/{source}" for source in sources if "*" not in source]
         command = ["snakemake", "--cores", "2", *targets, "--forcerun", *rules, "--configfile", "study.yaml"]
-        return ([f"lmpipe forget results/{study}"] if "train" in rules else []) + [shlex.join(command)]
+        return ([f"lmpipe clear-runs results/{study}"] if "train" in rules else []) + [shlex.join(command)]
 
 
 def read_job(path: Path, name: str) -> Job:
