@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmpipe.analysis.run_states import StudyFiles, last_lines
-from lmpipe.io.process_identity import this_process
+from lmpipe.io.process_identity import ProcessIdentity
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import StudySession, find_study, start_session, write_study
 from lmpipe.study.paths import StudyPaths

@@ -164,9 +164,9 @@ def session_line(look: Look) -> str:
     if study.session is None:
         return f"not known to be running; results in {study.folder}"
     if study.is_running is None:
-        return f"started {study.session.started_at} on {study.session.process['host']}: {study.session.command}"
+        return f"started {study.session.started_at} on {study.session.process.host}: {study.session.command}"
     if study.is_running:
-        return f"snakemake is running (process {study.session.process['id']})"
+        return f"snakemake is running (process {study.session.process.pid})"
     return f"snakemake is not running; to continue: {study.session.command}"
 
 
