@@ -199,7 +199,6 @@ def run_select_best(args: Args) -> "JobResult":
     """Run `lmpipe select-best`."""
     from lmpipe.analysis.ranking import select_best
     from lmpipe.analysis.results import read_experiment
-    from lmpipe.io.files import write_json
     from lmpipe.planning.plan import find_name
     from lmpipe.planning.session import read_study
     from lmpipe.provenance.job_records import JobResult

@@ -136,7 +136,7 @@ def find_gaps(snapshot: Look) -> Gaps:
     progress = (
         f"{format_int(num_finished)} of {format_int(total)} training runs ({states_text(snapshot.runs)}), as of {when}."
     )
-    command = study.call["command"] if study.call else "snakemake --cores 2"
+    command = study.session.command if study.session else "snakemake --cores 2"
     return Gaps(progress, [*jobs, *runs, *stages], command)
 
 
