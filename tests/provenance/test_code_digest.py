@@ -97,6 +97,7 @@ def test_comments_and_docstrings_change_no_digest(package):
     before = digest("training.run")
     edit(package / "model/transformer.py", '"""', '"""Another word. ')
     append(package / "model/transformer.py", "\n\n# a comment\n")
+    edit(package / "training/run_config.py", '"""Name of the experiment."""', '"""Name of an experiment."""')
     assert digest("training.run") == before
 
 

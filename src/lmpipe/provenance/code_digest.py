@@ -104,15 +104,19 @@ def read_source(path: Path) -> Source:
         elif isinstance(node, ast.Assign):
             modules |= kernel_modules(node)
         elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            remove_docstring(node)
+            remove_docstrings(node)
     return Source(hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16], modules, packages)
 
 
-def remove_docstring(node: ast.AST) -> None:
-    """Take the docstring out of a module, class or function, leaving a body that can still be written out."""
-    first = node.body[0] if node.body else None
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-        node.body = node.body[1:] or [ast.Pass()]
+def remove_docstrings(node: ast.AST) -> None:
+    """Take the docstrings out of a module, class or function, those below the fields of a class included."""
+    node.body = [statement for statement in node.body if not is_docstring(statement)] or [ast.Pass()]
+
+
+def is_docstring(statement: ast.stmt) -> bool:
+    """Return whether a statement is a string alone, which computes nothing."""
+    is_constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return is_constant and isinstance(statement.value.value, str)
 
 
 def import_closure(module: str, seen: set[str]) -> None:
