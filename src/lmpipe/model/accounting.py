@@ -64,7 +64,7 @@ class Matmul(Document):
     """Matrix multiply (m, k) x (k, n), done `repeats` times in the forward pass of one sequence."""
 
     name: str
-    """What is multiplied."""
+    """Product, in words."""
     component: Component
     """Part of the model that it belongs to."""
     shape: tuple[int, int, int]
