@@ -10,7 +10,6 @@ from lmpipe.analysis.problems.registry import module_of
 from lmpipe.analysis.problems.transformer_accounting import GPT2_XL
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.schemas import ACCOUNT
-from lmpipe.io.files import write_json
 from lmpipe.model.torch_counts import account_model
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.unicode_demo import demonstrate_unicode
@@ -48,7 +47,7 @@ def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full study")
     results = make_results(folder, {"gpt2_xl": GPT2_XL, "small": SMALL, "long": LONG})
     fabricate_measurements(folder)
-    write_json(folder / "unicode.json", demonstrate_unicode())
+    demonstrate_unicode().write(folder / "unicode.json")
     write_toy(folder, {rate: toy_curve(rate) for rate in (1.0, 10.0, 100.0, 1000.0)})
     return results
 

@@ -62,7 +62,7 @@ def test_samples_of_both_corpora_stand_side_by_side(tmp_path):
 def test_the_cross_table_has_every_text_by_every_tokenizer(tmp_path):
     make_results(tmp_path)
     compared = evaluate_tokenizers(tmp_path, ["stories", "docs"], {"stories": "stories", "docs": "docs"})
-    write_json(tmp_path / "tokenizer_experiments.json", compared)
+    compared.write(tmp_path / "tokenizer_experiments.json")
     results = fabricate_study(tmp_path, {"main_experiment": EXPERIMENTS["main_experiment"]})
     (table,) = [table for table in find("main_experiment", results).tables if "every text by every" in table.caption]
     found = {(row["corpus"], row["tokenizer"]): row["valid_bytes_per_token"] for row in compared["compression"]}

@@ -23,7 +23,7 @@ def folder(tmp_path):
     for corpus, settings in CORPORA.items():
         write_corpus_info(tmp_path, corpus, settings)
     compared = evaluate_tokenizers(tmp_path, ["stories", "docs"], {"stories": "stories", "docs": "docs"})
-    write_json(tmp_path / "tokenizer_experiments.json", compared)
+    compared.write(tmp_path / "tokenizer_experiments.json")
     return tmp_path
 
 
@@ -118,7 +118,7 @@ def test_throughput_is_that_on_web_text_and_gives_the_hours_for_the_pile(folder)
 def test_a_vocabulary_beyond_16_bits_is_said_not_to_fit(folder):
     path = folder / "tokenizer_experiments.json"
     compared = read_json(path)
-    compared["tokenizers"]["docs"]["uint16"] |= {"largest_id": 70_000, "suffices": False}
+    compared["tokenizers"]["docs"]["uint16"] |= {"largest_id": 70_000, "fits_uint16": False}
     compared["compression"][0]["round_trip"] = False
     write_json(path, compared)
     finding = find(tokenizer_experiments, folder)
@@ -131,7 +131,7 @@ def test_a_study_with_one_corpus_has_what_it_can_have(folder):
     study = {"docs": CORPORA["docs"]}
     assert find(train_bpe_tinystories, folder, study).status == "missing"
     assert "stands_for: TinyStories" in find(train_bpe_tinystories, folder, study).sentences[0]
-    write_json(folder / "tokenizer_experiments.json", evaluate_tokenizers(folder, ["docs"], {"docs": "docs"}))
+    evaluate_tokenizers(folder, ["docs"], {"docs": "docs"}).write(folder / "tokenizer_experiments.json")
     web = find(train_bpe_expts_owt, folder, study)
     assert web.status == "answered"
     assert "shared_tokens" not in web.metrics

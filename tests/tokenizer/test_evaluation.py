@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from lmpipe.data.encode import encode_file
@@ -7,15 +5,15 @@ from lmpipe.errors import InputError
 from lmpipe.tokenizer import evaluation, pretokenizer
 from lmpipe.tokenizer.bpe_training import train_tokenizer
 from lmpipe.tokenizer.evaluation import (
+    compare_vocabularies,
     count_occurrences,
     evaluate_tokenizers,
     excerpt,
     longest_tokens,
-    overlap,
+    measure_throughput,
+    printable_token,
     sample_documents,
-    shown,
     text_prefix,
-    throughput,
     token_kind,
 )
 from lmpipe.tokenizer.pretoken_counts import count_shard
@@ -54,92 +52,89 @@ def compared(results):
 
 
 def test_every_tokenizer_is_measured_on_every_corpus(results, compared):
-    json.dumps(compared, allow_nan=False)
-    rows = {(row["tokenizer"], row["corpus"]): row for row in compared["compression"]}
+    rows = {(row.tokenizer, row.corpus): row for row in compared.compression}
     assert len(rows) == 4
     for (name, corpus), row in rows.items():
         data = (results / "corpora" / corpus / "valid.txt").read_bytes()
         ids = Tokenizer.from_folder(results / "tokenizers" / name).encode(pretokenizer.decode_utf8(data))
-        assert (row["valid_bytes"], row["valid_tokens"], row["largest_id"]) == (len(data), len(ids), max(ids))
-        assert row["valid_bytes_per_token"] == len(data) / len(ids)
-        assert row["own"] == (name == corpus)
-        assert row["round_trip"]
+        assert (row.valid_bytes, row.valid_tokens, row.largest_id) == (len(data), len(ids), max(ids))
+        assert row.valid_bytes_per_token == len(data) / len(ids)
+        assert row.in_domain == (name == corpus)
+        assert row.round_trip
     for corpus, other in (("stories", "docs"), ("docs", "stories")):
         own, foreign = rows[corpus, corpus], rows[other, corpus]
-        assert own["valid_bytes_per_token"] > foreign["valid_bytes_per_token"]
-        assert own["sample_bytes"] == foreign["sample_bytes"]
+        assert own.valid_bytes_per_token > foreign.valid_bytes_per_token
+        assert own.sample_bytes == foreign.sample_bytes
 
 
 def test_the_sampled_figures_are_those_of_the_documents_named(results, compared):
-    sample = compared["corpora"]["docs"]
+    sample = compared.corpora["docs"]
     documents = (results / "corpora" / "docs" / "valid.txt").read_bytes().split(END_OF_TEXT.encode())
-    drawn = [documents[place] for place in sample["places"]]
-    assert (sample["documents"], sample["bytes"]) == (10, sum(map(len, drawn)))
+    drawn = [documents[index] for index in sample.document_indices]
+    assert (sample.documents, sample.bytes) == (10, sum(map(len, drawn)))
     tokenizer = Tokenizer.from_folder(results / "tokenizers" / "stories")
     tokens = sum(len(tokenizer.encode(pretokenizer.decode_utf8(document))) for document in drawn)
-    row = next(r for r in compared["compression"] if (r["tokenizer"], r["corpus"]) == ("stories", "docs"))
-    assert row["sample_tokens"] == tokens
-    assert row["sample_bytes_per_token"] == sample["bytes"] / tokens
+    row = next(r for r in compared.compression if (r.tokenizer, r.corpus) == ("stories", "docs"))
+    assert row.sample_tokens == tokens
+    assert row.sample_bytes_per_token == sample.bytes / tokens
 
 
 def test_ids_fit_into_uint16_as_seen_in_the_data(compared):
-    for name, one in compared["tokenizers"].items():
-        rows = [row["largest_id"] for row in compared["compression"] if row["tokenizer"] == name]
-        assert max(rows) <= one["uint16"]["largest_id"] < one["vocab_size"] == 330
-        assert one["uint16"]["suffices"]
-        assert one["uint16"]["train_text_checked"]
+    for name, one in compared.tokenizers.items():
+        rows = [row.largest_id for row in compared.compression if row.tokenizer == name]
+        assert max(rows) <= one.uint16.largest_id < one.vocab_size == 330
+        assert one.uint16.fits_uint16
+        assert one.uint16.train_text_checked
 
 
 def test_the_time_for_the_pile_follows_from_the_throughput(compared):
-    for one in compared["tokenizers"].values():
-        assert one["pile_seconds"] * one["throughput"]["bytes_per_second"] == pytest.approx(825e9)
-        measured = one["throughput"]
-        assert measured["bytes_per_second"] == measured["bytes"] / sorted(measured["seconds"])[1]
+    for one in compared.tokenizers.values():
+        assert one.pile_seconds * one.throughput.bytes_per_second == pytest.approx(825e9)
+        measured = one.throughput
+        assert measured.bytes_per_second == measured.bytes / sorted(measured.seconds)[1]
 
 
 def test_only_timings_differ_between_two_calls(results, compared):
     again = evaluate_tokenizers(results, ["stories", "docs"], {"stories": "stories", "docs": "docs"}, seed=3)
-    for version in (compared, again):
-        for one in version["tokenizers"].values():
-            one["throughput"] = one["pile_seconds"] = None
-    assert again == compared
+    timings = {"tokenizers": {name: {"throughput", "pile_seconds"} for name in compared.tokenizers}}
+    assert again.model_dump(exclude=timings) == compared.model_dump(exclude=timings)
 
 
 def test_vocabularies_are_described_from_their_merges(results, compared):
     tokenizer = Tokenizer.from_folder(results / "tokenizers" / "docs")
     merged = [tokenizer.vocab[token_id] for token_id in range(257, 330)]
-    described = compared["tokenizers"]["docs"]
-    assert described["merges"] == len(merged) == sum(described["lengths"].values()) == sum(described["kinds"].values())
-    assert described["mean_length"] == sum(map(len, merged)) / len(merged)
-    longest = described["longest_tokens"]
-    assert [token["bytes"] for token in longest] == sorted(map(len, merged), reverse=True)[:10]
-    ruler = next(token for token in longest if token["text"] == "-" * 16)
-    assert ruler["kind"] == "repetition"
-    assert ruler["occurrences"] == 60
-    assert f"‹{'-' * 16}›" in ruler["excerpt"]
-    assert tokenizer.vocab[ruler["id"]] == bytes.fromhex(ruler["hex"]) == b"-" * 16
+    described = compared.tokenizers["docs"]
+    assert described.merges == len(merged) == sum(described.lengths.values()) == sum(described.kinds.values())
+    assert described.mean_length == sum(map(len, merged)) / len(merged)
+    longest = described.longest_tokens
+    assert [token.bytes for token in longest] == sorted(map(len, merged), reverse=True)[:10]
+    ruler = next(token for token in longest if token.text == "-" * 16)
+    assert ruler.kind == "repetition"
+    assert ruler.occurrences == 60
+    assert f"‹{'-' * 16}›" in ruler.excerpt
+    assert tokenizer.vocab[ruler.id] == bytes.fromhex(ruler.hex) == b"-" * 16
 
 
 def test_overlaps_count_tokens_that_both_have(results, compared):
     opened = {name: Tokenizer.from_folder(results / "tokenizers" / name) for name in ("stories", "docs")}
     sets = {name: {left + right for left, right in one.merges} for name, one in opened.items()}
-    (found,) = compared["overlaps"]
-    assert found["shared"] == len(sets["stories"] & sets["docs"]) > 0
-    assert found["share_of_first"] == found["shared"] / len(sets["stories"])
-    assert found["share_of_second"] == found["shared"] / len(sets["docs"])
-    assert set(found["only_second"]) <= {shown(token) for token in sets["docs"] - sets["stories"]}
+    (found,) = compared.overlaps
+    assert found.shared == len(sets["stories"] & sets["docs"]) > 0
+    assert found.share_of_first == found.shared / len(sets["stories"])
+    assert found.share_of_second == found.shared / len(sets["docs"])
+    assert set(found.only_second) <= {printable_token(token) for token in sets["docs"] - sets["stories"]}
     empty = Tokenizer({byte: bytes([byte]) for byte in range(256)}, [])
-    assert overlap("a", "b", {"a": empty, "b": opened["docs"]})["share_of_first"] == 0
+    assert compare_vocabularies("a", "b", {"a": empty, "b": opened["docs"]}).share_of_first == 0
 
 
 def test_a_tokenizer_without_merges_is_compared_too(tmp_path):
     results = make_results(tmp_path)
     Tokenizer({byte: bytes([byte]) for byte in range(256)}, [], [END_OF_TEXT]).save(results / "tokenizers" / "bytes")
     found = evaluate_tokenizers(results, ["docs"], {"bytes": "docs"})
-    assert found["compression"][0]["sample_bytes_per_token"] == 1
-    assert found["tokenizers"]["bytes"]["longest_tokens"] == []
-    assert found["tokenizers"]["bytes"]["mean_length"] is None
-    assert not found["tokenizers"]["bytes"]["uint16"]["train_text_checked"]
+    assert found.compression[0].sample_bytes_per_token == 1
+    assert found.tokenizers["bytes"].longest_tokens == ()
+    assert found.tokenizers["bytes"].mean_length is None
+    assert not found.tokenizers["bytes"].uint16.train_text_checked
 
 
 def test_samples_are_seeded_and_complete_where_documents_are_few(tmp_path):
@@ -151,7 +146,7 @@ def test_samples_are_seeded_and_complete_where_documents_are_few(tmp_path):
     assert all(document == str(place).encode() for place, document in first.items())
     assert len(sample_documents(path, 1000, seed=1)) == 100
     path.write_text(f"\n{END_OF_TEXT}\n", encoding="utf-8")
-    with pytest.raises(InputError, match="expected documents, found none"):
+    with pytest.raises(InputError, match="has no documents"):
         sample_documents(path, 10, seed=1)
 
 
@@ -173,14 +168,16 @@ def test_every_timed_pass_starts_with_an_empty_cache(monkeypatch):
         return encode(text)
 
     monkeypatch.setattr(tokenizer, "encode_to_numpy", spy)
-    assert throughput(tokenizer, "some words")["throughput"]["bytes"] == 10
+    assert measure_throughput(tokenizer, "some words").bytes == 10
     assert empty == [True] * evaluation.THROUGHPUT_PASSES
 
 
 def test_a_measured_tokenizer_waits_without_its_cache(results):
     tokenizer = Tokenizer.from_folder(results / "tokenizers" / "docs")
     path = results / "corpora" / "docs" / "valid.txt"
-    assert evaluation.compression(tokenizer, path, sample_documents(path, 3, seed=0))["round_trip"]
+    assert evaluation.measure_compression(
+        tokenizer, path, sample_documents(path, 3, seed=0), "docs", "docs", in_domain=True
+    ).round_trip
     assert tokenizer.encoder.used == 0
 
 
@@ -224,7 +221,7 @@ def test_kinds_follow_rules(token, kind):
 
 
 def test_shown_tokens_can_always_be_printed():
-    assert shown(b"\xff\x00\n a\xc2\xa0b") == "\\xff\\x00\\n␣a\\xa0b"
+    assert printable_token(b"\xff\x00\n a\xc2\xa0b") == "\\xff\\x00\\n␣a\\xa0b"
 
 
 def test_the_longest_tokens_of_equal_length_come_in_order_of_their_ids(tmp_path):
@@ -232,4 +229,4 @@ def test_the_longest_tokens_of_equal_length_come_in_order_of_their_ids(tmp_path)
     path.write_text("ab cd", encoding="utf-8")
     vocab = {byte: bytes([byte]) for byte in range(256)} | {256: b"cd", 257: b"ab"}
     tokenizer = Tokenizer(vocab, [(b"c", b"d"), (b"a", b"b")])
-    assert [token["text"] for token in longest_tokens(tokenizer, path)] == ["cd", "ab"]
+    assert [token.text for token in longest_tokens(tokenizer, path)] == ["cd", "ab"]

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from lmpipe.io.files import read_json, write_json
 from lmpipe.tokenizer import unicode_demo
+from lmpipe.tokenizer.documents import UnicodeDemo
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +22,13 @@ def test_the_examples_in_the_docstrings_hold():
 
 
 def test_facts_are_the_same_each_time_and_survive_a_file(facts, tmp_path):
-    write_json(tmp_path / "unicode.json", facts)
-    assert read_json(tmp_path / "unicode.json") == facts == unicode_demo.demonstrate_unicode()
+    facts.write(tmp_path / "unicode.json")
+    assert UnicodeDemo.read(tmp_path / "unicode.json") == facts == unicode_demo.demonstrate_unicode()
 
 
 def test_a_session_shows_values_output_and_exceptions():
-    statements = unicode_demo.session("x = [1]\nx\nprint('a', 'b')\nNone\n1 / 0\nfor i in range(2):\n    i")
-    assert [statement["output"] for statement in statements] == [
+    statements = unicode_demo.run_snippet("x = [1]\nx\nprint('a', 'b')\nNone\n1 / 0\nfor i in range(2):\n    i")
+    assert [statement.output for statement in statements] == [
         "",
         "[1]\n",
         "a b\n",
@@ -36,25 +36,25 @@ def test_a_session_shows_values_output_and_exceptions():
         "ZeroDivisionError: division by zero\n",
         "0\n1\n",
     ]
-    assert statements[5]["code"] == "for i in range(2):\n    i"
+    assert statements[5].code == "for i in range(2):\n    i"
 
 
 def test_a_session_leaves_the_interpreter_as_it_was(capsys):
     hook, before = sys.displayhook, getattr(builtins, "_", None)
-    unicode_demo.session("12345")
+    unicode_demo.run_snippet("12345")
     assert sys.displayhook is hook
     assert getattr(builtins, "_", None) is before
     assert capsys.readouterr().out == ""
 
 
 def test_null_character(facts):
-    null = facts["null"]
-    assert null["representation"] == "'\\x00'"
-    assert null["printed"] == "\0"
-    assert null["joined_printed"] == "one\0two"
-    assert null["joined_representation"] == "'one\\x00two'"
-    assert (null["joined_length"], null["representation_is_text"]) == (7, False)
-    assert (null["category"], null["called_null"]) == ("Cc", True)
+    null = facts.null
+    assert null.representation == "'\\x00'"
+    assert null.printed == "\0"
+    assert null.joined_printed == "one\0two"
+    assert null.joined_representation == "'one\\x00two'"
+    assert (null.joined_length, null.representation_is_text) == (7, False)
+    assert (null.category, null.unicode_name_is_null) == ("Cc", True)
 
 
 def utf8_length(character: str) -> int:
@@ -63,58 +63,59 @@ def utf8_length(character: str) -> int:
 
 
 def test_sizes_follow_the_standards_table(facts):
-    samples = facts["encodings"]["samples"]
+    samples = facts.encodings.samples
     assert len(samples) == 10
     for sample in samples:
-        text, sizes = sample["text"], sample["encodings"]
-        assert sizes["UTF-8"]["bytes"] == sum(map(utf8_length, text))
-        assert sizes["UTF-16"]["bytes"] == sum(2 + 2 * (ord(character) > 0xFFFF) for character in text)
-        assert sizes["UTF-32"]["bytes"] == 4 * len(text)
+        text, sizes = sample.text, sample.encodings
+        assert sizes["UTF-8"].bytes == sum(map(utf8_length, text))
+        assert sizes["UTF-16"].bytes == sum(2 + 2 * (ord(character) > 0xFFFF) for character in text)
+        assert sizes["UTF-32"].bytes == 4 * len(text)
         zeros = sum(ord(character).to_bytes(4, "big").count(0) for character in text)
-        assert sizes["UTF-32"]["zero_share"] == pytest.approx(zeros / (4 * len(text)), abs=1e-12)
-        assert sizes["UTF-8"]["zero_share"] == 0
+        assert sizes["UTF-32"].zero_share == pytest.approx(zeros / (4 * len(text)), abs=1e-12)
+        assert sizes["UTF-8"].zero_share == 0
 
 
 def test_no_size_counts_a_byte_order_mark(facts):
-    assert facts["encodings"]["samples"][0]["encodings"]["UTF-16"]["bytes_per_character"] == 2
+    assert facts.encodings.samples[0].encodings["UTF-16"].bytes_per_character == 2
     assert "a".encode("utf-16").startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def test_the_wrong_decoder_fails_on_the_computed_input_and_on_nothing_before(facts):
-    wrong = facts["wrong_decoder"]
+    wrong = facts.bytewise_decoder
     words = " ".join(unicode_demo.SAMPLES.values()).split()
-    assert words[wrong["words_tried_before"]] == wrong["input"]
-    assert all(word.isascii() for word in words[: wrong["words_tried_before"]])
-    assert not wrong["input"].isascii()
-    assert bytes.fromhex(wrong["input_bytes"]).decode("utf-8") == wrong["input"]
-    first = next(byte for byte in wrong["input"].encode() if byte > 127)
+    assert words[wrong.words_decoded] == wrong.input
+    assert all(word.isascii() for word in words[: wrong.words_decoded])
+    assert not wrong.input.isascii()
+    assert bytes.fromhex(wrong.input_bytes).decode("utf-8") == wrong.input
+    first = next(byte for byte in wrong.input.encode() if byte > 127)
     with pytest.raises(UnicodeDecodeError) as caught:
         bytes([first]).decode("utf-8")
-    assert wrong["exception"] == f"UnicodeDecodeError: {caught.value}"
+    assert wrong.exception == f"UnicodeDecodeError: {caught.value}"
 
 
 def test_the_wrong_decoder_survives_ascii_alone(facts):
-    wrong = facts["wrong_decoder"]
-    assert wrong["characters"] == 0x110000 - 0x800
-    assert wrong["characters"] - wrong["characters_failing"] == 128
-    assert wrong["first_failing_code_point"] == 128
-    assert wrong["session"][-1]["output"] == repr(wrong["input"]) + "\n"
+    wrong = facts.bytewise_decoder
+    assert wrong.characters == 0x110000 - 0x800
+    assert wrong.characters - wrong.characters_failing == 128
+    assert wrong.first_failing_code_point == 128
+    assert wrong.session[-1].output == repr(wrong.input) + "\n"
 
 
 def test_two_bytes_are_counted_right(facts):
-    pairs = facts["two_bytes"]
+    pairs = facts.two_byte_sequences
     # Two ASCII characters, or one lead byte c2-df with one continuation byte 80-bf.
-    assert pairs["valid"] == 128 * 128 + (0xDF - 0xC2 + 1) * 64
-    assert pairs["valid"] + pairs["invalid"] == pairs["sequences"] == 65536
-    assert sum(entry["sequences"] for entry in pairs["reasons"]) == pairs["invalid"]
+    assert pairs.valid == 128 * 128 + (0xDF - 0xC2 + 1) * 64
+    assert pairs.valid + pairs.invalid == pairs.sequences == 65536
+    assert sum(entry.sequences for entry in pairs.reasons) == pairs.invalid
 
 
 def test_every_example_is_invalid_for_its_reason(facts):
-    pairs = facts["two_bytes"]
-    for entry in [*pairs["reasons"], {"example": pairs["example"], "reason": pairs["example_reason"]}]:
-        data = bytes.fromhex(entry["example"])
+    pairs = facts.two_byte_sequences
+    examples = [(entry.example, entry.reason) for entry in pairs.reasons]
+    for example, reason in [*examples, (pairs.example, pairs.example_reason)]:
+        data = bytes.fromhex(example)
         assert len(data) == 2
         with pytest.raises(UnicodeDecodeError) as caught:
             data.decode("utf-8")
-        assert caught.value.reason == entry["reason"]
-    assert pairs["example_bits"] == " ".join(f"{byte:08b}" for byte in bytes.fromhex(pairs["example"]))
+        assert caught.value.reason == reason
+    assert pairs.example_bits == " ".join(f"{byte:08b}" for byte in bytes.fromhex(pairs.example))

@@ -49,7 +49,7 @@ UNICODE = keys(
         joined_printed=str,
         joined_length=Whole,
         category=str,
-        called_null=bool,
+        unicode_name_is_null=bool,
     ),
     encodings=keys(
         code=str,
@@ -65,9 +65,9 @@ UNICODE = keys(
             Field(min_length=1),
         ],
     ),
-    wrong_decoder=keys(
+    bytewise_decoder=keys(
         session=SESSION,
-        words_tried_before=Whole,
+        words_decoded=Whole,
         input=str,
         input_bytes=str,
         exception=str,
@@ -75,7 +75,7 @@ UNICODE = keys(
         characters_failing=Whole,
         first_failing_code_point=Whole,
     ),
-    two_bytes=keys(
+    two_byte_sequences=keys(
         session=SESSION,
         example=TWO_WORDS,
         example_bits=TWO_WORDS,
@@ -199,7 +199,7 @@ COMPARED_ALL = keys(
             keys(
                 tokenizer=str,
                 corpus=str,
-                own=bool,
+                in_domain=bool,
                 sample_tokens=Count,
                 sample_bytes_per_token=Positive,
                 valid_tokens=Count,
@@ -221,7 +221,7 @@ COMPARED_ALL = keys(
                     bytes_per_second=Positive,
                 ),
                 pile_seconds=Positive,
-                uint16=keys(largest_id=Whole, largest_uint16=Whole, suffices=bool, train_text_checked=bool),
+                uint16=keys(largest_id=Whole, largest_uint16=Whole, fits_uint16=bool, train_text_checked=bool),
                 merges=Whole,
                 mean_length=Loss,
                 lengths=dict[Annotated[str, Field(pattern="^[0-9]+$")], Whole],

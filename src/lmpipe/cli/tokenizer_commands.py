@@ -180,14 +180,13 @@ def run_concat_tokens(args: Args) -> "JobResult":
 
 def run_evaluate_tokenizers(args: Args) -> "JobResult":
     """Run `lmpipe evaluate-tokenizers`."""
-    from lmpipe.io.files import write_json
     from lmpipe.planning.session import read_study
     from lmpipe.provenance.job_records import JobResult
     from lmpipe.tokenizer.evaluation import evaluate_tokenizers
 
     plan, paths = read_study(args.results)
     corpora, tokenizers = list(plan.study.corpora), {name: corpus for name, (corpus, _) in plan.tokenizers.items()}
-    write_json(paths.tokenizer_evaluation, evaluate_tokenizers(paths.root, corpora, tokenizers))
+    evaluate_tokenizers(paths.root, corpora, tokenizers).write(paths.tokenizer_evaluation)
     inputs = [*map(paths.corpus, corpora), *map(paths.tokenizer, tokenizers)]
     inputs += [paths.tokens(name, "train").parent for name in tokenizers]
     return JobResult(paths.tokenizer_evaluation, inputs, {"corpora": corpora, "tokenizers": tokenizers})
@@ -195,9 +194,8 @@ def run_evaluate_tokenizers(args: Args) -> "JobResult":
 
 def run_demonstrate_unicode(args: Args) -> "JobResult":
     """Run `lmpipe demonstrate-unicode`."""
-    from lmpipe.io.files import write_json
     from lmpipe.provenance.job_records import JobResult
     from lmpipe.tokenizer.unicode_demo import demonstrate_unicode
 
-    write_json(args.output, demonstrate_unicode())
+    demonstrate_unicode().write(args.output)
     return JobResult(Path(args.output))

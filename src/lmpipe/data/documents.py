@@ -52,7 +52,7 @@ class TokenizerReference(Document):
 
 
 class TokenFileInfo(Document):
-    """Description of a token file, NAME.bin (NAME.json).
+    """Description of a token file (tokens/TOKENIZER/SPLIT.json).
 
     A whole text is shard 0 of 1. Only a shard can be empty.
     """

@@ -73,7 +73,7 @@ class ChecksumMismatchError(InputError):
 
 
 class PartialDownload(Document):
-    """Source of the bytes in NAME.part (NAME.part.json)."""
+    """Source of the bytes in NAME.part (resources/NAME.part.json)."""
 
     url: str
     """Address as the study declares it."""

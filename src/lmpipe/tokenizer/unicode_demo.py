@@ -1,6 +1,6 @@
-"""Unicode and its encodings, explored by running the code in question (handout, problems unicode1 and unicode2).
+"""Demonstrations of Unicode and its encodings (handout, problems unicode1 and unicode2).
 
-The snippets below are executed and kept beside what they put out, so that code and output cannot drift apart.
+The snippets below are executed, and stored with their output, so code and output cannot drift apart.
 """
 
 import ast
@@ -13,7 +13,19 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-# The byte order is given, so that no byte-order mark is counted.
+from lmpipe.tokenizer.documents import (
+    BytewiseDecoder,
+    DecoderVerdict,
+    EncodedSample,
+    EncodedSize,
+    EncodingComparison,
+    NullCharacter,
+    Statement,
+    TwoByteSequences,
+    UnicodeDemo,
+)
+
+# An explicit byte order, so no byte-order mark is counted.
 ENCODINGS = {"UTF-8": "utf-8", "UTF-16": "utf-16-le", "UTF-32": "utf-32-le"}
 
 SAMPLES = {
@@ -59,117 +71,117 @@ def verdict(data):
 """
 
 
-def demonstrate_unicode() -> dict[str, Any]:
-    """Everything that unicode.json holds; the same on every machine with the same Python."""
-    return {
-        "python": platform.python_version(),
-        "null": null_character(),
-        "encodings": compare_encodings(),
-        "wrong_decoder": bytewise_decoder_failure(),
-        "two_bytes": two_byte_sequences(),
-    }
+def demonstrate_unicode() -> UnicodeDemo:
+    """Run all demonstrations; the result is the same on every machine with the same version of Python."""
+    return UnicodeDemo(
+        python=platform.python_version(),
+        null=null_character(),
+        encodings=compare_encodings(),
+        bytewise_decoder=bytewise_decoder_failure(),
+        two_byte_sequences=two_byte_sequences(),
+    )
 
 
-def session(code: str) -> list[dict[str, str]]:
-    r"""Run code as the interactive interpreter would: each statement with what it puts out, an exception included.
+def run_snippet(code: str) -> tuple[Statement, ...]:
+    r"""Run code as the interactive interpreter does; return each statement with its output, exceptions included.
 
-    >>> session("x = 2\nx + 1\nprint('hi')")[1:]
-    [{'code': 'x + 1', 'output': '3\n'}, {'code': "print('hi')", 'output': 'hi\n'}]
+    >>> run_snippet("x = 2\nx + 1\nprint('hi')")[1:]
+    (Statement(code='x + 1', output='3\n'), Statement(code="print('hi')", output='hi\n'))
     """
     namespace: dict[str, Any] = {}
-    return [
-        {"code": ast.get_source_segment(code, statement), "output": output_of(statement, namespace)}
+    return tuple(
+        Statement(code=ast.get_source_segment(code, statement), output=output_of(statement, namespace))
         for statement in ast.parse(code).body
-    ]
+    )
 
 
 def output_of(statement: ast.stmt, namespace: dict[str, Any]) -> str:
-    """Execute one statement; return what it prints, shows as its value, or raises."""
+    """Execute one statement; return the text that it prints, its value, or its exception."""
     compiled = compile(ast.Interactive([statement]), "<session>", "single")
-    shown, displayhook = io.StringIO(), sys.displayhook
-    # The usual hook also stores the value in builtins, where it would outlive the session.
+    output, displayhook = io.StringIO(), sys.displayhook
+    # The default hook also stores the value in builtins, where it would outlive the session.
     sys.displayhook = lambda value: None if value is None else print(repr(value))
     try:
-        with contextlib.redirect_stdout(shown):
+        with contextlib.redirect_stdout(output):
             exec(compiled, namespace)
     except Exception as error:
-        shown.write(f"{type(error).__name__}: {error}\n")
+        output.write(f"{type(error).__name__}: {error}\n")
     finally:
         sys.displayhook = displayhook
-    return shown.getvalue()
+    return output.getvalue()
 
 
 def function_of(code: str, name: str) -> Callable:
-    """The function that a snippet defines."""
+    """Return the function that a snippet defines."""
     namespace: dict[str, Any] = {}
     exec(code, namespace)
     return namespace[name]
 
 
-def null_character() -> dict[str, Any]:
-    """chr(0): its representation, what print writes for it, and what it does inside a longer text."""
-    statements = session(NULL_SESSION)
-    shown, printed, same, joined, joined_printed, length = (statement["output"] for statement in statements)
-    return {
-        "session": statements,
-        "representation": shown.removesuffix("\n"),
-        "printed": printed.removesuffix("\n"),
-        "representation_is_text": ast.literal_eval(same),
-        "joined_representation": joined.removesuffix("\n"),
-        "joined_printed": joined_printed.removesuffix("\n"),
-        "joined_length": ast.literal_eval(length),
-        "category": unicodedata.category(chr(0)),
-        "called_null": unicodedata.lookup("NULL") == chr(0),
-    }
+def null_character() -> NullCharacter:
+    """Demonstrate chr(0): its repr, the output of print, and its effect inside a longer text."""
+    session = run_snippet(NULL_SESSION)
+    representation, printed, same, joined, joined_printed, length = (statement.output for statement in session)
+    return NullCharacter(
+        session=session,
+        representation=representation.removesuffix("\n"),
+        printed=printed.removesuffix("\n"),
+        representation_is_text=ast.literal_eval(same),
+        joined_representation=joined.removesuffix("\n"),
+        joined_printed=joined_printed.removesuffix("\n"),
+        joined_length=ast.literal_eval(length),
+        category=unicodedata.category(chr(0)),
+        unicode_name_is_null=unicodedata.lookup("NULL") == chr(0),
+    )
 
 
-def compare_encodings() -> dict[str, Any]:
-    """Bytes per character, and the share of zero bytes, of every sample in every encoding."""
+def compare_encodings() -> EncodingComparison:
+    """Measure bytes per character and the fraction of zero bytes of every sample in every encoding."""
     measure = function_of(MEASURE, "measure")
     samples = []
     for script, text in SAMPLES.items():
         sizes = {name: measure(text, encoding) for name, encoding in ENCODINGS.items()}
         encodings = {
-            name: {"bytes": size, "bytes_per_character": size / len(text), "zero_share": zeros / size}
+            name: EncodedSize(bytes=size, bytes_per_character=size / len(text), zero_share=zeros / size)
             for name, (size, zeros) in sizes.items()
         }
-        samples.append({"script": script, "text": text, "characters": len(text), "encodings": encodings})
-    return {"code": MEASURE, "samples": samples}
+        samples.append(EncodedSample(script=script, text=text, characters=len(text), encodings=encodings))
+    return EncodingComparison(code=MEASURE, samples=tuple(samples))
 
 
-def bytewise_decoder_failure() -> dict[str, Any]:
-    """Try the decoder that takes bytes one at a time on words and on all characters until, and where, it fails."""
+def bytewise_decoder_failure() -> BytewiseDecoder:
+    """Apply the decoder that decodes each byte alone to words, until one fails, and to all characters."""
     decode = function_of(BYTE_BY_BYTE, "decode_byte_by_byte")
     words = [word for text in SAMPLES.values() for word in text.split()]
-    tried = next(count for count, word in enumerate(words) if not decodes(decode, word))
-    # Surrogates are no characters, and no UTF-8 exists for them.
+    words_decoded = next(count for count, word in enumerate(words) if not decodes(decode, word))
+    # Surrogates are not characters, and UTF-8 cannot encode them.
     characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF]
     failing = [character for character in characters if not decodes(decode, character)]
-    word = words[tried]
+    word = words[words_decoded]
     calls = [f'decode_byte_by_byte("{text}".encode("utf-8"))' for text in (words[0], word)]
-    statements = session("\n".join([BYTE_BY_BYTE, *calls, f'{word.encode("utf-8")!r}.decode("utf-8")']))
-    return {
-        "session": statements,
-        "words_tried_before": tried,
-        "input": word,
-        "input_bytes": word.encode("utf-8").hex(" "),
-        "exception": statements[2]["output"].removesuffix("\n"),
-        "characters": len(characters),
-        "characters_failing": len(failing),
-        "first_failing_code_point": ord(failing[0]),
-    }
+    session = run_snippet("\n".join([BYTE_BY_BYTE, *calls, f'{word.encode("utf-8")!r}.decode("utf-8")']))
+    return BytewiseDecoder(
+        session=session,
+        words_decoded=words_decoded,
+        input=word,
+        input_bytes=word.encode("utf-8").hex(" "),
+        exception=session[2].output.removesuffix("\n"),
+        characters=len(characters),
+        characters_failing=len(failing),
+        first_failing_code_point=ord(failing[0]),
+    )
 
 
 def decodes(decode: Callable[[bytes], str], text: str) -> bool:
-    """Whether a decoder gives back a text from its UTF-8 bytes."""
+    """Return whether a decoder restores a text from its UTF-8 bytes."""
     try:
         return decode(text.encode("utf-8")) == text
     except UnicodeDecodeError:
         return False
 
 
-def two_byte_sequences() -> dict[str, Any]:
-    """Decode each of the 65,536 sequences of two bytes; count the decoder's verdicts and keep the first one of each."""
+def two_byte_sequences() -> TwoByteSequences:
+    """Decode each of the 65,536 sequences of two bytes; count the outcomes and keep the first sequence of each."""
     verdict = function_of(CLASSIFY, "verdict")
     counts: Counter[str] = Counter()
     first: dict[str, bytes] = {}
@@ -179,22 +191,21 @@ def two_byte_sequences() -> dict[str, Any]:
         counts[reason] += 1
         first.setdefault(reason, data)
     valid = counts.pop("valid")
-    # The example: a byte that begins a longer character, followed by one that cannot continue it.
+    # The example: the first byte of a longer character, followed by a byte that cannot continue it.
     lead = next(byte for byte in range(256) if verdict(bytes([byte])) == "unexpected end of data")
     example = next(data for byte in range(256) if verdict(data := bytes([lead, byte])) != "valid")
-    reasons = [
-        {"reason": reason, "sequences": count, "example": first[reason].hex(" ")} for reason, count in counts.items()
-    ]
-    shown = [bytes([lead]), example, *(first[entry["reason"]] for entry in reasons)]
-    statements = session("\n".join(f'{data!r}.decode("utf-8")' for data in dict.fromkeys(shown)))
-    return {
-        "code": CLASSIFY,
-        "session": statements,
-        "example": example.hex(" "),
-        "example_bits": " ".join(f"{byte:08b}" for byte in example),
-        "example_reason": verdict(example),
-        "sequences": 1 << 16,
-        "valid": valid,
-        "invalid": counts.total(),
-        "reasons": reasons,
-    }
+    sequences = [bytes([lead]), example, *(first[reason] for reason in counts)]
+    return TwoByteSequences(
+        code=CLASSIFY,
+        session=run_snippet("\n".join(f'{data!r}.decode("utf-8")' for data in dict.fromkeys(sequences))),
+        example=example.hex(" "),
+        example_bits=" ".join(f"{byte:08b}" for byte in example),
+        example_reason=verdict(example),
+        sequences=1 << 16,
+        valid=valid,
+        invalid=counts.total(),
+        reasons=tuple(
+            DecoderVerdict(reason=reason, sequences=count, example=first[reason].hex(" "))
+            for reason, count in counts.items()
+        ),
+    )

@@ -22,7 +22,7 @@ RETRAIN = "delete it and train the tokenizer again"
 
 
 class AddedToken(Document, extra="ignore"):
-    """A special token in tokenizer.json."""
+    """A special token of a Hugging Face tokenizer file."""
 
     content: Annotated[str, Field(min_length=1)]
     """Its text."""
@@ -31,7 +31,7 @@ class AddedToken(Document, extra="ignore"):
 
 
 class HuggingFaceTokenizer(Document, extra="ignore"):
-    """The part of tokenizer.json that vocab.json and merges.txt lack."""
+    """The special tokens of a Hugging Face tokenizer file, which GPT-2's files do not mark."""
 
     added_tokens: tuple[AddedToken, ...]
     """The special tokens."""

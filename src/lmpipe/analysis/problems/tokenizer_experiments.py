@@ -103,14 +103,14 @@ def id_metrics(compared: dict[str, Any]) -> dict[str, Metric]:
     checks = [one["uint16"] for one in compared["tokenizers"].values()]
     return {
         "largest_id": Metric(max(check["largest_id"] for check in checks), "", SOURCE),
-        "uint16_suffices": Metric(all(check["suffices"] for check in checks), "", SOURCE),
+        "uint16_suffices": Metric(all(check["fits_uint16"] for check in checks), "", SOURCE),
     }
 
 
 def short_answer(results: Results, compared: dict[str, Any], ratios: dict[tuple[str, str], Row | None]) -> str:
     """Each corpus's own ratio, the throughput and the time for The Pile."""
     own = [row for text in ROLE_DATASETS if (row := ratios[text, text])] or [
-        r for r in compared["compression"] if r["own"]
+        r for r in compared["compression"] if r["in_domain"]
     ]
     said = join_words(
         [
@@ -194,7 +194,7 @@ def uint16_sentence(compared: dict[str, Any]) -> str:
     trains = all(one["uint16"]["train_text_checked"] for one in tokenizers.values())
     where = "the validation and training texts" if trains else "the validation texts"
     limit = format_int(check["largest_uint16"])
-    if not all(one["uint16"]["suffices"] for one in tokenizers.values()):
+    if not all(one["uint16"]["fits_uint16"] for one in tokenizers.values()):
         return f"16 bits do not suffice in this study: ids go up to {format_int(check['largest_id'])}, beyond {limit}."
     sizes = sorted({one["vocab_size"] for one in tokenizers.values()})
     return (
@@ -251,7 +251,7 @@ def throughput_table(compared: dict[str, Any]) -> Table:
 
 def ids_table(compared: dict[str, Any]) -> Table:
     """The largest ids beside what 16 bits hold."""
-    keys = ("largest_id", "largest_uint16", "suffices")
+    keys = ("largest_id", "largest_uint16", "fits_uint16")
     rows = [
         [name, one["vocab_size"], *(one["uint16"][key] for key in keys)] for name, one in compared["tokenizers"].items()
     ]

@@ -33,7 +33,7 @@ def sentences_of(null: dict) -> list[str]:
     escape = null["representation"]
     code_points = " ".join(f"U+{ord(character):04X}" for character in null["printed"])
     kind = "a control character" if null["category"] == "Cc" else f"of category {null['category']}"
-    name = ", which Unicode calls NULL," if null["called_null"] else ""
+    name = ", which Unicode calls NULL," if null["unicode_name_is_null"] else ""
     inside = "the same escape" if escape.strip("'") in null["joined_representation"] else "another form"
     kept = "still there" if "\0" in null["joined_printed"] else "gone"
     return [

@@ -22,7 +22,7 @@ def analyze(results: Results) -> Finding:
     unicode, path = results.json(SOURCE, UNICODE), results.folder / SOURCE
     if unicode is None:
         return missing(f"The Unicode snippets have not been run in this study; run {format_command(path)}.")
-    samples, wrong, pairs = unicode["encodings"]["samples"], unicode["wrong_decoder"], unicode["two_bytes"]
+    samples, wrong, pairs = unicode["encodings"]["samples"], unicode["bytewise_decoder"], unicode["two_byte_sequences"]
     sentences = [*encoding_sentences(samples), decoder_sentence(wrong), pair_sentence(pairs)]
     tables = [encodings_table(samples), verdicts_table(pairs)]
     metrics = encoding_metrics(samples) | decoding_metrics(wrong, pairs)
@@ -80,7 +80,7 @@ def decoder_sentence(wrong: dict[str, Any]) -> str:
     """Where the decoder that takes bytes one at a time fails, and why."""
     return (
         "The decoder that takes bytes one at a time gives back the first "
-        f"{format_int(wrong['words_tried_before'])} words "
+        f"{format_int(wrong['words_decoded'])} words "
         f"of the samples and fails on “{wrong['input']}” ({wrong['input_bytes']}) with “{wrong['exception']}”: a "
         f"character beyond ASCII takes several bytes, none of which is valid alone, so that the decoder fails on "
         f"{format_int(wrong['characters_failing'])} of all {format_int(wrong['characters'])} characters, "
@@ -128,6 +128,6 @@ def session_texts(unicode: dict[str, Any]) -> list[Text]:
     return [
         Text(f"The measure of the first table, {python}", unicode["encodings"]["code"]),
         Text(f"The wrong decoder, on a word that it decodes and on one that it does not, {python}",
-             format_session(unicode["wrong_decoder"]["session"])),
-        Text(f"Bytes that are no text, {python}", format_session(unicode["two_bytes"]["session"])),
+             format_session(unicode["bytewise_decoder"]["session"])),
+        Text(f"Bytes that are no text, {python}", format_session(unicode["two_byte_sequences"]["session"])),
     ]  # fmt: skip
