@@ -25,11 +25,10 @@ from unittest.mock import patch
 import numpy as np
 import regex
 
-from lmpipe.data import encode
 from lmpipe.data.encode import encode_file
 from lmpipe.errors import InputError
 from lmpipe.kernels.bpe import encoder, merge_loop, pretoken_table
-from lmpipe.tokenizer import chunking, pretoken_counts, tokenizer
+from lmpipe.tokenizer import chunking, parallel_encoding, pretoken_counts, tokenizer
 from lmpipe.tokenizer.bpe_training import train_bpe
 from lmpipe.tokenizer.pretoken_counts import count_pretokens
 from lmpipe.tokenizer.tokenizer import Tokenizer
@@ -47,9 +46,9 @@ FASTER = "/dev/shm"  # a folder in memory, where the system has one
 
 # Sizes of lmpipe: where they are looked up, and what else they may be.
 SIZES: dict[str, tuple[list[Any], list[Any]]] = {
-    "BLOCK_BYTES": ([chunking, pretoken_counts, tokenizer, encode], [1, 1, 2, 3, 5, 17, 64, 300]),
+    "BLOCK_BYTES": ([chunking, pretoken_counts, tokenizer, parallel_encoding], [1, 1, 2, 3, 5, 17, 64, 300]),
     "WINDOW_BYTES": ([chunking], [1, 2, 7, 30]),
-    "cores": ([chunking, pretoken_counts, encode], [partial(int, number) for number in (1, 2, 3)]),
+    "available_cpus": ([chunking, pretoken_counts, parallel_encoding], [partial(int, number) for number in (1, 2, 3)]),
     "STREAM_BYTES": ([tokenizer], [1, 1, 3, 20]),
     "THREAD_CAPACITY": ([pretoken_counts], [1 << 9, 1 << 10]),
     "INITIAL_CAPACITY": ([encoder], [1 << 8, 1 << 9]),
@@ -245,9 +244,9 @@ def file_ids(path: Path, ours: Tokenizer) -> list[int] | str:
     try:
         info = encode_file(path, ours, output, path.with_suffix(".json"), "fuzz")
     except InputError as error:
-        return "empty" if "found an empty file" in str(error) else str(error)
-    ids = np.fromfile(output, {"uint16": "<u2", "uint32": "<u4"}[info["dtype"]])
-    return ids.tolist() if info["tokens"] == len(ids) else f"{info['tokens']} tokens in the description"
+        return "empty" if "is empty" in str(error) else str(error)
+    ids = np.fromfile(output, {"uint16": "<u2", "uint32": "<u4"}[info.dtype])
+    return ids.tolist() if info.tokens == len(ids) else f"{info.tokens} tokens in the description"
 
 
 def try_text(chance: Chance, path: Path, ours: Tokenizer, findings: Findings, inputs: dict[str, Any]) -> None:

@@ -159,6 +159,14 @@ def test_buffers_keep_their_content_when_they_grow():
     assert buffers.pop_fault() is None
 
 
+def test_failed_growth_leaves_a_buffer_as_it_was():
+    with Buffer(100) as buffer:
+        buffer.bytes_view()[:] = bytes(range(100))
+        with pytest.raises((OSError, MemoryError)):
+            buffer.grow(1 << 60)
+        assert (buffer.size, bytes(buffer.bytes_view())) == (100, bytes(range(100)))
+
+
 def test_class_table_knows_every_character_as_the_regex_package_does():
     table = np.frombuffer(class_table(), np.uint8)
     characters = "".join(map(chr, range(sys.maxunicode + 1)))

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -5,6 +6,7 @@ import threading
 
 import pytest
 
+from lmpipe.errors import InputError
 from lmpipe.kernels.runtime import disk_cache
 from lmpipe.kernels.runtime.disk_cache import cached
 from lmpipe.kernels.runtime.loader import load
@@ -48,6 +50,27 @@ def test_content_is_cached_under_a_lock_and_made_again_when_damaged(cache_folder
     assert len(made) == 6
 
 
+def no_space(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_disk(*args, **kwargs):
+    raise InputError("kernels.bin", "the disk is full", "make space")
+
+
+@pytest.mark.parametrize(
+    ("step", "fault"),
+    [("cache_folder", no_space), ("file_lock", no_space), ("atomic_write", no_space), ("atomic_write", full_disk)],
+)
+def test_full_disk_leaves_the_content_to_this_process_with_one_notice(monkeypatch, cache_folder, capsys, step, fault):
+    monkeypatch.setattr(disk_cache, "_notices", [])
+    monkeypatch.setattr(disk_cache, step, fault)
+    assert [cached(name, "key", lambda: b"content") for name in ("one", "two")] == [b"content"] * 2
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert "for this process alone" in output.err
+
+
 def test_folders_that_others_can_write_to_are_not_used(monkeypatch, tmp_path):
     monkeypatch.setenv("LMPIPE_CACHE", str(tmp_path / "open"))
     monkeypatch.setattr(disk_cache.tempfile, "gettempdir", lambda: str(tmp_path))
@@ -81,3 +104,13 @@ print(loader.load({MODULE!r}).scan(text.address, 3, 0, state.address, starts.add
     result = run(code, LMPIPE_CACHE=str(tmp_path))
     assert result.stdout == "2\n"
     assert "for this process alone (no compiler)" in result.stderr
+
+
+@pytest.mark.slow
+def test_notice_of_compiling_never_reaches_standard_output(tmp_path):
+    code = f"from lmpipe.kernels.runtime.loader import load; print(callable(load({MODULE!r}).scan))"
+    closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", code]
+    environment = {**os.environ, "LMPIPE_CACHE": str(tmp_path)}
+    done = subprocess.run(closed, env=environment, stdout=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stdout) == (0, "True\n")
+    assert len(list(tmp_path.glob("kernels/*.bin"))) == 1

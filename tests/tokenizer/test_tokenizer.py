@@ -1,6 +1,9 @@
+import errno
 import json
+import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import count, islice
@@ -14,6 +17,8 @@ from tiktoken.load import load_tiktoken_bpe
 
 from lmpipe.errors import InputError
 from lmpipe.kernels.bpe import encoder
+from lmpipe.kernels.bpe.structs import SLOT
+from lmpipe.kernels.runtime.buffers import Buffer
 from lmpipe.tokenizer import chunking, tokenizer
 from lmpipe.tokenizer.bpe_training import merge_pretokens
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, PATTERN, decode_utf8, encode_utf8
@@ -134,6 +139,24 @@ def test_the_cache_grows_stays_bounded_and_changes_nothing(monkeypatch, largest)
     assert bounded.encode(text) == expected
 
 
+def test_cache_that_cannot_grow_stays_and_changes_nothing(monkeypatch):
+    monkeypatch.setattr(encoder, "INITIAL_CAPACITY", 16)
+    ours = Tokenizer(trained().vocab, trained().merges, SPECIALS)
+    text = " ".join(SAMPLES)
+    assert ours.encode(text) == trained().encode(text)
+
+    def out_of_memory(size: int, huge: bool = False) -> Buffer:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(encoder, "Buffer", out_of_memory)
+    for _ in range(3):
+        assert ours.encode(text) == trained().encode(text)
+    assert ours.encoder.capacity == ours.encoder.slots.size // SLOT.nbytes == 16
+    with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
+        ours.encode("ab " * 100_000)
+    assert ours.encode(text) == trained().encode(text)
+
+
 def test_many_threads_encode_with_one_tokenizer(monkeypatch):
     monkeypatch.setattr(encoder, "INITIAL_CAPACITY", 16)
     shared = Tokenizer(trained().vocab, trained().merges, SPECIALS)
@@ -221,6 +244,26 @@ def test_a_long_text_without_spaces_is_encoded_in_reasonable_time():
     ids = Tokenizer(vocab, merges).encode(text)
     assert len(ids) < 200_000
     assert Tokenizer(vocab, merges).decode(ids) == text
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 255, 256, 257, 300, 4095, 4097, 5000])
+def test_word_of_equal_characters_with_tokens_as_long(size):
+    vocab, merges = merge_pretokens({b"a" * 5000: 1}, 290, [])
+    assert Tokenizer(vocab, merges).encode("a" * size) == naive_bpe.encode("a" * size, vocab, merges, [])
+
+
+def test_word_of_millions_of_equal_characters_takes_linear_time():
+    vocab, merges = merge_pretokens({b"a" * 2_000_000: 1}, 296, [])
+    assert max(map(len, vocab.values())) == 2_000_000
+    word = "a" * 1_999_999
+    ours = Tokenizer(vocab, merges)
+    ours.encode("a")
+    started = time.process_time()
+    ids = ours.encode(word)
+    assert time.process_time() - started < 5  # 0.7 s here; quadratic time would be 23 s
+    ranks = {token: token_id for token_id, token in vocab.items()}
+    peer = tiktoken.Encoding("peer", pat_str="a+", mergeable_ranks=ranks, special_tokens={})
+    assert ids == peer.encode(word, disallowed_special=())
 
 
 def test_special_tokens_that_lack_are_appended_and_others_keep_their_ids():

@@ -6,7 +6,6 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
 from lmpipe.errors import InputError
@@ -45,10 +44,14 @@ def cached(name: str, key: str, make: Callable[[], bytes]) -> bytes:
     return data
 
 
-@cache
+_notices: list[str] = []
+
+
 def log_uncached(reason: str) -> None:
-    """Log, once for each reason, that compiled kernels are not kept for other processes."""
-    log(f"lmpipe: the kernels are compiled for this process alone ({reason}); set LMPIPE_CACHE to a writable folder")
+    """Log, once in a process, that compiled kernels are not kept for other processes."""
+    if not _notices:
+        _notices.append(f"lmpipe: the kernels are compiled for this process alone ({reason})")
+        log(f"{_notices[0]}; set LMPIPE_CACHE to a folder that can be written")
 
 
 def read_checked(path: Path) -> bytes | None:

@@ -1,10 +1,10 @@
-"""Loads, stores and vector instructions for the kernels, as LLVM intrinsics; beside them a scalar path.
+"""Loads, stores and vector instructions for kernels, as LLVM intrinsics, with a scalar path beside the vector one.
 
-Numba's intrinsics put any LLVM code into compiled functions, and LLVM chooses the instructions of the machine (AVX-512,
-AVX2, SSE2, NEON). Addresses are int64; load8 to load32 and load_int give int64, load64 gives uint64 (a text, a hash).
+Numba's `intrinsic` puts any LLVM code into compiled functions, and LLVM chooses the machine's instructions (AVX-512,
+AVX2, SSE2, NEON). Addresses are int64; load8 to load32 and load_int return int64, load64 returns uint64 (text, hashes).
 
-Two variants are compiled on demand: LMPIPE_SCALAR=1 (or a machine without vectors) replaces the vector
-instructions by loops; with LMPIPE_CHECK=1 every load and store looks its address up among the registered buffers.
+Two variants are compiled on demand: LMPIPE_SCALAR=1 (or a machine without vectors) replaces vector instructions by
+loops; LMPIPE_CHECK=1 checks the address of every load and store against the registered buffers.
 """
 
 import os
@@ -25,14 +25,14 @@ SCALAR = os.environ.get("LMPIPE_SCALAR") == "1" or platform.machine().lower() no
     "arm64",
 )
 CHECKED = os.environ.get("LMPIPE_CHECK") == "1"
-# Merging beyond 65,536 tokens needs symbols of 32 bits.
+# Vocabularies of more than 65,536 tokens need ids of 32 bits.
 ID_BYTES = 4 if os.environ.get("LMPIPE_WIDE") == "1" else 2
 
 ONE = np.uint64(1)
 ZERO = np.uint64(0)
 
-# No exceptions, no bounds of arrays, no reference counts: kernels see addresses and numbers only. And no wrappers,
-# whose calls of Python would tie the object code to Numba.
+# No exceptions, bounds checks or reference counts: kernels see addresses and numbers only. No wrappers either: they
+# call Python, which would tie the object code to Numba.
 OPTIONS = {"error_model": "numpy", "boundscheck": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 kernel = njit(**OPTIONS)
 inlined = njit(**OPTIONS, forceinline=True)
@@ -42,24 +42,24 @@ I128 = ir.IntType(128)
 
 
 def pointer(builder, address, kind):
-    """An address as a pointer to values of a kind."""
+    """Convert an address to a pointer to values of a type."""
     return builder.inttoptr(address, kind.as_pointer())
 
 
 def load(builder, address, kind):
-    """Load a value from an address that need not be aligned."""
+    """Load a value from an address of any alignment."""
     value = builder.load(pointer(builder, address, kind), typ=kind)
     value.align = 1
     return value
 
 
 def external(builder, name, result, *arguments):
-    """A function that LLVM or the process provides."""
+    """Declare a function that LLVM or the process provides."""
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
 def make_load(kind, numba_type):
-    """An intrinsic that loads an unsigned number and widens it to 64 bits."""
+    """Make an intrinsic that loads an unsigned integer and extends it to 64 bits."""
 
     @intrinsic
     def raw(context, address):
@@ -73,7 +73,7 @@ def make_load(kind, numba_type):
 
 
 def make_store(kind, numba_type):
-    """An intrinsic that stores the low bits of a 64-bit number."""
+    """Make an intrinsic that stores the low bits of a 64-bit integer."""
 
     @intrinsic
     def raw(context, address, value):
@@ -96,7 +96,7 @@ def make_store(kind, numba_type):
 
 
 def with_bounds_check(raw, size):
-    """A function of an address, or of an address and numbers, that reads `size` bytes there; checked if asked for."""
+    """Wrap an intrinsic whose first argument is the address of `size` bytes: under LMPIPE_CHECK it is checked."""
     if not CHECKED:
         return raw
 
@@ -109,13 +109,13 @@ def with_bounds_check(raw, size):
 
 @intrinsic
 def raw_load(context, address):
-    """Load an int64, unchecked."""
+    """Load an int64 without a check."""
     return types.int64(types.int64), lambda context, builder, signature, arguments: load(builder, arguments[0], I64)
 
 
 @intrinsic
 def raw_store(context, address, value):
-    """Store an int64, unchecked."""
+    """Store an int64 without a check."""
 
     def generate(context, builder, signature, arguments):
         builder.store(arguments[1], pointer(builder, arguments[0], I64)).align = 1
@@ -126,7 +126,7 @@ def raw_store(context, address, value):
 
 @intrinsic
 def bounds(context):
-    """The address of the table of registered buffers, which the loader gives the name lmpipe_bounds."""
+    """Return the address of the table of registered buffers; the loader defines the symbol lmpipe_bounds."""
 
     def generate(context, builder, signature, arguments):
         table = builder.module.globals.get("lmpipe_bounds") or ir.GlobalVariable(builder.module, I64, "lmpipe_bounds")
@@ -137,7 +137,7 @@ def bounds(context):
 
 @kernel
 def bounds_check(address, size):
-    """The address, if `size` bytes there belong to one registered buffer; else a spare place, noting the fault."""
+    """Return the address if its `size` bytes are in one registered buffer; else note a fault, return spare memory."""
     table = bounds()
     for offset in range(BOUNDS.nbytes, raw_load(table + BOUNDS.used), RANGE.nbytes):
         entry = table + offset
@@ -159,7 +159,7 @@ load_id, store_id = (load32, store32) if ID_BYTES == 4 else (load16, store16)
 
 @intrinsic
 def raw_load_acquire(context, address):
-    """Load a uint64 that another thread may publish; what it stored before publishing is seen after it."""
+    """Load a uint64 with acquire order: stores before the store_release that wrote it are visible afterwards."""
 
     def generate(context, builder, signature, arguments):
         return builder.load_atomic(pointer(builder, arguments[0], I64), "acquire", 8, typ=I64)
@@ -169,7 +169,7 @@ def raw_load_acquire(context, address):
 
 @intrinsic
 def raw_store_release(context, address, value):
-    """Store a uint64 for other threads, after all that was stored before."""
+    """Store a uint64 with release order."""
 
     def generate(context, builder, signature, arguments):
         builder.store_atomic(arguments[1], pointer(builder, arguments[0], I64), "release", 8)
@@ -180,11 +180,10 @@ def raw_store_release(context, address, value):
 
 @intrinsic
 def raw_compare_exchange(context, address, value):
-    """Store a uint64 where there is 0, and no other thread is faster; returns whether it did."""
+    """Store a uint64 if 0 is there, atomically; returns whether it was stored."""
 
     def generate(context, builder, signature, arguments):
-        place = pointer(builder, arguments[0], I64)
-        result = builder.cmpxchg(place, I64(0), arguments[1], "acquire", "monotonic")
+        result = builder.cmpxchg(pointer(builder, arguments[0], I64), I64(0), arguments[1], "acquire", "monotonic")
         return builder.extract_value(result, 1)
 
     return types.boolean(types.int64, types.uint64), generate
@@ -198,7 +197,7 @@ load_acquire, store_release, compare_exchange = (
 
 @intrinsic
 def trailing_zeros(context, bits):
-    """The place of the lowest bit that is set; undefined for 0."""
+    """Return the index of the lowest bit that is set; undefined for 0."""
 
     def generate(context, builder, signature, arguments):
         function = external(builder, "llvm.cttz.i64", I64, I64, I1)
@@ -209,7 +208,7 @@ def trailing_zeros(context, bits):
 
 @intrinsic
 def count_ones(context, bits):
-    """The number of bits that are set."""
+    """Return the number of bits that are set."""
 
     def generate(context, builder, signature, arguments):
         return builder.call(external(builder, "llvm.ctpop.i64", I64, I64), [arguments[0]])
@@ -219,7 +218,7 @@ def count_ones(context, bits):
 
 @intrinsic
 def big_endian(context, bits):
-    """The eight bytes in reverse order: as numbers, these sort as the bytes do."""
+    """Reverse the eight bytes: the resulting numbers sort as the bytes do."""
 
     def generate(context, builder, signature, arguments):
         return builder.call(external(builder, "llvm.bswap.i64", I64, I64), [arguments[0]])
@@ -229,7 +228,7 @@ def big_endian(context, bits):
 
 @intrinsic
 def prefetch(context, address):
-    """Ask for the cache line of an address, which may be anything; costs no time and changes nothing."""
+    """Prefetch the cache line of an address, valid or not."""
 
     def generate(context, builder, signature, arguments):
         start = pointer(builder, arguments[0], I8)
@@ -247,7 +246,7 @@ HASH_SEED_B = np.uint64(0xC2B2AE3D27D4EB4F)
 
 @intrinsic
 def hash128(context, left, right):
-    """Hash two numbers: the high half of their 128-bit product xor the low half (one multiplication)."""
+    """Hash two numbers: the high half of their 128-bit product xor the low half."""
 
     def generate(context, builder, signature, arguments):
         product = builder.mul(*(builder.zext(argument, I128) for argument in arguments))
@@ -258,18 +257,18 @@ def hash128(context, left, right):
 
 @inlined
 def low_bits(count):
-    """A mask of the `count` lowest bits, for a count below 64."""
+    """Return a mask of the `count` lowest bits, for a count below 64."""
     return (ONE << uint64(count)) - ONE
 
 
 def vector(kind, lanes):
-    """A vector type and a function that makes a vector with one number in every lane."""
-    made = ir.VectorType(kind, lanes)
-    return made, lambda value: ir.Constant(made, [value] * lanes)
+    """Return a vector type, and a function that makes a constant vector with one number in every lane."""
+    vector_type = ir.VectorType(kind, lanes)
+    return vector_type, lambda value: ir.Constant(vector_type, [value] * lanes)
 
 
 def splat(builder, value, made):
-    """A vector with a value that is only known at run time in every lane."""
+    """Broadcast a value that is known at run time to every lane."""
     first = builder.insert_element(ir.Constant(made, ir.Undefined), value, I32(0))
     zeros = ir.Constant(ir.VectorType(I32, made.count), [0] * made.count)
     return builder.shuffle_vector(first, ir.Constant(made, ir.Undefined), zeros)
@@ -283,7 +282,7 @@ I32X16, _ = vector(I32, 16)
 
 @intrinsic
 def vector_classify(context, address):
-    """The vector form of `classify`."""
+    """Compute `classify` with vector instructions."""
     masks = types.UniTuple(types.uint64, 6)
 
     def generate(context, builder, signature, arguments):
@@ -309,7 +308,7 @@ def vector_classify(context, address):
 
 @intrinsic
 def vector_equal_bytes(context, address, byte):
-    """The vector form of `equal_bytes`."""
+    """Compute `equal_bytes` with vector instructions."""
 
     def generate(context, builder, signature, arguments):
         wanted = splat(builder, builder.trunc(arguments[1], I8), I8X64)
@@ -320,7 +319,7 @@ def vector_equal_bytes(context, address, byte):
 
 @intrinsic
 def vector_equal_pairs(context, address, left, right):
-    """The vector form of `equal_pairs`."""
+    """Compute `equal_pairs` with vector instructions."""
 
     def generate(context, builder, signature, arguments):
         address = arguments[0]
@@ -335,7 +334,7 @@ def vector_equal_pairs(context, address, left, right):
 
 @intrinsic
 def vector_hmin_u32(context, address):
-    """The vector form of `least`."""
+    """Compute `hmin_u32` with vector instructions."""
 
     def generate(context, builder, signature, arguments):
         function = external(builder, "llvm.vector.reduce.umin.v16i32", I32, I32X16)
@@ -346,11 +345,11 @@ def vector_hmin_u32(context, address):
 
 @kernel
 def scalar_classify(address):
-    """The scalar form of `classify`."""
+    """Compute `classify` with a loop."""
     letters = digits = spaces = white = apostrophes = high = ZERO
     bit = ONE
-    for place in range(64):
-        byte = load8(address + place)
+    for index in range(64):
+        byte = load8(address + index)
         if 97 <= (byte | 32) <= 122:
             letters |= bit
         elif 48 <= byte <= 57:
@@ -369,39 +368,39 @@ def scalar_classify(address):
 
 @kernel
 def scalar_equal_bytes(address, byte):
-    """The scalar form of `equal_bytes`."""
+    """Compute `equal_bytes` with a loop."""
     mask = ZERO
-    for place in range(64):
-        if load8(address + place) == byte:
-            mask |= ONE << uint64(place)
+    for index in range(64):
+        if load8(address + index) == byte:
+            mask |= ONE << uint64(index)
     return mask
 
 
 @kernel
 def scalar_equal_pairs(address, left, right):
-    """The scalar form of `equal_pairs`."""
+    """Compute `equal_pairs` with a loop."""
     mask = ZERO
-    for place in range(16):
-        symbol = address + ID_BYTES * place
+    for index in range(16):
+        symbol = address + ID_BYTES * index
         if load_id(symbol) == left and load_id(symbol + ID_BYTES) == right:
-            mask |= ONE << uint64(place)
+            mask |= ONE << uint64(index)
     return mask
 
 
 @kernel
 def scalar_hmin_u32(address):
-    """The scalar form of `least`."""
+    """Compute `hmin_u32` with a loop."""
     smallest = load32(address)
-    for place in range(1, 16):
-        smallest = min(smallest, load32(address + 4 * place))
+    for index in range(1, 16):
+        smallest = min(smallest, load32(address + 4 * index))
     return smallest
 
 
-# The masks of 64 bytes of text, bit k for byte k: ASCII letters, digits, spaces, white space, apostrophes, not ASCII.
+# Masks of 64 bytes of text, bit k for byte k: ASCII letters, digits, spaces, white space, apostrophes, non-ASCII.
 classify = scalar_classify if SCALAR else with_bounds_check(vector_classify, 64)
-# The mask of those of 64 bytes that equal one byte.
+# Mask of those of 64 bytes that equal one byte.
 equal_bytes = scalar_equal_bytes if SCALAR else with_bounds_check(vector_equal_bytes, 64)
-# Of 17 symbols: bit k is set where number k is the left and number k + 1 the right of a pair.
+# Mask of 16 pairs of neighbours among 17 ids: bit k is set if id k is `left` and id k + 1 is `right`.
 equal_pairs = scalar_equal_pairs if SCALAR else with_bounds_check(vector_equal_pairs, 17 * ID_BYTES)
-# The smallest of 16 unsigned numbers of 32 bits.
+# Smallest of 16 uint32.
 hmin_u32 = scalar_hmin_u32 if SCALAR else with_bounds_check(vector_hmin_u32, 64)

@@ -1,8 +1,8 @@
-"""Vectors of sixteen float32 numbers for the kernels: what Numba does not have as values, but LLVM compiles everywhere.
+"""A 16-lane float32 SIMD type for Numba, built on LLVM vectors, which LLVM compiles on every machine.
 
-Every operation rounds once, and none is fused or reordered, so results are the same bits whatever the machine's own
-vectors are; `plus_product`, `fused_exponential` and `product_block` alone may fuse. Addresses are int64 and need no
-alignment; numbers are float32. Memory may also hold bfloat16 numbers, the upper halves of float32's bits.
+Each operation rounds once, and none is fused or reordered, so that results are the same bits whatever the machine's
+vectors are; only `fmuladd`, `exp_fma` and matmul blocks may fuse. Addresses are int64 of any alignment; numbers are
+float32. Memory may also hold bfloat16 numbers, the upper halves of float32's bits.
 """
 
 import numpy as np
@@ -35,15 +35,15 @@ I32X16, i32x16 = vector(I32, LANES)
 I16X16, i16x16 = vector(I16, LANES)
 BF16_BYTES = 2
 BF16_NAN = 0x7FC0  # NaN as bfloat16
-# exp(x) = 2^n exp(r), with r within half of log 2: its Taylor series to the seventh power is within 1e-7 of it.
+# exp(x) = 2^n exp(r) with |r| <= log(2) / 2, where the Taylor series to degree 7 has a relative error below 1e-7.
 LOG2_E = 1.44269504
 LOG_2_HIGH, LOG_2_LOW = 0.693359375, -2.12194440e-4  # the high part times n is exact
-MIN_EXPONENT, MAX_EXPONENT = -87.0, 88.0  # beyond these, exp leaves float32: 0 and its largest value stand there
+MIN_EXPONENT, MAX_EXPONENT = -87.0, 88.0  # beyond these, exp leaves float32; it becomes 0, or exp(88)
 EXP_COEFFICIENTS = [1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0]
 
 
 class Float32x16(types.Type):
-    """Numba's type of a vector."""
+    """Numba type of a vector."""
 
     def __init__(self):
         super().__init__("lanes")
@@ -54,14 +54,14 @@ float32x16 = Float32x16()
 
 @register_model(Float32x16)
 class Float32x16Model(models.PrimitiveModel):
-    """A vector is one of LLVM's vectors, which it keeps in registers."""
+    """Data model: an LLVM vector, which stays in registers."""
 
     def __init__(self, manager, kind):
         super().__init__(manager, kind, F32X16)
 
 
 def make_load(kind, numba_type):
-    """An intrinsic that loads a number or a vector."""
+    """Make an intrinsic that loads a number or a vector."""
 
     @intrinsic
     def raw(context, address):
@@ -74,7 +74,7 @@ def make_load(kind, numba_type):
 
 
 def make_store(kind, numba_type):
-    """An intrinsic that stores a number or a vector."""
+    """Make an intrinsic that stores a number or a vector."""
 
     @intrinsic
     def raw(context, address, value):
@@ -96,14 +96,14 @@ def make_store(kind, numba_type):
 
 
 def load_from(builder, address, kind):
-    """Load floats, which lie at multiples of their size."""
+    """Load floats, which are aligned to 4 bytes."""
     value = load(builder, address, kind)
     value.align = 4
     return value
 
 
 def byte_size(kind):
-    """The bytes of a float or of a vector."""
+    """Return the bytes of a float or a vector."""
     return 4 if kind is F32 else LANES_BYTES
 
 
@@ -115,12 +115,12 @@ load_f32x16, store_f32x16 = make_load(F32X16, float32x16), make_store(F32X16, fl
 
 
 def bf16_to_f32(builder, halves):
-    """The float32 numbers that bfloat16 ones are."""
+    """Convert bfloat16 to float32, exactly."""
     return builder.bitcast(builder.shl(builder.zext(halves, I32X16), i32x16(16)), F32X16)
 
 
 def f32_to_bf16(builder, floats):
-    """The nearest bfloat16 numbers, of two equally near the even one; NaN stays NaN."""
+    """Convert float32 to bfloat16, rounding to nearest even; NaN stays NaN."""
     bits = builder.bitcast(floats, I32X16)
     is_odd = builder.and_(builder.lshr(bits, i32x16(16)), i32x16(1))
     rounded = builder.add(builder.add(bits, i32x16(0x7FFF)), is_odd)
@@ -129,23 +129,23 @@ def f32_to_bf16(builder, floats):
 
 
 def lane_mask(builder, count):
-    """A mask of the first `count` lanes."""
-    places = ir.Constant(I32X16, list(range(LANES)))
-    return builder.icmp_signed("<", places, splat(builder, builder.trunc(count, I32), I32X16))
+    """Return a mask of the first `count` lanes."""
+    indices = ir.Constant(I32X16, list(range(LANES)))
+    return builder.icmp_signed("<", indices, splat(builder, builder.trunc(count, I32), I32X16))
 
 
 def make_masked_load(kind, widen):
-    """An intrinsic that loads the first numbers of a vector, the rest being 0, and touches no memory behind them."""
+    """Make an intrinsic that loads the first `count` numbers and reads no memory behind them; other lanes are 0."""
 
     @intrinsic
     def raw(context, address, count):
         def generate(context, builder, signature, arguments):
-            place = pointer(builder, arguments[0], kind)
+            source = pointer(builder, arguments[0], kind)
             mask = lane_mask(builder, arguments[1])
             name = f"llvm.masked.load.v{LANES}{'f32' if kind is F32X16 else 'i16'}.p0"
-            function = external(builder, name, kind, place.type, I32, mask.type, kind)
+            function = external(builder, name, kind, source.type, I32, mask.type, kind)
             size = 4 if kind is F32X16 else BF16_BYTES
-            return widen(builder, builder.call(function, [place, I32(size), mask, ir.Constant(kind, None)]))
+            return widen(builder, builder.call(function, [source, I32(size), mask, ir.Constant(kind, None)]))
 
         return float32x16(types.int64, types.int64), generate
 
@@ -161,17 +161,17 @@ def make_masked_load(kind, widen):
 
 
 def make_masked_store(kind, narrow):
-    """An intrinsic that stores the first numbers of a vector."""
+    """Make an intrinsic that stores the first `count` numbers of a vector."""
 
     @intrinsic
     def raw(context, address, value, count):
         def generate(context, builder, signature, arguments):
-            place = pointer(builder, arguments[0], kind)
+            target = pointer(builder, arguments[0], kind)
             mask = lane_mask(builder, arguments[2])
             name = f"llvm.masked.store.v{LANES}{'f32' if kind is F32X16 else 'i16'}.p0"
-            function = external(builder, name, ir.VoidType(), kind, place.type, I32, mask.type)
+            function = external(builder, name, ir.VoidType(), kind, target.type, I32, mask.type)
             size = 4 if kind is F32X16 else BF16_BYTES
-            builder.call(function, [narrow(builder, arguments[1]), place, I32(size), mask])
+            builder.call(function, [narrow(builder, arguments[1]), target, I32(size), mask])
             return context.get_dummy_value()
 
         return types.void(types.int64, float32x16, types.int64), generate
@@ -188,7 +188,7 @@ def make_masked_store(kind, narrow):
 
 
 def unchanged(builder, values):
-    """Float32 numbers are float32 numbers."""
+    """Return float32 values as they are."""
     return values
 
 
@@ -198,7 +198,7 @@ load_bf16_masked, store_bf16_masked = make_masked_load(I16X16, bf16_to_f32), mak
 
 @intrinsic
 def select_tail(context, values, count, number):
-    """The first `count` lanes, and a number in the others."""
+    """Keep the first `count` lanes, and set the others to a number."""
 
     def generate(context, builder, signature, arguments):
         values, count, number = arguments
@@ -211,7 +211,7 @@ def select_tail(context, values, count, number):
 
 
 def binary_operation(emit):
-    """An intrinsic of two vectors; `emit` makes LLVM's instruction."""
+    """Make an intrinsic of two vectors; `emit` emits the LLVM instruction."""
 
     @intrinsic
     def apply(context, left, right):
@@ -223,7 +223,7 @@ def binary_operation(emit):
 
 
 def emit_maximum(builder, left, right):
-    """The larger of two numbers; the right one where either is NaN."""
+    """Emit the maximum of each lane; the right number if either is NaN."""
     return builder.select(builder.fcmp_ordered(">", left, right), left, right)
 
 
@@ -236,7 +236,7 @@ maximum = binary_operation(emit_maximum)
 
 @intrinsic
 def broadcast(context, number):
-    """A number in every lane."""
+    """Broadcast a number to every lane."""
 
     def generate(context, builder, signature, arguments):
         return splat(builder, arguments[0], F32X16)
@@ -245,7 +245,7 @@ def broadcast(context, number):
 
 
 def horizontal(combine):
-    """An intrinsic that combines all lanes into one number: halves with each other, always in the same order."""
+    """Make an intrinsic that reduces all lanes to one number, by halves, always in the same order."""
 
     @intrinsic
     def fold(context, vector):
@@ -270,18 +270,18 @@ hmax = horizontal(emit_maximum)
 
 
 def emit_fmuladd(builder, total, left, right):
-    """Total + left * right, rounded once where the machine can."""
+    """Emit total + left * right, fused if the machine has FMA."""
     function = external(builder, f"llvm.fmuladd.v{LANES}f32", F32X16, F32X16, F32X16, F32X16)
     return builder.call(function, [left, right, total])
 
 
 def emit_mul_add(builder, total, left, right):
-    """Total + left * right, rounded twice."""
+    """Emit total + left * right, rounded twice."""
     return builder.fadd(builder.fmul(left, right), total)
 
 
 def make_exp(multiply_add):
-    """An intrinsic for the exponential of every lane, to a relative error of 2e-7; 0 below -87, and NaN for NaN."""
+    """Make an intrinsic for exp of every lane, with a relative error of 2e-7; 0 below -87, NaN for NaN."""
 
     @intrinsic
     def exp(context, vector):
@@ -291,7 +291,7 @@ def make_exp(multiply_add):
             clamped = builder.select(inside, x, f32x16(MIN_EXPONENT))
             below = builder.fcmp_ordered("<", clamped, f32x16(MAX_EXPONENT))
             clamped = builder.select(below, clamped, f32x16(MAX_EXPONENT))
-            # Rounded to the nearest: made positive, so that cutting off rounds down.
+            # Round to nearest: the sum is positive, so that truncation rounds down.
             shifted = multiply_add(builder, f32x16(128.5), clamped, f32x16(np.float32(LOG2_E)))
             exponent = builder.sub(builder.fptosi(shifted, I32X16), i32x16(128))
             whole = builder.sitofp(exponent, F32X16)
@@ -300,10 +300,10 @@ def make_exp(multiply_add):
             value = f32x16(np.float32(EXP_COEFFICIENTS[0]))
             for coefficient in EXP_COEFFICIENTS[1:]:
                 value = multiply_add(builder, f32x16(np.float32(coefficient)), value, rest)
-            # The bits of the float 2^n.
+            # Bits of the float 2^n.
             scale = builder.bitcast(builder.shl(builder.add(exponent, i32x16(127)), i32x16(23)), F32X16)
-            found = builder.select(inside, builder.fmul(value, scale), f32x16(0.0))
-            return builder.select(builder.fcmp_unordered("uno", x, x), x, found)
+            result = builder.select(inside, builder.fmul(value, scale), f32x16(0.0))
+            return builder.select(builder.fcmp_unordered("uno", x, x), x, result)
 
         return float32x16(float32x16), generate
 
@@ -315,7 +315,7 @@ exp, exp_fma = make_exp(emit_mul_add), make_exp(emit_fmuladd)
 
 @intrinsic
 def fmuladd(context, total, left, right):
-    """Total + left * right, rounded once where the machine can."""
+    """Compute total + left * right, fused if the machine has FMA."""
 
     def generate(context, builder, signature, arguments):
         return emit_fmuladd(builder, *arguments)
@@ -325,13 +325,13 @@ def fmuladd(context, total, left, right):
 
 @intrinsic
 def rotate_pairs(context, values, cos_sin, sign):
-    """Pairs of lanes, turned by the (cosine, sine) that `turns` has for each; back where `sign` is -1."""
+    """Rotate pairs of neighbouring lanes (RoPE) by their (cosine, sine); `sign` -1 rotates back."""
 
     def generate(context, builder, signature, arguments):
         values, cos_sin, sign = arguments
 
-        def picked(vector, places):
-            return builder.shuffle_vector(vector, vector, ir.Constant(I32X16, list(places)))
+        def picked(vector, indices):
+            return builder.shuffle_vector(vector, vector, ir.Constant(I32X16, list(indices)))
 
         cosines, sines = (picked(cos_sin, [lane // 2 * 2 + half for lane in range(LANES)]) for half in (0, 1))
         crossed = picked(values, [lane ^ 1 for lane in range(LANES)])
@@ -344,36 +344,36 @@ def rotate_pairs(context, values, cos_sin, sign):
 
 @intrinsic
 def transpose_16x16(context, target, target_stride, source, source_stride):
-    """Write sixteen rows of sixteen numbers as columns; rows lie so many bytes apart."""
+    """Transpose a block of 16 by 16 numbers; strides are the bytes from one row to the next."""
 
     def generate(context, builder, signature, arguments):
         target, target_stride, source, source_stride = arguments
 
-        def place(start, stride, row):
+        def address_of(start, stride, row):
             return builder.add(start, builder.mul(stride, I64(row)))
 
-        rows = [load_from(builder, place(source, source_stride, row), F32X16) for row in range(LANES)]
-        # Of each two rows, squares of numbers beside the diagonal change places: of one, then two, four and eight.
+        rows = [load_from(builder, address_of(source, source_stride, row), F32X16) for row in range(LANES)]
+        # Swap the off-diagonal blocks of each pair of rows: of 1 x 1 numbers, then 2 x 2, 4 x 4 and 8 x 8.
         for distance in (1, 2, 4, 8):
             low = [lane if not lane & distance else LANES + lane - distance for lane in range(LANES)]
             high = [lane + distance if not lane & distance else LANES + lane for lane in range(LANES)]
             for row in range(LANES):
                 if not row & distance:
                     pair = rows[row], rows[row + distance]
-                    for place_of, mask in ((row, low), (row + distance, high)):
-                        rows[place_of] = builder.shuffle_vector(*pair, ir.Constant(I32X16, mask))
+                    for target_row, mask in ((row, low), (row + distance, high)):
+                        rows[target_row] = builder.shuffle_vector(*pair, ir.Constant(I32X16, mask))
         for row, values in enumerate(rows):
-            builder.store(values, pointer(builder, place(target, target_stride, row), F32X16)).align = 4
+            builder.store(values, pointer(builder, address_of(target, target_stride, row), F32X16)).align = 4
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate
 
 
 def make_matmul_block(rows, vectors, is_added):
-    """An intrinsic that computes a part of a matrix product: `rows` rows and `vectors` times sixteen columns of it.
+    """Make an intrinsic that computes a block of a matrix product: `rows` rows and `vectors` times 16 columns.
 
-    C[i, j] is, or grows by, the sum over k of A[i, k] * B[k, j]. Every number of A stands at its own address: from one
-    row and one k to the next it is so many bytes. The sums stay in registers.
+    C[i, j] becomes, or is increased by (`is_added`), the sum over k of A[i, k] B[k, j], of `depth` terms. Strides are
+    the bytes from one row to the next, `a_step` those from one k to the next in A. The sums stay in registers.
     """
 
     @intrinsic
@@ -381,30 +381,28 @@ def make_matmul_block(rows, vectors, is_added):
         def generate(context, builder, signature, arguments):
             c, c_stride, a, a_stride, a_step, b, b_stride, depth = arguments
 
-            def place(start, stride, row, vector=0):
+            def address_of(start, stride, row, vector=0):
                 return builder.add(builder.add(start, builder.mul(stride, I64(row))), I64(LANES_BYTES * vector))
 
             cells = [(row, vector) for row in range(rows) for vector in range(vectors)]
             sums = {cell: cgutils.alloca_once(builder, F32X16) for cell in cells}
-            for cell, found in sums.items():
-                start = load_from(builder, place(c, c_stride, *cell), F32X16) if is_added else f32x16(0.0)
-                builder.store(start, found)
+            for cell, total in sums.items():
+                start = load_from(builder, address_of(c, c_stride, *cell), F32X16) if is_added else f32x16(0.0)
+                builder.store(start, total)
             with cgutils.for_range(builder, depth) as loop:
                 b_row = builder.add(b, builder.mul(b_stride, loop.index))
                 a_column = builder.add(a, builder.mul(a_step, loop.index))
-                right = [load_from(builder, place(b_row, I64(0), 0, vector), F32X16) for vector in range(vectors)]
+                right = [load_from(builder, address_of(b_row, I64(0), 0, vector), F32X16) for vector in range(vectors)]
                 for row in range(rows):
-                    factor = load_from(builder, place(a_column, a_stride, row), F32)
+                    factor = load_from(builder, address_of(a_column, a_stride, row), F32)
                     left = splat(builder, factor, F32X16)
                     for vector in range(vectors):
-                        found = sums[row, vector]
-                        builder.store(
-                            emit_fmuladd(builder, builder.load(found, typ=F32X16), left, right[vector]), found
-                        )
-            for cell, found in sums.items():
-                builder.store(
-                    builder.load(found, typ=F32X16), pointer(builder, place(c, c_stride, *cell), F32X16)
-                ).align = 4
+                        total = sums[row, vector]
+                        value = emit_fmuladd(builder, builder.load(total, typ=F32X16), left, right[vector])
+                        builder.store(value, total)
+            for cell, total in sums.items():
+                output = pointer(builder, address_of(c, c_stride, *cell), F32X16)
+                builder.store(builder.load(total, typ=F32X16), output).align = 4
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 8), generate
@@ -414,7 +412,7 @@ def make_matmul_block(rows, vectors, is_added):
 
 @intrinsic
 def sqrt(context, number):
-    """The square root of a number, correctly rounded."""
+    """Return the square root of a number, correctly rounded."""
 
     def generate(context, builder, signature, arguments):
         return builder.call(external(builder, "llvm.sqrt.f32", F32, F32), arguments)
@@ -427,10 +425,10 @@ def sqrt(context, number):
 MASKED = np.float32(-np.inf)
 
 
-def make_softmax_numerators(power):
-    """A kernel for the numerators of the softmax of `count` scores, in place; it returns their sum.
+def make_softmax_numerators(exp):
+    """Make a kernel that replaces `count` scores by exp(score - maximum); it returns the sum of these numerators.
 
-    What fills `size` bytes behind them becomes 0. `power` is the exponential function.
+    The numbers that follow, up to `size` bytes, become 0. `exp` is one of the exponentials above.
     """
 
     @kernel
@@ -441,11 +439,11 @@ def make_softmax_numerators(power):
         for offset in range(LANES_BYTES, size, LANES_BYTES):
             highest = maximum(highest, load_f32x16(scores + offset))
         highest = broadcast(hmax(highest))
-        found = broadcast(np.float32(0.0))
+        total = broadcast(np.float32(0.0))
         for offset in range(0, size, LANES_BYTES):
-            values = power(sub(load_f32x16(scores + offset), highest))
+            values = exp(sub(load_f32x16(scores + offset), highest))
             store_f32x16(scores + offset, values)
-            found = add(found, values)
-        return hsum(found)
+            total = add(total, values)
+        return hsum(total)
 
     return softmax_numerators
