@@ -7,7 +7,7 @@ that names the place, so that no reader has to expect anything but what its shap
 import re
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -94,31 +94,6 @@ FilePath = Annotated[str, Field(pattern=r"^[^\x00]+$")]
 # JSON has no NaN and no infinity: a loss that was not finite is null.
 Loss = float | None
 
-# --- tokenizers and token files
-
-EXPORTED_TOKENIZER = keys(added_tokens=list[keys(content=Annotated[str, Field(min_length=1)], id=Whole)])
-SHARD = keys(bytes=Whole, pretokens=Whole, wall_seconds=Amount, peak_memory_bytes=Whole)
-TOKEN_FILE = keys(
-    tokens=Count,
-    dtype=Literal["uint16", "uint32"],
-    max_id=Whole,
-    sha256=str,
-    vocab_size=Count,
-    tokenizer=keys(sha256=str),
-    unigram_entropy=Amount,
-)
-# A shard may be empty; where a text is one shard, it is not told.
-TOKEN_SHARD = keys(
-    tokens=Whole,
-    dtype=Literal["uint16", "uint32"],
-    max_id=Whole | None,
-    sha256=str,
-    text_bytes=Whole,
-    vocab_size=Count,
-    tokenizer=keys(name=str, sha256=str),
-    shard=NotRequired[Whole],
-    shards=NotRequired[Count],
-)
 
 # --- what is under way
 
