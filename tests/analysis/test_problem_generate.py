@@ -1,9 +1,8 @@
-import json
-
 import pytest
 
 from lmpipe.analysis.problems import generate
-from lmpipe.generation.text_metrics import METRICS, text_metrics
+from lmpipe.generation.samples import SampleRecord, Samples
+from lmpipe.generation.text_metrics import METRICS, HeldOutMetrics, text_metrics
 from tests.support.fake_results import CORPORA, results_of, write_corpus_info
 
 KNOWN = {"the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "then"}
@@ -14,35 +13,47 @@ def metrics_of(text):
 
 
 def record(temperature, top_p, text, ended=True, cuts=()):
-    tokens = len(text.split())
-    settings = {"prompt": "Once", "temperature": temperature, "top_p": top_p, "text": text, "tokens": tokens}
-    return settings | {"reached_eos": ended, "context_truncations": list(cuts)} | metrics_of(text)
+    return SampleRecord(
+        prompt="Once",
+        temperature=temperature,
+        top_p=top_p,
+        text=text,
+        tokens=len(text.split()),
+        reached_eos=ended,
+        context_truncations=cuts,
+        **metrics_of(text),
+    )
 
 
 def samples_of(corpus, **changes):
-    records = [
-        record(0.0, 1.0, " the cat sat on the cat sat on the cat sat on a mat\n", ended=False, cuts=[64, 96]),
+    records = (
+        record(0.0, 1.0, " the cat sat on the cat sat on the cat sat on a mat\n", ended=False, cuts=(64, 96)),
         record(1.0, 0.9, " the cat and a dog sat on the mat then saw the dog"),
         record(1.0, 1.0, " the zorp and a dog flumed on the mat then saw the quib"),
-    ]
-    value = {
-        "corpus": corpus,
-        "run": f"main_experiment/{corpus}",
-        "run_status": "finished",
-        "prompts": ["Once"],
-        "max_new_tokens": 256,
-        "context_length": 64,
-        "samples": records,
-        "held_out": metrics_of("the cat and a dog sat then saw the mat") | {"documents": 50, "words": 10},
-    }
-    return value | changes
+    )
+    held_out = metrics_of("the cat and a dog sat then saw the mat") | {"documents": 50, "words": 10}
+    samples = Samples(
+        corpus=corpus,
+        run=f"main_experiment/{corpus}",
+        run_status="finished",
+        validation_loss=2.0,
+        tokenizer=corpus,
+        prompts=("Once",),
+        seed=0,
+        max_new_tokens=256,
+        context_length=64,
+        samples=records,
+        held_out=HeldOutMetrics(**held_out),
+        vocabulary_words=10,
+        vocabulary_bytes=100,
+    )
+    return samples.model_copy(update=changes)
 
 
 def results_with(folder, *found, shown=("stories", "docs")):
     for samples in found:
-        path = folder / f"samples/{samples['corpus']}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(samples))
+        (folder / "samples").mkdir(exist_ok=True)
+        samples.write(folder / f"samples/{samples.corpus}.json")
     for corpus in CORPORA:
         write_corpus_info(folder, corpus, {})
     models = {corpus: f"main_experiment/{corpus}" for corpus in shown}
@@ -76,7 +87,7 @@ def test_samples_that_outgrew_the_context_are_told_once_for_all_corpora(tmp_path
 
 
 def test_a_single_sample_that_ends_is_told_in_the_singular(tmp_path):
-    records = [record(1.0, 1.0, " the cat sat", ended=ended) for ended in (True, False, False)]
+    records = tuple(record(1.0, 1.0, " the cat sat", ended=ended) for ended in (True, False, False))
     finding = generate.analyze(results_with(tmp_path, samples_of("stories", samples=records), shown=["stories"]))
     ends = "1 of the 3 samples of stories reaches the end of text by itself; the other 2 stop at 256 tokens."
     assert ends in finding.sentences
@@ -84,7 +95,8 @@ def test_a_single_sample_that_ends_is_told_in_the_singular(tmp_path):
 
 def test_changes_within_chance_are_not_told():
     def group(known, words):
-        return [{"words": words, "known_word_share": known, "distinct_2": 0.9, "repeated_4gram_share": None}]
+        shares = {"known_word_share": known, "distinct_2": 0.9, "repeated_4gram_share": None}
+        return [record(1.0, 1.0, " the").model_copy(update={"words": words, **shares})]
 
     assert generate.change_words(group(0.9, 100), group(0.8, 100)) == []
     [told] = generate.change_words(group(0.9, 1000), group(0.8, 1000))
@@ -121,7 +133,7 @@ def test_no_samples_at_all_are_told_with_the_remedy(tmp_path):
 
 
 def test_a_diverged_run_and_texts_without_words_are_told(tmp_path):
-    nothing = [record(0.0, 1.0, "....")]
+    nothing = (record(0.0, 1.0, "...."),)
     samples = samples_of("stories", run_status="diverged", samples=nothing)
     finding = generate.analyze(results_with(tmp_path, samples, shown=["stories"]))
     assert (

@@ -9,7 +9,7 @@ import pytest
 from lmpipe.analysis.problems.registry import module_of
 from lmpipe.analysis.problems.transformer_accounting import GPT2_XL
 from lmpipe.analysis.results import Results
-from lmpipe.analysis.schemas import ACCOUNT
+from lmpipe.model.accounting import ModelAccounting
 from lmpipe.model.torch_counts import account_model
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.unicode_demo import demonstrate_unicode
@@ -89,7 +89,7 @@ def test_transformer_accounting_gives_the_figures_of_gpt2_xl(full):
 def test_transformer_accounting_tells_what_the_context_changes(full):
     context = [s for s in module_of("transformer_accounting").analyze(full).sentences if "instead of 64 tokens" in s]
     assert len(context) == 1
-    flops = [full.json(f"accounting/{name}.json", ACCOUNT)["flops"]["forward"] for name in ("small", "long")]
+    flops = [ModelAccounting.read(full.paths.accounting(name)).flops.forward for name in ("small", "long")]
     assert f"10 times the tokens but takes {flops[1] / flops[0]:.3g} times" in context[0]
 
 
@@ -111,8 +111,8 @@ def test_a_study_without_gpt2_xl_is_partial_and_says_so(tmp_path, problem):
 def test_a_study_without_named_models_accounts_for_its_own(tmp_path):
     results = make_results(tmp_path, {})
     finding = module_of("transformer_accounting").analyze(results)
-    parameters = results.json("accounting/study.json", ACCOUNT)["parameters"]
-    assert finding.metrics["study_parameters"].value == parameters["total"]
+    parameters = ModelAccounting.read(results.paths.accounting("study")).parameters
+    assert finding.metrics["study_parameters"].value == parameters.total
     assert finding.sentences[0].startswith("The study's own model has")
     assert module_of("adamwAccounting").analyze(results).metrics["largest_batch_size"].value > 1000
 

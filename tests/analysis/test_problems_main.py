@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from lmpipe.io.files import write_json
 from lmpipe.tokenizer.evaluation import evaluate_tokenizers
 from tests.analysis.test_problem_generate import samples_of
 from tests.support.fake_results import CORPORA, EXPERIMENTS, fabricate_study
@@ -42,7 +41,7 @@ def test_samples_of_both_corpora_stand_side_by_side(tmp_path):
     results = fabricate_study(tmp_path, {"main_experiment": EXPERIMENTS["main_experiment"]})
     assert "In their samples" not in said(find("main_experiment", results)), "there are none"
     for corpus in CORPORA:
-        write_json(tmp_path / "samples" / f"{corpus}.json", samples_of(corpus))
+        samples_of(corpus).write(tmp_path / "samples" / f"{corpus}.json")
     finding = find("main_experiment", results)
     words = "92.5 % of the words of the model of {} (held-out text: 100 %)"
     assert f"In their samples, {words.format('stories')} and {words.format('docs')} occur" in said(finding)
@@ -51,11 +50,12 @@ def test_samples_of_both_corpora_stand_side_by_side(tmp_path):
     assert [row[1:3] for row in table.rows] == [[0.0, 1.0], [1.0, 0.9], [1.0, 1.0]]
     assert table.rows[1][3] == "Once the cat and a dog sat on the mat then saw the dog"
     long = samples_of("docs")
-    long["samples"][0]["text"] = " word" * 200
-    write_json(tmp_path / "samples/docs.json", long)
+    first, *others = long.samples
+    long = long.model_copy(update={"samples": (first.model_copy(update={"text": " word" * 200}), *others)})
+    long.write(tmp_path / "samples/docs.json")
     cell = next(t for t in find("main_experiment", results).tables if t.caption == table.caption).rows[0][4]
     assert cell.startswith("Once word") and cell.endswith("word …") and len(cell) <= 302
-    write_json(tmp_path / "samples/docs.json", samples_of("docs", run="main_experiment/another"))
+    samples_of("docs", run="main_experiment/another").write(tmp_path / "samples/docs.json")
     assert "In their samples" not in said(find("main_experiment", results)), "they are of another run"
 
 
@@ -65,7 +65,7 @@ def test_the_cross_table_has_every_text_by_every_tokenizer(tmp_path):
     compared.write(tmp_path / "tokenizer_experiments.json")
     results = fabricate_study(tmp_path, {"main_experiment": EXPERIMENTS["main_experiment"]})
     (table,) = [table for table in find("main_experiment", results).tables if "every text by every" in table.caption]
-    found = {(row["corpus"], row["tokenizer"]): row["valid_bytes_per_token"] for row in compared["compression"]}
+    found = {(row.corpus, row.tokenizer): row.valid_bytes_per_token for row in compared.compression}
     assert table.rows == [
         [f"text of {text}", found[text, "stories"], found[text, "docs"]] for text in ("stories", "docs")
     ]

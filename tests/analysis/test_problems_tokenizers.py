@@ -8,6 +8,7 @@ from lmpipe.analysis.problems import (
 )
 from lmpipe.analysis.problems.write_up_comparison import compare_with_write_up
 from lmpipe.io.files import read_json, write_json
+from lmpipe.tokenizer.documents import StageCost, TokenizerEvaluation, TokenizerTraining, TrainingStages
 from lmpipe.tokenizer.evaluation import evaluate_tokenizers
 from tests.support.fake_results import results_of, write_corpus_info
 from tests.tokenizer.test_evaluation import make_results
@@ -159,23 +160,28 @@ def test_a_text_that_ran_out_of_pairs_is_told(folder):
     assert any("asks for 5,000 ids, but the text has no pair left" in sentence for sentence in finding.sentences)
 
 
-def test_every_odd_kind_has_words():
-    kinds = ["mojibake", "number", "punctuation", "repetition", "white space", "mixed", "not valid UTF-8"]
-    tokens = [{"text": kind, "kind": kind, "occurrences": 3} for kind in kinds]
-    (sentence,) = tokenizer_training.sense_sentences({"longest_tokens": [*tokens, tokens[0]]})
-    assert (
-        "the 8 longest, 0 are words or parts of words, 2 are text read in a wrong encoding (mojibake), 1 is" in sentence
-    )
-    assert "1 cuts a character in two" in sentence
-    assert "at least 3 times" in sentence
+def test_every_odd_kind_has_words(folder):
+    evaluation = TokenizerEvaluation.read(folder / "tokenizer_experiments.json")
+    profile = evaluation.tokenizers["stories"]
+    kinds = ["mojibake", "number", "punctuation", "repetition", "white space", "mixed", "not valid UTF-8", "mojibake"]
+    tokens = tuple(profile.longest_tokens[0].model_copy(update={"kind": kind, "occurrences": 3}) for kind in kinds)
+    (sentence,) = tokenizer_training.sense_sentences(profile.model_copy(update={"longest_tokens": tokens}))
+    assert all(words[kinds.count(kind) - 1] in sentence for kind, words in tokenizer_training.ODD_KINDS.items())
 
 
-def test_the_time_of_the_full_text_goes_with_its_bytes_and_unique_pretokens():
+def test_full_text_time_grows_with_its_bytes_and_unique_pretokens(folder):
     text_bytes, unique = tokenizer_training.FULL_TEXTS["web"]
-    stages = {"count": {"wall_seconds": 3.0}, "merge": {"wall_seconds": 2.0}, "save": {"wall_seconds": 9.0}}
-    training = {"bytes": text_bytes / 10, "unique_pretokens": unique / 4, "stages": stages}
-    figures = tokenizer_training.extrapolation(training, "training.json", "web")
-    assert figures["full_text_seconds"].value == pytest.approx(38)
-    (sentence,) = tokenizer_training.extrapolation_sentences(training, "training.json", "web")
-    assert "OpenWebText in full (11.9 GB, 6,602,749 different pre-tokens) would take about 38 s" in sentence
-    assert not tokenizer_training.extrapolation_sentences({**training, "bytes": text_bytes}, "training.json", "web")
+    training = TokenizerTraining.read(folder / "tokenizers/docs/training.json")
+    seconds = {"count": 3.0, "merge": 2.0, "save": 9.0}
+    stages = {name: StageCost(wall_seconds=time, peak_memory_bytes=0) for name, time in seconds.items()}
+    tenth = {"bytes": text_bytes / 10, "unique_pretokens": unique / 4, "stages": TrainingStages(**stages)}
+    metrics = tokenizer_training.extrapolation(training.model_copy(update=tenth), "training.json", "web")
+    assert metrics["full_text_seconds"].value == pytest.approx(38)
+
+
+def test_no_extrapolation_to_a_text_of_the_same_size(folder):
+    text_bytes, _ = tokenizer_training.FULL_TEXTS["web"]
+    training = TokenizerTraining.read(folder / "tokenizers/docs/training.json")
+    whole = training.model_copy(update={"bytes": text_bytes})
+    assert tokenizer_training.extrapolation_sentences(training, "training.json", "web")
+    assert not tokenizer_training.extrapolation_sentences(whole, "training.json", "web")

@@ -15,6 +15,14 @@ from lmpipe.study.experiments import BestOf
 from lmpipe.study.planned_run import PlannedRun
 from lmpipe.study.schema import read_study
 from lmpipe.study.settings import ModelConfig, TrainingSettings
+from lmpipe.training.measurements import (
+    BatchSizeBenchmark,
+    BatchSizeRow,
+    MeasuredStep,
+    MemoryLine,
+    PredictedStep,
+    StepProfile,
+)
 from lmpipe.training.run_config import (
     LearningRateSource,
     RunConfig,
@@ -328,7 +336,7 @@ def fabricate_measurements(
 
     `speeds` are tokens per second by batch size.
     """
-    config = ModelConfig(vocab_size=1024, **model).model_dump(mode="json")
+    config = ModelConfig(vocab_size=1024, **model)
     machine = {"device": ENVIRONMENT["hardware"]["processor"], "threads": 1, "precision": "float32"}
     step = {"parameters": 1000, "parameter_bytes": 4000, "gradient_bytes": 4000, "moment_bytes": 8000}
     values = [
@@ -341,46 +349,47 @@ def fabricate_measurements(
         dict(zip(names, value, strict=True)) | {"handout_formula": "4 * S * V", "saved_formula": "0"}
         for value in values
     ]
-    activations = {"activations": rows, "handout_bytes": 1200, "saved_bytes": 900}
-    predicted = {**step, "forward_flops": 2_000_000, "step_flops": 6_000_000, "activations": activations}
-    measured = {
+    activations = {"activations": rows, "handout_bytes": 1200, "saved_bytes": 900, "saved_bytes_per_sequence": 100}
+    predicted = PredictedStep(**step, forward_flops=2_000_000, step_flops=6_000_000, activations=activations)
+    measured = MeasuredStep(
         **step,
-        "forward_flops": 2_000_000,
-        "step_flops": 5_000_000,
-        "process_bytes": 300_000_000,
-        "saved_bytes": 1000,
-        "saved_bytes_by_part": {"loss": 600, "norms": 400},
-        "matmul_flops_per_second": 1e9,
-    }
-    told = {"model": config, "batch_size": batch_size, **machine, "predicted": predicted, "measured": measured}
-    write(folder / "model_measurements.json", told)
+        forward_flops=2_000_000,
+        step_flops=5_000_000,
+        process_bytes=300_000_000,
+        saved_bytes=1000,
+        saved_bytes_by_part={"loss": 600, "norms": 400},
+        matmul_flops_per_second=1e9,
+    )
+    profile = StepProfile(model=config, batch_size=batch_size, **machine, predicted=predicted, measured=measured)
+    profile.write(folder / "model_measurements.json")
     speeds = speeds or {2**k: 6400 * 2**k for k in range(4)}
-    write(folder / "batch_sizes.json", fabricated_batch_sizes(config, machine, speeds))
+    fabricated_batch_sizes(config, machine, speeds).write(folder / "batch_sizes.json")
 
 
-def fabricated_batch_sizes(model: dict[str, Any], machine: dict[str, Any], speeds: dict[int, float]) -> dict[str, Any]:
-    """The content of batch_sizes.json for tokens per second by batch size."""
-    context_length, largest = model["context_length"], max(speeds)
-    return {
-        "model": model,
+def fabricated_batch_sizes(model: ModelConfig, machine: dict[str, Any], speeds: dict[int, float]) -> BatchSizeBenchmark:
+    """Return the benchmark of batch sizes for tokens per second by batch size."""
+    largest = max(speeds)
+    rows = [
+        BatchSizeRow(
+            batch_size=size,
+            steps=5,
+            step_seconds=size * model.context_length / speed,
+            tokens_per_second=speed,
+            memory_bytes=20_000 + 1000 * size,
+        )
+        for size, speed in speeds.items()
+    ]
+    return BatchSizeBenchmark(
+        model=model,
         **machine,
-        "memory_limit_bytes": 10**9,
-        "predicted": {"fixed_bytes": 18_000, "bytes_per_sequence": 800, "largest_batch_size": 1200},
-        "handout": {"fixed_bytes": 16_000, "bytes_per_sequence": 2000, "largest_batch_size": 999},
-        "sizes": [
-            {
-                "batch_size": size,
-                "steps": 5,
-                "step_seconds": size * context_length / speed,
-                "tokens_per_second": speed,
-                "memory_bytes": 20_000 + 1000 * size,
-            }
-            for size, speed in speeds.items()
-        ],
-        "largest_batch_size": largest,
-        "estimated_largest_batch_size": 4 * largest,
-        "stop_reason": "time",
-    }
+        memory_limit_bytes=10**9,
+        predicted=MemoryLine(fixed_bytes=18_000, bytes_per_sequence=800, largest_batch_size=1200),
+        handout=MemoryLine(fixed_bytes=16_000, bytes_per_sequence=2000, largest_batch_size=999),
+        sizes=rows,
+        largest_batch_size=largest,
+        estimated_largest_batch_size=4 * largest,
+        stop_reason="time",
+    )
 
 
 def write(path: Path, value: Any) -> None:

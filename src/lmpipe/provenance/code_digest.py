@@ -18,7 +18,6 @@ NON_NUMERIC = {
     "io",
     "planning",
     "provenance",
-    "analysis.schemas",
     "study.corpora",
     "study.documents",
     "study.experiments",

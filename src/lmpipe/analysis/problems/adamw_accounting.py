@@ -1,7 +1,5 @@
 """Problem adamwAccounting: memory, FLOPs and days of training with AdamW, every step of the derivation shown."""
 
-from typing import Any
-
 from lmpipe.analysis.finding import Finding, Metric, Table, Text, missing
 from lmpipe.analysis.problems import measured_compute, measured_memory
 from lmpipe.analysis.problems.transformer_accounting import (
@@ -13,8 +11,8 @@ from lmpipe.analysis.problems.transformer_accounting import (
 )
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_bytes, format_command, format_formula, format_int, format_number, format_percent
+from lmpipe.model.accounting import AdamWAccounting, AdamWComparison, ModelAccounting
 from lmpipe.model.activation_memory import saved_bytes
-from lmpipe.study.settings import ModelConfig
 
 ID = "adamwAccounting"
 TITLE = "What training with AdamW costs: memory and time"
@@ -42,10 +40,10 @@ def analyze(results: Results) -> Finding:
     if not accounts:
         return missing(f"This study holds no accounting yet; make it with {format_command('accounting')}.")
     account = shown_account(accounts)
-    adamw = account["adamw"]
-    source, real = f"accounting/{account['name']}.json", measured_memory.memory(results)
+    adamw = account.adamw
+    source, real = f"accounting/{account.name}.json", measured_memory.memory(results)
     metrics = {
-        f"{name}{SUFFIXES[variant]}": Metric(adamw[variant][name], unit, source)
+        f"{name}{SUFFIXES[variant]}": Metric(getattr(getattr(adamw, variant), name), unit, source)
         for variant in VARIANTS
         for name, unit in METRICS.items()
     }
@@ -66,57 +64,57 @@ def analyze(results: Results) -> Finding:
         tables=[
             *real.tables,
             operations_table(adamw),
-            *(derivation_table(variant, adamw[variant]) for variant in VARIANTS),
+            *(derivation_table(variant, getattr(adamw, variant)) for variant in VARIANTS),
         ],
-        texts=[memory_text(variant, adamw[variant]) for variant in VARIANTS],
+        texts=[memory_text(variant, getattr(adamw, variant)) for variant in VARIANTS],
     )
 
 
-def values_of(entry: dict[str, Any]) -> dict[str, float]:
+def values_of(entry: AdamWAccounting) -> dict[str, float]:
     """The values of a derivation by symbol."""
-    return {line["symbol"]: line["value"] for line in entry["derivation"]}
+    return {line.symbol: line.value for line in entry.derivation}
 
 
-def memory_sentences(account: dict[str, Any]) -> list[str]:
+def memory_sentences(account: ModelAccounting) -> list[str]:
     """Memory as a * batch_size + b and the largest batch, for both groups of feed-forward."""
     sentences = []
     for variant, words in VARIANTS.items():
-        entry = account["adamw"][variant]
+        entry = getattr(account.adamw, variant)
         memory = format_bytes(values_of(entry)["M"])
-        batch = entry["largest_batch_size"]
+        batch = entry.largest_batch_size
         fits = (
             f"the largest batch in {memory} is {format_int(batch)}" if batch else f"not one sequence fits into {memory}"
         )
         sentences.append(
-            f"{sentence_start(title_of(account))} with {words} ({format_int(entry['parameters'])} parameters) takes "
-            f"{format_int(entry['bytes_per_sequence'])} × batch_size + "
-            f"{format_int(entry['fixed_bytes'])} bytes in float32 "
-            f"({format_bytes(entry['bytes_per_sequence'])} a sequence and "
-            f"{format_bytes(entry['fixed_bytes'])}), so {fits}."
+            f"{sentence_start(title_of(account))} with {words} ({format_int(entry.parameters)} parameters) takes "
+            f"{format_int(entry.bytes_per_sequence)} × batch_size + "
+            f"{format_int(entry.fixed_bytes)} bytes in float32 "
+            f"({format_bytes(entry.bytes_per_sequence)} a sequence and "
+            f"{format_bytes(entry.fixed_bytes)}), so {fits}."
         )
     return sentences
 
 
-def step_sentence(adamw: dict[str, Any]) -> str:
+def step_sentence(adamw: AdamWComparison) -> str:
     """FLOPs of one AdamW step, and of the whole step, as the write-up answers it."""
-    entry = adamw["handout"]
+    entry = adamw.handout
     value = values_of(entry)
-    per_parameter = {form: sum(line["flops"] for line in update) for form, update in adamw["updates"].items()}
+    per_parameter = {form: sum(line.flops for line in update) for form, update in adamw.updates}
     return (
         f"One AdamW step takes {per_parameter['handout']} operations for each parameter, "
-        f"{format_int(entry['optimizer_flops'])} "
+        f"{format_int(entry.optimizer_flops)} "
         f"FLOPs (in the form that torch computes and this study trains with: {per_parameter['torch']}); the write-up "
         f"gives 6 × parameters × tokens for it, which is the cost of the forward and backward passes, "
-        f"{format_number(entry['flops_6nd_per_step'])} FLOPs at a batch of "
+        f"{format_number(entry.flops_6nd_per_step)} FLOPs at a batch of "
         f"{format_int(value['B'])} sequences: the optimizer's "
-        f"own share of a whole step is {format_percent(entry['optimizer_flops'] / value['C_step'])}."
+        f"own share of a whole step is {format_percent(entry.optimizer_flops / value['C_step'])}."
     )
 
 
-def days_sentence(adamw: dict[str, Any]) -> str:
+def days_sentence(adamw: AdamWComparison) -> str:
     """The days that the handout's training would take, for both groups of feed-forward."""
-    value = values_of(adamw["handout"])
-    days = {variant: adamw[variant]["days"] for variant in VARIANTS}
+    value = values_of(adamw.handout)
+    days = {variant: getattr(adamw, variant).days for variant in VARIANTS}
     return (
         f"{format_int(value['N'])} steps at a batch of {format_int(value['B'])} on one A100 "
         f"({format_number(value['R'] / 1e12)} TFLOP/s "
@@ -125,36 +123,36 @@ def days_sentence(adamw: dict[str, Any]) -> str:
     )
 
 
-def as_kept(account: dict[str, Any]) -> tuple[int, int]:
+def as_kept(account: ModelAccounting) -> tuple[int, int]:
     """What a model with the handout's feed-forward keeps of a sequence when lmpipe trains it, and the largest batch."""
-    config, entry = ModelConfig(**account["config"] | {"feed_forward": "silu"}), account["adamw"]["handout"]
+    config, entry = account.config.model_copy(update={"feed_forward": "silu"}), account.adamw.handout
     by_sequence = saved_bytes(config, "float32", 2) - saved_bytes(config, "float32", 1)
-    return by_sequence, max(0, (values_of(entry)["M"] - entry["fixed_bytes"]) // by_sequence)
+    return by_sequence, max(0, (values_of(entry)["M"] - entry.fixed_bytes) // by_sequence)
 
 
-def as_kept_sentence(account: dict[str, Any]) -> str:
+def as_kept_sentence(account: ModelAccounting) -> str:
     """The largest batch by what is really kept, beside the one by the handout's list."""
-    (kept, batch), entry = as_kept(account), account["adamw"]["handout"]
+    (kept, batch), entry = as_kept(account), account.adamw.handout
     return (
         f"The handout's list is a simplification: as lmpipe trains, with fused attention, a sequence of the model with "
-        f"{VARIANTS['handout']} keeps {format_bytes(kept)} instead of {format_bytes(entry['bytes_per_sequence'])}, "
-        f"{format_percent(abs(1 - kept / entry['bytes_per_sequence']))} "
-        f"{'less' if kept < entry['bytes_per_sequence'] else 'more'}, and the largest batch "
+        f"{VARIANTS['handout']} keeps {format_bytes(kept)} instead of {format_bytes(entry.bytes_per_sequence)}, "
+        f"{format_percent(abs(1 - kept / entry.bytes_per_sequence))} "
+        f"{'less' if kept < entry.bytes_per_sequence else 'more'}, and the largest batch "
         f"is {format_int(batch)} instead "
-        f"of {format_int(entry['largest_batch_size'])}."
+        f"of {format_int(entry.largest_batch_size)}."
     )
 
 
-def shape_sentences(account: dict[str, Any]) -> list[str]:
+def shape_sentences(account: ModelAccounting) -> list[str]:
     """Say so where the model is not the write-up's."""
     if is_gpt2_xl(account):
         return []
     return [f"This study has no model of GPT-2 XL's shape; the figures are those of {title_of(account)}, its largest."]
 
 
-def operations_table(adamw: dict[str, Any]) -> Table:
+def operations_table(adamw: AdamWComparison) -> Table:
     """The operations of one parameter's update, line by line, in the handout's and in torch's form."""
-    rows = [[form, line["code"], line["flops"]] for form, update in adamw["updates"].items() for line in update]
+    rows = [[form, line.code, line.flops] for form, update in adamw.updates for line in update]
     caption = (
         "AdamW, operations for each parameter, counted on the code; scalars computed once for a step (c1 = 1 − b1, "
         "c2 = 1 − b2, alpha_t, decay, keep, root) cost nothing per parameter"
@@ -162,31 +160,29 @@ def operations_table(adamw: dict[str, Any]) -> Table:
     return Table(caption, ["form", "line", "operations"], rows, code_columns=["line"])
 
 
-def derivation_table(variant: str, entry: dict[str, Any]) -> Table:
+def derivation_table(variant: str, entry: AdamWAccounting) -> Table:
     """Every line of the derivation, with the formula that it was computed by."""
     rows = [
-        [line["symbol"], line["meaning"], format_formula(line["formula"]) or "given", line["value"], line["unit"]]
-        for line in entry["derivation"]
+        [line.symbol, line.meaning, format_formula(line.formula) or "given", line.value, line.unit]
+        for line in entry.derivation
     ]
     caption = f"The derivation step by step, with {VARIANTS[variant]} (÷ rounds down)"
     return Table(caption, ["symbol", "quantity", "formula", "value", "unit"], rows, code_columns=["symbol"])
 
 
-def memory_text(variant: str, entry: dict[str, Any]) -> Text:
+def memory_text(variant: str, entry: AdamWAccounting) -> Text:
     """The memory as algebra and with numbers."""
-    line_of = {line["symbol"]: line for line in entry["derivation"]}
-    formulas = {symbol: f"{symbol} = {format_formula(line_of[symbol]['formula'])}" for symbol in MEMORY}
+    line_of = {line.symbol: line for line in entry.derivation}
+    formulas = {symbol: f"{symbol} = {format_formula(line_of[symbol].formula)}" for symbol in MEMORY}
     width = max(map(len, formulas.values()))
-    memory = f"bytes = {format_int(line_of['a']['value'])} · batch_size + {format_int(line_of['b']['value'])}"
-    fits = (
-        f"B_max = ({format_int(line_of['M']['value'])} − "
-        f"{format_int(line_of['b']['value'])}) ÷ {format_int(line_of['a']['value'])}"
-    )
+    memory = f"bytes = {format_int(line_of['a'].value)} · batch_size + {format_int(line_of['b'].value)}"
+    available, fixed = format_int(line_of["M"].value), format_int(line_of["b"].value)
+    fits = f"B_max = ({available} − {fixed}) ÷ {format_int(line_of['a'].value)}"
     lines = [
         "bytes(batch_size) = a·batch_size + b",
-        *(f"{formula:<{width}}   {line_of[symbol]['meaning']}" for symbol, formula in formulas.items()),
+        *(f"{formula:<{width}}   {line_of[symbol].meaning}" for symbol, formula in formulas.items()),
         "",
         memory,
-        f"{fits} = {format_int(line_of['B_max']['value'])} sequences",
+        f"{fits} = {format_int(line_of['B_max'].value)} sequences",
     ]
     return Text(f"Memory with AdamW, with {VARIANTS[variant]}", "\n".join(lines))

@@ -3,13 +3,12 @@
 from collections.abc import Iterable, Sequence
 from math import sqrt
 from statistics import fmean
-from typing import Any
 
 from lmpipe.analysis.finding import Finding, Metric, Table, Text, missing
 from lmpipe.analysis.problems.write_up_comparison import describe_corpus
 from lmpipe.analysis.results import Results
-from lmpipe.analysis.schemas import SAMPLES
 from lmpipe.errors import InputError
+from lmpipe.generation.samples import SampleRecord, Samples
 from lmpipe.io.formatting import format_command, format_int, format_number, format_percent, join_words
 from lmpipe.io.hints import make_again
 
@@ -30,8 +29,7 @@ SHARES = {
 STANDARD_ERRORS_TOLD = 2
 UNCHANGED = "no share changes by more than chance explains"
 
-Samples = dict[str, Any]
-Records = Sequence[dict[str, Any]]
+Records = Sequence[SampleRecord]
 
 
 def analyze(results: Results) -> Finding:
@@ -41,15 +39,15 @@ def analyze(results: Results) -> Finding:
         return missing(
             "This study shows no samples; add to its file: `samples: {models: {CORPUS: EXPERIMENT/RUN}, ...}`."
         )
-    found = {corpus: samples for corpus in shown if (samples := results.json(path_of(corpus), SAMPLES))}
+    found = {corpus: samples for corpus in shown if (samples := results.document(Samples, path_of(corpus)))}
     if not found:
         return missing(
             f"No samples have been generated; run {format_command(results.folder / path_of(next(iter(shown))))}."
         )
     for corpus, samples in found.items():
-        if samples["corpus"] != corpus:
+        if samples.corpus != corpus:
             path = results.folder / path_of(corpus)
-            raise InputError(f"{path}: corpus: expected {corpus!r}, found {samples['corpus']!r}; {make_again(path)}")
+            raise InputError(f"{path}: corpus: expected {corpus!r}, found {samples.corpus!r}; {make_again(path)}")
     sentences = [fluency_sentence(results, samples) for samples in found.values()]
     sentences += [sentence for samples in found.values() for sentence in detail_sentences(samples)]
     sentences += [*context_sentences(found.values()), caution_sentence(found)]
@@ -60,7 +58,7 @@ def analyze(results: Results) -> Finding:
         {name: metric for item in found.items() for name, metric in corpus_metrics(*item).items()},
         sentences,
         [metrics_table(*item) for item in found.items()],
-        texts=[sample_text(*item, record) for item in found.items() for record in item[1]["samples"]],
+        texts=[sample_text(*item, record) for item in found.items() for record in item[1].samples],
     )
 
 
@@ -71,34 +69,34 @@ def path_of(corpus: str) -> str:
 
 def corpus_metrics(corpus: str, samples: Samples) -> dict[str, Metric]:
     """The mean metrics of a corpus's samples and of held-out text of comparable length."""
-    source, records = path_of(corpus), samples["samples"]
+    source, records = path_of(corpus), samples.samples
     reason = "no text has enough words"
     metrics = {
         f"{name}_{corpus}": Metric(mean(records, name), "share", source, missing_reason=reason) for name in SHARES
     }
     for name in SHARES:
-        held_out = samples["held_out"][name]
+        held_out = getattr(samples.held_out, name)
         metrics[f"held_out_{name}_{corpus}"] = Metric(held_out, "share", source, missing_reason=reason)
-    metrics[f"longest_sample_{corpus}"] = Metric(max(record["tokens"] for record in records), "tokens", source)
-    ended = sum(record["reached_eos"] for record in records)
+    metrics[f"longest_sample_{corpus}"] = Metric(max(record.tokens for record in records), "tokens", source)
+    ended = sum(record.reached_eos for record in records)
     metrics[f"ended_samples_{corpus}"] = Metric(ended, f"of {len(records)} samples", source)
     return metrics
 
 
 def mean(records: Records, name: str) -> float | None:
     """A metric of several samples together: its mean, weighted by their words; None where no sample has it."""
-    found = [record for record in records if record[name] is not None]
-    return fmean([record[name] for record in found], [record["words"] for record in found]) if found else None
+    found = [record for record in records if getattr(record, name) is not None]
+    return fmean([getattr(record, name) for record in found], [record.words for record in found]) if found else None
 
 
 def fluency_sentence(results: Results, samples: Samples) -> str:
     """The short answer for one corpus: words and repetition, against held-out text."""
-    records, reference = samples["samples"], samples["held_out"]
-    corpus = describe_corpus(results, samples["corpus"])
-    share, usual = mean(records, "known_word_share"), reference["known_word_share"]
+    records, reference = samples.samples, samples.held_out
+    corpus = describe_corpus(results, samples.corpus)
+    share, usual = mean(records, "known_word_share"), reference.known_word_share
     if share is None or usual is None:
         return f"The model trained on {corpus} writes no words that could be counted."
-    repeated, usual_repeated = mean(records, "repeated_4gram_share"), reference["repeated_4gram_share"]
+    repeated, usual_repeated = mean(records, "repeated_4gram_share"), reference.repeated_4gram_share
     sentence = (
         f"The model trained on {corpus} writes {words_verdict(share, usual)}: "
         f"{format_percent(share)} of the words in its "
@@ -129,9 +127,9 @@ def words_verdict(share: float, usual: float) -> str:
 def detail_sentences(samples: Samples) -> list[str]:
     """What the settings change, how long the samples are, and how their run ended, for one corpus."""
     sentences = [temperature_sentence(samples), top_p_sentence(samples), length_sentence(samples)]
-    if samples["run_status"] != "finished":
+    if samples.run_status != "finished":
         sentences.append(
-            f"The run behind the samples of {samples['corpus']}, {samples['run']}, ended as {samples['run_status']}."
+            f"The run behind the samples of {samples.corpus}, {samples.run}, ended as {samples.run_status}."
         )
     return [sentence for sentence in sentences if sentence]
 
@@ -140,9 +138,9 @@ def context_sentences(found: Iterable[Samples]) -> list[str]:
     """Which samples outgrew the context of their model: a sentence for each length of context."""
     cut: dict[int, list[str]] = {}
     for samples in found:
-        if number_cut := sum(bool(record["context_truncations"]) for record in samples["samples"]):
-            told = f"{format_int(number_cut)} of the samples of {samples['corpus']}"
-            cut.setdefault(samples["context_length"], []).append(told)
+        if number_cut := sum(bool(record.context_truncations) for record in samples.samples):
+            told = f"{format_int(number_cut)} of the samples of {samples.corpus}"
+            cut.setdefault(samples.context_length, []).append(told)
     return [
         f"{join_words(told)} grew beyond the context of {format_int(length)} tokens; from "
         "there on the model saw only their "
@@ -153,20 +151,20 @@ def context_sentences(found: Iterable[Samples]) -> list[str]:
 
 def temperature_sentence(samples: Samples) -> str:
     """How metrics change from the lowest to the highest temperature; empty where there is only one."""
-    groups = grouped(samples["samples"], "temperature")
+    groups = grouped(samples.samples, "temperature")
     low, high = min(groups), max(groups)
     if low == high:
         return ""
     changes = join_words(change_words(groups[low], groups[high])) or UNCHANGED
     return (
         f"From temperature {format_number(low)} to {format_number(high)}, in the samples of "
-        f"{samples['corpus']}, {changes}."
+        f"{samples.corpus}, {changes}."
     )
 
 
 def top_p_sentence(samples: Samples) -> str:
     """What keeping only the nucleus changes, at temperatures above 0; empty where only one top-p was tried."""
-    groups = grouped([record for record in samples["samples"] if record["temperature"] > 0], "top_p")
+    groups = grouped([record for record in samples.samples if record.temperature > 0], "top_p")
     if len(groups) < 2:
         return ""
     low, high = min(groups), max(groups)
@@ -174,15 +172,15 @@ def top_p_sentence(samples: Samples) -> str:
     return (
         f"Where top-p is lowered from {format_number(high)} to {format_number(low)}, which "
         "leaves out the unlikeliest tokens, "
-        f"in the samples of {samples['corpus']}, {changes}."
+        f"in the samples of {samples.corpus}, {changes}."
     )
 
 
-def grouped(records: Records, key: str) -> dict[float, list[dict[str, Any]]]:
+def grouped(records: Records, key: str) -> dict[float, list[SampleRecord]]:
     """Samples by the value of a setting."""
-    groups: dict[float, list[dict[str, Any]]] = {}
+    groups: dict[float, list[SampleRecord]] = {}
     for record in records:
-        groups.setdefault(record[key], []).append(record)
+        groups.setdefault(getattr(record, key), []).append(record)
     return groups
 
 
@@ -203,7 +201,7 @@ def change_words(before: Records, after: Records) -> list[str]:
 
 def words(records: Records) -> int:
     """The words of several samples together."""
-    return sum(record["words"] for record in records)
+    return sum(record.words for record in records)
 
 
 def standard_error(first: float, first_count: int, second: float, second_count: int) -> float:
@@ -217,9 +215,9 @@ def standard_error(first: float, first_count: int, second: float, second_count: 
 
 def length_sentence(samples: Samples) -> str:
     """How many samples reached the end of text."""
-    records, limit = samples["samples"], format_int(samples["max_new_tokens"])
-    ended = sum(record["reached_eos"] for record in records)
-    of_corpus = f"samples of {samples['corpus']}"
+    records, limit = samples.samples, format_int(samples.max_new_tokens)
+    ended = sum(record.reached_eos for record in records)
+    of_corpus = f"samples of {samples.corpus}"
     if ended == len(records):
         return f"All {format_int(ended)} {of_corpus} reach the end of text within {limit} tokens."
     if ended == 0:
@@ -234,7 +232,7 @@ def length_sentence(samples: Samples) -> str:
 
 def caution_sentence(found: dict[str, Samples]) -> str:
     """How much weight these metrics bear."""
-    lengths = [record["words"] for samples in found.values() for record in samples["samples"]]
+    lengths = [record.words for samples in found.values() for record in samples.samples]
     return (
         f"The samples have {format_int(min(lengths))} to {format_int(max(lengths))} words, "
         "one for each prompt and setting; "
@@ -247,29 +245,26 @@ def metrics_table(corpus: str, samples: Samples) -> Table:
     """A row of metrics for each sample, and one for held-out text."""
     columns = ["prompt", "temperature", "top-p", "tokens", "ended", "words", *SHARES.values()]
     rows = [
-        [record[name] for name in ("prompt", "temperature", "top_p", "tokens", "reached_eos", "words", *SHARES)]
-        for record in samples["samples"]
+        [
+            getattr(record, name)
+            for name in ("prompt", "temperature", "top_p", "tokens", "reached_eos", "words", *SHARES)
+        ]
+        for record in samples.samples
     ]
-    reference = samples["held_out"]
-    held_out = f"held-out text ({format_int(reference['documents'])} documents)"
-    rows.append([held_out, None, None, None, None, reference["words"], *(reference[name] for name in SHARES)])
-    caption = (
-        f"Metrics of the samples of {corpus}, as shares of all words or phrases of a text; model: {samples['run']}."
-    )
+    reference = samples.held_out
+    held_out = f"held-out text ({format_int(reference.documents)} documents)"
+    rows.append([held_out, None, None, None, None, reference.words, *(getattr(reference, name) for name in SHARES)])
+    caption = f"Metrics of the samples of {corpus}, as shares of all words or phrases of a text; model: {samples.run}."
     missing_reason = "held-out text has no settings, and a text of few words no phrases of so many"
     return Table(caption, columns, rows, missing_reason)
 
 
-def sample_text(corpus: str, samples: Samples, record: dict[str, Any]) -> Text:
+def sample_text(corpus: str, samples: Samples, record: SampleRecord) -> Text:
     """One sample, prompt and continuation, under its settings."""
     settings = (
-        "greedy (temperature 0)"
-        if record["temperature"] == 0
-        else f"temperature {format_number(record['temperature'])}"
+        "greedy (temperature 0)" if record.temperature == 0 else f"temperature {format_number(record.temperature)}"
     )
-    top_p = f", top-p {format_number(record['top_p'])}" if record["temperature"] else ""
-    end = (
-        "to the end of text" if record["reached_eos"] else f"stopped at {format_int(samples['max_new_tokens'])} tokens"
-    )
-    caption = f"{corpus}: {settings}{top_p}; {format_int(record['tokens'])} tokens, {end}"
-    return Text(caption, record["prompt"] + record["text"].rstrip("\n"), "prose")
+    top_p = f", top-p {format_number(record.top_p)}" if record.temperature else ""
+    end = "to the end of text" if record.reached_eos else f"stopped at {format_int(samples.max_new_tokens)} tokens"
+    caption = f"{corpus}: {settings}{top_p}; {format_int(record.tokens)} tokens, {end}"
+    return Text(caption, record.prompt + record.text.rstrip("\n"), "prose")

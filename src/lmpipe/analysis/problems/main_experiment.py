@@ -2,15 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from lmpipe.analysis.finding import Finding, Metric, Table
 from lmpipe.analysis.problems import generate, run_summary, tokenizer_experiments
 from lmpipe.analysis.problems.write_up_comparison import ROLE_DATASETS, describe_corpus
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
-from lmpipe.analysis.schemas import COMPARISON, SAMPLES
 from lmpipe.analysis.statistics import paired_difference
+from lmpipe.generation.samples import SampleRecord, Samples
 from lmpipe.io.formatting import format_bytes, format_int, format_loss, format_number, format_percent, join_words
+from lmpipe.tokenizer.documents import TokenizerEvaluation
 
 ID = "main_experiment"
 TITLE = "The same model on two corpora"
@@ -231,23 +231,23 @@ def pair_metrics(experiment: ExperimentRuns, simple: CorpusResult, web: CorpusRe
 
 def cross_tables(results: Results) -> list[Table]:
     """How every tokenizer compresses every corpus, where that was measured."""
-    compared = results.json(tokenizer_experiments.SOURCE, COMPARISON)
+    compared = results.document(TokenizerEvaluation, tokenizer_experiments.SOURCE)
     return [tokenizer_experiments.cross_table(compared)] if compared else []
 
 
-def shown_samples(results: Results, sides: list[CorpusResult]) -> dict[str, generate.Samples]:
+def shown_samples(results: Results, sides: list[CorpusResult]) -> dict[str, Samples]:
     """The samples of the models that are compared, by corpus; none unless both sides have some."""
-    found = {side.corpus: results.json(generate.path_of(side.corpus), SAMPLES) for side in sides}
+    found = {side.corpus: results.document(Samples, generate.path_of(side.corpus)) for side in sides}
     wanted = {side.corpus: f"{ID}/{side.run}" for side in sides}
-    shown = {corpus: one for corpus, one in found.items() if one and one["run"] == wanted[corpus]}
+    shown = {corpus: one for corpus, one in found.items() if one and one.run == wanted[corpus]}
     return shown if len(shown) == len(sides) else {}
 
 
-def sample_sentences(samples: dict[str, generate.Samples]) -> list[str]:
+def sample_sentences(samples: dict[str, Samples]) -> list[str]:
     """How the texts of both models compare with held-out text, by their metrics."""
     told = []
     for corpus, one in samples.items():
-        share, usual = generate.mean(one["samples"], "known_word_share"), one["held_out"]["known_word_share"]
+        share, usual = generate.mean(one.samples, "known_word_share"), one.held_out.known_word_share
         if share is None or usual is None:
             return []
         told.append(
@@ -256,9 +256,9 @@ def sample_sentences(samples: dict[str, generate.Samples]) -> list[str]:
     return [f"In their samples, {join_words(told)} occur in the training text."] if told else []
 
 
-def sample_tables(samples: dict[str, generate.Samples]) -> list[Table]:
+def sample_tables(samples: dict[str, Samples]) -> list[Table]:
     """The beginnings of both models' samples side by side: a row for each prompt and setting that both have."""
-    records = [{sampling_settings(record): record for record in one["samples"]} for one in samples.values()]
+    records = [{sampling_settings(record): record for record in one.samples} for one in samples.values()]
     shared = [settings for settings in records[0] if settings in records[1]] if records else []
     if not shared:
         return []
@@ -267,14 +267,14 @@ def sample_tables(samples: dict[str, generate.Samples]) -> list[Table]:
     return [Table("The same prompts continued by both models: how their samples begin.", columns, rows)]
 
 
-def sampling_settings(record: dict[str, Any]) -> tuple[str, float, float]:
+def sampling_settings(record: SampleRecord) -> tuple[str, float, float]:
     """What a sample was asked for."""
-    return record["prompt"], record["temperature"], record["top_p"]
+    return record.prompt, record.temperature, record.top_p
 
 
-def excerpt(record: dict[str, Any]) -> str:
+def excerpt(record: SampleRecord) -> str:
     """The prompt and the first words of its continuation, on one line."""
-    text = " ".join((record["prompt"] + record["text"]).split())
+    text = " ".join((record.prompt + record.text).split())
     return text if len(text) <= EXCERPT_CHARACTERS else f"{text[:EXCERPT_CHARACTERS].rsplit(' ', 1)[0]} …"
 
 

@@ -8,18 +8,16 @@ from lmpipe.analysis.finding import Metric, Table
 from lmpipe.analysis.problems import run_summary
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.runs import Run
-from lmpipe.analysis.schemas import BATCH_SIZES, MEASUREMENTS
 from lmpipe.io.formatting import format_command, format_int, format_number, format_percent, format_seconds
 from lmpipe.model.accounting import MODEL_FLOPS_UTILIZATION, count_parameters, forward_flops
 from lmpipe.model.activation_memory import step_bytes, validation_bytes
 from lmpipe.study.settings import ModelConfig
+from lmpipe.training.measurements import BatchSizeBenchmark, StepProfile
 
 SOURCE, TIMED = "model_measurements.json", "batch_sizes.json"
 RUNS = "runs/*/*/seed*/summary.json"
 MISSING = "the study's own model has not been measured"
 PERCENT = "% of the measured value"
-
-Measurements = dict[str, Any]
 
 
 def percent_error(predicted: float, measured: float) -> float:
@@ -62,9 +60,9 @@ class FindingPart:
     tables: list[Table]
 
 
-def read(results: Results) -> Measurements | None:
+def read(results: Results) -> StepProfile | None:
     """What was measured of the study's own model; None where the study has not measured it."""
-    return results.json(SOURCE, MEASUREMENTS)
+    return results.document(StepProfile, SOURCE)
 
 
 # --- parameters, FLOPs and time --------------------------------------------------------------------------------------
@@ -81,7 +79,7 @@ def flops_and_time(results: Results) -> FindingPart:
     rows, groups = [*counted_rows(found), *(speed.rows() if speed else [])], list(run_groups(results, found))
     table = Table(
         "Predicted beside measured: a training step of the study's own model, "
-        f"{format_int(found['batch_size'])} sequences.",
+        f"{format_int(found.batch_size)} sequences.",
         ["quantity", "predicted", "measured", "error (%)", "how it was measured"],
         rows,
     )
@@ -96,17 +94,18 @@ def missing_sentence(results: Results) -> str:
     return f"{told}; run {format_command(results.folder / SOURCE)}."
 
 
-def counted_rows(found: Measurements) -> list[list[Any]]:
+def counted_rows(found: StepProfile) -> list[list[Any]]:
     """What can be counted exactly."""
-    predicted, measured = found["predicted"], found["measured"]
+    predicted, measured = found.predicted, found.measured
     words = {
         "parameters": ("parameters", "counted on the model"),
         "forward_flops": ("FLOPs of the forward pass", "torch's FlopCounterMode on the meta device"),
         "step_flops": ("FLOPs of a whole step (3 × forward)", "the same, forwards and backwards"),
     }
     return [
-        [name, predicted[key], measured[key], percent_error(predicted[key], measured[key]), how]
+        [name, expected, actual, percent_error(expected, actual), how]
         for key, (name, how) in words.items()
+        for expected, actual in [(getattr(predicted, key), getattr(measured, key))]
     ]
 
 
@@ -123,28 +122,28 @@ def parameter_errors(results: Results) -> list[float]:
     ]
 
 
-def counted_metrics(results: Results, found: Measurements) -> dict[str, Metric]:
+def counted_metrics(results: Results, found: StepProfile) -> dict[str, Metric]:
     """The errors of what can be counted exactly."""
-    predicted, measured = found["predicted"], found["measured"]
+    predicted, measured = found.predicted, found.measured
     largest = max(parameter_errors(results), key=abs, default=None)
     return {
-        "step_flops_counted": Metric(measured["step_flops"], "FLOPs", SOURCE),
-        "step_flops_error": Metric(percent_error(predicted["step_flops"], measured["step_flops"]), PERCENT, SOURCE),
+        "step_flops_counted": Metric(measured.step_flops, "FLOPs", SOURCE),
+        "step_flops_error": Metric(percent_error(predicted.step_flops, measured.step_flops), PERCENT, SOURCE),
         "largest_parameters_error": run_summary.metric(largest, PERCENT, RUNS, "no run finished"),
     }
 
 
-def counted_sentence(results: Results, found: Measurements) -> str:
+def counted_sentence(results: Results, found: StepProfile) -> str:
     """The errors of what can be counted exactly, in a sentence."""
-    predicted, measured = found["predicted"], found["measured"]
+    predicted, measured = found.predicted, found.measured
     errors = parameter_errors(results)
     wrong = max(errors, key=abs, default=0.0)
-    step_told = describe_error(predicted["step_flops"], measured["step_flops"])
+    step_told = describe_error(predicted.step_flops, measured.step_flops)
     told = "exactly right" if wrong == 0 else f"wrong by up to {format_number(abs(wrong))} %"
     return (
         f"Against this study's own runs, the predicted parameters are {told} for each shape of model that was trained "
-        f"({format_int(len(errors))}); torch counts {format_int(measured['step_flops'])} FLOPs of a training step of "
-        f"{format_int(found['batch_size'])} sequences, and the prediction, 3 × the forward pass, is {step_told}."
+        f"({format_int(len(errors))}); torch counts {format_int(measured.step_flops)} FLOPs of a training step of "
+        f"{format_int(found.batch_size)} sequences, and the prediction, 3 × the forward pass, is {step_told}."
     )
 
 
@@ -164,15 +163,15 @@ class Throughput:
     how: str
 
     @classmethod
-    def of(cls, results: Results, found: Measurements) -> "Throughput | None":
+    def of(cls, results: Results, found: StepProfile) -> "Throughput | None":
         """Look up the speed of the model that was measured; None where neither a step nor a run of it was timed."""
-        timed = results.json(TIMED, BATCH_SIZES)
-        sizes = timed["sizes"] if timed and timed["model"] == found["model"] else []
-        alone = [row["tokens_per_second"] for row in sizes if row["batch_size"] == found["batch_size"]]
+        timed = results.document(BatchSizeBenchmark, TIMED)
+        sizes = timed.sizes if timed and timed.model == found.model else []
+        alone = [row.tokens_per_second for row in sizes if row.batch_size == found.batch_size]
         runs = [
             run.summary.tokens_per_second
             for run in results.runs()
-            if (run.config.model, run.setting("batch_size")) == (ModelConfig(**found["model"]), found["batch_size"])
+            if (run.config.model, run.setting("batch_size")) == (found.model, found.batch_size)
             and run.summary.tokens_per_second
         ]
         speeds, source, how = alone, TIMED, "a step timed alone on the machine"
@@ -180,10 +179,10 @@ class Throughput:
             speeds, source, how = runs, RUNS, "the mean of the runs, which may have had company"
         if not speeds:
             return None
-        tokens = found["batch_size"] * found["model"]["context_length"]
-        flops, ceiling = found["measured"]["step_flops"], found["measured"]["matmul_flops_per_second"]
+        tokens = found.batch_size * found.model.context_length
+        flops, ceiling = found.measured.step_flops, found.measured.matmul_flops_per_second
         mean = sum(speeds) / len(speeds)
-        return cls(mean, flops / tokens, ceiling, tokens, found["threads"], source, how)
+        return cls(mean, flops / tokens, ceiling, tokens, found.threads, source, how)
 
     @property
     def utilization(self) -> float:
@@ -227,12 +226,12 @@ class Throughput:
         ]
 
 
-def speed_metrics(found: Measurements, speed: Throughput | None) -> dict[str, Metric]:
+def speed_metrics(found: StepProfile, speed: Throughput | None) -> dict[str, Metric]:
     """Metrics of time and speed; undefined where nothing was timed."""
     reason = "" if speed else "no step or run of this model was timed"
     source = speed.source if speed else TIMED
     seconds_error = percent_error(speed.predicted_seconds, speed.seconds) if speed else None
-    ceiling = found["measured"]["matmul_flops_per_second"]
+    ceiling = found.measured.matmul_flops_per_second
     return {
         "matmul_ceiling": Metric(ceiling, "FLOP/s", SOURCE),
         "tokens_per_second": run_summary.metric(speed and speed.tokens_per_second, "tokens per second", source, reason),
@@ -302,16 +301,16 @@ class RunGroup:
         return self.flops / self.seconds / self.ceiling if self.seconds else None
 
 
-def run_groups(results: Results, found: Measurements) -> Iterator[RunGroup]:
+def run_groups(results: Results, found: StepProfile) -> Iterator[RunGroup]:
     """The groups of runs on the device and with the threads that were measured."""
     groups: dict[str, list[Run]] = {}
     for run in results.runs():
-        if (run.summary.device, run.summary.threads) == (found["device"], found["threads"]):
+        if (run.summary.device, run.summary.threads) == (found.device, found.threads):
             key = repr((run.config.model, run.setting("batch_size"), run.setting("precision")))
             groups.setdefault(key, []).append(run)
-    measured = found["measured"]
+    measured = found.measured
     for runs in groups.values():
-        yield RunGroup(runs, measured["process_bytes"], measured["matmul_flops_per_second"])
+        yield RunGroup(runs, measured.process_bytes, measured.matmul_flops_per_second)
 
 
 def runs_table(groups: list[RunGroup]) -> Table:

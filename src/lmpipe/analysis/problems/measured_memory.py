@@ -10,8 +10,8 @@ from lmpipe.analysis.problems.measured_compute import (
     RUNS,
     SOURCE,
     FindingPart,
-    Measurements,
     RunGroup,
+    StepProfile,
     describe_error,
     format_signed_percent,
     missing_sentence,
@@ -46,22 +46,22 @@ def memory(results: Results) -> FindingPart:
     return FindingPart(memory_metrics(found, groups), sentences, tables)
 
 
-def parts_table(found: Measurements) -> Table:
+def parts_table(found: StepProfile) -> Table:
     """Bytes by part, with the handout's list beside ours."""
-    predicted, measured = found["predicted"], found["measured"]
+    predicted, measured = found.predicted, found.measured
     held = {"parameters": "parameter_bytes", "gradients": "gradient_bytes", "AdamW's moments": "moment_bytes"}
     rows: list[list[Any]] = []
     for name, key in held.items():
-        size, real = predicted[key], measured[key]
+        size, real = getattr(predicted, key), getattr(measured, key)
         rows.append([name, size, size, real, percent_error(size, real), percent_error(size, real)])
-    values = predicted["activations"]["activations"]
+    values = predicted.activations.activations
     for part, name in PART_NAMES.items():
-        handout, ours = (sum(value[key] for value in values if value["part"] == part) for key in SIZES)
-        if real := measured["saved_bytes_by_part"].get(part, 0):
+        handout, ours = (sum(getattr(value, key) for value in values if value.part == part) for key in SIZES)
+        if real := measured.saved_bytes_by_part.get(part, 0):
             rows.append(
                 [f"activations: {name}", handout, ours, real, percent_error(handout, real), percent_error(ours, real)]
             )
-    handout, ours, real = (*(predicted["activations"][key] for key in SIZES), measured["saved_bytes"])
+    handout, ours, real = (*(getattr(predicted.activations, key) for key in SIZES), measured.saved_bytes)
     rows.append(["all activations", handout, ours, real, percent_error(handout, real), percent_error(ours, real)])
     columns = ["part", "the handout's list (bytes)", "our formula (bytes)", "measured (bytes)"]
     return Table(
@@ -71,16 +71,16 @@ def parts_table(found: Measurements) -> Table:
     )
 
 
-def setting_words(found: Measurements) -> str:
+def setting_words(found: StepProfile) -> str:
     """What was measured."""
-    return f"the study's own model, {format_int(found['batch_size'])} sequences, {found['precision']}"
+    return f"the study's own model, {format_int(found.batch_size)} sequences, {found.precision}"
 
 
-def gaps_table(found: Measurements) -> Table:
+def gaps_table(found: StepProfile) -> Table:
     """Every value that the handout's list counts or that is kept, and why they differ."""
     rows = [
-        [value["name"], *(value[key] for key in SIZES), value["saved_bytes"] - value["handout_bytes"], value["reason"]]
-        for value in found["predicted"]["activations"]["activations"]
+        [value.name, *(getattr(value, key) for key in SIZES), value.saved_bytes - value.handout_bytes, value.reason]
+        for value in found.predicted.activations.activations
     ]
     columns = ["value", "the handout's list (bytes)", "kept (bytes)", "difference (bytes)", "reason"]
     return Table(
@@ -88,13 +88,13 @@ def gaps_table(found: Measurements) -> Table:
     )
 
 
-def activations_sentence(found: Measurements) -> str:
+def activations_sentence(found: StepProfile) -> str:
     """How well both lists predict the bytes that autograd saves."""
-    predicted, real = found["predicted"]["activations"], found["measured"]["saved_bytes"]
-    handout, ours = (predicted[key] for key in SIZES)
+    predicted, real = found.predicted.activations, found.measured.saved_bytes
+    handout, ours = (getattr(predicted, key) for key in SIZES)
     return (
-        f"Measured on the study's own model ({format_int(found['batch_size'])} sequences, "
-        f"{found['precision']}), autograd "
+        f"Measured on the study's own model ({format_int(found.batch_size)} sequences, "
+        f"{found.precision}), autograd "
         f"saves {format_int(real)} bytes of activations for the backward pass; our formula "
         "of what lmpipe's model keeps "
         f"gives {format_int(ours)} ({describe_error(ours, real)}), the handout's simplified list {format_int(handout)} "
@@ -102,10 +102,10 @@ def activations_sentence(found: Measurements) -> str:
     )
 
 
-def gap_sentences(found: Measurements) -> list[str]:
+def gap_sentences(found: StepProfile) -> list[str]:
     """What the handout's list counts in vain and what it leaves out, by size."""
-    values = found["predicted"]["activations"]["activations"]
-    gaps = {value["name"]: value["saved_bytes"] - value["handout_bytes"] for value in values}
+    values = found.predicted.activations.activations
+    gaps = {value.name: value.saved_bytes - value.handout_bytes for value in values}
     over = sorted((name for name in gaps if gaps[name] < 0), key=lambda name: gaps[name])
     under = sorted((name for name in gaps if gaps[name] > 0), key=lambda name: -gaps[name])
     told = [
@@ -147,25 +147,25 @@ def peaks_table(groups: list[RunGroup]) -> Table:
     )
 
 
-def peak_sentences(found: Measurements, groups: list[RunGroup]) -> list[str]:
+def peak_sentences(found: StepProfile, groups: list[RunGroup]) -> list[str]:
     """How well the peaks of whole runs are predicted."""
     if not groups:
         return []
     errors = [percent_error(group.predicted_peak, group.peak) for group in groups]
     low, high = (format_signed_percent(value) for value in (min(errors), max(errors)))
     spread = low if low == high else f"{low} to {high}"
-    share = format_percent(found["measured"]["process_bytes"] / max(group.peak for group in groups))
+    share = format_percent(found.measured.process_bytes / max(group.peak for group in groups))
     return [
         f"The peak memory of whole runs is predicted with an error of {spread}; of the largest, {share} is the "
-        f"process itself ({format_bytes(found['measured']['process_bytes'])} before there is this model). "
+        f"process itself ({format_bytes(found.measured.process_bytes)} before there is this model). "
         "The prediction does not count the room that the allocator keeps between tensors."
     ]
 
 
-def memory_metrics(found: Measurements, groups: list[RunGroup]) -> dict[str, Metric]:
+def memory_metrics(found: StepProfile, groups: list[RunGroup]) -> dict[str, Metric]:
     """Metrics of the activations and of the peaks."""
-    predicted, real = found["predicted"]["activations"], found["measured"]["saved_bytes"]
-    handout, ours = (predicted[key] for key in SIZES)
+    predicted, real = found.predicted.activations, found.measured.saved_bytes
+    handout, ours = (getattr(predicted, key) for key in SIZES)
     largest = max((percent_error(group.predicted_peak, group.peak) for group in groups), key=abs, default=None)
     no_run = "no run on the device that was measured"
     return {

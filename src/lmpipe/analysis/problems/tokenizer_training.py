@@ -1,8 +1,7 @@
 """What the problems on training tokenizers share: cost, stages, longest tokens and what these tell about the text."""
 
-from typing import Any
+from collections.abc import Sequence
 
-from lmpipe.analysis import schemas
 from lmpipe.analysis.finding import Finding, Metric, Table, missing
 from lmpipe.analysis.problems.write_up_comparison import ROLE_DATASETS, describe_corpus
 from lmpipe.analysis.results import Results
@@ -15,6 +14,13 @@ from lmpipe.io.formatting import (
     format_percent,
     format_seconds,
     join_words,
+)
+from lmpipe.tokenizer.documents import (
+    LongToken,
+    TokenizerEvaluation,
+    TokenizerTraining,
+    VocabularyOverlap,
+    VocabularyProfile,
 )
 
 COMPARISON = "tokenizer_experiments.json"
@@ -42,7 +48,7 @@ def analyze_training(results: Results, role: str) -> Finding:
         place = ROLE_DATASETS[role]
         return missing(f"No corpus of this study stands for {place}; give one of them `stands_for: {place}`.")
     source = f"tokenizers/{corpus}/training.json"
-    training = results.json(source, schemas.TOKENIZER_TRAINING)
+    training = results.document(TokenizerTraining, source)
     if training is None:
         return missing(f"The tokenizer of {corpus} has not been trained; run {format_command('tokenizers')}.")
     described = describe(results, corpus)
@@ -60,58 +66,61 @@ def analyze_training(results: Results, role: str) -> Finding:
     )
 
 
-def describe(results: Results, corpus: str) -> dict[str, Any]:
+def describe(results: Results, corpus: str) -> VocabularyProfile | None:
     """What the comparison of tokenizers found out about a corpus's own tokenizer; empty where it was not made."""
-    return (comparison(results) or {"tokenizers": {}})["tokenizers"].get(corpus, {})
+    evaluation = comparison(results)
+    return evaluation.tokenizers.get(corpus) if evaluation else None
 
 
-def comparison(results: Results) -> dict[str, Any] | None:
+def comparison(results: Results) -> TokenizerEvaluation | None:
     """The comparison of tokenizers; None where it was not made."""
-    return results.json(COMPARISON, schemas.COMPARISON)
+    return results.document(TokenizerEvaluation, COMPARISON)
 
 
-def cost_metrics(training: dict[str, Any], source: str) -> dict[str, Metric]:
+def cost_metrics(training: TokenizerTraining, source: str) -> dict[str, Metric]:
     """Time, memory and size of the training."""
-    stages = {
-        f"{stage}_wall_seconds": Metric(cost["wall_seconds"], "s", source) for stage, cost in training["stages"].items()
-    }
+    stages = {f"{stage}_wall_seconds": Metric(cost.wall_seconds, "s", source) for stage, cost in training.stages}
     return {
-        "wall_seconds": Metric(training["wall_seconds"], "s", source),
-        "peak_memory_bytes": Metric(training["peak_memory_bytes"], "bytes", source),
-        "vocab_size": Metric(training["vocab_size"], "ids", source),
-        "merges": Metric(training["merges"], "merges", source),
-        "text_bytes": Metric(training["bytes"], "bytes", source),
-        "pretokens": Metric(training["pretokens"], "pre-tokens", source),
-        "unique_pretokens": Metric(training["unique_pretokens"], "pre-tokens", source),
+        "wall_seconds": Metric(training.wall_seconds, "s", source),
+        "peak_memory_bytes": Metric(training.peak_memory_bytes, "bytes", source),
+        "vocab_size": Metric(training.vocab_size, "ids", source),
+        "merges": Metric(training.merges, "merges", source),
+        "text_bytes": Metric(training.bytes, "bytes", source),
+        "pretokens": Metric(training.pretokens, "pre-tokens", source),
+        "unique_pretokens": Metric(training.unique_pretokens, "pre-tokens", source),
         **stages,
     }
 
 
-def longest_metrics(described: dict[str, Any]) -> dict[str, Metric]:
+def longest_metrics(described: VocabularyProfile | None) -> dict[str, Metric]:
     """The longest token and its length; undefined where no pair was merged or the comparison is missing."""
-    tokens = described.get("longest_tokens")
+    tokens = described.longest_tokens if described else ()
     reason = "" if tokens else "no tokens were merged" if described else "the tokenizers were not compared"
-    longest = tokens[0] if tokens else {"text": None, "bytes": None, "occurrences": None}
+    longest = tokens[0] if tokens else None
     return {
-        "longest_token": Metric(longest["text"], "", COMPARISON, missing_reason=reason),
-        "longest_token_bytes": Metric(longest["bytes"], "bytes", COMPARISON, missing_reason=reason),
-        "longest_token_occurrences": Metric(longest["occurrences"], "occurrences", COMPARISON, missing_reason=reason),
+        "longest_token": Metric(longest and longest.text, "", COMPARISON, missing_reason=reason),
+        "longest_token_bytes": Metric(longest and longest.bytes, "bytes", COMPARISON, missing_reason=reason),
+        "longest_token_occurrences": Metric(
+            longest and longest.occurrences, "occurrences", COMPARISON, missing_reason=reason
+        ),
     }
 
 
-def short_answer(results: Results, corpus: str, training: dict[str, Any], described: dict[str, Any]) -> str:
+def short_answer(
+    results: Results, corpus: str, training: TokenizerTraining, described: VocabularyProfile | None
+) -> str:
     """Time, memory and the longest token in one sentence."""
     cost = (
-        f"Training the tokenizer of {describe_corpus(results, corpus)} took {format_seconds(training['wall_seconds'])} "
-        f"and at most {format_bytes(training['peak_memory_bytes'])} of memory"
+        f"Training the tokenizer of {describe_corpus(results, corpus)} took {format_seconds(training.wall_seconds)} "
+        f"and at most {format_bytes(training.peak_memory_bytes)} of memory"
     )
-    tokens = described.get("longest_tokens")
+    tokens = described.longest_tokens if described else ()
     if not tokens:
         return f"{cost}."
-    length = tokens[0]["bytes"]
-    equals = [token for token in tokens if token["bytes"] == length]
+    length = tokens[0].bytes
+    equals = [token for token in tokens if token.bytes == length]
     if len(equals) == 1:
-        return f"{cost}; its longest token is {quoted(tokens[0]['text'])} with {length} bytes."
+        return f"{cost}; its longest token is {quoted(tokens[0].text)} with {length} bytes."
     verb = "are" if len(equals) <= 3 else "include"
     return f"{cost}; its longest tokens, of {length} bytes, {verb} {quoted_listing(equals[:3])}."
 
@@ -121,59 +130,59 @@ def quoted(text: str) -> str:
     return code_span(text) if len(text) <= SHOWN_CHARACTERS else code_span(f"{text[:SHOWN_CHARACTERS]}…")
 
 
-def quoted_listing(tokens: list[dict[str, Any]]) -> str:
+def quoted_listing(tokens: Sequence[LongToken]) -> str:
     """Tokens in a row, each as code."""
-    return join_words([quoted(token["text"]) for token in tokens])
+    return join_words([quoted(token.text) for token in tokens])
 
 
-def vocabulary_sentences(results: Results, corpus: str, training: dict[str, Any]) -> list[str]:
+def vocabulary_sentences(results: Results, corpus: str, training: TokenizerTraining) -> list[str]:
     """How the vocabulary came about, and whether the text ran out of pairs before it was full."""
-    specials = len(training["special_tokens"])
+    specials = len(training.special_tokens)
     made = (
-        f"Its {format_int(training['vocab_size'])} ids are 256 bytes, {format_int(specials)} special "
-        f"{'token' if specials == 1 else 'tokens'} and {format_int(training['merges'])} merges, learned from "
-        f"{format_bytes(training['bytes'])} of text with {format_int(training['pretokens'])} pre-tokens, "
-        f"{format_int(training['unique_pretokens'])} of them different."
+        f"Its {format_int(training.vocab_size)} ids are 256 bytes, {format_int(specials)} special "
+        f"{'token' if specials == 1 else 'tokens'} and {format_int(training.merges)} merges, learned from "
+        f"{format_bytes(training.bytes)} of text with {format_int(training.pretokens)} pre-tokens, "
+        f"{format_int(training.unique_pretokens)} of them different."
     )
     wanted = results.study.corpora[corpus].tokenizer.vocab_size
-    if training["vocab_size"] >= wanted:
+    if training.vocab_size >= wanted:
         return [made]
     return [made, f"The study asks for {format_int(wanted)} ids, but the text has no pair left to merge."]
 
 
-def stages_sentence(training: dict[str, Any]) -> str:
+def stages_sentence(training: TokenizerTraining) -> str:
     """Where the time went."""
-    stages, total = training["stages"], training["wall_seconds"]
-    slowest = max(stages, key=lambda stage: stages[stage]["wall_seconds"])
+    stages, total = dict(training.stages), training.wall_seconds
+    slowest = max(stages, key=lambda stage: stages[stage].wall_seconds)
     rest = join_words(
         [
-            f"{STAGES[stage]} {format_percent(cost['wall_seconds'] / total)}"
+            f"{STAGES[stage]} {format_percent(cost.wall_seconds / total)}"
             for stage, cost in stages.items()
             if stage != slowest
         ]
     )
-    share = format_percent(stages[slowest]["wall_seconds"] / total)
+    share = format_percent(stages[slowest].wall_seconds / total)
     return (
         f"The largest part of the time, {share}, went into {STAGES[slowest]}; {rest}. "
-        f"In all that is {format_bytes(training['bytes'] / total)} of text a second."
+        f"In all that is {format_bytes(training.bytes / total)} of text a second."
     )
 
 
-def extrapolation(training: dict[str, Any], source: str, role: str) -> dict[str, Metric]:
+def extrapolation(training: TokenizerTraining, source: str, role: str) -> dict[str, Metric]:
     """How long the write-up's own text would take here: counting goes with its bytes, merging with its unique words."""
     text_bytes, unique = FULL_TEXTS[role]
-    if not training["bytes"] or not training["unique_pretokens"]:
+    if not training.bytes or not training.unique_pretokens:
         return {"full_text_seconds": Metric(None, "s", source, missing_reason="there was no text")}
-    counting = training["stages"]["count"]["wall_seconds"] * text_bytes / training["bytes"]
-    merging = training["stages"]["merge"]["wall_seconds"] * unique / training["unique_pretokens"]
+    counting = training.stages.count.wall_seconds * text_bytes / training.bytes
+    merging = training.stages.merge.wall_seconds * unique / training.unique_pretokens
     return {"full_text_seconds": Metric(counting + merging, "s", source)}
 
 
-def extrapolation_sentences(training: dict[str, Any], source: str, role: str) -> list[str]:
+def extrapolation_sentences(training: TokenizerTraining, source: str, role: str) -> list[str]:
     """The extrapolation in words, unless the text was that large itself."""
     text_bytes, unique = FULL_TEXTS[role]
     seconds = extrapolation(training, source, role)["full_text_seconds"].value
-    if seconds is None or training["bytes"] >= text_bytes / 2:
+    if seconds is None or training.bytes >= text_bytes / 2:
         return []
     return [
         "Extrapolated from these rates, counting by bytes and merging by different pre-tokens, "
@@ -184,36 +193,38 @@ def extrapolation_sentences(training: dict[str, Any], source: str, role: str) ->
     ]
 
 
-def stages_table(training: dict[str, Any]) -> Table:
+def stages_table(training: TokenizerTraining) -> Table:
     """Seconds, share of the time and peak memory by stage."""
-    total = training["wall_seconds"]
+    total = training.wall_seconds
     rows = [
-        [STAGES[stage], cost["wall_seconds"], cost["wall_seconds"] / total, cost["peak_memory_bytes"]]
-        for stage, cost in training["stages"].items()
+        [STAGES[stage], cost.wall_seconds, cost.wall_seconds / total, cost.peak_memory_bytes]
+        for stage, cost in training.stages
     ]
-    rows.append(["in all", total, 1.0, training["peak_memory_bytes"]])
+    rows.append(["in all", total, 1.0, training.peak_memory_bytes])
     caption = "Where the time went: seconds of wall time and peak memory of the process, by stage"
     return Table(caption, ["stage", "seconds", "share of the time", "peak memory, bytes"], rows)
 
 
-def longest_tables(corpus: str, described: dict[str, Any]) -> list[Table]:
+def longest_tables(corpus: str, described: VocabularyProfile | None) -> list[Table]:
     """The longest tokens, what they are, and where they first stand in the training text."""
-    tokens = described.get("longest_tokens")
+    tokens = described.longest_tokens if described else ()
     if not tokens:
         return []
-    rows = [[token[key] for key in ("text", "bytes", "id", "kind", "occurrences", "excerpt")] for token in tokens]
+    rows = [
+        [getattr(token, key) for key in ("text", "bytes", "id", "kind", "occurrences", "excerpt")] for token in tokens
+    ]
     caption = f"The longest tokens of {corpus}; occurrences of their bytes in the training text, and around the first"
     return [Table(caption, ["token", "bytes", "id", "kind", "occurrences", "excerpt"], rows, code_columns=["token"])]
 
 
-def sense_sentences(described: dict[str, Any]) -> list[str]:
+def sense_sentences(described: VocabularyProfile | None) -> list[str]:
     """Whether the longest tokens make sense: what they are, how often they occur, and what the odd ones tell."""
-    tokens = described.get("longest_tokens")
+    tokens = described.longest_tokens if described else ()
     if not tokens:
         return []
-    words = [token for token in tokens if token["kind"] in WORDS]
-    odd = [token for token in tokens if token["kind"] not in WORDS]
-    rarest = min(token["occurrences"] for token in tokens)
+    words = [token for token in tokens if token.kind in WORDS]
+    odd = [token for token in tokens if token.kind not in WORDS]
+    rarest = min(token.occurrences for token in tokens)
     found = f"each of them occurs at least {format_int(rarest)} times in the training text"
     if not odd:
         return [f"They make sense: the {len(tokens)} longest are all words or parts of words, and {found}."]
@@ -221,15 +232,15 @@ def sense_sentences(described: dict[str, Any]) -> list[str]:
     kinds += [f"{len(group)} {ODD_KINDS[kind][len(group) > 1]}" for kind, group in by_kind(odd).items()]
     return [
         f"They make sense as statistics, not all as language: of the {len(tokens)} longest, {join_words(kinds)}, "
-        f"such as {quoted(odd[0]['text'])}; {found}, and a frequent pair is merged whatever it means."
+        f"such as {quoted(odd[0].text)}; {found}, and a frequent pair is merged whatever it means."
     ]
 
 
-def by_kind(tokens: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def by_kind(tokens: Sequence[LongToken]) -> dict[str, list[LongToken]]:
     """Tokens by their kind, in the order in which the kinds appear."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[LongToken]] = {}
     for token in tokens:
-        groups.setdefault(token["kind"], []).append(token)
+        groups.setdefault(token.kind, []).append(token)
     return groups
 
 
@@ -240,22 +251,23 @@ def comparison_sentences(results: Results) -> list[str]:
     if overlap is None:
         return []
     described = {name: describe(results, name) for name in (simple, web)}
-    merges = {name: described[name]["merges"] for name in (simple, web)}
+    merges = {name: described[name].merges for name in (simple, web)}
     sentences = [
-        f"The vocabularies of {simple} and {web} share {format_int(overlap['shared'])} merged tokens: "
-        f"{format_percent(overlap['shared'] / merges[simple])} of the {format_int(merges[simple])} of {simple} and "
-        f"{format_percent(overlap['shared'] / merges[web])} of the {format_int(merges[web])} of {web}."
+        f"The vocabularies of {simple} and {web} share {format_int(overlap.shared)} merged tokens: "
+        f"{format_percent(overlap.shared / merges[simple])} of the {format_int(merges[simple])} of {simple} and "
+        f"{format_percent(overlap.shared / merges[web])} of the {format_int(merges[web])} of {web}."
     ]
+    earliest = {overlap.first: overlap.only_first, overlap.second: overlap.only_second}
     only = [
-        f"only {name} has {join_words([quoted(text) for text in overlap['only'][name][:6]])}"
+        f"only {name} has {join_words([quoted(text) for text in earliest[name][:6]])}"
         for name in (simple, web)
-        if overlap["only"][name]
+        if earliest[name]
     ]
     if only:
         sentences.append(f"Among the earliest merges, {', and '.join(only)}.")
-    lengths = [f"{format_number(described[name]['mean_length'])} bytes for {name}" for name in (simple, web)]
+    lengths = [f"{format_number(described[name].mean_length)} bytes for {name}" for name in (simple, web)]
     spaced = [
-        f"{format_percent(described[name]['words_after_space'] / merges[name])} for {name}" for name in (simple, web)
+        f"{format_percent(described[name].words_after_space / merges[name])} for {name}" for name in (simple, web)
     ]
     return [
         *sentences,
@@ -264,12 +276,12 @@ def comparison_sentences(results: Results) -> list[str]:
     ]
 
 
-def overlap_of(results: Results, first: str | None, second: str | None) -> dict[str, Any] | None:
+def overlap_of(results: Results, first: str | None, second: str | None) -> VocabularyOverlap | None:
     """The tokens that two tokenizers share and what only each has; None where they were not compared or share none."""
-    for overlap in (comparison(results) or {"overlaps": []})["overlaps"]:
-        if {overlap["first"], overlap["second"]} == {first, second} and overlap["shared"]:
-            only = {overlap["first"]: overlap["only_first"], overlap["second"]: overlap["only_second"]}
-            return {"shared": overlap["shared"], "only": only}
+    evaluation = comparison(results)
+    for overlap in evaluation.overlaps if evaluation else ():
+        if {overlap.first, overlap.second} == {first, second} and overlap.shared:
+            return overlap
     return None
 
 
@@ -281,11 +293,11 @@ def comparison_metrics(results: Results) -> dict[str, Metric]:
         return {}
     own, other = describe(results, web), describe(results, simple)
     return {
-        "shared_tokens": Metric(overlap["shared"], "tokens", COMPARISON),
-        "share_of_simple_shared": Metric(overlap["shared"] / other["merges"], "share", COMPARISON),
-        "share_of_web_shared": Metric(overlap["shared"] / own["merges"], "share", COMPARISON),
-        "mean_token_bytes_simple": Metric(other["mean_length"], "bytes", COMPARISON),
-        "mean_token_bytes_web": Metric(own["mean_length"], "bytes", COMPARISON),
+        "shared_tokens": Metric(overlap.shared, "tokens", COMPARISON),
+        "share_of_simple_shared": Metric(overlap.shared / other.merges, "share", COMPARISON),
+        "share_of_web_shared": Metric(overlap.shared / own.merges, "share", COMPARISON),
+        "mean_token_bytes_simple": Metric(other.mean_length, "bytes", COMPARISON),
+        "mean_token_bytes_web": Metric(own.mean_length, "bytes", COMPARISON),
     }
 
 
@@ -302,7 +314,7 @@ def comparison_tables(results: Results) -> list[Table]:
 
 def shares_table(caption: str, heading: str, key: str, names: list[str], results: Results) -> Table:
     """One row for each kind or length, one column of counts for each vocabulary."""
-    found = [describe(results, name)[key] for name in names]
+    found = [getattr(describe(results, name), key) for name in names]
     kinds = dict.fromkeys(kind for one in found for kind in one)
     ordered = sorted(kinds, key=int) if key == "lengths" else list(kinds)
     rows = [[int(kind) if key == "lengths" else kind, *(one.get(kind, 0) for one in found)] for kind in ordered]

@@ -1,12 +1,10 @@
 """Problem transformer_accounting: parameters, matrix multiplies and where the FLOPs go, for models of several sizes."""
 
-from typing import Any
-
 from lmpipe.analysis.finding import BarPlot, Finding, Metric, Plot, Table, missing
 from lmpipe.analysis.problems import measured_compute
 from lmpipe.analysis.results import Results
-from lmpipe.analysis.schemas import ACCOUNT
 from lmpipe.io.formatting import format_bytes, format_command, format_int, format_number, format_percent, join_words
+from lmpipe.model.accounting import ModelAccounting
 
 ID = "transformer_accounting"
 TITLE = "What a transformer costs: parameters and FLOPs"
@@ -32,8 +30,6 @@ GPT2_XL = {
     "feed_forward": "swiglu",
     "norm": "pre",
 }
-
-Account = dict[str, Any]
 
 
 def analyze(results: Results) -> Finding:
@@ -65,61 +61,61 @@ def analyze(results: Results) -> Finding:
     )
 
 
-def read_accounts(results: Results) -> list[Account]:
+def read_accounts(results: Results) -> list[ModelAccounting]:
     """The accounting of every model that the study names, and of its own model, as far as it has been made."""
     names = [*results.study.accounting.models, "study"]
-    return [account for name in names if (account := results.json(f"accounting/{name}.json", ACCOUNT))]
+    return [account for name in names if (account := results.document(ModelAccounting, f"accounting/{name}.json"))]
 
 
-def is_gpt2_xl(account: Account) -> bool:
+def is_gpt2_xl(account: ModelAccounting) -> bool:
     """Whether a model has the shape that the write-up calls GPT-2 XL, whatever the study calls it."""
-    return all(account["config"][key] == value for key, value in GPT2_XL.items())
+    return all(getattr(account.config, key) == value for key, value in GPT2_XL.items())
 
 
-def shown_account(accounts: list[Account]) -> Account:
+def shown_account(accounts: list[ModelAccounting]) -> ModelAccounting:
     """The model to show in full: GPT-2 XL, or the largest one."""
-    return max(accounts, key=lambda account: (is_gpt2_xl(account), account["parameters"]["total"]))
+    return max(accounts, key=lambda account: (is_gpt2_xl(account), account.parameters.total))
 
 
-def title_of(account: Account) -> str:
+def title_of(account: ModelAccounting) -> str:
     """What sentences call a model."""
-    return "the study's own model" if account["name"] == "study" else account["name"]
+    return "the study's own model" if account.name == "study" else account.name
 
 
-def metrics_of(account: Account) -> dict[str, Metric]:
+def metrics_of(account: ModelAccounting) -> dict[str, Metric]:
     """A model's metrics; those named gpt2_xl always belong to the write-up's shape."""
-    name = "gpt2_xl" if is_gpt2_xl(account) else account["name"]
+    name = "gpt2_xl" if is_gpt2_xl(account) else account.name
     if name == "gpt2_xl" and not is_gpt2_xl(account):
         return {}
-    source = f"accounting/{account['name']}.json"
+    source = f"accounting/{account.name}.json"
     return {
-        f"{name}_parameters": Metric(account["parameters"]["total"], "parameters", source),
-        f"{name}_bytes": Metric(account["parameter_bytes"], "bytes", source),
-        f"{name}_forward_flops": Metric(account["flops"]["forward"], "FLOPs", source),
-        f"{name}_training_flops": Metric(account["flops"]["training"], "FLOPs", source),
+        f"{name}_parameters": Metric(account.parameters.total, "parameters", source),
+        f"{name}_bytes": Metric(account.parameter_bytes, "bytes", source),
+        f"{name}_forward_flops": Metric(account.flops.forward, "FLOPs", source),
+        f"{name}_training_flops": Metric(account.flops.training, "FLOPs", source),
         f"{name}_attention_scores_share": Metric(
-            account["shares"]["attention_scores"], "share of the forward FLOPs", source
+            account.shares["attention_scores"], "share of the forward FLOPs", source
         ),
     }
 
 
-def shown_sentences(account: Account) -> list[str]:
+def shown_sentences(account: ModelAccounting) -> list[str]:
     """The size and cost of the model shown in full, and where its FLOPs go."""
-    flops, config = account["flops"], account["config"]
-    ordered = sorted(account["shares"].items(), key=lambda item: -item[1])
+    flops, config = account.flops, account.config
+    ordered = sorted(account.shares.items(), key=lambda item: -item[1])
     shares = join_words([f"{format_percent(share)} for the {COMPONENTS[component]}" for component, share in ordered])
-    ratio = flops["flops_6nd"] / flops["training"]
+    ratio = flops.flops_6nd / flops.training
     return [
-        f"{sentence_start(title_of(account))} has {format_int(account['parameters']['total'])} parameters, which take "
-        f"{format_int(account['parameter_bytes'])} bytes ({format_bytes(account['parameter_bytes'])}) in "
+        f"{sentence_start(title_of(account))} has {format_int(account.parameters.total)} parameters, which take "
+        f"{format_int(account.parameter_bytes)} bytes ({format_bytes(account.parameter_bytes)}) in "
         "float32, and the matrix multiplies of "
-        f"one forward pass over {format_int(config['context_length'])} tokens take "
-        f"{format_int(flops['forward'])} FLOPs.",
+        f"one forward pass over {format_int(config.context_length)} tokens take "
+        f"{format_int(flops.forward)} FLOPs.",
         f"They are spent as follows: {shares}.",
         "Training on such a sequence takes three times as many, "
-        f"{format_number(flops['training'])} FLOPs, since the backward "
+        f"{format_number(flops.training)} FLOPs, since the backward "
         f"pass does two multiplies for each; the rule of thumb 6 × parameters × tokens gives "
-        f"{format_number(flops['flops_6nd'])}, {format_percent(abs(1 - ratio))} "
+        f"{format_number(flops.flops_6nd)}, {format_percent(abs(1 - ratio))} "
         f"{'less' if ratio < 1 else 'more'}: it leaves out "
         "attention's scores and values, but counts the token embedding and the gains, which no multiply uses.",
     ]
@@ -130,48 +126,48 @@ def sentence_start(text: str) -> str:
     return text[0].upper() + text[1:] if text.startswith("the ") else text
 
 
-def size_sentences(accounts: list[Account], shown: Account) -> list[str]:
+def size_sentences(accounts: list[ModelAccounting], shown: ModelAccounting) -> list[str]:
     """How shares change from the smallest to the largest model of one context length and vocabulary."""
     same = [account for account in accounts if differences(account, shown).isdisjoint({"context_length", "vocab_size"})]
-    small, large = (pick(same, key=lambda account: account["parameters"]["total"]) for pick in (min, max))
+    small, large = (pick(same, key=lambda account: account.parameters.total) for pick in (min, max))
     if small is large:
         return []
     changes = [
-        f"{words} from {format_percent(small['shares'][component])} to {format_percent(large['shares'][component])}"
+        f"{words} from {format_percent(small.shares[component])} to {format_percent(large.shares[component])}"
         for component, words in COMPONENTS.items()
     ]
-    growth = {component: large["shares"][component] - small["shares"][component] for component in COMPONENTS}
+    growth = {component: large.shares[component] - small.shares[component] for component in COMPONENTS}
     grows, shrinks = (COMPONENTS[pick(growth, key=growth.get)] for pick in (max, min))
     return [
         f"With the model's size the share of the {grows} grows most and that of the {shrinks} shrinks most: between "
-        f"{title_of(small)} and {title_of(large)}, both at {format_int(small['config']['context_length'])} tokens, "
+        f"{title_of(small)} and {title_of(large)}, both at {format_int(small.config.context_length)} tokens, "
         f"{join_words(changes)}."
     ]
 
 
-def differences(account: Account, other: Account) -> set[str]:
+def differences(account: ModelAccounting, other: ModelAccounting) -> set[str]:
     """The settings in which two models differ."""
-    return {key for key, value in account["config"].items() if other["config"][key] != value}
+    ours, theirs = account.config.model_dump(), other.config.model_dump()
+    return {key for key in ours if ours[key] != theirs[key]}
 
 
-def context_sentences(accounts: list[Account]) -> list[str]:
+def context_sentences(accounts: list[ModelAccounting]) -> list[str]:
     """What a longer context costs, for each pair of models that differ in nothing else."""
     pairs = [
         (short, long)
         for short in accounts
         for long in accounts
-        if differences(short, long) == {"context_length"}
-        and short["config"]["context_length"] < long["config"]["context_length"]
+        if differences(short, long) == {"context_length"} and short.config.context_length < long.config.context_length
     ]
     return [context_sentence(short, long) for short, long in pairs]
 
 
-def context_sentence(short: Account, long: Account) -> str:
+def context_sentence(short: ModelAccounting, long: ModelAccounting) -> str:
     """What the longer context of an otherwise equal model costs."""
-    lengths = [account["config"]["context_length"] for account in (short, long)]
-    flops = long["flops"]["forward"] / short["flops"]["forward"]
+    lengths = [account.config.context_length for account in (short, long)]
+    flops = long.flops.forward / short.flops.forward
     tokens = lengths[1] / lengths[0]
-    attention = [format_percent(account["shares"]["attention_scores"]) for account in (short, long)]
+    attention = [format_percent(account.shares["attention_scores"]) for account in (short, long)]
     return (
         f"With a context of {format_int(lengths[1])} instead of {format_int(lengths[0])} tokens ({title_of(long)} and "
         f"{title_of(short)}), a sequence has {format_number(tokens)} times the tokens but "
@@ -180,30 +176,30 @@ def context_sentence(short: Account, long: Account) -> str:
         "and weighted values of attention "
         f"grow with the square of the context, from {attention[0]} to {attention[1]} of the total, and would cost as "
         "much as all weight matrices together at a context of "
-        f"{format_int(short['flops']['attention_crossover_context'])} tokens."
+        f"{format_int(short.flops.attention_crossover_context)} tokens."
     )
 
 
-def own_sentences(accounts: list[Account]) -> list[str]:
+def own_sentences(accounts: list[ModelAccounting]) -> list[str]:
     """The study's own model in one sentence, unless it is the only one."""
-    own = next((account for account in accounts if account["name"] == "study"), None)
+    own = next((account for account in accounts if account.name == "study"), None)
     if own is None or len(accounts) == 1:
         return []
-    largest, share = max(own["shares"].items(), key=lambda item: item[1])
+    largest, share = max(own.shares.items(), key=lambda item: item[1])
     return [
-        f"The study's own model has {format_int(own['parameters']['total'])} parameters "
-        f"({format_bytes(own['parameter_bytes'])}) and "
-        f"takes {format_int(own['flops']['forward'])} FLOPs for a sequence of "
-        f"{format_int(own['config']['context_length'])} "
+        f"The study's own model has {format_int(own.parameters.total)} parameters "
+        f"({format_bytes(own.parameter_bytes)}) and "
+        f"takes {format_int(own.flops.forward)} FLOPs for a sequence of "
+        f"{format_int(own.config.context_length)} "
         f"tokens, the largest part, {format_percent(share)}, for the {COMPONENTS[largest]}."
     ]
 
 
-def check_sentences(accounts: list[Account]) -> list[str]:
+def check_sentences(accounts: list[ModelAccounting]) -> list[str]:
     """What was compared with torch, and that GPT-2 XL is missing where it is."""
     equal = sum(
-        account["torch_counts"]
-        == {"parameters": account["parameters"]["total"], "forward_flops": account["flops"]["forward"]}
+        (account.torch_counts.parameters, account.torch_counts.forward_flops)
+        == (account.parameters.total, account.flops.forward)
         for account in accounts
     )
     sentences = [
@@ -215,58 +211,54 @@ def check_sentences(accounts: list[Account]) -> list[str]:
     return sentences
 
 
-def models_table(accounts: list[Account]) -> Table:
+def models_table(accounts: list[ModelAccounting]) -> Table:
     """Size and FLOPs of every model."""
     rows = []
     for account in accounts:
-        config, flops = account["config"], account["flops"]
-        shape = [config[key] for key in ("num_layers", "d_model", "num_heads", "d_ff", "context_length")]
-        costs = [flops["forward"], flops["forward"] / config["context_length"], flops["training"], flops["flops_6nd"]]
-        rows.append([account["name"], *shape, account["parameters"]["total"], account["parameter_bytes"], *costs])
+        config, flops = account.config, account.flops
+        shape = [getattr(config, key) for key in ("num_layers", "d_model", "num_heads", "d_ff", "context_length")]
+        costs = [flops.forward, flops.forward / config.context_length, flops.training, flops.flops_6nd]
+        rows.append([account.name, *shape, account.parameters.total, account.parameter_bytes, *costs])
     columns = ["model", "layers", "d_model", "heads", "d_ff", "context", "parameters", "bytes (float32)"]
     costs = ["forward FLOPs", "forward FLOPs a token", "training FLOPs (3 × forward)", "6 × parameters × tokens"]
     return Table("Size and FLOPs of one sequence of context length", [*columns, *costs], rows)
 
 
-def parameters_table(accounts: list[Account]) -> Table:
+def parameters_table(accounts: list[ModelAccounting]) -> Table:
     """Parameters by part of every model."""
     parts = ["token_embedding", "attention", "feed_forward", "norms", "lm_head", "total"]
-    rows = [[account["name"], *(account["parameters"][part] for part in parts)] for account in accounts]
+    rows = [[account.name, *(getattr(account.parameters, part) for part in parts)] for account in accounts]
     headings = ["token embedding", "attention", "feed-forward", "RMSNorm gains", "output head", "total"]
     return Table("Parameters by part (embedding and output head are not tied)", ["model", *headings], rows)
 
 
-def matmuls_table(account: Account) -> Table:
+def matmuls_table(account: ModelAccounting) -> Table:
     """Every matrix multiply of one model's forward pass."""
-    total = account["flops"]["forward"]
+    total = account.flops.forward
     rows = []
-    for matmul in account["matmuls"]:
-        m, k, n = matmul["shape"]
+    for matmul in account.matmuls:
+        m, k, n = matmul.shape
         shape = f"({m} × {k}) · ({k} × {n})"
-        rows.append([matmul["name"], shape, matmul["repeats"], matmul["flops"], 100 * matmul["flops"] / total])
+        rows.append([matmul.name, shape, matmul.repeats, matmul.flops, 100 * matmul.flops / total])
     caption = f"Matrix multiplies of a forward pass of {title_of(account)}, one sequence (FLOPs: 2mkn for each repeat)"
     return Table(caption, ["multiply", "shape", "repeats", "FLOPs", "share (%)"], rows)
 
 
-def shares_table(accounts: list[Account]) -> Table:
+def shares_table(accounts: list[ModelAccounting]) -> Table:
     """Each component's share of every model's FLOPs, in percent."""
-    rows = [
-        [account["name"], *(100 * account["shares"][component] for component in COMPONENTS)] for account in accounts
-    ]
+    rows = [[account.name, *(100 * account.shares[component] for component in COMPONENTS)] for account in accounts]
     columns = ["model", *(f"{words} (%)" for words in COMPONENTS.values())]
     return Table("Shares of the forward FLOPs by component", columns, rows)
 
 
-def shares_plot(accounts: list[Account]) -> Plot:
+def shares_plot(accounts: list[ModelAccounting]) -> Plot:
     """Each component's share of every model's FLOPs, as stacked bars."""
-    names = [account["name"] for account in accounts]
+    names = [account.name for account in accounts]
     groups = {
-        words: [100 * account["shares"][component] for account in accounts] for component, words in COMPONENTS.items()
+        words: [100 * account.shares[component] for account in accounts] for component, words in COMPONENTS.items()
     }
     title = "Where the FLOPs of a forward pass go"
     data = BarPlot(title, "share of forward FLOPs (%)", names, groups, stacked=True, horizontal=True)
-    shares = join_words(
-        [f"{account['name']} {format_percent(account['shares']['feed_forward'])}" for account in accounts]
-    )
+    shares = join_words([f"{account.name} {format_percent(account.shares['feed_forward'])}" for account in accounts])
     alt = f"Stacked bars of the FLOPs by component for {join_words(names)}; share of the feed-forward: {shares}."
     return Plot(PLOT, "Shares of the matrix-multiply FLOPs of one forward pass, by component.", alt, data)

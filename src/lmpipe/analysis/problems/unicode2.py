@@ -1,11 +1,11 @@
 """Problem unicode2: why tokenizers start from UTF-8, and how decoding goes wrong."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from lmpipe.analysis.finding import Finding, Metric, Table, Text, missing
 from lmpipe.analysis.results import Results
-from lmpipe.analysis.schemas import UNICODE
 from lmpipe.io.formatting import format_command, format_int, format_number, format_percent, format_session, join_words
+from lmpipe.tokenizer.documents import BytewiseDecoder, EncodedSample, TwoByteSequences, UnicodeDemo
 
 ID = "unicode2"
 TITLE = "Unicode encodings"
@@ -19,22 +19,22 @@ ENCODINGS = ("UTF-8", "UTF-16", "UTF-32")
 
 def analyze(results: Results) -> Finding:
     """The answers that running the code gave."""
-    unicode, path = results.json(SOURCE, UNICODE), results.folder / SOURCE
+    unicode, path = results.document(UnicodeDemo, SOURCE), results.folder / SOURCE
     if unicode is None:
         return missing(f"The Unicode snippets have not been run in this study; run {format_command(path)}.")
-    samples, wrong, pairs = unicode["encodings"]["samples"], unicode["bytewise_decoder"], unicode["two_byte_sequences"]
+    samples, wrong, pairs = unicode.encodings.samples, unicode.bytewise_decoder, unicode.two_byte_sequences
     sentences = [*encoding_sentences(samples), decoder_sentence(wrong), pair_sentence(pairs)]
     tables = [encodings_table(samples), verdicts_table(pairs)]
     metrics = encoding_metrics(samples) | decoding_metrics(wrong, pairs)
     return Finding("answered", metrics=metrics, sentences=sentences, tables=tables, texts=session_texts(unicode))
 
 
-def total_bytes(samples: list[dict[str, Any]], encoding: str) -> int:
+def total_bytes(samples: Sequence[EncodedSample], encoding: str) -> int:
     """Bytes of all samples in one encoding."""
-    return sum(sample["encodings"][encoding]["bytes"] for sample in samples)
+    return sum(sample.encodings[encoding].bytes for sample in samples)
 
 
-def encoding_metrics(samples: list[dict[str, Any]]) -> dict[str, Metric]:
+def encoding_metrics(samples: Sequence[EncodedSample]) -> dict[str, Metric]:
     """Bytes of all samples by encoding."""
     return {
         f"{encoding.lower().replace('-', '')}_bytes": Metric(total_bytes(samples, encoding), "bytes", SOURCE)
@@ -42,27 +42,27 @@ def encoding_metrics(samples: list[dict[str, Any]]) -> dict[str, Metric]:
     }
 
 
-def decoding_metrics(wrong: dict[str, Any], pairs: dict[str, Any]) -> dict[str, Metric]:
+def decoding_metrics(wrong: BytewiseDecoder, pairs: TwoByteSequences) -> dict[str, Metric]:
     """What was found about the wrong decoder and about sequences of two bytes."""
     return {
-        "wrong_decoder_input": Metric(wrong["input"], "", SOURCE),
-        "wrong_decoder_failing_characters": Metric(wrong["characters_failing"], "characters", SOURCE),
-        "invalid_two_bytes": Metric(pairs["example"], "", SOURCE),
-        "two_byte_sequences_valid": Metric(pairs["valid"], "sequences", SOURCE),
-        "two_byte_sequences_invalid": Metric(pairs["invalid"], "sequences", SOURCE),
+        "wrong_decoder_input": Metric(wrong.input, "", SOURCE),
+        "wrong_decoder_failing_characters": Metric(wrong.characters_failing, "characters", SOURCE),
+        "invalid_two_bytes": Metric(pairs.example, "", SOURCE),
+        "two_byte_sequences_valid": Metric(pairs.valid, "sequences", SOURCE),
+        "two_byte_sequences_invalid": Metric(pairs.invalid, "sequences", SOURCE),
     }
 
 
-def encoding_sentences(samples: list[dict[str, Any]]) -> list[str]:
+def encoding_sentences(samples: Sequence[EncodedSample]) -> list[str]:
     """UTF-8 against the others on the samples, with the scripts where it is not the shortest."""
     totals = {encoding: total_bytes(samples, encoding) for encoding in ENCODINGS}
     first = samples[0]
-    widths = [format_number(first["encodings"][encoding]["bytes_per_character"]) for encoding in ENCODINGS]
-    zeros = [format_percent(first["encodings"][encoding]["zero_share"]) for encoding in ENCODINGS]
-    longer = [s["script"] for s in samples if s["encodings"]["UTF-8"]["bytes"] > s["encodings"]["UTF-16"]["bytes"]]
-    any_zero = any(sample["encodings"]["UTF-8"]["zero_share"] for sample in samples)
+    widths = [format_number(first.encodings[encoding].bytes_per_character) for encoding in ENCODINGS]
+    zeros = [format_percent(first.encodings[encoding].zero_share) for encoding in ENCODINGS]
+    longer = [s.script for s in samples if s.encodings["UTF-8"].bytes > s.encodings["UTF-16"].bytes]
+    any_zero = any(sample.encodings["UTF-8"].zero_share for sample in samples)
     sentences = [
-        f"UTF-8 makes a tokenizer's input short and free of padding: {first['script']} takes {widths[0]} byte a "
+        f"UTF-8 makes a tokenizer's input short and free of padding: {first.script} takes {widths[0]} byte a "
         f"character against {widths[1]} in UTF-16 and {widths[2]} in UTF-32, where {zeros[1]} and {zeros[2]} of the "
         f"bytes are zeros that carry nothing, while UTF-8 has {'some' if any_zero else 'none'} in any sample.",
         f"All {len(samples)} samples together take {format_int(totals['UTF-8'])} bytes in "
@@ -76,58 +76,58 @@ def encoding_sentences(samples: list[dict[str, Any]]) -> list[str]:
     return sentences
 
 
-def decoder_sentence(wrong: dict[str, Any]) -> str:
+def decoder_sentence(wrong: BytewiseDecoder) -> str:
     """Where the decoder that takes bytes one at a time fails, and why."""
     return (
         "The decoder that takes bytes one at a time gives back the first "
-        f"{format_int(wrong['words_decoded'])} words "
-        f"of the samples and fails on “{wrong['input']}” ({wrong['input_bytes']}) with “{wrong['exception']}”: a "
+        f"{format_int(wrong.words_decoded)} words "
+        f"of the samples and fails on “{wrong.input}” ({wrong.input_bytes}) with “{wrong.exception}”: a "
         f"character beyond ASCII takes several bytes, none of which is valid alone, so that the decoder fails on "
-        f"{format_int(wrong['characters_failing'])} of all {format_int(wrong['characters'])} characters, "
-        f"from U+{wrong['first_failing_code_point']:04X} on."
+        f"{format_int(wrong.characters_failing)} of all {format_int(wrong.characters)} characters, "
+        f"from U+{wrong.first_failing_code_point:04X} on."
     )
 
 
-def pair_sentence(pairs: dict[str, Any]) -> str:
+def pair_sentence(pairs: TwoByteSequences) -> str:
     """Two bytes that are no text, the decoder's reason, and how many such pairs there are."""
-    lead, following = pairs["example"].split()
-    lead_bits, following_bits = pairs["example_bits"].split()
+    lead, following = pairs.example.split()
+    lead_bits, following_bits = pairs.example_bits.split()
     return (
-        f"The two bytes {lead} {following} decode to nothing, with the reason “{pairs['example_reason']}”: {lead} "
+        f"The two bytes {lead} {following} decode to nothing, with the reason “{pairs.example_reason}”: {lead} "
         f"({lead_bits}) begins a longer character, whose next byte must begin with the bits 10, but {following} is "
-        f"{following_bits}; of all {format_int(pairs['sequences'])} sequences of two bytes, "
-        f"{format_int(pairs['valid'])} are "
-        f"valid and {format_int(pairs['invalid'])} are not ({format_percent(pairs['invalid'] / pairs['sequences'])})."
+        f"{following_bits}; of all {format_int(pairs.sequences)} sequences of two bytes, "
+        f"{format_int(pairs.valid)} are "
+        f"valid and {format_int(pairs.invalid)} are not ({format_percent(pairs.invalid / pairs.sequences)})."
     )
 
 
-def encodings_table(samples: list[dict[str, Any]]) -> Table:
+def encodings_table(samples: Sequence[EncodedSample]) -> Table:
     """Bytes per character and share of zero bytes of every sample."""
     columns = ["sample", "text", "characters"]
     columns += [f"{encoding} bytes/character" for encoding in ENCODINGS]
     columns += [f"{encoding} zeros (%)" for encoding in ENCODINGS]
     rows = []
     for sample in samples:
-        entries = [sample["encodings"][encoding] for encoding in ENCODINGS]
-        widths = [entry["bytes_per_character"] for entry in entries]
-        zeros = [100 * entry["zero_share"] for entry in entries]
-        rows.append([sample["script"], sample["text"], sample["characters"], *widths, *zeros])
+        entries = [sample.encodings[encoding] for encoding in ENCODINGS]
+        widths = [entry.bytes_per_character for entry in entries]
+        zeros = [100 * entry.zero_share for entry in entries]
+        rows.append([sample.script, sample.text, sample.characters, *widths, *zeros])
     return Table("One sentence in several scripts, encoded without a byte-order mark", columns, rows)
 
 
-def verdicts_table(pairs: dict[str, Any]) -> Table:
+def verdicts_table(pairs: TwoByteSequences) -> Table:
     """The decoder's verdicts on all sequences of two bytes."""
-    rows = [[entry["reason"], entry["sequences"], entry["example"]] for entry in pairs["reasons"]]
-    rows.append(["valid", pairs["valid"], "00 00"])
+    rows = [[entry.reason, entry.sequences, entry.example] for entry in pairs.reasons]
+    rows.append(["valid", pairs.valid, "00 00"])
     return Table("The decoder's verdicts on all sequences of two bytes", ["verdict", "sequences", "first"], rows)
 
 
-def session_texts(unicode: dict[str, Any]) -> list[Text]:
+def session_texts(unicode: UnicodeDemo) -> list[Text]:
     """The code that was run, with its real output."""
-    python = f"run by Python {unicode['python']}"
+    python = f"run by Python {unicode.python}"
     return [
-        Text(f"The measure of the first table, {python}", unicode["encodings"]["code"]),
+        Text(f"The measure of the first table, {python}", unicode.encodings.code),
         Text(f"The wrong decoder, on a word that it decodes and on one that it does not, {python}",
-             format_session(unicode["bytewise_decoder"]["session"])),
-        Text(f"Bytes that are no text, {python}", format_session(unicode["two_byte_sequences"]["session"])),
+             format_session(list(map(dict, unicode.bytewise_decoder.session)))),
+        Text(f"Bytes that are no text, {python}", format_session(list(map(dict, unicode.two_byte_sequences.session)))),
     ]  # fmt: skip
