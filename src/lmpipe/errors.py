@@ -1,6 +1,10 @@
-"""The error that every wrong input of a user ends in."""
+"""InputError: every error of a user's input."""
 
 from os import PathLike
+
+# Remedies for a result of the workflow that is missing or damaged.
+BUILD = "run snakemake to make it"
+REBUILD = "delete it and run snakemake again"
 
 
 class InputError(Exception):

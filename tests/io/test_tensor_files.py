@@ -28,21 +28,19 @@ def test_weights_come_back(saved):
 
 def test_weights_of_another_model_and_damaged_ones_are_refused(saved, tmp_path):
     other = weight_shapes(CONFIG.model_copy(update={"d_ff": 32}))
-    with pytest.raises(
-        InputError, match=r"layers.0.ffn.w13.weight: expected shape \(64, 16\) of F32, found shape \(48, 16\)"
-    ):
+    with pytest.raises(InputError, match=r"shape \(48, 16\) of F32 for layers.0.ffn.w13.weight, not shape \(64, 16\)"):
         read_weights(saved, other)
     deeper = weight_shapes(CONFIG.model_copy(update={"num_layers": 2}))
-    with pytest.raises(InputError, match=r"layers.1.attn.output_proj.weight: expected shape .* found none; use the w"):
+    with pytest.raises(InputError, match="no tensor for layers"):
         read_weights(saved, deeper)
     saved.write_bytes(saved.read_bytes()[:-1])
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="not a complete"):
         read_weights(saved, weight_shapes(CONFIG))
-    with pytest.raises(InputError, match="no such file; make it first"):
+    with pytest.raises(InputError, match="is missing"):
         read_weights(tmp_path / "nothing.safetensors", weight_shapes(CONFIG))
 
 
 def test_weights_of_another_precision_are_refused(tmp_path):
     save_file({"a": torch.zeros(2, dtype=torch.bfloat16)}, tmp_path / "half.safetensors")
-    with pytest.raises(InputError, match=r"half.safetensors: a: expected shape \(2,\) of F32, found .* of BF16"):
+    with pytest.raises(InputError, match=r"shape \(2,\) of BF16 for a, not shape \(2,\) of F32"):
         read_weights(tmp_path / "half.safetensors", {"a": (2,)})

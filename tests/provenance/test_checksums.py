@@ -184,10 +184,10 @@ def test_nothing_outside_the_folder_is_read(study, verify, monkeypatch, path, pl
     ("content", "message"),
     [
         (None, "expected the collected records of a study, found no such file; name the study's folder, or let "),
-        ("{", "expected JSON, found damaged text"),
-        ("[]", "expected "),
-        ('{"verb": "train", "outputs": {}}', "study: expected a value, found none; name the study's folder"),
-        ('{"study": "s", "records": {}, "files": {"a": {"bytes": 1, "sha256": "x"}}}', "files.a.sha256: expected "),
+        ("{", "is not valid JSON"),
+        ("[]", "is []"),
+        ('{"verb": "train", "outputs": {}}', "study is missing; name the study's folder"),
+        ('{"study": "s", "records": {}, "files": {"a": {"bytes": 1, "sha256": "x"}}}', "files.a.sha256 is 'x', not "),
     ],
 )
 def test_what_is_no_collection_is_one_line(study, verify, content, message):

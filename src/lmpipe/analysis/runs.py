@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmpipe.errors import InputError
+from lmpipe.errors import REBUILD, InputError
 from lmpipe.io.validation import short_repr
 from lmpipe.study.paths import CONFIG, METRICS, SUMMARY
 from lmpipe.training.run_config import RunConfig
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METRICS_COLUMNS = ("step", "tokens", "wall_seconds", "train_loss", "validation_loss")
-REBUILD = "delete it and run snakemake again"
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,9 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lmpipe.errors import InputError
+from lmpipe.errors import BUILD, REBUILD, InputError
 from lmpipe.io.files import write_json
 from lmpipe.io.validation import first_violation
-
-REBUILD = "delete it and run snakemake again"
 
 
 class Document(BaseModel):
@@ -29,7 +27,7 @@ class Document(BaseModel):
         try:
             data = Path(path).read_bytes()
         except FileNotFoundError:
-            raise InputError(path, "is missing", "run snakemake to make it") from None
+            raise InputError(path, "is missing", BUILD) from None
         try:
             return cls.model_validate_json(data, strict=True)
         except ValidationError as error:

@@ -1,12 +1,11 @@
 """Words for numbers and code: counts, sizes, times, shares, losses, formulas and interpreter sessions."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from math import floor, isfinite, isinf, log10
 from pathlib import Path
 from re import findall
 from typing import Any
-
-from lmpipe.io.hints import command
 
 BYTE_UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -146,14 +145,12 @@ def code_span(text: str) -> str:
 
 
 def format_command(target: Path | str) -> str:
-    """The command, as code, that makes a result by its path, or a group of results by its name.
+    """Return the command, as code, that makes a result by its path, or a group of results by its name.
 
     >>> format_command("tokenizers")
     '`snakemake --cores 1 tokenizers --configfile STUDY.yaml`'
     """
-    return code_span(
-        command(target) if isinstance(target, Path) else f"snakemake --cores 1 {target} --configfile STUDY.yaml"
-    )
+    return code_span(shlex.join(["snakemake", "--cores", "1", str(target), "--configfile", "STUDY.yaml"]))
 
 
 def format_formula(formula: str) -> str:

@@ -1,4 +1,4 @@
-"""File locks: one process at a time, released by the system when it ends."""
+"""File locks; the system releases them however a process ends."""
 
 import contextlib
 import fcntl
@@ -14,9 +14,9 @@ locked_until_exit: dict[Path, contextlib.AbstractContextManager] = {}
 
 @contextlib.contextmanager
 def file_lock(path: str | Path, waiting: str | None = None) -> Iterator[IO[bytes]]:
-    """Open a file for appending, made where it is missing, for this process alone.
+    """Open a file for appending, and create it if it is missing, for this process alone.
 
-    While another process holds it, this one says `waiting` and waits; without such a text it raises BlockingIOError.
+    While another process holds it, log `waiting` and wait; without that text, raise BlockingIOError.
     """
     path = Path(path)
     while True:
@@ -29,21 +29,21 @@ def file_lock(path: str | Path, waiting: str | None = None) -> Iterator[IO[bytes
                     raise
                 log(waiting)
                 fcntl.flock(file, fcntl.LOCK_EX)
-            # Whoever held it before may have renamed or removed it: then the lock is on a file of another name.
+            # If the last holder renamed or removed the file, this lock is on a file of another name.
             if is_same_file(path, file.fileno()):
                 yield file
                 return
 
 
 def lock_until_exit(path: str | Path, waiting: str) -> None:
-    """Hold a file for this process alone until it ends, however that comes; say `waiting` while another has it."""
+    """Lock a file for this process until it ends; log `waiting` while another process holds it."""
     if (path := Path(path).absolute()) not in locked_until_exit:
         locked_until_exit[path] = file_lock(path, waiting)
         locked_until_exit[path].__enter__()
 
 
 def is_same_file(path: Path, descriptor: int) -> bool:
-    """Whether an open file is the one of this name."""
+    """Return whether an open file is the one of this name."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Files of tensors (safetensors), read without trust and without torch: a model's weights as NumPy arrays."""
+"""Tensor files (safetensors), read without trust and without torch."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -8,42 +8,43 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from lmpipe.errors import InputError
-from lmpipe.io.hints import make_again, make_first
+from lmpipe.errors import BUILD, REBUILD, InputError
 
 
 @contextlib.contextmanager
 def open_tensors(path: str | Path, framework: str = "numpy") -> Iterator[Any]:
-    """A safetensors file while the block runs; raises InputError where it is missing or damaged, inside it too."""
+    """Open a safetensors file for the block; raise InputError if it is missing, or damaged where the block reads it."""
     try:
-        # safetensors names no file in an error of the system, and says nothing clear of a folder.
+        # safetensors names no file in an error of the system, and is unclear about a directory.
         with open(path, "rb"), safe_open(path, framework=framework) as file:
             yield file
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; {make_first(path)}") from None
+        raise InputError(path, "is missing", BUILD) from None
     except SafetensorError as error:
-        raise InputError(f"{path}: expected safetensors, found a damaged file ({error}); {make_again(path)}") from None
+        raise InputError(path, f"is not a complete safetensors file ({error})", REBUILD) from None
 
 
 def read_weights(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The float32 tensors of these names and shapes; raises InputError for a file that holds anything else."""
+    """Return the float32 tensors of these names and shapes; raise InputError if the file has others."""
     with open_tensors(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+        stored = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
         expected = {name: (shape, "F32") for name, shape in shapes.items()}
-        # Before anything is read: a model of another size may be of any size.
-        if wrong := sorted(dict(expected.items() ^ found.items())):
+        # Compared before anything is read: a model of another size may be of any size.
+        if different := sorted(dict(expected.items() ^ stored.items())):
+            name = different[0]
             raise InputError(
-                f"{path}: {wrong[0]}: expected {told(expected.get(wrong[0]))}, found {told(found.get(wrong[0]))}; "
-                "use the weights and the config.json of one run"
+                path,
+                f"has {describe_tensor(stored.get(name))} for {name}, not {describe_tensor(expected.get(name))}",
+                "use the weights and the config.json of one run",
             )
         return {name: file.get_tensor(name) for name in shapes}
 
 
-def told(tensor: tuple[tuple[int, ...], str] | None) -> str:
-    """A tensor's shape and kind in words.
+def describe_tensor(tensor: tuple[tuple[int, ...], str] | None) -> str:
+    """Return a tensor's shape and type in words.
 
-    >>> told(((2, 3), "F32")), told(None)
-    ('shape (2, 3) of F32', 'none')
+    >>> describe_tensor(((2, 3), "F32")), describe_tensor(None)
+    ('shape (2, 3) of F32', 'no tensor')
     """
-    return "none" if tensor is None else f"shape {tensor[0]} of {tensor[1]}"
+    return "no tensor" if tensor is None else f"shape {tensor[0]} of {tensor[1]}"

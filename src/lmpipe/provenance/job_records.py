@@ -18,8 +18,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from lmpipe.errors import REBUILD
 from lmpipe.io.files import files_written, json_bytes, read_json, sha256_of, write_json
-from lmpipe.io.hints import STUDY_FILE, make_again
 from lmpipe.provenance.code_digest import TRACKED_PACKAGES, code_digest
 from lmpipe.provenance.environment import environment, peak_memory_bytes
 from lmpipe.study.documents import Whole, check_shape, keys, read_shape
@@ -28,7 +28,7 @@ RECORD = "provenance.json"
 # Which study is carried out here, written as a call of the workflow begins.
 # What lies in a study's folder and is no result: runs under way or shared, Snakemake's measurements, what is known or
 # told of a study before it is finished, at its top; unfinished writes, and Snakemake's mark of a folder, anywhere.
-OTHER_ENTRIES = ("store", "benchmarks", "study.yaml", STUDY_FILE)
+OTHER_ENTRIES = ("store", "benchmarks", "study.yaml", "session.json")
 OTHER_NAMES = ("*.tmp-*", ".snakemake_timestamp")
 Facts = dict[str, Any]
 
@@ -162,7 +162,7 @@ def recorded_outputs(folder: Path) -> dict[Path, Facts]:
 def outputs_in(path: Path) -> dict[str, Facts]:
     """The files that a job's record names; none for a study's collection, or where there is no record."""
     record = read_shape(path, Facts) if path.exists() else {}
-    return check_shape(record, JOB_RECORD, str(path), make_again(path))["outputs"] if "outputs" in record else {}
+    return check_shape(record, JOB_RECORD, str(path), REBUILD)["outputs"] if "outputs" in record else {}
 
 
 def absolute(path: str | Path) -> Path:

@@ -12,9 +12,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from lmpipe.errors import InputError
+from lmpipe.errors import REBUILD, InputError
 from lmpipe.io.files import read_json
-from lmpipe.io.hints import make_again
 from lmpipe.io.validation import InvalidValueError, first_violation, short_repr
 from lmpipe.study.fields import Name, Settings
 
@@ -27,7 +26,7 @@ def read_shape(path: str | Path, kind: Any, remedy: str = "") -> Any:
 
     `remedy` says what to do with a damaged file that no rule makes.
     """
-    return check_shape(read_json(path, remedy), kind, str(path), remedy or make_again(path))
+    return check_shape(read_json(path, remedy), kind, str(path), remedy or REBUILD)
 
 
 def check_shape(value: Any, kind: Any, place: str, remedy: str) -> Any:

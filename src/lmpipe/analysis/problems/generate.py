@@ -7,10 +7,9 @@ from statistics import fmean
 from lmpipe.analysis.finding import Finding, Metric, Table, Text, missing
 from lmpipe.analysis.problems.write_up_comparison import describe_corpus
 from lmpipe.analysis.results import Results
-from lmpipe.errors import InputError
+from lmpipe.errors import REBUILD, InputError
 from lmpipe.generation.samples import SampleRecord, Samples
 from lmpipe.io.formatting import format_command, format_int, format_number, format_percent, join_words
-from lmpipe.io.hints import make_again
 
 ID = "generate"
 TITLE = "Text from the trained models"
@@ -47,7 +46,7 @@ def analyze(results: Results) -> Finding:
     for corpus, samples in found.items():
         if samples.corpus != corpus:
             path = results.folder / path_of(corpus)
-            raise InputError(f"{path}: corpus: expected {corpus!r}, found {samples.corpus!r}; {make_again(path)}")
+            raise InputError(path, f"has samples of the corpus {samples.corpus!r}, not of {corpus!r}", REBUILD)
     sentences = [fluency_sentence(results, samples) for samples in found.values()]
     sentences += [sentence for samples in found.values() for sentence in detail_sentences(samples)]
     sentences += [*context_sentences(found.values()), caution_sentence(found)]

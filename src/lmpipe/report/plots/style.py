@@ -18,8 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullFormatter
 
-from lmpipe.errors import InputError
-from lmpipe.io.documents import REBUILD
+from lmpipe.errors import REBUILD, InputError
 from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import format_number, is_number
 
