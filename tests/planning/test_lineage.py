@@ -41,7 +41,7 @@ def test_file_without_a_record_has_no_ancestors(lineage):
 def test_pattern_matches_every_run(lineage, study):
     assert len(lineage.files(["runs/*/*/seed*/summary.json"])) == sum(map(len, study.run_keys.values()))
     assert lineage.rebuild_commands(["runs/*/*/seed*/summary.json"], "laptop")[1] == (
-        "snakemake --cores 2 --forcerun train --configfile study.yaml"
+        "snakemake --cores 2 --forcerun train --configfile results/laptop/study.yaml"
     )
 
 
@@ -54,7 +54,7 @@ def test_copied_run_has_the_time_of_its_training(lineage, study):
 def test_rebuild_commands_name_their_targets_and_force_their_rules(lineage):
     assert lineage.rebuild_commands([TABLE], "laptop") == [
         "lmpipe clear-runs results/laptop",
-        f"snakemake --cores 2 results/laptop/{TABLE} --forcerun train --configfile study.yaml",
+        f"snakemake --cores 2 results/laptop/{TABLE} --forcerun train --configfile results/laptop/study.yaml",
     ]
     corpus = "corpora/stories/corpus.json"
     (command,) = lineage.rebuild_commands([corpus], "laptop")

@@ -211,7 +211,7 @@ def test_sections_have_their_origin_and_rebuild_commands(study, html):
     text = Page(section_of(html, "layer_norm_ablation")).text
     assert "lmpipe clear-runs results/fabricated" in text
     table = "results/fabricated/experiments/layer_norm_ablation/table.csv"
-    assert f"snakemake --cores 2 {table} --forcerun train --configfile study.yaml" in text
+    assert f"snakemake --cores 2 {table} --forcerun train --configfile results/fabricated/study.yaml" in text
     assert "train 12 0, 1, 2" in text, "jobs and seeds of a rule"
     assert "make_corpus 1" in text, "what the runs come from"
     assert "commit 0123456789ab" in text

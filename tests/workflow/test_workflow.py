@@ -68,6 +68,38 @@ def findings(results):
     return Findings.read(results.folder / "findings.json").problems
 
 
+def test_dry_run_loads_neither_torch_nor_numba(folder):
+    code = (
+        "import sys\nfrom snakemake.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n"
+        "    assert not end.code\nprint({'torch', 'numba', 'llvmlite'} & set(sys.modules))"
+    )
+    arguments = ["-n", "--quiet", "--snakefile", ROOT / "Snakefile", "--configfile", SMOKE]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True)
+    assert done.stdout.endswith("set()\n"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "near"),
+    [
+        ("runs/learning_rate/max_lr=0.02/seed0/summary.json", "learning_rate/max_lr=0.03/seed0"),
+        ("tokens/storys/train.bin", "stories"),
+        ("experiments/learningrate/table.csv", "learning_rate"),
+        ("accounting/gpt2.json", "gpt2_xl"),
+        ("samples/doc.json", "docs"),
+    ],
+)
+def test_unknown_target_is_one_line_with_the_nearest_names(folder, target, near):
+    done = snakemake(folder, "--dry-run", "--quiet", "all", f"results/smoke/{target}", check=False)
+    assert done.returncode == 1
+    assert near in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+def test_wrong_option_of_config_is_named(folder):
+    done = snakemake(folder, "--dry-run", "--config", "trainin=3", check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("--config: ")
+
+
 def test_every_problem_is_answered(findings):
     assert set(findings) == set(PROBLEMS)
     statuses = {problem: finding.status for problem, finding in findings.items()}
@@ -201,7 +233,7 @@ def collected(results):
 
 
 def test_every_result_is_named_in_exactly_one_record(results, collected):
-    others = {"store", "benchmarks", "provenance.json", "study.json"}
+    others = {"store", "benchmarks", "provenance.json", "study.yaml", "session.json"}
     found = [path.relative_to(results.folder) for path in results.folder.rglob("*") if path.is_file()]
     found = {path.as_posix() for path in found if path.parts[0] not in others and path.name != ".snakemake_timestamp"}
     named = [

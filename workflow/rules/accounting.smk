@@ -31,7 +31,7 @@ rule account_model:
         mem_mb=1000,
         runtime=10,
     params:
-        results=RESULTS,
+        results=subpath(output.accounting, ancestor=2),
         settings=inputs.model_settings,
         code=stage_digest("account_model"),
     shell:
@@ -51,7 +51,7 @@ rule profile_model:
         mem_mb=4000,
         runtime=10,
     params:
-        results=RESULTS,
+        results=subpath(output.profile, parent=True),
         settings=inputs.step_settings,
         train_threads=TRAIN_THREADS,
         code=stage_digest("profile_model"),
@@ -72,7 +72,7 @@ rule benchmark_batch_sizes:
         mem_mb=4000,
         runtime=10,
     params:
-        results=RESULTS,
+        results=subpath(output.sizes, parent=True),
         settings=inputs.step_settings,
         train_threads=TRAIN_THREADS,
         code=stage_digest("benchmark_batch_sizes"),

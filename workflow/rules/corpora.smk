@@ -32,7 +32,7 @@ rule make_corpus:
         mem_mb=1000,
         runtime=60,
     params:
-        results=RESULTS,
+        results=subpath(output.info, ancestor=3),
         settings=inputs.corpus_settings,
         code=stage_digest("make_corpus"),
     shell:

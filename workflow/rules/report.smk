@@ -45,7 +45,7 @@ rule plot_experiment:
         mem_mb=1000,
         runtime=20,
     params:
-        results=RESULTS,
+        results=subpath(output.table, ancestor=3),
         settings=inputs.experiment_runs,
         code=stage_digest("plot_experiment"),
     shell:
@@ -77,7 +77,7 @@ rule analyze:
         mem_mb=1000,
         runtime=20,
     params:
-        results=RESULTS,
+        results=subpath(output.findings, parent=True),
         settings=inputs.study_settings,
         code=stage_digest("analyze"),
     shell:
@@ -117,7 +117,7 @@ rule report:
         mem_mb=1000,
         runtime=10,
     params:
-        results=RESULTS,
+        results=subpath(output.page, parent=True),
         settings=inputs.study_settings,
         code=stage_digest("report"),
     shell:
@@ -138,7 +138,7 @@ rule collect_provenance:
         mem_mb=500,
         runtime=5,
     params:
-        results=RESULTS,
+        results=subpath(output[0], parent=True),
         settings=inputs.study_settings,
     shell:
         "lmpipe collect-provenance {params.results} 2> {log:q}"

@@ -151,7 +151,7 @@ rule evaluate_tokenizers:
         mem_mb=2000,
         runtime=120,
     params:
-        results=RESULTS,
+        results=subpath(output.evaluation, parent=True),
         settings=inputs.evaluated_tokenizers,
         code=stage_digest("evaluate_tokenizers"),
     shell:

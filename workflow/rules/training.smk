@@ -23,7 +23,7 @@ rule train:
         runtime=inputs.train.runtime,
         runs_per_gpu=1,
     params:
-        results=RESULTS,
+        results=subpath(output.config, ancestor=5),
         settings=inputs.run_settings,
         gpus=lambda wildcards, resources: requested_gpus(resources.get("gpu"), resources.get("gres")),
         code=stage_digest("train"),
@@ -48,7 +48,7 @@ rule select_best:
         mem_mb=500,
         runtime=5,
     params:
-        results=RESULTS,
+        results=subpath(output.best, ancestor=3),
         settings=inputs.experiment_runs,
         code=stage_digest("select_best"),
     shell:
@@ -71,7 +71,7 @@ rule generate:
         mem_mb=2000,
         runtime=60,
     params:
-        results=RESULTS,
+        results=subpath(output.samples, ancestor=2),
         settings=inputs.sample_settings,
         code=stage_digest("generate"),
     shell:

@@ -1,1 +1,4 @@
-"""TODO."""
+"""Plan of a study: every run and tokenizer resolved, the stages that make them, their cost, and the rules' questions.
+
+Imports study, provenance and the formulas of model.accounting; nothing heavier. It alone knows Snakemake.
+"""

@@ -82,7 +82,16 @@ class Lineage:
         producers = [self.jobs[self.producers[name]] for name in self.files(sources)]
         rules = dict.fromkeys("train" if job.rule == "plot_experiment" else job.rule for job in producers)
         targets = [f"results/{study}/{source}" for source in sources if "*" not in source]
-        command = ["snakemake", "--cores", "2", *targets, "--forcerun", *rules, "--configfile", "study.yaml"]
+        command = [
+            "snakemake",
+            "--cores",
+            "2",
+            *targets,
+            "--forcerun",
+            *rules,
+            "--configfile",
+            f"results/{study}/study.yaml",
+        ]
         return ([f"lmpipe clear-runs results/{study}"] if "train" in rules else []) + [shlex.join(command)]
 
 

@@ -214,7 +214,7 @@ def nearest_names(name: str, known: Collection[str]) -> str:
 def find_name(kind: str, name: str, known: Collection[str]) -> str:
     """Return `name` if a study has it; else raise InputError with the nearest names."""
     if name not in known:
-        raise InputError(name, f"is no {kind} of this study", nearest_names(name, known))
+        raise InputError(f"{kind} {name}", "is not in this study", nearest_names(name, known))
     return name
 
 
