@@ -3,7 +3,7 @@ import torch
 
 from lmpipe.errors import InputError
 from lmpipe.training import devices
-from lmpipe.training.devices import cgroup_available, find_device, free_memory_bytes
+from lmpipe.training.devices import cgroup_available, check_openmp, find_device, free_memory_bytes
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,13 @@ def test_a_job_has_what_its_control_groups_leave(tmp_path):
 def test_free_memory_is_the_least_of_machine_and_groups(monkeypatch):
     monkeypatch.setattr(devices, "cgroup_available", lambda: iter([5, 3]))
     assert free_memory_bytes(torch.device("cpu")) == 3
+
+
+@pytest.mark.parametrize(("name", "value"), [("OMP_THREAD_LIMIT", "2"), ("OMP_DYNAMIC", "true")])
+def test_environment_that_takes_threads_away_is_refused(monkeypatch, name, value):
+    """Torch's bfloat16 products would be wrong."""
+    monkeypatch.setenv(name, value)
+    check_openmp(1)
+    with pytest.raises(InputError) as refused:
+        check_openmp(4)
+    assert refused.value.where == name

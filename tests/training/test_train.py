@@ -316,6 +316,16 @@ def test_a_resume_under_another_setup_says_so(study, monkeypatch, capfd):
     assert re.search(r"resuming with .*threads=2.*started with .*threads=1", capfd.readouterr().err)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_run_with_four_threads_repeats_to_the_byte(study, precision):
+    run = tiny_run(precision=precision, total_tokens=64 * 20, model={"d_model": 256, "d_ff": 512})
+    other = make_tiny_study(Path("results/other"))
+    for results in (study, other):
+        train(run, results, results / "run", threads=4)
+    assert summary_of(study / "run")["threads"] == 4
+    assert_same_result(study / "run", other / "run")
+
+
 def test_bfloat16_is_another_run_with_nearly_the_same_loss(study):
     for precision in ("float32", "bfloat16"):
         train(tiny_run(precision=precision), study, study / precision)

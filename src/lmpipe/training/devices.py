@@ -142,8 +142,24 @@ def configure_malloc() -> None:
             libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES_OLD)
 
 
+def check_openmp(threads: int) -> None:
+    """Raise InputError if the environment lets OpenMP give this process fewer threads than it asks for.
+
+    torch 2.13 (oneDNN) then computes wrong bfloat16 products without any error, and other results vary with the load.
+    """
+    limit = os.environ.get("OMP_THREAD_LIMIT", "")
+    if limit.isdecimal() and int(limit) < threads:
+        raise InputError("OMP_THREAD_LIMIT", f"is {limit}, but the run has {threads} threads", "unset it")
+    if threads > 1 and os.environ.get("OMP_DYNAMIC", "").strip().lower() in ("true", "1"):
+        raise InputError("OMP_DYNAMIC", f"lets OpenMP use fewer than the run's {threads} threads", "unset it")
+
+
 def set_deterministic(threads: int, device: torch.device) -> None:
-    """Fix the number of threads and the choice of algorithms, so that a run repeats to the byte."""
+    """Fix the number of threads and the choice of algorithms, so that a run repeats to the byte.
+
+    Raises InputError if the environment restricts the threads.
+    """
+    check_openmp(threads)
     torch.set_num_threads(threads)
     if device.type == "cpu":
         configure_malloc()
