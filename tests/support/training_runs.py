@@ -29,13 +29,13 @@ RESULT_KEYS = (
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv."""
+    """Read the rows of metrics.csv."""
     with open(folder / "metrics.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def without_times(folder: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv, but their wall_seconds."""
+    """Read the rows of metrics.csv without wall_seconds."""
     return [{key: value for key, value in row.items() if key != "wall_seconds"} for row in rows_of(folder)]
 
 
@@ -90,7 +90,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], Non
 
 
 def program(run: PlannedRun, results: Path, output: Path, **options: Any) -> list[str]:
-    """The command of a Python program that trains a run, and prints if it was trained now."""
+    """Return the command of a Python program that trains a run, and prints if it was trained now."""
     planned = f"PlannedRun.model_validate_json({run.model_dump_json()!r})"
     imports = "from lmpipe.study.planned_run import PlannedRun; from lmpipe.training.run import train"
     code = f"{imports}; print(train({planned}, {str(results)!r}, {str(output)!r}, **{options}))"

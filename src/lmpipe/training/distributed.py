@@ -41,7 +41,7 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process reads and writes the run's files."""
+        """True in the process that reads and writes the run's files."""
         return self.rank == 0
 
     def local_slice(self, batch_size: int) -> slice:

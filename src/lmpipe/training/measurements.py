@@ -30,7 +30,7 @@ class PredictedStep(StepCost):
     """Closed formulas for a step."""
 
     activations: ActivationAccounting
-    """What the forward pass saves for the backward pass."""
+    """Tensors that the forward pass saves for the backward pass."""
 
 
 class MeasuredStep(StepCost):

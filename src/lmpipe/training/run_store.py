@@ -89,7 +89,7 @@ class RunSummary(Document):
     processes: int
     """Processes that shared each batch."""
     compile: bool
-    """Whether torch.compile was used."""
+    """True if the step was compiled with torch.compile."""
     micro_batch_size: int
     """Sequences computed at a time in each process."""
     precision: str
@@ -132,7 +132,7 @@ class StoredRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all results are there; the summary is written last."""
+        """True if all results exist; the summary is written last."""
         return all((self.folder / name).exists() for name in (METRICS, WEIGHTS, SUMMARY))
 
     @contextlib.contextmanager

@@ -36,7 +36,7 @@ class StepResult:
 
     @property
     def is_updated(self) -> bool:
-        """Whether the weights were updated; an update that would make them non-finite is skipped."""
+        """True if the weights were updated; an update that would make them non-finite is skipped."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 

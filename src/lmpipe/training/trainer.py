@@ -177,7 +177,7 @@ class Trainer:
 
     @property
     def is_training(self) -> bool:
-        """Whether steps remain and the run has not diverged."""
+        """True while steps remain and the run has not diverged."""
         return self.state.step < self.inputs.steps and self.state.divergence is None
 
     def train_chunk(self, bar: Progress) -> None:
