@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from lmpipe.analysis.problems.registry import module_of
+from lmpipe.analysis.problems.registry import problem_module
 from lmpipe.analysis.problems.transformer_accounting import GPT2_XL
 from lmpipe.analysis.results import Results
 from lmpipe.model.accounting import ModelAccounting
@@ -54,7 +54,7 @@ def full(tmp_path_factory):
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_findings_are_complete(full, problem):
-    module = module_of(problem)
+    module = problem_module(problem)
     finding = module.analyze(full)
     assert problem == module.ID
     assert module.TITLE and module.QUESTION.endswith("?")
@@ -72,13 +72,13 @@ def test_findings_are_complete(full, problem):
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_missing_inputs_are_told_with_their_remedy(tmp_path, problem):
-    finding = module_of(problem).analyze(results_of(tmp_path, accounting={"models": {"small": SMALL}}))
+    finding = problem_module(problem).analyze(results_of(tmp_path, accounting={"models": {"small": SMALL}}))
     assert finding.status == "missing"
     assert "snakemake" in finding.sentences[0]
 
 
 def test_transformer_accounting_gives_the_figures_of_gpt2_xl(full):
-    finding = module_of("transformer_accounting").analyze(full)
+    finding = problem_module("transformer_accounting").analyze(full)
     assert finding.metrics["gpt2_xl_parameters"].value == 2_127_057_600
     assert finding.metrics["gpt2_xl_bytes"].value == 8_508_230_400
     assert finding.metrics["gpt2_xl_forward_flops"].value == 4_513_336_524_800
@@ -87,7 +87,8 @@ def test_transformer_accounting_gives_the_figures_of_gpt2_xl(full):
 
 
 def test_transformer_accounting_tells_what_the_context_changes(full):
-    context = [s for s in module_of("transformer_accounting").analyze(full).sentences if "instead of 64 tokens" in s]
+    sentences = problem_module("transformer_accounting").analyze(full).sentences
+    context = [s for s in sentences if "instead of 64 tokens" in s]
     assert len(context) == 1
     flops = [ModelAccounting.read(full.paths.accounting(name)).flops.forward for name in ("small", "long")]
     assert f"10 times the tokens but takes {flops[1] / flops[0]:.3g} times" in context[0]
@@ -95,14 +96,14 @@ def test_transformer_accounting_tells_what_the_context_changes(full):
 
 def test_transformer_accounting_compares_sizes_at_one_context(tmp_path):
     wide = SMALL | {"d_model": 64, "d_ff": 192}
-    finding = module_of("transformer_accounting").analyze(make_results(tmp_path, {"small": SMALL, "wide": wide}))
+    finding = problem_module("transformer_accounting").analyze(make_results(tmp_path, {"small": SMALL, "wide": wide}))
     assert any("between small and wide, both at 64 tokens" in sentence for sentence in finding.sentences)
 
 
 @pytest.mark.parametrize("problem", ["transformer_accounting", "adamwAccounting"])
 def test_a_study_without_gpt2_xl_is_partial_and_says_so(tmp_path, problem):
     # The name alone makes no GPT-2 XL: its figures would stand beside the write-up's.
-    finding = module_of(problem).analyze(make_results(tmp_path, {"gpt2_xl": SMALL}))
+    finding = problem_module(problem).analyze(make_results(tmp_path, {"gpt2_xl": SMALL}))
     assert finding.status == "partial"
     assert "gpt2_xl_parameters" not in finding.metrics
     assert any("GPT-2 XL" in sentence for sentence in finding.sentences)
@@ -110,15 +111,15 @@ def test_a_study_without_gpt2_xl_is_partial_and_says_so(tmp_path, problem):
 
 def test_a_study_without_named_models_accounts_for_its_own(tmp_path):
     results = make_results(tmp_path, {})
-    finding = module_of("transformer_accounting").analyze(results)
+    finding = problem_module("transformer_accounting").analyze(results)
     parameters = ModelAccounting.read(results.paths.accounting("study")).parameters
     assert finding.metrics["study_parameters"].value == parameters.total
     assert finding.sentences[0].startswith("The study's own model has")
-    assert module_of("adamwAccounting").analyze(results).metrics["largest_batch_size"].value > 1000
+    assert problem_module("adamwAccounting").analyze(results).metrics["largest_batch_size"].value > 1000
 
 
 def test_adamw_accounting_answers_the_oracles(full):
-    finding = module_of("adamwAccounting").analyze(full)
+    finding = problem_module("adamwAccounting").analyze(full)
     values = {name: figure.value for name, figure in finding.metrics.items()}
     assert (values["largest_batch_size"], values["largest_batch_size_swiglu"]) == (3, 2)
     assert (round(values["days"]), round(values["days_swiglu"])) == (5115, 6584)
@@ -128,7 +129,7 @@ def test_adamw_accounting_answers_the_oracles(full):
 
 
 def test_the_largest_batch_by_what_is_kept_leaves_out_attention_scores(full):
-    finding = module_of("adamwAccounting").analyze(full)
+    finding = problem_module("adamwAccounting").analyze(full)
     # GPT-2 XL by hand: float32, S = 1,024, D = 1,600, F = 6,400, L = 48, V = 50,257.
     tokens, layer = 1024, 8 * 1600 + 2 + 2 * 6400
     by_sequence = 4 * tokens * (48 * layer + 1600 + 1 + 1600 + 2)
@@ -140,7 +141,7 @@ def test_the_largest_batch_by_what_is_kept_leaves_out_attention_scores(full):
 
 
 def test_adamw_accounting_shows_every_step(full):
-    finding = module_of("adamwAccounting").analyze(full)
+    finding = problem_module("adamwAccounting").analyze(full)
     derivations = [table for table in finding.tables if "derivation" in table.caption]
     assert len(derivations) == 2
     symbols = {row[0] for row in derivations[0].rows}
@@ -152,13 +153,13 @@ def test_adamw_accounting_shows_every_step(full):
 def test_a_model_too_large_for_the_device_is_told(tmp_path):
     account_model("gpt2_xl", ModelConfig(**GPT2_XL), 24e9).write(tmp_path / "accounting" / "gpt2_xl.json")
     results = results_of(tmp_path, accounting={"models": {"gpt2_xl": GPT2_XL}})
-    finding = module_of("adamwAccounting").analyze(results)
+    finding = problem_module("adamwAccounting").analyze(results)
     assert finding.metrics["largest_batch_size"].value == 0
     assert "so not one sequence fits into 24 GB" in finding.sentences[0]
 
 
 def test_learning_rate_tuning_judges_each_rate(full):
-    finding = module_of("learning_rate_tuning").analyze(full)
+    finding = problem_module("learning_rate_tuning").analyze(full)
     assert finding.sentences[0] == (
         "The loss falls at learning rates of 1, 10 and 100, fastest at 100, and it diverges at 1,000."
     )
@@ -173,7 +174,7 @@ def test_learning_rate_tuning_judges_each_rate(full):
 
 def test_learning_rate_tuning_bears_overflow_and_explains_nothing_it_does_not_see(tmp_path):
     write_toy(tmp_path, {1.0: [25.0, 24.0, 20.0], 1000.0: [25.0, 1e30, "inf"], 2000.0: [25.0, 1e35, ""]})
-    finding = module_of("learning_rate_tuning").analyze(results_of(tmp_path))
+    finding = problem_module("learning_rate_tuning").analyze(results_of(tmp_path))
     assert finding.metrics["final_loss_1000"].value is None
     assert finding.metrics["final_loss_1000"].missing_reason == "it overflowed"
     assert "it diverges at 1,000 and 2,000" in finding.sentences[0]
@@ -183,17 +184,17 @@ def test_learning_rate_tuning_bears_overflow_and_explains_nothing_it_does_not_se
 
 def test_learning_rate_tuning_may_fail_everywhere(tmp_path):
     write_toy(tmp_path, {1000.0: [25.0, 1e30]})
-    sentences = module_of("learning_rate_tuning").analyze(results_of(tmp_path)).sentences
+    sentences = problem_module("learning_rate_tuning").analyze(results_of(tmp_path)).sentences
     assert sentences[0] == "The loss falls at none of these rates: it diverges at 1,000."
 
 
 def test_unicode2_names_the_scripts_where_utf16_is_shorter(full):
-    sentences = module_of("unicode2").analyze(full).sentences
+    sentences = problem_module("unicode2").analyze(full).sentences
     assert "UTF-16 is shorter than UTF-8 for the samples in Hindi, Chinese, Japanese and Korean." in sentences
     assert any("“schläft”" in sentence and "unexpected end of data" in sentence for sentence in sentences)
     assert any("18,304 are valid and 47,232 are not" in sentence for sentence in sentences)
 
 
 def test_unicode1_shows_code_with_its_real_output(full):
-    text = module_of("unicode1").analyze(full).texts[0].text
+    text = problem_module("unicode1").analyze(full).texts[0].text
     assert ">>> chr(0)\n'\\x00'\n>>> print(chr(0))\n␀\n" in text

@@ -5,7 +5,7 @@ import yaml
 
 from lmpipe.analysis.finding import Finding, Reference
 from lmpipe.analysis.problems import generic_experiment
-from lmpipe.analysis.problems.registry import entry, module_of
+from lmpipe.analysis.problems.registry import complete_finding, problem_module
 from lmpipe.analysis.problems.write_up_comparison import compare_with_write_up, stand_in_for, write_up
 from lmpipe.planning.plan import load_plan
 from tests.support.fake_results import fabricate_study, results_of
@@ -25,7 +25,7 @@ IDS = (
 @pytest.mark.parametrize("problem", [*IDS, "experiment_log"])
 def test_every_finding_is_answered_from_its_figures_and_fits_into_json(fabricated, problem):
     finding = find(problem, fabricated)
-    module = module_of(problem)
+    module = problem_module(problem)
     assert finding.status == "answered"
     assert problem == module.ID
     assert module.QUESTION.endswith("?")
@@ -33,7 +33,7 @@ def test_every_finding_is_answered_from_its_figures_and_fits_into_json(fabricate
     assert not re.search(r"\b(None|nan|inf)\b", said(finding))
     assert all(figure.source for figure in finding.metrics.values())
     assert all(figure.missing_reason for figure in finding.metrics.values() if figure.value is None)
-    assert entry(problem, module.TITLE, module.QUESTION, finding, fabricated).title
+    assert complete_finding(problem, module.TITLE, module.QUESTION, finding, fabricated).title
 
 
 @pytest.mark.parametrize("problem", IDS)

@@ -3,7 +3,7 @@
 import pytest
 
 from lmpipe.analysis.finding import Finding
-from lmpipe.analysis.problems.registry import analyze_all, entry
+from lmpipe.analysis.problems.registry import analyze_all, complete_finding
 from lmpipe.analysis.problems.target_loss import add_target
 from lmpipe.planning.plan import load_plan
 from tests.support.fake_results import EXPERIMENTS, fabricate_study, fake_study
@@ -80,7 +80,7 @@ def test_an_experiment_of_the_general_kind_has_targets_too(tmp_path):
 
 def test_without_a_target_nothing_is_said(fabricated):
     finding = Finding("answered", sentences=["The short answer."])
-    told = entry("learning_rate", *ENTRY, finding, fabricated)
+    told = complete_finding("learning_rate", *ENTRY, finding, fabricated)
     assert told.sentences == ["The short answer."]
     assert (told.metrics, told.tables) == ({}, [])
 

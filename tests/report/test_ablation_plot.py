@@ -3,8 +3,9 @@ import re
 import pytest
 
 from lmpipe.analysis.problems.registry import analyze_problem
-from lmpipe.report.plots.ablations import ABLATIONS, Effect, effects_in, forest_plot
+from lmpipe.report.plots.ablations import Effect, effects_in, forest_plot
 from lmpipe.report.plots.style import BACKGROUND, BLUE
+from lmpipe.study.problems import ABLATIONS
 
 MARKER = re.compile(r"fill: (#\w+); stroke: #0072b2; stroke-width: 1.4")
 

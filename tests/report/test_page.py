@@ -11,12 +11,13 @@ import pytest
 import yaml
 
 from lmpipe.analysis.finding import Finding, Findings, Metric, Reference, ReferenceRow, Text, missing
-from lmpipe.analysis.problems.registry import PROBLEMS, entry, module_of
+from lmpipe.analysis.problems.registry import complete_finding, problem_module
 from lmpipe.errors import InputError
 from lmpipe.planning.plan import load_plan
 from lmpipe.report.page import data_uri, draw_plots, headline_tiles, write_page
 from lmpipe.report.plots.experiment import plot_experiment
 from lmpipe.report.section import inline_svg
+from lmpipe.study.problems import PROBLEMS
 from tests.support.fake_results import EXPERIMENTS, fabricate_records, fabricate_study
 
 TOLD = ("learning_rate", "layer_norm_ablation", "main_experiment", "experiment_log")
@@ -59,12 +60,12 @@ def findings(results) -> Findings:
         finding = missing("Not in this study; add it.")
         title, question = problem, "What about it?"
         if problem in TOLD:
-            module = module_of(problem)
+            module = problem_module(problem)
             finding, title, question = module.analyze(results), module.TITLE, module.QUESTION
         if problem == "generate":
             texts = [Text("Prompt <b>", HOSTILE, "prose"), Text("Code", "if a < b:\n    print(1)")]
             finding = Finding("partial", sentences=["Text by `a<b`."], texts=texts)
-        found[problem] = entry(problem, title, question, finding, results)
+        found[problem] = complete_finding(problem, title, question, finding, results)
     return Findings(study="fabricated", problems=found)
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from lmpipe.analysis.finding import Finding, Findings, Table, Text
-from lmpipe.analysis.problems.registry import analyze_all, entry
+from lmpipe.analysis.problems.registry import analyze_all, complete_finding
 from lmpipe.planning.plan import load_plan
 from lmpipe.report.page import draw_plots, write_page
 from lmpipe.report.plots.experiment import plot_experiment
@@ -56,7 +56,7 @@ def report(tmp_path_factory):
     sortable = Table("To sort.", ["loss"], [[10.5], [None], [-3.0], [9.25]], "it diverged")
     texts = [Text("Sample", HOSTILE, "prose"), Text("Code", "x = 1  # " + "wide " * 80)]
     hostile = Finding("partial", sentences=["It is `" + "long" * 60 + "`."], texts=texts, tables=[wide, sortable])
-    findings["hostile"] = entry("hostile", "Words that <b>break</b> pages", "Do they?", hostile, results)
+    findings["hostile"] = complete_finding("hostile", "Words that <b>break</b> pages", "Do they?", hostile, results)
     findings = Findings(study="fabricated", problems=findings)
     fabricate_records(results)
     path, plan = results.folder / "report.html", load_plan(results.study, "the study")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lmpipe.analysis.finding import Finding
-from lmpipe.analysis.problems.registry import module_of
+from lmpipe.analysis.problems.registry import problem_module
 from lmpipe.analysis.results import Results
 
 ALONE = {"corpus": "stories"}
@@ -11,7 +11,7 @@ ALONE = {"corpus": "stories"}
 
 def find(problem: str, results: Results) -> Finding:
     """What a study found for a problem."""
-    return module_of(problem).analyze(results)
+    return problem_module(problem).analyze(results)
 
 
 def said(finding: Finding) -> str:

@@ -16,13 +16,13 @@ import pytest
 import yaml
 
 from lmpipe.analysis.finding import Findings
-from lmpipe.analysis.problems.registry import PROBLEMS
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import StudyFiles
 from lmpipe.analysis.runs import Run
 from lmpipe.planning.estimate import distinct_runs
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import find_study
+from lmpipe.study.problems import PROBLEMS
 from lmpipe.training.run_config import BestRun
 from tests.support.browser import check_page
 from tests.support.tiny_study import tiny_text

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from lmpipe.analysis.finding import Finding, Findings, missing
-from lmpipe.analysis.problems.registry import PROBLEMS, analyze_problem, module_of
+from lmpipe.analysis.problems.registry import analyze_problem, problem_module
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import OVER, Look, RunState, states_in
 from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_int, join_words
 from lmpipe.report.plots.experiment import draw_experiment
 from lmpipe.report.plots.style import Drawing
+from lmpipe.study.problems import PROBLEMS
 
 # The problem that covers the runs of all experiments.
 ALL_RUNS = "experiment_log"
@@ -110,7 +111,7 @@ def unanswered(problem: str, reason: str) -> Finding:
     """Return a finding without results."""
     title, question = problem.replace("_", " ").capitalize(), "What will this experiment show?"
     if problem in PROBLEMS:
-        title, question = module_of(problem).TITLE, module_of(problem).QUESTION
+        title, question = problem_module(problem).TITLE, problem_module(problem).QUESTION
     return replace(missing(reason), title=title, question=question)
 
 

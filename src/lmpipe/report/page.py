@@ -30,6 +30,7 @@ from lmpipe.report.plots.charts import draw
 from lmpipe.report.plots.style import Drawing
 from lmpipe.report.section import commit, inline_svg, join_by_key, join_unique, machine, make_section
 from lmpipe.report.table_cells import html_text, markdown_inline, metric_text
+from lmpipe.study.problems import HEADLINES
 
 # Metrics shown large at the top: problem, metric, and label.
 TILES = (
@@ -40,17 +41,6 @@ TILES = (
     ("learning_rate", "best_max_lr", "best peak learning rate"),
     ("main_experiment", "simple_bits_per_byte", "bits per byte, {simple}"),
     ("main_experiment", "web_bits_per_byte", "bits per byte, {web}"),
-)
-# Problems whose short answers are at the top.
-HEADLINES = (
-    "tokenizer_experiments",
-    "learning_rate",
-    "batch_size_experiment",
-    "layer_norm_ablation",
-    "pre_norm_ablation",
-    "no_pos_emb",
-    "swiglu_ablation",
-    "main_experiment",
 )
 SOURCES = {
     "stories": "stories made by lmpipe's own grammar",

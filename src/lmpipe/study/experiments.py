@@ -17,21 +17,8 @@ from pydantic import (
 
 from lmpipe.io.validation import InvalidValueError, first_violation, show
 from lmpipe.study.fields import Name, PositiveFloat, Seeds, Settings, VocabSize, to_list
+from lmpipe.study.problems import RESERVED_SECTIONS
 from lmpipe.study.settings import ModelSettings, TrainingSettings
-
-# Sections of the report without an experiment.
-RESERVED_SECTIONS = {
-    "unicode1",
-    "unicode2",
-    "train_bpe_tinystories",
-    "train_bpe_expts_owt",
-    "tokenizer_experiments",
-    "transformer_accounting",
-    "adamwAccounting",
-    "learning_rate_tuning",
-    "generate",
-    "experiment_log",
-}
 
 
 class BestOf(Settings):

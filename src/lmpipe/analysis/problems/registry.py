@@ -1,4 +1,4 @@
-"""Registry of the problems of the write-up, in the order of the report.
+"""Analysis of every problem of the write-up, and of every other experiment of a study.
 
 A problem's module has `ID`, `TITLE`, `QUESTION` and `analyze(results) -> Finding`.
 """
@@ -10,32 +10,12 @@ from typing import Any
 from lmpipe.analysis.finding import Finding, Findings
 from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.results import Results
-
-# In the order of the report. Each is a module of this package; only adamwAccounting's file follows Python's naming.
-PROBLEMS = (
-    "unicode1",
-    "unicode2",
-    "train_bpe_tinystories",
-    "train_bpe_expts_owt",
-    "tokenizer_experiments",
-    "transformer_accounting",
-    "adamwAccounting",
-    "learning_rate_tuning",
-    "learning_rate",
-    "batch_size_experiment",
-    "generate",
-    "layer_norm_ablation",
-    "pre_norm_ablation",
-    "no_pos_emb",
-    "swiglu_ablation",
-    "main_experiment",
-    "experiment_log",
-)
+from lmpipe.study.problems import PROBLEMS
 
 
-def module_of(problem: str) -> Any:
-    """The module of a problem id."""
-    return import_module(f"lmpipe.analysis.problems.{'adamw_accounting' if problem == 'adamwAccounting' else problem}")
+def problem_module(problem: str) -> Any:
+    """Import the module of a problem."""
+    return import_module(f"lmpipe.analysis.problems.{PROBLEMS[problem].module or problem}")
 
 
 def analyze_all(results: Results) -> Findings:
@@ -47,14 +27,14 @@ def analyze_all(results: Results) -> Findings:
 def analyze_problem(name: str, results: Results) -> Finding:
     """Analyze one problem, or an experiment that belongs to none."""
     if name in PROBLEMS:
-        module = module_of(name)
-        return entry(name, module.TITLE, module.QUESTION, module.analyze(results), results)
+        module = problem_module(name)
+        return complete_finding(name, module.TITLE, module.QUESTION, module.analyze(results), results)
     title, question = generic_experiment.heading(results, name)
-    return entry(name, title, question, generic_experiment.analyze(results, name), results)
+    return complete_finding(name, title, question, generic_experiment.analyze(results, name), results)
 
 
-def entry(problem: str, title: str, question: str, finding: Finding, results: Results) -> Finding:
-    """Finding of a problem as findings.json holds it: with the study's target loss and the write-up's numbers."""
+def complete_finding(problem: str, title: str, question: str, finding: Finding, results: Results) -> Finding:
+    """Return a finding as findings.json contains it: with the study's target loss and the write-up's numbers."""
     from lmpipe.analysis.problems.target_loss import add_target
     from lmpipe.analysis.problems.write_up_comparison import compare_with_write_up
 

@@ -8,9 +8,8 @@ import matplotlib
 from lmpipe.analysis.finding import Finding
 from lmpipe.io.formatting import format_number, is_number
 from lmpipe.report.plots.style import BACKGROUND, BLUE, FOREGROUND, STYLE, Drawing, new_figure, truncate
+from lmpipe.study.problems import ABLATIONS
 
-# The ablations, and the metrics that hold their differences and the names of their variants.
-ABLATIONS = ("layer_norm_ablation", "pre_norm_ablation", "no_pos_emb", "swiglu_ablation")
 DIFFERENCES = {"difference": "variant", "tuned_difference": "tuned_variant"}
 ROW_LETTERS = 46
 
