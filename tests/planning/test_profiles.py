@@ -65,7 +65,7 @@ def test_limits_that_leave_nothing_behind_are_accepted(arrays, limits):
 
 def test_missing_gpu_total_is_a_warning():
     assert missing_gpu_total_warning(["train"], ["mem_mb"]).startswith(
-        "train: a gpu is asked for, but there is no total"
+        "train: jobs ask for a gpu, but there is no total"
     )
     assert missing_gpu_total_warning(["train"], ["mem_mb", "gpu"]) is None
     assert missing_gpu_total_warning([], []) is None

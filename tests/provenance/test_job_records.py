@@ -80,7 +80,7 @@ def test_a_record_says_what_made_the_result(tokens):
     assert record["verb"] == "train-bpe"
     arguments = {"counts": ["counts/0.npz"], "corpus": "c", "vocab_size": 262, "output": "bpe/c"}
     assert record["arguments"] == arguments
-    assert {"bpe", "vocabulary", "regex"} <= set(record["code"])
+    assert {"tokenizer.bpe_training", "tokenizer.vocabulary", "regex"} <= set(record["code"])
     assert {"python", "lmpipe", "torch", "regex"} <= set(record["versions"])
     assert set(record) >= {"commit", "changed", "hardware", "seeds"}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record["started"])

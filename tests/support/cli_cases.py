@@ -123,9 +123,8 @@ READS = {
     "status": {RESOLVED: "yaml"},
     "compare": {f"{RESULTS}/findings.json": "json", f"{RESULTS}/provenance.json": "json"},
 }
-# Inputs without which a command works: a problem is reported as missing, or the report as incomplete.
+# Inputs without which a command works: a problem is then reported as missing.
 OPTIONAL = {"analyze": READS["analyze"].keys() - {f"{RUN}/summary.json", f"{CORPUS}/corpus.json"}}
-OPTIONAL["report"] = set(READS["report"])
 
 
 def command(name: str) -> list[str]:
@@ -162,7 +161,7 @@ def make_whole_study(folder: Path) -> None:
         Path(STUDY_FILE).write_text(yaml.safe_dump(STUDY, sort_keys=False), encoding="utf-8")
         write_study(the_plan(), StudyPaths(Path(RESULTS)))
         for name in ARGUMENTS:
-            if name in BY_COMMAND or name == "export":
+            if name in BY_COMMAND:
                 for arguments in commands_of(name):
                     main(arguments)
 
