@@ -28,7 +28,7 @@ WITHOUT_TEXT_BYTES = 120_000_000
 
 
 @pytest.mark.parametrize("how", [how for how in CORRUPTIONS["text"] if how != "empty"])
-def test_any_bytes_come_back_from_their_tokens(how, tmp_path, monkeypatch):
+def test_tokens_decode_to_the_same_bytes(how, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = CORRUPTIONS["text"][how](tiny_text(50, seed=1).encode())
     Path(TEXT).write_bytes(data)
@@ -44,7 +44,7 @@ def test_any_bytes_come_back_from_their_tokens(how, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["crlf", "nul bytes", "no UTF-8", "byte order mark", "half a delimiter", "png"])
-def test_a_corpus_keeps_every_byte_and_ends_its_last_document(how, tmp_path, monkeypatch):
+def test_corpus_keeps_every_byte_and_ends_with_a_delimiter(how, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = CORRUPTIONS["text"][how](tiny_text(50, seed=1).encode()) + b" " * 100
     Path(TEXT).write_bytes(data)
@@ -79,7 +79,7 @@ def one_line(kind: str, size: int) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "size", "bytes_per_byte"), [("words", 32_000_000, 3), ("base64", 4_000_000, 8), ("letters", 8_000_000, 8)]
 )
-def test_a_document_in_one_long_line(kind, size, bytes_per_byte, tmp_path, monkeypatch):
+def test_document_in_one_long_line(kind, size, bytes_per_byte, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = one_line(kind, size)
     Path(TEXT).write_bytes(data)

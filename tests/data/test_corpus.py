@@ -33,7 +33,7 @@ def write(path, content):
     return path
 
 
-def test_stories_keep_one_document_in_a_hundred_for_validation(tmp_path):
+def test_stories_hold_out_one_percent_for_validation(tmp_path):
     train, valid, splits = make(tmp_path, {"name": "s", "source": "stories", "documents": 300, "seed": 4})
     documents = list(stories(300, 4))
     assert train.decode() == "".join(f"{story}\n{END}\n" for story in documents[:297])
@@ -42,7 +42,7 @@ def test_stories_keep_one_document_in_a_hundred_for_validation(tmp_path):
     assert splits.train == SplitInfo(bytes=len(train), documents=297, sha256=sha256)
 
 
-def test_docstrings_are_the_packages_own_and_each_once():
+def test_docstrings_are_unique():
     found = docstrings(["networkx"], processes=1)
     import networkx
 
@@ -64,23 +64,23 @@ def package(tmp_path, monkeypatch):
     return folder
 
 
-def test_a_packages_own_tests_are_left_out_wherever_it_lies(package):
+def test_docstrings_exclude_the_tests_of_a_package(package):
     assert sorted(docstrings(["kettle"], processes=1)) == ["How to boil water.", "Pour it out."]
 
 
-def test_packages_that_document_nothing_are_refused(package, tmp_path):
+def test_packages_without_docstrings_are_refused(package, tmp_path):
     (package / "__init__.py").write_text("")
     with pytest.raises(InputError, match="packages: contain 0 docstrings"):
         corpus = DocstringsCorpus.model_construct(source="docstrings", packages=["kettle"])
         make_corpus("d", corpus, tmp_path / "out")
 
 
-def test_docstrings_of_a_missing_package_say_what_to_do():
+def test_missing_package_is_an_input_error():
     with pytest.raises(InputError, match="'no_such_package' is not installed"):
         docstrings(["no_such_package"], processes=1)
 
 
-def test_a_text_is_cut_at_a_document_end_and_nothing_is_lost(tmp_path):
+def test_text_is_split_at_a_document_end(tmp_path):
     text = "".join(f"Document {number}.\n{END}\n" for number in range(40))
     train, valid, splits = make(tmp_path / "out", URL, [write(tmp_path / "a.txt", text)])
     assert train + valid == text.encode()
@@ -89,7 +89,7 @@ def test_a_text_is_cut_at_a_document_end_and_nothing_is_lost(tmp_path):
     assert splits.valid.documents == 4
 
 
-def test_texts_with_files_of_their_own_for_validation(tmp_path):
+def test_separate_validation_files(tmp_path):
     a, b, v = (write(tmp_path / f"{name}.txt", f"{name}\n{END}\n") for name in "abv")
     train, valid, _ = make(tmp_path / "out", {**URL, "valid_fraction": None}, [a, b], [v])
     assert train.decode() == f"a\n{END}\nb\n{END}\n"
@@ -97,13 +97,13 @@ def test_texts_with_files_of_their_own_for_validation(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\n\n"])
-def test_the_end_of_a_file_ends_a_document(tmp_path, ending):
+def test_end_of_a_file_ends_a_document(tmp_path, ending):
     a, b = write(tmp_path / "a.txt", f"first{ending}"), write(tmp_path / "b.txt", "second")
     text = b"".join(concat_ranges([(str(a), 0, None), (str(b), 0, None)])).decode()
     assert text == f"first{ending or chr(10)}{END}\nsecond\n{END}\n"
 
 
-def test_a_text_without_document_ends_is_cut_at_a_line(tmp_path):
+def test_text_without_delimiters_is_split_at_a_line(tmp_path):
     lines = "".join(f"Line {number} of one long text.\n" for number in range(100))
     train, valid, splits = make(tmp_path / "out", URL, [write(tmp_path / "a.txt", lines)])
     assert train.decode() == lines[: len(train) - len(END) - 1] + f"{END}\n"
@@ -143,7 +143,7 @@ def test_an_empty_text_is_refused(tmp_path):
 
 
 @given(st.text("ab\n", max_size=40), st.sampled_from([b"a", b"ab", b"aba"]), st.integers(0, 45), st.integers(1, 9))
-def test_marks_are_found_on_both_sides_of_a_place_whatever_the_blocks(tmp_path_factory, text, mark, place, block):
+def test_marks_are_found_for_any_block_size(tmp_path_factory, text, mark, place, block):
     path = write(tmp_path_factory.getbasetemp() / "marks.txt", text)
     starts = [start for start in range(len(text)) if text.encode().startswith(mark, start)]
     with open(path, "rb") as file, pytest.MonkeyPatch.context() as patch:
@@ -152,7 +152,7 @@ def test_marks_are_found_on_both_sides_of_a_place_whatever_the_blocks(tmp_path_f
         assert list(text_files.find_forward(file, mark, place)) == [start for start in starts if start >= place]
 
 
-def test_a_wanted_place_inside_a_delimiter_is_a_document_end(tmp_path):
+def test_target_inside_a_delimiter_is_a_document_end(tmp_path):
     text = f"0.\n{END}\n0.\n{END}\n"
     train, valid, _ = make(tmp_path / "out", {**URL, "valid_fraction": 0.75}, [write(tmp_path / "a.txt", text)])
     assert train.decode() == valid.decode() == f"0.\n{END}\n"
@@ -163,7 +163,7 @@ def test_a_wanted_place_inside_a_delimiter_is_a_document_end(tmp_path):
     documents=st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=30), min_size=2, max_size=20),
     share=st.floats(0.05, 0.95),
 )
-def test_every_split_keeps_all_documents_whole(tmp_path_factory, documents, share):
+def test_splits_keep_documents_whole(tmp_path_factory, documents, share):
     documents = [document.replace(END, "") + "." for document in documents]
     text = "".join(f"{document}\n{END}\n" for document in documents).encode()
     folder = tmp_path_factory.mktemp("split")

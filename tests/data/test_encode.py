@@ -35,7 +35,7 @@ def encode(text_path, tokenizer, folder):
     return info, folder / "train.bin"
 
 
-def test_a_token_file_holds_the_ids_of_the_text(tmp_path, text_path, tokenizer):
+def test_token_file_contains_the_ids_of_the_text(tmp_path, text_path, tokenizer):
     info, path = encode(text_path, tokenizer, tmp_path)
     ids = tokenizer.encode(TEXT)
     assert np.fromfile(path, "<u2").tolist() == ids
@@ -68,7 +68,7 @@ def test_token_files_do_not_depend_on_blocks(tmp_path, text_path, tokenizer, mon
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_vocabularies_above_65536_ids_take_four_bytes(tmp_path, text_path, tokenizer):
+def test_large_vocabularies_use_uint32(tmp_path, text_path, tokenizer):
     fitting = {**tokenizer.vocab, 65_535: b"some token"}
     info, path = encode(text_path, Tokenizer(fitting, tokenizer.merges, [END_OF_TEXT]), tmp_path)
     assert (info.dtype, path.stat().st_size) == ("uint16", 2 * info.tokens)

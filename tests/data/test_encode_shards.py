@@ -64,20 +64,20 @@ def edit(path, **changes):
 
 
 @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=60).map("".join), st.integers(1, 6))
-def test_joined_shards_are_the_text_encoded_at_once(tmp_path_factory, text, shards):
+def test_concatenated_shards_equal_the_whole_text(tmp_path_factory, text, shards):
     folder = tmp_path_factory.getbasetemp()
     expected = encode_at_once(folder, text, TINY)
     assert join(folder, encode_in_shards(folder, TINY, shards)) == expected
 
 
 @pytest.mark.parametrize("scanned", [1, 7, 1 << 22])
-def test_however_many_ids_are_read_at_once(tmp_path, shards, monkeypatch, scanned):
+def test_concatenation_does_not_depend_on_the_chunk_size(tmp_path, shards, monkeypatch, scanned):
     monkeypatch.setattr(encode, "CHUNK_TOKENS", scanned)
     assert join(tmp_path, shards) == both(tmp_path / "whole.bin")
     assert len({path.stat().st_size for path in shards} - {0}) > 1, "shards with something in them"
 
 
-def test_large_vocabularies_have_ids_of_32_bits(tmp_path):
+def test_shards_of_large_vocabularies_use_uint32(tmp_path):
     vocab = dict(TINY.vocab)
     vocab |= {token_id: f"unused {token_id}".encode() for token_id in range(len(vocab), 70_000)}
     large = Tokenizer(vocab, TINY.merges, [END_OF_TEXT])
@@ -86,7 +86,7 @@ def test_large_vocabularies_have_ids_of_32_bits(tmp_path):
     assert join(tmp_path, encode_in_shards(tmp_path, large, 2)) == expected
 
 
-def test_a_shard_says_which_it_is_and_may_be_empty(tmp_path):
+def test_shard_info_names_its_index_and_shards_may_be_empty(tmp_path):
     expected = encode_at_once(tmp_path, "one document without an end", TINY)
     paths = encode_in_shards(tmp_path, TINY, 3)
     infos = [TokenFileInfo.read(path.with_suffix(".json")) for path in paths]
@@ -100,7 +100,7 @@ def test_a_shard_says_which_it_is_and_may_be_empty(tmp_path):
     assert join(tmp_path, paths) == expected
 
 
-def test_a_text_without_anything_is_refused_when_it_is_joined(tmp_path):
+def test_concatenating_only_empty_shards_is_refused(tmp_path):
     (tmp_path / "text.txt").touch()
     paths = encode_in_shards(tmp_path, TINY, 2)
     with pytest.raises(InputError, match=r"0\.bin: .*no tokens"):
@@ -109,7 +109,7 @@ def test_a_text_without_anything_is_refused_when_it_is_joined(tmp_path):
 
 
 @pytest.mark.parametrize("specials", [[], [END_OF_TEXT, "<|end"], ["<|end|>"]])
-def test_documents_must_end_where_a_text_is_cut(tmp_path, specials):
+def test_sharding_needs_end_of_text_as_the_only_special_token(tmp_path, specials):
     vocab = dict(TINY.vocab)
     vocab |= {len(vocab) + rank: token.encode() for rank, token in enumerate(specials) if token != END_OF_TEXT}
     tokenizer = Tokenizer(vocab, TINY.merges, specials)
@@ -119,7 +119,7 @@ def test_documents_must_end_where_a_text_is_cut(tmp_path, specials):
 
 
 @pytest.mark.parametrize("shard", [-1, 2])
-def test_a_shard_that_is_none(tmp_path, shard):
+def test_shard_index_out_of_range(tmp_path, shard):
     encode_at_once(tmp_path, TEXT, TINY)
     with pytest.raises(InputError, match=f"--shard: is {shard}"):
         encode_file(tmp_path / "text.txt", TINY, tmp_path / "a.bin", tmp_path / "a.json", "tiny", shard, 2)
@@ -137,12 +137,12 @@ def test_a_shard_that_is_none(tmp_path, shard):
         ([0, 1, 2, 2], "0.bin: is shard 0 of 3.* shard 0 of 4"),
     ],
 )
-def test_shards_out_of_their_place(tmp_path, shards, order, message):
+def test_shards_out_of_order_are_refused(tmp_path, shards, order, message):
     with pytest.raises(InputError, match=message):
         join(tmp_path, [shards[number] for number in order])
 
 
-def test_shards_of_two_tokenizers(tmp_path, shards):
+def test_shards_of_two_tokenizers_are_refused(tmp_path, shards):
     tokenizer = TINY
     other = Tokenizer(dict(list(tokenizer.vocab.items())[:-1]), tokenizer.merges[:-1], [END_OF_TEXT])
     path = shards[1]
@@ -163,14 +163,14 @@ def test_shards_of_two_tokenizers(tmp_path, shards):
         ({"text_bytes": None}, "1.json: text_bytes"),
     ],
 )
-def test_a_shard_with_a_record_that_does_not_fit(tmp_path, shards, changes, message):
+def test_shard_with_wrong_info_is_refused(tmp_path, shards, changes, message):
     edit(shards[1].with_suffix(".json"), **changes)
     with pytest.raises(InputError, match=message):
         join(tmp_path, shards)
     assert not list(tmp_path.glob("joined*"))
 
 
-def test_a_shard_with_a_changed_id_and_one_that_is_missing(tmp_path, shards):
+def test_changed_or_missing_shard_is_refused(tmp_path, shards):
     ids = np.fromfile(shards[1], "<u2")
     ids[[5, 6]] = ids[[6, 5]]
     ids.tofile(shards[1])
@@ -189,7 +189,7 @@ def test_a_shard_is_not_overwritten(tmp_path, shards):
         concat_shards(shards, shards[0], tmp_path / "joined.json")
 
 
-def test_joining_takes_constant_memory(tmp_path, monkeypatch):
+def test_concatenation_takes_constant_memory(tmp_path, monkeypatch):
     for module in (encode, token_dataset):
         monkeypatch.setattr(module, "CHUNK_TOKENS", 1 << 12)
     encode_at_once(tmp_path, TEXT * 100, TINY)
@@ -207,7 +207,7 @@ def test_joining_takes_constant_memory(tmp_path, monkeypatch):
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
-def test_the_record_of_joined_shards_leads_to_the_text_and_the_tokenizer(tmp_path, monkeypatch):
+def test_record_of_concatenated_shards_names_text_and_tokenizer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     corpus = {"source": "stories", "documents": 100, "seed": 0, "tokenizer": {"vocab_size": 300}}
     make_corpus("tiny", TypeAdapter(Corpus).validate_python(corpus), "corpora/tiny")

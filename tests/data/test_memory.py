@@ -36,7 +36,7 @@ assert sum(len(targets) for _, targets in validation_windows(tokens, 1024)) == s
 
 
 @pytest.mark.parametrize("reading", READINGS)
-def test_no_file_is_held_while_it_is_read(tmp_path, reading):
+def test_readers_take_constant_memory(tmp_path, reading):
     def peak(size: int) -> int:
         path = tmp_path / f"{size}.bin"
         path.write_bytes(b"a" * size)

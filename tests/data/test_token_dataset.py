@@ -35,7 +35,7 @@ def encode(text_path, tokenizer, folder):
     return info, folder / "train.bin"
 
 
-def test_an_opened_token_file_gives_the_ids_that_were_asked_for(tmp_path, text_path, tokenizer):
+def test_token_dataset_reads_slices(tmp_path, text_path, tokenizer):
     info, path = encode(text_path, tokenizer, tmp_path)
     opened, ids = TokenDataset.open(path, vocab_size=264), np.array(tokenizer.encode(TEXT))
     assert opened.info == info
@@ -48,7 +48,7 @@ def test_an_opened_token_file_gives_the_ids_that_were_asked_for(tmp_path, text_p
         np.testing.assert_array_equal(read, expected)
 
 
-def test_a_token_file_that_is_cut_while_it_is_open_is_told(tmp_path, text_path, tokenizer):
+def test_truncated_open_token_file_is_an_input_error(tmp_path, text_path, tokenizer):
     _, path = encode(text_path, tokenizer, tmp_path)
     opened = TokenDataset.open(path)
     os.truncate(path, 20)
@@ -57,7 +57,7 @@ def test_a_token_file_that_is_cut_while_it_is_open_is_told(tmp_path, text_path, 
         opened.tokens[5:12]
 
 
-def test_damaged_token_files_are_told_in_one_line(tmp_path, text_path, tokenizer):
+def test_damaged_token_file_is_an_input_error(tmp_path, text_path, tokenizer):
     info, path = encode(text_path, tokenizer, tmp_path)
     data = path.read_bytes()
 
@@ -106,7 +106,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step():
     assert not np.array_equal(first[0], get_batch(split, 1, 2, 8, 16)[0]), "seeds do not share batches at shifted steps"
 
 
-def test_targets_are_one_token_further_and_all_starts_are_drawn():
+def test_targets_are_shifted_and_all_starts_are_drawn():
     split = np.arange(100, 120, dtype=np.uint16)
     inputs, targets = get_batch(split, 0, 0, 2000, 16)
     np.testing.assert_array_equal(targets, inputs + 1)
@@ -116,7 +116,7 @@ def test_targets_are_one_token_further_and_all_starts_are_drawn():
     assert min(starts.values()) > 420  # 500 expected, standard deviation 19
 
 
-def test_a_split_must_hold_one_window():
+def test_split_shorter_than_a_window_is_refused():
     inputs, targets = get_batch(np.arange(5), 0, 0, 2, 4)
     assert (inputs == [0, 1, 2, 3]).all()
     assert (targets == [1, 2, 3, 4]).all()

@@ -31,7 +31,7 @@ def train_on(folder, text, vocab_size, special_tokens):
 @given(text=st.one_of(DENSE, VARIED), merges=st.integers(0, 60))
 @example(text="aaaaaaa aaa aa aaaaa", merges=10)
 @example(text="abababa bababab", merges=10)
-def test_training_equals_the_plain_definition(tmp_path_factory, text, merges):
+def test_training_equals_naive_bpe(tmp_path_factory, text, merges):
     text = decode_utf8(pretokenizer.encode_utf8(text))
     vocab_size = 256 + len(SPECIALS) + merges
     expected = naive_bpe.train(text, vocab_size, SPECIALS)
@@ -41,7 +41,7 @@ def test_training_equals_the_plain_definition(tmp_path_factory, text, merges):
         assert train_on(tmp_path_factory.getbasetemp(), text, vocab_size, SPECIALS) == expected
 
 
-def test_training_on_prose_equals_the_plain_definition(tmp_path):
+def test_training_on_prose_equals_naive_bpe(tmp_path):
     path = pretokenizer.__file__
     with open(path, encoding="utf-8") as file:
         text = file.read()
@@ -116,7 +116,7 @@ def test_train_tokenizer_depends_on_the_text_alone(tmp_path, monkeypatch):
     assert Tokenizer.from_folder(one / "tokenizer").merges == naive_bpe.train(text, 280, [END_OF_TEXT])[1]
 
 
-def test_training_json_tells_the_cost_of_each_stage(tmp_path):
+def test_training_json_reports_the_cost_of_each_stage(tmp_path):
     paths = make_counts(tmp_path, f"one two {END_OF_TEXT} three" * 10, 2)
     training = train_tokenizer(paths, tmp_path / "tokenizer", "mine", "texts", 5000)
     assert TokenizerTraining.read(tmp_path / "tokenizer" / "training.json") == training

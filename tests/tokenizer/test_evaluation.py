@@ -67,7 +67,7 @@ def test_every_tokenizer_is_measured_on_every_corpus(results, compared):
         assert own.sample_bytes == foreign.sample_bytes
 
 
-def test_the_sampled_figures_are_those_of_the_documents_named(results, compared):
+def test_sample_metrics_belong_to_the_sampled_documents(results, compared):
     sample = compared.corpora["docs"]
     documents = (results / "corpora" / "docs" / "valid.txt").read_bytes().split(END_OF_TEXT.encode())
     drawn = [documents[index] for index in sample.document_indices]
@@ -172,7 +172,7 @@ def test_every_timed_pass_starts_with_an_empty_cache(monkeypatch):
     assert empty == [True] * evaluation.THROUGHPUT_PASSES
 
 
-def test_a_measured_tokenizer_waits_without_its_cache(results):
+def test_cache_is_cleared_after_measuring(results):
     tokenizer = Tokenizer.from_folder(results / "tokenizers" / "docs")
     path = results / "corpora" / "docs" / "valid.txt"
     assert evaluation.measure_compression(
@@ -220,7 +220,7 @@ def test_kinds_follow_rules(token, kind):
     assert token_kind(token if isinstance(token, bytes) else token.encode()) == kind
 
 
-def test_shown_tokens_can_always_be_printed():
+def test_printable_tokens_are_printable():
     assert printable_token(b"\xff\x00\n a\xc2\xa0b") == "\\xff\\x00\\n␣a\\xa0b"
 
 

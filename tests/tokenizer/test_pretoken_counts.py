@@ -152,7 +152,7 @@ def test_long_and_strange_texts(tmp_path, data):
     assert equal(counted(tmp_path, data, SPECIALS), counted_by_regex(data))
 
 
-def test_a_file_that_becomes_shorter_while_it_is_read_is_told(tmp_path):
+def test_file_truncated_while_read_is_an_input_error(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"a b c")
     with open(path, "rb") as file, pytest.raises(InputError, match="is the end of a file"):
@@ -215,7 +215,7 @@ def test_shards_of_many_documents_are_about_equal(tmp_path):
 
 
 @given(st.dictionaries(st.binary(min_size=1, max_size=5), st.integers(1, 2**40), max_size=20))
-def test_counts_survive_saving_and_equal_counts_give_equal_bytes(tmp_path_factory, counts):
+def test_counts_round_trip_and_equal_counts_give_equal_bytes(tmp_path_factory, counts):
     folder = tmp_path_factory.getbasetemp()
     save_counts(folder / "a.npz", counts)
     save_counts(folder / "b.npz", dict(reversed(counts.items())))
@@ -230,7 +230,7 @@ def test_counts_survive_saving_and_equal_counts_give_equal_bytes(tmp_path_factor
         assert arrays["text"].tobytes() == b"".join(sorted(counts))
 
 
-def test_damaged_and_missing_counts_are_told_in_one_line(tmp_path):
+def test_damaged_or_missing_counts_are_input_errors(tmp_path):
     save_counts(tmp_path / "good.npz", {b"a": 1, b"bc": 2})
     data = (tmp_path / "good.npz").read_bytes()
     pickled = io.BytesIO()
@@ -273,7 +273,7 @@ def test_a_missing_text_is_an_input_error(tmp_path):
             count_shard(missing, 0, 1, tmp_path / "a.npz", tmp_path / "a.json")
 
 
-def test_damaged_counts_are_told_in_one_line(tmp_path):
+def test_impossible_counts_are_input_errors(tmp_path):
     path = tmp_path / "0.npz"
     save_counts(path, {bytes([byte, 10]): 1 for byte in range(256)})
     # Cut out of the first name, which zipfile then shows with all that follows.

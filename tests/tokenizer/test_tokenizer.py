@@ -354,7 +354,7 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), DAMAGE)
-def test_damaged_files_are_told_in_one_line(tmp_path, name, content, message):
+def test_damaged_tokenizer_files_are_input_errors(tmp_path, name, content, message):
     trained().save(tmp_path)
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=name) as caught:

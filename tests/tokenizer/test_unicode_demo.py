@@ -26,7 +26,7 @@ def test_facts_are_the_same_each_time_and_survive_a_file(facts, tmp_path):
     assert UnicodeDemo.read(tmp_path / "unicode.json") == facts == unicode_demo.demonstrate_unicode()
 
 
-def test_a_session_shows_values_output_and_exceptions():
+def test_snippet_output_includes_values_prints_and_exceptions():
     statements = unicode_demo.run_snippet("x = [1]\nx\nprint('a', 'b')\nNone\n1 / 0\nfor i in range(2):\n    i")
     assert [statement.output for statement in statements] == [
         "",
@@ -39,7 +39,7 @@ def test_a_session_shows_values_output_and_exceptions():
     assert statements[5].code == "for i in range(2):\n    i"
 
 
-def test_a_session_leaves_the_interpreter_as_it_was(capsys):
+def test_running_a_snippet_leaves_the_interpreter_unchanged(capsys):
     hook, before = sys.displayhook, getattr(builtins, "_", None)
     unicode_demo.run_snippet("12345")
     assert sys.displayhook is hook

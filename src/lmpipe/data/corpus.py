@@ -37,12 +37,13 @@ def make_corpus(name: str, corpus: Corpus, folder: str | Path, processes: int = 
         for split, blocks in split_corpus(corpus, processes).items():
             file = open_files.enter_context(atomic_write(paths[split], "wb"))
             splits[split] = write_split(file, blocks, paths[split])
+        settings = corpus.text_settings()
         info = CorpusInfo(
             corpus=name,
             source=corpus.source,
-            settings={"name": name} | corpus.text_settings(),
+            settings={"name": name} | settings,
             splits=CorpusSplits(**splits),
-            versions=corpus.versions() if isinstance(corpus, DocstringsCorpus) else {},
+            versions=settings.get("versions", {}),
         )
         info.write(folder / "corpus.json")
     return info

@@ -44,7 +44,7 @@ MAX_PERIOD = 4  # characters that a repetition repeats
 
 
 class TokenFile(Document, extra="ignore"):
-    """The part of a token file's .json that is read here."""
+    """Part of the description of a token file."""
 
     max_id: NonNegativeInt
     """Largest id in the file."""

@@ -1,4 +1,4 @@
-"""The grammar of the stories: a small template language, and the templates, lists and tables in story_text/*.yaml.
+"""Grammar of the stories: a small template language, and the templates, lists and tables in story_text/*.yaml.
 
 story_text/plots.yaml describes the language. `parse` compiles a template to a tuple of literal text, symbols (fields)
 and lists of alternatives; everything that is read from the files is compiled once and cached.
@@ -31,7 +31,7 @@ class Symbol(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """The entries that a field is drawn from: the rows of a table, or of a list (one column without a name)."""
+    """Entries that a field is drawn from: the rows of a table, or of a list (one column without a name)."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Template | str, ...], ...]
