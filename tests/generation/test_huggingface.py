@@ -143,14 +143,19 @@ def test_a_refused_export_writes_nothing(study, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_a_new_or_empty_folder_is_written(study, tmp_path):
-    (tmp_path / "empty").mkdir()
-    export(study / "run", tmp_path / "empty")
-    assert {path.name for path in (tmp_path / "empty").iterdir()} == NAMES
+def test_an_empty_folder_and_an_earlier_export_are_replaced_and_nothing_else(study, tmp_path):
+    target = tmp_path / "exported"
+    target.mkdir()
+    export(study / "run", target)
+    assert {path.name for path in target.iterdir()} == NAMES
+    (target / "config.json").write_text("{}")
+    export(study / "run", target)
+    assert (target / "config.json").read_bytes() == (study / "exported/config.json").read_bytes()
+    (target / "notes.txt").write_text("mine")
     (tmp_path / "file").touch()
-    for target in (tmp_path / "empty", study / "run", tmp_path / "file"):
-        with pytest.raises(InputError, match=str(target)):
-            export(study / "run", target)
+    for other in (target, study / "run", tmp_path / "file"):
+        with pytest.raises(InputError, match=str(other)):
+            export(study / "run", other)
 
 
 def test_the_same_run_gives_the_same_bytes(study, tmp_path):

@@ -86,7 +86,7 @@ def told(arguments: list[str], capfd) -> str:
     return capfd.readouterr().err
 
 
-# Clearing runs writes nothing; an export is never replaced.
+# Clearing runs writes nothing.
 COMMANDS = [name for name in ARGUMENTS if name in BY_COMMAND]
 
 

@@ -27,16 +27,16 @@ LLAMA = {
 def export(run_folder: str | Path, target: str | Path) -> None:
     """Write a run as a folder for transformers' AutoModelForCausalLM and AutoTokenizer.
 
-    Raises InputError, before anything is written, if `target` is not a new or empty folder, if Llama cannot express
-    the model, and as `read_run` does.
+    An earlier export is replaced. Raises InputError, before anything is written, if `target` is anything else that
+    exists, if Llama cannot express the model, and as `read_run` does.
     """
     config, weights, tokenizer = read_run(run_folder)
     check_llama(run_folder, config)
-    target = Path(target)
+    target, files = Path(target), llama_files(config, weights, tokenizer)
     # A killed export may have left temporary files.
-    if target.exists() and (not target.is_dir() or any(".tmp-" not in path.name for path in target.iterdir())):
-        raise InputError(target, "is not an empty folder", "name a new one")
-    files = llama_files(config, weights, tokenizer)
+    names = {path.name for path in target.iterdir() if ".tmp-" not in path.name} if target.is_dir() else set()
+    if names not in (set(), files.keys()) or (target.exists() and not target.is_dir()):
+        raise InputError(target, "is neither a new folder nor an earlier export", "name another folder")
     atomic_write_all({target / name: data for name, data in files.items()})
 
 
