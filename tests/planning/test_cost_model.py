@@ -47,7 +47,7 @@ def steps(model, vocab_size, batch_size, count, precision="float32"):
 
 
 @pytest.mark.parametrize(("model", "vocab_size", "batch_size", "precision", "seconds", "megabytes"), MEASURED)
-def test_the_estimate_is_near_what_was_measured(model, vocab_size, batch_size, precision, seconds, megabytes):
+def test_estimate_is_near_the_measurement(model, vocab_size, batch_size, precision, seconds, megabytes):
     cost = steps(model, vocab_size, batch_size, 1000, precision)
     # How fast bfloat16 is depends on the shapes more than the formula knows.
     tolerance = {"float32": 0.27, "bfloat16": 0.4}[precision]
@@ -55,13 +55,13 @@ def test_the_estimate_is_near_what_was_measured(model, vocab_size, batch_size, p
     assert (cost.memory_bytes - cost.model.validation_bytes) / 1e6 == pytest.approx(megabytes, rel=0.1)
 
 
-def test_the_assumed_gpu_takes_what_the_handout_expects():
+def test_assumed_gpu_matches_the_handout():
     cost = steps(CS336, 10_000, 32, 40_000, "bfloat16")
     assert cost.batch_size * cost.steps * 256 == 327_680_000
     assert 30 * 60 < cost.seconds(H100) < 40 * 60
 
 
-def test_flops_of_a_run_are_the_accountings():
+def test_flops_of_a_run_equal_the_accounting():
     model = ModelConfig(vocab_size=1024, **LAPTOP)
     plan = plan_with({"x": {"corpus": "stories", "total_tokens": 8 * 128 * 50, "batch_size": 8}})
     cost = run_cost(plan, plan.runs[0])
@@ -72,13 +72,13 @@ def test_flops_of_a_run_are_the_accountings():
     assert cost.evaluation_flops == pytest.approx((validation + curve) / 128 * count_flops(model).forward)
 
 
-def test_a_rate_that_waits_for_a_sweep_has_a_cost():
+def test_run_with_an_unresolved_rate_has_a_cost():
     tuned = {"corpus": "stories", "max_lr": {"best_of": "sweep", "factor": 2}}
     plan = plan_with({"sweep": {"corpus": "stories"}, "tuned": tuned})
     assert run_cost(plan, plan.runs[0]) == run_cost(plan, plan.runs[1])
 
 
-def test_known_texts_have_their_known_tokens_and_pretokens():
+def test_known_corpora_have_their_known_statistics():
     assert TINY_STORIES.estimate_tokens(2_227_753_162, 10_000) == pytest.approx(541.2e6, rel=1e-3)
     assert OPEN_WEB_TEXT.estimate_tokens(11_920_511_059, 32_000) == pytest.approx(2727e6, rel=1e-3)
     assert TINY_STORIES.estimate_pretokens(8_578_108) == pytest.approx(10_176, rel=0.05)
@@ -86,12 +86,12 @@ def test_known_texts_have_their_known_tokens_and_pretokens():
     assert OPEN_WEB_TEXT.estimate_pretokens(99_921_639) == pytest.approx(375_931, rel=0.1), "another web text"
 
 
-def test_stories_are_as_long_as_supposed():
+def test_mean_size_of_a_story():
     sizes = [len(story.encode()) + len("\n<|endoftext|>\n") for story in stories(500, 0)]
     assert sum(sizes) / len(sizes) == pytest.approx(cost_model.TEXTS["story_bytes"], rel=0.05)
 
 
-def test_texts_of_the_users_own_are_measured_and_split(tmp_path, monkeypatch):
+def test_local_texts_are_measured_and_split(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_bytes(b"x" * 1000)
     (tmp_path / "b.txt").write_bytes(b"x" * 300)
@@ -105,7 +105,7 @@ def test_texts_of_the_users_own_are_measured_and_split(tmp_path, monkeypatch):
     assert sizes == {"cut": (900, 100), "apart": (1000, 300), "declared": (450, 50), "unknown": (0, 0)}
 
 
-def test_a_shard_is_counted_with_less_memory_and_time_than_the_whole():
+def test_shard_needs_less_memory_and_time_than_the_whole():
     whole, eighth = (
         plan_with({"x": {"corpus": "big"}}, corpora={"big": corpus}).study.corpora["big"]
         for corpus in (big_corpus(shards=1), big_corpus(shards=8))
@@ -137,7 +137,7 @@ def test_requests_grow_with_the_run_and_never_exceed_a_week():
     assert large.runtime == 7 * 24 * 60
 
 
-def test_reckoning_imports_nothing_heavy():
+def test_cost_model_imports_nothing_heavy():
     heavy = "{'torch', 'numba', 'pandas', 'numpy', 'matplotlib'}"
     code = f"import sys, lmpipe.planning.estimate; print({heavy} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -33,11 +33,11 @@ def large(request):
     return estimate(read_plan(CONFIG / f"{request.param}.yaml"), cores=2)
 
 
-def test_runs_that_the_store_trains_once_are_counted_once():
+def test_equal_runs_count_once():
     assert len(distinct_runs(read_plan(CONFIG / "config.yaml"))) == 81
 
 
-def test_a_rate_of_its_own_factor_or_batch_size_is_a_run_of_its_own():
+def test_runs_with_another_factor_or_batch_size_are_distinct():
     sweep = {"corpus": "stories", "sweep": {"max_lr": [0.001, 0.01]}}
     batches = {"batch_size": [2, 8], "max_lr": {"best_of": "sweep", "scale": "sqrt_batch_size", "factor": [0.5, 1]}}
     runs = {"baseline": {}, "same": {}, "doubled": {"max_lr": {"best_of": "sweep", "factor": 2}}, "wide": {"d_ff": 288}}
@@ -66,7 +66,7 @@ def test_a_rate_of_its_own_factor_or_batch_size_is_a_run_of_its_own():
     ]
 
 
-def test_the_laptop_study_costs_about_what_it_did():
+def test_laptop_study_costs_what_was_measured():
     plan = read_plan(CONFIG / "config.yaml")
     assert len(distinct_runs(plan)) == 81, "as many folders as the store held"
     found = estimate(plan, cores=2)
@@ -85,14 +85,14 @@ def test_more_cores_share_the_training_and_need_more_checkpoints():
     assert four.disk["checkpoints"] == 4 * one.disk["checkpoints"]
 
 
-def test_what_is_fetched_and_filled(large):
+def test_downloads_and_disk(large):
     assert format_downloads(large.texts) == "6.95 GB (14.5 GB as text)"
     texts = 2_227_753_162 + 22_502_601 + 11_920_511_059 + 289_998_753
     assert large.disk["downloads"] == large.disk["corpora"] == texts
     assert large.disk["tokens"] == pytest.approx(2 * ((541.2 + 5.5) + (2727 + 66.3)) * 1e6, rel=0.01)
 
 
-def test_the_readme_says_what_is_estimated(large):
+def test_readme_has_the_estimates(large):
     (row,) = re.findall(rf"^\| `{large.study}\.yaml`.*$", (CONFIG / "README.md").read_text(encoding="utf-8"), re.M)
     *_, fetched, cpu, gpu, disk, memory, _ = (cell.strip() for cell in row.split("|"))
     assert fetched == format_downloads(large.texts)
@@ -102,7 +102,7 @@ def test_the_readme_says_what_is_estimated(large):
     assert memory == ", ".join(f"{job} {format_bytes(large.memory[job])}" for job in ("train", "train_bpe"))
 
 
-def test_the_readme_says_what_float32_would_take():
+def test_readme_has_the_estimate_for_float32():
     study = yaml.safe_load((CONFIG / "cs336.yaml").read_text(encoding="utf-8"))
     study["training"]["precision"] = "float32"
     found = estimate(load_plan(study, "cs336"), cores=2)
@@ -110,7 +110,7 @@ def test_the_readme_says_what_float32_would_take():
     assert f"({days} in float32)" in (CONFIG / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_verb_prints_a_short_table(capsys):
+def test_command_prints_a_short_table(capsys):
     main(["estimate", str(TINYSTORIES), "--cores", "3"])
     output = capsys.readouterr().out
     assert output.startswith("The study tinystories, estimated:\ndownload ")
@@ -125,7 +125,7 @@ def test_the_verb_prints_a_short_table(capsys):
     assert max(map(len, output.splitlines())) < 160
 
 
-def test_the_verb_tells_what_float32_would_cost_on_a_cpu_without_instructions_for_bfloat16(capsys):
+def test_bfloat16_comes_with_the_time_in_float32(capsys):
     main(["estimate", str(CONFIG / "cs336.yaml")])
     assert "slower than float32" in capsys.readouterr().out
 
@@ -139,7 +139,7 @@ def test_the_verb_tells_what_float32_would_cost_on_a_cpu_without_instructions_fo
         (None, "mine.yaml: is missing"),
     ],
 )
-def test_a_file_that_is_no_study_is_refused_in_one_line(tmp_path, text, message):
+def test_invalid_study_file_is_one_line(tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     if text is not None:
         path.write_text(text, encoding="utf-8")
@@ -169,7 +169,7 @@ def disk_with(free):
     return lambda folder: SimpleNamespace(free=free)
 
 
-def test_a_user_is_told_before_anything_is_fetched(plan, monkeypatch):
+def test_notice_has_downloads_disk_and_time(plan, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", disk_with(10**12))
     fetches, takes = download_notice(plan, "config/tinystories.yaml", cores=2).splitlines()
     disk = format_bytes(estimate(plan, 2).disk_bytes)
@@ -179,21 +179,21 @@ def test_a_user_is_told_before_anything_is_fetched(plan, monkeypatch):
     assert "`lmpipe estimate config/tinystories.yaml`" in takes
 
 
-def test_only_what_is_missing_is_told(plan):
+def test_notice_counts_missing_texts_only(plan):
     *stories, _, _ = plan.downloads()
     for path in stories:
         put(Path(path), 10)
     assert download_notice(plan, "x.yaml", 2).startswith("This study downloads 4.7 GB (12.2 GB as text) to resources/")
 
 
-def test_nothing_is_told_where_all_texts_are_there(plan):
+def test_no_notice_if_all_texts_exist(plan):
     for path in plan.downloads():
         put(Path(path), 10)
     assert download_notice(plan, "x.yaml", 2) is None
     assert download_notice(read_plan(CONFIG / "config.yaml"), "x.yaml", 2) is None
 
 
-def test_a_disk_that_is_too_small_is_told(plan, monkeypatch):
+def test_notice_warns_of_a_small_disk(plan, monkeypatch):
     needed = estimate(plan, 2).disk_bytes
     monkeypatch.setattr(shutil, "disk_usage", disk_with(round(needed - 3e9)))
     assert "about 3 GB are missing" in download_notice(plan, "x.yaml", 2).splitlines()[2]
@@ -202,7 +202,7 @@ def test_a_disk_that_is_too_small_is_told(plan, monkeypatch):
     assert "about 772 MB are missing" in download_notice(plan, "x.yaml", 2)
 
 
-def test_a_text_of_undeclared_size_is_told_as_such(tmp_path, monkeypatch):
+def test_notice_counts_texts_of_undeclared_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = copy.deepcopy(yaml.safe_load(TINYSTORIES.read_text(encoding="utf-8")))
     study["corpora"]["openwebtext"]["files"] = ["https://example.org/a.txt.gz", "https://example.org/b.txt"]
@@ -210,7 +210,7 @@ def test_a_text_of_undeclared_size_is_told_as_such(tmp_path, monkeypatch):
     assert "2.36 GB (2.54 GB as text) and 2 texts of undeclared size, not counted here" in told
 
 
-def test_a_run_that_is_evaluated_more_takes_longer():
+def test_evaluation_takes_time():
     model = ModelConfig(vocab_size=300, context_length=8, d_model=8, d_ff=8, num_layers=1, num_heads=1)
     none, some, more = (RunCost(model, "float32", 4, 10, evaluated).seconds(CPU_CORE) for evaluated in (0, 120, 240))
     assert more - some == pytest.approx(some - none)

@@ -31,24 +31,24 @@ def test_runs_are_named_by_what_they_change():
     assert names(plan, "sweep") == ["max_lr=0.003_batch_size=4", "max_lr=1e-05_batch_size=4"]
 
 
-def test_a_runs_own_vary_follows_its_name():
+def test_sweep_of_a_run_follows_its_name():
     runs = {"baseline": {}, "no_norm": {"norm": "none", "sweep": {"max_lr": [0.001, 0.003]}}}
     plan = plan_with({"ablation": {"corpus": "stories", "runs": runs}})
     assert names(plan, "ablation") == ["baseline", "no_norm_max_lr=0.001", "no_norm_max_lr=0.003"]
     assert plan.runs_by_experiment["ablation"][1].overrides == {"norm": "none", "max_lr": 0.001}
 
 
-def test_vary_of_an_experiment_multiplies_its_runs():
+def test_sweep_of_an_experiment_multiplies_its_runs():
     runs = {"a": {}, "b": {"d_ff": 288}}
     plan = plan_with({"x": {"corpus": "stories", "sweep": {"batch_size": [1, 2]}, "runs": runs}})
     assert names(plan, "x") == ["a_batch_size=1", "a_batch_size=2", "b_batch_size=1", "b_batch_size=2"]
 
 
-def test_an_experiment_without_runs_is_one_run():
+def test_experiment_without_runs_is_one_run():
     assert names(plan_with({"one": {"corpus": "stories"}}), "one") == ["baseline"]
 
 
-def test_later_settings_win_over_earlier_ones():
+def test_settings_of_a_run_override_the_experiment():
     runs = {"a": {}, "b": {"batch_size": 3}}
     plan = plan_with({"x": {"corpus": "stories", "batch_size": 2, "d_model": 32, "runs": runs}})
     a, b = plan.runs_by_experiment["x"]
@@ -57,13 +57,13 @@ def test_later_settings_win_over_earlier_ones():
     assert a.training.weight_decay == LAPTOP["training"]["weight_decay"]
 
 
-def test_every_run_has_every_seed_of_its_experiment():
+def test_each_run_has_each_seed():
     plan = plan_with({"x": {"corpus": "stories"}, "y": {"corpus": "stories", "seeds": [5, 6]}}, seeds=[1])
     assert [run.seed for run in plan.runs_by_experiment["x"]] == [1]
     assert [run.folder for run in plan.runs_by_experiment["y"]] == ["runs/y/baseline/seed5", "runs/y/baseline/seed6"]
 
 
-def test_best_of_is_named_by_its_factor_and_left_for_the_run_to_resolve():
+def test_best_of_is_named_by_its_factor_and_resolved_later():
     sweep = {"batch_size": [4], "max_lr": {"best_of": "sweep", "scale": "sqrt_batch_size", "factor": [0.5, 1]}}
     plan = plan_with({"sweep": {"corpus": "stories"}, "batches": {"corpus": "stories", "sweep": sweep}})
     assert names(plan, "batches") == [
@@ -75,7 +75,7 @@ def test_best_of_is_named_by_its_factor_and_left_for_the_run_to_resolve():
     assert run.training.max_lr == BestOf(best_of="sweep", scale="sqrt_batch_size", factor=0.5)
 
 
-def test_a_varied_vocabulary_is_a_tokenizer_of_its_own():
+def test_swept_vocabulary_size_is_another_tokenizer():
     plan = plan_with({"x": {"corpus": "stories", "sweep": {"vocab_size": [512, 1024], "context_length": [64]}}})
     assert [run.tokenizer for run in plan.runs_by_experiment["x"]] == ["stories-vocab_size=512", "stories"]
     assert plan.tokenizers == {
@@ -85,7 +85,7 @@ def test_a_varied_vocabulary_is_a_tokenizer_of_its_own():
     }
 
 
-def test_corpora_can_be_varied():
+def test_corpora_can_be_swept():
     plan = plan_with({"x": {"sweep": {"corpus": ["stories", "docs"]}}})
     assert [(run.name, run.tokenizer) for run in plan.runs_by_experiment["x"]] == [
         ("corpus=stories", "stories"),
@@ -93,7 +93,7 @@ def test_corpora_can_be_varied():
     ]
 
 
-def test_the_laptop_study_plans_the_runs_that_the_handout_asks_for():
+def test_laptop_study_has_the_runs_of_the_handout():
     plan = load_plan(LAPTOP, "laptop")
     assert {name: len(runs) for name, runs in plan.runs_by_experiment.items()} == {
         "learning_rate": 18,
@@ -108,14 +108,14 @@ def test_the_laptop_study_plans_the_runs_that_the_handout_asks_for():
     assert plan.models["study"].vocab_size == 1024
 
 
-def test_no_rate_is_taken_from_runs_on_several_corpora():
+def test_best_of_an_experiment_on_several_corpora_is_refused():
     runs = {"stories": {"corpus": "stories"}, "docs": {"corpus": "docs"}}
     taken = {"corpus": "docs", "max_lr": {"best_of": "sweep"}}
     with pytest.raises(InputError, match=r"experiments\.later\.max_lr\.best_of is sweep"):
         plan_with({"sweep": {"runs": runs}, "later": taken})
 
 
-def test_downloads_are_named_by_checksum_else_by_address(tmp_path):
+def test_downloads_are_named_by_checksum_or_address(tmp_path):
     files = [
         {"url": "https://example.org/data/big%20text.txt.gz", "sha256": "ab" * 32},
         "https://example.org/x?download=1",
@@ -128,7 +128,7 @@ def test_downloads_are_named_by_checksum_else_by_address(tmp_path):
     assert plan.downloads()[first].url == files[0]["url"]
 
 
-def test_a_download_has_a_name_that_every_file_system_takes():
+def test_download_has_a_portable_name():
     addresses = [f"https://h/{'ab' * 500}.txt", f"https://h/{'x' * 90}.txt", "https://h/..", "https://h/a;'$(b)'?c"]
     corpus = {"source": "url", "files": addresses, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
     paths = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus}).study.corpora["mine"].text_paths()
@@ -138,7 +138,7 @@ def test_a_download_has_a_name_that_every_file_system_takes():
     assert len(set(paths)) == 4
 
 
-def test_a_local_path_has_each_slash_once(tmp_path, monkeypatch):
+def test_local_path_is_normalized(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("text")
@@ -148,7 +148,7 @@ def test_a_local_path_has_each_slash_once(tmp_path, monkeypatch):
     assert plan.study.corpora["mine"].text_paths() == ["texts/a.txt", f"{tmp_path}/texts/a.txt"]
 
 
-def test_looking_for_a_package_runs_nothing(tmp_path, monkeypatch):
+def test_finding_a_package_imports_nothing(tmp_path, monkeypatch):
     (tmp_path / "outer").mkdir()
     (tmp_path / "outer" / "__init__.py").write_text("import pathlib; pathlib.Path('ran').touch()")
     monkeypatch.chdir(tmp_path)
@@ -159,7 +159,7 @@ def test_looking_for_a_package_runs_nothing(tmp_path, monkeypatch):
     assert not Path("ran").exists()
 
 
-def test_a_new_release_of_a_package_is_a_new_corpus(monkeypatch):
+def test_new_release_of_a_package_is_a_new_corpus(monkeypatch):
     plan = load_plan(LAPTOP, "laptop")
     before = plan.study.corpora["docs"].text_settings()
     monkeypatch.setattr("lmpipe.study.corpora.version", lambda package: "99")

@@ -140,14 +140,14 @@ def study():
     return copy.deepcopy(STUDY)
 
 
-def test_of_two_calls_at_once_the_second_waits_and_finds_the_work_done(two_calls):
+def test_second_call_waits_and_has_nothing_to_do(two_calls):
     finished, said = two_calls
     assert sorted("Nothing to be done" in text for text in said) == [False, True]
     assert sorted("waiting for the snakemake that works on reruns" in text for text in said) == [False, True]
     assert work_since({}, finished.results()).trained == RUNS
 
 
-def test_nothing_changed_in_a_clone_that_was_moved(two_calls):
+def test_moved_clone_reruns_nothing(two_calls):
     finished, _ = two_calls
     moved = finished.folder.rename(finished.folder.with_name("moved to another folder"))
     try:
@@ -156,7 +156,7 @@ def test_nothing_changed_in_a_clone_that_was_moved(two_calls):
         moved.rename(finished.folder)
 
 
-def test_a_study_killed_at_random_moments_is_the_same_in_the_end(two_calls, tmp_path, monkeypatch):
+def test_killed_study_ends_with_the_same_results(two_calls, tmp_path, monkeypatch):
     """Against the study of two calls, which in turn is shown to have been done right."""
     finished, _ = two_calls
     monkeypatch.setattr(workflow_faults, "uninterrupted", lambda study_file: finished.results())
@@ -166,13 +166,13 @@ def test_a_study_killed_at_random_moments_is_the_same_in_the_end(two_calls, tmp_
     assert killed_study(finished.folder / STUDY_FILE, 3, Random(seed), tmp_path) == "killed 3 times"
 
 
-def test_a_comment(clone):
+def test_comment_reruns_nothing(clone):
     clone.edit("src/lmpipe/model/transformer.py", "(?m)^import torch$", "# All of it.\nimport torch")
     clone.edit("src/lmpipe/model/transformer.py", '"""', '"""In other words: ')
     assert clone.work() == NOTHING
 
 
-def test_a_formula_of_the_model(clone):
+def test_formula_of_the_model_reruns_training(clone):
     before = read(clone.results() / "runs/learning_rate/max_lr=0.03/seed0/summary.json")
     clone.edit("src/lmpipe/model/transformer.py", r"sqrt\(2 / ", "sqrt(3 / ")
     work = clone.work()
@@ -184,7 +184,7 @@ def test_a_formula_of_the_model(clone):
     assert after["validation_loss"] != before["validation_loss"]
 
 
-def test_one_more_learning_rate(clone, study):
+def test_new_learning_rate_trains_one_run(clone, study):
     study["experiments"]["learning_rate"]["sweep"]["max_lr"].append(1e-6)
     clone.write(study)
     work = clone.work()
@@ -192,7 +192,7 @@ def test_one_more_learning_rate(clone, study):
     assert kinds(work).isdisjoint(BEFORE_TRAINING | {"samples"})
 
 
-def test_one_more_seed_of_an_ablation(clone, study):
+def test_new_seed_trains_its_runs(clone, study):
     study["experiments"]["no_pos_emb"]["seeds"].append(1)
     clone.write(study)
     work = clone.work()
@@ -202,13 +202,13 @@ def test_one_more_seed_of_an_ablation(clone, study):
     assert kinds(work).isdisjoint(BEFORE_TRAINING | {"samples"})
 
 
-def test_a_caption_and_a_template(clone):
+def test_template_reruns_the_report(clone):
     for path in ("workflow/report/table.rst", "src/lmpipe/report/templates/report.css"):
         (clone.folder / path).write_text((clone.folder / path).read_text(encoding="utf-8") + "\n", encoding="utf-8")
     assert clone.work() == Work({}, {}, {}, frozenset({"report.html"}))
 
 
-def test_a_setting_of_a_corpus(clone, study):
+def test_corpus_setting_reruns_what_depends_on_it(clone, study):
     study["corpora"]["more"]["documents"] += 1
     clone.write(study)
     work = clone.work()
@@ -223,7 +223,7 @@ def test_a_setting_of_a_corpus(clone, study):
     assert kinds(work) >= dependent | {"findings.json", "report.html"}
 
 
-def test_another_study_and_back(clone, study):
+def test_another_study_leaves_the_first_alone(clone, study):
     other = Path("config/other.yaml")
     clone.write(study | {"study": "other", "model": study["model"] | {"d_model": 32}}, other)
     at_first = partial(clone.work, "tokenizers", study_file=other, study="other")
@@ -232,7 +232,7 @@ def test_another_study_and_back(clone, study):
     assert at_first() == NOTHING
 
 
-def test_a_call_that_only_looks_does_not_wait_for_one_that_works(clone, study):
+def test_dry_run_does_not_wait_for_the_lock(clone, study):
     study["corpora"]["more"]["documents"] += 1
     clone.write(study)
     lock = clone.folder / ".snakemake/studies/reruns.lock"
