@@ -4,13 +4,15 @@ import fnmatch
 import posixpath
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from lmpipe.planning.stages import BY_COMMAND
-from lmpipe.provenance.job_records import CHECKSUM, Facts, ResultPath
+from lmpipe.provenance.environment import Environment
+from lmpipe.provenance.job_records import CHECKSUM, ResultPath
 from lmpipe.study.documents import Amount, keys, read_shape
 
 MACHINE = keys(processor=str, cores=int | None, memory_bytes=int | None, system=str)
@@ -27,23 +29,17 @@ RECORD = keys(
 )
 
 
-class Job(NamedTuple):
-    """A finished job: its record of provenance, and its files as paths below the study's folder."""
+@dataclass(frozen=True)
+class Job:
+    """A finished job, as its record of provenance describes it; files are paths below the study's folder."""
 
-    record: Facts
+    rule: str
+    seeds: list[int]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-
-    @property
-    def rule(self) -> str:
-        """The rule of the workflow that the job belongs to."""
-        stage = BY_COMMAND.get(self.record["verb"])
-        return stage.rule if stage else self.record["verb"]
-
-    @property
-    def wall_seconds(self) -> float:
-        """Time of the job, or of the training if the job copied a run from the store."""
-        return self.record.get("training_seconds") or self.record["wall_seconds"]
+    environment: Environment
+    wall_seconds: float
+    """Time of the job, or of the training if the job copied a run from the store."""
 
 
 class Lineage:
@@ -98,11 +94,14 @@ class Lineage:
 def read_job(path: Path, name: str) -> Job:
     """Return the job of a record, whose path below the study's folder is `name`."""
     record = read_shape(path, RECORD)
-    folder = posixpath.dirname(name)
     inputs, outputs = (
-        tuple(posixpath.normpath(posixpath.join(folder, file)) for file in record[key]) for key in ("inputs", "outputs")
+        tuple(posixpath.normpath(posixpath.join(posixpath.dirname(name), file)) for file in record[key])
+        for key in ("inputs", "outputs")
     )
-    return Job(record, inputs, outputs)
+    environment = Environment(**{key: record[key] for key in Environment.model_fields})
+    seconds = record.get("training_seconds") or record["wall_seconds"]
+    stage = BY_COMMAND.get(record["verb"])
+    return Job(stage.rule if stage else record["verb"], record["seeds"], inputs, outputs, environment, seconds)
 
 
 def as_yaml(settings: Mapping[str, Any]) -> str:

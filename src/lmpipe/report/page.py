@@ -1,6 +1,5 @@
 """The report: findings and plots on one self-contained HTML page that requests nothing from the network."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from lmpipe.analysis.finding import Finding, Findings
@@ -175,7 +174,7 @@ def write_page(
         file.write(data)
 
 
-def page_template():
+def page_template() -> Template:
     """Return the template of the page."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -265,24 +264,19 @@ def stage_rows(plan: Plan, lineage: Lineage) -> list[StageRow]:
 def build_info(results: Results) -> BuildInfo:
     """Return the environment of the training runs, each value with all its variants."""
     runs = results.runs()
-    environments = [run.summary.environment.model_dump(mode="json") for run in runs]
-    code = [flat(run.summary.code) for run in runs]
+    environments = [run.summary.environment for run in runs]
+    code = [run.summary.code for run in runs]
     # Packages that a code digest covers decide the numbers, too; a corpus may be made of the texts of packages.
-    versions = [flat(environment["versions"]) for environment in environments]
+    versions = [environment.versions for environment in environments]
     versions += [{name: one[name] for name in one if name in TRACKED_PACKAGES} for one in code]
-    versions += [flat(info.versions) for info in results.corpora.values()]
+    versions += [info.versions for info in results.corpora.values()]
     return BuildInfo(
-        machines=join_unique(machine(environment["hardware"]) for environment in environments),
+        machines=join_unique(map(machine, environments)),
         devices=join_unique(str(run.summary.device) for run in runs),
         precisions=join_unique(run.summary.precision for run in runs),
-        commits=join_unique(commit(environment) for environment in environments),
+        commits=join_unique(map(commit, environments)),
         versions=join_by_key(versions),
         seeds=sorted({run.seed for run in runs}),
         code={name: value for name, value in join_by_key(code).items() if name not in TRACKED_PACKAGES},
         num_resumes=sum(bool(run.summary.num_resumes) for run in runs),
     )
-
-
-def flat(values: Mapping[str, object]) -> dict[str, str]:
-    """Return values as texts."""
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}

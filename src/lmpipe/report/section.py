@@ -4,13 +4,13 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup, escape
 
 from lmpipe.analysis.finding import Finding, Metric, Plot, Reference, Text
 from lmpipe.io.formatting import format_bytes, format_seconds, join_words
 from lmpipe.planning.lineage import Job, Lineage
+from lmpipe.provenance.environment import Environment
 from lmpipe.report.plots.style import CSS_COLORS, Drawing
 from lmpipe.report.table_cells import FormattedTable, TableCell, footnotes, format_table, metric_text
 
@@ -187,12 +187,12 @@ def origin(lineage: Lineage, sources: Sequence[str], study: str) -> Origin | Non
     jobs = lineage.ancestors(sources)
     if not jobs:
         return None
-    records = [job.record for job in jobs]
-    versions = [record["versions"] for record in records]
+    environments = [job.environment for job in jobs]
+    versions = join_by_key([environment.versions for environment in environments])
     facts = {
-        "commit": join_unique([commit(record) for record in records]),
-        "machine": join_unique([machine(record["hardware"]) for record in records]),
-        "versions": ", ".join(f"{name} {version}" for name, version in join_by_key(versions).items()),
+        "commit": join_unique(map(commit, environments)),
+        "machine": join_unique(map(machine, environments)),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     return Origin(stage_jobs(jobs), facts, lineage.rebuild_commands(sources, study))
 
@@ -206,24 +206,25 @@ def stage_jobs(jobs: Iterable[Job]) -> list[StageJobs]:
         StageJobs(
             stage,
             len(members),
-            sorted({seed for job in members for seed in job.record["seeds"]}),
+            sorted({seed for job in members for seed in job.seeds}),
             format_seconds(sum(job.wall_seconds for job in members)),
         )
         for stage, members in by_stage.items()
     ]
 
 
-def machine(hardware: Mapping[str, Any]) -> str:
+def machine(environment: Environment) -> str:
     """Return a machine in one line."""
-    memory = f", {format_bytes(hardware['memory_bytes'])} of memory" if hardware["memory_bytes"] else ""
-    return f"{hardware['processor']}, {hardware['cores']} cores{memory}, {hardware['system']}"
+    hardware = environment.hardware
+    memory = f", {format_bytes(hardware.memory_bytes)} of memory" if hardware.memory_bytes else ""
+    return f"{hardware.processor}, {hardware.cores} cores{memory}, {hardware.system}"
 
 
-def commit(environment: Mapping[str, Any]) -> str:
+def commit(environment: Environment) -> str:
     """Return the commit of the code, and if files differ from it."""
-    if environment["commit"] is None:
+    if environment.commit is None:
         return "not a git checkout"
-    return environment["commit"][:12] + (" with local changes" if environment["changed"] else "")
+    return environment.commit[:12] + (" with local changes" if environment.changed else "")
 
 
 def join_by_key(mappings: Sequence[Mapping[str, str]]) -> dict[str, str]:
