@@ -9,10 +9,10 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from benchmarks.endurance import killed_studies
+from benchmarks.endurance import damaged_files, hostile_studies, killed_runs, killed_studies
 from benchmarks.endurance.faults import Fault, Outcome, run_fault
 
-MODULES = (killed_studies,)
+MODULES = (hostile_studies, damaged_files, killed_runs, killed_studies)
 FAULTS: dict[str, Fault] = {fault.name: fault for module in MODULES for fault in module.FAULTS}
 
 

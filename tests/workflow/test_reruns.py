@@ -13,11 +13,11 @@ from random import Random
 import pytest
 import yaml
 
-from benchmarks import workflow_faults
-from benchmarks.processes import running, started
-from benchmarks.work import Work, read, stamps, work_since
-from benchmarks.workflow_faults import Watch, killed_study
+from benchmarks.endurance import killed_studies
+from benchmarks.endurance.killed_studies import StoreWatch, killed_study
+from benchmarks.endurance.processes import poll, start
 from lmpipe.io.locks import file_lock
+from tests.support.work import Work, read, stamps, work_since
 
 ROOT = Path(__file__).parents[2]
 PROJECT = ["Snakefile", "config", "profiles", "src", "workflow"]
@@ -115,12 +115,12 @@ def two_calls(tmp_path_factory):
             shutil.copy2(source, folder / name)
     clone = Clone(folder)
     clone.write(STUDY)
-    watch, logs = Watch(clone.results()), [folder / f"{name}.log" for name in ("first", "second")]
-    call = partial(started, clone.command(), folder, environment=clone.environment)
+    watch, logs = StoreWatch(clone.results()), [folder / f"{name}.log" for name in ("first", "second")]
+    call = partial(start, clone.command(), folder, environment=clone.environment)
     with call(logs[0]) as first, call(logs[1]) as second:
         for process in (first, second):
-            for _ in running(process):
-                watch.look()
+            for _ in poll(process):
+                watch.check()
     said = [log.read_text(encoding="utf-8") for log in logs]
     assert [first.returncode, second.returncode] == [0, 0], said
     return clone, said
@@ -159,8 +159,8 @@ def test_moved_clone_reruns_nothing(two_calls):
 def test_killed_study_ends_with_the_same_results(two_calls, tmp_path, monkeypatch):
     """Against the study of two calls, which in turn is shown to have been done right."""
     finished, _ = two_calls
-    monkeypatch.setattr(workflow_faults, "uninterrupted", lambda study_file: finished.results())
-    monkeypatch.setattr(workflow_faults, "LATER_SECONDS", 1.0)
+    monkeypatch.setattr(killed_studies, "undisturbed", lambda study_file: finished.results())
+    monkeypatch.setattr(killed_studies, "MAX_DELAY_SECONDS", 1.0)
     seed = os.urandom(8).hex()
     print(f"kills drawn from {seed}")
     assert killed_study(finished.folder / STUDY_FILE, 3, Random(seed), tmp_path) == "killed 3 times"
