@@ -14,7 +14,7 @@ from tests.support.fake_results import fabricate_measurements, fabricate_study, 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test in tests/workflow, each of which runs Snakemake, as `workflow`."""
+    """Mark every test in tests/workflow as `workflow`."""
     for item in items:
         if "workflow" in item.path.relative_to(Path(__file__).parent).parts[:-1]:
             item.add_marker(pytest.mark.workflow)

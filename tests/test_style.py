@@ -23,6 +23,7 @@ def test_layout(command):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.workflow
 def test_snakemake_lint_finds_nothing_but_missing_environments():
     # Rules run in the environment that runs Snakemake: one environment for all, so none for each rule.
     result = subprocess.run(["snakemake", "--lint"], cwd=ROOT, capture_output=True, text=True)

@@ -75,7 +75,6 @@ def one_line(kind: str, size: int) -> bytes:
     return (some.encode() * (size // len(some) + 1))[:size]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "size", "bytes_per_byte"), [("words", 32_000_000, 3), ("base64", 4_000_000, 8), ("letters", 8_000_000, 8)]
 )

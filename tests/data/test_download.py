@@ -687,7 +687,7 @@ def make_corpus(tmp_path):
     return call
 
 
-@pytest.mark.slow
+@pytest.mark.workflow
 def test_downloaded_text_is_never_lost(server, make_corpus, tmp_path):
     """Neither another declaration, nor its date, nor --forceall costs a text that is there; two studies share it."""
     server.script = [serve(PUBLISHED["text.txt.gz"], cut=CUT), serve(PUBLISHED["text.txt.gz"])]
@@ -706,7 +706,7 @@ def test_downloaded_text_is_never_lost(server, make_corpus, tmp_path):
     assert path.stat().st_ino == inode
 
 
-@pytest.mark.slow
+@pytest.mark.workflow
 def test_study_continues_with_a_text_placed_by_hand(server, make_corpus, tmp_path):
     server.script = [serve(PUBLISHED["text.txt.gz"], cut=CUT), refuse(404)]
     path = tmp_path / "resources" / f"{SHA256[:12]}-text.txt"

@@ -8,10 +8,7 @@ import pytest
 
 from lmpipe.data.documents import TokenFileInfo
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc"),
-]
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 
 GROWTH_BYTES = 5_000_000
 # Reading of files of any content, which can be large: 100 MB, so that one that was held would stand out.

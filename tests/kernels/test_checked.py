@@ -3,8 +3,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 TESTS = Path(__file__).parents[1]
 ENGINE = [
     "kernels/test_bpe_kernels.py",
@@ -17,7 +15,6 @@ ENGINE = [
 ]
 
 
-@pytest.mark.slow
 def test_the_engine_stays_inside_its_buffers_when_every_address_is_checked():
     done = subprocess.run(
         [

@@ -91,7 +91,6 @@ def test_a_process_loads_the_kernels_without_numba():
     assert run(code).stdout == "True False\n"
 
 
-@pytest.mark.slow
 def test_kernels_are_compiled_in_the_process_without_object_code(tmp_path):
     code = f"""
 from lmpipe.kernels.runtime import loader
@@ -106,7 +105,6 @@ print(loader.load({MODULE!r}).scan(text.address, 3, 0, state.address, starts.add
     assert "for this process alone (no compiler)" in result.stderr
 
 
-@pytest.mark.slow
 def test_notice_of_compiling_never_reaches_standard_output(tmp_path):
     code = f"from lmpipe.kernels.runtime.loader import load; print(callable(load({MODULE!r}).scan))"
     closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", code]

@@ -13,7 +13,6 @@ from lmpipe.report.plots.experiment import plot_experiment
 from tests.support.browser import check_page, opened
 from tests.support.fake_results import fabricate_records, fabricate_study
 
-pytestmark = pytest.mark.slow
 HOSTILE = 'A story.</blockquote><script>console.error("x")</script> \x00\x1b ' + "long" * 300
 # Visible texts whose contrast with their background (WCAG 2.2, 1.4.3) is below 4.5.
 PALE_TEXTS = """

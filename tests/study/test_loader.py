@@ -93,6 +93,7 @@ def test_shipped_studies_are_plain_yaml(path):
     assert read_study_file(path) == yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.workflow
 @pytest.mark.parametrize("line", ["seeds: 2001-99-99", "study: again"])
 def test_default_study_is_checked_before_snakemake_reads_it(tmp_path, line):
     shutil.copy(ROOT / "Snakefile", tmp_path)

@@ -67,7 +67,6 @@ def workers_of(process):
     return ranks
 
 
-@pytest.mark.slow
 def test_two_processes_train_the_run_of_one_and_resume_to_the_same_bytes_after_a_kill(study, start):
     run = tiny_run(total_tokens=64 * 40)
     expected = train_uninterrupted(run)
@@ -92,7 +91,6 @@ def test_two_processes_train_the_run_of_one_and_resume_to_the_same_bytes_after_a
     assert summary_of(other / "run")["num_resumes"] == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_saves_a_checkpoint_and_ends_all_processes(study, start, number):
     process = start(program(LONG, study, study / "run", processes=2, checkpoint_seconds=1))
@@ -103,7 +101,6 @@ def test_signal_saves_a_checkpoint_and_ends_all_processes(study, start, number):
     assert "interrupted after step" in err and "Traceback" not in err and "lost the others" not in err
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_failure_of_one_process_ends_all_within_seconds(study, start, rank):
     process = start(program(LONG, study, study / "run", processes=2, checkpoint_seconds=0))

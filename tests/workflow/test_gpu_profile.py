@@ -57,7 +57,6 @@ def by_device(uses):
     return {name: [use for use in uses if use[0] == name] for name in Counter(name for name, _, _ in uses)}
 
 
-@pytest.mark.slow
 def test_parallel_runs_have_a_gpu_each(texts_done, tmp_path):
     write_profile(tmp_path, 2, 1)
     uses, said = train_on_fakes(texts_done, tmp_path)
@@ -67,14 +66,12 @@ def test_parallel_runs_have_a_gpu_each(texts_done, tmp_path):
     assert "there is no total" not in said
 
 
-@pytest.mark.slow
 def test_runs_per_gpu_share_it(texts_done, tmp_path):
     write_profile(tmp_path, 4, 2)
     uses, _ = train_on_fakes(texts_done, tmp_path)
     assert {name: most_at_once(used) for name, used in by_device(uses).items()} == {"cuda:0": 2, "cuda:1": 2}
 
 
-@pytest.mark.slow
 def test_missing_total_is_a_warning_and_runs_wait_for_a_gpu(texts_done, tmp_path):
     write_profile(tmp_path, 2, 1)
     uses, said = train_on_fakes(texts_done, tmp_path, "--resources", "mem_mb=1000000")
@@ -82,7 +79,6 @@ def test_missing_total_is_a_warning_and_runs_wait_for_a_gpu(texts_done, tmp_path
     assert {name: most_at_once(used) for name, used in by_device(uses).items()} == {"cuda:0": 1, "cuda:1": 1}
 
 
-@pytest.mark.slow
 def test_gpu_profile_without_a_gpu_uses_the_cpu(texts_done, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(texts_done, folder, symlinks=True)
@@ -93,7 +89,6 @@ def test_gpu_profile_without_a_gpu_uses_the_cpu(texts_done, tmp_path):
     assert device == device_name(find_device())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("asked", ["gpu=4", "gres=gpu:a100:4"])
 def test_gpus_reach_the_command(texts_done, asked):
     run = "results/sweep/runs/rates/max_lr=0.0001/seed0/summary.json"

@@ -64,7 +64,6 @@ RUNS = {
 }
 BEFORE_TRAINING = {"corpora", "pretokens", "tokenizers", "tokens", "tokenizer_experiments.json", "unicode.json"}
 NOTHING = Work({}, {}, {}, frozenset())
-pytestmark = pytest.mark.slow
 
 
 class Clone:

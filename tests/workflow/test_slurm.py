@@ -19,7 +19,7 @@ from lmpipe.planning.resource_requests import train_request
 from tests.support.cli_cases import STUDY
 from tests.support.tiny_study import tiny_text
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+pytestmark = pytest.mark.slurm
 RUN = "results/tiny/runs/tuned/baseline/seed0"
 
 

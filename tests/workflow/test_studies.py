@@ -100,7 +100,6 @@ def planned_jobs(planned):
     return {rule: int(jobs) for rule, jobs in re.findall(r"^(\w+) +([0-9]+)$", planned.stdout, re.MULTILINE)}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", LARGE, ids=stem)
 def test_a_large_study_is_planned_and_told_without_any_file(tmp_path, path):
     planned = snakemake(tmp_path, "--dry-run", study=path)
@@ -112,7 +111,6 @@ def test_a_large_study_is_planned_and_told_without_any_file(tmp_path, path):
     assert not (tmp_path / "resources").exists()
 
 
-@pytest.mark.slow
 def test_a_start_with_one_tokenizer_fetches_one_corpus(tmp_path):
     """The small start that config/README.md shows."""
     target = "results/tinystories/tokenizers/tinystories/tokenizer.json"
@@ -142,7 +140,6 @@ def address(tmp_path):
         server.shutdown()
 
 
-@pytest.mark.slow
 def test_a_user_is_told_once_and_not_again_when_the_texts_are_there(tmp_path, address):
     study = yaml.safe_load((CONFIG / "smoke.yaml").read_text(encoding="utf-8"))
     study["corpora"]["stories"] = {

@@ -29,7 +29,6 @@ from tests.support.tiny_study import tiny_text
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "config" / "smoke.yaml"
-pytestmark = pytest.mark.slow
 
 
 def snakemake(folder, *arguments, study=SMOKE, check=True):
