@@ -117,7 +117,7 @@ class Plot:
     alt: str
     """Text that replaces the plot for readers who do not see it."""
     data: PlotData | None = None
-    """What the report draws; None if another stage (plot_experiment) draws the file."""
+    """Data that the report draws; None if another stage (plot_experiment) draws the file."""
 
 
 @part
@@ -196,5 +196,5 @@ class Findings(Document):
 
 
 def missing(reason: str) -> Finding:
-    """Finding of a problem without results in this study; `reason` says why, and the remedy."""
+    """Return the finding of a problem without results in this study; `reason` says why, and the remedy."""
     return Finding("missing", sentences=[reason])

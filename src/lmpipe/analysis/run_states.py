@@ -1,4 +1,4 @@
-"""What has become of the jobs of a study, told from files alone: its runs, its other results, and what failed.
+"""Status of a study's jobs, derived from files only: runs, other results, and failures.
 
 A run is over when its folder holds results of the settings that the study asks for. It runs while the process that
 writes its progress is there. It failed when the log of its job, written since the workflow was begun, ends with an
@@ -34,7 +34,7 @@ STARTING_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class RunState:
-    """What has become of a run: one of STATES, its latest losses (nats per token), how far it is, and a remark."""
+    """State of a run: one of STATES, its latest losses (nats per token), its progress, and a remark."""
 
     run: PlannedRun
     state: str
@@ -47,14 +47,14 @@ class RunState:
 
     @property
     def share(self) -> float:
-        """How much of its steps is done, from 0 to 1; all of a run that is over."""
+        """Share of its steps that is done, from 0 to 1."""
         if self.state in OVER:
             return 1.0
         return self.step / self.planned_steps if self.planned_steps else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """How long its steps will take at the speed of the last ones; None where it does not run, or none is known."""
+        """Time of the remaining steps at the latest speed; None if the run is not in progress or has no speed."""
         if self.state != "running" or not self.tokens_per_second:
             return None
         tokens_per_step = self.run.training.batch_size * self.run.model.context_length
@@ -77,7 +77,7 @@ class StudyFiles:
         self.read: dict[tuple[Path, Callable], tuple[Any, Any]] = {}
 
     def unless_known(self, path: Path, read: Callable[[Path], Any]) -> Any:
-        """What `read` makes of a file, as long as the file is the same; None where there is no such file."""
+        """Return `read(path)`, cached until the file changes; None if the file is missing."""
         try:
             status = path.stat()
             same = (status.st_mtime_ns, status.st_size, status.st_ino)
@@ -88,13 +88,13 @@ class StudyFiles:
         return self.read[path, read][1]
 
     def look(self, now: float) -> "Look":
-        """What the files tell at this moment; `now` is the time in seconds since 1970."""
+        """Return a snapshot of the files; `now` is the time in seconds since 1970."""
         return Look(self, now)
 
 
 @dataclass
 class Look:
-    """What a study's files tell at one moment."""
+    """State of a study's files at one moment."""
 
     files: StudyFiles
     now: float
@@ -122,14 +122,14 @@ class Look:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every result of the study is there."""
+        """True if every result of the study exists."""
         return all(done == total for done, total in self.stages.values()) and all(
             run.state in OVER for run in self.runs
         )
 
     @cached_property
     def stages(self) -> dict[str, tuple[int, int]]:
-        """How many of the results of each stage but training are there, and how many there will be."""
+        """Numbers of existing and of all results by stage, without training."""
         counts: dict[str, tuple[int, int]] = {}
         for stage in STAGES:
             paths = stage.records(self.files.study.plan)
@@ -141,7 +141,7 @@ class Look:
 
     @cached_property
     def progress(self) -> dict[tuple[str, str, int], RunProgress]:
-        """What the runs under way, and those that were stopped, have told last."""
+        """Latest progress of runs in progress or stopped."""
         found = {}
         for path in (self.files.study.folder / "store").glob(f"*/{PROGRESS}"):
             if told := self.files.unless_known(path, read_progress):
@@ -152,7 +152,7 @@ class Look:
         return found
 
     def state_of(self, run: PlannedRun) -> RunState:
-        """What has become of a run."""
+        """Return the state of a run."""
         if (over := self.over(run)) is not None:
             return over
         told = self.progress.get((run.experiment, run.name, run.seed))
@@ -173,7 +173,7 @@ class Look:
         return self.not_running(here)
 
     def over(self, run: PlannedRun) -> RunState | None:
-        """The state of a run with results; None where there are none, or those of other settings."""
+        """Return the state of a run with results; None where there are none, or those of other settings."""
         folder = self.files.study.folder / run.folder
         try:
             # Of the files of a run, the one that is written last.
@@ -197,7 +197,7 @@ class Look:
         )
 
     def not_running(self, here: RunState) -> RunState:
-        """The state of a run without results and without a process that tells of it."""
+        """Return the state of a run without results and without a process that tells of it."""
         run = here.run
         path = self.files.study.logs / TRAIN_LOGS / run.experiment / run.name / f"seed{run.seed}.log"
         tail = self.log_tail(path)
@@ -214,7 +214,7 @@ class Look:
         return replace(here, state="stopped", remark="its job ended without results, and its log names no error")
 
     def log_tail(self, path: Path) -> list[str] | None:
-        """The last lines of a log that was written since the study was begun; None where there is none."""
+        """Return the last lines of a log that was written since the study was begun; None where there is none."""
         since = self.files.study.started
         return self.files.unless_known(path, last_lines) if since is None or modified(path) >= since else None
 
@@ -228,12 +228,12 @@ def modified(path: Path) -> float:
 
 
 def read_run(config_path: Path) -> Run:
-    """The run of a config.json."""
+    """Return the run of a config.json."""
     return Run.read(config_path.parent)
 
 
 def is_asked_for(run: PlannedRun, config: dict[str, Any]) -> bool:
-    """Whether a config.json holds the settings that the plan has for the run; a rate of best_of counts as such."""
+    """Return True if config.json has the run's settings in the plan; any rate matches best_of."""
     model = {key: value for key, value in config["model"].items() if key != "vocab_size"}
     training = run.training.model_dump(mode="json") | ({"max_lr": config["training"]["max_lr"]} if run.best_of else {})
     return (model, config["training"], config["corpus"], config["tokenizer"]["name"]) == (
@@ -245,7 +245,7 @@ def is_asked_for(run: PlannedRun, config: dict[str, Any]) -> bool:
 
 
 def last_lines(path: Path) -> list[str]:
-    """The last lines of a text that hold something, without characters that a terminal might act on."""
+    """Return the last lines of a text that hold something, without characters that a terminal might act on."""
     with open(path, "rb") as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
@@ -254,12 +254,12 @@ def last_lines(path: Path) -> list[str]:
 
 
 def printable(line: str) -> str:
-    """A line without control characters."""
+    """Return a line without control characters."""
     return "".join(character if character.isprintable() else " " for character in line).rstrip()
 
 
 def is_failure(lines: list[str]) -> bool:
-    """Whether a log ends as that of a job that failed: with a complaint of lmpipe, or the end of a traceback.
+    """Return True if a log ends as that of a failed job: with an error line of lmpipe, or a traceback.
 
     >>> is_failure(["training: 10 of 20 tokens", "lmpipe train: a.json: no such file; make it first"])
     True
@@ -268,7 +268,7 @@ def is_failure(lines: list[str]) -> bool:
 
 
 def states_in(runs: list[RunState]) -> Iterator[tuple[str, int]]:
-    """How many runs are in each state, in the order of STATES; none is left out that some are in."""
+    """Yield the states that some runs are in, with their numbers, in the order of STATES."""
     for state in STATES:
         if count := sum(run.state == state for run in runs):
             yield state, count

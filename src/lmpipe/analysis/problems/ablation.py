@@ -42,25 +42,25 @@ class AblationSpec:
 
 
 def runs_with_setting(experiment: ExperimentRuns, setting: str, values: Sequence[str]) -> list[str]:
-    """The runs in which a setting has one of the values."""
+    """Return the runs in which a setting has one of the values."""
     return [name for name in experiment.names() if experiment.setting(name, setting) in values]
 
 
 def matches_spec(spec: AblationSpec, comparison: Comparison) -> bool:
-    """Whether two runs differ as the spec asks, and in nothing besides."""
+    """Return True if two runs differ in the spec's settings only."""
     ablated = comparison.experiment.setting(comparison.variant, spec.setting) == spec.ablated
     return ablated and set(comparison.differing) <= {spec.setting, *spec.companions}
 
 
 def opening_for(spec: AblationSpec, comparison: Comparison) -> str:
-    """What opens the sentence on a pair of runs: the spec's own words only where the pair answers it."""
+    """Return the start of the sentence on a pair of runs: the spec's words only if the pair matches it."""
     if matches_spec(spec, comparison):
         return spec.opening
     return f"{generic_opening(comparison)}, from which it differs in {join_words(comparison.differing)}"
 
 
 def compare_all(results: Results, spec: AblationSpec) -> tuple[ExperimentRuns, str, list[Comparison]] | Finding:
-    """An experiment, its baseline and every other run beside that; what to say where there is nothing to compare."""
+    """Return an experiment, its baseline, and the comparisons with it; a Finding if there is nothing to compare."""
     experiment = results.experiment(spec.experiment)
     if experiment is None:
         return run_summary.missing_experiment(results, spec.experiment, spec.example)
@@ -77,7 +77,7 @@ def analyze_ablation(
     spec: AblationSpec,
     more: Callable[[ExperimentRuns, Comparison], tuple[dict[str, Metric], list[str]]] | None = None,
 ) -> Finding:
-    """The finding of an ablation: runs with the usual value of a setting against those with the ablated one.
+    """Return the finding of an ablation: runs with the usual value of a setting against those with the ablated one.
 
     `more` adds metrics and sentences on the answering pair.
     """
@@ -103,7 +103,7 @@ def analyze_ablation(
 
 
 def rate_sentences(results: Results, spec: AblationSpec, comparison: Comparison) -> list[str]:
-    """That only one side had its peak rate tuned, where both took it from the same sweep."""
+    """Warn that the learning rate of both sides was tuned for one of them only."""
     experiment, pair = comparison.experiment, (comparison.baseline, comparison.variant)
     tuned = {name: setting_of_lr_source(results, experiment, name, spec.setting) for name in pair}
     rates = {experiment.setting(name, "max_lr") for name in runs_with_setting(experiment, spec.setting, [spec.ablated])}
@@ -119,14 +119,14 @@ def rate_sentences(results: Results, spec: AblationSpec, comparison: Comparison)
 
 
 def setting_of_lr_source(results: Results, experiment: ExperimentRuns, name: str, setting: str) -> str | None:
-    """A setting of the run whose peak rate a run took over from a sweep; None where it took none."""
+    """Return a setting of the run whose peak rate a run took over from a sweep; None where it took none."""
     taken = experiment.seeds_of(name)[0].config.lr_source
     sweep = results.experiment(taken.best_of) if taken else None
     return next((run.setting(setting) for run in sweep.runs if run.name == taken.best_run), None) if sweep else None
 
 
 def nothing_to_compare(experiment: ExperimentRuns, spec: AblationSpec) -> Finding:
-    """The finding of an ablation whose runs all lie on one side of the spec."""
+    """Return the finding of an ablation whose runs all lie on one side of the spec."""
     baseline, usual = choose_baseline(experiment), " or ".join(spec.usual)
     comparisons = [compare(experiment, name, baseline) for name in experiment.names() if name != baseline]
     sentence = (
@@ -143,7 +143,7 @@ def nothing_to_compare(experiment: ExperimentRuns, spec: AblationSpec) -> Findin
 
 
 def analyze_tuned_ablation(results: Results, spec: AblationSpec, condition: str) -> Finding:
-    """The paired differences to the baseline, at its own rate and at the best rate tried for the variant.
+    """Return the paired differences to the baseline, at its own rate and at the best rate tried for the variant.
 
     `condition` names what is ablated inside a sentence, such as "without RMSNorm".
     """
@@ -172,12 +172,12 @@ def analyze_tuned_ablation(results: Results, spec: AblationSpec, condition: str)
 
 
 def at_any_lr(spec: AblationSpec) -> AblationSpec:
-    """The same spec of runs whose peak rate may differ, too."""
+    """Return the same spec of runs whose peak rate may differ, too."""
     return replace(spec, companions=(*spec.companions, "max_lr"))
 
 
 def is_tuned(experiment: ExperimentRuns, spec: AblationSpec) -> bool:
-    """Whether the ablated setting was tried at several peak rates, the baseline's among them."""
+    """Return True if the ablated setting was tried at several learning rates, the baseline's among them."""
     usual = runs_with_setting(experiment, spec.setting, spec.usual)
     if not usual:
         return False
@@ -188,12 +188,12 @@ def is_tuned(experiment: ExperimentRuns, spec: AblationSpec) -> bool:
 
 
 def rate(experiment: ExperimentRuns, name: str) -> float:
-    """The peak rate of a run."""
+    """Return the peak rate of a run."""
     return experiment.setting(name, "max_lr")
 
 
 def same_rate_sentences(experiment: ExperimentRuns, spec: AblationSpec, comparison: Comparison | None) -> list[str]:
-    """The short answer: what the change alone does."""
+    """Return the short answer: what the change alone does."""
     if comparison is None:
         return []
     shown = format_number(rate(experiment, comparison.baseline))
@@ -208,7 +208,7 @@ def tuned_sentences(
     at_same: Comparison | None,
     at_best: Comparison | None,
 ) -> list[str]:
-    """What a rate of its own brings to the variant."""
+    """Describe the effect of a learning rate of the variant's own."""
     tried = sorted({rate(experiment, name) for name in variants})
     rates = join_words([format_number(one) for one in tried])
     if at_best is None:

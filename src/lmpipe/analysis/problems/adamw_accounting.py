@@ -35,7 +35,7 @@ METRICS = {
 
 
 def analyze(results: Results) -> Finding:
-    """The accounting of GPT-2 XL, or of the largest model of the study where it is missing (then partial)."""
+    """Return the accounting of GPT-2 XL, or of the largest model of the study where it is missing (then partial)."""
     accounts = read_accounts(results)
     if not accounts:
         return missing(f"This study holds no accounting yet; make it with {format_command('accounting')}.")
@@ -71,7 +71,7 @@ def analyze(results: Results) -> Finding:
 
 
 def values_of(entry: AdamWAccounting) -> dict[str, float]:
-    """The values of a derivation by symbol."""
+    """Return the values of a derivation by symbol."""
     return {line.symbol: line.value for line in entry.derivation}
 
 
@@ -112,7 +112,7 @@ def step_sentence(adamw: AdamWComparison) -> str:
 
 
 def days_sentence(adamw: AdamWComparison) -> str:
-    """The days that the handout's training would take, for both groups of feed-forward."""
+    """Return the days that the handout's training would take, for both groups of feed-forward."""
     value = values_of(adamw.handout)
     days = {variant: getattr(adamw, variant).days for variant in VARIANTS}
     return (
@@ -124,14 +124,14 @@ def days_sentence(adamw: AdamWComparison) -> str:
 
 
 def as_kept(account: ModelAccounting) -> tuple[int, int]:
-    """What a model with the handout's feed-forward keeps of a sequence when lmpipe trains it, and the largest batch."""
+    """Return the bytes saved per sequence with the handout's feed-forward, and the largest batch that fits."""
     config, entry = account.config.model_copy(update={"feed_forward": "silu"}), account.adamw.handout
     by_sequence = saved_bytes(config, "float32", 2) - saved_bytes(config, "float32", 1)
     return by_sequence, max(0, (values_of(entry)["M"] - entry.fixed_bytes) // by_sequence)
 
 
 def as_kept_sentence(account: ModelAccounting) -> str:
-    """The largest batch by what is really kept, beside the one by the handout's list."""
+    """Return the largest batch by what is really kept, beside the one by the handout's list."""
     (kept, batch), entry = as_kept(account), account.adamw.handout
     return (
         f"The handout's list is a simplification: as lmpipe trains, with fused attention, a sequence of the model with "
@@ -151,7 +151,7 @@ def shape_sentences(account: ModelAccounting) -> list[str]:
 
 
 def operations_table(adamw: AdamWComparison) -> Table:
-    """The operations of one parameter's update, line by line, in the handout's and in torch's form."""
+    """Return the operations of one parameter's update, line by line, in the handout's and in torch's form."""
     rows = [[form, line.code, line.flops] for form, update in adamw.updates for line in update]
     caption = (
         "AdamW, operations for each parameter, counted on the code; scalars computed once for a step (c1 = 1 − b1, "
@@ -171,7 +171,7 @@ def derivation_table(variant: str, entry: AdamWAccounting) -> Table:
 
 
 def memory_text(variant: str, entry: AdamWAccounting) -> Text:
-    """The memory as algebra and with numbers."""
+    """Return the memory as algebra and with numbers."""
     line_of = {line.symbol: line for line in entry.derivation}
     formulas = {symbol: f"{symbol} = {format_formula(line_of[symbol].formula)}" for symbol in MEMORY}
     width = max(map(len, formulas.values()))

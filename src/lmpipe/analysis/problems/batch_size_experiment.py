@@ -48,7 +48,7 @@ class BatchSizeResult:
 
 
 def analyze(results: Results) -> Finding:
-    """The best run of each batch size at equal tokens and at equal time, the speed of each, and what fits."""
+    """Return the best run of each batch size at equal tokens and at equal time, the speed of each, and what fits."""
     experiment = results.experiment(ID)
     if experiment is None:
         return run_summary.missing_experiment(results, ID, EXAMPLE_CONFIG)
@@ -86,7 +86,7 @@ def analyze(results: Results) -> Finding:
 
 
 def batch_size_results(experiment: ExperimentRuns, measure: str, alone: Mapping[int, float]) -> list[BatchSizeResult]:
-    """The batch sizes that were run, from small to large; `alone` has the speeds of those that were timed alone."""
+    """Return the batch sizes from small to large; `alone` has the speeds of those that were timed alone."""
     names: dict[int, list[str]] = {}
     for name in experiment.names():
         names.setdefault(experiment.setting(name, "batch_size"), []).append(name)
@@ -102,27 +102,27 @@ def batch_size_results(experiment: ExperimentRuns, measure: str, alone: Mapping[
 
 
 def fastest_sizes(sizes: list[BatchSizeResult]) -> list[BatchSizeResult]:
-    """The fastest size, and those whose range of speeds overlaps with its own, so that they are not told apart."""
+    """Return the fastest size, and those whose range of speeds overlaps with its range."""
     fastest = max(sizes, key=lambda size: size.tokens_per_second)
     return [size for size in sizes if max(size.speeds) >= min(fastest.speeds)]
 
 
 def saturation_size(sizes: list[BatchSizeResult]) -> BatchSizeResult | None:
-    """The smallest size that comes close to the highest speed; None where the fastest is not told apart."""
+    """Return the smallest size that comes close to the highest speed; None where the fastest is not told apart."""
     if len(first := fastest_sizes(sizes)) > 1:
         return None
     return next(size for size in sizes if size.tokens_per_second >= SATURATION_FRACTION * first[0].tokens_per_second)
 
 
 def time_budget(experiment: ExperimentRuns, finished: list[BatchSizeResult]) -> float | None:
-    """The shortest training time of the best runs, each at the highest speed of its batch size."""
+    """Return the shortest training time of the best runs, each at the highest speed of its batch size."""
     if len(finished) < 2 or not all(max(size.speeds) for size in finished):
         return None
     return min(experiment.seeds_of(size.best)[0].summary.tokens / max(size.speeds) for size in finished)
 
 
 def loss_at(run: Run, tokens: float) -> float | None:
-    """The validation loss of a run after so many tokens, interpolated between its evaluations."""
+    """Return the validation loss of a run after so many tokens, interpolated between its evaluations."""
     curve = run.validation_curve("tokens")
     if curve.empty or tokens < curve["tokens"].iloc[0]:
         return None
@@ -137,7 +137,7 @@ def loss_at(run: Run, tokens: float) -> float | None:
 def loss_range_at(
     experiment: ExperimentRuns, size: BatchSizeResult, seconds: float | None
 ) -> tuple[float, float] | None:
-    """The loss of a size's best run, as the mean over seeds, at a training time: at its lowest and highest speed."""
+    """Return the mean loss of a size's best run at a training time, for its lowest and its highest speed."""
     if size.best is None or seconds is None:
         return None
     ends = []
@@ -195,7 +195,7 @@ def size_metrics(
 
 
 def size_table(experiment: ExperimentRuns, sizes: list[BatchSizeResult], seconds: float | None) -> Table:
-    """A row for each batch size with its best run; two columns for what speeds inside runs leave open."""
+    """Return a row for each batch size with its best run; two columns for what speeds inside runs leave open."""
     after = f"loss after {format_seconds(seconds)}" if seconds else "loss at equal time"
     alone = all(size.is_timed_alone for size in sizes)
     columns = ["batch size", "best max_lr", "rates tried", "steps", "validation loss"]
@@ -226,7 +226,7 @@ def size_table(experiment: ExperimentRuns, sizes: list[BatchSizeResult], seconds
 def best_sentence(
     experiment: ExperimentRuns, best: BatchSizeResult | None, sizes: list[BatchSizeResult], measure: str
 ) -> str:
-    """The short answer."""
+    """Return the short answer."""
     if best is None:
         return "No run finished, so no batch size can be called best; try smaller learning rates."
     others = {size.best: format_int(size.batch_size) for size in sizes if size is not best and size.best}
@@ -251,12 +251,12 @@ def best_sentence(
 
 
 def rates_tried(experiment: ExperimentRuns, size: BatchSizeResult) -> list[float]:
-    """The peak rates that were tried with a size, from small to large."""
+    """Return the peak rates that were tried with a size, from small to large."""
     return sorted({experiment.setting(name, "max_lr") for name in size.names})
 
 
 def describe_tuning(experiment: ExperimentRuns, sizes: list[BatchSizeResult]) -> str:
-    """Whether each size had a choice of rates, without which the comparison is unfair."""
+    """Describe the rates that each size was tuned over; without a choice the comparison is unfair."""
     rates = {size: rates_tried(experiment, size) for size in sizes}
     untuned = [format_int(size.batch_size) for size in sizes if len(rates[size]) == 1]
     if not untuned:
@@ -284,7 +284,7 @@ def speed_sentence(sizes: list[BatchSizeResult]) -> str:
 
 
 def describe_timing(sizes: list[BatchSizeResult]) -> str:
-    """How the speeds were found: a step timed alone on the machine, or inside the runs."""
+    """Describe the timing: a step alone on the machine, or inside the runs."""
     inside = [format_int(size.batch_size) for size in sizes if not size.is_timed_alone]
     if len(inside) == len(sizes):
         return "as timed inside these runs"
@@ -293,12 +293,12 @@ def describe_timing(sizes: list[BatchSizeResult]) -> str:
 
 
 def format_range(values: Sequence[float], words: Callable[[float], str]) -> str:
-    """The ends of a range, or the one number that both round to."""
+    """Return the ends of a range, or the one number that both round to."""
     return " to ".join(dict.fromkeys([words(min(values)), words(max(values))]))
 
 
 def sharing_sentences(experiment: ExperimentRuns, sizes: list[BatchSizeResult]) -> list[str]:
-    """That runs which leave cores of their machine to others are slowed down by what happens to run there."""
+    """Warn that runs which shared their machine are slowed down by other jobs."""
     shared = {name for size in sizes if not size.is_timed_alone for name in size.names}
     for run in (run for run in experiment.runs if run.name in shared):
         hardware = run.summary.environment.hardware
@@ -312,7 +312,7 @@ def sharing_sentences(experiment: ExperimentRuns, sizes: list[BatchSizeResult]) 
 
 
 def edge_sentences(experiment: ExperimentRuns, sizes: list[BatchSizeResult], best: BatchSizeResult | None) -> list[str]:
-    """Whether the best size, or the best rate of a size, lies at the edge of what was tried."""
+    """Warn if the best size, or the best rate of a size, is at the edge of the grid."""
     sentences = []
     if best and len(sizes) > 1 and best in (sizes[0], sizes[-1]):
         end = "smallest" if best is sizes[0] else "largest"
@@ -328,13 +328,13 @@ def edge_sentences(experiment: ExperimentRuns, sizes: list[BatchSizeResult], bes
 
 
 def rate_at_edge(experiment: ExperimentRuns, size: BatchSizeResult) -> bool:
-    """Whether a size's best rate is the smallest or largest of several that were tried."""
+    """Return True if a size's best rate is the smallest or largest of several that were tried."""
     rates = rates_tried(experiment, size)
     return size.best is not None and len(rates) > 1 and experiment.setting(size.best, "max_lr") in (rates[0], rates[-1])
 
 
 def steps_sentences(experiment: ExperimentRuns, finished: list[BatchSizeResult]) -> list[str]:
-    """How many optimizer steps the sizes leave, of which a large batch has few."""
+    """Describe the number of optimizer steps of the smallest and the largest size."""
     if len(finished) < 2:
         return []
     first, last = finished[0], finished[-1]
@@ -346,7 +346,7 @@ def steps_sentences(experiment: ExperimentRuns, finished: list[BatchSizeResult])
 
 
 def rate_exponent(experiment: ExperimentRuns, finished: list[BatchSizeResult]) -> float | None:
-    """The exponent of batch size with which the best rates grow, by least squares in logarithms; None for one size."""
+    """Return the exponent of the best rate's growth with the batch size (least squares of logarithms)."""
     if len(finished) < 2:
         return None
     sizes = [math.log(size.batch_size) for size in finished]
@@ -357,7 +357,7 @@ def rate_exponent(experiment: ExperimentRuns, finished: list[BatchSizeResult]) -
 
 
 def rate_sentences(experiment: ExperimentRuns, finished: list[BatchSizeResult]) -> list[str]:
-    """How the best rate grows with the batch size, where each size had a choice."""
+    """Describe the growth of the best rate with the batch size, if each size had a choice."""
     exponent = rate_exponent(experiment, finished)
     if exponent is None or any(len(rates_tried(experiment, size)) < 2 for size in finished):
         return []
@@ -376,7 +376,7 @@ def rate_sentences(experiment: ExperimentRuns, finished: list[BatchSizeResult]) 
 def best_at_equal_time(
     experiment: ExperimentRuns, finished: list[BatchSizeResult], seconds: float | None
 ) -> BatchSizeResult | None:
-    """The size beyond which more stops paying: no larger one ends lower at equal training time.
+    """Return the size beyond which more stops paying: no larger one ends lower at equal training time.
 
     None where fewer than two sizes compare, or where their speeds leave open which is ahead.
     """
@@ -389,7 +389,7 @@ def best_at_equal_time(
 
 
 def time_sentences(experiment: ExperimentRuns, finished: list[BatchSizeResult], seconds: float | None) -> list[str]:
-    """The comparison at equal training time instead of equal tokens, as far as the speeds are known."""
+    """Return the comparison at equal training time instead of equal tokens, as far as the speeds are known."""
     at_time = {size: ends for size in finished if (ends := loss_range_at(experiment, size, seconds)) is not None}
     if len(at_time) < 2:
         return []
@@ -412,7 +412,7 @@ def time_sentences(experiment: ExperimentRuns, finished: list[BatchSizeResult], 
 
 
 def verb_of_losses(at_time: Mapping[BatchSizeResult, tuple[float, float]]) -> str:
-    """Whether each loss is one number or a range over the speeds of a size."""
+    """Return the verb for losses that are one number each, or a range over the speeds of a size."""
     return "are" if all(size.is_timed_alone for size in at_time) else "stand over each size's range of speed at"
 
 
@@ -432,7 +432,7 @@ def describe_best_at_equal_time(
 def describe_runner_up_at_equal_time(
     experiment: ExperimentRuns, ahead: BatchSizeResult, compared: list[BatchSizeResult], seconds: float
 ) -> str:
-    """How far seeds tell the size that is ahead at equal time from the second, in brackets."""
+    """Describe the difference of the best size from the second at equal time, in brackets."""
 
     def by_seed(size: BatchSizeResult) -> dict[int, float]:
         tokens = seconds * size.tokens_per_second

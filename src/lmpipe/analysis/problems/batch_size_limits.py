@@ -1,4 +1,4 @@
-"""Which batch sizes fit on the machine: steps of every doubling, timed alone, with the memory they take."""
+"""Batch sizes that fit on the machine: time and memory of steps of every doubling, measured alone."""
 
 from lmpipe.analysis.finding import Metric, Table
 from lmpipe.analysis.problems import run_summary
@@ -19,7 +19,7 @@ MISSING = "no batch size of this model has been timed alone"
 
 
 def read(results: Results, experiment: ExperimentRuns) -> BatchSizeBenchmark | None:
-    """The batch sizes timed alone; None where they are not of the runs' own model, precision and device."""
+    """Return the batch sizes timed alone; None where they are not of the runs' own model, precision and device."""
     timed = results.document(BatchSizeBenchmark, SOURCE)
     if timed is None:
         return None
@@ -33,7 +33,7 @@ def speeds(timed: BatchSizeBenchmark | None) -> dict[int, float]:
 
 
 def sentences(results: Results, timed: BatchSizeBenchmark | None) -> list[str]:
-    """The largest batch that fits, as far as it was tried, and what the accounting says of it."""
+    """Return the largest batch that fits, as far as it was tried, and what the accounting says of it."""
     if timed is None and (results.folder / SOURCE).exists():
         return ["The batch sizes timed alone are of another model, precision or device than these runs."]
     if timed is None:
@@ -54,7 +54,7 @@ def sentences(results: Results, timed: BatchSizeBenchmark | None) -> list[str]:
 
 
 def error_sentence(timed: BatchSizeBenchmark) -> str:
-    """How far our formula is from the memory of the smallest and the largest batch."""
+    """Describe the error of our formula for the memory of these steps."""
     errors = [
         percent_error(predicted(timed, row.batch_size), row.memory_bytes) for row in timed.sizes if row.memory_bytes
     ]
@@ -69,12 +69,12 @@ def error_sentence(timed: BatchSizeBenchmark) -> str:
 
 
 def predicted(timed: BatchSizeBenchmark, batch_size: int, line: str = "predicted") -> int:
-    """The memory of a step by our formula, or by the handout's list."""
+    """Return the memory of a step by our formula, or by the handout's list."""
     return getattr(timed, line).fixed_bytes + getattr(timed, line).bytes_per_sequence * batch_size
 
 
 def metrics(timed: BatchSizeBenchmark | None) -> dict[str, Metric]:
-    """The largest batch that fits."""
+    """Return the largest batch that fits."""
     values = {
         "largest_tried_batch_size": timed and timed.largest_batch_size,
         "largest_batch_size": timed and timed.estimated_largest_batch_size,
@@ -84,7 +84,7 @@ def metrics(timed: BatchSizeBenchmark | None) -> dict[str, Metric]:
 
 
 def tables(timed: BatchSizeBenchmark | None) -> list[Table]:
-    """A row for each doubling."""
+    """Return a row for each doubling."""
     if timed is None:
         return []
     rows = []

@@ -28,7 +28,7 @@ COLUMNS = [
 
 
 def analyze(results: Results) -> Finding:
-    """A table of every run, the totals, and the learning curves of the best run of each experiment."""
+    """Return a table of every run, the totals, and the learning curves of the best run of each experiment."""
     runs = results.runs()
     if not runs:
         return missing("This study has no training runs; add one under experiments: `first: {corpus: stories}`")
@@ -36,7 +36,7 @@ def analyze(results: Results) -> Finding:
 
 
 def distinct(runs: list[Run]) -> list[Run]:
-    """The runs without repetitions: one that two experiments share was trained once."""
+    """Return the runs without repetitions: one that two experiments share was trained once."""
     return list({identity(run): run for run in reversed(runs)}.values())[::-1]
 
 
@@ -47,7 +47,7 @@ def identity(run: Run) -> tuple[Any, ...]:
 
 
 def totals(runs: list[Run]) -> dict[str, Metric]:
-    """Sums over the distinct runs, and counts by status."""
+    """Return sums over the distinct runs, and counts by status."""
     once = distinct(runs)
     statuses = Counter(run.status for run in once)
     best = lowest_by_corpus(runs)
@@ -68,7 +68,7 @@ def totals(runs: list[Run]) -> dict[str, Metric]:
 
 
 def lowest_by_corpus(runs: list[Run]) -> dict[str, Run]:
-    """The run on each corpus that needs the fewest bits per byte, which rank runs of any tokenizer on one text."""
+    """Return the run on each corpus with the fewest bits per byte, which compare across tokenizers."""
     finished = [run for run in runs if run.status == "finished" and run.summary.bits_per_byte is not None]
     best: dict[str, Run] = {}
     for run in sorted(finished, key=lambda run: run.summary.bits_per_byte):
@@ -77,7 +77,7 @@ def lowest_by_corpus(runs: list[Run]) -> dict[str, Run]:
 
 
 def sentences(results: Results, runs: list[Run]) -> list[str]:
-    """The totals in words."""
+    """Return the totals in words."""
     once = distinct(runs)
     statuses = Counter(run.status for run in once)
     ends = join_words([f"{number} {status}" for status, number in statuses.most_common()])
@@ -104,7 +104,7 @@ def sentences(results: Results, runs: list[Run]) -> list[str]:
 
 
 def table(runs: list[Run]) -> Table:
-    """A row for each run and seed."""
+    """Return a row for each run and seed."""
     rows = [
         [
             run.config.experiment,
@@ -125,7 +125,7 @@ def table(runs: list[Run]) -> Table:
 
 
 def curves(results: Results) -> list[Plot]:
-    """The validation loss of the best run of each experiment, over steps and over training time."""
+    """Return the validation loss of the best run of each experiment, over steps and over training time."""
     best = best_runs(results)
     if not best:
         return []
@@ -150,7 +150,7 @@ def curves(results: Results) -> list[Plot]:
 
 
 def best_runs(results: Results) -> dict[str, Run]:
-    """The first seed of the best run of each experiment and corpus, by their names."""
+    """Return the first seed of the best run of each experiment and corpus, by their names."""
     best = {}
     for experiment in results.experiments():
         parts = experiment.by_corpus()

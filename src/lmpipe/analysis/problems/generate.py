@@ -32,7 +32,7 @@ Records = Sequence[SampleRecord]
 
 
 def analyze(results: Results) -> Finding:
-    """The samples of every corpus with their settings, their metrics, and what these say about fluency."""
+    """Return the samples of every corpus with their settings, their metrics, and what these say about fluency."""
     shown = results.study.samples.models if results.study.samples else {}
     if not shown:
         return missing(
@@ -62,12 +62,12 @@ def analyze(results: Results) -> Finding:
 
 
 def path_of(corpus: str) -> str:
-    """Where the samples of a corpus lie, below the study's folder."""
+    """Return the path of a corpus's samples, below the study's folder."""
     return f"samples/{corpus}.json"
 
 
 def corpus_metrics(corpus: str, samples: Samples) -> dict[str, Metric]:
-    """The mean metrics of a corpus's samples and of held-out text of comparable length."""
+    """Return the mean metrics of a corpus's samples and of held-out text of comparable length."""
     source, records = path_of(corpus), samples.samples
     reason = "no text has enough words"
     metrics = {
@@ -83,13 +83,13 @@ def corpus_metrics(corpus: str, samples: Samples) -> dict[str, Metric]:
 
 
 def mean(records: Records, name: str) -> float | None:
-    """A metric of several samples together: its mean, weighted by their words; None where no sample has it."""
+    """Return a metric of several samples together: its mean, weighted by their words; None where no sample has it."""
     found = [record for record in records if getattr(record, name) is not None]
     return fmean([getattr(record, name) for record in found], [record.words for record in found]) if found else None
 
 
 def fluency_sentence(results: Results, samples: Samples) -> str:
-    """The short answer for one corpus: words and repetition, against held-out text."""
+    """Return the short answer for one corpus: words and repetition, against held-out text."""
     records, reference = samples.samples, samples.held_out
     corpus = describe_corpus(results, samples.corpus)
     share, usual = mean(records, "known_word_share"), reference.known_word_share
@@ -111,7 +111,7 @@ def fluency_sentence(results: Results, samples: Samples) -> str:
 
 
 def words_verdict(share: float, usual: float) -> str:
-    """What kind of words a text is made of, by the share that the training text has.
+    """Judge the words of a text by the share that occurs in the training text.
 
     >>> words_verdict(0.99, 0.995), words_verdict(0.9, 0.99)
     ('words as real as those of held-out text', 'mostly real words')
@@ -124,7 +124,7 @@ def words_verdict(share: float, usual: float) -> str:
 
 
 def detail_sentences(samples: Samples) -> list[str]:
-    """What the settings change, how long the samples are, and how their run ended, for one corpus."""
+    """Describe the effect of the settings, the lengths, and the end of the run, for one corpus."""
     sentences = [temperature_sentence(samples), top_p_sentence(samples), length_sentence(samples)]
     if samples.run_status != "finished":
         sentences.append(
@@ -134,7 +134,7 @@ def detail_sentences(samples: Samples) -> list[str]:
 
 
 def context_sentences(found: Iterable[Samples]) -> list[str]:
-    """Which samples outgrew the context of their model: a sentence for each length of context."""
+    """Count the samples that exceeded the context of their model, for each length of context."""
     cut: dict[int, list[str]] = {}
     for samples in found:
         if number_cut := sum(bool(record.context_truncations) for record in samples.samples):
@@ -149,7 +149,7 @@ def context_sentences(found: Iterable[Samples]) -> list[str]:
 
 
 def temperature_sentence(samples: Samples) -> str:
-    """How metrics change from the lowest to the highest temperature; empty where there is only one."""
+    """Describe the change from the lowest to the highest temperature; empty if there is only one."""
     groups = grouped(samples.samples, "temperature")
     low, high = min(groups), max(groups)
     if low == high:
@@ -162,7 +162,7 @@ def temperature_sentence(samples: Samples) -> str:
 
 
 def top_p_sentence(samples: Samples) -> str:
-    """What keeping only the nucleus changes, at temperatures above 0; empty where only one top-p was tried."""
+    """Describe the effect of top-p at temperatures above 0; empty if only one was tried."""
     groups = grouped([record for record in samples.samples if record.temperature > 0], "top_p")
     if len(groups) < 2:
         return ""
@@ -176,7 +176,7 @@ def top_p_sentence(samples: Samples) -> str:
 
 
 def grouped(records: Records, key: str) -> dict[float, list[SampleRecord]]:
-    """Samples by the value of a setting."""
+    """Return samples by the value of a setting."""
     groups: dict[float, list[SampleRecord]] = {}
     for record in records:
         groups.setdefault(getattr(record, key), []).append(record)
@@ -184,7 +184,7 @@ def grouped(records: Records, key: str) -> dict[float, list[SampleRecord]]:
 
 
 def change_words(before: Records, after: Records) -> list[str]:
-    """How known words, variety and repetition change between two groups of samples, where that is no chance."""
+    """Describe the significant changes in known words, variety and repetition between two groups of samples."""
     changes = []
     for name in ("known_word_share", "distinct_2", "repeated_4gram_share"):
         first, second = mean(before, name), mean(after, name)
@@ -199,12 +199,12 @@ def change_words(before: Records, after: Records) -> list[str]:
 
 
 def words(records: Records) -> int:
-    """The words of several samples together."""
+    """Return the words of several samples together."""
     return sum(record.words for record in records)
 
 
 def standard_error(first: float, first_count: int, second: float, second_count: int) -> float:
-    """The standard error of the difference between two shares, each of so many words taken as independent.
+    """Return the standard error of the difference between two shares, each of so many words taken as independent.
 
     >>> round(standard_error(0.9, 100, 0.8, 100), 3)
     0.05
@@ -213,7 +213,7 @@ def standard_error(first: float, first_count: int, second: float, second_count: 
 
 
 def length_sentence(samples: Samples) -> str:
-    """How many samples reached the end of text."""
+    """Count the samples that reached the end of text."""
     records, limit = samples.samples, format_int(samples.max_new_tokens)
     ended = sum(record.reached_eos for record in records)
     of_corpus = f"samples of {samples.corpus}"
@@ -230,7 +230,7 @@ def length_sentence(samples: Samples) -> str:
 
 
 def caution_sentence(found: dict[str, Samples]) -> str:
-    """How much weight these metrics bear."""
+    """Describe the limits of these metrics."""
     lengths = [record.words for samples in found.values() for record in samples.samples]
     return (
         f"The samples have {format_int(min(lengths))} to {format_int(max(lengths))} words, "
@@ -241,7 +241,7 @@ def caution_sentence(found: dict[str, Samples]) -> str:
 
 
 def metrics_table(corpus: str, samples: Samples) -> Table:
-    """A row of metrics for each sample, and one for held-out text."""
+    """Return a row of metrics for each sample, and one for held-out text."""
     columns = ["prompt", "temperature", "top-p", "tokens", "ended", "words", *SHARES.values()]
     rows = [
         [

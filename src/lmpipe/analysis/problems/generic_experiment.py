@@ -33,7 +33,7 @@ def heading(results: Results, name: str) -> tuple[str, str]:
 
 
 def analyze(results: Results, name: str) -> Finding:
-    """A sweep told by its best and worst values, anything else by differences from the baseline."""
+    """Return a sweep told by its best and worst values, anything else by differences from the baseline."""
     experiment = results.experiment(name)
     measure = experiment.ranking_metric()
     if measure is None:
@@ -52,7 +52,7 @@ def analyze(results: Results, name: str) -> Finding:
 
 
 def ranking_by_corpus(experiment: ExperimentRuns) -> tuple[dict[str, Metric], list[str], list[Table]]:
-    """The best run on each corpus, since nothing is the best across them."""
+    """Return the best run on each corpus, since nothing is the best across them."""
     metrics, sentences = {}, []
     for corpus, part in experiment.by_corpus().items():
         found, told, _ = ranking(part, f"On {corpus}, the ")
@@ -62,7 +62,7 @@ def ranking_by_corpus(experiment: ExperimentRuns) -> tuple[dict[str, Metric], li
 
 
 def ranking(experiment: ExperimentRuns, opening: str = "The ") -> tuple[dict[str, Metric], list[str], list[Table]]:
-    """The best and the worst run whose seeds all finished."""
+    """Return the best and the worst run whose seeds all finished."""
     names, measure = experiment.names(), experiment.ranking_metric()
     metrics = {name: run_summary.mean_metric(experiment, name, measure, UNITS[measure]) for name in names}
     if len(names) == 1:
@@ -81,13 +81,13 @@ def ranking(experiment: ExperimentRuns, opening: str = "The ") -> tuple[dict[str
 
 
 def shown(experiment: ExperimentRuns, name: str, measure: str) -> str:
-    """A run's mean with its unit, for a sentence."""
+    """Return a run's mean with its unit, for a sentence."""
     value = run_summary.format_loss_with_unit(run_summary.mean_value(experiment, name, measure), measure)
     return f"{value}{run_summary.describe_seeds(experiment, name, measure)}"
 
 
 def ending(experiment: ExperimentRuns, name: str, measure: str) -> str:
-    """What became of an experiment's only run."""
+    """Describe the end of an experiment's only run."""
     finished = run_summary.finished_values(experiment, name, measure)
     return f"ends at {shown(experiment, name, measure)}" if finished else "did not finish"
 

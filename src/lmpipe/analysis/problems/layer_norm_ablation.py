@@ -24,5 +24,5 @@ SPEC = AblationSpec(
 
 
 def analyze(results: Results) -> Finding:
-    """The paired differences to the baseline, at its own rate and at the best rate tried without norms."""
+    """Return the paired differences to the baseline, at its own rate and at the best rate tried without norms."""
     return analyze_tuned_ablation(results, SPEC, "without RMSNorm")

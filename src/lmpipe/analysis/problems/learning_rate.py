@@ -39,7 +39,7 @@ class GridPoint:
 
 
 def analyze(results: Results) -> Finding:
-    """The best rate of the grid, the edge of stability, and an interpolated optimum that is told but not used."""
+    """Analyze the best rate of the grid, the edge of stability, and the interpolated optimum."""
     experiment = results.experiment(ID)
     if experiment is None:
         return run_summary.missing_experiment(results, ID, EXAMPLE_CONFIG)
@@ -67,7 +67,7 @@ def analyze(results: Results) -> Finding:
 
 
 def grid(experiment: ExperimentRuns, measure: str) -> list[GridPoint]:
-    """The rates that were tried, from small to large; of several runs at one rate the best stands for it."""
+    """Return the rates that were tried, from small to large; of several runs at one rate the best stands for it."""
     names: dict[float, list[str]] = {}
     for name in experiment.names():
         names.setdefault(experiment.setting(name, "max_lr"), []).append(name)
@@ -79,13 +79,13 @@ def grid(experiment: ExperimentRuns, measure: str) -> list[GridPoint]:
 
 
 def best_point(points: list[GridPoint]) -> GridPoint | None:
-    """The rate with the lowest mean final loss."""
+    """Return the rate with the lowest mean final loss."""
     finished = [point for point in points if point.loss is not None]
     return min(finished, key=lambda point: point.loss) if finished else None
 
 
 def stability_edge(points: list[GridPoint]) -> tuple[float | None, float | None]:
-    """The edge of stability: the largest rate at which every seed finished, the smallest at which one diverged."""
+    """Return the largest rate at which every seed finished, and the smallest at which one diverged."""
     finished = [point.rate for point in points if set(point.statuses) == {"finished"}]
     diverged = [point.rate for point in points if "diverged" in point.statuses]
     return max(finished, default=None), min(diverged, default=None)
@@ -115,7 +115,7 @@ def grid_metrics(experiment: ExperimentRuns, points: list[GridPoint], best: Grid
 def interpolation_metrics(
     experiment: ExperimentRuns, points: list[GridPoint], best: GridPoint | None
 ) -> dict[str, Metric]:
-    """The minimum of a parabola through the best rate and its neighbours, how sure it is, and how far from the edge.
+    """Return the minimum of a parabola through the best rate and its neighbours, with its uncertainty.
 
     Seeds give it a 95 % interval; the range over fits that leave out one rate each needs no second seed.
     """
@@ -142,7 +142,7 @@ def interpolation_metrics(
 
 
 def seeds_interval(experiment: ExperimentRuns, bracket: list[GridPoint]) -> tuple[float, float] | None:
-    """The 95 % interval of the interpolated rate over the seeds, in the logarithm of the rate."""
+    """Return the 95 % interval of the interpolated rate over the seeds, in the logarithm of the rate."""
     rates = [point.rate for point in bracket]
     by_seed = [experiment.losses(point.name, experiment.ranking_metric()) for point in bracket]
     shared = sorted(set.intersection(*(set(losses) for losses in by_seed)))
@@ -154,7 +154,7 @@ def seeds_interval(experiment: ExperimentRuns, bracket: list[GridPoint]) -> tupl
 
 
 def jackknife_minima(points: list[GridPoint], best: GridPoint) -> list[float]:
-    """The minima of parabolas fitted around the best rate with one rate left out at a time; none for fewer than four.
+    """Return the minima of parabolas around the best rate, each without one rate; empty for fewer than four.
 
     The fit takes the finished rates up to two places from the best one.
     """
@@ -170,7 +170,7 @@ def jackknife_minima(points: list[GridPoint], best: GridPoint) -> list[float]:
 
 
 def fitted_minimum(points: list[GridPoint]) -> float:
-    """Where the least-squares parabola through (log rate, loss) is lowest, within the rates of the points."""
+    """Return the minimum of the least-squares parabola through (log rate, loss), within the rates of the points."""
     import numpy
 
     logs = [math.log(point.rate) for point in points]
@@ -181,7 +181,7 @@ def fitted_minimum(points: list[GridPoint]) -> float:
 
 
 def bracket_of(points: list[GridPoint], best: GridPoint | None) -> list[GridPoint] | None:
-    """The best point between its neighbours of the grid, where both finished."""
+    """Return the best point between its neighbours of the grid, where both finished."""
     if best is None:
         return None
     place = points.index(best)
@@ -190,7 +190,7 @@ def bracket_of(points: list[GridPoint], best: GridPoint | None) -> list[GridPoin
 
 
 def parabola_minimum(rates: list[float], losses: list[float]) -> tuple[float, float]:
-    """Where the parabola through three points of (log rate, loss) is lowest between them: the rate and the loss there.
+    """Return the rate and the loss at the minimum of the parabola through three points of (log rate, loss).
 
     >>> rate, lowest = parabola_minimum([0.001, 0.01, 0.1], [2.0, 1.0, 2.0])
     >>> round(rate, 6), round(lowest, 6)
@@ -208,7 +208,7 @@ def parabola_minimum(rates: list[float], losses: list[float]) -> tuple[float, fl
 
 
 def best_sentence(experiment: ExperimentRuns, points: list[GridPoint], best: GridPoint | None) -> str:
-    """The short answer."""
+    """Return the short answer."""
     if best is None:
         return "No rate of the grid finished with every seed, so there is no best rate; add smaller rates to the grid."
     perplexity = run_summary.mean_value(experiment, best.name, "perplexity")
@@ -224,7 +224,7 @@ def best_sentence(experiment: ExperimentRuns, points: list[GridPoint], best: Gri
 
 
 def search_sentence(points: list[GridPoint], experiment: ExperimentRuns) -> str:
-    """The search strategy, as it was run."""
+    """Return the search strategy, as it was run."""
     if len(points) < 2:
         return (
             f"Only the rate {format_number(points[0].rate)} was run, which is no search; sweep "
@@ -246,14 +246,14 @@ def search_sentence(points: list[GridPoint], experiment: ExperimentRuns) -> str:
 
 
 def count_endings(points: list[GridPoint]) -> list[str]:
-    """How many rates ended how, such as "4 finished" and "1 diverged"; one is named by the worst of its seeds."""
+    """Count the rates by status, such as "4 finished" and "1 diverged"; the worst seed decides."""
     endings = [next(status for status in WORST_FIRST if status in point.statuses) for point in points]
     words = {"finished": "finished", "not_learning": "got stuck", "diverged": "diverged"}
     return [f"{endings.count(status)} {told}" for status, told in words.items() if status in endings]
 
 
 def neighbour_sentences(points: list[GridPoint], best: GridPoint | None, measure: str) -> list[str]:
-    """How flat the optimum is, or that it lies at the edge of the grid."""
+    """Describe the losses around the optimum, or warn that it is at the edge of the grid."""
     if best is None or len(points) < 2:
         return []
     place = points.index(best)
@@ -268,7 +268,7 @@ def neighbour_sentences(points: list[GridPoint], best: GridPoint | None, measure
 
 
 def describe_outcome(point: GridPoint, measure: str) -> str:
-    """How the runs of a rate ended, in a few words."""
+    """Describe the end of a rate's runs in a few words."""
     if point.loss is not None:
         return f"ends at {run_summary.format_loss_with_unit(point.loss, measure)}"
     return " and ".join(
@@ -277,14 +277,14 @@ def describe_outcome(point: GridPoint, measure: str) -> str:
 
 
 def describe_ending(point: GridPoint, status: str) -> str:
-    """That all or some seeds of a rate ended so, such as "diverged with 1 of 3 seeds"."""
+    """Describe the seeds of a rate with this status, such as "diverged with 1 of 3 seeds"."""
     ending, seeds = point.statuses.count(status), len(point.statuses)
     words = {"diverged": "diverged", "not_learning": "got stuck"}[status]
     return words if ending == seeds else f"{words} with {ending} of {seeds} seeds"
 
 
 def edge_sentence(points: list[GridPoint], best: GridPoint | None) -> str:
-    """The edge of stability, and how far from it the best rate lies."""
+    """Return the edge of stability, and how far from it the best rate lies."""
     largest, smallest = stability_edge(points)
     if largest is None:
         ends = join_words([f"{format_number(point.rate)} {describe_outcome(point, '')}" for point in points])
@@ -318,7 +318,7 @@ def edge_sentence(points: list[GridPoint], best: GridPoint | None) -> str:
 
 
 def interpolation_sentences(metrics: dict[str, Metric]) -> list[str]:
-    """The interpolated optimum with its uncertainty and its distance from the edge; other experiments do not use it."""
+    """Describe the interpolated optimum, its uncertainty and its distance from the edge of stability."""
     found = metrics["interpolated_max_lr"]
     if found.value is None:
         nothing = metrics["best_max_lr"].value is None
@@ -334,7 +334,7 @@ def interpolation_sentences(metrics: dict[str, Metric]) -> list[str]:
 
 
 def describe_uncertainty(metrics: dict[str, Metric]) -> str:
-    """How sure the interpolated optimum is: over seeds, and over fits that leave out one rate each."""
+    """Describe the uncertainty of the interpolated optimum: over seeds, and over fits without one rate."""
     interval, told = metrics["interpolated_max_lr"].interval, []
     if interval:
         told.append(f"95 % interval over seeds {format_number(interval[0])} to {format_number(interval[1])}")
@@ -347,7 +347,7 @@ def describe_uncertainty(metrics: dict[str, Metric]) -> str:
 
 
 def describe_distance(metrics: dict[str, Metric]) -> str:
-    """How far the interpolated optimum lies below the edge of stability, to follow its sentence."""
+    """Describe the distance of the interpolated optimum from the edge of stability."""
     near, far = (metrics[f"{end}_to_interpolated_ratio"].value for end in ("finished", "diverged"))
     if far is None or far < near:
         return ""

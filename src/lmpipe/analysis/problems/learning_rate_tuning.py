@@ -24,7 +24,7 @@ Curve = list[float | None]
 
 
 def analyze(results: Results) -> Finding:
-    """The curves and a verdict for each rate."""
+    """Return the curves and a verdict for each rate."""
     path = results.folder / SOURCE
     if not path.exists():
         return missing(f"The toy has not been trained in this study; run {format_command(path)}.")
@@ -60,12 +60,12 @@ def read_curves(path: Path) -> dict[float, Curve]:
 
 
 def diverged(curve: Curve) -> bool:
-    """Whether the loss ends above its start, or nowhere finite."""
+    """Return True if the loss ends above its start, or is not finite."""
     return curve[-1] is None or curve[-1] > curve[0]
 
 
 def short_answer(curves: dict[float, Curve]) -> str:
-    """Which rates work, which one best, and which diverge."""
+    """Describe the rates that work, the best one, and those that diverge."""
     working = [rate for rate, curve in curves.items() if not diverged(curve)]
     diverging = [format_number(rate) for rate, curve in curves.items() if diverged(curve)]
     fate = f"it diverges at {join_words(diverging)}" if diverging else "none of the rates diverges"
@@ -79,7 +79,7 @@ def short_answer(curves: dict[float, Curve]) -> str:
 
 
 def verdict_sentence(rate: float, curve: Curve) -> str:
-    """What became of the loss at one rate."""
+    """Describe the course of the loss at one rate."""
     steps = len(curve) - 1
     start = f"At a rate of {format_number(rate)} the loss"
     if curve[-1] is None:
@@ -98,7 +98,7 @@ def verdict_sentence(rate: float, curve: Curve) -> str:
 
 
 def step_factor(rate: float, step: int) -> float:
-    """What update `step` (from 0) multiplies each weight by: the gradient of the mean square is 2w / WEIGHTS."""
+    """Return the factor of update `step` (from 0) on each weight: the gradient of the mean square is 2w / WEIGHTS."""
     return 1 - 2 * rate / (WEIGHTS * sqrt(step + 1))
 
 
@@ -119,7 +119,7 @@ def explanation(curves: dict[float, Curve]) -> list[str]:
 
 
 def largest_fall(curves: dict[float, Curve]) -> list[str]:
-    """Which single update makes the best rate the best: the one whose factor comes nearest to 0."""
+    """Describe the update that lowers the loss the most at the best rate: its factor is the nearest to 0."""
     working = [rate for rate, curve in curves.items() if not diverged(curve)]
     if not working:
         return []
@@ -133,12 +133,12 @@ def largest_fall(curves: dict[float, Curve]) -> list[str]:
 
 
 def factor_text(rate: float, step: int) -> str:
-    """What an update multiplies each weight by, with a minus sign."""
+    """Format the factor of an update on each weight, with a minus sign."""
     return format_number(step_factor(rate, step)).replace("-", "−")
 
 
 def losses_table(curves: dict[float, Curve]) -> Table:
-    """The loss by step, one column for each rate."""
+    """Return the loss by step, one column for each rate."""
     steps = max(len(curve) for curve in curves.values())
     rows = [[step, *(curve[step] if step < len(curve) else None for curve in curves.values())] for step in range(steps)]
     return Table("Loss after so many updates", ["step", *(f"rate {format_number(rate)}" for rate in curves)], rows)

@@ -44,7 +44,7 @@ class CorpusResult:
 
     @property
     def uniform_entropy(self) -> float:
-        """What guessing among all ids alike would cost, in nats per token."""
+        """Loss of a uniform guess among all ids, in nats per token."""
         return math.log(self.vocab_size)
 
     @property
@@ -54,7 +54,7 @@ class CorpusResult:
 
     @property
     def unigram_bits_per_byte(self) -> float:
-        """What a model of token frequencies alone would need, in bits per byte, delimiters left out of both."""
+        """Bits per byte of a model of token frequencies alone, without delimiters."""
         of_delimiters = -self.delimiter_share * math.log(self.delimiter_share) if self.delimiter_share else 0.0
         return (self.unigram_entropy - of_delimiters) / math.log(2) / self.bytes_per_token
 
@@ -83,7 +83,7 @@ def analyze(results: Results) -> Finding:
 
 
 def corpus_results(results: Results, experiment: ExperimentRuns) -> list[CorpusResult]:
-    """The best finished run on each corpus, in the order of the experiment."""
+    """Return the best finished run on each corpus, in the order of the experiment."""
     best = {corpus: (runs, name) for corpus, runs in experiment.by_corpus().items() if (name := runs.best())}
     # Of several corpora with one role the first of the study speaks for it, as everywhere in the report.
     named = {
@@ -132,7 +132,7 @@ def side_metrics(experiment: ExperimentRuns, side: CorpusResult) -> dict[str, Me
 
 
 def side_table(results: Results, sides: list[CorpusResult]) -> Table:
-    """A row for each corpus with all that its loss depends on."""
+    """Return a row for each corpus with all that its loss depends on."""
     columns = ["corpus", "training text", "vocabulary", "bytes per token", "uniform guess (nats)"]
     columns += ["unigram entropy (nats)", "validation loss"]
     columns += ["share removed (%)", "perplexity", "bits per byte", "bits per byte of unigrams"]
@@ -156,7 +156,7 @@ def side_table(results: Results, sides: list[CorpusResult]) -> Table:
 
 
 def pair_sentences(results: Results, experiment: ExperimentRuns, simple: CorpusResult, web: CorpusResult) -> list[str]:
-    """The comparison, and its explanation by metrics."""
+    """Return the comparison, and its explanation by metrics."""
     bits = [experiment.losses(side.run, "bits_per_byte") for side in (web, simple)]
     told = run_summary.describe_difference(difference := paired_difference(*bits), UNITS["bits_per_byte"])
     names = describe_corpus(results, web.corpus), describe_corpus(results, simple.corpus)
@@ -191,14 +191,14 @@ def pair_sentences(results: Results, experiment: ExperimentRuns, simple: CorpusR
 
 
 def decompose_gap(simple: CorpusResult, web: CorpusResult) -> dict[str, float]:
-    """The gap in nats per token in three parts: blind guesses, token frequencies beyond them, context."""
+    """Return the gap in nats per token in three parts: blind guesses, token frequencies beyond them, context."""
     uniform = web.uniform_entropy - simple.uniform_entropy
     unigram = web.unigram_entropy - simple.unigram_entropy
     return {"vocabulary": uniform, "frequencies": unigram - uniform, "context": web.loss - simple.loss - unigram}
 
 
 def ratio_sentence(simple: CorpusResult, web: CorpusResult) -> str:
-    """How nats per token and bytes per token together make up bits per byte."""
+    """Describe the way from nats per token and bytes per token to bits per byte."""
     nats, size = web.loss / simple.loss, web.bytes_per_token / simple.bytes_per_token
     expected, real = format_number(nats / size), format_number(web.bits_per_byte / simple.bits_per_byte)
     rest = "which they do" if real == expected else f"and they cost {real} times"
@@ -213,7 +213,7 @@ def ratio_sentence(simple: CorpusResult, web: CorpusResult) -> str:
 
 
 def pair_metrics(experiment: ExperimentRuns, simple: CorpusResult, web: CorpusResult) -> dict[str, Metric]:
-    """The gap between both corpora and its parts, and the ratios that lead from nats per token to bits per byte."""
+    """Return the gap between both corpora, its parts, and the ratios from nats per token to bits per byte."""
     source = run_summary.table_path(experiment)
     difference = paired_difference(*(experiment.losses(side.run, "bits_per_byte") for side in (web, simple)))
     parts = {
@@ -230,13 +230,13 @@ def pair_metrics(experiment: ExperimentRuns, simple: CorpusResult, web: CorpusRe
 
 
 def cross_tables(results: Results) -> list[Table]:
-    """How every tokenizer compresses every corpus, where that was measured."""
+    """Return the compression of every corpus by every tokenizer, if it was measured."""
     compared = results.document(TokenizerEvaluation, tokenizer_experiments.SOURCE)
     return [tokenizer_experiments.cross_table(compared)] if compared else []
 
 
 def shown_samples(results: Results, sides: list[CorpusResult]) -> dict[str, Samples]:
-    """The samples of the models that are compared, by corpus; none unless both sides have some."""
+    """Return the samples of the models that are compared, by corpus; none unless both sides have some."""
     found = {side.corpus: results.document(Samples, generate.path_of(side.corpus)) for side in sides}
     wanted = {side.corpus: f"{ID}/{side.run}" for side in sides}
     shown = {corpus: one for corpus, one in found.items() if one and one.run == wanted[corpus]}
@@ -244,7 +244,7 @@ def shown_samples(results: Results, sides: list[CorpusResult]) -> dict[str, Samp
 
 
 def sample_sentences(samples: dict[str, Samples]) -> list[str]:
-    """How the texts of both models compare with held-out text, by their metrics."""
+    """Compare the samples of both models with held-out text."""
     told = []
     for corpus, one in samples.items():
         share, usual = generate.mean(one.samples, "known_word_share"), one.held_out.known_word_share
@@ -257,7 +257,7 @@ def sample_sentences(samples: dict[str, Samples]) -> list[str]:
 
 
 def sample_tables(samples: dict[str, Samples]) -> list[Table]:
-    """The beginnings of both models' samples side by side: a row for each prompt and setting that both have."""
+    """Return the beginnings of both models' samples side by side: a row for each prompt and setting that both have."""
     records = [{sampling_settings(record): record for record in one.samples} for one in samples.values()]
     shared = [settings for settings in records[0] if settings in records[1]] if records else []
     if not shared:
@@ -268,23 +268,23 @@ def sample_tables(samples: dict[str, Samples]) -> list[Table]:
 
 
 def sampling_settings(record: SampleRecord) -> tuple[str, float, float]:
-    """What a sample was asked for."""
+    """Return the settings of a sample."""
     return record.prompt, record.temperature, record.top_p
 
 
 def excerpt(record: SampleRecord) -> str:
-    """The prompt and the first words of its continuation, on one line."""
+    """Return the prompt and the first words of its continuation, on one line."""
     text = " ".join((record.prompt + record.text).split())
     return text if len(text) <= EXCERPT_CHARACTERS else f"{text[:EXCERPT_CHARACTERS].rsplit(' ', 1)[0]} …"
 
 
 def format_signed(value: float) -> str:
-    """A difference of losses with its sign."""
+    """Return a difference of losses with its sign."""
     return f"{value:+.3f}".replace("-", "−")
 
 
 def single_sentences(results: Results, sides: list[CorpusResult]) -> list[str]:
-    """What can be said where one of the two places is empty."""
+    """Describe the results if there is no pair of corpora to compare."""
     if not sides:
         return ["No run of this experiment finished with every seed, so there is no loss to compare."]
     ends = join_words([describe_result(results, side) for side in sides])
@@ -293,20 +293,20 @@ def single_sentences(results: Results, sides: list[CorpusResult]) -> list[str]:
 
 
 def describe_result(results: Results, side: CorpusResult) -> str:
-    """A side in short."""
+    """Return a side in short."""
     corpus = describe_corpus(results, side.corpus)
     return f"{format_loss(side.loss)} nats per token ({format_number(side.bits_per_byte)} bits per byte) on {corpus}"
 
 
 def other_sentences(results: Results, sides: list[CorpusResult]) -> list[str]:
-    """The corpora that stand outside the comparison, such as a second one of the same role."""
+    """Return the corpora that stand outside the comparison, such as a second one of the same role."""
     return (
         [f"The model also reaches {join_words([describe_result(results, side) for side in sides])}."] if sides else []
     )
 
 
 def same_model_sentence(experiment: ExperimentRuns) -> str:
-    """What the runs share, and in which settings of the model they differ."""
+    """Describe the common settings of the runs, and the model settings in which they differ."""
     tokens = run_summary.common_value(run.setting("total_tokens") for run in experiment.runs)
     if len(experiment.names()) == 1:
         return f"It sees {format_int(tokens)} tokens."

@@ -21,7 +21,7 @@ PERCENT = "% of the measured value"
 
 
 def percent_error(predicted: float, measured: float) -> float:
-    """How far a prediction lies above what was measured, in percent of that.
+    """Return the error of a prediction in percent of the measured value.
 
     >>> percent_error(110, 100)
     10.0
@@ -30,7 +30,7 @@ def percent_error(predicted: float, measured: float) -> float:
 
 
 def format_signed_percent(value: float) -> str:
-    """An error in percent with its sign.
+    """Return an error in percent with its sign.
 
     >>> format_signed_percent(-12.345), format_signed_percent(0.26)
     ('−12.3 %', '+0.3 %')
@@ -39,7 +39,7 @@ def format_signed_percent(value: float) -> str:
 
 
 def describe_error(predicted: float, measured: float) -> str:
-    """An error in words.
+    """Return an error in words.
 
     >>> describe_error(110, 100), describe_error(95, 100), describe_error(7, 7)
     ('10 % too much', '5 % too little', 'exactly right')
@@ -53,7 +53,7 @@ def describe_error(predicted: float, measured: float) -> str:
 
 @dataclass(frozen=True)
 class FindingPart:
-    """What a problem's finding gains: metrics, sentences and tables."""
+    """Metrics, sentences and tables for a problem's finding."""
 
     metrics: dict[str, Metric]
     sentences: list[str]
@@ -61,7 +61,7 @@ class FindingPart:
 
 
 def read(results: Results) -> StepProfile | None:
-    """What was measured of the study's own model; None where the study has not measured it."""
+    """Return the measurement of the study's own model; None if there is none."""
     return results.document(StepProfile, SOURCE)
 
 
@@ -89,13 +89,13 @@ def flops_and_time(results: Results) -> FindingPart:
 
 
 def missing_sentence(results: Results) -> str:
-    """That nothing was measured, and how to."""
+    """Say that nothing was measured, with the remedy."""
     told = "What the study's own model really takes has not been measured"
     return f"{told}; run {format_command(results.folder / SOURCE)}."
 
 
 def counted_rows(found: StepProfile) -> list[list[Any]]:
-    """What can be counted exactly."""
+    """Return the rows of what can be counted exactly."""
     predicted, measured = found.predicted, found.measured
     words = {
         "parameters": ("parameters", "counted on the model"),
@@ -115,7 +115,7 @@ def runs_by_model(results: Results) -> dict[str, Run]:
 
 
 def parameter_errors(results: Results) -> list[float]:
-    """The error of the predicted parameters of every shape of model that was trained, in percent."""
+    """Return the error of the predicted parameters of every shape of model that was trained, in percent."""
     return [
         percent_error(count_parameters(run.config.model).total, run.summary.parameters)
         for run in runs_by_model(results).values()
@@ -123,7 +123,7 @@ def parameter_errors(results: Results) -> list[float]:
 
 
 def counted_metrics(results: Results, found: StepProfile) -> dict[str, Metric]:
-    """The errors of what can be counted exactly."""
+    """Return the errors of what can be counted exactly."""
     predicted, measured = found.predicted, found.measured
     largest = max(parameter_errors(results), key=abs, default=None)
     return {
@@ -134,7 +134,7 @@ def counted_metrics(results: Results, found: StepProfile) -> dict[str, Metric]:
 
 
 def counted_sentence(results: Results, found: StepProfile) -> str:
-    """The errors of what can be counted exactly, in a sentence."""
+    """Return the errors of what can be counted exactly, in a sentence."""
     predicted, measured = found.predicted, found.measured
     errors = parameter_errors(results)
     wrong = max(errors, key=abs, default=0.0)
@@ -149,7 +149,7 @@ def counted_sentence(results: Results, found: StepProfile) -> str:
 
 @dataclass(frozen=True)
 class Throughput:
-    """How fast the study's own model trained at the measured batch size, and how that was timed.
+    """Training speed of the study's own model at the measured batch size.
 
     `tokens_per_second` is from a step timed alone on the machine; where the study has none, the mean of its runs.
     """
@@ -212,7 +212,7 @@ class Throughput:
         ]
 
     def sentences(self) -> list[str]:
-        """The ceiling, the share that training uses, and how well the handout's assumption predicts the time."""
+        """Return the ceiling, the share that training uses, and how well the handout's assumption predicts the time."""
         threads = f"{format_int(self.threads)} thread{'s' if self.threads > 1 else ''}"
         assumed = format_percent(MODEL_FLOPS_UTILIZATION)
         return [
@@ -302,7 +302,7 @@ class RunGroup:
 
 
 def run_groups(results: Results, found: StepProfile) -> Iterator[RunGroup]:
-    """The groups of runs on the device and with the threads that were measured."""
+    """Return the groups of runs on the device and with the threads that were measured."""
     groups: dict[str, list[Run]] = {}
     for run in results.runs():
         if (run.summary.device, run.summary.threads) == (found.device, found.threads):
@@ -332,7 +332,7 @@ def runs_table(groups: list[RunGroup]) -> Table:
 
 
 def run_sentences(groups: list[RunGroup]) -> list[str]:
-    """The shares of the ceiling that whole runs reached."""
+    """Return the shares of the ceiling that whole runs reached."""
     shares = sorted(group.utilization for group in groups if group.utilization is not None)
     if not shares:
         return []

@@ -72,7 +72,7 @@ def parts_table(found: StepProfile) -> Table:
 
 
 def setting_words(found: StepProfile) -> str:
-    """What was measured."""
+    """Describe the measured setting."""
     return f"the study's own model, {format_int(found.batch_size)} sequences, {found.precision}"
 
 
@@ -89,7 +89,7 @@ def gaps_table(found: StepProfile) -> Table:
 
 
 def activations_sentence(found: StepProfile) -> str:
-    """How well both lists predict the bytes that autograd saves."""
+    """Compare both predictions with the bytes that autograd saves."""
     predicted, real = found.predicted.activations, found.measured.saved_bytes
     handout, ours = (getattr(predicted, key) for key in SIZES)
     return (
@@ -103,7 +103,7 @@ def activations_sentence(found: StepProfile) -> str:
 
 
 def gap_sentences(found: StepProfile) -> list[str]:
-    """What the handout's list counts in vain and what it leaves out, by size."""
+    """List what the handout counts but torch does not save, and what it leaves out, by size."""
     values = found.predicted.activations.activations
     gaps = {value.name: value.saved_bytes - value.handout_bytes for value in values}
     over = sorted((name for name in gaps if gaps[name] < 0), key=lambda name: gaps[name])
@@ -118,7 +118,7 @@ def gap_sentences(found: StepProfile) -> list[str]:
 
 
 def peaks_table(groups: list[RunGroup]) -> Table:
-    """A row for each group of run."""
+    """Return a row for each group of run."""
     rows = [
         [
             group.name,
@@ -148,7 +148,7 @@ def peaks_table(groups: list[RunGroup]) -> Table:
 
 
 def peak_sentences(found: StepProfile, groups: list[RunGroup]) -> list[str]:
-    """How well the peaks of whole runs are predicted."""
+    """Describe the error of the predicted peaks of whole runs."""
     if not groups:
         return []
     errors = [percent_error(group.predicted_peak, group.peak) for group in groups]

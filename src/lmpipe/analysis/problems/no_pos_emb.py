@@ -24,5 +24,5 @@ SPEC = AblationSpec(
 
 
 def analyze(results: Results) -> Finding:
-    """The paired difference between NoPE and RoPE."""
+    """Return the paired difference between NoPE and RoPE."""
     return analyze_ablation(results, SPEC)

@@ -49,7 +49,7 @@ class Comparison:
 
     @property
     def same_batches(self) -> bool:
-        """Whether runs of the same seed see the same batches: windows of the same tokens, equally many and long.
+        """True if runs of the same seed use the same batches: windows of the same tokens, equally many and long.
 
         Runs that made equally many steps say by a digest whether that is so.
         """
@@ -67,7 +67,7 @@ class Comparison:
 
     @property
     def num_same_init(self) -> tuple[int, int]:
-        """How many matrices begin with the same values with every seed, and how many the variant has."""
+        """Number of matrices with the same initial values for every seed, and number of the variant's matrices."""
         return len(self.same_init), len(self.pairs[0][0].summary.init_digests) if self.pairs else 0
 
     @property
@@ -86,7 +86,7 @@ class Comparison:
         return set.intersection(*same) if same else set()
 
     def losses(self, name: str) -> list[float]:
-        """The losses of one side over the shared seeds, by the common measure."""
+        """Return the losses of one side over the shared seeds, by the common measure."""
         losses = self.experiment.losses(name, self.measure)
         return [losses[seed] for seed in self.seeds]
 
@@ -105,12 +105,12 @@ def choose_baseline(experiment: ExperimentRuns, names: Sequence[str] | None = No
 
 
 def generic_opening(comparison: Comparison) -> str:
-    """What opens the sentence on a pair of runs that answers no spec of its own."""
+    """Return the start of the sentence on a pair of runs that matches no spec."""
     return f"In `{comparison.variant}`, compared with `{comparison.baseline}`"
 
 
 def describe_outcome(opening: str, comparison: Comparison) -> str:
-    """A comparison in a sentence that starts with `opening`, such as "With post-norm in place of pre-norm"."""
+    """Return a comparison in a sentence that starts with `opening`, such as "With post-norm in place of pre-norm"."""
     if comparison.measure is None:
         return f"{opening}, the corpora differ, so the final losses do not compare."
     failed, difference = describe_failures(comparison), comparison.difference
@@ -124,7 +124,7 @@ def describe_outcome(opening: str, comparison: Comparison) -> str:
 
 
 def describe_seed_ranges(comparison: Comparison) -> list[str]:
-    """The seeds' range of either side, where it is so wide that the mean hides that a run learned little."""
+    """Return the seeds' range of either side, where it is so wide that the mean hides that a run learned little."""
     experiment, wide = comparison.experiment, []
     for name in (comparison.variant, comparison.baseline):
         if run_summary.has_wide_spread(experiment, name):
@@ -139,7 +139,7 @@ def describe_seed_ranges(comparison: Comparison) -> list[str]:
 
 
 def describe_failures(comparison: Comparison) -> str:
-    """Which of the variant's seeds did not finish, such as "1 of 3 seeds diverged"."""
+    """Describe the variant's seeds that did not finish, such as "1 of 3 seeds diverged"."""
     statuses = comparison.experiment.statuses(comparison.variant)
     counts = {
         word: statuses.count(status) for status, word in (("diverged", "diverged"), ("not_learning", "got stuck"))
@@ -150,7 +150,7 @@ def describe_failures(comparison: Comparison) -> str:
 
 
 def baseline_metrics(experiment: ExperimentRuns, baseline: str) -> dict[str, Metric]:
-    """Which run the others are set beside, and its loss."""
+    """Return the baseline's name and loss."""
     return {
         "baseline": Metric(baseline, "", run_summary.table_path(experiment)),
         "baseline_validation_loss": run_summary.mean_metric(experiment, baseline),
@@ -181,7 +181,7 @@ def comparison_metrics(comparison: Comparison, prefix: str = "") -> dict[str, Me
 
 
 def seed_tables(comparisons: Sequence[Comparison]) -> list[Table]:
-    """The paired losses themselves, a row for each seed and variant; no table where the corpora differ."""
+    """Return the paired losses themselves, a row for each seed and variant; no table where the corpora differ."""
     experiment, baseline = comparisons[0].experiment, comparisons[0].baseline
     measure = experiment.ranking_metric([baseline, *(one.variant for one in comparisons)])
     if measure is None:
@@ -198,7 +198,7 @@ def seed_tables(comparisons: Sequence[Comparison]) -> list[Table]:
 
 
 def pairing_sentences(comparisons: Sequence[Comparison]) -> list[str]:
-    """Whether runs of one seed share what chance decides, so that pairing them takes it out of the differences."""
+    """Describe the pairing: runs of one seed share batches and initial weights, so their noise cancels."""
     apart = [f"`{one.variant}`" for one in comparisons if not one.same_batches]
     if len(apart) == len(comparisons):
         return [APART]
@@ -210,7 +210,7 @@ def pairing_sentences(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def digest_sentences(comparisons: Sequence[Comparison]) -> list[str]:
-    """The same by metrics: how many batches and initial values agree, as runs recorded them while they trained."""
+    """Describe the pairing by the digests of batches and initial weights that the runs recorded."""
     steps = {run.summary.steps for one in comparisons for run, _ in one.equal_steps}
     batches = (
         f"all {format_int(max(steps))} batches of a run are" if len(steps) == 1 else "the batches of a whole run are"

@@ -24,7 +24,7 @@ SPEC = AblationSpec(
 
 
 def analyze(results: Results) -> Finding:
-    """The paired difference between post-norm and pre-norm, at a rate of post-norm's own, too, where one was tried."""
+    """Compare post-norm with pre-norm, also at learning rates of post-norm's own if any were tried."""
     experiment = results.experiment(ID)
     if experiment is not None and is_tuned(experiment, SPEC):
         return analyze_tuned_ablation(results, SPEC, "with post-norm")

@@ -1,4 +1,4 @@
-"""What the problems about training runs share: their plots, tables, and the sentences on setting and failures."""
+"""Plots, tables, metrics and sentences that all problems about training runs use."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import floor, log10
@@ -20,7 +20,7 @@ PER_BYTE = "The runs predict different tokens, so they are compared in bits per 
 
 
 def missing_experiment(results: Results, problem: str, example: str) -> Finding:
-    """The finding of a problem whose experiment this study lacks.
+    """Return the finding of a problem whose experiment this study lacks.
 
     `{corpus}` in `example` becomes the study's simple corpus, `{web}` the one in the place of web text.
     """
@@ -30,29 +30,29 @@ def missing_experiment(results: Results, problem: str, example: str) -> Finding:
 
 
 def across_corpora(experiment: ExperimentRuns) -> Finding:
-    """The finding of an experiment that asks for its best run, but whose runs are on several corpora."""
+    """Return the finding of an experiment that asks for its best run, but whose runs are on several corpora."""
     corpora = join_words(list(experiment.by_corpus()))
     sentence = f"The runs are on {corpora}, whose losses do not compare, so none of them is the best; use one corpus."
     return Finding("partial", {}, [sentence], [runs_table(experiment)], experiment_plots(experiment))
 
 
 def per_byte_sentences(experiment: ExperimentRuns) -> list[str]:
-    """That the runs are ranked in bits per byte, where they are."""
+    """Say that the runs are ranked in bits per byte, if they are."""
     return [PER_BYTE] if experiment.ranking_metric() == "bits_per_byte" else []
 
 
 def table_path(experiment: ExperimentRuns) -> str:
-    """Where the numbers of an experiment's runs lie, below the study's folder."""
+    """Return the path of an experiment's table, below the study's folder."""
     return f"experiments/{experiment.name}/table.csv"
 
 
 def finished_values(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> list[float]:
-    """What the finished seeds of one run measured."""
+    """Return a metric of the finished seeds of one run."""
     return list(experiment.losses(name, measure).values())
 
 
 def mean_value(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> float | None:
-    """The mean over the finished seeds of one run; None where none finished."""
+    """Return the mean over the finished seeds of one run; None where none finished."""
     measured = finished_values(experiment, name, measure)
     return fmean(measured) if measured else None
 
@@ -79,7 +79,7 @@ def metric(value: Any, unit: str, source: str, missing_reason: str) -> Metric:
 
 
 def experiment_plots(experiment: ExperimentRuns) -> list[Plot]:
-    """The plots of an experiment: learning curves over steps and over time, and the final losses."""
+    """Return the plots of an experiment: learning curves over steps and over time, and the final losses."""
     folder, names = f"experiments/{experiment.name}", experiment.names()
     ending, per_token = describe_best(experiment), experiment.ranking_metric() == "validation_loss"
     measured, caution = ("loss", "") if per_token else ("bits per byte", "; heights on different tokens do not compare")
@@ -105,7 +105,7 @@ def experiment_plots(experiment: ExperimentRuns) -> list[Plot]:
 
 
 def describe_best(experiment: ExperimentRuns) -> str:
-    """The best run for those who cannot see a plot; nothing where none is the best."""
+    """Return the best run for those who cannot see a plot; nothing where none is the best."""
     best, measure = experiment.best(), experiment.ranking_metric()
     if best is None:
         return ""
@@ -115,7 +115,7 @@ def describe_best(experiment: ExperimentRuns) -> str:
 
 
 def format_loss_with_unit(value: float, measure: str) -> str:
-    """A loss with the unit of its measure.
+    """Return a loss with the unit of its measure.
 
     >>> format_loss_with_unit(2.3145, "validation_loss"), format_loss_with_unit(0.71612, "bits_per_byte")
     ('2.314 nats per token', '0.7161 bits per byte')
@@ -124,7 +124,7 @@ def format_loss_with_unit(value: float, measure: str) -> str:
 
 
 def format_loss_value(value: float, measure: str) -> str:
-    """A loss without its unit, which the sentence gives elsewhere."""
+    """Return a loss without its unit, which the sentence gives elsewhere."""
     return format_loss(value) if measure == "validation_loss" else format_number(value, 4)
 
 
@@ -134,7 +134,7 @@ def abbreviate(names: Sequence[str]) -> str:
 
 
 def runs_table(experiment: ExperimentRuns, names: Iterable[str] | None = None) -> Table:
-    """A row for each run, averaged over its finished seeds."""
+    """Return a row for each run, averaged over its finished seeds."""
     settings = experiment.varied_settings()
     shown = list(experiment.names() if names is None else names)
     several = any(len(finished_values(experiment, name)) > 1 for name in shown)
@@ -166,13 +166,13 @@ def run_row(experiment: ExperimentRuns, name: str, settings: list[str], several:
 
 
 def describe_failed_statuses(runs: list[Run]) -> str:
-    """What became of the runs that did not finish, for a cell of a table."""
+    """Return the statuses of runs that did not finish, for a cell of a table."""
     failed = sorted({run.status for run in runs if run.status != "finished"})
     return f" ({join_words(failed)})" if failed else ""
 
 
 def setting_sentence(results: Results, experiment: ExperimentRuns) -> str:
-    """What all runs of an experiment have in common, in a sentence."""
+    """Describe the settings that all runs of an experiment share."""
     runs = experiment.runs
     parts = []
     if parameters := common_value(run.summary.parameters for run in runs):
@@ -191,13 +191,13 @@ def setting_sentence(results: Results, experiment: ExperimentRuns) -> str:
 
 
 def common_value(found: Iterable[Any]) -> Any | None:
-    """The value that all members share; None where they differ."""
+    """Return the value that all members share; None where they differ."""
     distinct = set(found)
     return distinct.pop() if len(distinct) == 1 else None
 
 
 def failure_sentences(experiment: ExperimentRuns) -> list[str]:
-    """Which runs diverged, and when, and which ended no better than the unigram entropy."""
+    """List the runs that diverged, and those that ended no better than the unigram entropy."""
     diverged = [
         f"`{run.name}` (seed {run.seed}) at {stop_step(run)}" for run in experiment.runs if run.status == "diverged"
     ]
@@ -211,12 +211,12 @@ def failure_sentences(experiment: ExperimentRuns) -> list[str]:
 
 
 def stop_step(run: Run) -> str:
-    """Where a run stopped."""
+    """Return the step at which a run diverged."""
     return f"step {format_int(run.summary.diverged_step)} of {format_int(run.summary.planned_steps)}"
 
 
 def describe_seeds(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> str:
-    """How many seeds stand behind a mean: nothing for one, ", mean of 3 seeds" for three, with their range if wide."""
+    """Return the number of seeds of a mean, such as ", mean of 3 seeds", with their range if it is wide."""
     measured = finished_values(experiment, name, measure)
     spread = (
         f" from {format_number(min(measured), 4)} to {format_number(max(measured), 4)}"
@@ -227,13 +227,13 @@ def describe_seeds(experiment: ExperimentRuns, name: str, measure: str = "valida
 
 
 def has_wide_spread(experiment: ExperimentRuns, name: str) -> bool:
-    """Whether the seeds of a run differ so much that their mean alone would mislead."""
+    """Return True if the seeds of a run differ so much that their mean alone would mislead."""
     losses = finished_values(experiment, name)
     return bool(losses) and max(losses) - min(losses) > WIDE_NATS
 
 
 def describe_runner_up(experiment: ExperimentRuns, best: str, rivals: Mapping[str, str]) -> str:
-    """How far seeds tell the best run from the others, to follow its metrics; nothing where it is the only one.
+    """Describe the difference of the best run from the second; empty if it is the only run.
 
     `rivals` says how a sentence names each other run; those without a finished run for every seed are left out.
     """

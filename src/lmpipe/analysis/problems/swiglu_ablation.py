@@ -27,7 +27,7 @@ SPEC = AblationSpec(
 
 
 def analyze(results: Results) -> Finding:
-    """The paired difference between SiLU and SwiGLU, with both parameter counts."""
+    """Return the paired difference between SiLU and SwiGLU, with both parameter counts."""
     return analyze_ablation(results, SPEC, more=parameter_counts)
 
 

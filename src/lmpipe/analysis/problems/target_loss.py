@@ -27,7 +27,7 @@ def add_target(finding: Finding, results: Results, name: str) -> Finding:
 
 
 def target_metrics(experiment: ExperimentRuns, target: float) -> dict[str, Metric]:
-    """The target, how far the best run ends above it (below it where negative), and whether that reaches it."""
+    """Return the target, how far the best run ends above it (below it where negative), and whether that reaches it."""
     best = experiment.best()
     reached = run_summary.mean_metric(experiment, best, missing_reason=NO_RUN)
     bounds = reached.interval and tuple(bound - target for bound in reached.interval)
@@ -40,7 +40,7 @@ def target_metrics(experiment: ExperimentRuns, target: float) -> dict[str, Metri
 
 
 def target_sentence(experiment: ExperimentRuns, target: float) -> str:
-    """Whether the target was reached, by which run, and by how much."""
+    """Describe the distance of the best run from the target."""
     best, aim = experiment.best(), f"The target of {format_number(target, 4)} nats per token"
     if best is None:
         return f"{aim} was not reached: {NO_RUN}."
@@ -52,7 +52,7 @@ def target_sentence(experiment: ExperimentRuns, target: float) -> str:
 
 
 def target_table(experiment: ExperimentRuns, target: float) -> Table:
-    """The target beside what was reached."""
+    """Return the target beside what was reached."""
     best = experiment.best()
     reached = experiment.mean_loss(best) if best else None
     row: list[Any] = [target, reached, best, "no" if reached is None or reached > target else "yes"]

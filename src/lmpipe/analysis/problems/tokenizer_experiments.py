@@ -27,7 +27,7 @@ THE_PILE_ROLES = ("web", "simple")
 
 
 def analyze(results: Results) -> Finding:
-    """The compression ratios, and what the measurements say about time and storage."""
+    """Return the compression ratios, and what the measurements say about time and storage."""
     compared = results.document(TokenizerEvaluation, SOURCE)
     if compared is None:
         return missing(f"The tokenizers have not been compared; run {format_command(results.folder / SOURCE)}.")
@@ -50,7 +50,7 @@ def analyze(results: Results) -> Finding:
 
 
 def ratios_by_role(results: Results, compared: TokenizerEvaluation) -> dict[tuple[str, str], Compression | None]:
-    """The rows of the corpora in the two roles, by (role of the corpus, role of its own tokenizer)."""
+    """Return the rows of the corpora in the two roles, by (role of the corpus, role of its own tokenizer)."""
     names = {role: results.corpus_in_role(role) for role in ROLE_DATASETS}
     rows = {(row.corpus, row.tokenizer): row for row in compared.compression}
     return {
@@ -70,13 +70,13 @@ def ratio_metrics(ratios: dict[tuple[str, str], Compression | None]) -> dict[str
 
 
 def fastest(compared: TokenizerEvaluation) -> str:
-    """The tokenizer that encoded its own corpus's text with the most bytes per second."""
+    """Return the tokenizer that encoded its own corpus's text with the most bytes per second."""
     tokenizers = compared.tokenizers
     return max(tokenizers, key=lambda name: tokenizers[name].throughput.bytes_per_second)
 
 
 def timed_for_the_pile(results: Results, compared: TokenizerEvaluation) -> str:
-    """The tokenizer whose speed stands for The Pile, which is web text: the web corpus's, or the simple one's.
+    """Return the tokenizer whose speed stands for The Pile, which is web text: the web corpus's, or the simple one's.
 
     A study with neither has the fastest of the others.
     """
@@ -95,7 +95,7 @@ def speed_metrics(results: Results, compared: TokenizerEvaluation) -> dict[str, 
 
 
 def id_metrics(compared: TokenizerEvaluation) -> dict[str, Metric]:
-    """The largest id seen in any text, and whether 16 bits hold all."""
+    """Return the largest id seen in any text, and whether 16 bits hold all."""
     checks = [one.uint16 for one in compared.tokenizers.values()]
     return {
         "largest_id": Metric(max(check.largest_id for check in checks), "", SOURCE),
@@ -124,12 +124,12 @@ def short_answer(
 
 
 def hours_text(seconds: float) -> str:
-    """A long duration in hours, as the handout asks for."""
+    """Return a long duration in hours, as the handout asks for."""
     return f"{format_number(seconds / 3600)} hours"
 
 
 def foreign_sentences(compared: TokenizerEvaluation, ratios: dict[tuple[str, str], Compression | None]) -> list[str]:
-    """What the tokenizer of the one corpus does to the text of the other."""
+    """Describe the compression of each corpus by the other one's tokenizer."""
     sentences = []
     for text, tokens in (("web", "simple"), ("simple", "web")):
         row, own = ratios[text, tokens], ratios[text, text]
@@ -147,7 +147,7 @@ def foreign_sentences(compared: TokenizerEvaluation, ratios: dict[tuple[str, str
 
 
 def sample_sentence(compared: TokenizerEvaluation) -> str:
-    """What was sampled."""
+    """Describe the sample of documents."""
     samples = join_words(
         [
             f"{one.documents} documents of {corpus} ({format_bytes(one.bytes)})"
@@ -161,7 +161,7 @@ def sample_sentence(compared: TokenizerEvaluation) -> str:
 
 
 def throughput_sentences(compared: TokenizerEvaluation) -> list[str]:
-    """How the speed was measured and what follows for The Pile."""
+    """Describe the measured speed, and the time for The Pile at this speed."""
     measured = [
         f"{format_bytes(one.throughput.bytes_per_second)} a second for {name} "
         f"({format_bytes(one.throughput.bytes)} of its training text, "
@@ -178,7 +178,7 @@ def throughput_sentences(compared: TokenizerEvaluation) -> list[str]:
 
 
 def uint16_sentence(compared: TokenizerEvaluation) -> str:
-    """Whether 16 bits suffice, as the data show it."""
+    """Compare the largest id with what 16 bits hold."""
     tokenizers = compared.tokenizers
     largest = max(tokenizers, key=lambda name: tokenizers[name].uint16.largest_id)
     check = tokenizers[largest].uint16
@@ -197,7 +197,7 @@ def uint16_sentence(compared: TokenizerEvaluation) -> str:
 
 
 def round_trip_sentence(compared: TokenizerEvaluation) -> str:
-    """Whether decoding gave back what was encoded."""
+    """Report if decoding gave back what was encoded."""
     failed = [f"{row.tokenizer} on {row.corpus}" for row in compared.compression if not row.round_trip]
     if failed:
         return f"Decoding did NOT give back the bytes of every sampled document: {join_words(failed)}."
@@ -224,7 +224,7 @@ def compression_table(compared: TokenizerEvaluation) -> Table:
 
 
 def throughput_table(compared: TokenizerEvaluation) -> Table:
-    """Encoding speed and the time for The Pile."""
+    """Return the encoding speed and the time for The Pile."""
     rows = [
         [
             name,
@@ -241,7 +241,7 @@ def throughput_table(compared: TokenizerEvaluation) -> Table:
 
 
 def ids_table(compared: TokenizerEvaluation) -> Table:
-    """The largest ids beside what 16 bits hold."""
+    """Return the largest ids beside what 16 bits hold."""
     keys = ("largest_id", "largest_uint16", "fits_uint16")
     rows = [
         [name, one.vocab_size, *(getattr(one.uint16, key) for key in keys)] for name, one in compared.tokenizers.items()

@@ -1,4 +1,4 @@
-"""What the problems on training tokenizers share: cost, stages, longest tokens and what these tell about the text."""
+"""Training of a tokenizer: cost, stages and longest tokens, for both problems on it."""
 
 from collections.abc import Sequence
 
@@ -42,7 +42,7 @@ SHOWN_CHARACTERS = 24
 
 
 def analyze_training(results: Results, role: str) -> Finding:
-    """The finding on the own tokenizer of the corpus in a role (`simple` or `web`)."""
+    """Return the finding on the own tokenizer of the corpus in a role (`simple` or `web`)."""
     corpus = results.corpus_in_role(role)
     if corpus is None:
         place = ROLE_DATASETS[role]
@@ -67,13 +67,13 @@ def analyze_training(results: Results, role: str) -> Finding:
 
 
 def describe(results: Results, corpus: str) -> VocabularyProfile | None:
-    """What the comparison of tokenizers found out about a corpus's own tokenizer; empty where it was not made."""
+    """Return the evaluation of a corpus's own tokenizer; None if it is missing."""
     evaluation = comparison(results)
     return evaluation.tokenizers.get(corpus) if evaluation else None
 
 
 def comparison(results: Results) -> TokenizerEvaluation | None:
-    """The comparison of tokenizers; None where it was not made."""
+    """Return the comparison of tokenizers; None where it was not made."""
     return results.document(TokenizerEvaluation, COMPARISON)
 
 
@@ -93,7 +93,7 @@ def cost_metrics(training: TokenizerTraining, source: str) -> dict[str, Metric]:
 
 
 def longest_metrics(described: VocabularyProfile | None) -> dict[str, Metric]:
-    """The longest token and its length; undefined where no pair was merged or the comparison is missing."""
+    """Return the longest token and its length; undefined where no pair was merged or the comparison is missing."""
     tokens = described.longest_tokens if described else ()
     reason = "" if tokens else "no tokens were merged" if described else "the tokenizers were not compared"
     longest = tokens[0] if tokens else None
@@ -126,7 +126,7 @@ def short_answer(
 
 
 def quoted(text: str) -> str:
-    """A token as code; a long one is cut."""
+    """Return a token as code; a long one is cut."""
     return code_span(text) if len(text) <= SHOWN_CHARACTERS else code_span(f"{text[:SHOWN_CHARACTERS]}…")
 
 
@@ -136,7 +136,7 @@ def quoted_listing(tokens: Sequence[LongToken]) -> str:
 
 
 def vocabulary_sentences(results: Results, corpus: str, training: TokenizerTraining) -> list[str]:
-    """How the vocabulary came about, and whether the text ran out of pairs before it was full."""
+    """Describe the vocabulary, and say if the text ran out of pairs before it was full."""
     specials = len(training.special_tokens)
     made = (
         f"Its {format_int(training.vocab_size)} ids are 256 bytes, {format_int(specials)} special "
@@ -151,7 +151,7 @@ def vocabulary_sentences(results: Results, corpus: str, training: TokenizerTrain
 
 
 def stages_sentence(training: TokenizerTraining) -> str:
-    """Where the time went."""
+    """Describe the time of each stage."""
     stages, total = dict(training.stages), training.wall_seconds
     slowest = max(stages, key=lambda stage: stages[stage].wall_seconds)
     rest = join_words(
@@ -169,7 +169,7 @@ def stages_sentence(training: TokenizerTraining) -> str:
 
 
 def extrapolation(training: TokenizerTraining, source: str, role: str) -> dict[str, Metric]:
-    """How long the write-up's own text would take here: counting goes with its bytes, merging with its unique words."""
+    """Extrapolate to the write-up's text: counting grows with its bytes, merging with its unique pre-tokens."""
     text_bytes, unique = FULL_TEXTS[role]
     if not training.bytes or not training.unique_pretokens:
         return {"full_text_seconds": Metric(None, "s", source, missing_reason="there was no text")}
@@ -179,7 +179,7 @@ def extrapolation(training: TokenizerTraining, source: str, role: str) -> dict[s
 
 
 def extrapolation_sentences(training: TokenizerTraining, source: str, role: str) -> list[str]:
-    """The extrapolation in words, unless the text was that large itself."""
+    """Return the extrapolation in words, unless the text was that large itself."""
     text_bytes, unique = FULL_TEXTS[role]
     seconds = extrapolation(training, source, role)["full_text_seconds"].value
     if seconds is None or training.bytes >= text_bytes / 2:
@@ -206,7 +206,7 @@ def stages_table(training: TokenizerTraining) -> Table:
 
 
 def longest_tables(corpus: str, described: VocabularyProfile | None) -> list[Table]:
-    """The longest tokens, what they are, and where they first stand in the training text."""
+    """Return the longest tokens, what they are, and where they first stand in the training text."""
     tokens = described.longest_tokens if described else ()
     if not tokens:
         return []
@@ -218,7 +218,7 @@ def longest_tables(corpus: str, described: VocabularyProfile | None) -> list[Tab
 
 
 def sense_sentences(described: VocabularyProfile | None) -> list[str]:
-    """Whether the longest tokens make sense: what they are, how often they occur, and what the odd ones tell."""
+    """Judge the longest tokens: their kinds, and how often they occur."""
     tokens = described.longest_tokens if described else ()
     if not tokens:
         return []
@@ -245,7 +245,7 @@ def by_kind(tokens: Sequence[LongToken]) -> dict[str, list[LongToken]]:
 
 
 def comparison_sentences(results: Results) -> list[str]:
-    """How the vocabularies of the simple and the web corpus differ: overlap, lengths, and what only one has."""
+    """Compare the vocabularies of the simple and the web corpus: overlap, lengths, and what only one has."""
     simple, web = results.corpus_in_role("simple"), results.corpus_in_role("web")
     overlap = overlap_of(results, simple, web)
     if overlap is None:
@@ -277,7 +277,7 @@ def comparison_sentences(results: Results) -> list[str]:
 
 
 def overlap_of(results: Results, first: str | None, second: str | None) -> VocabularyOverlap | None:
-    """The tokens that two tokenizers share and what only each has; None where they were not compared or share none."""
+    """Return the overlap of two vocabularies; None if they were not compared or share no token."""
     evaluation = comparison(results)
     for overlap in evaluation.overlaps if evaluation else ():
         if {overlap.first, overlap.second} == {first, second} and overlap.shared:
@@ -302,7 +302,7 @@ def comparison_metrics(results: Results) -> dict[str, Metric]:
 
 
 def comparison_tables(results: Results) -> list[Table]:
-    """How many tokens of each length and kind the two vocabularies have."""
+    """Return the number of tokens by kind and by length in both vocabularies."""
     names = [name for role in ("simple", "web") if (name := results.corpus_in_role(role)) and describe(results, name)]
     if len(names) < 2:
         return []

@@ -33,7 +33,7 @@ GPT2_XL = {
 
 
 def analyze(results: Results) -> Finding:
-    """The accounting of every model of the study; partial where GPT-2 XL is not among them."""
+    """Return the accounting of every model of the study; partial where GPT-2 XL is not among them."""
     accounts = read_accounts(results)
     if not accounts:
         return missing(f"This study holds no accounting yet; make it with {format_command('accounting')}.")
@@ -62,28 +62,28 @@ def analyze(results: Results) -> Finding:
 
 
 def read_accounts(results: Results) -> list[ModelAccounting]:
-    """The accounting of every model that the study names, and of its own model, as far as it has been made."""
+    """Return the accounting of every model that the study names, and of its own model, as far as it has been made."""
     names = [*results.study.accounting.models, "study"]
     return [account for name in names if (account := results.document(ModelAccounting, f"accounting/{name}.json"))]
 
 
 def is_gpt2_xl(account: ModelAccounting) -> bool:
-    """Whether a model has the shape that the write-up calls GPT-2 XL, whatever the study calls it."""
+    """Return True if a model has the shape that the write-up calls GPT-2 XL."""
     return all(getattr(account.config, key) == value for key, value in GPT2_XL.items())
 
 
 def shown_account(accounts: list[ModelAccounting]) -> ModelAccounting:
-    """The model to show in full: GPT-2 XL, or the largest one."""
+    """Return the model to show in full: GPT-2 XL, or the largest one."""
     return max(accounts, key=lambda account: (is_gpt2_xl(account), account.parameters.total))
 
 
 def title_of(account: ModelAccounting) -> str:
-    """What sentences call a model."""
+    """Return the name of a model in a sentence."""
     return "the study's own model" if account.name == "study" else account.name
 
 
 def metrics_of(account: ModelAccounting) -> dict[str, Metric]:
-    """A model's metrics; those named gpt2_xl always belong to the write-up's shape."""
+    """Return a model's metrics; those named gpt2_xl always belong to the write-up's shape."""
     name = "gpt2_xl" if is_gpt2_xl(account) else account.name
     if name == "gpt2_xl" and not is_gpt2_xl(account):
         return {}
@@ -100,7 +100,7 @@ def metrics_of(account: ModelAccounting) -> dict[str, Metric]:
 
 
 def shown_sentences(account: ModelAccounting) -> list[str]:
-    """The size and cost of the model shown in full, and where its FLOPs go."""
+    """Return the size and cost of the model shown in full, and where its FLOPs go."""
     flops, config = account.flops, account.config
     ordered = sorted(account.shares.items(), key=lambda item: -item[1])
     shares = join_words([f"{format_percent(share)} for the {COMPONENTS[component]}" for component, share in ordered])
@@ -122,12 +122,12 @@ def shown_sentences(account: ModelAccounting) -> list[str]:
 
 
 def sentence_start(text: str) -> str:
-    """A text with a capital first letter, unless it is a name."""
+    """Return a text with a capital first letter, unless it is a name."""
     return text[0].upper() + text[1:] if text.startswith("the ") else text
 
 
 def size_sentences(accounts: list[ModelAccounting], shown: ModelAccounting) -> list[str]:
-    """How shares change from the smallest to the largest model of one context length and vocabulary."""
+    """Describe the change of the shares from the smallest to the largest model of one context and vocabulary."""
     same = [account for account in accounts if differences(account, shown).isdisjoint({"context_length", "vocab_size"})]
     small, large = (pick(same, key=lambda account: account.parameters.total) for pick in (min, max))
     if small is large:
@@ -146,13 +146,13 @@ def size_sentences(accounts: list[ModelAccounting], shown: ModelAccounting) -> l
 
 
 def differences(account: ModelAccounting, other: ModelAccounting) -> set[str]:
-    """The settings in which two models differ."""
+    """Return the settings in which two models differ."""
     ours, theirs = account.config.model_dump(), other.config.model_dump()
     return {key for key in ours if ours[key] != theirs[key]}
 
 
 def context_sentences(accounts: list[ModelAccounting]) -> list[str]:
-    """What a longer context costs, for each pair of models that differ in nothing else."""
+    """Describe the cost of a longer context, for each pair of models that differ in nothing else."""
     pairs = [
         (short, long)
         for short in accounts
@@ -163,7 +163,7 @@ def context_sentences(accounts: list[ModelAccounting]) -> list[str]:
 
 
 def context_sentence(short: ModelAccounting, long: ModelAccounting) -> str:
-    """What the longer context of an otherwise equal model costs."""
+    """Describe the cost of the longer context of an otherwise equal model."""
     lengths = [account.config.context_length for account in (short, long)]
     flops = long.flops.forward / short.flops.forward
     tokens = lengths[1] / lengths[0]
@@ -181,7 +181,7 @@ def context_sentence(short: ModelAccounting, long: ModelAccounting) -> str:
 
 
 def own_sentences(accounts: list[ModelAccounting]) -> list[str]:
-    """The study's own model in one sentence, unless it is the only one."""
+    """Return the study's own model in one sentence, unless it is the only one."""
     own = next((account for account in accounts if account.name == "study"), None)
     if own is None or len(accounts) == 1:
         return []
@@ -196,7 +196,7 @@ def own_sentences(accounts: list[ModelAccounting]) -> list[str]:
 
 
 def check_sentences(accounts: list[ModelAccounting]) -> list[str]:
-    """What was compared with torch, and that GPT-2 XL is missing where it is."""
+    """Describe the check against torch's counts, and say if GPT-2 XL is missing."""
     equal = sum(
         (account.torch_counts.parameters, account.torch_counts.forward_flops)
         == (account.parameters.total, account.flops.forward)

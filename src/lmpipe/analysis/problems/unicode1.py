@@ -15,7 +15,7 @@ SOURCE = "unicode.json"
 
 
 def analyze(results: Results) -> Finding:
-    """The answers that running the code gave."""
+    """Return the answers that running the code gave."""
     unicode, path = results.document(UnicodeDemo, SOURCE), results.folder / SOURCE
     if unicode is None:
         return missing(f"The Unicode snippets have not been run in this study; run {format_command(path)}.")
@@ -29,7 +29,7 @@ def analyze(results: Results) -> Finding:
 
 
 def sentences_of(null: NullCharacter) -> list[str]:
-    """The three answers, each from what the interpreter put out."""
+    """Return the three answers, each from what the interpreter put out."""
     escape = null.representation
     code_points = " ".join(f"U+{ord(character):04X}" for character in null.printed)
     kind = "a control character" if null.category == "Cc" else f"of category {null.category}"
@@ -47,6 +47,6 @@ def sentences_of(null: NullCharacter) -> list[str]:
 
 
 def session_text(unicode: UnicodeDemo) -> Text:
-    """The session with its real output."""
+    """Return the session with its real output."""
     caption = f"Run by Python {unicode.python}; ␀ stands for the null character, which has no shape"
     return Text(caption, format_session(list(map(dict, unicode.null.session))))

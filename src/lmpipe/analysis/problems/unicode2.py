@@ -18,7 +18,7 @@ ENCODINGS = ("UTF-8", "UTF-16", "UTF-32")
 
 
 def analyze(results: Results) -> Finding:
-    """The answers that running the code gave."""
+    """Return the answers that running the code gave."""
     unicode, path = results.document(UnicodeDemo, SOURCE), results.folder / SOURCE
     if unicode is None:
         return missing(f"The Unicode snippets have not been run in this study; run {format_command(path)}.")
@@ -43,7 +43,7 @@ def encoding_metrics(samples: Sequence[EncodedSample]) -> dict[str, Metric]:
 
 
 def decoding_metrics(wrong: BytewiseDecoder, pairs: TwoByteSequences) -> dict[str, Metric]:
-    """What was found about the wrong decoder and about sequences of two bytes."""
+    """Return the metrics of the bytewise decoder and of sequences of two bytes."""
     return {
         "wrong_decoder_input": Metric(wrong.input, "", SOURCE),
         "wrong_decoder_failing_characters": Metric(wrong.characters_failing, "characters", SOURCE),
@@ -77,7 +77,7 @@ def encoding_sentences(samples: Sequence[EncodedSample]) -> list[str]:
 
 
 def decoder_sentence(wrong: BytewiseDecoder) -> str:
-    """Where the decoder that takes bytes one at a time fails, and why."""
+    """Describe the input on which the bytewise decoder fails, and the reason."""
     return (
         "The decoder that takes bytes one at a time gives back the first "
         f"{format_int(wrong.words_decoded)} words "
@@ -116,14 +116,14 @@ def encodings_table(samples: Sequence[EncodedSample]) -> Table:
 
 
 def verdicts_table(pairs: TwoByteSequences) -> Table:
-    """The decoder's verdicts on all sequences of two bytes."""
+    """Return the decoder's verdicts on all sequences of two bytes."""
     rows = [[entry.reason, entry.sequences, entry.example] for entry in pairs.reasons]
     rows.append(["valid", pairs.valid, "00 00"])
     return Table("The decoder's verdicts on all sequences of two bytes", ["verdict", "sequences", "first"], rows)
 
 
 def session_texts(unicode: UnicodeDemo) -> list[Text]:
-    """The code that was run, with its real output."""
+    """Return the code that was run, with its real output."""
     python = f"run by Python {unicode.python}"
     return [
         Text(f"The measure of the first table, {python}", unicode.encodings.code),

@@ -16,7 +16,7 @@ LEFT_OPEN = "The write-up leaves this problem open, so there is no figure of its
 
 @cache
 def write_up() -> dict[str, Any]:
-    """The metrics of the write-up, and what identifies its texts."""
+    """Return the metrics of the write-up, and what identifies its texts."""
     return json.loads((Path(__file__).parent / "write_up.json").read_text(encoding="utf-8"))
 
 
@@ -38,7 +38,7 @@ def compare_with_write_up(problem: str, finding: Finding, results: Results) -> R
 
 
 def describe_caveat(entry: dict[str, Any], problem: str, results: Results) -> str:
-    """Where the write-up and this study differ in what a metric depends on, in words."""
+    """Describe the differences in setting between the write-up and this study."""
     if entry["compare"] == "shape":
         return "none, computed from the same shape"
     if entry["compare"] == "draw":
@@ -49,7 +49,7 @@ def describe_caveat(entry: dict[str, Any], problem: str, results: Results) -> st
 
 
 def tokenizer_caveat(roles: Sequence[str], results: Results) -> str:
-    """What a tokenizer's metrics depend on: text, its size, the vocabulary and the machine.
+    """Describe the differences for a tokenizer's metrics: text, its size, the vocabulary and the machine.
 
     The tokenizer is that of the first role which has a corpus.
     """
@@ -60,7 +60,7 @@ def tokenizer_caveat(roles: Sequence[str], results: Results) -> str:
 
 
 def run_caveat(entry: dict[str, Any], problem: str, results: Results) -> str:
-    """What a training metric depends on: text, vocabulary, model, tokens and batch size."""
+    """Describe the differences for a training metric: text, vocabulary, model, tokens and batch size."""
     experiment = results.experiment(problem)
     if experiment is None or not experiment.runs:
         return f"this study has no experiment {problem}"
@@ -79,7 +79,7 @@ def run_caveat(entry: dict[str, Any], problem: str, results: Results) -> str:
 
 
 def describe_text(results: Results, corpus: str) -> str:
-    """A corpus by name and size, and the text in whose place it stands when it is not that text itself."""
+    """Return a corpus by name and size, and the text in whose place it stands when it is not that text itself."""
     info = results.corpora[corpus]
     size = format_bytes(info.splits.train.bytes)
     original = stand_in_for(results, corpus)
@@ -92,7 +92,7 @@ def describe_text(results: Results, corpus: str) -> str:
 
 
 def describe_vocabulary(results: Results, corpus: str) -> str:
-    """The vocabulary of a corpus's own tokenizer beside the write-up's for the text that it stands for."""
+    """Return the vocabulary of a corpus's own tokenizer beside the write-up's for the text that it stands for."""
     ours = results.study.corpora[corpus].tokenizer.vocab_size
     original = results.study.corpora[corpus].stands_for
     theirs = write_up()["texts"][original]["vocab_size"] if original else None
@@ -101,7 +101,7 @@ def describe_vocabulary(results: Results, corpus: str) -> str:
 
 
 def stand_in_for(results: Results, corpus: str) -> str | None:
-    """The write-up's text in whose place a corpus stands; None where it is that text itself, or stands for none.
+    """Return the write-up's text in whose place a corpus stands; None where it is that text itself, or stands for none.
 
     It is the text itself where its training split is, or where all of it, split otherwise, is declared as that file.
     """
@@ -116,7 +116,7 @@ def stand_in_for(results: Results, corpus: str) -> str | None:
 
 
 def describe_corpus(results: Results, corpus: str) -> str:
-    """A corpus in a sentence: its name and, where it is a stand-in, for what.
+    """Return a corpus in a sentence: its name and, where it is a stand-in, for what.
 
     `stories` becomes "stories (in the place of TinyStories)".
     """
