@@ -32,11 +32,11 @@ def study(tmp_path, monkeypatch):
 
 
 def states(study: StudySession) -> dict[str, str]:
-    return {run.run.name: run.state for run in StudyFiles(study).look(time.time()).runs}
+    return {run.run.name: run.state for run in StudyFiles(study).snapshot(time.time()).runs}
 
 
 def state_of(study: StudySession, name: str = "max_lr=0.01"):
-    return next(run for run in StudyFiles(study).look(time.time()).runs if run.run.name == name)
+    return next(run for run in StudyFiles(study).snapshot(time.time()).runs if run.run.name == name)
 
 
 def write_log(study: StudySession, text: str, path: str = f"train/{RUN}.log") -> Path:
@@ -156,23 +156,23 @@ def test_other_jobs_that_failed(study):
     write_log(study, "counting\nlmpipe make-corpus: no texts; add some\n", "make_corpus/docs.log")
     write_log(study, "encoding: 10 of 20 bytes\n", "encode_corpus/docs-train.log")
     write_log(study, "", "find.log")
-    look = StudyFiles(study).look(time.time())
+    look = StudyFiles(study).snapshot(time.time())
     assert [(job.log, job.line) for job in look.failed_jobs] == [
         ("make_corpus/docs.log", "lmpipe make-corpus: no texts; add some")
     ]
 
 
 def test_stages_are_counted_by_their_records(study):
-    look = StudyFiles(study).look(time.time())
+    look = StudyFiles(study).snapshot(time.time())
     assert look.stages["corpora"] == (0, 2)
     assert look.stages["tokens"] == (0, 4)
     (study.folder / "corpora/docs/provenance.json").write_text("{}", encoding="utf-8")
-    assert StudyFiles(study).look(time.time()).stages["corpora"] == (1, 2)
+    assert StudyFiles(study).snapshot(time.time()).stages["corpora"] == (1, 2)
 
 
 def test_a_whole_study_is_finished(whole_study, monkeypatch):
     monkeypatch.chdir(whole_study)
-    look = StudyFiles(find_study("results/tiny")).look(time.time())
+    look = StudyFiles(find_study("results/tiny")).snapshot(time.time())
     assert look.is_finished
     assert {run.state for run in look.runs} <= {"done", "not_learning"}
     assert look.failed_jobs == []
@@ -180,9 +180,9 @@ def test_a_whole_study_is_finished(whole_study, monkeypatch):
 
 def test_what_is_the_same_is_read_once(study, monkeypatch):
     files = StudyFiles(study)
-    before = [run.state for run in files.look(time.time()).runs]
+    before = [run.state for run in files.snapshot(time.time()).runs]
     monkeypatch.setattr("lmpipe.analysis.results.read_shape", lambda path, kind: pytest.fail(f"{path} was read again"))
-    assert [run.state for run in files.look(time.time()).runs] == before
+    assert [run.state for run in files.snapshot(time.time()).runs] == before
 
 
 def test_only_the_end_of_a_long_log_is_read(tmp_path):
@@ -220,7 +220,7 @@ def test_a_run_from_its_first_step_over_its_killing_to_its_end(tmp_path, monkeyp
 
     def wait_for(condition):
         for _ in range(600):
-            (run,) = StudyFiles(begun).look(time.time()).runs
+            (run,) = StudyFiles(begun).snapshot(time.time()).runs
             if condition(run):
                 return run
             time.sleep(0.05)
@@ -232,10 +232,10 @@ def test_a_run_from_its_first_step_over_its_killing_to_its_end(tmp_path, monkeyp
         assert 0 < running.seconds_left < 600
         assert 0 < running.training_loss < 10
         process.send_signal(signal.SIGKILL)
-    (killed,) = StudyFiles(begun).look(time.time()).runs
+    (killed,) = StudyFiles(begun).snapshot(time.time()).runs
     assert killed.state == "stopped"
     assert 0 < killed.step < steps
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-    (over,) = StudyFiles(begun).look(time.time()).runs
+    (over,) = StudyFiles(begun).snapshot(time.time()).runs
     assert over.state in ("done", "not_learning")
     assert list(results.glob("store/*/progress.json")) == []

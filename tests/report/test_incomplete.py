@@ -16,7 +16,7 @@ from lmpipe.report.plots.experiment import plot_experiment
 from tests.support.fake_results import EXPERIMENTS, fabricate_records, fabricate_study
 
 SOME = ("learning_rate", "layer_norm_ablation", "swiglu_ablation", "main_experiment", "vocabulary")
-COMPLAINT = "lmpipe train: results/x: is too small <more>; correct it"
+ERROR_LINE = "lmpipe train: results/x: is too small <more>; correct it"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def study(made_up, tmp_path, monkeypatch):
 
 def findings():
     """Return the findings of what exists of the study."""
-    snapshot = StudyFiles(find_study("results/fabricated")).look(time.time())
+    snapshot = StudyFiles(find_study("results/fabricated")).snapshot(time.time())
     results, _, unreadable = available_results(snapshot)
     return analyze_available(results, snapshot, unreadable).problems
 
@@ -62,7 +62,7 @@ def write_log(text, path):
 
 def test_incomplete_study_is_reported_as_far_as_it_exists(study, capsys):
     remove(study, "learning_rate/max_lr=3.0", "main_experiment", "layer_norm_ablation/no_norm/seed1", "vocabulary")
-    write_log(f"{COMPLAINT}\n", "train/learning_rate/max_lr=3.0/seed0.log")
+    write_log(f"{ERROR_LINE}\n", "train/learning_rate/max_lr=3.0/seed0.log")
     write_log("Traceback (most recent call last):\n  x\nOSError: no [room]\n", "make_corpus/docs.log")
     shutil.rmtree(study / "corpora/docs")
     before = files_below(study)
@@ -80,7 +80,7 @@ def test_incomplete_study_is_reported_as_far_as_it_exists(study, capsys):
 
 def test_findings_say_which_runs_they_lack(study):
     remove(study, "learning_rate/max_lr=3.0", "main_experiment", "layer_norm_ablation/no_norm/seed1", "vocabulary")
-    write_log(f"{COMPLAINT}\n", "train/learning_rate/max_lr=3.0/seed0.log")
+    write_log(f"{ERROR_LINE}\n", "train/learning_rate/max_lr=3.0/seed0.log")
     problems = findings()
     rate = problems["learning_rate"]
     assert rate.status == "partial"
@@ -104,7 +104,7 @@ def test_complete_study_has_no_gaps(whole_study, tmp_path, monkeypatch):
     Path("results/tiny/report.html").unlink()
     main(["report", "results/tiny"])
     assert Path("results/tiny/report.html").read_bytes() == before
-    snapshot = StudyFiles(find_study("results/tiny")).look(time.time())
+    snapshot = StudyFiles(find_study("results/tiny")).snapshot(time.time())
     assert is_complete(snapshot)
     results, redrawn, unreadable = available_results(snapshot)
     assert (redrawn, unreadable) == ({}, {})

@@ -60,7 +60,7 @@ def study(tmp_path, monkeypatch):
 
 
 def look(study):
-    return StudyFiles(study).look(time.time())
+    return StudyFiles(study).snapshot(time.time())
 
 
 def printed(study, columns=140):

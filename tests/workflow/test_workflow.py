@@ -364,7 +364,7 @@ def test_a_failed_study_says_so_and_how_to_report_what_is_there(tmp_path, monkey
     begun = find_study(tmp_path / "results" / "smoke")
     assert begun.plan.study == load_plan(study, "failing").study
     assert begun.is_running is False
-    (failed,) = StudyFiles(begun).look(time.time()).failed_jobs
+    (failed,) = StudyFiles(begun).snapshot(time.time()).failed_jobs
     assert failed.log == "make_corpus/docs.log"
     assert failed.line.startswith("lmpipe make-corpus: ")
 

@@ -1,8 +1,8 @@
 """Status of a study's jobs, derived from files only: runs, other results, and failures.
 
-A run is over when its folder holds results of the settings that the study asks for. It runs while the process that
-writes its progress is there. It failed when the log of its job, written since the workflow was begun, ends with an
-error; one that was killed leaves no error, so that it counts as stopped: the same command goes on with it.
+A run is over if its folder holds results of the settings in the plan. It is running if the process that writes its
+progress is alive. It has failed if the log of its job, written since the workflow started, ends with an error. A
+killed run leaves no error and counts as stopped: the same command resumes it.
 """
 
 import re
@@ -19,16 +19,17 @@ from lmpipe.planning.stages import STAGES
 from lmpipe.study.paths import CONFIG, SUMMARY
 from lmpipe.study.planned_run import PlannedRun
 from lmpipe.training.progress import PROGRESS, RunProgress, read_progress
+from lmpipe.training.run_config import RunConfig
 from lmpipe.training.run_store import LOCK_MESSAGE
 
-# In the order in which a reader wants to know of them.
+# In the order of their importance to a reader.
 STATES = ("failed", "running", "stopped", "diverged", "not_learning", "done", "waiting")
-OVER = ("done", "diverged", "not_learning")
+TERMINAL_STATES = ("done", "diverged", "not_learning")
 TRAIN_LOGS = "train"
 LOG_TAIL_BYTES = 16_384
-COMPLAINT = re.compile("lmpipe [a-z-]+: ")
+ERROR_LINE = re.compile("lmpipe [a-z-]+: ")
 TRACEBACK = "Traceback (most recent call last):"
-# How long a job may take, from its log's beginning, until its process tells of its run.
+# Time from the start of a job's log until its process writes progress.
 STARTING_SECONDS = 120.0
 
 
@@ -48,7 +49,7 @@ class RunState:
     @property
     def share(self) -> float:
         """Share of its steps that is done, from 0 to 1."""
-        if self.state in OVER:
+        if self.state in TERMINAL_STATES:
             return 1.0
         return self.step / self.planned_steps if self.planned_steps else 0.0
 
@@ -76,7 +77,7 @@ class StudyFiles:
         self.study = study
         self.read: dict[tuple[Path, Callable], tuple[Any, Any]] = {}
 
-    def unless_known(self, path: Path, read: Callable[[Path], Any]) -> Any:
+    def read_cached(self, path: Path, read: Callable[[Path], Any]) -> Any:
         """Return `read(path)`, cached until the file changes; None if the file is missing."""
         try:
             status = path.stat()
@@ -87,13 +88,13 @@ class StudyFiles:
             return None
         return self.read[path, read][1]
 
-    def look(self, now: float) -> "Look":
+    def snapshot(self, now: float) -> "Snapshot":
         """Return a snapshot of the files; `now` is the time in seconds since 1970."""
-        return Look(self, now)
+        return Snapshot(self, now)
 
 
 @dataclass
-class Look:
+class Snapshot:
     """State of a study's files at one moment."""
 
     files: StudyFiles
@@ -124,7 +125,7 @@ class Look:
     def is_finished(self) -> bool:
         """True if every result of the study exists."""
         return all(done == total for done, total in self.stages.values()) and all(
-            run.state in OVER for run in self.runs
+            run.state in TERMINAL_STATES for run in self.runs
         )
 
     @cached_property
@@ -144,45 +145,45 @@ class Look:
         """Latest progress of runs in progress or stopped."""
         found = {}
         for path in (self.files.study.folder / "store").glob(f"*/{PROGRESS}"):
-            if told := self.files.unless_known(path, read_progress):
-                config = told.config
+            if progress := self.files.read_cached(path, read_progress):
+                config = progress.config
                 place = (config.experiment, config.run, config.seed)
-                if place not in found or found[place].updated_at < told.updated_at:
-                    found[place] = told
+                if place not in found or found[place].updated_at < progress.updated_at:
+                    found[place] = progress
         return found
 
     def state_of(self, run: PlannedRun) -> RunState:
         """Return the state of a run."""
-        if (over := self.over(run)) is not None:
-            return over
-        told = self.progress.get((run.experiment, run.name, run.seed))
-        if told is not None and is_asked_for(run, told.config.model_dump(mode="json")):
-            here = RunState(
+        if (finished := self.finished_state(run)) is not None:
+            return finished
+        progress = self.progress.get((run.experiment, run.name, run.seed))
+        if progress is not None and matches_plan(run, progress.config):
+            state = RunState(
                 run,
                 "running",
-                told.best_validation_loss,
-                told.training_loss,
-                told.step,
-                told.planned_steps,
-                told.tokens_per_second,
+                progress.best_validation_loss,
+                progress.training_loss,
+                progress.step,
+                progress.planned_steps,
+                progress.tokens_per_second,
             )
-            if told.is_running(self.now):
-                return here
+            if progress.is_running(self.now):
+                return state
         else:
-            here = RunState(run, "waiting")
-        return self.not_running(here)
+            state = RunState(run, "waiting")
+        return self.infer_state(state)
 
-    def over(self, run: PlannedRun) -> RunState | None:
-        """Return the state of a run with results; None where there are none, or those of other settings."""
+    def finished_state(self, run: PlannedRun) -> RunState | None:
+        """Return the state of a run with results; None if it has none, or those of other settings."""
         folder = self.files.study.folder / run.folder
         try:
-            # Of the files of a run, the one that is written last.
-            found = self.files.unless_known(folder / CONFIG, read_run) if (folder / SUMMARY).exists() else None
+            # config.json is written last.
+            found = self.files.read_cached(folder / CONFIG, read_run) if (folder / SUMMARY).exists() else None
         except InputError as error:
-            # Or a job has just begun to make it anew.
-            is_there = all((folder / name).exists() for name in (CONFIG, SUMMARY))
-            return RunState(run, "failed", remark=printable(str(error))) if is_there else None
-        if found is None or not is_asked_for(run, found.config.model_dump(mode="json")):
+            # A job may have just started to replace the files.
+            exist = all((folder / name).exists() for name in (CONFIG, SUMMARY))
+            return RunState(run, "failed", remark=without_control_characters(str(error))) if exist else None
+        if found is None or not matches_plan(run, found.config):
             return None
         summary = found.summary
         return RunState(
@@ -196,31 +197,32 @@ class Look:
             f"at step {summary.steps:,}" if found.status == "diverged" else "",
         )
 
-    def not_running(self, here: RunState) -> RunState:
-        """Return the state of a run without results and without a process that tells of it."""
-        run = here.run
+    def infer_state(self, state: RunState) -> RunState:
+        """Return the state of a run without results and without a process that writes progress."""
+        run = state.run
         path = self.files.study.logs / TRAIN_LOGS / run.experiment / run.name / f"seed{run.seed}.log"
         tail = self.log_tail(path)
         if tail and is_failure(tail):
-            return replace(here, state="failed", remark=tail[-1])
+            return replace(state, state="failed", remark=tail[-1])
         if tail and tail[-1].startswith(LOCK_MESSAGE):
-            return replace(here, state="waiting", remark="for another experiment's run, which is the same")
-        if here.planned_steps:
-            return replace(here, state="stopped", remark=f"after step {here.step:,}; goes on from its last checkpoint")
+            return replace(state, state="waiting", remark="for another experiment's run, which is the same")
+        if state.planned_steps:
+            remark = f"after step {state.step:,}; goes on from its last checkpoint"
+            return replace(state, state="stopped", remark=remark)
         if tail is None:
-            return here
-        if self.files.study.is_running is not False and self.now - modified(path) < STARTING_SECONDS:
-            return replace(here, state="running")
-        return replace(here, state="stopped", remark="its job ended without results, and its log names no error")
+            return state
+        if self.files.study.is_running is not False and self.now - modification_time(path) < STARTING_SECONDS:
+            return replace(state, state="running")
+        return replace(state, state="stopped", remark="its job ended without results, and its log names no error")
 
     def log_tail(self, path: Path) -> list[str] | None:
         """Return the last lines of a log that was written since the study was begun; None where there is none."""
         since = self.files.study.started
-        return self.files.unless_known(path, last_lines) if since is None or modified(path) >= since else None
+        return self.files.read_cached(path, last_lines) if since is None or modification_time(path) >= since else None
 
 
-def modified(path: Path) -> float:
-    """When a file was last written to, in seconds since 1970; 0 where there is none."""
+def modification_time(path: Path) -> float:
+    """Return the time of the last write to a file in seconds since 1970; 0 if it is missing."""
     try:
         return path.stat().st_mtime
     except OSError:
@@ -232,12 +234,13 @@ def read_run(config_path: Path) -> Run:
     return Run.read(config_path.parent)
 
 
-def is_asked_for(run: PlannedRun, config: dict[str, Any]) -> bool:
+def matches_plan(run: PlannedRun, config: RunConfig) -> bool:
     """Return True if config.json has the run's settings in the plan; any rate matches best_of."""
-    model = {key: value for key, value in config["model"].items() if key != "vocab_size"}
-    training = run.training.model_dump(mode="json") | ({"max_lr": config["training"]["max_lr"]} if run.best_of else {})
-    return (model, config["training"], config["corpus"], config["tokenizer"]["name"]) == (
-        run.model.model_dump(mode="json"),
+    max_lr = {"max_lr": config.training.max_lr} if run.best_of else {}
+    training = run.training.model_dump() | max_lr
+    model = config.model.model_dump(exclude={"vocab_size"})
+    return (model, config.training.model_dump(), config.corpus, config.tokenizer.name) == (
+        run.model.model_dump(),
         training,
         run.corpus,
         run.tokenizer,
@@ -250,10 +253,10 @@ def last_lines(path: Path) -> list[str]:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
         text = file.read().decode(errors="replace")
-    return [printable(line) for line in text.splitlines() if line.strip()]
+    return [without_control_characters(line) for line in text.splitlines() if line.strip()]
 
 
-def printable(line: str) -> str:
+def without_control_characters(line: str) -> str:
     """Return a line without control characters."""
     return "".join(character if character.isprintable() else " " for character in line).rstrip()
 
@@ -264,10 +267,10 @@ def is_failure(lines: list[str]) -> bool:
     >>> is_failure(["training: 10 of 20 tokens", "lmpipe train: a.json: no such file; make it first"])
     True
     """
-    return bool(COMPLAINT.match(lines[-1])) or (TRACEBACK in lines and not lines[-1].startswith(" "))
+    return bool(ERROR_LINE.match(lines[-1])) or (TRACEBACK in lines and not lines[-1].startswith(" "))
 
 
-def states_in(runs: list[RunState]) -> Iterator[tuple[str, int]]:
+def count_states(runs: list[RunState]) -> Iterator[tuple[str, int]]:
     """Yield the states that some runs are in, with their numbers, in the order of STATES."""
     for state in STATES:
         if count := sum(run.state == state for run in runs):

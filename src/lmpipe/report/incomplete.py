@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from lmpipe.analysis.finding import Finding, Findings, missing
 from lmpipe.analysis.problems.registry import analyze_problem, problem_module
 from lmpipe.analysis.results import Results
-from lmpipe.analysis.run_states import OVER, Look, RunState, states_in
+from lmpipe.analysis.run_states import TERMINAL_STATES, RunState, Snapshot, count_states
 from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_int, join_words
 from lmpipe.report.plots.experiment import draw_experiment
@@ -39,13 +39,15 @@ class Gaps:
     command: str
 
 
-def is_complete(snapshot: Look) -> bool:
+def is_complete(snapshot: Snapshot) -> bool:
     """Return True if all results that the report is made of exist."""
     stages = {stage: counts for stage, counts in snapshot.stages.items() if stage != "report"}
-    return all(run.state in OVER for run in snapshot.runs) and all(done == total for done, total in stages.values())
+    return all(run.state in TERMINAL_STATES for run in snapshot.runs) and all(
+        done == total for done, total in stages.values()
+    )
 
 
-def available_results(snapshot: Look) -> tuple[Results, dict[str, Drawing], dict[str, str]]:
+def available_results(snapshot: Snapshot) -> tuple[Results, dict[str, Drawing], dict[str, str]]:
     """Return the results that exist, new drawings of unfinished experiments by path, and errors by experiment.
 
     An experiment whose results cannot be read is not among the results.
@@ -53,7 +55,7 @@ def available_results(snapshot: Look) -> tuple[Results, dict[str, Drawing], dict
     study = snapshot.files.study
     runs: dict[str, list[tuple[str, int]]] = {}
     for run in snapshot.runs:
-        if run.state in OVER:
+        if run.state in TERMINAL_STATES:
             runs.setdefault(run.run.experiment, []).append((run.run.name, run.run.seed))
     results = Results(study.folder, study.plan.study, runs)
     drawings: dict[str, Drawing] = {}
@@ -73,7 +75,7 @@ def available_results(snapshot: Look) -> tuple[Results, dict[str, Drawing], dict
     return results, drawings, unreadable
 
 
-def analyze_available(results: Results, snapshot: Look, unreadable: Mapping[str, str]) -> Findings:
+def analyze_available(results: Results, snapshot: Snapshot, unreadable: Mapping[str, str]) -> Findings:
     """Analyze each problem and experiment as far as its results exist; each finding says how many runs it has."""
     runs: dict[str, list[RunState]] = {name: [] for name in snapshot.files.study.plan.runs_by_experiment}
     for run in snapshot.runs:
@@ -88,7 +90,7 @@ def available_finding(
     results: Results, problem: str, runs: Sequence[RunState], unreadable: Mapping[str, str]
 ) -> Finding:
     """Return the finding of one problem or experiment, from those of its `runs` that are finished."""
-    unfinished = [run for run in runs if run.state not in OVER]
+    unfinished = [run for run in runs if run.state not in TERMINAL_STATES]
     num_finished = len(runs) - len(unfinished)
     if unfinished and not num_finished:
         return unanswered(problem, f"None of its {format_int(len(runs))} runs is there yet: {states_text(runs)}.")
@@ -115,7 +117,7 @@ def unanswered(problem: str, reason: str) -> Finding:
     return replace(missing(reason), title=title, question=question)
 
 
-def find_gaps(snapshot: Look) -> Gaps:
+def find_gaps(snapshot: Snapshot) -> Gaps:
     """Return the missing and failed results of a study, failures first."""
     study = snapshot.files.study
     jobs = [
@@ -125,14 +127,14 @@ def find_gaps(snapshot: Look) -> Gaps:
     runs = [
         MissingResult(f"run {run.run.experiment}/{run.run.name}/seed{run.run.seed}", run.state, run.remark)
         for run in sorted(snapshot.runs, key=lambda run: run.state != "failed")
-        if run.state not in OVER
+        if run.state not in TERMINAL_STATES
     ]
     stages = [
         MissingResult(stage, "missing", f"{format_int(done)} of {format_int(total)} there")
         for stage, (done, total) in snapshot.stages.items()
         if done < total and stage not in OWN_STAGES
     ]
-    num_finished, total = sum(run.state in OVER for run in snapshot.runs), len(snapshot.runs)
+    num_finished, total = sum(run.state in TERMINAL_STATES for run in snapshot.runs), len(snapshot.runs)
     when = datetime.fromtimestamp(snapshot.now, UTC).strftime("%Y-%m-%d %H:%M UTC")
     progress = (
         f"{format_int(num_finished)} of {format_int(total)} training runs ({states_text(snapshot.runs)}), as of {when}."
@@ -143,7 +145,7 @@ def find_gaps(snapshot: Look) -> Gaps:
 
 def states_text(runs: Sequence[RunState]) -> str:
     """Return the number of runs in each state."""
-    return join_words([f"{number} {state}" for state, number in states_in(runs)])
+    return join_words([f"{number} {state}" for state, number in count_states(runs)])
 
 
 def run_names(runs: Sequence[RunState]) -> str:

@@ -21,7 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lmpipe.analysis.run_states import OVER, Look, RunState, StudyFiles, states_in
+from lmpipe.analysis.run_states import TERMINAL_STATES, RunState, Snapshot, StudyFiles, count_states
 from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_number, format_seconds
 from lmpipe.planning.cost_model import CPU_CORE, run_cost
@@ -49,7 +49,7 @@ LOSSES = ("val. loss", "train loss")  # nats per token
 BAR_WIDTH = 16
 SEPARATOR = " · "
 # States whose runs are only counted, from none to almost all, until a live view fits into its terminal.
-COLLAPSED_STATES = ((), ("waiting",), ("waiting", "done"), ("waiting", *OVER))
+COLLAPSED_STATES = ((), ("waiting",), ("waiting", "done"), ("waiting", *TERMINAL_STATES))
 
 
 # --- following a study -----------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def status(path: str | None, once: bool) -> None:
     printed a single time if `once` is set or standard output is not a terminal.
     """
     files = StudyFiles(find_study(path))
-    look = files.look(time.time())
+    look = files.snapshot(time.time())
     console = make_console()
     if not once and sys.stdout.isatty() and not console.is_dumb_terminal:
         live = Live(console=console, screen=True, auto_refresh=False)
@@ -72,7 +72,7 @@ def status(path: str | None, once: bool) -> None:
                 time.sleep(REFRESH_SECONDS)
                 if (study := find_study(path)).started != files.study.started:
                     files = StudyFiles(study)
-                look = files.look(time.time())
+                look = files.snapshot(time.time())
     console.print(study_view(look, console.width))
 
 
@@ -85,7 +85,7 @@ def make_console() -> Console:
     return Console(width=width, force_terminal=is_terminal, markup=False, highlight=False, emoji=False)
 
 
-def is_active(look: Look) -> bool:
+def is_active(look: Snapshot) -> bool:
     """Return True if results are missing and Snakemake or a run that may make them is still running."""
     has_workers = look.files.study.is_running is not False or any(run.state == "running" for run in look.runs)
     return has_workers and not look.is_finished
@@ -110,7 +110,7 @@ def exit_on_signals() -> Iterator[None]:
 # --- layout ----------------------------------------------------------------------------------------------------------
 
 
-def live_view(look: Look, console: Console) -> Layout:
+def live_view(look: Snapshot, console: Console) -> Layout:
     """Return the view of a study cut to the height of the terminal; quiet runs are only counted if there are many."""
     height = console.height - 1
     for collapsed in COLLAPSED_STATES:
@@ -122,7 +122,7 @@ def live_view(look: Look, console: Console) -> Layout:
     return layout
 
 
-def study_view(look: Look, width: int, collapsed: Sequence[str] = ()) -> Group:
+def study_view(look: Snapshot, width: int, collapsed: Sequence[str] = ()) -> Group:
     """Return the state of a study: totals, failures, and a table for each experiment.
 
     Runs in `collapsed` states are counted in the heading of their experiment, but have no row.
@@ -140,23 +140,23 @@ def study_view(look: Look, width: int, collapsed: Sequence[str] = ()) -> Group:
     parts.append(run_table([], names, name_width, losses, show_header=True))
     for experiment in look.files.study.plan.runs_by_experiment:
         runs = [run for run in look.runs if run.run.experiment == experiment]
-        counts = ", ".join(f"{count} {state}" for state, count in states_in(runs))
+        counts = ", ".join(f"{count} {state}" for state, count in count_states(runs))
         shown = [run for run in runs if run.state not in collapsed]
         parts += [Text(f"{experiment}: {counts}"), run_table(shown, names, name_width, losses)]
     return Group(*parts)
 
 
-def title_parts(look: Look) -> list[str]:
+def title_parts(look: Snapshot) -> list[str]:
     """Return the study's name and number of runs, the number in each state, and the estimated training time left."""
     left = seconds_left(look)
     return [
         f"{look.files.study.plan.study.study}: {len(look.runs)} runs",
-        *(f"{count} {state}" for state, count in states_in(look.runs)),
+        *(f"{count} {state}" for state, count in count_states(look.runs)),
         *([f"about {humanize_duration(left)} of training left"] if left else []),
     ]
 
 
-def session_line(look: Look) -> str:
+def session_line(look: Snapshot) -> str:
     """Return the state of the Snakemake process and the next step for the user."""
     study = look.files.study
     if look.is_finished:
@@ -231,7 +231,7 @@ def loss_text(loss: float | None) -> str:
 # --- remaining time --------------------------------------------------------------------------------------------------
 
 
-def seconds_left(look: Look) -> float | None:
+def seconds_left(look: Snapshot) -> float | None:
     """Return the estimated time until all runs are trained; None if all are, or no speed is measured yet.
 
     The estimate of `lmpipe estimate` for each distinct run is scaled by the measured speed of the runs so far, and
@@ -257,13 +257,13 @@ def estimated_seconds(plan: Plan) -> dict[str, float]:
 distinct_work = cache(equal_runs)
 
 
-def slowdown_factor(look: Look, estimated: dict[str, float]) -> float | None:
+def slowdown_factor(look: Snapshot, estimated: dict[str, float]) -> float | None:
     """Return measured over estimated training time of the runs trained so far or running; None if there are none."""
     measured = expected = 0.0
     for run in look.runs:
         folder = run.run.folder
         record = look.files.study.folder / folder / RECORD
-        if run.state in OVER and (seconds := look.files.unless_known(record, training_seconds)):
+        if run.state in TERMINAL_STATES and (seconds := look.files.read_cached(record, training_seconds)):
             measured += seconds
             expected += estimated[folder] * run.step / run.planned_steps
         elif run.seconds_left:

@@ -108,7 +108,7 @@ def build_report(study: StudySession, output: Path | None = None, *, require_com
     if not study.folder.is_dir():
         raise InputError(study.folder, "has no results of the study yet", "run snakemake first")
     output = output or study.folder / "report.html"
-    snapshot = StudyFiles(study).look(time.time())
+    snapshot = StudyFiles(study).snapshot(time.time())
     if require_complete or is_complete(snapshot):
         results = Results(study.folder, study.plan.study, study.plan.run_keys())
         findings = Findings.read(study.folder / "findings.json")
