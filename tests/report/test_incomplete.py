@@ -67,7 +67,7 @@ def test_incomplete_study_is_reported_as_far_as_it_exists(study, capsys):
     shutil.rmtree(study / "corpora/docs")
     before = files_below(study)
     main(["report", "results/fabricated"])
-    assert capsys.readouterr().out == "results/fabricated/report.html\n"
+    assert capsys.readouterr().out.startswith("results/fabricated/report.html")
     after = files_below(study)
     assert after.keys() - before.keys() == {study / "report.html"}
     assert {path for path in before if after[path] != before[path]} == set()

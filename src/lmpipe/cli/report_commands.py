@@ -85,14 +85,14 @@ def run_analyze(args: Args) -> "JobResult":
 def run_report(args: Args) -> "JobResult | None":
     """Run `lmpipe report`."""
     from lmpipe.planning.session import find_study
-    from lmpipe.planning.stages import records
     from lmpipe.provenance.job_records import JobResult
     from lmpipe.report.page import build_report
+    from lmpipe.study.paths import StudyPaths
 
     study = find_study(args.results)
-    output = build_report(study)
-    if any(not (study.folder / record).exists() for record in records(study.plan, without=("report",))):
-        print(f"{output}: the study is not complete")
+    output = StudyPaths(study.folder).report
+    if not build_report(study):
+        print(f"{output} (the study is incomplete)")
         return None
     experiments = [study.folder / "experiments" / experiment for experiment in study.plan.runs_by_experiment]
     settings = study.plan.study.model_dump(mode="json", exclude_none=True)

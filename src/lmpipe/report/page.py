@@ -29,6 +29,7 @@ from lmpipe.report.plots.charts import draw
 from lmpipe.report.plots.style import Drawing
 from lmpipe.report.section import commit, inline_svg, join_by_key, join_unique, machine, make_section
 from lmpipe.report.table_cells import html_text, markdown_inline, metric_text
+from lmpipe.study.paths import StudyPaths
 from lmpipe.study.problems import HEADLINES
 
 # Metrics shown large at the top: problem, metric, and label.
@@ -96,24 +97,24 @@ class BuildInfo:
     num_resumes: int
 
 
-def build_report(study: StudySession, output: Path | None = None, *, require_complete: bool = False) -> Path:
-    """Write the report of a study; return the path of the page, by default report.html in the results folder.
+def build_report(study: StudySession) -> bool:
+    """Write report.html of a study; return True if all results that it is made of exist.
 
     A complete study is reported from findings.json, and the plots of its findings are drawn as files, too. Otherwise
     the page is made of the results that exist, and lists those that are missing or failed.
 
-    Raises InputError if there are no results at all, or if a complete study has a damaged one; with
-    `require_complete` also if a result is missing.
+    Raises InputError if there are no results at all, or if a complete study has a damaged one.
     """
     if not study.folder.is_dir():
         raise InputError(study.folder, "has no results of the study yet", "run snakemake first")
-    output = output or study.folder / "report.html"
+    paths = StudyPaths(study.folder)
     snapshot = StudyFiles(study).snapshot(time.time())
-    if require_complete or is_complete(snapshot):
+    complete = is_complete(snapshot)
+    if complete:
         results = Results(study.folder, study.plan.study, study.plan.run_keys())
-        findings = Findings.read(study.folder / "findings.json")
+        findings = Findings.read(paths.findings)
         drawings = draw_plots(findings, study.folder)
-        write_page(output, study.plan, results, findings, drawings)
+        write_page(paths.report, study.plan, results, findings, drawings)
         (study.folder / "figures").mkdir(exist_ok=True)
         for plot in (plot for finding in findings.problems.values() for plot in finding.plots if plot.data):
             drawings[plot.path].save(study.folder / plot.path)
@@ -121,8 +122,8 @@ def build_report(study: StudySession, output: Path | None = None, *, require_com
         results, redrawn, unreadable = available_results(snapshot)
         findings = analyze_available(results, snapshot, unreadable)
         drawings = redrawn | draw_plots(findings, study.folder, skip=redrawn)
-        write_page(output, study.plan, results, findings, drawings, find_gaps(snapshot))
-    return output
+        write_page(paths.report, study.plan, results, findings, drawings, find_gaps(snapshot))
+    return complete
 
 
 def draw_plots(findings: Findings, folder: Path, skip: Mapping[str, Drawing] | None = None) -> dict[str, Drawing]:
