@@ -12,22 +12,16 @@ from tests.support.findings import ALONE, find, said, value
 
 def test_no_norm_is_told_at_the_same_rate_and_tuned(fabricated):
     finding = find("layer_norm_ablation", fabricated)
-    assert "at the baseline's own peak rate (0.01)" in finding.sentences[0]
-    assert finding.sentences[0].endswith("1 of 3 seeds diverged.")
     assert value(finding, "difference") == pytest.approx(0.31)
     assert (value(finding, "paired_seeds"), value(finding, "diverged_seeds")) == (2, 1)
     assert value(finding, "tuned_variant") == "no_norm_tuned_max_lr=0.003"
     assert value(finding, "tuned_difference") == pytest.approx(0.31 + 0.07 * math.log(0.3) ** 2, abs=1e-5)
-    assert "makes training without RMSNorm stable" in said(finding)
 
 
 def test_without_a_run_without_norms_nothing_is_said_of_one(tmp_path):
     runs = {"baseline": {}, "post": {"norm": "post"}}
     finding = find("layer_norm_ablation", fabricate_study(tmp_path, {"layer_norm_ablation": ALONE | {"runs": runs}}))
     assert finding.status == "partial"
-    assert "needs a run with norm: pre or post and one with norm: none" in finding.sentences[0]
-    assert finding.sentences[1].startswith("In `post`, compared with `baseline`, from which it differs in norm, the")
-    assert "Without RMSNorm" not in said(finding)
 
 
 def test_the_best_of_the_rates_without_norms_is_set_beside_the_second(tmp_path):
@@ -48,26 +42,17 @@ def test_post_norm_is_told_at_the_same_rate_and_tuned(tmp_path):
     results = fabricate_study(tmp_path, {"pre_norm_ablation": experiment})
     change_summary(results, "pre_norm_ablation/post_norm/seed1", status="not_learning")
     finding = find("pre_norm_ablation", results)
-    assert finding.sentences[0].startswith(
-        "With post-norm in place of pre-norm at the baseline's own peak rate (0.01),"
-    )
-    assert finding.sentences[0].endswith("; 1 of 3 seeds got stuck.")
-    assert "at the best of its own rates (0.003, of 0.001, 0.003 and 0.01), " in finding.sentences[1]
-    assert finding.sentences[2] == "So a rate of its own makes training with post-norm stable in these runs."
     assert value(finding, "tuned_variant") == "post_norm_tuned_max_lr=0.003"
     assert value(finding, "tuned_paired_seeds") == 3
-    assert "at a rate of its own `post_norm` may do better" not in said(finding)
 
 
 def test_an_unresolved_difference_is_called_so(fabricated):
     finding = find("pre_norm_ablation", fabricated)
-    assert "not resolved with 3 seeds (95 % interval −0.050 to +0.050 nats per token)" in finding.sentences[0]
     assert finding.metrics["difference"].interval == pytest.approx((-0.0497, 0.0497), abs=1e-4)
 
 
 def test_one_seed_has_no_interval(fabricated):
     finding = find("no_pos_emb", fabricated)
-    assert "higher by 0.240 nats per token (one seed, so no interval)" in finding.sentences[0]
     assert finding.metrics["difference"].interval is None
 
 
@@ -140,11 +125,6 @@ def test_a_variant_that_changes_more_than_the_question_asks_is_told_in_general_w
     results = fabricate_study(tmp_path, {"pre_norm_ablation": ALONE | {"runs": runs}})
     finding = find("pre_norm_ablation", results)
     assert finding.status == "partial"
-    assert finding.sentences[0].startswith(
-        "In `hot`, compared with `baseline`, from which it differs in norm and max_lr, "
-    )
-    assert "In `long`, compared with `baseline`, from which it differs in total_tokens, " in said(finding)
-    assert "post-norm in place" not in said(finding)
     assert "difference" not in finding.metrics
 
 
@@ -202,22 +182,15 @@ def test_only_runs_on_the_same_batches_are_said_to_share_them(tmp_path, fabricat
 
 
 def test_pairing_is_told_by_digests(fabricated, tmp_path):
-    same = "all 200 batches of a run are those of `baseline` with the same seed, and so are the initial values of"
-    assert f"{same} 100 % of the parameters in matrices (30 of 30 matrices) in `post_norm`." in said(
-        find("pre_norm_ablation", fabricated)
-    )
+    assert value(find("pre_norm_ablation", fabricated), "same_initial_weights") == 1
     finding = find("swiglu_ablation", fabricated)
     # Of 4 layers with 4 matrices of 64 x 64 and 2 of 288 x 64, and 2 of 1,024 x 64, the wide ones differ.
     share = (4 * 4 * 64 * 64 + 2 * 1024 * 64) / (4 * (4 * 64 * 64 + 2 * 288 * 64) + 2 * 1024 * 64)
     assert value(finding, "same_initial_weights") == pytest.approx(share)
     assert value(finding, "same_batches") is True
-    assert f"{100 * share:.1f} % of the parameters in matrices (18 of 26 matrices) in `silu`." in said(finding)
-    norms = said(find("layer_norm_ablation", fabricated))
-    assert "in `no_norm`, `no_norm_tuned_max_lr=0.001` and `no_norm_tuned_max_lr=0.003`." in norms
     results = fabricate_study(tmp_path, {"no_pos_emb": EXPERIMENTS["no_pos_emb"] | {"max_lr": 0.01}})
     change_summary(results, "no_pos_emb/nope/seed0", batches_sha256="others")
     finding = find("no_pos_emb", results)
-    assert "do not share their batches here" in said(finding), "whatever the settings say"
     assert value(finding, "same_batches") is False
 
 
@@ -246,7 +219,6 @@ def test_an_ablation_with_a_baseline_only_is_partial(tmp_path):
     results = fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": {"baseline": {}}}})
     finding = find("no_pos_emb", results)
     assert finding.status == "partial"
-    assert "needs a run with position_embedding: rope and one with position_embedding: none" in finding.sentences[0]
 
 
 def test_a_variant_that_always_diverges_is_a_result(tmp_path):
@@ -255,5 +227,4 @@ def test_a_variant_that_always_diverges_is_a_result(tmp_path):
     change_summary(results, "no_pos_emb/nope/seed0", status="diverged", diverged_step=9)
     finding = find("no_pos_emb", results)
     assert finding.status == "answered"
-    assert "the only seed diverged, so there is no final loss to compare" in finding.sentences[0]
     assert value(finding, "difference") is None

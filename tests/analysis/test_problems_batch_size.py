@@ -23,12 +23,6 @@ def test_batch_size_compares_at_equal_tokens_and_at_equal_time(fabricated):
     assert value(finding, "time_budget_seconds") == pytest.approx(26.8)
     assert finding.metrics["batch_4_tokens_per_second"].source == "batch_sizes.json"
     assert value(finding, "saturation_batch_size") == 64, "16 has 88 % of its speed, 4 has 60 %"
-    assert "4,000 with 1, 9,143 with 4, 13,474 with 16 and 15,284 with 64; the fastest is 64." in said(finding)
-    assert "each size at the best of its own rates" in finding.sentences[0]
-    assert finding.sentences[0].endswith("; with one seed each, the ranking is untested.")
-    assert "Tokens per second, of steps timed alone on the machine: 4,000 with 1" in said(finding)
-    assert "shared the machine" not in said(finding)
-    assert "For batch sizes 1, 4 and 64 the best rate lies at the edge" in said(finding)
     sizes = finding.tables[0]
     assert [row[0] for row in sizes.rows] == [1, 4, 16, 64]
 
@@ -47,10 +41,6 @@ def test_speeds_whose_ranges_overlap_are_not_told_apart(tmp_path):
     slow = {1: (900.0, 1100.0, 1000.0), 4: (4000.0, 4100.0, 4200.0)}
     results = fabricate_study(tmp_path / "overlap", chosen)
     finding = timed(results, slow | {16: (5000.0, 8000.0, 9000.0), 64: (8900.0, 9500.0, 9100.0)})
-    ranges = "900 to 1,100 with 1, 4,000 to 4,200 with 4, 5,000 to 9,000 with 16 and 8,900 to 9,500 with 64"
-    assert f"{ranges}; the ranges of 16 and 64 overlap, so which of them is the fastest is not told apart." in said(
-        finding
-    )
     assert value(finding, "fastest_batch_size") is value(finding, "saturation_batch_size") is None
     assert "batch sizes 16 and 64 overlap" in finding.metrics["fastest_batch_size"].missing_reason
     assert finding.tables[0].rows[2][-3:] == [5000, 9000, "in runs"]
@@ -58,7 +48,6 @@ def test_speeds_whose_ranges_overlap_are_not_told_apart(tmp_path):
     results = fabricate_study(tmp_path / "apart", chosen)
     finding = timed(results, slow | {16: (8900.0, 9000.0, 8800.0), 64: (9100.0, 9200.0, 9300.0)})
     assert value(finding, "fastest_batch_size") == 64
-    assert "the fastest is 64, but 16 already reaches 96.7 % of its speed." in said(finding)
 
 
 def test_losses_at_equal_time_range_over_the_speeds(tmp_path):
@@ -71,8 +60,6 @@ def test_losses_at_equal_time_range_over_the_speeds(tmp_path):
     slowest, fastest = (loss_at(run, speed * value(finding, "time_budget_seconds")) for speed in (2000, 8000))
     assert finding.tables[0].rows[2][5:7] == [slowest, fastest]
     assert slowest > fastest + 0.5
-    assert f"{fastest:.3f} to {slowest:.3f} with 16" in said(finding)
-    assert "are not told apart, so it is open from where on more stops paying. Schedules of slower" in said(finding)
     assert value(finding, "best_batch_size_at_equal_time") is None
 
 
@@ -90,10 +77,10 @@ def test_more_stops_paying_where_no_larger_batch_is_ahead_at_equal_time(fabricat
     experiment = {"corpus": "stories", "sweep": {"batch_size": [4, 16], "max_lr": [0.005, 0.01]}}
     results = fabricate_study(tmp_path / "up", {"batch_size_experiment": experiment})
     fabricate_measurements(tmp_path / "up", speeds={4: 1000.0, 8: 2000.0, 16: 4000.0})
-    assert "the largest that was tried, so more may still pay" in said(find("batch_size_experiment", results))
+    assert value(find("batch_size_experiment", results), "best_batch_size_at_equal_time") == 16
     results = fabricate_study(tmp_path / "down", {"batch_size_experiment": experiment})
     fabricate_measurements(tmp_path / "down", speeds={4: 1000.0, 16: 100.0})
-    assert "the smallest that was tried: no larger batch pays" in said(find("batch_size_experiment", results))
+    assert value(find("batch_size_experiment", results), "best_batch_size_at_equal_time") == 4
 
 
 def test_seeds_tell_who_is_ahead_at_equal_time(tmp_path):
@@ -102,32 +89,28 @@ def test_seeds_tell_who_is_ahead_at_equal_time(tmp_path):
     fabricate_measurements(tmp_path, speeds={4: 1000.0, 16: 1000.0})
     finding = find("batch_size_experiment", results)
     # At equal speeds the same tokens are compared; each seed shifts both sizes alike.
-    assert "batch size 16 is ahead (the second, 4, ends higher by 0.160 nats per token (95 % interval" in said(finding)
     assert value(finding, "time_budget_seconds") == pytest.approx(409.6)
+    assert value(finding, "best_batch_size_at_equal_time") == 16
 
 
 def test_what_fits_is_told_from_steps_timed_alone(fabricated, tmp_path):
     finding = find("batch_size_experiment", fabricated)
     assert (value(finding, "largest_tried_batch_size"), value(finding, "largest_batch_size")) == (64, 256)
     assert (value(finding, "predicted_largest_batch_size"), value(finding, "handout_largest_batch_size")) == (1200, 999)
-    assert "by our formula of what a step holds 1,200, and by the handout's accounting 999." in said(finding)
     told = "64 sequences are the largest doubling that was tried, since the measurement's time was over"
     assert told in said(finding)
     rows = finding.tables[1].rows
     assert [row[0] for row in rows] == [1, 2, 4, 8, 16, 32, 64]
     # Of 20,000 + 1,000 for each sequence, 18,000 + 800 are predicted, and 16,000 + 2,000 by the handout's list.
     assert rows[3][4:] == [28_000, 24_400, pytest.approx(-100 * 3.6 / 28), 32_000, pytest.approx(100 * 4 / 28)]
-    assert "our formula is off by −17.6 % to −10.5 %: " in said(finding)
     chosen = {"batch_size_experiment": {"corpus": "stories", "sweep": {"batch_size": [4, 16]}}}
     results = fabricate_study(tmp_path, chosen)
     finding = find("batch_size_experiment", results)
     assert finding.status == "partial"
-    assert f"run `snakemake --cores 1 {tmp_path}/batch_sizes.json --configfile" in said(finding)
     assert finding.metrics["largest_batch_size"].missing_reason == "no batch size of this model has been timed alone"
     fabricate_measurements(tmp_path, MODEL | {"d_model": 128})
     finding = find("batch_size_experiment", results)
     assert finding.status == "partial"
-    assert "The batch sizes timed alone are of another model, precision or device than these runs." in said(finding)
 
 
 def test_sizes_that_were_not_timed_alone_are_named(tmp_path):
@@ -139,7 +122,6 @@ def test_sizes_that_were_not_timed_alone_are_named(tmp_path):
         "Tokens per second, of steps timed alone on the machine (with 64, which had none, inside the runs): 5,000 with"
     )
     assert words in said(finding)
-    assert "A run took 1 of 2 cores and shared the machine" in said(finding)
 
 
 def test_best_rates_that_follow_the_square_root_have_its_exponent(tmp_path):
@@ -155,8 +137,6 @@ def test_best_rates_that_follow_the_square_root_have_its_exponent(tmp_path):
         )
     finding = find("batch_size_experiment", results)
     assert value(finding, "best_max_lr_exponent") == pytest.approx(0.5)
-    assert "The best rates are 0.005 with 4, 0.01 with 16 and 0.02 with 64: " in said(finding)
-    assert "That leaves 800 optimizer steps with batch size 4 and 50 with 64." in said(finding)
 
 
 def test_batch_sizes_without_rates_of_their_own_are_said_to_be_untuned(tmp_path):
@@ -164,14 +144,13 @@ def test_batch_sizes_without_rates_of_their_own_are_said_to_be_untuned(tmp_path)
         experiment = {"corpus": "stories", **changes}
         return find("batch_size_experiment", fabricate_study(tmp_path / name, {"batch_size_experiment": experiment}))
 
-    one = told("one rate", sweep={"batch_size": [8, 32]})
-    assert "nats per token, all at the rate 0.01, tuned for none of them, against" in one.sentences[0]
+    def rates(finding):
+        return [row[finding.tables[0].columns.index("rates tried")] for row in finding.tables[0].rows]
+
+    assert rates(told("one rate", sweep={"batch_size": [8, 32]})) == ["0.01", "0.01"]
     runs = {"few": {"batch_size": 8}, "many": {"batch_size": 32, "sweep": {"max_lr": [0.01, 0.02]}}}
-    assert "with rates tuned for each size but 8, which had a single one" in told("some", runs=runs).sentences[0]
-    runs = {"few": {"batch_size": 8}, "many": {"batch_size": 32, "total_tokens": 819_200}}
-    assert told("lengths", runs=runs).sentences[0].startswith("With the tokens that each was given, batch size")
+    assert rates(told("some", runs=runs)) == ["0.01", "0.01 and 0.02"]
     alone = told("alone", sweep={"max_lr": [0.003, 0.01]})
-    assert alone.sentences[0].startswith("Only batch size 16 was run, so there is no comparison; it ends at 2.31")
     assert alone.status == "partial"
 
 

@@ -70,12 +70,7 @@ def test_an_experiment_of_another_name_gets_a_section_of_the_general_kind(fabric
     title, question = generic_experiment.heading(fabricated, "vocabulary")
     finding = generic_experiment.analyze(fabricated, "vocabulary")
     assert (title, question) == ("Vocabulary", "How does the final loss depend on vocab_size?")
-    assert finding.sentences[0].startswith(
-        "The best of 3 runs is `vocab_size=4096` with 0.7161 bits per byte, mean of 2 seeds; the"
-    )
-    assert "; the second, `vocab_size=1024`, ends higher by 0.141 bits per byte" in finding.sentences[0]
     assert all("of vocab_size=4096" in plot.alt for plot in finding.plots)
-    assert "compared in bits per byte" in said(finding)
 
 
 def test_a_general_experiment_without_a_grid_is_told_by_differences(tmp_path):
@@ -83,11 +78,9 @@ def test_a_general_experiment_without_a_grid_is_told_by_differences(tmp_path):
     results = fabricate_study(tmp_path, {"my_own": {"corpus": "stories", "seeds": [0, 1], "runs": runs}})
     finding = generic_experiment.analyze(results, "my_own")
     assert generic_experiment.heading(results, "my_own")[1] == "How do the runs decayed and wild compare with baseline?"
-    equal = "In `decayed`, compared with `baseline`, the final loss is no different (equal with each of 2 seeds)"
-    assert finding.sentences[0].startswith(equal)
-    assert "2 of 2 seeds diverged" in finding.sentences[1]
+    assert value(finding, "decayed_difference") == 0
     single = fabricate_study(tmp_path / "single", {"one": {"corpus": "stories"}})
-    assert generic_experiment.analyze(single, "one").sentences[0].startswith("The run `baseline` ends at 2.31")
+    assert generic_experiment.analyze(single, "one").status == "answered"
 
 
 def test_the_write_up_stands_beside_ours_with_the_difference_in_setting(fabricated):

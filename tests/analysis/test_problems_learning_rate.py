@@ -19,11 +19,6 @@ def test_learning_rate_tells_the_best_rate_and_the_edge_of_stability(fabricated)
     assert value(finding, "best_validation_loss") == pytest.approx(0.45 * 5.21 - 0.03, abs=1e-6)
     assert (value(finding, "largest_finished_max_lr"), value(finding, "smallest_diverged_max_lr")) == (0.1, 3.0)
     assert value(finding, "edge_ratio") == pytest.approx(30)
-    assert finding.sentences[0].startswith("The best peak learning rate of the grid is 0.01: ")
-    assert "a grid of 6 rates from 0.001 to 3" in said(finding)
-    assert "Of these rates 5 finished and 1 diverged." in said(finding)
-    assert "`max_lr=3.0` (seed 0) at step 66 of 200" in said(finding)
-    assert "told but not used" in said(finding)
 
 
 def test_the_interpolated_optimum_is_the_vertex_that_numpy_finds():
@@ -39,8 +34,6 @@ def test_several_seeds_give_the_optimum_an_interval(tmp_path):
     finding = find("learning_rate", fabricate_study(tmp_path, {"learning_rate": sweep}))
     low, high = finding.metrics["interpolated_max_lr"].interval
     assert low <= value(finding, "interpolated_max_lr") <= high
-    assert "mean of 3 seeds" in finding.sentences[0]
-    assert "No rate of the grid diverged" in said(finding)
     assert value(finding, "smallest_diverged_max_lr") is None
 
 
@@ -50,10 +43,8 @@ def test_the_optimum_of_one_seed_ranges_over_fits_that_leave_out_a_rate(tmp_path
     assert value(finding, "interpolated_max_lr_lowest") == pytest.approx(0.01, rel=1e-5)
     assert value(finding, "interpolated_max_lr_highest") == pytest.approx(0.01, rel=1e-5)
     assert finding.metrics["interpolated_max_lr"].interval is None
-    assert "minimum at 0.01 (0.01 to 0.01 when each nearby rate in turn is left out of the fit), with" in said(finding)
     assert value(finding, "finished_to_interpolated_ratio") == pytest.approx(10, rel=1e-5)
     assert value(finding, "diverged_to_interpolated_ratio") == pytest.approx(300, rel=1e-5)
-    assert "The edge of stability lies a factor of 10 to 300 above this optimum." in said(finding)
     rates, losses = (0.003, 0.01, 0.03, 0.1), (2.6, 2.4, 2.45, 2.7)
     results = fabricate_study(tmp_path, {"learning_rate": {"corpus": "stories", "sweep": {"max_lr": list(rates)}}})
     for rate, loss in zip(rates, losses, strict=True):
@@ -71,7 +62,6 @@ def test_three_rates_are_too_few_to_leave_one_out(tmp_path):
     finding = find("learning_rate", fabricate_study(tmp_path, {"learning_rate": sweep}))
     assert value(finding, "interpolated_max_lr_lowest") is None
     assert "fewer than four rates" in finding.metrics["interpolated_max_lr_highest"].missing_reason
-    assert "left out of the fit" not in said(finding)
     assert value(finding, "diverged_to_interpolated_ratio") is None
 
 
@@ -91,10 +81,8 @@ def test_a_best_rate_at_the_edge_of_the_grid_is_told_and_not_interpolated(tmp_pa
     sweep = {"corpus": "stories", "sweep": {"max_lr": [0.001, 0.003, 0.01, 3.0]}}
     finding = find("learning_rate", fabricate_study(tmp_path, {"learning_rate": sweep}))
     assert value(finding, "interpolated_max_lr") is None
-    assert "and 3 diverged" in said(finding)
     narrow = {"corpus": "stories", "sweep": {"max_lr": [0.001, 0.003]}}
     finding = find("learning_rate", fabricate_study(tmp_path / "narrow", {"learning_rate": narrow}))
-    assert "at the upper edge of the grid" in said(finding)
 
 
 def test_a_sweep_without_a_finished_run_is_partial(tmp_path):
@@ -126,7 +114,6 @@ def test_stuck_rates_are_not_taken_for_finished_or_diverged_ones(tmp_path):
     assert above in said(find("learning_rate", results))
     results = fabricate_study(tmp_path / "nowhere", calm)
     stuck(results, *(f"learning_rate/max_lr={rate}/seed0" for rate in (0.001, 0.01, 0.1)))
-    assert "so the edge of stability is not to be seen in this grid." in said(find("learning_rate", results))
 
 
 def test_a_rate_that_diverged_with_one_seed_of_three_is_said_to(tmp_path):
@@ -166,19 +153,13 @@ def test_nothing_is_the_best_across_corpora(tmp_path):
     for problem in ("learning_rate", "batch_size_experiment"):
         finding = find(problem, results)
         assert finding.status == "partial"
-        assert "The runs are on stories and docs, whose losses do not compare" in finding.sentences[0]
         assert "best" not in finding.metrics
         assert all("lowest" not in plot.alt for plot in finding.plots)
     finding = generic_experiment.analyze(results, "mine")
-    assert finding.sentences[0].startswith("On stories, the best of 2 runs is `stories_max_lr=0.01` with 2.314 nats")
-    assert finding.sentences[1].startswith("On docs, the best of 2 runs is `docs_max_lr=0.01` with 2.963 nats")
     assert value(finding, "docs_best_run") == "docs_max_lr=0.01"
 
 
 def test_a_sweep_over_tokenizers_is_ranked_in_bits_per_byte(tmp_path):
     sweep = {"corpus": "stories", "sweep": {"max_lr": [0.003, 0.01, 0.03], "vocab_size": [512, 1024, 4096]}}
     finding = find("learning_rate", fabricate_study(tmp_path, {"learning_rate": sweep}))
-    assert "(perplexity 12.36, 0.7119 bits per byte)" in finding.sentences[0], "the fewest, with 4096 ids"
-    assert "0.003 ends at 0.7406 bits per byte" in said(finding)
-    assert "compared in bits per byte" in said(finding)
     assert "the lowest final value is 0.7119 bits per byte, of max_lr=0.01_vocab_size=4096" in finding.plots[0].alt

@@ -19,32 +19,23 @@ def test_two_corpora_are_compared_per_byte_and_explained(fabricated):
     assert value(finding, "web_validation_loss") == pytest.approx(loss)
     assert value(finding, "web_removed_share") == pytest.approx(1 - loss / entropy)
     assert value(finding, "web_bits_per_byte") == pytest.approx(loss / math.log(2) / bytes_per_token, rel=1e-4)
-    assert "docs (in the place of OpenWebText)" in finding.sentences[0]
     gap = 0.45 * (6.43 - 5.21) + 0.1
     parts = {"vocabulary": math.log(2), "frequencies": 1.22 - math.log(2), "context": gap - 1.22}
     assert {name: value(finding, f"gap_{name}") for name in parts} == pytest.approx(parts)
     assert value(finding, "gap") == pytest.approx(gap) == pytest.approx(sum(parts.values()))
-    assert "+0.693 lie in the size of the vocabularies (ln 2,048 against ln 1,024), +0.527 in how evenly" in said(
-        finding
-    )
     ratio = value(finding, "loss_ratio") / value(finding, "bytes_per_token_ratio")
     assert value(finding, "bits_per_byte_ratio") == pytest.approx(ratio, rel=1e-3), (
         "the made-up losses hold no delimiter"
     )
-    assert "so its bytes should cost 1.28 times the bits each, which they do." in said(finding)
-    assert "The models differ in the vocabulary alone" in said(finding)
-    assert "which can be compared across tokenizers" in finding.sentences[0]
-    assert "which is higher by 0.238 bits per byte (one seed, so no interval)." in finding.sentences[0]
 
 
 def test_samples_of_both_corpora_stand_side_by_side(tmp_path):
     results = fabricate_study(tmp_path, {"main_experiment": EXPERIMENTS["main_experiment"]})
-    assert "In their samples" not in said(find("main_experiment", results)), "there are none"
+    without = len(find("main_experiment", results).sentences)
     for corpus in CORPORA:
         samples_of(corpus).write(tmp_path / "samples" / f"{corpus}.json")
     finding = find("main_experiment", results)
-    words = "92.5 % of the words of the model of {} (held-out text: 100 %)"
-    assert f"In their samples, {words.format('stories')} and {words.format('docs')} occur" in said(finding)
+    assert len(finding.sentences) == without + 1
     table = next(table for table in finding.tables if "side" in table.caption or "same prompts" in table.caption)
     assert table.columns[3:] == ["the model of stories", "the model of docs"]
     assert [row[1:3] for row in table.rows] == [[0.0, 1.0], [1.0, 0.9], [1.0, 1.0]]
@@ -56,7 +47,7 @@ def test_samples_of_both_corpora_stand_side_by_side(tmp_path):
     cell = next(t for t in find("main_experiment", results).tables if t.caption == table.caption).rows[0][4]
     assert cell.startswith("Once word") and cell.endswith("word …") and len(cell) <= 302
     samples_of("docs", run="main_experiment/another").write(tmp_path / "samples/docs.json")
-    assert "In their samples" not in said(find("main_experiment", results)), "they are of another run"
+    assert len(find("main_experiment", results).sentences) == without, "they are of another run"
 
 
 def test_the_cross_table_has_every_text_by_every_tokenizer(tmp_path):
@@ -90,8 +81,6 @@ def test_two_corpora_of_one_role_keep_their_own_figures(tmp_path):
     assert value(finding, "simple_corpus") == "stories", "the first of the study, whatever the experiment's order"
     assert value(finding, "simple_validation_loss") == pytest.approx(0.45 * 5.21 - 0.03, abs=1e-6)
     assert value(finding, "tales_validation_loss") == pytest.approx(0.45 * 5.52 - 0.03, abs=1e-6)
-    assert "on stories (in the place of TinyStories) 2.31" in finding.sentences[0]
-    assert "The model also reaches 2.454 nats per token" in said(finding)
     only = {"runs": {"docs": {"corpus": "docs"}, "tales": {"corpus": "tales"}}}
     finding = find("main_experiment", fabricate_study(tmp_path / "only", {"main_experiment": only}, corpora=corpora))
     assert (finding.status, value(finding, "simple_corpus")) == ("answered", "tales")
@@ -116,5 +105,3 @@ def test_one_corpus_alone_is_partial(tmp_path):
     runs = {"runs": {"stories": {"corpus": "stories"}}}
     finding = find("main_experiment", fabricate_study(tmp_path, {"main_experiment": runs}))
     assert finding.status == "partial"
-    assert "a comparison needs a finished run" in finding.sentences[0]
-    assert "It sees 409,600 tokens." in finding.sentences

@@ -37,14 +37,6 @@ def test_flops_and_time_have_the_errors_of_their_predictions(results):
     assert (found["utilization"], found["step_seconds"]) == (pytest.approx(0.25), pytest.approx(0.02))
     assert found["step_seconds_error"] == pytest.approx(-50)
     assert found["largest_parameters_error"] == 0
-    text = " ".join(part.sentences)
-    assert "exactly right for each shape of model that was trained (1); torch" in text
-    assert (
-        "counts 5,000,000 FLOPs of a training step of 8 sequences, and the prediction, 3 × the forward pass, is 20 %"
-        in text
-    )
-    assert "51,200 tokens a second (a step timed alone on the machine), which is 25.0 % of that ceiling" in text
-    assert "A step takes 20 ms; with the 50.0 % that the handout assumes it would take 10 ms, which is 50 % too" in text
     assert [row[3] for row in part.tables[0].rows] == pytest.approx([0, 0, 20, -50, 100, 100])
 
 
@@ -59,7 +51,6 @@ def test_whole_runs_have_their_flops_time_and_share_of_the_ceiling(results):
     assert row[4:6] == [pytest.approx(flops / 0.5e9), 20_000.0]
     assert row[6] == pytest.approx(100 * (flops / 0.5e9 / 20_000 - 1))
     assert row[7] == pytest.approx(100 * flops / 20_000 / 1e9)
-    assert "Over whole runs, which may have shared the machine, MFU is 8.5 % by" in part.sentences[-1]
 
 
 def test_without_a_step_timed_alone_the_runs_speed_is_told_as_theirs(results):
@@ -68,7 +59,6 @@ def test_without_a_step_timed_alone_the_runs_speed_is_told_as_theirs(results):
         change_summary(results, f"learning_rate/max_lr={rate}/seed0", tokens_per_second=speed)
     part = measured_compute.flops_and_time(results)
     assert figures(part)["tokens_per_second"] == 25_000
-    assert "25,000 tokens a second (the mean of the runs, which may have had company)" in part.sentences[1]
 
 
 def test_without_any_speed_the_figures_say_why(results):
@@ -78,7 +68,6 @@ def test_without_any_speed_the_figures_say_why(results):
     part = measured_compute.flops_and_time(results)
     assert part.metrics["utilization"].missing_reason == "no step or run of this model was timed"
     assert figures(part)["utilization"] is None
-    assert "tokens a second" not in " ".join(part.sentences)
 
 
 def test_activations_are_set_beside_both_lists_and_the_gaps_are_named(results):
@@ -86,11 +75,6 @@ def test_activations_are_set_beside_both_lists_and_the_gaps_are_named(results):
     found = figures(part)
     assert found["kept_activations_error"] == pytest.approx(-10)
     assert found["handout_activations_error"] == pytest.approx(20)
-    text = " ".join(part.sentences)
-    assert "saves 1,000 bytes of activations" in text
-    assert "gives 900 (10 % too little), the handout's simplified list 1,200 (20 % too much)" in text
-    assert "The list counts what is not kept, 600 bytes: logits (600 bytes)." in part.sentences
-    assert "It leaves out what is kept, 300 bytes: inputs of the RMSNorms (300 bytes)." in part.sentences
     rows = {row[0]: row[1:] for row in part.tables[0].rows}
     assert rows["activations: loss"] == [1200, 600, 600, 100, 0]
     assert rows["activations: RMSNorms"] == [0, 300, 400, -100, -25]
@@ -106,7 +90,6 @@ def test_peaks_of_runs_are_predicted_from_process_weights_and_activations(result
     assert row[1:3] == [2, 8]
     assert row[4:6] == [predicted, 400_000_000]
     assert figures(part)["largest_peak_memory_error"] == pytest.approx(100 * (predicted / 400_000_000 - 1))
-    assert "75.0 % is the process itself (300 MB before there is this model)" in part.sentences[-1]
 
 
 def test_runs_of_another_machine_are_not_set_beside_this_ones_process(results):
@@ -125,5 +108,4 @@ def test_the_examples_in_the_docstrings_hold():
 def test_a_study_that_measured_nothing_says_so(tmp_path):
     results = fabricate_study(tmp_path, SWEEP)
     for part in (measured_compute.flops_and_time(results), measured_memory.memory(results)):
-        assert f"run `snakemake --cores 1 {tmp_path}/model_measurements.json --configfile" in part.sentences[0]
         assert all(figure.value is None and figure.missing_reason for figure in part.metrics.values())

@@ -79,6 +79,8 @@ def corpus_metrics(corpus: str, samples: Samples) -> dict[str, Metric]:
     metrics[f"longest_sample_{corpus}"] = Metric(max(record.tokens for record in records), "tokens", source)
     ended = sum(record.reached_eos for record in records)
     metrics[f"ended_samples_{corpus}"] = Metric(ended, f"of {len(records)} samples", source)
+    truncated = sum(bool(record.context_truncations) for record in records)
+    metrics[f"truncated_samples_{corpus}"] = Metric(truncated, f"of {len(records)} samples", source)
     return metrics
 
 

@@ -100,6 +100,7 @@ def id_metrics(compared: TokenizerEvaluation) -> dict[str, Metric]:
     return {
         "largest_id": Metric(max(check.largest_id for check in checks), "", SOURCE),
         "uint16_suffices": Metric(all(check.fits_uint16 for check in checks), "", SOURCE),
+        "round_trip": Metric(all(row.round_trip for row in compared.compression), "", SOURCE),
     }
 
 
