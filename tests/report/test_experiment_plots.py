@@ -51,7 +51,7 @@ def test_the_table_has_a_row_for_each_run_and_seed_with_resolved_settings(result
     assert {"status", "perplexity", "bits_per_byte", "parameters", "train_seconds", "tokens_per_second"} <= set(rows[0])
 
 
-def test_a_diverged_run_is_told_and_does_not_stretch_the_loss_axis(results, tmp_path):
+def test_diverged_run_is_marked_and_does_not_stretch_the_loss_axis(results, tmp_path):
     experiment = results.experiment("learning_rate")
     curves = [read_curve(run) for run in experiment.runs]
     low, high = loss_range(curves)

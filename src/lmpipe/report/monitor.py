@@ -141,8 +141,8 @@ def study_view(look: Snapshot, width: int, collapsed: Sequence[str] = ()) -> Gro
     for experiment in look.files.study.plan.runs_by_experiment:
         runs = [run for run in look.runs if run.run.experiment == experiment]
         counts = ", ".join(f"{count} {state}" for state, count in count_states(runs))
-        shown = [run for run in runs if run.state not in collapsed]
-        parts += [Text(f"{experiment}: {counts}"), run_table(shown, names, name_width, losses)]
+        visible = [run for run in runs if run.state not in collapsed]
+        parts += [Text(f"{experiment}: {counts}"), run_table(visible, names, name_width, losses)]
     return Group(*parts)
 
 

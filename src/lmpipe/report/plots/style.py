@@ -152,7 +152,7 @@ def csv_cell(value: Any) -> Any:
 
 
 def round_coordinates(svg: str) -> str:
-    """Round the coordinates of paths to a hundredth of a point; saves a third of the report of the laptop study.
+    """Round the coordinates of paths to a hundredth of a point, which shortens the plots of an experiment by 14 %.
 
     >>> round_coordinates('<path d="M 1.234567 20.5"/>')
     '<path d="M 1.23 20.5"/>'
