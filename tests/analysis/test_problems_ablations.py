@@ -6,6 +6,8 @@ import math
 import pytest
 
 from lmpipe.analysis.problems import generic_experiment
+from lmpipe.analysis.problems.paired_comparison import compare, describe_seed_ranges
+from lmpipe.analysis.problems.run_summary import has_wide_spread
 from tests.support.fake_results import EXPERIMENTS, MODEL, change_summary, fabricate_study
 from tests.support.findings import ALONE, find, said, value
 
@@ -28,8 +30,7 @@ def test_the_best_of_the_rates_without_norms_is_set_beside_the_second(tmp_path):
     runs = {"baseline": {}, "none": {"norm": "none", "sweep": {"max_lr": [0.003, 0.01]}}}
     experiment = {"corpus": "stories", "seeds": [0, 1], "runs": runs}
     finding = find("layer_norm_ablation", fabricate_study(tmp_path, {"layer_norm_ablation": experiment}))
-    remains = "(0.003 and 0.01) the baseline's remains the best; the second, 0.003, ends higher by 0.101"
-    assert remains in said(finding)
+    assert value(finding, "variant") == value(finding, "tuned_variant") == "none_max_lr=0.01"
 
 
 def test_post_norm_is_told_at_the_same_rate_and_tuned(tmp_path):
@@ -70,7 +71,7 @@ def test_parameter_counts_that_differ_are_told_in_percent(tmp_path):
     path = tmp_path / "runs/swiglu_ablation/silu/seed0/summary.json"
     summary = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(summary | {"parameters": 332_988}), encoding="utf-8")
-    assert "332,988 parameters, 1.6 % more than the 327,744" in said(find("swiglu_ablation", results))
+    assert value(find("swiglu_ablation", results), "parameter_difference") == pytest.approx(332_988 / 327_744 - 1)
 
 
 @pytest.mark.parametrize(
@@ -158,27 +159,19 @@ def test_seeds_that_differ_widely_are_told_by_their_range(tmp_path):
     runs = {"baseline": {}, "post_norm": {"norm": "post"}}
     results = fabricate_study(tmp_path, {"pre_norm_ablation": ALONE | {"seeds": [0, 1, 2], "runs": runs}})
     change_summary(results, "pre_norm_ablation/post_norm/seed1", validation_loss=5.12)
-    ends = "end between 2.295 and 5.120 nats per token, where token frequencies alone give 5.210"
-    assert f"; the seeds of `post_norm` {ends}" in find("pre_norm_ablation", results).sentences[0]
-    assert "of `baseline` end between" not in said(find("pre_norm_ablation", results))
-    sweep = {"corpus": "stories", "seeds": [0, 1], "sweep": {"max_lr": [0.01]}}
-    results = fabricate_study(tmp_path / "sweep", {"learning_rate": sweep})
-    change_summary(results, "learning_rate/max_lr=0.01/seed1", validation_loss=5.12)
-    assert "mean of 2 seeds from 2.314 to 5.12 (perplexity" in find("learning_rate", results).sentences[0]
+    experiment = results.experiment("pre_norm_ablation")
+    assert has_wide_spread(experiment, "post_norm")
+    assert not has_wide_spread(experiment, "baseline")
+    (words,) = describe_seed_ranges(compare(experiment, "post_norm", "baseline"))
+    assert all(number in words for number in ("2.295", "5.120", "5.210"))
 
 
 def test_only_runs_on_the_same_batches_are_said_to_share_them(tmp_path, fabricated):
-    shared = "Runs of the same seed share their batches and, where shapes agree, their initial weights"
-    assert f"{shared}, so differences are paired over seeds." in find("pre_norm_ablation", fabricated).sentences
-
-    def told(name, **runs):
-        results = fabricate_study(tmp_path / name, {"mine": ALONE | {"runs": {"baseline": {}, **runs}}})
-        return said(generic_experiment.analyze(results, "mine"))
-
-    decayed, small, short = {"weight_decay": 0.2}, {"batch_size": 8}, {"context_length": 64}
-    assert "paired over seeds; the batches of `small` are other ones." in told("some", decayed=decayed, small=small)
-    assert "do not share their batches here" in told("none", small=small, short=short)
-    assert "paired" not in told("none again", small=small, short=short)
+    assert value(find("pre_norm_ablation", fabricated), "same_batches") is True
+    runs = {"decayed": {"weight_decay": 0.2}, "small": {"batch_size": 8}, "short": {"context_length": 64}}
+    results = fabricate_study(tmp_path, {"mine": ALONE | {"runs": {"baseline": {}, **runs}}})
+    finding = generic_experiment.analyze(results, "mine")
+    assert [value(finding, f"{name}_same_batches") for name in runs] == [True, False, False]
 
 
 def test_pairing_is_told_by_digests(fabricated, tmp_path):
@@ -196,15 +189,14 @@ def test_pairing_is_told_by_digests(fabricated, tmp_path):
 
 def test_a_variant_with_other_tokens_is_compared_in_bits_per_byte_and_one_on_other_text_not_at_all(tmp_path):
     runs = {"baseline": {}, "nope": {"position_embedding": "none", "vocab_size": 512}, "elsewhere": {"corpus": "docs"}}
-    finding = find("no_pos_emb", fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": runs}}))
-    told = "In `nope`, compared with `baseline`, from which it differs in position_embedding and vocab_size, the final"
-    assert finding.sentences[0].startswith(
-        f"{told} loss is higher by 0.211 bits per byte (one seed, so no interval): 1.063 against 0.8518"
-    )
-    assert (
-        "from which it differs in vocab_size and corpus, the corpora differ, so the final losses do not compare."
-        in said(finding)
-    )
+    results = fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": runs}})
+    finding = find("no_pos_emb", results)
+    assert finding.status == "partial", "the variant differs in more than the position embedding"
+    experiment = results.experiment("no_pos_emb")
+    other_tokens = compare(experiment, "nope", "baseline")
+    assert (other_tokens.measure, round(other_tokens.difference.mean, 3)) == ("bits_per_byte", 0.211)
+    other_text = compare(experiment, "elsewhere", "baseline")
+    assert (other_text.measure, other_text.difference) == (None, None)
 
 
 def test_ablations_find_their_runs_under_other_names(tmp_path):
