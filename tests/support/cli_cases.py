@@ -141,7 +141,8 @@ def outputs() -> dict[str, Path]:
     """Return an output of each command that makes one: the file that it writes, or the folder that it fills."""
     plan, paths = the_plan(), StudyPaths(Path(RESULTS))
     made = {stage.command: next(iter(stage.outputs(plan, paths)), None) for stage in reversed(STAGES)}
-    return {name: path for name, path in made.items() if path} | {"concat-tokens": Path("concatenated.bin")}
+    others = {"concat-tokens": Path("concatenated.bin"), "train": paths.run("tuned", "baseline", 0)}
+    return {name: path for name, path in made.items() if path} | others
 
 
 def fills_folder(name: str) -> bool:
