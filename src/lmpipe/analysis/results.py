@@ -14,7 +14,6 @@ from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import is_number
-from lmpipe.study.documents import read_shape
 from lmpipe.study.paths import StudyPaths
 from lmpipe.study.schema import Study
 
@@ -164,11 +163,6 @@ class Results:
         self.study = study
         self.run_keys = dict(run_keys)
         self._experiments: dict[str, ExperimentRuns] = {}
-
-    def json(self, name: str, kind: Any) -> Any | None:
-        """Read a JSON result by its path below the folder; None if it is missing."""
-        path = self.folder / name
-        return read_shape(path, kind) if path.exists() else None
 
     def document(self, kind: type[Doc], name: str) -> Doc | None:
         """Read a document by its path below the folder; None if it is missing."""
