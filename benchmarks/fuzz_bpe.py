@@ -258,7 +258,7 @@ def try_text(chance: Chance, path: Path, ours: Tokenizer, findings: Findings, in
     pieces = cut_anywhere(chance.random, text)
     inputs = {**inputs, "text": data, "pieces": pieces}
     if chance.random.random() < 0.1:
-        findings.compare("forget", None, ours.forget, inputs)
+        findings.compare("clear_cache", None, ours.clear_cache, inputs)
     findings.compare("encode", expected, lambda: ours.encode(text), inputs)
     findings.compare("encode_iterable", expected, lambda: list(ours.encode_iterable(pieces)), inputs)
     if chance.random.random() < FILE_SHARE:

@@ -53,7 +53,7 @@ def classes():
         yield buffer.address
 
 
-def scanned(kernels, classes, data: bytes, room: int = SCAN_SLACK) -> list[bytes]:
+def scan_pretokens(kernels, classes, data: bytes, room: int = SCAN_SLACK) -> list[bytes]:
     """The pre-tokens of a text, found by calls that have room for `room` starts each."""
     found = []
     with buffer_of(data) as text, Buffer(4 * room) as starts, Buffer(SCAN.nbytes) as state:
@@ -67,7 +67,7 @@ def cut(data: bytes, starts: list[int]) -> list[bytes]:
     return [data[start:stop] for start, stop in pairwise([*starts, len(data)])]
 
 
-def published(data: bytes) -> list[bytes]:
+def regex_pretokens(data: bytes) -> list[bytes]:
     text = data.decode("utf-8", "surrogateescape")
     return [found.encode("utf-8", "surrogateescape") for found in regex.findall(naive_bpe.GPT2, text)]
 
@@ -77,9 +77,9 @@ def published(data: bytes) -> list[bytes]:
 @given(data=ANY_BYTES, offset=st.integers(0, 64), room=st.integers(SCAN_SLACK, 3 * SCAN_SLACK))
 @example(data="a  b\n\n c\u3000 d \u3000e 's  'll\x85\x85".encode(), offset=0, room=64)
 @example(data=b"a" * 4 + "\u3000".encode() * 20, offset=52, room=64)
-def test_scan_finds_what_the_pattern_finds_in_any_bytes(kernels, classes, data, offset, room):
+def test_scan_equals_the_regex_on_any_bytes(kernels, classes, data, offset, room):
     data = b"x" * offset + data
-    assert scanned(kernels, classes, data, room) == published(data)
+    assert scan_pretokens(kernels, classes, data, room) == regex_pretokens(data)
 
 
 @variants
@@ -87,7 +87,7 @@ def test_scan_of_characters_of_all_scripts_between_others(kernels, classes):
     characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
     stride = 11 if kernels is VARIANTS["vector"] else 37
     data = "".join(map("{0}a{0}1 {0}.{0}  ".format, characters[::stride])).encode()
-    assert scanned(kernels, classes, data, 1 << 12) == published(data)
+    assert scan_pretokens(kernels, classes, data, 1 << 12) == regex_pretokens(data)
 
 
 @variants
@@ -95,11 +95,11 @@ def test_scan_of_characters_of_all_scripts_between_others(kernels, classes):
 def test_scan_at_every_offset_of_a_block(kernels, classes, piece):
     for offset in range(130):
         data = (("x" * offset) + piece * 3 + "s").encode()
-        assert scanned(kernels, classes, data) == published(data)
-        assert scanned(kernels, classes, data[:-2]) == published(data[:-2])
+        assert scan_pretokens(kernels, classes, data) == regex_pretokens(data)
+        assert scan_pretokens(kernels, classes, data[:-2]) == regex_pretokens(data[:-2])
 
 
-def test_what_lies_behind_the_text_does_not_matter(classes):
+def test_scan_ignores_bytes_behind_the_text(classes):
     with Buffer(300 + PADDING) as text, Buffer(4 * 400) as starts, Buffer(64) as state:
         for stop in range(200):
             data = (b"it's  \xe3\x80\x80 so'l" * 20)[:stop]
@@ -108,7 +108,7 @@ def test_what_lies_behind_the_text_does_not_matter(classes):
                 state.array("i8", 8)[:] = 0
                 count = load_variant(MODULE).scan(text.address, stop, classes, state.address, starts.address, 400)
                 found = starts.array("u4", count).tolist()
-                assert cut(data, found) == published(data)
+                assert cut(data, found) == regex_pretokens(data)
 
 
 @variants
@@ -117,7 +117,7 @@ def test_what_lies_behind_the_text_does_not_matter(classes):
     specials=st.lists(st.sampled_from(["<|a|>", "<|a|><|b|>", "|><", "a", "ab x", " <", "xx"]), unique=True),
     room=st.integers(1, 5),
 )
-def test_special_tokens_are_found_the_longest_first(kernels, text, specials, room):
+def test_longest_special_token_wins(kernels, text, specials, room):
     data, found, place = text.encode(), [], 0
     with (
         SpecialTokenTable([special.encode() for special in specials]) as table,
@@ -136,7 +136,7 @@ def test_special_tokens_are_found_the_longest_first(kernels, text, specials, roo
     assert found == expected
 
 
-def test_checked_kernels_tell_a_read_and_a_write_outside_of_their_buffers(classes):
+def test_checked_kernels_report_accesses_outside_their_buffers(classes):
     checked = VARIANTS["checked"]
     with buffer_of(b"word" * 100) as text, Buffer(4 * 200) as starts, Buffer(64) as state:
         with pytest.raises(MemoryError, match="kernel scan: 64 bytes at"):
@@ -148,7 +148,7 @@ def test_checked_kernels_tell_a_read_and_a_write_outside_of_their_buffers(classe
         assert checked.scan(text.address, 3, classes, state.address, starts.address, 64) == 1
 
 
-def test_buffers_keep_their_content_when_they_grow():
+def test_growth_keeps_the_content_of_a_buffer():
     with Buffer(100) as buffer:
         buffer.bytes_view()[:] = bytes(range(100))
         for size in (5000, 1 << 24):
@@ -167,7 +167,7 @@ def test_failed_growth_leaves_a_buffer_as_it_was():
         assert (buffer.size, bytes(buffer.bytes_view())) == (100, bytes(range(100)))
 
 
-def test_class_table_knows_every_character_as_the_regex_package_does():
+def test_class_table_equals_the_regex_package():
     table = np.frombuffer(class_table(), np.uint8)
     characters = "".join(map(chr, range(sys.maxunicode + 1)))
     for kind, pattern in ((LETTER, r"\p{L}"), (DIGIT, r"\p{N}"), (WHITE, r"\s")):

@@ -15,7 +15,7 @@ ENGINE = [
 ]
 
 
-def test_the_engine_stays_inside_its_buffers_when_every_address_is_checked():
+def test_kernels_stay_inside_their_buffers():
     done = subprocess.run(
         [
             sys.executable,

@@ -28,7 +28,7 @@ def cache_folder(monkeypatch, tmp_path):
     return tmp_path / "cache" / "kernels"
 
 
-def test_content_is_cached_under_a_lock_and_made_again_when_damaged(cache_folder):
+def test_content_is_made_once_and_again_when_damaged(cache_folder):
     made = []
 
     def make():
@@ -71,7 +71,7 @@ def test_full_disk_leaves_the_content_to_this_process_with_one_notice(monkeypatc
     assert "for this process alone" in output.err
 
 
-def test_folders_that_others_can_write_to_are_not_used(monkeypatch, tmp_path):
+def test_cache_folder_is_private(monkeypatch, tmp_path):
     monkeypatch.setenv("LMPIPE_CACHE", str(tmp_path / "open"))
     monkeypatch.setattr(disk_cache.tempfile, "gettempdir", lambda: str(tmp_path))
     (tmp_path / "open" / "kernels").mkdir(parents=True)
@@ -84,7 +84,7 @@ def test_folders_that_others_can_write_to_are_not_used(monkeypatch, tmp_path):
     assert disk_cache.cache_folder() == tmp_path / f"lmpipe-{os.getuid()}" / "kernels"
 
 
-def test_a_process_loads_the_kernels_without_numba():
+def test_kernels_load_without_numba():
     load(MODULE)
     code = f"import sys; from lmpipe.kernels.runtime.loader import load; kernels = load({MODULE!r})\n"
     code += "print(callable(kernels.scan), 'numba' in sys.modules)"

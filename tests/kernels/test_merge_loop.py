@@ -13,9 +13,9 @@ from lmpipe.tokenizer.pretoken_counts import PretokenCounts
 from tests.reference import naive_bpe
 
 VARIANTS = {"vector": (False, False), "scalar": (True, False), "checked": (False, True)}
-DENSE = st.lists(st.text(alphabet="ab", min_size=1, max_size=24), max_size=12)
-VARIED = st.lists(st.binary(min_size=1, max_size=40) | st.sampled_from([b"low", b"lower", b"newest", b"widest"]))
-COUNTS = st.one_of(DENSE.map(lambda words: [word.encode() for word in words]), VARIED).flatmap(
+DENSE_WORDS = st.lists(st.text(alphabet="ab", min_size=1, max_size=24), max_size=12)
+VARIED_WORDS = st.lists(st.binary(min_size=1, max_size=40) | st.sampled_from([b"low", b"lower", b"newest", b"widest"]))
+COUNTS = st.one_of(DENSE_WORDS.map(lambda words: [word.encode() for word in words]), VARIED_WORDS).flatmap(
     lambda words: st.fixed_dictionaries(dict.fromkeys(words, st.integers(1, 9)))
 )
 
@@ -43,7 +43,7 @@ def naive(counts: dict[bytes, int], wanted: int) -> list[bytes]:
 @example(counts={b"a" * 100: 3, b"ab" * 50: 2, b"a": 7, b"aaa": 1}, wanted=40, kept=1)
 @example(counts={b"x" * 17: 1, b"y" * 33: 2, b"xy" * 16 + b"x": 1}, wanted=40, kept=1000)
 @example(counts={}, wanted=5, kept=1)
-def test_merges_are_those_of_the_plain_definition(variant, first, counts, wanted, kept):
+def test_merges_equal_the_naive_reference(variant, first, counts, wanted, kept):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(merge_loop, "load", lambda module, wide: load_variant(module, *variant, wide))
         patch.setattr(merge_loop, "MIN_COUNT_FACTOR", 1e-9 if kept == 1 else 0.4)
@@ -52,7 +52,7 @@ def test_merges_are_those_of_the_plain_definition(variant, first, counts, wanted
         assert train(counts, first, wanted) == naive(counts, wanted)
 
 
-def test_buffers_grow_when_they_must(monkeypatch):
+def test_full_buffers_grow(monkeypatch):
     generator = random.Random(0)
     counts = {bytes(generator.choices(range(97, 117), k=12)): generator.randint(1, 99) for _ in range(300)}
     make_room, reasons = merge_loop.MergeLoop.make_room, set()
