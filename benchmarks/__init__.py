@@ -1,1 +1,1 @@
-"""Side-by-side measurements against peers, and runs that try to break lmpipe: `python -m bench.NAME`."""
+"""Speed beside named peers (`python -m benchmarks.NAME`), and endurance runs that try to break lmpipe."""

@@ -1,1 +1,1 @@
-"""Endurance runs that try to break lmpipe: kills, damaged files, hostile studies and servers, a sweep on SLURM."""
+"""Endurance runs that try to break lmpipe: kills, damaged files, hostile studies, a sweep on SLURM."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.cluster import sweep_study, workflow
-from benchmarks.doubles import gpu_use, make_environment, most_at_once
+from benchmarks.endurance.fake_training import gpu_use, make_environment, max_overlap
+from benchmarks.endurance.slurm_sweep import run, sweep_study
 from lmpipe.training.devices import device_name, find_device
 
 ROOT = Path(__file__).parents[2]
@@ -18,31 +18,31 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def texts_done(tmp_path_factory):
-    """A folder with a study that has a sweep of six short runs, up to its token files; not to be changed."""
+    """A folder with a study that has a sweep of four short runs, up to its token files; not to be changed."""
     folder = tmp_path_factory.mktemp("study")
     study = folder / "study.yaml"
-    settings = sweep_study(20) | {"seeds": [0, 1, 2]}
+    settings = sweep_study(20) | {"seeds": [0, 1]}
     settings["corpora"]["stories"]["shards"] = 1
     study.write_text(yaml.safe_dump(settings), encoding="utf-8")
     tokens = [f"results/sweep/tokens/stories/{split}.bin" for split in ("train", "valid")]
-    succeed(workflow(folder, study, "--cores", "2", *tokens))
+    succeed(run(folder, study, "--cores", "2", *tokens))
     return folder
 
 
-def succeed(done):
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return done
+def succeed(result):
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    return result
 
 
 def train_on_fakes(texts_done, tmp_path, *arguments):
-    """Train the sweep of rates under profiles/gpu with two fake GPUs; how each was used, and what was said."""
+    """Train the sweep of rates under profiles/gpu with two fake GPUs; return their uses and the log."""
     folder = tmp_path / "study"
     shutil.copytree(texts_done, folder, symlinks=True)
-    python = make_environment(tmp_path / "environment", gpus={"cuda:0": "fake-0", "cuda:1": "fake-1"}, seconds=1.0)
+    python = make_environment(tmp_path / "environment", gpus={"cuda:0": "fake-0", "cuda:1": "fake-1"}, seconds=3.0)
     best = "results/sweep/experiments/rates/best.json"
     profile = ["--cores", "6", "--workflow-profile", str(tmp_path)]
-    done = succeed(workflow(folder, folder / "study.yaml", best, *profile, *arguments, python=python))
-    return gpu_use(tmp_path / "environment"), done.stderr
+    result = succeed(run(folder, folder / "study.yaml", best, *profile, *arguments, python=python))
+    return gpu_use(tmp_path / "environment"), result.stderr
 
 
 def write_profile(folder, runs, runs_per_gpu):
@@ -59,38 +59,38 @@ def by_device(uses):
 
 def test_parallel_runs_have_a_gpu_each(texts_done, tmp_path):
     write_profile(tmp_path, 2, 1)
-    uses, said = train_on_fakes(texts_done, tmp_path)
-    assert len(uses) == 6
-    assert most_at_once(uses) == 2
-    assert {name: most_at_once(used) for name, used in by_device(uses).items()} == {"cuda:0": 1, "cuda:1": 1}
-    assert "there is no total" not in said
+    uses, log = train_on_fakes(texts_done, tmp_path)
+    assert len(uses) == 4
+    assert max_overlap(uses) == 2
+    assert {name: max_overlap(used) for name, used in by_device(uses).items()} == {"cuda:0": 1, "cuda:1": 1}
+    assert "there is no total" not in log
 
 
 def test_runs_per_gpu_share_it(texts_done, tmp_path):
     write_profile(tmp_path, 4, 2)
     uses, _ = train_on_fakes(texts_done, tmp_path)
-    assert {name: most_at_once(used) for name, used in by_device(uses).items()} == {"cuda:0": 2, "cuda:1": 2}
+    assert {name: max_overlap(used) for name, used in by_device(uses).items()} == {"cuda:0": 2, "cuda:1": 2}
 
 
 def test_missing_total_is_a_warning_and_runs_wait_for_a_gpu(texts_done, tmp_path):
     write_profile(tmp_path, 2, 1)
-    uses, said = train_on_fakes(texts_done, tmp_path, "--resources", "mem_mb=1000000")
-    assert said.count("train: jobs ask for a gpu, but there is no total") == 1
-    assert {name: most_at_once(used) for name, used in by_device(uses).items()} == {"cuda:0": 1, "cuda:1": 1}
+    uses, log = train_on_fakes(texts_done, tmp_path, "--resources", "mem_mb=1000000")
+    assert log.count("train: jobs ask for a gpu, but there is no total") == 1
+    assert {name: max_overlap(used) for name, used in by_device(uses).items()} == {"cuda:0": 1, "cuda:1": 1}
 
 
 def test_gpu_profile_without_a_gpu_uses_the_cpu(texts_done, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(texts_done, folder, symlinks=True)
-    run = "results/sweep/runs/rates/max_lr=0.0001/seed0/summary.json"
+    summary = "results/sweep/runs/rates/max_lr=0.0001/seed0/summary.json"
     profile = ["--cores", "2", "--workflow-profile", str(ROOT / "profiles/gpu")]
-    succeed(workflow(folder, folder / "study.yaml", run, *profile))
-    device = json.loads((folder / run).read_text(encoding="utf-8"))["device"]
+    succeed(run(folder, folder / "study.yaml", summary, *profile))
+    device = json.loads((folder / summary).read_text(encoding="utf-8"))["device"]
     assert device == device_name(find_device())
 
 
-@pytest.mark.parametrize("asked", ["gpu=4", "gres=gpu:a100:4"])
-def test_gpus_reach_the_command(texts_done, asked):
-    run = "results/sweep/runs/rates/max_lr=0.0001/seed0/summary.json"
-    told = ["--cores", "2", "--set-resources", f"train:{asked}", "--dry-run", "--printshellcmds"]
-    assert " --gpus 4 " in succeed(workflow(texts_done, texts_done / "study.yaml", run, *told)).stdout
+@pytest.mark.parametrize("resources", ["gpu=4", "gres=gpu:a100:4"])
+def test_gpus_reach_the_command(texts_done, resources):
+    summary = "results/sweep/runs/rates/max_lr=0.0001/seed0/summary.json"
+    arguments = ["--cores", "2", "--set-resources", f"train:{resources}", "--dry-run", "--printshellcmds"]
+    assert " --gpus 4 " in succeed(run(texts_done, texts_done / "study.yaml", summary, *arguments)).stdout
