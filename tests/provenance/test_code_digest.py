@@ -151,16 +151,16 @@ def test_a_package_inside_another_projects_checkout_has_no_commit(package):
     (package.parent / "another.txt").touch()
     for arguments in (["init", "--quiet"], ["add", "another.txt"], ["commit", "--quiet", "--message", "another"]):
         subprocess.run([*git, *arguments], check=True)
-    assert commit() == {"commit": None, "changed": None}
+    assert commit() == (None, None)
     subprocess.run([*git, "add", "."], check=True)
-    assert commit()["changed"] is True
+    assert commit()[1] is True
     subprocess.run([*git, "commit", "--quiet", "--message", "the package"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert commit() == {"commit": head, "changed": False}
+    assert commit() == (head, False)
 
 
 def test_the_environment_says_what_is_needed_to_repeat():
     record = environment()
-    assert record["versions"]["torch"].startswith("2.")
-    assert record["hardware"]["cores"] >= 1
-    assert set(commit()) == {"commit", "changed"}
+    assert record.versions["torch"].startswith("2.")
+    assert record.hardware.cores >= 1
+    assert (record.commit, record.dirty) == commit()

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from lmpipe.planning.session import write_study
 from lmpipe.planning.stages import records
 from lmpipe.provenance.job_records import (
     RECORD,
+    JobRecord,
     JobResult,
+    StudyProvenance,
     collect_records,
-    input_checksums,
+    input_files,
     record_path,
-    result_files,
     run_recorded,
 )
 from lmpipe.study.paths import StudyPaths
@@ -77,13 +79,13 @@ def test_a_record_lies_beside_every_result_and_names_its_files(tokens):
 
 def test_a_record_says_what_made_the_result(tokens):
     record = record_of("bpe/c/provenance.json")
-    assert record["verb"] == "train-bpe"
+    assert record["command"] == "train-bpe"
     arguments = {"counts": ["counts/0.npz"], "corpus": "c", "vocab_size": 262, "output": "bpe/c"}
     assert record["arguments"] == arguments
     assert {"tokenizer.bpe_training", "tokenizer.vocabulary", "regex"} <= set(record["code"])
     assert {"python", "lmpipe", "torch", "regex"} <= set(record["versions"])
-    assert set(record) >= {"commit", "changed", "hardware", "seeds"}
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record["started"])
+    assert set(record) >= {"commit", "dirty", "hardware", "seeds"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record["started_at"])
     assert 0 < record["wall_seconds"] < 60
     assert record["peak_memory_bytes"] > 10**7
 
@@ -103,10 +105,13 @@ def test_a_file_in_a_folder_below_its_record_is_found(tmp_path):
         return JobResult(tmp_path / "findings.json")
 
     run_recorded("analyze", {}, ["io.files"], draw)
-    write_json(tmp_path / RECORD, {"study": "x", "records": {}, "files": {}})
+    write_json(tmp_path / RECORD, {"study": "x", "settings": {}, "records": {}})
+    (tmp_path / "study.yaml").touch()
     (tmp_path / "figures/.snakemake_timestamp").touch()
-    found = input_checksums([tmp_path / "figures", tmp_path / "findings.json"], tmp_path)
-    assert found == checksums(tmp_path, "figures/one.json", "findings.json")
+    inputs = input_files([tmp_path / "figures", tmp_path / "findings.json"], tmp_path)
+    assert {name: info.model_dump() for name, info in inputs.items()} == checksums(
+        tmp_path, "figures/one.json", "findings.json"
+    )
 
 
 def test_results_do_not_depend_on_time_but_for_their_records(tokens):
@@ -148,52 +153,54 @@ def test_a_copied_run_says_so_and_names_what_trained_it(tmp_path, monkeypatch):
         # Another machine and another commit than this one's trained what is in the store.
         [stored] = results.glob("store/*/summary.json")
         summary = record_of(stored)
-        summary["environment"] |= {"commit": "f" * 40, "changed": False}
+        summary["environment"] |= {"commit": "f" * 40, "dirty": False}
         summary["environment"]["hardware"]["processor"] = "another"
         write_json(stored, summary)
     first, second = (record_of(results / f"runs/x/{run}/seed0" / RECORD) for run in ("first", "second"))
-    assert (first["copied_from_store"], second["copied_from_store"]) == (False, True)
+    assert (first["cache_hit"], second["cache_hit"]) == (False, True)
     assert first["hardware"]["processor"] != "another"
-    assert (second["commit"], second["changed"]) == ("f" * 40, False)
+    assert (second["commit"], second["dirty"]) == ("f" * 40, False)
     assert second["hardware"] == first["hardware"] | {"processor": "another"}
     assert second["code"] == first["code"]
-    assert second["training_seconds"] == first["training_seconds"] > 0
+    assert second["train_seconds"] == first["train_seconds"] > 0
     assert set(second["outputs"]) == {"config.json", "metrics.csv", "model.safetensors", "summary.json"}
     assert {"../../../../tokens/tiny/train.bin", "../../../../tokenizers/tiny/vocab.json"} <= set(second["inputs"])
 
 
-def collected_study(results):
+@pytest.fixture
+def collected(tmp_path):
     """A results folder with a record for every job of the small study, and their collection."""
     plan = load_plan(STUDY, "the small study")
     for path in records(plan):
-        output = Path(path).name.removesuffix(RECORD) + "json"
-        write_json(results / path, {"outputs": {output: {"bytes": 1, "sha256": "0" * 64}}})
-    collect_records(records(plan), STUDY, results, results / RECORD)
-    return record_of(results / RECORD)
+        fills_folder = Path(path).name == RECORD
+        output = (tmp_path / path).parent / "a.json" if fills_folder else tmp_path / path.replace(RECORD, "json")
+        result = JobResult(output.parent if fills_folder else output)
+        run_recorded("analyze", {}, ["io.files"], lambda output=output, result=result: write_json(output, 0) or result)
+    collect_records(records(plan), STUDY, tmp_path, tmp_path / RECORD)
+    return tmp_path
 
 
-def test_the_collection_holds_every_record_and_every_file(tmp_path):
-    collected = collected_study(tmp_path)
-    assert collected["settings"] == STUDY
-    assert {"pretokens/stories/0.provenance.json", "pretokens/stories/1.provenance.json"} <= set(collected["records"])
-    assert "experiments/learning_rate/best.provenance.json" in collected["records"]
-    assert "experiments/no_pos_emb/best.provenance.json" not in collected["records"], "no rate is taken from it"
-    assert collected["files"]["pretokens/stories/0.json"]["record"] == "pretokens/stories/0.provenance.json"
-    for path, record in collected["records"].items():
-        content = (tmp_path / path).read_bytes()
-        assert record == json.loads(content)
-        expected = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "record": path}
-        assert collected["files"][path] == expected
-    assert result_files(collected["records"]) == collected["files"]
+def test_collection_has_every_record_and_every_checksum(collected):
+    study = StudyProvenance.read(collected / RECORD)
+    assert study.settings == STUDY
+    assert {"pretokens/stories/0.provenance.json", "pretokens/stories/1.provenance.json"} <= set(study.records)
+    assert "experiments/learning_rate/best.provenance.json" in study.records
+    assert "experiments/no_pos_emb/best.provenance.json" not in study.records, "no rate is taken from it"
+    assert "pretokens/stories/0.json" in study.files
+    for path, record in study.records.items():
+        assert record == JobRecord.read(collected / path)
+    done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=collected, capture_output=True)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 2 * len(study.records) + 1
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"outputs": {"../x": {"bytes": 1, "sha256": ""}}}'])
-def test_a_missing_or_damaged_record_is_told(tmp_path, content):
-    collected_study(tmp_path)
-    path = tmp_path / "unicode.provenance.json"
+def test_missing_or_damaged_record_is_refused(collected, content):
+    path = collected / "unicode.provenance.json"
     path.unlink() if content is None else path.write_text(content)
-    with pytest.raises(InputError, match=re.escape(str(path))):
-        collect_records(records(load_plan(STUDY, "the small study")), STUDY, tmp_path, tmp_path / RECORD)
+    with pytest.raises(InputError) as caught:
+        collect_records(records(load_plan(STUDY, "the small study")), STUDY, collected, collected / RECORD)
+    assert caught.value.where == str(path)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_settings_code_versions_hardware_and_texts(studies):
         run["code"]["train"] = "0123456789abcdef"
         run["versions"]["torch"] = "9.9"
         run["hardware"]["cores"] = 1024
-        content["files"]["corpora/tiny/train.txt"]["sha256"] = "f" * 64
+        content["records"]["corpora/tiny/provenance.json"]["outputs"]["train.txt"]["sha256"] = "f" * 64
 
     change(studies[1] / "provenance.json", edit)
     comparison = compare_studies(*studies)

@@ -24,7 +24,7 @@ from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import find_study, start_session
 from lmpipe.report.monitor import is_active, live_view, seconds_left, study_view
 from lmpipe.training.progress import PROGRESS
-from tests.support.fake_results import fabricate_study
+from tests.support.fake_results import fabricate_study, write_record
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 UNDER_WAY = "no_pos_emb/nope/seed0"
@@ -137,10 +137,9 @@ def test_records_of_trained_runs_are_measurements_and_copies_are_not(study):
     run = study.plan.runs[0]
     cost = run_cost(study.plan, run).seconds(CPU_CORE)
     before = seconds_left(look(study))
-    record = study.folder / run.folder / "provenance.json"
-    record.write_text(json.dumps({"copied_from_store": True, "wall_seconds": 1e9}), encoding="utf-8")
+    write_record(study.folder, run.folder, "train", [], ["summary.json"], cache_hit=True, wall_seconds=1e9)
     assert seconds_left(look(study)) == before
-    record.write_text(json.dumps({"copied_from_store": False, "wall_seconds": 1e6 * cost}), encoding="utf-8")
+    write_record(study.folder, run.folder, "train", [], ["summary.json"], cache_hit=False, wall_seconds=1e6 * cost)
     assert seconds_left(look(study)) > 1000 * before
 
 

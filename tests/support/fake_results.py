@@ -77,7 +77,7 @@ ENVIRONMENT = {
     "versions": {"python": "3.11.7", "lmpipe": "0.1.0", "torch": "2.13.0", "numpy": "2.3.1", "regex": "2025.9.1"},
     "hardware": {"processor": "AMD EPYC", "cores": 2, "memory_bytes": 24 * 2**30, "system": "Linux 6.1 x86_64"},
     "commit": "0123456789abcdef0123456789abcdef01234567",
-    "changed": False,
+    "dirty": False,
 }
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 3.0)
 BEST_RATE = 0.01
@@ -407,7 +407,7 @@ def fabricate_records(results: Results) -> None:
     for experiment in results.experiments():
         for run in experiment.runs:
             folder, tokens = run.folder.relative_to(results.folder).as_posix(), f"tokens/{run.config.corpus}"
-            seconds = {"seeds": [run.seed], "training_seconds": run.summary.train_seconds}
+            seconds = {"seeds": [run.seed], "train_seconds": run.summary.train_seconds}
             write_record(results.folder, folder, "train", [f"{tokens}/train.json"], ["summary.json"], **seconds)
         read = [f"{run.folder.relative_to(results.folder).as_posix()}/summary.json" for run in experiment.runs]
         write_record(results.folder, f"experiments/{experiment.name}", "plot-experiment", read, ["table.csv"])
@@ -420,11 +420,16 @@ def write_record(
     checksum = {"bytes": 1, "sha256": "0" * 64}
     up = "../" * (folder.count("/") + 1)
     record = {
-        "verb": verb,
+        "command": verb,
+        "arguments": {},
+        "settings": {},
         "seeds": [],
         "inputs": {up + path: checksum for path in inputs},
         "outputs": dict.fromkeys(outputs, checksum),
+        "code": {},
+        "started_at": "2026-01-01T00:00:00+00:00",
         "wall_seconds": 2.0,
+        "peak_memory_bytes": 10**8,
         **ENVIRONMENT,
     }
     write(base / folder / f"{name}.json", record | facts)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lmpipe.provenance.environment import Environment, environment
+from lmpipe.provenance.environment import environment
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training.run_config import RunConfig, TokenFileReference, TokenFileReferences, TokenizerReference
 from lmpipe.training.run_store import InitDigest, RunSummary
@@ -60,6 +60,6 @@ def run_summary(**changes: Any) -> RunSummary:
         precision="float32",
         num_resumes=0,
         code={"model.transformer": "0" * 16},
-        environment=Environment(**environment("torch", "numpy")),
+        environment=environment("torch", "numpy"),
     )
     return summary.model_copy(update=changes)

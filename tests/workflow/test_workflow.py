@@ -22,6 +22,8 @@ from lmpipe.analysis.runs import Run
 from lmpipe.planning.estimate import distinct_runs
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import find_study
+from lmpipe.provenance.checksums import CHECKSUMS, read_checksums
+from lmpipe.provenance.job_records import RECORD, StudyProvenance
 from lmpipe.study.problems import PROBLEMS
 from lmpipe.training.run_config import BestRun
 from tests.support.browser import check_page
@@ -232,7 +234,7 @@ def collected(results):
 
 
 def test_every_result_is_named_in_exactly_one_record(results, collected):
-    others = {"store", "benchmarks", "provenance.json", "study.yaml", "session.json"}
+    others = {"store", "benchmarks", "provenance.json", "SHA256SUMS", "study.yaml", "session.json"}
     found = [path.relative_to(results.folder) for path in results.folder.rglob("*") if path.is_file()]
     found = {path.as_posix() for path in found if path.parts[0] not in others and path.name != ".snakemake_timestamp"}
     named = [
@@ -241,20 +243,20 @@ def test_every_result_is_named_in_exactly_one_record(results, collected):
         for output in content["outputs"]
     ]
     assert len(named) == len(set(named))
-    assert {*named, *collected["records"]} == found == set(collected["files"])
+    assert {*named, *collected["records"]} == found == set(read_checksums(results.folder / CHECKSUMS)) - {RECORD}
     assert "tokens/docs/train.bin" in named
     assert "runs/main_experiment/docs/seed0/model.safetensors" in named
 
 
 def test_checksums_lead_from_the_report_back_to_the_corpora(collected):
+    files = StudyProvenance.model_validate(collected).files
     reached = []
     for record, content in collected["records"].items():
         for path, found in content["inputs"].items():
             name = os.path.normpath(Path(record).parent / path)
-            assert collected["files"][name]["sha256"] == found["sha256"], f"{record}: {name}"
+            assert files[name].sha256 == found["sha256"], f"{record}: {name}"
             reached.append(name)
-    results = {name for name, file in collected["files"].items() if name != file["record"]}
-    assert results - set(reached) == {"report.html"}, "everything but the report is used"
+    assert files.keys() - set(reached) == {"report.html"}, "everything but the report is used"
 
 
 def test_records_say_what_made_the_study(collected):
@@ -262,14 +264,14 @@ def test_records_say_what_made_the_study(collected):
     assert collected["settings"]["study"] == collected["study"] == "smoke"
     for path, record in records.items():
         assert record["code"] and record["versions"]["lmpipe"] and record["hardware"]["cores"], path
-        assert record["wall_seconds"] > 0 and record["started"] and "changed" in record, path
+        assert record["wall_seconds"] > 0 and record["started_at"] and "dirty" in record, path
     runs = [record for path, record in records.items() if path.startswith("runs/")]
-    assert {record["copied_from_store"] for record in runs} == {True, False}
+    assert {record["cache_hit"] for record in runs} == {True, False}
     assert records["runs/layer_norm_ablation/baseline/seed1/provenance.json"]["seeds"] == [1]
 
 
 def test_a_finished_study_is_verified_and_a_changed_byte_is_found(results, collected, tmp_path):
-    assert verify(results.folder) == (0, [f"all {len(collected['files'])} files agree"])
+    assert verify(results.folder) == (0, [f"all {len(read_checksums(results.folder / CHECKSUMS))} files agree"])
     copy = tmp_path / "moved"
     shutil.copytree(results.folder, copy, ignore=shutil.ignore_patterns("store"))
     path = copy / "tokens" / "stories" / "valid.bin"

@@ -129,6 +129,7 @@ rule collect_provenance:
         inputs.records(),
     output:
         "<results>/provenance.json",
+        "<results>/SHA256SUMS",
     log:
         "<logs>/collect_provenance.log",
     benchmark:

@@ -1,7 +1,7 @@
 """Commands for models: accounting, measurements, training runs and generated text."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lmpipe.cli.arguments import (
     Args,
@@ -180,7 +180,6 @@ def run_train(args: Args) -> "JobResult":
     """Run `lmpipe train`."""
     from lmpipe.planning.plan import find_name
     from lmpipe.planning.session import read_study
-    from lmpipe.provenance.job_records import training_result
     from lmpipe.training.run import train
 
     plan, paths = read_study(args.results)
@@ -193,6 +192,21 @@ def run_train(args: Args) -> "JobResult":
         options["checkpoint_seconds"] = args.checkpoint_seconds
     is_new = train(run, paths.root, folder, **options)
     return training_result(folder, best, run.model_dump(mode="json", exclude_none=True), is_new)
+
+
+def training_result(folder: Path, best: Path | None, settings: dict[str, Any], is_new: bool) -> "JobResult":
+    """Return the result of a training run; its record names the environment that trained it, also of a copy."""
+    from lmpipe.provenance.job_records import JobResult
+    from lmpipe.study.paths import CONFIG, SUMMARY
+    from lmpipe.training.run_config import RunConfig
+    from lmpipe.training.run_store import RunSummary
+
+    config, summary = RunConfig.read(folder / CONFIG), RunSummary.read(folder / SUMMARY)
+    tokens = [folder / config.tokens.train.path, folder / config.tokens.valid.path]
+    inputs = [folder / config.tokenizer.path, *tokens, *(path.with_suffix(".json") for path in tokens)]
+    facts = {"cache_hit": not is_new, "train_seconds": summary.train_seconds, "device": summary.device}
+    facts |= {"code": summary.code, **dict(summary.environment)}
+    return JobResult(folder, [*inputs, *([best] if best else [])], settings, facts)
 
 
 def run_select_best(args: Args) -> "JobResult":

@@ -1,1 +1,4 @@
-"""TODO."""
+"""Files, locks, progress, number formatting and the base class of JSON documents.
+
+Knows nothing of language models; imports errors only.
+"""

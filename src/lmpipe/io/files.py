@@ -27,8 +27,8 @@ DISK_ERRNOS = DISK_FULL_ERRNOS | {
     errno.EISDIR,
 }
 MAX_INT_DIGITS = 40  # longer than any count
-# Files that this process has written, in order, for its record of provenance.
-files_written: list[Path] = []
+# Lists that `collect_writes` fills.
+_collectors: list[list[Path]] = []
 
 
 @contextlib.contextmanager
@@ -57,12 +57,24 @@ def atomic_write(path: str | Path, mode: str = "w", size: int | None = None) -> 
             os.chmod(temporary, 0o666 & ~current_umask())
             # Renamed while it is open and locked: after that, another writer could take it for stale.
             os.replace(temporary, path)
-        files_written.append(path)
+        for collector in _collectors:
+            collector.append(path)
     except BaseException as error:
         written = remove_temp_file(temporary)
         if isinstance(error, OSError) and error.errno in DISK_ERRNOS and is_own_temp_file(error, path):
             raise disk_error(error, path, written, size) from None
         raise
+
+
+@contextlib.contextmanager
+def collect_writes() -> Iterator[list[Path]]:
+    """Collect the paths of the files that `atomic_write` completes inside the block, in order."""
+    written: list[Path] = []
+    _collectors.append(written)
+    try:
+        yield written
+    finally:
+        _collectors.pop()
 
 
 def create_temp_file(path: Path) -> tuple[int, str]:

@@ -12,21 +12,7 @@ import yaml
 
 from lmpipe.planning.stages import BY_COMMAND
 from lmpipe.provenance.environment import Environment
-from lmpipe.provenance.job_records import CHECKSUM, ResultPath
-from lmpipe.study.documents import Amount, keys, read_shape
-
-MACHINE = keys(processor=str, cores=int | None, memory_bytes=int | None, system=str)
-RECORD = keys(
-    verb=str,
-    seeds=list[int],
-    inputs=dict[str, Any],
-    outputs=dict[ResultPath, CHECKSUM],
-    versions=dict[str, str],
-    hardware=MACHINE,
-    commit=str | None,
-    changed=bool | None,
-    wall_seconds=Amount,
-)
+from lmpipe.provenance.job_records import JobRecord
 
 
 @dataclass(frozen=True)
@@ -34,7 +20,7 @@ class Job:
     """A finished job, as its record of provenance describes it; files are paths below the study's folder."""
 
     rule: str
-    seeds: list[int]
+    seeds: tuple[int, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     environment: Environment
@@ -93,15 +79,14 @@ class Lineage:
 
 def read_job(path: Path, name: str) -> Job:
     """Return the job of a record, whose path below the study's folder is `name`."""
-    record = read_shape(path, RECORD)
+    record = JobRecord.read(path)
     inputs, outputs = (
-        tuple(posixpath.normpath(posixpath.join(posixpath.dirname(name), file)) for file in record[key])
-        for key in ("inputs", "outputs")
+        tuple(posixpath.normpath(posixpath.join(posixpath.dirname(name), file)) for file in files)
+        for files in (record.inputs, record.outputs)
     )
-    environment = Environment(**{key: record[key] for key in Environment.model_fields})
-    seconds = record.get("training_seconds") or record["wall_seconds"]
-    stage = BY_COMMAND.get(record["verb"])
-    return Job(stage.rule if stage else record["verb"], record["seeds"], inputs, outputs, environment, seconds)
+    stage = BY_COMMAND.get(record.command)
+    rule = stage.rule if stage else record.command
+    return Job(rule, record.seeds, inputs, outputs, record, record.train_seconds or record.wall_seconds)
 
 
 def as_yaml(settings: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from lmpipe.io.documents import Document
 
@@ -36,13 +35,13 @@ class Environment(Document):
     """The machine."""
     commit: str | None
     """Commit of the code; null if it is not in a git checkout."""
-    changed: bool | None
-    """Whether the checkout has uncommitted changes; null if it is not in a git checkout."""
+    dirty: bool | None
+    """True if the checkout has uncommitted changes; null if it is not in a git checkout."""
 
 
 @cache
 def package_version(package: str) -> str:
-    """The installed version of a package, or "absent"; reads metadata, imports nothing."""
+    """Return the installed version of a package, or "absent"; imports nothing."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -50,7 +49,7 @@ def package_version(package: str) -> str:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held at once, in bytes.
+    """Return the peak memory of this process in bytes.
 
     Linux's VmHWM, because ru_maxrss of a child starts from its parent's peak.
     """
@@ -67,19 +66,19 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def hardware() -> dict[str, Any]:
-    """The machine, in words and numbers: processor, cores, memory in bytes, operating system."""
+def hardware() -> Hardware:
+    """Return a description of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
-    return {
-        "processor": processor_name(),
-        "cores": os.cpu_count(),
-        "memory_bytes": memory,
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-    }
+    return Hardware(
+        processor=processor_name(),
+        cores=os.cpu_count(),
+        memory_bytes=memory,
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+    )
 
 
 def processor_name() -> str:
-    """The processor's own name, where the system tells it."""
+    """Return the model name of the processor, or its architecture if the system does not tell it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
             for line in lines:
@@ -90,27 +89,28 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def commit() -> dict[str, Any]:
-    """The commit of the code and whether its tree was changed; both null for a package that no checkout tracks."""
+def commit() -> tuple[str | None, bool | None]:
+    """Return the commit of the code, and whether its tree has changes; None for a package that git does not track."""
     try:
-        # A package in an environment that lies inside another project's checkout is none of that project's files.
+        # An environment inside another project's checkout has a package that is not one of that project's files.
         git("ls-files", "--error-unmatch", "__init__.py")
         head = git("rev-parse", "HEAD")
-        return {"commit": head, "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        return head, bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "changed": None}
+        return None, None
 
 
 def git(*arguments: str) -> str:
-    """Ask git about the checkout that holds this package."""
-    # Many jobs ask at once, and none of them should hold the index against the others, or the user.
+    """Return the output of git in the checkout of this package."""
+    # Many jobs call git at once; none may lock the index against the others or the user.
     command = ["git", "--no-optional-locks", *arguments]
     result = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, check=True, timeout=10)
     return result.stdout.strip()
 
 
-def environment(*packages: str) -> dict[str, Any]:
-    """Everything about this process that a reader needs to repeat its numbers."""
+def environment(*packages: str) -> Environment:
+    """Return the environment of this process, with the versions of `packages`."""
     names = packages or ("torch", "numpy", "regex")
     versions = {"python": platform.python_version()} | {name: package_version(name) for name in ("lmpipe", *names)}
-    return {"versions": versions, "hardware": hardware(), **commit()}
+    head, dirty = commit()
+    return Environment(versions=versions, hardware=hardware(), commit=head, dirty=dirty)

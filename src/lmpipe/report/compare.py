@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
@@ -13,24 +13,8 @@ from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import format_bytes, format_int, format_number, is_number
-from lmpipe.provenance.job_records import CHECKSUM, RECORD, ResultPath
-from lmpipe.study.documents import keys, read_shape
+from lmpipe.provenance.job_records import RECORD, FileInfo, JobRecord, StudyProvenance
 
-COLLECTED = keys(
-    study=str,
-    settings=dict[str, Any],
-    records=dict[
-        ResultPath,
-        keys(
-            code=dict[str, str],
-            versions=dict[str, Any],
-            hardware=dict[str, Any],
-            commit=str | None,
-            device=NotRequired[str],
-        ),
-    ],
-    files=dict[ResultPath, CHECKSUM],
-)
 FINDINGS_FILE = "findings.json"
 # Metrics with these units, or with these words in their names, depend on the machine and its load.
 MACHINE_UNITS = ("s", "h", "tokens per second", "bytes per second", "FLOP/s")
@@ -136,7 +120,7 @@ def compare(first: str | Path, second: str | Path, output: str | Path | None = N
 def compare_studies(first: Path, second: Path) -> Comparison:
     """Compare two finished studies by their results folders; raise InputError if one is not."""
     folders = (first, second)
-    collected = [read_result(folder, RECORD, lambda path: read_shape(path, COLLECTED)) for folder in folders]
+    collected = [read_result(folder, RECORD, StudyProvenance.read) for folder in folders]
     problems = [read_result(folder, FINDINGS_FILE, Findings.read).problems for folder in folders]
     metrics = list(compare_metrics(*problems))
     paired = [metric for metric in metrics if metric.present_in == "both"]
@@ -144,9 +128,9 @@ def compare_studies(first: Path, second: Path) -> Comparison:
     return Comparison(
         first=str(first),
         second=str(second),
-        settings=diff(*(flatten_settings(study["settings"]) for study in collected)),
-        provenance=diff(*(provenance_facts(study["records"]) for study in collected)),
-        texts=diff(*(text_checksums(study["files"]) for study in collected)),
+        settings=diff(*(flatten_settings(study.settings) for study in collected)),
+        provenance=diff(*(provenance_facts(study.records) for study in collected)),
+        texts=diff(*(text_checksums(study.files) for study in collected)),
         statuses=diff(*({name: finding.status for name, finding in findings.items()} for findings in problems)),
         metrics=[metric for metric in moved if not metric.is_machine_dependent],
         machine_dependent=[metric for metric in moved if metric.is_machine_dependent],
@@ -189,14 +173,14 @@ def flatten_settings(settings: Mapping[str, Any], path: str = "") -> dict[str, A
     return flat
 
 
-def provenance_facts(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def provenance_facts(records: Mapping[str, JobRecord]) -> dict[str, str]:
     """Return code digests, versions, hardware, devices and commits of the jobs of a study, each with all its values."""
     values: dict[str, set[str]] = {}
     for record in records.values():
-        facts = {f"code of {name}": digest for name, digest in record["code"].items()}
-        facts |= {f"version of {name}": version for name, version in record["versions"].items()}
-        facts |= {f"hardware: {name}": value for name, value in record["hardware"].items()}
-        facts |= {"commit": (record["commit"] or "none")[:DIGEST_DIGITS], "device": record.get("device")}
+        facts = {f"code of {name}": digest for name, digest in record.code.items()}
+        facts |= {f"version of {name}": version for name, version in record.versions.items()}
+        facts |= {f"hardware: {name}": value for name, value in record.hardware}
+        facts |= {"commit": (record.commit or "none")[:DIGEST_DIGITS], "device": record.device}
         for name, value in facts.items():
             if value is not None:
                 values.setdefault(name, set()).add(str(value))
@@ -205,13 +189,11 @@ def provenance_facts(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]
     return {name: ", ".join(sorted(texts)) for name, texts in values.items() if name not in repeated}
 
 
-def text_checksums(files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def text_checksums(files: Mapping[str, FileInfo]) -> dict[str, str]:
     """Return sizes and checksums of the texts and vocabularies of a study by path."""
     paths = [path for path in files if path.startswith("corpora/") and path.endswith(".txt")]
     paths += [path for path in files if path.startswith("tokenizers/") and path.endswith("/vocab.json")]
-    return {
-        path: f"{format_bytes(files[path]['bytes'])}, sha256 {files[path]['sha256'][:DIGEST_DIGITS]}" for path in paths
-    }
+    return {path: f"{format_bytes(files[path].bytes)}, sha256 {files[path].sha256[:DIGEST_DIGITS]}" for path in paths}
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------

@@ -28,12 +28,10 @@ from lmpipe.planning.cost_model import CPU_CORE, run_cost
 from lmpipe.planning.estimate import equal_runs, humanize_duration
 from lmpipe.planning.plan import Plan
 from lmpipe.planning.session import find_study
-from lmpipe.provenance.job_records import RECORD
-from lmpipe.study.documents import Amount, keys, read_shape
+from lmpipe.provenance.job_records import RECORD, JobRecord
 
 REFRESH_SECONDS = 2.0
 PRINTED_COLUMNS = 120  # if standard output is not a terminal
-TRAINING_RECORD = keys(copied_from_store=bool, wall_seconds=Amount)
 STYLES = {
     "failed": "red",
     "running": "cyan",
@@ -275,7 +273,7 @@ def slowdown_factor(look: Snapshot, estimated: dict[str, float]) -> float | None
 def training_seconds(path: Path) -> float | None:
     """Return the wall time of a training job by its record; None for a copy or an unreadable record."""
     try:
-        record = read_shape(path, TRAINING_RECORD)
+        record = JobRecord.read(path)
     except InputError:
         return None
-    return None if record["copied_from_store"] else record["wall_seconds"]
+    return None if record.cache_hit else record.wall_seconds

@@ -224,7 +224,7 @@ def commit(environment: Environment) -> str:
     """Return the commit of the code, and if files differ from it."""
     if environment.commit is None:
         return "not a git checkout"
-    return environment.commit[:12] + (" with local changes" if environment.changed else "")
+    return environment.commit[:12] + (" with local changes" if environment.dirty else "")
 
 
 def join_by_key(mappings: Sequence[Mapping[str, str]]) -> dict[str, str]:

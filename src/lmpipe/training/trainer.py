@@ -18,7 +18,7 @@ from lmpipe.data.token_dataset import batch_starts
 from lmpipe.io.files import atomic_write
 from lmpipe.io.progress import Progress, log, progress
 from lmpipe.provenance.code_digest import code_digest
-from lmpipe.provenance.environment import Environment, environment
+from lmpipe.provenance.environment import environment
 from lmpipe.study.paths import METRICS, WEIGHTS
 from lmpipe.training.checkpoint import load_checkpoint, restore_tensors, save_checkpoint, save_weights, training_tensors
 from lmpipe.training.devices import find_device, peak_memory_bytes, set_deterministic
@@ -295,7 +295,7 @@ class Trainer:
             precision=self.training.precision,
             num_resumes=state.num_resumes,
             code=code_digest("training.run"),
-            environment=Environment(**environment("torch", "numpy")),
+            environment=environment("torch", "numpy"),
         )
 
     def status(self, validation_loss: float) -> tuple[Literal["finished", "diverged", "not_learning"], str | None]:
