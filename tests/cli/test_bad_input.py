@@ -56,8 +56,8 @@ def _in_the_study(whole_study, monkeypatch):
     ):
         monkeypatch.setattr(slow, lambda *arguments, **options: EMPTY_DRAWING)
     monkeypatch.setattr("lmpipe.tokenizer.unicode_demo.demonstrate_unicode", EmptyDocument)
-    for slow in ("profiling.profile_step", "batch_size_benchmark.benchmark_batch_sizes"):
-        monkeypatch.setattr(f"lmpipe.training.{slow}", lambda model, training, **options: EmptyDocument())
+    for slow in ("profile_step", "benchmark_batch_sizes"):
+        monkeypatch.setattr(f"lmpipe.training.profiling.{slow}", lambda model, training, **options: EmptyDocument())
     monkeypatch.setattr("lmpipe.model.torch_counts.count_with_torch", expected_counts)
 
 

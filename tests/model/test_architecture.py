@@ -3,7 +3,7 @@ from typing import get_args
 import pytest
 import torch
 
-from lmpipe.model.activation_memory import precision_facts
+from lmpipe.model.activation_memory import computed_itemsize
 from lmpipe.model.architecture import derive_seed, has_gate, has_rope, norm_placement, rope_cos_sin
 from lmpipe.model.functional import reduced_dtype
 from lmpipe.study.settings import ModelConfig, TrainingSettings
@@ -26,8 +26,8 @@ def test_precisions_are_known_and_unknown_ones_refused():
     for precision in get_args(TrainingSettings.model_fields["precision"].annotation):
         dtype = reduced_dtype(precision) or torch.float32
         assert str(dtype) == f"torch.{precision}"
-        assert precision_facts(precision).itemsize == dtype.itemsize
-    for read in (reduced_dtype, precision_facts):
+        assert computed_itemsize(precision) == dtype.itemsize
+    for read in (reduced_dtype, computed_itemsize):
         with pytest.raises(AssertionError, match="float8"):
             read("float8")
 

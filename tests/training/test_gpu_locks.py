@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from lmpipe.errors import InputError
-from lmpipe.training import batch_size_benchmark, devices, profiling
-from lmpipe.training.batch_size_benchmark import benchmark_batch_sizes
+from lmpipe.training import devices, profiling
 from lmpipe.training.devices import MAX_RUNS_PER_GPU, acquire_device, acquire_gpu, lock_folder, try_acquire
-from lmpipe.training.profiling import profile_step
+from lmpipe.training.profiling import benchmark_batch_sizes, profile_step
 
 TWO = {"cuda:0": "GPU-a", "cuda:1": "GPU-b"}
 HOLDER = """
@@ -129,10 +128,8 @@ def test_the_folder_of_the_locks_is_the_users_own(tmp_path, monkeypatch):
         lock_folder()
 
 
-@pytest.mark.parametrize(
-    ("module", "measure"), [(profiling, profile_step), (batch_size_benchmark, benchmark_batch_sizes)]
-)
-def test_measuring_holds_its_device(monkeypatch, module, measure):
+@pytest.mark.parametrize("measure", [profile_step, benchmark_batch_sizes])
+def test_measuring_holds_its_device(monkeypatch, measure):
     """Everything is computed while the device is held."""
     acquired, at_warm_up = [], []
 
@@ -146,9 +143,9 @@ def test_measuring_holds_its_device(monkeypatch, module, measure):
         at_warm_up.append(list(acquired))
         raise InterruptedError
 
-    monkeypatch.setattr(module, "acquire_device", acquire)
-    monkeypatch.setattr(module, "warm_up", warm_up)
-    monkeypatch.setattr(module, "set_deterministic", lambda *_: None)
+    monkeypatch.setattr(profiling, "acquire_device", acquire)
+    monkeypatch.setattr(profiling, "warm_up", warm_up)
+    monkeypatch.setattr(profiling, "set_deterministic", lambda *_: None)
     with pytest.raises(InterruptedError):
         measure(None, None, device="cuda:1")
     assert at_warm_up == [["cuda:1"]]

@@ -1,20 +1,28 @@
 """What is measured of a training step, against counts by hand."""
 
+from itertools import count
+
 import pytest
 import torch
 from torch import nn
 
-from lmpipe.model.accounting import count_parameters, forward_flops
+from lmpipe.model.accounting import account_adamw, count_parameters, forward_flops
+from lmpipe.model.activation_memory import step_memory
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training import profiling
-from lmpipe.training.measurements import StepCost
+from lmpipe.training.measurements import MemoryLine, StepCost
+from lmpipe.training.optimizer import AdamW
 from lmpipe.training.profiling import (
     SavedTensors,
+    StepTimer,
+    benchmark_batch_sizes,
     matmul_flops_per_second,
     part_of,
     profile_step,
     storage_bytes,
 )
+from tests.support.tiny_study import MODEL
+from tests.support.tiny_study import TRAINING as TINY_TRAINING
 
 CONFIG = ModelConfig(context_length=16, d_model=16, d_ff=32, num_layers=2, num_heads=2, vocab_size=263)
 TRAINING = TrainingSettings(total_tokens=1000, batch_size=4, max_lr=0.01)
@@ -89,3 +97,88 @@ def test_the_ceiling_is_the_fastest_of_all_but_the_first_product(monkeypatch):
     monkeypatch.setattr(profiling, "MATMUL_SIDE", {"cpu": 64})
     monkeypatch.setattr(profiling.time, "perf_counter", lambda: next(clock))
     assert matmul_flops_per_second(torch.device("cpu"), "float32") == 2 * 64**3 / 2
+
+
+# --- batch sizes ---
+
+TINY = ModelConfig(vocab_size=263, **MODEL)
+FIXED, PER_SEQUENCE = step_memory(TINY, "float32")
+
+
+@pytest.fixture(autouse=True)
+def _timed_once(monkeypatch):
+    monkeypatch.setattr(profiling, "MIN_TIMED_SECONDS", 0)
+
+
+def run_benchmark():
+    training = TrainingSettings.model_validate(TINY_TRAINING | {"total_tokens": 20 * TINY.context_length})
+    return benchmark_batch_sizes(TINY, training, device="cpu")
+
+
+def sizes_in(benchmark):
+    return [row.batch_size for row in benchmark.sizes]
+
+
+def test_every_doubling_up_to_a_whole_run_is_timed():
+    benchmark = run_benchmark()
+    assert sizes_in(benchmark) == [1, 2, 4, 8, 16]
+    assert (benchmark.largest_batch_size, benchmark.stop_reason) == (16, "run")
+    for row in benchmark.sizes:
+        tokens = row.batch_size * TINY.context_length
+        assert row.tokens_per_second == pytest.approx(tokens / row.step_seconds)
+    limit = benchmark.memory_limit_bytes
+    largest = (limit - FIXED) // PER_SEQUENCE
+    line = MemoryLine(fixed_bytes=FIXED, bytes_per_sequence=PER_SEQUENCE, largest_batch_size=largest)
+    assert benchmark.predicted == line
+    assert benchmark.handout.largest_batch_size == account_adamw(TINY, limit).largest_batch_size
+    assert (benchmark.threads, benchmark.precision) == (1, "float32")
+
+
+def with_memory(monkeypatch, free, of_batch):
+    """Let the process have so much free memory, and each size need what `of_batch` says of it."""
+    number = count()
+    monkeypatch.setattr(profiling, "free_memory_bytes", lambda device: free)
+    monkeypatch.setattr(profiling, "allocated_memory_bytes", lambda device: 0)
+    monkeypatch.setattr(profiling, "peak_memory_bytes", lambda device: of_batch(2 ** next(number)))
+
+
+def test_no_batch_is_tried_that_would_not_fit(monkeypatch):
+    with_memory(monkeypatch, 10 * FIXED, lambda batch_size: FIXED + batch_size * FIXED)
+    benchmark = run_benchmark()
+    assert benchmark.memory_limit_bytes == 8 * FIXED
+    # 1 + 4 fixed sizes fit into 8, and 1 + 8 do not; in between, 7 sequences do.
+    assert (sizes_in(benchmark), benchmark.stop_reason) == ([1, 2, 4], "memory")
+    assert (benchmark.largest_batch_size, benchmark.estimated_largest_batch_size) == (4, 7)
+
+
+def test_a_model_that_does_not_fit_is_not_built(monkeypatch):
+    with_memory(monkeypatch, FIXED, lambda batch_size: 0)
+    benchmark = run_benchmark()
+    assert (benchmark.sizes, benchmark.largest_batch_size, benchmark.estimated_largest_batch_size) == ([], 0, 0)
+    assert benchmark.stop_reason == "memory"
+
+
+def test_a_device_that_runs_out_of_memory_ends_the_doublings(monkeypatch):
+    step = StepTimer.run_step
+
+    def small(self, inputs, targets):
+        if len(inputs) > 4:
+            raise torch.OutOfMemoryError
+        step(self, inputs, targets)
+
+    monkeypatch.setattr(StepTimer, "run_step", small)
+    benchmark = run_benchmark()
+    assert (sizes_in(benchmark), benchmark.stop_reason) == ([1, 2, 4], "memory")
+
+
+def test_the_measurement_ends_in_time(monkeypatch):
+    monkeypatch.setattr(profiling, "MAX_BENCHMARK_SECONDS", 0)
+    benchmark = run_benchmark()
+    assert (sizes_in(benchmark), benchmark.stop_reason) == ([1], "time")
+
+
+def test_nothing_is_trained(monkeypatch):
+    rates = []
+    monkeypatch.setattr(AdamW, "step", lambda self, lr, grad_scale: rates.append(lr))
+    run_benchmark()
+    assert set(rates) == {0.0}

@@ -159,7 +159,7 @@ def run_benchmark_batch_sizes(args: Args) -> "JobResult":
     """Run `lmpipe benchmark-batch-sizes`."""
     from lmpipe.planning.session import read_study
     from lmpipe.provenance.job_records import JobResult
-    from lmpipe.training.batch_size_benchmark import benchmark_batch_sizes
+    from lmpipe.training.profiling import benchmark_batch_sizes
 
     plan, paths = read_study(args.results)
     model, training = plan.models["study"], plan.study.training

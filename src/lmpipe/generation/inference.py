@@ -7,7 +7,6 @@ takes most of the time of a short command. The kernel is lmpipe.kernels.transfor
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import assert_never
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer
 from lmpipe.kernels.runtime.loader import load
 from lmpipe.kernels.runtime.structs import LANES, LANES_BYTES, WORD, round_up
 from lmpipe.kernels.transformer.structs import LAYER, MODEL, PANEL, POST_NORM, PRE_NORM, ROW
-from lmpipe.model.architecture import has_rope, norm_placement, rope_cos_sin, weight_shapes
+from lmpipe.model.architecture import has_gate, has_rope, norm_placement, rope_cos_sin, weight_shapes
 from lmpipe.study.paths import CONFIG, WEIGHTS
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.tokenizer import Tokenizer
@@ -42,17 +41,6 @@ def pad_rows(vectors: np.ndarray) -> np.ndarray:
     return np.pad(vectors, [(0, 0)] * (vectors.ndim - 1) + [(0, missing)])
 
 
-def has_silu_gate(config: ModelConfig) -> bool:
-    """Return True if the kernel's SiLU is gated, by the feed-forward of the model."""
-    match config.feed_forward:
-        case "swiglu":
-            return True
-        case "silu":
-            return False
-        case unknown:
-            assert_never(unknown)
-
-
 class CompiledLM:
     """A model's weights in the kernel's layout, and its scratch memory; one thread at a time may use it.
 
@@ -62,7 +50,7 @@ class CompiledLM:
     def __init__(self, config: ModelConfig, weights: Mapping[str, np.ndarray]):
         """Copy `weights` (lmpipe.model.architecture.weight_shapes) to memory that the kernel reads."""
         self.config = config
-        self.has_gate = has_silu_gate(config)
+        self.has_gate = has_gate(config)  # refuses any activation but SiLU
         self.kernel = load(KERNEL_MODULE).forward
         self.memory: list[Buffer] = []
         self.state = StructBuffer(MODEL.nbytes)

@@ -173,7 +173,7 @@ def generate(
 ) -> list[Sample]:
     """Continue all prompts together; the same seed gives the same texts.
 
-    Exact up to context_length; beyond it the last half of the context is kept, and `context_truncations` says where.
+    Exact up to context_length; beyond it the context is cut to its last half, at the positions `context_truncations`.
     """
     requests = [SampleRequest(prompt, temperature, top_p) for prompt in prompts]
     samples = start_samples(tokenizer, requests, model.config.context_length, seed)

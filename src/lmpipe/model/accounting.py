@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from lmpipe.io.documents import Document
 from lmpipe.model.architecture import has_gate, norm_placement
-from lmpipe.model.derivation import DerivationLine, Formula, derive, given, sum_terms, values_by_symbol
+from lmpipe.model.derivation import DerivationLine, Formula, constant, derive, sum_terms, values_by_symbol
 from lmpipe.study.settings import ModelConfig
 
 FLOAT32_BYTES = 4
@@ -182,12 +182,12 @@ class ModelAccounting(Document):
 def shape_constants(config: ModelConfig) -> list[DerivationLine]:
     """Return the constants of every derivation: the model's shape."""
     return [
-        given("S", "context length", config.context_length, "tokens"),
-        given("D", "d_model", config.d_model),
-        given("F", "d_ff", config.d_ff),
-        given("L", "layers", config.num_layers),
-        given("H", "heads", config.num_heads),
-        given("V", "vocabulary", config.vocab_size, "ids"),
+        constant("S", "context length", config.context_length, "tokens"),
+        constant("D", "d_model", config.d_model),
+        constant("F", "d_ff", config.d_ff),
+        constant("L", "layers", config.num_layers),
+        constant("H", "heads", config.num_heads),
+        constant("V", "vocabulary", config.vocab_size, "ids"),
     ]
 
 
@@ -207,7 +207,7 @@ def parameter_formulas(config: ModelConfig) -> list[Formula]:
         Formula("P_norms", "RMSNorm gains", gains, "parameters"),
         Formula("P_head", "output head", "V * D", "parameters"),
     ]
-    return [*parts, Formula("P", "all parameters", sum_terms(part.expression for part in parts), "parameters")]
+    return [*parts, Formula("P", "all parameters", sum_terms(formula.expression for formula in parts), "parameters")]
 
 
 def count_parameters(config: ModelConfig) -> ParameterCounts:
@@ -376,11 +376,11 @@ def account_adamw(config: ModelConfig, device_memory_bytes: float) -> AdamWAccou
     """Return memory and time of training with AdamW in float32 on a device with `device_memory_bytes`."""
     constants = [
         *shape_constants(config),
-        given("M", "memory of the device", round(device_memory_bytes), "bytes"),
-        given("B", "batch size of the time question", TRAINING_BATCH_SIZE, "sequences"),
-        given("N", "training steps", TRAINING_STEPS, "steps"),
-        given("R", "peak rate of an A100 in float32", A100_FLOPS_PER_SECOND, "FLOP/s"),
-        given("u", "model FLOPs utilization", MODEL_FLOPS_UTILIZATION),
+        constant("M", "memory of the device", round(device_memory_bytes), "bytes"),
+        constant("B", "batch size of the time question", TRAINING_BATCH_SIZE, "sequences"),
+        constant("N", "training steps", TRAINING_STEPS, "steps"),
+        constant("R", "peak rate of an A100 in float32", A100_FLOPS_PER_SECOND, "FLOP/s"),
+        constant("u", "model FLOPs utilization", MODEL_FLOPS_UTILIZATION),
     ]
     groups = (
         parameter_formulas(config),

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, assert_never
 from lmpipe.io.documents import Document
 from lmpipe.model.accounting import FLOAT32_BYTES, parameter_formulas, shape_constants
 from lmpipe.model.architecture import has_gate, norm_placement
-from lmpipe.model.derivation import DerivationLine, Formula, derive, given, sum_terms, values_by_symbol
+from lmpipe.model.derivation import DerivationLine, Formula, constant, derive, sum_terms, values_by_symbol
 from lmpipe.study.settings import EVAL_BATCH_TOKENS, ModelConfig
 
 # The parts of the model that save activations; a measurement tells them apart by the module that is running.
@@ -76,20 +76,16 @@ class StepMemory(NamedTuple):
     per_sequence: int
 
 
-class PrecisionFacts(NamedTuple):
-    """Consequences of a precision for memory: bytes of a computed number, and copies that autocast keeps."""
+def computed_itemsize(precision: str) -> int:
+    """Return the bytes of a number that a study's precision computes; norms and the loss stay in float32.
 
-    itemsize: int
-    has_weight_copies: bool
-
-
-def precision_facts(precision: str) -> PrecisionFacts:
-    """Return the consequences of a study's precision; norms and the loss stay in float32."""
+    Below 4 autocast keeps a copy of each matrix.
+    """
     match precision:
         case "float32":
-            return PrecisionFacts(itemsize=4, has_weight_copies=False)
+            return 4
         case "bfloat16":
-            return PrecisionFacts(itemsize=2, has_weight_copies=True)
+            return 2
         case unknown:
             assert_never(unknown)
 
@@ -161,7 +157,7 @@ def batch_independent_activations(precision: str) -> list[SavedActivation]:
     """Return what is saved whatever the batch size: an early gradient, and autocast's copies of matrices."""
     reason = "computed with the loss; it is the parameter's gradient, which is counted as such, too"
     activations = [SavedActivation("gradient of the output head", "loss", "0", "4 * P_head", reason)]
-    if precision_facts(precision).has_weight_copies:
+    if computed_itemsize(precision) < FLOAT32_BYTES:
         activations += [
             SavedActivation(
                 f"matrices in {precision}: {part.replace('_', '-')}",
@@ -180,7 +176,7 @@ def derive_activations(config: ModelConfig, precision: str) -> list[DerivationLi
     activations, fixed = saved_activations(config), batch_independent_activations(precision)
     constants = [
         *shape_constants(config),
-        given("c", "a computed number", precision_facts(precision).itemsize, "bytes"),
+        constant("c", "a computed number", computed_itemsize(precision), "bytes"),
     ]
     formulas = [
         *parameter_formulas(config),
@@ -236,7 +232,7 @@ def backward_peak(config: ModelConfig, precision: str) -> Formula:
     the gradients of its output and input (2 F), when its saved output (F) is freed already. So is what the loss and the
     norm of the block saved (D each), and there is the gradient of the residual stream (D).
     """
-    is_chunked = not precision_facts(precision).has_weight_copies
+    is_chunked = computed_itemsize(precision) == FLOAT32_BYTES
     gradients = (0 if is_chunked else 3) if has_gate(config) else 1
     freed = 1 if norm_placement(config).in_blocks else 0
     expression = f"c * S * max(0, {gradients} * F - {freed} * D)"

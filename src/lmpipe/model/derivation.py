@@ -1,4 +1,4 @@
-"""Derivations: formulas as texts that are both computed and shown, so the report's derivation is the one that ran."""
+"""Derivations: formulas as texts that are both computed and printed, so the report's derivation is the one that ran."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,22 +25,22 @@ class DerivationLine(Document):
     meaning: str
     """Meaning in words."""
     formula: str
-    """Expression of the symbols before it; empty for a given quantity."""
+    """Expression of the symbols before it; empty for a constant."""
     value: int | float
     """Value in `unit`."""
     unit: str
     """Unit; empty for a pure number."""
 
 
-def given(symbol: str, meaning: str, value: int | float, unit: str = "") -> DerivationLine:
-    """Return the line of a given quantity."""
+def constant(symbol: str, meaning: str, value: int | float, unit: str = "") -> DerivationLine:
+    """Return the line of a quantity that no formula computes."""
     return DerivationLine(symbol=symbol, meaning=meaning, formula="", value=value, unit=unit)
 
 
 def derive(constants: Iterable[DerivationLine], formulas: Iterable[Formula]) -> list[DerivationLine]:
     """Evaluate each formula with the values of the lines before it.
 
-    >>> derive([given("D", "width", 3)], [Formula("P", "square matrix", "D**2")])[-1].value
+    >>> derive([constant("D", "width", 3)], [Formula("P", "square matrix", "D**2")])[-1].value
     9
     """
     lines = list(constants)

@@ -184,5 +184,5 @@ def init_stds(model: TransformerLM) -> Iterator[tuple[str, Tensor, float]]:
         elif isinstance(module, Linear):
             parent = name.rpartition(".")[0]
             matrices = module.weight.split(list(module.parts.values()))
-            for part, weight in zip(module.parts, matrices, strict=True):
-                yield f"{parent}.{part}.weight".lstrip("."), weight, math.sqrt(2 / sum(weight.shape))
+            for matrix, weight in zip(module.parts, matrices, strict=True):
+                yield f"{parent}.{matrix}.weight".lstrip("."), weight, math.sqrt(2 / sum(weight.shape))

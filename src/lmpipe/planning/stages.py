@@ -124,7 +124,7 @@ STAGES = (
         "benchmark_batch_sizes",
         "benchmark-batch-sizes",
         "measurements",
-        ("training.batch_size_benchmark",),
+        ("training.profiling",),
         lambda plan, paths: [paths.batch_sizes],
     ),
     Stage("sgd_toy", "sgd-toy", "SGD toy", ("training.sgd_toy",), lambda plan, paths: [paths.sgd_toy]),

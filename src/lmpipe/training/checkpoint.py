@@ -1,6 +1,6 @@
 """Checkpoints of a training run: safetensors files with weights, AdamW's moments and the trainer's counters.
 
-A checkpoint appears only once it is complete. The newest two are kept, so a damaged one costs minutes, not the run.
+A checkpoint appears only once it is complete. The newest two remain, so a damaged one costs minutes, not the run.
 """
 
 import hashlib

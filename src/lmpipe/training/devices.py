@@ -1,4 +1,4 @@
-"""Devices: which there are, their memory, deterministic settings, and locks that give each run a GPU of its own.
+"""Devices: names, memory, deterministic settings, and locks that give each run a GPU that no other run uses.
 
 A study never names a device. A run holds its GPU by file locks (flock), so the GPU is free again however the process
 ends. The lock files are named by the GPU's UUID, so processes that number the GPUs differently (CUDA_VISIBLE_DEVICES, a
@@ -24,8 +24,8 @@ from lmpipe.provenance.environment import peak_memory_bytes as process_peak_memo
 from lmpipe.provenance.environment import processor_name
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt(3)
-KEPT_BYTES = 1 << 30  # freed blocks up to this size stay with the process
-KEPT_BYTES_OLD = 1 << 25  # the largest M_MMAP_THRESHOLD of glibc before 2.35
+RETAINED_BYTES = 1 << 30  # freed blocks up to this size stay with the process
+MAX_OLD_RETAINED_BYTES = 1 << 25  # the largest M_MMAP_THRESHOLD of glibc before 2.35
 # Files of a Linux control group with its limit and its usage, and the row of memory.stat with the cached file pages in
 # that usage; by whether the group belongs to version 1.
 CGROUP_FILES = {
@@ -45,7 +45,7 @@ def available_devices() -> list[str]:
 def find_device(name: str | None = None, local_rank: int = 0) -> torch.device:
     """Return the device `name` ("cuda" is the first GPU), by default the fastest one.
 
-    Process `local_rank` of several gets the GPU that many places further. Raises InputError if there is no such device.
+    Process `local_rank` of several gets the GPU that many further. Raises InputError if there is no such device.
     """
     available = available_devices()
     first = available[0] if name is None else {"cuda": "cuda:0"}.get(name, name)
@@ -136,10 +136,10 @@ def configure_malloc() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, RETAINED_BYTES)
         # A refused value would leave the threshold at its minimum, because setting one option ends its adaptation.
-        if not libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES):
-            libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES_OLD)
+        if not libc.mallopt(M_MMAP_THRESHOLD, RETAINED_BYTES):
+            libc.mallopt(M_MMAP_THRESHOLD, MAX_OLD_RETAINED_BYTES)
 
 
 def check_openmp(threads: int) -> None:

@@ -24,7 +24,7 @@ MAX_DEVICE_FRACTION = 0.25  # of a GPU's free memory, for the training tokens
 
 @dataclass(frozen=True)
 class Execution:
-    """Choices beside the settings that decide the last digits of a result; kept for the whole run."""
+    """Choices beside the settings that decide the last digits of a result, fixed for the whole run."""
 
     device: str
     threads: int
@@ -53,15 +53,11 @@ class DeviceTokens:
 
 def init_digests(model: TransformerLM) -> dict[str, InitDigest]:
     """Digest each weight matrix of a model on the CPU; equal digests show that runs are paired."""
-    return {
-        name: InitDigest(parameters=weight.numel(), sha256=digest_weight(weight))
-        for name, weight, _ in init_stds(model)
-    }
-
-
-def digest_weight(weight: Tensor) -> str:
-    """Return the first half of the SHA-256 of a matrix on the CPU."""
-    return hashlib.sha256(weight.detach().contiguous().numpy().tobytes()).hexdigest()[:32]
+    digests = {}
+    for name, weight, _ in init_stds(model):
+        data = weight.detach().contiguous().numpy().tobytes()
+        digests[name] = InitDigest(parameters=weight.numel(), sha256=hashlib.sha256(data).hexdigest()[:32])
+    return digests
 
 
 def evaluation_steps(steps: int, num_evaluations: int) -> frozenset[int]:
@@ -70,7 +66,7 @@ def evaluation_steps(steps: int, num_evaluations: int) -> frozenset[int]:
     >>> sorted(evaluation_steps(10, 3))
     [3, 7, 10]
     """
-    return frozenset(max(1, round(steps * part / num_evaluations)) for part in range(1, num_evaluations + 1))
+    return frozenset(max(1, round(steps * i / num_evaluations)) for i in range(1, num_evaluations + 1))
 
 
 class TrainLoop:

@@ -1,5 +1,6 @@
-"""Profile of one training step, measured and predicted: parameters, FLOPs, bytes, and the device's speed."""
+"""Measurements of a training step on this machine: its profile beside the prediction, and the cost of batch sizes."""
 
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,15 +8,31 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lmpipe.model.accounting import FLOAT32_BYTES, count_parameters, forward_flops
-from lmpipe.model.activation_memory import account_activations
+from lmpipe.model.accounting import FLOAT32_BYTES, account_adamw, count_parameters, forward_flops
+from lmpipe.model.activation_memory import account_activations, step_memory
 from lmpipe.model.functional import reduced_dtype
 from lmpipe.model.torch_counts import count_torch_flops
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
-from lmpipe.training.devices import acquire_device, device_name, peak_memory_bytes, set_deterministic
-from lmpipe.training.measurements import MeasuredStep, PredictedStep, StepProfile
-from lmpipe.training.step import DivergenceMonitor, TrainingStep
+from lmpipe.training.devices import (
+    acquire_device,
+    allocated_memory_bytes,
+    device_name,
+    free_memory_bytes,
+    peak_memory_bytes,
+    reset_peak_memory,
+    set_deterministic,
+)
+from lmpipe.training.measurements import (
+    BatchSizeBenchmark,
+    BatchSizeRow,
+    MeasuredStep,
+    MemoryLine,
+    PredictedStep,
+    StepProfile,
+    StopReason,
+)
+from lmpipe.training.step import MAX_MEMORY_FRACTION, DivergenceMonitor, TrainingStep
 
 # Part of the model that each module belongs to; other components of a module's name are layers.
 PART_OF_MODULE = {
@@ -30,6 +47,11 @@ PART_OF_MODULE = {
 MATMUL_SIDE = {"cpu": 1024, "mps": 2048, "cuda": 8192}  # larger square matrices are multiplied no faster
 MATMUL_SECONDS = 1.0
 MIN_MATMULS = 3
+MAX_BENCHMARK_SECONDS = 10.0  # a batch size that would exceed it is not tried
+MIN_TIMED_SECONDS = 0.3  # the step of a small batch is repeated until then
+
+
+# --- model_measurements.json ------------------------------------------------------------------------------------------
 
 
 def profile_step(
@@ -56,8 +78,8 @@ def warm_up(config: ModelConfig, training: TrainingSettings, device: torch.devic
     The first step of a process loads the code that computes, which needs more memory than a small model.
     """
     smallest = {"d_model": 2 * config.num_heads, "d_ff": 2, "num_layers": 1, "context_length": 2, "vocab_size": 2}
-    tiny, one = config.model_copy(update=smallest), training.model_copy(update={"batch_size": 1})
-    step = TrainingStep(TransformerLM(tiny, seed=0).to(device), one, DivergenceMonitor(device, warmup_steps=0))
+    tiny, training = config.model_copy(update=smallest), training.model_copy(update={"batch_size": 1})
+    step = TrainingStep(TransformerLM(tiny, seed=0).to(device), training, DivergenceMonitor(device, warmup_steps=0))
     step.run(1, *random_batch(tiny, 1, device), lr=0.0)
     step.collect()
 
@@ -109,7 +131,7 @@ def run_recorded(
 
 
 def random_batch(config: ModelConfig, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return random inputs and targets, each (batch, seq) with a storage of its own."""
+    """Return random inputs and targets, each (batch, seq), in separate storages."""
     generator = torch.Generator().manual_seed(0)
     shape = (2, batch_size, config.context_length)
     inputs, targets = torch.randint(config.vocab_size, shape, generator=generator).unbind()
@@ -184,3 +206,138 @@ def matmul_flops_per_second(device: torch.device, precision: str) -> float:
         (left @ right)[0, 0].item()
         seconds.append(time.perf_counter() - started)
     return 2 * side**3 / min(seconds[1:])
+
+
+# --- batch_sizes.json -------------------------------------------------------------------------------------------------
+
+
+def benchmark_batch_sizes(
+    config: ModelConfig, training: TrainingSettings, *, threads: int = 1, device: str | None = None
+) -> BatchSizeBenchmark:
+    """Time a training step at each doubling of the batch size, and find the largest batch that fits."""
+    with acquire_device(device) as acquired:
+        set_deterministic(threads, acquired)
+        warm_up(config, training, acquired)
+        limit = round(MAX_MEMORY_FRACTION * free_memory_bytes(acquired))
+        memory, handout = step_memory(config, training.precision), account_adamw(config, limit)
+        predicted = memory_line(limit, *memory)
+        rows, stop_reason = [], "memory"
+        if predicted.largest_batch_size:
+            rows, stop_reason = StepTimer(config, training, acquired, limit, memory.per_sequence).run()
+        return BatchSizeBenchmark(
+            model=config,
+            precision=training.precision,
+            device=device_name(acquired),
+            threads=threads,
+            memory_limit_bytes=limit,
+            predicted=predicted,
+            handout=memory_line(limit, handout.fixed_bytes, handout.bytes_per_sequence),
+            sizes=rows,
+            largest_batch_size=rows[-1].batch_size if rows else 0,
+            estimated_largest_batch_size=extrapolate_largest(rows, memory.per_sequence, limit),
+            stop_reason=stop_reason,
+        )
+
+
+def memory_line(limit: int, fixed_bytes: int, bytes_per_sequence: int) -> MemoryLine:
+    """Return a line of memory over the batch size, with the largest batch within `limit` bytes.
+
+    >>> memory_line(100, 20, 30).largest_batch_size
+    2
+    """
+    largest = max(0, (limit - fixed_bytes) // bytes_per_sequence)
+    return MemoryLine(fixed_bytes=fixed_bytes, bytes_per_sequence=bytes_per_sequence, largest_batch_size=largest)
+
+
+class StepTimer:
+    """Steps of growing batches of one model on random tokens, with learning rate 0."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        training: TrainingSettings,
+        device: torch.device,
+        limit: int,
+        predicted_bytes_per_sequence: int,
+    ):
+        self.config, self.training, self.device, self.limit = config, training, device, limit
+        self.predicted_bytes_per_sequence = predicted_bytes_per_sequence
+        reset_peak_memory(device)
+        self.initial_bytes = allocated_memory_bytes(device)
+        model = TransformerLM(config, seed=0).to(device)
+        self.training_step = TrainingStep(model, training, DivergenceMonitor(device, warmup_steps=0))
+
+    def run(self) -> tuple[list[BatchSizeRow], StopReason]:
+        """Measure each doubling; return the rows, the smallest batch first, and why they end."""
+        rows: list[BatchSizeRow] = []
+        started = time.perf_counter()
+        while True:
+            try:
+                rows.append(self.measure(2 ** len(rows)))
+            except torch.OutOfMemoryError:
+                return rows, "memory"
+            if reason := self.stop_reason(rows, time.perf_counter() - started):
+                return rows, reason
+
+    def measure(self, batch_size: int) -> BatchSizeRow:
+        """Time steps of one batch size, and measure their peak memory."""
+        reset_peak_memory(self.device)
+        seconds = self.time_steps(batch_size)
+        step_seconds = statistics.median(seconds)
+        return BatchSizeRow(
+            batch_size=batch_size,
+            steps=len(seconds),
+            step_seconds=step_seconds,
+            tokens_per_second=batch_size * self.config.context_length / step_seconds,
+            memory_bytes=max(0, peak_memory_bytes(self.device) - self.initial_bytes),
+        )
+
+    def time_steps(self, batch_size: int) -> list[float]:
+        """Return the seconds of each step but the first, which allocates memory."""
+        batch = random_batch(self.config, batch_size, self.device)
+        seconds: list[float] = []
+        self.run_step(*batch)
+        while sum(seconds) < MIN_TIMED_SECONDS or not seconds:
+            started = time.perf_counter()
+            self.run_step(*batch)
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    def run_step(self, inputs: Tensor, targets: Tensor) -> None:
+        """Take one training step on a batch, (batch, seq), and wait for it."""
+        self.training_step.micro_batch_size = len(inputs)
+        self.training_step.run(1, inputs, targets, lr=0.0)
+        self.training_step.collect()
+
+    def stop_reason(self, rows: list[BatchSizeRow], elapsed: float) -> StopReason | None:
+        """Return why the next doubling is not tried, if so. A GPU itself reports what does not fit."""
+        last = rows[-1]
+        if 2 * last.batch_size * self.config.context_length > self.training.total_tokens:
+            return "run"
+        if self.device.type != "cuda":
+            growth = bytes_per_sequence(rows, self.predicted_bytes_per_sequence) * last.batch_size
+            if last.memory_bytes + growth > self.limit:
+                return "memory"
+        # At least two steps of twice the tokens.
+        return "time" if elapsed + 4 * last.step_seconds > MAX_BENCHMARK_SECONDS else None
+
+
+def bytes_per_sequence(rows: list[BatchSizeRow], predicted: int) -> float:
+    """Return the slope of memory between the last two rows, or `predicted` if it is not positive."""
+    if len(rows) < 2:
+        return predicted
+    before, last = rows[-2:]
+    measured = (last.memory_bytes - before.memory_bytes) / (last.batch_size - before.batch_size)
+    return measured if measured > 0 else predicted
+
+
+def extrapolate_largest(rows: list[BatchSizeRow], predicted: int, limit: int) -> int:
+    """Return the largest batch size within `limit` bytes, on the line through the last two rows.
+
+    `predicted` are the bytes per sequence to use if the rows give no slope.
+    """
+    if not rows:
+        return 0
+    last = rows[-1]
+    available = max(0, limit - last.memory_bytes)
+    return last.batch_size + int(available // bytes_per_sequence(rows, predicted))

@@ -164,9 +164,9 @@ def find_micro_batch_size(step: TrainingStep, batch_size: int) -> int:
     `batch_size` is this process's slice of a batch. A GPU tries each size; elsewhere the accounting predicts it. The
     gradient of a batch does not depend on its micro-batches, except for rounding.
     """
-    wanted = step.training.micro_batch_size
-    if wanted != "auto":
-        return min(wanted, batch_size)
+    setting = step.training.micro_batch_size
+    if setting != "auto":
+        return min(setting, batch_size)
     if step.device.type != "cuda":
         memory = MAX_MEMORY_FRACTION * free_memory_bytes(step.device)
         largest = account_adamw(step.model.config, memory).largest_batch_size

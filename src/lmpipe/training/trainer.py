@@ -233,7 +233,9 @@ class Trainer:
         """Add a row to metrics.csv; a missing or non-finite number is an empty cell."""
         seconds = f"{self.state.wall_seconds:.4f}"
         cells = [str(step), str(step * self.inputs.tokens_per_step), seconds]
-        cells += map(format_cell, (learning_rate, train_loss, validation_loss, grad_norm))
+        for number in (learning_rate, train_loss, validation_loss, grad_norm):
+            # All digits of a float32.
+            cells.append("" if number is None or not math.isfinite(number) else f"{number:.9g}")
         self.rows.append(",".join(cells) + "\n")
 
     def save(self) -> Path:
@@ -309,11 +311,6 @@ class Trainer:
             limit = f"the training tokens' unigram entropy of {entropy:.3f}"
             return "not_learning", f"the loss did not fall {UNIGRAM_MARGIN_NATS} nats below {limit}"
         return "finished", None
-
-
-def format_cell(value: float | None) -> str:
-    """Format a number of metrics.csv with all digits of a float32; empty if it is missing or not finite."""
-    return "" if value is None or not math.isfinite(value) else f"{value:.9g}"
 
 
 def finite(value: float) -> float | None:

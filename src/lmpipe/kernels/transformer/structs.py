@@ -20,7 +20,7 @@ MODEL = struct(
 PRE_NORM, POST_NORM = range(2)
 # A layer: the addresses of its weights.
 LAYER = struct("norm_1 qkv output norm_2 up down")
-# A row of a batch: a token, its position, the KV cache of its text, and the address for its logits (0: not wanted).
+# A row of a batch: a token, its position, the KV cache of its text, and the address for its logits (0: none).
 ROW = struct("token position cache logits")
 
 # --- training (train.py): arguments of each kernel; `itemsize` is the bytes of an element, 4 or 2 ---
