@@ -169,9 +169,10 @@ def document_tables() -> str:
 
 def document_rows(model: type[BaseModel], prefix: str):
     """Yield the rows of a document's keys; parts are listed by their path, `[]` is an item and `.NAME` any key."""
+    schema = model.model_json_schema(mode="serialization")
+    properties = schema.get("properties") or schema["$defs"][model.__name__]["properties"]  # of a recursive model
     for key, field in model.model_fields.items():
-        schema = model.model_json_schema(mode="serialization")["properties"][key]
-        yield [f"`{prefix}{key}`", type_words(schema), attribute_docstrings(model).get(key, "")]
+        yield [f"`{prefix}{key}`", type_words(properties[key]), attribute_docstrings(model).get(key, "")]
         for part, suffix in parts_of(field.annotation):
             if not (issubclass(part, Document) and filename(part)) and part not in (ModelSettings, TrainingSettings):
                 yield from document_rows(part, f"{prefix}{key}{suffix}.")

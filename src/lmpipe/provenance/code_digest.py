@@ -19,7 +19,6 @@ NON_NUMERIC = {
     "planning",
     "provenance",
     "study.corpora",
-    "study.documents",
     "study.experiments",
     "study.fields",
     "study.loader",

@@ -52,7 +52,7 @@ class FileInfo(Document):
 
 
 class JobRecord(Environment):
-    """Origin of the results of one job (provenance.json in a folder, NAME.provenance.json beside a file).
+    """Origin of the results of one job (NAME.provenance.json beside a file, provenance.json in a folder).
 
     Code, versions, hardware and commit of a run that was copied from the store are those that trained it.
     """
@@ -88,7 +88,7 @@ class JobRecord(Environment):
 
 
 class StudyProvenance(Document):
-    """Records of all jobs of a study (provenance.json in its results folder)."""
+    """Records of all jobs of a study (results/STUDY/provenance.json)."""
 
     study: str
     """Name of the study."""
