@@ -19,7 +19,7 @@ def is_number(value: Any) -> bool:
 
 
 def format_int(value: float) -> str:
-    """A whole number with its thousands set apart.
+    """Return a whole number with thousands separators.
 
     >>> format_int(2127057600)
     '2,127,057,600'
@@ -28,7 +28,7 @@ def format_int(value: float) -> str:
 
 
 def format_number(value: float, digits: int = 3) -> str:
-    """A number with `digits` significant digits, or its whole part; a power of ten below 0.0001 and from 10 million on.
+    """Return a number with `digits` significant digits, or its whole part; a power of ten below 1e-4 and from 1e7 on.
 
     >>> [format_number(x) for x in (0.0008, 3.14159, 5115.2, 4.5133e12, 2.1e-23)]
     ['0.0008', '3.14', '5,115', '4.51 × 10¹²', '2.1 × 10⁻²³']
@@ -45,18 +45,18 @@ def format_number(value: float, digits: int = 3) -> str:
 
 
 def format_power_of_ten(value: float, digits: int) -> str:
-    """A number as a mantissa and a power of ten, such as '4.51 × 10¹²'."""
+    """Return a number as a mantissa and a power of ten, such as '4.51 × 10¹²'."""
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     return f"{strip_zeros(mantissa)} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
 
 
 def strip_zeros(text: str) -> str:
-    """A decimal without the zeros that end it."""
+    """Return a decimal without trailing zeros."""
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def format_bytes(size: float) -> str:
-    """A size in decimal units (1 kB = 1,000 bytes), three significant digits.
+    """Return a size in decimal units (1 kB = 1,000 bytes), three significant digits.
 
     >>> format_bytes(8508230400), format_bytes(304e6), format_bytes(15)
     ('8.51 GB', '304 MB', '15 bytes')
@@ -68,7 +68,7 @@ def format_bytes(size: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration in the two largest units that fit it.
+    """Return a duration in the two largest units that fit it.
 
     >>> format_seconds(3.21), format_seconds(4920), format_seconds(0.0042), format_seconds(442e6)
     ('3.2 s', '1 h 22 min', '4.2 ms', '5,116 days')
@@ -90,14 +90,14 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_two_units(seconds: int, large: int, large_name: str, small: int, small_name: str) -> str:
-    """A duration as '1 h 22 min', or '2 h' where the smaller unit is zero."""
+    """Return a duration as '1 h 22 min', or '2 h' if the smaller unit is zero."""
     whole, rest = divmod(seconds, large)
     small_part = f" {rest // small} {small_name}" if rest else ""
     return f"{whole} {large_name}{small_part}"
 
 
 def format_percent(share: float) -> str:
-    """A share as a percentage with one decimal, or with as many as it takes to differ from 0 % and 100 %.
+    """Return a fraction as a percentage with one decimal, or with as many as distinguish it from 0 % and 100 %.
 
     >>> format_percent(0.4231), format_percent(0.0002), format_percent(0.99995), format_percent(1)
     ('42.3 %', '0.02 %', '99.995 %', '100 %')
@@ -114,7 +114,7 @@ def format_percent(share: float) -> str:
 
 
 def join_words(items: Sequence[str]) -> str:
-    """Words in a row.
+    """Return words as an enumeration.
 
     >>> join_words(["a", "b", "c"])
     'a, b and c'
@@ -124,7 +124,7 @@ def join_words(items: Sequence[str]) -> str:
 
 
 def format_loss(value: float | None) -> str:
-    """A loss in nats with three decimals; None, as the results write a loss without a finite value, in words.
+    """Return a loss in nats with three decimals; None is a loss that is not finite.
 
     >>> format_loss(2.34512), format_loss(None)
     ('2.345', 'not finite')
@@ -133,7 +133,7 @@ def format_loss(value: float | None) -> str:
 
 
 def code_span(text: str) -> str:
-    """A text as a code span of Markdown, whose fence is longer than any ` inside it.
+    """Return a text as a code span of Markdown, whose fence is longer than any ` inside it.
 
     >>> code_span("a"), code_span("x`"), code_span("``")
     ('`a`', '`` x` ``', '``` `` ```')
@@ -154,7 +154,7 @@ def format_command(target: Path | str) -> str:
 
 
 def format_formula(formula: str) -> str:
-    """A formula of `lmpipe.model.accounting` as people write it.
+    """Return a formula of the accounting in mathematical notation.
 
     >>> format_formula("2 * L * H * S**2")
     '2·L·H·S²'

@@ -1,4 +1,4 @@
-"""What made a result: a digest of the code that computes, package versions, hardware, and the commit."""
+"""Digest of the code that computes a result: comments, layout and docstrings do not count."""
 
 import ast
 import hashlib
@@ -57,7 +57,7 @@ def code_digest(*names: str) -> dict[str, str]:
 
 
 def module_path(module: str) -> Path:
-    """Source file of a module of lmpipe, given its dotted name below the package."""
+    """Return the source file of a module of lmpipe, given its dotted name below the package."""
     return PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
 
 
@@ -79,7 +79,7 @@ def is_numeric(module: str) -> bool:
 
 
 class Source(NamedTuple):
-    """What counts of a source file: the digest of its meaning, and what it imports anywhere in it.
+    """Digest of a source file without comments and docstrings, and everything that it imports.
 
     `modules` are those of lmpipe, `packages` the top-level names outside it.
     """
@@ -152,7 +152,7 @@ def imported_modules(node: ast.Import | ast.ImportFrom) -> set[str]:
 
 @cache
 def data_digest(path: Path) -> str:
-    """The digest of a data file, or of every file below a folder with its name."""
+    """Return the digest of a data file, or of every file below a folder with its name."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file() and "__pycache__" not in file.parts:

@@ -82,7 +82,7 @@ class CorpusSettings(Settings):
     """Jobs that count and encode the training text; the results are the same bytes."""
 
     def text_settings(self) -> dict[str, Any]:
-        """Settings that decide the text, as JSON values, without the files of a `url` corpus."""
+        """Return the settings that decide the text, as JSON values, without the files of a `url` corpus."""
         return self.model_dump(mode="json", exclude={"tokenizer", "stands_for", "shards", "files", "valid"})
 
     def text_paths(self) -> list[str]:
@@ -116,7 +116,7 @@ class DocstringsCorpus(CorpusSettings):
         return {package: version(package) for package in self.packages}
 
     def text_settings(self) -> dict[str, Any]:
-        """Settings that decide the text, and the versions of the packages."""
+        """Return the settings that decide the text, and the versions of the packages."""
         return super().text_settings() | {"versions": self.versions()}
 
 
@@ -161,7 +161,7 @@ class TextFile(Settings):
 
     @model_validator(mode="after")
     def check_local(self) -> "TextFile":
-        """A local text exists, can be read and is not empty before the first job starts."""
+        """Require that a local text exists, can be read and is not empty."""
         if (path := self.local_path) is None:
             return self
         if not os.path.isfile(path):
@@ -221,7 +221,7 @@ class UrlCorpus(CorpusSettings):
 
     @model_validator(mode="after")
     def check_split(self) -> "UrlCorpus":
-        """The validation split is files of its own or a fraction of the training text."""
+        """Require either files for validation or a fraction of the training text."""
         if self.valid is None and self.valid_fraction is None:
             raise InvalidValueError(
                 "has no validation split", "add valid (files of their own) or valid_fraction (such as 0.1)"

@@ -100,7 +100,7 @@ class RunSettings(Overrides):
 
     @model_validator(mode="after")
     def check_sweep(self) -> "RunSettings":
-        """Each key of a sweep is a setting, has valid values, and is not set as well."""
+        """Require that each key of a sweep is a setting, has valid values, and is not set as well."""
         for key, values in self.sweep.items():
             try:
                 for value in values:
@@ -150,7 +150,7 @@ class ExperimentSettings(RunSettings):
 
     @model_validator(mode="after")
     def check_runs(self) -> "ExperimentSettings":
-        """A run does not set a key that its experiment sweeps: one of the two would be ignored."""
+        """Refuse a run that sets a key which its experiment sweeps: one of the two would be ignored."""
         for name, run in (self.runs or {}).items():
             for key in self.sweep:
                 if getattr(run, key) is not None:

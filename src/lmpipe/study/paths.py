@@ -68,7 +68,7 @@ class StudyPaths:
         return self.root / "experiments" / experiment
 
     def best(self, experiment: str) -> Path:
-        """The best run of an experiment."""
+        """Best run of an experiment."""
         return self.experiment(experiment) / "best.json"
 
     def samples(self, corpus: str) -> Path:

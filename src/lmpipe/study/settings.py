@@ -53,7 +53,7 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def check_heads(self) -> "ModelSettings":
-        """All heads have the same size; RoPE rotates pairs of channels, so it is even."""
+        """Require heads of equal size, which is even with RoPE: it rotates pairs of channels."""
         if self.d_model % self.num_heads:
             problem = f"is {self.num_heads}, which does not divide d_model = {self.d_model}"
             raise InvalidValueError(problem, f"use {self.nearest_heads()}", key="num_heads")
