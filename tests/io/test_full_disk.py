@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import os
 import re
 import resource
@@ -64,6 +65,7 @@ def _without_seconds_of_counting_and_drawing(monkeypatch):
 def filled(disk: Path, left: int = 0) -> Iterator[None]:
     """Fill a disk up for a while, but for so many bytes."""
     filler = disk / "filler"
+    gc.collect()  # a run's memory maps of deleted files take up room until they are closed
     free = shutil.disk_usage(disk).free // PAGE_BYTES * PAGE_BYTES
     filler.write_bytes(bytes(free - left))
     try:
@@ -191,15 +193,12 @@ def test_a_run_is_published_from_the_store_once_there_is_room(disk, tmp_path, mo
     shutil.rmtree(disk / "run")
 
 
-def test_a_disk_that_can_only_be_read(whole_study, tmp_path, monkeypatch, capfd):
-    folder, commands = whole_study
-    monkeypatch.chdir(folder)
+def test_read_only_disk_is_one_line(whole_study, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(whole_study)
     with mounted(tmp_path, "ro"):
-        line = told([*commands["count-pretokens"][:-1], str(tmp_path / "counts" / "0.npz")], capfd)
-    assert line == (
-        f"lmpipe count-pretokens: {tmp_path / 'counts'}: expected a disk to write to, found one that can only be read; "
-        "name another path\n"
-    )
+        line = told([*command("count-pretokens")[:-1], str(tmp_path / "counts" / "0.npz")], capfd)
+    assert line.startswith(f"lmpipe count-pretokens: {tmp_path / 'counts'}") and line.count("\n") == 1
+    assert "read-only" in line
 
 
 # --- without a disk of one's own -------------------------------------------------------------------------------------

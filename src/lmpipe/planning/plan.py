@@ -135,13 +135,13 @@ def check_size(study: Study) -> None:
     """Raise InvalidValueError if a study is too large to plan; nothing is expanded before."""
     shards = [corpus.shards for corpus in study.corpora.values()]
     if max(shards) > MAX_SHARDS:
-        problem = f"a corpus has {short_repr(max(shards))} shards; at most {MAX_SHARDS:,} are possible"
+        problem = f"a corpus has {max(shards):,} shards; at most {MAX_SHARDS:,} are possible"
         raise InvalidValueError(problem, "use fewer")
     experiments = study.experiments.values()
     runs = sum(len(it.seeds or study.seeds) * it.runs_for_each_seed for it in experiments)
     if sum(shards) + runs > MAX_JOBS:
         raise InvalidValueError(
-            f"the study has {short_repr(runs)} training runs and {short_repr(sum(shards))} shards; together at most "
+            f"the study has {runs:,} training runs and {sum(shards):,} shards; together at most "
             f"{MAX_JOBS:,} are possible",
             "make several studies of it",
         )
