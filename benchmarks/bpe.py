@@ -129,7 +129,7 @@ def read_through(corpus: str) -> None:
 
 @contextmanager
 def prepared(kind: str, corpus: str, vocab_size: int) -> Iterator[Job]:
-    """A job with what it needs, which is removed at the end."""
+    """Yield a job with what it needs, which is removed at the end."""
     if kind == "train":
         yield Training(corpus, vocab_size)
         return
@@ -169,7 +169,7 @@ def print_table(job: Job, wanted: Sequence[str], runs: int, size: int) -> None:
 
 
 def read_arguments() -> argparse.Namespace:
-    """The arguments; `peers` and `jobs` are lists of names."""
+    """Return the arguments; `peers` and `jobs` are lists of names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     peers = list(dict.fromkeys([*Training.peers, *Encoding.peers]))
     parser.add_argument("--corpus", required=True, help="a text file with <|endoftext|> between its documents")

@@ -31,7 +31,7 @@ def tell_stories() -> Iterator[str]:
 
 
 def repeat(text: str) -> Iterator[str]:
-    """The documents of a text without end, each time in another order and with other rare words."""
+    """Yield the documents of a text without end, each time in another order and with other rare words."""
     documents = [document for document in text.split(END_OF_TEXT) if document.strip()]
     rare = {word for word, times in Counter(WORD.findall(text)).items() if times <= RARE}
     yield from documents
@@ -44,7 +44,7 @@ def repeat(text: str) -> Iterator[str]:
 
 
 def replacement(changed: dict[str, str], match: re.Match[str]) -> str:
-    """The word that stands for a matched one."""
+    """Return the word that stands for a matched one."""
     return changed.get(match.group(), match.group())
 
 

@@ -132,7 +132,7 @@ def encode(name: str, corpus: str, folder: str, output: str) -> dict[str, Any]:
 
 
 def contents(output: str, separator: int) -> dict[str, Any]:
-    """Number of ids in a file and their SHA-256, with and without separators."""
+    """Return the number of ids in a file and their SHA-256, with and without separators."""
     import numpy as np
 
     whole, without = hashlib.sha256(), hashlib.sha256()

@@ -87,7 +87,7 @@ class Chance:
     seen: bytes = b""
 
     def some(self, choices: list[str], most: int = 8) -> bytes:
-        """A few characters of a list."""
+        """Return a few characters of a list."""
         return "".join(self.random.choices(choices, k=self.random.randint(1, most))).encode()
 
     def dense(self) -> bytes:
@@ -115,11 +115,11 @@ class Chance:
         return self.random.choice([b"", b" "]) + self.some(OTHERS, 4)
 
     def contraction(self) -> bytes:
-        """The end of a contraction, or nearly."""
+        """Return the end of a contraction, or nearly."""
         return self.random.choice([b"", b"it", b"we", b"1", b" "]) + self.some(CONTRACTIONS, 2)
 
     def broken(self) -> bytes:
-        """What is no UTF-8, alone or between what is."""
+        """Return bytes that are not UTF-8, alone or between valid text."""
         if self.random.random() < 0.5:
             return self.random.choice(BROKEN)
         return self.random.randbytes(self.random.randint(1, 5))
@@ -131,7 +131,7 @@ class Chance:
         return self.random.choice([data[:place], data[place:]])
 
     def special(self) -> bytes:
-        """A special token, or a part of one."""
+        """Return a special token, or a part of one."""
         data = self.random.choice(self.specials or SPECIALS).encode()
         if self.random.random() < 0.6:
             return data
@@ -146,7 +146,7 @@ class Chance:
         return "".join(self.random.choices("abcé" if size < 300 else "ab", k=size)).encode()
 
     def again(self) -> bytes:
-        """A part of what the training saw, cut anywhere."""
+        """Return a part of what the training saw, cut anywhere."""
         place = self.random.randrange(len(self.seen) + 1)
         return self.seen[place : place + self.random.randint(1, 30)]
 
@@ -170,7 +170,7 @@ class Findings:
     shown: float = field(default_factory=time.monotonic)
 
     def attempt(self, what: str, make: Callable[[], Any], inputs: dict[str, Any]) -> Any:
-        """What lmpipe makes; FAILED where it raises, which is a difference."""
+        """Return the result of lmpipe, or FAILED if it raises, which counts as a difference."""
         try:
             return make()
         except Exception:
@@ -197,7 +197,7 @@ class Findings:
 
 
 def shortened(value: Any) -> str:
-    """A value as Python shows it; of long ones the beginning and the end."""
+    """Return the repr of a value; of a long one the beginning and the end."""
     shown = repr(value)
     if (len(value) if isinstance(value, bytes | str) else len(shown)) <= SHOWN_BYTES:
         return shown
@@ -227,7 +227,7 @@ def draw_specials(random: Random) -> list[str]:
 
 
 def cut_anywhere(random: Random, text: str) -> list[str]:
-    """A text in pieces, also empty ones."""
+    """Return a text in pieces, also empty ones."""
     places = sorted(random.choices(range(len(text) + 1), k=random.randint(0, 6)))
     return [text[start:stop] for start, stop in zip([0, *places], [*places, len(text)], strict=True)]
 
@@ -239,7 +239,7 @@ def differing(expected: Mapping[bytes, int], found: Mapping[bytes, int]) -> dict
 
 
 def file_ids(path: Path, ours: Tokenizer) -> list[int] | str:
-    """The ids of a text file by way of a file of ids; that it is empty, where that is said."""
+    """Return the ids of a text file, encoded into a file of ids, or a message."""
     output = path.with_suffix(".bin")
     try:
         info = encode_file(path, ours, output, path.with_suffix(".json"), "fuzz")

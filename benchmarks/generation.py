@@ -61,14 +61,14 @@ class Contest:
         return self.config.context_length - len(self.tokenizer.encode(self.prompts[0]))
 
     def lmpipe(self, temperature: float, top_p: float, seed: int) -> list[list[int]]:
-        """The new ids by lmpipe."""
+        """Return the new ids by lmpipe."""
         samples = generate(self.ours, self.tokenizer, self.prompts, temperature, top_p, self.new_tokens, seed)
         for sample in samples:
             self.tokenizer.decode(sample.new_ids)
         return [sample.new_ids for sample in samples]
 
     def transformers(self, cache: str, temperature: float, top_p: float, seed: int) -> list[list[int]]:
-        """The new ids by transformers, with one of its caches."""
+        """Return the new ids by transformers, with one of its caches."""
         drawing = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         how = drawing if temperature else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         set_seed(seed)
@@ -80,7 +80,7 @@ class Contest:
 
     @torch.inference_mode()
     def uncached(self, temperature: float, top_p: float, seed: int) -> list[list[int]]:
-        """The new ids by torch, from the whole text each time."""
+        """Return the new ids by torch, from the whole text each time."""
         token_ids = torch.tensor([self.tokenizer.encode(prompt) for prompt in self.prompts])
         generator = torch.Generator().manual_seed(seed)
         for _ in range(self.new_tokens):
@@ -100,7 +100,7 @@ def draw(logits: torch.Tensor, top_p: float, generator: torch.Generator) -> torc
 
 
 def prepared(config: ModelConfig, batch: int, folder: str) -> Contest:
-    """A model of random weights, loaded by everyone, with a tokenizer that knows no end of text: no call ends early."""
+    """Return a model of random weights for every library; its tokenizer has no end of text, so no call ends early."""
     text = Path(folder, "stories.txt")
     text.write_text("\n".join(islice(stories(DOCUMENTS, 0), DOCUMENTS)), encoding="utf-8")
     tokenizer = Tokenizer(*train_bpe(str(text), config.vocab_size, []))
@@ -123,7 +123,7 @@ def prepared(config: ModelConfig, batch: int, folder: str) -> Contest:
 
 
 def seconds_of(call: Callable[[int], Any]) -> float:
-    """The mean seconds of a call, made as often as it takes to be measured; it is given a seed."""
+    """Return the mean seconds of a call with a seed, repeated until the time can be measured."""
     started, calls = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - started) < LEAST_SECONDS or not calls:
         call(calls)
@@ -158,7 +158,7 @@ def spread(rates: list[float]) -> str:
 
 
 def read_arguments() -> argparse.Namespace:
-    """The arguments."""
+    """Return the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", default=STUDY, help=f"whose model's shape is taken (default: {STUDY})")
     parser.add_argument("--batch", type=int, default=1, help="prompts that are continued together (default: 1)")

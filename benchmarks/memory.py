@@ -21,7 +21,7 @@ SAMPLES = {"prompts": ["Once upon a time"], "max_new_tokens": 100, "temperature"
 
 
 def study(files: list[Path]) -> dict:
-    """A study with one short run on the files."""
+    """Return a study with one short run on the files."""
     corpus = {"source": "url", "files": [f"file:{path.name}" for path in files], "valid_fraction": 0.01}
     return {
         "study": "memory",

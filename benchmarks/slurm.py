@@ -179,7 +179,7 @@ def succeeds(*command: str) -> bool:
 
 
 def output_of(*command: str) -> str:
-    """Standard output of a command."""
+    """Return the standard output of a command."""
     return subprocess.run(command, capture_output=True, text=True, timeout=READY_SECONDS).stdout.strip()
 
 

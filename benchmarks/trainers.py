@@ -16,7 +16,7 @@ BLOCK_BYTES = 1 << 24
 
 
 def parts(corpus: str) -> Iterator[str]:
-    """The texts around all separators of a corpus, also empty ones, for peers that take no files."""
+    """Yield the texts around all separators of a corpus, also empty ones, for peers that take no files."""
     rest = b""
     with open(corpus, "rb") as file:
         while block := file.read(BLOCK_BYTES):
@@ -26,7 +26,7 @@ def parts(corpus: str) -> Iterator[str]:
 
 
 def documents(corpus: str) -> Iterator[str]:
-    """The documents of a corpus."""
+    """Return the documents of a corpus."""
     return filter(None, parts(corpus))
 
 
@@ -39,7 +39,7 @@ def printable_bytes() -> dict[str, int]:
 
 
 def unicode_to_bytes(parts: list[str] | str) -> bytes:
-    """The bytes of a token or merge that is given in GPT-2's form; a merge as a pair or as a line."""
+    """Return the bytes of a token or merge in GPT-2's form; a merge as a pair or as a line."""
     known = printable_bytes()
     return bytes(known[character] for character in "".join(parts).replace(" ", ""))
 
@@ -52,7 +52,7 @@ def lmpipe(corpus: str, vocab_size: int) -> list[bytes]:
 
 
 def ffbpe(corpus: str, vocab_size: int) -> list[bytes]:
-    """The one peer with the same rule for ties: all of its merges must be ours."""
+    """Return the peer with the same rule for ties: all of its merges must equal ours."""
     from ffbpe.pretokenizer import PreTokenizer
     from ffbpe.trainer import BpeTrainer
 
@@ -111,7 +111,7 @@ TRAINERS: dict[str, Callable[[str, int], list[bytes]]] = {
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held at once (Linux)."""
+    """Return the peak memory of this process (Linux)."""
     with open("/proc/self/status", encoding="ascii") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
 

@@ -79,7 +79,7 @@ Steps = Callable[[int], None]
 
 
 def lmpipe_steps(shape: Shape, device: torch.device, is_compiled: bool, batches: Iterator[Batch]):
-    """The steps as `lmpipe train` makes them."""
+    """Return the steps as `lmpipe train` makes them."""
     training = TrainingSettings(total_tokens=2**40, batch_size=shape.batch_size, max_lr=RATE, precision=shape.precision)
     set_deterministic(shape.threads, device)
     model = TransformerLM(shape.model, seed=0).to(device)
@@ -96,7 +96,7 @@ def lmpipe_steps(shape: Shape, device: torch.device, is_compiled: bool, batches:
 
 
 def peer_steps(name: str, shape: Shape, device: torch.device, is_compiled: bool, batches: Iterator[Batch]):
-    """The steps of a peer, written as its own examples do, at its best."""
+    """Return the steps of a peer, written as its own examples do, at its best."""
     if name == "nanoGPT":
         from benchmarks.gpt import GPT
 
@@ -130,7 +130,7 @@ def peer_steps(name: str, shape: Shape, device: torch.device, is_compiled: bool,
 
 
 def llama(config: ModelConfig) -> torch.nn.Module:
-    """The same model as transformers has it."""
+    """Return the same model from transformers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(
@@ -149,7 +149,7 @@ def llama(config: ModelConfig) -> torch.nn.Module:
 
 
 def random_batches(shape: Shape, device: torch.device) -> Iterator[Batch]:
-    """Inputs and targets (batch, seq), so many that no contestant learns them by heart, which no training does."""
+    """Return inputs and targets (batch, seq): enough that no contestant memorizes them."""
     generator = torch.Generator().manual_seed(0)
     size = (BATCHES, 2, shape.batch_size, shape.model.context_length)
     batches = torch.randint(shape.model.vocab_size, size, generator=generator).to(device)
@@ -212,7 +212,7 @@ class Contestant:
         self.facts = self.read()
 
     def read(self):
-        """The next line that the process writes, as JSON."""
+        """Return the next line that the process writes, as JSON."""
         line = self.process.stdout.readline()
         if not line:
             sys.exit(f"benchmarks.training: {self.name} {self.setting} ended early; its words stand above")
@@ -236,7 +236,7 @@ class Contestant:
 
 
 def table(contestants: list[Contestant], ceiling: Contestant, shape: Shape) -> list[str]:
-    """A row for each contestant, and how lmpipe compares with the faster peer."""
+    """Return a row for each contestant, and how lmpipe compares with the faster peer."""
     flops = 3 * forward_flops(shape.model) / shape.model.context_length
     peak = next((peak for name, peak in PEAKS.items() if name in ceiling.facts["device"]), None)
     lines = [f"{'contestant':24} {'parameters':>12} {'tokens/s':>12} {'range':>25} {'of ceiling':>11} {'MFU':>7}"]

@@ -27,7 +27,7 @@ settings.load_profile("any machine")
 
 @pytest.fixture(scope="session")
 def fabricated(tmp_path_factory) -> Results:
-    """A made-up study with sweeps, ablations over seeds and diverged runs, without plots; not to be changed."""
+    """Return a made-up study with sweeps, ablations over seeds and diverged runs, without plots; not to be changed."""
     folder = tmp_path_factory.mktemp("fabricated")
     fabricate_measurements(folder, speeds={size: speed_of(size) for size in (1, 2, 4, 8, 16, 32, 64)})
     return fabricate_study(folder)
@@ -43,7 +43,7 @@ def whole_study(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium without a window; a module's, since Playwright keeps an event loop running meanwhile."""
+    """Yield a headless Chromium; its scope is a module, since Playwright keeps an event loop running."""
     if CHROMIUM is None:
         pytest.skip(MISSING_CHROMIUM)
     with running_chromium() as running:

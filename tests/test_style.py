@@ -1,5 +1,6 @@
-"""Formatters and linters decide the layout; this holds them to it."""
+"""Layout, imports between packages, and first lines of docstrings."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,24 @@ ROOT = Path(__file__).parent.parent
 def test_layout(command):
     result = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_packages_keep_their_import_contracts():
+    command = [Path(sys.executable).parent / "lint-imports", "--no-cache"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_docstrings_start_with_a_noun_or_an_imperative():
+    questions = {"What", "Whether", "How", "Where", "Which"}
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            docstring = ast.get_docstring(node) if isinstance(node, documented) else None
+            if docstring and docstring.split()[0] in questions:
+                found.append(f"{path.relative_to(ROOT)}: {docstring.splitlines()[0]}")
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.workflow

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """A line for each fault: attempts, survivals, losses, seconds, and how the attempts ended."""
+    """Return a line for each fault: attempts, survivals, losses, seconds, and how the attempts ended."""
     lines = [f"{'fault':20} {'tries':>7} {'survived':>9} {'lost':>5} {'seconds':>8}  how"]
     for outcome in outcomes:
         survived, lost = outcome.survived.total(), len(outcome.losses)

@@ -33,7 +33,7 @@ CHECKPOINTS = Path("checkpoints")
 
 @cache
 def finished_study() -> Path:
-    """A folder with a finished tiny study and two checkpoints, made once in this process."""
+    """Return a folder with a finished tiny study and two checkpoints, made once in this process."""
     folder = Path(tempfile.mkdtemp(prefix="endurance-study-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     make_whole_study(folder)
@@ -43,7 +43,7 @@ def finished_study() -> Path:
 
 
 def new_training() -> tuple[TransformerLM, AdamW]:
-    """A model and its optimizer before the first step."""
+    """Return a model and its optimizer before the first step."""
     torch.set_num_threads(1)
     model = TransformerLM(ModelConfig(**MODEL, vocab_size=270), seed=0)
     return model, AdamW(model, TrainingSettings(**TRAINING))
@@ -96,7 +96,7 @@ def strange_files() -> list[bytes]:
 
 
 def huge_array() -> bytes:
-    """An .npz file whose arrays claim to have 2**60 numbers."""
+    """Return an .npz file whose arrays claim to have 2**60 numbers."""
     with zipfile.ZipFile(archive := io.BytesIO(), "w") as file:
         for name, dtype in (("text", "|u1"), ("lengths", "<u4"), ("counts", "<i8")):
             array = io.BytesIO()

@@ -78,7 +78,7 @@ def run_attempt(fault: Fault, seed: int) -> str:
 
 
 def describe(error: Exception) -> str:
-    """An error and the last frames of its traceback, in one line."""
+    """Return an error and the last frames of its traceback, in one line."""
     frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-3:]]
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} ({' > '.join(frames)})"
 

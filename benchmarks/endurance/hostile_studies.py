@@ -151,7 +151,7 @@ def study_commands(random: Random, folder: Path) -> str:
 
 
 def naughty_study(random: Random) -> dict[str, Any]:
-    """The smoke study with a corpus, prompts and runs whose allowed names and texts try a shell."""
+    """Return the smoke study with a corpus, prompts and runs whose allowed names and texts try a shell."""
     study = yaml.safe_load(shipped_studies()["smoke"])
     files = random.sample([f"file:{name}" for name in FILES if is_allowed(f"file:{name}")], 4)
     addresses = [each for each in ADDRESSES if isinstance(each, str) and each.startswith("http") and is_allowed(each)]

@@ -48,7 +48,7 @@ def prepare_folder(folder: Path) -> None:
 
 @cache
 def undisturbed() -> Path:
-    """A folder with the run without any fault, made once in this process."""
+    """Return a folder with the run without any fault, made once in this process."""
     folder = Path(tempfile.mkdtemp(prefix="endurance-run-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     prepare_folder(folder)

@@ -97,7 +97,7 @@ def killed_study(study_file: Path, kills: int, random: Random, folder: Path) -> 
 
 
 def count_results(results: Path) -> int:
-    """Number of provenance records, one for each finished job."""
+    """Return the number of provenance records, one for each finished job."""
     return len(list(results.rglob("*provenance.json")))
 
 

@@ -36,7 +36,7 @@ OTHERS = [
 
 
 def random_value(random: Random) -> Any:
-    """A naughty value; sometimes deeply nested, or with another one beside it."""
+    """Return a naughty value; sometimes deeply nested, or with another one beside it."""
     pool = random.choice([NAUGHTY["names"], NAUGHTY["texts"], NUMBERS, NUMBERS, NAUGHTY["number_texts"], OTHERS])
     value = copy.deepcopy(random.choice(pool))
     match random.randrange(12):
@@ -110,7 +110,7 @@ def slots(value: Any) -> list[tuple[Any, Any]]:
 
 
 def mutate_value(random: Random, value: Any, pieces: Sequence[Any] = ()) -> Any:
-    """A copy of nested dicts and lists with one to three changes; `pieces` may be put in, too."""
+    """Return a copy of nested dicts and lists with one to three changes; `pieces` may be put in, too."""
     value = copy.deepcopy(value)
     for _ in range(random.choice([1, 1, 2, 3])):
         if not (candidates := slots(value)):

@@ -75,5 +75,5 @@ def wait_until(
 
 
 def tail(log: Path) -> str:
-    """The end of a log."""
+    """Return the end of a log."""
     return log.read_text(encoding="utf-8", errors="replace")[-1500:]

@@ -28,7 +28,7 @@ def test_batch_size_compares_at_equal_tokens_and_at_equal_time(fabricated):
 
 
 def timed(results: Results, speeds: dict[int, tuple[float, ...]]) -> Finding:
-    """The finding on batch sizes whose runs, in the order of their rates, had these speeds."""
+    """Return the finding on batch sizes whose runs, in the order of their rates, had these speeds."""
     for size, measured in speeds.items():
         for factor, speed in zip((0.5, 1.0, 2.0), measured, strict=True):
             run = f"batch_size_experiment/batch_size={size}_max_lr=sqrt_batch_size-{factor}/seed0"

@@ -24,7 +24,7 @@ RUN = "learning_rate/max_lr=0.01/seed0"
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """A made-up study, all of whose three runs are over, begun by this process."""
+    """Return a made-up study of this process with three finished runs."""
     monkeypatch.chdir(tmp_path)
     results = fabricate_study(tmp_path / "results/fabricated", RATES)
     start_session(load_plan(results.study, "the fabricated study"), 2, [])
@@ -69,7 +69,7 @@ def take_away(study: StudySession, **told) -> dict:
 
 
 def gone() -> dict:
-    """A process of this machine that has ended."""
+    """Return a process of this machine that has ended."""
     return ProcessIdentity.current().model_dump() | {"create_time": 1.0}
 
 

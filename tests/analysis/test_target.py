@@ -13,7 +13,7 @@ ENTRY = ("A title", "A question?")
 
 
 def aimed(tmp_path, name, target, **changes):
-    """The finding of an experiment of the fabricated study, with a target."""
+    """Return the finding of an experiment of the fabricated study, with a target."""
     experiments = {name: EXPERIMENTS[name] | {"target_loss": target} | changes}
     if "best_of" in str(experiments):
         experiments["learning_rate"] = EXPERIMENTS["learning_rate"]

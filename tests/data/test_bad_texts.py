@@ -61,12 +61,12 @@ def text_corpus(**settings):
 
 
 def without_ends(text: bytes) -> bytes:
-    """A text without the delimiters and white space that a corpus may add."""
+    """Return a text without the delimiters and white space that a corpus may add."""
     return b"".join(text.replace(b"<|endoftext|>", b"").split())
 
 
 def one_line(kind: str, size: int) -> bytes:
-    """A document in one line: words, base64-like text without a space, or nothing but letters."""
+    """Return a document in one line: words, base64-like text without a space, or nothing but letters."""
     if kind == "words":
         some = tiny_text(5000, seed=0).replace("\n<|endoftext|>\n", " ")
     else:

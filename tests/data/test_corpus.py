@@ -54,7 +54,7 @@ def test_docstrings_are_unique():
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package with tests of its own, itself below a folder named tests."""
+    """Return a package with tests of its own, itself below a folder named tests."""
     folder = tmp_path / "tests" / "kettle"
     (folder / "tests").mkdir(parents=True)
     (folder / "__init__.py").write_text('"""How to boil water."""\n\n\ndef pour():\n    """Pour it out."""\n')

@@ -29,14 +29,14 @@ PIECES = ["the sun", " ", "\n", "  ", "'s", ".", END_OF_TEXT, "<|endof", "|>", "
 
 
 def encode_at_once(folder, text, tokenizer):
-    """The bytes of NAME.bin and NAME.json."""
+    """Return the bytes of NAME.bin and NAME.json."""
     (folder / "text.txt").write_bytes(text.encode())
     encode_file(folder / "text.txt", tokenizer, folder / "whole.bin", folder / "whole.json", "tiny")
     return both(folder / "whole.bin")
 
 
 def encode_in_shards(folder, tokenizer, shards):
-    """The paths of the shards' ids."""
+    """Return the paths of the shards' ids."""
     paths = [folder / f"{shard}.bin" for shard in range(shards)]
     for shard, path in enumerate(paths):
         encode_file(folder / "text.txt", tokenizer, path, path.with_suffix(".json"), "tiny", shard, shards)
@@ -54,7 +54,7 @@ def join(folder, paths):
 
 @pytest.fixture
 def shards(tmp_path):
-    """The paths of three shards of a text."""
+    """Return the paths of three shards of a text."""
     encode_at_once(tmp_path, TEXT, TINY)
     return encode_in_shards(tmp_path, TINY, 3)
 

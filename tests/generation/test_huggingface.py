@@ -37,7 +37,7 @@ ODD_TEXTS = [
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """A study with a trained run, and its export."""
+    """Return a study with a trained run, and its export."""
     study = make_tiny_study(tmp_path_factory.mktemp("export") / "results")
     shape = {"context_length": 24, "d_model": 24, "d_ff": 40, "num_heads": 2, "rope_theta": 500.0}
     train(tiny_run(model=shape), study, study / "run")

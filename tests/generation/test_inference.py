@@ -17,7 +17,7 @@ SHAPES = {
 
 
 def models(shape: str, **changes) -> tuple[TransformerLM, CompiledLM]:
-    """A model with weights of every size, norms included, and the same compiled."""
+    """Return a model with weights of every size, norms included, and the same compiled."""
     torch.manual_seed(0)
     reference = TransformerLM(ModelConfig(**{"num_layers": 2, **SHAPES[shape], **changes}), seed=0).eval()
     with torch.no_grad():
@@ -33,7 +33,7 @@ def token_ids_for(config: ModelConfig, seed: int = 0) -> list[int]:
 
 
 def step_by_step(model: CompiledLM, token_ids: list[int]) -> np.ndarray:
-    """The logits after every token, (seq, vocab)."""
+    """Return the logits after every token, (seq, vocab)."""
     cache = model.new_cache()
     return np.concatenate([model.forward([cache], [position], [[token]]) for position, token in enumerate(token_ids)])
 

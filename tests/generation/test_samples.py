@@ -12,7 +12,7 @@ SETTINGS = SamplesSettings(
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """The folder of a tiny study with a trained run."""
+    """Return the folder of a tiny study with a trained run."""
     study = make_tiny_study(tmp_path_factory.mktemp("samples") / "results")
     train(tiny_run(), study, study / "run")
     return study

@@ -46,13 +46,13 @@ def reference():
 
 @pytest.fixture(scope="module")
 def model(reference):
-    """The same model, ready to generate."""
+    """Return the same model, ready to generate."""
     return compiled(reference)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a tiny study, with a trained run in it."""
+    """Return the folder of a tiny study, with a trained run in it."""
     study = make_tiny_study(tmp_path_factory.mktemp("generate") / "results")
     train(tiny_run(), study, study / "run")
     return study

@@ -35,7 +35,7 @@ REMEDY = "; free some space and repeat the command"
 
 @contextlib.contextmanager
 def mounted(folder: Path, options: str) -> Iterator[Path]:
-    """A small disk at a folder, which takes the right to mount one."""
+    """Mount a small disk at a folder; skip without the right to mount one."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},{options}", "tmpfs", folder]
     done = subprocess.run(mount, capture_output=True, text=True)
     if done.returncode:
@@ -49,7 +49,7 @@ def mounted(folder: Path, options: str) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory) -> Iterator[Path]:
-    """A disk of a few megabytes."""
+    """Yield a disk of a few megabytes."""
     with mounted(tmp_path_factory.mktemp("disk"), "rw") as folder:
         yield folder
 
@@ -80,7 +80,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def told(arguments: list[str], capfd) -> str:
-    """The line that a refused command ends with."""
+    """Return the line that a refused command ends with."""
     capfd.readouterr()
     with pytest.raises(SystemExit) as ended:
         main(arguments)

@@ -54,7 +54,7 @@ def classes():
 
 
 def scan_pretokens(kernels, classes, data: bytes, room: int = SCAN_SLACK) -> list[bytes]:
-    """The pre-tokens of a text, found by calls that have room for `room` starts each."""
+    """Return the pre-tokens of a text, found by calls that have room for `room` starts each."""
     found = []
     with buffer_of(data) as text, Buffer(4 * room) as starts, Buffer(SCAN.nbytes) as state:
         while int(state.array("i8", 1)[0]) < len(data):

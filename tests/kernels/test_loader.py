@@ -23,7 +23,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def cache_folder(monkeypatch, tmp_path):
-    """A cache folder of its own."""
+    """Return a cache folder for one test."""
     monkeypatch.setenv("LMPIPE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "kernels"
 

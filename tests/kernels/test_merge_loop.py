@@ -21,7 +21,7 @@ COUNTS = st.one_of(DENSE_WORDS.map(lambda words: [word.encode() for word in word
 
 
 def train(counts: dict[bytes, int], first: int, wanted: int) -> list[bytes]:
-    """The tokens of the merges, with ids from `first` upwards."""
+    """Return the tokens of the merges, with ids from `first` upwards."""
     words = PretokenCounts.from_mapping(counts)
     tokens = {byte: bytes([byte]) for byte in range(256)}
     merging = MergeLoop((words.text, words.lengths, words.counts), first, wanted)

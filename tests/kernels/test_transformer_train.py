@@ -37,7 +37,7 @@ def cos_sin_table(seq, heads, head_dim):
 
 
 def with_gradients(function, inputs, grad):
-    """The result of a function, and the gradients of its inputs."""
+    """Return the result of a function, and the gradients of its inputs."""
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     result = function(*leaves)
     return [result.detach(), *torch.autograd.grad(result, leaves, grad.to(result.dtype))]

@@ -18,7 +18,7 @@ def config_of(**changes):
 
 
 def double(model):
-    """The model in float64, its RoPE table included."""
+    """Return the model in float64, its RoPE table included."""
     model.double()
     if model.config.position_embedding == "rope":
         model.cos_sin = torch.from_numpy(rope_cos_sin(model.config))[:, None]
@@ -31,7 +31,7 @@ def ids(config, batch=3, seq=None, seed=0):
 
 
 def llama_of(model):
-    """Transformers' Llama with the same weights; it rotates channels (k, k + head_dim / 2), so those are permuted."""
+    """Return Transformers' Llama with the same weights, permuted: it rotates channels (k, k + head_dim / 2)."""
     transformers = pytest.importorskip("transformers")
     config = model.config
     llama = transformers.LlamaForCausalLM(

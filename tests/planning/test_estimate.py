@@ -29,7 +29,7 @@ LARGE = ("tinystories", "cs336")
 
 @pytest.fixture(scope="module", params=LARGE)
 def large(request):
-    """The estimate of a large study."""
+    """Return the estimate of a large study."""
     return estimate(read_plan(CONFIG / f"{request.param}.yaml"), cores=2)
 
 
@@ -154,7 +154,7 @@ def test_invalid_study_file_is_one_line(tmp_path, text, message):
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch):
-    """The plan of a study with texts to fetch, in an empty folder."""
+    """Return the plan of a study with texts to fetch, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return read_plan(TINYSTORIES)
 

@@ -20,7 +20,7 @@ def inputs():
 
 
 def job(**wildcards):
-    """The wildcards of a job, as Snakemake passes them."""
+    """Return the wildcards of a job, as Snakemake passes them."""
     return SimpleNamespace(**wildcards)
 
 

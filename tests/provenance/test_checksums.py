@@ -24,7 +24,7 @@ OTHERS = (
 
 @pytest.fixture
 def study(tmp_path):
-    """A results folder with checksums, and entries that are not results."""
+    """Return a results folder with checksums, and entries that are not results."""
     folder = tmp_path / "results" / "small"
     for name in (*FILES, *OTHERS):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

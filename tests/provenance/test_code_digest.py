@@ -15,7 +15,7 @@ from lmpipe.provenance.environment import commit, environment, peak_memory_bytes
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A copy of the package's sources that a test may edit."""
+    """Return a copy of the package's sources that a test may edit."""
     copy = tmp_path / "lmpipe"
     shutil.copytree(digest_module.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(digest_module, "PACKAGE", copy)

@@ -50,14 +50,14 @@ def record_of(path):
 
 
 def checksums(folder, *names):
-    """What a record should say of files."""
+    """Return the entries of files that a record should have."""
     contents = {name: (folder / name).read_bytes() for name in names}
     return {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
 
 
 @pytest.fixture
 def tokens(tmp_path, monkeypatch):
-    """A folder in which a text was counted, a tokenizer trained, and the text encoded."""
+    """Return a folder in which a text was counted, a tokenizer trained, and the text encoded."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.txt").write_text(tiny_text(50, seed=0), encoding="utf-8")
     main(["count-pretokens", "--text", "train.txt", "--output", "counts/0.npz"])
@@ -169,7 +169,7 @@ def test_a_copied_run_says_so_and_names_what_trained_it(tmp_path, monkeypatch):
 
 @pytest.fixture
 def collected(tmp_path):
-    """A results folder with a record for every job of the small study, and their collection."""
+    """Return a results folder with a record for every job of the small study, and their collection."""
     plan = load_plan(STUDY, "the small study")
     for path in records(plan):
         fills_folder = Path(path).name == RECORD

@@ -24,7 +24,7 @@ def cut(text: str, special_tokens: list[str]) -> list[tuple[str, bool]]:
 
 
 def pretokens(text: str, special_tokens: list[str]) -> list[bytes]:
-    """The pre-tokens of a text, without its special tokens."""
+    """Return the pre-tokens of a text, without its special tokens."""
     return [
         found.encode("utf-8", "surrogateescape")
         for piece, is_special in cut(text, special_tokens)
@@ -34,7 +34,7 @@ def pretokens(text: str, special_tokens: list[str]) -> list[bytes]:
 
 
 def merged(word: tuple[bytes, ...], pair: tuple[bytes, bytes]) -> tuple[bytes, ...]:
-    """A word with every occurrence of a pair merged, from left to right."""
+    """Return a word with every occurrence of a pair merged, from left to right."""
     result, place = [], 0
     while place < len(word):
         if word[place : place + 2] == pair:
@@ -51,14 +51,14 @@ def split_bytes(word: bytes) -> tuple[bytes, ...]:
 
 
 def train(text: str, vocab_size: int, special_tokens: list[str]) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
-    """The vocabulary and the merges."""
+    """Return the vocabulary and the merges."""
     vocab = [bytes([byte]) for byte in range(256)] + [special.encode() for special in special_tokens]
     merges = merge_words(Counter(pretokens(text, special_tokens)), vocab_size - len(vocab))
     return dict(enumerate([*vocab, *(left + right for left, right in merges)])), merges
 
 
 def merge_words(counts: Mapping[bytes, int], wanted: int) -> list[tuple[bytes, bytes]]:
-    """The first so many merges of counted words, or fewer where no pair is left."""
+    """Return the first merges of counted words, fewer if no pair is left."""
     words = Counter({split_bytes(word): count for word, count in counts.items()})
     merges = []
     while len(merges) < wanted:

@@ -22,7 +22,7 @@ def text_of(path) -> str:
 
 
 def rows_of(path) -> list[dict[str, str]]:
-    """The rows of a CSV file."""
+    """Return the rows of a CSV file."""
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

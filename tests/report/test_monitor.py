@@ -33,7 +33,7 @@ LONG = "swiglu_ablation/silu/seed1"
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """A made-up study that this process has begun: a run under way, one that failed, one not begun, the others over."""
+    """Return a made-up study of this process: one run trains, one failed, one has not begun, the rest ended."""
     monkeypatch.chdir(tmp_path)
     results = fabricate_study(tmp_path / "results/fabricated")
     start_session(load_plan(results.study, "the fabricated study"), 2, ["--cores", "2"])

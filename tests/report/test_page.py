@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 
 def findings(results) -> Findings:
-    """Findings of the problems about training; the others are absent, and the samples are hostile."""
+    """Return findings of the problems about training; the others are absent, and the samples are hostile."""
     found = {}
     for problem in PROBLEMS:
         finding = missing("Not in this study; add it.")
@@ -71,7 +71,7 @@ def findings(results) -> Findings:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """A study with plots and findings, ready for its report."""
+    """Return a study with plots and findings, ready for its report."""
     chosen = {name: EXPERIMENTS[name] for name in ("learning_rate", "layer_norm_ablation", "main_experiment")}
     results = fabricate_study(tmp_path_factory.mktemp("reported"), chosen)
     for experiment in results.experiments():
@@ -192,7 +192,7 @@ def test_settings_are_a_study_file_of_the_same_study(study, html):
 
 
 def section_of(html: str, problem: str) -> str:
-    """The HTML of one problem."""
+    """Return the HTML of one problem."""
     start = html.index(f'<section id="{problem}"')
     return html[start : html.index("</section>", start)]
 

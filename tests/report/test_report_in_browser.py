@@ -46,7 +46,7 @@ SORTED = "[...document.querySelectorAll('table.sortable')].pop().tBodies[0].inne
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """A report with sweeps, diverged runs, absent problems, and texts and tables that try to break it."""
+    """Return a report with sweeps, diverged runs, absent problems, and texts and tables that try to break it."""
     results = fabricate_study(tmp_path_factory.mktemp("shown"))
     for experiment in results.experiments():
         plot_experiment(experiment, results.folder / "experiments" / experiment.name)

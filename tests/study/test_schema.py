@@ -25,7 +25,7 @@ MINE = {"source": "url", "files": ["file:a.txt"], "valid_fraction": 0.1, "tokeni
 
 
 def changed(path, value):
-    """The laptop study with one value put in place, or with the key taken out where the value is `...`."""
+    """Return the laptop study with one value put in place, or with the key taken out where the value is `...`."""
     study = copy.deepcopy(LAPTOP)
     *parents, last = path
     block = study

@@ -169,7 +169,7 @@ def change_summary(results: Results, run: str, **changes: Any) -> None:
 
 
 def final_loss(model: ModelConfig, training: TrainingSettings, corpus: str, seed: int) -> float:
-    """A loss with its optimum at a peak rate of 0.01 and batch size 16, worse for every ablation."""
+    """Return a loss with its optimum at a peak rate of 0.01 and batch size 16, worse for every ablation."""
     loss = 0.45 * ENTROPY[corpus] + 0.03 * (seed - 1) + 0.1 * math.log2(model.vocab_size / 1024)
     loss += 0.07 * math.log(training.max_lr / 0.01) ** 2 + 0.04 * math.log2(training.batch_size / 16) ** 2
     loss += {"pre": 0.0, "post": 0.02 * (seed - 1), "none": 0.31}[model.norm]
@@ -178,7 +178,7 @@ def final_loss(model: ModelConfig, training: TrainingSettings, corpus: str, seed
 
 
 def resolved_rate(run: PlannedRun) -> float:
-    """The peak rate of a run, with best_of taken for BEST_RATE."""
+    """Return the peak rate of a run, with best_of taken for BEST_RATE."""
     rate = run.training.max_lr
     if not isinstance(rate, BestOf):
         return rate
@@ -238,7 +238,7 @@ def fabricate_run(target: Path, run: PlannedRun, vocab_size: int) -> None:
 def fabricate_metrics(
     steps: int, planned: int, batch_size: int, final: float, initial: float, diverged: bool
 ) -> list[dict[str, Any]]:
-    """The rows of metrics.csv: an exponential approach to the final loss, or a climb that ends in nan."""
+    """Return the rows of metrics.csv: an exponential approach to the final loss, or a climb that ends in nan."""
     rows = []
     for step in range(steps + 1):
         share = step / planned

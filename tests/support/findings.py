@@ -10,7 +10,7 @@ ALONE = {"corpus": "stories"}
 
 
 def find(problem: str, results: Results) -> Finding:
-    """What a study found for a problem."""
+    """Return the finding of a study for a problem."""
     return problem_module(problem).analyze(results)
 
 
@@ -20,5 +20,5 @@ def said(finding: Finding) -> str:
 
 
 def value(finding: Finding, name: str) -> Any:
-    """A figure of a finding."""
+    """Return a figure of a finding."""
     return finding.metrics[name].value

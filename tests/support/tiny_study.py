@@ -52,7 +52,7 @@ def tiny_run(
     model: dict[str, Any] | None = None,
     **training: Any,
 ) -> PlannedRun:
-    """A run on the tiny corpus, with changes of its model and training."""
+    """Return a run on the tiny corpus, with changes of its model and training."""
     return PlannedRun(
         study=study,
         experiment=experiment,

@@ -43,7 +43,7 @@ class Work:
 
 
 def work_since(before: dict[str, Stamp], folder: Path) -> Work:
-    """What was computed in a results folder since `before` was taken by `stamps`."""
+    """Return the work done in a results folder since the snapshot `before` of `stamps`."""
     new = {name for name, stamp in stamps(folder).items() if before.get(name) != stamp}
     made = frozenset(name for name in new if is_counted(name))
     encoded: dict[str, int] = {}
@@ -67,12 +67,12 @@ def is_counted(name: str) -> bool:
 
 
 def run_of(folder: Path, summary: str) -> str:
-    """The run, such as `learning_rate/max_lr=0.01/seed0`, that has a summary of the store."""
+    """Return the run, such as `learning_rate/max_lr=0.01/seed0`, that has a summary of the store."""
     content = (folder / summary).read_bytes()
     copies = sorted(path for path in folder.glob(f"runs/*/*/*/{SUMMARY}") if path.read_bytes() == content)
     return copies[0].parent.relative_to(folder / "runs").as_posix() if copies else summary
 
 
 def read(path: Path) -> Any:
-    """The value of a JSON file."""
+    """Return the value of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -49,7 +49,7 @@ TEXTS = st.lists(
 
 @cache
 def trained():
-    """A tokenizer of the samples, whose merges are the naive definition's."""
+    """Return a tokenizer of the samples, whose merges are the naive definition's."""
     text = decode_utf8(encode_utf8(" ".join(SAMPLES) * 2 + "aaaaaaaa the then there" * 3))
     vocab, merges = naive_bpe.train(text, 420, SPECIALS)
     return Tokenizer(vocab, merges, SPECIALS)

@@ -51,7 +51,7 @@ def start():
 
 
 def processes_of(process):
-    """A process and all below it."""
+    """Return a process and all below it."""
     try:
         return [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
     except psutil.NoSuchProcess:
@@ -59,7 +59,7 @@ def processes_of(process):
 
 
 def workers_of(process):
-    """The processes of a run by rank."""
+    """Return the processes of a run by rank."""
     ranks = {}
     for child in psutil.Process(process.pid).children(recursive=True):
         if "RANK" in (environment := child.environ()):

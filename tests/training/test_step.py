@@ -51,7 +51,7 @@ def test_all_shapes_of_a_batch_are_known_before_the_first_step(monkeypatch, batc
 
 
 def losses_seen(losses, warmup_steps=0, norms=None):
-    """The step, from 1, with which a monitor over these losses halts; None where it does not."""
+    """Return the step, from 1, at which a monitor over these losses stops, or None."""
     monitor = DivergenceMonitor(torch.device("cpu"), warmup_steps)
     for step, loss in enumerate(map(torch.tensor, losses), start=1):
         monitor.check_finite(loss, torch.tensor((norms or {}).get(step, 1.0)))

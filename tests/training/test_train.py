@@ -46,7 +46,7 @@ STEPS = 60
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """A tiny study's folder, relative to the working directory as in the workflow."""
+    """Return a tiny study's folder, relative to the working directory as in the workflow."""
     monkeypatch.chdir(tmp_path)
     return make_tiny_study(Path("results/tiny"))
 
@@ -289,7 +289,7 @@ ENTROPY = 5.0
 
 
 def run_in_progress(**state):
-    """What decides a run's status, without its model."""
+    """Return the values that decide a run's status, without its model."""
     info = SimpleNamespace(info=SimpleNamespace(unigram_entropy=ENTROPY))
     return SimpleNamespace(state=TrainState(**state), inputs=SimpleNamespace(train=info, warmup_steps=0))
 

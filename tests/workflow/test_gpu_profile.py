@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def texts_done(tmp_path_factory):
-    """A folder with a study that has a sweep of four short runs, up to its token files; not to be changed."""
+    """Return a folder with a study that has a sweep of four short runs, up to its token files; not to be changed."""
     folder = tmp_path_factory.mktemp("study")
     study = folder / "study.yaml"
     settings = sweep_study(20) | {"seeds": [0, 1]}

@@ -89,14 +89,14 @@ class Clone:
         return ["snakemake", "--cores", "2", *targets, "--configfile", str(study_file)]
 
     def snakemake(self, *targets: str, study_file: Path = STUDY_FILE) -> str:
-        """What the README's command says."""
+        """Return the output of the README's command."""
         command = [sys.executable, "-m", *self.command(*targets, study_file=study_file)]
         result = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
         return result.stdout + result.stderr
 
     def work(self, *targets: str, study_file: Path = STUDY_FILE, study: str = "reruns") -> Work:
-        """What the README's command computes."""
+        """Return the work of the README's command."""
         before = stamps(self.results(study))
         self.snakemake(*targets, study_file=study_file)
         return work_since(before, self.results(study))
@@ -104,7 +104,7 @@ class Clone:
 
 @pytest.fixture(scope="module")
 def two_calls(tmp_path_factory):
-    """A clone in which two calls were given at once, and what each of them said; to be left as it is."""
+    """Return a clone in which two calls ran at once, and the output of each; not to be changed."""
     folder = tmp_path_factory.mktemp("clone")
     for name in PROJECT:
         source = ROOT / name
@@ -127,7 +127,7 @@ def two_calls(tmp_path_factory):
 
 @pytest.fixture
 def clone(two_calls, tmp_path):
-    """A copy of the finished clone, to be changed."""
+    """Return a copy of the finished clone, to be changed."""
     finished, _ = two_calls
     shutil.copytree(finished.folder, tmp_path / "copy")
     return Clone(tmp_path / "copy")
@@ -135,7 +135,7 @@ def clone(two_calls, tmp_path):
 
 @pytest.fixture
 def study():
-    """The study, to be changed."""
+    """Return the study, to be changed."""
     return copy.deepcopy(STUDY)
 
 
@@ -242,5 +242,5 @@ def test_dry_run_does_not_wait_for_the_lock(clone, study):
 
 
 def kinds(work: Work) -> set[str]:
-    """The folders, or files, at the top of a study that hold what was made."""
+    """Return the folders, or files, at the top of a study that hold what was made."""
     return {Path(name).parts[0] for name in work.made}

@@ -28,7 +28,7 @@ STATUSES = {"sweep/max_lr=300.0/seed0": "diverged", "tuned/no_position/seed0": "
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A SLURM on this machine, stopped afterwards unless it was up before."""
+    """Yield a SLURM on this machine, stopped afterwards unless it was up before."""
     if reason := slurm.unavailable():
         pytest.skip(reason)
     if shlex.quote(sys.executable) != sys.executable:
@@ -41,7 +41,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """A study file: two downloaded texts, a shard of each; a sweep that diverges in part, and runs at its best rate."""
+    """Yield a study file with two downloaded shards, a sweep with diverged runs, and runs at its best rate."""
     folder = tmp_path_factory.mktemp("texts")
     for number in range(2):
         (folder / f"{number}.txt").write_text(tiny_text(100, number), encoding="utf-8")
@@ -68,7 +68,7 @@ def succeed(result):
 
 @pytest.fixture(scope="module")
 def finished(cluster, study, tmp_path_factory):
-    """The folder where the study ran through SLURM, and Snakemake's log; the report was made on the login node."""
+    """Return the folder of the study that ran through SLURM, with its report, and Snakemake's log."""
     folder = tmp_path_factory.mktemp("a cluster") / "in a folder"
     folder.mkdir()
     log = succeed(run(folder, study, *through_slurm("experiments"))).stderr
@@ -115,7 +115,7 @@ def test_logs_lie_where_the_readme_says(finished):
 
 
 def job_number(log, rule):
-    """The number of the first SLURM job of a rule."""
+    """Return the number of the first SLURM job of a rule."""
     return re.search(rf"SLURM jobid (\d+) \(log: .*/rule_{rule}/", log).group(1)
 
 

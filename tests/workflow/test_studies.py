@@ -129,7 +129,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def address(tmp_path):
-    """The address of a server on this machine that has a text."""
+    """Yield the address of a server on this machine that has a text."""
     folder = tmp_path / "published"
     folder.mkdir()
     (folder / "text.txt").write_text("A cat sat.\n<|endoftext|>\n" * 200, encoding="utf-8")

@@ -50,7 +50,7 @@ def snakemake(folder, *arguments, study=SMOKE, check=True):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with the finished smoke study."""
+    """Return a folder with the finished smoke study."""
     place = tmp_path_factory.mktemp("a study") / "in a folder"
     place.mkdir()
     snakemake(place)
@@ -171,7 +171,7 @@ def test_the_report_works_in_a_browser(browser, results):
 
 
 def forced(command):
-    """The rules that a command of the report forces."""
+    """Return the rules that a command of the report forces."""
     return command[command.index("--forcerun") + 1 : command.index("--configfile")]
 
 
@@ -221,7 +221,7 @@ def test_best_of_is_the_best_grid_point(results):
 
 
 def verify(folder):
-    """The exit code and the lines of `lmpipe verify`."""
+    """Return the exit code and the lines of `lmpipe verify`."""
     command = [sys.executable, "-m", "lmpipe.cli.main", "verify", str(folder)]
     result = subprocess.run(command, capture_output=True, text=True)
     return result.returncode, result.stdout.splitlines()
@@ -229,7 +229,7 @@ def verify(folder):
 
 @pytest.fixture(scope="module")
 def collected(results):
-    """The study's provenance.json."""
+    """Return the study's provenance.json."""
     return json.loads((results.folder / "provenance.json").read_text(encoding="utf-8"))
 
 
@@ -372,13 +372,13 @@ def test_a_failed_study_says_so_and_how_to_report_what_is_there(tmp_path, monkey
 
 
 def diffs():
-    """The changes that config/README.md shows under "Extending"."""
+    """Return the changes that config/README.md shows under "Extending"."""
     text = (ROOT / "config" / "README.md").read_text(encoding="utf-8").partition("## Extending")[2]
     return [block.splitlines() for block in re.findall(r"```diff\n(.*?)```", text, re.DOTALL)]
 
 
 def apply(diff, lines):
-    """A study's lines with one of the README's changes made; lines between those shown may be left out there."""
+    """Return a study's lines with one of the README's changes made; lines between those shown may be left out there."""
     position, changed = 0, list(lines)
     for line in diff:
         mark, content = line[0], line[1:]

@@ -335,7 +335,7 @@ class Part:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all bytes of the published file are here."""
+        """True if all bytes of the published file are here."""
         return self.end_is_reached or self.size == self.total
 
     def range_headers(self) -> dict[str, str]:
