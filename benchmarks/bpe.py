@@ -1,8 +1,8 @@
-"""Byte-level BPE beside its peers: python -m benchmarks.bpe --corpus FILE --vocab-size N --peers A,B --job train.
+"""Byte-level BPE beside peers: python -m benchmarks.bpe --corpus FILE --vocab-size N --peers A,B --job train.
 
 Two jobs are measured: training, and encoding a corpus into a file with a tokenizer that lmpipe has trained on it. Whole
 processes are timed, from the start of Python to its end, with the corpus in the file cache. lmpipe and a peer take
-turns, and each turn gives a ratio, so that other work on the machine disturbs both. For corpora: benchmarks/corpora.py.
+turns, and each turn gives a ratio: other work on the machine disturbs both. benchmarks/corpora.py makes corpora.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 from benchmarks.encoders import ENCODERS
 from benchmarks.trainers import BLOCK_BYTES, END_OF_TEXT, TRAINERS
@@ -25,177 +25,147 @@ from lmpipe.provenance.environment import hardware
 from lmpipe.tokenizer.bpe_training import train_bpe
 from lmpipe.tokenizer.tokenizer import Tokenizer
 
-JOBS = {"train": ("train",), "encode": ("encode",), "both": ("train", "encode")}
-EXACT_TRAINERS = {"ffbpe"}  # those that merge by the same rules
+JOBS = {"train": TRAINERS, "encode": ENCODERS}
+EXACT_TRAINERS = {"ffbpe"}  # lmpipe's rule for ties: all merges must be the same
 UINT16_IDS = 1 << 16
 
 
 @dataclass
 class Run:
-    """One whole process: seconds, most bytes of memory, and what it made."""
+    """Time, peak memory and output of one process."""
 
     wall_seconds: float
     peak_memory_bytes: int
-    made: dict[str, Any]
-
-
-class Job(Protocol):
-    """What lmpipe and the peers do."""
-
-    peers: Sequence[str]
-    same: str  # the head of the column of agreement
-
-    def run(self, name: str) -> Run:
-        """Do it once, in a process of its own."""
-
-    def agreement(self, peer: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str:
-        """How far lmpipe and a peer made the same; exits where they must and did not."""
+    output: dict[str, Any]
 
 
 @dataclass
-class Training:
-    """Merges of a corpus."""
+class Job:
+    """Training on a corpus, or encoding it with the tokenizer in `folder`."""
 
+    name: str
     corpus: str
     vocab_size: int
-    peers = tuple(name for name in TRAINERS if name != "lmpipe")
-    same = "same tokens"
-
-    def run(self, name: str) -> Run:
-        """Train once."""
-        return run("benchmarks.trainers", name, self.corpus, str(self.vocab_size))
-
-    def agreement(self, peer: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str:
-        """How far two trainings made the same tokens in the same order."""
-        same = same_tokens(ours["tokens"], theirs["tokens"])
-        if peer in EXACT_TRAINERS and same != "all":
-            sys.exit(f"{peer} merges by the same rules, but made other tokens: {same}")
-        return same
-
-
-@dataclass
-class Encoding:
-    """The ids of a corpus in a file; the tokenizer and the file are in a folder."""
-
-    corpus: str
     folder: str
-    peers = tuple(name for name in ENCODERS if name != "lmpipe")
-    same = "same ids"
 
-    def run(self, name: str) -> Run:
-        """Encode once; neither writing the last file back to the disk nor checking this one is part of the time."""
-        output = Path(self.folder, f"{name}.bin")
-        found = run("benchmarks.encoders", name, self.corpus, self.folder, str(output))
-        found.wall_seconds -= found.made["checking_seconds"]
-        output.unlink()
-        return found
+    def run(self, contestant: str) -> Run:
+        """Do the job once in a process; checking the encoded ids is not part of the time."""
+        if self.name == "train":
+            return run("benchmarks.trainers", contestant, self.corpus, str(self.vocab_size))
+        path = Path(self.folder, f"{contestant}.bin")
+        encoding = run("benchmarks.encoders", contestant, self.corpus, self.folder, str(path))
+        encoding.wall_seconds -= encoding.output["checking_seconds"]
+        path.unlink()
+        return encoding
 
     def agreement(self, peer: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str:
-        """Whether two encodings are the same, for some peers but for the ids of separators."""
-        compared = "sha256" if theirs["sha256"] else "sha256_without_separators"
-        if ours[compared] != theirs[compared]:
+        """Describe how far the outputs are the same; exit if they must be and are not."""
+        if self.name == "train":
+            agreement = token_agreement(ours["tokens"], theirs["tokens"])
+            if peer in EXACT_TRAINERS and agreement != "all":
+                sys.exit(f"{peer} merges by the same rules, but made other tokens: {agreement}")
+            return agreement
+        key = "sha256" if theirs["sha256"] else "sha256_without_separators"
+        if ours[key] != theirs[key]:
             sys.exit(f"{peer} encoded the same text with the same tokenizer, but made other ids")
-        return "all" if compared == "sha256" else "all but separators"
+        return "all" if key == "sha256" else "all but separators"
 
 
 def run(module: str, *arguments: str) -> Run:
-    """Run a module in a process of its own."""
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
-    wall_seconds = time.perf_counter() - started
-    if done.returncode:
-        sys.exit(f"{module} {arguments[0]} failed:\n{done.stderr[-2000:]}")
-    made = json.loads(done.stdout)
-    return Run(wall_seconds, made["peak_memory_bytes"], made)
+    """Run a module in a process."""
+    start = time.perf_counter()
+    process = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
+    wall_seconds = time.perf_counter() - start
+    if process.returncode:
+        sys.exit(f"{module} {arguments[0]} failed:\n{process.stderr[-2000:]}")
+    output = json.loads(process.stdout)
+    return Run(wall_seconds, output["peak_memory_bytes"], output)
 
 
-def same_tokens(ours: list[str], theirs: list[str]) -> str:
-    """How far two lists of tokens agree."""
+def token_agreement(ours: list[str], theirs: list[str]) -> str:
+    """Describe how far two lists of tokens are the same."""
     if ours == theirs:
         return "all"
-    same = next((place for place, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
+    same = next((index for index, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
     if same is None:
         return f"all {min(len(ours), len(theirs)):,} of the shorter list"
     share = len(set(ours) & set(theirs)) / max(len(ours), 1)
     return f"first {same:,} in order; {share:.1%} of the set"
 
 
-def read_through(corpus: str) -> None:
-    """Bring a file into the file cache."""
+def fill_file_cache(corpus: str) -> None:
+    """Read a file."""
     with open(corpus, "rb") as file:
         while file.read(BLOCK_BYTES):
             pass
 
 
 @contextmanager
-def prepared(kind: str, corpus: str, vocab_size: int) -> Iterator[Job]:
-    """Yield a job with what it needs, which is removed at the end."""
-    if kind == "train":
-        yield Training(corpus, vocab_size)
-        return
-    with TemporaryDirectory(prefix="bench-", dir=Path(corpus).parent) as folder:
-        Tokenizer(*train_bpe(corpus, vocab_size, [END_OF_TEXT]), [END_OF_TEXT]).save(folder)
-        yield Encoding(corpus, folder)
+def prepare(name: str, corpus: str, vocab_size: int) -> Iterator[Job]:
+    """Yield a job; the tokenizer of an encoding is removed afterwards."""
+    with TemporaryDirectory(prefix="benchmark-", dir=Path(corpus).parent) as folder:
+        if name == "encode":
+            Tokenizer(*train_bpe(corpus, vocab_size, [END_OF_TEXT]), [END_OF_TEXT]).save(folder)
+        yield Job(name, corpus, vocab_size, folder)
 
 
-def compare(job: Job, peer: str, runs: int, size: int) -> str:
-    """Let lmpipe and a peer take turns with a corpus of `size` bytes; returns a row of the table."""
+def compare(job: Job, peer: str, runs: int) -> str:
+    """Let lmpipe and a peer take turns; return a row of the table."""
     turns = [(job.run("lmpipe"), job.run(peer)) for _ in range(runs)]
     ours, theirs = zip(*turns, strict=True)
-    ratios = sorted(their.wall_seconds / our.wall_seconds for our, their in turns)
-    agreements = dict.fromkeys(job.agreement(peer, our.made, their.made) for our, their in turns)
-    our_seconds = median(turn.wall_seconds for turn in ours)
+    ratios = [their.wall_seconds / our.wall_seconds for our, their in turns]
+    our_seconds, their_seconds = (median(run.wall_seconds for run in column) for column in (ours, theirs))
     cells = [
         peer,
         f"{our_seconds:.2f}",
-        f"{size / 1e6 / our_seconds:,.0f}",
-        f"{median(turn.wall_seconds for turn in theirs):.2f}",
-        f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
-        f"{max(turn.peak_memory_bytes for turn in ours) / 2**20:.0f}",
-        f"{max(turn.peak_memory_bytes for turn in theirs) / 2**20:.0f}",
-        " / ".join(agreements),
+        f"{Path(job.corpus).stat().st_size / 1e6 / our_seconds:,.0f}",
+        f"{their_seconds:.2f}",
+        f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+        *(f"{max(run.peak_memory_bytes for run in column) / 2**20:.0f}" for column in (ours, theirs)),
+        " / ".join(dict.fromkeys(job.agreement(peer, our.output, their.output) for our, their in turns)),
     ]
     return "| " + " | ".join(cells) + " |"
 
 
-def print_table(job: Job, wanted: Sequence[str], runs: int, size: int) -> None:
-    """Compare with each of the peers that can do the job, after a run that warms."""
+def print_table(job: Job, peers: Sequence[str], runs: int) -> None:
+    """Compare with each peer that can do the job, after a warm-up run."""
     job.run("lmpipe")
-    head = ["peer", "lmpipe s", "lmpipe MB/s", "peer s", "peer / lmpipe", "lmpipe MiB", "peer MiB", job.same]
-    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|", flush=True)
-    for peer in wanted:
-        if peer in job.peers:
-            print(compare(job, peer, runs, size) if find_spec(peer) else f"| {peer} | not installed |", flush=True)
+    same = "same tokens" if job.name == "train" else "same ids"
+    header = ["peer", "lmpipe s", "lmpipe MB/s", "peer s", "peer / lmpipe", "lmpipe MiB", "peer MiB", same]
+    print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|", flush=True)
+    for peer in peers:
+        if peer in JOBS[job.name]:
+            print(compare(job, peer, runs) if find_spec(peer) else f"| {peer} | not installed |", flush=True)
 
 
 def read_arguments() -> argparse.Namespace:
-    """Return the arguments; `peers` and `jobs` are lists of names."""
+    """Parse the arguments; `peers` and `jobs` are lists of names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    peers = list(dict.fromkeys([*Training.peers, *Encoding.peers]))
-    parser.add_argument("--corpus", required=True, help="a text file with <|endoftext|> between its documents")
+    peers = [name for name in dict.fromkeys([*TRAINERS, *ENCODERS]) if name != "lmpipe"]
+    parser.add_argument("--corpus", required=True, help="text file with <|endoftext|> between documents")
     parser.add_argument("--vocab-size", type=int, required=True)
     parser.add_argument("--peers", default=",".join(peers), help=f"some of {', '.join(peers)} (default: all)")
-    parser.add_argument("--job", choices=JOBS, default="both", help="what is measured (default: both)")
+    parser.add_argument("--job", choices=[*JOBS, "both"], default="both", help="jobs to measure (default: both)")
     parser.add_argument("--runs", type=int, default=3, help="turns of each pair (default: 3)")
-    given = parser.parse_args()
-    given.peers, given.jobs = given.peers.split(","), JOBS[given.job]
-    if unknown := set(given.peers) - set(peers):
-        parser.error(f"--peers: expected some of {', '.join(peers)}, found {', '.join(sorted(unknown))}")
-    if "encode" in given.jobs and given.vocab_size > UINT16_IDS:
-        parser.error(f"--vocab-size: expected at most {UINT16_IDS:,} for encoding, found {given.vocab_size:,}")
-    return given
+    args = parser.parse_args()
+    args.peers, args.jobs = args.peers.split(","), list(JOBS) if args.job == "both" else [args.job]
+    if unknown := sorted(set(args.peers) - set(peers)):
+        parser.error(f"--peers: {', '.join(unknown)} is unknown; use some of {', '.join(peers)}")
+    if "encode" in args.jobs and args.vocab_size > UINT16_IDS:
+        parser.error(f"--vocab-size: is {args.vocab_size:,}; use at most {UINT16_IDS:,} for encoding")
+    return args
 
 
 def main() -> None:
     """Print a table for each job."""
-    given, machine = read_arguments(), hardware()
-    size = Path(given.corpus).stat().st_size
-    print(f"{machine['processor']}, {machine['cores']} cores; {size / 1e6:,.0f} MB; {given.vocab_size:,} tokens")
-    for kind in given.jobs:
-        read_through(given.corpus)
-        print(f"\n{kind}\n", flush=True)
-        with prepared(kind, given.corpus, given.vocab_size) as job:
-            print_table(job, given.peers, given.runs, size)
+    args, machine = read_arguments(), hardware()
+    size = Path(args.corpus).stat().st_size
+    print(f"{machine['processor']}, {machine['cores']} cores; {size / 1e6:,.0f} MB; {args.vocab_size:,} tokens")
+    for name in args.jobs:
+        fill_file_cache(args.corpus)
+        print(f"\n{name}\n", flush=True)
+        with prepare(name, args.corpus, args.vocab_size) as job:
+            print_table(job, args.peers, args.runs)
 
 
 if __name__ == "__main__":

@@ -85,10 +85,10 @@ def main() -> None:
     parser.add_argument("second", type=Path)
     parser.add_argument("--rename", action="append", default=[], metavar="OLD=>NEW", help="part of a folder's name")
     args = parser.parse_args()
-    found = list(differences(args.first, args.second, [tuple(pair.split("=>")) for pair in args.rename]))
+    different = list(differences(args.first, args.second, [tuple(pair.split("=>")) for pair in args.rename]))
     compared = sum(len(list(args.first.glob(pattern))) for pattern in READERS)
-    print("\n".join([*found, f"{compared} files compared, {len(found)} differ"]))
-    sys.exit(bool(found))
+    print("\n".join([*different, f"{compared} files compared, {len(different)} differ"]))
+    sys.exit(bool(different))
 
 
 if __name__ == "__main__":

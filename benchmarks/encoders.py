@@ -17,7 +17,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trainers import BLOCK_BYTES, END_OF_TEXT, PATTERN, answer, parts, peak_memory_bytes, unicode_to_bytes
+from benchmarks.trainers import (
+    BLOCK_BYTES,
+    END_OF_TEXT,
+    PATTERN,
+    peak_memory_bytes,
+    print_json,
+    texts,
+    unicode_to_bytes,
+)
 
 BATCH_CHARACTERS = 1 << 23  # enough for all cores, and little of the peers' memory
 DROP_SEPARATORS = {"gigatoken"}
@@ -36,11 +44,11 @@ def tiktoken_ranks(folder: str) -> dict[bytes, int]:
     return {unicode_to_bytes(name): token_id for name, token_id in vocabulary(folder).items() if name != END_OF_TEXT}
 
 
-def batches(texts: Iterator[str]) -> Iterator[list[str]]:
+def batches(documents: Iterator[str]) -> Iterator[list[str]]:
     """Texts in lists of about BATCH_CHARACTERS."""
-    while batch := list(islice(texts, 1)):
+    while batch := list(islice(documents, 1)):
         characters = len(batch[0])
-        while characters < BATCH_CHARACTERS and (text := next(texts, None)) is not None:
+        while characters < BATCH_CHARACTERS and (text := next(documents, None)) is not None:
             batch.append(text)
             characters += len(text)
         yield batch
@@ -50,7 +58,7 @@ def write_ids(corpus: str, output: str, separator: int, encode: Callable[[list[s
     """Encode the texts of a corpus in batches, with the id of a separator between them, in constant memory."""
     between = array("H")
     with open(output, "wb") as file:
-        for batch in batches(parts(corpus)):
+        for batch in batches(texts(corpus)):
             ids = array("H")
             for text_ids in encode(batch):
                 ids.extend(between)
@@ -85,7 +93,7 @@ def snaptokens(corpus: str, folder: str, output: str) -> None:
 
     tokenizer, separator = Tokenizer.from_file(str(Path(folder, "tokenizer.json"))), vocabulary(folder)[END_OF_TEXT]
     with open(output, "wb") as file:
-        for number, batch in enumerate(batches(parts(corpus))):
+        for number, batch in enumerate(batches(texts(corpus))):
             packed, offsets = tokenizer.encode_batch_flat(batch, add_special_tokens=False)
             starts = np.frombuffer(offsets, "<u8")[:-1].astype(np.int64)
             ids = np.frombuffer(packed, "<u4").astype("<u2")
@@ -98,7 +106,7 @@ def tiktoken(corpus: str, folder: str, output: str) -> None:
 
     separator, ranks, threads = vocabulary(folder)[END_OF_TEXT], tiktoken_ranks(folder), len(os.sched_getaffinity(0))
     encoding = Encoding("bench", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: separator})
-    write_ids(corpus, output, separator, lambda texts: encoding.encode_ordinary_batch(texts, num_threads=threads))
+    write_ids(corpus, output, separator, lambda batch: encoding.encode_ordinary_batch(batch, num_threads=threads))
 
 
 def tokenizers(corpus: str, folder: str, output: str) -> None:
@@ -107,8 +115,8 @@ def tokenizers(corpus: str, folder: str, output: str) -> None:
 
     tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
 
-    def encode(texts: list[str]) -> Iterator[list[int]]:
-        return (encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+    def encode(batch: list[str]) -> Iterator[list[int]]:
+        return (encoding.ids for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False))
 
     write_ids(corpus, output, vocabulary(folder)[END_OF_TEXT], encode)
 
@@ -146,4 +154,4 @@ def contents(output: str, separator: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    answer(lambda: encode(*sys.argv[1:]))
+    print_json(lambda: encode(*sys.argv[1:]))

@@ -1,7 +1,6 @@
-"""A GPT of nanoGPT's shape, as a peer to measure against: learned positions, LayerNorm, GELU.
+"""A GPT of nanoGPT's shape, as a peer: learned positions, LayerNorm, GELU, untied embeddings.
 
-Its feed-forward has two matrices of one and a half times SwiGLU's width, so that both models have the same number of
-weights; the output matrix is a matrix of its own, as there.
+Its feed-forward has two matrices of 1.5 times SwiGLU's width, so that both models have as many weights.
 """
 
 import torch
@@ -12,7 +11,7 @@ from lmpipe.study.settings import ModelConfig
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normalised before."""
+    """Pre-norm attention and feed-forward."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -27,15 +26,15 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform (batch, seq, d_model)."""
         batch, seq, d_model = x.shape
-        parts = self.qkv(self.norms[0](x)).split(d_model, dim=2)
-        queries, keys, values = (part.view(batch, seq, self.num_heads, -1).transpose(1, 2) for part in parts)
-        attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-        x = x + self.output(attended.transpose(1, 2).reshape(batch, seq, d_model))
+        qkv = self.qkv(self.norms[0](x)).split(d_model, dim=2)
+        queries, keys, values = (each.view(batch, seq, self.num_heads, -1).transpose(1, 2) for each in qkv)
+        output = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        x = x + self.output(output.transpose(1, 2).reshape(batch, seq, d_model))
         return x + self.down(F.gelu(self.up(self.norms[1](x))))
 
 
 class GPT(nn.Module):
-    """(batch, seq) token ids -> (batch, seq, vocab) logits."""
+    """GPT: token ids (batch, seq) to logits (batch, seq, vocab)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -46,7 +45,7 @@ class GPT(nn.Module):
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        """Logits of the next token at each position."""
+        """Return the logits of the next token at each position."""
         x = self.tokens(token_ids) + self.positions(torch.arange(token_ids.shape[1], device=token_ids.device))
         for block in self.blocks:
             x = block(x)

@@ -29,8 +29,8 @@ def study(files: list[Path]) -> dict:
         "corpora": {"text": corpus | {"tokenizer": {"vocab_size": 4096}}},
         "model": MODEL,
         "training": {"total_tokens": 1 << 18, "batch_size": 8, "max_lr": 0.01},
-        "experiments": {"one_run": {"corpus": "text"}},
-        "samples": {"models": {"text": "one_run/baseline"}, **SAMPLES},
+        "experiments": {"short": {"corpus": "text"}},
+        "samples": {"models": {"text": "short/baseline"}, **SAMPLES},
     }
 
 

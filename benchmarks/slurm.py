@@ -1,16 +1,16 @@
 """A real SLURM on this machine, to test against: `python -m benchmarks.slurm start`, `status` or `stop`.
 
 It needs root and Debian's packages slurmctld, slurmd, slurm-client and munge. The daemons run without systemd, listen
-on 127.0.0.1 only, and write to one folder; /etc/slurm/slurm.conf becomes a link into it, because not every child of a
-job passes SLURM_CONF on. A machine that has a SLURM already is left alone. Each node is a daemon; together the nodes
-may claim more CPUs, memory and (fake) GPUs than this machine has. Like many small clusters, it has no accounting.
+on 127.0.0.1 only and write to one folder. /etc/slurm/slurm.conf becomes a link into it, because not every child of a
+job passes SLURM_CONF on. A machine with another SLURM is left alone. The nodes may claim more CPUs, memory and (fake)
+GPUs than this machine has. Like many small clusters, it has no accounting.
 """
 
 import argparse
+import contextlib
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +18,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
+
+import psutil
 
 FOLDER = Path("/run/lmpipe-slurm")
 CONFIGURATION = Path("/etc/slurm/slurm.conf")
@@ -47,61 +50,18 @@ class Cluster:
         return [f"node{number}" for number in range(1, self.nodes + 1)]
 
 
-def configuration(folder: Path, cluster: Cluster) -> str:
-    """Text of slurm.conf."""
-    host = socket.gethostname().split(".")[0]
-    gpus = f"Gres=gpu:{cluster.gpus}" if cluster.gpus else ""
-    return f"""ClusterName=lmpipe
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={PORT}
-CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket,cred_expire=30
-CredType=cred/munge
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool-%n
-SlurmctldPidFile={folder}/slurmctld.own.pid
-SlurmdPidFile={folder}/slurmd-%n.own.pid
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd-%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-MpiDefault=none
-SwitchType=switch/none
-JobAcctGatherType=jobacct_gather/linux
-JobAcctGatherFrequency=task=1
-JobAcctGatherParams=OverMemoryKill
-PropagateResourceLimits=NONE
-ReturnToService=2
-SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU_Memory
-SchedulerType=sched/backfill
-SchedulerParameters=bf_interval=2,batch_sched_delay=0,sched_interval=2
-KillWait=2
-MaxArraySize=1001
-MaxJobCount=10000
-MinJobAge=300
-AccountingStorageType=accounting_storage/none
-JobCompType=jobcomp/filetxt
-JobCompLoc={folder}/jobs.txt
-GresTypes=gpu
-SlurmdParameters=config_overrides
-NodeName=DEFAULT CPUs={cluster.cpus} CoresPerSocket={cluster.cpus} RealMemory={cluster.memory_mb} {gpus}
-NodeName=node[1-{cluster.nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port={PORT + 1}-{PORT + cluster.nodes}
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE DefMemPerCPU=1000 State=UP
-"""
-
-
 def write_configuration(folder: Path, cluster: Cluster) -> None:
-    """Write slurm.conf and its companions, and the link where SLURM's commands look for it."""
-    for name in ("state", "munge", *(f"spool-{node}" for node in cluster.names)):
+    """Write slurm.conf and its companions, and the link that SLURM's commands read."""
+    for name in ("state", "munge", "daemons", *(f"spool-{node}" for node in cluster.names)):
         (folder / name).mkdir(parents=True)
+    template = Template(Path(__file__).with_name("slurm.conf").read_text(encoding="utf-8"))
+    gres = f"Gres=gpu:{cluster.gpus}" if cluster.gpus else ""
+    ports = {"port": PORT, "first_port": PORT + 1, "last_port": PORT + cluster.nodes}
+    host = socket.gethostname().split(".")[0]
+    text = template.substitute(vars(cluster), folder=folder, host=host, gres=gres, **ports)
     devices = "".join(f"Name=gpu File={device}\n" for device in FAKE_DEVICES[: cluster.gpus])
-    (folder / "slurm.conf").write_text(configuration(folder, cluster))
-    (folder / "gres.conf").write_text(devices)
-    (folder / "cgroup.conf").write_text("")
+    for name, content in (("slurm.conf", text), ("gres.conf", devices), ("cgroup.conf", "")):
+        (folder / name).write_text(content)
     CONFIGURATION.parent.mkdir(exist_ok=True)
     CONFIGURATION.unlink(missing_ok=True)
     CONFIGURATION.symlink_to(folder / "slurm.conf")
@@ -113,9 +73,8 @@ def unavailable() -> str | None:
         return "SLURM's daemons are started by root, on Linux"
     if CONFIGURATION.exists() and not CONFIGURATION.is_symlink():
         return f"this machine has a SLURM already ({CONFIGURATION})"
-    if missing := [
-        program for program in PROGRAMS if not shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
-    ]:
+    path = f"{os.environ['PATH']}:/usr/sbin"
+    if missing := [program for program in PROGRAMS if not shutil.which(program, path=path)]:
         return f"{missing[0]} is not installed; run apt-get install {' '.join(PACKAGES)}"
     return None
 
@@ -123,45 +82,30 @@ def unavailable() -> str | None:
 # --- daemons ---------------------------------------------------------------------------------------------------------
 
 
-def daemon_pid(pid_file: Path) -> int | None:
-    """Process id of a running daemon from its pid file; None if it has ended, also if the id was reused."""
-    try:
-        process = int(pid_file.read_text())
-        # "PID (NAME) STATE ..."; a zombie has ended, too.
-        name, state = Path(f"/proc/{process}/stat").read_text().split("(", 1)[1].rsplit(")", 1)
-    except (OSError, ValueError):
-        return None
-    return process if name == daemon_program(pid_file.stem) and state.split()[0] != "Z" else None
-
-
 def daemon_program(daemon: str) -> str:
-    """Program that a daemon runs.
-
-    >>> daemon_program("slurmd-node1")
-    'slurmd'
-    """
+    """Program of a daemon: slurmd of slurmd-node1."""
     return daemon.split("-")[0]
+
+
+def running_daemons(folder: Path) -> list[psutil.Process]:
+    """Daemons that were started and have not ended, the latest first; a reused process id is no daemon."""
+    processes = []
+    for path in sorted((folder / "daemons").glob("*.pid"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        with contextlib.suppress(psutil.NoSuchProcess, ValueError):
+            process = psutil.Process(int(path.read_text()))
+            if process.name() == daemon_program(path.stem) and process.status() != psutil.STATUS_ZOMBIE:
+                processes.append(process)
+    return processes
 
 
 def spawn(folder: Path, daemon: str, *arguments: str, user: str | None = None) -> None:
     """Start a daemon in a session of its own and write its pid file."""
-    rights = {"user": user, "group": user, "extra_groups": []} if user else {}
+    command = [f"/usr/sbin/{daemon_program(daemon)}", *arguments]
+    options = {"user": user, "group": user, "extra_groups": []} if user else {}
     with open(folder / f"{daemon}.out", "wb") as output:
-        process = subprocess.Popen(
-            [f"/usr/sbin/{daemon_program(daemon)}", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            cwd="/",
-            **rights,
-        )
-    (pid_folder(folder) / f"{daemon}.pid").write_text(str(process.pid))
-
-
-def pid_folder(folder: Path) -> Path:
-    """Folder of the pid files."""
-    return folder / "daemons"
+        options |= {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+        process = subprocess.Popen(command, start_new_session=True, cwd="/", **options)
+    (folder / "daemons" / f"{daemon}.pid").write_text(str(process.pid))
 
 
 def wait_for(what: str, is_ready: Callable[[], bool], seconds: float = READY_SECONDS) -> None:
@@ -185,8 +129,7 @@ def output_of(*command: str) -> str:
 
 def is_up(folder: Path = FOLDER) -> bool:
     """Return whether the SLURM started here accepts jobs on all nodes."""
-    pid_files = list(pid_folder(folder).glob("*.pid"))
-    if not pid_files or not all(map(daemon_pid, pid_files)):
+    if not (started := list(folder.glob("daemons/*.pid"))) or len(running_daemons(folder)) < len(started):
         return False
     return set(output_of("sinfo", "--noheader", "--Node", "--format=%T").split()) <= {"idle", "mixed", "allocated"}
 
@@ -205,7 +148,7 @@ def start_munge(folder: Path) -> None:
 
 
 def start(cluster: Cluster | None = None, folder: Path = FOLDER) -> bool:
-    """Start SLURM unless it is up; return whether it was started. Raises SlurmError if it is not available here."""
+    """Start SLURM unless it is up and return whether it was started; raise SlurmError if it is not available here."""
     if reason := unavailable():
         raise SlurmError(reason)
     if is_up(folder):
@@ -214,7 +157,6 @@ def start(cluster: Cluster | None = None, folder: Path = FOLDER) -> bool:
     shutil.rmtree(folder, ignore_errors=True)
     cluster = cluster or Cluster()
     write_configuration(folder, cluster)
-    pid_folder(folder).mkdir()
     try:
         start_munge(folder)
         spawn(folder, "slurmctld", "-D", "-f", f"{folder}/slurm.conf")
@@ -234,11 +176,9 @@ def stop(folder: Path = FOLDER) -> None:
         succeeds("scancel", "--user=root")
         # A job that is not cancelled leaves its step daemon behind.
         wait_for("cancelling all jobs", lambda: not output_of("squeue", "--noheader"))
-    pid_files = pid_folder(folder).glob("*.pid")
-    for pid_file in sorted(pid_files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        if process := daemon_pid(pid_file):
-            os.kill(process, signal.SIGTERM)
-            wait_for(f"stopping {pid_file.stem}", lambda path=pid_file: not daemon_pid(path))
+    for process in running_daemons(folder):
+        process.terminate()
+        wait_for(f"stopping {process.name()}", lambda process=process: process not in running_daemons(folder))
     if CONFIGURATION.is_symlink() and CONFIGURATION.readlink() == folder / "slurm.conf":
         CONFIGURATION.unlink()
 

@@ -1,6 +1,6 @@
-"""One training of byte-level BPE by lmpipe or by a peer: python -m benchmarks.trainers NAME CORPUS VOCAB_SIZE.
+"""Training of byte-level BPE by lmpipe or a peer: python -m benchmarks.trainers NAME CORPUS VOCAB_SIZE.
 
-Prints its peak memory and the tokens that were made, in order, as JSON: {"peak_memory_bytes", "tokens": [latin-1]}.
+Prints peak memory and the tokens in the order of the merges as JSON: {"peak_memory_bytes", "tokens": [latin-1]}.
 """
 
 import json
@@ -15,44 +15,43 @@ END_OF_TEXT = "<|endoftext|>"
 BLOCK_BYTES = 1 << 24
 
 
-def parts(corpus: str) -> Iterator[str]:
-    """Yield the texts around all separators of a corpus, also empty ones, for peers that take no files."""
+def texts(corpus: str) -> Iterator[str]:
+    """Yield the texts between the separators of a corpus, also empty ones, for peers that read no files."""
     rest = b""
     with open(corpus, "rb") as file:
         while block := file.read(BLOCK_BYTES):
             *complete, rest = (rest + block).split(END_OF_TEXT.encode())
-            yield from (part.decode() for part in complete)
+            yield from (text.decode() for text in complete)
     yield rest.decode()
 
 
 def documents(corpus: str) -> Iterator[str]:
-    """Return the documents of a corpus."""
-    return filter(None, parts(corpus))
+    """Yield the documents of a corpus."""
+    return filter(None, texts(corpus))
 
 
 @cache
 def printable_bytes() -> dict[str, int]:
-    """GPT-2's characters for bytes, the other way round."""
+    """Byte of each character of GPT-2's bytes_to_unicode."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + place): byte for place, byte in enumerate(rest)}
+    return {chr(byte): byte for byte in plain} | {chr(256 + index): byte for index, byte in enumerate(rest)}
 
 
-def unicode_to_bytes(parts: list[str] | str) -> bytes:
-    """Return the bytes of a token or merge in GPT-2's form; a merge as a pair or as a line."""
-    known = printable_bytes()
-    return bytes(known[character] for character in "".join(parts).replace(" ", ""))
+def unicode_to_bytes(token: list[str] | str) -> bytes:
+    """Bytes of a token in GPT-2's characters, or of a merge as a pair or line."""
+    return bytes(printable_bytes()[character] for character in "".join(token).replace(" ", ""))
 
 
 def lmpipe(corpus: str, vocab_size: int) -> list[bytes]:
-    """Train with lmpipe itself."""
+    """Train with lmpipe."""
     from lmpipe.tokenizer.bpe_training import train_bpe
 
     return [left + right for left, right in train_bpe(corpus, vocab_size, [END_OF_TEXT])[1]]
 
 
 def ffbpe(corpus: str, vocab_size: int) -> list[bytes]:
-    """Return the peer with the same rule for ties: all of its merges must equal ours."""
+    """Train with ffbpe, which has lmpipe's rule for ties: all merges must be the same."""
     from ffbpe.pretokenizer import PreTokenizer
     from ffbpe.trainer import BpeTrainer
 
@@ -65,7 +64,7 @@ def ffbpe(corpus: str, vocab_size: int) -> list[bytes]:
 
 
 def gigatoken(corpus: str, vocab_size: int) -> list[bytes]:
-    """Gigatoken reads the file by itself."""
+    """Train with Gigatoken, which reads the file itself."""
     from gigatoken.gigatoken_rs import train_bpe
 
     _, merges = train_bpe(corpus, vocab_size, [END_OF_TEXT], "assembled_bytes", END_OF_TEXT.encode())
@@ -73,17 +72,16 @@ def gigatoken(corpus: str, vocab_size: int) -> list[bytes]:
 
 
 def gigabpe(corpus: str, vocab_size: int) -> list[bytes]:
-    """Gigabpe reads the file by itself."""
+    """Train with Gigabpe, which reads the file itself."""
     import gigabpe
 
-    _, merges = gigabpe.train_bpe(
-        [corpus], vocab_size=vocab_size, pretokenizer="bytelevel", special_tokens=[END_OF_TEXT]
-    )
+    options = {"pretokenizer": "bytelevel", "special_tokens": [END_OF_TEXT]}
+    _, merges = gigabpe.train_bpe([corpus], vocab_size=vocab_size, **options)
     return [unicode_to_bytes(merge) for merge in merges]
 
 
 def rustbpe(corpus: str, vocab_size: int) -> list[bytes]:
-    """Karpathy's trainer; it has no special tokens."""
+    """Train with Karpathy's rustbpe, which has no special tokens."""
     import rustbpe
 
     tokenizer = rustbpe.Tokenizer()
@@ -92,7 +90,7 @@ def rustbpe(corpus: str, vocab_size: int) -> list[bytes]:
 
 
 def tokenizers(corpus: str, vocab_size: int) -> list[bytes]:
-    """Hugging Face tokenizers."""
+    """Train with Hugging Face tokenizers."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -111,24 +109,24 @@ TRAINERS: dict[str, Callable[[str, int], list[bytes]]] = {
 
 
 def peak_memory_bytes() -> int:
-    """Return the peak memory of this process (Linux)."""
+    """Peak memory of this process (Linux)."""
     with open("/proc/self/status", encoding="ascii") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
 
 
 def train(name: str, corpus: str, vocab_size: int) -> dict[str, Any]:
-    """One training, and what it took."""
+    """Train once; return peak memory and tokens."""
     tokens = [token.decode("latin-1") for token in TRAINERS[name](corpus, vocab_size)]
     return {"peak_memory_bytes": peak_memory_bytes(), "tokens": tokens}
 
 
-def answer(work: Callable[[], dict[str, Any]]) -> None:
-    """Print what some work gives as JSON, and nothing else: some peers print, too."""
+def print_json(compute: Callable[[], dict[str, Any]]) -> None:
+    """Print a result as JSON and nothing else: what peers print goes to standard error."""
     with os.fdopen(os.dup(1), "w") as output:
         os.dup2(2, 1)
-        json.dump(work(), output)
+        json.dump(compute(), output)
 
 
 if __name__ == "__main__":
     name, corpus, vocab_size = sys.argv[1:]
-    answer(lambda: train(name, corpus, int(vocab_size)))
+    print_json(lambda: train(name, corpus, int(vocab_size)))

@@ -1,12 +1,13 @@
-"""How fast a training step is, beside its peers: `python -m benchmarks.training [--shape wide] [--device cuda]`.
+"""Training steps beside peers: `python -m benchmarks.training [--shape wide] [--device cuda]`.
 
-The peers are transformers' LlamaForCausalLM and a GPT of nanoGPT's shape (bench/gpt.py), each as it is and compiled,
+The peers are transformers' LlamaForCausalLM and a GPT of nanoGPT's shape (benchmarks/gpt.py), each eager and compiled,
 with the same shape, batch, precision, threads and optimizer (AdamW, gradients clipped at 1). Each contestant is a
-process of its own and they take turns; a ratio is that of two figures of one turn. The ceiling is what a large matrix
-multiply reaches in the same precision and threads; the share of it counts the model's matrix multiplies alone.
+process of its own. They take turns, and each turn gives a ratio. The ceiling is the speed of a large matrix product in
+the same precision and threads; the share of it counts the model's matrix products alone.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -29,14 +31,13 @@ from lmpipe.training.compile import compile_step
 from lmpipe.training.devices import device_name, find_device, set_deterministic
 from lmpipe.training.step import DivergenceMonitor, TrainingStep
 
-RATE = 1e-3
-# Peaks of dense matrix multiplies in bfloat16, in FLOP/s, by what the device calls itself.
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+MAX_LR = 1e-3
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense, bfloat16, by device name
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What is trained: the model, sequences of a batch, precision, and threads of the CPU."""
+    """Training setup: model, sequences in a batch, precision, and CPU threads."""
 
     model: ModelConfig
     batch_size: int
@@ -44,112 +45,90 @@ class Shape:
     threads: int
 
 
+def shape(sizes: tuple[int, ...], batch_size: int, precision: str, threads: int) -> Shape:
+    """Shape of a model of context_length, d_model, d_ff, num_layers, num_heads and vocab_size."""
+    names = ("context_length", "d_model", "d_ff", "num_layers", "num_heads", "vocab_size")
+    return Shape(ModelConfig(**dict(zip(names, sizes, strict=True))), batch_size, precision, threads)
+
+
 SHAPES = {
-    # The study of config/config.yaml.
-    "laptop": Shape(
-        ModelConfig(context_length=128, d_model=64, d_ff=192, num_layers=4, num_heads=4, vocab_size=1024),
-        batch_size=8,
-        precision="float32",
-        threads=1,
-    ),
-    "wide": Shape(
-        ModelConfig(context_length=256, d_model=256, d_ff=688, num_layers=4, num_heads=8, vocab_size=2048),
-        batch_size=8,
-        precision="bfloat16",
-        threads=2,
-    ),
-    # The handout's model and batch (config/cs336.yaml), for a GPU.
-    "handout": Shape(
-        ModelConfig(context_length=256, d_model=512, d_ff=1344, num_layers=4, num_heads=16, vocab_size=10_000),
-        batch_size=32,
-        precision="bfloat16",
-        threads=1,
-    ),
+    "laptop": shape((128, 64, 192, 4, 4, 1024), 8, "float32", 1),  # config/config.yaml
+    "wide": shape((256, 256, 688, 4, 8, 2048), 8, "bfloat16", 2),
+    "handout": shape((256, 512, 1344, 4, 16, 10_000), 32, "bfloat16", 1),  # config/cs336.yaml, for a GPU
 }
 PEERS = ("transformers", "nanoGPT")
 CONTESTANTS = [(name, setting) for name in ("lmpipe", *PEERS) for setting in ("eager", "compiled")]
 
-BATCHES = 256
+BATCHES = 256  # so many that no contestant memorizes them
 Batch = tuple[torch.Tensor, torch.Tensor]
-# Makes some steps and waits until they are done.
-Steps = Callable[[int], None]
+Steps = Callable[[int], None]  # computes a number of steps and waits for them
 
 
 # --- a contestant, in its own process --------------------------------------------------------------------------------
 
 
 def lmpipe_steps(shape: Shape, device: torch.device, is_compiled: bool, batches: Iterator[Batch]):
-    """Return the steps as `lmpipe train` makes them."""
-    training = TrainingSettings(total_tokens=2**40, batch_size=shape.batch_size, max_lr=RATE, precision=shape.precision)
+    """Steps of `lmpipe train`."""
+    training = TrainingSettings(
+        total_tokens=2**40, batch_size=shape.batch_size, max_lr=MAX_LR, precision=shape.precision
+    )
     set_deterministic(shape.threads, device)
     model = TransformerLM(shape.model, seed=0).to(device)
     step = TrainingStep(model, training, DivergenceMonitor(device, warmup_steps=2**40))
     if is_compiled and not compile_step(step, shape.batch_size, Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])):
         raise SystemExit("lmpipe could not compile")
 
-    def make(count: int) -> None:
+    def run(count: int) -> None:
         for _ in range(count):
-            step.run(1, *next(batches), RATE)
+            step.run(1, *next(batches), MAX_LR)
         step.collect()
 
-    return model, make
+    return model, run
 
 
 def peer_steps(name: str, shape: Shape, device: torch.device, is_compiled: bool, batches: Iterator[Batch]):
-    """Return the steps of a peer, written as its own examples do, at its best."""
+    """Steps of a peer, written like its own examples."""
     if name == "nanoGPT":
         from benchmarks.gpt import GPT
 
         model = GPT(shape.model).to(device)
-        logits_of = model
     else:
         model = llama(shape.model).to(device)
 
-        def logits_of(token_ids: torch.Tensor) -> torch.Tensor:
-            return model(input_ids=token_ids).logits
-
-    def loss_of(token_ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    def compute_loss(token_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=shape.precision == "bfloat16"):
-            logits = logits_of(token_ids)
-        return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten())
+            output = model(token_ids)
+        logits = output if name == "nanoGPT" else output.logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
-    loss_of = torch.compile(loss_of) if is_compiled else loss_of
+    compute_loss = torch.compile(compute_loss) if is_compiled else compute_loss
     torch.set_num_threads(shape.threads)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=MAX_LR, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
-    def make(count: int) -> None:
+    def run(count: int) -> None:
         for _ in range(count):
-            loss = loss_of(*next(batches))
+            loss = compute_loss(*next(batches))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         loss.item()
 
-    return model, make
+    return model, run
 
 
 def llama(config: ModelConfig) -> torch.nn.Module:
-    """Return the same model from transformers."""
+    """The same model in transformers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.d_model,
-            intermediate_size=config.d_ff,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            max_position_embeddings=config.context_length,
-            rms_norm_eps=1e-5,
-            tie_word_embeddings=False,
-            use_cache=False,
-        )
-    )
+    sizes = {"vocab_size": config.vocab_size, "hidden_size": config.d_model, "intermediate_size": config.d_ff}
+    sizes |= {"num_hidden_layers": config.num_layers, "num_attention_heads": config.num_heads}
+    sizes |= {"max_position_embeddings": config.context_length}
+    return LlamaForCausalLM(LlamaConfig(**sizes, rms_norm_eps=1e-5, tie_word_embeddings=False, use_cache=False))
 
 
 def random_batches(shape: Shape, device: torch.device) -> Iterator[Batch]:
-    """Return inputs and targets (batch, seq): enough that no contestant memorizes them."""
+    """Inputs and targets (batch, seq), repeated after BATCHES."""
     generator = torch.Generator().manual_seed(0)
     size = (BATCHES, 2, shape.batch_size, shape.model.context_length)
     batches = torch.randint(shape.model.vocab_size, size, generator=generator).to(device)
@@ -157,145 +136,127 @@ def random_batches(shape: Shape, device: torch.device) -> Iterator[Batch]:
 
 
 def ceiling_steps(shape: Shape, device: torch.device) -> tuple[float, Steps]:
-    """FLOPs of one large matrix multiply, and what makes some of them."""
+    """FLOPs of one large matrix product, and a function that computes some of them."""
     size = 8192 if device.type == "cuda" else 1024
     torch.set_num_threads(shape.threads)
     first, second = (torch.randn(size, size, device=device).to(getattr(torch, shape.precision)) for _ in range(2))
 
-    def make(count: int) -> None:
+    def run(count: int) -> None:
         for _ in range(count):
             product = first @ second
         product[0, 0].item()
 
-    return 2.0 * size**3, make
+    return 2.0 * size**3, run
 
 
 def contest(name: str, setting: str, shape: Shape, device: torch.device, seconds: float) -> None:
-    """Get ready, say so, and take a turn for each line of standard input: units (tokens or FLOPs) in a second."""
+    """Print facts, then take a turn for each line of standard input and print tokens (or FLOPs) per second."""
     facts = {"device": device_name(device)}
     if name == "ceiling":
-        units, make = ceiling_steps(shape, device)
+        units, run = ceiling_steps(shape, device)
     else:
         units = shape.batch_size * shape.model.context_length
-        chosen = (shape, device, setting == "compiled", random_batches(shape, device))
-        model, make = lmpipe_steps(*chosen) if name == "lmpipe" else peer_steps(name, *chosen)
+        options = (shape, device, setting == "compiled", random_batches(shape, device))
+        model, run = lmpipe_steps(*options) if name == "lmpipe" else peer_steps(name, *options)
         facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    make(3)
-    started = time.perf_counter()
-    make(3)
-    steps = max(1, round(seconds / (time.perf_counter() - started) * 3))
+    run(3)
+    start = time.perf_counter()
+    run(3)
+    steps = max(1, round(seconds / (time.perf_counter() - start) * 3))
     print(json.dumps(facts), flush=True)
     for _ in sys.stdin:
-        started = time.perf_counter()
-        make(steps)
-        print(json.dumps(steps * units / (time.perf_counter() - started)), flush=True)
+        start = time.perf_counter()
+        run(steps)
+        print(json.dumps(steps * units / (time.perf_counter() - start)), flush=True)
 
 
 # --- the contest -----------------------------------------------------------------------------------------------------
 
 
 class Contestant:
-    """One of the processes that take turns."""
+    """Process of one contestant, its facts, and its rate in each turn."""
 
-    def __init__(self, name: str, setting: str, given: argparse.Namespace, cache: str):
+    def __init__(self, name: str, setting: str, args: argparse.Namespace, cache: str):
         self.name, self.setting = name, setting
-        command = [sys.executable, "-m", "benchmarks.training", "--shape", given.shape, "--device", given.device]
-        command += ["--seconds", str(given.seconds), "--contestant", name, setting]
+        command = [sys.executable, "-m", "benchmarks.training", "--shape", args.shape, "--device", args.device]
+        command += ["--seconds", str(args.seconds), "--contestant", name, setting]
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/{name}-{setting}"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, **pipes, text=True, env=environment)
-        self.facts = {}
+        self.facts: dict[str, Any] = {}
         self.rates: list[float] = []
 
-    def get_ready(self) -> None:
-        """Wait until it has compiled and begun."""
-        self.facts = self.read()
+    def wait_until_ready(self) -> None:
+        """Wait for the facts, which the process prints once it has compiled."""
+        self.facts = self.facts or self.read()
 
-    def read(self):
-        """Return the next line that the process writes, as JSON."""
+    def read(self) -> Any:
+        """Read the next line of the process, as JSON."""
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(f"benchmarks.training: {self.name} {self.setting} ended early; its words stand above")
+            sys.exit(f"benchmarks.training: {self.name} {self.setting} failed; its output is above")
         return json.loads(line)
 
     def take_turn(self) -> None:
-        """Let it work alone for a while, and note its rate."""
+        """Let the process run alone for a turn and append its rate."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         self.rates.append(self.read())
 
     @property
     def median(self) -> float:
-        """The middle one of its rates."""
+        """Median rate."""
         return statistics.median(self.rates)
-
-    def end(self) -> None:
-        """Let it go home."""
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def table(contestants: list[Contestant], ceiling: Contestant, shape: Shape) -> list[str]:
-    """Return a row for each contestant, and how lmpipe compares with the faster peer."""
+    """A row for each contestant, and the ratios of lmpipe to the fastest peer."""
     flops = 3 * forward_flops(shape.model) / shape.model.context_length
-    peak = next((peak for name, peak in PEAKS.items() if name in ceiling.facts["device"]), None)
+    peak = next((peak for name, peak in PEAK_FLOPS.items() if name in ceiling.facts["device"]), None)
     lines = [f"{'contestant':24} {'parameters':>12} {'tokens/s':>12} {'range':>25} {'of ceiling':>11} {'MFU':>7}"]
-    for one in contestants:
-        span = f"{min(one.rates):,.0f} to {max(one.rates):,.0f}"
-        share = f"{flops * one.median / ceiling.median:.1%}"
-        mfu = f"{flops * one.median / peak:.1%}" if peak and shape.precision == "bfloat16" else "-"
-        lines.append(
-            f"{f'{one.name} {one.setting}':24} {one.facts['parameters']:>12,} {one.median:>12,.0f} {span:>25} "
-            f"{share:>11} {mfu:>7}"
-        )
-    peers = [one for one in contestants if one.name in PEERS]
-    if not peers:
-        return lines
-    peer = max(peers, key=lambda one: one.median)
-    for one in contestants:
-        if one.name == "lmpipe":
-            ratios = [mine / other for mine, other in zip(one.rates, peer.rates, strict=True)]
-            lines.append(
-                f"lmpipe {one.setting} / {peer.name} {peer.setting}: {statistics.median(ratios):.2f} "
-                f"({min(ratios):.2f} to {max(ratios):.2f})"
-            )
+    for each in contestants:
+        title, span = f"{each.name} {each.setting}", f"{min(each.rates):,.0f} to {max(each.rates):,.0f}"
+        mfu = f"{flops * each.median / peak:.1%}" if peak and shape.precision == "bfloat16" else "-"
+        cells = f"{title:24} {each.facts['parameters']:>12,} {each.median:>12,.0f} {span:>25} "
+        lines.append(cells + f"{flops * each.median / ceiling.median:>11.1%} {mfu:>7}")
+    peer = max((each for each in contestants if each.name in PEERS), key=lambda each: each.median, default=None)
+    for each in contestants:
+        if each.name == "lmpipe" and peer:
+            ratios = [ours / theirs for ours, theirs in zip(each.rates, peer.rates, strict=True)]
+            ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            lines.append(f"lmpipe {each.setting} / {peer.name} {peer.setting}: {ratio}")
     return lines
 
 
 def main() -> None:
-    """Let all contestants take turns, and print the table."""
+    """Let all contestants take turns and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--shape", choices=SHAPES, default="laptop", help="what is trained (default laptop)")
+    parser.add_argument("--shape", choices=SHAPES, default="laptop", help="training setup (default laptop)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each (default 7)")
-    parser.add_argument("--seconds", type=float, default=1.5, help="a turn takes so long (default 1.5)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant (default 7)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="length of a turn (default 1.5)")
     parser.add_argument("--only", nargs="*", default=[], help="contestants such as lmpipe-eager (default all)")
-    parser.add_argument("--cache", help="folder in which compiled code is kept for the next time (default none)")
+    parser.add_argument("--cache", help="folder that keeps compiled code for the next call (default none)")
     parser.add_argument("--contestant", nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    shape = SHAPES[given.shape]
-    if given.contestant:
-        contest(*given.contestant, shape, find_device(given.device), given.seconds)
+    args = parser.parse_args()
+    shape = SHAPES[args.shape]
+    if args.contestant:
+        contest(*args.contestant, shape, find_device(args.device), args.seconds)
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        cache = given.cache or temporary
-        chosen = [pair for pair in CONTESTANTS if not given.only or "-".join(pair) in given.only]
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
+        chosen = [pair for pair in CONTESTANTS if not args.only or "-".join(pair) in args.only]
         everyone = []
         for pair in (*chosen, ("ceiling", "matmul")):
-            everyone.append(Contestant(*pair, given, cache))
-            # Processes of several threads hinder each other, so that they begin one after the other.
-            if shape.threads > 1:
-                everyone[-1].get_ready()
-        for one in everyone:
-            if not one.facts:
-                one.get_ready()
-        *contestants, ceiling = everyone
-        for _ in range(given.rounds):
-            for one in (*contestants, ceiling):
-                one.take_turn()
-        for one in (*contestants, ceiling):
-            one.end()
-    print(f"{given.shape}: {shape.model}, batch size {shape.batch_size}, {shape.precision}, {shape.threads} threads")
+            everyone.append(Contestant(*pair, args, args.cache or temporary))
+            stack.enter_context(everyone[-1].process)  # at the end: closes its standard input, and waits
+            if shape.threads > 1:  # several processes of several threads start slowly at once
+                everyone[-1].wait_until_ready()
+        for each in everyone:
+            each.wait_until_ready()
+        for each in everyone * args.rounds:
+            each.take_turn()
+    *contestants, ceiling = everyone
+    print(f"{args.shape}: {shape.model}, batch size {shape.batch_size}, {shape.precision}, {shape.threads} threads")
     print(f"{ceiling.facts['device']}, torch {torch.__version__}; matmul ceiling {ceiling.median / 1e9:,.0f} GFLOP/s")
     print("\n".join(table(contestants, ceiling, shape)))
 

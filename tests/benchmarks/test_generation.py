@@ -1,8 +1,9 @@
-"""The contest of benchmarks.generation, untimed: everyone makes as many tokens, and greedily the same ones."""
+"""The contest of benchmarks.generation, untimed: all contestants generate as many tokens, greedily the same ones."""
 
 import pytest
 
-from benchmarks.generation import SETTINGS, compare, prepared
+from benchmarks import generation
+from benchmarks.generation import SETTINGS, compare, prepare
 from lmpipe.study.settings import ModelConfig
 
 CONFIG = ModelConfig(context_length=48, d_model=32, d_ff=80, num_layers=2, num_heads=4, vocab_size=300)
@@ -10,7 +11,7 @@ CONFIG = ModelConfig(context_length=48, d_model=32, d_ff=80, num_layers=2, num_h
 
 @pytest.fixture(scope="module")
 def contest(tmp_path_factory):
-    return prepared(CONFIG, 2, str(tmp_path_factory.mktemp("contest")))
+    return prepare(CONFIG, 2, str(tmp_path_factory.mktemp("contest")))
 
 
 def test_greedy_continuations_agree_with_both_caches_of_transformers_and_without_a_cache(contest):
@@ -22,15 +23,21 @@ def test_greedy_continuations_agree_with_both_caches_of_transformers_and_without
         assert ours == contest.transformers(cache, 0.0, 1.0, seed=0)
 
 
-def test_everyone_draws_as_many_tokens(contest):
-    for draw in (contest.lmpipe, contest.uncached, lambda *given: contest.transformers("dynamic", *given)):
-        first, second = draw(*SETTINGS["sampled"], 1)
+def test_sampled_continuations_have_equal_lengths(contest):
+    for sample in (contest.lmpipe, contest.uncached, lambda *options: contest.transformers("dynamic", *options)):
+        first, second = sample(*SETTINGS["sampled"], 1)
         assert len(first) == len(second) == contest.new_tokens
         assert first != second
 
 
-def test_a_row_tells_rates_and_their_ratio(contest, monkeypatch):
-    monkeypatch.setattr("benchmarks.generation.LEAST_SECONDS", 0)
+def test_row_has_both_rates_and_their_ratio(contest, monkeypatch):
+    monkeypatch.setattr(generation, "MIN_SECONDS", 0)
     cells = compare(contest, "uncached", "greedy", 1).split(" | ")
     assert cells[:2] == ["| greedy", "uncached"]
     assert len(cells) == 5
+
+
+def test_other_greedy_tokens_end_the_contest(contest, monkeypatch):
+    monkeypatch.setattr(contest, "uncached", lambda *options: [[0], [0]])
+    with pytest.raises(SystemExit):
+        compare(contest, "uncached", "greedy", 1)

@@ -19,16 +19,16 @@ def size_of(model):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_the_peers_have_as_many_weights(shape):
+def test_peers_have_as_many_weights(shape):
     with torch.device("meta"):
         ours, gpt, peer = TransformerLM(shape.model), GPT(shape.model), llama(shape.model)
     assert size_of(peer) == size_of(ours)
-    # Beside them a vector for each position.
-    assert size_of(gpt) == size_of(ours) + shape.model.context_length * shape.model.d_model
+    position_embedding = shape.model.context_length * shape.model.d_model
+    assert size_of(gpt) == size_of(ours) + position_embedding
 
 
 @pytest.mark.parametrize("name", ["lmpipe", "transformers", "nanoGPT", "ceiling"])
-def test_every_contestant_takes_its_turns(name, monkeypatch, capsys):
+def test_contestant_prints_a_rate_for_each_turn(name, monkeypatch, capsys):
     monkeypatch.setattr(training.sys, "stdin", ["\n", "\n"])
     threads = torch.get_num_threads()
     contest(name, "eager", TINY, torch.device("cpu"), seconds=0)
@@ -38,7 +38,7 @@ def test_every_contestant_takes_its_turns(name, monkeypatch, capsys):
     assert ("parameters" in facts) == (name != "ceiling")
 
 
-def test_a_ratio_is_that_of_one_turn_with_the_faster_peer():
+def test_ratio_is_the_median_over_turns_with_the_fastest_peer():
     def rated(name, setting, rates):
         facts = {"parameters": 1000, "device": "NVIDIA H100"}
         median = sorted(rates)[len(rates) // 2]
