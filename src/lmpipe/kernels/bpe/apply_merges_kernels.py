@@ -259,9 +259,10 @@ def is_stable_boundary(work, text, left, right):
 @inlined
 def drop_margin(work, count):
     """Drop ids of at least WORK.margin bytes from the end of those in scratch; returns how many are left."""
-    lengths, ids, wanted = load_int(work + WORK.lengths), load_int(work + WORK.scratch), load_int(work + WORK.margin)
+    lengths, ids = load_int(work + WORK.lengths), load_int(work + WORK.scratch)
+    min_margin = load_int(work + WORK.margin)
     margin = 0
-    while count > 0 and margin < wanted:
+    while count > 0 and margin < min_margin:
         count -= 1
         margin += load32(lengths + 4 * load32(ids + 4 * count))
     return count

@@ -94,8 +94,8 @@ def store_token_bytes(state, left, right, token):
     tokens, text = load_int(state + MERGE.tokens), load_int(state + MERGE.text)
     start = load_int(state + MERGE.text_used)
     end = start
-    for part in (left, right):
-        source = tokens + TOKEN.nbytes * part
+    for parent in (left, right):
+        source = tokens + TOKEN.nbytes * parent
         copy_bytes(text + end, text + load_int(source + TOKEN.start), load_int(source + TOKEN.size))
         end += load_int(source + TOKEN.size)
     head = ZERO
@@ -116,12 +116,12 @@ def find_pair(symbols, size, left, right):
     """Return the index of a pair's first occurrence among symbols, `size` if there is none."""
     index = 0
     while index + 1 < size:
-        found = equal_pairs(symbols + ID_BYTES * index, left, right)
+        matches = equal_pairs(symbols + ID_BYTES * index, left, right)
         rest = size - 1 - index
         if rest < LANES:
-            found &= low_bits(rest)
-        if found != ZERO:
-            return index + trailing_zeros(found)
+            matches &= low_bits(rest)
+        if matches != ZERO:
+            return index + trailing_zeros(matches)
         index += LANES
     return size
 
@@ -262,7 +262,7 @@ def update_pairs(state, neighbours, dirty, num_dirty, left, right, token, is_lef
 
 @kernel
 def fill_new_lists(state, token, self_pair_start):
-    """Append words to the lists of the new pairs, in the order in which they were found."""
+    """Append words to the lists of the new pairs, in the order in which they were matches."""
     pool, event = load_int(state + MERGE.pool), load_int(state + MERGE.events)
     left_neighbours, right_neighbours = (
         load_int(state + MERGE.left_neighbours),
@@ -332,7 +332,7 @@ def merge(state):
     """Merge the most frequent pair until MERGE.target merges are done.
 
     Returns MERGE_FINISHED, or what must be done before the next call continues. A merge whose pair is replaced, but
-    whose new pairs found no room, is pending.
+    whose new pairs matches no room, is pending.
     """
     while True:
         pending = load_int(state + MERGE.pending)

@@ -4,7 +4,7 @@ About 60 bytes are decided at a time: each class of characters is a mask of 64 b
 neighbours. That is 8 times faster than one character after the other (2,950 against 376 MB/s), and 200 times faster
 than the regex package.
 
-A byte that is not part of well-formed UTF-8 is a character of its own, in the class of punctuation.
+A byte that is not part of well-formed UTF-8 is one character of the class of punctuation.
 """
 
 from numba import uint64
@@ -170,15 +170,15 @@ def scan(base, stop, classes, state, starts, room):
         same |= digits & (digits << ONE | digit_before)
         same |= others & (others << ONE | other_before)
         # A new class starts a pre-token, unless a space is before it, which belongs to it.
-        found = ~white & ~same & ~(spaces << ONE | space_before)
+        starts_mask = ~white & ~same & ~(spaces << ONE | space_before)
         # A run of white space starts one, and so does its last character if something follows.
         last_white = character_starts(white & ~(white >> ONE), white_tails)
-        found |= (white & ~white_tails & ~(white << ONE | white_before)) | last_white
+        starts_mask |= (white & ~white_tails & ~(white << ONE | white_before)) | last_white
         decided = low_bits(size)
         force_mask, forbid_mask = add_contractions(
-            address, left, apostrophes & found & decided, force_mask, forbid_mask
+            address, left, apostrophes & starts_mask & decided, force_mask, forbid_mask
         )
-        output = write_positions((found & ~forbid_mask | force_mask) & decided, position, output)
+        output = write_positions((starts_mask & ~forbid_mask | force_mask) & decided, position, output)
         force_mask >>= uint64(size)
         forbid_mask >>= uint64(size)
         last = uint64(size - 1)
@@ -206,7 +206,7 @@ def store_scan(state, position, letter, digit, other, space, white):
 def write_positions(mask, first, output):
     """Write the positions of the bits of a mask, counted from `first`, as uint32; returns the address behind them.
 
-    Eight at a time, whether or not so many are left: fewer mispredicted branches (Langdale and Lemire 2019).
+    Eight at a time, even if fewer are left: fewer mispredicted branches (Langdale and Lemire 2019).
     """
     end = output + 4 * count_ones(mask)
     while mask != ZERO:

@@ -1,4 +1,4 @@
-"""Compilation of kernels with Numba; loader.py runs it in a process of its own, so that no other needs Numba."""
+"""Compilation of kernels with Numba; loader.py runs it in a separate process, so that no other needs Numba."""
 
 import inspect
 import json

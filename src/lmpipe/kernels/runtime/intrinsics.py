@@ -7,6 +7,7 @@ Two variants are compiled on demand: LMPIPE_SCALAR=1 (or a machine without vecto
 loops; LMPIPE_CHECK=1 checks the address of every load and store against the registered buffers.
 """
 
+import inspect
 import os
 import platform
 
@@ -58,16 +59,37 @@ def external(builder, name, result, *arguments):
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
+def instruction(result, *arguments):
+    """Turn a function (builder, *values) that emits LLVM code into an intrinsic with these Numba types.
+
+    The function returns a value, a list of them for a tuple, or anything if `result` is void.
+    """
+
+    def decorate(emit):
+        def typed(context, *_):
+            def generate(context, builder, signature, values):
+                value = emit(builder, *values)
+                if result is types.void:
+                    return context.get_dummy_value()
+                return context.make_tuple(builder, result, value) if isinstance(value, list) else value
+
+            return result(*arguments), generate
+
+        # Numba asks for the names of the arguments.
+        typed.__signature__ = inspect.signature(emit)
+        typed.__name__ = emit.__name__
+        return intrinsic(typed)
+
+    return decorate
+
+
 def make_load(kind, numba_type):
     """Make an intrinsic that loads an unsigned integer and extends it to 64 bits."""
 
-    @intrinsic
-    def raw(context, address):
-        def generate(context, builder, signature, arguments):
-            value = load(builder, arguments[0], kind)
-            return value if kind is I64 else builder.zext(value, I64)
-
-        return numba_type(types.int64), generate
+    @instruction(numba_type, types.int64)
+    def raw(builder, address):
+        value = load(builder, address, kind)
+        return value if kind is I64 else builder.zext(value, I64)
 
     return with_bounds_check(raw, kind.width // 8)
 
@@ -75,24 +97,12 @@ def make_load(kind, numba_type):
 def make_store(kind, numba_type):
     """Make an intrinsic that stores the low bits of a 64-bit integer."""
 
-    @intrinsic
-    def raw(context, address, value):
-        def generate(context, builder, signature, arguments):
-            value = arguments[1] if kind is I64 else builder.trunc(arguments[1], kind)
-            builder.store(value, pointer(builder, arguments[0], kind)).align = 1
-            return context.get_dummy_value()
+    @instruction(types.void, types.int64, numba_type)
+    def raw(builder, address, value):
+        value = value if kind is I64 else builder.trunc(value, kind)
+        builder.store(value, pointer(builder, address, kind)).align = 1
 
-        return types.void(types.int64, numba_type), generate
-
-    if not CHECKED:
-        return raw
-    size = kind.width // 8
-
-    @inlined
-    def store(address, value):
-        raw(bounds_check(address, size), value)
-
-    return store
+    return with_bounds_check(raw, kind.width // 8)
 
 
 def with_bounds_check(raw, size):
@@ -107,32 +117,23 @@ def with_bounds_check(raw, size):
     return read
 
 
-@intrinsic
-def raw_load(context, address):
+@instruction(types.int64, types.int64)
+def raw_load(builder, address):
     """Load an int64 without a check."""
-    return types.int64(types.int64), lambda context, builder, signature, arguments: load(builder, arguments[0], I64)
+    return load(builder, address, I64)
 
 
-@intrinsic
-def raw_store(context, address, value):
+@instruction(types.void, types.int64, types.int64)
+def raw_store(builder, address, value):
     """Store an int64 without a check."""
-
-    def generate(context, builder, signature, arguments):
-        builder.store(arguments[1], pointer(builder, arguments[0], I64)).align = 1
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), generate
+    builder.store(value, pointer(builder, address, I64)).align = 1
 
 
-@intrinsic
-def bounds(context):
+@instruction(types.int64)
+def bounds(builder):
     """Return the address of the table of registered buffers; the loader defines the symbol lmpipe_bounds."""
-
-    def generate(context, builder, signature, arguments):
-        table = builder.module.globals.get("lmpipe_bounds") or ir.GlobalVariable(builder.module, I64, "lmpipe_bounds")
-        return builder.ptrtoint(table, I64)
-
-    return types.int64(), generate
+    table = builder.module.globals.get("lmpipe_bounds") or ir.GlobalVariable(builder.module, I64, "lmpipe_bounds")
+    return builder.ptrtoint(table, I64)
 
 
 @kernel
@@ -157,36 +158,23 @@ store_int, store64 = make_store(I64, types.int64), make_store(I64, types.uint64)
 load_id, store_id = (load32, store32) if ID_BYTES == 4 else (load16, store16)
 
 
-@intrinsic
-def raw_load_acquire(context, address):
+@instruction(types.uint64, types.int64)
+def raw_load_acquire(builder, address):
     """Load a uint64 with acquire order: stores before the store_release that wrote it are visible afterwards."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.load_atomic(pointer(builder, arguments[0], I64), "acquire", 8, typ=I64)
-
-    return types.uint64(types.int64), generate
+    return builder.load_atomic(pointer(builder, address, I64), "acquire", 8, typ=I64)
 
 
-@intrinsic
-def raw_store_release(context, address, value):
+@instruction(types.void, types.int64, types.uint64)
+def raw_store_release(builder, address, value):
     """Store a uint64 with release order."""
-
-    def generate(context, builder, signature, arguments):
-        builder.store_atomic(arguments[1], pointer(builder, arguments[0], I64), "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.uint64), generate
+    builder.store_atomic(value, pointer(builder, address, I64), "release", 8)
 
 
-@intrinsic
-def raw_compare_exchange(context, address, value):
-    """Store a uint64 if 0 is there, atomically; returns whether it was stored."""
-
-    def generate(context, builder, signature, arguments):
-        result = builder.cmpxchg(pointer(builder, arguments[0], I64), I64(0), arguments[1], "acquire", "monotonic")
-        return builder.extract_value(result, 1)
-
-    return types.boolean(types.int64, types.uint64), generate
+@instruction(types.boolean, types.int64, types.uint64)
+def raw_compare_exchange(builder, address, value):
+    """Store a uint64 if 0 is there, atomically; return True if it was stored."""
+    result = builder.cmpxchg(pointer(builder, address, I64), I64(0), value, "acquire", "monotonic")
+    return builder.extract_value(result, 1)
 
 
 # The addresses of these must be multiples of 8.
@@ -195,48 +183,30 @@ load_acquire, store_release, compare_exchange = (
 )
 
 
-@intrinsic
-def trailing_zeros(context, bits):
+@instruction(types.int64, types.uint64)
+def trailing_zeros(builder, bits):
     """Return the index of the lowest bit that is set; undefined for 0."""
-
-    def generate(context, builder, signature, arguments):
-        function = external(builder, "llvm.cttz.i64", I64, I64, I1)
-        return builder.call(function, [arguments[0], I1(1)])
-
-    return types.int64(types.uint64), generate
+    return builder.call(external(builder, "llvm.cttz.i64", I64, I64, I1), [bits, I1(1)])
 
 
-@intrinsic
-def count_ones(context, bits):
+@instruction(types.int64, types.uint64)
+def count_ones(builder, bits):
     """Return the number of bits that are set."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.call(external(builder, "llvm.ctpop.i64", I64, I64), [arguments[0]])
-
-    return types.int64(types.uint64), generate
+    return builder.call(external(builder, "llvm.ctpop.i64", I64, I64), [bits])
 
 
-@intrinsic
-def big_endian(context, bits):
+@instruction(types.uint64, types.uint64)
+def big_endian(builder, bits):
     """Reverse the eight bytes: the resulting numbers sort as the bytes do."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.call(external(builder, "llvm.bswap.i64", I64, I64), [arguments[0]])
-
-    return types.uint64(types.uint64), generate
+    return builder.call(external(builder, "llvm.bswap.i64", I64, I64), [bits])
 
 
-@intrinsic
-def prefetch(context, address):
+@instruction(types.void, types.int64)
+def prefetch(builder, address):
     """Prefetch the cache line of an address, valid or not."""
-
-    def generate(context, builder, signature, arguments):
-        start = pointer(builder, arguments[0], I8)
-        function = external(builder, "llvm.prefetch.p0", ir.VoidType(), start.type, I32, I32, I32)
-        builder.call(function, [start, I32(0), I32(3), I32(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
+    start = pointer(builder, address, I8)
+    function = external(builder, "llvm.prefetch.p0", ir.VoidType(), start.type, I32, I32, I32)
+    builder.call(function, [start, I32(0), I32(3), I32(1)])
 
 
 # Seeds of the hashes: 2^64 divided by the golden ratio, and a prime of xxHash.
@@ -244,15 +214,11 @@ HASH_SEED_A = np.uint64(0x9E3779B97F4A7C15)
 HASH_SEED_B = np.uint64(0xC2B2AE3D27D4EB4F)
 
 
-@intrinsic
-def hash128(context, left, right):
+@instruction(types.uint64, types.uint64, types.uint64)
+def hash128(builder, left, right):
     """Hash two numbers: the high half of their 128-bit product xor the low half."""
-
-    def generate(context, builder, signature, arguments):
-        product = builder.mul(*(builder.zext(argument, I128) for argument in arguments))
-        return builder.xor(builder.trunc(product, I64), builder.trunc(builder.lshr(product, I128(64)), I64))
-
-    return types.uint64(types.uint64, types.uint64), generate
+    product = builder.mul(builder.zext(left, I128), builder.zext(right, I128))
+    return builder.xor(builder.trunc(product, I64), builder.trunc(builder.lshr(product, I128(64)), I64))
 
 
 @inlined
@@ -267,11 +233,11 @@ def vector(kind, lanes):
     return vector_type, lambda value: ir.Constant(vector_type, [value] * lanes)
 
 
-def splat(builder, value, made):
+def splat(builder, value, vector_type):
     """Broadcast a value that is known at run time to every lane."""
-    first = builder.insert_element(ir.Constant(made, ir.Undefined), value, I32(0))
-    zeros = ir.Constant(ir.VectorType(I32, made.count), [0] * made.count)
-    return builder.shuffle_vector(first, ir.Constant(made, ir.Undefined), zeros)
+    undefined = ir.Constant(vector_type, ir.Undefined)
+    zeros = ir.Constant(ir.VectorType(I32, vector_type.count), [0] * vector_type.count)
+    return builder.shuffle_vector(builder.insert_element(undefined, value, I32(0)), undefined, zeros)
 
 
 I8X64, i8x64 = vector(I8, 64)
@@ -280,67 +246,48 @@ IDS, _ = vector(ID_TYPE, 16)
 I32X16, _ = vector(I32, 16)
 
 
-@intrinsic
-def vector_classify(context, address):
+@instruction(types.UniTuple(types.uint64, 6), types.int64)
+def vector_classify(builder, address):
     """Compute `classify` with vector instructions."""
-    masks = types.UniTuple(types.uint64, 6)
+    text = load(builder, address, I8X64)
 
-    def generate(context, builder, signature, arguments):
-        text = load(builder, arguments[0], I8X64)
+    def between(values, first, count):
+        return builder.icmp_unsigned("<", builder.sub(values, i8x64(ord(first))), i8x64(count))
 
-        def between(values, first, count):
-            return builder.icmp_unsigned("<", builder.sub(values, i8x64(ord(first))), i8x64(count))
-
-        found = [
-            between(builder.or_(text, i8x64(0x20)), "a", 26),
-            between(text, "0", 10),
-            builder.icmp_unsigned("==", text, i8x64(ord(" "))),
-            between(text, "\t", 5),
-            builder.icmp_unsigned("==", text, i8x64(ord("'"))),
-            builder.icmp_signed("<", text, i8x64(0)),
-        ]
-        letters, digits, spaces, controls, apostrophes, high = (builder.bitcast(mask, I64) for mask in found)
-        white = builder.or_(spaces, controls)
-        return context.make_tuple(builder, masks, [letters, digits, spaces, white, apostrophes, high])
-
-    return masks(types.int64), generate
+    masks = [
+        between(builder.or_(text, i8x64(0x20)), "a", 26),
+        between(text, "0", 10),
+        builder.icmp_unsigned("==", text, i8x64(ord(" "))),
+        between(text, "\t", 5),
+        builder.icmp_unsigned("==", text, i8x64(ord("'"))),
+        builder.icmp_signed("<", text, i8x64(0)),
+    ]
+    letters, digits, spaces, controls, apostrophes, high = (builder.bitcast(mask, I64) for mask in masks)
+    return [letters, digits, spaces, builder.or_(spaces, controls), apostrophes, high]
 
 
-@intrinsic
-def vector_equal_bytes(context, address, byte):
+@instruction(types.uint64, types.int64, types.int64)
+def vector_equal_bytes(builder, address, byte):
     """Compute `equal_bytes` with vector instructions."""
-
-    def generate(context, builder, signature, arguments):
-        wanted = splat(builder, builder.trunc(arguments[1], I8), I8X64)
-        return builder.bitcast(builder.icmp_unsigned("==", load(builder, arguments[0], I8X64), wanted), I64)
-
-    return types.uint64(types.int64, types.int64), generate
+    bytes_64 = splat(builder, builder.trunc(byte, I8), I8X64)
+    return builder.bitcast(builder.icmp_unsigned("==", load(builder, address, I8X64), bytes_64), I64)
 
 
-@intrinsic
-def vector_equal_pairs(context, address, left, right):
+@instruction(types.uint64, types.int64, types.int64, types.int64)
+def vector_equal_pairs(builder, address, left, right):
     """Compute `equal_pairs` with vector instructions."""
-
-    def generate(context, builder, signature, arguments):
-        address = arguments[0]
-        masks = []
-        for wanted, start in zip(arguments[1:], (address, builder.add(address, I64(ID_BYTES))), strict=True):
-            wanted = splat(builder, builder.trunc(wanted, ID_TYPE), IDS)
-            masks.append(builder.icmp_unsigned("==", load(builder, start, IDS), wanted))
-        return builder.zext(builder.bitcast(builder.and_(*masks), I16), I64)
-
-    return types.uint64(types.int64, types.int64, types.int64), generate
+    masks = []
+    for token_id, start in ((left, address), (right, builder.add(address, I64(ID_BYTES)))):
+        ids = splat(builder, builder.trunc(token_id, ID_TYPE), IDS)
+        masks.append(builder.icmp_unsigned("==", load(builder, start, IDS), ids))
+    return builder.zext(builder.bitcast(builder.and_(*masks), I16), I64)
 
 
-@intrinsic
-def vector_hmin_u32(context, address):
+@instruction(types.int64, types.int64)
+def vector_hmin_u32(builder, address):
     """Compute `hmin_u32` with vector instructions."""
-
-    def generate(context, builder, signature, arguments):
-        function = external(builder, "llvm.vector.reduce.umin.v16i32", I32, I32X16)
-        return builder.zext(builder.call(function, [load(builder, arguments[0], I32X16)]), I64)
-
-    return types.int64(types.int64), generate
+    function = external(builder, "llvm.vector.reduce.umin.v16i32", I32, I32X16)
+    return builder.zext(builder.call(function, [load(builder, address, I32X16)]), I64)
 
 
 @kernel

@@ -77,7 +77,7 @@ def code_key(module: str) -> str:
 
 
 def compile_in_subprocess(module: str, variant: dict[str, str]) -> bytes:
-    """Compile a module in a process of its own, which frees Numba's memory when it ends."""
+    """Compile a module in a separate process, which frees Numba's memory when it ends."""
     log(f"lmpipe: compiling kernels for this machine, once: {module.removeprefix(PACKAGE)}, about 5 s")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
     path = os.pathsep.join(filter(None, [str(KERNELS.parent.parent), inherited.get("PYTHONPATH")]))

@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
-from numba.extending import intrinsic, register_model
+from numba.extending import register_model
 
 from lmpipe.kernels.runtime.intrinsics import (
     CHECKED,
@@ -20,6 +20,7 @@ from lmpipe.kernels.runtime.intrinsics import (
     bounds_check,
     external,
     inlined,
+    instruction,
     kernel,
     load,
     pointer,
@@ -63,12 +64,9 @@ class Float32x16Model(models.PrimitiveModel):
 def make_load(kind, numba_type):
     """Make an intrinsic that loads a number or a vector."""
 
-    @intrinsic
-    def raw(context, address):
-        def generate(context, builder, signature, arguments):
-            return load_from(builder, arguments[0], kind)
-
-        return numba_type(types.int64), generate
+    @instruction(numba_type, types.int64)
+    def raw(builder, address):
+        return load_from(builder, address, kind)
 
     return with_bounds_check(raw, byte_size(kind))
 
@@ -76,23 +74,11 @@ def make_load(kind, numba_type):
 def make_store(kind, numba_type):
     """Make an intrinsic that stores a number or a vector."""
 
-    @intrinsic
-    def raw(context, address, value):
-        def generate(context, builder, signature, arguments):
-            builder.store(arguments[1], pointer(builder, arguments[0], kind)).align = 4
-            return context.get_dummy_value()
+    @instruction(types.void, types.int64, numba_type)
+    def raw(builder, address, value):
+        builder.store(value, pointer(builder, address, kind)).align = 4
 
-        return types.void(types.int64, numba_type), generate
-
-    if not CHECKED:
-        return raw
-    size = byte_size(kind)
-
-    @inlined
-    def store(address, value):
-        raw(bounds_check(address, size), value)
-
-    return store
+    return with_bounds_check(raw, byte_size(kind))
 
 
 def load_from(builder, address, kind):
@@ -134,57 +120,43 @@ def lane_mask(builder, count):
     return builder.icmp_signed("<", indices, splat(builder, builder.trunc(count, I32), I32X16))
 
 
+def masked_intrinsic(kind):
+    """Return LLVM's suffix of masked loads and stores of a vector type, and the bytes of an element."""
+    return (f"v{LANES}f32.p0", 4) if kind is F32X16 else (f"v{LANES}i16.p0", BF16_BYTES)
+
+
 def make_masked_load(kind, widen):
     """Make an intrinsic that loads the first `count` numbers and reads no memory behind them; other lanes are 0."""
+    suffix, size = masked_intrinsic(kind)
 
-    @intrinsic
-    def raw(context, address, count):
-        def generate(context, builder, signature, arguments):
-            source = pointer(builder, arguments[0], kind)
-            mask = lane_mask(builder, arguments[1])
-            name = f"llvm.masked.load.v{LANES}{'f32' if kind is F32X16 else 'i16'}.p0"
-            function = external(builder, name, kind, source.type, I32, mask.type, kind)
-            size = 4 if kind is F32X16 else BF16_BYTES
-            return widen(builder, builder.call(function, [source, I32(size), mask, ir.Constant(kind, None)]))
-
-        return float32x16(types.int64, types.int64), generate
-
-    if not CHECKED:
-        return raw
-    size = 4 if kind is F32X16 else BF16_BYTES
+    @instruction(float32x16, types.int64, types.int64)
+    def raw(builder, address, count):
+        source, mask = pointer(builder, address, kind), lane_mask(builder, count)
+        function = external(builder, f"llvm.masked.load.{suffix}", kind, source.type, I32, mask.type, kind)
+        return widen(builder, builder.call(function, [source, I32(size), mask, ir.Constant(kind, None)]))
 
     @inlined
     def read(address, count):
         return raw(bounds_check(address, size * count), count)
 
-    return read
+    return read if CHECKED else raw
 
 
 def make_masked_store(kind, narrow):
     """Make an intrinsic that stores the first `count` numbers of a vector."""
+    suffix, size = masked_intrinsic(kind)
 
-    @intrinsic
-    def raw(context, address, value, count):
-        def generate(context, builder, signature, arguments):
-            target = pointer(builder, arguments[0], kind)
-            mask = lane_mask(builder, arguments[2])
-            name = f"llvm.masked.store.v{LANES}{'f32' if kind is F32X16 else 'i16'}.p0"
-            function = external(builder, name, ir.VoidType(), kind, target.type, I32, mask.type)
-            size = 4 if kind is F32X16 else BF16_BYTES
-            builder.call(function, [narrow(builder, arguments[1]), target, I32(size), mask])
-            return context.get_dummy_value()
-
-        return types.void(types.int64, float32x16, types.int64), generate
-
-    if not CHECKED:
-        return raw
-    size = 4 if kind is F32X16 else BF16_BYTES
+    @instruction(types.void, types.int64, float32x16, types.int64)
+    def raw(builder, address, values, count):
+        target, mask = pointer(builder, address, kind), lane_mask(builder, count)
+        function = external(builder, f"llvm.masked.store.{suffix}", ir.VoidType(), kind, target.type, I32, mask.type)
+        builder.call(function, [narrow(builder, values), target, I32(size), mask])
 
     @inlined
     def store(address, value, count):
         raw(bounds_check(address, size * count), value, count)
 
-    return store
+    return store if CHECKED else raw
 
 
 def unchanged(builder, values):
@@ -196,30 +168,13 @@ load_f32_masked, store_f32_masked = make_masked_load(F32X16, unchanged), make_ma
 load_bf16_masked, store_bf16_masked = make_masked_load(I16X16, bf16_to_f32), make_masked_store(I16X16, f32_to_bf16)
 
 
-@intrinsic
-def select_tail(context, values, count, number):
+@instruction(float32x16, float32x16, types.int64, types.float32)
+def select_tail(builder, values, count, number):
     """Keep the first `count` lanes, and set the others to a number."""
-
-    def generate(context, builder, signature, arguments):
-        values, count, number = arguments
-        return builder.select(lane_mask(builder, count), values, splat(builder, number, F32X16))
-
-    return float32x16(float32x16, types.int64, types.float32), generate
+    return builder.select(lane_mask(builder, count), values, splat(builder, number, F32X16))
 
 
 # --- arithmetic ------------------------------------------------------------------------------------------------------
-
-
-def binary_operation(emit):
-    """Make an intrinsic of two vectors; `emit` emits the LLVM instruction."""
-
-    @intrinsic
-    def apply(context, left, right):
-        return float32x16(float32x16, float32x16), lambda context, builder, signature, arguments: emit(
-            builder, *arguments
-        )
-
-    return apply
 
 
 def emit_maximum(builder, left, right):
@@ -227,40 +182,33 @@ def emit_maximum(builder, left, right):
     return builder.select(builder.fcmp_ordered(">", left, right), left, right)
 
 
-add = binary_operation(lambda builder, left, right: builder.fadd(left, right))
-sub = binary_operation(lambda builder, left, right: builder.fsub(left, right))
-mul = binary_operation(lambda builder, left, right: builder.fmul(left, right))
-div = binary_operation(lambda builder, left, right: builder.fdiv(left, right))
-maximum = binary_operation(emit_maximum)
+binary = instruction(float32x16, float32x16, float32x16)
+add = binary(lambda builder, left, right: builder.fadd(left, right))
+sub = binary(lambda builder, left, right: builder.fsub(left, right))
+mul = binary(lambda builder, left, right: builder.fmul(left, right))
+div = binary(lambda builder, left, right: builder.fdiv(left, right))
+maximum = binary(emit_maximum)
 
 
-@intrinsic
-def broadcast(context, number):
+@instruction(float32x16, types.float32)
+def broadcast(builder, number):
     """Broadcast a number to every lane."""
-
-    def generate(context, builder, signature, arguments):
-        return splat(builder, arguments[0], F32X16)
-
-    return float32x16(types.float32), generate
+    return splat(builder, number, F32X16)
 
 
 def horizontal(combine):
     """Make an intrinsic that reduces all lanes to one number, by halves, always in the same order."""
 
-    @intrinsic
-    def fold(context, vector):
-        def generate(context, builder, signature, arguments):
-            (left,) = arguments
-            count = LANES
-            while count > 1:
-                count //= 2
-                halves = (range(count), range(count, 2 * count))
-                masks = [ir.Constant(ir.VectorType(I32, count), list(half)) for half in halves]
-                low, high = (builder.shuffle_vector(left, left, mask) for mask in masks)
-                left = combine(builder, low, high)
-            return builder.extract_element(left, I32(0))
-
-        return types.float32(float32x16), generate
+    @instruction(types.float32, float32x16)
+    def fold(builder, values):
+        count = LANES
+        while count > 1:
+            count //= 2
+            halves = (range(count), range(count, 2 * count))
+            masks = [ir.Constant(ir.VectorType(I32, count), list(half)) for half in halves]
+            low, high = (builder.shuffle_vector(values, values, mask) for mask in masks)
+            values = combine(builder, low, high)
+        return builder.extract_element(values, I32(0))
 
     return fold
 
@@ -283,29 +231,25 @@ def emit_mul_add(builder, total, left, right):
 def make_exp(multiply_add):
     """Make an intrinsic for exp of every lane, with a relative error of 2e-7; 0 below -87, NaN for NaN."""
 
-    @intrinsic
-    def exp(context, vector):
-        def generate(context, builder, signature, arguments):
-            (x,) = arguments
-            inside = builder.fcmp_ordered(">", x, f32x16(MIN_EXPONENT))
-            clamped = builder.select(inside, x, f32x16(MIN_EXPONENT))
-            below = builder.fcmp_ordered("<", clamped, f32x16(MAX_EXPONENT))
-            clamped = builder.select(below, clamped, f32x16(MAX_EXPONENT))
-            # Round to nearest: the sum is positive, so that truncation rounds down.
-            shifted = multiply_add(builder, f32x16(128.5), clamped, f32x16(np.float32(LOG2_E)))
-            exponent = builder.sub(builder.fptosi(shifted, I32X16), i32x16(128))
-            whole = builder.sitofp(exponent, F32X16)
-            rest = multiply_add(builder, clamped, whole, f32x16(np.float32(-LOG_2_HIGH)))
-            rest = multiply_add(builder, rest, whole, f32x16(np.float32(-LOG_2_LOW)))
-            value = f32x16(np.float32(EXP_COEFFICIENTS[0]))
-            for coefficient in EXP_COEFFICIENTS[1:]:
-                value = multiply_add(builder, f32x16(np.float32(coefficient)), value, rest)
-            # Bits of the float 2^n.
-            scale = builder.bitcast(builder.shl(builder.add(exponent, i32x16(127)), i32x16(23)), F32X16)
-            result = builder.select(inside, builder.fmul(value, scale), f32x16(0.0))
-            return builder.select(builder.fcmp_unordered("uno", x, x), x, result)
-
-        return float32x16(float32x16), generate
+    @instruction(float32x16, float32x16)
+    def exp(builder, x):
+        inside = builder.fcmp_ordered(">", x, f32x16(MIN_EXPONENT))
+        clamped = builder.select(inside, x, f32x16(MIN_EXPONENT))
+        below = builder.fcmp_ordered("<", clamped, f32x16(MAX_EXPONENT))
+        clamped = builder.select(below, clamped, f32x16(MAX_EXPONENT))
+        # Round to nearest: the sum is positive, so that truncation rounds down.
+        shifted = multiply_add(builder, f32x16(128.5), clamped, f32x16(np.float32(LOG2_E)))
+        exponent = builder.sub(builder.fptosi(shifted, I32X16), i32x16(128))
+        whole = builder.sitofp(exponent, F32X16)
+        rest = multiply_add(builder, clamped, whole, f32x16(np.float32(-LOG_2_HIGH)))
+        rest = multiply_add(builder, rest, whole, f32x16(np.float32(-LOG_2_LOW)))
+        value = f32x16(np.float32(EXP_COEFFICIENTS[0]))
+        for coefficient in EXP_COEFFICIENTS[1:]:
+            value = multiply_add(builder, f32x16(np.float32(coefficient)), value, rest)
+        # Bits of the float 2^n.
+        scale = builder.bitcast(builder.shl(builder.add(exponent, i32x16(127)), i32x16(23)), F32X16)
+        result = builder.select(inside, builder.fmul(value, scale), f32x16(0.0))
+        return builder.select(builder.fcmp_unordered("uno", x, x), x, result)
 
     return exp
 
@@ -313,60 +257,45 @@ def make_exp(multiply_add):
 exp, exp_fma = make_exp(emit_mul_add), make_exp(emit_fmuladd)
 
 
-@intrinsic
-def fmuladd(context, total, left, right):
+@instruction(float32x16, float32x16, float32x16, float32x16)
+def fmuladd(builder, total, left, right):
     """Compute total + left * right, fused if the machine has FMA."""
-
-    def generate(context, builder, signature, arguments):
-        return emit_fmuladd(builder, *arguments)
-
-    return float32x16(float32x16, float32x16, float32x16), generate
+    return emit_fmuladd(builder, total, left, right)
 
 
-@intrinsic
-def rotate_pairs(context, values, cos_sin, sign):
+@instruction(float32x16, float32x16, float32x16, types.float32)
+def rotate_pairs(builder, values, cos_sin, sign):
     """Rotate pairs of neighbouring lanes (RoPE) by their (cosine, sine); `sign` -1 rotates back."""
 
-    def generate(context, builder, signature, arguments):
-        values, cos_sin, sign = arguments
+    def permute(vector, indices):
+        return builder.shuffle_vector(vector, vector, ir.Constant(I32X16, list(indices)))
 
-        def picked(vector, indices):
-            return builder.shuffle_vector(vector, vector, ir.Constant(I32X16, list(indices)))
-
-        cosines, sines = (picked(cos_sin, [lane // 2 * 2 + half for lane in range(LANES)]) for half in (0, 1))
-        crossed = picked(values, [lane ^ 1 for lane in range(LANES)])
-        signs = ir.Constant(F32X16, [-1.0, 1.0] * (LANES // 2))
-        sines = builder.fmul(sines, builder.fmul(signs, splat(builder, sign, F32X16)))
-        return builder.fadd(builder.fmul(values, cosines), builder.fmul(crossed, sines))
-
-    return float32x16(float32x16, float32x16, types.float32), generate
+    cosines, sines = (permute(cos_sin, [lane // 2 * 2 + half for lane in range(LANES)]) for half in (0, 1))
+    crossed = permute(values, [lane ^ 1 for lane in range(LANES)])
+    signs = ir.Constant(F32X16, [-1.0, 1.0] * (LANES // 2))
+    sines = builder.fmul(sines, builder.fmul(signs, splat(builder, sign, F32X16)))
+    return builder.fadd(builder.fmul(values, cosines), builder.fmul(crossed, sines))
 
 
-@intrinsic
-def transpose_16x16(context, target, target_stride, source, source_stride):
+@instruction(types.void, *[types.int64] * 4)
+def transpose_16x16(builder, target, target_stride, source, source_stride):
     """Transpose a block of 16 by 16 numbers; strides are the bytes from one row to the next."""
 
-    def generate(context, builder, signature, arguments):
-        target, target_stride, source, source_stride = arguments
+    def address_of(start, stride, row):
+        return builder.add(start, builder.mul(stride, I64(row)))
 
-        def address_of(start, stride, row):
-            return builder.add(start, builder.mul(stride, I64(row)))
-
-        rows = [load_from(builder, address_of(source, source_stride, row), F32X16) for row in range(LANES)]
-        # Swap the off-diagonal blocks of each pair of rows: of 1 x 1 numbers, then 2 x 2, 4 x 4 and 8 x 8.
-        for distance in (1, 2, 4, 8):
-            low = [lane if not lane & distance else LANES + lane - distance for lane in range(LANES)]
-            high = [lane + distance if not lane & distance else LANES + lane for lane in range(LANES)]
-            for row in range(LANES):
-                if not row & distance:
-                    pair = rows[row], rows[row + distance]
-                    for target_row, mask in ((row, low), (row + distance, high)):
-                        rows[target_row] = builder.shuffle_vector(*pair, ir.Constant(I32X16, mask))
-        for row, values in enumerate(rows):
-            builder.store(values, pointer(builder, address_of(target, target_stride, row), F32X16)).align = 4
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), generate
+    rows = [load_from(builder, address_of(source, source_stride, row), F32X16) for row in range(LANES)]
+    # Swap the off-diagonal blocks of each pair of rows: of 1 x 1 numbers, then 2 x 2, 4 x 4 and 8 x 8.
+    for distance in (1, 2, 4, 8):
+        low = [lane if not lane & distance else LANES + lane - distance for lane in range(LANES)]
+        high = [lane + distance if not lane & distance else LANES + lane for lane in range(LANES)]
+        for row in range(LANES):
+            if not row & distance:
+                pair = rows[row], rows[row + distance]
+                for target_row, mask in ((row, low), (row + distance, high)):
+                    rows[target_row] = builder.shuffle_vector(*pair, ir.Constant(I32X16, mask))
+    for row, values in enumerate(rows):
+        builder.store(values, pointer(builder, address_of(target, target_stride, row), F32X16)).align = 4
 
 
 def make_matmul_block(rows, vectors, is_added):
@@ -376,48 +305,38 @@ def make_matmul_block(rows, vectors, is_added):
     the bytes from one row to the next, `a_step` those from one k to the next in A. The sums stay in registers.
     """
 
-    @intrinsic
-    def block(context, c, c_stride, a, a_stride, a_step, b, b_stride, depth):
-        def generate(context, builder, signature, arguments):
-            c, c_stride, a, a_stride, a_step, b, b_stride, depth = arguments
+    @instruction(types.void, *[types.int64] * 8)
+    def block(builder, c, c_stride, a, a_stride, a_step, b, b_stride, depth):
+        def address_of(start, stride, row, vector=0):
+            return builder.add(builder.add(start, builder.mul(stride, I64(row))), I64(LANES_BYTES * vector))
 
-            def address_of(start, stride, row, vector=0):
-                return builder.add(builder.add(start, builder.mul(stride, I64(row))), I64(LANES_BYTES * vector))
-
-            cells = [(row, vector) for row in range(rows) for vector in range(vectors)]
-            sums = {cell: cgutils.alloca_once(builder, F32X16) for cell in cells}
-            for cell, total in sums.items():
-                start = load_from(builder, address_of(c, c_stride, *cell), F32X16) if is_added else f32x16(0.0)
-                builder.store(start, total)
-            with cgutils.for_range(builder, depth) as loop:
-                b_row = builder.add(b, builder.mul(b_stride, loop.index))
-                a_column = builder.add(a, builder.mul(a_step, loop.index))
-                right = [load_from(builder, address_of(b_row, I64(0), 0, vector), F32X16) for vector in range(vectors)]
-                for row in range(rows):
-                    factor = load_from(builder, address_of(a_column, a_stride, row), F32)
-                    left = splat(builder, factor, F32X16)
-                    for vector in range(vectors):
-                        total = sums[row, vector]
-                        value = emit_fmuladd(builder, builder.load(total, typ=F32X16), left, right[vector])
-                        builder.store(value, total)
-            for cell, total in sums.items():
-                output = pointer(builder, address_of(c, c_stride, *cell), F32X16)
-                builder.store(builder.load(total, typ=F32X16), output).align = 4
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 8), generate
+        cells = [(row, vector) for row in range(rows) for vector in range(vectors)]
+        sums = {cell: cgutils.alloca_once(builder, F32X16) for cell in cells}
+        for cell, total in sums.items():
+            start = load_from(builder, address_of(c, c_stride, *cell), F32X16) if is_added else f32x16(0.0)
+            builder.store(start, total)
+        with cgutils.for_range(builder, depth) as loop:
+            b_row = builder.add(b, builder.mul(b_stride, loop.index))
+            a_column = builder.add(a, builder.mul(a_step, loop.index))
+            right = [load_from(builder, address_of(b_row, I64(0), 0, vector), F32X16) for vector in range(vectors)]
+            for row in range(rows):
+                factor = load_from(builder, address_of(a_column, a_stride, row), F32)
+                left = splat(builder, factor, F32X16)
+                for vector in range(vectors):
+                    total = sums[row, vector]
+                    value = emit_fmuladd(builder, builder.load(total, typ=F32X16), left, right[vector])
+                    builder.store(value, total)
+        for cell, total in sums.items():
+            output = pointer(builder, address_of(c, c_stride, *cell), F32X16)
+            builder.store(builder.load(total, typ=F32X16), output).align = 4
 
     return block
 
 
-@intrinsic
-def sqrt(context, number):
+@instruction(types.float32, types.float32)
+def sqrt(builder, number):
     """Return the square root of a number, correctly rounded."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.call(external(builder, "llvm.sqrt.f32", F32, F32), arguments)
-
-    return types.float32(types.float32), generate
+    return builder.call(external(builder, "llvm.sqrt.f32", F32, F32), [number])
 
 
 # --- a row of scores -------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Layouts of the structs that kernels share with their callers. Plain numbers: nothing here imports Numba.
 
-Each family of kernels declares the fields of its own structs (bpe/structs.py, transformer/structs.py).
+Each family of kernels declares its structs (bpe/structs.py, transformer/structs.py).
 """
 
 from collections import namedtuple

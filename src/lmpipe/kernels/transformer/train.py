@@ -11,7 +11,7 @@ divided by ours, at the laptop study's shape (d_model 64) and at d_model 256, on
 import numpy as np
 
 from lmpipe.kernels.runtime import structs as runtime_structs
-from lmpipe.kernels.runtime.intrinsics import CHECKED, bounds_check, inlined, kernel, load_int
+from lmpipe.kernels.runtime.intrinsics import inlined, kernel, load_int
 from lmpipe.kernels.runtime.simd_float32 import (
     BF16_BYTES,
     LANES,
@@ -27,7 +27,6 @@ from lmpipe.kernels.runtime.simd_float32 import (
     load_f32,
     load_f32_masked,
     load_f32x16,
-    make_matmul_block,
     make_softmax_numerators,
     maximum,
     mul,
@@ -39,10 +38,10 @@ from lmpipe.kernels.runtime.simd_float32 import (
     store_f32_masked,
     store_f32x16,
     sub,
-    transpose_16x16,
 )
 from lmpipe.kernels.runtime.structs import LANES_BYTES, WORD
 from lmpipe.kernels.transformer import structs
+from lmpipe.kernels.transformer.matmul import add_matmul_transposed, clear, matmul, transpose
 from lmpipe.kernels.transformer.structs import ATTENTION, ATTENTION_BLOCK, LOSS, NORM, NORM_GROUP, SWIGLU
 
 FLOAT_BYTES = 4
@@ -192,7 +191,7 @@ def swiglu_backward(args, first, last, thread_id):
 
 @kernel
 def cross_entropy_fwd_bwd(args, first, last, thread_id):
-    """Softmax cross-entropy, forward and backward in place: logits (N, vocab) become d loss / d logits.
+    """Softmax cross-entropy, forward and backward: logits (N, vocab) become d loss / d logits in place.
 
     `terms` (N, 2) receives max - target logit and the sum of exp(logit - max): the loss is the first plus the log of
     the second. A unit is a row. The layer is 1.3 and 1.0 times as fast as torch in float32, 1.6 and 1.3 times in
@@ -229,70 +228,6 @@ def cross_entropy_fwd_bwd(args, first, last, thread_id):
         target_prob = mul(exp_fma(broadcast(target_logit - max_logit)), inverse)
         store(logits, target, sub(target_prob, broadcast(ONE)), target + 1, itemsize)
     return 0
-
-
-# --- matrix products within attention's blocks -----------------------------------------------------------------------
-
-MATMUL_ROWS = 8
-
-
-def make_matmul(transpose_a, accumulate):
-    """Return a kernel for C = A B, with A transposed or not, or C += A B.
-
-    Matrices are (address, bytes from row to row). C has `rows` rows, a multiple of MATMUL_ROWS, and `columns` columns,
-    a multiple of LANES; `depth` is the number of B's rows.
-    """
-    two_vectors = make_matmul_block(MATMUL_ROWS, 2, accumulate)
-    one_vector = make_matmul_block(MATMUL_ROWS, 1, accumulate)
-
-    @kernel
-    def matmul(c, a, b, rows, columns, depth):
-        (c_address, c_stride), (a_address, a_stride), (b_address, b_stride) = c, a, b
-        # Bytes from an element of A to the next one in its column and in its row.
-        row_step, depth_step = (FLOAT_BYTES, a_stride) if transpose_a else (a_stride, FLOAT_BYTES)
-        row_bytes = FLOAT_BYTES * columns
-        for row in range(0, rows, MATMUL_ROWS):
-            c_row, a_row = c_address + c_stride * row, a_address + row_step * row
-            if CHECKED:
-                for checked_row in (0, MATMUL_ROWS - 1):
-                    bounds_check(c_row + c_stride * checked_row, row_bytes)
-                    bounds_check(a_row + row_step * checked_row, FLOAT_BYTES)
-                    bounds_check(a_row + row_step * checked_row + depth_step * (depth - 1), FLOAT_BYTES)
-                bounds_check(b_address, row_bytes)
-                bounds_check(b_address + b_stride * (depth - 1), row_bytes)
-            for offset in range(0, row_bytes - LANES_BYTES, 2 * LANES_BYTES):
-                two_vectors(c_row + offset, c_stride, a_row, row_step, depth_step, b_address + offset, b_stride, depth)
-            if row_bytes % (2 * LANES_BYTES):
-                offset = row_bytes - LANES_BYTES
-                one_vector(c_row + offset, c_stride, a_row, row_step, depth_step, b_address + offset, b_stride, depth)
-
-    return matmul
-
-
-matmul = make_matmul(transpose_a=False, accumulate=False)
-add_matmul_transposed = make_matmul(transpose_a=True, accumulate=True)
-
-
-@kernel
-def transpose(target, source, rows, columns):
-    """Transpose a matrix (rows, columns), both multiples of LANES; matrices are (address, bytes from row to row)."""
-    (target_address, target_stride), (source_address, source_stride) = target, source
-    for column in range(0, columns, LANES):
-        for row in range(0, rows, LANES):
-            source_block = source_address + source_stride * row + FLOAT_BYTES * column
-            target_block = target_address + target_stride * column + FLOAT_BYTES * row
-            if CHECKED:
-                for checked_row in (0, LANES - 1):
-                    bounds_check(source_block + source_stride * checked_row, LANES_BYTES)
-                    bounds_check(target_block + target_stride * checked_row, LANES_BYTES)
-            transpose_16x16(target_block, target_stride, source_block, source_stride)
-
-
-@kernel
-def clear(address, size):
-    """Fill `size` bytes with zeros."""
-    for offset in range(0, size, LANES_BYTES):
-        store_f32x16(address + offset, broadcast(ZERO))
 
 
 # --- causal attention ------------------------------------------------------------------------------------------------
