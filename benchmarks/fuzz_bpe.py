@@ -96,7 +96,7 @@ class TextGenerator:
         return self.random.choice([b"", *prefixes])
 
     def piece(self, kind: str) -> bytes:
-        """A piece of a text, of one of KINDS."""
+        """Return a piece of a text, of one of KINDS."""
         random = self.random
         match kind:
             case "dense":  # few letters, of which all pairs are frequent

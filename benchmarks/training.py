@@ -68,7 +68,7 @@ Steps = Callable[[int], None]  # computes a number of steps and waits for them
 
 
 def lmpipe_steps(shape: Shape, device: torch.device, is_compiled: bool, batches: Iterator[Batch]):
-    """Steps of `lmpipe train`."""
+    """Return a function that takes one step of `lmpipe train`."""
     training = TrainingSettings(
         total_tokens=2**40, batch_size=shape.batch_size, max_lr=MAX_LR, precision=shape.precision
     )
@@ -87,7 +87,7 @@ def lmpipe_steps(shape: Shape, device: torch.device, is_compiled: bool, batches:
 
 
 def peer_steps(name: str, shape: Shape, device: torch.device, is_compiled: bool, batches: Iterator[Batch]):
-    """Steps of a peer, written like its own examples."""
+    """Return a function that takes one step of a peer, written like its own examples."""
     if name == "nanoGPT":
         from benchmarks.gpt import GPT
 
@@ -118,7 +118,7 @@ def peer_steps(name: str, shape: Shape, device: torch.device, is_compiled: bool,
 
 
 def llama(config: ModelConfig) -> torch.nn.Module:
-    """The same model in transformers."""
+    """Return the same model in transformers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"vocab_size": config.vocab_size, "hidden_size": config.d_model, "intermediate_size": config.d_ff}
@@ -128,7 +128,7 @@ def llama(config: ModelConfig) -> torch.nn.Module:
 
 
 def random_batches(shape: Shape, device: torch.device) -> Iterator[Batch]:
-    """Inputs and targets (batch, seq), repeated after BATCHES."""
+    """Yield inputs and targets (batch, seq), repeated after BATCHES."""
     generator = torch.Generator().manual_seed(0)
     size = (BATCHES, 2, shape.batch_size, shape.model.context_length)
     batches = torch.randint(shape.model.vocab_size, size, generator=generator).to(device)
@@ -210,7 +210,7 @@ class Contestant:
 
 
 def table(contestants: list[Contestant], ceiling: Contestant, shape: Shape) -> list[str]:
-    """A row for each contestant, and the ratios of lmpipe to the fastest peer."""
+    """Return a row for each contestant, and the ratios of lmpipe to the fastest peer."""
     flops = 3 * forward_flops(shape.model) / shape.model.context_length
     peak = next((peak for name, peak in PEAK_FLOPS.items() if name in ceiling.facts["device"]), None)
     lines = [f"{'contestant':24} {'parameters':>12} {'tokens/s':>12} {'range':>25} {'of ceiling':>11} {'MFU':>7}"]

@@ -262,7 +262,7 @@ def update_pairs(state, neighbours, dirty, num_dirty, left, right, token, is_lef
 
 @kernel
 def fill_new_lists(state, token, self_pair_start):
-    """Append words to the lists of the new pairs, in the order in which they were matches."""
+    """Append words to the lists of the new pairs, in the order in which they were found."""
     pool, event = load_int(state + MERGE.pool), load_int(state + MERGE.events)
     left_neighbours, right_neighbours = (
         load_int(state + MERGE.left_neighbours),
@@ -332,7 +332,7 @@ def merge(state):
     """Merge the most frequent pair until MERGE.target merges are done.
 
     Returns MERGE_FINISHED, or what must be done before the next call continues. A merge whose pair is replaced, but
-    whose new pairs matches no room, is pending.
+    whose new pairs found no room, is pending.
     """
     while True:
         pending = load_int(state + MERGE.pending)
