@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.encoders import ENCODERS
-from benchmarks.trainers import BLOCK_BYTES, END_OF_TEXT, TRAINERS
+from benchmarks.trainers import END_OF_TEXT, TRAINERS
 from lmpipe.provenance.environment import hardware
 from lmpipe.tokenizer.bpe_training import train_bpe
 from lmpipe.tokenizer.tokenizer import Tokenizer
@@ -93,13 +93,6 @@ def token_agreement(ours: list[str], theirs: list[str]) -> str:
     return f"first {same:,} in order; {share:.1%} of the set"
 
 
-def fill_file_cache(corpus: str) -> None:
-    """Read a file."""
-    with open(corpus, "rb") as file:
-        while file.read(BLOCK_BYTES):
-            pass
-
-
 @contextmanager
 def prepare(name: str, corpus: str, vocab_size: int) -> Iterator[Job]:
     """Yield a job; the tokenizer of an encoding is removed afterwards."""
@@ -127,17 +120,6 @@ def compare(job: Job, peer: str, runs: int) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def print_table(job: Job, peers: Sequence[str], runs: int) -> None:
-    """Compare with each peer that can do the job, after a warm-up run."""
-    job.run("lmpipe")
-    same = "same tokens" if job.name == "train" else "same ids"
-    header = ["peer", "lmpipe s", "lmpipe MB/s", "peer s", "peer / lmpipe", "lmpipe MiB", "peer MiB", same]
-    print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|", flush=True)
-    for peer in peers:
-        if peer in JOBS[job.name]:
-            print(compare(job, peer, runs) if find_spec(peer) else f"| {peer} | not installed |", flush=True)
-
-
 def read_arguments() -> argparse.Namespace:
     """Parse the arguments; `peers` and `jobs` are lists of names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,12 +142,17 @@ def main() -> None:
     """Print a table for each job."""
     args, machine = read_arguments(), hardware()
     size = Path(args.corpus).stat().st_size
-    print(f"{machine['processor']}, {machine['cores']} cores; {size / 1e6:,.0f} MB; {args.vocab_size:,} tokens")
+    print(f"{machine.processor}, {machine.cores} cores; {size / 1e6:,.0f} MB; {args.vocab_size:,} tokens")
     for name in args.jobs:
-        fill_file_cache(args.corpus)
-        print(f"\n{name}\n", flush=True)
+        same = "same tokens" if name == "train" else "same ids"
+        header = ["peer", "lmpipe s", "lmpipe MB/s", "peer s", "peer / lmpipe", "lmpipe MiB", "peer MiB", same]
+        print(f"\n{name}\n\n| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|", flush=True)
         with prepare(name, args.corpus, args.vocab_size) as job:
-            print_table(job, args.peers, args.runs)
+            job.run("lmpipe")  # fills the file cache
+            for peer in args.peers:
+                if peer in JOBS[name]:
+                    row = compare(job, peer, args.runs) if find_spec(peer) else f"| {peer} | not installed |"
+                    print(row, flush=True)
 
 
 if __name__ == "__main__":

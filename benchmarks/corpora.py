@@ -10,7 +10,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 from lmpipe.data.sources.stories import stories
@@ -21,12 +21,6 @@ WORD = re.compile(r"[A-Za-z]{4,}")
 MAX_RARE = 2  # occurrences of a rare word
 RESPELLED_SHARE = 0.55  # of the rare words, in each repetition
 LETTERS = ("aeiou", "bcdfghjklmnpqrstvwxyz")
-
-
-def endless_stories() -> Iterator[str]:
-    """Yield stories without end."""
-    for seed in count():
-        yield from stories(1_000_000, seed)
 
 
 def repeat(text: str) -> Iterator[str]:
@@ -63,7 +57,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.kind == "web" and not args.text:
         parser.error("web needs --text, a text to repeat")
-    documents = endless_stories() if args.kind == "stories" else repeat(Path(args.text).read_text(encoding="utf-8"))
+    documents = (
+        chain.from_iterable(stories(1_000_000, seed) for seed in count())
+        if args.kind == "stories"
+        else repeat(Path(args.text).read_text(encoding="utf-8"))
+    )
     size = 0
     with atomic_write(args.output, "wb") as file:
         while size < args.megabytes * 1_000_000:

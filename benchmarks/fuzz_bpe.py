@@ -37,7 +37,6 @@ from tests.reference import naive_bpe
 
 TEXTS_PER_TRAINING = 64
 MAX_PRINTED = 300  # bytes of a value in a message
-PROGRESS_SECONDS = 10.0
 FILE_SHARE = 0.25  # of the texts that are also encoded from a file, which takes longer
 LONG_SHARE = 0.03  # of the pieces of a text
 FAILED = object()
@@ -91,28 +90,29 @@ class TextGenerator:
         """One to `most` random choices."""
         return "".join(self.random.choices(choices, k=self.random.randint(1, most))).encode()
 
-    def optional(self, *prefixes: bytes) -> bytes:
-        """One of some prefixes, or none."""
-        return self.random.choice([b"", *prefixes])
-
     def piece(self, kind: str) -> bytes:
+<<<<<<< HEAD
         """Return a piece of a text, of one of KINDS."""
+=======
+        """Return a piece of a text, of a kind."""
+>>>>>>> ad27f42 (Share the endurance runs' helpers; follow Environment)
         random = self.random
+        space = random.choice([b"", b" "])
         match kind:
             case "dense":  # few letters, of which all pairs are frequent
                 return self.some(random.choice(["ab", "ab ", "aab'", "a ", "abc\n", "a1", "éa"]), 24)
             case "any":
                 return self.some(CHARACTERS, 4)
             case "word":
-                return self.optional(b" ") + self.some([*LETTERS, *"abeinrst" * 3])
+                return space + self.some([*LETTERS, *"abeinrst" * 3])
             case "spaces":
                 return self.some([" ", "\n", "\r\n", *random.choices(SPACES, k=2), random.choice(NEAR_SPACES)], 5)
             case "number":
-                return self.optional(b" ") + self.some(NUMBERS, 5)
+                return space + self.some(NUMBERS, 5)
             case "other":
-                return self.optional(b" ") + self.some(OTHERS, 4)
+                return space + self.some(OTHERS, 4)
             case "contraction":
-                return self.optional(b"it", b"we", b"1", b" ") + self.some(CONTRACTIONS, 2)
+                return random.choice([b"", b"it", b"we", b"1", b" "]) + self.some(CONTRACTIONS, 2)
             case "invalid UTF-8":
                 return random.choice([random.choice(INVALID), random.randbytes(random.randint(1, 5))])
             case "cut character":
@@ -147,7 +147,6 @@ class Comparison:
     tries: int = 0
     differences: int = 0
     inputs: dict[str, Any] = field(default_factory=dict)
-    printed: float = field(default_factory=time.monotonic)
 
     def attempt(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return lmpipe's result; FAILED if it raises, which is a difference."""
@@ -169,12 +168,6 @@ class Comparison:
         lines = [f"{name}: {shortened(value)}" for name, value in self.inputs.items()]
         print(f"difference: {difference}", *lines, sep="\n  ", flush=True)
 
-    def print_progress(self) -> None:
-        """Print a line every few seconds."""
-        if time.monotonic() - self.printed >= PROGRESS_SECONDS:
-            self.printed = time.monotonic()
-            print(f"{self.tries:,} tries, {self.differences:,} differences", file=sys.stderr, flush=True)
-
 
 def shortened(value: Any) -> str:
     """Return repr(value); the beginning and the end of a long one."""
@@ -182,12 +175,6 @@ def shortened(value: Any) -> str:
     if (len(value) if isinstance(value, bytes | str) else len(text)) <= MAX_PRINTED:
         return text
     return f"{text[: MAX_PRINTED // 2]} ... {text[-MAX_PRINTED // 2 :]} ({len(text):,} characters)"
-
-
-def random_sizes(random: Random) -> dict[str, Any]:
-    """Other values of some internal sizes; of none for a third of the trainings."""
-    share = random.choice([0, 0.3, 0.7])
-    return {name: random.choice(values) for name, (_, values) in SIZES.items() if random.random() < share}
 
 
 @contextlib.contextmanager
@@ -198,12 +185,6 @@ def patched(sizes: dict[str, Any]) -> Iterator[None]:
             for module in SIZES[name][0]:
                 stack.enter_context(patch.object(module, name, value))
         yield
-
-
-def random_specials(random: Random) -> list[str]:
-    """Up to five special tokens of at least two bytes: every byte is a token already."""
-    new = ["".join(random.choices("ab <", k=random.randint(2, 4))) for _ in range(2)]
-    return list(dict.fromkeys(random.sample([*SPECIALS, *new], random.randint(0, 5))))
 
 
 def count_differences(expected: Mapping[bytes, int], counts: Mapping[bytes, int]) -> dict[bytes, tuple[int, int]]:
@@ -246,7 +227,10 @@ def try_text(generator: TextGenerator, path: Path, tokenizer: Tokenizer, compari
 def try_training(seed: int, path: Path, comparison: Comparison) -> None:
     """Train on a random text and encode others with the tokenizer; everything follows from the seed."""
     random = Random(seed)
-    specials, sizes = random_specials(random), random_sizes(random)
+    new = ["".join(random.choices("ab <", k=random.randint(2, 4))) for _ in range(2)]
+    specials = list(dict.fromkeys(random.sample([*SPECIALS, *new], random.randint(0, 5))))
+    share = random.choice([0, 0.3, 0.7])  # of internal sizes that have other values
+    sizes = {name: random.choice(values) for name, (_, values) in SIZES.items() if random.random() < share}
     generator = TextGenerator(random, specials)
     generator.seen = data = generator.text(60)
     vocab_size = 256 + len(specials) + random.choice([0, 1, 5, 20, 40, random.randint(0, 80)])
@@ -278,7 +262,10 @@ def main() -> None:
         print(f"in {folder}", file=sys.stderr, flush=True)
         for seed in range(args.seed, args.seed + -(-args.tries // TEXTS_PER_TRAINING)):
             try_training(seed, Path(folder, "text.txt"), comparison)
-            comparison.print_progress()
+            if seed % 100 == 99:
+                print(
+                    f"{comparison.tries:,} tries, {comparison.differences:,} differences", file=sys.stderr, flush=True
+                )
     rate = comparison.tries / (time.monotonic() - start)
     print(f"{comparison.tries:,} tries, {rate:,.0f} a second, {comparison.differences:,} differences")
     sys.exit(1 if comparison.differences else 0)

@@ -44,15 +44,10 @@ class Cluster:
     memory_mb: int = 16_000
     gpus: int = 2
 
-    @property
-    def names(self) -> list[str]:
-        """Names of the nodes."""
-        return [f"node{number}" for number in range(1, self.nodes + 1)]
-
 
 def write_configuration(folder: Path, cluster: Cluster) -> None:
     """Write slurm.conf and its companions, and the link that SLURM's commands read."""
-    for name in ("state", "munge", "daemons", *(f"spool-{node}" for node in cluster.names)):
+    for name in ("state", "munge", "daemons", *(f"spool-node{number}" for number in range(1, cluster.nodes + 1))):
         (folder / name).mkdir(parents=True)
     template = Template(Path(__file__).with_name("slurm.conf").read_text(encoding="utf-8"))
     gres = f"Gres=gpu:{cluster.gpus}" if cluster.gpus else ""
@@ -79,28 +74,20 @@ def unavailable() -> str | None:
     return None
 
 
-# --- daemons ---------------------------------------------------------------------------------------------------------
-
-
-def daemon_program(daemon: str) -> str:
-    """Program of a daemon: slurmd of slurmd-node1."""
-    return daemon.split("-")[0]
-
-
 def running_daemons(folder: Path) -> list[psutil.Process]:
     """Daemons that were started and have not ended, the latest first; a reused process id is no daemon."""
     processes = []
     for path in sorted((folder / "daemons").glob("*.pid"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
         with contextlib.suppress(psutil.NoSuchProcess, ValueError):
             process = psutil.Process(int(path.read_text()))
-            if process.name() == daemon_program(path.stem) and process.status() != psutil.STATUS_ZOMBIE:
+            if process.name() == path.stem.split("-")[0] and process.status() != psutil.STATUS_ZOMBIE:
                 processes.append(process)
     return processes
 
 
 def spawn(folder: Path, daemon: str, *arguments: str, user: str | None = None) -> None:
     """Start a daemon in a session of its own and write its pid file."""
-    command = [f"/usr/sbin/{daemon_program(daemon)}", *arguments]
+    command = [f"/usr/sbin/{daemon.split('-')[0]}", *arguments]
     options = {"user": user, "group": user, "extra_groups": []} if user else {}
     with open(folder / f"{daemon}.out", "wb") as output:
         options |= {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
@@ -161,8 +148,8 @@ def start(cluster: Cluster | None = None, folder: Path = FOLDER) -> bool:
         start_munge(folder)
         spawn(folder, "slurmctld", "-D", "-f", f"{folder}/slurm.conf")
         wait_for("slurmctld", lambda: succeeds("scontrol", "ping"))
-        for node in cluster.names:
-            spawn(folder, f"slurmd-{node}", "-D", "-N", node, "-f", f"{folder}/slurm.conf")
+        for number in range(1, cluster.nodes + 1):
+            spawn(folder, f"slurmd-node{number}", "-D", "-N", f"node{number}", "-f", f"{folder}/slurm.conf")
         wait_for("slurmd", lambda: is_up(folder))
     except BaseException:
         stop(folder)

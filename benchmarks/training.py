@@ -68,7 +68,7 @@ Steps = Callable[[int], None]  # computes a number of steps and waits for them
 
 
 def lmpipe_steps(shape: Shape, device: torch.device, is_compiled: bool, batches: Iterator[Batch]):
-    """Return a function that takes one step of `lmpipe train`."""
+    """Return the model and steps of `lmpipe train`."""
     training = TrainingSettings(
         total_tokens=2**40, batch_size=shape.batch_size, max_lr=MAX_LR, precision=shape.precision
     )
@@ -87,7 +87,7 @@ def lmpipe_steps(shape: Shape, device: torch.device, is_compiled: bool, batches:
 
 
 def peer_steps(name: str, shape: Shape, device: torch.device, is_compiled: bool, batches: Iterator[Batch]):
-    """Return a function that takes one step of a peer, written like its own examples."""
+    """Return the model and steps of a peer, written like its own examples."""
     if name == "nanoGPT":
         from benchmarks.gpt import GPT
 
@@ -128,7 +128,7 @@ def llama(config: ModelConfig) -> torch.nn.Module:
 
 
 def random_batches(shape: Shape, device: torch.device) -> Iterator[Batch]:
-    """Yield inputs and targets (batch, seq), repeated after BATCHES."""
+    """Return inputs and targets (batch, seq), which repeat after BATCHES."""
     generator = torch.Generator().manual_seed(0)
     size = (BATCHES, 2, shape.batch_size, shape.model.context_length)
     batches = torch.randint(shape.model.vocab_size, size, generator=generator).to(device)

@@ -1,13 +1,11 @@
 """Damaged results: every command reads them right, or refuses them in one line that names the file."""
 
-import atexit
 import contextlib
 import io
 import json
 import os
 import pickle
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from functools import cache, partial
@@ -20,6 +18,7 @@ import torch
 
 from benchmarks.endurance.faults import MARKER, Fault, LossError
 from benchmarks.endurance.mutations import mutate_bytes, mutate_value
+from benchmarks.endurance.processes import temporary_folder
 from lmpipe.cli.main import main
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
@@ -34,8 +33,7 @@ CHECKPOINTS = Path("checkpoints")
 @cache
 def finished_study() -> Path:
     """Return a folder with a finished tiny study and two checkpoints, made once in this process."""
-    folder = Path(tempfile.mkdtemp(prefix="endurance-study-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = temporary_folder()
     make_whole_study(folder)
     for step in STEPS:
         save_checkpoint(folder / CHECKPOINTS, OWNER, step, checkpoint_tensors(step), {"step": step})

@@ -14,7 +14,7 @@ import sys
 import time
 import types
 import venv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def make_environment(
     """Make a virtual environment with the packages of this one and a fake `lmpipe`; return its Python.
 
     `faults` gives the percentage of runs for each fault (see FAULTS), `gpus` the UUIDs of fake GPUs by name, `seconds`
-    the time of a run.
+    the time of a run on one.
     """
     venv.EnvBuilder(symlinks=True).create(folder)
     python = folder / "bin" / "python"
@@ -48,8 +48,8 @@ def make_environment(
     outer = [f"import site; site.addsitedir({path!r})\n" for path in site.getsitepackages()]
     (packages / "outer.pth").write_text("".join([*outer, f"{ROOT}\n"]))
     (folder / SETTINGS).write_text(json.dumps({"faults": faults or {}, "gpus": gpus or {}, "seconds": seconds}))
-    for name in (WAITING, ATTEMPTS):
-        (folder / name).mkdir()
+    (folder / WAITING).mkdir()
+    (folder / ATTEMPTS).mkdir()
     script = folder / "bin" / "lmpipe"
     script.write_text(f"#!{python}\nfrom benchmarks.endurance.fake_training import main\n\nmain({str(folder)!r})\n")
     script.chmod(0o755)
@@ -106,16 +106,14 @@ class FakeTraining:
             sys.exit(f"fake training: {fault}")
 
     def hold_gpu(self, runs_per_gpu: int) -> None:
-        """Wait for the time of a run, on a fake GPU if there are any."""
-        if not self.settings["gpus"]:
-            time.sleep(self.settings["seconds"])
-            return
-        from lmpipe.training.devices import acquire_gpu  # loads torch
+        """Hold a fake GPU for the time of a run, if there are any."""
+        if self.settings["gpus"]:
+            from lmpipe.training.devices import acquire_gpu  # loads torch
 
-        with acquire_gpu(self.settings["gpus"], runs_per_gpu, self.folder) as name:
-            start = time.monotonic()
-            time.sleep(self.settings["seconds"])
-            self.append(GPUS, name, start, time.monotonic())
+            with acquire_gpu(self.settings["gpus"], runs_per_gpu, self.folder) as name:
+                start = time.monotonic()
+                time.sleep(self.settings["seconds"])
+                self.append(GPUS, name, start, time.monotonic())
 
 
 def fault_of(digest: str, faults: Mapping[str, int]) -> str | None:
@@ -151,12 +149,3 @@ def gpu_use(folder: Path) -> list[tuple[str, float, float]]:
     """Return GPU, start and end (s) of each run on a fake GPU, in the order of their ends."""
     lines = map(str.split, (folder / GPUS).read_text().splitlines())
     return [(name, float(start), float(end)) for name, start, end in lines]
-
-
-def max_overlap(uses: Sequence[tuple[str, float, float]]) -> int:
-    """Return the largest number of uses at one moment.
-
-    >>> max_overlap([("cuda:0", 0, 2), ("cuda:1", 1, 3), ("cuda:0", 2, 4)])
-    2
-    """
-    return max(sum(start <= moment < end for _, start, end in uses) for _, moment, _ in uses)

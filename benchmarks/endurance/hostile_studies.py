@@ -20,13 +20,13 @@ from snakemake.utils import update_config
 
 from benchmarks.endurance.faults import Fault, LossError
 from benchmarks.endurance.mutations import NAUGHTY, mutate_value, mutate_yaml
+from benchmarks.endurance.processes import ROOT, snakemake
 from lmpipe.cli.main import make_parser
 from lmpipe.errors import InputError
 from lmpipe.planning.plan import Plan, load_plan
 from lmpipe.planning.stages import records
 from lmpipe.study.loader import read_study_file
 
-ROOT = Path(__file__).parents[2]
 STUDY_FILE = "study.yaml"
 MAX_MESSAGE, MAX_PATH, MAX_NAME = 2000, 1000, 255 - len(".tmp-12345678")
 COMPONENT = re.compile(r"[A-Za-z0-9._=+-]+")
@@ -140,11 +140,8 @@ def study_commands(random: Random, folder: Path) -> str:
     make_files(folder)
     (folder / STUDY_FILE).write_text(json.dumps(naughty_study(random)), encoding="utf-8")
     plan, parser = load_study(STUDY_FILE), make_parser()
-    trained = set()
-    for line in printed_commands():
-        args = parser.parse_args(shell_arguments(line, folder))
-        if args.command == "train":
-            trained.add(args.run_id)
+    commands = [parser.parse_args(shell_arguments(line, folder)) for line in printed_commands()]
+    trained = {args.run_id for args in commands if args.command == "train"}
     if missing := {run.id for run in plan.runs} - trained:
         raise LossError(f"no command trains {sorted(missing)[:3]}")
     return "planned"
@@ -166,10 +163,8 @@ def naughty_study(random: Random) -> dict[str, Any]:
 
 def is_allowed(address: str) -> bool:
     """Return whether a study may name an address."""
-    smoke = yaml.safe_load(shipped_studies()["smoke"])
-    corpus = {"source": "url", "files": [address], "valid_fraction": 0.1, **TOKENIZER}
-    study = {key: smoke[key] for key in ("study", "seeds", "model", "training")}
-    study |= {"corpora": {"mine": corpus}, "experiments": {"one": {"corpus": "mine"}}}
+    study = yaml.safe_load(shipped_studies()["smoke"])
+    study["corpora"]["mine"] = {"source": "url", "files": [address], "valid_fraction": 0.1, **TOKENIZER}
     try:
         load_plan(study, STUDY_FILE)
     except InputError:
@@ -179,8 +174,7 @@ def is_allowed(address: str) -> bool:
 
 def printed_commands() -> list[str]:
     """Shell commands of all jobs of the study in this folder, as a dry run prints them."""
-    call = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "1", "--dry-run"]
-    call += ["--printshellcmds", "--configfile", STUDY_FILE]
+    call = [sys.executable, "-m", *snakemake(STUDY_FILE, "--cores", "1", "--dry-run", "--printshellcmds")]
     result = subprocess.run(call, capture_output=True, text=True, errors="surrogateescape")
     if result.returncode:
         raise LossError(f"snakemake cannot plan it: {(result.stdout + result.stderr)[-500:]}")
@@ -191,15 +185,10 @@ def printed_commands() -> list[str]:
 
 def shell_arguments(command: str, folder: Path) -> list[str]:
     """Arguments that a shell passes to lmpipe; raise LossError if it passes none or runs something else."""
-    stub = folder / "bin" / "lmpipe"
-    if not stub.exists():
-        stub.parent.mkdir()
-        stub.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
-        stub.chmod(0o755)
     log = folder / shlex.split(command)[-1]
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"PATH": f"{stub.parent}:{os.environ['PATH']}"}
-    result = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
+    script = f"lmpipe() {{ printf '%s\\0' \"$@\"; }}\n{command}"
+    result = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True)
     if result.returncode or result.stderr or log.read_text():
         raise LossError(f"not one command of lmpipe: {command!r:.300}: {result.stderr or log.read_text()}")
     return result.stdout.split("\0")[:-1]

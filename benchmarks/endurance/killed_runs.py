@@ -1,11 +1,9 @@
 """Faults of a training run: `lmpipe train` is killed, or asked to end, at any moment, and called again."""
 
-import atexit
 import re
 import shutil
 import signal
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -13,7 +11,7 @@ from random import Random
 from benchmarks.byte_check import metrics, tensors
 from benchmarks.endurance.damaged_files import finished_study
 from benchmarks.endurance.faults import Fault, LossError
-from benchmarks.endurance.processes import kill_all, poll, start, tail, wait_until
+from benchmarks.endurance.processes import finish, kill_all, poll, start, tail, temporary_folder, wait_until
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import write_study
 from lmpipe.study.paths import METRICS, SUMMARY, WEIGHTS, StudyPaths
@@ -49,20 +47,10 @@ def prepare_folder(folder: Path) -> None:
 @cache
 def undisturbed() -> Path:
     """Return a folder with the run without any fault, made once in this process."""
-    folder = Path(tempfile.mkdtemp(prefix="endurance-run-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = temporary_folder()
     prepare_folder(folder)
-    finish(folder)
+    finish(COMMAND, folder, folder / LOG)
     return folder
-
-
-def finish(folder: Path) -> None:
-    """Run the command to its end; raise LossError if it fails."""
-    with start(COMMAND, folder, folder / LOG) as process:
-        for _ in poll(process):
-            pass
-    if process.returncode:
-        raise LossError(f"lmpipe train ended with {process.returncode}: {tail(folder / LOG)}")
 
 
 def killed_run(random: Random, folder: Path) -> str:
@@ -75,7 +63,7 @@ def killed_run(random: Random, folder: Path) -> str:
             if not during_write or unfinished_checkpoints(folder):
                 break
         word = state(folder) if kill_all(process) else "after the end"
-    finish(folder)
+    finish(COMMAND, folder, folder / LOG)
     check_run(folder)
     return word
 
@@ -96,7 +84,7 @@ def terminated_run(random: Random, folder: Path) -> str:
         # During imports, or once results are written, there is nothing to save.
         if process.returncode not in (0, -signal.SIGTERM) or word == "between checkpoints":
             raise LossError(f"exit code {process.returncode} instead of {SAVED}: {tail(folder / LOG)}")
-    finish(folder)
+    finish(COMMAND, folder, folder / LOG)
     check_run(folder)
     return word
 

@@ -1,31 +1,32 @@
 """Faults of a whole study: Snakemake and its jobs are killed at random moments, or called twice at once."""
 
-import atexit
-import shutil
-import tempfile
 from functools import cache, partial
 from pathlib import Path
 from random import Random
 
 from benchmarks.byte_check import differences
 from benchmarks.endurance.faults import Fault, LossError
-from benchmarks.endurance.processes import kill_all, poll, start, tail, wait_until
+from benchmarks.endurance.processes import (
+    ROOT,
+    finish,
+    kill_all,
+    poll,
+    snakemake,
+    start,
+    tail,
+    temporary_folder,
+    wait_until,
+)
 from lmpipe.planning.estimate import distinct_runs
 from lmpipe.planning.plan import read_plan
 from lmpipe.study.paths import METRICS, SUMMARY, WEIGHTS
 
-ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "config" / "smoke.yaml"
 KILLS = 4
 MAX_FRACTION = 0.9  # of the study's results that a kill waits for: later, the study might end first
 MAX_DELAY_SECONDS = 3.0  # of a kill after that: a few jobs of the smoke study
-LOG = "snakemake.log"
+CORES, LOG = ("--cores", "2"), "snakemake.log"
 Stamp = tuple[int, int]  # inode and modification time in ns: a replaced file differs in at least one
-
-
-def command(study_file: Path) -> list[str | Path]:
-    """README's command for a study."""
-    return ["snakemake", "--snakefile", ROOT / "Snakefile", "--cores", "2", "--configfile", study_file]
 
 
 def results_folder(study_file: Path, folder: Path) -> Path:
@@ -36,9 +37,8 @@ def results_folder(study_file: Path, folder: Path) -> Path:
 @cache
 def undisturbed(study_file: Path) -> Path:
     """Results of the study without any fault, made once in this process."""
-    folder = Path(tempfile.mkdtemp(prefix="endurance-study-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    finish(study_file, folder, StoreWatch(results_folder(study_file, folder)))
+    folder = temporary_folder()
+    finish(snakemake(study_file, *CORES), folder, folder / LOG, StoreWatch(results_folder(study_file, folder)).check)
     return results_folder(study_file, folder)
 
 
@@ -67,16 +67,6 @@ def finished_runs(results: Path) -> dict[str, list[Stamp]]:
     return runs
 
 
-def finish(study_file: Path, folder: Path, watch: StoreWatch) -> None:
-    """Run the command to its end; raise LossError if it fails."""
-    with start(command(study_file), folder, folder / LOG) as process:
-        for _ in poll(process):
-            watch.check()
-    watch.check()
-    if process.returncode:
-        raise LossError(f"snakemake ended with {process.returncode}: {tail(folder / LOG)}")
-
-
 def killed_study(study_file: Path, kills: int, random: Random, folder: Path) -> str:
     """Kill a study `kills` times, spread over its course; give the same command again each time."""
     results, total = results_folder(study_file, folder), count_results(undisturbed(study_file))
@@ -87,11 +77,11 @@ def killed_study(study_file: Path, kills: int, random: Random, folder: Path) -> 
             watch.check()
             return count_results(results) >= fraction * total
 
-        with start(command(study_file), folder, folder / LOG) as process:
+        with start(snakemake(study_file, *CORES), folder, folder / LOG) as process:
             wait_until(process, is_far_enough, random.uniform(0, MAX_DELAY_SECONDS))
             killed += kill_all(process)
         watch.check()
-    finish(study_file, folder, watch)
+    finish(snakemake(study_file, *CORES), folder, folder / LOG, watch.check)
     check_results(study_file, folder)
     return f"killed {killed} times"
 
@@ -106,9 +96,9 @@ def two_calls(study_file: Path, random: Random, folder: Path) -> str:
     watch = StoreWatch(results_folder(study_file, folder))
     delay = random.choice([0, random.uniform(0, 1), random.uniform(0, 10)])
     logs = [folder / LOG, folder / "second.log"]
-    with start(command(study_file), folder, logs[0]) as first:
+    with start(snakemake(study_file, *CORES), folder, logs[0]) as first:
         wait_until(first, lambda: True, delay)
-        with start(command(study_file), folder, logs[1]) as second:
+        with start(snakemake(study_file, *CORES), folder, logs[1]) as second:
             for process in (first, second):
                 for _ in poll(process):
                     watch.check()

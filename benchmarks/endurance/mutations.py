@@ -97,16 +97,9 @@ def mutate_bytes(random: Random, data: bytes) -> bytes:
 
 
 def slots(value: Any) -> list[tuple[Any, Any]]:
-    """Every slot inside nested dicts and lists: the container, and the key or index in it."""
-    slots_found: list[tuple[Any, Any]] = []
-    stack = [value]
-    while stack:
-        block = stack.pop()
-        if isinstance(block, dict | list):
-            entries = list(block.items() if isinstance(block, dict) else enumerate(block))
-            slots_found += [(block, key) for key, _ in entries]
-            stack += [part for _, part in entries]
-    return slots_found
+    """Return every slot inside nested dicts and lists: the container, and the key or index in it."""
+    entries = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    return [*((value, key) for key, _ in entries), *(slot for _, part in entries for slot in slots(part))]
 
 
 def mutate_value(random: Random, value: Any, pieces: Sequence[Any] = ()) -> Any:

@@ -1,10 +1,13 @@
 """Processes that an endurance run starts, watches and kills."""
 
+import atexit
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +16,21 @@ import psutil
 
 from benchmarks.endurance.faults import LossError
 
+ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.05
 MAX_SECONDS = 900.0  # of a whole study, on a busy machine
+
+
+def temporary_folder() -> Path:
+    """Make a folder that is removed when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="endurance-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def snakemake(study_file: str | Path, *arguments: str) -> list[str]:
+    """Return the module and arguments that run the workflow of a study."""
+    return ["snakemake", "--snakefile", str(ROOT / "Snakefile"), *arguments, "--configfile", str(study_file)]
 
 
 @contextlib.contextmanager
@@ -60,6 +76,16 @@ def poll(process: subprocess.Popen, poll_seconds: float = POLL_SECONDS) -> Itera
             raise LossError(f"a process still runs after {waited:.0f} s")
         yield waited
         time.sleep(poll_seconds)
+
+
+def finish(command: Sequence[str | Path], folder: Path, log: Path, check: Callable[[], None] = lambda: None) -> None:
+    """Run a command to its end, checking all the while; raise LossError if it fails."""
+    with start(command, folder, log) as process:
+        for _ in poll(process):
+            check()
+    check()
+    if process.returncode:
+        raise LossError(f"{command[0]} ended with {process.returncode}: {tail(log)}")
 
 
 def wait_until(

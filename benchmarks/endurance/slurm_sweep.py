@@ -24,20 +24,14 @@ import yaml
 from benchmarks import slurm
 from benchmarks.byte_check import differences
 from benchmarks.endurance.fake_training import FAULTS, TRAINED, WAITING, fault_of, make_environment
+from benchmarks.endurance.processes import ROOT, snakemake
 from lmpipe.planning.estimate import distinct_runs
 from lmpipe.planning.plan import Plan, load_plan
 
-ROOT = Path(__file__).parents[2]
 PROFILE = ROOT / "profiles" / "slurm"
 STUDY_FILE, LOG, CALLS = "study.yaml", "snakemake.log", "calls.jsonl"
 MAX_CALL_SECONDS = 1200  # a call that waits longer for a stuck cluster fails
 SHORT_JOBS = ("--slurm-init-seconds-before-status-checks", "8", "--latency-wait", "10")  # the profile's: jobs of hours
-
-
-def command(study: Path | str, *arguments: str, python: str = sys.executable) -> list[str]:
-    """Return the command that runs a study's workflow."""
-    snakefile = str(ROOT / "Snakefile")
-    return [python, "-m", "snakemake", "--snakefile", snakefile, *arguments, "--configfile", str(study)]
 
 
 def through_slurm(*arguments: str, profile: Path = PROFILE) -> list[str]:
@@ -47,7 +41,7 @@ def through_slurm(*arguments: str, profile: Path = PROFILE) -> list[str]:
 
 def run(folder: Path, study: Path, *arguments: str, python: str = sys.executable) -> subprocess.CompletedProcess:
     """Run a study's workflow in a folder."""
-    call = command(study, *arguments, python=python)
+    call = [python, "-m", *snakemake(study, *arguments)]
     return subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=MAX_CALL_SECONDS)
 
 
@@ -103,7 +97,7 @@ def sweep(runs: int, folder: Path) -> int:
         make_environment(environment, FAULTS)
         study_folder.mkdir()
         (study_folder / STUDY_FILE).write_text(yaml.safe_dump(settings), encoding="utf-8")
-    call = command(STUDY_FILE, *through_slurm(), python=str(environment / "bin" / "python"))
+    call = [str(environment / "bin" / "python"), "-m", *snakemake(STUDY_FILE, *through_slurm())]
     start = time.monotonic()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a child would inherit that a shell ignores SIGINT
     with open(study_folder / LOG, "ab") as log:
@@ -128,7 +122,10 @@ def check_sweep(plan: Plan, folder: Path) -> int:
     problems = json.loads((results / "findings.json").read_text(encoding="utf-8"))["problems"]
     reported = sum(len(table["rows"]) for table in problems["experiment_log"]["tables"])
     arrays = re.findall(r"Submitted array job with Snakemake IDs ([0-9,]+)", log)
-    job_seconds = completed_jobs(set(re.findall(r"SLURM run ID: (\S+)", log)))
+    lines = (slurm.FOLDER / "jobs.txt").read_text(encoding="utf-8").splitlines()  # of SLURM's controller
+    jobs = pd.DataFrame(dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines)
+    jobs = jobs[jobs["Name"].isin(re.findall(r"SLURM run ID: (\S+)", log)) & (jobs["JobState"] == "COMPLETED")]
+    job_seconds = (pd.to_datetime(jobs["EndTime"]) - pd.to_datetime(jobs["StartTime"])).dt.total_seconds()
     command_seconds = pd.concat([pd.read_csv(path, sep="\t")["s"] for path in (results / "benchmarks").rglob("*.tsv")])
     planned, distinct = len(plan.runs_by_folder), len(distinct_runs(plan))
     rows = {
@@ -152,14 +149,6 @@ def check_sweep(plan: Plan, folder: Path) -> int:
     is_complete = reported == planned and len(trained) == distinct and (results / "report.html").exists()
     print("every run was trained once and is in the report" if is_complete else "LOST: a run is missing")
     return int(not is_complete or set(trained.values()) != {1})
-
-
-def completed_jobs(run_ids: set[str]) -> pd.Series:
-    """Return the seconds from start to end of all completed jobs of some calls, as SLURM recorded them."""
-    lines = (slurm.FOLDER / "jobs.txt").read_text(encoding="utf-8").splitlines()
-    jobs = pd.DataFrame(dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines)
-    jobs = jobs[jobs["Name"].isin(run_ids) & (jobs["JobState"] == "COMPLETED")]
-    return (pd.to_datetime(jobs["EndTime"]) - pd.to_datetime(jobs["StartTime"])).dt.total_seconds()
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.endurance.fake_training import gpu_use, make_environment, max_overlap
+from benchmarks.endurance.fake_training import gpu_use, make_environment
 from benchmarks.endurance.slurm_sweep import run, sweep_study
 from lmpipe.training.devices import device_name, find_device
 
@@ -51,6 +51,11 @@ def write_profile(folder, runs, runs_per_gpu):
     text = re.sub("^  gpu: 1$", f"  gpu: {runs}", text, flags=re.MULTILINE)
     text = re.sub("^    runs_per_gpu: 1 ", f"    runs_per_gpu: {runs_per_gpu} ", text, flags=re.MULTILINE)
     (folder / "profile.yaml").write_text(text, encoding="utf-8")
+
+
+def max_overlap(uses):
+    """Return the largest number of uses at one moment."""
+    return max(sum(start <= moment < end for _, start, end in uses) for _, moment, _ in uses)
 
 
 def by_device(uses):
