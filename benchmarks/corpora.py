@@ -57,11 +57,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.kind == "web" and not args.text:
         parser.error("web needs --text, a text to repeat")
-    documents = (
-        chain.from_iterable(stories(1_000_000, seed) for seed in count())
-        if args.kind == "stories"
-        else repeat(Path(args.text).read_text(encoding="utf-8"))
-    )
+    if args.kind == "stories":
+        documents = chain.from_iterable(stories(1_000_000, seed) for seed in count())
+    else:
+        documents = repeat(Path(args.text).read_text(encoding="utf-8"))
     size = 0
     with atomic_write(args.output, "wb") as file:
         while size < args.megabytes * 1_000_000:

@@ -24,7 +24,6 @@ from benchmarks.trainers import (
     peak_memory_bytes,
     print_json,
     texts,
-    unicode_to_bytes,
 )
 
 BATCH_CHARACTERS = 1 << 23  # enough for all cores, and little of the peers' memory
@@ -37,11 +36,9 @@ def vocabulary(folder: str) -> dict[str, int]:
 
 
 def tiktoken_ranks(folder: str) -> dict[bytes, int]:
-    """Ranks of all tokens but the separator, from tiktoken's file format if the folder has it."""
-    if (path := Path(folder, "ranks.tiktoken")).exists():
-        lines = map(bytes.split, path.read_bytes().splitlines())
-        return {base64.b64decode(token): int(rank) for token, rank in lines}
-    return {unicode_to_bytes(name): token_id for name, token_id in vocabulary(folder).items() if name != END_OF_TEXT}
+    """Return the ranks of all tokens but the separator, from tiktoken's file format."""
+    lines = map(bytes.split, Path(folder, "ranks.tiktoken").read_bytes().splitlines())
+    return {base64.b64decode(token): int(rank) for token, rank in lines}
 
 
 def batches(documents: Iterator[str]) -> Iterator[list[str]]:

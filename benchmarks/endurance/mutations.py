@@ -9,18 +9,14 @@ from random import Random
 from typing import Any
 
 
-def load_naughty() -> dict[str, list[Any]]:
-    """Names, texts, numbers as texts, pieces of YAML, file names and addresses that have broken some program."""
-    lists = json.loads(Path(__file__).with_name("naughty.json").read_text(encoding="utf-8"))
-    return {kind: [expand(value) for value in values] for kind, values in lists.items()}
-
-
 def expand(value: Any) -> Any:
-    """Write out a long text that the file stores as {"repeat": piece, "times": n}."""
+    """Write out a long text that naughty.json stores as {"repeat": piece, "times": n}."""
     return value["repeat"] * value["times"] if isinstance(value, dict) and "repeat" in value else value
 
 
-NAUGHTY = load_naughty()
+# Names, texts, numbers as texts, pieces of YAML, file names and addresses that have broken some program.
+NAUGHTY: dict[str, list[Any]] = json.loads(Path(__file__).with_name("naughty.json").read_text(encoding="utf-8"))
+NAUGHTY = {kind: [expand(value) for value in values] for kind, values in NAUGHTY.items()}
 NUMBERS = [0, 1, -1, 2, 3, 7, 63, *(2**power + step for power in (8, 16, 31, 32, 53, 63, 64) for step in (-1, 0, 1))]
 NUMBERS += [float("nan"), float("inf"), float("-inf"), True, False]
 OTHERS = [
