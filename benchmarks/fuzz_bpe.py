@@ -91,11 +91,7 @@ class TextGenerator:
         return "".join(self.random.choices(choices, k=self.random.randint(1, most))).encode()
 
     def piece(self, kind: str) -> bytes:
-<<<<<<< HEAD
-        """Return a piece of a text, of one of KINDS."""
-=======
         """Return a piece of a text, of a kind."""
->>>>>>> ad27f42 (Share the endurance runs' helpers; follow Environment)
         random = self.random
         space = random.choice([b"", b" "])
         match kind:

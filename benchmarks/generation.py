@@ -62,22 +62,14 @@ class Contest:
         return self.config.context_length - len(self.tokenizer.encode(self.prompts[0]))
 
     def lmpipe(self, temperature: float, top_p: float, seed: int) -> list[list[int]]:
-<<<<<<< HEAD
-        """Generate new ids with lmpipe."""
-=======
         """Return the new ids by lmpipe."""
->>>>>>> ad27f42 (Share the endurance runs' helpers; follow Environment)
         samples = generate(self.compiled_model, self.tokenizer, self.prompts, temperature, top_p, self.new_tokens, seed)
         for sample in samples:
             self.tokenizer.decode(sample.new_ids)
         return [sample.new_ids for sample in samples]
 
     def transformers(self, cache: str, temperature: float, top_p: float, seed: int) -> list[list[int]]:
-<<<<<<< HEAD
-        """Generate new ids with transformers and its `dynamic` or `static` cache."""
-=======
         """Return the new ids by transformers with its `dynamic` or `static` cache."""
->>>>>>> ad27f42 (Share the endurance runs' helpers; follow Environment)
         options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if temperature:
             options = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
@@ -90,11 +82,7 @@ class Contest:
 
     @torch.inference_mode()
     def uncached(self, temperature: float, top_p: float, seed: int) -> list[list[int]]:
-<<<<<<< HEAD
-        """Generate new ids with torch, from the whole text each time."""
-=======
         """Return the new ids by torch, from the whole text each time."""
->>>>>>> ad27f42 (Share the endurance runs' helpers; follow Environment)
         token_ids = torch.tensor([self.tokenizer.encode(prompt) for prompt in self.prompts])
         generator = torch.Generator().manual_seed(seed)
         for _ in range(self.new_tokens):
