@@ -178,10 +178,10 @@ def test_a_whole_study_is_finished(whole_study, monkeypatch):
     assert look.failed_jobs == []
 
 
-def test_what_is_the_same_is_read_once(study, monkeypatch):
+def test_unchanged_documents_are_read_once(study, monkeypatch):
     files = StudyFiles(study)
     before = [run.state for run in files.snapshot(time.time()).runs]
-    monkeypatch.setattr("lmpipe.analysis.results.read_shape", lambda path, kind: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: pytest.fail(f"{path} was read again"))
     assert [run.state for run in files.snapshot(time.time()).runs] == before
 
 
