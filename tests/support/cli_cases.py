@@ -119,7 +119,7 @@ READS = {
         f"{RUN}/provenance.json": "json",
     },
     "collect-provenance": {f"{TOKENIZER}/provenance.json": "json"},
-    "verify": {f"{RESULTS}/provenance.json": "json"},
+    "verify": {f"{RESULTS}/SHA256SUMS": "text"},
     "status": {RESOLVED: "yaml"},
     "compare": {f"{RESULTS}/findings.json": "json", f"{RESULTS}/provenance.json": "json"},
 }
