@@ -17,14 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trainers import (
-    BLOCK_BYTES,
-    END_OF_TEXT,
-    PATTERN,
-    peak_memory_bytes,
-    print_json,
-    texts,
-)
+from benchmarks.trainers import BLOCK_BYTES, END_OF_TEXT, PATTERN, peak_memory_bytes, print_json, texts
 
 BATCH_CHARACTERS = 1 << 23  # enough for all cores, and little of the peers' memory
 DROP_SEPARATORS = {"gigatoken"}

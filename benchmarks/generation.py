@@ -87,10 +87,8 @@ class Contest:
         generator = torch.Generator().manual_seed(seed)
         for _ in range(self.new_tokens):
             logits = self.torch_model.lm_head(self.torch_model.forward_hidden(token_ids)[:, -1])
-            next_ids = (
-                sample(logits / temperature, top_p, generator) if temperature else logits.argmax(-1, keepdim=True)
-            )
-            token_ids = torch.cat([token_ids, next_ids], dim=1)
+            ids = sample(logits / temperature, top_p, generator) if temperature else logits.argmax(-1, keepdim=True)
+            token_ids = torch.cat([token_ids, ids], dim=1)
         return token_ids[:, -self.new_tokens :].tolist()
 
 

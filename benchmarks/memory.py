@@ -16,22 +16,6 @@ import yaml
 LIMIT_BYTES = 1_000_000_000
 FILES = 4  # files of the corpus, and so shards
 READERS = ("make-corpus", "count-pretokens", "train-bpe", "encode", "evaluate-tokenizers", "train", "generate")
-MODEL = {"context_length": 128, "d_model": 32, "d_ff": 96, "num_layers": 1, "num_heads": 2}
-SAMPLES = {"prompts": ["Once upon a time"], "max_new_tokens": 100, "temperature": [1.0], "top_p": [1.0]}
-
-
-def study(files: list[Path]) -> dict:
-    """Return a study with one short run on the files."""
-    corpus = {"source": "url", "files": [f"file:{path.name}" for path in files], "valid_fraction": 0.01}
-    return {
-        "study": "memory",
-        "seeds": [0],
-        "corpora": {"text": corpus | {"tokenizer": {"vocab_size": 4096}}},
-        "model": MODEL,
-        "training": {"total_tokens": 1 << 18, "batch_size": 8, "max_lr": 0.01},
-        "experiments": {"short": {"corpus": "text"}},
-        "samples": {"models": {"text": "short/baseline"}, **SAMPLES},
-    }
 
 
 def make_texts(folder: Path, gigabytes: float) -> list[Path]:
@@ -47,7 +31,9 @@ def make_texts(folder: Path, gigabytes: float) -> list[Path]:
 
 def run(folder: Path, files: list[Path], *targets: str) -> pd.DataFrame:
     """Run the study on the files in `folder`; return the peak memory (MB) and time (s) of each command."""
-    (folder / "study.yaml").write_text(yaml.safe_dump(study(files)), encoding="utf-8")
+    study = yaml.safe_load(Path(__file__).with_name("memory.yaml").read_text(encoding="utf-8"))
+    study["corpora"]["text"]["files"] = [f"file:{path.name}" for path in files]
+    (folder / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     snakefile = Path(__file__).parents[1] / "Snakefile"
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--cores", "all", "--quiet", "all"]
     subprocess.run([*command, *targets, "--configfile", "study.yaml"], cwd=folder, check=True)

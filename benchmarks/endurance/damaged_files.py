@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.endurance.faults import MARKER, Fault, LossError
 from benchmarks.endurance.mutations import mutate_bytes, mutate_value
-from benchmarks.endurance.processes import temporary_folder
+from benchmarks.endurance.processes import temp_folder
 from lmpipe.cli.main import main
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
@@ -33,7 +33,7 @@ CHECKPOINTS = Path("checkpoints")
 @cache
 def finished_study() -> Path:
     """Return a folder with a finished tiny study and two checkpoints, made once in this process."""
-    folder = temporary_folder()
+    folder = temp_folder()
     make_whole_study(folder)
     for step in STEPS:
         save_checkpoint(folder / CHECKPOINTS, OWNER, step, checkpoint_tensors(step), {"step": step})
@@ -129,7 +129,7 @@ def check_message(message: str) -> None:
 
 
 def damaged_checkpoint(random: Random, folder: Path) -> str:
-    """Damage one of two checkpoints and load: the newest intact one is found."""
+    """Damage one of two checkpoints and load: the newest intact one is read."""
     shutil.copytree(finished_study() / CHECKPOINTS, folder / CHECKPOINTS)
     paths = sorted(CHECKPOINTS.iterdir())
     damage(random, random.choice(paths), paths)

@@ -34,7 +34,7 @@ PERIODICITY = PeriodicityDetector()  # Snakemake takes names that it calls perio
 TEXT = "one\n<|endoftext|>\ntwo\n<|endoftext|>\n"
 FILES, ADDRESSES = NAUGHTY["local_texts"], NAUGHTY["addresses"]
 TOKENIZER = {"tokenizer": {"vocab_size": 300}}
-# Blocks that are valid, or nearly so, and lead further than chance would.
+# Blocks that are valid, or nearly so, and lead further than random values.
 BLOCKS: list[Any] = [
     *ADDRESSES,
     *({"source": "url", "files": [f"file:{name}"], "valid_fraction": 0.1, **TOKENIZER} for name in FILES),

@@ -11,7 +11,7 @@ from random import Random
 from benchmarks.byte_check import metrics, tensors
 from benchmarks.endurance.damaged_files import finished_study
 from benchmarks.endurance.faults import Fault, LossError
-from benchmarks.endurance.processes import finish, kill_all, poll, start, tail, temporary_folder, wait_until
+from benchmarks.endurance.processes import finish, kill_all, poll, start, tail, temp_folder, wait_until
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import write_study
 from lmpipe.study.paths import METRICS, SUMMARY, WEIGHTS, StudyPaths
@@ -47,7 +47,7 @@ def prepare_folder(folder: Path) -> None:
 @cache
 def undisturbed() -> Path:
     """Return a folder with the run without any fault, made once in this process."""
-    folder = temporary_folder()
+    folder = temp_folder()
     prepare_folder(folder)
     finish(COMMAND, folder, folder / LOG)
     return folder
@@ -111,7 +111,7 @@ def unfinished_checkpoints(folder: Path) -> list[Path]:
 
 
 def state(folder: Path) -> str:
-    """How far a run had come that no longer runs."""
+    """Return the progress of a run that was stopped."""
     store = folder / PATHS.store
     if unfinished_checkpoints(folder):
         return "in a checkpoint's write"

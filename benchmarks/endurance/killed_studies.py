@@ -6,17 +6,7 @@ from random import Random
 
 from benchmarks.byte_check import differences
 from benchmarks.endurance.faults import Fault, LossError
-from benchmarks.endurance.processes import (
-    ROOT,
-    finish,
-    kill_all,
-    poll,
-    snakemake,
-    start,
-    tail,
-    temporary_folder,
-    wait_until,
-)
+from benchmarks.endurance.processes import ROOT, finish, kill_all, poll, snakemake, start, tail, temp_folder, wait_until
 from lmpipe.planning.estimate import distinct_runs
 from lmpipe.planning.plan import read_plan
 from lmpipe.study.paths import METRICS, SUMMARY, WEIGHTS
@@ -37,7 +27,7 @@ def results_folder(study_file: Path, folder: Path) -> Path:
 @cache
 def undisturbed(study_file: Path) -> Path:
     """Results of the study without any fault, made once in this process."""
-    folder = temporary_folder()
+    folder = temp_folder()
     finish(snakemake(study_file, *CORES), folder, folder / LOG, StoreWatch(results_folder(study_file, folder)).check)
     return results_folder(study_file, folder)
 
@@ -112,8 +102,8 @@ def two_calls(study_file: Path, random: Random, folder: Path) -> str:
 def check_results(study_file: Path, folder: Path) -> None:
     """Raise LossError unless the results equal the undisturbed ones and each distinct run was trained once."""
     results = results_folder(study_file, folder)
-    if found := list(differences(undisturbed(study_file), results, [])):
-        raise LossError(f"results differ: {found}")
+    if different := list(differences(undisturbed(study_file), results, [])):
+        raise LossError(f"results differ: {different}")
     if leftovers := [path for path in results.rglob("*") if ".tmp-" in path.name or path.name == "checkpoints"]:
         raise LossError(f"leftovers: {leftovers}")
     trained, expected = len(finished_runs(results)), len(distinct_runs(read_plan(study_file)))

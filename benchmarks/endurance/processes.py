@@ -21,7 +21,7 @@ POLL_SECONDS = 0.05
 MAX_SECONDS = 900.0  # of a whole study, on a busy machine
 
 
-def temporary_folder() -> Path:
+def temp_folder() -> Path:
     """Make a folder that is removed when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="endurance-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
