@@ -54,23 +54,16 @@ class CompiledLM:
         self.kernel = load(KERNEL_MODULE).forward
         self.memory: list[Buffer] = []
         self.state = StructBuffer(MODEL.nbytes)
-        self._set_shape()
+        for name in ("d_model", "d_ff", "num_layers", "num_heads", "vocab_size"):
+            self.state[getattr(MODEL, name)] = getattr(config, name)
+        # Without norms their addresses are 0, and the kernel skips them wherever they are.
+        self.state[MODEL.norm] = POST_NORM if norm_placement(config).post else PRE_NORM
+        self.state[MODEL.has_gate] = self.has_gate
         self._copy_weights(weights)
         self._allocate_scratch()
         self.rows = Buffer(ROW.nbytes * ROWS)
         self.row_table = self.rows.array("i8", ROW.nbytes // WORD * ROWS).reshape(ROWS, -1)
         self.logits = Buffer(0)
-
-    def _set_shape(self) -> None:
-        config = self.config
-        self.state[MODEL.d_model] = config.d_model
-        self.state[MODEL.d_ff] = config.d_ff
-        self.state[MODEL.num_layers] = config.num_layers
-        self.state[MODEL.num_heads] = config.num_heads
-        self.state[MODEL.vocab_size] = config.vocab_size
-        # Without norms their addresses are 0, and the kernel skips them wherever they are.
-        self.state[MODEL.norm] = POST_NORM if norm_placement(config).post else PRE_NORM
-        self.state[MODEL.has_gate] = self.has_gate
 
     def _allocate(self, *arrays: np.ndarray | None) -> list[int]:
         """Copy float32 arrays to memory that lives as long as the model; return their addresses, 0 for None."""
