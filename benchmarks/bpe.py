@@ -32,10 +32,9 @@ UINT16_IDS = 1 << 16
 
 @dataclass
 class Run:
-    """Time, peak memory and output of one process."""
+    """Time and output of one process."""
 
     wall_seconds: float
-    peak_memory_bytes: int
     output: dict[str, Any]
 
 
@@ -78,8 +77,7 @@ def run(module: str, *arguments: str) -> Run:
     wall_seconds = time.perf_counter() - start
     if process.returncode:
         sys.exit(f"{module} {arguments[0]} failed:\n{process.stderr[-2000:]}")
-    output = json.loads(process.stdout)
-    return Run(wall_seconds, output["peak_memory_bytes"], output)
+    return Run(wall_seconds, json.loads(process.stdout))
 
 
 def token_agreement(ours: list[str], theirs: list[str]) -> str:
@@ -114,7 +112,7 @@ def compare(job: Job, peer: str, runs: int) -> str:
         f"{Path(job.corpus).stat().st_size / 1e6 / our_seconds:,.0f}",
         f"{their_seconds:.2f}",
         f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-        *(f"{max(run.peak_memory_bytes for run in column) / 2**20:.0f}" for column in (ours, theirs)),
+        *(f"{max(run.output['peak_memory_bytes'] for run in column) / 2**20:.0f}" for column in (ours, theirs)),
         " / ".join(dict.fromkeys(job.agreement(peer, our.output, their.output) for our, their in turns)),
     ]
     return "| " + " | ".join(cells) + " |"

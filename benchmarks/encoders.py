@@ -117,30 +117,23 @@ ENCODERS: dict[str, Callable[[str, str, str], None]] = {
 
 
 def encode(name: str, corpus: str, folder: str, output: str) -> dict[str, Any]:
-    """Encode once; return peak memory and checksums of the output."""
+    """Encode once; return peak memory, the number of ids, and their SHA-256 with and without separators."""
+    import numpy as np
+
     ENCODERS[name](corpus, folder, output)
     with open(output, "rb+") as file:
         os.fsync(file.fileno())
-    peak = peak_memory_bytes()
-    started = time.perf_counter()
-    written = contents(output, vocabulary(folder)[END_OF_TEXT])
-    if name in DROP_SEPARATORS:
-        written["sha256"] = None
-    return {"peak_memory_bytes": peak, **written, "checking_seconds": time.perf_counter() - started}
-
-
-def contents(output: str, separator: int) -> dict[str, Any]:
-    """Return the number of ids in a file and their SHA-256, with and without separators."""
-    import numpy as np
-
-    whole, without = hashlib.sha256(), hashlib.sha256()
+    peak, start, separator = peak_memory_bytes(), time.perf_counter(), vocabulary(folder)[END_OF_TEXT]
+    all_ids, text_ids = hashlib.sha256(), hashlib.sha256()
     with open(output, "rb") as file:
         while block := file.read(BLOCK_BYTES):
             ids = np.frombuffer(block, "<u2")
-            whole.update(block)
-            without.update(ids[ids != separator].tobytes())
+            all_ids.update(block)
+            text_ids.update(ids[ids != separator].tobytes())
         tokens = file.tell() // 2
-    return {"tokens": tokens, "sha256": whole.hexdigest(), "sha256_without_separators": without.hexdigest()}
+    digest = None if name in DROP_SEPARATORS else all_ids.hexdigest()
+    result = {"tokens": tokens, "sha256": digest, "sha256_without_separators": text_ids.hexdigest()}
+    return {"peak_memory_bytes": peak, **result, "checking_seconds": time.perf_counter() - start}
 
 
 if __name__ == "__main__":

@@ -120,10 +120,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     dtype = reduced_dtype(args.precision) or torch.float32
     for name, config in SHAPES.items():
-        print(
-            f"\n{name}, {BATCH_SIZE} sequences of {config.context_length}, {args.precision}, {args.threads} thread(s)"
-        )
-        print("\n| layer | lmpipe (ms) | torch (ms) | ratio |\n|---|---|---|---|")
+        setup = f"{BATCH_SIZE} sequences of {config.context_length}, {args.precision}, {args.threads} thread(s)"
+        print(f"\n{name}, {setup}\n\n| layer | lmpipe (ms) | torch (ms) | ratio |\n|---|---|---|---|")
         for case in cases(config, dtype):
             print(compare(case, args.pairs, dtype), flush=True)
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from benchmarks.endurance.processes import snakemake
+
 LIMIT_BYTES = 1_000_000_000
 FILES = 4  # files of the corpus, and so shards
 READERS = ("make-corpus", "count-pretokens", "train-bpe", "encode", "evaluate-tokenizers", "train", "generate")
@@ -34,9 +36,8 @@ def run(folder: Path, files: list[Path], *targets: str) -> pd.DataFrame:
     study = yaml.safe_load(Path(__file__).with_name("memory.yaml").read_text(encoding="utf-8"))
     study["corpora"]["text"]["files"] = [f"file:{path.name}" for path in files]
     (folder / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
-    snakefile = Path(__file__).parents[1] / "Snakefile"
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--cores", "all", "--quiet", "all"]
-    subprocess.run([*command, *targets, "--configfile", "study.yaml"], cwd=folder, check=True)
+    command = snakemake("study.yaml", "--cores", "all", "--quiet", "all", *targets)
+    subprocess.run([sys.executable, "-m", *command], cwd=folder, check=True)
     paths = folder.glob("results/memory/**/*provenance.json")
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     jobs = pd.DataFrame([record for record in records if record.get("command") in READERS]).groupby("command")
@@ -48,9 +49,8 @@ def main() -> None:
     """Run the study and print the table; exit with 1 if a command exceeded the limit."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--gigabytes", type=float, default=3.0, help="size of the text (default 3)")
-    parser.add_argument(
-        "--folder", type=Path, default=Path("results/benchmark-memory"), help="for the text and results"
-    )
+    folder_help = "folder of the text and results (default results/benchmark-memory)"
+    parser.add_argument("--folder", type=Path, default=Path("results/benchmark-memory"), help=folder_help)
     args = parser.parse_args()
     table = run(args.folder, make_texts(args.folder, args.gigabytes), "--forceall")
     print(table.round(1).to_string())

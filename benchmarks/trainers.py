@@ -25,11 +25,6 @@ def texts(corpus: str) -> Iterator[str]:
     yield rest.decode()
 
 
-def documents(corpus: str) -> Iterator[str]:
-    """Yield the documents of a corpus."""
-    return filter(None, texts(corpus))
-
-
 @cache
 def printable_bytes() -> dict[str, int]:
     """Byte of each character of GPT-2's bytes_to_unicode."""
@@ -56,7 +51,7 @@ def ffbpe(corpus: str, vocab_size: int) -> list[bytes]:
     from ffbpe.trainer import BpeTrainer
 
     counter = PreTokenizer([END_OF_TEXT], eot_token=END_OF_TEXT, pat_str=PATTERN).word_counter()
-    counter.add_source(documents(corpus), max_records=4096, max_bytes=64 << 20, prefetch=1)
+    counter.add_source(filter(None, texts(corpus)), max_records=4096, max_bytes=64 << 20, prefetch=1)
     trainer = BpeTrainer([END_OF_TEXT], unit="byte", tie_break="largest_content")
     trainer.add_word_counter(counter)
     trainer.train(vocab_size)
@@ -85,7 +80,7 @@ def rustbpe(corpus: str, vocab_size: int) -> list[bytes]:
     import rustbpe
 
     tokenizer = rustbpe.Tokenizer()
-    tokenizer.train_from_iterator(documents(corpus), vocab_size - 1, pattern=PATTERN)
+    tokenizer.train_from_iterator(filter(None, texts(corpus)), vocab_size - 1, pattern=PATTERN)
     return [bytes(token) for token, _ in tokenizer.get_mergeable_ranks()][256:]
 
 
@@ -99,7 +94,7 @@ def tokenizers(corpus: str, vocab_size: int) -> list[bytes]:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(documents(corpus), trainer)
+    tokenizer.train_from_iterator(filter(None, texts(corpus)), trainer)
     return [unicode_to_bytes(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 

@@ -59,7 +59,9 @@ def run_fault(fault: Fault, first_seed: int, tries: int) -> Outcome:
         try:
             outcome.survived[run_attempt(fault, seed)] += 1
         except Exception as error:
-            outcome.losses[seed] = describe(error)
+            frames = traceback.extract_tb(error.__traceback__)[-3:]
+            lines = " > ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
+            outcome.losses[seed] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]} ({lines})"
             print(f"lost: python -m benchmarks.endurance '{fault.name}' --seed {seed} --tries 1", flush=True)
             print(f"      {outcome.losses[seed]}", flush=True)
     outcome.seconds = time.perf_counter() - started
@@ -75,12 +77,6 @@ def run_attempt(fault: Fault, seed: int) -> str:
         if any(MARKER in files for _, _, files in os.walk(name)):
             raise LossError("code from a file was executed")
     return word
-
-
-def describe(error: Exception) -> str:
-    """Return an error and the last frames of its traceback, in one line."""
-    frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-3:]]
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} ({' > '.join(frames)})"
 
 
 @contextlib.contextmanager
