@@ -33,13 +33,13 @@ def test_packages_keep_their_import_contracts():
 def test_docstrings_start_with_a_noun_or_an_imperative():
     questions = {"What", "Whether", "How", "Where", "Which"}
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = []
+    violations = []
     for path in sorted((ROOT / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             docstring = ast.get_docstring(node) if isinstance(node, documented) else None
             if docstring and docstring.split()[0] in questions:
-                found.append(f"{path.relative_to(ROOT)}: {docstring.splitlines()[0]}")
-    assert not found, "\n".join(found)
+                violations.append(f"{path.relative_to(ROOT)}: {docstring.splitlines()[0]}")
+    assert not violations, "\n".join(violations)
 
 
 @pytest.mark.workflow
