@@ -284,7 +284,7 @@ def start_download(settings, path):
     """Start the same download in another process."""
     code = f"""
 from lmpipe.data.download import download
-from lmpipe.study.schema import TextFile
+from lmpipe.study.corpora import TextFile
 download(TextFile.model_validate({settings!r}), {str(path)!r})"""
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
 
