@@ -140,7 +140,7 @@ def test_cancelled_training_job_on_a_gpu_is_resubmitted(finished, study, tmp_pat
     """The profile's lines for a GPU are in force; without a real one, the run computes on the CPU."""
     folder, _ = finished
     profile = (PROFILE / "profile.yaml").read_text(encoding="utf-8")
-    profile = re.sub(r'^# (set-resources:|  train:|    gres: "gpu:1")', r"\1", profile, flags=re.MULTILINE)
+    profile = re.sub(r'^# (set-resources:|  train:$|    gres: "gpu:1")', r"\1", profile, flags=re.MULTILINE)
     (tmp_path / "profile.yaml").write_text(profile)
     shutil.rmtree(folder / "results/tiny/store")
     summary = f"{RUN}/summary.json"
