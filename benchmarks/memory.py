@@ -36,7 +36,7 @@ def run(folder: Path, files: list[Path], *targets: str) -> pd.DataFrame:
     study = yaml.safe_load(Path(__file__).with_name("memory.yaml").read_text(encoding="utf-8"))
     study["corpora"]["text"]["files"] = [f"file:{path.name}" for path in files]
     (folder / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
-    command = snakemake("study.yaml", "--cores", "all", "--quiet", "all", *targets)
+    command = snakemake("study.yaml", *targets, "--cores", "all", "--quiet", "all")
     subprocess.run([sys.executable, "-m", *command], cwd=folder, check=True)
     paths = folder.glob("results/memory/**/*provenance.json")
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]

@@ -68,7 +68,7 @@ def workers_of(process):
 
 
 def test_two_processes_train_the_run_of_one_and_resume_to_the_same_bytes_after_a_kill(study, start):
-    run = tiny_run(total_tokens=64 * 40)
+    run = tiny_run(total_tokens=64 * 200)
     expected = train_uninterrupted(run)
     done = subprocess.run(program(run, study, study / "run", processes=2), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

@@ -20,7 +20,7 @@ from tests.workflow.test_workflow import snakemake
 CONFIG = Path(__file__).parents[2] / "config"
 STUDIES = sorted(CONFIG.glob("*.yaml"))
 LARGE = [CONFIG / "cs336.yaml", CONFIG / "tinystories.yaml"]
-NOTICE = "This study fetches "
+NOTICE = "This study downloads "
 # Repository and revision, as they stand in an address.
 PINNED = r"https://huggingface\.co/datasets/[a-zA-Z0-9-]+/[a-zA-Z-]+/resolve/[0-9a-f]{40}/[A-Za-z0-9_-]+\.txt(\.gz)?"
 
@@ -91,8 +91,8 @@ def test_runs_have_the_handouts_model_tokens_and_target(study, tokens, target):
         shape = (model.context_length, model.d_model, model.num_layers, model.num_heads, model.rope_theta)
         assert shape == (256, 512, 4, 16, 10000.0)
         assert model.d_ff == 1344 if model.feed_forward == "swiglu" else model.d_ff >= 2016
-        assert training["total_tokens"] == tokens
-        assert tokens % (training["batch_size"] * 256) == 0, "no token of the budget is left over"
+        assert training.total_tokens == tokens
+        assert tokens % (training.batch_size * 256) == 0, "no token of the budget is left over"
 
 
 def planned_jobs(planned):
