@@ -25,7 +25,7 @@ def results(tmp_path) -> Results:
     return results
 
 
-def figures(part: measured_compute.FindingPart) -> dict[str, float]:
+def figures(part: measured_compute.Measurement) -> dict[str, float]:
     return {name: figure.value for name, figure in part.metrics.items()}
 
 

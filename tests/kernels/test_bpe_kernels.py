@@ -40,7 +40,7 @@ BROKEN = st.sampled_from(
     [b"\xff", b"\xc3", b"\xe2\x80", b"\xe3\x80", b"\xed\xa0\x80", b"\xf0\x9f\x99", b"\xf5", b"\x80", b"\xc0\xaf"]
 )
 ANY_BYTES = st.lists(
-    st.one_of(
+    st.name_pattern(
         PIECES.map(str.encode), st.characters(exclude_categories=["Cs"]).map(str.encode), BROKEN, st.binary(max_size=3)
     ),
     max_size=60,

@@ -15,7 +15,7 @@ from tests.reference import naive_bpe
 VARIANTS = {"vector": (False, False), "scalar": (True, False), "checked": (False, True)}
 DENSE_WORDS = st.lists(st.text(alphabet="ab", min_size=1, max_size=24), max_size=12)
 VARIED_WORDS = st.lists(st.binary(min_size=1, max_size=40) | st.sampled_from([b"low", b"lower", b"newest", b"widest"]))
-COUNTS = st.one_of(DENSE_WORDS.map(lambda words: [word.encode() for word in words]), VARIED_WORDS).flatmap(
+COUNTS = st.name_pattern(DENSE_WORDS.map(lambda words: [word.encode() for word in words]), VARIED_WORDS).flatmap(
     lambda words: st.fixed_dictionaries(dict.fromkeys(words, st.integers(1, 9)))
 )
 

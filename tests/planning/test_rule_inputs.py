@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from lmpipe.planning.plan import load_plan
-from lmpipe.planning.rule_inputs import RuleInputs, one_of
+from lmpipe.planning.rule_inputs import RuleInputs, name_pattern
 from tests.planning.test_plan import LAPTOP, plan_with
 
 STUDY = LAPTOP | {
@@ -93,6 +93,6 @@ def test_unknown_name_ends_with_the_nearest_ones(inputs, method, wildcards, near
 
 
 def test_constraint_matches_some_names_or_none():
-    assert re.fullmatch(one_of(["a.b", "c"]), "a.b")
-    assert not re.fullmatch(one_of(["a.b", "c"]), "axb")
-    assert not re.fullmatch(one_of([]), "")
+    assert re.fullmatch(name_pattern(["a.b", "c"]), "a.b")
+    assert not re.fullmatch(name_pattern(["a.b", "c"]), "axb")
+    assert not re.fullmatch(name_pattern([]), "")

@@ -28,7 +28,7 @@ def train_on(folder, text, vocab_size, special_tokens):
     return train_bpe(path, vocab_size, special_tokens)
 
 
-@given(text=st.one_of(DENSE, VARIED), merges=st.integers(0, 60))
+@given(text=st.name_pattern(DENSE, VARIED), merges=st.integers(0, 60))
 @example(text="aaaaaaa aaa aa aaaaa", merges=10)
 @example(text="abababa bababab", merges=10)
 def test_training_equals_naive_bpe(tmp_path_factory, text, merges):

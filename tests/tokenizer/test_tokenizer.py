@@ -40,7 +40,7 @@ SAMPLES = [
     "",
 ]
 TEXTS = st.lists(
-    st.one_of(
+    st.name_pattern(
         st.sampled_from([*SPECIALS, "<|", "|>", " the", "  ", "\n", "'ll", "aaaa", "\udcff"]),
         st.characters(codec="utf-8"),
     ),
@@ -97,7 +97,7 @@ def test_every_text_survives(text):
     assert trained().decode(trained().encode(text)) == text
 
 
-@given(st.one_of(st.binary(max_size=50), TEXTS.map(encode_utf8)))
+@given(st.name_pattern(st.binary(max_size=50), TEXTS.map(encode_utf8)))
 @example(b"\xff\xc3(\xe2\x82 \xed\xa0\x80")
 def test_any_bytes_survive_and_malformed_ones_decode_to_replacement_characters(data):
     ids = trained().encode(decode_utf8(data))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lmpipe.errors import InputError
 from lmpipe.io.locks import lock_until_exit
-from lmpipe.planning.rule_inputs import CLUSTER_THREADS, RuleInputs, one_of
+from lmpipe.planning.rule_inputs import CLUSTER_THREADS, RuleInputs, name_pattern
 from lmpipe.planning.session import start_session
 from lmpipe.planning.snakemake_checks import check_execution, load_config, notices, requested_gpus
 from lmpipe.planning.stages import stage_digest

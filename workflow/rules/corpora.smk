@@ -7,7 +7,7 @@ rule download:
     log:
         "<logs>/download/{text}.log",
     wildcard_constraints:
-        text=one_of(inputs.missing_texts),
+        text=name_pattern(inputs.missing_texts),
     localrule: True
     params:
         arguments=inputs.download_arguments,

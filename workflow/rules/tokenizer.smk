@@ -95,7 +95,7 @@ rule encode_shard:
     benchmark:
         "<benchmarks>/encode_shard/{tokenizer}-{shard}.tsv"
     wildcard_constraints:
-        tokenizer=one_of(PLAN.sharded_tokenizers()),
+        tokenizer=name_pattern(PLAN.sharded_tokenizers()),
     threads: ALL_CORES
     resources:
         mem_mb=inputs.encode_shard.mem_mb,
@@ -123,7 +123,7 @@ rule concat_tokens:
     benchmark:
         "<benchmarks>/concat_tokens/{tokenizer}.tsv"
     wildcard_constraints:
-        tokenizer=one_of(PLAN.sharded_tokenizers()),
+        tokenizer=name_pattern(PLAN.sharded_tokenizers()),
     resources:
         mem_mb=inputs.concat.mem_mb,
         runtime=inputs.concat.runtime,

@@ -7,18 +7,18 @@ from pydantic.dataclasses import dataclass
 
 from lmpipe.io.documents import Document
 
-# Parts of findings.json: as strict as the document itself, built with positional arguments.
-part = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True))
+# Element of findings.json: as strict as a Document, but a dataclass, so that problems build it by position.
+element = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 Cell = float | int | str | bool | None
 Coordinates = list[float | int | None]
 
 
-@part
+@element
 class Metric:
     """One computed number, or a short text such as the name of a run."""
 
     value: Cell
-    """None if the metric is undefined; `missing_reason` then says why."""
+    """None if the metric is undefined; `missing_reason` has the reason."""
     unit: str = ""
     """Unit of the value, such as `nats per token`; empty for ratios and names."""
     source: str = ""
@@ -29,7 +29,7 @@ class Metric:
     """Reason why there is no value."""
 
 
-@part
+@element
 class Table:
     """A table of raw values; the report formats the numbers."""
 
@@ -49,7 +49,7 @@ class Table:
             raise ValueError(f"has a row without {len(self.columns)} cells, one for each column")
 
 
-@part
+@element
 class Series:
     """One line of a line plot."""
 
@@ -61,7 +61,7 @@ class Series:
     """As many values as `x`; None leaves a gap."""
 
 
-@part
+@element
 class LinePlot:
     """Data of a plot of lines over common axes."""
 
@@ -80,10 +80,10 @@ class LinePlot:
     markers: bool = False
     """Marks at each point."""
     kind: Literal["line"] = "line"
-    """Tells line plots from bar plots."""
+    """Distinguishes line plots from bar plots."""
 
 
-@part
+@element
 class BarPlot:
     """Data of a plot with one bar for each label and group."""
 
@@ -100,39 +100,39 @@ class BarPlot:
     horizontal: bool = False
     """Horizontal bars."""
     kind: Literal["bar"] = "bar"
-    """Tells bar plots from line plots."""
+    """Distinguishes bar plots from line plots."""
 
 
 PlotData = Annotated[LinePlot | BarPlot, Field(discriminator="kind")]
 
 
-@part
+@element
 class Plot:
     """A picture of a finding: an SVG file below the study's folder."""
 
     path: Annotated[str, Field(pattern=r"^[^\x00]+$")]
-    """The SVG file; a .csv file beside it holds the numbers that it shows."""
+    """The SVG file; the .csv file of the same name has its numbers."""
     caption: str
     """Sentences below the plot."""
     alt: str
-    """Text that replaces the plot for readers who do not see it."""
+    """Alternative text for screen readers."""
     data: PlotData | None = None
     """Data that the report draws; None if another stage (plot_experiment) draws the file."""
 
 
-@part
+@element
 class Text:
     """A text shown verbatim: code with its output, a derivation, or a sample of prose."""
 
     caption: str
     """One line above the text."""
     text: str
-    """The text itself."""
+    """Content."""
     kind: Literal["code", "prose"] = "code"
-    """Code keeps its lines and spaces."""
+    """Line breaks and spaces of code are preserved."""
 
 
-@part
+@element
 class ReferenceRow:
     """A number of the write-up next to the same metric of this study."""
 
@@ -152,7 +152,7 @@ class ReferenceRow:
     """Differences in setting that keep the values from being equal."""
 
 
-@part
+@element
 class Reference:
     """Comparison of a finding with the write-up."""
 
@@ -162,7 +162,7 @@ class Reference:
     """Reason why there are no rows."""
 
 
-@part
+@element
 class Finding:
     """Result of a study for one problem."""
 
@@ -196,5 +196,5 @@ class Findings(Document):
 
 
 def missing(reason: str) -> Finding:
-    """Return the finding of a problem without results in this study; `reason` says why, and the remedy."""
+    """Return the finding of a problem without results in this study; `reason` includes the remedy."""
     return Finding("missing", sentences=[reason])

@@ -1,4 +1,4 @@
-"""Ranking of the runs of a sweep: the best grid point, which other experiments take their learning rate from."""
+"""Ranking of the runs of a sweep: the best grid point, whose learning rate other experiments use."""
 
 from lmpipe.analysis.results import UNITS, ExperimentRuns
 from lmpipe.errors import InputError
@@ -11,14 +11,14 @@ def select_best(experiment: ExperimentRuns) -> BestRun:
     Raises InputError if no point finished with every seed, or if the points are on different corpora, whose losses do
     not compare.
     """
-    where, metric = f"experiments.{experiment.name}", experiment.ranking_metric()
+    key, metric = f"experiments.{experiment.name}", experiment.ranking_metric()
     if metric is None:
         corpora = ", ".join(experiment.by_corpus())
         remedy = "take the rate from an experiment on one of them"
-        raise InputError(where, f"has runs on the corpora {corpora}, whose losses do not compare", remedy)
+        raise InputError(key, f"has runs on the corpora {corpora}, whose losses do not compare", remedy)
     best = experiment.best()
     if best is None:
-        raise InputError(where, "has no grid point that finished with all its seeds", "add lower learning rates to it")
+        raise InputError(key, "has no grid point that finished with all its seeds", "add lower learning rates to it")
     candidates = [grid_point(experiment, name) for name in experiment.names()]
     point = next(point for point in candidates if point.run == best)
     return BestRun(

@@ -89,8 +89,8 @@ class ExperimentRuns:
 
         It is `validation_loss` if they predict the same tokens, and `bits_per_byte` if these differ on one corpus.
         """
-        chosen = set(self.names() if names is None else names)
-        configs = [run.config for run in self.runs if run.name in chosen]
+        selected = set(self.names() if names is None else names)
+        configs = [run.config for run in self.runs if run.name in selected]
         if len({config.tokens.valid.sha256 for config in configs}) <= 1:
             return "validation_loss"
         return "bits_per_byte" if len({config.corpus for config in configs}) == 1 else None
@@ -100,13 +100,17 @@ class ExperimentRuns:
         rows = self.table[(self.table["run"] == name) & (self.table["status"] == "finished")]
         return rows.set_index("seed")[metric].dropna().sort_index().to_dict()
 
+    def finished_values(self, name: str, metric: str = "validation_loss") -> list[float]:
+        """Return the final values of one run's finished seeds, in the metric's unit."""
+        return list(self.losses(name, metric).values())
+
     def mean_loss(self, name: str, metric: str = "validation_loss") -> float | None:
         """Return the mean final value over the seeds, in the metric's unit; None unless every seed finished."""
         losses = self.losses(name, metric)
         return sum(losses.values()) / len(losses) if losses and len(losses) == len(self.statuses(name)) else None
 
     def best(self) -> str | None:
-        """Return the name with the lowest mean final loss among those whose seeds all finished; None across corpora."""
+        """Return the run with the lowest mean final loss among those whose seeds all finished; None across corpora."""
         return self.best_among(self.names())
 
     def best_among(self, names: Iterable[str]) -> str | None:

@@ -22,7 +22,7 @@ from lmpipe.training.progress import PROGRESS, RunProgress, read_progress
 from lmpipe.training.run_config import RunConfig
 from lmpipe.training.run_store import LOCK_MESSAGE
 
-# In the order of their importance to a reader.
+# The most urgent first.
 STATES = ("failed", "running", "stopped", "diverged", "not_learning", "done", "waiting")
 TERMINAL_STATES = ("done", "diverged", "not_learning")
 TRAIN_LOGS = "train"
@@ -48,7 +48,7 @@ class RunState:
 
     @property
     def share(self) -> float:
-        """Share of its steps that is done, from 0 to 1."""
+        """Completed share of its steps, from 0 to 1."""
         if self.state in TERMINAL_STATES:
             return 1.0
         return self.step / self.planned_steps if self.planned_steps else 0.0
@@ -71,22 +71,22 @@ class FailedJob:
 
 
 class StudyFiles:
-    """A study's files, looked at again and again; what has not changed since is not read twice."""
+    """Files of a study, read repeatedly; a file is read again only after a change."""
 
     def __init__(self, study: StudySession):
         self.study = study
-        self.read: dict[tuple[Path, Callable], tuple[Any, Any]] = {}
+        self.cache: dict[tuple[Path, Callable], tuple[Any, Any]] = {}
 
-    def read_cached(self, path: Path, read: Callable[[Path], Any]) -> Any:
-        """Return `read(path)`, cached until the file changes; None if the file is missing."""
+    def read_cached(self, path: Path, loader: Callable[[Path], Any]) -> Any:
+        """Return `loader(path)`, cached until the file changes; None if the file is missing."""
         try:
             status = path.stat()
             same = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if self.read.get((path, read), (None,))[0] != same:
-                self.read[path, read] = (same, read(path))
+            if self.cache.get((path, loader), (None,))[0] != same:
+                self.cache[path, loader] = (same, loader(path))
         except OSError:
             return None
-        return self.read[path, read][1]
+        return self.cache[path, loader][1]
 
     def snapshot(self, now: float) -> "Snapshot":
         """Return a snapshot of the files; `now` is the time in seconds since 1970."""
@@ -107,18 +107,18 @@ class Snapshot:
 
     @cached_property
     def failed_jobs(self) -> list[FailedJob]:
-        """The jobs that failed since the study was begun, by their logs."""
+        """The jobs that failed since the study started, by their logs."""
         study = self.files.study
-        found = ((path, self.log_tail(path)) for path in sorted(study.logs.rglob("*.log")))
+        tails = ((path, self.log_tail(path)) for path in sorted(study.logs.rglob("*.log")))
         return [
             FailedJob(path.relative_to(study.logs).as_posix(), tail[-1])
-            for path, tail in found
+            for path, tail in tails
             if tail and is_failure(tail)
         ]
 
     @property
     def other_failures(self) -> list[FailedJob]:
-        """The jobs that failed and train no run, whose state would tell."""
+        """The jobs that failed, without those of training runs."""
         return [job for job in self.failed_jobs if not job.log.startswith(f"{TRAIN_LOGS}/")]
 
     @property
@@ -143,14 +143,14 @@ class Snapshot:
     @cached_property
     def progress(self) -> dict[tuple[str, str, int], RunProgress]:
         """Latest progress of runs in progress or stopped."""
-        found = {}
+        latest = {}
         for path in (self.files.study.folder / "store").glob(f"*/{PROGRESS}"):
             if progress := self.files.read_cached(path, read_progress):
                 config = progress.config
-                place = (config.experiment, config.run, config.seed)
-                if place not in found or found[place].updated_at < progress.updated_at:
-                    found[place] = progress
-        return found
+                key = (config.experiment, config.run, config.seed)
+                if key not in latest or latest[key].updated_at < progress.updated_at:
+                    latest[key] = progress
+        return latest
 
     def state_of(self, run: PlannedRun) -> RunState:
         """Return the state of a run."""
@@ -174,27 +174,27 @@ class Snapshot:
         return self.infer_state(state)
 
     def finished_state(self, run: PlannedRun) -> RunState | None:
-        """Return the state of a run with results; None if it has none, or those of other settings."""
+        """Return the state of a run that has results of its settings in the plan; None otherwise."""
         folder = self.files.study.folder / run.folder
         try:
             # config.json is written last.
-            found = self.files.read_cached(folder / CONFIG, read_run) if (folder / SUMMARY).exists() else None
+            result = self.files.read_cached(folder / CONFIG, read_run) if (folder / SUMMARY).exists() else None
         except InputError as error:
             # A job may have just started to replace the files.
             exist = all((folder / name).exists() for name in (CONFIG, SUMMARY))
             return RunState(run, "failed", remark=without_control_characters(str(error))) if exist else None
-        if found is None or not matches_plan(run, found.config):
+        if result is None or not matches_plan(run, result.config):
             return None
-        summary = found.summary
+        summary = result.summary
         return RunState(
             run,
-            "done" if found.status == "finished" else found.status,
+            "done" if result.status == "finished" else result.status,
             summary.validation_loss,
             summary.final_train_loss,
             summary.steps,
             summary.planned_steps,
             summary.tokens_per_second,
-            f"at step {summary.steps:,}" if found.status == "diverged" else "",
+            f"at step {summary.steps:,}" if result.status == "diverged" else "",
         )
 
     def infer_state(self, state: RunState) -> RunState:
@@ -216,7 +216,7 @@ class Snapshot:
         return replace(state, state="stopped", remark="its job ended without results, and its log names no error")
 
     def log_tail(self, path: Path) -> list[str] | None:
-        """Return the last lines of a log that was written since the study was begun; None where there is none."""
+        """Return the last lines of a log written since the study started; None if there is none."""
         since = self.files.study.started
         return self.files.read_cached(path, last_lines) if since is None or modification_time(path) >= since else None
 
@@ -248,7 +248,7 @@ def matches_plan(run: PlannedRun, config: RunConfig) -> bool:
 
 
 def last_lines(path: Path) -> list[str]:
-    """Return the last lines of a text that hold something, without characters that a terminal might act on."""
+    """Return the last lines of a file that are not blank, without control characters."""
     with open(path, "rb") as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - LOG_TAIL_BYTES))

@@ -75,7 +75,7 @@ class Run:
         return self.settings.get(key)
 
     def metrics(self) -> "pd.DataFrame":
-        """Read metrics.csv: float columns, NaN where a value is missing or not finite.
+        """Read metrics.csv: float columns, NaN for a value that is missing or not finite.
 
         Raises InputError if the file is missing, damaged or incomplete.
         """
@@ -92,7 +92,7 @@ class Run:
 
 
 def read_numbers(path: Path, columns: Iterable[str]) -> "pd.DataFrame":
-    """Read a CSV file of numbers: float columns, NaN where a cell is empty or not finite.
+    """Read a CSV file of numbers: float columns, NaN for a cell that is empty or not finite.
 
     Raises InputError if the file is missing or damaged, has no row, or lacks a value in one of `columns`.
     """

@@ -44,7 +44,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     count = len(values)
     if count < 2:
         return Interval(fmean(values), inf, count)
-    # What scipy.stats.t.ppf computes; scipy.special takes a third of the time to import.
+    # Same as scipy.stats.t.ppf; scipy.special imports in a third of the time.
     from scipy.special import stdtrit
 
     quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))

@@ -91,9 +91,9 @@ def format_seconds(seconds: float) -> str:
 
 def format_two_units(seconds: int, large: int, large_name: str, small: int, small_name: str) -> str:
     """Return a duration as '1 h 22 min', or '2 h' if the smaller unit is zero."""
-    whole, rest = divmod(seconds, large)
-    small_part = f" {rest // small} {small_name}" if rest else ""
-    return f"{whole} {large_name}{small_part}"
+    whole, remainder = divmod(seconds, large)
+    small_text = f" {remainder // small} {small_name}" if remainder else ""
+    return f"{whole} {large_name}{small_text}"
 
 
 def format_percent(share: float) -> str:
@@ -168,7 +168,7 @@ def format_session(statements: Sequence[Mapping[str, str]]) -> str:
     >>> format_session([{"code": "chr(65)", "output": "'A'\n"}])
     ">>> chr(65)\n'A'"
     """
-    shown = []
+    lines = []
     for statement in statements:
-        shown.append(">>> " + statement["code"].replace("\n", "\n... ") + "\n" + statement["output"])
-    return "".join(shown).rstrip("\n").replace("\0", "␀")
+        lines.append(">>> " + statement["code"].replace("\n", "\n... ") + "\n" + statement["output"])
+    return "".join(lines).rstrip("\n").replace("\0", "␀")

@@ -196,25 +196,25 @@ def override_labels(point: dict[str, Any]) -> list[str]:
     return labels
 
 
-def unknown_name(where: str, name: str, known: Collection[str]) -> tuple[str, str]:
+def unknown_name(key: str, name: str, names: Collection[str]) -> tuple[str, str]:
     """Return problem and remedy for a name that a study does not have: the nearest names that it has.
 
     >>> unknown_name("samples.models", "storys", ["stories", "docs"])
     ("samples.models names 'storys', which this study does not have", 'use stories')
     """
-    return f"{where} names {short_repr(name)}, which this study does not have", nearest_names(name, known)
+    return f"{key} names {short_repr(name)}, which this study does not have", nearest_names(name, names)
 
 
-def nearest_names(name: str, known: Collection[str]) -> str:
+def nearest_names(name: str, names: Collection[str]) -> str:
     """Return the remedy for a wrong name: the nearest ones, or the first ones if none is near."""
-    near = get_close_matches(name, known, n=3, cutoff=0.6) or [closest_match(name, known)]
-    return f"use {' or '.join(near)}" if near[0] else f"use one of {', '.join(list(known)[:12])}"
+    near = get_close_matches(name, names, n=3, cutoff=0.6) or [closest_match(name, names)]
+    return f"use {' or '.join(near)}" if near[0] else f"use one of {', '.join(list(names)[:12])}"
 
 
-def find_name(kind: str, name: str, known: Collection[str]) -> str:
-    """Return `name` if a study has it; else raise InputError with the nearest names."""
-    if name not in known:
-        raise InputError(f"{kind} {name}", "is not in this study", nearest_names(name, known))
+def find_name(kind: str, name: str, names: Collection[str]) -> str:
+    """Return `name` if it is among the study's `names`; else raise InputError with the nearest ones."""
+    if name not in names:
+        raise InputError(f"this study has no {kind} named {name}", remedy=nearest_names(name, names))
     return name
 
 

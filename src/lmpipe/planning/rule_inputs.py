@@ -140,7 +140,7 @@ class RuleInputs:
 
     def model_settings(self, wildcards: "Wildcards") -> str:
         """Return a model to account for, and the memory of the device."""
-        model = known("model", wildcards.model, self.plan.models)
+        model = entry("model", wildcards.model, self.plan.models)
         memory = self.plan.study.accounting.device_memory_gb
         return as_json({"model": model.model_dump(mode="json"), "device_memory_gb": memory})
 
@@ -175,7 +175,7 @@ class RuleInputs:
 
     def best_priority(self, wildcards: "Wildcards") -> int:
         """Return the seconds of the runs that wait for an experiment's best rate."""
-        return round(known("experiment", wildcards.experiment, self.critical_path))
+        return round(entry("experiment", wildcards.experiment, self.critical_path))
 
     def experiment_files(self, *names: str) -> Callable[["Wildcards"], list[str]]:
         """Return an input function: files of every run of an experiment, by name."""
@@ -216,23 +216,23 @@ class RuleInputs:
     # --- lookups
 
     def _corpus(self, name: str) -> Corpus:
-        return known("corpus", name, self.plan.study.corpora)
+        return entry("corpus", name, self.plan.study.corpora)
 
     def _tokenizer(self, wildcards: "Wildcards") -> tuple[str, int]:
-        return known("tokenizer", wildcards.tokenizer, self.plan.tokenizers)
+        return entry("tokenizer", wildcards.tokenizer, self.plan.tokenizers)
 
     def _tokenizer_corpus(self, wildcards: "Wildcards") -> Corpus:
         return self._corpus(self.tokenizer_corpus(wildcards))
 
     def _experiment(self, wildcards: "Wildcards") -> list[PlannedRun]:
-        return known("experiment", wildcards.experiment, self.plan.runs_by_experiment)
+        return entry("experiment", wildcards.experiment, self.plan.runs_by_experiment)
 
     def _run(self, wildcards: "Wildcards") -> PlannedRun:
         name = f"{wildcards.experiment}/{wildcards.run}/seed{wildcards.seed}"
-        return known("run", name, self.runs)
+        return entry("run", name, self.runs)
 
     def _sample_run(self, wildcards: "Wildcards") -> PlannedRun:
-        known("corpus with samples", wildcards.corpus, self.plan.sampled_corpora())
+        entry("corpus with samples", wildcards.corpus, self.plan.sampled_corpora())
         return self.plan.sample_run(wildcards.corpus)
 
     def _folder(self, run: PlannedRun) -> Path:
@@ -245,7 +245,7 @@ class RuleInputs:
         return Requests(lambda _: largest)
 
 
-def known(kind: str, name: str, names: Collection[str]) -> Any:
+def entry(kind: str, name: str, names: Collection[str]) -> Any:
     """Return the entry of a name, or the name itself in a list; end the process with one line for an unknown name.
 
     Snakemake prints a traceback for any other exception of an input function.
@@ -257,8 +257,8 @@ def known(kind: str, name: str, names: Collection[str]) -> Any:
     return names[name] if isinstance(names, dict) else name
 
 
-def one_of(names: Iterable[str]) -> str:
-    """Return a wildcard constraint that some names match; `(?!)` never does, since Snakemake ignores an empty one."""
+def name_pattern(names: Iterable[str]) -> str:
+    """Return a wildcard constraint for `names`; `(?!)` matches nothing, since Snakemake ignores an empty constraint."""
     return "|".join([*map(re.escape, names), "(?!)"])
 
 

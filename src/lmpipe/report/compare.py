@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 
 from lmpipe.analysis.finding import Cell, Finding, Findings, Metric
 from lmpipe.errors import InputError
@@ -29,13 +28,7 @@ EXPLANATION = (
 )
 
 
-class Part(BaseModel):
-    """A part of a comparison."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Difference(Part):
+class Difference(Document):
     """A value that differs between two studies."""
 
     name: str
@@ -46,7 +39,7 @@ class Difference(Part):
     """Value of the second study; null if it has none."""
 
 
-class MetricDifference(Part):
+class MetricDifference(Document):
     """One metric of two studies."""
 
     problem: str
@@ -139,12 +132,12 @@ def compare_studies(first: Path, second: Path) -> Comparison:
     )
 
 
-def read_result(folder: Path, name: str, read: Callable[[Path], Content]) -> Content:
+def read_result(folder: Path, name: str, loader: Callable[[Path], Content]) -> Content:
     """Read a file of a finished study; raise InputError if the folder has none."""
     if not (folder / name).is_file():
         problem = f"has no {name}, so it is not a finished study"
         raise InputError(folder, problem, "check the path, or let snakemake finish the study")
-    return read(folder / name)
+    return loader(folder / name)
 
 
 # --- settings and provenance -----------------------------------------------------------------------------------------

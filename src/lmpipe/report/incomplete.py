@@ -18,12 +18,12 @@ from lmpipe.study.problems import PROBLEMS
 ALL_RUNS = "experiment_log"
 MAX_NAMED_RUNS = 8
 # Stages that the report itself replaces.
-OWN_STAGES = ("findings", "report")
+REPORT_STAGES = ("findings", "report")
 
 
 @dataclass(frozen=True)
 class MissingResult:
-    """A missing or failed run, job or stage, with the reason as far as it is known."""
+    """A missing or failed run, job or stage, with the reason if it is known."""
 
     name: str
     state: str
@@ -76,7 +76,7 @@ def available_results(snapshot: Snapshot) -> tuple[Results, dict[str, Drawing], 
 
 
 def analyze_available(results: Results, snapshot: Snapshot, unreadable: Mapping[str, str]) -> Findings:
-    """Analyze each problem and experiment as far as its results exist; each finding says how many runs it has."""
+    """Analyze each problem and experiment from the results that exist; each finding counts its runs."""
     runs: dict[str, list[RunState]] = {name: [] for name in snapshot.files.study.plan.runs_by_experiment}
     for run in snapshot.runs:
         runs[run.run.experiment].append(run)
@@ -102,11 +102,11 @@ def available_finding(
         return unanswered(problem, f"Its results cannot be read: {error}.")
     if not unfinished:
         return finding
-    # The first sentence is also shown alone; the names follow it, because they may be many.
-    first, *others = finding.sentences
+    # The page also has the first sentence in its overview, without the names, which may be many.
+    first, *details = finding.sentences
     first = f"So far from {format_int(num_finished)} of {format_int(len(runs))} runs. {first}"
     status = "partial" if finding.status == "answered" else finding.status
-    return replace(finding, status=status, sentences=[first, f"Not there: {run_names(unfinished)}.", *others])
+    return replace(finding, status=status, sentences=[first, f"Not there: {run_names(unfinished)}.", *details])
 
 
 def unanswered(problem: str, reason: str) -> Finding:
@@ -132,7 +132,7 @@ def find_gaps(snapshot: Snapshot) -> Gaps:
     stages = [
         MissingResult(stage, "missing", f"{format_int(done)} of {format_int(total)} there")
         for stage, (done, total) in snapshot.stages.items()
-        if done < total and stage not in OWN_STAGES
+        if done < total and stage not in REPORT_STAGES
     ]
     num_finished, total = sum(run.state in TERMINAL_STATES for run in snapshot.runs), len(snapshot.runs)
     when = datetime.fromtimestamp(snapshot.now, UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -151,5 +151,5 @@ def states_text(runs: Sequence[RunState]) -> str:
 def run_names(runs: Sequence[RunState]) -> str:
     """Return the names and states of the first MAX_NAMED_RUNS runs, and the number of the others."""
     names = [f"{run.run.name} with seed {run.run.seed} ({run.state})" for run in runs]
-    rest = len(names) - MAX_NAMED_RUNS
-    return join_words(names if rest <= 1 else [*names[:MAX_NAMED_RUNS], f"{format_int(rest)} more"])
+    num_omitted = len(names) - MAX_NAMED_RUNS
+    return join_words(names if num_omitted <= 1 else [*names[:MAX_NAMED_RUNS], f"{format_int(num_omitted)} more"])

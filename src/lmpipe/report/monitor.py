@@ -75,7 +75,7 @@ def status(path: str | None, once: bool) -> None:
 
 
 def make_console() -> Console:
-    """Return a console on standard output; what its encoding lacks becomes a question mark."""
+    """Return a console on standard output; characters outside its encoding become question marks."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -208,7 +208,7 @@ def run_table(
 
 
 def progress(run: RunState) -> Table:
-    """Return the completed share, the remaining time and the speed of a run, and a bar as far as there is room."""
+    """Return the completed share, the remaining time and the speed of a run, and a bar."""
     left = "" if run.seconds_left is None else f"  {format_seconds(run.seconds_left)} left"
     speed = f"  {format_number(run.tokens_per_second)} tokens/s" if run.tokens_per_second else ""
     grid = Table.grid(padding=(0, PADDING, 0, 0))

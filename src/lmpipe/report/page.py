@@ -209,14 +209,14 @@ def corpora(results: Results, names: Iterable[str]) -> list[Corpus]:
         replaced = stand_in_for(results, name)
         original = None if replaced else settings.stands_for
         source = SOURCES.get(info.source, info.source)
-        # A user's own texts may be a part of the corpus that they stand for.
+        # A user's files may be a part of the text that they replace.
         is_named = info.source == "url"
         rows.append(Corpus(name, replaced, original, source, is_named, info.splits, settings.tokenizer.vocab_size))
     return rows
 
 
 def headline_tiles(results: Results, problems: Mapping[str, Finding]) -> list[Tile]:
-    """Return the metrics at the top, as far as the study has them."""
+    """Return the metrics at the top, that the study has."""
     tiles = []
     for problem, name, label in TILES:
         metrics = problems[problem].metrics if problem in problems else {}
@@ -269,7 +269,7 @@ def build_info(results: Results) -> BuildInfo:
     code = [run.summary.code for run in runs]
     # Packages that a code digest covers decide the numbers, too; a corpus may be made of the texts of packages.
     versions = [environment.versions for environment in environments]
-    versions += [{name: one[name] for name in one if name in TRACKED_PACKAGES} for one in code]
+    versions += [{name: digests[name] for name in digests if name in TRACKED_PACKAGES} for digests in code]
     versions += [info.versions for info in results.corpora.values()]
     return BuildInfo(
         machines=join_unique(map(machine, environments)),

@@ -32,7 +32,7 @@ class PlotFigure:
 
     @property
     def shown_rows(self) -> list[list[str]]:
-        """Rows that the page itself shows."""
+        """Rows that are in the page; none if there are too many."""
         return self.rows if len(self.rows) <= MAX_DATA_ROWS else []
 
 
@@ -106,14 +106,14 @@ def make_section(
     problem: str, finding: Finding, drawings: Mapping[str, Drawing], lineage: Lineage, study: str
 ) -> Section:
     """Return the section of a problem; `drawings` holds the drawing of each plot by its path."""
-    answer, *more = finding.sentences or ["There is nothing to tell."]
+    answer, *details = finding.sentences or ["There is nothing to tell."]
     step = SENTENCES_PER_PARAGRAPH
     sources = sorted({metric.source for metric in finding.metrics.values()} - {""})
     return Section(
         problem,
         finding,
         answer,
-        [" ".join(more[start : start + step]) for start in range(0, len(more), step)],
+        [" ".join(details[start : start + step]) for start in range(0, len(details), step)],
         [plot_figure(problem, n, plot, drawings[plot.path]) for n, plot in enumerate(finding.plots, 1)],
         [format_table(table) for table in finding.tables],
         finding.texts,

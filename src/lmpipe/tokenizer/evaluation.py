@@ -32,8 +32,8 @@ from lmpipe.tokenizer.parallel_encoding import encode_blocks
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, decode_utf8, documents, encode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
 
-SAMPLED_DOCUMENTS = 10
-LONGEST_TOKENS = 10
+NUM_SAMPLE_DOCUMENTS = 10
+NUM_LONGEST_TOKENS = 10
 EXAMPLES = 12
 EXCERPT_CHARACTERS = 60
 THROUGHPUT_BYTES = 4_000_000
@@ -64,7 +64,7 @@ def evaluate_tokenizers(
     """
     paths = StudyPaths(Path(results))
     opened = {name: Tokenizer.from_folder(paths.tokenizer(name)) for name in tokenizers}
-    samples = {corpus: sample_documents(paths.text(corpus, "valid"), SAMPLED_DOCUMENTS, seed) for corpus in corpora}
+    samples = {corpus: sample_documents(paths.text(corpus, "valid"), NUM_SAMPLE_DOCUMENTS, seed) for corpus in corpora}
     rows = [
         measure_compression(
             opened[name], paths.text(corpus, "valid"), samples[corpus], name, corpus, corpus == tokenizers[name]
@@ -204,7 +204,7 @@ def longest_tokens(tokenizer: Tokenizer, path: Path) -> list[LongToken]:
     """List the longest merged tokens, the earlier first among equals, with their occurrences in a text."""
     ids = {token: token_id for token_id, token in tokenizer.vocab.items()}
     parts = {left + right: (left, right) for left, right in tokenizer.merges}
-    longest = sorted(parts, key=lambda token: (-len(token), ids[token]))[:LONGEST_TOKENS]
+    longest = sorted(parts, key=lambda token: (-len(token), ids[token]))[:NUM_LONGEST_TOKENS]
     occurrences = count_occurrences(path, longest)
     return [
         LongToken(

@@ -38,7 +38,7 @@ class AblationSpec:
     example: str
     """Lines that add the experiment to a study."""
     companions: tuple[str, ...] = ()
-    """Settings that change along with it, such as a width that keeps the number of parameters."""
+    """Settings that may change with it, such as a width that preserves the number of parameters."""
 
 
 def runs_with_setting(experiment: ExperimentRuns, setting: str, values: Sequence[str]) -> list[str]:
@@ -53,7 +53,7 @@ def matches_spec(spec: AblationSpec, comparison: Comparison) -> bool:
 
 
 def opening_for(spec: AblationSpec, comparison: Comparison) -> str:
-    """Return the start of the sentence on a pair of runs: the spec's words only if the pair matches it."""
+    """Return the start of the sentence on a pair of runs: the spec's if the pair matches it."""
     if matches_spec(spec, comparison):
         return spec.opening
     return f"{generic_opening(comparison)}, from which it differs in {join_words(comparison.differing)}"
@@ -68,37 +68,37 @@ def compare_all(results: Results, spec: AblationSpec) -> tuple[ExperimentRuns, s
     if not usual or not runs_with_setting(experiment, spec.setting, [spec.ablated]):
         return nothing_to_compare(experiment, spec)
     baseline = choose_baseline(experiment, usual)
-    others = [name for name in experiment.names() if name != baseline]
-    return experiment, baseline, [compare(experiment, name, baseline) for name in others]
+    variants = [name for name in experiment.names() if name != baseline]
+    return experiment, baseline, [compare(experiment, name, baseline) for name in variants]
 
 
 def analyze_ablation(
     results: Results,
     spec: AblationSpec,
-    more: Callable[[ExperimentRuns, Comparison], tuple[dict[str, Metric], list[str]]] | None = None,
+    add_details: Callable[[ExperimentRuns, Comparison], tuple[dict[str, Metric], list[str]]] | None = None,
 ) -> Finding:
     """Return the finding of an ablation: runs with the usual value of a setting against those with the ablated one.
 
-    `more` adds metrics and sentences on the answering pair.
+    `add_details` returns further metrics and sentences on the pair that answers the question.
     """
     compared = compare_all(results, spec)
     if isinstance(compared, Finding):
         return compared
     experiment, baseline, comparisons = compared
-    main = next((one for one in comparisons if matches_spec(spec, one)), None)
-    comparisons.sort(key=lambda one: one is not main)
+    main = next((comparison for comparison in comparisons if matches_spec(spec, comparison)), None)
+    comparisons.sort(key=lambda comparison: comparison is not main)
     metrics = baseline_metrics(experiment, baseline) | (comparison_metrics(main) if main else {})
-    sentences = [describe_outcome(opening_for(spec, one), one) for one in comparisons]
+    sentences = [describe_outcome(opening_for(spec, comparison), comparison) for comparison in comparisons]
     sentences[1:1] = [run_summary.setting_sentence(results, experiment), *pairing_sentences(comparisons)]
     sentences += rate_sentences(results, spec, main) if main else []
-    if main and more is not None:
-        added_metrics, added_sentences = more(experiment, main)
+    if main and add_details is not None:
+        added_metrics, added_sentences = add_details(experiment, main)
         metrics, sentences = metrics | added_metrics, sentences + added_sentences
     sentences += run_summary.failure_sentences(experiment)
     tables = [run_summary.runs_table(experiment), *seed_tables(comparisons)]
-    answered = main and (main.difference or "diverged" in experiment.statuses(main.variant))
+    is_answered = main and (main.difference or "diverged" in experiment.statuses(main.variant))
     return Finding(
-        "answered" if answered else "partial", metrics, sentences, tables, run_summary.experiment_plots(experiment)
+        "answered" if is_answered else "partial", metrics, sentences, tables, run_summary.experiment_plots(experiment)
     )
 
 
@@ -107,26 +107,27 @@ def rate_sentences(results: Results, spec: AblationSpec, comparison: Comparison)
     experiment, pair = comparison.experiment, (comparison.baseline, comparison.variant)
     tuned = {name: setting_of_lr_source(results, experiment, name, spec.setting) for name in pair}
     rates = {experiment.setting(name, "max_lr") for name in runs_with_setting(experiment, spec.setting, [spec.ablated])}
-    own = [name for name in pair if tuned[name] == experiment.setting(name, spec.setting)]
-    if len(own) != 1 or len(rates) > 1:
+    tuned_runs = [name for name in pair if tuned[name] == experiment.setting(name, spec.setting)]
+    if len(tuned_runs) != 1 or len(rates) > 1:
         return []
-    (other,) = (name for name in pair if name not in own)
-    sweep = experiment.seeds_of(own[0])[0].config.lr_source.best_of
+    (untuned_run,) = (name for name in pair if name not in tuned_runs)
+    sweep = experiment.seeds_of(tuned_runs[0])[0].config.lr_source.best_of
     return [
-        f"Both run at the peak rate {format_number(rates.pop())}, which `{sweep}` tuned for the model of `{own[0]}`; "
-        f"at a rate of its own `{other}` may do better, so a part of the difference may lie in the rate."
+        f"Both run at the peak rate {format_number(rates.pop())}, which `{sweep}` tuned for the model of "
+        f"`{tuned_runs[0]}`; at a rate of its own `{untuned_run}` may do better, so a part of the difference may lie "
+        "in the rate."
     ]
 
 
 def setting_of_lr_source(results: Results, experiment: ExperimentRuns, name: str, setting: str) -> str | None:
-    """Return a setting of the run whose peak rate a run took over from a sweep; None where it took none."""
-    taken = experiment.seeds_of(name)[0].config.lr_source
-    sweep = results.experiment(taken.best_of) if taken else None
-    return next((run.setting(setting) for run in sweep.runs if run.name == taken.best_run), None) if sweep else None
+    """Return a setting of the run whose peak rate another run uses by best_of; None without best_of."""
+    source = experiment.seeds_of(name)[0].config.lr_source
+    sweep = results.experiment(source.best_of) if source else None
+    return next((run.setting(setting) for run in sweep.runs if run.name == source.best_run), None) if sweep else None
 
 
 def nothing_to_compare(experiment: ExperimentRuns, spec: AblationSpec) -> Finding:
-    """Return the finding of an ablation whose runs all lie on one side of the spec."""
+    """Return the finding of an ablation that lacks runs with, or runs without the ablated setting."""
     baseline, usual = choose_baseline(experiment), " or ".join(spec.usual)
     comparisons = [compare(experiment, name, baseline) for name in experiment.names() if name != baseline]
     sentence = (
@@ -136,16 +137,16 @@ def nothing_to_compare(experiment: ExperimentRuns, spec: AblationSpec) -> Findin
     return Finding(
         "partial",
         baseline_metrics(experiment, baseline),
-        [sentence, *(describe_outcome(opening_for(spec, one), one) for one in comparisons)],
+        [sentence, *(describe_outcome(opening_for(spec, comparison), comparison) for comparison in comparisons)],
         [run_summary.runs_table(experiment), *(seed_tables(comparisons) if comparisons else [])],
         run_summary.experiment_plots(experiment),
     )
 
 
 def analyze_tuned_ablation(results: Results, spec: AblationSpec, condition: str) -> Finding:
-    """Return the paired differences to the baseline, at its own rate and at the best rate tried for the variant.
+    """Return the paired differences from the baseline: at its rate, and at the best rate of the variant.
 
-    `condition` names what is ablated inside a sentence, such as "without RMSNorm".
+    `condition` names the ablation inside a sentence, such as "without RMSNorm".
     """
     compared = compare_all(results, spec)
     if isinstance(compared, Finding):
@@ -182,9 +183,9 @@ def is_tuned(experiment: ExperimentRuns, spec: AblationSpec) -> bool:
     if not usual:
         return False
     baseline = choose_baseline(experiment, usual)
-    others = [compare(experiment, name, baseline) for name in experiment.names() if name != baseline]
-    tried = sum(matches_spec(at_any_lr(spec), one) for one in others)
-    return tried > 1 and any(matches_spec(spec, one) for one in others)
+    comparisons = [compare(experiment, name, baseline) for name in experiment.names() if name != baseline]
+    num_rates = sum(matches_spec(at_any_lr(spec), comparison) for comparison in comparisons)
+    return num_rates > 1 and any(matches_spec(spec, comparison) for comparison in comparisons)
 
 
 def rate(experiment: ExperimentRuns, name: str) -> float:
@@ -193,11 +194,11 @@ def rate(experiment: ExperimentRuns, name: str) -> float:
 
 
 def same_rate_sentences(experiment: ExperimentRuns, spec: AblationSpec, comparison: Comparison | None) -> list[str]:
-    """Return the short answer: what the change alone does."""
+    """Return the short answer: the effect of the change at the baseline's rate."""
     if comparison is None:
         return []
-    shown = format_number(rate(experiment, comparison.baseline))
-    return [describe_outcome(f"{spec.opening} at the baseline's own peak rate ({shown})", comparison)]
+    max_lr = format_number(rate(experiment, comparison.baseline))
+    return [describe_outcome(f"{spec.opening} at the baseline's own peak rate ({max_lr})", comparison)]
 
 
 def tuned_sentences(
@@ -208,24 +209,26 @@ def tuned_sentences(
     at_same: Comparison | None,
     at_best: Comparison | None,
 ) -> list[str]:
-    """Describe the effect of a learning rate of the variant's own."""
-    tried = sorted({rate(experiment, name) for name in variants})
-    rates = join_words([format_number(one) for one in tried])
+    """Describe the effect of tuning the learning rate of the variant."""
+    rates = sorted({rate(experiment, name) for name in variants})
+    rates_text = join_words([format_number(max_lr) for max_lr in rates])
     if at_best is None:
-        return [f"None of the rates tried {condition} ({rates}) let every seed finish; try smaller ones."]
-    if len(tried) == 1 and at_same:
+        return [f"None of the rates tried {condition} ({rates_text}) let every seed finish; try smaller ones."]
+    if len(rates) == 1 and at_same:
         return [f"No other rate was tried {condition}, so its own best rate is not known."]
     if at_same and at_best.variant == at_same.variant:
         rivals = {name: format_number(rate(experiment, name)) for name in variants if name != at_best.variant}
-        told = run_summary.describe_runner_up(experiment, at_best.variant, rivals)
-        return [f"Of the rates tried {condition} ({rates}) the baseline's remains the best{told}."]
-    shown = format_number(rate(experiment, at_best.variant))
-    its_own = f"a rate of its own ({shown})" if len(tried) == 1 else f"the best of its own rates ({shown}, of {rates})"
-    sentences = [describe_outcome(f"{spec.opening} at {its_own}", at_best)]
+        runner_up = run_summary.describe_runner_up(experiment, at_best.variant, rivals)
+        return [f"Of the rates tried {condition} ({rates_text}) the baseline's remains the best{runner_up}."]
+    best_rate = format_number(rate(experiment, at_best.variant))
+    rate_text = f"the best of its own rates ({best_rate}, of {rates_text})"
+    if len(rates) == 1:
+        rate_text = f"a rate of its own ({best_rate})"
+    sentences = [describe_outcome(f"{spec.opening} at {rate_text}", at_best)]
     if at_same and describe_failures(at_same):
         sentences.append(f"So a rate of its own makes training {condition} stable in these runs.")
-    if len(tried) == 1:
+    if len(rates) == 1:
         sentences.append(f"No other rate was tried {condition}, so a better one may lie beside it.")
-    elif rate(experiment, at_best.variant) in (tried[0], tried[-1]):
+    elif rate(experiment, at_best.variant) in (rates[0], rates[-1]):
         sentences.append("That rate lies at the edge of those tried, so a better one may lie beyond.")
     return sentences

@@ -4,9 +4,9 @@ from lmpipe.analysis.finding import Finding, Metric, Table, Text, missing
 from lmpipe.analysis.problems import measured_compute, measured_memory
 from lmpipe.analysis.problems.transformer_accounting import (
     is_gpt2_xl,
-    read_accounts,
+    main_account,
+    read_accounting,
     sentence_start,
-    shown_account,
     title_of,
 )
 from lmpipe.analysis.results import Results
@@ -35,34 +35,34 @@ METRICS = {
 
 
 def analyze(results: Results) -> Finding:
-    """Return the accounting of GPT-2 XL, or of the largest model of the study where it is missing (then partial)."""
-    accounts = read_accounts(results)
+    """Return the accounting of GPT-2 XL, or of the largest model of the study (then partial)."""
+    accounts = read_accounting(results)
     if not accounts:
         return missing(f"This study holds no accounting yet; make it with {format_command('accounting')}.")
-    account = shown_account(accounts)
+    account = main_account(accounts)
     adamw = account.adamw
-    source, real = f"accounting/{account.name}.json", measured_memory.memory(results)
+    source, measured = f"accounting/{account.name}.json", measured_memory.memory(results)
     metrics = {
         f"{name}{SUFFIXES[variant]}": Metric(getattr(getattr(adamw, variant), name), unit, source)
         for variant in VARIANTS
         for name, unit in METRICS.items()
     }
-    kept, batch = as_kept(account)
-    metrics["bytes_per_sequence_as_kept"] = Metric(kept, "bytes", source)
+    saved, batch = saved_per_sequence(account)
+    metrics["bytes_per_sequence_as_kept"] = Metric(saved, "bytes", source)
     metrics["largest_batch_as_kept"] = Metric(batch, "sequences", source)
     return Finding(
-        "answered" if is_gpt2_xl(account) and measured_compute.read(results) else "partial",
-        metrics=metrics | real.metrics,
+        "answered" if is_gpt2_xl(account) and measured_compute.read_profile(results) else "partial",
+        metrics=metrics | measured.metrics,
         sentences=[
             *memory_sentences(account),
             step_sentence(adamw),
             days_sentence(adamw),
             *shape_sentences(account),
-            as_kept_sentence(account),
-            *real.sentences,
+            saved_bytes_sentence(account),
+            *measured.sentences,
         ],
         tables=[
-            *real.tables,
+            *measured.tables,
             operations_table(adamw),
             *(derivation_table(variant, getattr(adamw, variant)) for variant in VARIANTS),
         ],
@@ -78,7 +78,7 @@ def values_of(entry: AdamWAccounting) -> dict[str, float]:
 def memory_sentences(account: ModelAccounting) -> list[str]:
     """Memory as a * batch_size + b and the largest batch, for both groups of feed-forward."""
     sentences = []
-    for variant, words in VARIANTS.items():
+    for variant, feed_forward in VARIANTS.items():
         entry = getattr(account.adamw, variant)
         memory = format_bytes(values_of(entry)["M"])
         batch = entry.largest_batch_size
@@ -86,17 +86,16 @@ def memory_sentences(account: ModelAccounting) -> list[str]:
             f"the largest batch in {memory} is {format_int(batch)}" if batch else f"not one sequence fits into {memory}"
         )
         sentences.append(
-            f"{sentence_start(title_of(account))} with {words} ({format_int(entry.parameters)} parameters) takes "
-            f"{format_int(entry.bytes_per_sequence)} × batch_size + "
-            f"{format_int(entry.fixed_bytes)} bytes in float32 "
-            f"({format_bytes(entry.bytes_per_sequence)} a sequence and "
-            f"{format_bytes(entry.fixed_bytes)}), so {fits}."
+            f"{sentence_start(title_of(account))} with {feed_forward} ({format_int(entry.parameters)} parameters) "
+            f"takes {format_int(entry.bytes_per_sequence)} × batch_size + {format_int(entry.fixed_bytes)} bytes in "
+            f"float32 ({format_bytes(entry.bytes_per_sequence)} a sequence and {format_bytes(entry.fixed_bytes)}), "
+            f"so {fits}."
         )
     return sentences
 
 
 def step_sentence(adamw: AdamWComparison) -> str:
-    """FLOPs of one AdamW step, and of the whole step, as the write-up answers it."""
+    """Return the FLOPs of one AdamW update, beside the write-up's answer, which is for the whole step."""
     entry = adamw.handout
     value = values_of(entry)
     per_parameter = {form: sum(line.flops for line in update) for form, update in adamw.updates}
@@ -123,28 +122,28 @@ def days_sentence(adamw: AdamWComparison) -> str:
     )
 
 
-def as_kept(account: ModelAccounting) -> tuple[int, int]:
+def saved_per_sequence(account: ModelAccounting) -> tuple[int, int]:
     """Return the bytes saved per sequence with the handout's feed-forward, and the largest batch that fits."""
     config, entry = account.config.model_copy(update={"feed_forward": "silu"}), account.adamw.handout
     by_sequence = saved_bytes(config, "float32", 2) - saved_bytes(config, "float32", 1)
     return by_sequence, max(0, (values_of(entry)["M"] - entry.fixed_bytes) // by_sequence)
 
 
-def as_kept_sentence(account: ModelAccounting) -> str:
-    """Return the largest batch by what is really kept, beside the one by the handout's list."""
-    (kept, batch), entry = as_kept(account), account.adamw.handout
+def saved_bytes_sentence(account: ModelAccounting) -> str:
+    """Return the largest batch by the bytes that autograd saves, beside the one by the handout's list."""
+    (saved, batch), entry = saved_per_sequence(account), account.adamw.handout
     return (
         f"The handout's list is a simplification: as lmpipe trains, with fused attention, a sequence of the model with "
-        f"{VARIANTS['handout']} keeps {format_bytes(kept)} instead of {format_bytes(entry.bytes_per_sequence)}, "
-        f"{format_percent(abs(1 - kept / entry.bytes_per_sequence))} "
-        f"{'less' if kept < entry.bytes_per_sequence else 'more'}, and the largest batch "
+        f"{VARIANTS['handout']} keeps {format_bytes(saved)} instead of {format_bytes(entry.bytes_per_sequence)}, "
+        f"{format_percent(abs(1 - saved / entry.bytes_per_sequence))} "
+        f"{'less' if saved < entry.bytes_per_sequence else 'more'}, and the largest batch "
         f"is {format_int(batch)} instead "
         f"of {format_int(entry.largest_batch_size)}."
     )
 
 
 def shape_sentences(account: ModelAccounting) -> list[str]:
-    """Say so where the model is not the write-up's."""
+    """Name the model if it is not the write-up's."""
     if is_gpt2_xl(account):
         return []
     return [f"This study has no model of GPT-2 XL's shape; the figures are those of {title_of(account)}, its largest."]

@@ -22,16 +22,16 @@ EXAMPLE_CONFIG = (
     "batch_size_experiment: {corpus: {corpus}, sweep: {batch_size: [1, 4, 16, 64], "
     "max_lr: {best_of: learning_rate, scale: sqrt_batch_size, factor: [0.5, 1, 2]}}}"
 )
-# The share of the highest throughput from which on a larger batch is said to gain little.
+# Share of the highest throughput at which a larger batch gains little.
 SATURATION_FRACTION = 0.95
 
 
 @dataclass(frozen=True)
 class BatchSizeResult:
-    """One batch size: its runs, the best of them (None where none finished), and its speeds in tokens per second.
+    """One batch size: its runs, the best of them (None if none finished), and its speeds in tokens per second.
 
-    The loss is in nats per token, or in bits per byte where the tokens of the experiment's runs differ. Where a step
-    was timed alone on the machine (`is_timed_alone`), that is the one speed; otherwise there is one of each run.
+    The loss is in nats per token, or in bits per byte if the tokens of the experiment's runs differ. If a step
+    was timed alone on the machine (`is_benchmarked`), that is the only speed; otherwise there is one of each run.
     """
 
     batch_size: int
@@ -39,7 +39,7 @@ class BatchSizeResult:
     best: str | None
     loss: float | None
     speeds: tuple[float, ...]
-    is_timed_alone: bool
+    is_benchmarked: bool
 
     @property
     def tokens_per_second(self) -> float:
@@ -48,15 +48,15 @@ class BatchSizeResult:
 
 
 def analyze(results: Results) -> Finding:
-    """Return the best run of each batch size at equal tokens and at equal time, the speed of each, and what fits."""
+    """Return the best run of each batch size at equal tokens and at equal time, and the largest that fits."""
     experiment = results.experiment(ID)
     if experiment is None:
         return run_summary.missing_experiment(results, ID, EXAMPLE_CONFIG)
     measure = experiment.ranking_metric()
     if measure is None:
         return run_summary.across_corpora(experiment)
-    timed = batch_size_limits.read(results, experiment)
-    sizes = batch_size_results(experiment, measure, batch_size_limits.speeds(timed))
+    benchmark = batch_size_limits.read_benchmark(results, experiment)
+    sizes = batch_size_results(experiment, measure, batch_size_limits.speeds(benchmark))
     finished = [size for size in sizes if size.best]
     best = min(finished, key=lambda size: size.loss) if finished else None
     seconds = time_budget(experiment, finished)
@@ -65,7 +65,7 @@ def analyze(results: Results) -> Finding:
         *time_sentences(experiment, finished, seconds),
         speed_sentence(sizes),
         *sharing_sentences(experiment, sizes),
-        *batch_size_limits.sentences(results, timed),
+        *batch_size_limits.sentences(results, benchmark),
         run_summary.setting_sentence(results, experiment),
         *steps_sentences(experiment, finished),
         *rate_sentences(experiment, finished),
@@ -73,20 +73,22 @@ def analyze(results: Results) -> Finding:
         *run_summary.per_byte_sentences(experiment),
         *run_summary.failure_sentences(experiment),
     ]
-    answered = best and len(sizes) > 1 and all(size.is_timed_alone for size in sizes)
+    is_answered = best and len(sizes) > 1 and all(size.is_benchmarked for size in sizes)
     tables = [
         size_table(experiment, sizes, seconds),
-        *batch_size_limits.tables(timed),
+        *batch_size_limits.tables(benchmark),
         run_summary.runs_table(experiment),
     ]
-    metrics = size_metrics(experiment, sizes, best, seconds) | batch_size_limits.metrics(timed)
+    metrics = size_metrics(experiment, sizes, best, seconds) | batch_size_limits.metrics(benchmark)
     return Finding(
-        "answered" if answered else "partial", metrics, sentences, tables, run_summary.experiment_plots(experiment)
+        "answered" if is_answered else "partial", metrics, sentences, tables, run_summary.experiment_plots(experiment)
     )
 
 
-def batch_size_results(experiment: ExperimentRuns, measure: str, alone: Mapping[int, float]) -> list[BatchSizeResult]:
-    """Return the batch sizes from small to large; `alone` has the speeds of those that were timed alone."""
+def batch_size_results(
+    experiment: ExperimentRuns, measure: str, benchmark: Mapping[int, float]
+) -> list[BatchSizeResult]:
+    """Return the batch sizes from small to large; `benchmark` has the speeds of those that were timed alone."""
     names: dict[int, list[str]] = {}
     for name in experiment.names():
         names.setdefault(experiment.setting(name, "batch_size"), []).append(name)
@@ -94,10 +96,10 @@ def batch_size_results(experiment: ExperimentRuns, measure: str, alone: Mapping[
     for batch_size, members in sorted(names.items()):
         runs = [run for name in members for run in experiment.seeds_of(name)]
         speeds = tuple(speed for run in runs if (speed := run.summary.tokens_per_second)) or (0.0,)
-        speeds = (alone[batch_size],) if batch_size in alone else speeds
+        speeds = (benchmark[batch_size],) if batch_size in benchmark else speeds
         best = experiment.best_among(members)
         lowest = experiment.mean_loss(best, measure) if best else None
-        sizes.append(BatchSizeResult(batch_size, tuple(members), best, lowest, speeds, batch_size in alone))
+        sizes.append(BatchSizeResult(batch_size, tuple(members), best, lowest, speeds, batch_size in benchmark))
     return sizes
 
 
@@ -108,7 +110,7 @@ def fastest_sizes(sizes: list[BatchSizeResult]) -> list[BatchSizeResult]:
 
 
 def saturation_size(sizes: list[BatchSizeResult]) -> BatchSizeResult | None:
-    """Return the smallest size that comes close to the highest speed; None where the fastest is not told apart."""
+    """Return the smallest size that comes close to the highest speed; None if speed ranges overlap at the top."""
     if len(first := fastest_sizes(sizes)) > 1:
         return None
     return next(size for size in sizes if size.tokens_per_second >= SATURATION_FRACTION * first[0].tokens_per_second)
@@ -122,7 +124,7 @@ def time_budget(experiment: ExperimentRuns, finished: list[BatchSizeResult]) -> 
 
 
 def loss_at(run: Run, tokens: float) -> float | None:
-    """Return the validation loss of a run after so many tokens, interpolated between its evaluations."""
+    """Return the validation loss of a run after `tokens` tokens, interpolated between its evaluations."""
     curve = run.validation_curve("tokens")
     if curve.empty or tokens < curve["tokens"].iloc[0]:
         return None
@@ -159,7 +161,7 @@ def size_metrics(
     overlap = (
         f"the ranges of speed of batch sizes {join_words([format_int(size.batch_size) for size in first])} overlap"
     )
-    speed_source = batch_size_limits.SOURCE if all(size.is_timed_alone for size in sizes) else source
+    speed_source = batch_size_limits.SOURCE if all(size.is_benchmarked for size in sizes) else source
     finished = [size for size in sizes if size.best]
     exponent, paying = rate_exponent(experiment, finished), best_at_equal_time(experiment, finished, seconds)
     level = "no two batch sizes are told apart at equal training time"
@@ -189,26 +191,25 @@ def size_metrics(
         )
         speeds = {"_lowest": min(size.speeds), "": size.tokens_per_second, "_highest": max(size.speeds)}
         for suffix, speed in speeds.items():
-            timed = batch_size_limits.SOURCE if size.is_timed_alone else source
-            metrics[f"{label}_tokens_per_second{suffix}"] = Metric(speed, "tokens per second", timed)
+            file = batch_size_limits.SOURCE if size.is_benchmarked else source
+            metrics[f"{label}_tokens_per_second{suffix}"] = Metric(speed, "tokens per second", file)
     return metrics
 
 
 def size_table(experiment: ExperimentRuns, sizes: list[BatchSizeResult], seconds: float | None) -> Table:
-    """Return a row for each batch size with its best run; two columns for what speeds inside runs leave open."""
+    """Return a row for each batch size: its best run, and its speed, or its range of speeds inside runs."""
     after = f"loss after {format_seconds(seconds)}" if seconds else "loss at equal time"
-    alone = all(size.is_timed_alone for size in sizes)
+    all_benchmarked = all(size.is_benchmarked for size in sizes)
     columns = ["batch size", "best max_lr", "rates tried", "steps", "validation loss"]
-    columns += [after] if alone else [f"{after}, at the lowest speed", "at the highest"]
-    columns += ["tokens/s"] if alone else ["tokens/s, lowest", "highest", "timed"]
+    columns += [after] if all_benchmarked else [f"{after}, at the lowest speed", "at the highest"]
+    columns += ["tokens/s"] if all_benchmarked else ["tokens/s, lowest", "highest", "timed"]
     rows = []
     for size in sizes:
         runs = experiment.seeds_of(size.best) if size.best else []
         at_time = list(loss_range_at(experiment, size, seconds) or (None, None))
         speeds = [round(min(size.speeds)), round(max(size.speeds))]
-        known = (
-            [*at_time[:1], speeds[0]] if alone else [*at_time, *speeds, "alone" if size.is_timed_alone else "in runs"]
-        )
+        timing = "alone" if size.is_benchmarked else "in runs"
+        cells = [*at_time[:1], speeds[0]] if all_benchmarked else [*at_time, *speeds, timing]
         rows.append(
             [
                 size.batch_size,
@@ -216,11 +217,13 @@ def size_table(experiment: ExperimentRuns, sizes: list[BatchSizeResult], seconds
                 join_words([format_number(rate) for rate in rates_tried(experiment, size)]),
                 runs[0].summary.steps if runs else None,
                 size.loss,
-                *known,
+                *cells,
             ]
         )
-    timed = "a step timed alone on the machine" if alone else "a step timed alone, or of all runs of that size"
-    return Table(f"The best run of each batch size, and the speed of {timed}.", columns, rows)
+    steps = (
+        "a step timed alone on the machine" if all_benchmarked else "a step timed alone, or of all runs of that size"
+    )
+    return Table(f"The best run of each batch size, and the speed of {steps}.", columns, rows)
 
 
 def best_sentence(
@@ -229,24 +232,24 @@ def best_sentence(
     """Return the short answer."""
     if best is None:
         return "No run finished, so no batch size can be called best; try smaller learning rates."
-    others = {size.best: format_int(size.batch_size) for size in sizes if size is not best and size.best}
+    rivals = {size.best: format_int(size.batch_size) for size in sizes if size is not best and size.best}
     reached = run_summary.format_loss_with_unit(best.loss, measure) + run_summary.describe_seeds(
         experiment, best.best, measure
     )
-    if not others:
+    if not rivals:
         only = "was run" if len(sizes) == 1 else "finished"
         return f"Only batch size {format_int(best.batch_size)} {only}, so there is no comparison; it ends at {reached}."
     tokens = {experiment.setting(size.best, "total_tokens") for size in sizes if size.best}
     losses = {
         size: run_summary.format_loss_value(experiment.mean_loss(name, measure), measure)
-        for name, size in others.items()
+        for name, size in rivals.items()
     }
-    ends = [f"{told} with {size}" for size, told in losses.items()]
+    ends = [f"{loss} with {size}" for size, loss in losses.items()]
     return (
         f"{'At equal tokens' if len(tokens) == 1 else 'With the tokens that each was given'}, batch size "
         f"{format_int(best.batch_size)} reaches the lowest final loss: {reached}, "
         f"{describe_tuning(experiment, sizes)}, against "
-        f"{join_words(ends)}{run_summary.describe_runner_up(experiment, best.best, others)}."
+        f"{join_words(ends)}{run_summary.describe_runner_up(experiment, best.best, rivals)}."
     )
 
 
@@ -263,13 +266,13 @@ def describe_tuning(experiment: ExperimentRuns, sizes: list[BatchSizeResult]) ->
         return "each size at the best of its own rates"
     if len(untuned) < len(sizes):
         return f"with rates tuned for each size but {join_words(untuned)}, which had a single one"
-    if len(tried := {rate for own in rates.values() for rate in own}) == 1:
-        return f"all at the rate {format_number(tried.pop())}, tuned for none of them"
+    if len(all_rates := {rate for size_rates in rates.values() for rate in size_rates}) == 1:
+        return f"all at the rate {format_number(all_rates.pop())}, tuned for none of them"
     return "each at a rate that was not tuned for it"
 
 
 def speed_sentence(sizes: list[BatchSizeResult]) -> str:
-    """Speed against batch size, and from where on it hardly grows; a range where a size was timed more than once."""
+    """Describe the speed of each batch size, and the size above which it hardly grows."""
     first, small = fastest_sizes(sizes), saturation_size(sizes)
     rates = [f"{format_range(size.speeds, format_int)} with {format_int(size.batch_size)}" for size in sizes]
     sentence = f"Tokens per second, {describe_timing(sizes)}: {join_words(rates)}; "
@@ -278,28 +281,28 @@ def speed_sentence(sizes: list[BatchSizeResult]) -> str:
         return f"{sentence}the ranges of {overlapping} overlap, so which of them is the fastest is not told apart."
     share = format_percent(small.tokens_per_second / first[0].tokens_per_second)
     nearly = "" if small is first[0] else f", but {format_int(small.batch_size)} already reaches {share} of its speed"
-    in_runs = not any(size.is_timed_alone for size in sizes)
+    in_runs = not any(size.is_benchmarked for size in sizes)
     once = "; each was timed once" if in_runs and max(len(size.speeds) for size in sizes) == 1 else ""
     return f"{sentence}the fastest is {format_int(first[0].batch_size)}{nearly}{once}."
 
 
 def describe_timing(sizes: list[BatchSizeResult]) -> str:
     """Describe the timing: a step alone on the machine, or inside the runs."""
-    inside = [format_int(size.batch_size) for size in sizes if not size.is_timed_alone]
+    inside = [format_int(size.batch_size) for size in sizes if not size.is_benchmarked]
     if len(inside) == len(sizes):
         return "as timed inside these runs"
-    alone = "of steps timed alone on the machine"
-    return f"{alone} (with {join_words(inside)}, which had none, inside the runs)" if inside else alone
+    benchmark = "of steps timed alone on the machine"
+    return f"{benchmark} (with {join_words(inside)}, which had none, inside the runs)" if inside else benchmark
 
 
-def format_range(values: Sequence[float], words: Callable[[float], str]) -> str:
+def format_range(values: Sequence[float], format_value: Callable[[float], str]) -> str:
     """Return the ends of a range, or the one number that both round to."""
-    return " to ".join(dict.fromkeys([words(min(values)), words(max(values))]))
+    return " to ".join(dict.fromkeys([format_value(min(values)), format_value(max(values))]))
 
 
 def sharing_sentences(experiment: ExperimentRuns, sizes: list[BatchSizeResult]) -> list[str]:
     """Warn that runs which shared their machine are slowed down by other jobs."""
-    shared = {name for size in sizes if not size.is_timed_alone for name in size.names}
+    shared = {name for size in sizes if not size.is_benchmarked for name in size.names}
     for run in (run for run in experiment.runs if run.name in shared):
         hardware = run.summary.environment.hardware
         on_cpu = run.summary.device == hardware.processor
@@ -319,9 +322,9 @@ def edge_sentences(experiment: ExperimentRuns, sizes: list[BatchSizeResult], bes
         sentences.append(f"The best batch size is the {end} one tried, so the optimum may lie beyond the grid.")
     at_edge = [format_int(size.batch_size) for size in sizes if rate_at_edge(experiment, size)]
     if at_edge:
-        sizes_words = f"batch size{'s' if len(at_edge) > 1 else ''} {join_words(at_edge)}"
+        sizes_text = f"batch size{'s' if len(at_edge) > 1 else ''} {join_words(at_edge)}"
         sentences.append(
-            f"For {sizes_words} the best rate lies at the edge of the rates tried, so a better one may lie beyond, "
+            f"For {sizes_text} the best rate lies at the edge of the rates tried, so a better one may lie beyond, "
             "and the comparison may be unfair to them."
         )
     return sentences
@@ -376,9 +379,9 @@ def rate_sentences(experiment: ExperimentRuns, finished: list[BatchSizeResult]) 
 def best_at_equal_time(
     experiment: ExperimentRuns, finished: list[BatchSizeResult], seconds: float | None
 ) -> BatchSizeResult | None:
-    """Return the size beyond which more stops paying: no larger one ends lower at equal training time.
+    """Return the size with the lowest loss at equal training time.
 
-    None where fewer than two sizes compare, or where their speeds leave open which is ahead.
+    None if fewer than two sizes compare, or if their ranges of speed leave the order open.
     """
     at_time = {size: ends for size in finished if (ends := loss_range_at(experiment, size, seconds)) is not None}
     if len(at_time) < 2:
@@ -389,7 +392,7 @@ def best_at_equal_time(
 
 
 def time_sentences(experiment: ExperimentRuns, finished: list[BatchSizeResult], seconds: float | None) -> list[str]:
-    """Return the comparison at equal training time instead of equal tokens, as far as the speeds are known."""
+    """Return the comparison at equal training time instead of equal tokens, for sizes of known speed."""
     at_time = {size: ends for size in finished if (ends := loss_range_at(experiment, size, seconds)) is not None}
     if len(at_time) < 2:
         return []
@@ -413,20 +416,20 @@ def time_sentences(experiment: ExperimentRuns, finished: list[BatchSizeResult], 
 
 def verb_of_losses(at_time: Mapping[BatchSizeResult, tuple[float, float]]) -> str:
     """Return the verb for losses that are one number each, or a range over the speeds of a size."""
-    return "are" if all(size.is_timed_alone for size in at_time) else "stand over each size's range of speed at"
+    return "are" if all(size.is_benchmarked for size in at_time) else "stand over each size's range of speed at"
 
 
 def describe_best_at_equal_time(
     experiment: ExperimentRuns, paying: BatchSizeResult, compared: list[BatchSizeResult], seconds: float
 ) -> str:
-    """From where on more stops paying, and how far seeds tell that size from the one that comes next."""
+    """Describe the best size at equal time, with its difference from the second."""
     runner_up = describe_runner_up_at_equal_time(experiment, paying, compared, seconds)
-    told = f"batch size {format_int(paying.batch_size)} is ahead{runner_up}"
+    sentence = f"batch size {format_int(paying.batch_size)} is ahead{runner_up}"
     if paying is compared[-1]:
-        return f"{told}, the largest that was tried, so more may still pay"
+        return f"{sentence}, the largest that was tried, so more may still pay"
     if paying is compared[0]:
-        return f"{told}, the smallest that was tried: no larger batch pays"
-    return f"{told}: up to that size a larger batch pays, and beyond it more stops paying"
+        return f"{sentence}, the smallest that was tried: no larger batch pays"
+    return f"{sentence}: up to that size a larger batch pays, and beyond it more stops paying"
 
 
 def describe_runner_up_at_equal_time(
@@ -443,6 +446,6 @@ def describe_runner_up_at_equal_time(
     difference = paired_difference(losses[second], losses[ahead])
     if difference is None or difference.count == 1:
         return f" ({run_summary.UNTESTED})"
-    told = "the difference from the second" if difference.inconclusive else "the second"
+    subject = "the difference from the second" if difference.inconclusive else "the second"
     verb = "is" if difference.inconclusive else "ends"
-    return f" ({told}, {format_int(second.batch_size)}, {verb} {run_summary.describe_difference(difference)})"
+    return f" ({subject}, {format_int(second.batch_size)}, {verb} {run_summary.describe_difference(difference)})"

@@ -1,4 +1,4 @@
-"""Problem experiment_log: every training run of the study, and what all of them cost."""
+"""Problem experiment_log: every training run of the study, and the cost of all."""
 
 from collections import Counter
 from typing import Any
@@ -77,30 +77,30 @@ def lowest_by_corpus(runs: list[Run]) -> dict[str, Run]:
 
 
 def sentences(results: Results, runs: list[Run]) -> list[str]:
-    """Return the totals in words."""
-    once = distinct(runs)
-    statuses = Counter(run.status for run in once)
+    """Describe the totals."""
+    runs_once = distinct(runs)
+    statuses = Counter(run.status for run in runs_once)
     ends = join_words([f"{number} {status}" for status, number in statuses.most_common()])
-    tokens, seconds = sum(run.summary.tokens for run in once), sum(run.summary.train_seconds for run in once)
-    shared = len(runs) - len(once)
-    said = [
-        f"The study trained {format_int(len(once))} models ({ends}) on {format_int(tokens)} tokens in all, which took "
-        f"{format_seconds(seconds)} of training time, evaluations left out."
+    tokens, seconds = sum(run.summary.tokens for run in runs_once), sum(run.summary.train_seconds for run in runs_once)
+    shared = len(runs) - len(runs_once)
+    texts = [
+        f"The study trained {format_int(len(runs_once))} models ({ends}) on {format_int(tokens)} tokens in all, which "
+        f"took {format_seconds(seconds)} of training time, evaluations left out."
     ]
     if shared:
-        said.append(
+        texts.append(
             f"{format_int(shared)} more entries of the log are runs that several experiments share; trained once."
         )
-    fewest = [
+    lowest = [
         f"{best.summary.bits_per_byte:.4f} on {corpus}, by `{best.name}` of {best.config.experiment} "
         f"(loss {format_loss(best.loss)} nats per token)"
         for corpus, best in lowest_by_corpus(runs).items()
     ]
-    if fewest:
-        said.append(f"The fewest bits per byte: {join_words(fewest)}.")
+    if lowest:
+        texts.append(f"The fewest bits per byte: {join_words(lowest)}.")
     devices = sorted({f"{run.summary.device} with {run.summary.threads} threads" for run in runs})
-    said.append(f"Training ran on {join_words(devices).replace(' 1 threads', ' 1 thread')}.")
-    return said
+    texts.append(f"Training ran on {join_words(devices).replace(' 1 threads', ' 1 thread')}.")
+    return texts
 
 
 def table(runs: list[Run]) -> Table:
@@ -130,7 +130,7 @@ def curves(results: Results) -> list[Plot]:
     if not best:
         return []
     plots = []
-    for column, xlabel, words in (("step", "steps", "steps"), ("wall_seconds", "training time (s)", "training time")):
+    for column, xlabel, axis in (("step", "steps", "steps"), ("wall_seconds", "training time (s)", "training time")):
         path = f"figures/experiment_log_{'steps' if column == 'step' else 'time'}.svg"
         series = [
             Series(label, *(values.tolist() for _, values in run.validation_curve(column).items()))
@@ -140,9 +140,9 @@ def curves(results: Results) -> list[Plot]:
         plots.append(
             Plot(
                 path,
-                f"Validation loss of the best run of each experiment against {words}; only those on the same tokens "
+                f"Validation loss of the best run of each experiment against {axis}; only those on the same tokens "
                 "compare.",
-                f"Line plot of validation losses against {words}; final losses: {ends}.",
+                f"Line plot of validation losses against {axis}; final losses: {ends}.",
                 LinePlot("", xlabel, "validation loss (nats per token)", series, log_x=True),
             )
         )
@@ -153,10 +153,10 @@ def best_runs(results: Results) -> dict[str, Run]:
     """Return the first seed of the best run of each experiment and corpus, by their names."""
     best = {}
     for experiment in results.experiments():
-        parts = experiment.by_corpus()
-        for corpus, runs in parts.items():
+        by_corpus = experiment.by_corpus()
+        for corpus, runs in by_corpus.items():
             name = runs.best()
             if name is not None:
-                label = experiment.name if len(parts) == 1 else f"{experiment.name} on {corpus}"
+                label = experiment.name if len(by_corpus) == 1 else f"{experiment.name} on {corpus}"
                 best[label] = runs.seeds_of(name)[0]
     return best

@@ -24,40 +24,41 @@ SHARES = {
     "distinct_3": "different three-word phrases",
     "repeated_4gram_share": "repeated four-word phrases",
 }
-# A difference between two groups of samples is told from so many of its standard errors on.
-STANDARD_ERRORS_TOLD = 2
+# Differences between two groups of samples below this number of standard errors are not reported.
+MIN_STANDARD_ERRORS = 2
 UNCHANGED = "no share changes by more than chance explains"
 
 Records = Sequence[SampleRecord]
 
 
 def analyze(results: Results) -> Finding:
-    """Return the samples of every corpus with their settings, their metrics, and what these say about fluency."""
-    shown = results.study.samples.models if results.study.samples else {}
-    if not shown:
+    """Return the samples of every corpus with their settings, their metrics, and a judgement of their fluency."""
+    corpora = results.study.samples.models if results.study.samples else {}
+    if not corpora:
         return missing(
             "This study shows no samples; add to its file: `samples: {models: {CORPUS: EXPERIMENT/RUN}, ...}`."
         )
-    found = {corpus: samples for corpus in shown if (samples := results.document(Samples, path_of(corpus)))}
-    if not found:
+    documents = {corpus: results.document(Samples, path_of(corpus)) for corpus in corpora}
+    samples_by_corpus = {corpus: samples for corpus, samples in documents.items() if samples}
+    if not samples_by_corpus:
         return missing(
-            f"No samples have been generated; run {format_command(results.folder / path_of(next(iter(shown))))}."
+            f"No samples have been generated; run {format_command(results.folder / path_of(next(iter(corpora))))}."
         )
-    for corpus, samples in found.items():
+    for corpus, samples in samples_by_corpus.items():
         if samples.corpus != corpus:
             path = results.folder / path_of(corpus)
             raise InputError(path, f"has samples of the corpus {samples.corpus!r}, not of {corpus!r}", REBUILD)
-    sentences = [fluency_sentence(results, samples) for samples in found.values()]
-    sentences += [sentence for samples in found.values() for sentence in detail_sentences(samples)]
-    sentences += [*context_sentences(found.values()), caution_sentence(found)]
-    if absent := [corpus for corpus in shown if corpus not in found]:
+    sentences = [fluency_sentence(results, samples) for samples in samples_by_corpus.values()]
+    sentences += [sentence for samples in samples_by_corpus.values() for sentence in detail_sentences(samples)]
+    sentences += [*context_sentences(samples_by_corpus.values()), caution_sentence(samples_by_corpus)]
+    if absent := [corpus for corpus in corpora if corpus not in samples_by_corpus]:
         sentences.append(f"Samples of {join_words(absent)} have not been generated.")
     return Finding(
         "partial" if absent else "answered",
-        {name: metric for item in found.items() for name, metric in corpus_metrics(*item).items()},
+        {name: metric for item in samples_by_corpus.items() for name, metric in corpus_metrics(*item).items()},
         sentences,
-        [metrics_table(*item) for item in found.items()],
-        texts=[sample_text(*item, record) for item in found.items() for record in item[1].samples],
+        [metrics_table(*item) for item in samples_by_corpus.items()],
+        texts=[sample_text(*item, record) for item in samples_by_corpus.items() for record in item[1].samples],
     )
 
 
@@ -77,17 +78,17 @@ def corpus_metrics(corpus: str, samples: Samples) -> dict[str, Metric]:
         held_out = getattr(samples.held_out, name)
         metrics[f"held_out_{name}_{corpus}"] = Metric(held_out, "share", source, missing_reason=reason)
     metrics[f"longest_sample_{corpus}"] = Metric(max(record.tokens for record in records), "tokens", source)
-    ended = sum(record.reached_eos for record in records)
-    metrics[f"ended_samples_{corpus}"] = Metric(ended, f"of {len(records)} samples", source)
-    truncated = sum(bool(record.context_truncations) for record in records)
-    metrics[f"truncated_samples_{corpus}"] = Metric(truncated, f"of {len(records)} samples", source)
+    num_ended = sum(record.reached_eos for record in records)
+    metrics[f"ended_samples_{corpus}"] = Metric(num_ended, f"of {len(records)} samples", source)
+    num_truncated = sum(bool(record.context_truncations) for record in records)
+    metrics[f"truncated_samples_{corpus}"] = Metric(num_truncated, f"of {len(records)} samples", source)
     return metrics
 
 
 def mean(records: Records, name: str) -> float | None:
-    """Return a metric of several samples together: its mean, weighted by their words; None where no sample has it."""
-    found = [record for record in records if getattr(record, name) is not None]
-    return fmean([getattr(record, name) for record in found], [record.words for record in found]) if found else None
+    """Return the mean of a metric over samples, weighted by their numbers of words; None if no sample has it."""
+    rows = [record for record in records if getattr(record, name) is not None]
+    return fmean([getattr(record, name) for record in rows], [record.words for record in rows]) if rows else None
 
 
 def fluency_sentence(results: Results, samples: Samples) -> str:
@@ -135,18 +136,18 @@ def detail_sentences(samples: Samples) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def context_sentences(found: Iterable[Samples]) -> list[str]:
+def context_sentences(all_samples: Iterable[Samples]) -> list[str]:
     """Count the samples that exceeded the context of their model, for each length of context."""
-    cut: dict[int, list[str]] = {}
-    for samples in found:
-        if number_cut := sum(bool(record.context_truncations) for record in samples.samples):
-            told = f"{format_int(number_cut)} of the samples of {samples.corpus}"
-            cut.setdefault(samples.context_length, []).append(told)
+    phrases: dict[int, list[str]] = {}
+    for samples in all_samples:
+        if num_truncated := sum(bool(record.context_truncations) for record in samples.samples):
+            phrase = f"{format_int(num_truncated)} of the samples of {samples.corpus}"
+            phrases.setdefault(samples.context_length, []).append(phrase)
     return [
-        f"{join_words(told)} grew beyond the context of {format_int(length)} tokens; from "
+        f"{join_words(counts)} grew beyond the context of {format_int(length)} tokens; from "
         "there on the model saw only their "
         "latest part."
-        for length, told in cut.items()
+        for length, counts in phrases.items()
     ]
 
 
@@ -192,7 +193,7 @@ def change_words(before: Records, after: Records) -> list[str]:
         first, second = mean(before, name), mean(after, name)
         if first is None or second is None:
             continue
-        if abs(second - first) > STANDARD_ERRORS_TOLD * standard_error(first, words(before), second, words(after)):
+        if abs(second - first) > MIN_STANDARD_ERRORS * standard_error(first, words(before), second, words(after)):
             direction = "rises" if second > first else "falls"
             changes.append(
                 f"the share of {SHARES[name]} {direction} from {format_percent(first)} to {format_percent(second)}"
@@ -201,12 +202,12 @@ def change_words(before: Records, after: Records) -> list[str]:
 
 
 def words(records: Records) -> int:
-    """Return the words of several samples together."""
+    """Return the number of words in samples."""
     return sum(record.words for record in records)
 
 
 def standard_error(first: float, first_count: int, second: float, second_count: int) -> float:
-    """Return the standard error of the difference between two shares, each of so many words taken as independent.
+    """Return the standard error of the difference between two shares of independent words.
 
     >>> round(standard_error(0.9, 100, 0.8, 100), 3)
     0.05
@@ -217,27 +218,27 @@ def standard_error(first: float, first_count: int, second: float, second_count: 
 def length_sentence(samples: Samples) -> str:
     """Count the samples that reached the end of text."""
     records, limit = samples.samples, format_int(samples.max_new_tokens)
-    ended = sum(record.reached_eos for record in records)
+    num_ended = sum(record.reached_eos for record in records)
     of_corpus = f"samples of {samples.corpus}"
-    if ended == len(records):
-        return f"All {format_int(ended)} {of_corpus} reach the end of text within {limit} tokens."
-    if ended == 0:
+    if num_ended == len(records):
+        return f"All {format_int(num_ended)} {of_corpus} reach the end of text within {limit} tokens."
+    if num_ended == 0:
         return f"None of the {format_int(len(records))} {of_corpus} reaches the end of text within {limit} tokens."
-    rest = len(records) - ended
-    reach = "reaches the end of text by itself" if ended == 1 else "reach the end of text by themselves"
+    num_stopped = len(records) - num_ended
+    reach = "reaches the end of text by itself" if num_ended == 1 else "reach the end of text by themselves"
     return (
-        f"{format_int(ended)} of the {format_int(len(records))} {of_corpus} {reach}; the other "
-        f"{format_int(rest)} {'stops' if rest == 1 else 'stop'} at {limit} tokens."
+        f"{format_int(num_ended)} of the {format_int(len(records))} {of_corpus} {reach}; the other "
+        f"{format_int(num_stopped)} {'stops' if num_stopped == 1 else 'stop'} at {limit} tokens."
     )
 
 
-def caution_sentence(found: dict[str, Samples]) -> str:
+def caution_sentence(samples_by_corpus: dict[str, Samples]) -> str:
     """Describe the limits of these metrics."""
-    lengths = [record.words for samples in found.values() for record in samples.samples]
+    lengths = [record.words for samples in samples_by_corpus.values() for record in samples.samples]
     return (
         f"The samples have {format_int(min(lengths))} to {format_int(max(lengths))} words, "
         "one for each prompt and setting; "
-        f"a change of a share is told only where it exceeds {STANDARD_ERRORS_TOLD} standard errors, and shares of "
+        f"a change of a share is told only where it exceeds {MIN_STANDARD_ERRORS} standard errors, and shares of "
         "different words fall as a text grows longer, whoever writes it."
     )
 

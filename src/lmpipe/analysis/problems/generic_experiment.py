@@ -1,4 +1,4 @@
-"""The section of an experiment that is no problem of the write-up: whatever a study varies, compared and told."""
+"""An experiment that is not a problem of the write-up: a ranking of its runs, or differences from a baseline."""
 
 from lmpipe.analysis.finding import Finding, Metric, Table
 from lmpipe.analysis.problems import run_summary
@@ -19,21 +19,21 @@ ACROSS = "Losses on different corpora do not compare, so each corpus has a ranki
 
 
 def heading(results: Results, name: str) -> tuple[str, str]:
-    """Title and spec of an experiment, from its name and from what it varies."""
+    """Return the title and the question of an experiment, from its name and the settings that it varies."""
     experiment = results.experiment(name)
     title = name.replace("_", " ").replace("-", " ").strip()
     title = title[:1].upper() + title[1:]
     if settings := experiment.swept_settings():
         return title, f"How does the final loss depend on {join_words(settings)}?"
     baseline = choose_baseline(experiment)
-    others = [run for run in experiment.names() if run != baseline]
-    if not others:
+    variants = [run for run in experiment.names() if run != baseline]
+    if not variants:
         return title, f"How well does the run {baseline} do?"
-    return title, f"How do the runs {run_summary.abbreviate(others)} compare with {baseline}?"
+    return title, f"How do the runs {run_summary.abbreviate(variants)} compare with {baseline}?"
 
 
 def analyze(results: Results, name: str) -> Finding:
-    """Return a sweep told by its best and worst values, anything else by differences from the baseline."""
+    """Return the finding of a sweep by its best and worst run, or of other runs by differences from the baseline."""
     experiment = results.experiment(name)
     measure = experiment.ranking_metric()
     if measure is None:
@@ -44,20 +44,20 @@ def analyze(results: Results, name: str) -> Finding:
         metrics, sentences, tables = differences(experiment)
     sentences += [run_summary.setting_sentence(results, experiment), *run_summary.per_byte_sentences(experiment)]
     sentences += run_summary.failure_sentences(experiment)
-    status = (
-        "answered" if any(run_summary.finished_values(experiment, run) for run in experiment.names()) else "partial"
-    )
+    status = "answered" if any(experiment.finished_values(run) for run in experiment.names()) else "partial"
     tables = [run_summary.runs_table(experiment), *tables]
     return Finding(status, metrics, sentences, tables, run_summary.experiment_plots(experiment))
 
 
 def ranking_by_corpus(experiment: ExperimentRuns) -> tuple[dict[str, Metric], list[str], list[Table]]:
-    """Return the best run on each corpus, since nothing is the best across them."""
+    """Return the best run on each corpus, since losses on different corpora do not compare."""
     metrics, sentences = {}, []
-    for corpus, part in experiment.by_corpus().items():
-        found, told, _ = ranking(part, f"On {corpus}, the ")
-        metrics |= {f"{corpus}_best_run" if name == "best_run" else name: metric for name, metric in found.items()}
-        sentences += told
+    for corpus, runs in experiment.by_corpus().items():
+        corpus_metrics, corpus_sentences, _ = ranking(runs, f"On {corpus}, the ")
+        metrics |= {
+            f"{corpus}_best_run" if name == "best_run" else name: metric for name, metric in corpus_metrics.items()
+        }
+        sentences += corpus_sentences
     return metrics, [*sentences, ACROSS], []
 
 
@@ -73,14 +73,14 @@ def ranking(experiment: ExperimentRuns, opening: str = "The ") -> tuple[dict[str
     best, worst = min(means, key=means.get), max(means, key=means.get)
     metrics = {"best_run": Metric(best, "", run_summary.table_path(experiment)), **metrics}
     rivals = {name: f"`{name}`" for name in names if name != best}
-    told = f"{opening}best of {len(names)} runs is `{best}` with {shown(experiment, best, measure)}"
-    told += run_summary.describe_runner_up(experiment, best, rivals)
+    sentence = f"{opening}best of {len(names)} runs is `{best}` with {describe_mean(experiment, best, measure)}"
+    sentence += run_summary.describe_runner_up(experiment, best, rivals)
     if best != worst:
-        told += f"; the worst that finished is `{worst}` with {shown(experiment, worst, measure)}"
-    return metrics, [f"{told}."], []
+        sentence += f"; the worst that finished is `{worst}` with {describe_mean(experiment, worst, measure)}"
+    return metrics, [f"{sentence}."], []
 
 
-def shown(experiment: ExperimentRuns, name: str, measure: str) -> str:
+def describe_mean(experiment: ExperimentRuns, name: str, measure: str) -> str:
     """Return a run's mean with its unit, for a sentence."""
     value = run_summary.format_loss_with_unit(run_summary.mean_value(experiment, name, measure), measure)
     return f"{value}{run_summary.describe_seeds(experiment, name, measure)}"
@@ -88,12 +88,12 @@ def shown(experiment: ExperimentRuns, name: str, measure: str) -> str:
 
 def ending(experiment: ExperimentRuns, name: str, measure: str) -> str:
     """Describe the end of an experiment's only run."""
-    finished = run_summary.finished_values(experiment, name, measure)
-    return f"ends at {shown(experiment, name, measure)}" if finished else "did not finish"
+    finished = experiment.finished_values(name, measure)
+    return f"ends at {describe_mean(experiment, name, measure)}" if finished else "did not finish"
 
 
 def differences(experiment: ExperimentRuns) -> tuple[dict[str, Metric], list[str], list[Table]]:
-    """Every run beside the baseline."""
+    """Return the differences of every run from the baseline."""
     baseline = choose_baseline(experiment)
     comparisons = [compare(experiment, name, baseline) for name in experiment.names() if name != baseline]
     metrics = baseline_metrics(experiment, baseline)
@@ -101,5 +101,5 @@ def differences(experiment: ExperimentRuns) -> tuple[dict[str, Metric], list[str
         metrics |= comparison_metrics(comparison, f"{comparison.variant}_")
     if not comparisons:
         return metrics, [f"The run `{baseline}` {ending(experiment, baseline, 'validation_loss')}."], []
-    sentences = [describe_outcome(generic_opening(one), one) for one in comparisons]
+    sentences = [describe_outcome(generic_opening(comparison), comparison) for comparison in comparisons]
     return metrics, [*sentences, *pairing_sentences(comparisons)], seed_tables(comparisons)

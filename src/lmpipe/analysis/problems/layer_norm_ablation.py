@@ -1,4 +1,4 @@
-"""Problem layer_norm_ablation: training without RMSNorm, at the baseline's rate and at a rate of its own."""
+"""Problem layer_norm_ablation: training without RMSNorm, at the baseline's rate and at a tuned rate."""
 
 from lmpipe.analysis.finding import Finding
 from lmpipe.analysis.problems.ablation import AblationSpec, analyze_tuned_ablation
@@ -24,5 +24,5 @@ SPEC = AblationSpec(
 
 
 def analyze(results: Results) -> Finding:
-    """Return the paired differences to the baseline, at its own rate and at the best rate tried without norms."""
+    """Return the paired differences from the baseline: at its rate, and at the best rate without norms."""
     return analyze_tuned_ablation(results, SPEC, "without RMSNorm")

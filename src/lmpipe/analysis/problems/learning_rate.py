@@ -1,4 +1,4 @@
-"""Problem learning_rate: which peak rate is best, and where training becomes unstable."""
+"""Problem learning_rate: the best peak rate, and the rate at which training becomes unstable."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ EXAMPLE_CONFIG = "learning_rate: {corpus: {corpus}, sweep: {max_lr: [0.001, 0.00
 PARABOLA = "the grid needs a finished rate on both sides of the best one"
 FEWER = "fewer than four rates around the best one finished"
 JACKKNIFE = "over fits that leave out one rate each"
-# How far from the best rate, in places of the grid, a rate still counts for the fit.
+# Maximum distance on the grid, in points, between the best rate and a rate that the fit includes.
 MAX_GRID_DISTANCE = 2
 WORST_FIRST = ("diverged", "not_learning", "finished")
 
@@ -29,7 +29,7 @@ WORST_FIRST = ("diverged", "not_learning", "finished")
 class GridPoint:
     """One rate of the grid: its best run, that run's mean final loss (None unless all seeds finished), its statuses.
 
-    The loss is in nats per token, or in bits per byte where the tokens of the grid's runs differ.
+    The loss is in nats per token, or in bits per byte if the tokens of the grid's runs differ.
     """
 
     rate: float
@@ -59,15 +59,15 @@ def analyze(results: Results) -> Finding:
         *run_summary.per_byte_sentences(experiment),
         *run_summary.failure_sentences(experiment),
     ]
-    answered = best is not None and len(points) > 1
+    is_answered = best is not None and len(points) > 1
     tables = [run_summary.runs_table(experiment)]
     return Finding(
-        "answered" if answered else "partial", metrics, sentences, tables, run_summary.experiment_plots(experiment)
+        "answered" if is_answered else "partial", metrics, sentences, tables, run_summary.experiment_plots(experiment)
     )
 
 
 def grid(experiment: ExperimentRuns, measure: str) -> list[GridPoint]:
-    """Return the rates that were tried, from small to large; of several runs at one rate the best stands for it."""
+    """Return the rates that were tried, from small to large; with the best of several runs at one rate."""
     names: dict[float, list[str]] = {}
     for name in experiment.names():
         names.setdefault(experiment.setting(name, "max_lr"), []).append(name)
@@ -92,7 +92,7 @@ def stability_edge(points: list[GridPoint]) -> tuple[float | None, float | None]
 
 
 def grid_metrics(experiment: ExperimentRuns, points: list[GridPoint], best: GridPoint | None) -> dict[str, Metric]:
-    """Metrics of the grid itself."""
+    """Return the metrics of the grid."""
     source = run_summary.table_path(experiment)
     largest, smallest = stability_edge(points)
     name = best.name if best else None
@@ -117,7 +117,7 @@ def interpolation_metrics(
 ) -> dict[str, Metric]:
     """Return the minimum of a parabola through the best rate and its neighbours, with its uncertainty.
 
-    Seeds give it a 95 % interval; the range over fits that leave out one rate each needs no second seed.
+    Several seeds have a 95 % interval; the range over fits that each leave out one rate needs no second seed.
     """
     source = run_summary.table_path(experiment)
     bracket = bracket_of(points, best)
@@ -146,27 +146,27 @@ def seeds_interval(experiment: ExperimentRuns, bracket: list[GridPoint]) -> tupl
     rates = [point.rate for point in bracket]
     by_seed = [experiment.losses(point.name, experiment.ranking_metric()) for point in bracket]
     shared = sorted(set.intersection(*(set(losses) for losses in by_seed)))
-    each = [parabola_minimum(rates, [losses[seed] for losses in by_seed])[0] for seed in shared]
-    # A seed whose own minimum lies outside the bracket says no more than that, so the seeds have no interval then.
-    inside = all(rates[0] < one < rates[2] for one in each)
-    bounds = mean_interval([math.log(one) for one in each]).bounds if inside else None
+    minima = [parabola_minimum(rates, [losses[seed] for losses in by_seed])[0] for seed in shared]
+    # A seed's parabola with its minimum outside the bracket only bounds the optimum, so there is no interval then.
+    inside = all(rates[0] < minimum < rates[2] for minimum in minima)
+    bounds = mean_interval([math.log(minimum) for minimum in minima]).bounds if inside else None
     return (math.exp(bounds[0]), math.exp(bounds[1])) if bounds else None
 
 
 def jackknife_minima(points: list[GridPoint], best: GridPoint) -> list[float]:
     """Return the minima of parabolas around the best rate, each without one rate; empty for fewer than four.
 
-    The fit takes the finished rates up to two places from the best one.
+    The fit includes the finished rates at most MAX_GRID_DISTANCE points from the best one.
     """
-    place = points.index(best)
-    near = [
+    index = points.index(best)
+    neighbours = [
         point
-        for point in points[max(0, place - MAX_GRID_DISTANCE) : place + MAX_GRID_DISTANCE + 1]
+        for point in points[max(0, index - MAX_GRID_DISTANCE) : index + MAX_GRID_DISTANCE + 1]
         if point.loss is not None
     ]
-    if len(near) < 4:
+    if len(neighbours) < 4:
         return []
-    return [fitted_minimum([point for point in near if point is not left_out]) for left_out in near]
+    return [fitted_minimum([point for point in neighbours if point is not excluded]) for excluded in neighbours]
 
 
 def fitted_minimum(points: list[GridPoint]) -> float:
@@ -181,12 +181,12 @@ def fitted_minimum(points: list[GridPoint]) -> float:
 
 
 def bracket_of(points: list[GridPoint], best: GridPoint | None) -> list[GridPoint] | None:
-    """Return the best point between its neighbours of the grid, where both finished."""
+    """Return the best point between its neighbours on the grid; None unless both finished."""
     if best is None:
         return None
-    place = points.index(best)
-    around = points[max(0, place - 1) : place + 2]
-    return around if len(around) == 3 and all(point.loss is not None for point in around) else None
+    index = points.index(best)
+    bracket = points[max(0, index - 1) : index + 2]
+    return bracket if len(bracket) == 3 and all(point.loss is not None for point in bracket) else None
 
 
 def parabola_minimum(rates: list[float], losses: list[float]) -> tuple[float, float]:
@@ -235,12 +235,14 @@ def search_sentence(points: list[GridPoint], experiment: ExperimentRuns) -> str:
     steps = f"a factor of {low} apart" if low == high else f"factors of {low} to {high} apart"
     warmup = run_summary.common_value(run.setting("warmup_fraction") for run in experiment.runs)
     warming = f" after a linear warm-up over {format_number(100 * warmup)} % of the steps" if warmup else ""
-    others = [key for key in experiment.varied_settings() if key != "max_lr"]
-    rest = f"the best of its runs, which differ in {join_words(others)}, stands for it" if others else "all else equal"
+    other_settings = [key for key in experiment.varied_settings() if key != "max_lr"]
+    condition = "all else equal"
+    if other_settings:
+        condition = f"the best of its runs, which differ in {join_words(other_settings)}, stands for it"
     return (
         f"The search is a grid of {len(points)} rates from {format_number(points[0].rate)} "
         f"to {format_number(points[-1].rate)}, "
-        f"neighbours {steps}; each rate is the peak of a cosine schedule{warming}, {rest}. Of these rates "
+        f"neighbours {steps}; each rate is the peak of a cosine schedule{warming}, {condition}. Of these rates "
         f"{join_words(count_endings(points))}."
     )
 
@@ -248,27 +250,29 @@ def search_sentence(points: list[GridPoint], experiment: ExperimentRuns) -> str:
 def count_endings(points: list[GridPoint]) -> list[str]:
     """Count the rates by status, such as "4 finished" and "1 diverged"; the worst seed decides."""
     endings = [next(status for status in WORST_FIRST if status in point.statuses) for point in points]
-    words = {"finished": "finished", "not_learning": "got stuck", "diverged": "diverged"}
-    return [f"{endings.count(status)} {told}" for status, told in words.items() if status in endings]
+    descriptions = {"finished": "finished", "not_learning": "got stuck", "diverged": "diverged"}
+    return [
+        f"{endings.count(status)} {description}" for status, description in descriptions.items() if status in endings
+    ]
 
 
 def neighbour_sentences(points: list[GridPoint], best: GridPoint | None, measure: str) -> list[str]:
     """Describe the losses around the optimum, or warn that it is at the edge of the grid."""
     if best is None or len(points) < 2:
         return []
-    place = points.index(best)
-    if place in (0, len(points) - 1):
-        end, beyond = ("lower", "smaller") if place == 0 else ("upper", "larger")
+    index = points.index(best)
+    if index in (0, len(points) - 1):
+        end, beyond = ("lower", "smaller") if index == 0 else ("upper", "larger")
         return [f"The best rate lies at the {end} edge of the grid, so a {beyond} one may be better; widen the grid."]
-    around = [points[place - 1], points[place + 1]]
+    neighbours = [points[index - 1], points[index + 1]]
     return [
         "Of its neighbours, "
-        f"{join_words([f'{format_number(one.rate)} {describe_outcome(one, measure)}' for one in around])}."
+        f"{join_words([f'{format_number(point.rate)} {describe_outcome(point, measure)}' for point in neighbours])}."
     ]
 
 
 def describe_outcome(point: GridPoint, measure: str) -> str:
-    """Describe the end of a rate's runs in a few words."""
+    """Describe the final loss or the failures of a rate's runs."""
     if point.loss is not None:
         return f"ends at {run_summary.format_loss_with_unit(point.loss, measure)}"
     return " and ".join(
@@ -278,18 +282,18 @@ def describe_outcome(point: GridPoint, measure: str) -> str:
 
 def describe_ending(point: GridPoint, status: str) -> str:
     """Describe the seeds of a rate with this status, such as "diverged with 1 of 3 seeds"."""
-    ending, seeds = point.statuses.count(status), len(point.statuses)
-    words = {"diverged": "diverged", "not_learning": "got stuck"}[status]
-    return words if ending == seeds else f"{words} with {ending} of {seeds} seeds"
+    count, seeds = point.statuses.count(status), len(point.statuses)
+    description = {"diverged": "diverged", "not_learning": "got stuck"}[status]
+    return description if count == seeds else f"{description} with {count} of {seeds} seeds"
 
 
 def edge_sentence(points: list[GridPoint], best: GridPoint | None) -> str:
-    """Return the edge of stability, and how far from it the best rate lies."""
+    """Describe the edge of stability and its distance from the best rate."""
     largest, smallest = stability_edge(points)
     if largest is None:
         ends = join_words([f"{format_number(point.rate)} {describe_outcome(point, '')}" for point in points])
-        place = f"lies below {format_number(smallest)}" if smallest else "is not to be seen in this grid"
-        return f"No rate finished with every seed ({ends}), so the edge of stability {place}."
+        position = f"lies below {format_number(smallest)}" if smallest else "is not to be seen in this grid"
+        return f"No rate finished with every seed ({ends}), so the edge of stability {position}."
     if smallest is None:
         stuck = [format_number(point.rate) for point in points if point.rate > largest]
         beyond = f", the largest that finished (beyond it, {join_words(stuck)} got stuck)" if stuck else ""
@@ -319,14 +323,15 @@ def edge_sentence(points: list[GridPoint], best: GridPoint | None) -> str:
 
 def interpolation_sentences(metrics: dict[str, Metric]) -> list[str]:
     """Describe the interpolated optimum, its uncertainty and its distance from the edge of stability."""
-    found = metrics["interpolated_max_lr"]
-    if found.value is None:
-        nothing = metrics["best_max_lr"].value is None
-        return [] if nothing else [f"An optimum between the rates is not interpolated: {found.missing_reason}."]
+    optimum = metrics["interpolated_max_lr"]
+    if optimum.value is None:
+        if metrics["best_max_lr"].value is None:
+            return []
+        return [f"An optimum between the rates is not interpolated: {optimum.missing_reason}."]
     lowest = metrics["interpolated_validation_loss"]
     return [
         f"A parabola through the best rate and its two neighbours, in the logarithm of the rate, has its minimum at "
-        f"{format_number(found.value)}{describe_uncertainty(metrics)}, with a loss of "
+        f"{format_number(optimum.value)}{describe_uncertainty(metrics)}, with a loss of "
         f"{format_loss(lowest.value)} {lowest.unit}; "
         f"it is told but not used: other experiments take {format_number(metrics['best_max_lr'].value)}, which was run."
         f"{describe_distance(metrics)}"
@@ -335,15 +340,15 @@ def interpolation_sentences(metrics: dict[str, Metric]) -> list[str]:
 
 def describe_uncertainty(metrics: dict[str, Metric]) -> str:
     """Describe the uncertainty of the interpolated optimum: over seeds, and over fits without one rate."""
-    interval, told = metrics["interpolated_max_lr"].interval, []
+    interval, ranges = metrics["interpolated_max_lr"].interval, []
     if interval:
-        told.append(f"95 % interval over seeds {format_number(interval[0])} to {format_number(interval[1])}")
+        ranges.append(f"95 % interval over seeds {format_number(interval[0])} to {format_number(interval[1])}")
     low, high = (metrics[f"interpolated_max_lr_{end}"].value for end in ("lowest", "highest"))
     if low is not None:
-        told.append(
+        ranges.append(
             f"{format_number(low)} to {format_number(high)} when each nearby rate in turn is left out of the fit"
         )
-    return f" ({'; '.join(told)})" if told else ""
+    return f" ({'; '.join(ranges)})" if ranges else ""
 
 
 def describe_distance(metrics: dict[str, Metric]) -> str:

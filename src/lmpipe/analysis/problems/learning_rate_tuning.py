@@ -1,4 +1,4 @@
-"""Problem learning_rate_tuning: what plain gradient descent does to a toy loss at four learning rates."""
+"""Problem learning_rate_tuning: plain gradient descent on a toy loss at four learning rates."""
 
 from itertools import pairwise
 from math import isnan, sqrt
@@ -45,7 +45,7 @@ def analyze(results: Results) -> Finding:
 
 
 def read_curves(path: Path) -> dict[float, Curve]:
-    """Return the losses of each rate by step, step 0 before any update; None where a loss is not finite.
+    """Return the losses of each rate by step, step 0 before any update; None for a loss that is not finite.
 
     Raises InputError if the file is damaged or incomplete.
     """
@@ -103,7 +103,7 @@ def step_factor(rate: float, step: int) -> float:
 
 
 def explanation(curves: dict[float, Curve]) -> list[str]:
-    """Why the rates differ, said only where the formula meets every measured step."""
+    """Explain the differences of the rates; empty unless the formula agrees with every measured step."""
     for rate, curve in curves.items():
         for step, (before, after) in enumerate(pairwise(curve)):
             expected = step_factor(rate, step) ** 2

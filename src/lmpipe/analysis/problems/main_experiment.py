@@ -19,19 +19,19 @@ QUESTION = (
     "to be read beside the one on simple stories?"
 )
 EXAMPLE_CONFIG = "main_experiment: {runs: {simple: {corpus: {corpus}}, web: {corpus: {web}}}}"
-# Enough of a sample to see how it reads; the whole stands in the section on generated text.
+# The section on generated text has the samples in full.
 EXCERPT_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
 class CorpusResult:
-    """One corpus: its best run, and what its loss must be measured against.
+    """One corpus: its best run, and the numbers that its loss is compared with.
 
-    `place` is the role in which it is compared; None where it has none, or where another corpus has it.
+    `role` is the one in which it is compared, `simple` or `web`; None if it has none, or if another corpus has it.
     """
 
     corpus: str
-    place: str | None
+    role: str | None
     run: str
     standing: str
     loss: float
@@ -65,44 +65,44 @@ def analyze(results: Results) -> Finding:
     if experiment is None:
         return run_summary.missing_experiment(results, ID, EXAMPLE_CONFIG)
     sides = corpus_results(results, experiment)
-    simple, web = (next((side for side in sides if side.place == place), None) for place in ("simple", "web"))
+    simple, web = (next((side for side in sides if side.role == role), None) for role in ("simple", "web"))
     metrics = {name: metric for side in sides for name, metric in side_metrics(experiment, side).items()}
-    both = simple is not None and web is not None
-    sentences = pair_sentences(results, experiment, simple, web) if both else single_sentences(results, sides)
-    sentences += other_sentences(results, [side for side in sides if both and side not in (simple, web)])
+    is_pair = simple is not None and web is not None
+    sentences = pair_sentences(results, experiment, simple, web) if is_pair else single_sentences(results, sides)
+    sentences += other_sentences(results, [side for side in sides if is_pair and side not in (simple, web)])
     sentences += [f"On {side.corpus}, `{side.run}` is the best{side.standing}." for side in sides if side.standing]
     sentences += [same_model_sentence(experiment), *run_summary.failure_sentences(experiment)]
-    metrics |= pair_metrics(experiment, simple, web) if both else {}
+    metrics |= pair_metrics(experiment, simple, web) if is_pair else {}
     tables = [side_table(results, sides), *cross_tables(results)] if sides else []
-    samples = shown_samples(results, [simple, web]) if both else {}
+    samples = comparable_samples(results, [simple, web]) if is_pair else {}
     sentences += sample_sentences(samples)
     tables += [*sample_tables(samples), run_summary.runs_table(experiment)] if sides else []
     return Finding(
-        "answered" if both else "partial", metrics, sentences, tables, run_summary.experiment_plots(experiment)
+        "answered" if is_pair else "partial", metrics, sentences, tables, run_summary.experiment_plots(experiment)
     )
 
 
 def corpus_results(results: Results, experiment: ExperimentRuns) -> list[CorpusResult]:
     """Return the best finished run on each corpus, in the order of the experiment."""
     best = {corpus: (runs, name) for corpus, runs in experiment.by_corpus().items() if (name := runs.best())}
-    # Of several corpora with one role the first of the study speaks for it, as everywhere in the report.
+    # The first of several corpora in a role represents it, as everywhere in the report.
     named = {
         role: next((name for name in results.corpora_in_role(role) if name in best), None) for role in ROLE_DATASETS
     }
-    places = {corpus: role for role, corpus in named.items()}
-    return [corpus_result(results, runs, corpus, name, places.get(corpus)) for corpus, (runs, name) in best.items()]
+    roles = {corpus: role for role, corpus in named.items()}
+    return [corpus_result(results, runs, corpus, name, roles.get(corpus)) for corpus, (runs, name) in best.items()]
 
 
 def corpus_result(
-    results: Results, experiment: ExperimentRuns, corpus: str, name: str, place: str | None
+    results: Results, experiment: ExperimentRuns, corpus: str, name: str, role: str | None
 ) -> CorpusResult:
     """One corpus with its best run; `experiment` holds the runs on it."""
     run = experiment.seeds_of(name)[0]
     summary = run.summary
-    rivals = {other: f"`{other}`" for other in experiment.names() if other != name}
+    rivals = {rival: f"`{rival}`" for rival in experiment.names() if rival != name}
     return CorpusResult(
         corpus,
-        place,
+        role,
         name,
         run_summary.describe_runner_up(experiment, name, rivals),
         run_summary.mean_value(experiment, name),
@@ -116,9 +116,9 @@ def corpus_result(
 
 
 def side_metrics(experiment: ExperimentRuns, side: CorpusResult) -> dict[str, Metric]:
-    """Metrics of one corpus; names start with the role in which it is compared, or with its own name."""
+    """Return the metrics of one corpus; names start with its role, or with its name if it has none."""
     source = run_summary.table_path(experiment)
-    label = side.place or side.corpus
+    label = side.role or side.corpus
     return {
         f"{label}_corpus": Metric(side.corpus, "", source),
         f"{label}_validation_loss": run_summary.mean_metric(experiment, side.run),
@@ -158,14 +158,15 @@ def side_table(results: Results, sides: list[CorpusResult]) -> Table:
 def pair_sentences(results: Results, experiment: ExperimentRuns, simple: CorpusResult, web: CorpusResult) -> list[str]:
     """Return the comparison, and its explanation by metrics."""
     bits = [experiment.losses(side.run, "bits_per_byte") for side in (web, simple)]
-    told = run_summary.describe_difference(difference := paired_difference(*bits), UNITS["bits_per_byte"])
+    difference = paired_difference(*bits)
+    difference_text = run_summary.describe_difference(difference, UNITS["bits_per_byte"])
     names = describe_corpus(results, web.corpus), describe_corpus(results, simple.corpus)
     reached = (
         f"On {names[0]} the model reaches a validation loss of {format_loss(web.loss)} nats per token "
         f"(perplexity {format_number(web.perplexity)}), on {names[1]} {format_loss(simple.loss)} (perplexity "
         f"{format_number(simple.perplexity)}): in bits per byte, which can be compared across tokenizers, "
         f"{format_number(web.bits_per_byte, 4)} against {format_number(simple.bits_per_byte, 4)}, "
-        f"{'a difference' if difference.inconclusive else 'which is'} {told}."
+        f"{'a difference' if difference.inconclusive else 'which is'} {difference_text}."
     )
     tokens = (
         f"Losses per token are not directly comparable, because the tokens differ: {web.corpus} has a vocabulary of "
@@ -178,13 +179,13 @@ def pair_sentences(results: Results, experiment: ExperimentRuns, simple: CorpusR
         f"{format_percent(web.removed_share)} of that on {web.corpus} and "
         f"{format_percent(simple.removed_share)} on {simple.corpus}."
     )
-    parts = decompose_gap(simple, web)
+    gap = decompose_gap(simple, web)
     split = (
         f"So of the gap of {format_signed(web.loss - simple.loss)} nats per token, "
-        f"{format_signed(parts['vocabulary'])} lie in the "
+        f"{format_signed(gap['vocabulary'])} lie in the "
         f"size of the vocabularies (ln {format_int(web.vocab_size)} against ln {format_int(simple.vocab_size)}), "
-        f"{format_signed(parts['frequencies'])} in how evenly the corpora use their tokens, and "
-        f"{format_signed(parts['context'])} in "
+        f"{format_signed(gap['frequencies'])} in how evenly the corpora use their tokens, and "
+        f"{format_signed(gap['context'])} in "
         f"how much the model learns to predict from context."
     )
     return [reached, tokens, context, split, ratio_sentence(simple, web)]
@@ -200,15 +201,15 @@ def decompose_gap(simple: CorpusResult, web: CorpusResult) -> dict[str, float]:
 def ratio_sentence(simple: CorpusResult, web: CorpusResult) -> str:
     """Describe the way from nats per token and bytes per token to bits per byte."""
     nats, size = web.loss / simple.loss, web.bytes_per_token / simple.bytes_per_token
-    expected, real = format_number(nats / size), format_number(web.bits_per_byte / simple.bits_per_byte)
-    rest = "which they do" if real == expected else f"and they cost {real} times"
-    why = "" if real == expected else ", since the delimiters between documents count as tokens, but not as bytes"
+    expected, measured = format_number(nats / size), format_number(web.bits_per_byte / simple.bits_per_byte)
+    verdict = "which they do" if measured == expected else f"and they cost {measured} times"
+    why = "" if measured == expected else ", since the delimiters between documents count as tokens, but not as bytes"
     return (
         f"From nats per token to bits per byte: a token of {web.corpus} costs "
         f"{format_number(nats)} times the nats of one of "
         f"{simple.corpus} and stands for {format_number(size)} times the bytes, so its bytes "
         f"should cost {expected} times the "
-        f"bits each, {rest}{why}."
+        f"bits each, {verdict}{why}."
     )
 
 
@@ -235,34 +236,34 @@ def cross_tables(results: Results) -> list[Table]:
     return [tokenizer_experiments.cross_table(compared)] if compared else []
 
 
-def shown_samples(results: Results, sides: list[CorpusResult]) -> dict[str, Samples]:
+def comparable_samples(results: Results, sides: list[CorpusResult]) -> dict[str, Samples]:
     """Return the samples of the models that are compared, by corpus; none unless both sides have some."""
-    found = {side.corpus: results.document(Samples, generate.path_of(side.corpus)) for side in sides}
-    wanted = {side.corpus: f"{ID}/{side.run}" for side in sides}
-    shown = {corpus: one for corpus, one in found.items() if one and one.run == wanted[corpus]}
-    return shown if len(shown) == len(sides) else {}
+    samples = {side.corpus: results.document(Samples, generate.path_of(side.corpus)) for side in sides}
+    run_of = {side.corpus: f"{ID}/{side.run}" for side in sides}
+    comparable = {corpus: sample for corpus, sample in samples.items() if sample and sample.run == run_of[corpus]}
+    return comparable if len(comparable) == len(sides) else {}
 
 
 def sample_sentences(samples: dict[str, Samples]) -> list[str]:
     """Compare the samples of both models with held-out text."""
-    told = []
-    for corpus, one in samples.items():
-        share, usual = generate.mean(one.samples, "known_word_share"), one.held_out.known_word_share
+    phrases = []
+    for corpus, sample in samples.items():
+        share, usual = generate.mean(sample.samples, "known_word_share"), sample.held_out.known_word_share
         if share is None or usual is None:
             return []
-        told.append(
+        phrases.append(
             f"{format_percent(share)} of the words of the model of {corpus} (held-out text: {format_percent(usual)})"
         )
-    return [f"In their samples, {join_words(told)} occur in the training text."] if told else []
+    return [f"In their samples, {join_words(phrases)} occur in the training text."] if phrases else []
 
 
 def sample_tables(samples: dict[str, Samples]) -> list[Table]:
     """Return the beginnings of both models' samples side by side: a row for each prompt and setting that both have."""
-    records = [{sampling_settings(record): record for record in one.samples} for one in samples.values()]
-    shared = [settings for settings in records[0] if settings in records[1]] if records else []
+    by_settings = [{sampling_settings(record): record for record in each.samples} for each in samples.values()]
+    shared = [settings for settings in by_settings[0] if settings in by_settings[1]] if by_settings else []
     if not shared:
         return []
-    rows = [[*settings, *(excerpt(one[settings]) for one in records)] for settings in shared]
+    rows = [[*settings, *(excerpt(records[settings]) for records in by_settings)] for settings in shared]
     columns = ["prompt", "temperature", "top-p", *(f"the model of {corpus}" for corpus in samples)]
     return [Table("The same prompts continued by both models: how their samples begin.", columns, rows)]
 
@@ -288,8 +289,8 @@ def single_sentences(results: Results, sides: list[CorpusResult]) -> list[str]:
     if not sides:
         return ["No run of this experiment finished with every seed, so there is no loss to compare."]
     ends = join_words([describe_result(results, side) for side in sides])
-    wanted = "a comparison needs a finished run on a corpus that stands for TinyStories, and one for OpenWebText"
-    return [f"The model reaches {ends}; {wanted}."]
+    requirement = "a comparison needs a finished run on a corpus that stands for TinyStories, and one for OpenWebText"
+    return [f"The model reaches {ends}; {requirement}."]
 
 
 def describe_result(results: Results, side: CorpusResult) -> str:
@@ -310,8 +311,10 @@ def same_model_sentence(experiment: ExperimentRuns) -> str:
     tokens = run_summary.common_value(run.setting("total_tokens") for run in experiment.runs)
     if len(experiment.names()) == 1:
         return f"It sees {format_int(tokens)} tokens."
-    models = [run.config.model.model_dump() for run in experiment.runs]
-    differing = [key for key in models[0] if any(model[key] != models[0][key] for model in models)]
-    words = {(): "The models have the same shape", ("vocab_size",): "The models differ in the vocabulary alone"}
-    told = words.get(tuple(differing)) or f"The models differ in {join_words(differing)}"
-    return f"{told}, and each sees {format_int(tokens)} tokens." if tokens else f"{told}; the runs differ in length."
+    configs = [run.config.model.model_dump() for run in experiment.runs]
+    differing = [key for key in configs[0] if any(model[key] != configs[0][key] for model in configs)]
+    descriptions = {(): "The models have the same shape", ("vocab_size",): "The models differ in the vocabulary alone"}
+    models_text = descriptions.get(tuple(differing)) or f"The models differ in {join_words(differing)}"
+    if tokens is None:
+        return f"{models_text}; the runs differ in length."
+    return f"{models_text}, and each sees {format_int(tokens)} tokens."

@@ -1,4 +1,4 @@
-"""The accounting beside what this study measured, with the errors: parameters, FLOPs and time."""
+"""Predictions of the accounting beside measurements of this study, with the errors: parameters, FLOPs and time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def describe_error(predicted: float, measured: float) -> str:
 
 
 @dataclass(frozen=True)
-class FindingPart:
+class Measurement:
     """Metrics, sentences and tables for a problem's finding."""
 
     metrics: dict[str, Metric]
@@ -60,7 +60,7 @@ class FindingPart:
     tables: list[Table]
 
 
-def read(results: Results) -> StepProfile | None:
+def read_profile(results: Results) -> StepProfile | None:
     """Return the measurement of the study's own model; None if there is none."""
     return results.document(StepProfile, SOURCE)
 
@@ -68,43 +68,43 @@ def read(results: Results) -> StepProfile | None:
 # --- parameters, FLOPs and time --------------------------------------------------------------------------------------
 
 
-def flops_and_time(results: Results) -> FindingPart:
+def flops_and_time(results: Results) -> Measurement:
     """Parameters, FLOPs and the time of a step, predicted and measured."""
-    found = read(results)
-    if found is None:
-        return FindingPart(
+    profile = read_profile(results)
+    if profile is None:
+        return Measurement(
             {"step_flops_error": run_summary.metric(None, PERCENT, SOURCE, MISSING)}, [missing_sentence(results)], []
         )
-    speed = Throughput.of(results, found)
-    rows, groups = [*counted_rows(found), *(speed.rows() if speed else [])], list(run_groups(results, found))
+    speed = Throughput.of(results, profile)
+    rows, groups = [*counted_rows(profile), *(speed.rows() if speed else [])], list(run_groups(results, profile))
     table = Table(
         "Predicted beside measured: a training step of the study's own model, "
-        f"{format_int(found.batch_size)} sequences.",
+        f"{format_int(profile.batch_size)} sequences.",
         ["quantity", "predicted", "measured", "error (%)", "how it was measured"],
         rows,
     )
-    sentences = [counted_sentence(results, found), *(speed.sentences() if speed else []), *run_sentences(groups)]
+    sentences = [counted_sentence(results, profile), *(speed.sentences() if speed else []), *run_sentences(groups)]
     tables = [table, *([runs_table(groups)] if any(group.seconds for group in groups) else [])]
-    return FindingPart(counted_metrics(results, found) | speed_metrics(found, speed), sentences, tables)
+    return Measurement(counted_metrics(results, profile) | speed_metrics(profile, speed), sentences, tables)
 
 
 def missing_sentence(results: Results) -> str:
-    """Say that nothing was measured, with the remedy."""
-    told = "What the study's own model really takes has not been measured"
-    return f"{told}; run {format_command(results.folder / SOURCE)}."
+    """Report that nothing was measured, with the remedy."""
+    problem = "What the study's own model really takes has not been measured"
+    return f"{problem}; run {format_command(results.folder / SOURCE)}."
 
 
-def counted_rows(found: StepProfile) -> list[list[Any]]:
-    """Return the rows of what can be counted exactly."""
-    predicted, measured = found.predicted, found.measured
-    words = {
+def counted_rows(profile: StepProfile) -> list[list[Any]]:
+    """Return a row for each quantity that can be counted exactly."""
+    predicted, measured = profile.predicted, profile.measured
+    labels = {
         "parameters": ("parameters", "counted on the model"),
         "forward_flops": ("FLOPs of the forward pass", "torch's FlopCounterMode on the meta device"),
         "step_flops": ("FLOPs of a whole step (3 × forward)", "the same, forwards and backwards"),
     }
     return [
-        [name, expected, actual, percent_error(expected, actual), how]
-        for key, (name, how) in words.items()
+        [label, expected, actual, percent_error(expected, actual), method]
+        for key, (label, method) in labels.items()
         for expected, actual in [(getattr(predicted, key), getattr(measured, key))]
     ]
 
@@ -122,9 +122,9 @@ def parameter_errors(results: Results) -> list[float]:
     ]
 
 
-def counted_metrics(results: Results, found: StepProfile) -> dict[str, Metric]:
-    """Return the errors of what can be counted exactly."""
-    predicted, measured = found.predicted, found.measured
+def counted_metrics(results: Results, profile: StepProfile) -> dict[str, Metric]:
+    """Return the errors of the quantities that can be counted exactly."""
+    predicted, measured = profile.predicted, profile.measured
     largest = max(parameter_errors(results), key=abs, default=None)
     return {
         "step_flops_counted": Metric(measured.step_flops, "FLOPs", SOURCE),
@@ -133,17 +133,18 @@ def counted_metrics(results: Results, found: StepProfile) -> dict[str, Metric]:
     }
 
 
-def counted_sentence(results: Results, found: StepProfile) -> str:
-    """Return the errors of what can be counted exactly, in a sentence."""
-    predicted, measured = found.predicted, found.measured
+def counted_sentence(results: Results, profile: StepProfile) -> str:
+    """Describe the errors of the quantities that can be counted exactly."""
+    predicted, measured = profile.predicted, profile.measured
     errors = parameter_errors(results)
-    wrong = max(errors, key=abs, default=0.0)
-    step_told = describe_error(predicted.step_flops, measured.step_flops)
-    told = "exactly right" if wrong == 0 else f"wrong by up to {format_number(abs(wrong))} %"
+    largest = max(errors, key=abs, default=0.0)
+    step_error = describe_error(predicted.step_flops, measured.step_flops)
+    parameters_error = "exactly right" if largest == 0 else f"wrong by up to {format_number(abs(largest))} %"
     return (
-        f"Against this study's own runs, the predicted parameters are {told} for each shape of model that was trained "
-        f"({format_int(len(errors))}); torch counts {format_int(measured.step_flops)} FLOPs of a training step of "
-        f"{format_int(found.batch_size)} sequences, and the prediction, 3 × the forward pass, is {step_told}."
+        f"Against this study's own runs, the predicted parameters are {parameters_error} for each shape of model that "
+        f"was trained ({format_int(len(errors))}); torch counts {format_int(measured.step_flops)} FLOPs of a training "
+        f"step of {format_int(profile.batch_size)} sequences, and the prediction, 3 × the forward pass, is "
+        f"{step_error}."
     )
 
 
@@ -151,7 +152,7 @@ def counted_sentence(results: Results, found: StepProfile) -> str:
 class Throughput:
     """Training speed of the study's own model at the measured batch size.
 
-    `tokens_per_second` is from a step timed alone on the machine; where the study has none, the mean of its runs.
+    `tokens_per_second` is from a step timed alone on the machine, or the mean of the study's runs.
     """
 
     tokens_per_second: float
@@ -160,29 +161,29 @@ class Throughput:
     tokens: int
     threads: int
     source: str
-    how: str
+    method: str
 
     @classmethod
-    def of(cls, results: Results, found: StepProfile) -> "Throughput | None":
-        """Look up the speed of the model that was measured; None where neither a step nor a run of it was timed."""
+    def of(cls, results: Results, profile: StepProfile) -> "Throughput | None":
+        """Return the speed of the measured model; None if neither a step nor a run of it was timed."""
         timed = results.document(BatchSizeBenchmark, TIMED)
-        sizes = timed.sizes if timed and timed.model == found.model else []
-        alone = [row.tokens_per_second for row in sizes if row.batch_size == found.batch_size]
+        sizes = timed.sizes if timed and timed.model == profile.model else []
+        step_speeds = [row.tokens_per_second for row in sizes if row.batch_size == profile.batch_size]
         runs = [
             run.summary.tokens_per_second
             for run in results.runs()
-            if (run.config.model, run.setting("batch_size")) == (found.model, found.batch_size)
+            if (run.config.model, run.setting("batch_size")) == (profile.model, profile.batch_size)
             and run.summary.tokens_per_second
         ]
-        speeds, source, how = alone, TIMED, "a step timed alone on the machine"
-        if not alone:
-            speeds, source, how = runs, RUNS, "the mean of the runs, which may have had company"
+        speeds, source, method = step_speeds, TIMED, "a step timed alone on the machine"
+        if not step_speeds:
+            speeds, source, method = runs, RUNS, "the mean of the runs, which may have had company"
         if not speeds:
             return None
-        tokens = found.batch_size * found.model.context_length
-        flops, ceiling = found.measured.step_flops, found.measured.matmul_flops_per_second
+        tokens = profile.batch_size * profile.model.context_length
+        flops, ceiling = profile.measured.step_flops, profile.measured.matmul_flops_per_second
         mean = sum(speeds) / len(speeds)
-        return cls(mean, flops / tokens, ceiling, tokens, found.threads, source, how)
+        return cls(mean, flops / tokens, ceiling, tokens, profile.threads, source, method)
 
     @property
     def utilization(self) -> float:
@@ -226,12 +227,12 @@ class Throughput:
         ]
 
 
-def speed_metrics(found: StepProfile, speed: Throughput | None) -> dict[str, Metric]:
-    """Metrics of time and speed; undefined where nothing was timed."""
+def speed_metrics(profile: StepProfile, speed: Throughput | None) -> dict[str, Metric]:
+    """Return the metrics of time and speed; they are undefined if nothing was timed."""
     reason = "" if speed else "no step or run of this model was timed"
     source = speed.source if speed else TIMED
     seconds_error = percent_error(speed.predicted_seconds, speed.seconds) if speed else None
-    ceiling = found.measured.matmul_flops_per_second
+    ceiling = profile.measured.matmul_flops_per_second
     return {
         "matmul_ceiling": Metric(ceiling, "FLOP/s", SOURCE),
         "tokens_per_second": run_summary.metric(speed and speed.tokens_per_second, "tokens per second", source, reason),
@@ -297,18 +298,18 @@ class RunGroup:
 
     @property
     def utilization(self) -> float | None:
-        """The share of the ceiling that the runs used; None where they took no time."""
+        """The share of the ceiling that the runs used; None if they took no time."""
         return self.flops / self.seconds / self.ceiling if self.seconds else None
 
 
-def run_groups(results: Results, found: StepProfile) -> Iterator[RunGroup]:
+def run_groups(results: Results, profile: StepProfile) -> Iterator[RunGroup]:
     """Return the groups of runs on the device and with the threads that were measured."""
     groups: dict[str, list[Run]] = {}
     for run in results.runs():
-        if (run.summary.device, run.summary.threads) == (found.device, found.threads):
+        if (run.summary.device, run.summary.threads) == (profile.device, profile.threads):
             key = repr((run.config.model, run.setting("batch_size"), run.setting("precision")))
             groups.setdefault(key, []).append(run)
-    measured = found.measured
+    measured = profile.measured
     for runs in groups.values():
         yield RunGroup(runs, measured.process_bytes, measured.matmul_flops_per_second)
 

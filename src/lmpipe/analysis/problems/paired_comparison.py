@@ -12,15 +12,15 @@ from lmpipe.analysis.runs import Run
 from lmpipe.analysis.statistics import Interval, paired_difference
 from lmpipe.io.formatting import format_int, format_loss, format_percent, join_words
 
-SHARED = "Runs of the same seed share their batches and, where shapes agree, their initial weights"
-APART = "Runs of the same seed do not share their batches here; their differences vary like those of unrelated runs."
+PAIRED = "Runs of the same seed share their batches and, where shapes agree, their initial weights"
+UNPAIRED = "Runs of the same seed do not share their batches here; their differences vary like those of unrelated runs."
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant beside the baseline, over the seeds that finished in both; no difference where there are none.
+    """Comparison of a variant with the baseline over the seeds that finished in both; no difference without any.
 
-    `measure` is what both can be measured by; None where they are on different corpora.
+    `measure` is the metric in which both compare; None if they are on different corpora.
     """
 
     experiment: ExperimentRuns
@@ -43,7 +43,7 @@ class Comparison:
 
     @property
     def pairs(self) -> list[tuple[Run, Run]]:
-        """The runs of both, seed by seed, whatever became of them."""
+        """The runs of both with the same seed, whatever their status."""
         baseline = {run.seed: run for run in self.experiment.seeds_of(self.baseline)}
         return [(run, baseline[run.seed]) for run in self.experiment.seeds_of(self.variant) if run.seed in baseline]
 
@@ -51,19 +51,23 @@ class Comparison:
     def same_batches(self) -> bool:
         """True if runs of the same seed use the same batches: windows of the same tokens, equally many and long.
 
-        Runs that made equally many steps say by a digest whether that is so.
+        For runs of equally many steps, the recorded digests of all batches are compared, too.
         """
 
         def source(run: Run) -> tuple[Any, ...]:
             return run.config.tokens.train.sha256, run.setting("batch_size"), run.setting("context_length")
 
-        told = [one.summary.batches_sha256 == two.summary.batches_sha256 for one, two in self.equal_steps]
-        return all(source(one) == source(two) for one, two in self.pairs) and all(told)
+        equal_digests = [
+            variant.summary.batches_sha256 == baseline.summary.batches_sha256 for variant, baseline in self.equal_steps
+        ]
+        return all(source(variant) == source(baseline) for variant, baseline in self.pairs) and all(equal_digests)
 
     @property
     def equal_steps(self) -> list[tuple[Run, Run]]:
         """The pairs of runs that made equally many steps, whose digests of all batches compare."""
-        return [(one, two) for one, two in self.pairs if one.summary.steps == two.summary.steps]
+        return [
+            (variant, baseline) for variant, baseline in self.pairs if variant.summary.steps == baseline.summary.steps
+        ]
 
     @property
     def num_same_init(self) -> tuple[int, int]:
@@ -75,14 +79,14 @@ class Comparison:
         """The share of the variant's parameters in matrices that begin with the same values; None without a pair."""
         if not self.pairs:
             return None
-        sizes = {name: one.parameters for name, one in self.pairs[0][0].summary.init_digests.items()}
+        sizes = {name: digest.parameters for name, digest in self.pairs[0][0].summary.init_digests.items()}
         return sum(sizes[name] for name in self.same_init) / sum(sizes.values())
 
     @property
     def same_init(self) -> set[str]:
         """The matrices that begin with the same values as the baseline's of that name, with every seed."""
-        weights = [(one.summary.init_digests, two.summary.init_digests) for one, two in self.pairs]
-        same = [{name for name, one in ours.items() if theirs.get(name) == one} for ours, theirs in weights]
+        digests = [(variant.summary.init_digests, baseline.summary.init_digests) for variant, baseline in self.pairs]
+        same = [{name for name in variant if baseline.get(name) == variant[name]} for variant, baseline in digests]
         return set.intersection(*same) if same else set()
 
     def losses(self, name: str) -> list[float]:
@@ -92,14 +96,14 @@ class Comparison:
 
 
 def compare(experiment: ExperimentRuns, variant: str, baseline: str) -> Comparison:
-    """Set a variant beside the baseline."""
+    """Compare a variant with the baseline."""
     measure = experiment.ranking_metric([variant, baseline])
     sides = [experiment.losses(name, measure) for name in (variant, baseline)] if measure else [{}, {}]
     return Comparison(experiment, variant, baseline, measure, paired_difference(*sides))
 
 
 def choose_baseline(experiment: ExperimentRuns, names: Sequence[str] | None = None) -> str:
-    """Of the given runs, or of all, the one named `baseline`; without one the first."""
+    """Return the run named `baseline` among `names`, or among all; without one, the first."""
     names = names or experiment.names()
     return "baseline" if "baseline" in names else names[0]
 
@@ -116,19 +120,19 @@ def describe_outcome(opening: str, comparison: Comparison) -> str:
     failed, difference = describe_failures(comparison), comparison.difference
     if difference is None:
         return f"{opening}, {failed or 'no seed finished in both runs'}, so there is no final loss to compare."
-    told = "the difference in final loss is" if difference.inconclusive else "the final loss is"
+    subject = "the difference in final loss is" if difference.inconclusive else "the final loss is"
     sides = [fmean(comparison.losses(name)) for name in (comparison.variant, comparison.baseline)]
     pair = " against ".join(run_summary.format_loss_value(side, comparison.measure) for side in sides)
-    told = f"{opening}, {told} {run_summary.describe_difference(difference, UNITS[comparison.measure])}: {pair}"
-    return "; ".join(filter(None, [told, *describe_seed_ranges(comparison), failed])) + "."
+    sentence = f"{opening}, {subject} {run_summary.describe_difference(difference, UNITS[comparison.measure])}: {pair}"
+    return "; ".join(filter(None, [sentence, *describe_seed_ranges(comparison), failed])) + "."
 
 
 def describe_seed_ranges(comparison: Comparison) -> list[str]:
-    """Return the seeds' range of either side, where it is so wide that the mean hides that a run learned little."""
+    """Describe a wide range over seeds of either side, whose mean would hide a seed that learned little."""
     experiment, wide = comparison.experiment, []
     for name in (comparison.variant, comparison.baseline):
         if run_summary.has_wide_spread(experiment, name):
-            losses = run_summary.finished_values(experiment, name)
+            losses = experiment.finished_values(name)
             entropy = experiment.seeds_of(name)[0].summary.unigram_entropy
             ends = (
                 f"the seeds of `{name}` end between {format_loss(min(losses))} and "
@@ -164,13 +168,13 @@ def comparison_metrics(comparison: Comparison, prefix: str = "") -> dict[str, Me
     statuses = experiment.statuses(comparison.variant)
     unit = UNITS[comparison.measure or "validation_loss"]
     reason = "no seed finished in both runs" if comparison.measure else "the corpora differ"
-    shown = Metric(None, unit, source, missing_reason=reason)
+    difference_metric = Metric(None, unit, source, missing_reason=reason)
     if difference is not None:
-        shown = Metric(difference.mean, unit, source, difference.bounds)
+        difference_metric = Metric(difference.mean, unit, source, difference.bounds)
     return {
         f"{prefix}variant": Metric(comparison.variant, "", source),
         f"{prefix}validation_loss": run_summary.mean_metric(experiment, comparison.variant),
-        f"{prefix}difference": shown,
+        f"{prefix}difference": difference_metric,
         f"{prefix}paired_seeds": Metric(len(comparison.seeds), "seeds", source),
         f"{prefix}same_initial_weights": run_summary.metric(
             comparison.same_init_fraction, "share of the parameters in matrices", summaries, "no seed was run with both"
@@ -181,17 +185,18 @@ def comparison_metrics(comparison: Comparison, prefix: str = "") -> dict[str, Me
 
 
 def seed_tables(comparisons: Sequence[Comparison]) -> list[Table]:
-    """Return the paired losses themselves, a row for each seed and variant; no table where the corpora differ."""
+    """Return the paired losses, a row for each seed and variant; no table if the corpora differ."""
     experiment, baseline = comparisons[0].experiment, comparisons[0].baseline
-    measure = experiment.ranking_metric([baseline, *(one.variant for one in comparisons)])
+    measure = experiment.ranking_metric([baseline, *(comparison.variant for comparison in comparisons)])
     if measure is None:
         return []
-    base, rows = experiment.losses(baseline, measure), []
-    for name in (one.variant for one in comparisons):
-        ours = experiment.losses(name, measure)
+    baseline_losses, rows = experiment.losses(baseline, measure), []
+    for name in (comparison.variant for comparison in comparisons):
+        losses = experiment.losses(name, measure)
         for seed in (run.seed for run in experiment.seeds_of(name)):
-            both = seed in ours and seed in base
-            rows.append([seed, name, ours.get(seed), base.get(seed), ours[seed] - base[seed] if both else None])
+            loss, baseline_loss = losses.get(seed), baseline_losses.get(seed)
+            difference = None if loss is None or baseline_loss is None else loss - baseline_loss
+            rows.append([seed, name, loss, baseline_loss, difference])
     columns = ["seed", "run", "validation loss", f"of {baseline}", "difference"]
     caption = f"Losses of each seed beside the baseline's with the same seed, in {UNITS[measure]}."
     return [Table(caption, columns, rows, "the run, or the baseline's with that seed, has no final loss")]
@@ -199,32 +204,32 @@ def seed_tables(comparisons: Sequence[Comparison]) -> list[Table]:
 
 def pairing_sentences(comparisons: Sequence[Comparison]) -> list[str]:
     """Describe the pairing: runs of one seed share batches and initial weights, so their noise cancels."""
-    apart = [f"`{one.variant}`" for one in comparisons if not one.same_batches]
-    if len(apart) == len(comparisons):
-        return [APART]
-    exception = f"; the batches of {join_words(apart)} are other ones" if apart else ""
-    paired = [one for one in comparisons if one.same_batches]
-    several = any(one.difference and one.difference.count > 1 for one in paired)
+    unpaired = [f"`{comparison.variant}`" for comparison in comparisons if not comparison.same_batches]
+    if len(unpaired) == len(comparisons):
+        return [UNPAIRED]
+    exception = f"; the batches of {join_words(unpaired)} are other ones" if unpaired else ""
+    paired = [comparison for comparison in comparisons if comparison.same_batches]
+    several = any(comparison.difference and comparison.difference.count > 1 for comparison in paired)
     interval = ["Intervals are Student's t over the seeds' differences."] if several else []
-    return [f"{SHARED}, so differences are paired over seeds{exception}.", *interval, *digest_sentences(paired)]
+    return [f"{PAIRED}, so differences are paired over seeds{exception}.", *interval, *digest_sentences(paired)]
 
 
 def digest_sentences(comparisons: Sequence[Comparison]) -> list[str]:
     """Describe the pairing by the digests of batches and initial weights that the runs recorded."""
-    steps = {run.summary.steps for one in comparisons for run, _ in one.equal_steps}
+    steps = {run.summary.steps for comparison in comparisons for run, _ in comparison.equal_steps}
     batches = (
         f"all {format_int(max(steps))} batches of a run are" if len(steps) == 1 else "the batches of a whole run are"
     )
     shares: dict[str, list[str]] = {}
-    for one in comparisons:
-        if one.same_init_fraction is not None:
-            same, matrices = one.num_same_init
-            share = format_percent(one.same_init_fraction)
-            told = f"{share} of the parameters in matrices ({same} of {matrices} matrices)"
-            shares.setdefault(told, []).append(f"`{one.variant}`")
+    for comparison in comparisons:
+        if comparison.same_init_fraction is not None:
+            same, matrices = comparison.num_same_init
+            share = format_percent(comparison.same_init_fraction)
+            share_text = f"{share} of the parameters in matrices ({same} of {matrices} matrices)"
+            shares.setdefault(share_text, []).append(f"`{comparison.variant}`")
     if not steps or not shares:
         return []
-    values = join_words([f"{told} in {join_words(names)}" for told, names in shares.items()])
+    values = join_words([f"{share_text} in {join_words(names)}" for share_text, names in shares.items()])
     return [
         f"By the digests that runs recorded while they trained, {batches} those of `{comparisons[0].baseline}` with "
         f"the same seed, and so are the initial values of {values}."

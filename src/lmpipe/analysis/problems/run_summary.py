@@ -13,31 +13,31 @@ from lmpipe.analysis.statistics import Interval, mean_interval, paired_differenc
 from lmpipe.io.formatting import format_int, format_loss, format_number, join_words
 
 NATS = UNITS["validation_loss"]
-# A spread over seeds, in nats per token, of which a mean alone would hide that a run learned little or nothing.
+# A wider range over seeds, in nats per token, is reported beside the mean, which hides a seed that learned little.
 WIDE_NATS = 1.0
 UNTESTED = "with one seed each, the ranking is untested"
 PER_BYTE = "The runs predict different tokens, so they are compared in bits per byte instead of nats per token."
 
 
 def missing_experiment(results: Results, problem: str, example: str) -> Finding:
-    """Return the finding of a problem whose experiment this study lacks.
+    """Return the finding of a problem whose experiment is not in the study.
 
-    `{corpus}` in `example` becomes the study's simple corpus, `{web}` the one in the place of web text.
+    `{corpus}` in `example` becomes the study's simple corpus, `{web}` its web corpus.
     """
     corpus = results.corpus_in_role("simple") or next(iter(results.study.corpora))
-    added = example.replace("{corpus}", corpus).replace("{web}", results.corpus_in_role("web") or "A_WEB_CORPUS")
-    return missing(f"This study has no experiment {problem}; add to its file, under experiments: `{added}`")
+    lines = example.replace("{corpus}", corpus).replace("{web}", results.corpus_in_role("web") or "A_WEB_CORPUS")
+    return missing(f"This study has no experiment {problem}; add to its file, under experiments: `{lines}`")
 
 
 def across_corpora(experiment: ExperimentRuns) -> Finding:
-    """Return the finding of an experiment that asks for its best run, but whose runs are on several corpora."""
+    """Return the finding of an experiment whose runs are on several corpora, so that none is the best."""
     corpora = join_words(list(experiment.by_corpus()))
     sentence = f"The runs are on {corpora}, whose losses do not compare, so none of them is the best; use one corpus."
     return Finding("partial", {}, [sentence], [runs_table(experiment)], experiment_plots(experiment))
 
 
 def per_byte_sentences(experiment: ExperimentRuns) -> list[str]:
-    """Say that the runs are ranked in bits per byte, if they are."""
+    """Report that the runs are ranked in bits per byte, if they are."""
     return [PER_BYTE] if experiment.ranking_metric() == "bits_per_byte" else []
 
 
@@ -46,15 +46,10 @@ def table_path(experiment: ExperimentRuns) -> str:
     return f"experiments/{experiment.name}/table.csv"
 
 
-def finished_values(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> list[float]:
-    """Return a metric of the finished seeds of one run."""
-    return list(experiment.losses(name, measure).values())
-
-
 def mean_value(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> float | None:
-    """Return the mean over the finished seeds of one run; None where none finished."""
-    measured = finished_values(experiment, name, measure)
-    return fmean(measured) if measured else None
+    """Return the mean over the finished seeds of one run; None if none finished."""
+    values = experiment.finished_values(name, measure)
+    return fmean(values) if values else None
 
 
 def mean_metric(
@@ -66,10 +61,10 @@ def mean_metric(
 ) -> Metric:
     """Mean over the finished seeds of one run, with its 95 % interval if there are several."""
     source = table_path(experiment)
-    measured = finished_values(experiment, name, measure) if name else []
-    if not measured:
+    values = experiment.finished_values(name, measure) if name else []
+    if not values:
         return Metric(None, unit, source, missing_reason=missing_reason or "no run finished")
-    interval = mean_interval(measured)
+    interval = mean_interval(values)
     return Metric(interval.mean, unit, source, interval.bounds)
 
 
@@ -82,7 +77,9 @@ def experiment_plots(experiment: ExperimentRuns) -> list[Plot]:
     """Return the plots of an experiment: learning curves over steps and over time, and the final losses."""
     folder, names = f"experiments/{experiment.name}", experiment.names()
     ending, per_token = describe_best(experiment), experiment.ranking_metric() == "validation_loss"
-    measured, caution = ("loss", "") if per_token else ("bits per byte", "; heights on different tokens do not compare")
+    measure_name, caution = (
+        ("loss", "") if per_token else ("bits per byte", "; heights on different tokens do not compare")
+    )
     runs = f"{len(names)} runs ({abbreviate(names)})" if len(names) > 1 else f"the run {names[0]}"
     return [
         Plot(
@@ -98,14 +95,14 @@ def experiment_plots(experiment: ExperimentRuns) -> list[Plot]:
         ),
         Plot(
             f"{folder}/final_loss.svg",
-            f"{measured.capitalize()} on the whole validation split at the end of each run.",
-            f"Final {measured} of {runs}{ending}.",
+            f"{measure_name.capitalize()} on the whole validation split at the end of each run.",
+            f"Final {measure_name} of {runs}{ending}.",
         ),
     ]
 
 
 def describe_best(experiment: ExperimentRuns) -> str:
-    """Return the best run for those who cannot see a plot; nothing where none is the best."""
+    """Return the best run for the alternative text of a plot; empty if none is the best."""
     best, measure = experiment.best(), experiment.ranking_metric()
     if best is None:
         return ""
@@ -124,30 +121,30 @@ def format_loss_with_unit(value: float, measure: str) -> str:
 
 
 def format_loss_value(value: float, measure: str) -> str:
-    """Return a loss without its unit, which the sentence gives elsewhere."""
+    """Return a loss without its unit."""
     return format_loss(value) if measure == "validation_loss" else format_number(value, 4)
 
 
 def abbreviate(names: Sequence[str]) -> str:
-    """Up to six names in full, more as the first, the last and how many lie between."""
+    """Return up to six names in full, or the first and the last of more."""
     return join_words(names) if len(names) <= 6 else f"{names[0]} to {names[-1]}"
 
 
 def runs_table(experiment: ExperimentRuns, names: Iterable[str] | None = None) -> Table:
     """Return a row for each run, averaged over its finished seeds."""
     settings = experiment.varied_settings()
-    shown = list(experiment.names() if names is None else names)
-    several = any(len(finished_values(experiment, name)) > 1 for name in shown)
+    run_names = list(experiment.names() if names is None else names)
+    several = any(len(experiment.finished_values(name)) > 1 for name in run_names)
     columns = ["run", *settings, "seeds", "validation loss", *(["± (95 %)"] if several else [])]
     columns += ["perplexity", "bits per byte", "steps", "tokens", "tokens/s", "time (s)"]
-    rows = [run_row(experiment, name, settings, several) for name in shown]
+    rows = [run_row(experiment, name, settings, several) for name in run_names]
     caption = "Final results of each run: means over the seeds that finished, and how many did."
     return Table(caption, columns, rows, "fewer than two of its seeds finished")
 
 
 def run_row(experiment: ExperimentRuns, name: str, settings: list[str], several: bool) -> list[Any]:
     """One row of `runs_table`."""
-    runs, losses = experiment.seeds_of(name), finished_values(experiment, name)
+    runs, losses = experiment.seeds_of(name), experiment.finished_values(name)
     finished = sum(run.status == "finished" for run in runs)
     half_width = mean_interval(losses).half_width if len(losses) > 1 else None
     return [
@@ -190,9 +187,9 @@ def setting_sentence(results: Results, experiment: ExperimentRuns) -> str:
     return f"Each run trains {' '.join(parts) or 'its own model'}, {once}."
 
 
-def common_value(found: Iterable[Any]) -> Any | None:
-    """Return the value that all members share; None where they differ."""
-    distinct = set(found)
+def common_value(values: Iterable[Any]) -> Any | None:
+    """Return the value that all members share; None if they differ."""
+    distinct = set(values)
     return distinct.pop() if len(distinct) == 1 else None
 
 
@@ -217,47 +214,47 @@ def stop_step(run: Run) -> str:
 
 def describe_seeds(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> str:
     """Return the number of seeds of a mean, such as ", mean of 3 seeds", with their range if it is wide."""
-    measured = finished_values(experiment, name, measure)
+    values = experiment.finished_values(name, measure)
     spread = (
-        f" from {format_number(min(measured), 4)} to {format_number(max(measured), 4)}"
+        f" from {format_number(min(values), 4)} to {format_number(max(values), 4)}"
         if has_wide_spread(experiment, name)
         else ""
     )
-    return f", mean of {len(measured)} seeds{spread}" if len(measured) > 1 else ""
+    return f", mean of {len(values)} seeds{spread}" if len(values) > 1 else ""
 
 
 def has_wide_spread(experiment: ExperimentRuns, name: str) -> bool:
-    """Return True if the seeds of a run differ so much that their mean alone would mislead."""
-    losses = finished_values(experiment, name)
+    """Return True if the losses of a run's seeds differ by more than WIDE_NATS."""
+    losses = experiment.finished_values(name)
     return bool(losses) and max(losses) - min(losses) > WIDE_NATS
 
 
 def describe_runner_up(experiment: ExperimentRuns, best: str, rivals: Mapping[str, str]) -> str:
     """Describe the difference of the best run from the second; empty if it is the only run.
 
-    `rivals` says how a sentence names each other run; those without a finished run for every seed are left out.
+    `rivals` maps each other run to its name in a sentence; those without a finished run for every seed are left out.
     """
     measure = experiment.ranking_metric([best, *rivals])
     means = {name: experiment.mean_loss(name, measure) for name in rivals} if measure else {}
     ranked = sorted((name for name in means if means[name] is not None), key=means.get)
     if not ranked:
         return ""
-    theirs = {name: experiment.losses(name, measure) for name in (best, *ranked)}
-    differences = {name: paired_difference(theirs[name], theirs[best]) for name in ranked}
+    losses = {name: experiment.losses(name, measure) for name in (best, *ranked)}
+    differences = {name: paired_difference(losses[name], losses[best]) for name in ranked}
     second = differences[ranked[0]]
     if second.count == 1:
         return f"; {UNTESTED}"
-    told, runner_up = describe_difference(second, UNITS[measure]), rivals[ranked[0]]
+    difference_text, runner_up = describe_difference(second, UNITS[measure]), rivals[ranked[0]]
     alike = join_words([rivals[name] for name in ranked[1:] if not differences[name].significant])
     if second.inconclusive:
         also = f", nor is that from {alike} resolved" if alike else ""
-        return f"; the difference from the second, {runner_up}, is {told}{also}"
+        return f"; the difference from the second, {runner_up}, is {difference_text}{also}"
     also = f"; the difference from {alike} is not resolved" if alike else ""
-    return f"; the second, {runner_up}, ends {told}{also}"
+    return f"; the second, {runner_up}, ends {difference_text}{also}"
 
 
 def describe_difference(difference: Interval, unit: str = "nats per token") -> str:
-    """Return a difference in words that claim no more than its interval supports.
+    """Describe a difference, claiming no more than its interval supports.
 
     >>> describe_difference(Interval(0.031, 0.012, 3))
     'higher by 0.031 nats per token (95 % interval 0.019 to 0.043, 3 seeds)'

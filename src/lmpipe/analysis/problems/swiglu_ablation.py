@@ -28,29 +28,31 @@ SPEC = AblationSpec(
 
 def analyze(results: Results) -> Finding:
     """Return the paired difference between SiLU and SwiGLU, with both parameter counts."""
-    return analyze_ablation(results, SPEC, more=parameter_counts)
+    return analyze_ablation(results, SPEC, add_details=parameter_counts)
 
 
 def parameter_counts(experiment: ExperimentRuns, comparison: Comparison) -> tuple[dict[str, Metric], list[str]]:
     """Both models' sizes, and whether the comparison is one of equals."""
-    ours, base = (experiment.seeds_of(name)[0].summary.parameters for name in (comparison.variant, comparison.baseline))
+    variant, baseline = (
+        experiment.seeds_of(name)[0].summary.parameters for name in (comparison.variant, comparison.baseline)
+    )
     source = run_summary.table_path(experiment)
     metrics = {
-        "baseline_parameters": Metric(base, "parameters", source),
-        "parameters": Metric(ours, "parameters", source),
-        "parameter_difference": Metric(ours / base - 1, "share of the baseline's", source),
+        "baseline_parameters": Metric(baseline, "parameters", source),
+        "parameters": Metric(variant, "parameters", source),
+        "parameter_difference": Metric(variant / baseline - 1, "share of the baseline's", source),
     }
     widths = f"d_ff {experiment.setting(comparison.variant, 'd_ff')} without the gate and " \
              f"{experiment.setting(comparison.baseline, 'd_ff')} with it"  # fmt: skip
-    if ours == base:
+    if variant == baseline:
         equal = (
-            f"Both models have exactly {format_int(ours)} parameters ({widths}), "
+            f"Both models have exactly {format_int(variant)} parameters ({widths}), "
             "so the comparison is one of equal size."
         )
         return metrics, [equal]
-    more = "more" if ours > base else "fewer"
+    direction = "more" if variant > baseline else "fewer"
     return metrics, [
-        f"The model without the gate has {format_int(ours)} parameters, "
-        f"{format_percent(abs(ours / base - 1))} {more} than the "
-        f"{format_int(base)} of the baseline ({widths})."
+        f"The model without the gate has {format_int(variant)} parameters, "
+        f"{format_percent(abs(variant / baseline - 1))} {direction} than the "
+        f"{format_int(baseline)} of the baseline ({widths})."
     ]

@@ -1,4 +1,4 @@
-"""The loss that a study aims at (`target_loss` of an experiment), beside what the experiment's best run reached."""
+"""Target loss of an experiment (`target_loss` in the study) beside the loss of its best run."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,17 +17,17 @@ def add_target(finding: Finding, results: Results, name: str) -> Finding:
     experiment = results.experiment(name)
     if experiment is None or (target := results.study.experiments[name].target_loss) is None:
         return finding
-    answer, *more = finding.sentences
+    answer, *details = finding.sentences
     return replace(
         finding,
         metrics=finding.metrics | target_metrics(experiment, target),
-        sentences=[answer, target_sentence(experiment, target), *more],
+        sentences=[answer, target_sentence(experiment, target), *details],
         tables=[target_table(experiment, target), *finding.tables],
     )
 
 
 def target_metrics(experiment: ExperimentRuns, target: float) -> dict[str, Metric]:
-    """Return the target, how far the best run ends above it (below it where negative), and whether that reaches it."""
+    """Return the target, the difference of the best run from it, and True if it is reached."""
     best = experiment.best()
     reached = run_summary.mean_metric(experiment, best, missing_reason=NO_RUN)
     bounds = reached.interval and tuple(bound - target for bound in reached.interval)
@@ -45,14 +45,14 @@ def target_sentence(experiment: ExperimentRuns, target: float) -> str:
     if best is None:
         return f"{aim} was not reached: {NO_RUN}."
     reached = experiment.mean_loss(best)
-    which = f"{format_loss(reached)} in `{best}`{run_summary.describe_seeds(experiment, best)}"
+    best_text = f"{format_loss(reached)} in `{best}`{run_summary.describe_seeds(experiment, best)}"
     if reached <= target:
-        return f"{aim} was reached: {which}, {format_loss(target - reached)} below it."
-    return f"{aim} was missed by {format_loss(reached - target)}: the best end is {which}."
+        return f"{aim} was reached: {best_text}, {format_loss(target - reached)} below it."
+    return f"{aim} was missed by {format_loss(reached - target)}: the best end is {best_text}."
 
 
 def target_table(experiment: ExperimentRuns, target: float) -> Table:
-    """Return the target beside what was reached."""
+    """Return the target beside the best loss."""
     best = experiment.best()
     reached = experiment.mean_loss(best) if best else None
     row: list[Any] = [target, reached, best, "no" if reached is None or reached > target else "yes"]

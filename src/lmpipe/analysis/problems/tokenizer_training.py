@@ -38,31 +38,31 @@ ODD_KINDS = {
     "mojibake": ("is text read in a wrong encoding (mojibake)", "are text read in a wrong encoding (mojibake)"),
     "not valid UTF-8": ("cuts a character in two", "cut a character in two"),
 }
-SHOWN_CHARACTERS = 24
+MAX_QUOTED_CHARACTERS = 24
 
 
 def analyze_training(results: Results, role: str) -> Finding:
     """Return the finding on the own tokenizer of the corpus in a role (`simple` or `web`)."""
     corpus = results.corpus_in_role(role)
     if corpus is None:
-        place = ROLE_DATASETS[role]
-        return missing(f"No corpus of this study stands for {place}; give one of them `stands_for: {place}`.")
+        text = ROLE_DATASETS[role]
+        return missing(f"No corpus of this study stands for {text}; give one of them `stands_for: {text}`.")
     source = f"tokenizers/{corpus}/training.json"
     training = results.document(TokenizerTraining, source)
     if training is None:
         return missing(f"The tokenizer of {corpus} has not been trained; run {format_command('tokenizers')}.")
-    described = describe(results, corpus)
+    profile = describe(results, corpus)
     return Finding(
-        "answered" if described else "partial",
-        metrics=cost_metrics(training, source) | extrapolation(training, source, role) | longest_metrics(described),
+        "answered" if profile else "partial",
+        metrics=cost_metrics(training, source) | extrapolation(training, source, role) | longest_metrics(profile),
         sentences=[
-            short_answer(results, corpus, training, described),
+            short_answer(results, corpus, training, profile),
             *vocabulary_sentences(results, corpus, training),
             stages_sentence(training),
             *extrapolation_sentences(training, source, role),
-            *sense_sentences(described),
+            *sense_sentences(profile),
         ],
-        tables=[stages_table(training), *longest_tables(corpus, described)],
+        tables=[stages_table(training), *longest_tables(corpus, profile)],
     )
 
 
@@ -73,7 +73,7 @@ def describe(results: Results, corpus: str) -> VocabularyProfile | None:
 
 
 def comparison(results: Results) -> TokenizerEvaluation | None:
-    """Return the comparison of tokenizers; None where it was not made."""
+    """Return the evaluation of tokenizers; None if it does not exist."""
     return results.document(TokenizerEvaluation, COMPARISON)
 
 
@@ -92,10 +92,10 @@ def cost_metrics(training: TokenizerTraining, source: str) -> dict[str, Metric]:
     }
 
 
-def longest_metrics(described: VocabularyProfile | None) -> dict[str, Metric]:
-    """Return the longest token and its length; undefined where no pair was merged or the comparison is missing."""
-    tokens = described.longest_tokens if described else ()
-    reason = "" if tokens else "no tokens were merged" if described else "the tokenizers were not compared"
+def longest_metrics(profile: VocabularyProfile | None) -> dict[str, Metric]:
+    """Return the longest token and its length; undefined without merges or without the comparison."""
+    tokens = profile.longest_tokens if profile else ()
+    reason = "" if tokens else "no tokens were merged" if profile else "the tokenizers were not compared"
     longest = tokens[0] if tokens else None
     return {
         "longest_token": Metric(longest and longest.text, "", COMPARISON, missing_reason=reason),
@@ -106,15 +106,13 @@ def longest_metrics(described: VocabularyProfile | None) -> dict[str, Metric]:
     }
 
 
-def short_answer(
-    results: Results, corpus: str, training: TokenizerTraining, described: VocabularyProfile | None
-) -> str:
+def short_answer(results: Results, corpus: str, training: TokenizerTraining, profile: VocabularyProfile | None) -> str:
     """Time, memory and the longest token in one sentence."""
     cost = (
         f"Training the tokenizer of {describe_corpus(results, corpus)} took {format_seconds(training.wall_seconds)} "
         f"and at most {format_bytes(training.peak_memory_bytes)} of memory"
     )
-    tokens = described.longest_tokens if described else ()
+    tokens = profile.longest_tokens if profile else ()
     if not tokens:
         return f"{cost}."
     length = tokens[0].bytes
@@ -127,7 +125,7 @@ def short_answer(
 
 def quoted(text: str) -> str:
     """Return a token as code; a long one is cut."""
-    return code_span(text) if len(text) <= SHOWN_CHARACTERS else code_span(f"{text[:SHOWN_CHARACTERS]}…")
+    return code_span(text) if len(text) <= MAX_QUOTED_CHARACTERS else code_span(f"{text[:MAX_QUOTED_CHARACTERS]}…")
 
 
 def quoted_listing(tokens: Sequence[LongToken]) -> str:
@@ -136,25 +134,25 @@ def quoted_listing(tokens: Sequence[LongToken]) -> str:
 
 
 def vocabulary_sentences(results: Results, corpus: str, training: TokenizerTraining) -> list[str]:
-    """Describe the vocabulary, and say if the text ran out of pairs before it was full."""
+    """Describe the vocabulary, and if the text had too few pairs to fill it."""
     specials = len(training.special_tokens)
-    made = (
+    sentence = (
         f"Its {format_int(training.vocab_size)} ids are 256 bytes, {format_int(specials)} special "
         f"{'token' if specials == 1 else 'tokens'} and {format_int(training.merges)} merges, learned from "
         f"{format_bytes(training.bytes)} of text with {format_int(training.pretokens)} pre-tokens, "
         f"{format_int(training.unique_pretokens)} of them different."
     )
-    wanted = results.study.corpora[corpus].tokenizer.vocab_size
-    if training.vocab_size >= wanted:
-        return [made]
-    return [made, f"The study asks for {format_int(wanted)} ids, but the text has no pair left to merge."]
+    requested_size = results.study.corpora[corpus].tokenizer.vocab_size
+    if training.vocab_size >= requested_size:
+        return [sentence]
+    return [sentence, f"The study asks for {format_int(requested_size)} ids, but the text has no pair left to merge."]
 
 
 def stages_sentence(training: TokenizerTraining) -> str:
     """Describe the time of each stage."""
     stages, total = dict(training.stages), training.wall_seconds
     slowest = max(stages, key=lambda stage: stages[stage].wall_seconds)
-    rest = join_words(
+    other_stages = join_words(
         [
             f"{STAGES[stage]} {format_percent(cost.wall_seconds / total)}"
             for stage, cost in stages.items()
@@ -163,7 +161,7 @@ def stages_sentence(training: TokenizerTraining) -> str:
     )
     share = format_percent(stages[slowest].wall_seconds / total)
     return (
-        f"The largest part of the time, {share}, went into {STAGES[slowest]}; {rest}. "
+        f"The largest part of the time, {share}, went into {STAGES[slowest]}; {other_stages}. "
         f"In all that is {format_bytes(training.bytes / total)} of text a second."
     )
 
@@ -179,7 +177,7 @@ def extrapolation(training: TokenizerTraining, source: str, role: str) -> dict[s
 
 
 def extrapolation_sentences(training: TokenizerTraining, source: str, role: str) -> list[str]:
-    """Return the extrapolation in words, unless the text was that large itself."""
+    """Describe the extrapolation, unless the text has at least half the write-up's size."""
     text_bytes, unique = FULL_TEXTS[role]
     seconds = extrapolation(training, source, role)["full_text_seconds"].value
     if seconds is None or training.bytes >= text_bytes / 2:
@@ -205,9 +203,9 @@ def stages_table(training: TokenizerTraining) -> Table:
     return Table(caption, ["stage", "seconds", "share of the time", "peak memory, bytes"], rows)
 
 
-def longest_tables(corpus: str, described: VocabularyProfile | None) -> list[Table]:
-    """Return the longest tokens, what they are, and where they first stand in the training text."""
-    tokens = described.longest_tokens if described else ()
+def longest_tables(corpus: str, profile: VocabularyProfile | None) -> list[Table]:
+    """Return the longest tokens, their kinds, and their first occurrences in the training text."""
+    tokens = profile.longest_tokens if profile else ()
     if not tokens:
         return []
     rows = [
@@ -217,22 +215,22 @@ def longest_tables(corpus: str, described: VocabularyProfile | None) -> list[Tab
     return [Table(caption, ["token", "bytes", "id", "kind", "occurrences", "excerpt"], rows, code_columns=["token"])]
 
 
-def sense_sentences(described: VocabularyProfile | None) -> list[str]:
+def sense_sentences(profile: VocabularyProfile | None) -> list[str]:
     """Judge the longest tokens: their kinds, and how often they occur."""
-    tokens = described.longest_tokens if described else ()
+    tokens = profile.longest_tokens if profile else ()
     if not tokens:
         return []
     words = [token for token in tokens if token.kind in WORDS]
     odd = [token for token in tokens if token.kind not in WORDS]
     rarest = min(token.occurrences for token in tokens)
-    found = f"each of them occurs at least {format_int(rarest)} times in the training text"
+    frequency = f"each of them occurs at least {format_int(rarest)} times in the training text"
     if not odd:
-        return [f"They make sense: the {len(tokens)} longest are all words or parts of words, and {found}."]
+        return [f"They make sense: the {len(tokens)} longest are all words or parts of words, and {frequency}."]
     kinds = [f"{len(words)} {'is a word or a part of one' if len(words) == 1 else 'are words or parts of words'}"]
     kinds += [f"{len(group)} {ODD_KINDS[kind][len(group) > 1]}" for kind, group in by_kind(odd).items()]
     return [
         f"They make sense as statistics, not all as language: of the {len(tokens)} longest, {join_words(kinds)}, "
-        f"such as {quoted(odd[0].text)}; {found}, and a frequent pair is merged whatever it means."
+        f"such as {quoted(odd[0].text)}; {frequency}, and a frequent pair is merged whatever it means."
     ]
 
 
@@ -245,13 +243,13 @@ def by_kind(tokens: Sequence[LongToken]) -> dict[str, list[LongToken]]:
 
 
 def comparison_sentences(results: Results) -> list[str]:
-    """Compare the vocabularies of the simple and the web corpus: overlap, lengths, and what only one has."""
+    """Compare the vocabularies of the simple and the web corpus: overlap, lengths, and tokens that only one has."""
     simple, web = results.corpus_in_role("simple"), results.corpus_in_role("web")
     overlap = overlap_of(results, simple, web)
     if overlap is None:
         return []
-    described = {name: describe(results, name) for name in (simple, web)}
-    merges = {name: described[name].merges for name in (simple, web)}
+    profiles = {name: describe(results, name) for name in (simple, web)}
+    merges = {name: profile.merges for name, profile in profiles.items()}
     sentences = [
         f"The vocabularies of {simple} and {web} share {format_int(overlap.shared)} merged tokens: "
         f"{format_percent(overlap.shared / merges[simple])} of the {format_int(merges[simple])} of {simple} and "
@@ -265,9 +263,9 @@ def comparison_sentences(results: Results) -> list[str]:
     ]
     if only:
         sentences.append(f"Among the earliest merges, {', and '.join(only)}.")
-    lengths = [f"{format_number(described[name].mean_length)} bytes for {name}" for name in (simple, web)]
+    lengths = [f"{format_number(profile.mean_length)} bytes for {name}" for name, profile in profiles.items()]
     spaced = [
-        f"{format_percent(described[name].words_after_space / merges[name])} for {name}" for name in (simple, web)
+        f"{format_percent(profile.words_after_space / profile.merges)} for {name}" for name, profile in profiles.items()
     ]
     return [
         *sentences,
@@ -291,13 +289,13 @@ def comparison_metrics(results: Results) -> dict[str, Metric]:
     overlap = overlap_of(results, simple, web)
     if overlap is None:
         return {}
-    own, other = describe(results, web), describe(results, simple)
+    web_profile, simple_profile = describe(results, web), describe(results, simple)
     return {
         "shared_tokens": Metric(overlap.shared, "tokens", COMPARISON),
-        "share_of_simple_shared": Metric(overlap.shared / other.merges, "share", COMPARISON),
-        "share_of_web_shared": Metric(overlap.shared / own.merges, "share", COMPARISON),
-        "mean_token_bytes_simple": Metric(other.mean_length, "bytes", COMPARISON),
-        "mean_token_bytes_web": Metric(own.mean_length, "bytes", COMPARISON),
+        "share_of_simple_shared": Metric(overlap.shared / simple_profile.merges, "share", COMPARISON),
+        "share_of_web_shared": Metric(overlap.shared / web_profile.merges, "share", COMPARISON),
+        "mean_token_bytes_simple": Metric(simple_profile.mean_length, "bytes", COMPARISON),
+        "mean_token_bytes_web": Metric(web_profile.mean_length, "bytes", COMPARISON),
     }
 
 
@@ -314,8 +312,8 @@ def comparison_tables(results: Results) -> list[Table]:
 
 def shares_table(caption: str, heading: str, key: str, names: list[str], results: Results) -> Table:
     """One row for each kind or length, one column of counts for each vocabulary."""
-    found = [getattr(describe(results, name), key) for name in names]
-    kinds = dict.fromkeys(kind for one in found for kind in one)
+    counts = [getattr(describe(results, name), key) for name in names]
+    kinds = dict.fromkeys(kind for column in counts for kind in column)
     ordered = sorted(kinds, key=int) if key == "lengths" else list(kinds)
-    rows = [[int(kind) if key == "lengths" else kind, *(one.get(kind, 0) for one in found)] for kind in ordered]
+    rows = [[int(kind) if key == "lengths" else kind, *(column.get(kind, 0) for column in counts)] for kind in ordered]
     return Table(caption, [heading, *names], rows)

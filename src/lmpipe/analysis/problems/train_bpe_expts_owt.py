@@ -20,7 +20,7 @@ QUESTION = (
 
 
 def analyze(results: Results) -> Finding:
-    """Cost, stages and longest tokens of the web corpus's tokenizer, and its vocabulary beside the simple one's."""
+    """Return the cost, stages and longest tokens of the web tokenizer, and its overlap with the simple one."""
     finding = analyze_training(results, "web")
     if finding.status == "missing":
         return finding

@@ -1,4 +1,4 @@
-"""Problem train_bpe_tinystories: what training a tokenizer on the simple corpus costs, and its longest token."""
+"""Problem train_bpe_tinystories: the cost of training a tokenizer on the simple corpus, and its longest token."""
 
 from lmpipe.analysis.finding import Finding
 from lmpipe.analysis.problems.tokenizer_training import analyze_training

@@ -1,4 +1,4 @@
-"""Problem transformer_accounting: parameters, matrix multiplies and where the FLOPs go, for models of several sizes."""
+"""Problem transformer_accounting: parameters, matrix multiplies and FLOPs by component, for models of several sizes."""
 
 from lmpipe.analysis.finding import BarPlot, Finding, Metric, Plot, Table, missing
 from lmpipe.analysis.problems import measured_compute
@@ -33,36 +33,36 @@ GPT2_XL = {
 
 
 def analyze(results: Results) -> Finding:
-    """Return the accounting of every model of the study; partial where GPT-2 XL is not among them."""
-    accounts = read_accounts(results)
+    """Return the accounting of every model of the study; partial if GPT-2 XL is not among them."""
+    accounts = read_accounting(results)
     if not accounts:
         return missing(f"This study holds no accounting yet; make it with {format_command('accounting')}.")
-    shown, real = shown_account(accounts), measured_compute.flops_and_time(results)
+    main, measured = main_account(accounts), measured_compute.flops_and_time(results)
     metrics = {name: metric for account in accounts for name, metric in metrics_of(account).items()}
     return Finding(
-        "answered" if is_gpt2_xl(shown) and measured_compute.read(results) else "partial",
-        metrics=metrics | real.metrics,
+        "answered" if is_gpt2_xl(main) and measured_compute.read_profile(results) else "partial",
+        metrics=metrics | measured.metrics,
         sentences=[
-            *shown_sentences(shown),
-            *size_sentences(accounts, shown),
+            *account_sentences(main),
+            *size_sentences(accounts, main),
             *context_sentences(accounts),
-            *own_sentences(accounts),
+            *study_model_sentences(accounts),
             *check_sentences(accounts),
-            *real.sentences,
+            *measured.sentences,
         ],
         tables=[
             models_table(accounts),
             parameters_table(accounts),
-            matmuls_table(shown),
+            matmuls_table(main),
             shares_table(accounts),
-            *real.tables,
+            *measured.tables,
         ],
         plots=[shares_plot(accounts)],
     )
 
 
-def read_accounts(results: Results) -> list[ModelAccounting]:
-    """Return the accounting of every model that the study names, and of its own model, as far as it has been made."""
+def read_accounting(results: Results) -> list[ModelAccounting]:
+    """Return the existing accounting of every model that the study names, and of its own model."""
     names = [*results.study.accounting.models, "study"]
     return [account for name in names if (account := results.document(ModelAccounting, f"accounting/{name}.json"))]
 
@@ -72,8 +72,8 @@ def is_gpt2_xl(account: ModelAccounting) -> bool:
     return all(getattr(account.config, key) == value for key, value in GPT2_XL.items())
 
 
-def shown_account(accounts: list[ModelAccounting]) -> ModelAccounting:
-    """Return the model to show in full: GPT-2 XL, or the largest one."""
+def main_account(accounts: list[ModelAccounting]) -> ModelAccounting:
+    """Return the model that is described in full: GPT-2 XL, or the largest one."""
     return max(accounts, key=lambda account: (is_gpt2_xl(account), account.parameters.total))
 
 
@@ -99,8 +99,8 @@ def metrics_of(account: ModelAccounting) -> dict[str, Metric]:
     }
 
 
-def shown_sentences(account: ModelAccounting) -> list[str]:
-    """Return the size and cost of the model shown in full, and where its FLOPs go."""
+def account_sentences(account: ModelAccounting) -> list[str]:
+    """Describe the size of the main model, and its FLOPs by component."""
     flops, config = account.flops, account.config
     ordered = sorted(account.shares.items(), key=lambda item: -item[1])
     shares = join_words([f"{format_percent(share)} for the {COMPONENTS[component]}" for component, share in ordered])
@@ -126,15 +126,15 @@ def sentence_start(text: str) -> str:
     return text[0].upper() + text[1:] if text.startswith("the ") else text
 
 
-def size_sentences(accounts: list[ModelAccounting], shown: ModelAccounting) -> list[str]:
+def size_sentences(accounts: list[ModelAccounting], main: ModelAccounting) -> list[str]:
     """Describe the change of the shares from the smallest to the largest model of one context and vocabulary."""
-    same = [account for account in accounts if differences(account, shown).isdisjoint({"context_length", "vocab_size"})]
+    same = [account for account in accounts if differences(account, main).isdisjoint({"context_length", "vocab_size"})]
     small, large = (pick(same, key=lambda account: account.parameters.total) for pick in (min, max))
     if small is large:
         return []
     changes = [
-        f"{words} from {format_percent(small.shares[component])} to {format_percent(large.shares[component])}"
-        for component, words in COMPONENTS.items()
+        f"{label} from {format_percent(small.shares[component])} to {format_percent(large.shares[component])}"
+        for component, label in COMPONENTS.items()
     ]
     growth = {component: large.shares[component] - small.shares[component] for component in COMPONENTS}
     grows, shrinks = (COMPONENTS[pick(growth, key=growth.get)] for pick in (max, min))
@@ -147,8 +147,8 @@ def size_sentences(accounts: list[ModelAccounting], shown: ModelAccounting) -> l
 
 def differences(account: ModelAccounting, other: ModelAccounting) -> set[str]:
     """Return the settings in which two models differ."""
-    ours, theirs = account.config.model_dump(), other.config.model_dump()
-    return {key for key in ours if ours[key] != theirs[key]}
+    first, second = account.config.model_dump(), other.config.model_dump()
+    return {key for key in first if first[key] != second[key]}
 
 
 def context_sentences(accounts: list[ModelAccounting]) -> list[str]:
@@ -180,17 +180,17 @@ def context_sentence(short: ModelAccounting, long: ModelAccounting) -> str:
     )
 
 
-def own_sentences(accounts: list[ModelAccounting]) -> list[str]:
+def study_model_sentences(accounts: list[ModelAccounting]) -> list[str]:
     """Return the study's own model in one sentence, unless it is the only one."""
-    own = next((account for account in accounts if account.name == "study"), None)
-    if own is None or len(accounts) == 1:
+    account = next((account for account in accounts if account.name == "study"), None)
+    if account is None or len(accounts) == 1:
         return []
-    largest, share = max(own.shares.items(), key=lambda item: item[1])
+    largest, share = max(account.shares.items(), key=lambda item: item[1])
     return [
-        f"The study's own model has {format_int(own.parameters.total)} parameters "
-        f"({format_bytes(own.parameter_bytes)}) and "
-        f"takes {format_int(own.flops.forward)} FLOPs for a sequence of "
-        f"{format_int(own.config.context_length)} "
+        f"The study's own model has {format_int(account.parameters.total)} parameters "
+        f"({format_bytes(account.parameter_bytes)}) and "
+        f"takes {format_int(account.flops.forward)} FLOPs for a sequence of "
+        f"{format_int(account.config.context_length)} "
         f"tokens, the largest part, {format_percent(share)}, for the {COMPONENTS[largest]}."
     ]
 
@@ -206,7 +206,7 @@ def check_sentences(accounts: list[ModelAccounting]) -> list[str]:
         f"Parameters and FLOPs equal, to the unit, what torch counts on lmpipe's own model for {equal} of "
         f"{len(accounts)} models (built on the meta device, with FlopCounterMode)."
     ]
-    if not is_gpt2_xl(shown_account(accounts)):
+    if not is_gpt2_xl(main_account(accounts)):
         sentences.append("GPT-2 XL, which the write-up accounts for, is not among the models of this study.")
     return sentences
 
@@ -226,8 +226,10 @@ def models_table(accounts: list[ModelAccounting]) -> Table:
 
 def parameters_table(accounts: list[ModelAccounting]) -> Table:
     """Parameters by part of every model."""
-    parts = ["token_embedding", "attention", "feed_forward", "norms", "lm_head", "total"]
-    rows = [[account.name, *(getattr(account.parameters, part) for part in parts)] for account in accounts]
+    components = ["token_embedding", "attention", "feed_forward", "norms", "lm_head", "total"]
+    rows = [
+        [account.name, *(getattr(account.parameters, component) for component in components)] for account in accounts
+    ]
     headings = ["token embedding", "attention", "feed-forward", "RMSNorm gains", "output head", "total"]
     return Table("Parameters by part (embedding and output head are not tied)", ["model", *headings], rows)
 
@@ -247,7 +249,7 @@ def matmuls_table(account: ModelAccounting) -> Table:
 def shares_table(accounts: list[ModelAccounting]) -> Table:
     """Each component's share of every model's FLOPs, in percent."""
     rows = [[account.name, *(100 * account.shares[component] for component in COMPONENTS)] for account in accounts]
-    columns = ["model", *(f"{words} (%)" for words in COMPONENTS.values())]
+    columns = ["model", *(f"{label} (%)" for label in COMPONENTS.values())]
     return Table("Shares of the forward FLOPs by component", columns, rows)
 
 
@@ -255,7 +257,7 @@ def shares_plot(accounts: list[ModelAccounting]) -> Plot:
     """Each component's share of every model's FLOPs, as stacked bars."""
     names = [account.name for account in accounts]
     groups = {
-        words: [100 * account.shares[component] for account in accounts] for component, words in COMPONENTS.items()
+        label: [100 * account.shares[component] for account in accounts] for component, label in COMPONENTS.items()
     }
     title = "Where the FLOPs of a forward pass go"
     data = BarPlot(title, "share of forward FLOPs (%)", names, groups, stacked=True, horizontal=True)

@@ -1,4 +1,4 @@
-"""Problem unicode1: what chr(0) is, how its representation differs from what print writes, what it does in a text."""
+"""Problem unicode1: the character chr(0), its representation against its printed form, and its effect in a text."""
 
 from lmpipe.analysis.finding import Finding, Metric, Text, missing
 from lmpipe.analysis.results import Results
@@ -29,20 +29,20 @@ def analyze(results: Results) -> Finding:
 
 
 def sentences_of(null: NullCharacter) -> list[str]:
-    """Return the three answers, each from what the interpreter put out."""
+    """Return the three answers, each from the interpreter's output."""
     escape = null.representation
     code_points = " ".join(f"U+{ord(character):04X}" for character in null.printed)
     kind = "a control character" if null.category == "Cc" else f"of category {null.category}"
     name = ", which Unicode calls NULL," if null.unicode_name_is_null else ""
     inside = "the same escape" if escape.strip("'") in null.joined_representation else "another form"
-    kept = "still there" if "\0" in null.joined_printed else "gone"
+    presence = "still there" if "\0" in null.joined_printed else "gone"
     return [
         f"`chr(0)` is the character {code_points}{name} and it is {kind} without a shape of its own.",
         f"Its representation is the visible escape {code_span(escape)}, {len(escape)} characters long with its quotes, "
         f"while print writes the character itself ({code_points}), of which a terminal shows nothing.",
         f"Inside a text it is a character like any other: the joined text has {format_int(null.joined_length)} "
-        f"characters, its representation shows {inside}, and in what print writes the character is {kept}, between the "
-        "words, unseen.",
+        f"characters, its representation shows {inside}, and in what print writes the character is {presence}, "
+        "between the words, unseen.",
     ]
 
 

@@ -22,10 +22,10 @@ def analyze(results: Results) -> Finding:
     unicode, path = results.document(UnicodeDemo, SOURCE), results.folder / SOURCE
     if unicode is None:
         return missing(f"The Unicode snippets have not been run in this study; run {format_command(path)}.")
-    samples, wrong, pairs = unicode.encodings.samples, unicode.bytewise_decoder, unicode.two_byte_sequences
-    sentences = [*encoding_sentences(samples), decoder_sentence(wrong), pair_sentence(pairs)]
+    samples, decoder, pairs = unicode.encodings.samples, unicode.bytewise_decoder, unicode.two_byte_sequences
+    sentences = [*encoding_sentences(samples), decoder_sentence(decoder), pair_sentence(pairs)]
     tables = [encodings_table(samples), verdicts_table(pairs)]
-    metrics = encoding_metrics(samples) | decoding_metrics(wrong, pairs)
+    metrics = encoding_metrics(samples) | decoding_metrics(decoder, pairs)
     return Finding("answered", metrics=metrics, sentences=sentences, tables=tables, texts=session_texts(unicode))
 
 
@@ -42,11 +42,11 @@ def encoding_metrics(samples: Sequence[EncodedSample]) -> dict[str, Metric]:
     }
 
 
-def decoding_metrics(wrong: BytewiseDecoder, pairs: TwoByteSequences) -> dict[str, Metric]:
+def decoding_metrics(decoder: BytewiseDecoder, pairs: TwoByteSequences) -> dict[str, Metric]:
     """Return the metrics of the bytewise decoder and of sequences of two bytes."""
     return {
-        "wrong_decoder_input": Metric(wrong.input, "", SOURCE),
-        "wrong_decoder_failing_characters": Metric(wrong.characters_failing, "characters", SOURCE),
+        "wrong_decoder_input": Metric(decoder.input, "", SOURCE),
+        "wrong_decoder_failing_characters": Metric(decoder.characters_failing, "characters", SOURCE),
         "invalid_two_bytes": Metric(pairs.example, "", SOURCE),
         "two_byte_sequences_valid": Metric(pairs.valid, "sequences", SOURCE),
         "two_byte_sequences_invalid": Metric(pairs.invalid, "sequences", SOURCE),
@@ -54,7 +54,7 @@ def decoding_metrics(wrong: BytewiseDecoder, pairs: TwoByteSequences) -> dict[st
 
 
 def encoding_sentences(samples: Sequence[EncodedSample]) -> list[str]:
-    """UTF-8 against the others on the samples, with the scripts where it is not the shortest."""
+    """Compare UTF-8 with the others on the samples, and name the scripts for which it is not the shortest."""
     totals = {encoding: total_bytes(samples, encoding) for encoding in ENCODINGS}
     first = samples[0]
     widths = [format_number(first.encodings[encoding].bytes_per_character) for encoding in ENCODINGS]
@@ -76,15 +76,15 @@ def encoding_sentences(samples: Sequence[EncodedSample]) -> list[str]:
     return sentences
 
 
-def decoder_sentence(wrong: BytewiseDecoder) -> str:
+def decoder_sentence(decoder: BytewiseDecoder) -> str:
     """Describe the input on which the bytewise decoder fails, and the reason."""
     return (
         "The decoder that takes bytes one at a time gives back the first "
-        f"{format_int(wrong.words_decoded)} words "
-        f"of the samples and fails on “{wrong.input}” ({wrong.input_bytes}) with “{wrong.exception}”: a "
+        f"{format_int(decoder.words_decoded)} words "
+        f"of the samples and fails on “{decoder.input}” ({decoder.input_bytes}) with “{decoder.exception}”: a "
         f"character beyond ASCII takes several bytes, none of which is valid alone, so that the decoder fails on "
-        f"{format_int(wrong.characters_failing)} of all {format_int(wrong.characters)} characters, "
-        f"from U+{wrong.first_failing_code_point:04X} on."
+        f"{format_int(decoder.characters_failing)} of all {format_int(decoder.characters)} characters, "
+        f"from U+{decoder.first_failing_code_point:04X} on."
     )
 
 

@@ -1,4 +1,4 @@
-"""The write-up's own metrics beside a study's, with the difference in setting that keeps them from being equal."""
+"""The write-up's metrics beside a study's, with the differences in setting."""
 
 import json
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ LEFT_OPEN = "The write-up leaves this problem open, so there is no figure of its
 
 @cache
 def write_up() -> dict[str, Any]:
-    """Return the metrics of the write-up, and what identifies its texts."""
+    """Return the metrics of the write-up, and the sizes and checksums of its texts."""
     return json.loads((Path(__file__).parent / "write_up.json").read_text(encoding="utf-8"))
 
 
 def compare_with_write_up(problem: str, finding: Finding, results: Results) -> Reference:
-    """Rows that pair a metric of the write-up with ours, or a note where the write-up leaves the problem open."""
+    """Return the write-up's metrics beside the study's, or a note if the write-up leaves the problem open."""
     rows = [
         ReferenceRow(
             label=entry["label"],
@@ -66,7 +66,7 @@ def run_caveat(entry: dict[str, Any], problem: str, results: Results) -> str:
         return f"this study has no experiment {problem}"
     run = experiment.runs[0]
     model, training = run.config.model, run.config.training
-    batches = sorted({one.setting("batch_size") for one in experiment.runs})
+    batches = sorted({other_run.setting("batch_size") for other_run in experiment.runs})
     sizes = f"batch size{'s' if len(batches) > 1 else ''} {join_words([format_int(size) for size in batches])}"
     shape = (
         f"d_model {format_int(model.d_model)}, {format_int(model.num_layers)} layers, context {model.context_length}"
@@ -79,44 +79,48 @@ def run_caveat(entry: dict[str, Any], problem: str, results: Results) -> str:
 
 
 def describe_text(results: Results, corpus: str) -> str:
-    """Return a corpus by name and size, and the text in whose place it stands when it is not that text itself."""
+    """Return the name and size of a corpus, and the write-up's text that it replaces."""
     info = results.corpora[corpus]
     size = format_bytes(info.splits.train.bytes)
     original = stand_in_for(results, corpus)
-    place = (
+    replacement = (
         f" in the place of {original} ({format_bytes(write_up()['texts'][original]['train_bytes'])})"
         if original
         else ""
     )
-    return f"{size} of {corpus}{place}"
+    return f"{size} of {corpus}{replacement}"
 
 
 def describe_vocabulary(results: Results, corpus: str) -> str:
     """Return the vocabulary of a corpus's own tokenizer beside the write-up's for the text that it stands for."""
-    ours = results.study.corpora[corpus].tokenizer.vocab_size
+    vocab_size = results.study.corpora[corpus].tokenizer.vocab_size
     original = results.study.corpora[corpus].stands_for
-    theirs = write_up()["texts"][original]["vocab_size"] if original else None
-    same = f"the same vocabulary of {format_int(ours)}"
-    return same if theirs in (None, ours) else f"a vocabulary of {format_int(ours)} instead of {format_int(theirs)}"
+    original_size = write_up()["texts"][original]["vocab_size"] if original else None
+    same_size = f"the same vocabulary of {format_int(vocab_size)}"
+    return (
+        same_size
+        if original_size in (None, vocab_size)
+        else f"a vocabulary of {format_int(vocab_size)} instead of {format_int(original_size)}"
+    )
 
 
 def stand_in_for(results: Results, corpus: str) -> str | None:
-    """Return the write-up's text in whose place a corpus stands; None where it is that text itself, or stands for none.
+    """Return the write-up's text that a corpus replaces; None if it is that text, or replaces none.
 
-    It is the text itself where its training split is, or where all of it, split otherwise, is declared as that file.
+    It is that text if its training split has the text's checksum, or if it declares exactly that file.
     """
     original = results.study.corpora[corpus].stands_for
     if original is None:
         return None
-    known = write_up()["texts"][original]["train_sha256"]
+    checksum = write_up()["texts"][original]["train_sha256"]
     settings = results.study.corpora[corpus]
     declared = [text.sha256 for text in settings.files] if isinstance(settings, UrlCorpus) else []
-    is_original = known == results.corpora[corpus].splits.train.sha256 or declared == [known]
+    is_original = checksum == results.corpora[corpus].splits.train.sha256 or declared == [checksum]
     return None if is_original else original
 
 
 def describe_corpus(results: Results, corpus: str) -> str:
-    """Return a corpus in a sentence: its name and, where it is a stand-in, for what.
+    """Return a corpus in a sentence: its name, and the text that it replaces.
 
     `stories` becomes "stories (in the place of TinyStories)".
     """

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -110,11 +110,11 @@ def draw_curves(experiment: ExperimentRuns, curves: list[Curve], *, by_time: boo
     """Draw validation losses of every run over steps or training time, with faint training losses."""
     names, styles = experiment.names(), run_styles(experiment)
     labels = {name: run_label(experiment, name) for name in names_in_legend(experiment)}
-    more = [f"and {len(names) - len(labels)} more (see the table)"] if len(names) > len(labels) else []
+    omission = [f"and {len(names) - len(labels)} more (see the table)"] if len(names) > len(labels) else []
     unit, unit_seconds = time_unit(max(curve.last_point[1] for curve in curves)) if by_time else ("", 1.0)
     low, high = loss_range(curves)
     view = AxisView(int(by_time), unit_seconds, high, with_train_loss=len(names) <= MAX_RUNS_WITH_TRAIN_LOSS)
-    figure, ax = new_figure(legend_rows([*labels.values(), *more]))
+    figure, ax = new_figure(legend_rows([*labels.values(), *omission]))
     for name in names:
         draw_seeds(ax, [curve for curve in curves if curve.run.name == name], styles[name], labels.get(name), view)
     lengths = [curve.last_point[0] for curve in curves if curve.run.status != "diverged"]
@@ -124,7 +124,7 @@ def draw_curves(experiment: ExperimentRuns, curves: list[Curve], *, by_time: boo
         ax.set_xlim(left=0)
     ax.set_ylim(low, high)
     label_axes(ax, f"training time ({unit})" if by_time else "steps", LOSS_LABEL, note=curves_note(curves, view))
-    for label in more:
+    for label in omission:
         ax.plot([], [], color="none", label=label)
     if len(names) > 1:
         legend_below(figure, ax)
@@ -180,14 +180,14 @@ def first_after(curve: Curve, share: float) -> float:
 
 def curves_note(curves: list[Curve], view: AxisView) -> str:
     """Return the legend of faint lines, crosses, and losses outside the axes."""
-    parts = ["faint: training loss"] if view.with_train_loss else []
+    notes = ["faint: training loss"] if view.with_train_loss else []
     if len({(curve.run.name, curve.run.seed) for curve in curves}) > len({curve.run.name for curve in curves}):
-        parts.append("thick: mean over seeds")
+        notes.append("thick: mean over seeds")
     if any(curve.run.status == "diverged" for curve in curves):
-        parts.append("×: diverged there")
+        notes.append("×: diverged there")
     if any(loss > view.high for curve in curves for *_, loss in (*curve.validation, *curve.train)):
-        parts.append(f"losses above {view.high:.2f} lie outside")
-    return "; ".join(parts)
+        notes.append(f"losses above {view.high:.2f} lie outside")
+    return "; ".join(notes)
 
 
 def draw_final_loss(experiment: ExperimentRuns) -> Drawing:
@@ -225,7 +225,7 @@ def sweep_figure(experiment: ExperimentRuns, measure: str, label: str, settings:
         groups.setdefault(experiment.setting(name, second) if second else None, []).append(name)
     labels = {value: f"{second} = {number_text(value)}" if second else "" for value in groups}
     figure, ax = new_figure(legend_rows(list(labels.values())))
-    finals = {name: final_values(experiment, name, measure) for name in experiment.names()}
+    finals = {name: experiment.finished_values(name, measure) for name in experiment.names()}
     bottom, top = final_range(finals)
     ax.set_ylim(bottom, top)
     if not any(finals.values()):
@@ -289,7 +289,7 @@ def dots_figure(experiment: ExperimentRuns, measure: str, label: str) -> Figure:
     """
     names = experiment.names()
     figure, ax = new_figure(0, 1.05 + 0.36 * len(names))
-    finals = {name: final_values(experiment, name, measure) for name in names}
+    finals = {name: experiment.finished_values(name, measure) for name in names}
     left, right = final_range(finals)
     ax.set_xlim(left, right)
     colours = palette(len(names))
@@ -328,22 +328,17 @@ def mark_failures(ax: Axes, experiment: ExperimentRuns, top: float, positions: d
 def failures_note(experiment: ExperimentRuns) -> str:
     """Return the legend of the marks at the upper edge."""
     statuses = {run.status for run in experiment.runs}
-    words = {"diverged": "× at the top: diverged", "not_learning": "□ at the top: stuck at the unigram entropy"}
-    return "; ".join(text for status, text in words.items() if status in statuses)
-
-
-def final_values(experiment: ExperimentRuns, name: str, measure: str) -> list[float]:
-    """Return the final values of the finished seeds of one run."""
-    return list(experiment.losses(name, measure).values())
+    notes = {"diverged": "× at the top: diverged", "not_learning": "□ at the top: stuck at the unigram entropy"}
+    return "; ".join(text for status, text in notes.items() if status in statuses)
 
 
 def final_range(finals: dict[str, list[float]]) -> tuple[float, float]:
     """Return limits around all values, and around their intervals up to the spread of the values."""
-    known = [value for values in finals.values() for value in values] or [0.0, 1.0]
-    span = max(max(known) - min(known), 0.02)
+    points = list(chain(*finals.values())) or [0.0, 1.0]
+    span = max(max(points) - min(points), 0.02)
     bounds = [bound for values in finals.values() if len(values) > 1 for bound in mean_interval(values).bounds]
-    low = min(known) - min(max(0.0, min(known) - min(bounds, default=math.inf)), span) - 0.08 * span
-    high = max(known) + min(max(0.0, max(bounds, default=-math.inf) - max(known)), span) + 0.14 * span
+    low = min(points) - min(max(0.0, min(points) - min(bounds, default=math.inf)), span) - 0.08 * span
+    high = max(points) + min(max(0.0, max(bounds, default=-math.inf) - max(points)), span) + 0.14 * span
     return low, high
 
 

@@ -34,7 +34,7 @@ PALETTES = {
     4: (BLUE, SKY, ORANGE, VERMILLION),
     5: (BLUE, SKY, GREEN, ORANGE, VERMILLION),
 }
-# A file of its own is dark on white.
+# An SVG file is dark on white.
 FOREGROUND, GRID, BACKGROUND = "#1b1f24", "#d8dce1", "#fffffe"
 # Replacements in the report, whose style sheet defines them for light pages, dark pages and paper.
 CSS_COLORS = {
@@ -90,7 +90,7 @@ SHORT_LABEL, LONG_LABEL, NOTE_LINE = 21, 47, 56
 
 
 def palette(num_series: int) -> tuple[str, ...]:
-    """Return colours for a number of series; beyond six they repeat, and dashes tell the series apart."""
+    """Return colours for a number of series; beyond six they repeat with other dashes."""
     return PALETTES.get(num_series, COLD_TO_WARM)
 
 
@@ -104,12 +104,12 @@ class Drawing:
     @classmethod
     def of(cls, figure: Figure, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> "Drawing":
         """Render a figure without dates or program names, and a table with six significant digits."""
-        drawn, table = io.StringIO(), io.StringIO()
+        svg, table = io.StringIO(), io.StringIO()
         with matplotlib.rc_context(STYLE):
-            figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         writer = csv.writer(table, lineterminator="\n")
         writer.writerows([columns, *([csv_cell(value) for value in row] for row in rows)])
-        return cls(round_coordinates(drawn.getvalue()), table.getvalue())
+        return cls(round_coordinates(svg.getvalue()), table.getvalue())
 
     @classmethod
     def read(cls, path: Path) -> "Drawing":
@@ -202,10 +202,10 @@ def label_axes(ax: Axes, xlabel: str, ylabel: str, title: str = "", note: str = 
     ax.set_title("\n".join(text for text in (title, ylabel) if text), pad=8)
 
 
-def scale_axis(ax: Axes, which: str, log: bool) -> None:
+def scale_axis(ax: Axes, name: str, log: bool) -> None:
     """Make the `x` or `y` axis linear or logarithmic, with plain numbers at its ticks."""
-    axis = ax.xaxis if which == "x" else ax.yaxis
-    (ax.set_xscale if which == "x" else ax.set_yscale)("log" if log else "linear")
+    axis = ax.xaxis if name == "x" else ax.yaxis
+    (ax.set_xscale if name == "x" else ax.set_yscale)("log" if log else "linear")
     axis.set_major_locator(log_locator(axis.get_view_interval()) if log else AutoLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: number_text(float(value))))
     axis.set_minor_formatter(NullFormatter())
