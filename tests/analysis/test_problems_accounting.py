@@ -130,8 +130,8 @@ def test_the_largest_batch_by_what_is_kept_leaves_out_attention_scores(full):
     # GPT-2 XL by hand: float32, S = 1,024, D = 1,600, F = 6,400, L = 48, V = 50,257.
     tokens, layer = 1024, 8 * 1600 + 2 + 2 * 6400
     by_sequence = 4 * tokens * (48 * layer + 1600 + 1 + 1600 + 2)
-    assert finding.metrics["bytes_per_sequence_as_kept"].value == by_sequence
-    assert finding.metrics["largest_batch_as_kept"].value == (80_000_000_000 - 26_168_601_600) // by_sequence
+    assert finding.metrics["saved_bytes_per_sequence"].value == by_sequence
+    assert finding.metrics["largest_batch_by_saved_bytes"].value == (80_000_000_000 - 26_168_601_600) // by_sequence
 
 
 def test_adamw_accounting_shows_every_step(full):

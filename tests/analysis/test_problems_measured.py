@@ -73,7 +73,7 @@ def test_without_any_speed_the_figures_say_why(results):
 def test_activations_are_set_beside_both_lists_and_the_gaps_are_named(results):
     part = measured_memory.memory(results)
     found = figures(part)
-    assert found["kept_activations_error"] == pytest.approx(-10)
+    assert found["predicted_activations_error"] == pytest.approx(-10)
     assert found["handout_activations_error"] == pytest.approx(20)
     rows = {row[0]: row[1:] for row in part.tables[0].rows}
     assert rows["activations: loss"] == [1200, 600, 600, 100, 0]

@@ -8,7 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from lmpipe.model.accounting import FLOAT32_BYTES, account_adamw, count_parameters
-from lmpipe.model.activation_memory import Part, account_activations, saved_activations, saved_bytes, step_bytes
+from lmpipe.model.activation_memory import Component, account_activations, saved_activations, saved_bytes, step_bytes
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import TrainingSettings
 from lmpipe.training.profiling import random_batch, run_recorded
@@ -27,12 +27,14 @@ every_precision = pytest.mark.parametrize("precision", PRECISIONS)
 def test_each_part_saves_the_bytes_that_autograd_saves(words, precision):
     config = model_variant(SHAPE, words)
     training = TrainingSettings(total_tokens=1, batch_size=BATCH_SIZE, max_lr=0.01, precision=precision)
-    _, saved_bytes_by_part = run_recorded(config, training, torch.device("cpu"))
+    _, saved_bytes_by_component = run_recorded(config, training, torch.device("cpu"))
     accounted = account_activations(config, precision, BATCH_SIZE)
-    for part in get_args(Part):
-        expected = sum(activation.saved_bytes for activation in accounted.activations if activation.part == part)
-        assert saved_bytes_by_part.get(part, 0) == expected, part
-    assert sum(saved_bytes_by_part.values()) == accounted.saved_bytes
+    for component in get_args(Component):
+        expected = sum(
+            activation.saved_bytes for activation in accounted.activations if activation.component == component
+        )
+        assert saved_bytes_by_component.get(component, 0) == expected, component
+    assert sum(saved_bytes_by_component.values()) == accounted.saved_bytes
 
 
 @every_variant

@@ -344,7 +344,7 @@ def fabricate_measurements(
         ("log-softmax", "loss", 600, 600, ""),
         ("inputs of the RMSNorms", "norms", 0, 300, "the norm needs them"),
     ]
-    names = ("name", "part", "handout_bytes", "saved_bytes", "reason")
+    names = ("name", "component", "handout_bytes", "saved_bytes", "reason")
     rows = [
         dict(zip(names, value, strict=True)) | {"handout_formula": "4 * S * V", "saved_formula": "0"}
         for value in values
@@ -357,7 +357,7 @@ def fabricate_measurements(
         step_flops=5_000_000,
         process_bytes=300_000_000,
         saved_bytes=1000,
-        saved_bytes_by_part={"loss": 600, "norms": 400},
+        saved_bytes_by_component={"loss": 600, "norms": 400},
         matmul_flops_per_second=1e9,
     )
     profile = StepProfile(model=config, batch_size=batch_size, **machine, predicted=predicted, measured=measured)

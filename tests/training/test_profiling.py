@@ -16,8 +16,8 @@ from lmpipe.training.profiling import (
     SavedTensors,
     StepTimer,
     benchmark_batch_sizes,
+    component_of,
     matmul_flops_per_second,
-    part_of,
     profile_step,
     storage_bytes,
 )
@@ -66,7 +66,7 @@ def test_memory_is_counted_once_and_parameters_not_at_all():
     with saved.recording():
         (model(x) ** 2).sum()
     # The input is saved by both products and counts where it came first; the square saves the sum of both.
-    assert saved.bytes_by_part == {"attention": 4 * 5 * 8, "loss": 4 * 5 * 6}
+    assert saved.bytes_by_component == {"attention": 4 * 5 * 8, "loss": 4 * 5 * 6}
     with SavedTensors(model).recording():
         pass
     assert not model.attn._forward_hooks, "no hook stays behind"
@@ -77,7 +77,7 @@ def test_a_part_of_a_tensor_keeps_all_of_it():
 
 
 @pytest.mark.parametrize(
-    ("module", "part"),
+    ("module", "component"),
     [
         ("layers.1.ln2", "norms"),
         ("layers.1.ffn.w2", "feed_forward"),
@@ -86,8 +86,8 @@ def test_a_part_of_a_tensor_keeps_all_of_it():
         ("layers", None),
     ],
 )
-def test_modules_belong_to_parts(module, part):
-    assert part_of(module) == part
+def test_modules_belong_to_components(module, component):
+    assert component_of(module) == component
 
 
 def test_the_ceiling_is_the_fastest_of_all_but_the_first_product(monkeypatch):

@@ -177,8 +177,8 @@ def fetch(part: "Part", path: Path, policy: RetryPolicy) -> None:
             attempt = 1 if part.size - furthest >= enough else attempt + 1
             furthest = max(furthest, part.size)
             if attempt == policy.attempts:
-                kept = f", {part.size:,} bytes are kept for the next call" if part.size else ""
-                problem = f"{error}; given up after {attempt} attempts without progress{kept}"
+                progress_text = f", {part.size:,} bytes are kept for the next call" if part.size else ""
+                problem = f"{error}; given up after {attempt} attempts without progress{progress_text}"
                 remedy = f"try again later, or fetch the file elsewhere and put {describe(part.text)} at {path}"
                 raise InputError(address, problem, remedy) from None
             pause = policy.first_pause * 2 ** (attempt - 1) * random.uniform(1, 1.25)
@@ -388,13 +388,13 @@ class Part:
         rest = memoryview(block)
         while rest:
             try:
-                written = self.file.write(rest)
+                count = self.file.write(rest)
             except OSError as error:
                 raise (
                     disk_error(error, self.path, self.size, self.total) if error.errno in DISK_FULL_ERRNOS else error
                 ) from None
-            self.size += written
-            rest = rest[written:]
+            self.size += count
+            rest = rest[count:]
         if self.total is not None and self.size > self.total:
             problem = f"the server sends more than the {self.total:,} bytes that the file has"
             self.discard()

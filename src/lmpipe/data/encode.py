@@ -66,8 +66,8 @@ def check_shard(tokenizer: Tokenizer, shard: int, num_shards: int) -> None:
     if not 0 <= shard < num_shards:
         raise InputError("--shard", f"is {shard}, but shards are numbered from 0 to {num_shards - 1}", "correct it")
     if num_shards > 1 and tokenizer.special_tokens != [END_OF_TEXT]:
-        found = ", ".join(map(short_repr, tokenizer.special_tokens)) or "none"
-        problem = f"need a tokenizer whose only special token is {END_OF_TEXT}, but this one has {found}"
+        names = ", ".join(map(short_repr, tokenizer.special_tokens)) or "none"
+        problem = f"need a tokenizer whose only special token is {END_OF_TEXT}, but this one has {names}"
         raise InputError("--shards", problem, "encode the text at once")
 
 

@@ -32,8 +32,8 @@ class TokenArray:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, part: slice) -> np.ndarray:
-        start, stop, _ = part.indices(self.count)
+    def __getitem__(self, window: slice) -> np.ndarray:
+        start, stop, _ = window.indices(self.count)
         size = max(0, stop - start) * self.dtype.itemsize
         ids = os.pread(self.descriptor, size, start * self.dtype.itemsize)
         if len(ids) < size:

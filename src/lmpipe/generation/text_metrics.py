@@ -107,14 +107,14 @@ def held_out_metrics(path: str | Path, sample_words: Sequence[int], vocabulary: 
     """
     length = max(4, round(median(sample_words)))
     texts = (split_words(document.decode("utf-8", "replace")) for document in documents(path))
-    chosen = list(islice((words[:length] for words in texts if len(words) >= length), MAX_HELD_OUT_DOCUMENTS))
-    if not chosen:
+    selected = list(islice((words[:length] for words in texts if len(words) >= length), MAX_HELD_OUT_DOCUMENTS))
+    if not selected:
         texts = (split_words(document.decode("utf-8", "replace")) for document in documents(path))
-        chosen = nlargest(MAX_HELD_OUT_DOCUMENTS, texts, key=len)
-    metrics = [word_metrics(words, vocabulary) for words in chosen]
+        selected = nlargest(MAX_HELD_OUT_DOCUMENTS, texts, key=len)
+    metrics = [word_metrics(words, vocabulary) for words in selected]
     values = {name: [value for m in metrics if (value := getattr(m, name)) is not None] for name in METRICS}
     return HeldOutMetrics(
-        documents=len(chosen),
-        words=round(fmean(map(len, chosen))) if chosen else 0,
+        documents=len(selected),
+        words=round(fmean(map(len, selected))) if selected else 0,
         **{name: fmean(shares) if shares else None for name, shares in values.items()},
     )

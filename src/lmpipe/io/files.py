@@ -60,19 +60,19 @@ def atomic_write(path: str | Path, mode: str = "w", size: int | None = None) -> 
         for collector in _collectors:
             collector.append(path)
     except BaseException as error:
-        written = remove_temp_file(temporary)
+        written_bytes = remove_temp_file(temporary)
         if isinstance(error, OSError) and error.errno in DISK_ERRNOS and is_own_temp_file(error, path):
-            raise disk_error(error, path, written, size) from None
+            raise disk_error(error, path, written_bytes, size) from None
         raise
 
 
 @contextlib.contextmanager
 def collect_writes() -> Iterator[list[Path]]:
     """Collect the paths of the files that `atomic_write` completes inside the block, in order."""
-    written: list[Path] = []
-    _collectors.append(written)
+    paths: list[Path] = []
+    _collectors.append(paths)
     try:
-        yield written
+        yield paths
     finally:
         _collectors.pop()
 
@@ -105,9 +105,9 @@ def remove_temp_file(temporary: str | None) -> int:
     """Delete a temporary file if it exists; return its size in bytes."""
     if temporary is None or not os.path.exists(temporary):
         return 0
-    written = os.stat(temporary).st_size
+    size = os.stat(temporary).st_size
     os.unlink(temporary)
-    return written
+    return size
 
 
 def is_own_temp_file(error: OSError, path: Path) -> bool:
@@ -115,11 +115,13 @@ def is_own_temp_file(error: OSError, path: Path) -> bool:
     return error.filename is None or str(error.filename).startswith(f"{path}.tmp-")
 
 
-def disk_error(error: OSError, path: Path, written: int, size: int | None) -> Exception:
+def disk_error(error: OSError, path: Path, written_bytes: int, size: int | None) -> Exception:
     """Return an error of the disk that names the file, and if it is full (quota, limit) the bytes that are missing."""
     if error.errno not in DISK_FULL_ERRNOS:
         return OSError(error.errno, error.strerror, str(path))
-    missing = f"{size - written:,} of {size:,} bytes are missing" if size else f"{written:,} bytes were written"
+    missing = f"{written_bytes:,} bytes were written"
+    if size:
+        missing = f"{size - written_bytes:,} of {size:,} bytes are missing"
     return InputError(path, f"does not fit ({error.strerror}): {missing}", "free some space and repeat the command")
 
 

@@ -28,14 +28,14 @@ def read_weights(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> dic
     """Return the float32 tensors of these names and shapes; raise InputError if the file has others."""
     with open_tensors(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        stored = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+        actual = {name: (tuple(tensor.get_shape()), tensor.get_dtype()) for name, tensor in slices.items()}
         expected = {name: (shape, "F32") for name, shape in shapes.items()}
         # Compared before anything is read: a model of another size may be of any size.
-        if different := sorted(dict(expected.items() ^ stored.items())):
+        if different := sorted(dict(expected.items() ^ actual.items())):
             name = different[0]
             raise InputError(
                 path,
-                f"has {describe_tensor(stored.get(name))} for {name}, not {describe_tensor(expected.get(name))}",
+                f"has {describe_tensor(actual.get(name))} for {name}, not {describe_tensor(expected.get(name))}",
                 "use the weights and the config.json of one run",
             )
         return {name: file.get_tensor(name) for name in shapes}

@@ -66,7 +66,7 @@ class Matmul(Document):
     name: str
     """Product, in words."""
     component: Component
-    """Part of the model that it belongs to."""
+    """Component of the model that it belongs to."""
     shape: tuple[int, int, int]
     """m, k and n."""
     repeats: int
@@ -200,14 +200,15 @@ def parameter_formulas(config: ModelConfig) -> list[Formula]:
     """Return the parameters of each part; embedding and output head are not tied, and no matrix has a bias."""
     norms, matrices = norm_placement(config), 1 + len(up_projections(config))
     gains = sum_terms(["2 * L * D" if norms.in_blocks else "0", "D" if norms.final else "0"])
-    parts = [
+    formulas = [
         Formula("P_embedding", "token embedding", "V * D", "parameters"),
         Formula("P_attention", "query, key, value and output projections", "4 * L * D**2", "parameters"),
         Formula("P_feed_forward", "feed-forward matrices", f"{matrices} * L * D * F", "parameters"),
         Formula("P_norms", "RMSNorm gains", gains, "parameters"),
         Formula("P_head", "output head", "V * D", "parameters"),
     ]
-    return [*parts, Formula("P", "all parameters", sum_terms(formula.expression for formula in parts), "parameters")]
+    total = sum_terms(formula.expression for formula in formulas)
+    return [*formulas, Formula("P", "all parameters", total, "parameters")]
 
 
 def count_parameters(config: ModelConfig) -> ParameterCounts:

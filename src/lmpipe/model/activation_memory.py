@@ -16,8 +16,8 @@ from lmpipe.model.architecture import has_gate, norm_placement
 from lmpipe.model.derivation import DerivationLine, Formula, constant, derive, sum_terms, values_by_symbol
 from lmpipe.study.settings import EVAL_BATCH_TOKENS, ModelConfig
 
-# The parts of the model that save activations; a measurement tells them apart by the module that is running.
-Part = Literal["embedding", "norms", "attention", "feed_forward", "lm_head", "loss"]
+# Components of the model that save activations; a measurement distinguishes them by the module that is running.
+Component = Literal["embedding", "norms", "attention", "feed_forward", "lm_head", "loss"]
 MATMUL_INPUT = "matrix multiplies save their inputs"
 CHUNKED = "only a few rows of them exist at a time"
 SUM = "it is added to the residual stream, and a sum saves nothing"
@@ -31,7 +31,7 @@ class SavedActivation:
     """
 
     name: str
-    part: Part
+    component: Component
     handout: str
     saved: str
     reason: str = ""
@@ -42,8 +42,8 @@ class ActivationBytes(Document):
 
     name: str
     """Activation."""
-    part: Part
-    """Part of the model that saves it."""
+    component: Component
+    """Component of the model that saves it."""
     handout_formula: str
     """Bytes of a sequence by the handout's list."""
     saved_formula: str
@@ -160,13 +160,13 @@ def batch_independent_activations(precision: str) -> list[SavedActivation]:
     if computed_itemsize(precision) < FLOAT32_BYTES:
         activations += [
             SavedActivation(
-                f"matrices in {precision}: {part.replace('_', '-')}",
-                part,
+                f"matrices in {precision}: {component.replace('_', '-')}",
+                component,
                 "0",
-                f"c * P_{part}",
+                f"c * P_{component}",
                 "autocast keeps its copy of each matrix",
             )
-            for part in ("attention", "feed_forward")
+            for component in ("attention", "feed_forward")
         ]
     return activations
 
@@ -203,7 +203,7 @@ def account_activations(config: ModelConfig, precision: str, batch_size: int) ->
         size = values_by_symbol(derive(lines, formulas))
         return ActivationBytes(
             name=activation.name,
-            part=activation.part,
+            component=activation.component,
             handout_formula=activation.handout,
             saved_formula=activation.saved,
             reason=activation.reason,

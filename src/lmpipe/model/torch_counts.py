@@ -43,17 +43,17 @@ def count_with_torch(config: ModelConfig) -> ModelCounts:
 
 def account_model(name: str, config: ModelConfig, device_memory_bytes: float) -> ModelAccounting:
     """Return the accounting of a model; raise RuntimeError if torch counts otherwise than the formulas."""
-    by_part, counted = count_parameters(config), count_with_torch(config)
-    if (formulas := expected_counts(config)) != counted:
-        raise RuntimeError(f"accounting of {name}: the formulas give {formulas}, torch counts {counted}; one is wrong")
+    parameters, torch_counts = count_parameters(config), count_with_torch(config)
+    if (formulas := expected_counts(config)) != torch_counts:
+        raise RuntimeError(f"accounting of {name}: the formulas give {formulas}, but torch counts {torch_counts}")
     return ModelAccounting(
         name=name,
         config=config,
-        parameters=by_part,
-        parameter_bytes=FLOAT32_BYTES * by_part.total,
+        parameters=parameters,
+        parameter_bytes=FLOAT32_BYTES * parameters.total,
         matmuls=matmuls(config),
         flops=count_flops(config),
         shares=component_shares(config),
-        torch_counts=counted,
+        torch_counts=torch_counts,
         adamw=compare_adamw(config, device_memory_bytes),
     )

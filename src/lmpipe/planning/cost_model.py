@@ -243,8 +243,8 @@ class RunCost:
         sequences = self.batch_size * self.steps + self.evaluated_sequences / 3
         moved_bytes = self.model.state_bytes * self.steps + self.model.bytes_per_sequence * sequences
         passes = self.steps + self.evaluated_sequences * self.model.context_length / EVAL_BATCH_TOKENS / 3
-        rest = moved_bytes / hardware.bytes_per_second + self.model.layers * hardware.layer_seconds * passes
-        return JOBS["start"] + multiplies + rest
+        fixed = moved_bytes / hardware.bytes_per_second + self.model.layers * hardware.layer_seconds * passes
+        return JOBS["start"] + multiplies + fixed
 
 
 def run_cost(plan: Plan, run: PlannedRun) -> RunCost:

@@ -53,8 +53,8 @@ def equal_runs(plan: Plan) -> list[list[PlannedRun]]:
 
 def settings_without_lr(run: PlannedRun) -> str:
     """Return the settings that decide a run's result, without its learning rate."""
-    parts = [run.seed, run.tokenizer, run.model.model_dump(), run.training.model_dump(exclude={"max_lr"})]
-    return json.dumps(parts, sort_keys=True)
+    settings = [run.seed, run.tokenizer, run.model.model_dump(), run.training.model_dump(exclude={"max_lr"})]
+    return json.dumps(settings, sort_keys=True)
 
 
 def lr_source(plan: Plan, run: PlannedRun) -> tuple[str | None, float]:
@@ -175,36 +175,37 @@ def humanize_duration(seconds: float) -> str:
     return f"{minutes} minutes" if seconds >= 90 else f"{max(1, round(seconds))} second{'' if seconds < 1.5 else 's'}"
 
 
-def format_estimate(it: Estimate) -> str:
+def format_estimate(estimate: Estimate) -> str:
     """Return an estimate as a short table."""
     from lmpipe.io.formatting import format_bytes, format_int, format_number
 
-    disk = ", ".join(f"{name} {format_bytes(size)}" for name, size in it.disk.items() if size)
+    disk = ", ".join(f"{name} {format_bytes(size)}" for name, size in estimate.disk.items() if size)
     steps, flops, evaluation = (
-        sum(getattr(cost, name) for cost in it.costs) for name in ("steps", "training_flops", "evaluation_flops")
+        sum(getattr(cost, name) for cost in estimate.costs) for name in ("steps", "training_flops", "evaluation_flops")
     )
-    cpu, gpu, texts, rest = map(humanize_duration, (it.cpu_seconds, it.gpu_seconds, it.text_seconds, it.fixed_seconds))
-    cpu_training, gpu_training = map(humanize_duration, (it.cpu_training_seconds, it.gpu_training_seconds))
+    cpu, gpu = map(humanize_duration, (estimate.cpu_seconds, estimate.gpu_seconds))
+    texts, fixed = map(humanize_duration, (estimate.text_seconds, estimate.fixed_seconds))
+    cpu_training, gpu_training = map(humanize_duration, (estimate.cpu_training_seconds, estimate.gpu_training_seconds))
     rows = {
-        "download": format_downloads(it.texts),
-        "disk": f"{format_bytes(it.disk_bytes)}: {disk}",
-        "training runs": f"{format_int(it.runs)}, of which {format_int(len(it.costs))} differ and are trained: "
-        f"{format_int(steps)} steps",
+        "download": format_downloads(estimate.texts),
+        "disk": f"{format_bytes(estimate.disk_bytes)}: {disk}",
+        "training runs": f"{format_int(estimate.runs)}, of which {format_int(len(estimate.costs))} differ and are "
+        f"trained: {format_int(steps)} steps",
         "training FLOPs": f"{format_number(flops)}, and {format_number(evaluation)} for validation",
-        f"time, {format_cores(it.cores)}": f"{cpu}: training {cpu_training}, texts {texts}, the rest {rest}",
-        f"time, one {H100.name}": f"{gpu}: training {gpu_training}, texts on the CPU {texts}, the rest {rest}",
-        "memory of a job": ", ".join(f"{name} {format_bytes(size)}" for name, size in it.memory.items()),
+        f"time, {format_cores(estimate.cores)}": f"{cpu}: training {cpu_training}, texts {texts}, the rest {fixed}",
+        f"time, one {H100.name}": f"{gpu}: training {gpu_training}, texts on the CPU {texts}, the rest {fixed}",
+        "memory of a job": ", ".join(f"{name} {format_bytes(size)}" for name, size in estimate.memory.items()),
     }
     width = max(map(len, rows))
     lines = [f"{name:<{width}}  {text}" for name, text in rows.items()]
-    return "\n".join([f"The study {it.study}, estimated:", *lines, *footnotes(it)])
+    return "\n".join([f"The study {estimate.study}, estimated:", *lines, *footnotes(estimate)])
 
 
-def footnotes(it: Estimate) -> list[str]:
+def footnotes(estimate: Estimate) -> list[str]:
     """Return the notes below the table."""
     notes = ["CPU: measured rates, one run on each core, without downloads. GPU: assumed rates (config/README.md)."]
-    if any(cost.precision == "bfloat16" for cost in it.costs):
-        plain = sum(replace(cost, precision="float32").seconds(CPU_CORE) for cost in it.costs) / it.cores
+    if any(cost.precision == "bfloat16" for cost in estimate.costs):
+        plain = sum(replace(cost, precision="float32").seconds(CPU_CORE) for cost in estimate.costs) / estimate.cores
         notes.append(
             "bfloat16 was measured on a CPU with AMX; without it, bfloat16 is many times slower than float32, in which "
             f"training takes about {humanize_duration(plain)}."
@@ -218,14 +219,14 @@ def format_downloads(texts: Sequence[TextFile]) -> str:
 
     declared = [text for text in texts if text_bytes(text)]
     undeclared = len(texts) - len(declared)
-    parts = []
+    phrases = []
     if declared:
         published = sum(text.published_bytes or text_bytes(text) for text in declared)
-        parts.append(f"{format_bytes(published)} ({format_bytes(sum(map(text_bytes, declared)))} as text)")
+        phrases.append(f"{format_bytes(published)} ({format_bytes(sum(map(text_bytes, declared)))} as text)")
     if undeclared:
         plural = "" if undeclared == 1 else "s"
-        parts.append(f"{format_int(undeclared)} text{plural} of undeclared size, not counted here")
-    return " and ".join(parts) or "nothing"
+        phrases.append(f"{format_int(undeclared)} text{plural} of undeclared size, not counted here")
+    return " and ".join(phrases) or "nothing"
 
 
 def format_cores(cores: int) -> str:
@@ -247,14 +248,14 @@ def download_notice(plan: Plan, source: str, cores: int) -> str | None:
     missing = [text for path, text in plan.downloads().items() if not Path(path).exists()]
     if not missing:
         return None
-    it, free = estimate(plan, cores), shutil.disk_usage(".").free
-    present = sum(map(text_bytes, it.texts)) - sum(map(text_bytes, missing))
+    cost, free = estimate(plan, cores), shutil.disk_usage(".").free
+    present = sum(map(text_bytes, cost.texts)) - sum(map(text_bytes, missing))
     lines = [
-        f"This study downloads {format_downloads(missing)} to resources/ and needs about {format_bytes(it.disk_bytes)} "
-        f"of disk ({format_bytes(free)} are free).",
-        f"It takes about {humanize_duration(it.cpu_seconds)} on {format_cores(cores)}, or "
-        f"{humanize_duration(it.gpu_seconds)} with one {H100.name}; see `lmpipe estimate {source}`.",
+        f"This study downloads {format_downloads(missing)} to resources/ and needs about "
+        f"{format_bytes(cost.disk_bytes)} of disk ({format_bytes(free)} are free).",
+        f"It takes about {humanize_duration(cost.cpu_seconds)} on {format_cores(cores)}, or "
+        f"{humanize_duration(cost.gpu_seconds)} with one {H100.name}; see `lmpipe estimate {source}`.",
     ]
-    if (lacking := it.disk_bytes - present - free) > 0:
-        lines.append(f"This disk is too small: about {format_bytes(lacking)} are missing. Free some space first.")
+    if (missing_bytes := cost.disk_bytes - present - free) > 0:
+        lines.append(f"This disk is too small: about {format_bytes(missing_bytes)} are missing. Free some space first.")
     return "\n".join(lines)

@@ -47,14 +47,14 @@ class Lineage:
 
     def ancestors(self, sources: Iterable[str]) -> list[Job]:
         """Return all jobs that the files of `sources` derive from, the jobs that made them first."""
-        found: dict[str, Job] = {}
+        jobs: dict[str, Job] = {}
         files = self.files(sources)
         while files:
             paths = dict.fromkeys(self.producers[name] for name in files if name in self.producers)
-            new = {path: self.jobs[path] for path in paths if path not in found}
-            found |= new
+            new = {path: self.jobs[path] for path in paths if path not in jobs}
+            jobs |= new
             files = [name for job in new.values() for name in job.inputs]
-        return list(found.values())
+        return list(jobs.values())
 
     def rebuild_commands(self, sources: Sequence[str], study: str) -> list[str]:
         """Return the commands that make the files of `sources` again; everything if all sources are patterns.

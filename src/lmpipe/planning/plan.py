@@ -33,7 +33,9 @@ class Plan:
     def __init__(self, study: Study):
         self.study = study
         check_size(study)
-        self.runs_by_experiment = {name: list(self._resolve(name, it)) for name, it in study.experiments.items()}
+        self.runs_by_experiment = {
+            name: list(self._resolve(name, experiment)) for name, experiment in study.experiments.items()
+        }
         self.runs = [run for runs in self.runs_by_experiment.values() for run in runs]
         self.runs_by_folder = {run.folder: run for run in self.runs}
         self.tokenizers = self._list_tokenizers()
@@ -87,9 +89,9 @@ class Plan:
 
     def _list_tokenizers(self) -> dict[str, tuple[str, int]]:
         """List the corpora's own tokenizers, and those with another vocabulary size that runs ask for."""
-        own = {name: (name, corpus.tokenizer.vocab_size) for name, corpus in self.study.corpora.items()}
-        others = {run.tokenizer: (run.corpus, parse_vocab_size(run.tokenizer)) for run in self.runs}
-        return others | own
+        of_corpora = {name: (name, corpus.tokenizer.vocab_size) for name, corpus in self.study.corpora.items()}
+        of_runs = {run.tokenizer: (run.corpus, parse_vocab_size(run.tokenizer)) for run in self.runs}
+        return of_runs | of_corpora
 
     def _list_models(self) -> dict[str, ModelConfig]:
         """List the models to account for; `study` is the study's own, with the TinyStories stand-in's vocabulary."""
@@ -98,8 +100,8 @@ class Plan:
             raise InvalidValueError("accounting.models.study is the name of the study's own model", "choose another")
         stand_ins = [corpus for corpus in study.corpora.values() if corpus.stands_for == "TinyStories"]
         corpus = (stand_ins or list(study.corpora.values()))[0]
-        own = ModelConfig(vocab_size=corpus.tokenizer.vocab_size, **study.model.model_dump())
-        return {**study.accounting.models, "study": own}
+        study_model = ModelConfig(vocab_size=corpus.tokenizer.vocab_size, **study.model.model_dump())
+        return {**study.accounting.models, "study": study_model}
 
     def sharded_tokenizers(self) -> list[str]:
         """Return the tokenizers whose training text is encoded in shards."""
@@ -138,7 +140,7 @@ def check_size(study: Study) -> None:
         problem = f"a corpus has {max(shards):,} shards; at most {MAX_SHARDS:,} are possible"
         raise InvalidValueError(problem, "use fewer")
     experiments = study.experiments.values()
-    runs = sum(len(it.seeds or study.seeds) * it.runs_for_each_seed for it in experiments)
+    runs = sum(len(experiment.seeds or study.seeds) * experiment.runs_for_each_seed for experiment in experiments)
     if sum(shards) + runs > MAX_JOBS:
         raise InvalidValueError(
             f"the study has {runs:,} training runs and {sum(shards):,} shards; together at most "
@@ -189,7 +191,7 @@ def override_labels(point: dict[str, Any]) -> list[str]:
         if isinstance(value, BestOf):
             text = value.label
         elif isinstance(value, tuple):
-            text = "-".join(repr(part) for part in value)
+            text = "-".join(repr(item) for item in value)
         else:
             text = value if isinstance(value, str) else repr(value)
         labels.append(f"{key}={text}")

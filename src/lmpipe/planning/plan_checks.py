@@ -17,9 +17,9 @@ def check_plan(plan: Plan) -> None:
 def check_best_of(plan: Plan) -> None:
     """Raise InvalidValueError unless each best_of names an experiment on one corpus, without cycles."""
     sources = {name: {run.best_of for run in runs} - {None} for name, runs in plan.runs_by_experiment.items()}
-    for name, wanted in sources.items():
+    for name, best_of in sources.items():
         key = f"experiments.{name}.max_lr.best_of"
-        for source in sorted(wanted):
+        for source in sorted(best_of):
             if source not in sources:
                 raise InvalidValueError(*unknown_name(key, source, sources))
             corpora = list(dict.fromkeys(run.corpus for run in plan.runs_by_experiment[source]))

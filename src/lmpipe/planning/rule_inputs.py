@@ -238,10 +238,11 @@ class RuleInputs:
     def _folder(self, run: PlannedRun) -> Path:
         return self.paths.run(run.experiment, run.name, run.seed)
 
-    def _largest(self, request: Callable[[Corpus], ResourceRequest]) -> Requests:
+    def _largest(self, request_for: Callable[[Corpus], ResourceRequest]) -> Requests:
         """Return the same request for all jobs of a rule: enough for any corpus."""
-        requests = [request(corpus) for corpus in self.plan.study.corpora.values()]
-        largest = ResourceRequest(max(it.mem_mb for it in requests), max(it.runtime for it in requests))
+        requests = [request_for(corpus) for corpus in self.plan.study.corpora.values()]
+        mem_mb, runtime = (max(getattr(request, name) for request in requests) for name in ("mem_mb", "runtime"))
+        largest = ResourceRequest(mem_mb, runtime)
         return Requests(lambda _: largest)
 
 

@@ -157,7 +157,7 @@ def run_recorded(
     `arguments` are those given on the command line; `code` names the modules and data files that do the work.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    with collect_writes() as written:
+    with collect_writes() as outputs:
         result = run()
     if result is None:
         return
@@ -169,7 +169,7 @@ def run_recorded(
         "settings": to_jsonable_python(result.settings),
         "seeds": tuple(result.seeds),
         "inputs": input_files(result.inputs, path.parent),
-        "outputs": output_files(written, path.parent),
+        "outputs": output_files(outputs, path.parent),
         "code": code_digest(*code),
         **dict(environment(*sorted(TRACKED_PACKAGES))),
         "started_at": started.isoformat(timespec="seconds"),
@@ -238,14 +238,14 @@ def concat_result(output: Path, shards: Iterable[str | Path]) -> JobResult:
     Its inputs are those of the shards, and `shards` has their records. A shard without a record is an input itself.
     """
     inputs: list[Path] = []
-    made: list[JobRecord] = []
+    records: list[JobRecord] = []
     for path in map(Path, shards):
         if not (record := record_path(path)).exists():
             inputs += [path, path.with_suffix(".json")]
             continue
-        made.append(JobRecord.read(record))
-        inputs += [record.parent / name for name in made[-1].inputs]
-    return JobResult(output, list(dict.fromkeys(inputs)), facts={"shards": tuple(made)})
+        records.append(JobRecord.read(record))
+        inputs += [record.parent / name for name in records[-1].inputs]
+    return JobResult(output, list(dict.fromkeys(inputs)), facts={"shards": tuple(records)})
 
 
 # --- a whole study ---------------------------------------------------------------------------------------------------

@@ -79,11 +79,11 @@ def check_node(node: yaml.Node, checked: dict[int, tuple[int, int]]) -> tuple[in
         return checked[id(node)]
     checked[id(node)] = MAX_DEPTH, 0  # of a node inside itself
     if isinstance(node, yaml.ScalarNode):
-        parts, size = [], 1 + len(node.value)
+        sizes, size = [], 1 + len(node.value)
     else:
         is_mapping = isinstance(node, yaml.MappingNode)
-        parts = [check_node(part, checked) for item in node.value for part in (item if is_mapping else [item])]
-        size = 1 + sum(part_size for _, part_size in parts)
+        sizes = [check_node(child, checked) for item in node.value for child in (item if is_mapping else [item])]
+        size = 1 + sum(child_size for _, child_size in sizes)
         keys = set()
         for key, _ in node.value if is_mapping else []:
             if isinstance(key, yaml.ScalarNode) and key.tag != MERGE_TAG:
@@ -91,7 +91,7 @@ def check_node(node: yaml.Node, checked: dict[int, tuple[int, int]]) -> tuple[in
                     problem = f"line {key.start_mark.line + 1} repeats the key {format_key(key.value)}"
                     raise InvalidValueError(problem, "keep one of the two")
                 keys.add(key.value)
-    checked[id(node)] = 1 + max((depth for depth, _ in parts), default=0), size
+    checked[id(node)] = 1 + max((depth for depth, _ in sizes), default=0), size
     if checked[id(node)][0] > MAX_DEPTH:
         raise InvalidValueError(f"is nested deeper than {MAX_DEPTH} levels", "flatten it")
     if size > MAX_EXPANDED_BYTES:

@@ -33,8 +33,8 @@ def initial_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> dict[i
     tokens = [bytes([byte]) for byte in range(NUM_BYTES)]
     tokens = list(dict.fromkeys([*tokens, *special_bytes(special_tokens)]))
     if vocab_size < len(tokens):
-        parts = f"{NUM_BYTES} bytes and {len(tokens) - NUM_BYTES} special tokens"
-        raise InputError("vocab_size", f"is {vocab_size}, too small for {parts}", f"use at least {len(tokens)}")
+        reserved = f"{NUM_BYTES} bytes and {len(tokens) - NUM_BYTES} special tokens"
+        raise InputError("vocab_size", f"is {vocab_size}, too small for {reserved}", f"use at least {len(tokens)}")
     if vocab_size > MAX_VOCAB_SIZE:
         raise InputError("vocab_size", f"is {vocab_size}", f"use at most {MAX_VOCAB_SIZE}")
     return dict(enumerate(tokens))

@@ -102,8 +102,8 @@ def sample_documents(path: Path, count: int, seed: int) -> dict[int, bytes]:
     total = sum(1 for _ in documents(path))
     if not total:
         raise InputError(path, "has no documents", "give the corpus more text")
-    drawn = set(random.Random(seed).sample(range(total), min(count, total)))
-    return {index: document for index, document in enumerate(documents(path)) if index in drawn}
+    indices = set(random.Random(seed).sample(range(total), min(count, total)))
+    return {index: document for index, document in enumerate(documents(path)) if index in indices}
 
 
 def measure_compression(
@@ -203,8 +203,8 @@ def merged_tokens(tokenizer: Tokenizer) -> list[bytes]:
 def longest_tokens(tokenizer: Tokenizer, path: Path) -> list[LongToken]:
     """List the longest merged tokens, the earlier first among equals, with their occurrences in a text."""
     ids = {token: token_id for token_id, token in tokenizer.vocab.items()}
-    parts = {left + right: (left, right) for left, right in tokenizer.merges}
-    longest = sorted(parts, key=lambda token: (-len(token), ids[token]))[:NUM_LONGEST_TOKENS]
+    pairs = {left + right: (left, right) for left, right in tokenizer.merges}
+    longest = sorted(pairs, key=lambda token: (-len(token), ids[token]))[:NUM_LONGEST_TOKENS]
     occurrences = count_occurrences(path, longest)
     return [
         LongToken(
@@ -212,7 +212,7 @@ def longest_tokens(tokenizer: Tokenizer, path: Path) -> list[LongToken]:
             bytes=len(token),
             hex=token.hex(),
             id=ids[token],
-            parts=tuple(map(printable_token, parts[token])),
+            parts=tuple(map(printable_token, pairs[token])),
             kind=token_kind(token),
             occurrences=occurrences[token][0],
             excerpt=occurrences[token][1],

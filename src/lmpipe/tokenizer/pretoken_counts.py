@@ -145,26 +145,25 @@ def count_text(counter: ThreadCounter, address: int, size: int, shared: Pretoken
             counter.table.clear()
 
 
-def sum_count_arrays(parts: Iterable[PretokenArrays]) -> PretokenArrays:
+def sum_count_arrays(shards: Iterable[PretokenArrays]) -> PretokenArrays:
     """Sum several counts; the result is sorted by the pre-tokens' bytes."""
     table = PretokenTable()
     try:
-        for text, lengths, counts in parts:
+        for text, lengths, counts in shards:
             table.add_words(text.tobytes(), np.ascontiguousarray(lengths), np.ascontiguousarray(counts))
         return table.words()
     finally:
         table.close()
 
 
-def sum_counts(parts: Iterable[Mapping[bytes, int]]) -> PretokenCounts:
+def sum_counts(shards: Iterable[Mapping[bytes, int]]) -> PretokenCounts:
     """Sum several counts.
 
     >>> dict(sum_counts([{b"a": 1}, {b"a": 2, b"b": 1}]))
     {b'a': 3, b'b': 1}
     """
-    return PretokenCounts(
-        *sum_count_arrays((part.text, part.lengths, part.counts) for part in map(PretokenCounts.from_mapping, parts))
-    )
+    counts = map(PretokenCounts.from_mapping, shards)
+    return PretokenCounts(*sum_count_arrays((shard.text, shard.lengths, shard.counts) for shard in counts))
 
 
 def shard_bounds(path: str | Path, num_shards: int) -> list[tuple[int, int]]:

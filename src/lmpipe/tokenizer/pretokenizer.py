@@ -71,8 +71,8 @@ def documents(path: str | Path) -> Iterator[bytes]:
         while block := file.read(BLOCK_BYTES):
             *complete, rest = (rest + block).split(delimiter)
             if len(rest) > MAX_DOCUMENT_BYTES:
-                part, rest = split_before_space(rest)
-                complete.append(part)
+                piece, rest = split_before_space(rest)
+                complete.append(piece)
             yield from (document for document in complete if document.strip())
     if rest.strip():
         yield rest

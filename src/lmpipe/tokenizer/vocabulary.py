@@ -127,9 +127,9 @@ class Vocabulary:
         exported = HuggingFaceTokenizer.read(folder / "tokenizer.json")
         special_ids = {token.content: token.id for token in exported.added_tokens}
         tokenizer = cls.from_files(folder / "vocab.json", folder / "merges.txt", list(special_ids))
-        known = {bytes([byte]) for byte in range(256)} | set(map(encode_utf8, special_ids))
-        known |= {left + right for left, right in tokenizer.merges}
-        strays = [token for token in tokenizer.vocab.values() if token not in known]
+        tokens = {bytes([byte]) for byte in range(256)} | set(map(encode_utf8, special_ids))
+        tokens |= {left + right for left, right in tokenizer.merges}
+        strays = [token for token in tokenizer.vocab.values() if token not in tokens]
         strays += [token for token, token_id in special_ids.items() if tokenizer._special_ids[token] != token_id]
         if strays:
             problem = "holds vocab.json, merges.txt and tokenizer.json of different trainings"

@@ -40,8 +40,8 @@ class MeasuredStep(StepCost):
     """Peak memory of the process before it has this model."""
     saved_bytes: int
     """Tensors that autograd saves for the backward pass."""
-    saved_bytes_by_part: dict[str, int]
-    """The same by part of the model."""
+    saved_bytes_by_component: dict[str, int]
+    """The same by component of the model."""
     matmul_flops_per_second: float
     """Fastest product of two large matrices on the device with these threads, in the training's precision."""
 

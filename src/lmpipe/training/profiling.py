@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ from lmpipe.training.measurements import (
 from lmpipe.training.step import MAX_MEMORY_FRACTION, DivergenceMonitor, TrainingStep
 
 # Part of the model that each module belongs to; other components of a module's name are layers.
-PART_OF_MODULE = {
+COMPONENT_OF_MODULE = {
     "token_embeddings": "embedding",
     "ln1": "norms",
     "ln2": "norms",
@@ -101,7 +102,7 @@ def predict_step(config: ModelConfig, training: TrainingSettings) -> PredictedSt
 def measure_step(config: ModelConfig, training: TrainingSettings, device: torch.device) -> MeasuredStep:
     """Measure the memory and work of one uncompiled training step of a new model, and the device's speed."""
     process_bytes = peak_memory_bytes(device)
-    step, saved_bytes_by_part = run_recorded(config, training, device)
+    step, saved_bytes_by_component = run_recorded(config, training, device)
     optimizer = step.optimizer
     return MeasuredStep(
         parameters=sum(weight.numel() for weight in step.parameters),
@@ -111,8 +112,8 @@ def measure_step(config: ModelConfig, training: TrainingSettings, device: torch.
         forward_flops=count_torch_flops(config, training.batch_size),
         step_flops=count_torch_flops(config, training.batch_size, backward=True),
         process_bytes=process_bytes,
-        saved_bytes=sum(saved_bytes_by_part.values()),
-        saved_bytes_by_part=saved_bytes_by_part,
+        saved_bytes=sum(saved_bytes_by_component.values()),
+        saved_bytes_by_component=saved_bytes_by_component,
         matmul_flops_per_second=matmul_flops_per_second(device, training.precision),
     )
 
@@ -127,7 +128,7 @@ def run_recorded(
     with saved.recording():
         loss = step.loss(inputs, targets) / targets.numel()
     loss.backward()
-    return step, saved.bytes_by_part
+    return step, saved.bytes_by_component
 
 
 def random_batch(config: ModelConfig, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -150,47 +151,51 @@ class SavedTensors:
     """
 
     def __init__(self, model: nn.Module):
-        self.bytes_by_part: dict[str, int] = {}
+        self.bytes_by_component: dict[str, int] = {}
         self.model = model
         resident = [*model.parameters(), *model.buffers()]
         # The tensors are kept alive, so that no address is reused by another storage.
         self.seen: dict[int, Tensor] = {tensor.untyped_storage().data_ptr(): tensor for tensor in resident}
-        self.part_stack = ["loss"]
+        self.component_stack = ["loss"]
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Count what is saved inside the block."""
         handles = []
         for name, module in self.model.named_modules():
-            if (part := part_of(name)) is not None:
-                handles.append(module.register_forward_pre_hook(lambda *_, part=part: self.part_stack.append(part)))
-                handles.append(module.register_forward_hook(lambda *_: self._exit()))
+            if (component := component_of(name)) is not None:
+                handles.append(module.register_forward_pre_hook(partial(self._enter, component)))
+                handles.append(module.register_forward_hook(self._exit))
         with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
             yield
         for handle in handles:
             handle.remove()
 
-    def _exit(self) -> None:
-        """Leave a module; a hook must return None."""
-        self.part_stack.pop()
+    def _enter(self, component: str, *_: object) -> None:
+        """Enter a module of a component; a hook must return None."""
+        self.component_stack.append(component)
+
+    def _exit(self, *_: object) -> None:
+        """Leave a module."""
+        self.component_stack.pop()
 
     def _pack(self, tensor: Tensor) -> Tensor:
         """Count a tensor that autograd saves."""
         address = tensor.untyped_storage().data_ptr()
         if address not in self.seen:
             self.seen[address] = tensor
-            part = self.part_stack[-1]
-            self.bytes_by_part[part] = self.bytes_by_part.get(part, 0) + storage_bytes(tensor)
+            component = self.component_stack[-1]
+            self.bytes_by_component[component] = self.bytes_by_component.get(component, 0) + storage_bytes(tensor)
         return tensor
 
 
-def part_of(module: str) -> str | None:
-    """Return the part of the model that a module belongs to; None for the model and its layers.
+def component_of(module: str) -> str | None:
+    """Return the component of the model that a module belongs to; None for the model and its layers.
 
-    >>> part_of("layers.0.attn.qkv_proj"), part_of("layers.0")
+    >>> component_of("layers.0.attn.qkv_proj"), component_of("layers.0")
     ('attention', None)
     """
-    return next((part for name, part in PART_OF_MODULE.items() if name in module.split(".")), None)
+    return next((component for name, component in COMPONENT_OF_MODULE.items() if name in module.split(".")), None)
 
 
 def matmul_flops_per_second(device: torch.device, precision: str) -> float:

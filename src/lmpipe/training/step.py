@@ -206,9 +206,9 @@ def translate_oom(model: ModelConfig, training: TrainingSettings) -> Iterator[No
         # On a CPU torch raises a plain RuntimeError with this text.
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
-        needed = account_adamw(model, 0)
+        memory = account_adamw(model, 0)
         size = training.batch_size if training.micro_batch_size == "auto" else training.micro_batch_size
-        gigabytes = (needed.fixed_bytes + size * needed.bytes_per_sequence) / 1e9
+        gigabytes = (memory.fixed_bytes + size * memory.bytes_per_sequence) / 1e9
         raise InputError(
             "out of memory",
             f"a micro-batch of {size} sequences needs about {gigabytes:.1f} GB",

@@ -151,23 +151,27 @@ def analyze_tuned_ablation(results: Results, spec: AblationSpec, condition: str)
     compared = compare_all(results, spec)
     if isinstance(compared, Finding):
         return compared
-    experiment, baseline, found = compared
-    comparisons = {one.variant: one for one in found}
-    at_same = next((one for one in comparisons.values() if matches_spec(spec, one)), None)
-    variants = [name for name, one in comparisons.items() if matches_spec(at_any_lr(spec), one)]
-    at_best = comparisons.get(experiment.best_among(variants))
+    experiment, baseline, comparisons = compared
+    by_variant = {comparison.variant: comparison for comparison in comparisons}
+    at_same = next((comparison for comparison in by_variant.values() if matches_spec(spec, comparison)), None)
+    variants = [name for name, comparison in by_variant.items() if matches_spec(at_any_lr(spec), comparison)]
+    at_best = by_variant.get(experiment.best_among(variants))
     metrics = baseline_metrics(experiment, baseline)
     metrics |= comparison_metrics(at_same) if at_same else {}
     metrics |= comparison_metrics(at_best, "tuned_") if at_best else {}
     sentences = [
         *same_rate_sentences(experiment, spec, at_same),
         *(tuned_sentences(experiment, spec, condition, variants, at_same, at_best) if variants else []),
-        *(describe_outcome(opening_for(spec, one), one) for name, one in comparisons.items() if name not in variants),
+        *(
+            describe_outcome(opening_for(spec, comparison), comparison)
+            for comparison in comparisons
+            if comparison.variant not in variants
+        ),
         run_summary.setting_sentence(results, experiment),
-        *pairing_sentences(list(comparisons.values())),
+        *pairing_sentences(list(by_variant.values())),
         *run_summary.failure_sentences(experiment),
     ]
-    tables = [run_summary.runs_table(experiment), *seed_tables(list(comparisons.values()))]
+    tables = [run_summary.runs_table(experiment), *seed_tables(list(by_variant.values()))]
     status = "answered" if at_same else "partial"
     return Finding(status, metrics, sentences, tables, run_summary.experiment_plots(experiment))
 

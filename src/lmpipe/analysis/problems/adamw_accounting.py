@@ -48,8 +48,8 @@ def analyze(results: Results) -> Finding:
         for name, unit in METRICS.items()
     }
     saved, batch = saved_per_sequence(account)
-    metrics["bytes_per_sequence_as_kept"] = Metric(saved, "bytes", source)
-    metrics["largest_batch_as_kept"] = Metric(batch, "sequences", source)
+    metrics["saved_bytes_per_sequence"] = Metric(saved, "bytes", source)
+    metrics["largest_batch_by_saved_bytes"] = Metric(batch, "sequences", source)
     return Finding(
         "answered" if is_gpt2_xl(account) and measured_compute.read_profile(results) else "partial",
         metrics=metrics | measured.metrics,

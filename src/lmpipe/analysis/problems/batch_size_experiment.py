@@ -214,7 +214,7 @@ def size_table(experiment: ExperimentRuns, sizes: list[BatchSizeResult], seconds
             [
                 size.batch_size,
                 runs[0].setting("max_lr") if runs else None,
-                join_words([format_number(rate) for rate in rates_tried(experiment, size)]),
+                join_words([format_number(rate) for rate in rates_of(experiment, size)]),
                 runs[0].summary.steps if runs else None,
                 size.loss,
                 *cells,
@@ -253,14 +253,14 @@ def best_sentence(
     )
 
 
-def rates_tried(experiment: ExperimentRuns, size: BatchSizeResult) -> list[float]:
+def rates_of(experiment: ExperimentRuns, size: BatchSizeResult) -> list[float]:
     """Return the peak rates that were tried with a size, from small to large."""
     return sorted({experiment.setting(name, "max_lr") for name in size.names})
 
 
 def describe_tuning(experiment: ExperimentRuns, sizes: list[BatchSizeResult]) -> str:
     """Describe the rates that each size was tuned over; without a choice the comparison is unfair."""
-    rates = {size: rates_tried(experiment, size) for size in sizes}
+    rates = {size: rates_of(experiment, size) for size in sizes}
     untuned = [format_int(size.batch_size) for size in sizes if len(rates[size]) == 1]
     if not untuned:
         return "each size at the best of its own rates"
@@ -332,7 +332,7 @@ def edge_sentences(experiment: ExperimentRuns, sizes: list[BatchSizeResult], bes
 
 def rate_at_edge(experiment: ExperimentRuns, size: BatchSizeResult) -> bool:
     """Return True if a size's best rate is the smallest or largest of several that were tried."""
-    rates = rates_tried(experiment, size)
+    rates = rates_of(experiment, size)
     return size.best is not None and len(rates) > 1 and experiment.setting(size.best, "max_lr") in (rates[0], rates[-1])
 
 
@@ -362,7 +362,7 @@ def rate_exponent(experiment: ExperimentRuns, finished: list[BatchSizeResult]) -
 def rate_sentences(experiment: ExperimentRuns, finished: list[BatchSizeResult]) -> list[str]:
     """Describe the growth of the best rate with the batch size, if each size had a choice."""
     exponent = rate_exponent(experiment, finished)
-    if exponent is None or any(len(rates_tried(experiment, size)) < 2 for size in finished):
+    if exponent is None or any(len(rates_of(experiment, size)) < 2 for size in finished):
         return []
     best = [
         f"{format_number(experiment.setting(size.best, 'max_lr'))} with {format_int(size.batch_size)}"

@@ -217,12 +217,12 @@ def pair_metrics(experiment: ExperimentRuns, simple: CorpusResult, web: CorpusRe
     """Return the gap between both corpora, its parts, and the ratios from nats per token to bits per byte."""
     source = run_summary.table_path(experiment)
     difference = paired_difference(*(experiment.losses(side.run, "bits_per_byte") for side in (web, simple)))
-    parts = {
+    gap_metrics = {
         f"gap_{name}": Metric(value, run_summary.NATS, source) for name, value in decompose_gap(simple, web).items()
     }
     return {
         "gap": Metric(web.loss - simple.loss, run_summary.NATS, source),
-        **parts,
+        **gap_metrics,
         "gap_bits_per_byte": Metric(difference.mean, UNITS["bits_per_byte"], source, difference.bounds),
         "loss_ratio": Metric(web.loss / simple.loss, "web / simple, nats per token", source),
         "bytes_per_token_ratio": Metric(web.bytes_per_token / simple.bytes_per_token, "web / simple", source),
@@ -259,7 +259,7 @@ def sample_sentences(samples: dict[str, Samples]) -> list[str]:
 
 def sample_tables(samples: dict[str, Samples]) -> list[Table]:
     """Return the beginnings of both models' samples side by side: a row for each prompt and setting that both have."""
-    by_settings = [{sampling_settings(record): record for record in each.samples} for each in samples.values()]
+    by_settings = [{sampling_settings(record): record for record in document.samples} for document in samples.values()]
     shared = [settings for settings in by_settings[0] if settings in by_settings[1]] if by_settings else []
     if not shared:
         return []

@@ -205,11 +205,11 @@ class Throughput:
         assumed = format_percent(MODEL_FLOPS_UTILIZATION)
         time = [self.predicted_seconds, self.seconds, percent_error(self.predicted_seconds, self.seconds), self.how]
         rates = [self.tokens / self.predicted_seconds, self.tokens_per_second]
-        used = [100 * MODEL_FLOPS_UTILIZATION, 100 * self.utilization]
+        shares = [100 * MODEL_FLOPS_UTILIZATION, 100 * self.utilization]
         return [
             [f"seconds of a step, at {assumed} of the ceiling", *time],
             ["tokens per second", *rates, percent_error(*rates), self.how],
-            ["share of the ceiling, MFU (%)", *used, percent_error(*used), "FLOPs × speed ÷ ceiling"],
+            ["share of the ceiling, MFU (%)", *shares, percent_error(*shares), "FLOPs × speed ÷ ceiling"],
         ]
 
     def sentences(self) -> list[str]:

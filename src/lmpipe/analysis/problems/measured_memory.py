@@ -39,7 +39,7 @@ def memory(results: Results) -> Measurement:
     profile = read_profile(results)
     if profile is None:
         unknown = run_summary.metric(None, PERCENT, SOURCE, MISSING)
-        return Measurement({"kept_activations_error": unknown}, [missing_sentence(results)], [])
+        return Measurement({"predicted_activations_error": unknown}, [missing_sentence(results)], [])
     groups = list(run_groups(results, profile))
     sentences = [activations_sentence(profile), *gap_sentences(profile), *peak_sentences(profile, groups)]
     tables = [components_table(profile), gaps_table(profile), *([peaks_table(groups)] if groups else [])]
@@ -55,8 +55,10 @@ def components_table(profile: StepProfile) -> Table:
         rows.append(component_row(name, getattr(predicted, key), getattr(predicted, key), getattr(measured, key)))
     values = predicted.activations.activations
     for component, name in COMPONENTS.items():
-        handout, formula = (sum(getattr(value, key) for value in values if value.part == component) for key in SIZES)
-        if saved := measured.saved_bytes_by_part.get(component, 0):
+        handout, formula = (
+            sum(getattr(value, key) for value in values if value.component == component) for key in SIZES
+        )
+        if saved := measured.saved_bytes_by_component.get(component, 0):
             rows.append(component_row(f"activations: {name}", handout, formula, saved))
     sizes = (getattr(predicted.activations, key) for key in SIZES)
     rows.append(component_row("all activations", *sizes, measured.saved_bytes))
@@ -172,8 +174,8 @@ def memory_metrics(profile: StepProfile, groups: list[RunGroup]) -> dict[str, Me
     no_run = "no run on the device that was measured"
     return {
         "saved_activation_bytes": Metric(measured, "bytes", SOURCE),
-        "kept_activation_bytes": Metric(formula, "bytes", SOURCE),
-        "kept_activations_error": Metric(percent_error(formula, measured), PERCENT, SOURCE),
+        "predicted_activation_bytes": Metric(formula, "bytes", SOURCE),
+        "predicted_activations_error": Metric(percent_error(formula, measured), PERCENT, SOURCE),
         "handout_activation_bytes": Metric(handout, "bytes", SOURCE),
         "handout_activations_error": Metric(percent_error(handout, measured), PERCENT, SOURCE),
         "largest_peak_memory_error": run_summary.metric(largest, PERCENT, RUNS, no_run),

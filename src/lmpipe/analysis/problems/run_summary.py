@@ -171,20 +171,20 @@ def describe_failed_statuses(runs: list[Run]) -> str:
 def setting_sentence(results: Results, experiment: ExperimentRuns) -> str:
     """Describe the settings that all runs of an experiment share."""
     runs = experiment.runs
-    parts = []
+    phrases = []
     if parameters := common_value(run.summary.parameters for run in runs):
-        parts.append(f"a model of {format_int(parameters)} parameters")
+        phrases.append(f"a model of {format_int(parameters)} parameters")
     if corpus := common_value(run.setting("corpus") for run in runs):
-        parts.append(f"on {describe_corpus(results, corpus)}")
+        phrases.append(f"on {describe_corpus(results, corpus)}")
     if tokens := common_value(run.setting("total_tokens") for run in runs):
-        parts.append(f"for {format_int(tokens)} tokens")
+        phrases.append(f"for {format_int(tokens)} tokens")
     if batch_size := common_value(run.setting("batch_size") for run in runs):
-        parts.append(f"with batch size {format_int(batch_size)}")
+        phrases.append(f"with batch size {format_int(batch_size)}")
     seeds = sorted({run.seed for run in runs})
     once = (
         f"once (seed {seeds[0]})" if len(seeds) == 1 else f"with the seeds {join_words([str(seed) for seed in seeds])}"
     )
-    return f"Each run trains {' '.join(parts) or 'its own model'}, {once}."
+    return f"Each run trains {' '.join(phrases) or 'its own model'}, {once}."
 
 
 def common_value(values: Iterable[Any]) -> Any | None:

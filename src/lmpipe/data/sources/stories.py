@@ -94,22 +94,22 @@ class StoryContext:
     bound: dict[str, str | Template | Character] = field(default_factory=dict)
     used: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
 
-    def write(self, parts: Template) -> str:
+    def write(self, template: Template) -> str:
         """Fill in a template."""
         out: list[str] = []
-        self.fill(parts, out)
+        self.fill(template, out)
         return "".join(out)
 
-    def fill(self, parts: Template, out: list[str]) -> None:
+    def fill(self, template: Template, out: list[str]) -> None:
         """Append the pieces of a filled-in template to `out`."""
-        for part in parts:
-            kind = type(part)
+        for piece in template:
+            kind = type(piece)
             if kind is str:
-                out.append(part)
+                out.append(piece)
             elif kind is Symbol:
-                out.append(capitalize(self.value(part)) if part.capital else self.value(part))
+                out.append(capitalize(self.value(piece)) if piece.capital else self.value(piece))
             else:
-                self.fill(part[int(self.rng() * len(part))], out)
+                self.fill(piece[int(self.rng() * len(piece))], out)
 
     def value(self, symbol: Symbol) -> str:
         """Return the text of a field: its bound value, drawn at the first use, or a new entry of its list."""
@@ -261,8 +261,8 @@ def paragraphs(context: StoryContext, beats: Iterator[Template | None]) -> str:
     for beat in beats:
         if beat is None:
             gap = "\n" if context.rng() < break_share else gap
-        elif written := context.write(beat).strip():
-            text += gap + capitalize(written)
+        elif sentence := context.write(beat).strip():
+            text += gap + capitalize(sentence)
             gap = " "
     return text
 

@@ -76,7 +76,7 @@ def parse(template: str) -> Template:
             stack[-1].append([])
         elif mark == "]" and len(stack) > 1:
             options = stack.pop()
-            stack[-1][-1].append([tuple(parts) for parts in options])
+            stack[-1][-1].append([tuple(pieces) for pieces in options])
         else:
             stack[-1][-1].append(literal or mark)
     return tuple(stack[0][0])
@@ -91,8 +91,8 @@ def parse_symbol(text: str) -> Symbol:
 
 def parse_cell(text: str) -> Template | str:
     """Compile an entry of a list or table; an entry without fields stays a plain string."""
-    parts = parse(" ".join(text.split()))
-    return parts[0] if len(parts) == 1 and type(parts[0]) is str else parts
+    pieces = parse(" ".join(text.split()))
+    return pieces[0] if len(pieces) == 1 and type(pieces[0]) is str else pieces
 
 
 def parse_options(lines: list[str]) -> tuple[Template, ...]:
@@ -157,7 +157,7 @@ def subplots(is_animal: bool) -> tuple[Subplot, ...]:
     entries = read_text("subplots")
     entries = entries["any_hero"] if is_animal else entries["any_hero"] | entries["child_hero"]
     return tuple(
-        Subplot(*(parse_options(split_lines(entry[part])) for part in Subplot._fields)) for entry in entries.values()
+        Subplot(*(parse_options(split_lines(entry[name])) for name in Subplot._fields)) for entry in entries.values()
     )
 
 

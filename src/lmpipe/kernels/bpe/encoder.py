@@ -71,8 +71,8 @@ class Workspace:
             # Never more at once than the word needs, nor than a growth that keeps restarts cheap.
             limit = SCRATCH_GROWTH * self.work[WORK.scratch_symbols]
             self._make_scratch(round_up(min(limit, self.work[WORK.scratch_needed]), SCRATCH_UNIT))
-        written = self.work[WORK.output] - self.output.address
-        return self.output.array(self.dtype, written // self.dtype.itemsize)
+        output_bytes = self.work[WORK.output] - self.output.address
+        return self.output.array(self.dtype, output_bytes // self.dtype.itemsize)
 
     def close(self) -> None:
         """Free the memory."""

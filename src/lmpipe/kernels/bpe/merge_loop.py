@@ -110,16 +110,16 @@ class MergeLoop:
         `advance(n)` is called after each n merges.
         """
         state = self.state
-        ended = self.num_merges == 0 or not self.find_pairs()
-        while not ended:
+        is_finished = self.num_merges == 0 or not self.find_pairs()
+        while not is_finished:
             before = state[MERGE.done]
             state[MERGE.target] = min(self.num_merges, before + MERGES_PER_CALL)
             reason = self.kernels.merge(state.address)
             advance(state[MERGE.done] - before)
             if reason == MERGE_FINISHED:
-                ended = state[MERGE.done] == self.num_merges
+                is_finished = state[MERGE.done] == self.num_merges
             elif reason == PAIRS_ENDED:
-                ended = state[MERGE.min_count] == 1 or not self.find_pairs()
+                is_finished = state[MERGE.min_count] == 1 or not self.find_pairs()
             else:
                 self.make_room(reason)
         return self.buffers[MERGE.output].array("i8", 2 * state[MERGE.done]).reshape(-1, 2).copy()
