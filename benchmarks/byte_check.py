@@ -67,14 +67,14 @@ def differences(first: Path, second: Path, renames: list[tuple[str, str]]) -> It
         return name
 
     for pattern, read in READERS.items():
-        here = {path.relative_to(first).as_posix(): path for path in first.glob(pattern)}
-        there = {renamed(path.relative_to(second).as_posix()): path for path in second.glob(pattern)}
-        if not here:
+        actual = {path.relative_to(first).as_posix(): path for path in first.glob(pattern)}
+        expected = {renamed(path.relative_to(second).as_posix()): path for path in second.glob(pattern)}
+        if not actual:
             yield f"{pattern}: no such file in {first}"
-        for name in sorted(here.keys() | there.keys()):
-            if name not in here or name not in there:
-                yield f"{name}: only in {first if name in here else second}"
-            elif read(here[name]) != read(there[name]):
+        for name in sorted(actual.keys() | expected.keys()):
+            if name not in actual or name not in expected:
+                yield f"{name}: only in {first if name in actual else second}"
+            elif read(actual[name]) != read(expected[name]):
                 yield f"{name}: differs"
 
 

@@ -132,8 +132,8 @@ class TextGenerator:
         """Up to `most` pieces, of all kinds or of two."""
         kinds = KINDS if self.random.random() < 0.6 else self.random.sample(KINDS, 2)
         number = self.random.randint(0, most)
-        chosen = ["long" if self.random.random() < LONG_SHARE else self.random.choice(kinds) for _ in range(number)]
-        return b"".join(map(self.piece, chosen))
+        selected = ["long" if self.random.random() < LONG_SHARE else self.random.choice(kinds) for _ in range(number)]
+        return b"".join(map(self.piece, selected))
 
 
 @dataclass
@@ -206,13 +206,13 @@ def try_text(generator: TextGenerator, path: Path, tokenizer: Tokenizer, compari
     path.write_bytes(data)
     text = data.decode("utf-8", "surrogateescape")
     cuts = [0, *sorted(random.choices(range(len(text) + 1), k=random.randint(0, 6))), len(text)]
-    parts = [text[start:stop] for start, stop in pairwise(cuts)]  # some are empty
-    comparison.inputs |= {"text": data, "parts": parts}
+    pieces = [text[start:stop] for start, stop in pairwise(cuts)]  # some are empty
+    comparison.inputs |= {"text": data, "parts": pieces}
     if random.random() < 0.1:
         comparison.compare("clear_cache", None, tokenizer.clear_cache)
     expected = naive_bpe.encode(text, tokenizer.vocab, tokenizer.merges, generator.specials)
     comparison.compare("encode", expected, lambda: tokenizer.encode(text))
-    comparison.compare("encode_iterable", expected, lambda: list(tokenizer.encode_iterable(parts)))
+    comparison.compare("encode_iterable", expected, lambda: list(tokenizer.encode_iterable(pieces)))
     if random.random() < FILE_SHARE:
         comparison.compare("encode_file", expected or "empty", lambda: file_ids(path, tokenizer))
     comparison.compare("decode_bytes", data, lambda: tokenizer.decode_bytes(expected))

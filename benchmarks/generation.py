@@ -138,7 +138,7 @@ def compare(contest: Contest, peer: str, setting: str, turns: int) -> str:
     tokens = len(contest.prompts) * contest.new_tokens
     cells = [setting, peer]
     for seconds in zip(*pairs, strict=True):
-        rates = [tokens / each for each in seconds]
+        rates = [tokens / duration for duration in seconds]
         cells.append(f"{median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})")
     ratios = [theirs / ours for ours, theirs in pairs]
     cells.append(f"{median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})")

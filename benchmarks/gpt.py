@@ -27,7 +27,7 @@ class Block(nn.Module):
         """Transform (batch, seq, d_model)."""
         batch, seq, d_model = x.shape
         qkv = self.qkv(self.norms[0](x)).split(d_model, dim=2)
-        queries, keys, values = (each.view(batch, seq, self.num_heads, -1).transpose(1, 2) for each in qkv)
+        queries, keys, values = (projection.view(batch, seq, self.num_heads, -1).transpose(1, 2) for projection in qkv)
         output = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         x = x + self.output(output.transpose(1, 2).reshape(batch, seq, d_model))
         return x + self.down(F.gelu(self.up(self.norms[1](x))))

@@ -214,17 +214,24 @@ def table(contestants: list[Contestant], ceiling: Contestant, shape: Shape) -> l
     flops = 3 * forward_flops(shape.model) / shape.model.context_length
     peak = next((peak for name, peak in PEAK_FLOPS.items() if name in ceiling.facts["device"]), None)
     lines = [f"{'contestant':24} {'parameters':>12} {'tokens/s':>12} {'range':>25} {'of ceiling':>11} {'MFU':>7}"]
-    for each in contestants:
-        title, span = f"{each.name} {each.setting}", f"{min(each.rates):,.0f} to {max(each.rates):,.0f}"
-        mfu = f"{flops * each.median / peak:.1%}" if peak and shape.precision == "bfloat16" else "-"
-        cells = f"{title:24} {each.facts['parameters']:>12,} {each.median:>12,.0f} {span:>25} "
-        lines.append(cells + f"{flops * each.median / ceiling.median:>11.1%} {mfu:>7}")
-    peer = max((each for each in contestants if each.name in PEERS), key=lambda each: each.median, default=None)
-    for each in contestants:
-        if each.name == "lmpipe" and peer:
-            ratios = [ours / theirs for ours, theirs in zip(each.rates, peer.rates, strict=True)]
+    for contestant in contestants:
+        title, span = (
+            f"{contestant.name} {contestant.setting}",
+            f"{min(contestant.rates):,.0f} to {max(contestant.rates):,.0f}",
+        )
+        mfu = f"{flops * contestant.median / peak:.1%}" if peak and shape.precision == "bfloat16" else "-"
+        cells = f"{title:24} {contestant.facts['parameters']:>12,} {contestant.median:>12,.0f} {span:>25} "
+        lines.append(cells + f"{flops * contestant.median / ceiling.median:>11.1%} {mfu:>7}")
+    peer = max(
+        (contestant for contestant in contestants if contestant.name in PEERS),
+        key=lambda contestant: contestant.median,
+        default=None,
+    )
+    for contestant in contestants:
+        if contestant.name == "lmpipe" and peer:
+            ratios = [ours / theirs for ours, theirs in zip(contestant.rates, peer.rates, strict=True)]
             ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            lines.append(f"lmpipe {each.setting} / {peer.name} {peer.setting}: {ratio}")
+            lines.append(f"lmpipe {contestant.setting} / {peer.name} {peer.setting}: {ratio}")
     return lines
 
 
@@ -244,17 +251,17 @@ def main() -> None:
         contest(*args.contestant, shape, find_device(args.device), args.seconds)
         return
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
-        chosen = [pair for pair in CONTESTANTS if not args.only or "-".join(pair) in args.only]
+        pairs = [pair for pair in CONTESTANTS if not args.only or "-".join(pair) in args.only]
         everyone = []
-        for pair in (*chosen, ("ceiling", "matmul")):
+        for pair in (*pairs, ("ceiling", "matmul")):
             everyone.append(Contestant(*pair, args, args.cache or temporary))
             stack.enter_context(everyone[-1].process)  # at the end: closes its standard input, and waits
             if shape.threads > 1:  # several processes of several threads start slowly at once
                 everyone[-1].wait_until_ready()
-        for each in everyone:
-            each.wait_until_ready()
-        for each in everyone * args.rounds:
-            each.take_turn()
+        for contestant in everyone:
+            contestant.wait_until_ready()
+        for contestant in everyone * args.rounds:
+            contestant.take_turn()
     *contestants, ceiling = everyone
     print(f"{args.shape}: {shape.model}, batch size {shape.batch_size}, {shape.precision}, {shape.threads} threads")
     print(f"{ceiling.facts['device']}, torch {torch.__version__}; matmul ceiling {ceiling.median / 1e9:,.0f} GFLOP/s")

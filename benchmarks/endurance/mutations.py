@@ -95,7 +95,7 @@ def mutate_bytes(random: Random, data: bytes) -> bytes:
 def slots(value: Any) -> list[tuple[Any, Any]]:
     """Return every slot inside nested dicts and lists: the container, and the key or index in it."""
     entries = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
-    return [*((value, key) for key, _ in entries), *(slot for _, part in entries for slot in slots(part))]
+    return [*((value, key) for key, _ in entries), *(slot for _, child in entries for slot in slots(child))]
 
 
 def mutate_value(random: Random, value: Any, pieces: Sequence[Any] = ()) -> Any:

@@ -5,11 +5,11 @@ from lmpipe.generation.samples import SampleRecord, Samples
 from lmpipe.generation.text_metrics import METRICS, HeldOutMetrics, text_metrics
 from tests.support.fake_results import CORPORA, results_of, write_corpus_info
 
-KNOWN = {"the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "then"}
+VOCABULARY = {"the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "then"}
 
 
 def metrics_of(text):
-    return text_metrics(text, KNOWN).model_dump()
+    return text_metrics(text, VOCABULARY).model_dump()
 
 
 def record(temperature, top_p, text, ended=True, cuts=()):
@@ -50,13 +50,13 @@ def samples_of(corpus, **changes):
     return samples.model_copy(update=changes)
 
 
-def results_with(folder, *found, shown=("stories", "docs")):
-    for samples in found:
+def results_with(folder, *samples_of_corpora, corpora=("stories", "docs")):
+    for samples in samples_of_corpora:
         (folder / "samples").mkdir(exist_ok=True)
         samples.write(folder / f"samples/{samples.corpus}.json")
     for corpus in CORPORA:
         write_corpus_info(folder, corpus, {})
-    models = {corpus: f"main_experiment/{corpus}" for corpus in shown}
+    models = {corpus: f"main_experiment/{corpus}" for corpus in corpora}
     samples = {"models": models, "prompts": ["Once"], "temperature": [1.0], "top_p": [1.0]}
     return results_of(folder, samples=samples if models else None)
 

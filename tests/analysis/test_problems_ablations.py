@@ -9,7 +9,7 @@ from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.problems.paired_comparison import compare, describe_seed_ranges
 from lmpipe.analysis.problems.run_summary import has_wide_spread
 from tests.support.fake_results import EXPERIMENTS, MODEL, change_summary, fabricate_study
-from tests.support.findings import ALONE, find, said, value
+from tests.support.findings import ON_STORIES, find, text_of, value
 
 
 def test_no_norm_is_told_at_the_same_rate_and_tuned(fabricated):
@@ -22,7 +22,9 @@ def test_no_norm_is_told_at_the_same_rate_and_tuned(fabricated):
 
 def test_without_a_run_without_norms_nothing_is_said_of_one(tmp_path):
     runs = {"baseline": {}, "post": {"norm": "post"}}
-    finding = find("layer_norm_ablation", fabricate_study(tmp_path, {"layer_norm_ablation": ALONE | {"runs": runs}}))
+    finding = find(
+        "layer_norm_ablation", fabricate_study(tmp_path, {"layer_norm_ablation": ON_STORIES | {"runs": runs}})
+    )
     assert finding.status == "partial"
 
 
@@ -61,13 +63,13 @@ def test_swiglu_shows_both_parameter_counts(fabricated):
     finding = find("swiglu_ablation", fabricated)
     assert value(finding, "parameters") == value(finding, "baseline_parameters") == 327_744
     sizes = "exactly 327,744 parameters (d_ff 288 without the gate and 192 with it), so the comparison is one of equal"
-    assert sizes in said(finding)
+    assert sizes in text_of(finding)
     assert value(finding, "difference") == pytest.approx(0.064)
 
 
 def test_parameter_counts_that_differ_are_told_in_percent(tmp_path):
     runs = EXPERIMENTS["swiglu_ablation"]["runs"]
-    results = fabricate_study(tmp_path, {"swiglu_ablation": ALONE | {"runs": runs}})
+    results = fabricate_study(tmp_path, {"swiglu_ablation": ON_STORIES | {"runs": runs}})
     path = tmp_path / "runs/swiglu_ablation/silu/seed0/summary.json"
     summary = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(summary | {"parameters": 332_988}), encoding="utf-8")
@@ -115,7 +117,7 @@ def test_parameter_counts_that_differ_are_told_in_percent(tmp_path):
     ],
 )
 def test_an_ablation_is_told_by_settings_whatever_the_runs_are_called(tmp_path, problem, base, runs, words, pair):
-    finding = find(problem, fabricate_study(tmp_path, {problem: ALONE | {"runs": runs}}, MODEL | base))
+    finding = find(problem, fabricate_study(tmp_path, {problem: ON_STORIES | {"runs": runs}}, MODEL | base))
     assert finding.sentences[0].startswith(words)
     assert (value(finding, "variant"), value(finding, "baseline")) == pair
     assert finding.status == "answered"
@@ -123,7 +125,7 @@ def test_an_ablation_is_told_by_settings_whatever_the_runs_are_called(tmp_path, 
 
 def test_a_variant_that_changes_more_than_the_question_asks_is_told_in_general_words(tmp_path):
     runs = {"baseline": {}, "hot": {"norm": "post", "max_lr": 0.02}, "long": {"total_tokens": 819_200}}
-    results = fabricate_study(tmp_path, {"pre_norm_ablation": ALONE | {"runs": runs}})
+    results = fabricate_study(tmp_path, {"pre_norm_ablation": ON_STORIES | {"runs": runs}})
     finding = find("pre_norm_ablation", results)
     assert finding.status == "partial"
     assert "difference" not in finding.metrics
@@ -134,30 +136,30 @@ def test_a_rate_tuned_for_one_side_only_is_said_to_be(fabricated, tmp_path):
         "Both run at the peak rate 0.01, which `learning_rate` tuned for the model of `{}`; at a rate of its own `{}`"
     )
     for problem, variant in (("pre_norm_ablation", "post_norm"), ("no_pos_emb", "nope"), ("swiglu_ablation", "silu")):
-        assert caution.format("baseline", variant) in said(find(problem, fabricated))
+        assert caution.format("baseline", variant) in text_of(find(problem, fabricated))
     runs = {"baseline": {}, "rope": {"position_embedding": "rope"}}
     experiments = {
         "learning_rate": EXPERIMENTS["learning_rate"],
         "no_pos_emb": EXPERIMENTS["no_pos_emb"] | {"runs": runs},
     }
     turned = fabricate_study(tmp_path, experiments, MODEL | {"position_embedding": "none"})
-    assert caution.format("baseline", "rope") in said(find("no_pos_emb", turned)), "the sweep ran without positions"
+    assert caution.format("baseline", "rope") in text_of(find("no_pos_emb", turned)), "the sweep ran without positions"
     experiments["no_pos_emb"]["runs"] = {
         "baseline": {},
         "nope": {"position_embedding": "none", "sweep": {"max_lr": [0.003, 0.01]}},
     }
     finding = find("no_pos_emb", fabricate_study(tmp_path / "several", experiments))
     assert finding.metrics["variant"].value == "nope_max_lr=0.01"
-    assert "Both run at the peak rate" not in said(finding), "two rates were tried without positions"
+    assert "Both run at the peak rate" not in text_of(finding), "two rates were tried without positions"
     tuned = fabricate_study(
-        tmp_path / "own", {"no_pos_emb": ALONE | {"runs": runs}}, MODEL | {"position_embedding": "none"}
+        tmp_path / "own", {"no_pos_emb": ON_STORIES | {"runs": runs}}, MODEL | {"position_embedding": "none"}
     )
-    assert "Both run at the peak rate" not in said(find("no_pos_emb", tuned))
+    assert "Both run at the peak rate" not in text_of(find("no_pos_emb", tuned))
 
 
 def test_seeds_that_differ_widely_are_told_by_their_range(tmp_path):
     runs = {"baseline": {}, "post_norm": {"norm": "post"}}
-    results = fabricate_study(tmp_path, {"pre_norm_ablation": ALONE | {"seeds": [0, 1, 2], "runs": runs}})
+    results = fabricate_study(tmp_path, {"pre_norm_ablation": ON_STORIES | {"seeds": [0, 1, 2], "runs": runs}})
     change_summary(results, "pre_norm_ablation/post_norm/seed1", validation_loss=5.12)
     experiment = results.experiment("pre_norm_ablation")
     assert has_wide_spread(experiment, "post_norm")
@@ -169,7 +171,7 @@ def test_seeds_that_differ_widely_are_told_by_their_range(tmp_path):
 def test_only_runs_on_the_same_batches_are_said_to_share_them(tmp_path, fabricated):
     assert value(find("pre_norm_ablation", fabricated), "same_batches") is True
     runs = {"decayed": {"weight_decay": 0.2}, "small": {"batch_size": 8}, "short": {"context_length": 64}}
-    results = fabricate_study(tmp_path, {"mine": ALONE | {"runs": {"baseline": {}, **runs}}})
+    results = fabricate_study(tmp_path, {"mine": ON_STORIES | {"runs": {"baseline": {}, **runs}}})
     finding = generic_experiment.analyze(results, "mine")
     assert [value(finding, f"{name}_same_batches") for name in runs] == [True, False, False]
 
@@ -189,7 +191,7 @@ def test_pairing_is_told_by_digests(fabricated, tmp_path):
 
 def test_a_variant_with_other_tokens_is_compared_in_bits_per_byte_and_one_on_other_text_not_at_all(tmp_path):
     runs = {"baseline": {}, "nope": {"position_embedding": "none", "vocab_size": 512}, "elsewhere": {"corpus": "docs"}}
-    results = fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": runs}})
+    results = fabricate_study(tmp_path, {"no_pos_emb": ON_STORIES | {"runs": runs}})
     finding = find("no_pos_emb", results)
     assert finding.status == "partial", "the variant differs in more than the position embedding"
     experiment = results.experiment("no_pos_emb")
@@ -201,21 +203,21 @@ def test_a_variant_with_other_tokens_is_compared_in_bits_per_byte_and_one_on_oth
 
 def test_ablations_find_their_runs_under_other_names(tmp_path):
     runs = {"with_positions": {}, "without": {"position_embedding": "none"}}
-    results = fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": runs}})
+    results = fabricate_study(tmp_path, {"no_pos_emb": ON_STORIES | {"runs": runs}})
     finding = find("no_pos_emb", results)
     assert value(finding, "variant") == "without"
     assert value(finding, "difference") == pytest.approx(0.24)
 
 
 def test_an_ablation_with_a_baseline_only_is_partial(tmp_path):
-    results = fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": {"baseline": {}}}})
+    results = fabricate_study(tmp_path, {"no_pos_emb": ON_STORIES | {"runs": {"baseline": {}}}})
     finding = find("no_pos_emb", results)
     assert finding.status == "partial"
 
 
 def test_a_variant_that_always_diverges_is_a_result(tmp_path):
     runs = {"baseline": {}, "nope": {"position_embedding": "none"}}
-    results = fabricate_study(tmp_path, {"no_pos_emb": ALONE | {"runs": runs}})
+    results = fabricate_study(tmp_path, {"no_pos_emb": ON_STORIES | {"runs": runs}})
     change_summary(results, "no_pos_emb/nope/seed0", status="diverged", diverged_step=9)
     finding = find("no_pos_emb", results)
     assert finding.status == "answered"

@@ -13,7 +13,7 @@ from tests.support.fake_results import (
     fabricate_study,
     speed_of,
 )
-from tests.support.findings import ALONE, find, said, value
+from tests.support.findings import ON_STORIES, find, text_of, value
 
 
 def test_batch_size_compares_at_equal_tokens_and_at_equal_time(fabricated):
@@ -37,22 +37,22 @@ def timed(results: Results, speeds: dict[int, tuple[float, ...]]) -> Finding:
 
 
 def test_speeds_whose_ranges_overlap_are_not_told_apart(tmp_path):
-    chosen = {name: EXPERIMENTS[name] for name in ("learning_rate", "batch_size_experiment")}
+    experiments = {name: EXPERIMENTS[name] for name in ("learning_rate", "batch_size_experiment")}
     slow = {1: (900.0, 1100.0, 1000.0), 4: (4000.0, 4100.0, 4200.0)}
-    results = fabricate_study(tmp_path / "overlap", chosen)
+    results = fabricate_study(tmp_path / "overlap", experiments)
     finding = timed(results, slow | {16: (5000.0, 8000.0, 9000.0), 64: (8900.0, 9500.0, 9100.0)})
     assert value(finding, "fastest_batch_size") is value(finding, "saturation_batch_size") is None
     assert "batch sizes 16 and 64 overlap" in finding.metrics["fastest_batch_size"].missing_reason
     assert finding.tables[0].rows[2][-3:] == [5000, 9000, "in runs"]
     assert finding.status == "partial", "no size was timed alone"
-    results = fabricate_study(tmp_path / "apart", chosen)
+    results = fabricate_study(tmp_path / "apart", experiments)
     finding = timed(results, slow | {16: (8900.0, 9000.0, 8800.0), 64: (9100.0, 9200.0, 9300.0)})
     assert value(finding, "fastest_batch_size") == 64
 
 
 def test_losses_at_equal_time_range_over_the_speeds(tmp_path):
-    chosen = {name: EXPERIMENTS[name] for name in ("learning_rate", "batch_size_experiment")}
-    results = fabricate_study(tmp_path, chosen)
+    experiments = {name: EXPERIMENTS[name] for name in ("learning_rate", "batch_size_experiment")}
+    results = fabricate_study(tmp_path, experiments)
     noisy = dict.fromkeys((1, 4, 16), (2000.0, 8000.0, 5000.0)) | {64: (8100.0, 8200.0, 8192.0)}
     finding = timed(results, noisy)
     assert value(finding, "time_budget_seconds") == pytest.approx(409_600 / 8200, rel=1e-3)
@@ -67,7 +67,7 @@ def test_more_stops_paying_where_no_larger_batch_is_ahead_at_equal_time(fabricat
     finding = find("batch_size_experiment", fabricated)
     assert value(finding, "best_batch_size_at_equal_time") == 16
     beyond = "batch size 16 is ahead (with one seed each, the ranking is untested): up to that size a larger batch pays"
-    assert beyond in said(finding)
+    assert beyond in text_of(finding)
     seconds = 409_600 / speed_of(64)
     for size in (1, 4, 16, 64):
         best = next(run for run in finding.tables[0].rows if run[0] == size)
@@ -98,13 +98,13 @@ def test_what_fits_is_told_from_steps_timed_alone(fabricated, tmp_path):
     assert (value(finding, "largest_tried_batch_size"), value(finding, "largest_batch_size")) == (64, 256)
     assert (value(finding, "predicted_largest_batch_size"), value(finding, "handout_largest_batch_size")) == (1200, 999)
     told = "64 sequences are the largest doubling that was tried, since the measurement's time was over"
-    assert told in said(finding)
+    assert told in text_of(finding)
     rows = finding.tables[1].rows
     assert [row[0] for row in rows] == [1, 2, 4, 8, 16, 32, 64]
     # Of 20,000 + 1,000 for each sequence, 18,000 + 800 are predicted, and 16,000 + 2,000 by the handout's list.
     assert rows[3][4:] == [28_000, 24_400, pytest.approx(-100 * 3.6 / 28), 32_000, pytest.approx(100 * 4 / 28)]
-    chosen = {"batch_size_experiment": {"corpus": "stories", "sweep": {"batch_size": [4, 16]}}}
-    results = fabricate_study(tmp_path, chosen)
+    experiments = {"batch_size_experiment": {"corpus": "stories", "sweep": {"batch_size": [4, 16]}}}
+    results = fabricate_study(tmp_path, experiments)
     finding = find("batch_size_experiment", results)
     assert finding.status == "partial"
     assert finding.metrics["largest_batch_size"].missing_reason == "no batch size of this model has been timed alone"
@@ -114,14 +114,14 @@ def test_what_fits_is_told_from_steps_timed_alone(fabricated, tmp_path):
 
 
 def test_sizes_that_were_not_timed_alone_are_named(tmp_path):
-    results = fabricate_study(tmp_path, {"batch_size_experiment": ALONE | {"sweep": {"batch_size": [4, 16, 64]}}})
+    results = fabricate_study(tmp_path, {"batch_size_experiment": ON_STORIES | {"sweep": {"batch_size": [4, 16, 64]}}})
     fabricate_measurements(tmp_path, speeds={4: 5000.0, 8: 6000.0, 16: 7000.0})
     finding = find("batch_size_experiment", results)
     assert finding.status == "partial"
     words = (
         "Tokens per second, of steps timed alone on the machine (with 64, which had none, inside the runs): 5,000 with"
     )
-    assert words in said(finding)
+    assert words in text_of(finding)
 
 
 def test_best_rates_that_follow_the_square_root_have_its_exponent(tmp_path):
@@ -129,8 +129,11 @@ def test_best_rates_that_follow_the_square_root_have_its_exponent(tmp_path):
         "batch_size": [4, 16, 64],
         "max_lr": {"best_of": "learning_rate", "scale": "sqrt_batch_size", "factor": [0.5, 1, 2]},
     }
-    chosen = {"learning_rate": EXPERIMENTS["learning_rate"], "batch_size_experiment": ALONE | {"sweep": sweep}}
-    results = fabricate_study(tmp_path, chosen)
+    experiments = {
+        "learning_rate": EXPERIMENTS["learning_rate"],
+        "batch_size_experiment": ON_STORIES | {"sweep": sweep},
+    }
+    results = fabricate_study(tmp_path, experiments)
     for size in (4, 16, 64):
         change_summary(
             results, f"batch_size_experiment/batch_size={size}_max_lr=sqrt_batch_size-1.0/seed0", validation_loss=2.0

@@ -9,7 +9,7 @@ from lmpipe.analysis.problems.registry import complete_finding, problem_module
 from lmpipe.analysis.problems.write_up_comparison import compare_with_write_up, stand_in_for, write_up
 from lmpipe.planning.plan import load_plan
 from tests.support.fake_results import fabricate_study, results_of
-from tests.support.findings import ALONE, find, said, value
+from tests.support.findings import ON_STORIES, find, text_of, value
 
 IDS = (
     "learning_rate",
@@ -30,7 +30,7 @@ def test_every_finding_is_answered_from_its_figures_and_fits_into_json(fabricate
     assert problem == module.ID
     assert module.QUESTION.endswith("?")
     assert all(sentence.endswith((".", "`")) for sentence in finding.sentences), finding.sentences
-    assert not re.search(r"\b(None|nan|inf)\b", said(finding))
+    assert not re.search(r"\b(None|nan|inf)\b", text_of(finding))
     assert all(figure.source for figure in finding.metrics.values())
     assert all(figure.missing_reason for figure in finding.metrics.values() if figure.value is None)
     assert complete_finding(problem, module.TITLE, module.QUESTION, finding, fabricated).title
@@ -38,7 +38,7 @@ def test_every_finding_is_answered_from_its_figures_and_fits_into_json(fabricate
 
 @pytest.mark.parametrize("problem", IDS)
 def test_a_missing_experiment_is_absent_with_lines_that_the_study_accepts(tmp_path, problem):
-    results = fabricate_study(tmp_path, {"learning_rate" if problem != "learning_rate" else "other": ALONE})
+    results = fabricate_study(tmp_path, {"learning_rate" if problem != "learning_rate" else "other": ON_STORIES})
     finding = find(problem, results)
     assert finding.status == "missing"
     (lines,) = re.findall("`(.*)`", finding.sentences[0])
@@ -60,7 +60,7 @@ def test_the_log_holds_every_run_and_counts_shared_ones_once(fabricated):
     fewest = (
         r"The fewest bits per byte: 0\.\d+ on stories, by `.+` of vocabulary \(.*\) and 1\.\d+ on docs, by `docs` of"
     )
-    assert re.search(fewest, said(finding))
+    assert re.search(fewest, text_of(finding))
     assert "main_experiment on docs 2.963" in finding.plots[0].alt
     assert "main_experiment on stories 2.314" in finding.plots[0].alt
     assert all(plot.data.series for plot in finding.plots)
@@ -108,11 +108,13 @@ def test_the_original_text_stands_in_nobodys_place_however_it_is_split(tmp_path,
     original = write_up()["texts"]["TinyStories"]["train_sha256"]
     text = {"url": "https://example.org/TinyStories.txt", "sha256": original}
     settings = {"source": "url", "tokenizer": {"vocab_size": 1024}, "stands_for": "TinyStories", "valid_fraction": 0.1}
-    fabricate_study(tmp_path, {"learning_rate": ALONE})
-    whole = results_of(tmp_path, corpora={"stories": settings | {"files": [text]}}, experiments={"a": ALONE})
+    fabricate_study(tmp_path, {"learning_rate": ON_STORIES})
+    whole = results_of(tmp_path, corpora={"stories": settings | {"files": [text]}}, experiments={"a": ON_STORIES})
     assert stand_in_for(whole, "stories") is None
     other = text | {"url": "https://example.org/other.txt"}
-    parts = results_of(tmp_path, corpora={"stories": settings | {"files": [text, other]}}, experiments={"a": ALONE})
+    parts = results_of(
+        tmp_path, corpora={"stories": settings | {"files": [text, other]}}, experiments={"a": ON_STORIES}
+    )
     assert stand_in_for(parts, "stories") == "TinyStories"
 
 

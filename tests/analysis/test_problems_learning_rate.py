@@ -10,7 +10,7 @@ from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.problems.learning_rate import parabola_minimum
 from lmpipe.analysis.results import Results
 from tests.support.fake_results import CORPORA, change_summary, fabricate_study
-from tests.support.findings import find, said, value
+from tests.support.findings import find, text_of, value
 
 
 def test_learning_rate_tells_the_best_rate_and_the_edge_of_stability(fabricated):
@@ -106,12 +106,12 @@ def test_stuck_rates_are_not_taken_for_finished_or_diverged_ones(tmp_path):
     stuck(results, "learning_rate/max_lr=0.0001/seed0")
     change_summary(results, "learning_rate/max_lr=0.01/seed0", status="diverged", diverged_step=9)
     ends = "(0.0001 got stuck, 0.01 diverged and 3 diverged), so the edge of stability lies below 0.01."
-    assert ends in said(find("learning_rate", results))
+    assert ends in text_of(find("learning_rate", results))
     calm = {"learning_rate": {"corpus": "stories", "sweep": {"max_lr": [0.001, 0.01, 0.1]}}}
     results = fabricate_study(tmp_path / "above", calm)
     stuck(results, "learning_rate/max_lr=0.1/seed0")
     above = "lies above 0.01, the largest that finished (beyond it, 0.1 got stuck); add larger rates to find it."
-    assert above in said(find("learning_rate", results))
+    assert above in text_of(find("learning_rate", results))
     results = fabricate_study(tmp_path / "nowhere", calm)
     stuck(results, *(f"learning_rate/max_lr={rate}/seed0" for rate in (0.001, 0.01, 0.1)))
 

@@ -8,7 +8,7 @@ import pytest
 from lmpipe.tokenizer.evaluation import evaluate_tokenizers
 from tests.analysis.test_problem_generate import samples_of
 from tests.support.fake_results import CORPORA, EXPERIMENTS, fabricate_study
-from tests.support.findings import find, said, value
+from tests.support.findings import find, text_of, value
 from tests.tokenizer.test_evaluation import make_results
 
 
@@ -20,9 +20,9 @@ def test_two_corpora_are_compared_per_byte_and_explained(fabricated):
     assert value(finding, "web_removed_share") == pytest.approx(1 - loss / entropy)
     assert value(finding, "web_bits_per_byte") == pytest.approx(loss / math.log(2) / bytes_per_token, rel=1e-4)
     gap = 0.45 * (6.43 - 5.21) + 0.1
-    parts = {"vocabulary": math.log(2), "frequencies": 1.22 - math.log(2), "context": gap - 1.22}
-    assert {name: value(finding, f"gap_{name}") for name in parts} == pytest.approx(parts)
-    assert value(finding, "gap") == pytest.approx(gap) == pytest.approx(sum(parts.values()))
+    gap_parts = {"vocabulary": math.log(2), "frequencies": 1.22 - math.log(2), "context": gap - 1.22}
+    assert {name: value(finding, f"gap_{name}") for name in gap_parts} == pytest.approx(gap_parts)
+    assert value(finding, "gap") == pytest.approx(gap) == pytest.approx(sum(gap_parts.values()))
     ratio = value(finding, "loss_ratio") / value(finding, "bytes_per_token_ratio")
     assert value(finding, "bits_per_byte_ratio") == pytest.approx(ratio, rel=1e-3), (
         "the made-up losses hold no delimiter"
@@ -56,9 +56,9 @@ def test_the_cross_table_has_every_text_by_every_tokenizer(tmp_path):
     compared.write(tmp_path / "tokenizer_experiments.json")
     results = fabricate_study(tmp_path, {"main_experiment": EXPERIMENTS["main_experiment"]})
     (table,) = [table for table in find("main_experiment", results).tables if "every text by every" in table.caption]
-    found = {(row.corpus, row.tokenizer): row.valid_bytes_per_token for row in compared.compression}
+    ratios = {(row.corpus, row.tokenizer): row.valid_bytes_per_token for row in compared.compression}
     assert table.rows == [
-        [f"text of {text}", found[text, "stories"], found[text, "docs"]] for text in ("stories", "docs")
+        [f"text of {text}", ratios[text, "stories"], ratios[text, "docs"]] for text in ("stories", "docs")
     ]
 
 
@@ -89,7 +89,7 @@ def test_two_corpora_of_one_role_keep_their_own_figures(tmp_path):
 def test_several_runs_on_a_corpus_are_ranked_over_seeds(tmp_path):
     runs = {"stories": {"corpus": "stories", "sweep": {"max_lr": [0.003, 0.01]}}, "docs": {"corpus": "docs"}}
     finding = find("main_experiment", fabricate_study(tmp_path, {"main_experiment": {"seeds": [0, 1], "runs": runs}}))
-    assert "On stories, `stories_max_lr=0.01` is the best; the second, `stories_max_lr=0.003`, ends higher" in said(
+    assert "On stories, `stories_max_lr=0.01` is the best; the second, `stories_max_lr=0.003`, ends higher" in text_of(
         finding
     )
     assert re.search(r"which is higher by 0\.\d+ bits per byte \(95 % interval .*, 2 seeds\)", finding.sentences[0])

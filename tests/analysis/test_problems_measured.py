@@ -25,28 +25,28 @@ def results(tmp_path) -> Results:
     return results
 
 
-def figures(part: measured_compute.Measurement) -> dict[str, float]:
-    return {name: figure.value for name, figure in part.metrics.items()}
+def figures(measurement: measured_compute.Measurement) -> dict[str, float]:
+    return {name: figure.value for name, figure in measurement.metrics.items()}
 
 
 def test_flops_and_time_have_the_errors_of_their_predictions(results):
-    part = measured_compute.flops_and_time(results)
-    found = figures(part)
+    measurement = measured_compute.flops_and_time(results)
+    values = figures(measurement)
     # 6 million FLOPs predicted, 5 counted; 1,024 tokens of them in 20 ms are a quarter of 10**9 FLOP/s.
-    assert found["step_flops_error"] == pytest.approx(20)
-    assert (found["utilization"], found["step_seconds"]) == (pytest.approx(0.25), pytest.approx(0.02))
-    assert found["step_seconds_error"] == pytest.approx(-50)
-    assert found["largest_parameters_error"] == 0
-    assert [row[3] for row in part.tables[0].rows] == pytest.approx([0, 0, 20, -50, 100, 100])
+    assert values["step_flops_error"] == pytest.approx(20)
+    assert (values["utilization"], values["step_seconds"]) == (pytest.approx(0.25), pytest.approx(0.02))
+    assert values["step_seconds_error"] == pytest.approx(-50)
+    assert values["largest_parameters_error"] == 0
+    assert [row[3] for row in measurement.tables[0].rows] == pytest.approx([0, 0, 20, -50, 100, 100])
 
 
 def test_whole_runs_have_their_flops_time_and_share_of_the_ceiling(results):
     for rate, seconds in ((0.003, 5000.0), (0.01, 15_000.0)):
         change_summary(results, f"learning_rate/max_lr={rate}/seed0", train_seconds=seconds)
-    part = measured_compute.flops_and_time(results)
+    measurement = measured_compute.flops_and_time(results)
     # Both runs take 400 steps of 8 sequences; the ceiling of 10**9 FLOP/s is used to a half in the prediction.
     flops = 2 * 400 * 8 * 3 * forward_flops(CONFIG)
-    (row,) = part.tables[1].rows
+    (row,) = measurement.tables[1].rows
     assert row[1:4] == [2, 8, flops]
     assert row[4:6] == [pytest.approx(flops / 0.5e9), 20_000.0]
     assert row[6] == pytest.approx(100 * (flops / 0.5e9 / 20_000 - 1))
@@ -57,47 +57,47 @@ def test_without_a_step_timed_alone_the_runs_speed_is_told_as_theirs(results):
     (results.folder / "batch_sizes.json").unlink()
     for rate, speed in ((0.003, 20_000.0), (0.01, 30_000.0)):
         change_summary(results, f"learning_rate/max_lr={rate}/seed0", tokens_per_second=speed)
-    part = measured_compute.flops_and_time(results)
-    assert figures(part)["tokens_per_second"] == 25_000
+    measurement = measured_compute.flops_and_time(results)
+    assert figures(measurement)["tokens_per_second"] == 25_000
 
 
 def test_without_any_speed_the_figures_say_why(results):
     (results.folder / "batch_sizes.json").unlink()
     for rate in (0.003, 0.01):
         change_summary(results, f"learning_rate/max_lr={rate}/seed0", tokens_per_second=0.0)
-    part = measured_compute.flops_and_time(results)
-    assert part.metrics["utilization"].missing_reason == "no step or run of this model was timed"
-    assert figures(part)["utilization"] is None
+    measurement = measured_compute.flops_and_time(results)
+    assert measurement.metrics["utilization"].missing_reason == "no step or run of this model was timed"
+    assert figures(measurement)["utilization"] is None
 
 
 def test_activations_are_set_beside_both_lists_and_the_gaps_are_named(results):
-    part = measured_memory.memory(results)
-    found = figures(part)
-    assert found["predicted_activations_error"] == pytest.approx(-10)
-    assert found["handout_activations_error"] == pytest.approx(20)
-    rows = {row[0]: row[1:] for row in part.tables[0].rows}
+    measurement = measured_memory.memory(results)
+    values = figures(measurement)
+    assert values["predicted_activations_error"] == pytest.approx(-10)
+    assert values["handout_activations_error"] == pytest.approx(20)
+    rows = {row[0]: row[1:] for row in measurement.tables[0].rows}
     assert rows["activations: loss"] == [1200, 600, 600, 100, 0]
     assert rows["activations: RMSNorms"] == [0, 300, 400, -100, -25]
     assert rows["gradients"] == [4000, 4000, 4000, 0, 0]
-    assert sum(row[3] for row in part.tables[1].rows) == 900 - 1200
+    assert sum(row[3] for row in measurement.tables[1].rows) == 900 - 1200
 
 
 def test_peaks_of_runs_are_predicted_from_process_weights_and_activations(results):
-    part = measured_memory.memory(results)
+    measurement = measured_memory.memory(results)
     logits = 4 * 2048 * 1024
     predicted = 300_000_000 + step_bytes(CONFIG, "float32", 8) + 2 * logits
-    (row,) = part.tables[2].rows
+    (row,) = measurement.tables[2].rows
     assert row[1:3] == [2, 8]
     assert row[4:6] == [predicted, 400_000_000]
-    assert figures(part)["largest_peak_memory_error"] == pytest.approx(100 * (predicted / 400_000_000 - 1))
+    assert figures(measurement)["largest_peak_memory_error"] == pytest.approx(100 * (predicted / 400_000_000 - 1))
 
 
 def test_runs_of_another_machine_are_not_set_beside_this_ones_process(results):
     for rate in (0.003, 0.01):
         change_summary(results, f"learning_rate/max_lr={rate}/seed0", device="another")
-    part = measured_memory.memory(results)
-    assert part.metrics["largest_peak_memory_error"].missing_reason == "no run on the device that was measured"
-    assert len(part.tables) == 2
+    measurement = measured_memory.memory(results)
+    assert measurement.metrics["largest_peak_memory_error"].missing_reason == "no run on the device that was measured"
+    assert len(measurement.tables) == 2
 
 
 def test_the_examples_in_the_docstrings_hold():
@@ -107,5 +107,5 @@ def test_the_examples_in_the_docstrings_hold():
 
 def test_a_study_that_measured_nothing_says_so(tmp_path):
     results = fabricate_study(tmp_path, SWEEP)
-    for part in (measured_compute.flops_and_time(results), measured_memory.memory(results)):
-        assert all(figure.value is None and figure.missing_reason for figure in part.metrics.values())
+    for measurement in (measured_compute.flops_and_time(results), measured_memory.memory(results)):
+        assert all(figure.value is None and figure.missing_reason for figure in measurement.metrics.values())

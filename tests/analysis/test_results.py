@@ -64,7 +64,7 @@ def test_ranking_metric_depends_on_tokens_and_corpus(results):
     assert vocabulary.ranking_metric(["vocab_size=512"]) == "validation_loss"
     across = results.experiment("main_experiment")
     assert (across.ranking_metric(), across.best()) == (None, None)
-    assert {corpus: part.best() for corpus, part in across.by_corpus().items()} == {
+    assert {corpus: runs.best() for corpus, runs in across.by_corpus().items()} == {
         "stories": "stories",
         "docs": "docs",
     }

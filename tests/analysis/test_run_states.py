@@ -46,7 +46,7 @@ def write_log(study: StudySession, text: str, path: str = f"train/{RUN}.log") ->
     return log
 
 
-def take_away(study: StudySession, **told) -> dict:
+def remove_results(study: StudySession, **progress) -> dict:
     """Remove the results of a run; where something is told of it, leave that as its progress."""
     folder = study.folder / "runs" / RUN
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -61,14 +61,14 @@ def take_away(study: StudySession, **told) -> dict:
         "tokens_per_second": 1024.0,
         "updated_at": time.time(),
     }
-    if told:
+    if progress:
         store = study.folder / "store" / "0123456789abcdef0123"
         store.mkdir(parents=True)
-        (store / PROGRESS).write_text(json.dumps(content | told), encoding="utf-8")
+        (store / PROGRESS).write_text(json.dumps(content | progress), encoding="utf-8")
     return config
 
 
-def gone() -> dict:
+def ended_process() -> dict:
     """Return a process of this machine that has ended."""
     return ProcessIdentity.current().model_dump() | {"create_time": 1.0}
 
@@ -98,7 +98,7 @@ def test_damaged_results_are_told(study):
 
 
 def test_a_run_under_way(study):
-    take_away(study, step=50)
+    remove_results(study, step=50)
     run = state_of(study)
     assert (run.state, run.step, run.training_loss, run.validation_loss) == ("running", 50, 3.25, 3.5)
     # 150 steps of 16 * 128 tokens at 1,024 tokens a second.
@@ -107,7 +107,7 @@ def test_a_run_under_way(study):
 
 
 def test_a_run_whose_process_is_gone_has_stopped_or_failed(study):
-    take_away(study, process=gone())
+    remove_results(study, process=ended_process())
     assert states(study)["max_lr=0.01"] == "stopped"
     write_log(study, "training: 10 of 20 tokens\ninterrupted after step 50; saved x\n")
     run = state_of(study)
@@ -118,7 +118,7 @@ def test_a_run_whose_process_is_gone_has_stopped_or_failed(study):
 
 
 def test_a_run_whose_job_failed_before_its_first_step(study):
-    take_away(study)
+    remove_results(study)
     assert states(study)["max_lr=0.01"] == "waiting"
     line = "lmpipe train: --settings: model: expected more, found less; correct it"
     log = write_log(study, f"{line}\n")
@@ -128,7 +128,7 @@ def test_a_run_whose_job_failed_before_its_first_step(study):
 
 
 def test_a_job_that_has_just_begun_and_one_that_was_killed_without_a_word(study):
-    take_away(study)
+    remove_results(study)
     log = write_log(study, "")
     assert states(study)["max_lr=0.01"] == "running"
     long_ago = time.time() - 3600
@@ -138,13 +138,13 @@ def test_a_job_that_has_just_begun_and_one_that_was_killed_without_a_word(study)
 
 
 def test_a_run_that_waits_for_the_same_one_of_another_experiment(study):
-    take_away(study)
+    remove_results(study)
     write_log(study, "waiting for the process that trains this run (results/x/store/0123)\n")
     assert states(study)["max_lr=0.01"] == "waiting"
 
 
 def test_progress_of_other_settings_or_none_is_not_taken_for_this_run(study):
-    config = take_away(study)
+    config = remove_results(study)
     config["training"]["batch_size"] *= 2
     store = study.folder / "store" / "0123456789abcdef0123"
     store.mkdir(parents=True)
@@ -213,14 +213,14 @@ def test_a_run_from_its_first_step_over_its_killing_to_its_end(tmp_path, monkeyp
         "experiments": {"experiment": {"corpus": "tiny"}},
         "accounting": {"models": {}, "device_memory_gb": 80.0},
     }
-    begun = StudySession(load_plan(study, "the tiny study"), results)
-    write_study(begun.plan, StudyPaths(results))
+    session = StudySession(load_plan(study, "the tiny study"), results)
+    write_study(session.plan, StudyPaths(results))
     command = [sys.executable, "-m", "lmpipe.cli.main", "train", str(results), "experiment/baseline/seed0"]
     command += ["--device", "cpu"]
 
     def wait_for(condition):
         for _ in range(600):
-            (run,) = StudyFiles(begun).snapshot(time.time()).runs
+            (run,) = StudyFiles(session).snapshot(time.time()).runs
             if condition(run):
                 return run
             time.sleep(0.05)
@@ -232,10 +232,10 @@ def test_a_run_from_its_first_step_over_its_killing_to_its_end(tmp_path, monkeyp
         assert 0 < running.seconds_left < 600
         assert 0 < running.training_loss < 10
         process.send_signal(signal.SIGKILL)
-    (killed,) = StudyFiles(begun).snapshot(time.time()).runs
+    (killed,) = StudyFiles(session).snapshot(time.time()).runs
     assert killed.state == "stopped"
     assert 0 < killed.step < steps
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-    (over,) = StudyFiles(begun).snapshot(time.time()).runs
+    (over,) = StudyFiles(session).snapshot(time.time()).runs
     assert over.state in ("done", "not_learning")
     assert list(results.glob("store/*/progress.json")) == []

@@ -70,9 +70,9 @@ def test_an_experiment_of_the_general_kind_has_targets_too(tmp_path):
 
 def test_without_a_target_nothing_is_said(fabricated):
     finding = Finding("answered", sentences=["The short answer."])
-    told = complete_finding("learning_rate", *ENTRY, finding, fabricated)
-    assert told.sentences == finding.sentences
-    assert (told.metrics, told.tables) == ({}, [])
+    completed = complete_finding("learning_rate", *ENTRY, finding, fabricated)
+    assert completed.sentences == finding.sentences
+    assert (completed.metrics, completed.tables) == ({}, [])
 
 
 def test_no_run_knows_a_target(fabricated):

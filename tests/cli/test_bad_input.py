@@ -199,13 +199,13 @@ def test_any_bytes_are_a_text(how, tmp_path, capfd):
 @pytest.mark.parametrize("name", FILE_COMMANDS)
 def test_output_that_cannot_be_written(name, tmp_path, capfd):
     arguments, index = command(name), command(name).index("--output") + 1
-    read_only, taken = tmp_path / "read-only", tmp_path / "taken"
+    read_only, folder = tmp_path / "read-only", tmp_path / "taken"
     read_only.mkdir(mode=0o555)
     if name == "train-bpe":
-        taken.write_text("a file")
+        folder.write_text("a file")
     else:
-        (taken / "inside").mkdir(parents=True)
-    for output in (read_only / "output", taken, Path(TEXT) / "output", read_only / "new" / "output"):
+        (folder / "inside").mkdir(parents=True)
+    for output in (read_only / "output", folder, Path(TEXT) / "output", read_only / "new" / "output"):
         arguments[index] = str(output)
         assert_refused(arguments, capfd, str(output), str(output.parent))
 
@@ -315,7 +315,7 @@ def test_clear_runs_removes_nothing_but_runs(tmp_path, capfd):
 
 @pytest.mark.parametrize("name", ["train", "analyze", "report", "verify", "status", "compare", "clear-runs"])
 def test_results_folder_that_is_none(name, tmp_path, capfd):
-    arguments = [str(tmp_path / "none") if part == RESULTS else part for part in command(name)]
+    arguments = [str(tmp_path / "none") if argument == RESULTS else argument for argument in command(name)]
     assert_refused(arguments, capfd, str(tmp_path / "none"))
 
 

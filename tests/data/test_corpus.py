@@ -43,13 +43,13 @@ def test_stories_hold_out_one_percent_for_validation(tmp_path):
 
 
 def test_docstrings_are_unique():
-    found = docstrings(["networkx"], processes=1)
+    texts = docstrings(["networkx"], processes=1)
     import networkx
 
     assert networkx.Graph.__doc__ is not None
-    assert any(text.startswith("Base class for undirected graphs.") for text in found)
-    assert len(found) == len(set(found)) > 1000
-    assert found == docstrings(["networkx"], processes=2), "the same on any number of cores"
+    assert any(text.startswith("Base class for undirected graphs.") for text in texts)
+    assert len(texts) == len(set(texts)) > 1000
+    assert texts == docstrings(["networkx"], processes=2), "the same on any number of cores"
 
 
 @pytest.fixture

@@ -296,11 +296,11 @@ def test_killed_download_resumes(server, path, reached):
     with start_download(server.settings(), path) as process:
         wait_for(lambda: part.exists() and part.stat().st_size >= reached)
         process.kill()
-    kept = part.stat().st_size
+    size = part.stat().st_size
     server.requests.clear()
     server.script = [serve(TEXT)]
     assert_downloads(server.settings(), path)
-    assert server.starts() == [kept]
+    assert server.starts() == [size]
 
 
 def test_of_two_processes_one_downloads(server, path):
@@ -591,18 +591,18 @@ def test_too_little_disk_space_is_reported_before_the_first_byte(server, path, m
     assert_downloads(settings, path)
 
 
-@pytest.mark.parametrize(("name", "kept"), [("text.txt", 30_000), ("text.txt.gz", len(PUBLISHED["text.txt.gz"]))])
-def test_full_disk_keeps_the_part(server, path, name, kept):
+@pytest.mark.parametrize(("name", "size"), [("text.txt", 30_000), ("text.txt.gz", len(PUBLISHED["text.txt.gz"]))])
+def test_full_disk_keeps_the_part(server, path, name, size):
     """A limit on the size of files stands for the disk: it stops the part, or the decompressed text."""
     server.script = [serve(PUBLISHED[name])]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (min(kept + 20, 80_000), hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (min(size + 20, 80_000), hard))
     try:
         assert_fails(server.settings(name), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names(path) == [".part", ".part.json"]
-    assert kept <= part_of(path).stat().st_size
+    assert size <= part_of(path).stat().st_size
     assert_downloads(server.settings(name), path)
 
 
@@ -682,7 +682,7 @@ def make_corpus(tmp_path):
         command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path]
         command += ["--cores", "2", *arguments, f"results/{study}/corpora/mine/train.txt"]
         command += ["--configfile", tmp_path / f"{study}.yaml"]
-        return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        return subprocess.run([str(argument) for argument in command], capture_output=True, text=True)
 
     return call
 
@@ -721,5 +721,5 @@ def test_study_continues_with_a_text_placed_by_hand(server, make_corpus, tmp_pat
     assert not (tmp_path / "results/one/corpora/mine/train.txt").exists()
     assert path.read_bytes() == OTHER
     path.write_bytes(TEXT)
-    made = make_corpus("one", server.settings("text.txt.gz"))
-    assert made.returncode == 0, made.stderr
+    corpus = make_corpus("one", server.settings("text.txt.gz"))
+    assert corpus.returncode == 0, corpus.stderr

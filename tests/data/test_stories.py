@@ -241,13 +241,13 @@ def symbols(parts) -> list[Symbol]:
     """Every field in a template, however deep."""
     if type(parts) is str:
         return []
-    found = []
+    symbols_found = []
     for part in parts:
         if type(part) is Symbol:
-            found.append(part)
+            symbols_found.append(part)
         elif type(part) is list:
-            found += [symbol for option in part for symbol in symbols(option)]
-    return found
+            symbols_found += [symbol for option in part for symbol in symbols(option)]
+    return symbols_found
 
 
 @pytest.mark.parametrize("is_animal", [False, True])

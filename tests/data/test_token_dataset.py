@@ -40,8 +40,8 @@ def test_token_dataset_reads_slices(tmp_path, text_path, tokenizer):
     opened, ids = TokenDataset.open(path, vocab_size=264), np.array(tokenizer.encode(TEXT))
     assert opened.info == info
     assert len(opened.tokens) == len(ids)
-    for part in (slice(None), slice(7, 30), slice(len(ids) - 3, len(ids) + 9), slice(9, 2), slice(-4, None)):
-        np.testing.assert_array_equal(opened.tokens[part], ids[part])
+    for window in (slice(None), slice(7, 30), slice(len(ids) - 3, len(ids) + 9), slice(9, 2), slice(-4, None)):
+        np.testing.assert_array_equal(opened.tokens[window], ids[window])
     for read, expected in zip(get_batch(opened.tokens, 5, 3, 8, 16), get_batch(ids, 5, 3, 8, 16), strict=True):
         np.testing.assert_array_equal(read, expected)
     for read, expected in zip(validation_windows(opened.tokens, 16), validation_windows(ids, 16), strict=True):
@@ -97,10 +97,10 @@ def test_a_batch_is_a_pure_function_of_seed_and_step():
     split = np.arange(1000, dtype=np.uint16)
     first = get_batch(split, 0, 3, 8, 16)
     np.random.default_rng(1).random(5)
-    for one, again in zip(first, get_batch(split, 0, 3, 8, 16), strict=True):
-        assert one.dtype == np.int64
-        assert one.shape == (8, 16)
-        np.testing.assert_array_equal(one, again)
+    for tokens, repeated in zip(first, get_batch(split, 0, 3, 8, 16), strict=True):
+        assert tokens.dtype == np.int64
+        assert tokens.shape == (8, 16)
+        np.testing.assert_array_equal(tokens, repeated)
     assert not np.array_equal(first[0], get_batch(split, 0, 4, 8, 16)[0])
     assert not np.array_equal(first[0], get_batch(split, 1, 3, 8, 16)[0])
     assert not np.array_equal(first[0], get_batch(split, 1, 2, 8, 16)[0]), "seeds do not share batches at shifted steps"
@@ -128,8 +128,8 @@ def test_split_shorter_than_a_window_is_refused():
 def test_validation_windows_make_every_token_a_target_once(length, context_length, limit):
     split = np.arange(length, dtype=np.uint16)
     windows = list(validation_windows(split, context_length, limit))
-    seen = np.concatenate([targets for _, targets in windows])
-    np.testing.assert_array_equal(seen, np.arange(1, length)[:limit])
+    targets_in_order = np.concatenate([targets for _, targets in windows])
+    np.testing.assert_array_equal(targets_in_order, np.arange(1, length)[:limit])
     for inputs, targets in windows:
         np.testing.assert_array_equal(targets, inputs + 1)
         assert inputs.dtype == targets.dtype == np.int64

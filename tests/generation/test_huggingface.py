@@ -66,17 +66,17 @@ def model_and_tokenizer(study):
 
 def test_logits_are_those_of_the_run(study, llama):
     config, weights, _ = read_run(study / "run")
-    ours = TransformerLM(config)
-    ours.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
+    trained = TransformerLM(config)
+    trained.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
     token_ids = torch.randint(config.vocab_size, (3, 24), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        theirs = llama(token_ids).logits
-        assert theirs.dtype == torch.float32
-        torch.testing.assert_close(theirs, ours(token_ids), atol=1e-5, rtol=0)
+        exported = llama(token_ids).logits
+        assert exported.dtype == torch.float32
+        torch.testing.assert_close(exported, trained(token_ids), atol=1e-5, rtol=0)
     model = load_run(study / "run")[0]
-    for row, logits in zip(token_ids.tolist(), theirs, strict=True):
-        found = model.forward([model.new_cache()], [0], [row])[0]
-        np.testing.assert_allclose(found, logits[-1].numpy(), atol=1e-5, rtol=0)
+    for row, logits in zip(token_ids.tolist(), exported, strict=True):
+        inferred = model.forward([model.new_cache()], [0], [row])[0]
+        np.testing.assert_allclose(inferred, logits[-1].numpy(), atol=1e-5, rtol=0)
 
 
 def test_greedy_continuations_are_those_of_transformers_up_to_the_context_length(llama, model_and_tokenizer):
@@ -84,8 +84,8 @@ def test_greedy_continuations_are_those_of_transformers_up_to_the_context_length
     for prompt in ("the sun", "a", "the moon sang a song"):
         prompt_ids = tokenizer.encode(prompt)
         [sample] = generate(model, tokenizer, [prompt], temperature=0, max_new_tokens=24 - len(prompt_ids))
-        theirs = llama.generate(torch.tensor([prompt_ids]), do_sample=False, max_new_tokens=24 - len(prompt_ids))
-        expected = theirs[0].tolist()
+        expected = llama.generate(torch.tensor([prompt_ids]), do_sample=False, max_new_tokens=24 - len(prompt_ids))
+        expected = expected[0].tolist()
         assert prompt_ids + sample.new_ids == expected[: -1 if sample.reached_eos else None]
         assert len(expected) == 24 or sample.reached_eos
 

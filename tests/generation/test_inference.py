@@ -47,11 +47,11 @@ def test_inference_equals_the_torch_model_for_every_word_of_the_study(shape, wor
         # In float64, so that the rounding is that of one side.
         exact = reference.double()(torch.tensor([token_ids]))[0].numpy()
         rounded = reference.float()(torch.tensor([token_ids]))[0].numpy()
-    found = step_by_step(model, token_ids)
+    logits = step_by_step(model, token_ids)
     # Without norms numbers grow from layer to layer: then torch's own rounding is the measure.
     rounding = np.abs(rounded - exact).max() if words["norm"] == "none" else 0
     tolerance = 5e-6 * max(1, np.abs(exact).max()) + 5 * rounding
-    assert np.abs(found - exact).max() < tolerance
+    assert np.abs(logits - exact).max() < tolerance
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -62,8 +62,10 @@ def test_logits_have_the_same_bits_at_once_and_token_by_token(shape):
     for cut in {1, 2, len(token_ids) // 2, len(token_ids)}:
         cache = model.new_cache()
         assert np.array_equal(model.forward([cache], [0], [token_ids[:cut]])[0], logits[cut - 1])
-        for place in range(cut, len(token_ids)):
-            assert np.array_equal(model.forward([cache], [place], [token_ids[place : place + 1]])[0], logits[place])
+        for position in range(cut, len(token_ids)):
+            assert np.array_equal(
+                model.forward([cache], [position], [token_ids[position : position + 1]])[0], logits[position]
+            )
 
 
 def test_logits_have_the_same_bits_alone_and_in_a_batch():

@@ -83,12 +83,12 @@ def test_a_full_context_is_cut_to_its_last_half(model, reference):
     assert not sample.reached_eos
     assert sample.context_truncations == [24, 36, 48, 60]
     text = tokenizer.encode("the")
-    seen = list(text)
+    context = list(text)
     for _ in range(60):
         with torch.no_grad():
-            following = int(reference(torch.tensor([seen]))[0, -1].argmax())
+            following = int(reference(torch.tensor([context]))[0, -1].argmax())
         text.append(following)
-        seen = [*(seen[12:] if len(seen) == 24 else seen), following]
+        context = [*(context[12:] if len(context) == 24 else context), following]
     assert tokenizer.encode("the") + sample.new_ids == text
 
 
@@ -122,18 +122,21 @@ def test_samples_do_not_depend_on_the_batch(model):
     tokenizer = tiny_tokenizer()
     prompts = [f"the {number}" for number in range(BATCH_SIZE + 3)]
     together = generate(model, tokenizer, prompts, max_new_tokens=5, seed=2)
-    parts = [sample for prompt in prompts for sample in generate(model, tokenizer, [prompt], max_new_tokens=5, seed=2)]
-    assert [sample.new_ids for sample in together] == [sample.new_ids for sample in parts]
+    singles = [
+        sample for prompt in prompts for sample in generate(model, tokenizer, [prompt], max_new_tokens=5, seed=2)
+    ]
+    assert [sample.new_ids for sample in together] == [sample.new_ids for sample in singles]
 
 
 @pytest.mark.parametrize(
-    ("top_p", "kept"), [(0.4, [2]), (0.5, [2]), (0.6, [2, 0]), (0.85, [2, 0, 3]), (1e-9, [2]), (0.999, [2, 0, 3, 1])]
+    ("top_p", "expected_ids"),
+    [(0.4, [2]), (0.5, [2]), (0.6, [2, 0]), (0.85, [2, 0, 3]), (1e-9, [2]), (0.999, [2, 0, 3, 1])],
 )
-def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(top_p, kept):
+def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(top_p, expected_ids):
     weights = np.array([2.5, 0.5, 5.0, 2.0])
-    found = nucleus(weights, top_p)
-    assert np.flatnonzero(found).tolist() == sorted(kept)
-    assert found[kept].tolist() == weights[kept].tolist()
+    mask = nucleus(weights, top_p)
+    assert np.flatnonzero(mask).tolist() == sorted(expected_ids)
+    assert mask[expected_ids].tolist() == weights[expected_ids].tolist()
 
 
 @given(
@@ -143,10 +146,10 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(top_p, kept):
 def test_the_nucleus_is_that_of_all_weights_sorted(weights, top_p):
     weights = np.array(weights, float)
     order = sorted(range(len(weights)), key=lambda token_id: -weights[token_id])
-    expected, held = [], 0.0
-    while held < top_p * weights.sum():
+    expected, total = [], 0.0
+    while total < top_p * weights.sum():
         expected.append(order[len(expected)])
-        held += weights[expected[-1]]
+        total += weights[expected[-1]]
     assert np.flatnonzero(nucleus(weights, top_p)).tolist() == sorted(expected)
 
 

@@ -151,11 +151,11 @@ def test_training_goes_on_from_its_last_checkpoint(disk, tmp_path, monkeypatch, 
     with filled(disk, left=400_000), pytest.raises(InputError) as caught:
         train(settings, results, disk / "results/run", checkpoint_seconds=0)
     assert re.search(r"step-00000000\d\d\.safetensors: " + LACKS, str(caught.value))
-    kept = sorted(path.name for path in results.glob("store/*/checkpoints/*"))
-    assert len(kept) == 2 and all(name.endswith(".safetensors") for name in kept)
+    checkpoints = sorted(path.name for path in results.glob("store/*/checkpoints/*"))
+    assert len(checkpoints) == 2 and all(name.endswith(".safetensors") for name in checkpoints)
     capfd.readouterr()
     train(settings, results, disk / "results/run", checkpoint_seconds=0)
-    assert f"resuming from step {int(kept[-1][5:15])} of 60" in capfd.readouterr().err
+    assert f"resuming from step {int(checkpoints[-1][5:15])} of 60" in capfd.readouterr().err
     weights = "run/model.safetensors"
     assert (disk / "results" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
     shutil.rmtree(results)

@@ -40,7 +40,7 @@ BROKEN = st.sampled_from(
     [b"\xff", b"\xc3", b"\xe2\x80", b"\xe3\x80", b"\xed\xa0\x80", b"\xf0\x9f\x99", b"\xf5", b"\x80", b"\xc0\xaf"]
 )
 ANY_BYTES = st.lists(
-    st.name_pattern(
+    st.one_of(
         PIECES.map(str.encode), st.characters(exclude_categories=["Cs"]).map(str.encode), BROKEN, st.binary(max_size=3)
     ),
     max_size=60,
@@ -55,12 +55,12 @@ def classes():
 
 def scan_pretokens(kernels, classes, data: bytes, room: int = SCAN_SLACK) -> list[bytes]:
     """Return the pre-tokens of a text, found by calls that have room for `room` starts each."""
-    found = []
+    pretokens = []
     with buffer_of(data) as text, Buffer(4 * room) as starts, Buffer(SCAN.nbytes) as state:
         while int(state.array("i8", 1)[0]) < len(data):
             count = kernels.scan(text.address, len(data), classes, state.address, starts.address, room)
-            found += starts.array("u4", room)[:count].tolist()
-    return cut(data, found)
+            pretokens += starts.array("u4", room)[:count].tolist()
+    return cut(data, pretokens)
 
 
 def cut(data: bytes, starts: list[int]) -> list[bytes]:
@@ -69,7 +69,7 @@ def cut(data: bytes, starts: list[int]) -> list[bytes]:
 
 def regex_pretokens(data: bytes) -> list[bytes]:
     text = data.decode("utf-8", "surrogateescape")
-    return [found.encode("utf-8", "surrogateescape") for found in regex.findall(naive_bpe.GPT2, text)]
+    return [match.encode("utf-8", "surrogateescape") for match in regex.findall(naive_bpe.GPT2, text)]
 
 
 @variants
@@ -107,8 +107,8 @@ def test_scan_ignores_bytes_behind_the_text(classes):
                 text.bytes_view()[:300] = data + behind * (300 - stop)
                 state.array("i8", 8)[:] = 0
                 count = load_variant(MODULE).scan(text.address, stop, classes, state.address, starts.address, 400)
-                found = starts.array("u4", count).tolist()
-                assert cut(data, found) == regex_pretokens(data)
+                offsets = starts.array("u4", count).tolist()
+                assert cut(data, offsets) == regex_pretokens(data)
 
 
 @variants
@@ -118,22 +118,22 @@ def test_scan_ignores_bytes_behind_the_text(classes):
     room=st.integers(1, 5),
 )
 def test_longest_special_token_wins(kernels, text, specials, room):
-    data, found, place = text.encode(), [], 0
+    data, matches, offset = text.encode(), [], 0
     with (
         SpecialTokenTable([special.encode() for special in specials]) as table,
         buffer_of(data) as buffer,
         Buffer(24 * room) as output,
     ):
-        while place < len(data):
-            count = kernels.find_special_tokens(buffer.address, place, len(data), table.address, output.address, room)
+        while offset < len(data):
+            count = kernels.find_special_tokens(buffer.address, offset, len(data), table.address, output.address, room)
             rows = output.array("i8", 3 * room)[: 3 * count].reshape(-1, 3).tolist()
-            found += [(at, specials[number]) for at, _, number in rows]
-            place = rows[-1][1] if count == room else len(data)
-    pieces, expected, place = naive_bpe.cut(text, specials), [], 0
+            matches += [(at, specials[number]) for at, _, number in rows]
+            offset = rows[-1][1] if count == room else len(data)
+    pieces, expected, offset = naive_bpe.cut(text, specials), [], 0
     for piece, is_special in pieces:
-        expected += [(place, piece)] if is_special else []
-        place += len(piece)
-    assert found == expected
+        expected += [(offset, piece)] if is_special else []
+        offset += len(piece)
+    assert matches == expected
 
 
 def test_checked_kernels_report_accesses_outside_their_buffers(classes):

@@ -29,10 +29,10 @@ def cache_folder(monkeypatch, tmp_path):
 
 
 def test_content_is_made_once_and_again_when_damaged(cache_folder):
-    made = []
+    calls = []
 
     def make():
-        made.append(1)
+        calls.append(1)
         return b"content"
 
     threads = [threading.Thread(target=cached, args=("thing", "key", make)) for _ in range(8)]
@@ -40,14 +40,14 @@ def test_content_is_made_once_and_again_when_damaged(cache_folder):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 1
+    assert len(calls) == 1
     (path,) = cache_folder.glob("thing-*.bin")
     for damage in (b"", b"content", path.read_bytes()[:-1], b"x" + path.read_bytes()):
         path.write_bytes(damage)
         assert cached("thing", "key", make) == b"content"
-    assert len(made) == 5
+    assert len(calls) == 5
     cached("thing", "another key", make)
-    assert len(made) == 6
+    assert len(calls) == 6
 
 
 def no_space(*args, **kwargs):

@@ -121,7 +121,7 @@ def test_activations_equal_the_tensors_counted_one_by_one(words):
 def test_totals_equal_the_sums_of_their_parts(words):
     value = {line.symbol: line.value for line in account_adamw(model_variant(SHAPE, words), 80e9).derivation}
     for symbol in ("P", "A"):
-        assert value[symbol] == sum(part for name, part in value.items() if name.startswith(f"{symbol}_"))
+        assert value[symbol] == sum(count for name, count in value.items() if name.startswith(f"{symbol}_"))
 
 
 def run_update(update, gradient, steps, names):
@@ -175,7 +175,7 @@ def test_adamw_takes_fourteen_operations_for_each_parameter():
 
 def test_parts_of_the_accounting_add_up():
     result = account_model("odd", ODD, 80e9)
-    parts = result.parameters.model_dump()
-    assert parts.pop("total") == sum(parts.values())
+    counts = result.parameters.model_dump()
+    assert counts.pop("total") == sum(counts.values())
     assert sum(matmul.flops for matmul in result.matmuls) == result.flops.forward
     assert (result.adamw.handout.feed_forward, result.adamw.swiglu.feed_forward) == ("silu", "swiglu")

@@ -243,6 +243,6 @@ def test_bfloat16_autocast_gives_nearly_the_same_logits():
     with torch.no_grad():
         expected = model(tokens)
         with torch.autocast("cpu", torch.bfloat16):
-            found = model(tokens)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+            logits = model(tokens)
+    assert logits.dtype == torch.bfloat16
+    torch.testing.assert_close(logits.float(), expected, atol=0.05, rtol=0.05)

@@ -69,11 +69,11 @@ def test_runs_with_another_factor_or_batch_size_are_distinct():
 def test_laptop_study_costs_what_was_measured():
     plan = read_plan(CONFIG / "config.yaml")
     assert len(distinct_runs(plan)) == 81, "as many folders as the store held"
-    found = estimate(plan, cores=2)
-    assert found.texts == []
-    assert found.disk_bytes == pytest.approx(326e6, rel=0.1)
-    assert found.memory["train"] == pytest.approx(419e6, rel=0.1)
-    assert found.cpu_seconds == pytest.approx(501, rel=0.2), "measured on two quiet cores"
+    cost = estimate(plan, cores=2)
+    assert cost.texts == []
+    assert cost.disk_bytes == pytest.approx(326e6, rel=0.1)
+    assert cost.memory["train"] == pytest.approx(419e6, rel=0.1)
+    assert cost.cpu_seconds == pytest.approx(501, rel=0.2), "measured on two quiet cores"
 
 
 def test_more_cores_share_the_training_and_need_more_checkpoints():
@@ -105,8 +105,8 @@ def test_readme_has_the_estimates(large):
 def test_readme_has_the_estimate_for_float32():
     study = yaml.safe_load((CONFIG / "cs336.yaml").read_text(encoding="utf-8"))
     study["training"]["precision"] = "float32"
-    found = estimate(load_plan(study, "cs336"), cores=2)
-    days = humanize_duration(found.cpu_seconds).removesuffix(" days")
+    cost = estimate(load_plan(study, "cs336"), cores=2)
+    days = humanize_duration(cost.cpu_seconds).removesuffix(" days")
     assert f"({days} in float32)" in (CONFIG / "README.md").read_text(encoding="utf-8")
 
 
@@ -206,8 +206,8 @@ def test_notice_counts_texts_of_undeclared_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = copy.deepcopy(yaml.safe_load(TINYSTORIES.read_text(encoding="utf-8")))
     study["corpora"]["openwebtext"]["files"] = ["https://example.org/a.txt.gz", "https://example.org/b.txt"]
-    told = download_notice(load_plan(study, "x"), "x.yaml", 2)
-    assert "2.36 GB (2.54 GB as text) and 2 texts of undeclared size, not counted here" in told
+    notice = download_notice(load_plan(study, "x"), "x.yaml", 2)
+    assert "2.36 GB (2.54 GB as text) and 2 texts of undeclared size, not counted here" in notice
 
 
 def test_evaluation_takes_time():

@@ -14,8 +14,8 @@ TABLE = "experiments/no_pos_emb/table.csv"
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    chosen = {name: EXPERIMENTS[name] for name in ("learning_rate", "no_pos_emb", "main_experiment")}
-    results = fabricate_study(tmp_path_factory.mktemp("recorded"), chosen)
+    experiments = {name: EXPERIMENTS[name] for name in ("learning_rate", "no_pos_emb", "main_experiment")}
+    results = fabricate_study(tmp_path_factory.mktemp("recorded"), experiments)
     for experiment in results.experiments():
         plot_experiment(experiment, results.folder / "experiments" / experiment.name)
     fabricate_records(results)

@@ -110,9 +110,9 @@ def test_laptop_study_has_the_runs_of_the_handout():
 
 def test_best_of_an_experiment_on_several_corpora_is_refused():
     runs = {"stories": {"corpus": "stories"}, "docs": {"corpus": "docs"}}
-    taken = {"corpus": "docs", "max_lr": {"best_of": "sweep"}}
+    tuned = {"corpus": "docs", "max_lr": {"best_of": "sweep"}}
     with pytest.raises(InputError, match=r"experiments\.later\.max_lr\.best_of is sweep"):
-        plan_with({"sweep": {"runs": runs}, "later": taken})
+        plan_with({"sweep": {"runs": runs}, "later": tuned})
 
 
 def test_downloads_are_named_by_checksum_or_address(tmp_path):

@@ -92,8 +92,8 @@ def test_a_record_says_what_made_the_result(tokens):
 
 def test_inputs_carry_the_checksums_of_the_records_beside_them(tokens):
     inputs = record_of("tokens/train.provenance.json")["inputs"]
-    for name, found in record_of("bpe/c/provenance.json")["outputs"].items():
-        assert inputs[f"../bpe/c/{name}"] == found
+    for name, info in record_of("bpe/c/provenance.json")["outputs"].items():
+        assert inputs[f"../bpe/c/{name}"] == info
     # A text of the user's has no record, and is not read once more for its checksum.
     assert inputs["../train.txt"] == {"bytes": (tokens / "train.txt").stat().st_size, "sha256": None}
 

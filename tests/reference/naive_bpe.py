@@ -11,38 +11,38 @@ GPT2 = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S
 
 def cut(text: str, special_tokens: list[str]) -> list[tuple[str, bool]]:
     """Pieces of a text and whether each is a special token; at every place the longest that fits."""
-    pieces, ordinary, place = [], "", 0
-    while place < len(text):
-        fitting = [special for special in special_tokens if text.startswith(special, place)]
+    pieces, ordinary, index = [], "", 0
+    while index < len(text):
+        fitting = [special for special in special_tokens if text.startswith(special, index)]
         if fitting:
             longest = max(fitting, key=len)
             pieces += [(ordinary, False), (longest, True)]
-            ordinary, place = "", place + len(longest)
+            ordinary, index = "", index + len(longest)
         else:
-            ordinary, place = ordinary + text[place], place + 1
+            ordinary, index = ordinary + text[index], index + 1
     return [*pieces, (ordinary, False)]
 
 
 def pretokens(text: str, special_tokens: list[str]) -> list[bytes]:
     """Return the pre-tokens of a text, without its special tokens."""
     return [
-        found.encode("utf-8", "surrogateescape")
+        match.encode("utf-8", "surrogateescape")
         for piece, is_special in cut(text, special_tokens)
         if not is_special
-        for found in regex.findall(GPT2, piece)
+        for match in regex.findall(GPT2, piece)
     ]
 
 
 def merged(word: tuple[bytes, ...], pair: tuple[bytes, bytes]) -> tuple[bytes, ...]:
     """Return a word with every occurrence of a pair merged, from left to right."""
-    result, place = [], 0
-    while place < len(word):
-        if word[place : place + 2] == pair:
+    result, index = [], 0
+    while index < len(word):
+        if word[index : index + 2] == pair:
             result.append(pair[0] + pair[1])
-            place += 2
+            index += 2
         else:
-            result.append(word[place])
-            place += 1
+            result.append(word[index])
+            index += 1
     return tuple(result)
 
 
@@ -57,11 +57,11 @@ def train(text: str, vocab_size: int, special_tokens: list[str]) -> tuple[dict[i
     return dict(enumerate([*vocab, *(left + right for left, right in merges)])), merges
 
 
-def merge_words(counts: Mapping[bytes, int], wanted: int) -> list[tuple[bytes, bytes]]:
+def merge_words(counts: Mapping[bytes, int], num_merges: int) -> list[tuple[bytes, bytes]]:
     """Return the first merges of counted words, fewer if no pair is left."""
     words = Counter({split_bytes(word): count for word, count in counts.items()})
     merges = []
-    while len(merges) < wanted:
+    while len(merges) < num_merges:
         pairs = Counter()
         for word, count in words.items():
             for pair in pairwise(word):

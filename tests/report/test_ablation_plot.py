@@ -16,7 +16,7 @@ def effect(value, interval=None, reason=""):
 
 def test_effects_are_the_differences_of_every_ablation(fabricated):
     problems = {name: analyze_problem(name, fabricated) for name in ABLATIONS}
-    effects = {(one.problem, one.variant): one for one in effects_in(problems)}
+    effects = {(effect.problem, effect.variant): effect for effect in effects_in(problems)}
     assert {problem for problem, _ in effects} == set(ABLATIONS)
     losses = {name: fabricated.experiment("swiglu_ablation").losses(name) for name in ("baseline", "silu")}
     differences = [losses["silu"][seed] - losses["baseline"][seed] for seed in (0, 1, 2)]

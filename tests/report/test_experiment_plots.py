@@ -72,9 +72,9 @@ def test_the_numbers_of_learning_curves_are_those_of_the_runs(results, tmp_path)
         assert {(row["run"], int(row["seed"])) for row in rows} == set(results.run_keys["layer_norm_ablation"])
         run = experiment.seeds_of("no_norm")[1]
         mine = [row for row in rows if (row["run"], row["seed"]) == ("no_norm", "1")]
-        told = [(float(row[column]), float(row["validation loss"])) for row in mine if row["validation loss"]]
+        points = [(float(row[column]), float(row["validation loss"])) for row in mine if row["validation loss"]]
         curve = run.validation_curve("step" if column == "step" else "wall_seconds")
-        assert told == [pytest.approx(point, rel=1e-5) for point in curve.to_numpy()]
+        assert points == [pytest.approx(point, rel=1e-5) for point in curve.to_numpy()]
         assert any(row["training loss"] for row in mine)
 
 

@@ -20,7 +20,7 @@ ERROR_LINE = "lmpipe train: results/x: is too small <more>; correct it"
 
 
 @pytest.fixture(scope="module")
-def made_up(tmp_path_factory):
+def complete_study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made up") / "fabricated"
     results = fabricate_study(folder, {name: EXPERIMENTS[name] for name in SOME})
     for experiment in results.experiments():
@@ -30,11 +30,11 @@ def made_up(tmp_path_factory):
 
 
 @pytest.fixture
-def study(made_up, tmp_path, monkeypatch):
+def study(complete_study, tmp_path, monkeypatch):
     """Results folder of a study that was started and has corpora, runs and their plots only."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(made_up.folder, "results/fabricated")
-    start_session(load_plan(made_up.study, "the fabricated study"), 2, ["--cores", "2"])
+    shutil.copytree(complete_study.folder, "results/fabricated")
+    start_session(load_plan(complete_study.study, "the fabricated study"), 2, ["--cores", "2"])
     return Path("results/fabricated")
 
 

@@ -20,7 +20,7 @@ from lmpipe.report.section import inline_svg
 from lmpipe.study.problems import PROBLEMS
 from tests.support.fake_results import EXPERIMENTS, fabricate_records, fabricate_study
 
-TOLD = ("learning_rate", "layer_norm_ablation", "main_experiment", "experiment_log")
+ANALYZED = ("learning_rate", "layer_norm_ablation", "main_experiment", "experiment_log")
 HOSTILE = 'A story.</blockquote><script>alert("x")</script> & more \x00\x1b'
 
 
@@ -35,11 +35,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.hidden += tag in ("style", "script")
-        for name, found in attributes:
+        for name, value in attributes:
             if name == "id":
-                self.ids.append(found)
+                self.ids.append(value)
             if name in ("src", "href", "xlink:href", "action", "srcset", "data", "poster"):
-                self.references.append(found)
+                self.references.append(value)
 
     def handle_endtag(self, tag):
         self.hidden -= tag in ("style", "script")
@@ -55,25 +55,25 @@ class Page(HTMLParser):
 
 def findings(results) -> Findings:
     """Return findings of the problems about training; the others are absent, and the samples are hostile."""
-    found = {}
+    problems = {}
     for problem in PROBLEMS:
         finding = missing("Not in this study; add it.")
         title, question = problem, "What about it?"
-        if problem in TOLD:
+        if problem in ANALYZED:
             module = problem_module(problem)
             finding, title, question = module.analyze(results), module.TITLE, module.QUESTION
         if problem == "generate":
             texts = [Text("Prompt <b>", HOSTILE, "prose"), Text("Code", "if a < b:\n    print(1)")]
             finding = Finding("partial", sentences=["Text by `a<b`."], texts=texts)
-        found[problem] = complete_finding(problem, title, question, finding, results)
-    return Findings(study="fabricated", problems=found)
+        problems[problem] = complete_finding(problem, title, question, finding, results)
+    return Findings(study="fabricated", problems=problems)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """Return a study with plots and findings, ready for its report."""
-    chosen = {name: EXPERIMENTS[name] for name in ("learning_rate", "layer_norm_ablation", "main_experiment")}
-    results = fabricate_study(tmp_path_factory.mktemp("reported"), chosen)
+    experiments = {name: EXPERIMENTS[name] for name in ("learning_rate", "layer_norm_ablation", "main_experiment")}
+    results = fabricate_study(tmp_path_factory.mktemp("reported"), experiments)
     for experiment in results.experiments():
         plot_experiment(experiment, results.folder / "experiments" / experiment.name)
     findings(results).write(results.folder / "findings.json")
@@ -202,9 +202,9 @@ def test_plots_have_their_numbers(study, html):
     names = [name for name, _ in links]
     assert names.count("learning_rate-final_loss.csv") == 1
     assert len(names) == len(set(names)) == html.count('<figure class="plot">') - 1, "but the effects"
-    held = dict(links)["learning_rate-final_loss.csv"].partition(",")[2]
-    written = (study.folder / "experiments/learning_rate/final_loss.csv").read_text(encoding="utf-8")
-    assert unquote(unescape(held)) == written
+    embedded = dict(links)["learning_rate-final_loss.csv"].partition(",")[2]
+    expected = (study.folder / "experiments/learning_rate/final_loss.csv").read_text(encoding="utf-8")
+    assert unquote(unescape(embedded)) == expected
     assert "2.685633" in section_of(html, "learning_rate"), "few numbers can be read on the page"
 
 

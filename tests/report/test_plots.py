@@ -22,7 +22,7 @@ BARS = BarPlot("Compression", "bytes per token", ["own", "other"], {"sample": [4
 
 
 def lines(*series, **options):
-    return draw(LinePlot("The toy", "step", "loss", [Series(*one) for one in series], **options))
+    return draw(LinePlot("The toy", "step", "loss", [Series(*values) for values in series], **options))
 
 
 def texts(drawing) -> list[str]:
@@ -77,9 +77,9 @@ def test_plots_are_reproducible_and_without_dates():
 @pytest.mark.parametrize("horizontal", [False, True])
 def test_missing_bars_are_marked(horizontal):
     bars = BarPlot(BARS.title, BARS.ylabel, BARS.labels, BARS.groups, horizontal=horizontal)
-    found = texts(draw(bars))
-    assert found.count("none") == 2
-    assert {"own", "other", "bytes per token", "Compression", "sample", "split"} <= set(found)
+    labels = texts(draw(bars))
+    assert labels.count("none") == 2
+    assert {"own", "other", "bytes per token", "Compression", "sample", "split"} <= set(labels)
 
 
 def test_stacked_bars_are_on_top_of_each_other():

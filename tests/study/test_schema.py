@@ -228,8 +228,8 @@ def test_number_texts_are_accepted_where_yaml_leaves_them_as_texts():
 def test_a_corpus_of_several_files_has_as_many_shards(tmp_path, monkeypatch, block, shards):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("text")
-    given = {key: value for key, value in (MINE | block).items() if value is not ...}
-    corpus = load_plan(changed(("corpora", "mine"), given), "x").study.corpora["mine"]
+    settings = {key: value for key, value in (MINE | block).items() if value is not ...}
+    corpus = load_plan(changed(("corpora", "mine"), settings), "x").study.corpora["mine"]
     assert corpus.shards == shards
 
 

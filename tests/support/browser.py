@@ -59,11 +59,11 @@ def check_page(browser: Browser, path: Path) -> list[str]:
     for width, scheme in VIEWS:
         with opened(browser, path, width, scheme) as page:
             scroll_width = page.evaluate("document.documentElement.scrollWidth")
-            found = [
+            page_problems = [
                 *page.problems,
                 *(f"broken link: {link}" for link in page.evaluate(BROKEN_LINKS)),
                 *(f"invisible plot in {section}" for section in page.evaluate(INVISIBLE_PLOTS)),
                 *([f"{scroll_width} px wide"] if scroll_width > width else []),
             ]
-            problems += [f"{width} px, {scheme}: {problem}" for problem in found]
+            problems += [f"{width} px, {scheme}: {problem}" for problem in page_problems]
     return problems

@@ -140,9 +140,9 @@ def the_plan() -> Plan:
 def outputs() -> dict[str, Path]:
     """Return an output of each command that makes one: the file that it writes, or the folder that it fills."""
     plan, paths = the_plan(), StudyPaths(Path(RESULTS))
-    made = {stage.command: next(iter(stage.outputs(plan, paths)), None) for stage in reversed(STAGES)}
+    paths_by_command = {stage.command: next(iter(stage.outputs(plan, paths)), None) for stage in reversed(STAGES)}
     others = {"concat-tokens": Path("concatenated.bin"), "train": paths.run("tuned", "baseline", 0)}
-    return {name: path for name, path in made.items() if path} | others
+    return {name: path for name, path in paths_by_command.items() if path} | others
 
 
 def fills_folder(name: str) -> bool:
@@ -173,7 +173,7 @@ def commands_of(name: str) -> list[list[str]]:
     match name:
         case "encode":
             shards = [[*usual[:-1], path, "--shards", "2", "--shard", str(i)] for i, path in enumerate(SHARDS)]
-            return [usual, [part.replace("train.", "valid.") for part in usual], *shards]
+            return [usual, [argument.replace("train.", "valid.") for argument in usual], *shards]
         case "plot-experiment":
             return [usual, [name, RESULTS, "tuned"]]
         case "select-best":

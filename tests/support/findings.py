@@ -6,7 +6,7 @@ from lmpipe.analysis.finding import Finding
 from lmpipe.analysis.problems.registry import problem_module
 from lmpipe.analysis.results import Results
 
-ALONE = {"corpus": "stories"}
+ON_STORIES = {"corpus": "stories"}
 
 
 def find(problem: str, results: Results) -> Finding:
@@ -14,7 +14,7 @@ def find(problem: str, results: Results) -> Finding:
     return problem_module(problem).analyze(results)
 
 
-def said(finding: Finding) -> str:
+def text_of(finding: Finding) -> str:
     """All sentences of a finding."""
     return " ".join(finding.sentences)
 

@@ -76,8 +76,8 @@ def study_schema() -> dict[str, Any]:
 
 def all_subclasses(base: type) -> list[type]:
     """Return the imported subclasses of a class of lmpipe, direct or not."""
-    found = [sub for cls in base.__subclasses__() for sub in [cls, *all_subclasses(cls)]]
-    return [cls for cls in dict.fromkeys(found) if cls.__module__.startswith("lmpipe")]
+    classes = [sub for cls in base.__subclasses__() for sub in [cls, *all_subclasses(cls)]]
+    return [cls for cls in dict.fromkeys(classes) if cls.__module__.startswith("lmpipe")]
 
 
 # --- tables
@@ -91,7 +91,7 @@ def table(columns: str, rows: list[list[str]]) -> str:
 
 def key_reference() -> str:
     """Return the key reference of config/README.md: a table for each block of a study file."""
-    parts = []
+    sections = []
     for model, heading, omitted in BLOCKS:
         properties = model.model_json_schema()["properties"]
         rows = [
@@ -99,8 +99,8 @@ def key_reference() -> str:
             for key in sorted(model.model_fields, key=lambda key: not model.model_fields[key].is_required())
             if not any(key in block.model_fields for block in omitted) or key in EXTRA_OVERRIDES
         ]
-        parts.append(f"### {heading}\n\n{table('key | type | default | meaning', rows)}")
-    return "\n\n".join(parts)
+        sections.append(f"### {heading}\n\n{table('key | type | default | meaning', rows)}")
+    return "\n\n".join(sections)
 
 
 def type_words(schema: dict[str, Any]) -> str:
@@ -159,12 +159,12 @@ def filename(document: type[Document]) -> str:
 
 def document_tables() -> str:
     """Return the tables of results/README.md: the keys of each JSON file."""
-    parts = []
+    sections = []
     for document in documents():
         summary = " ".join((document.__doc__ or "").partition("\n\n")[0].split())
         rows = table("key | type | meaning", list(document_rows(document, "")))
-        parts.append(f"### {filename(document)}\n\n{summary}\n\n{rows}")
-    return "\n\n".join(parts)
+        sections.append(f"### {filename(document)}\n\n{summary}\n\n{rows}")
+    return "\n\n".join(sections)
 
 
 def document_rows(model: type[BaseModel], prefix: str):
@@ -173,12 +173,15 @@ def document_rows(model: type[BaseModel], prefix: str):
     properties = schema.get("properties") or schema["$defs"][model.__name__]["properties"]  # of a recursive model
     for key, field in model.model_fields.items():
         yield [f"`{prefix}{key}`", type_words(properties[key]), attribute_docstrings(model).get(key, "")]
-        for part, suffix in parts_of(field.annotation):
-            if not (issubclass(part, Document) and filename(part)) and part not in (ModelSettings, TrainingSettings):
-                yield from document_rows(part, f"{prefix}{key}{suffix}.")
+        for document, suffix in documents_in(field.annotation):
+            if not (issubclass(document, Document) and filename(document)) and document not in (
+                ModelSettings,
+                TrainingSettings,
+            ):
+                yield from document_rows(document, f"{prefix}{key}{suffix}.")
 
 
-def parts_of(annotation: Any, suffix: str = ""):
+def documents_in(annotation: Any, suffix: str = ""):
     """Yield the documents inside the type of a key, with the path that leads to them."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if issubclass(annotation, Document):
@@ -186,8 +189,8 @@ def parts_of(annotation: Any, suffix: str = ""):
         return
     origin = getattr(annotation, "__origin__", None)
     inner = {dict: ".NAME", list: "[]", tuple: "[]"}.get(origin, "")
-    found = [part for argument in get_args(annotation) for part in parts_of(argument, suffix + inner)]
-    yield from dict.fromkeys(found)
+    documents = [document for argument in get_args(annotation) for document in documents_in(argument, suffix + inner)]
+    yield from dict.fromkeys(documents)
 
 
 def between(text: str, name: str, content: str) -> str:

@@ -20,12 +20,12 @@ NOT_COUNTED = ("store", "benchmarks", "study.yaml", "session.json", "runs", "SHA
 
 def stamps(folder: Path) -> dict[str, Stamp]:
     """Inode and modification time of every file below a folder, by its path from it."""
-    found = {}
+    times = {}
     for path in folder.rglob("*"):
         if path.is_file():
             status = path.stat()
-            found[path.relative_to(folder).as_posix()] = (status.st_ino, status.st_mtime_ns)
-    return found
+            times[path.relative_to(folder).as_posix()] = (status.st_ino, status.st_mtime_ns)
+    return times
 
 
 @dataclass(frozen=True)

@@ -70,27 +70,27 @@ def test_every_tokenizer_is_measured_on_every_corpus(results, compared):
 def test_sample_metrics_belong_to_the_sampled_documents(results, compared):
     sample = compared.corpora["docs"]
     documents = (results / "corpora" / "docs" / "valid.txt").read_bytes().split(END_OF_TEXT.encode())
-    drawn = [documents[index] for index in sample.document_indices]
-    assert (sample.documents, sample.bytes) == (10, sum(map(len, drawn)))
+    sampled = [documents[index] for index in sample.document_indices]
+    assert (sample.documents, sample.bytes) == (10, sum(map(len, sampled)))
     tokenizer = Tokenizer.from_folder(results / "tokenizers" / "stories")
-    tokens = sum(len(tokenizer.encode(pretokenizer.decode_utf8(document))) for document in drawn)
+    tokens = sum(len(tokenizer.encode(pretokenizer.decode_utf8(document))) for document in sampled)
     row = next(r for r in compared.compression if (r.tokenizer, r.corpus) == ("stories", "docs"))
     assert row.sample_tokens == tokens
     assert row.sample_bytes_per_token == sample.bytes / tokens
 
 
 def test_ids_fit_into_uint16_as_seen_in_the_data(compared):
-    for name, one in compared.tokenizers.items():
+    for name, tokenizer in compared.tokenizers.items():
         rows = [row.largest_id for row in compared.compression if row.tokenizer == name]
-        assert max(rows) <= one.uint16.largest_id < one.vocab_size == 330
-        assert one.uint16.fits_uint16
-        assert one.uint16.train_text_checked
+        assert max(rows) <= tokenizer.uint16.largest_id < tokenizer.vocab_size == 330
+        assert tokenizer.uint16.fits_uint16
+        assert tokenizer.uint16.train_text_checked
 
 
 def test_the_time_for_the_pile_follows_from_the_throughput(compared):
-    for one in compared.tokenizers.values():
-        assert one.pile_seconds * one.throughput.bytes_per_second == pytest.approx(825e9)
-        measured = one.throughput
+    for tokenizer in compared.tokenizers.values():
+        assert tokenizer.pile_seconds * tokenizer.throughput.bytes_per_second == pytest.approx(825e9)
+        measured = tokenizer.throughput
         assert measured.bytes_per_second == measured.bytes / sorted(measured.seconds)[1]
 
 
@@ -117,7 +117,7 @@ def test_vocabularies_are_described_from_their_merges(results, compared):
 
 def test_overlaps_count_tokens_that_both_have(results, compared):
     opened = {name: Tokenizer.from_folder(results / "tokenizers" / name) for name in ("stories", "docs")}
-    sets = {name: {left + right for left, right in one.merges} for name, one in opened.items()}
+    sets = {name: {left + right for left, right in tokenizer.merges} for name, tokenizer in opened.items()}
     (found,) = compared.overlaps
     assert found.shared == len(sets["stories"] & sets["docs"]) > 0
     assert found.share_of_first == found.shared / len(sets["stories"])
@@ -130,11 +130,11 @@ def test_overlaps_count_tokens_that_both_have(results, compared):
 def test_a_tokenizer_without_merges_is_compared_too(tmp_path):
     results = make_results(tmp_path)
     Tokenizer({byte: bytes([byte]) for byte in range(256)}, [], [END_OF_TEXT]).save(results / "tokenizers" / "bytes")
-    found = evaluate_tokenizers(results, ["docs"], {"bytes": "docs"})
-    assert found.compression[0].sample_bytes_per_token == 1
-    assert found.tokenizers["bytes"].longest_tokens == ()
-    assert found.tokenizers["bytes"].mean_length is None
-    assert not found.tokenizers["bytes"].uint16.train_text_checked
+    evaluation = evaluate_tokenizers(results, ["docs"], {"bytes": "docs"})
+    assert evaluation.compression[0].sample_bytes_per_token == 1
+    assert evaluation.tokenizers["bytes"].longest_tokens == ()
+    assert evaluation.tokenizers["bytes"].mean_length is None
+    assert not evaluation.tokenizers["bytes"].uint16.train_text_checked
 
 
 def test_samples_are_seeded_and_complete_where_documents_are_few(tmp_path):
@@ -143,7 +143,7 @@ def test_samples_are_seeded_and_complete_where_documents_are_few(tmp_path):
     first = sample_documents(path, 10, seed=1)
     assert first == sample_documents(path, 10, seed=1)
     assert first != sample_documents(path, 10, seed=2)
-    assert all(document == str(place).encode() for place, document in first.items())
+    assert all(document == str(index).encode() for index, document in first.items())
     assert len(sample_documents(path, 1000, seed=1)) == 100
     path.write_text(f"\n{END_OF_TEXT}\n", encoding="utf-8")
     with pytest.raises(InputError, match="has no documents"):
@@ -184,10 +184,10 @@ def test_cache_is_cleared_after_measuring(results):
 def test_occurrences_are_counted_inside_documents(tmp_path):
     path = tmp_path / "train.txt"
     path.write_text(f"ababab{END_OF_TEXT}xab{END_OF_TEXT}", encoding="utf-8")
-    found = count_occurrences(path, [b"ab", b"abab", b"text", b">x"])
-    assert {token: count for token, (count, _) in found.items()} == {b"ab": 4, b"abab": 1, b"text": 0, b">x": 0}
-    assert found[b"abab"][1] == "‹abab›ab"
-    assert found[b"text"][1] == ""
+    occurrences = count_occurrences(path, [b"ab", b"abab", b"text", b">x"])
+    assert {token: count for token, (count, _) in occurrences.items()} == {b"ab": 4, b"abab": 1, b"text": 0, b">x": 0}
+    assert occurrences[b"abab"][1] == "‹abab›ab"
+    assert occurrences[b"text"][1] == ""
 
 
 def test_excerpts_hold_whole_characters_on_one_line():

@@ -43,8 +43,8 @@ def test_documents_are_what_lies_between_delimiters(tmp_path_factory, parts, blo
     path = write(tmp_path_factory.getbasetemp() / "documents.txt", data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretokenizer, "BLOCK_BYTES", block)
-        found = list(documents(path))
-    assert found == [part for part in data.split(END_OF_TEXT.encode()) if part.strip()]
+        texts = list(documents(path))
+    assert texts == [piece for piece in data.split(END_OF_TEXT.encode()) if piece.strip()]
 
 
 @given(st.lists(st.sampled_from([b"one", b"two ", b" \n", END_OF_TEXT.encode()]), max_size=40), st.integers(1, 30))
@@ -54,9 +54,9 @@ def test_a_long_document_comes_in_parts(tmp_path_factory, parts, block):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretokenizer, "BLOCK_BYTES", block)
         patch.setattr(pretokenizer, "MAX_DOCUMENT_BYTES", 40)
-        found = list(documents(path))
-    assert max(map(len, found), default=0) <= 40 + block
-    assert b"".join(b"".join(found).split()) == b"".join(data.replace(END_OF_TEXT.encode(), b"").split())
+        texts = list(documents(path))
+    assert max(map(len, texts), default=0) <= 40 + block
+    assert b"".join(b"".join(texts).split()) == b"".join(data.replace(END_OF_TEXT.encode(), b"").split())
 
 
 def test_a_part_of_a_long_document_ends_before_white_space():

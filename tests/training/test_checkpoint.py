@@ -43,9 +43,9 @@ def test_training_resumes_from_a_checkpoint_to_the_same_weights(tmp_path):
     restore_tensors(model, optimizer, tensors, step=4)
     trained(3, model, optimizer, start=4)
     expected = training_tensors(whole, whole_optimizer)
-    found = training_tensors(model, optimizer)
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    tensors = training_tensors(model, optimizer)
+    assert expected.keys() == tensors.keys()
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in expected.items())
 
 
 def test_a_checkpoint_before_the_first_update_starts_afresh(tmp_path):

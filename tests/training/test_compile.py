@@ -55,14 +55,16 @@ def test_what_a_killed_process_compiled_is_not_used(tmp_path):
 
 def test_all_is_compiled_before_the_first_step(tmp_path, monkeypatch):
     """For both shapes that the parts of a batch have, as they lie in memory; later it would count as training time."""
-    made, before_training = [], []
+    compilations, before_training = [], []
 
     def compiled(function, dynamic):
-        return torch_compile(function, dynamic=dynamic, backend=lambda graph, inputs: made.append(graph) or graph)
+        return torch_compile(
+            function, dynamic=dynamic, backend=lambda graph, inputs: compilations.append(graph) or graph
+        )
 
     def compiled_step(*given):
         assert compile_step(*given)
-        before_training.append(len(made))
+        before_training.append(len(compilations))
         return True
 
     torch_compile = torch.compile
@@ -72,7 +74,7 @@ def test_all_is_compiled_before_the_first_step(tmp_path, monkeypatch):
     results = make_tiny_study(tmp_path / "results")
     settings = tiny_run(compile="always", batch_size=5, micro_batch_size=3, total_tokens=80 * 4)
     train(settings, results, tmp_path / "run")
-    assert before_training == [len(made)] == [2]
+    assert before_training == [len(compilations)] == [2]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")

@@ -45,8 +45,8 @@ def start():
 
     yield popen
     for process in started:
-        for one in processes_of(process):
-            one.kill()
+        for child in processes_of(process):
+            child.kill()
         process.communicate()
 
 

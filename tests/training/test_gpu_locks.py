@@ -69,10 +69,10 @@ def test_a_device_is_free_again_however_its_run_ends(hold, free, number):
 
 
 def test_a_run_waits_until_a_device_is_free_and_says_so(hold):
-    one = {"cuda:0": "GPU-a"}
-    first = hold(one)
+    devices = {"cuda:0": "GPU-a"}
+    first = hold(devices)
     first.stdout.readline()
-    second = hold(one)
+    second = hold(devices)
     assert second.stderr.readline() == "waiting for a free GPU (cuda:0)\n"
     first.kill()
     assert second.stdout.readline() == "cuda:0\n"

@@ -41,13 +41,13 @@ def test_adamw_equals_its_written_out_formula():
     for t in range(1, 30):
         rate = 0.01 * math.sin(t) ** 2
         random_gradients(model, seed=t)
-        for place, parameter in enumerate(model.parameters()):
+        for index, parameter in enumerate(model.parameters()):
             if parameter.dim() == 2:
-                weights[place] -= rate * 0.1 * weights[place]
-            first[place] = 0.8 * first[place] + 0.2 * parameter.grad
-            second[place] = 0.95 * second[place] + 0.05 * parameter.grad**2
-            root = torch.sqrt(second[place] / (1 - 0.95**t)) + 1e-3
-            weights[place] -= rate * first[place] / (1 - 0.8**t) / root
+                weights[index] -= rate * 0.1 * weights[index]
+            first[index] = 0.8 * first[index] + 0.2 * parameter.grad
+            second[index] = 0.95 * second[index] + 0.05 * parameter.grad**2
+            root = torch.sqrt(second[index] / (1 - 0.95**t)) + 1e-3
+            weights[index] -= rate * first[index] / (1 - 0.8**t) / root
         optimizer.step(rate)
     for parameter, weight in zip(model.parameters(), weights, strict=True):
         torch.testing.assert_close(parameter.detach(), weight, atol=1e-14, rtol=1e-13)

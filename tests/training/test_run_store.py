@@ -68,11 +68,11 @@ def test_a_second_process_waits_and_says_so(tmp_path, capfd):
     with stored.locked():
         waiting.start()
         deadline = time.monotonic() + 10
-        while "waiting" not in (shown := capfd.readouterr().err) and time.monotonic() < deadline:
+        while "waiting" not in (stderr := capfd.readouterr().err) and time.monotonic() < deadline:
             time.sleep(0.01)
         order.append("first")
     waiting.join(10)
-    assert "waiting for the process that trains this run" in shown
+    assert "waiting for the process that trains this run" in stderr
     assert order == ["first", "second"]
 
 
@@ -88,11 +88,11 @@ def test_clear_empties_the_store_and_keeps_what_was_published(tmp_path):
 
 def test_a_run_that_waits_while_its_folder_is_removed_still_holds_it_alone(tmp_path, capfd):
     stored = StoredRun.of(tmp_path, "abc")
-    held = threading.Event()
+    acquired = threading.Event()
 
     def second():
         with stored.locked():
-            held.set()
+            acquired.set()
             done.wait(10)
 
     done, waiting = threading.Event(), threading.Thread(target=second)
@@ -101,7 +101,7 @@ def test_a_run_that_waits_while_its_folder_is_removed_still_holds_it_alone(tmp_p
         while "waiting" not in capfd.readouterr().err:
             time.sleep(0.01)
         shutil.rmtree(stored.folder)
-    assert held.wait(10)
+    assert acquired.wait(10)
     with pytest.raises(InputError, match="in progress"):
         clear(tmp_path)
     done.set()

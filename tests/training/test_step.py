@@ -100,8 +100,8 @@ def test_steps_made_at_once_end_where_single_ones_do():
             alone.run(number, inputs, targets, rate)
             singles += alone.collect()
     together = at_once.collect()
-    assert [(one.grad_norm, one.diverged) for one in together[:-1]] == [
-        (one.grad_norm, one.diverged) for one in singles[:-1]
+    assert [(step.grad_norm, step.diverged) for step in together[:-1]] == [
+        (step.grad_norm, step.diverged) for step in singles[:-1]
     ]
     assert len(together) == len(singles) == 4 and together[-1].diverged and not together[-1].is_updated
     for parameter, other in zip(*(model.parameters() for model in models), strict=True):

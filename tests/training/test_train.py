@@ -95,26 +95,28 @@ def test_runs_of_one_seed_are_paired_and_record_it(study):
         "nope": {"position_embedding": "none"},
         "silu": {"feed_forward": "silu"},
     }
-    found = {}
+    summaries = {}
     for name, model in variants.items():
         train(tiny_run(name, model=model, total_tokens=640), study, study / name)
-        found[name] = summary_of(study / name)
+        summaries[name] = summary_of(study / name)
     train(tiny_run("seed", seed=1), study, study / "seed")
-    found["seed"] = summary_of(study / "seed")
+    summaries["seed"] = summary_of(study / "seed")
     tokens = TokenDataset.open(study / "tokens/tiny/train.bin")
     digest = tokens.info.sha256
     for step in range(1, 11):
         starts = batch_starts(len(tokens.tokens), 0, step, 4, 16)
         digest = hashlib.sha256(digest.encode() + starts.tobytes()).hexdigest()
-    assert {name: summary["batches_sha256"] == digest for name, summary in found.items()} == {
-        name: name != "seed" for name in found
+    assert {name: summary["batches_sha256"] == digest for name, summary in summaries.items()} == {
+        name: name != "seed" for name in summaries
     }
-    weights = found["pre"]["init_digests"]
-    assert weights == found["none"]["init_digests"] == found["nope"]["init_digests"]
+    weights = summaries["pre"]["init_digests"]
+    assert weights == summaries["none"]["init_digests"] == summaries["nope"]["init_digests"]
     assert len(weights) == 2 * 7 + 2
-    silu = found["silu"]["init_digests"]
-    assert silu == {name: one for name, one in weights.items() if not name.endswith("w3.weight")}, "widths are equal"
-    assert not any(one == found["seed"]["init_digests"][name] for name, one in weights.items())
+    silu = summaries["silu"]["init_digests"]
+    assert silu == {name: digest for name, digest in weights.items() if not name.endswith("w3.weight")}, (
+        "widths are equal"
+    )
+    assert not any(digest == summaries["seed"]["init_digests"][name] for name, digest in weights.items())
     embedding = TransformerLM(ModelConfig(vocab_size=263, **MODEL), seed=0).token_embeddings.weight
     expected = hashlib.sha256(embedding.detach().numpy().tobytes()).hexdigest()[:32]
     assert weights["token_embeddings.weight"] == {"parameters": 263 * 16, "sha256": expected}
@@ -423,9 +425,9 @@ def test_steps_that_are_fetched_later_give_the_same_bytes(study, monkeypatch, ch
 def test_parts_of_a_batch_make_the_same_run_to_rounding(study, micro_batch_size):
     for name in ("auto", micro_batch_size):
         train(tiny_run(micro_batch_size=name, total_tokens=64 * 20), study, study / str(name))
-    whole, parts = study / "auto", study / str(micro_batch_size)
-    assert [summary_of(folder)["micro_batch_size"] for folder in (whole, parts)] == [4, micro_batch_size]
-    assert_nearly_same_result(parts, whole)
+    whole, split = study / "auto", study / str(micro_batch_size)
+    assert [summary_of(folder)["micro_batch_size"] for folder in (whole, split)] == [4, micro_batch_size]
+    assert_nearly_same_result(split, whole)
 
 
 def test_parts_are_halved_until_they_fit(study, monkeypatch):

@@ -81,8 +81,8 @@ class Clone:
 
     def edit(self, path: str, pattern: str, replacement: str) -> None:
         file = self.folder / path
-        text, found = re.subn(pattern, replacement, file.read_text(encoding="utf-8"), count=1)
-        assert found, pattern
+        text, num_edits = re.subn(pattern, replacement, file.read_text(encoding="utf-8"), count=1)
+        assert num_edits, pattern
         file.write_text(text, encoding="utf-8")
 
     def command(self, *targets: str, study_file: Path = STUDY_FILE) -> list[str]:
@@ -120,9 +120,9 @@ def two_calls(tmp_path_factory):
         for process in (first, second):
             for _ in poll(process):
                 watch.check()
-    said = [log.read_text(encoding="utf-8") for log in logs]
-    assert [first.returncode, second.returncode] == [0, 0], said
-    return clone, said
+    logs_text = [log.read_text(encoding="utf-8") for log in logs]
+    assert [first.returncode, second.returncode] == [0, 0], logs_text
+    return clone, logs_text
 
 
 @pytest.fixture
@@ -140,9 +140,9 @@ def study():
 
 
 def test_second_call_waits_and_has_nothing_to_do(two_calls):
-    finished, said = two_calls
-    assert sorted("Nothing to be done" in text for text in said) == [False, True]
-    assert sorted("waiting for the snakemake that works on reruns" in text for text in said) == [False, True]
+    finished, logs_text = two_calls
+    assert sorted("Nothing to be done" in text for text in logs_text) == [False, True]
+    assert sorted("waiting for the snakemake that works on reruns" in text for text in logs_text) == [False, True]
     assert work_since({}, finished.results()).trained == RUNS
 
 

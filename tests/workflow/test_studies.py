@@ -52,8 +52,8 @@ def test_every_study_is_one_that_an_expert_would_accept(path):
     for run in batches:
         steps = run.training.total_tokens // (run.training.batch_size * run.model.context_length)
         assert steps >= 50
-        tried = [one for one in batches if one.training.batch_size == run.training.batch_size]
-        assert len(tried) >= 3, "each size has a choice of rates"
+        equal_sizes = [candidate for candidate in batches if candidate.training.batch_size == run.training.batch_size]
+        assert len(equal_sizes) >= 3, "each size has a choice of rates"
     for ablation in ("layer_norm_ablation", "pre_norm_ablation", "no_pos_emb", "swiglu_ablation"):
         assert len({run.seed for run in plan.runs_by_experiment[ablation]}) >= 3
     models = [
@@ -75,9 +75,9 @@ def test_texts_are_pinned_and_those_of_the_write_up(path):
         assert text.is_compressed or text.bytes == text.text_bytes
     for corpus, original in (("tinystories", "TinyStories"), ("openwebtext", "OpenWebText")):
         (train,) = plan.study.corpora[corpus].files
-        known = write_up()["texts"][original]
-        assert (train.sha256, train.text_bytes) == (known["train_sha256"], known["train_bytes"])
-        assert plan.study.corpora[corpus].tokenizer.vocab_size == known["vocab_size"]
+        reference = write_up()["texts"][original]
+        assert (train.sha256, train.text_bytes) == (reference["train_sha256"], reference["train_bytes"])
+        assert plan.study.corpora[corpus].tokenizer.vocab_size == reference["vocab_size"]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def snakemake(folder, *arguments, study=SMOKE, check=True):
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
     command += ["--cores", "2", *arguments, "--configfile", study]
     result = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, env=environment, cwd=folder
+        [str(argument) for argument in command], capture_output=True, text=True, env=environment, cwd=folder
     )
     if check:
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
@@ -51,10 +51,10 @@ def snakemake(folder, *arguments, study=SMOKE, check=True):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Return a folder with the finished smoke study."""
-    place = tmp_path_factory.mktemp("a study") / "in a folder"
-    place.mkdir()
-    snakemake(place)
-    return place
+    path = tmp_path_factory.mktemp("a study") / "in a folder"
+    path.mkdir()
+    snakemake(path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +179,11 @@ def test_every_section_says_how_it_was_made_and_its_command_can_be_given(folder,
     html = (results.folder / "report.html").read_text(encoding="utf-8")
     assert "No record of provenance" not in html
     blocks = re.findall('class="commands"><code>(.*?)</code>', html, re.DOTALL)
-    parts = [shlex.split(line) for block in blocks for line in block.splitlines() if line.startswith("snakemake")]
-    assert len(parts) == len(PROBLEMS) + 1
-    targets = {part for command in parts for part in command if part.startswith("results/")}
+    commands = [shlex.split(line) for block in blocks for line in block.splitlines() if line.startswith("snakemake")]
+    assert len(commands) == len(PROBLEMS) + 1
+    targets = {argument for command in commands for argument in command if argument.startswith("results/")}
     targets.remove("results/smoke/study.yaml")  # the configfile
-    rules = {rule for command in parts if "--forcerun" in command for rule in forced(command)}
+    rules = {rule for command in commands if "--forcerun" in command for rule in forced(command)}
     planned = snakemake(folder, "--dry-run", *sorted(targets), "--forcerun", *sorted(rules)).stdout
     assert rules >= {"train", "train_bpe", "generate", "account_model", "demonstrate_unicode", "sgd_toy"}
     assert all(re.search(rf"^{rule} +[0-9]+$", planned, re.MULTILINE) for rule in rules)
@@ -236,15 +236,15 @@ def collected(results):
 
 def test_every_result_is_named_in_exactly_one_record(results, collected):
     others = {"store", "benchmarks", "provenance.json", "SHA256SUMS", "study.yaml", "session.json"}
-    found = [path.relative_to(results.folder) for path in results.folder.rglob("*") if path.is_file()]
-    found = {path.as_posix() for path in found if path.parts[0] not in others and path.name != ".snakemake_timestamp"}
+    files = [path.relative_to(results.folder) for path in results.folder.rglob("*") if path.is_file()]
+    files = {path.as_posix() for path in files if path.parts[0] not in others and path.name != ".snakemake_timestamp"}
     named = [
         (Path(record).parent / output).as_posix()
         for record, content in collected["records"].items()
         for output in content["outputs"]
     ]
     assert len(named) == len(set(named))
-    assert {*named, *collected["records"]} == found == set(read_checksums(results.folder / CHECKSUMS)) - {RECORD}
+    assert {*named, *collected["records"]} == files == set(read_checksums(results.folder / CHECKSUMS)) - {RECORD}
     assert "tokens/docs/train.bin" in named
     assert "runs/main_experiment/docs/seed0/model.safetensors" in named
 
@@ -253,9 +253,9 @@ def test_checksums_lead_from_the_report_back_to_the_corpora(collected):
     files = StudyProvenance.model_validate(collected).files
     reached = []
     for record, content in collected["records"].items():
-        for path, found in content["inputs"].items():
+        for path, checksum in content["inputs"].items():
             name = os.path.normpath(Path(record).parent / path)
-            assert files[name].sha256 == found["sha256"], f"{record}: {name}"
+            assert files[name].sha256 == checksum["sha256"], f"{record}: {name}"
             reached.append(name)
     unused = files.keys() - set(reached)
     assert {name for name in unused if not name.startswith("figures/")} == {"report.html"}, "only the report is unused"
@@ -365,10 +365,10 @@ def test_a_failed_study_says_so_and_how_to_report_what_is_there(tmp_path, monkey
     assert "lmpipe report results/smoke" in result.stdout + result.stderr
     # Texts of one's own are named from where snakemake ran.
     monkeypatch.chdir(tmp_path)
-    begun = find_study(tmp_path / "results" / "smoke")
-    assert begun.plan.study == load_plan(study, "failing").study
-    assert begun.is_running is False
-    (failed,) = StudyFiles(begun).snapshot(time.time()).failed_jobs
+    session = find_study(tmp_path / "results" / "smoke")
+    assert session.plan.study == load_plan(study, "failing").study
+    assert session.is_running is False
+    (failed,) = StudyFiles(session).snapshot(time.time()).failed_jobs
     assert failed.log == "make_corpus/docs.log"
     assert failed.line.startswith("lmpipe make-corpus: ")
 
@@ -388,10 +388,10 @@ def apply(diff, lines):
             changed.insert(position, content)
             position += 1
         else:
-            found = changed.index(content, position)
-            position = found if mark == "-" else found + 1
+            start = changed.index(content, position)
+            position = start if mark == "-" else start + 1
             if mark == "-":
-                del changed[found]
+                del changed[start]
     return changed
 
 
