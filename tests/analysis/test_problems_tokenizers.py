@@ -45,11 +45,8 @@ def test_findings_are_complete(folder, module):
         assert "nan" not in sentence.split()
 
 
-@pytest.mark.parametrize(
-    ("module", "corpus", "place"),
-    [(train_bpe_tinystories, "stories", "TinyStories"), (train_bpe_expts_owt, "docs", "OpenWebText")],
-)
-def test_the_cost_is_that_of_training_json(folder, module, corpus, place):
+@pytest.mark.parametrize(("module", "corpus"), [(train_bpe_tinystories, "stories"), (train_bpe_expts_owt, "docs")])
+def test_the_cost_is_that_of_training_json(folder, module, corpus):
     training = read_json(folder / "tokenizers" / corpus / "training.json")
     finding = find(module, folder)
     assert finding.metrics["wall_seconds"].value == training["wall_seconds"]
@@ -100,11 +97,10 @@ def test_throughput_is_that_on_web_text_and_gives_the_hours_for_the_pile(folder)
     finding = find(tokenizer_experiments, folder)
     assert finding.metrics["throughput_bytes_per_second"].value == 3e6
     assert finding.metrics["pile_hours"].value == pytest.approx(825e9 / 3e6 / 3600)
-    told = "the tokenizer of docs encodes 3 MB of docs a second, at which The Pile would take 76.4 hours."
-    assert finding.sentences[0].endswith(told)
     rows = compare_with_write_up("tokenizer_experiments", finding, results_of(folder, corpora=CORPORA)).rows
     (hours,) = [row for row in rows if row.unit == "h"]
-    assert hours.caveat.startswith("here 12.3 MB of docs in the place of OpenWebText")
+    assert hours.value == finding.metrics["pile_hours"].value
+    assert "12.3 MB of docs" in hours.caveat and "OpenWebText" in hours.caveat
     other = {name: corpus | {"stands_for": None} for name, corpus in CORPORA.items()}
     assert find(tokenizer_experiments, folder, other).metrics["throughput_bytes_per_second"].value == 9e6
     (plot,) = finding.plots
@@ -134,23 +130,24 @@ def test_a_study_with_one_corpus_has_what_it_can_have(folder):
     assert compression.metrics["bytes_per_token_web_own"].value > 1
     assert compression.metrics["bytes_per_token_simple_own"].value is None
     assert compression.metrics["bytes_per_token_simple_own"].missing_reason
-    assert "docs" in compression.sentences[0]
 
 
 def test_missing_results_are_told_with_their_remedy(folder):
     (folder / "tokenizer_experiments.json").unlink()
     finding = find(train_bpe_tinystories, folder)
     assert finding.status == "partial"
-    assert finding.metrics["longest_token"].missing_reason == "the tokenizers were not compared"
+    assert finding.metrics["longest_token"].missing_reason
     assert find(tokenizer_experiments, folder).status == "missing"
     (folder / "tokenizers" / "stories" / "training.json").unlink()
     assert "snakemake" in find(train_bpe_tinystories, folder).sentences[0]
 
 
-def test_a_text_that_ran_out_of_pairs_is_told(folder):
+def test_a_text_with_too_few_pairs_is_reported(folder):
     corpora = CORPORA | {"stories": CORPORA["stories"] | {"tokenizer": {"vocab_size": 5000}}}
-    finding = find(train_bpe_tinystories, folder, corpora)
-    assert any("asks for 5,000 ids, but the text has no pair left" in sentence for sentence in finding.sentences)
+    training = TokenizerTraining.read(folder / "tokenizers/stories/training.json")
+    for study, num_sentences in ((CORPORA, 1), (corpora, 2)):
+        results = results_of(folder, corpora=study)
+        assert len(tokenizer_training.vocabulary_sentences(results, "stories", training)) == num_sentences
 
 
 def test_every_odd_kind_has_words(folder):

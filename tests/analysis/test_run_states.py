@@ -47,7 +47,7 @@ def write_log(study: StudySession, text: str, path: str = f"train/{RUN}.log") ->
 
 
 def remove_results(study: StudySession, **progress) -> dict:
-    """Remove the results of a run; where something is told of it, leave that as its progress."""
+    """Remove the results of a run; leave its progress, if some is given."""
     folder = study.folder / "runs" / RUN
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     shutil.rmtree(folder)

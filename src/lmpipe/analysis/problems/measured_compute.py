@@ -203,12 +203,12 @@ class Throughput:
     def rows(self) -> list[list[Any]]:
         """Rows of the table of predictions."""
         assumed = format_percent(MODEL_FLOPS_UTILIZATION)
-        time = [self.predicted_seconds, self.seconds, percent_error(self.predicted_seconds, self.seconds), self.how]
+        time = [self.predicted_seconds, self.seconds, percent_error(self.predicted_seconds, self.seconds), self.method]
         rates = [self.tokens / self.predicted_seconds, self.tokens_per_second]
         shares = [100 * MODEL_FLOPS_UTILIZATION, 100 * self.utilization]
         return [
             [f"seconds of a step, at {assumed} of the ceiling", *time],
-            ["tokens per second", *rates, percent_error(*rates), self.how],
+            ["tokens per second", *rates, percent_error(*rates), self.method],
             ["share of the ceiling, MFU (%)", *shares, percent_error(*shares), "FLOPs × speed ÷ ceiling"],
         ]
 
@@ -219,7 +219,7 @@ class Throughput:
         return [
             f"With {threads} the device multiplies large matrices at "
             f"{format_number(self.ceiling / 1e9)} GFLOP/s at best, and "
-            f"training runs at {format_int(self.tokens_per_second)} tokens a second ({self.how}), which is "
+            f"training runs at {format_int(self.tokens_per_second)} tokens a second ({self.method}), which is "
             f"{format_percent(self.utilization)} of that ceiling (MFU).",
             f"A step takes {format_seconds(self.seconds)}; with the {assumed} that the handout "
             f"assumes it would take {format_seconds(self.predicted_seconds)}, which is "
