@@ -86,7 +86,7 @@ def running_daemons(folder: Path) -> list[psutil.Process]:
 
 
 def spawn(folder: Path, daemon: str, *arguments: str, user: str | None = None) -> None:
-    """Start a daemon in a session of its own and write its pid file."""
+    """Start a daemon in a new session and write its pid file."""
     command = [f"/usr/sbin/{daemon.split('-')[0]}", *arguments]
     options = {"user": user, "group": user, "extra_groups": []} if user else {}
     with open(folder / f"{daemon}.out", "wb") as output:

@@ -59,7 +59,7 @@ SHAPES = {
 PEERS = ("transformers", "nanoGPT")
 CONTESTANTS = [(name, setting) for name in ("lmpipe", *PEERS) for setting in ("eager", "compiled")]
 
-BATCHES = 256  # so many that no contestant memorizes them
+BATCHES = 256  # enough that no contestant memorizes them
 Batch = tuple[torch.Tensor, torch.Tensor]
 Steps = Callable[[int], None]  # computes a number of steps and waits for them
 

@@ -53,7 +53,7 @@ def checkpoint_tensors(step: int) -> dict[str, torch.Tensor]:
 
 
 def damage(random: Random, path: Path, others: Sequence[Path]) -> None:
-    """Do to a file what a disk, a synchronisation program or an attacker might do."""
+    """Damage a file like a failing disk, a synchronisation program or an attacker."""
     match random.randrange(12):
         case 0:
             path.write_bytes(random.choice(strange_files()))

@@ -67,7 +67,7 @@ def main(folder: str) -> None:
 
 
 class FakeTraining:
-    """Training by the settings of the environment in `folder`, where it also logs its runs."""
+    """Train by the settings of the environment in `folder`, which also gets the log of the runs."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Mutated study files: each is planned or refused in one clear line, and what is planned stays in its folder."""
+"""Mutated study files: each is planned or refused in one line, and all planned paths are in the study's folder."""
 
 import copy
 import json
@@ -85,7 +85,7 @@ def study_values(random: Random, folder: Path) -> str:
 
 
 def make_files(folder: Path) -> None:
-    """Make the files that studies name, and a pipe that nobody writes to."""
+    """Make the files that studies name, and a pipe without a writer."""
     for name in ("sub/x", "a/b.txt", *FILES):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(TEXT)
@@ -138,7 +138,7 @@ def check_paths(paths: list[str]) -> None:
 
 
 def study_commands(random: Random, folder: Path) -> str:
-    """Let snakemake plan a study with naughty but valid names; check what a shell makes of its commands."""
+    """Let snakemake plan a study with naughty but valid names; check its commands as a shell parses them."""
     make_files(folder)
     (folder / STUDY_FILE).write_text(json.dumps(naughty_study(random)), encoding="utf-8")
     plan, parser = load_study(STUDY_FILE), make_parser()

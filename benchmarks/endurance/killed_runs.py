@@ -90,7 +90,7 @@ def terminated_run(random: Random, folder: Path) -> str:
 
 
 def wait_for_moment(random: Random, process: subprocess.Popen, folder: Path) -> None:
-    """Wait until a random fraction of the run is done, whatever the machine's speed."""
+    """Wait until a random fraction of the run is done."""
     fraction = random.uniform(-0.3, 1.1)
     delay = random.uniform(0, START_SECONDS if fraction < 0 else 2 * CHECKPOINT_SECONDS)
     wait_until(process, lambda: progress(folder) >= fraction, delay, 10 * POLL_SECONDS)

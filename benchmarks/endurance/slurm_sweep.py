@@ -101,7 +101,7 @@ def sweep(runs: int, folder: Path) -> int:
     start = time.monotonic()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a child would inherit that a shell ignores SIGINT
     with open(study_folder / LOG, "ab") as log:
-        # A session of its own: an interrupt of the terminal reaches it once, from here.
+        # A new session: an interrupt of the terminal reaches it once, from here.
         process = subprocess.Popen(call, cwd=study_folder, stdout=log, stderr=log, start_new_session=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: process.send_signal(signal.SIGINT))

@@ -111,7 +111,7 @@ def test_a_run_whose_process_is_gone_has_stopped_or_failed(study):
     assert states(study)["max_lr=0.01"] == "stopped"
     write_log(study, "training: 10 of 20 tokens\ninterrupted after step 50; saved x\n")
     run = state_of(study)
-    assert (run.state, run.remark) == ("stopped", "after step 50; goes on from its last checkpoint")
+    assert (run.state, run.remark) == ("stopped", "after step 50; resumes from its last checkpoint")
     write_log(study, 'Traceback (most recent call last):\n  File "x"\nMemoryError: \x1b[31mno room\n')
     run = state_of(study)
     assert (run.state, run.remark) == ("failed", "MemoryError:  [31mno room")

@@ -1,4 +1,4 @@
-"""A disk without room: each verb says which file and how much is missing, loses nothing, and goes on later."""
+"""A full disk: each verb reports the file and the missing bytes, loses nothing, and continues later."""
 
 import contextlib
 import errno
@@ -63,7 +63,7 @@ def _without_seconds_of_counting_and_drawing(monkeypatch):
 
 @contextlib.contextmanager
 def filled(disk: Path, left: int = 0) -> Iterator[None]:
-    """Fill a disk up for a while, but for so many bytes."""
+    """Fill a disk up temporarily, except for some bytes."""
     filler = disk / "filler"
     gc.collect()  # a run's memory maps of deleted files take up room until they are closed
     free = shutil.disk_usage(disk).free // PAGE_BYTES * PAGE_BYTES

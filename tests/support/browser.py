@@ -33,7 +33,7 @@ def running_chromium() -> Iterator[Browser]:
 
 @contextmanager
 def opened(browser: Browser, path: Path, width: int = 1280, scheme: str = "light") -> Iterator[Page]:
-    """Open a file in a page of its own; `page.problems` lists console messages, errors and requests."""
+    """Open a file in a new page; `page.problems` lists console messages, errors and requests."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, is_mobile=width < 600)
     problems: list[str] = []
     page.on("console", lambda message: problems.append(f"console: {message.text}"))

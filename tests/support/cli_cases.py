@@ -184,5 +184,5 @@ def commands_of(name: str) -> list[list[str]]:
 
 
 def lmpipe(arguments: list[str], **streams: Any) -> subprocess.CompletedProcess:
-    """Run a command in a process of its own, whose standard streams may be given."""
+    """Run a command in a new process, optionally with other standard streams."""
     return subprocess.run([sys.executable, "-m", "lmpipe.cli.main", *arguments], **streams)

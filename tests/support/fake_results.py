@@ -1,4 +1,4 @@
-"""A small study's results folder, made up by formula: what the tests of plots, problems and report read."""
+"""Results folder of a small study with losses from a formula, for the tests of plots, problems and report."""
 
 import json
 import math

@@ -61,7 +61,7 @@ def assert_nearly_same_result(first: Path, second: Path) -> None:
 
 
 def train_uninterrupted(run: PlannedRun) -> Path:
-    """Train a run in a study of its own; returns its folder."""
+    """Train a run in a separate study; returns its folder."""
     other = make_tiny_study(Path("results/uninterrupted"))
     train(run, other, other / "run")
     return other / "run"

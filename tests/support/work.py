@@ -1,4 +1,4 @@
-"""What a call of the workflow computed, derived from the files that it replaced and not from the jobs that ran.
+"""Work of a call of the workflow, derived from the files that it replaced and not from the jobs that ran.
 
 A command writes its results as new files. Training writes to the store, from which files are copied to the run's
 folder: trained steps are counted in the store, copies are not counted.
@@ -30,7 +30,7 @@ def stamps(folder: Path) -> dict[str, Stamp]:
 
 @dataclass(frozen=True)
 class Work:
-    """What was computed in a results folder between two moments.
+    """Work in a results folder between two moments.
 
     `trained` maps each trained run to its steps, `merges` each trained tokenizer to its merges, `encoded_bytes` each
     tokenizer to the bytes it encoded; `made` are all replaced results but those of training and the records.

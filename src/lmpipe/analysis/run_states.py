@@ -207,7 +207,7 @@ class Snapshot:
         if tail and tail[-1].startswith(LOCK_MESSAGE):
             return replace(state, state="waiting", remark="for another experiment's run, which is the same")
         if state.planned_steps:
-            remark = f"after step {state.step:,}; goes on from its last checkpoint"
+            remark = f"after step {state.step:,}; resumes from its last checkpoint"
             return replace(state, state="stopped", remark=remark)
         if tail is None:
             return state

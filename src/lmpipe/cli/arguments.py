@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     """A parser that reports wrong arguments in one line, with exit code 1."""
 
     def error(self, message: str) -> NoReturn:
-        """Report what is wrong, and the command that shows the help."""
+        """Report the error, and the command that shows the help."""
         fail(f"{self.prog}: {message}; see {self.prog} --help")
 
 

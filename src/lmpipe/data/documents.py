@@ -1,4 +1,4 @@
-"""JSON documents of the data package; apart from their writers, so that reading one loads no compiled code."""
+"""JSON documents of the data package, not beside their writers, so that reading one loads no compiled code."""
 
 from typing import Any, Literal
 

@@ -61,7 +61,7 @@ class RetryPolicy:
 
 
 class RetryableError(Exception):
-    """A network error that may pass; `retry_after` is the pause that the server asks for, in seconds."""
+    """A transient network error; `retry_after` is the pause that the server requests, in seconds."""
 
     def __init__(self, problem: str, retry_after: float = 0.0):
         super().__init__(problem)
@@ -189,7 +189,7 @@ def fetch(part: "Part", path: Path, policy: RetryPolicy) -> None:
 
 
 def describe(text: TextFile) -> str:
-    """Name a text by what is declared of it, for a person who puts it in place by hand."""
+    """Describe a text by its declarations, for a user who downloads it elsewhere."""
     size = f", {text.text_bytes:,} bytes" if text.text_bytes else ""
     digest = f", sha256 {text.sha256}" if text.sha256 else ""
     return f"the {'decompressed ' if text.is_compressed else ''}text{size}{digest}"
@@ -240,7 +240,7 @@ def stall_timeout(part: "Part", policy: RetryPolicy) -> Iterator[None]:
 
 
 def resolve_address(text: TextFile) -> str:
-    """Return the address to ask: at HF_ENDPOINT, a mirror of the Hub, if the variable is set."""
+    """Return the address of the request: at HF_ENDPOINT, a mirror of the Hub, if the variable is set."""
     mirror = os.environ.get("HF_ENDPOINT")
     return f"{mirror.rstrip('/')}/{text.url.removeprefix(HUB)}" if mirror and text.url.startswith(HUB) else text.url
 
@@ -355,7 +355,7 @@ class Part:
         """
         headers = response.headers
         validator = headers.get("ETag") or headers.get("Last-Modified")
-        # A header that goes on in the next line cannot be sent back.
+        # A header that continues in the next line cannot be sent back.
         validator = validator if validator and validator.isascii() and validator.isprintable() else None
         if response.status_code == HTTPStatus.OK:
             length = re.fullmatch(r"\d{1,18}", headers.get("Content-Length", ""))

@@ -108,7 +108,7 @@ def start_samples(
     """Return a sample for each request; an empty prompt starts a new document.
 
     Of a long prompt the model sees the last context_length tokens. Common random numbers: the k-th sample of any
-    settings uses the k-th stream, so that settings differ by what they do and not by sampling noise.
+    settings uses the k-th stream, so that differences between settings are not sampling noise.
     """
     samples = []
     for index, request in enumerate(requests):

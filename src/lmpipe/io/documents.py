@@ -13,7 +13,7 @@ from lmpipe.io.validation import first_violation
 
 
 class Document(BaseModel):
-    """A JSON file with a fixed schema; subclasses declare its keys, each with a docstring that says what it means.
+    """A JSON file with a fixed schema; subclasses declare its keys, each with a docstring of its meaning.
 
     Unknown keys, missing keys, values of another type, NaN and infinity are refused. The tables in results/README.md
     are generated from the subclasses.

@@ -36,7 +36,7 @@ def atomic_write(path: str | Path, mode: str = "w", size: int | None = None) -> 
     """Open a file for writing that appears under its name only if the block ends without an error.
 
     Text is UTF-8 with Unix line ends. It is written to `NAME.tmp-...` in the same folder, flushed to disk and renamed.
-    The next writer of the file removes what killed ones left behind; simultaneous writers do not disturb each other.
+    The next writer of the file removes temporary files of killed ones; simultaneous writers do not disturb each other.
     `size` is the number of bytes to be written, if known: the error of a full disk then says how many are missing.
     Raises InputError if the disk is full or the name belongs to something other than a file.
     """

@@ -163,7 +163,7 @@ def format_formula(formula: str) -> str:
 
 
 def format_session(statements: Sequence[Mapping[str, str]]) -> str:
-    r"""Statements and what they put out, as an interpreter shows them; ␀ stands for the null character.
+    r"""Return statements and their output as an interpreter prints them; ␀ replaces the null character.
 
     >>> format_session([{"code": "chr(65)", "output": "'A'\n"}])
     ">>> chr(65)\n'A'"

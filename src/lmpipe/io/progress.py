@@ -72,7 +72,7 @@ def start_bar(label: str, total: int):
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    # Drawn by `advance`: a thread of its own could fail on a terminal that goes away.
+    # Drawn by `advance`: a separate thread could fail on a terminal that closes.
     bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True), auto_refresh=False)
     bar.add_task(label, total=total, note="")
     bar.start()

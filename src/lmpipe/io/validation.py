@@ -1,4 +1,4 @@
-"""Validation errors as sentences of this project: the path of a key, what is wrong with it, and the remedy.
+"""Validation errors as sentences of this project: the path of a key, the problem, and the remedy.
 
 pydantic finds the errors; none of its wording reaches a user.
 """
@@ -109,7 +109,7 @@ def first_violation(error: ValidationError, value: Any) -> Violation:
     """Return the first error of a validation of `value`, and how many more there are."""
     errors = error.errors(include_url=False)
     paths = [key_path(item["loc"], value, missing=item["type"] == "missing") for item in errors]
-    # A union reports each of its members; together they say what is allowed.
+    # A union reports each of its members; together they list the allowed values.
     members = [item for item, path in zip(errors, paths, strict=True) if path == paths[0]]
     violation = explain(paths[0], members)
     more = len(errors) - len(members)

@@ -132,7 +132,7 @@ def attention_activations(config: ModelConfig) -> list[SavedActivation]:
 
 
 def feed_forward_activations(config: ModelConfig) -> list[SavedActivation]:
-    """Return what the feed-forward saves."""
+    """Return the activations that the feed-forward saves."""
     gate = has_gate(config)
     silu = ("0", "the activation recomputes it") if gate else ("c * L * S * F",)
     w3 = SavedActivation("W3", "feed_forward", "4 * L * S * F", "c * L * S * F")

@@ -77,7 +77,7 @@ class RMSNormFn(Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         """Normalize x (N, d_model) and multiply by weight (d_model,)."""
-        # The kernels know one eps.
+        # The kernels have one eps.
         ctx.use_kernels = use_cpu_kernels(x) and x.dtype == weight.dtype == torch.float32 and eps == NORM_EPS
         if ctx.use_kernels:
             x = x.contiguous()
@@ -218,7 +218,7 @@ def add_matmul(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 # --- causal attention ------------------------------------------------------------------------------------------------
 
-# Operations that torch.compile leaves as they are: what it makes of torch's attention on a CPU is slower.
+# Operations that torch.compile does not compile: its own code for torch's attention on a CPU is slower.
 LIBRARY = torch.library.Library("lmpipe", "DEF")
 LIBRARY.define("causal_attention(Tensor qkv, Tensor? cos_sin, int num_heads) -> Tensor")
 LIBRARY.define("causal_attention_backward(Tensor qkv, Tensor grad, Tensor? cos_sin, int num_heads) -> Tensor")

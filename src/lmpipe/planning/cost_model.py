@@ -19,7 +19,7 @@ from lmpipe.study.settings import EVAL_BATCH_TOKENS, ModelConfig
 
 CONSTANTS = tomllib.loads(Path(__file__).with_name("cost_constants.toml").read_text(encoding="utf-8"))
 TEXTS, MEMORY, JOBS = CONSTANTS["texts"], CONSTANTS["memory"], CONSTANTS["jobs"]
-# Jobs that every study has once: unicode, toy, evaluation of tokenizers, findings, report, provenance and the like.
+# Jobs that every study has once: unicode, toy, evaluation of tokenizers, findings, report, provenance.
 NUM_FIXED_JOBS = 10
 GENERATED_VALID_FRACTION = 0.01
 STORED_BYTES_PER_PRETOKEN = 20
@@ -78,7 +78,7 @@ def corpus_stats(corpus: Corpus) -> CorpusStats:
 
 
 def split_bytes(corpus: Corpus) -> tuple[int, int]:
-    """Return the sizes of a corpus's training and validation text, as far as they are known."""
+    """Return the sizes of a corpus's training and validation text; undeclared files count as 0."""
     match corpus:
         case UrlCorpus():
             size = sum(map(text_bytes, corpus.files))
@@ -248,7 +248,7 @@ class RunCost:
 
 
 def run_cost(plan: Plan, run: PlannedRun) -> RunCost:
-    """Return the cost of a planned run; a learning rate that is not known yet changes none."""
+    """Return the cost of a planned run; it does not depend on the learning rate."""
     vocab_size = plan.tokenizers[run.tokenizer][1]
     training = run.training
     corpus = plan.study.corpora[run.corpus]

@@ -88,7 +88,7 @@ class Plan:
         )
 
     def _list_tokenizers(self) -> dict[str, tuple[str, int]]:
-        """List the corpora's own tokenizers, and those with another vocabulary size that runs ask for."""
+        """List the corpora's own tokenizers, and those with other vocabulary sizes of runs."""
         of_corpora = {name: (name, corpus.tokenizer.vocab_size) for name, corpus in self.study.corpora.items()}
         of_runs = {run.tokenizer: (run.corpus, parse_vocab_size(run.tokenizer)) for run in self.runs}
         return of_runs | of_corpora

@@ -1,4 +1,4 @@
-"""Resource requests: the memory and run time that each job asks a cluster for, and what the scheduler starts first."""
+"""Resource requests: memory and run time of each job on a cluster, and the scheduler's priorities."""
 
 import math
 from dataclasses import dataclass

@@ -53,7 +53,7 @@ class Requests:
 
 
 class RuleInputs:
-    """Answers of a plan to the rules. Each method takes the wildcards of a job, unless it says otherwise.
+    """Answers of a plan to the rules. Each method takes the wildcards of a job, unless noted otherwise.
 
     A target that the plan does not have ends the process with one line, which names the nearest ones.
     """
@@ -71,13 +71,13 @@ class RuleInputs:
         self.train_bpe = Requests(lambda wildcards: merge_request(self._tokenizer_corpus(wildcards)))
         self.encode = Requests(lambda wildcards: encode_request(self._tokenizer_corpus(wildcards)))
         self.concat = Requests(lambda wildcards: concat_request(self._tokenizer_corpus(wildcards)))
-        # All tasks of a job array get what the first one asks for: enough for any corpus.
+        # All tasks of a job array get the request of the first one: enough for any corpus.
         self.count, self.encode_shard = map(self._largest, (count_request, encode_shard_request))
 
     # --- corpora
 
     def download_arguments(self, wildcards: "Wildcards") -> list[str]:
-        """Return the address of a text, and options for what the study declares of it."""
+        """Return the address of a text, and its declarations in the study as options."""
         text = self.plan.downloads()[f"resources/{wildcards.text}"]
         declared = text.model_dump(exclude={"url"}, exclude_none=True)
         return [text.url, *(f"--{key.replace('_', '-')}={value}" for key, value in declared.items())]
@@ -200,7 +200,7 @@ class RuleInputs:
         return strings([*(self._folder(run) / name for name in (CONFIG, SUMMARY, WEIGHTS)), merges])
 
     def sample_settings(self, wildcards: "Wildcards") -> str:
-        """Return what is generated for a corpus, and by which run."""
+        """Return the settings of a corpus's samples, and their run."""
         samples = self.plan.study.samples.model_dump(mode="json", exclude={"models"})
         run = self._sample_run(wildcards)
         return as_json({"corpus": wildcards.corpus, "run": f"{run.experiment}/{run.name}", "seed": run.seed, **samples})

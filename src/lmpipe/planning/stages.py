@@ -169,7 +169,7 @@ STAGES = (
     Stage("collect_provenance", "collect-provenance", "provenance", (), lambda plan, paths: [paths.provenance]),
 )
 BY_RULE = {stage.rule: stage for stage in STAGES}
-# Of the rules with one command, the first speaks for it.
+# The first of the rules with one command represents it.
 BY_COMMAND = {stage.command: stage for stage in reversed(STAGES)}
 
 

@@ -78,7 +78,7 @@ def hardware() -> Hardware:
 
 
 def processor_name() -> str:
-    """Return the model name of the processor, or its architecture if the system does not tell it."""
+    """Return the model name of the processor, or its architecture if the system does not report it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
             for line in lines:

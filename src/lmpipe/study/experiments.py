@@ -146,7 +146,7 @@ class ExperimentSettings(RunSettings):
     target_loss: PositiveFloat | None = None
     """Validation loss (nats per token) that the best run should reach; no run depends on it."""
     runs: dict[Name, RunSettings] | None = None
-    """Named runs, each with the settings that it changes and a sweep of its own."""
+    """Named runs, each with the settings that it changes, and optionally a sweep."""
 
     @model_validator(mode="after")
     def check_runs(self) -> "ExperimentSettings":

@@ -56,9 +56,9 @@ class Study(Settings):
     corpora: Annotated[dict[Name, Corpus], Field(min_length=1)]
     """Corpora by name."""
     model: ModelSettings
-    """The transformer of all runs, as far as an experiment does not change it."""
+    """The transformer of all runs; an experiment can change its settings."""
     training: TrainingSettings
-    """Settings of all training runs, as far as an experiment does not change them."""
+    """Settings of all training runs; an experiment can change them."""
     experiments: Annotated[dict[ExperimentName, ExperimentSettings], Field(min_length=1)]
     """Experiments by name."""
     accounting: AccountingSettings = AccountingSettings()

@@ -1,4 +1,4 @@
-"""JSON documents of the tokenizer package; apart from their writers, so that reading one loads no compiled code."""
+"""JSON documents of the tokenizer package, not beside their writers, so that reading one loads no compiled code."""
 
 from itertools import product
 from typing import Literal, Self

@@ -45,7 +45,7 @@ def should_compile(setting: Literal["auto", "always", "never"], training_flops: 
 
 
 def missing_compiler(device: torch.device) -> str | None:
-    """Report the tool that torch.compile needs on this machine and does not find; None if all are there."""
+    """Return the tool that torch.compile needs and this machine lacks; None if it has all."""
     if device.type == "cuda":
         from importlib.util import find_spec
 

@@ -99,7 +99,7 @@ class BatchSizeRow(Document):
 class BatchSizeBenchmark(Document):
     """batch_sizes.json: time and memory of a training step at each batch size.
 
-    Memory is what the model, its optimizer and a step add to a process that has loaded the code and computed nothing.
+    Memory is the increase by the model, its optimizer and a step over a process that has only loaded the code.
     """
 
     model: ModelConfig

@@ -160,7 +160,7 @@ class SavedTensors:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Count what is saved inside the block."""
+        """Count the bytes that are saved inside the block."""
         handles = []
         for name, module in self.model.named_modules():
             if (component := component_of(name)) is not None:

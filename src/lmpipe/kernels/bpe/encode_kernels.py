@@ -1,6 +1,6 @@
 """Encoding of a block of text: pre-tokens are looked up in a cache that threads share, or merged and entered there.
 
-Texts repeat their pre-tokens, so the cache decides the speed: 500 to 800 MB/s and core for what it holds
+Texts repeat their pre-tokens, so the cache decides the speed: 500 to 800 MB/s per core for cached pre-tokens
 (benchmarks/bpe.py --job encode). A slot is half a cache line and holds up to four ids of 16 bits. Threads read it
 without locks; they claim a free slot with one atomic exchange, fill it and publish it. A pre-token that two threads
 enter at once, or that finds no room, costs another merge or another slot, but changes no ids.

@@ -83,7 +83,7 @@ def prefer_512bit_vectors() -> None:
 if __name__ == "__main__":
     if sys.argv[1].startswith("lmpipe.kernels.transformer."):
         prefer_512bit_vectors()
-    # The code alone goes to standard output, whatever else is printed.
+    # Standard output gets nothing but the code.
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)
         output.write(serialize(sys.argv[1]))

@@ -16,7 +16,7 @@ CHECKSUM_BYTES = 32
 
 
 def cached(name: str, key: str, make: Callable[[], bytes]) -> bytes:
-    """Return what `make` makes for a key, from the cache if it is there; a damaged file is made again.
+    """Return the content of a key from the cache; call `make` if it is missing or damaged.
 
     Processes that need the same content wait for the first one. If the folder cannot be written (a full or read-only
     disk), the content is made for this process alone, with one notice.
