@@ -57,15 +57,15 @@ class Job:
         path.unlink()
         return encoding
 
-    def agreement(self, peer: str, ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    def agreement(self, peer: str, own_output: dict[str, Any], peer_output: dict[str, Any]) -> str:
         """Describe how far the outputs are the same; exit if they must be and are not."""
         if self.name == "train":
-            agreement = token_agreement(ours["tokens"], theirs["tokens"])
+            agreement = token_agreement(own_output["tokens"], peer_output["tokens"])
             if peer in EXACT_TRAINERS and agreement != "all":
                 sys.exit(f"{peer} merges by the same rules, but made other tokens: {agreement}")
             return agreement
-        key = "sha256" if theirs["sha256"] else "sha256_without_separators"
-        if ours[key] != theirs[key]:
+        key = "sha256" if peer_output["sha256"] else "sha256_without_separators"
+        if own_output[key] != peer_output[key]:
             sys.exit(f"{peer} encoded the same text with the same tokenizer, but made other ids")
         return "all" if key == "sha256" else "all but separators"
 
@@ -80,14 +80,14 @@ def run(module: str, *arguments: str) -> Run:
     return Run(wall_seconds, json.loads(process.stdout))
 
 
-def token_agreement(ours: list[str], theirs: list[str]) -> str:
+def token_agreement(own: list[str], peer: list[str]) -> str:
     """Describe how far two lists of tokens are the same."""
-    if ours == theirs:
+    if own == peer:
         return "all"
-    same = next((index for index, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
+    same = next((index for index, pair in enumerate(zip(own, peer, strict=False)) if pair[0] != pair[1]), None)
     if same is None:
-        return f"all {min(len(ours), len(theirs)):,} of the shorter list"
-    share = len(set(ours) & set(theirs)) / max(len(ours), 1)
+        return f"all {min(len(own), len(peer)):,} of the shorter list"
+    share = len(set(own) & set(peer)) / max(len(own), 1)
     return f"first {same:,} in order; {share:.1%} of the set"
 
 
@@ -103,17 +103,22 @@ def prepare(name: str, corpus: str, vocab_size: int) -> Iterator[Job]:
 def compare(job: Job, peer: str, runs: int) -> str:
     """Let lmpipe and a peer take turns; return a row of the table."""
     turns = [(job.run("lmpipe"), job.run(peer)) for _ in range(runs)]
-    ours, theirs = zip(*turns, strict=True)
-    ratios = [their.wall_seconds / our.wall_seconds for our, their in turns]
-    our_seconds, their_seconds = (median(run.wall_seconds for run in column) for column in (ours, theirs))
+    lmpipe_runs, peer_runs = zip(*turns, strict=True)
+    ratios = [peer_run.wall_seconds / lmpipe_run.wall_seconds for lmpipe_run, peer_run in turns]
+    lmpipe_seconds, peer_seconds = (median(run.wall_seconds for run in column) for column in (lmpipe_runs, peer_runs))
     cells = [
         peer,
-        f"{our_seconds:.2f}",
-        f"{Path(job.corpus).stat().st_size / 1e6 / our_seconds:,.0f}",
-        f"{their_seconds:.2f}",
+        f"{lmpipe_seconds:.2f}",
+        f"{Path(job.corpus).stat().st_size / 1e6 / lmpipe_seconds:,.0f}",
+        f"{peer_seconds:.2f}",
         f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-        *(f"{max(run.output['peak_memory_bytes'] for run in column) / 2**20:.0f}" for column in (ours, theirs)),
-        " / ".join(dict.fromkeys(job.agreement(peer, our.output, their.output) for our, their in turns)),
+        *(
+            f"{max(run.output['peak_memory_bytes'] for run in column) / 2**20:.0f}"
+            for column in (lmpipe_runs, peer_runs)
+        ),
+        " / ".join(
+            dict.fromkeys(job.agreement(peer, lmpipe_run.output, peer_run.output) for lmpipe_run, peer_run in turns)
+        ),
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -131,16 +131,16 @@ def compare(contest: Contest, peer: str, setting: str, turns: int) -> str:
         "transformers, static cache": partial(contest.transformers, "static"),
         "uncached": contest.uncached,
     }
-    ours, theirs = (partial(call, *SETTINGS[setting]) for call in (contest.lmpipe, calls[peer]))
-    if ours(0) != theirs(0) and setting == "greedy":
+    lmpipe_call, peer_call = (partial(call, *SETTINGS[setting]) for call in (contest.lmpipe, calls[peer]))
+    if lmpipe_call(0) != peer_call(0) and setting == "greedy":
         sys.exit(f"{peer} generated other tokens than lmpipe from the same weights")
-    pairs = [(mean_seconds(ours), mean_seconds(theirs)) for _ in range(turns)]
+    pairs = [(mean_seconds(lmpipe_call), mean_seconds(peer_call)) for _ in range(turns)]
     tokens = len(contest.prompts) * contest.new_tokens
     cells = [setting, peer]
     for seconds in zip(*pairs, strict=True):
         rates = [tokens / duration for duration in seconds]
         cells.append(f"{median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})")
-    ratios = [theirs / ours for ours, theirs in pairs]
+    ratios = [peer_seconds / lmpipe_seconds for lmpipe_seconds, peer_seconds in pairs]
     cells.append(f"{median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})")
     return "| " + " | ".join(cells) + " |"
 

@@ -40,7 +40,7 @@ class Case:
     """Layer in two formulations, with the inputs whose gradients are computed."""
 
     name: str
-    ours: Layer
+    kernel: Layer
     plain: Layer
     inputs: list[Tensor]
 
@@ -100,13 +100,13 @@ def timed(layer: Layer, inputs: list[Tensor], dtype: torch.dtype) -> float:
 
 def compare(case: Case, pairs: int, dtype: torch.dtype) -> str:
     """Time both formulations in turns; return a row of the table."""
-    layers = (case.ours, case.plain)
+    layers = (case.kernel, case.plain)
     for layer in layers * 10:  # the first calls compile and load
         timed(layer, case.inputs, dtype)
     seconds = [[timed(layer, case.inputs, dtype) for layer in layers] for _ in range(pairs)]
-    ours, plain = (1e3 * statistics.median(column) for column in zip(*seconds, strict=True))
-    ratio = statistics.median(plain / ours for ours, plain in seconds)
-    return f"| {case.name} | {ours:.2f} | {plain:.2f} | {ratio:.2f} |"
+    kernel, plain = (1e3 * statistics.median(column) for column in zip(*seconds, strict=True))
+    ratio = statistics.median(plain / kernel for kernel, plain in seconds)
+    return f"| {case.name} | {kernel:.2f} | {plain:.2f} | {ratio:.2f} |"
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 The peers are transformers' LlamaForCausalLM and a GPT of nanoGPT's shape (benchmarks/gpt.py), each eager and compiled,
 with the same shape, batch, precision, threads and optimizer (AdamW, gradients clipped at 1). Each contestant is a
-process of its own. They take turns, and each turn gives a ratio. The ceiling is the speed of a large matrix product in
+separate process. They take turns, and each turn gives a ratio. The ceiling is the speed of a large matrix product in
 the same precision and threads; the share of it counts the model's matrix products alone.
 """
 
@@ -229,7 +229,7 @@ def table(contestants: list[Contestant], ceiling: Contestant, shape: Shape) -> l
     )
     for contestant in contestants:
         if contestant.name == "lmpipe" and peer:
-            ratios = [ours / theirs for ours, theirs in zip(contestant.rates, peer.rates, strict=True)]
+            ratios = [rate / peer_rate for rate, peer_rate in zip(contestant.rates, peer.rates, strict=True)]
             ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
             lines.append(f"lmpipe {contestant.setting} / {peer.name} {peer.setting}: {ratio}")
     return lines

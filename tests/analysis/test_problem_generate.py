@@ -78,8 +78,8 @@ def test_samples_beyond_the_context_are_one_sentence_for_all_corpora():
 
 
 def test_changes_within_chance_are_not_reported():
-    def group(known, words):
-        shares = {"known_word_share": known, "distinct_2": 0.9, "repeated_4gram_share": None}
+    def group(known_share, words):
+        shares = {"known_word_share": known_share, "distinct_2": 0.9, "repeated_4gram_share": None}
         return [record(1.0, 1.0, " the").model_copy(update={"words": words, **shares})]
 
     assert generate.change_words(group(0.9, 100), group(0.8, 100)) == []

@@ -156,26 +156,26 @@ def test_other_jobs_that_failed(study):
     write_log(study, "counting\nlmpipe make-corpus: no texts; add some\n", "make_corpus/docs.log")
     write_log(study, "encoding: 10 of 20 bytes\n", "encode_corpus/docs-train.log")
     write_log(study, "", "find.log")
-    look = StudyFiles(study).snapshot(time.time())
-    assert [(job.log, job.line) for job in look.failed_jobs] == [
+    snapshot = StudyFiles(study).snapshot(time.time())
+    assert [(job.log, job.line) for job in snapshot.failed_jobs] == [
         ("make_corpus/docs.log", "lmpipe make-corpus: no texts; add some")
     ]
 
 
 def test_stages_are_counted_by_their_records(study):
-    look = StudyFiles(study).snapshot(time.time())
-    assert look.stages["corpora"] == (0, 2)
-    assert look.stages["tokens"] == (0, 4)
+    snapshot = StudyFiles(study).snapshot(time.time())
+    assert snapshot.stages["corpora"] == (0, 2)
+    assert snapshot.stages["tokens"] == (0, 4)
     (study.folder / "corpora/docs/provenance.json").write_text("{}", encoding="utf-8")
     assert StudyFiles(study).snapshot(time.time()).stages["corpora"] == (1, 2)
 
 
 def test_a_whole_study_is_finished(whole_study, monkeypatch):
     monkeypatch.chdir(whole_study)
-    look = StudyFiles(find_study("results/tiny")).snapshot(time.time())
-    assert look.is_finished
-    assert {run.state for run in look.runs} <= {"done", "not_learning"}
-    assert look.failed_jobs == []
+    snapshot = StudyFiles(find_study("results/tiny")).snapshot(time.time())
+    assert snapshot.is_finished
+    assert {run.state for run in snapshot.runs} <= {"done", "not_learning"}
+    assert snapshot.failed_jobs == []
 
 
 def test_unchanged_documents_are_read_once(study, monkeypatch):

@@ -15,12 +15,12 @@ def contest(tmp_path_factory):
 
 
 def test_greedy_continuations_agree_with_both_caches_of_transformers_and_without_a_cache(contest):
-    ours = contest.lmpipe(0.0, 1.0, seed=0)
-    assert [len(new_ids) for new_ids in ours] == [contest.new_tokens] * 2
+    continuations = contest.lmpipe(0.0, 1.0, seed=0)
+    assert [len(new_ids) for new_ids in continuations] == [contest.new_tokens] * 2
     assert contest.new_tokens + len(contest.tokenizer.encode(contest.prompts[0])) == CONFIG.context_length
-    assert ours == contest.uncached(0.0, 1.0, seed=0)
+    assert continuations == contest.uncached(0.0, 1.0, seed=0)
     for cache in ("dynamic", "static"):
-        assert ours == contest.transformers(cache, 0.0, 1.0, seed=0)
+        assert continuations == contest.transformers(cache, 0.0, 1.0, seed=0)
 
 
 def test_sampled_continuations_have_equal_lengths(contest):

@@ -21,10 +21,10 @@ def size_of(model):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_peers_have_as_many_weights(shape):
     with torch.device("meta"):
-        ours, gpt, peer = TransformerLM(shape.model), GPT(shape.model), llama(shape.model)
-    assert size_of(peer) == size_of(ours)
+        model, gpt, peer = TransformerLM(shape.model), GPT(shape.model), llama(shape.model)
+    assert size_of(peer) == size_of(model)
     position_embedding = shape.model.context_length * shape.model.d_model
-    assert size_of(gpt) == size_of(ours) + position_embedding
+    assert size_of(gpt) == size_of(model) + position_embedding
 
 
 @pytest.mark.parametrize("name", ["lmpipe", "transformers", "nanoGPT", "ceiling"])

@@ -94,14 +94,14 @@ def call(arguments: list[str], capfd) -> tuple[int, str]:
     return 0, capfd.readouterr().err
 
 
-def assert_refused(arguments: list[str], capfd, *places: str) -> None:
-    """Assert that a command ends with exit code 1 and one line that names one of the places, and changes no file."""
+def assert_refused(arguments: list[str], capfd, *locations: str) -> None:
+    """Assert that a command ends with exit code 1 and one line that names one of the locations, and changes no file."""
     before = contents()
     code, message = call(arguments, capfd)
     after = contents()
     assert code == 1, "accepted"
     assert message.startswith(f"lmpipe {arguments[0]}: ") and message.count("\n") == 1, message
-    assert any(place in message for place in places), message
+    assert any(where in message for where in locations), message
     assert {path for path in before.keys() | after.keys() if before.get(path, b"") != after.get(path, b"")} == set()
 
 
@@ -339,7 +339,7 @@ def test_unknown_name_comes_with_the_nearest_ones(arguments, near, capfd):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "place"),
+    ("name", "options", "where"),
     [
         ("train", ["--device", "cuda:99"], "--device"),
         ("train", ["--device", "nonsense"], "--device"),
@@ -353,16 +353,16 @@ def test_unknown_name_comes_with_the_nearest_ones(arguments, near, capfd):
         ("generate", ["--prompt", "x"], "--run"),
     ],
 )
-def test_option_that_is_not_possible(name, options, place, capfd):
+def test_option_that_is_not_possible(name, options, where, capfd):
     with contextlib.ExitStack() as stack:
         for summary in Path(RESULTS, "store").glob("*/summary.json"):
             # A finished run would be copied with any device.
             stack.enter_context(replaced(str(summary), lambda data: None))
-        assert_refused([*command(name), *options], capfd, place)
+        assert_refused([*command(name), *options], capfd, where)
 
 
 @pytest.mark.parametrize(
-    ("options", "place"),
+    ("options", "where"),
     [
         (["--temperature", "nan"], "--temperature"),
         (["--temperature", "-inf"], "--temperature"),
@@ -371,8 +371,8 @@ def test_option_that_is_not_possible(name, options, place, capfd):
         (["--run", "nowhere"], "nowhere"),
     ],
 )
-def test_option_of_a_prompt_that_is_not_possible(options, place, capfd):
-    assert_refused(["generate", "--run", RUN, "--prompt", "x", *options], capfd, place)
+def test_option_of_a_prompt_that_is_not_possible(options, where, capfd):
+    assert_refused(["generate", "--run", RUN, "--prompt", "x", *options], capfd, where)
 
 
 def test_missing_and_unknown_commands(capfd):

@@ -43,7 +43,7 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "place"),
+    ("arguments", "where"),
     [
         (["select-best", "r", "x"], "r"),
         (["count-pretokens", "--text", "none.txt", "--output", "a.npz"], "none.txt"),
@@ -53,12 +53,12 @@ def test_version(capsys):
         (["generate", "--run", "nowhere"], "--prompt"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_1(tmp_path, monkeypatch, arguments, place):
+def test_bad_input_is_one_line_and_exit_code_1(tmp_path, monkeypatch, arguments, where):
     monkeypatch.chdir(tmp_path)
     result = subprocess.run([sys.executable, "-m", "lmpipe.cli.main", *arguments], capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.startswith(f"lmpipe {arguments[0]}: ")
-    assert place in result.stderr
+    assert where in result.stderr
     assert result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == [], "nothing incomplete is left"
 

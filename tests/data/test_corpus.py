@@ -143,13 +143,15 @@ def test_an_empty_text_is_refused(tmp_path):
 
 
 @given(st.text("ab\n", max_size=40), st.sampled_from([b"a", b"ab", b"aba"]), st.integers(0, 45), st.integers(1, 9))
-def test_marks_are_found_for_any_block_size(tmp_path_factory, text, mark, place, block):
+def test_marks_are_found_for_any_block_size(tmp_path_factory, text, mark, position, block):
     path = write(tmp_path_factory.getbasetemp() / "marks.txt", text)
     starts = [start for start in range(len(text)) if text.encode().startswith(mark, start)]
     with open(path, "rb") as file, pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_files, "CHUNK_BYTES", block)
-        assert list(text_files.find_backward(file, mark, place)) == [start for start in starts[::-1] if start < place]
-        assert list(text_files.find_forward(file, mark, place)) == [start for start in starts if start >= place]
+        assert list(text_files.find_backward(file, mark, position)) == [
+            start for start in starts[::-1] if start < position
+        ]
+        assert list(text_files.find_forward(file, mark, position)) == [start for start in starts if start >= position]
 
 
 def test_target_inside_a_delimiter_is_a_document_end(tmp_path):

@@ -237,16 +237,16 @@ def test_nobody_shares_a_name(generated):
 # The tables
 
 
-def symbols(parts) -> list[Symbol]:
+def symbols(template) -> list[Symbol]:
     """Every field in a template, however deep."""
-    if type(parts) is str:
+    if type(template) is str:
         return []
     symbols_found = []
-    for part in parts:
-        if type(part) is Symbol:
-            symbols_found.append(part)
-        elif type(part) is list:
-            symbols_found += [symbol for option in part for symbol in symbols(option)]
+    for piece in template:
+        if type(piece) is Symbol:
+            symbols_found.append(piece)
+        elif type(piece) is list:
+            symbols_found += [symbol for option in piece for symbol in symbols(option)]
     return symbols_found
 
 
@@ -256,12 +256,14 @@ def test_every_field_of_every_template_exists(is_animal):
     templates = [(name, cell) for name, group in groups.items() for row in group.rows for cell in row]
     templates += [(name, option) for name, plot in plots().items() for beat in plot.beats for option in beat or ()]
     templates += [(name, moral) for name, plot in plots().items() for moral in plot.morals]
-    templates += [("subplot", option) for subplot in grammar.subplots(is_animal) for part in subplot for option in part]
-    for place, template in templates:
+    templates += [
+        ("subplot", option) for subplot in grammar.subplots(is_animal) for options in subplot for option in options
+    ]
+    for source, template in templates:
         for symbol in symbols(template):
             name = symbol.key.partition("@")[0]
-            known = symbol.group in groups and name.removeprefix(symbol.group) in groups[symbol.group].columns
-            assert known or name in BOUND_BEFORE, (place, name)
+            is_column = symbol.group in groups and name.removeprefix(symbol.group) in groups[symbol.group].columns
+            assert is_column or name in BOUND_BEFORE, (source, name)
 
 
 @pytest.mark.parametrize("is_animal", [False, True])

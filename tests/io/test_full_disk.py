@@ -79,7 +79,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def told(arguments: list[str], capfd) -> str:
+def error_line(arguments: list[str], capfd) -> str:
     """Return the line that a refused command ends with."""
     capfd.readouterr()
     with pytest.raises(SystemExit) as ended:
@@ -100,7 +100,7 @@ def test_full_disk_keeps_the_last_good_files(whole_study, disk, name, monkeypatc
     main(command(name))
     before = contents(folder)
     with filled(disk):
-        line = told(command(name), capfd)
+        line = error_line(command(name), capfd)
         after = contents(folder)
     assert line.startswith(f"lmpipe {name}: ") and line.count("\n") == 1
     assert re.search(f"{LACKS}|{LACKS_MORE}", line)
@@ -196,7 +196,7 @@ def test_a_run_is_published_from_the_store_once_there_is_room(disk, tmp_path, mo
 def test_read_only_disk_is_one_line(whole_study, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(whole_study)
     with mounted(tmp_path, "ro"):
-        line = told([*command("count-pretokens")[:-1], str(tmp_path / "counts" / "0.npz")], capfd)
+        line = error_line([*command("count-pretokens")[:-1], str(tmp_path / "counts" / "0.npz")], capfd)
     assert line.startswith(f"lmpipe count-pretokens: {tmp_path / 'counts'}") and line.count("\n") == 1
     assert "read-only" in line
 

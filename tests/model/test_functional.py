@@ -13,11 +13,11 @@ def randn(*shape, seed=0):
     return values.requires_grad_()
 
 
-def assert_same_gradients(ours, theirs, inputs):
+def assert_same_gradients(output, expected, inputs):
     """Values and gradients, for some gradient of the result, agree in float64."""
-    torch.testing.assert_close(ours, theirs)
-    grad = torch.randn_like(ours)
-    pairs = zip(torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True)
+    torch.testing.assert_close(output, expected)
+    grad = torch.randn_like(output)
+    pairs = zip(torch.autograd.grad(output, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True)
     for mine, other in pairs:
         torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-13)
 

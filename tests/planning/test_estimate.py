@@ -78,11 +78,11 @@ def test_laptop_study_costs_what_was_measured():
 
 def test_more_cores_share_the_training_and_need_more_checkpoints():
     plan = read_plan(TINYSTORIES)
-    one, four = estimate(plan, cores=1), estimate(plan, cores=4)
-    assert one.cpu_training_seconds == 4 * four.cpu_training_seconds
-    assert one.gpu_training_seconds == four.gpu_training_seconds
-    assert one.fixed_seconds > four.fixed_seconds
-    assert four.disk["checkpoints"] == 4 * one.disk["checkpoints"]
+    single, quad = estimate(plan, cores=1), estimate(plan, cores=4)
+    assert single.cpu_training_seconds == 4 * quad.cpu_training_seconds
+    assert single.gpu_training_seconds == quad.gpu_training_seconds
+    assert single.fixed_seconds > quad.fixed_seconds
+    assert quad.disk["checkpoints"] == 4 * single.disk["checkpoints"]
 
 
 def test_downloads_and_disk(large):

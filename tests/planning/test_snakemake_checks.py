@@ -89,7 +89,7 @@ def test_interpreter_with_a_space_in_its_path_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("said", "status"),
+    ("output", "status"),
     [
         ("JobId=7 JobState=COMPLETED Reason=None", "success"),
         ("JobId=7 JobState=PENDING Reason=Resources", "running"),
@@ -101,9 +101,9 @@ def test_interpreter_with_a_space_in_its_path_is_refused():
         ("slurm_load_jobs error: Unable to contact slurm controller", "running"),
     ],
 )
-def test_status_command_prints_a_word_of_the_plugin(tmp_path, said, status):
+def test_status_command_prints_a_word_of_the_plugin(tmp_path, output, status):
     scontrol = tmp_path / "scontrol"
-    scontrol.write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 1\n', encoding="utf-8")
+    scontrol.write_text(f'#!/bin/sh\necho "{output}" >&2\nexit 1\n', encoding="utf-8")
     scontrol.chmod(0o755)
     command = [str(ROOT / "profiles/cluster-generic/status.sh"), "7"]
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"

@@ -59,7 +59,7 @@ def study(tmp_path, monkeypatch):
     return find_study("results/fabricated")
 
 
-def look(study):
+def snapshot(study):
     return StudyFiles(study).snapshot(time.time())
 
 
@@ -67,7 +67,7 @@ def printed(study, columns=140):
     """Return the lines of the view of a study at a width."""
     console = Console(width=columns, color_system=None)
     with console.capture() as capture:
-        console.print(study_view(look(study), columns))
+        console.print(study_view(snapshot(study), columns))
     return capture.get().splitlines()
 
 
@@ -97,7 +97,7 @@ def test_80_columns_hold_full_names_and_validation_losses(study):
 @pytest.mark.parametrize("height", [4, 24, 200])
 def test_live_view_fits_the_terminal(study, columns, height):
     console = Console(width=columns, height=height, color_system="standard", force_terminal=True)
-    lines = console.render_lines(live_view(look(study), console), console.options.update(height=height))
+    lines = console.render_lines(live_view(snapshot(study), console), console.options.update(height=height))
     assert len(lines) == height
     assert all(sum(segment.cell_length for segment in line) <= columns for line in lines)
 
@@ -105,7 +105,7 @@ def test_live_view_fits_the_terminal(study, columns, height):
 def test_low_terminal_shows_runs_that_need_attention(study):
     console = Console(width=100, height=23, color_system=None)
     with console.capture() as capture:
-        console.print(live_view(look(study), console))
+        console.print(live_view(snapshot(study), console))
     text = capture.get()
     assert "nope" in text
     assert "silu seed1" in text
@@ -130,27 +130,27 @@ def test_time_left_is_the_remaining_work_at_the_measured_speed(study):
     slower = 150 / (0.75 * cost[f"runs/{UNDER_WAY}"])
     left = 0.75 * cost[f"runs/{UNDER_WAY}"] + cost[f"runs/{LONG}"] + cost["runs/vocabulary/vocab_size=512/seed0"]
     assert {f"runs/{UNDER_WAY}", f"runs/{LONG}"} <= {run.folder for run in distinct_runs(plan)}
-    assert seconds_left(look(study)) == pytest.approx(left * slower)
+    assert seconds_left(snapshot(study)) == pytest.approx(left * slower)
 
 
 def test_records_of_trained_runs_are_measurements_and_copies_are_not(study):
     run = study.plan.runs[0]
     cost = run_cost(study.plan, run).seconds(CPU_CORE)
-    before = seconds_left(look(study))
+    before = seconds_left(snapshot(study))
     write_record(study.folder, run.folder, "train", [], ["summary.json"], cache_hit=True, wall_seconds=1e9)
-    assert seconds_left(look(study)) == before
+    assert seconds_left(snapshot(study)) == before
     write_record(study.folder, run.folder, "train", [], ["summary.json"], cache_hit=False, wall_seconds=1e6 * cost)
-    assert seconds_left(look(study)) > 1000 * before
+    assert seconds_left(snapshot(study)) > 1000 * before
 
 
 def test_following_ends_without_a_running_process(study):
-    assert is_active(look(study))
+    assert is_active(snapshot(study))
     path = study.folder / "session.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(content | {"process": content["process"] | {"create_time": 1.0}}), encoding="utf-8")
-    assert is_active(look(find_study("results/fabricated"))), "a run is still under way"
+    assert is_active(snapshot(find_study("results/fabricated"))), "a run is still under way"
     (study.folder / "store/0123456789abcdef0123" / PROGRESS).unlink()
-    ended = look(find_study("results/fabricated"))
+    ended = snapshot(find_study("results/fabricated"))
     assert not is_active(ended)
     assert row_of(printed(find_study("results/fabricated")), "snakemake is not running;").endswith(
         "snakemake --cores 2"

@@ -187,8 +187,8 @@ def test_names_and_tokens_are_code_and_one_row_is_singular(study, tmp_path):
 
 def test_settings_are_a_study_file_of_the_same_study(study, html):
     text = "".join(Page(html[html.index("<h3>Settings") :]).seen)
-    shown_study = yaml.safe_load(text[text.index("study:") :])
-    assert load_plan(shown_study, "the report's settings").run_keys() == study.run_keys
+    study_text = yaml.safe_load(text[text.index("study:") :])
+    assert load_plan(study_text, "the report's settings").run_keys() == study.run_keys
 
 
 def section_of(html: str, problem: str) -> str:

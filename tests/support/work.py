@@ -33,30 +33,30 @@ class Work:
     """Work in a results folder between two moments.
 
     `trained` maps each trained run to its steps, `merges` each trained tokenizer to its merges, `encoded_bytes` each
-    tokenizer to the bytes it encoded; `made` are all replaced results but those of training and the records.
+    tokenizer to the bytes it encoded; `results` are all replaced results but those of training and the records.
     """
 
     trained: dict[str, int]
     merges: dict[str, int]
     encoded_bytes: dict[str, int]
-    made: frozenset[str]
+    results: frozenset[str]
 
 
 def work_since(before: dict[str, Stamp], folder: Path) -> Work:
     """Return the work done in a results folder since the snapshot `before` of `stamps`."""
     new = {name for name, stamp in stamps(folder).items() if before.get(name) != stamp}
-    made = frozenset(name for name in new if is_counted(name))
+    results = frozenset(name for name in new if is_counted(name))
     encoded: dict[str, int] = {}
-    for name in fnmatch.filter(made, "tokens/*.json"):
+    for name in fnmatch.filter(results, "tokens/*.json"):
         tokenizer = Path(name).parent.name
         encoded[tokenizer] = encoded.get(tokenizer, 0) + read(folder / name)["text_bytes"]
     summaries = fnmatch.filter(new, f"store/*/{SUMMARY}")
-    merges = fnmatch.filter(made, "*/merges.txt")
+    merges = fnmatch.filter(results, "*/merges.txt")
     return Work(
         trained={run_of(folder, name): read(folder / name)["steps"] for name in summaries},
         merges={Path(name).parent.name: len((folder / name).read_text("utf-8").splitlines()) for name in merges},
         encoded_bytes=encoded,
-        made=made,
+        results=results,
     )
 
 

@@ -103,17 +103,17 @@ def make_counts(folder, text, shards):
 
 def test_train_tokenizer_depends_on_the_text_alone(tmp_path, monkeypatch):
     text = f"Once upon a time there was a cat. The cat sat. \u00e9t\u00e9\n{END_OF_TEXT}\n" * 20
-    one, three = tmp_path / "one", tmp_path / "three"
-    one.mkdir(), three.mkdir()
-    first = train_tokenizer(make_counts(one, text, 1), one / "tokenizer", "stories", "stories", 280)
+    whole, sharded = tmp_path / "one", tmp_path / "three"
+    whole.mkdir(), sharded.mkdir()
+    first = train_tokenizer(make_counts(whole, text, 1), whole / "tokenizer", "stories", "stories", 280)
     for module in (chunking, pretoken_counts):
         monkeypatch.setattr(module, "BLOCK_BYTES", 5)
-    second = train_tokenizer(make_counts(three, text, 3), three / "tokenizer", "stories", "stories", 280)
+    second = train_tokenizer(make_counts(sharded, text, 3), sharded / "tokenizer", "stories", "stories", 280)
     for name in ("vocab.json", "merges.txt", "tokenizer.json"):
-        assert (one / "tokenizer" / name).read_bytes() == (three / "tokenizer" / name).read_bytes()
+        assert (whole / "tokenizer" / name).read_bytes() == (sharded / "tokenizer" / name).read_bytes()
     same = ("sha256", "vocab_size", "merges", "special_tokens", "bytes", "pretokens", "unique_pretokens")
     assert first.model_dump(include=set(same)) == second.model_dump(include=set(same))
-    assert Tokenizer.from_folder(one / "tokenizer").merges == naive_bpe.train(text, 280, [END_OF_TEXT])[1]
+    assert Tokenizer.from_folder(whole / "tokenizer").merges == naive_bpe.train(text, 280, [END_OF_TEXT])[1]
 
 
 def test_training_json_reports_the_cost_of_each_stage(tmp_path):

@@ -118,11 +118,11 @@ def test_vocabularies_are_described_from_their_merges(results, compared):
 def test_overlaps_count_tokens_that_both_have(results, compared):
     opened = {name: Tokenizer.from_folder(results / "tokenizers" / name) for name in ("stories", "docs")}
     sets = {name: {left + right for left, right in tokenizer.merges} for name, tokenizer in opened.items()}
-    (found,) = compared.overlaps
-    assert found.shared == len(sets["stories"] & sets["docs"]) > 0
-    assert found.share_of_first == found.shared / len(sets["stories"])
-    assert found.share_of_second == found.shared / len(sets["docs"])
-    assert set(found.only_second) <= {printable_token(token) for token in sets["docs"] - sets["stories"]}
+    (overlap,) = compared.overlaps
+    assert overlap.shared == len(sets["stories"] & sets["docs"]) > 0
+    assert overlap.share_of_first == overlap.shared / len(sets["stories"])
+    assert overlap.share_of_second == overlap.shared / len(sets["docs"])
+    assert set(overlap.only_second) <= {printable_token(token) for token in sets["docs"] - sets["stories"]}
     empty = Tokenizer({byte: bytes([byte]) for byte in range(256)}, [])
     assert compare_vocabularies("a", "b", {"a": empty, "b": opened["docs"]}).share_of_first == 0
 

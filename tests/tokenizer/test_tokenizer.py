@@ -60,8 +60,8 @@ def trained():
 @example("aaaaaaaaaaaaa")
 @example(f"the<|a|><|b|>the {END_OF_TEXT}")
 def test_encoding_equals_applying_merges_one_by_one(text):
-    ours = trained()
-    assert ours.encode(text) == naive_bpe.encode(text, ours.vocab, ours.merges, SPECIALS)
+    tokenizer = trained()
+    assert tokenizer.encode(text) == naive_bpe.encode(text, tokenizer.vocab, tokenizer.merges, SPECIALS)
 
 
 @given(text=st.text(alphabet="ab", max_size=40), words=st.lists(st.text(alphabet="ab", min_size=1, max_size=12)))
@@ -73,23 +73,23 @@ def test_encoding_of_overlapping_merges_equals_the_definition(text, words):
 @pytest.mark.parametrize("text", SAMPLES)
 def test_hugging_face_gives_the_same_ids(tmp_path, text):
     trained().save(tmp_path)
-    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    assert theirs.encode(text, add_special_tokens=False).ids == trained().encode(text)
+    peer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert peer.encode(text, add_special_tokens=False).ids == trained().encode(text)
     if "<|é|>" not in text:  # their byte-level decoder takes the letters of special tokens for bytes
-        assert theirs.decode(trained().encode(text), skip_special_tokens=False) == text
-    assert theirs.get_vocab_size() == trained().vocab_size
+        assert peer.decode(trained().encode(text), skip_special_tokens=False) == text
+    assert peer.get_vocab_size() == trained().vocab_size
 
 
 @pytest.mark.parametrize("text", SAMPLES)
 def test_tiktoken_gives_the_same_ids(tmp_path, text):
-    ours = trained()
-    ours.save(tmp_path)
-    specials = {token: ours.encode(token)[0] for token in SPECIALS}
+    tokenizer = trained()
+    tokenizer.save(tmp_path)
+    specials = {token: tokenizer.encode(token)[0] for token in SPECIALS}
     ranks = load_tiktoken_bpe(str(tmp_path / "ranks.tiktoken"))
-    theirs = tiktoken.Encoding("ours", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=specials)
+    peer = tiktoken.Encoding("lmpipe", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=specials)
     # tiktoken does not promise the longest of overlapping special tokens.
     text = text.replace("<|a|><|b|>", "<|a|>")
-    assert theirs.encode(text, allowed_special="all") == ours.encode(text)
+    assert peer.encode(text, allowed_special="all") == tokenizer.encode(text)
 
 
 @given(TEXTS.filter(lambda text: not any("\ud800" <= character <= "\udfff" for character in text)))
@@ -142,20 +142,20 @@ def test_the_cache_grows_stays_bounded_and_changes_nothing(monkeypatch, largest)
 
 def test_cache_that_cannot_grow_stays_and_changes_nothing(monkeypatch):
     monkeypatch.setattr(encoder, "INITIAL_CAPACITY", 16)
-    ours = Tokenizer(trained().vocab, trained().merges, SPECIALS)
+    tokenizer = Tokenizer(trained().vocab, trained().merges, SPECIALS)
     text = " ".join(SAMPLES)
-    assert ours.encode(text) == trained().encode(text)
+    assert tokenizer.encode(text) == trained().encode(text)
 
     def out_of_memory(size: int, huge: bool = False) -> Buffer:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     monkeypatch.setattr(encoder, "Buffer", out_of_memory)
     for _ in range(3):
-        assert ours.encode(text) == trained().encode(text)
-    assert ours.encoder.capacity == ours.encoder.slots.size // SLOT.nbytes == 16
+        assert tokenizer.encode(text) == trained().encode(text)
+    assert tokenizer.encoder.capacity == tokenizer.encoder.slots.size // SLOT.nbytes == 16
     with pytest.raises(OSError, match=os.strerror(errno.ENOMEM)):
-        ours.encode("ab " * 100_000)
-    assert ours.encode(text) == trained().encode(text)
+        tokenizer.encode("ab " * 100_000)
+    assert tokenizer.encode(text) == trained().encode(text)
 
 
 def test_many_threads_encode_with_one_tokenizer(monkeypatch):
@@ -186,14 +186,14 @@ def test_blocks_under_way_at_once_never_fill_the_cache(monkeypatch, blocks_at_on
 
 
 def test_more_than_65536_ids_take_the_kernels_with_ids_of_32_bits():
-    ours = trained()
-    high = {token_id + 100_000: token for token_id, token in ours.vocab.items() if token_id >= 300}
-    vocab = {token_id: token for token_id, token in ours.vocab.items() if token_id < 300} | high
-    wide = Tokenizer(vocab, ours.merges, SPECIALS)
+    tokenizer = trained()
+    high = {token_id + 100_000: token for token_id, token in tokenizer.vocab.items() if token_id >= 300}
+    vocab = {token_id: token for token_id, token in tokenizer.vocab.items() if token_id < 300} | high
+    wide = Tokenizer(vocab, tokenizer.merges, SPECIALS)
     text = " ".join(SAMPLES) * 3
     ids = wide.encode_to_numpy(text)
     assert (ids.dtype, wide.decode_bytes(ids.tolist())) == ("uint32", text.encode())
-    assert [token_id - 100_000 if token_id >= 300 else token_id for token_id in ids.tolist()] == ours.encode(text)
+    assert [token_id - 100_000 if token_id >= 300 else token_id for token_id in ids.tolist()] == tokenizer.encode(text)
 
 
 def test_ids_beyond_what_the_encoder_packs_are_refused():
@@ -258,10 +258,10 @@ def test_word_of_millions_of_equal_characters_takes_linear_time():
     vocab, merges = merge_pretokens({b"a" * 2_000_000: 1}, 296, [])
     assert max(map(len, vocab.values())) == 2_000_000
     word = "a" * 1_999_999
-    ours = Tokenizer(vocab, merges)
-    ours.encode("a")
+    tokenizer = Tokenizer(vocab, merges)
+    tokenizer.encode("a")
     started = time.process_time()
-    ids = ours.encode(word)
+    ids = tokenizer.encode(word)
     assert time.process_time() - started < 5  # 0.7 s here; quadratic time would be 23 s
     ranks = {token: token_id for token_id, token in vocab.items()}
     peer = tiktoken.Encoding("peer", pat_str="a+", mergeable_ranks=ranks, special_tokens={})
@@ -270,10 +270,10 @@ def test_word_of_millions_of_equal_characters_takes_linear_time():
 
 def test_special_tokens_that_lack_are_appended_and_others_keep_their_ids():
     vocab, merges = merge_pretokens({b"the": 3}, 260, ["<|old|>"])
-    ours = Tokenizer(vocab, merges, ["<|new|>", "<|old|>", "the", "<|new|>"])
-    assert ours.vocab_size == 260
-    assert ours.token_bytes(259) == b"<|new|>"
-    assert ours.encode("<|new|><|old|>the") == [259, 256, 258]
+    tokenizer = Tokenizer(vocab, merges, ["<|new|>", "<|old|>", "the", "<|new|>"])
+    assert tokenizer.vocab_size == 260
+    assert tokenizer.token_bytes(259) == b"<|new|>"
+    assert tokenizer.encode("<|new|><|old|>the") == [259, 256, 258]
     assert Tokenizer(vocab, merges).encode("<|old|>") != [256]
     assert vocab.keys() == set(range(259))
 

@@ -62,8 +62,8 @@ def test_all_is_compiled_before_the_first_step(tmp_path, monkeypatch):
             function, dynamic=dynamic, backend=lambda graph, inputs: compilations.append(graph) or graph
         )
 
-    def compiled_step(*given):
-        assert compile_step(*given)
+    def compiled_step(*arguments):
+        assert compile_step(*arguments)
         before_training.append(len(compilations))
         return True
 

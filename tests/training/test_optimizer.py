@@ -55,20 +55,20 @@ def test_adamw_equals_its_written_out_formula():
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_adamw_equals_torchs(fused):
-    ours, theirs = (TransformerLM(CONFIG, seed=0).double() for _ in range(2))
-    optimizer = AdamW(ours, TRAINING)
+    lmpipe_model, torch_model = (TransformerLM(CONFIG, seed=0).double() for _ in range(2))
+    optimizer = AdamW(lmpipe_model, TRAINING)
     groups = [
-        {"params": [parameter for parameter in theirs.parameters() if parameter.dim() >= 2], "weight_decay": 0.1},
-        {"params": [parameter for parameter in theirs.parameters() if parameter.dim() < 2], "weight_decay": 0.0},
+        {"params": [parameter for parameter in torch_model.parameters() if parameter.dim() >= 2], "weight_decay": 0.1},
+        {"params": [parameter for parameter in torch_model.parameters() if parameter.dim() < 2], "weight_decay": 0.0},
     ]
     reference = torch.optim.AdamW(groups, lr=0.01, betas=TRAINING.betas, eps=TRAINING.eps, fused=fused)
     for step in range(20):
-        for model in (ours, theirs):
+        for model in (lmpipe_model, torch_model):
             random_gradients(model, seed=step)
         optimizer.step(0.01)
         reference.step()
-    for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(parameter.detach(), other.detach(), atol=1e-14, rtol=1e-12)
+    for parameter, expected in zip(lmpipe_model.parameters(), torch_model.parameters(), strict=True):
+        torch.testing.assert_close(parameter.detach(), expected.detach(), atol=1e-14, rtol=1e-12)
 
 
 def test_a_run_does_not_load_the_compiler():
@@ -108,16 +108,16 @@ def test_schedule_at_its_edges(step, warmup_steps, total_steps, expected):
 
 @pytest.mark.parametrize("max_norm", [0.5, 3.0, 1e6])
 def test_clipping_equals_torchs(max_norm):
-    ours = [nn.Parameter(torch.zeros(shape)) for shape in ((4, 5), (7,), (2, 3))] + [nn.Parameter(torch.zeros(3))]
-    theirs = [nn.Parameter(torch.zeros_like(parameter)) for parameter in ours]
-    for mine, other in zip(ours[:3], theirs[:3], strict=True):
-        mine.grad = torch.randn(mine.shape, generator=torch.Generator().manual_seed(mine.numel()))
-        other.grad = mine.grad.clone()
-    expected = torch.nn.utils.clip_grad_norm_(theirs, max_norm)
-    norm = grad_norm(ours)
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((4, 5), (7,), (2, 3))] + [nn.Parameter(torch.zeros(3))]
+    references = [nn.Parameter(torch.zeros_like(parameter)) for parameter in parameters]
+    for parameter, reference in zip(parameters[:3], references[:3], strict=True):
+        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+        reference.grad = parameter.grad.clone()
+    expected = torch.nn.utils.clip_grad_norm_(references, max_norm)
+    norm = grad_norm(parameters)
     assert norm.item() == pytest.approx(expected.item(), rel=1e-6)
-    for mine, other in zip(ours[:3], theirs[:3], strict=True):
-        torch.testing.assert_close(mine.grad / clip_coefficient(norm, max_norm), other.grad)
+    for parameter, reference in zip(parameters[:3], references[:3], strict=True):
+        torch.testing.assert_close(parameter.grad / clip_coefficient(norm, max_norm), reference.grad)
 
 
 def test_clipping_leaves_gradients_of_exactly_the_largest_norm_alone():

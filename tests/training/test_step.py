@@ -44,13 +44,13 @@ def test_all_shapes_of_a_batch_are_known_before_the_first_step(monkeypatch, batc
     step = step_of(TransformerLM(CONFIG, seed=0), batch_size)
     step.micro_batch_size = 4
     assert step.micro_batch_sizes(batch_size) == expected
-    seen, loss = set(), step.loss
-    monkeypatch.setattr(step, "loss", lambda *part: seen.add(len(part[0])) or loss(*part))
+    sizes, loss = set(), step.loss
+    monkeypatch.setattr(step, "loss", lambda *tensors: sizes.add(len(tensors[0])) or loss(*tensors))
     step.backward(*batch(batch_size))
-    assert seen == set(expected)
+    assert sizes == set(expected)
 
 
-def losses_seen(losses, warmup_steps=0, norms=None):
+def diverged_step(losses, warmup_steps=0, norms=None):
     """Return the step, from 1, at which a monitor over these losses stops, or None."""
     monitor = DivergenceMonitor(torch.device("cpu"), warmup_steps)
     for step, loss in enumerate(map(torch.tensor, losses), start=1):
@@ -63,22 +63,22 @@ def losses_seen(losses, warmup_steps=0, norms=None):
 
 @pytest.mark.parametrize(("climb", "step"), [(0.49, None), (0.51, DIVERGENCE_WINDOW + 1)])
 def test_divergence_is_a_climb_of_half_a_nat_over_the_latest_steps(climb, step):
-    assert losses_seen([2.0, *[2.0 + climb] * 30]) == step
+    assert diverged_step([2.0, *[2.0 + climb] * 30]) == step
 
 
 def test_the_climb_counts_only_after_warm_up():
-    assert losses_seen([2.0, *[9.0] * 60], warmup_steps=17) == 17 + DIVERGENCE_WINDOW
+    assert diverged_step([2.0, *[9.0] * 60], warmup_steps=17) == 17 + DIVERGENCE_WINDOW
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_what_is_not_finite_halts(broken):
-    assert losses_seen([2.0, 2.0, broken, 2.0]) == 3
-    assert losses_seen([2.0] * 4, norms={2: broken}) == 2
+    assert diverged_step([2.0, 2.0, broken, 2.0]) == 3
+    assert diverged_step([2.0] * 4, norms={2: broken}) == 2
 
 
 def test_a_monitor_that_goes_on_sees_what_it_would_have_seen():
     losses = [2.0 + 0.03 * step for step in range(60)]
-    expected = losses_seen(losses)
+    expected = diverged_step(losses)
     for cut in (1, 7, 20, 25):
         monitor = DivergenceMonitor(torch.device("cpu"), 0)
         monitor.restore(cut, losses[0], losses[max(0, cut - DIVERGENCE_WINDOW) : cut])

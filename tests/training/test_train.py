@@ -356,22 +356,22 @@ BEST = BestRun(
 
 
 @pytest.mark.parametrize(
-    ("wanted", "expected"),
+    ("max_lr", "expected"),
     [
         ({"best_of": "sweep"}, 0.02),
         ({"best_of": "sweep", "factor": 0.5}, 0.01),
         ({"best_of": "sweep", "scale": "sqrt_batch_size", "factor": 2}, 0.02 * 2 * math.sqrt(4 / 16)),
     ],
 )
-def test_a_rate_is_taken_from_the_best_of_a_sweep(study, wanted, expected):
+def test_a_rate_is_taken_from_the_best_of_a_sweep(study, max_lr, expected):
     BEST.write(study / "best.json")
-    settings = tiny_run(max_lr=wanted, total_tokens=64, overrides={"max_lr": wanted, "batch_size": 4})
+    settings = tiny_run(max_lr=max_lr, total_tokens=64, overrides={"max_lr": max_lr, "batch_size": 4})
     train(settings, study, study / "run", best_path=study / "best.json")
     config = json.loads((study / "run/config.json").read_text())
     assert config["training"]["max_lr"] == config["overrides"]["max_lr"] == pytest.approx(expected)
     assert config["overrides"]["batch_size"] == 4
     source = {"best_run": "max_lr=0.02", "best_max_lr": 0.02, "best_batch_size": 16}
-    assert config["lr_source"] == {"scale": None, "factor": 1} | wanted | source
+    assert config["lr_source"] == {"scale": None, "factor": 1} | max_lr | source
 
 
 def test_a_rate_of_another_sweep_is_refused(tmp_path):

@@ -196,7 +196,7 @@ def test_new_seed_trains_its_runs(clone, study):
     clone.write(study)
     work = clone.work()
     assert work.trained == {"no_pos_emb/baseline/seed1": STEPS, "no_pos_emb/no_position/seed1": STEPS}
-    experiments = {Path(name).parts[1] for name in work.made if name.startswith("experiments/")}
+    experiments = {Path(name).parts[1] for name in work.results if name.startswith("experiments/")}
     assert experiments == {"no_pos_emb"}
     assert kinds(work).isdisjoint(BEFORE_TRAINING | {"samples"})
 
@@ -218,8 +218,8 @@ def test_corpus_setting_reruns_what_depends_on_it(clone, study):
     assert work.encoded_bytes == {"more": sum(text.stat().st_size for text in texts)}
     assert work.merges.keys() == {"more"}
     others = ("corpora/stories", "pretokens/stories", "tokenizers/stories", "tokens/stories", "accounting", "unicode")
-    assert not [name for name in work.made if name.startswith(others)]
-    assert {Path(name).parts[1] for name in work.made if name.startswith("experiments/")} == {"main_experiment"}
+    assert not [name for name in work.results if name.startswith(others)]
+    assert {Path(name).parts[1] for name in work.results if name.startswith("experiments/")} == {"main_experiment"}
     dependent = {"corpora", "pretokens", "tokenizers", "tokens", "tokenizer_experiments.json", "samples"}
     assert kinds(work) >= dependent | {"findings.json", "report.html"}
 
@@ -243,4 +243,4 @@ def test_dry_run_does_not_wait_for_the_lock(clone, study):
 
 def kinds(work: Work) -> set[str]:
     """Return the folders, or files, at the top of a study that hold what was made."""
-    return {Path(name).parts[0] for name in work.made}
+    return {Path(name).parts[0] for name in work.results}

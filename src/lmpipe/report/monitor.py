@@ -60,18 +60,18 @@ def status(path: str | None, once: bool) -> None:
     printed a single time if `once` is set or standard output is not a terminal.
     """
     files = StudyFiles(find_study(path))
-    look = files.snapshot(time.time())
+    snapshot = files.snapshot(time.time())
     console = make_console()
     if not once and sys.stdout.isatty() and not console.is_dumb_terminal:
         live = Live(console=console, screen=True, auto_refresh=False)
         with exit_on_signals(), live, suppress(KeyboardInterrupt):
-            while is_active(look):
-                live.update(live_view(look, console), refresh=True)
+            while is_active(snapshot):
+                live.update(live_view(snapshot, console), refresh=True)
                 time.sleep(REFRESH_SECONDS)
                 if (study := find_study(path)).started != files.study.started:
                     files = StudyFiles(study)
-                look = files.snapshot(time.time())
-    console.print(study_view(look, console.width))
+                snapshot = files.snapshot(time.time())
+    console.print(study_view(snapshot, console.width))
 
 
 def make_console() -> Console:
@@ -83,10 +83,10 @@ def make_console() -> Console:
     return Console(width=width, force_terminal=is_terminal, markup=False, highlight=False, emoji=False)
 
 
-def is_active(look: Snapshot) -> bool:
+def is_active(snapshot: Snapshot) -> bool:
     """Return True if results are missing and Snakemake or a run that may make them is still running."""
-    has_workers = look.files.study.is_running is not False or any(run.state == "running" for run in look.runs)
-    return has_workers and not look.is_finished
+    has_workers = snapshot.files.study.is_running is not False or any(run.state == "running" for run in snapshot.runs)
+    return has_workers and not snapshot.is_finished
 
 
 @contextmanager
@@ -108,11 +108,11 @@ def exit_on_signals() -> Iterator[None]:
 # --- layout ----------------------------------------------------------------------------------------------------------
 
 
-def live_view(look: Snapshot, console: Console) -> Layout:
+def live_view(snapshot: Snapshot, console: Console) -> Layout:
     """Return the view of a study cut to the height of the terminal; quiet runs are only counted if there are many."""
     height = console.height - 1
     for collapsed in COLLAPSED_STATES:
-        view = study_view(look, console.width, collapsed)
+        view = study_view(snapshot, console.width, collapsed)
         if len(console.render_lines(view)) <= height:
             break
     layout = Layout()
@@ -120,44 +120,44 @@ def live_view(look: Snapshot, console: Console) -> Layout:
     return layout
 
 
-def study_view(look: Snapshot, width: int, collapsed: Sequence[str] = ()) -> Group:
+def study_view(snapshot: Snapshot, width: int, collapsed: Sequence[str] = ()) -> Group:
     """Return the state of a study: totals, failures, and a table for each experiment.
 
     Runs in `collapsed` states are counted in the heading of their experiment, but have no row.
     """
-    stages = (f"{stage} {done}/{total}" for stage, (done, total) in look.stages.items())
+    stages = (f"{stage} {done}/{total}" for stage, (done, total) in snapshot.stages.items())
     parts: list[RenderableType] = [
-        Text(SEPARATOR.join(title_parts(look))),
-        Text(session_line(look)),
+        Text(SEPARATOR.join(title_parts(snapshot))),
+        Text(session_line(snapshot)),
         Text(SEPARATOR.join(stages)),
-        *(Text(f"failed: {job.log}: {job.line}", STYLES["failed"], overflow="fold") for job in look.other_failures),
+        *(Text(f"failed: {job.log}: {job.line}", STYLES["failed"], overflow="fold") for job in snapshot.other_failures),
         Text(),
     ]
-    names = run_names(look.runs)
+    names = run_names(snapshot.runs)
     name_width, losses = fit_columns(max(map(len, names.values()), default=0), width)
     parts.append(run_table([], names, name_width, losses, show_header=True))
-    for experiment in look.files.study.plan.runs_by_experiment:
-        runs = [run for run in look.runs if run.run.experiment == experiment]
+    for experiment in snapshot.files.study.plan.runs_by_experiment:
+        runs = [run for run in snapshot.runs if run.run.experiment == experiment]
         counts = ", ".join(f"{count} {state}" for state, count in count_states(runs))
         visible = [run for run in runs if run.state not in collapsed]
         parts += [Text(f"{experiment}: {counts}"), run_table(visible, names, name_width, losses)]
     return Group(*parts)
 
 
-def title_parts(look: Snapshot) -> list[str]:
+def title_parts(snapshot: Snapshot) -> list[str]:
     """Return the study's name and number of runs, the number in each state, and the estimated training time left."""
-    left = seconds_left(look)
+    left = seconds_left(snapshot)
     return [
-        f"{look.files.study.plan.study.study}: {len(look.runs)} runs",
-        *(f"{count} {state}" for state, count in count_states(look.runs)),
+        f"{snapshot.files.study.plan.study.study}: {len(snapshot.runs)} runs",
+        *(f"{count} {state}" for state, count in count_states(snapshot.runs)),
         *([f"about {humanize_duration(left)} of training left"] if left else []),
     ]
 
 
-def session_line(look: Snapshot) -> str:
+def session_line(snapshot: Snapshot) -> str:
     """Return the state of the Snakemake process and the next step for the user."""
-    study = look.files.study
-    if look.is_finished:
+    study = snapshot.files.study
+    if snapshot.is_finished:
         return f"all is done: {study.folder / 'report.html'}"
     if study.session is None:
         return f"not known to be running; results in {study.folder}"
@@ -229,20 +229,20 @@ def loss_text(loss: float | None) -> str:
 # --- remaining time --------------------------------------------------------------------------------------------------
 
 
-def seconds_left(look: Snapshot) -> float | None:
+def seconds_left(snapshot: Snapshot) -> float | None:
     """Return the estimated time until all runs are trained; None if all are, or no speed is measured yet.
 
     The estimate of `lmpipe estimate` for each distinct run is scaled by the measured speed of the runs so far, and
     divided by the number of runs that train at once.
     """
-    plan, session = look.files.study.plan, look.files.study.session
-    share_of = {run.run.folder: run.share for run in look.runs}
+    plan, session = snapshot.files.study.plan, snapshot.files.study.session
+    share_of = {run.run.folder: run.share for run in snapshot.runs}
     estimated = estimated_seconds(plan)
     left = sum(
         estimated[runs[0].folder] * (1 - max(share_of[run.folder] for run in runs)) for runs in distinct_work(plan)
     )
-    factor = slowdown_factor(look, estimated)
-    num_parallel = sum(run.state == "running" for run in look.runs) or (session.cores if session else None) or 1
+    factor = slowdown_factor(snapshot, estimated)
+    num_parallel = sum(run.state == "running" for run in snapshot.runs) or (session.cores if session else None) or 1
     return left * factor / num_parallel if left and factor else None
 
 
@@ -255,13 +255,13 @@ def estimated_seconds(plan: Plan) -> dict[str, float]:
 distinct_work = cache(equal_runs)
 
 
-def slowdown_factor(look: Snapshot, estimated: dict[str, float]) -> float | None:
+def slowdown_factor(snapshot: Snapshot, estimated: dict[str, float]) -> float | None:
     """Return measured over estimated training time of the runs trained so far or running; None if there are none."""
     measured = expected = 0.0
-    for run in look.runs:
+    for run in snapshot.runs:
         folder = run.run.folder
-        record = look.files.study.folder / folder / RECORD
-        if run.state in TERMINAL_STATES and (seconds := look.files.read_cached(record, training_seconds)):
+        record = snapshot.files.study.folder / folder / RECORD
+        if run.state in TERMINAL_STATES and (seconds := snapshot.files.read_cached(record, training_seconds)):
             measured += seconds
             expected += estimated[folder] * run.step / run.planned_steps
         elif run.seconds_left:

@@ -31,7 +31,7 @@ class PlotFigure:
     rows: list[list[str]]
 
     @property
-    def shown_rows(self) -> list[list[str]]:
+    def page_rows(self) -> list[list[str]]:
         """Rows that are in the page; none if there are too many."""
         return self.rows if len(self.rows) <= MAX_DATA_ROWS else []
 

@@ -216,8 +216,8 @@ class UrlCorpus(CorpusSettings):
     def set_shards(cls, value: Any) -> Any:
         """Set the number of shards to that of the files unless it is given."""
         files = value.get("files") if isinstance(value, dict) else None
-        is_given = not isinstance(files, list) or len(files) < 2 or "shards" in value
-        return value if is_given else {**value, "shards": len(files)}
+        is_set = not isinstance(files, list) or len(files) < 2 or "shards" in value
+        return value if is_set else {**value, "shards": len(files)}
 
     @model_validator(mode="after")
     def check_split(self) -> "UrlCorpus":

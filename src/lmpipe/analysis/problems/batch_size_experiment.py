@@ -406,17 +406,12 @@ def time_sentences(experiment: ExperimentRuns, finished: list[BatchSizeResult], 
         verdict = f"{join_words(level)} are not told apart, so it is open from where on more stops paying"
     else:
         verdict = describe_best_at_equal_time(experiment, paying, list(at_time), seconds)
+    verb = "are" if all(size.is_benchmarked for size in at_time) else "stand over each size's range of speed at"
     return [
         f"At equal training time ({format_seconds(seconds)}, the shortest of these runs) the losses, here those of the "
-        f"curves, whose windows are a part of the validation split, {verb_of_losses(at_time)}: {join_words(ends)}. "
-        "There "
-        f"{verdict}. Schedules of slower sizes are cut off there, which speaks against them."
+        f"curves, whose windows are a part of the validation split, {verb}: {join_words(ends)}. There {verdict}. "
+        "Schedules of slower sizes are cut off there, which speaks against them."
     ]
-
-
-def verb_of_losses(at_time: Mapping[BatchSizeResult, tuple[float, float]]) -> str:
-    """Return the verb for losses that are one number each, or a range over the speeds of a size."""
-    return "are" if all(size.is_benchmarked for size in at_time) else "stand over each size's range of speed at"
 
 
 def describe_best_at_equal_time(

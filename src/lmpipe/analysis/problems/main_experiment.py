@@ -69,11 +69,15 @@ def analyze(results: Results) -> Finding:
     metrics = {name: metric for side in sides for name, metric in side_metrics(experiment, side).items()}
     is_pair = simple is not None and web is not None
     sentences = pair_sentences(results, experiment, simple, web) if is_pair else single_sentences(results, sides)
-    sentences += other_sentences(results, [side for side in sides if is_pair and side not in (simple, web)])
+    # Corpora outside the comparison, such as a second one of the same role.
+    if others := [describe_result(results, side) for side in sides if is_pair and side not in (simple, web)]:
+        sentences.append(f"The model also reaches {join_words(others)}.")
     sentences += [f"On {side.corpus}, `{side.run}` is the best{side.standing}." for side in sides if side.standing]
     sentences += [same_model_sentence(experiment), *run_summary.failure_sentences(experiment)]
     metrics |= pair_metrics(experiment, simple, web) if is_pair else {}
-    tables = [side_table(results, sides), *cross_tables(results)] if sides else []
+    tables = [side_table(results, sides)] if sides else []
+    if sides and (evaluation := results.document(TokenizerEvaluation, tokenizer_experiments.SOURCE)):
+        tables.append(tokenizer_experiments.cross_table(evaluation))
     samples = comparable_samples(results, [simple, web]) if is_pair else {}
     sentences += sample_sentences(samples)
     tables += [*sample_tables(samples), run_summary.runs_table(experiment)] if sides else []
@@ -230,12 +234,6 @@ def pair_metrics(experiment: ExperimentRuns, simple: CorpusResult, web: CorpusRe
     }
 
 
-def cross_tables(results: Results) -> list[Table]:
-    """Return the compression of every corpus by every tokenizer, if it was measured."""
-    compared = results.document(TokenizerEvaluation, tokenizer_experiments.SOURCE)
-    return [tokenizer_experiments.cross_table(compared)] if compared else []
-
-
 def comparable_samples(results: Results, sides: list[CorpusResult]) -> dict[str, Samples]:
     """Return the samples of the models that are compared, by corpus; none unless both sides have some."""
     samples = {side.corpus: results.document(Samples, generate.path_of(side.corpus)) for side in sides}
@@ -259,18 +257,16 @@ def sample_sentences(samples: dict[str, Samples]) -> list[str]:
 
 def sample_tables(samples: dict[str, Samples]) -> list[Table]:
     """Return the beginnings of both models' samples side by side: a row for each prompt and setting that both have."""
-    by_settings = [{sampling_settings(record): record for record in document.samples} for document in samples.values()]
+    by_settings = [
+        {(record.prompt, record.temperature, record.top_p): record for record in document.samples}
+        for document in samples.values()
+    ]
     shared = [settings for settings in by_settings[0] if settings in by_settings[1]] if by_settings else []
     if not shared:
         return []
     rows = [[*settings, *(excerpt(records[settings]) for records in by_settings)] for settings in shared]
     columns = ["prompt", "temperature", "top-p", *(f"the model of {corpus}" for corpus in samples)]
     return [Table("The same prompts continued by both models: how their samples begin.", columns, rows)]
-
-
-def sampling_settings(record: SampleRecord) -> tuple[str, float, float]:
-    """Return the settings of a sample."""
-    return record.prompt, record.temperature, record.top_p
 
 
 def excerpt(record: SampleRecord) -> str:
@@ -297,13 +293,6 @@ def describe_result(results: Results, side: CorpusResult) -> str:
     """Return a side in short."""
     corpus = describe_corpus(results, side.corpus)
     return f"{format_loss(side.loss)} nats per token ({format_number(side.bits_per_byte)} bits per byte) on {corpus}"
-
-
-def other_sentences(results: Results, sides: list[CorpusResult]) -> list[str]:
-    """Return the corpora that stand outside the comparison, such as a second one of the same role."""
-    return (
-        [f"The model also reaches {join_words([describe_result(results, side) for side in sides])}."] if sides else []
-    )
 
 
 def same_model_sentence(experiment: ExperimentRuns) -> str:

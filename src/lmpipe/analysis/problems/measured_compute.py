@@ -109,16 +109,12 @@ def counted_rows(profile: StepProfile) -> list[list[Any]]:
     ]
 
 
-def runs_by_model(results: Results) -> dict[str, Run]:
-    """One run for each shape of model that this study trained."""
-    return {repr(run.config.model): run for run in results.runs()}
-
-
 def parameter_errors(results: Results) -> list[float]:
     """Return the error of the predicted parameters of every shape of model that was trained, in percent."""
+    runs_by_shape = {repr(run.config.model): run for run in results.runs()}
     return [
         percent_error(count_parameters(run.config.model).total, run.summary.parameters)
-        for run in runs_by_model(results).values()
+        for run in runs_by_shape.values()
     ]
 
 

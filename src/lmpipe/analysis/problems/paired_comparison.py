@@ -70,11 +70,6 @@ class Comparison:
         ]
 
     @property
-    def num_same_init(self) -> tuple[int, int]:
-        """Number of matrices with the same initial values for every seed, and number of the variant's matrices."""
-        return len(self.same_init), len(self.pairs[0][0].summary.init_digests) if self.pairs else 0
-
-    @property
     def same_init_fraction(self) -> float | None:
         """The share of the variant's parameters in matrices that begin with the same values; None without a pair."""
         if not self.pairs:
@@ -223,7 +218,7 @@ def digest_sentences(comparisons: Sequence[Comparison]) -> list[str]:
     shares: dict[str, list[str]] = {}
     for comparison in comparisons:
         if comparison.same_init_fraction is not None:
-            same, matrices = comparison.num_same_init
+            same, matrices = len(comparison.same_init), len(comparison.pairs[0][0].summary.init_digests)
             share = format_percent(comparison.same_init_fraction)
             share_text = f"{share} of the parameters in matrices ({same} of {matrices} matrices)"
             shares.setdefault(share_text, []).append(f"`{comparison.variant}`")

@@ -8,7 +8,6 @@ from typing import Any
 from lmpipe.analysis.finding import Finding, Metric, Plot, Table, missing
 from lmpipe.analysis.problems.write_up_comparison import describe_corpus
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
-from lmpipe.analysis.runs import Run
 from lmpipe.analysis.statistics import Interval, mean_interval, paired_difference
 from lmpipe.io.formatting import format_int, format_loss, format_number, join_words
 
@@ -146,11 +145,12 @@ def run_row(experiment: ExperimentRuns, name: str, settings: list[str], several:
     """One row of `runs_table`."""
     runs, losses = experiment.seeds_of(name), experiment.finished_values(name)
     finished = sum(run.status == "finished" for run in runs)
+    failed = sorted({run.status for run in runs if run.status != "finished"})
     half_width = mean_interval(losses).half_width if len(losses) > 1 else None
     return [
         name,
         *(experiment.setting(name, key) for key in settings),
-        f"{finished} of {len(runs)}" + describe_failed_statuses(runs),
+        f"{finished} of {len(runs)}" + (f" ({join_words(failed)})" if failed else ""),
         mean_value(experiment, name),
         *([half_width] if several else []),
         mean_value(experiment, name, "perplexity"),
@@ -160,12 +160,6 @@ def run_row(experiment: ExperimentRuns, name: str, settings: list[str], several:
         round(fmean(run.summary.tokens_per_second or 0 for run in runs)),
         fmean(run.summary.train_seconds for run in runs),
     ]
-
-
-def describe_failed_statuses(runs: list[Run]) -> str:
-    """Return the statuses of runs that did not finish, for a cell of a table."""
-    failed = sorted({run.status for run in runs if run.status != "finished"})
-    return f" ({join_words(failed)})" if failed else ""
 
 
 def setting_sentence(results: Results, experiment: ExperimentRuns) -> str:
@@ -196,7 +190,10 @@ def common_value(values: Iterable[Any]) -> Any | None:
 def failure_sentences(experiment: ExperimentRuns) -> list[str]:
     """List the runs that diverged, and those that ended no better than the unigram entropy."""
     diverged = [
-        f"`{run.name}` (seed {run.seed}) at {stop_step(run)}" for run in experiment.runs if run.status == "diverged"
+        f"`{run.name}` (seed {run.seed}) at step {format_int(run.summary.diverged_step)} of "
+        f"{format_int(run.summary.planned_steps)}"
+        for run in experiment.runs
+        if run.status == "diverged"
     ]
     stuck = [
         f"`{run.name}` (seed {run.seed}, {format_loss(run.loss)} against {format_loss(run.summary.unigram_entropy)})"
@@ -205,11 +202,6 @@ def failure_sentences(experiment: ExperimentRuns) -> list[str]:
     ]
     sentences = [f"Diverged: {join_words(diverged)}."] if diverged else []
     return sentences + ([f"Stuck, no better than the unigram entropy: {join_words(stuck)}."] if stuck else [])
-
-
-def stop_step(run: Run) -> str:
-    """Return the step at which a run diverged."""
-    return f"step {format_int(run.summary.diverged_step)} of {format_int(run.summary.planned_steps)}"
 
 
 def describe_seeds(experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> str:

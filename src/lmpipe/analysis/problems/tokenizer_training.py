@@ -120,17 +120,13 @@ def short_answer(results: Results, corpus: str, training: TokenizerTraining, pro
     if len(equals) == 1:
         return f"{cost}; its longest token is {quoted(tokens[0].text)} with {length} bytes."
     verb = "are" if len(equals) <= 3 else "include"
-    return f"{cost}; its longest tokens, of {length} bytes, {verb} {quoted_listing(equals[:3])}."
+    texts = join_words([quoted(token.text) for token in equals[:3]])
+    return f"{cost}; its longest tokens, of {length} bytes, {verb} {texts}."
 
 
 def quoted(text: str) -> str:
     """Return a token as code; a long one is cut."""
     return code_span(text) if len(text) <= MAX_QUOTED_CHARACTERS else code_span(f"{text[:MAX_QUOTED_CHARACTERS]}…")
-
-
-def quoted_listing(tokens: Sequence[LongToken]) -> str:
-    """Tokens in a row, each as code."""
-    return join_words([quoted(token.text) for token in tokens])
 
 
 def vocabulary_sentences(results: Results, corpus: str, training: TokenizerTraining) -> list[str]:

@@ -25,7 +25,9 @@ def analyze(results: Results) -> Finding:
         "printed_characters": Metric(len(null.printed), "characters", SOURCE),
         "joined_length": Metric(null.joined_length, "characters", SOURCE),
     }
-    return Finding("answered", metrics=metrics, sentences=sentences_of(null), texts=[session_text(unicode)])
+    caption = f"Run by Python {unicode.python}; ␀ stands for the null character, which has no shape"
+    session = Text(caption, format_session(list(map(dict, null.session))))
+    return Finding("answered", metrics=metrics, sentences=sentences_of(null), texts=[session])
 
 
 def sentences_of(null: NullCharacter) -> list[str]:
@@ -44,9 +46,3 @@ def sentences_of(null: NullCharacter) -> list[str]:
         f"characters, its representation shows {inside}, and in what print writes the character is {presence}, "
         "between the words, unseen.",
     ]
-
-
-def session_text(unicode: UnicodeDemo) -> Text:
-    """Return the session with its real output."""
-    caption = f"Run by Python {unicode.python}; ␀ stands for the null character, which has no shape"
-    return Text(caption, format_session(list(map(dict, unicode.null.session))))

@@ -167,15 +167,13 @@ def loss_range(curves: list[Curve]) -> tuple[float, float]:
     if not well:
         return 0.0, 1.0
     low = min(loss for curve in well for *_, loss in curve.validation)
-    fifth = [first_after(curve, 0.15) for curve in well]
-    high = max(*(curve.validation[-1][2] for curve in well), median(fifth), low + 0.1)
+    # The first loss of each run after 15 % of its steps.
+    early = [
+        next(loss for step, _, loss in curve.validation if step >= 0.15 * curve.validation[-1][0]) for curve in well
+    ]
+    high = max(*(curve.validation[-1][2] for curve in well), median(early), low + 0.1)
     margin = 0.06 * (high - low)
     return low - margin, high + 2 * margin
-
-
-def first_after(curve: Curve, share: float) -> float:
-    """Return the first validation loss at or after a share of the run's steps."""
-    return next(loss for step, _, loss in curve.validation if step >= share * curve.validation[-1][0])
 
 
 def curves_note(curves: list[Curve], view: AxisView) -> str:
