@@ -1,6 +1,9 @@
-"""Layout, imports between packages, and first lines of docstrings."""
+"""Layout, imports between packages, and docstrings."""
 
 import ast
+import doctest
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+EXAMPLES = [
+    ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
+    for path in sorted((ROOT / "src").rglob("*.py"))
+    if re.search("^ +>>> ", path.read_text(encoding="utf-8"), re.MULTILINE)
+]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +48,11 @@ def test_docstrings_start_with_a_noun_or_an_imperative():
             if docstring and docstring.split()[0] in questions:
                 violations.append(f"{path.relative_to(ROOT)}: {docstring.splitlines()[0]}")
     assert not violations, "\n".join(violations)
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_examples_in_docstrings(module):
+    assert doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS).failed == 0
 
 
 @pytest.mark.workflow

@@ -1,7 +1,5 @@
 """The accounting beside made-up measurements, whose errors are round numbers."""
 
-import doctest
-
 import pytest
 
 from lmpipe.analysis.problems import measured_compute, measured_memory
@@ -98,11 +96,6 @@ def test_runs_of_another_machine_are_not_set_beside_this_ones_process(results):
     measurement = measured_memory.memory(results)
     assert measurement.metrics["largest_peak_memory_error"].missing_reason == "no run on the device that was measured"
     assert len(measurement.tables) == 2
-
-
-def test_the_examples_in_the_docstrings_hold():
-    result = doctest.testmod(measured_compute)
-    assert result.attempted > 0 and result.failed == 0
 
 
 def test_a_study_that_measured_nothing_says_so(tmp_path):

@@ -1,13 +1,11 @@
 """Numbers as words: worked examples, and properties that hold for every number."""
 
-import doctest
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmpipe.io import formatting
 from lmpipe.io.formatting import (
     format_bytes,
     format_formula,
@@ -19,11 +17,6 @@ from lmpipe.io.formatting import (
     format_session,
     join_words,
 )
-
-
-def test_the_examples_in_the_docstrings_hold():
-    result = doctest.testmod(formatting)
-    assert result.attempted > 0 and result.failed == 0
 
 
 @pytest.mark.parametrize(
