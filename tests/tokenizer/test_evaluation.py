@@ -57,14 +57,13 @@ def test_every_tokenizer_is_measured_on_every_corpus(results, compared):
     for (name, corpus), row in rows.items():
         data = (results / "corpora" / corpus / "valid.txt").read_bytes()
         ids = Tokenizer.from_folder(results / "tokenizers" / name).encode(pretokenizer.decode_utf8(data))
-        assert (row.valid_bytes, row.valid_tokens, row.largest_id) == (len(data), len(ids), max(ids))
+        assert (row.valid_tokens, row.largest_id) == (len(ids), max(ids))
         assert row.valid_bytes_per_token == len(data) / len(ids)
         assert row.in_domain == (name == corpus)
         assert row.round_trip
     for corpus, other in (("stories", "docs"), ("docs", "stories")):
         own, foreign = rows[corpus, corpus], rows[other, corpus]
         assert own.valid_bytes_per_token > foreign.valid_bytes_per_token
-        assert own.sample_bytes == foreign.sample_bytes
 
 
 def test_sample_metrics_belong_to_the_sampled_documents(results, compared):
@@ -112,7 +111,7 @@ def test_vocabularies_are_described_from_their_merges(results, compared):
     assert ruler.kind == "repetition"
     assert ruler.occurrences == 60
     assert f"‹{'-' * 16}›" in ruler.excerpt
-    assert tokenizer.vocab[ruler.id] == bytes.fromhex(ruler.hex) == b"-" * 16
+    assert tokenizer.vocab[ruler.id] == b"-" * 16
 
 
 def test_overlaps_count_tokens_that_both_have(results, compared):
@@ -120,11 +119,9 @@ def test_overlaps_count_tokens_that_both_have(results, compared):
     sets = {name: {left + right for left, right in tokenizer.merges} for name, tokenizer in opened.items()}
     (overlap,) = compared.overlaps
     assert overlap.shared == len(sets["stories"] & sets["docs"]) > 0
-    assert overlap.share_of_first == overlap.shared / len(sets["stories"])
-    assert overlap.share_of_second == overlap.shared / len(sets["docs"])
     assert set(overlap.only_second) <= {printable_token(token) for token in sets["docs"] - sets["stories"]}
     empty = Tokenizer({byte: bytes([byte]) for byte in range(256)}, [])
-    assert compare_vocabularies("a", "b", {"a": empty, "b": opened["docs"]}).share_of_first == 0
+    assert compare_vocabularies("a", "b", {"a": empty, "b": opened["docs"]}).shared == 0
 
 
 def test_a_tokenizer_without_merges_is_compared_too(tmp_path):

@@ -107,18 +107,14 @@ class Compression(Document):
     """Name of the corpus."""
     in_domain: bool
     """True if the tokenizer was trained on this corpus."""
-    sample_bytes: PositiveInt
-    """Bytes of the sampled documents."""
     sample_tokens: PositiveInt
     """Tokens of the sampled documents."""
     sample_bytes_per_token: PositiveFloat
-    """Their quotient."""
-    valid_bytes: PositiveInt
-    """Bytes of the validation text, with delimiters."""
+    """Bytes of the sampled documents for each token."""
     valid_tokens: PositiveInt
     """Tokens of the validation text."""
     valid_bytes_per_token: PositiveFloat
-    """Their quotient."""
+    """Bytes of the validation text, with delimiters, for each token."""
     largest_id: NonNegativeInt
     """Largest id in the validation text."""
     round_trip: bool
@@ -156,8 +152,6 @@ class LongToken(Document):
     """Token as printable text."""
     bytes: PositiveInt
     """Length in bytes."""
-    hex: str
-    """Bytes in hexadecimal."""
     id: NonNegativeInt
     """Token id."""
     parts: tuple[str, str]
@@ -208,10 +202,6 @@ class VocabularyOverlap(Document):
     """Name of the second tokenizer."""
     shared: NonNegativeInt
     """Number of shared tokens."""
-    share_of_first: NonNegativeFloat
-    """Fraction of the first tokenizer's merged tokens."""
-    share_of_second: NonNegativeFloat
-    """Fraction of the second tokenizer's merged tokens."""
     only_first: tuple[str, ...]
     """Earliest tokens that only the first has."""
     only_second: tuple[str, ...]
@@ -263,8 +253,6 @@ class NullCharacter(Document):
     """Its repr."""
     printed: str
     """Output of print."""
-    representation_is_text: bool
-    """True if repr and str agree."""
     joined_representation: str
     """Repr of a text that contains it."""
     joined_printed: str

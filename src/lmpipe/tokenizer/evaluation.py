@@ -116,15 +116,13 @@ def measure_compression(
         pass
     tokens = int(counts.sum())
     tokenizer.clear_cache()  # one tokenizer follows another, and their caches would add up
-    sample_bytes, sample_tokens = sum(map(len, sample.values())), sum(map(len, encoded))
+    sample_tokens = sum(map(len, encoded))
     return Compression(
         tokenizer=name,
         corpus=corpus,
         in_domain=in_domain,
-        sample_bytes=sample_bytes,
         sample_tokens=sample_tokens,
-        sample_bytes_per_token=sample_bytes / sample_tokens,
-        valid_bytes=path.stat().st_size,
+        sample_bytes_per_token=sum(map(len, sample.values())) / sample_tokens,
         valid_tokens=tokens,
         valid_bytes_per_token=path.stat().st_size / tokens,
         largest_id=int(counts.nonzero()[0].max(initial=0)),
@@ -210,7 +208,6 @@ def longest_tokens(tokenizer: Tokenizer, path: Path) -> list[LongToken]:
         LongToken(
             text=printable_token(token),
             bytes=len(token),
-            hex=token.hex(),
             id=ids[token],
             parts=tuple(map(printable_token, pairs[token])),
             kind=token_kind(token),
@@ -310,8 +307,6 @@ def compare_vocabularies(first: str, second: str, opened: Mapping[str, Tokenizer
         first=first,
         second=second,
         shared=len(shared),
-        share_of_first=len(shared) / len(tokens[first]) if tokens[first] else 0.0,
-        share_of_second=len(shared) / len(tokens[second]) if tokens[second] else 0.0,
         only_first=only[first],
         only_second=only[second],
     )

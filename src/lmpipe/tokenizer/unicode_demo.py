@@ -121,12 +121,11 @@ def function_of(code: str, name: str) -> Callable:
 def null_character() -> NullCharacter:
     """Demonstrate chr(0): its repr, the output of print, and its effect inside a longer text."""
     session = run_snippet(NULL_SESSION)
-    representation, printed, same, joined, joined_printed, length = (statement.output for statement in session)
+    representation, printed, _, joined, joined_printed, length = (statement.output for statement in session)
     return NullCharacter(
         session=session,
         representation=representation.removesuffix("\n"),
         printed=printed.removesuffix("\n"),
-        representation_is_text=ast.literal_eval(same),
         joined_representation=joined.removesuffix("\n"),
         joined_printed=joined_printed.removesuffix("\n"),
         joined_length=ast.literal_eval(length),
