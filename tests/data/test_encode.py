@@ -10,24 +10,8 @@ from lmpipe.data.encode import encode_file, unigram_entropy
 from lmpipe.data.token_dataset import TokenDataset
 from lmpipe.errors import InputError
 from lmpipe.tokenizer import chunking, parallel_encoding
-from lmpipe.tokenizer.bpe_training import merge_pretokens
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 from lmpipe.tokenizer.tokenizer import Tokenizer
-
-TEXT = f"The cat sat on the mat.\r\nÉté! {END_OF_TEXT}\n" * 30 + "no end"
-
-
-@pytest.fixture
-def tokenizer():
-    vocab, merges = merge_pretokens({b"The": 3, b" the": 5, b" cat": 2, b"at": 9}, 264, [END_OF_TEXT])
-    return Tokenizer(vocab, merges, [END_OF_TEXT])
-
-
-@pytest.fixture
-def text_path(tmp_path):
-    path = tmp_path / "train.txt"
-    path.write_bytes(TEXT.encode())
-    return path
 
 
 def encode(text_path, tokenizer, folder):
@@ -37,7 +21,7 @@ def encode(text_path, tokenizer, folder):
 
 def test_token_file_contains_the_ids_of_the_text(tmp_path, text_path, tokenizer):
     info, path = encode(text_path, tokenizer, tmp_path)
-    ids = tokenizer.encode(TEXT)
+    ids = tokenizer.encode(text_path.read_bytes().decode())
     assert np.fromfile(path, "<u2").tolist() == ids
     shares = [count / len(ids) for count in Counter(ids).values()]
     entropy = -sum(share * math.log(share) for share in shares)
@@ -48,7 +32,7 @@ def test_token_file_contains_the_ids_of_the_text(tmp_path, text_path, tokenizer)
         "dtype": "uint16",
         "max_id": max(ids),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "text_bytes": len(TEXT.encode()),
+        "text_bytes": text_path.stat().st_size,
         "vocab_size": 264,
         "tokenizer": {"name": "mine", "sha256": tokenizer.sha256},
         "shard": 0,
@@ -75,7 +59,7 @@ def test_large_vocabularies_use_uint32(tmp_path, text_path, tokenizer):
     larger = Tokenizer({**tokenizer.vocab, 70_000: b" o"}, [*tokenizer.merges, (b" ", b"o")], [END_OF_TEXT])
     info, path = encode(text_path, larger, tmp_path)
     assert (info.dtype, info.max_id, info.vocab_size) == ("uint32", 70_000, 70_001)
-    assert TokenDataset.open(path).tokens[:].tolist() == larger.encode(TEXT)
+    assert TokenDataset.open(path).tokens[:].tolist() == larger.encode(text_path.read_bytes().decode())
 
 
 def test_an_empty_text_is_refused_and_leaves_no_file(tmp_path, tokenizer):

@@ -7,37 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmpipe.data.encode import encode_file
 from lmpipe.data.token_dataset import TokenDataset, get_batch, validation_windows
 from lmpipe.errors import InputError
-from lmpipe.tokenizer.bpe_training import merge_pretokens
-from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
-from lmpipe.tokenizer.tokenizer import Tokenizer
-
-TEXT = f"The cat sat on the mat.\r\nÉté! {END_OF_TEXT}\n" * 30 + "no end"
-
-
-@pytest.fixture
-def tokenizer():
-    vocab, merges = merge_pretokens({b"The": 3, b" the": 5, b" cat": 2, b"at": 9}, 264, [END_OF_TEXT])
-    return Tokenizer(vocab, merges, [END_OF_TEXT])
-
-
-@pytest.fixture
-def text_path(tmp_path):
-    path = tmp_path / "train.txt"
-    path.write_bytes(TEXT.encode())
-    return path
-
-
-def encode(text_path, tokenizer, folder):
-    info = encode_file(text_path, tokenizer, folder / "train.bin", folder / "train.json", "mine")
-    return info, folder / "train.bin"
+from tests.data.test_encode import encode
 
 
 def test_token_dataset_reads_slices(tmp_path, text_path, tokenizer):
     info, path = encode(text_path, tokenizer, tmp_path)
-    opened, ids = TokenDataset.open(path, vocab_size=264), np.array(tokenizer.encode(TEXT))
+    opened, ids = TokenDataset.open(path, vocab_size=264), np.array(tokenizer.encode(text_path.read_bytes().decode()))
     assert opened.info == info
     assert len(opened.tokens) == len(ids)
     for window in (slice(None), slice(7, 30), slice(len(ids) - 3, len(ids) + 9), slice(9, 2), slice(-4, None)):

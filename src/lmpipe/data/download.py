@@ -31,7 +31,7 @@ import urllib3
 from lmpipe import __version__
 from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
-from lmpipe.io.files import CHUNK_BYTES, DISK_FULL_ERRNOS, atomic_write, disk_error, sha256_of
+from lmpipe.io.files import CHUNK_BYTES, atomic_write, disk_error, sha256_of
 from lmpipe.io.locks import file_lock, is_same_file
 from lmpipe.io.progress import log, progress
 from lmpipe.study.corpora import TextFile
@@ -390,9 +390,7 @@ class Part:
             try:
                 count = self.file.write(rest)
             except OSError as error:
-                raise (
-                    disk_error(error, self.path, self.size, self.total) if error.errno in DISK_FULL_ERRNOS else error
-                ) from None
+                raise disk_error(error, self.path, self.size, self.total) from None
             self.size += count
             rest = rest[count:]
         if self.total is not None and self.size > self.total:

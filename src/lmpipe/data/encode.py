@@ -102,9 +102,7 @@ def concat_shards(shard_bins: Sequence[str | Path], bin_path: str | Path, json_p
     paths = list(map(Path, shard_bins))
     check_no_overwrite([*paths, *(path.with_suffix(".json") for path in paths)], [bin_path, json_path])
     infos = [shard_info(path) for path in paths]
-    for index, (path, info) in enumerate(zip(paths, infos, strict=True)):
-        check_shard_index(path, info, index, len(paths))
-        check_same_tokenizer(path, info, paths[0], infos[0])
+    check_shards(paths, infos)
     total = sum(info.tokens for info in infos)
     if not total:
         raise InputError(paths[0], "has no tokens, nor has any other shard", "give the corpus documents")
@@ -139,20 +137,17 @@ def shard_info(path: Path) -> TokenFileInfo:
     return info
 
 
-def check_shard_index(path: Path, info: TokenFileInfo, index: int, num_shards: int) -> None:
-    """Raise InputError unless a token file is shard `index` of `num_shards`; a whole text is shard 0 of 1."""
-    if (info.shard, info.num_shards) != (index, num_shards):
-        problem = f"is shard {info.shard} of {info.num_shards}, in the place of shard {index} of {num_shards}"
-        raise InputError(path, problem, "name all shards of a text in order, from 0")
-
-
-def check_same_tokenizer(path: Path, info: TokenFileInfo, first_path: Path, first: TokenFileInfo) -> None:
-    """Raise InputError unless two shards were encoded with the same tokenizer."""
-    for key in ("tokenizer", "vocab_size", "dtype"):
-        value, first_value = getattr(info, key), getattr(first, key)
-        if value != first_value:
-            problem = f"{key} is {short_repr(value)}, but {short_repr(first_value)} in {first_path}"
-            raise InputError(path, problem, "encode all shards with one tokenizer")
+def check_shards(paths: Sequence[Path], infos: Sequence[TokenFileInfo]) -> None:
+    """Raise InputError unless token files are all shards of a text, in order, from one tokenizer."""
+    for index, (path, info) in enumerate(zip(paths, infos, strict=True)):
+        if (info.shard, info.num_shards) != (index, len(paths)):  # a whole text is shard 0 of 1
+            problem = f"is shard {info.shard} of {info.num_shards}, in the place of shard {index} of {len(paths)}"
+            raise InputError(path, problem, "name all shards of a text in order, from 0")
+        for key in ("tokenizer", "vocab_size", "dtype"):
+            value, first_value = getattr(info, key), getattr(infos[0], key)
+            if value != first_value:
+                problem = f"{key} is {short_repr(value)}, but {short_repr(first_value)} in {paths[0]}"
+                raise InputError(path, problem, "encode all shards with one tokenizer")
 
 
 def read_shard(path: Path, info: TokenFileInfo) -> Iterator[np.ndarray]:
