@@ -13,6 +13,7 @@ from lmpipe.data.sources.stories import stories
 from lmpipe.data.sources.text_files import concat_ranges, split_position
 from lmpipe.errors import InputError
 from lmpipe.study.corpora import Corpus, DocstringsCorpus
+from lmpipe.tokenizer import chunking
 
 END = "<|endoftext|>"
 URL = {"name": "mine", "source": "url", "valid_fraction": 0.1}
@@ -148,10 +149,13 @@ def test_marks_are_found_for_any_block_size(tmp_path_factory, text, mark, positi
     starts = [start for start in range(len(text)) if text.encode().startswith(mark, start)]
     with open(path, "rb") as file, pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_files, "CHUNK_BYTES", block)
+        patch.setattr(chunking, "BLOCK_BYTES", block)
         assert list(text_files.find_backward(file, mark, position)) == [
             start for start in starts[::-1] if start < position
         ]
-        assert list(text_files.find_forward(file, mark, position)) == [start for start in starts if start >= position]
+        assert list(chunking.find_forward(file.fileno(), mark, position)) == [
+            start for start in starts if start >= position
+        ]
 
 
 def test_target_inside_a_delimiter_is_a_document_end(tmp_path):

@@ -7,8 +7,8 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lmpipe.kernels.bpe.block_scan import SpecialTokenTable, class_table
-from lmpipe.kernels.bpe.structs import DIGIT, LETTER, SCAN, SCAN_SLACK, WHITE
+from lmpipe.kernels.bpe.block_scan import BlockScan, SpecialTokenTable, class_table
+from lmpipe.kernels.bpe.structs import BLOCK, DIGIT, LETTER, SCAN, SCAN_SLACK, WHITE
 from lmpipe.kernels.runtime import buffers
 from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
 from lmpipe.kernels.runtime.loader import load_variant
@@ -16,12 +16,7 @@ from lmpipe.kernels.runtime.structs import PADDING
 from tests.reference import naive_bpe
 
 MODULE = "lmpipe.kernels.bpe.pretoken_table_kernels"
-# Plain, without vector instructions, and with every address checked.
-VARIANTS = {
-    "vector": load_variant(MODULE),
-    "scalar": load_variant(MODULE, scalar=True),
-    "checked": load_variant(MODULE, checked=True),
-}
+VARIANTS = {"plain": load_variant(MODULE, checked=False), "checked": load_variant(MODULE, checked=True)}
 variants = pytest.mark.parametrize("kernels", VARIANTS.values(), ids=VARIANTS)
 SPACES = "\x85\xa0\u1680\u2000\u2009\u2028\u202f\u3000"
 PIECES = st.sampled_from(
@@ -85,7 +80,7 @@ def test_scan_equals_the_regex_on_any_bytes(kernels, classes, data, offset, room
 @variants
 def test_scan_of_characters_of_all_scripts_between_others(kernels, classes):
     characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
-    stride = 11 if kernels is VARIANTS["vector"] else 37
+    stride = 11 if kernels is VARIANTS["plain"] else 37
     data = "".join(map("{0}a{0}1 {0}.{0}  ".format, characters[::stride])).encode()
     assert scan_pretokens(kernels, classes, data, 1 << 12) == regex_pretokens(data)
 
@@ -106,7 +101,7 @@ def test_scan_ignores_bytes_behind_the_text(classes):
             for behind in (b"l", b"\x80", b" ", b"'"):
                 text.bytes_view()[:300] = data + behind * (300 - stop)
                 state.array("i8", 8)[:] = 0
-                count = load_variant(MODULE).scan(text.address, stop, classes, state.address, starts.address, 400)
+                count = VARIANTS["plain"].scan(text.address, stop, classes, state.address, starts.address, 400)
                 offsets = starts.array("u4", count).tolist()
                 assert cut(data, offsets) == regex_pretokens(data)
 
@@ -115,20 +110,16 @@ def test_scan_ignores_bytes_behind_the_text(classes):
 @given(
     text=st.text(alphabet="<|ab>x \n", max_size=200),
     specials=st.lists(st.sampled_from(["<|a|>", "<|a|><|b|>", "|><", "a", "ab x", " <", "xx"]), unique=True),
-    room=st.integers(1, 5),
 )
-def test_longest_special_token_wins(kernels, text, specials, room):
-    data, matches, offset = text.encode(), [], 0
-    with (
-        SpecialTokenTable([special.encode() for special in specials]) as table,
-        buffer_of(data) as buffer,
-        Buffer(24 * room) as output,
-    ):
-        while offset < len(data):
-            count = kernels.find_special_tokens(buffer.address, offset, len(data), table.address, output.address, room)
-            rows = output.array("i8", 3 * room)[: 3 * count].reshape(-1, 3).tolist()
-            matches += [(at, specials[number]) for at, _, number in rows]
-            offset = rows[-1][1] if count == room else len(data)
+def test_longest_special_token_wins(kernels, text, specials):
+    data, matches = text.encode(), []
+    table = SpecialTokenTable([special.encode() for special in specials])
+    scan = BlockScan(buffer_of(class_table()), table)
+    with buffer_of(data) as buffer:
+        scan.start(buffer.address, len(data), 0)
+        while kernels.next_segment(scan.state.address):
+            if scan.state[BLOCK.special] >= 0:
+                matches.append((scan.state[BLOCK.segment_stop], specials[scan.state[BLOCK.special]]))
     pieces, expected, offset = naive_bpe.cut(text, specials), [], 0
     for piece, is_special in pieces:
         expected += [(offset, piece)] if is_special else []

@@ -19,14 +19,12 @@ from lmpipe.tokenizer import chunking, pretoken_counts
 from lmpipe.tokenizer.documents import PretokenShard
 from lmpipe.tokenizer.pretoken_counts import (
     PretokenCounts,
-    count_file_range,
     count_pretokens,
     count_shard,
     load_counts,
-    save_counts,
     shard_bounds,
-    sum_count_arrays,
     sum_counts,
+    write_counts,
 )
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 from tests.reference import naive_bpe
@@ -40,8 +38,7 @@ BROKEN = st.lists(st.one_of(PIECES.map(str.encode), st.binary(max_size=4)), max_
 
 
 def words_of(counts: Mapping[bytes, int]) -> pretoken_table.PretokenArrays:
-    counted = PretokenCounts.from_mapping(counts)
-    return counted.text, counted.lengths, counted.counts
+    return PretokenCounts.from_mapping(counts).arrays
 
 
 def equal(left: pretoken_table.PretokenArrays, right: pretoken_table.PretokenArrays) -> bool:
@@ -51,10 +48,12 @@ def equal(left: pretoken_table.PretokenArrays, right: pretoken_table.PretokenArr
 def counted(folder, data: bytes, specials: list[str]) -> pretoken_table.PretokenArrays:
     path = folder / "text.txt"
     path.write_bytes(data)
-    with open(path, "rb") as file:
-        return count_file_range(
-            file.fileno(), [special.encode() for special in specials], 0, len(data), lambda size: None
-        )
+    return count_pretokens(path, specials).arrays
+
+
+def save_counts(path, counts: Mapping[bytes, int]) -> None:
+    with open(path, "wb") as file:
+        write_counts(file, counts)
 
 
 def expected(data: bytes, specials: list[str]) -> pretoken_table.PretokenArrays:
@@ -115,18 +114,15 @@ def test_tables_grow_are_emptied_into_each_other_and_sort_by_bytes(monkeypatch):
         everything.update(shard)
         table.clear()
         assert len(table.words()[2]) == 0
-        table.close()
     assert equal(total.words(), words_of(everything))
-    shards = [words_of(Counter(shard)) for shard in words]
-    assert equal(sum_count_arrays(shards), words_of(everything))
-    total.close()
+    assert equal(words_of(sum_counts(map(Counter, words))), words_of(everything))
 
 
 def test_full_tables_of_threads_are_emptied_into_the_shared_one(tmp_path, monkeypatch):
     monkeypatch.setattr(pretoken_counts, "THREAD_CAPACITY", 1 << 13)
     for module in (chunking, pretoken_counts):
         monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 16)
-    monkeypatch.setattr(pretoken_table.ThreadCounter.__init__, "__defaults__", (1 << 13,))
+    monkeypatch.setattr(PretokenTable.__init__, "__defaults__", (1 << 13,))
     data = " ".join(f"{number:x} {number * 12345678901234567:030x}" for number in range(60_000)).encode()
     assert equal(counted(tmp_path, data, []), counted_by_regex(data))
 
@@ -155,8 +151,8 @@ def test_long_and_strange_texts(tmp_path, data):
 def test_file_truncated_while_read_is_an_input_error(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"a b c")
-    with open(path, "rb") as file, pytest.raises(InputError, match="is the end of a file"):
-        count_file_range(file.fileno(), [], 0, 10, lambda size: None)
+    with pytest.raises(InputError, match="is the end of a file"):
+        count_pretokens(path, [], 0, 10)
 
 
 def test_an_error_in_one_thread_ends_them_all(tmp_path, monkeypatch):
@@ -199,7 +195,7 @@ def write(path, data: bytes):
 def test_shards_end_after_documents_and_count_what_the_whole_counts(tmp_path_factory, text, shards, block):
     path = write(tmp_path_factory.getbasetemp() / "shards.txt", text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretoken_counts, "BLOCK_BYTES", block)
+        patch.setattr(chunking, "BLOCK_BYTES", block)
         bounds = shard_bounds(path, shards)
     assert len(bounds) == shards
     assert [0, *(stop for _, stop in bounds)] == [*(start for start, _ in bounds), len(text.encode())]

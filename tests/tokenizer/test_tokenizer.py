@@ -179,7 +179,7 @@ def test_blocks_under_way_at_once_never_fill_the_cache(monkeypatch, blocks_at_on
     for number, space in enumerate(spaces):
         text = " ".join(f"{number}x{word}" for word in range(20)).encode()
         space.write(text)
-        shared.encode(space, len(text))
+        space.encode(len(text))
     for space in spaces:
         shared.release(space)
     assert (0 < shared.used <= 12, shared.reserved) == (True, 0)

@@ -7,10 +7,9 @@ from pathlib import Path
 from lmpipe.errors import InputError
 from lmpipe.io.progress import progress
 from lmpipe.kernels.bpe.merge_loop import MergeLoop
-from lmpipe.kernels.bpe.pretoken_table import PretokenArrays
 from lmpipe.provenance.environment import peak_memory_bytes
 from lmpipe.tokenizer.documents import PretokenShard, StageCost, TokenizerTraining, TrainingStages
-from lmpipe.tokenizer.pretoken_counts import PretokenCounts, count_pretokens_arrays, load_counts, sum_counts
+from lmpipe.tokenizer.pretoken_counts import PretokenCounts, count_pretokens, load_counts, sum_counts
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, special_bytes
 from lmpipe.tokenizer.vocabulary import MAX_VOCAB_SIZE, Vocabulary
 
@@ -21,8 +20,8 @@ def train_bpe(
     input_path: str | Path, vocab_size: int, special_tokens: Sequence[str]
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
     """Train on a text file of any bytes; return what `merge_pretokens` returns."""
-    vocab = initial_vocabulary(vocab_size, special_tokens)
-    return merge_pretoken_arrays(count_pretokens_arrays(input_path, special_tokens, in_order=False), vocab, vocab_size)
+    initial_vocabulary(vocab_size, special_tokens)  # raises errors before the long count
+    return merge_pretokens(count_pretokens(input_path, special_tokens, in_order=False), vocab_size, special_tokens)
 
 
 def initial_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> dict[int, bytes]:
@@ -52,24 +51,12 @@ def merge_pretokens(
     >>> merge_pretokens({b"low": 5, b"lower": 2}, 258, [])[1]
     [(b'o', b'w'), (b'l', b'ow')]
     """
-    arrays = PretokenCounts.from_mapping(counts)
     vocab = initial_vocabulary(vocab_size, special_tokens)
-    return merge_pretoken_arrays((arrays.text, arrays.lengths, arrays.counts), vocab, vocab_size)
-
-
-def merge_pretoken_arrays(
-    words: PretokenArrays, vocab: dict[int, bytes], vocab_size: int
-) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
-    """Merge as `merge_pretokens`, from arrays and the initial vocabulary, which is extended."""
     num_merges = vocab_size - len(vocab)
-    merge_loop = MergeLoop(words, len(vocab), num_merges)
-    del words
-    merges = []
-    try:
-        with progress("merging", num_merges, "merges") as bar:
-            pairs = merge_loop.run(bar.advance)
-    finally:
-        merge_loop.close()
+    merge_loop, merges = MergeLoop(PretokenCounts.from_mapping(counts).arrays, len(vocab), num_merges), []
+    del counts  # the loop has its own records of them
+    with progress("merging", num_merges, "merges") as bar:
+        pairs = merge_loop.run(bar.advance)
     for left, right in pairs.tolist():
         merges.append((vocab[left], vocab[right]))
         vocab[len(vocab)] = vocab[left] + vocab[right]

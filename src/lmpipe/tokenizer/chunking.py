@@ -77,6 +77,16 @@ def next_split_point(file: int, specials: Sequence[bytes], offset: int, stop: in
     return stop
 
 
+def find_forward(file: int, mark: bytes, offset: int) -> Iterator[int]:
+    """Yield the starts of a mark in a file (a descriptor) from `offset` on, in order; they may overlap."""
+    while block := os.pread(file, BLOCK_BYTES + len(mark) - 1, offset):
+        index = block.find(mark)
+        while index >= 0:
+            yield offset + index
+            index = block.find(mark, index + 1)
+        offset += BLOCK_BYTES
+
+
 def blocks(file: int, specials: Sequence[bytes], start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Split the bytes of a file (a descriptor) from `start` to `stop` into blocks of about BLOCK_BYTES.
 

@@ -43,7 +43,7 @@ def encode_blocks(
             space = encoder.acquire()
             try:
                 read_block(file.fileno(), *block, space.text)
-                return space, encoder.encode(space, size), size
+                return space, space.encode(size), size
             except BaseException:
                 encoder.release(space)
                 raise

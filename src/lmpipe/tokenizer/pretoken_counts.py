@@ -17,11 +17,11 @@ from lmpipe.io.files import atomic_write, check_no_overwrite, open_text
 from lmpipe.io.progress import progress
 from lmpipe.io.validation import short_repr
 from lmpipe.kernels.bpe.block_scan import BlockScan, SpecialTokenTable, class_table
-from lmpipe.kernels.bpe.pretoken_table import PretokenArrays, PretokenTable, ThreadCounter
+from lmpipe.kernels.bpe.pretoken_table import PretokenArrays, PretokenTable
 from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
 from lmpipe.kernels.runtime.structs import PADDING
 from lmpipe.provenance.environment import peak_memory_bytes
-from lmpipe.tokenizer.chunking import BLOCK_BYTES, available_cpus, blocks, read_block
+from lmpipe.tokenizer.chunking import BLOCK_BYTES, available_cpus, blocks, find_forward, read_block
 from lmpipe.tokenizer.documents import PretokenShard
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, special_bytes
 
@@ -50,6 +50,11 @@ class PretokenCounts(Mapping[bytes, int]):
         lengths = np.fromiter(map(len, words), np.uint32, len(words))
         return cls(text, lengths, np.fromiter(map(counts.__getitem__, words), np.int64, len(words)))
 
+    @property
+    def arrays(self) -> PretokenArrays:
+        """The arrays `text`, `lengths` and `counts`."""
+        return self.text, self.lengths, self.counts
+
     @cached_property
     def _dict(self) -> dict[bytes, int]:
         text, ends = self.text.tobytes(), np.cumsum(self.lengths, dtype=np.int64).tolist()
@@ -67,93 +72,71 @@ class PretokenCounts(Mapping[bytes, int]):
 
 
 def count_pretokens(
-    path: str | Path, special_tokens: Sequence[str], start: int = 0, stop: int | None = None
+    path: str | Path, special_tokens: Sequence[str], start: int = 0, stop: int | None = None, in_order: bool = True
 ) -> PretokenCounts:
     """Count the unique pre-tokens of a file, or of its bytes from `start` to `stop`, with all CPUs.
 
-    The counts do not depend on the number of CPUs or on block sizes. Memory beyond the counts is constant.
+    The counts do not depend on the number of CPUs or on block sizes. Memory beyond the counts is constant. Without
+    `in_order` the pre-tokens are unsorted, which is faster.
     """
-    return PretokenCounts(*count_pretokens_arrays(path, special_tokens, start, stop))
-
-
-def count_pretokens_arrays(
-    path: str | Path, special_tokens: Sequence[str], start: int = 0, stop: int | None = None, in_order: bool = True
-) -> PretokenArrays:
-    """Count as `count_pretokens`; return the arrays of PretokenCounts, unsorted (faster) unless `in_order`."""
     specials = special_bytes(special_tokens)
     with open_text(path) as file:
         stop = os.fstat(file.fileno()).st_size if stop is None else stop
         with progress(f"counting pre-tokens of {path}", max(0, stop - start), "B") as bar:
-            return count_file_range(file.fileno(), specials, start, stop, bar.advance, in_order)
+            table = count_blocks(file.fileno(), specials, start, stop, bar.advance)
+    return PretokenCounts(*table.words(in_order))
 
 
-def count_file_range(
-    file: int, specials: Sequence[bytes], start: int, stop: int, advance: Callable[[int], None], in_order: bool = True
-) -> PretokenArrays:
+def count_blocks(
+    file: int, specials: Sequence[bytes], start: int, stop: int, advance: Callable[[int], None]
+) -> PretokenTable:
     """Count the pre-tokens of the bytes of a file (a descriptor) from `start` to `stop`.
 
-    `advance` is called with the number of bytes done. The pre-tokens are sorted by their bytes if `in_order`; otherwise
-    their order may depend on the threads.
+    `advance` is called with the number of bytes done.
     """
     threads = max(1, min(available_cpus(), -(-(stop - start) // BLOCK_BYTES)))
     todo, lock, shared = blocks(file, specials, start, stop), threading.Lock(), PretokenTable()
-    with buffer_of(class_table()) as classes, SpecialTokenTable(specials) as special_table:
+    classes, special_table = buffer_of(class_table()), SpecialTokenTable(specials)
 
-        def work(_: int) -> None:
-            counter = ThreadCounter(classes, special_table)
-            buffer = Buffer(BLOCK_BYTES + BLOCK_BYTES // 8 + PADDING)
-            try:
-                while True:
-                    with lock:
-                        block = next(todo, None)
-                    if block is None:
-                        break
-                    read_block(file, *block, buffer)
-                    count_text(counter, buffer.address, block[1] - block[0], shared, lock)
-                    with lock:
-                        advance(block[1] - block[0])
-                with lock:
-                    shared.add(counter.table)
-            except BaseException:
-                with lock:
-                    todo.close()
-                raise
-            finally:
-                counter.close()
-                buffer.close()
-
+    def work(_: int) -> None:
+        table, scan = PretokenTable(), BlockScan(classes, special_table)
+        buffer = Buffer(BLOCK_BYTES + BLOCK_BYTES // 8 + PADDING)
         try:
-            if threads == 1:
-                work(0)
-            else:
-                with ThreadPoolExecutor(threads) as pool:
-                    list(pool.map(work, range(threads)))
-            return shared.words(in_order)
-        finally:
-            shared.close()
+            while True:
+                with lock:
+                    block = next(todo, None)
+                if block is None:
+                    break
+                read_block(file, *block, buffer)
+                scan.start(buffer.address, block[1] - block[0], table.state.address)
+                count_block(scan, table, block[1] - block[0], shared, lock)
+                with lock:
+                    advance(block[1] - block[0])
+            with lock:
+                shared.add(table)
+        except BaseException:
+            with lock:
+                todo.close()
+            raise
+
+    if threads == 1:
+        work(0)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, range(threads)))
+    return shared
 
 
-def count_text(counter: ThreadCounter, address: int, size: int, shared: PretokenTable, lock: threading.Lock) -> None:
-    """Count a text in memory in a thread's table; add a full one to the shared table and clear it."""
-    counter.start(address, size)
-    while not counter.count():
-        if counter.table.capacity_for(BlockScan.STARTS) <= THREAD_CAPACITY:
-            counter.table.reserve(BlockScan.STARTS, 0)
+def count_block(scan: BlockScan, table: PretokenTable, size: int, shared: PretokenTable, lock: threading.Lock) -> None:
+    """Count a block of `size` bytes in a thread's table; add a full one to the shared table and clear it."""
+    table.reserve(0, size)
+    while not table.count(scan):
+        if table.capacity_for(BlockScan.STARTS) <= THREAD_CAPACITY:
+            table.reserve(BlockScan.STARTS, 0)
         else:
             with lock:
-                shared.add(counter.table)
-            counter.table.clear()
-
-
-def sum_count_arrays(shards: Iterable[PretokenArrays]) -> PretokenArrays:
-    """Sum several counts; the result is sorted by the pre-tokens' bytes."""
-    table = PretokenTable()
-    try:
-        for text, lengths, counts in shards:
-            table.add_words(text.tobytes(), np.ascontiguousarray(lengths), np.ascontiguousarray(counts))
-        return table.words()
-    finally:
-        table.close()
+                shared.add(table)
+            table.clear()
 
 
 def sum_counts(shards: Iterable[Mapping[bytes, int]]) -> PretokenCounts:
@@ -162,8 +145,10 @@ def sum_counts(shards: Iterable[Mapping[bytes, int]]) -> PretokenCounts:
     >>> dict(sum_counts([{b"a": 1}, {b"a": 2, b"b": 1}]))
     {b'a': 3, b'b': 1}
     """
-    counts = map(PretokenCounts.from_mapping, shards)
-    return PretokenCounts(*sum_count_arrays((shard.text, shard.lengths, shard.counts) for shard in counts))
+    table = PretokenTable()
+    for shard in map(PretokenCounts.from_mapping, shards):
+        table.add_words(shard.text.tobytes(), shard.lengths, shard.counts)
+    return PretokenCounts(*table.words())
 
 
 def shard_bounds(path: str | Path, num_shards: int) -> list[tuple[int, int]]:
@@ -173,38 +158,21 @@ def shard_bounds(path: str | Path, num_shards: int) -> list[tuple[int, int]]:
     """
     with open_text(path) as file:
         size = os.fstat(file.fileno()).st_size
-        bounds = [next_document_start(file, size * shard // num_shards, size) for shard in range(1, num_shards)]
+        delimiter = END_OF_TEXT.encode()
+        starts = [find_forward(file.fileno(), delimiter, size * shard // num_shards) for shard in range(1, num_shards)]
+        bounds = [next((index + len(delimiter) for index in found), size) for found in starts]
     return list(pairwise([0, *accumulate(bounds, max), size]))
 
 
-def next_document_start(file: BinaryIO, offset: int, size: int) -> int:
-    """Return the offset after the first delimiter at or after `offset`; `size` if there is none."""
-    delimiter = END_OF_TEXT.encode()
-    file.seek(offset)
-    tail = b""
-    while block := file.read(BLOCK_BYTES):
-        window = tail + block
-        if (index := window.find(delimiter)) >= 0:
-            return offset + index + len(delimiter)
-        tail = window[-len(delimiter) + 1 :]
-        offset += len(window) - len(tail)
-    return size
-
-
-def save_counts(path: str | Path, counts: Mapping[bytes, int]) -> None:
+def write_counts(file: BinaryIO, counts: Mapping[bytes, int]) -> None:
     """Write counts as an .npz file with the arrays of PretokenCounts; equal counts give equal bytes."""
-    with atomic_write(path, "wb") as file:
-        write_counts(file, PretokenCounts.from_mapping(counts))
-
-
-def write_counts(file: BinaryIO, counts: PretokenCounts) -> None:
-    """Write counts into an open file."""
-    np.savez(file, text=counts.text, lengths=counts.lengths, counts=counts.counts)
+    arrays = PretokenCounts.from_mapping(counts)
+    np.savez(file, text=arrays.text, lengths=arrays.lengths, counts=arrays.counts)
     file.flush()
 
 
 def load_counts(path: str | Path) -> PretokenCounts:
-    """Read a file of `save_counts`; raise InputError if it is missing or damaged."""
+    """Read a file of `write_counts`; raise InputError if it is missing or damaged."""
     remedy = "delete it and count again"
     try:
         with np.load(path, allow_pickle=False) as arrays:

@@ -24,6 +24,13 @@ class Tokenizer(Vocabulary):
     @cached_property
     def encoder(self) -> Encoder:
         """Compiled encoder, which caches the pre-tokens that it has encoded."""
+        return self._make_encoder()
+
+    def clear_cache(self) -> None:
+        """Replace the encoder by one with an empty cache."""
+        self.encoder = self._make_encoder()
+
+    def _make_encoder(self) -> Encoder:
         lengths = np.zeros(self.vocab_size, np.uint32)
         for token_id, token in self.vocab.items():
             lengths[token_id] = len(token)
@@ -63,8 +70,4 @@ class Tokenizer(Vocabulary):
         """Return the ids of a complete text."""
         with self.encoder.workspace() as space:
             space.write(data)
-            return self.encoder.encode(space, len(data)).copy()
-
-    def clear_cache(self) -> None:
-        """Empty the encoder's cache."""
-        self.encoder.clear()
+            return space.encode(len(data)).copy()

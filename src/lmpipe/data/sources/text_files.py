@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from lmpipe.errors import InputError
 from lmpipe.io.files import CHUNK_BYTES, open_text
+from lmpipe.tokenizer.chunking import find_forward
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 
 DELIMITER = END_OF_TEXT.encode()
@@ -83,7 +84,7 @@ def split_position(texts: Sequence[str], train_share: float) -> tuple[int, int]:
 def nearest_boundaries(text: BinaryIO, mark: bytes, target: int) -> list[int]:
     """Return the nearest ends of a mark on either side of `target` that have text before and after them."""
     nearest = []
-    for starts in (find_backward(text, mark, target), find_forward(text, mark, target)):
+    for starts in (find_backward(text, mark, target), find_forward(text.fileno(), mark, target)):
         ends = (skip_line_end(text, start + len(mark)) for start in starts)
         nearest += islice((end for end in ends if has_text_around(text, end)), 1)
     return nearest
@@ -99,16 +100,6 @@ def find_backward(text: BinaryIO, mark: bytes, offset: int) -> Iterator[int]:
             yield start + index
             index = block.rfind(mark, 0, index + len(mark) - 1)
         offset = start
-
-
-def find_forward(text: BinaryIO, mark: bytes, offset: int) -> Iterator[int]:
-    """Yield the starts of marks from `offset` on."""
-    while block := read_at(text, offset, offset + CHUNK_BYTES + len(mark) - 1):
-        index = block.find(mark)
-        while index >= 0:
-            yield offset + index
-            index = block.find(mark, index + 1)
-        offset += CHUNK_BYTES
 
 
 def has_text_around(text: BinaryIO, offset: int) -> bool:

@@ -1,7 +1,5 @@
 """BlockScan: the pass over a block of text, with the classes of characters and the special tokens that it reads."""
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from collections.abc import Sequence
@@ -9,17 +7,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from lmpipe.kernels.bpe.structs import (
-    BATCH,
-    BLOCK,
-    DIGIT,
-    KEY,
-    LETTER,
-    MATCH,
-    SPECIAL,
-    SPECIALS,
-    WHITE,
-)
+from lmpipe.kernels.bpe.structs import BATCH, BLOCK, DIGIT, KEY, LETTER, SPECIAL, SPECIALS, WHITE
 from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer, buffer_of
 from lmpipe.kernels.runtime.disk_cache import cached
 from lmpipe.kernels.runtime.structs import WORD
@@ -43,7 +31,7 @@ def make_class_table() -> bytes:
 
 
 class SpecialTokenTable:
-    """The special tokens in the form that find_special_tokens reads: SPECIALS at `address`, and the texts."""
+    """The special tokens in the form that find_special_token reads: SPECIALS at `address`, and the texts."""
 
     def __init__(self, specials: Sequence[bytes]):
         self.texts = buffer_of(b"".join(specials))
@@ -63,25 +51,16 @@ class SpecialTokenTable:
             entry += SPECIAL.nbytes
         self.address = self.table.address
 
-    def __enter__(self) -> SpecialTokenTable:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.texts.close()
-        self.table.close()
-
 
 class BlockScan:
-    """State and memory of a pass over a block of text: matches of special tokens, starts of pre-tokens, keys."""
+    """State and memory of a pass over a block of text: starts of pre-tokens, keys."""
 
     STARTS = 1 << 12
-    MATCHES = 1 << 10
 
     def __init__(self, classes: Buffer, specials: SpecialTokenTable):
         self.state = StructBuffer(BLOCK.nbytes)
         self.starts = Buffer(4 * (self.STARTS + 1))
         self.keys = Buffer(KEY.nbytes * BATCH)
-        self.matches = Buffer(MATCH.nbytes * self.MATCHES)
         self.classes, self.specials = classes, specials
 
     def start(self, address: int, size: int, table: int) -> None:
@@ -93,11 +72,5 @@ class BlockScan:
         ctypes.memset(state.address, 0, state.size)
         state[BLOCK.base], state[BLOCK.stop], state[BLOCK.table] = address, size, table
         state[BLOCK.classes], state[BLOCK.specials] = self.classes.address, self.specials.address
-        state[BLOCK.matches], state[BLOCK.matches_room] = self.matches.address, self.MATCHES
         state[BLOCK.starts], state[BLOCK.starts_room] = self.starts.address, self.STARTS
         state[BLOCK.keys] = self.keys.address
-
-    def close(self) -> None:
-        """Free the memory."""
-        for buffer in (self.state, self.starts, self.keys, self.matches):
-            buffer.close()

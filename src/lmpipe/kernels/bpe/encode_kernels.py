@@ -10,7 +10,6 @@ import numpy as np
 from numba import uint64
 
 from lmpipe.kernels.bpe.apply_merges_kernels import encode_pretoken, enter_merges
-from lmpipe.kernels.bpe.block_scan_kernels import advance, next_segment, next_starts
 from lmpipe.kernels.bpe.hash_slot_kernels import (
     LONG,
     arena_hash,
@@ -22,6 +21,7 @@ from lmpipe.kernels.bpe.hash_slot_kernels import (
     next_slot,
     prepare_keys,
 )
+from lmpipe.kernels.bpe.pretokenizer_kernels import advance, next_segment, next_starts
 from lmpipe.kernels.bpe.structs import BATCH, BLOCK, CACHE_SLOT, DONE, KEY, NO_ROOM, SLOT, WORK
 from lmpipe.kernels.runtime.intrinsics import (
     ID_BYTES,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -33,7 +32,7 @@ class Workspace:
     """Memory to encode one block of text: `text`, which the caller fills, and room for ids and scratch."""
 
     def __init__(self, encoder: Encoder):
-        self.dtype = encoder.dtype
+        self.kernels, self.dtype = encoder.kernels, encoder.dtype
         self.block = BlockScan(encoder.classes, encoder.specials)
         self.work = StructBuffer(WORK.nbytes)
         for field, value in encoder.tables.items():
@@ -42,12 +41,11 @@ class Workspace:
         self.output = Buffer(INITIAL_TEXT)
         self.scratch = Buffer(0)
         self._make_scratch(INITIAL_SCRATCH)
-        self.share = self.generation = 0  # slots of the cache that it may fill, and how often the cache was cleared
+        self.slots: Buffer | None = None  # the cache while a block is encoded
+        self.share = 0  # slots of it that the block may fill
 
     def _make_scratch(self, symbols: int) -> None:
-        # The old one is freed only when the new one exists: the kernels have its address.
-        old, self.scratch = self.scratch, Buffer(SCRATCH_BYTES * symbols)
-        old.close()
+        self.scratch = Buffer(SCRATCH_BYTES * symbols)
         self.work[WORK.scratch] = self.scratch.address
         self.work[WORK.scratch_symbols] = symbols
 
@@ -58,27 +56,20 @@ class Workspace:
         with self.text.bytes_view() as view:
             view[: len(data)] = data
 
-    def encode(self, run: object, size: int) -> np.ndarray:
+    def encode(self, size: int) -> np.ndarray:
         """Return the ids (tokens,) of the first `size` bytes of the text; they are valid until the next use."""
         # No token is shorter than a byte.
         needed = self.dtype.itemsize * size + SLACK
         if needed > self.output.size:
-            old, self.output = self.output, Buffer(2 * needed)
-            old.close()
+            self.output = Buffer(2 * needed)
         self.work[WORK.output] = self.output.address
         self.block.start(self.text.address, size, self.work.address)
-        while run.encode_block(self.block.state.address) != DONE:
+        while self.kernels.encode_block(self.block.state.address) != DONE:
             # Never more at once than the word needs, nor than a growth that keeps restarts cheap.
             limit = SCRATCH_GROWTH * self.work[WORK.scratch_symbols]
             self._make_scratch(round_up(min(limit, self.work[WORK.scratch_needed]), SCRATCH_UNIT))
         output_bytes = self.work[WORK.output] - self.output.address
         return self.output.array(self.dtype, output_bytes // self.dtype.itemsize)
-
-    def close(self) -> None:
-        """Free the memory."""
-        self.block.close()
-        for buffer in (self.work, self.text, self.output, self.scratch):
-            buffer.close()
 
 
 class Encoder:
@@ -119,10 +110,6 @@ class Encoder:
                 work[field] = value
             self.kernels.enter_merges(work.address, triples, len(merges))
         self.idle: list[Workspace] = []
-        self.active_readers: Counter[int] = Counter()  # blocks being encoded, by the address of their cache
-        self.generation = 0
-        self.retired_slots: list[Buffer] = []  # caches that blocks still read
-        self.retired_arenas: list[Buffer] = []
         self.arenas: list[Buffer] = []
         self.max_capacity = MAX_CAPACITY
         self._use_cache(Buffer(SLOT.nbytes * INITIAL_CAPACITY, huge=True), INITIAL_CAPACITY, 0)
@@ -152,10 +139,7 @@ class Encoder:
             space = self.idle.pop() if self.idle else Workspace(self)
             if 2 * self.used > self.capacity and self.capacity < self.max_capacity:
                 self._enlarge()
-            work = space.work
-            if space.generation != self.generation:
-                space.generation = self.generation
-                work[WORK.arena_left] = 0
+            work, space.slots = space.work, self.slots
             if work[WORK.arena_left] < MIN_ARENA_LEFT and len(self.arenas) < MAX_ARENAS:
                 # Without memory for it, long pre-tokens are merged again each time.
                 with contextlib.suppress(OSError, MemoryError):
@@ -165,23 +149,17 @@ class Encoder:
             free = max(0, 3 * self.capacity // 4 - self.used - self.reserved)
             space.share = work[WORK.free] = free // WRITERS
             self.reserved += space.share
-            self.active_readers[self.slots.address] += 1
             return space
 
     def release(self, space: Workspace) -> None:
         """Give back a workspace whose ids are no longer needed."""
         with self.lock:
-            self.active_readers[space.work[WORK.slots]] -= 1
-            # Entries of a cache that was replaced meanwhile are lost.
-            if space.work[WORK.slots] == self.slots.address:
+            # Entries of a cache that was replaced meanwhile are lost; its last reader frees it.
+            if space.slots is self.slots:
                 self.reserved -= space.share
                 self.used += space.share - space.work[WORK.free]
+            space.slots = None
             self.idle.append(space)
-            self._close_unread()
-
-    def encode(self, space: Workspace, size: int) -> np.ndarray:
-        """Return the ids (tokens,) of the first `size` bytes of a workspace's text, valid until its next use."""
-        return space.encode(self.kernels, size)
 
     def count_ids(self, ids: np.ndarray, counts: np.ndarray) -> None:
         """Add the number of occurrences of each id to `counts` (vocab,), int64."""
@@ -200,25 +178,4 @@ class Encoder:
             self.max_capacity = self.capacity
             return
         used = self.kernels.copy_slots(self.slots.address, self.capacity, slots.address, capacity)
-        self.retired_slots.append(self.slots)
         self._use_cache(slots, capacity, used)
-        self._close_unread()
-
-    def clear(self) -> None:
-        """Empty the cache."""
-        slots = Buffer(SLOT.nbytes * INITIAL_CAPACITY, huge=True)
-        with self.lock:
-            self.retired_slots.append(self.slots)
-            self.retired_arenas += self.arenas
-            self.arenas = []
-            self._use_cache(slots, INITIAL_CAPACITY, 0)
-            self.generation += 1
-            self._close_unread()
-
-    def _close_unread(self) -> None:
-        """Free the caches that no block reads any more, and retired texts when no block is being encoded."""
-        for slots in [slots for slots in self.retired_slots if not self.active_readers[slots.address]]:
-            self.retired_slots.remove(slots)
-            slots.close()
-        while self.retired_arenas and not self.active_readers.total():
-            self.retired_arenas.pop().close()

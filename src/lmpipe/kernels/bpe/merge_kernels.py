@@ -166,10 +166,8 @@ def is_pair(symbols, size, index, left, right):
 def replace_pair(state, slot, left, right, token):
     """Replace a pair by the new token in all its words, and sum up the neighbours that the token has then."""
     records, first_event = load_int(state + MERGE.records), load_int(state + MERGE.events)
-    left_neighbours, right_neighbours = (
-        load_int(state + MERGE.left_neighbours),
-        load_int(state + MERGE.right_neighbours),
-    )
+    left_neighbours = load_int(state + MERGE.left_neighbours)
+    right_neighbours = load_int(state + MERGE.right_neighbours)
     left_dirty, right_dirty = load_int(state + MERGE.left_dirty), load_int(state + MERGE.right_dirty)
     events = first_event
     num_left = num_right = self_pairs = self_pair_words = 0
@@ -264,10 +262,8 @@ def update_pairs(state, neighbours, dirty, num_dirty, left, right, token, is_lef
 def fill_new_lists(state, token, self_pair_start):
     """Append words to the lists of the new pairs, in the order in which they were found."""
     pool, event = load_int(state + MERGE.pool), load_int(state + MERGE.events)
-    left_neighbours, right_neighbours = (
-        load_int(state + MERGE.left_neighbours),
-        load_int(state + MERGE.right_neighbours),
-    )
+    left_neighbours = load_int(state + MERGE.left_neighbours)
+    right_neighbours = load_int(state + MERGE.right_neighbours)
     for _ in range(load_int(state + MERGE.events_used)):
         symbol, word = load32(event + EVENT.symbol), load32(event + EVENT.word)
         event += EVENT.nbytes
@@ -310,10 +306,8 @@ def full_buffer(state):
 @kernel
 def update_all_pairs(state, left, right, token):
     """Update table, heap and lists after a pair was replaced in its words."""
-    left_neighbours, right_neighbours = (
-        load_int(state + MERGE.left_neighbours),
-        load_int(state + MERGE.right_neighbours),
-    )
+    left_neighbours = load_int(state + MERGE.left_neighbours)
+    right_neighbours = load_int(state + MERGE.right_neighbours)
     left_dirty, right_dirty = load_int(state + MERGE.left_dirty), load_int(state + MERGE.right_dirty)
     num_left, num_right = load_int(state + MERGE.num_left), load_int(state + MERGE.num_right)
     update_pairs(state, left_neighbours, left_dirty, num_left, left, right, token, True)

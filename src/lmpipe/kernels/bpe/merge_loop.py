@@ -88,8 +88,7 @@ class MergeLoop:
 
     def _allocate(self, field: int, size: int, size_field: int | None = None, unit: int = 1) -> None:
         """Set a field of the state to a new buffer of `size` bytes, and `size_field` to its number of units."""
-        if field in self.buffers:
-            self.buffers[field].close()
+        self.buffers.pop(field, None)  # freed before the new one exists
         self.buffers[field] = Buffer(max(size, unit))
         self._set_buffer(field, size_field, unit)
 
@@ -139,7 +138,6 @@ class MergeLoop:
             old, capacity = self.buffers.pop(MERGE.pairs), state[MERGE.pairs_capacity]
             self._allocate_pairs(state[MERGE.pairs_used] + new_pairs)
             self.kernels.grow_pairs(state.address, old.address, capacity)
-            old.close()
 
     def _allocate_pairs(self, pairs: int) -> None:
         """Allocate a table for HEADROOM times as many pairs, at most three quarters full."""
@@ -186,8 +184,3 @@ class MergeLoop:
                 counters = self.buffers[MERGE.counters].array("i8", 2 * capacity).reshape(-1, 2)
                 return counters[counters[:, COUNTER.key // WORD] != 0, COUNTER.count // WORD]
             capacity *= 2
-
-    def close(self) -> None:
-        """Free the memory."""
-        for buffer in (self.state, *self.buffers.values()):
-            buffer.close()

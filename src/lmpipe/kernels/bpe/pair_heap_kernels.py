@@ -5,7 +5,7 @@ The counts of a pair only ever fall, so the heap is lazy: an entry that is too l
 """
 
 from lmpipe.kernels.bpe.structs import HEAP_ENTRY, MERGE, TOKEN
-from lmpipe.kernels.runtime.intrinsics import kernel, load8, load64, load_int, store_int
+from lmpipe.kernels.runtime.intrinsics import inlined, kernel, load8, load64, load_int, store_int
 
 
 @kernel
@@ -39,6 +39,13 @@ def precedes(state, count, key, other_count, other_key):
     return order > 0
 
 
+@inlined
+def store_entry(heap, index, count, key):
+    """Store an entry of the heap."""
+    store_int(heap + HEAP_ENTRY.nbytes * index + HEAP_ENTRY.count, count)
+    store_int(heap + HEAP_ENTRY.nbytes * index + HEAP_ENTRY.key, key)
+
+
 @kernel
 def push(state, count, key):
     """Add a pair to the heap."""
@@ -49,13 +56,9 @@ def push(state, count, key):
         parent_count, parent_key = load_int(parent + HEAP_ENTRY.count), load_int(parent + HEAP_ENTRY.key)
         if not precedes(state, count, key, parent_count, parent_key):
             break
-        entry = heap + HEAP_ENTRY.nbytes * index
-        store_int(entry + HEAP_ENTRY.count, parent_count)
-        store_int(entry + HEAP_ENTRY.key, parent_key)
+        store_entry(heap, index, parent_count, parent_key)
         index = (index - 1) >> 1
-    entry = heap + HEAP_ENTRY.nbytes * index
-    store_int(entry + HEAP_ENTRY.count, count)
-    store_int(entry + HEAP_ENTRY.key, key)
+    store_entry(heap, index, count, key)
 
 
 @kernel
@@ -74,13 +77,9 @@ def replace_top(state, count, key):
                 child, child_count, child_key = child + 1, other_count, other_key
         if not precedes(state, child_count, child_key, count, key):
             break
-        entry = heap + HEAP_ENTRY.nbytes * index
-        store_int(entry + HEAP_ENTRY.count, child_count)
-        store_int(entry + HEAP_ENTRY.key, child_key)
+        store_entry(heap, index, child_count, child_key)
         index = child
-    entry = heap + HEAP_ENTRY.nbytes * index
-    store_int(entry + HEAP_ENTRY.count, count)
-    store_int(entry + HEAP_ENTRY.key, key)
+    store_entry(heap, index, count, key)
 
 
 @kernel

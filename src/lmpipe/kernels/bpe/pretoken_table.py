@@ -1,4 +1,4 @@
-"""PretokenTable: unique pre-tokens with their counts; ThreadCounter: a thread's table and the pass over a block."""
+"""PretokenTable: unique pre-tokens with their counts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 
-from lmpipe.kernels.bpe.block_scan import BlockScan, SpecialTokenTable
+from lmpipe.kernels.bpe.block_scan import BlockScan
 from lmpipe.kernels.bpe.structs import DONE, SLOT, TABLE
 from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer, borrowed, buffer_of
 from lmpipe.kernels.runtime.loader import load
@@ -68,10 +68,9 @@ class PretokenTable:
         self.state[TABLE.used] = 0
         self._set_buffers(capacity)
         self.kernels.add_slots(self.state.address, old.address, old_capacity, 0)
-        old.close()
 
     def add(self, other: PretokenTable) -> None:
-        """Add the counts of another table, which is to be cleared or closed afterwards."""
+        """Add the counts of another table, which is to be cleared or dropped afterwards."""
         if not self.used and self.capacity <= other.capacity:
             self._swap(other)
             return
@@ -93,6 +92,10 @@ class PretokenTable:
         self.reserve(len(lengths), len(text))
         with buffer_of(text) as buffer, borrowed(lengths, counts) as addresses:
             self.kernels.add_words(self.state.address, buffer.address, *addresses, len(lengths))
+
+    def count(self, scan: BlockScan) -> bool:
+        """Count a block of text; False if the table must first be given room for BlockScan.STARTS more words."""
+        return self.kernels.count_block(scan.state.address) == DONE
 
     def clear(self) -> None:
         """Remove everything; the capacity stays."""
@@ -127,30 +130,3 @@ class PretokenTable:
         sizes = slots[:, SLOT.size // WORD].tolist()
         texts = [bytes(arena[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
         return indices[sorted(range(len(texts)), key=texts.__getitem__)]
-
-    def close(self) -> None:
-        """Free the memory."""
-        for buffer in (self.state, self.arena, self.slots):
-            buffer.close()
-
-
-class ThreadCounter:
-    """A thread's own table, and the pass over a block of text that counts into it."""
-
-    def __init__(self, classes: Buffer, specials: SpecialTokenTable, capacity: int = INITIAL_CAPACITY):
-        self.table = PretokenTable(capacity)
-        self.block = BlockScan(classes, specials)
-
-    def start(self, address: int, size: int) -> None:
-        """Start with a text of `size` bytes at an address, followed by PADDING readable bytes."""
-        self.block.start(address, size, self.table.state.address)
-        self.table.reserve(0, size)
-
-    def count(self) -> bool:
-        """Count the text; False if the table must first be given room for BlockScan.STARTS more words."""
-        return self.table.kernels.count_block(self.block.state.address) == DONE
-
-    def close(self) -> None:
-        """Free the memory."""
-        self.table.close()
-        self.block.close()

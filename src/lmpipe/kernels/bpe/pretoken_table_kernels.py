@@ -3,7 +3,6 @@
 import numpy as np
 from numba import uint64
 
-from lmpipe.kernels.bpe.block_scan_kernels import advance, next_segment, next_starts
 from lmpipe.kernels.bpe.hash_slot_kernels import (
     LONG,
     arena_hash,
@@ -17,7 +16,7 @@ from lmpipe.kernels.bpe.hash_slot_kernels import (
     next_slot,
     prepare_keys,
 )
-from lmpipe.kernels.bpe.pretokenizer_kernels import find_special_tokens, scan
+from lmpipe.kernels.bpe.pretokenizer_kernels import advance, next_segment, next_starts, scan
 from lmpipe.kernels.bpe.structs import BATCH, BLOCK, DONE, INLINE_BYTES, KEY, NO_ROOM, SLOT, TABLE
 from lmpipe.kernels.runtime.intrinsics import (
     ZERO,
@@ -239,4 +238,4 @@ def write_words(table, indices, words, text, lengths, counts):
     return 0
 
 
-KERNELS = (scan, find_special_tokens, count_block, add_slots, add_words, list_slots, write_words)
+KERNELS = (scan, next_segment, count_block, add_slots, add_words, list_slots, write_words)

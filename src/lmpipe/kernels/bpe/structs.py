@@ -13,8 +13,6 @@ SCAN_SLACK = 64
 # The special tokens: how many first bytes they have, and how many tokens there are.
 SPECIALS = struct("first_bytes tokens")
 SPECIAL = struct("address size index")
-# A special token in a text: its first byte, the byte behind it, and its index.
-MATCH = struct("start stop index")
 
 # Slots of a table of pre-tokens. Up to INLINE_BYTES stand in the slot (low, high), longer ones in the arena.
 SLOT = struct("low high count size")
@@ -24,8 +22,8 @@ TABLE = struct("slots capacity used arena arena_used arena_size")
 # A pass over a block of text: what the caller sets, then what the kernels keep between calls. `table` is the table of
 # counts, or the encoder's work.
 BLOCK = struct(
-    "base stop classes specials matches matches_room starts starts_room keys table "
-    f"position is_open segment_stop special match_count match_next carried pending scan:{SCAN.nbytes}"
+    "base stop classes specials starts starts_room keys table "
+    f"position is_open segment_stop special carried pending scan:{SCAN.nbytes}"
 )
 # A pre-token of a batch that is looked up together: its slot's first two words, and the address of the slot. A longer
 # one has its position, LONG and its size.

@@ -3,8 +3,8 @@
 import inspect
 import json
 import os
-import struct
 import sys
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -40,24 +40,17 @@ def object_code(kernel: Any, arguments: int) -> tuple[str, bytes]:
 
 
 def serialize(module: str) -> bytes:
-    """Compile a module: the length of a JSON list of [name, symbol, arguments, size], the list, the object codes."""
-    entries, codes = [], []
+    """Compile a module; return JSON: for each kernel its name, symbol, number of arguments and code in base64."""
+    entries = []
     for name, kernel, arguments in kernels(module):
         symbol, code = object_code(kernel, arguments)
-        entries.append([name, symbol, arguments, len(code)])
-        codes.append(code)
-    header = json.dumps(entries).encode()
-    return struct.pack("<I", len(header)) + header + b"".join(codes)
+        entries.append([name, symbol, arguments, b64encode(code).decode()])
+    return json.dumps(entries).encode()
 
 
 def deserialize(data: bytes) -> list[tuple[str, str, int, bytes]]:
     """Return name, symbol, number of arguments and code of every kernel of a serialized module."""
-    (size,) = struct.unpack_from("<I", data)
-    entries, offset = [], 4 + size
-    for name, symbol, arguments, length in json.loads(data[4:offset]):
-        entries.append((name, symbol, arguments, data[offset : offset + length]))
-        offset += length
-    return entries
+    return [(name, symbol, arguments, b64decode(code)) for name, symbol, arguments, code in json.loads(data)]
 
 
 def jit_callbacks(module: str) -> dict[str, tuple[Any, int]]:

@@ -21,27 +21,18 @@ def cached(name: str, key: str, make: Callable[[], bytes]) -> bytes:
     Processes that need the same content wait for the first one. If the folder cannot be written (a full or read-only
     disk), the content is made for this process alone, with one notice.
     """
+    data = None
     try:
         path = cache_folder() / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.bin"
-    except OSError as error:
-        log_uncached(str(error))
-        return make()
-    if (data := read_checked(path)) is not None:
-        return data
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(file_lock(path.with_suffix(".lock")))
-        except OSError as error:
-            log_uncached(str(error))
-            return make()
         if (data := read_checked(path)) is None:
-            data = make()
-            try:
-                with atomic_write(path, "wb") as file:
-                    file.write(hashlib.sha256(data).digest() + data)
-            except (OSError, InputError) as error:
-                log_uncached(str(error))
-    return data
+            with file_lock(path.with_suffix(".lock")):
+                if (data := read_checked(path)) is None:
+                    data = make()
+                    with atomic_write(path, "wb") as file:
+                        file.write(hashlib.sha256(data).digest() + data)
+    except (OSError, InputError) as error:
+        log_uncached(str(error))
+    return make() if data is None else data
 
 
 _notices: list[str] = []
@@ -50,8 +41,9 @@ _notices: list[str] = []
 def log_uncached(reason: str) -> None:
     """Log, once in a process, that compiled kernels are not kept for other processes."""
     if not _notices:
-        _notices.append(f"lmpipe: the kernels are compiled for this process alone ({reason})")
-        log(f"{_notices[0]}; set LMPIPE_CACHE to a folder that can be written")
+        notice = f"lmpipe: the kernels are compiled for this process alone ({reason})"
+        log(f"{notice}; set LMPIPE_CACHE to a folder that can be written")
+        _notices.append(notice)
 
 
 def read_checked(path: Path) -> bytes | None:

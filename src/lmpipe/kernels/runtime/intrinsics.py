@@ -1,15 +1,13 @@
-"""Loads, stores and vector instructions for kernels, as LLVM intrinsics, with a scalar path beside the vector one.
+"""Loads, stores and vector instructions for kernels, as LLVM intrinsics.
 
 Numba's `intrinsic` puts any LLVM code into compiled functions, and LLVM chooses the machine's instructions (AVX-512,
 AVX2, SSE2, NEON). Addresses are int64; load8 to load32 and load_int return int64, load64 returns uint64 (text, hashes).
 
-Two variants are compiled on demand: LMPIPE_SCALAR=1 (or a machine without vectors) replaces vector instructions by
-loops; LMPIPE_CHECK=1 checks the address of every load and store against the registered buffers.
+LMPIPE_CHECK=1 compiles kernels that check the address of every load and store against the registered buffers.
 """
 
 import inspect
 import os
-import platform
 
 import numpy as np
 from llvmlite import ir
@@ -17,14 +15,9 @@ from numba import njit, types, uint64
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from lmpipe.kernels.runtime import structs
 from lmpipe.kernels.runtime.structs import BOUNDS, RANGE
 
-SCALAR = os.environ.get("LMPIPE_SCALAR") == "1" or platform.machine().lower() not in (
-    "x86_64",
-    "amd64",
-    "aarch64",
-    "arm64",
-)
 CHECKED = os.environ.get("LMPIPE_CHECK") == "1"
 # Vocabularies of more than 65,536 tokens need ids of 32 bits.
 ID_BYTES = 4 if os.environ.get("LMPIPE_WIDE") == "1" else 2
@@ -37,6 +30,7 @@ ZERO = np.uint64(0)
 OPTIONS = {"error_model": "numpy", "boundscheck": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 kernel = njit(**OPTIONS)
 inlined = njit(**OPTIONS, forceinline=True)
+round_up = inlined(structs.round_up)
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 I128 = ir.IntType(128)
@@ -47,10 +41,10 @@ def pointer(builder, address, kind):
     return builder.inttoptr(address, kind.as_pointer())
 
 
-def load(builder, address, kind):
-    """Load a value from an address of any alignment."""
+def load(builder, address, kind, align=1):
+    """Load a value from an address that is a multiple of `align`."""
     value = builder.load(pointer(builder, address, kind), typ=kind)
-    value.align = 1
+    value.align = align
     return value
 
 
@@ -59,10 +53,11 @@ def external(builder, name, result, *arguments):
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
-def instruction(result, *arguments):
+def instruction(result, *arguments, accesses=0):
     """Turn a function (builder, *values) that emits LLVM code into an intrinsic with these Numba types.
 
-    The function returns a value, a list of them for a tuple, or anything if `result` is void.
+    The function returns a value, a list of them for a tuple, or anything if `result` is void. If it `accesses` some
+    bytes at the address that is its first argument, LMPIPE_CHECK checks them.
     """
 
     def decorate(emit):
@@ -78,43 +73,46 @@ def instruction(result, *arguments):
         # Numba asks for the names of the arguments.
         typed.__signature__ = inspect.signature(emit)
         typed.__name__ = emit.__name__
-        return intrinsic(typed)
+        raw = intrinsic(typed)
+        if not (accesses and CHECKED):
+            return raw
+
+        @inlined
+        def checked(address, *numbers):
+            return raw(bounds_check(address, accesses), *numbers)
+
+        return checked
 
     return decorate
 
 
-def make_load(kind, numba_type):
-    """Make an intrinsic that loads an unsigned integer and extends it to 64 bits."""
+def make_load(kind, size, numba_type, align=1):
+    """Make an intrinsic that loads a value of `size` bytes; integers are extended to 64 bits, without a sign."""
 
-    @instruction(numba_type, types.int64)
-    def raw(builder, address):
-        value = load(builder, address, kind)
-        return value if kind is I64 else builder.zext(value, I64)
+    @instruction(numba_type, types.int64, accesses=size)
+    def load_value(builder, address):
+        value = load(builder, address, kind, align)
+        return builder.zext(value, I64) if kind in (I8, I16, I32) else value
 
-    return with_bounds_check(raw, kind.width // 8)
-
-
-def make_store(kind, numba_type):
-    """Make an intrinsic that stores the low bits of a 64-bit integer."""
-
-    @instruction(types.void, types.int64, numba_type)
-    def raw(builder, address, value):
-        value = value if kind is I64 else builder.trunc(value, kind)
-        builder.store(value, pointer(builder, address, kind)).align = 1
-
-    return with_bounds_check(raw, kind.width // 8)
+    return load_value
 
 
-def with_bounds_check(raw, size):
-    """Wrap an intrinsic whose first argument is the address of `size` bytes: under LMPIPE_CHECK it is checked."""
-    if not CHECKED:
-        return raw
+def make_store(kind, size, numba_type, align=1):
+    """Make an intrinsic that stores a value of `size` bytes: of an integer of 64 bits, the low ones."""
 
-    @inlined
-    def read(address, *numbers):
-        return raw(bounds_check(address, size), *numbers)
+    @instruction(types.void, types.int64, numba_type, accesses=size)
+    def store_value(builder, address, value):
+        value = builder.trunc(value, kind) if kind in (I8, I16, I32) else value
+        builder.store(value, pointer(builder, address, kind)).align = align
 
-    return read
+    return store_value
+
+
+@instruction(types.int64)
+def bounds(builder):
+    """Return the address of the table of registered buffers; the loader defines the symbol lmpipe_bounds."""
+    table = builder.module.globals.get("lmpipe_bounds") or ir.GlobalVariable(builder.module, I64, "lmpipe_bounds")
+    return builder.ptrtoint(table, I64)
 
 
 @instruction(types.int64, types.int64)
@@ -127,13 +125,6 @@ def raw_load(builder, address):
 def raw_store(builder, address, value):
     """Store an int64 without a check."""
     builder.store(value, pointer(builder, address, I64)).align = 1
-
-
-@instruction(types.int64)
-def bounds(builder):
-    """Return the address of the table of registered buffers; the loader defines the symbol lmpipe_bounds."""
-    table = builder.module.globals.get("lmpipe_bounds") or ir.GlobalVariable(builder.module, I64, "lmpipe_bounds")
-    return builder.ptrtoint(table, I64)
 
 
 @kernel
@@ -151,36 +142,32 @@ def bounds_check(address, size):
     return raw_load(table + BOUNDS.spare)
 
 
-load8, load16, load32 = (make_load(kind, types.int64) for kind in (I8, I16, I32))
-load_int, load64 = make_load(I64, types.int64), make_load(I64, types.uint64)
-store8, store16, store32 = (make_store(kind, types.int64) for kind in (I8, I16, I32))
-store_int, store64 = make_store(I64, types.int64), make_store(I64, types.uint64)
+load8, load16, load32 = (make_load(kind, kind.width // 8, types.int64) for kind in (I8, I16, I32))
+load_int, load64 = make_load(I64, 8, types.int64), make_load(I64, 8, types.uint64)
+store8, store16, store32 = (make_store(kind, kind.width // 8, types.int64) for kind in (I8, I16, I32))
+store_int, store64 = make_store(I64, 8, types.int64), make_store(I64, 8, types.uint64)
 load_id, store_id = (load32, store32) if ID_BYTES == 4 else (load16, store16)
 
+# The addresses of the next three must be multiples of 8.
 
-@instruction(types.uint64, types.int64)
-def raw_load_acquire(builder, address):
+
+@instruction(types.uint64, types.int64, accesses=8)
+def load_acquire(builder, address):
     """Load a uint64 with acquire order: stores before the store_release that wrote it are visible afterwards."""
     return builder.load_atomic(pointer(builder, address, I64), "acquire", 8, typ=I64)
 
 
-@instruction(types.void, types.int64, types.uint64)
-def raw_store_release(builder, address, value):
+@instruction(types.void, types.int64, types.uint64, accesses=8)
+def store_release(builder, address, value):
     """Store a uint64 with release order."""
     builder.store_atomic(value, pointer(builder, address, I64), "release", 8)
 
 
-@instruction(types.boolean, types.int64, types.uint64)
-def raw_compare_exchange(builder, address, value):
+@instruction(types.boolean, types.int64, types.uint64, accesses=8)
+def compare_exchange(builder, address, value):
     """Store a uint64 if 0 is there, atomically; return True if it was stored."""
     result = builder.cmpxchg(pointer(builder, address, I64), I64(0), value, "acquire", "monotonic")
     return builder.extract_value(result, 1)
-
-
-# The addresses of these must be multiples of 8.
-load_acquire, store_release, compare_exchange = (
-    with_bounds_check(raw, 8) for raw in (raw_load_acquire, raw_store_release, raw_compare_exchange)
-)
 
 
 @instruction(types.int64, types.uint64)
@@ -246,9 +233,12 @@ IDS, _ = vector(ID_TYPE, 16)
 I32X16, _ = vector(I32, 16)
 
 
-@instruction(types.UniTuple(types.uint64, 6), types.int64)
-def vector_classify(builder, address):
-    """Compute `classify` with vector instructions."""
+@instruction(types.UniTuple(types.uint64, 6), types.int64, accesses=64)
+def classify(builder, address):
+    """Return masks of 64 bytes of text, bit k for byte k.
+
+    They are: ASCII letters, digits, spaces, white space, apostrophes, bytes that are not ASCII.
+    """
     text = load(builder, address, I8X64)
 
     def between(values, first, count):
@@ -266,16 +256,16 @@ def vector_classify(builder, address):
     return [letters, digits, spaces, builder.or_(spaces, controls), apostrophes, high]
 
 
-@instruction(types.uint64, types.int64, types.int64)
-def vector_equal_bytes(builder, address, byte):
-    """Compute `equal_bytes` with vector instructions."""
+@instruction(types.uint64, types.int64, types.int64, accesses=64)
+def equal_bytes(builder, address, byte):
+    """Return the mask of those of 64 bytes that equal one byte."""
     bytes_64 = splat(builder, builder.trunc(byte, I8), I8X64)
     return builder.bitcast(builder.icmp_unsigned("==", load(builder, address, I8X64), bytes_64), I64)
 
 
-@instruction(types.uint64, types.int64, types.int64, types.int64)
-def vector_equal_pairs(builder, address, left, right):
-    """Compute `equal_pairs` with vector instructions."""
+@instruction(types.uint64, types.int64, types.int64, types.int64, accesses=17 * ID_BYTES)
+def equal_pairs(builder, address, left, right):
+    """Return a mask of 16 pairs of neighbours among 17 ids: bit k is set if id k is `left` and id k + 1 is `right`."""
     masks = []
     for token_id, start in ((left, address), (right, builder.add(address, I64(ID_BYTES)))):
         ids = splat(builder, builder.trunc(token_id, ID_TYPE), IDS)
@@ -283,71 +273,8 @@ def vector_equal_pairs(builder, address, left, right):
     return builder.zext(builder.bitcast(builder.and_(*masks), I16), I64)
 
 
-@instruction(types.int64, types.int64)
-def vector_hmin_u32(builder, address):
-    """Compute `hmin_u32` with vector instructions."""
+@instruction(types.int64, types.int64, accesses=64)
+def hmin_u32(builder, address):
+    """Return the smallest of 16 uint32."""
     function = external(builder, "llvm.vector.reduce.umin.v16i32", I32, I32X16)
     return builder.zext(builder.call(function, [load(builder, address, I32X16)]), I64)
-
-
-@kernel
-def scalar_classify(address):
-    """Compute `classify` with a loop."""
-    letters = digits = spaces = white = apostrophes = high = ZERO
-    bit = ONE
-    for index in range(64):
-        byte = load8(address + index)
-        if 97 <= (byte | 32) <= 122:
-            letters |= bit
-        elif 48 <= byte <= 57:
-            digits |= bit
-        elif byte == 32 or 9 <= byte <= 13:
-            white |= bit
-            if byte == 32:
-                spaces |= bit
-        elif byte == 39:
-            apostrophes |= bit
-        elif byte >= 128:
-            high |= bit
-        bit <<= ONE
-    return letters, digits, spaces, white, apostrophes, high
-
-
-@kernel
-def scalar_equal_bytes(address, byte):
-    """Compute `equal_bytes` with a loop."""
-    mask = ZERO
-    for index in range(64):
-        if load8(address + index) == byte:
-            mask |= ONE << uint64(index)
-    return mask
-
-
-@kernel
-def scalar_equal_pairs(address, left, right):
-    """Compute `equal_pairs` with a loop."""
-    mask = ZERO
-    for index in range(16):
-        symbol = address + ID_BYTES * index
-        if load_id(symbol) == left and load_id(symbol + ID_BYTES) == right:
-            mask |= ONE << uint64(index)
-    return mask
-
-
-@kernel
-def scalar_hmin_u32(address):
-    """Compute `hmin_u32` with a loop."""
-    smallest = load32(address)
-    for index in range(1, 16):
-        smallest = min(smallest, load32(address + 4 * index))
-    return smallest
-
-
-# Masks of 64 bytes of text, bit k for byte k: ASCII letters, digits, spaces, white space, apostrophes, non-ASCII.
-classify = scalar_classify if SCALAR else with_bounds_check(vector_classify, 64)
-# Mask of those of 64 bytes that equal one byte.
-equal_bytes = scalar_equal_bytes if SCALAR else with_bounds_check(vector_equal_bytes, 64)
-# Mask of 16 pairs of neighbours among 17 ids: bit k is set if id k is `left` and id k + 1 is `right`.
-equal_pairs = scalar_equal_pairs if SCALAR else with_bounds_check(vector_equal_pairs, 17 * ID_BYTES)
-# Smallest of 16 uint32.
-hmin_u32 = scalar_hmin_u32 if SCALAR else with_bounds_check(vector_hmin_u32, 64)

@@ -38,19 +38,18 @@ def load(module: str, wide: bool = False) -> SimpleNamespace:
     Callers name the module in a constant KERNEL_MODULE, which the digests of code follow like an import. `wide` asks
     for ids of 32 bits, for vocabularies of more than 65,536 tokens. A function from object code has an `address`.
     """
-    return load_variant(module, os.environ.get("LMPIPE_SCALAR") == "1", is_checked(), wide)
+    return load_variant(module, is_checked(), wide)
 
 
 @cache
-def load_variant(module: str, scalar: bool = False, checked: bool = False, wide: bool = False) -> SimpleNamespace:
-    """Return the kernels of a module without vector instructions (`scalar`) or with checked addresses (`checked`)."""
+def load_variant(module: str, checked: bool, wide: bool = False) -> SimpleNamespace:
+    """Return the kernels of a module as `load`, with checked addresses or without."""
     from lmpipe.kernels.runtime import compile
 
     llvm.add_symbol("lmpipe_bounds", buffers.bounds_address())
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    options = {"LMPIPE_SCALAR": scalar, "LMPIPE_CHECK": checked, "LMPIPE_WIDE": wide}
-    variant = {name: str(int(value)) for name, value in options.items()}
+    variant = {"LMPIPE_CHECK": str(int(checked)), "LMPIPE_WIDE": str(int(wide))}
     try:
         key = f"{code_key(module)} {variant}"
         code = cached(module.removeprefix(PACKAGE), key, lambda: compile_in_subprocess(module, variant))

@@ -1,16 +1,18 @@
 """A 16-lane float32 SIMD type for Numba, built on LLVM vectors, which LLVM compiles on every machine.
 
-Each operation rounds once, and none is fused or reordered, so that results are the same bits whatever the machine's
-vectors are; only `fmuladd`, `exp_fma` and matmul blocks may fuse. Addresses are int64 of any alignment; numbers are
-float32. Memory may also hold bfloat16 numbers, the upper halves of float32's bits.
+Vectors have the operators +, -, * and /. Each operation rounds once, and none is fused or reordered, so that results
+are the same bits whatever the machine's vectors are; only `fmuladd`, `exp_fma` and matmul blocks may fuse. Addresses
+are int64; numbers are float32. Memory may also hold bfloat16 numbers, the upper halves of float32's bits.
 """
+
+import operator
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
-from numba.extending import register_model
+from numba.extending import overload, register_model
 
 from lmpipe.kernels.runtime.intrinsics import (
     CHECKED,
@@ -23,17 +25,20 @@ from lmpipe.kernels.runtime.intrinsics import (
     instruction,
     kernel,
     load,
+    make_load,
+    make_store,
     pointer,
     splat,
     vector,
-    with_bounds_check,
 )
-from lmpipe.kernels.runtime.structs import LANES, LANES_BYTES
+from lmpipe.kernels.runtime.structs import FLOAT_BYTES, LANES, LANES_BYTES
 
 F32 = ir.FloatType()
 F32X16, f32x16 = vector(F32, LANES)
 I32X16, i32x16 = vector(I32, LANES)
 I16X16, i16x16 = vector(I16, LANES)
+ZERO, ONE = np.float32(0.0), np.float32(1.0)
+MASKED = np.float32(-np.inf)  # the score of a position that takes no part in a softmax
 BF16_BYTES = 2
 BF16_NAN = 0x7FC0  # NaN as bfloat16
 # exp(x) = 2^n exp(r) with |r| <= log(2) / 2, where the Taylor series to degree 7 has a relative error below 1e-7.
@@ -61,40 +66,8 @@ class Float32x16Model(models.PrimitiveModel):
         super().__init__(manager, kind, F32X16)
 
 
-def make_load(kind, numba_type):
-    """Make an intrinsic that loads a number or a vector."""
-
-    @instruction(numba_type, types.int64)
-    def raw(builder, address):
-        return load_from(builder, address, kind)
-
-    return with_bounds_check(raw, byte_size(kind))
-
-
-def make_store(kind, numba_type):
-    """Make an intrinsic that stores a number or a vector."""
-
-    @instruction(types.void, types.int64, numba_type)
-    def raw(builder, address, value):
-        builder.store(value, pointer(builder, address, kind)).align = 4
-
-    return with_bounds_check(raw, byte_size(kind))
-
-
-def load_from(builder, address, kind):
-    """Load floats, which are aligned to 4 bytes."""
-    value = load(builder, address, kind)
-    value.align = 4
-    return value
-
-
-def byte_size(kind):
-    """Return the bytes of a float or a vector."""
-    return 4 if kind is F32 else LANES_BYTES
-
-
-load_f32, store_f32 = make_load(F32, types.float32), make_store(F32, types.float32)
-load_f32x16, store_f32x16 = make_load(F32X16, float32x16), make_store(F32X16, float32x16)
+load_f32, store_f32 = (make(F32, FLOAT_BYTES, types.float32, align=4) for make in (make_load, make_store))
+load_f32x16, store_f32x16 = (make(F32X16, LANES_BYTES, float32x16, align=4) for make in (make_load, make_store))
 
 
 # --- numbers in memory as float32 or bfloat16, sixteen or fewer ------------------------------------------------------
@@ -122,7 +95,7 @@ def lane_mask(builder, count):
 
 def masked_intrinsic(kind):
     """Return LLVM's suffix of masked loads and stores of a vector type, and the bytes of an element."""
-    return (f"v{LANES}f32.p0", 4) if kind is F32X16 else (f"v{LANES}i16.p0", BF16_BYTES)
+    return (f"v{LANES}f32.p0", FLOAT_BYTES) if kind is F32X16 else (f"v{LANES}i16.p0", BF16_BYTES)
 
 
 def make_masked_load(kind, widen):
@@ -183,11 +156,27 @@ def emit_maximum(builder, left, right):
 
 
 binary = instruction(float32x16, float32x16, float32x16)
-add = binary(lambda builder, left, right: builder.fadd(left, right))
-sub = binary(lambda builder, left, right: builder.fsub(left, right))
-mul = binary(lambda builder, left, right: builder.fmul(left, right))
-div = binary(lambda builder, left, right: builder.fdiv(left, right))
 maximum = binary(emit_maximum)
+
+
+def define_operator(function, emit):
+    """Define an operator of vectors by a function (builder, left, right) that emits LLVM code."""
+    compute = binary(lambda builder, left, right: emit(builder, left, right))
+
+    @overload(function, jit_options={"forceinline": True})
+    def operate(left, right):
+        if left is float32x16 and right is float32x16:
+            return lambda left, right: compute(left, right)
+        return None
+
+
+for function, emit in (
+    (operator.add, ir.IRBuilder.fadd),
+    (operator.sub, ir.IRBuilder.fsub),
+    (operator.mul, ir.IRBuilder.fmul),
+    (operator.truediv, ir.IRBuilder.fdiv),
+):
+    define_operator(function, emit)
 
 
 @instruction(float32x16, types.float32)
@@ -284,7 +273,7 @@ def transpose_16x16(builder, target, target_stride, source, source_stride):
     def address_of(start, stride, row):
         return builder.add(start, builder.mul(stride, I64(row)))
 
-    rows = [load_from(builder, address_of(source, source_stride, row), F32X16) for row in range(LANES)]
+    rows = [load(builder, address_of(source, source_stride, row), F32X16, align=4) for row in range(LANES)]
     # Swap the off-diagonal blocks of each pair of rows: of 1 x 1 numbers, then 2 x 2, 4 x 4 and 8 x 8.
     for distance in (1, 2, 4, 8):
         low = [lane if not lane & distance else LANES + lane - distance for lane in range(LANES)]
@@ -313,14 +302,14 @@ def make_matmul_block(rows, vectors, is_added):
         cells = [(row, vector) for row in range(rows) for vector in range(vectors)]
         sums = {cell: cgutils.alloca_once(builder, F32X16) for cell in cells}
         for cell, total in sums.items():
-            start = load_from(builder, address_of(c, c_stride, *cell), F32X16) if is_added else f32x16(0.0)
+            start = load(builder, address_of(c, c_stride, *cell), F32X16, align=4) if is_added else f32x16(0.0)
             builder.store(start, total)
         with cgutils.for_range(builder, depth) as loop:
             b_row = builder.add(b, builder.mul(b_stride, loop.index))
             a_column = builder.add(a, builder.mul(a_step, loop.index))
-            right = [load_from(builder, address_of(b_row, I64(0), 0, vector), F32X16) for vector in range(vectors)]
+            right = [load(builder, address_of(b_row, I64(0), 0, vector), F32X16, align=4) for vector in range(vectors)]
             for row in range(rows):
-                factor = load_from(builder, address_of(a_column, a_stride, row), F32)
+                factor = load(builder, address_of(a_column, a_stride, row), F32, align=4)
                 left = splat(builder, factor, F32X16)
                 for vector in range(vectors):
                     total = sums[row, vector]
@@ -341,8 +330,6 @@ def sqrt(builder, number):
 
 # --- a row of scores -------------------------------------------------------------------------------------------------
 
-MASKED = np.float32(-np.inf)
-
 
 def make_softmax_numerators(exp):
     """Make a kernel that replaces `count` scores by exp(score - maximum); it returns the sum of these numerators.
@@ -352,17 +339,17 @@ def make_softmax_numerators(exp):
 
     @kernel
     def softmax_numerators(scores, count, size):
-        for offset in range(4 * count, size, 4):
+        for offset in range(FLOAT_BYTES * count, size, FLOAT_BYTES):
             store_f32(scores + offset, MASKED)
         highest = load_f32x16(scores)
         for offset in range(LANES_BYTES, size, LANES_BYTES):
             highest = maximum(highest, load_f32x16(scores + offset))
         highest = broadcast(hmax(highest))
-        total = broadcast(np.float32(0.0))
+        total = broadcast(ZERO)
         for offset in range(0, size, LANES_BYTES):
-            values = exp(sub(load_f32x16(scores + offset), highest))
+            values = exp(load_f32x16(scores + offset) - highest)
             store_f32x16(scores + offset, values)
-            total = add(total, values)
+            total = total + values
         return hsum(total)
 
     return softmax_numerators

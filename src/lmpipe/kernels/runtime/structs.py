@@ -44,5 +44,6 @@ BOUNDS = struct("spare failures address size used")
 RANGE = struct("start stop")
 
 # Float32 numbers of a vector (simd_float32.py).
+FLOAT_BYTES = 4
 LANES = 16
-LANES_BYTES = 4 * LANES
+LANES_BYTES = FLOAT_BYTES * LANES

@@ -13,32 +13,15 @@ whole vectors. Rows (d_model) are padded with zeros to whole panels.
 
 import numpy as np
 
-from lmpipe.kernels.runtime import structs as runtime_structs
-from lmpipe.kernels.runtime.intrinsics import inlined, kernel, load_int
-from lmpipe.kernels.runtime.simd_float32 import (
-    add,
-    broadcast,
-    div,
-    exp,
-    hsum,
-    load_f32,
-    load_f32x16,
-    make_softmax_numerators,
-    mul,
-    sqrt,
-    store_f32,
-    store_f32x16,
-    sub,
-)
-from lmpipe.kernels.runtime.structs import LANES_BYTES
+from lmpipe.kernels.runtime import simd_float32 as simd
+from lmpipe.kernels.runtime.intrinsics import inlined, kernel, load_int, round_up
+from lmpipe.kernels.runtime.simd_float32 import ONE, ZERO, broadcast, load_f32, load_f32x16, store_f32, store_f32x16
+from lmpipe.kernels.runtime.structs import FLOAT_BYTES, LANES_BYTES
 from lmpipe.kernels.transformer import structs
 from lmpipe.kernels.transformer.structs import LAYER, MODEL, PANEL, PANEL_BYTES, POST_NORM, PRE_NORM, ROW
 
-FLOAT_BYTES = 4
-ZERO, ONE = np.float32(0.0), np.float32(1.0)
 NORM_EPS = np.float32(structs.NORM_EPS)
-round_up = inlined(runtime_structs.round_up)
-softmax_numerators = make_softmax_numerators(exp)
+softmax_numerators = simd.make_softmax_numerators(simd.exp)
 
 
 @inlined
@@ -56,10 +39,10 @@ def vecmat_panel(output, factors, count, matrix, stride):
     first = second = third = fourth = broadcast(ZERO)
     for i in range(count):
         factor = broadcast(load_f32(factors + FLOAT_BYTES * i))
-        first = add(first, mul(factor, load_f32x16(matrix)))
-        second = add(second, mul(factor, load_f32x16(matrix + LANES_BYTES)))
-        third = add(third, mul(factor, load_f32x16(matrix + 2 * LANES_BYTES)))
-        fourth = add(fourth, mul(factor, load_f32x16(matrix + 3 * LANES_BYTES)))
+        first = first + factor * load_f32x16(matrix)
+        second = second + factor * load_f32x16(matrix + LANES_BYTES)
+        third = third + factor * load_f32x16(matrix + 2 * LANES_BYTES)
+        fourth = fourth + factor * load_f32x16(matrix + 3 * LANES_BYTES)
         matrix += stride
     store_f32x16(output, first)
     store_f32x16(output + LANES_BYTES, second)
@@ -73,7 +56,7 @@ def vecmat_lanes(output, factors, count, matrix, stride):
     sums = broadcast(ZERO)
     for i in range(count):
         factor = broadcast(load_f32(factors + FLOAT_BYTES * i))
-        sums = add(sums, mul(factor, load_f32x16(matrix)))
+        sums = sums + factor * load_f32x16(matrix)
         matrix += stride
     store_f32x16(output, sums)
 
@@ -100,12 +83,12 @@ def rmsnorm(output, x, d_model, weight):
         squares = broadcast(ZERO)
         for offset in range(0, size, LANES_BYTES):
             values = load_f32x16(x + offset)
-            squares = add(squares, mul(values, values))
-        scale = broadcast(ONE / sqrt(hsum(squares) / np.float32(d_model) + NORM_EPS))
+            squares = squares + values * values
+        scale = broadcast(ONE / simd.sqrt(simd.hsum(squares) / np.float32(d_model) + NORM_EPS))
     for offset in range(0, size, LANES_BYTES):
-        values = mul(load_f32x16(x + offset), scale)
+        values = load_f32x16(x + offset) * scale
         if weight != 0:
-            values = mul(values, load_f32x16(weight + offset))
+            values = values * load_f32x16(weight + offset)
         store_f32x16(output + offset, values)
 
 
@@ -117,9 +100,9 @@ def feed_forward_activation(values, d_ff, has_gate):
     """
     for offset in range(0, FLOAT_BYTES * d_ff, LANES_BYTES):
         x = load_f32x16(values + offset)
-        silu = div(x, add(broadcast(ONE), exp(sub(broadcast(ZERO), x))))
+        silu = x / (broadcast(ONE) + simd.exp(broadcast(ZERO) - x))
         if has_gate:
-            silu = mul(silu, load_f32x16(values + FLOAT_BYTES * d_ff + offset))
+            silu = silu * load_f32x16(values + FLOAT_BYTES * d_ff + offset)
         store_f32x16(values + offset, silu)
 
 
@@ -139,7 +122,7 @@ def apply_rope(values, head_dim, cos_sin):
 @kernel
 def attention_head(output, query, position, head_dim, keys, values, scores):
     """Attend from `position` to itself and the positions before it; the query is scaled in place."""
-    scale = ONE / sqrt(np.float32(head_dim))
+    scale = ONE / simd.sqrt(np.float32(head_dim))
     for offset in range(0, FLOAT_BYTES * head_dim, FLOAT_BYTES):
         store_f32(query + offset, load_f32(query + offset) * scale)
     for panel in range(position // PANEL + 1):
@@ -195,7 +178,7 @@ def residual_add(model, sublayer, rows, norm, stride):
     d_model, x = load_int(model + MODEL.d_model), load_int(model + MODEL.x)
     for _ in range(rows):
         for offset in range(0, padded_bytes(d_model), LANES_BYTES):
-            store_f32x16(x + offset, add(load_f32x16(x + offset), load_f32x16(sublayer + offset)))
+            store_f32x16(x + offset, load_f32x16(x + offset) + load_f32x16(sublayer + offset))
         if load_int(model + MODEL.norm) == POST_NORM:
             rmsnorm(x, x, d_model, norm)
         x += padded_bytes(d_model)

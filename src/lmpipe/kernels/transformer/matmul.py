@@ -3,14 +3,10 @@
 Matrices are (address, bytes from row to row).
 """
 
-import numpy as np
-
 from lmpipe.kernels.runtime.intrinsics import CHECKED, bounds_check, kernel
-from lmpipe.kernels.runtime.simd_float32 import LANES, broadcast, make_matmul_block, store_f32x16, transpose_16x16
-from lmpipe.kernels.runtime.structs import LANES_BYTES
+from lmpipe.kernels.runtime.simd_float32 import ZERO, broadcast, make_matmul_block, store_f32x16, transpose_16x16
+from lmpipe.kernels.runtime.structs import FLOAT_BYTES, LANES, LANES_BYTES
 
-FLOAT_BYTES = 4
-ZERO = np.float32(0.0)
 MATMUL_ROWS = 8
 
 

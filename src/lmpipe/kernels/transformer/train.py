@@ -10,45 +10,16 @@ divided by ours, at the laptop study's shape (d_model 64) and at d_model 256, on
 
 import numpy as np
 
-from lmpipe.kernels.runtime import structs as runtime_structs
-from lmpipe.kernels.runtime.intrinsics import inlined, kernel, load_int
-from lmpipe.kernels.runtime.simd_float32 import (
-    BF16_BYTES,
-    LANES,
-    MASKED,
-    add,
-    broadcast,
-    div,
-    exp_fma,
-    fmuladd,
-    hmax,
-    hsum,
-    load_bf16_masked,
-    load_f32,
-    load_f32_masked,
-    load_f32x16,
-    make_softmax_numerators,
-    maximum,
-    mul,
-    rotate_pairs,
-    select_tail,
-    sqrt,
-    store_bf16_masked,
-    store_f32,
-    store_f32_masked,
-    store_f32x16,
-    sub,
-)
-from lmpipe.kernels.runtime.structs import LANES_BYTES, WORD
+from lmpipe.kernels.runtime import simd_float32 as simd
+from lmpipe.kernels.runtime.intrinsics import inlined, kernel, load_int, round_up
+from lmpipe.kernels.runtime.simd_float32 import ONE, ZERO, broadcast, exp_fma
+from lmpipe.kernels.runtime.structs import FLOAT_BYTES, LANES, LANES_BYTES, WORD
 from lmpipe.kernels.transformer import structs
 from lmpipe.kernels.transformer.matmul import add_matmul_transposed, clear, matmul, transpose
 from lmpipe.kernels.transformer.structs import ATTENTION, ATTENTION_BLOCK, LOSS, NORM, NORM_GROUP, SWIGLU
 
-FLOAT_BYTES = 4
-ZERO, ONE = np.float32(0.0), np.float32(1.0)
 NORM_EPS = np.float32(structs.NORM_EPS)
-round_up = inlined(runtime_structs.round_up)
-softmax_numerators = make_softmax_numerators(exp_fma)
+softmax_numerators = simd.make_softmax_numerators(exp_fma)
 
 
 # --- vectors of a row ------------------------------------------------------------------------------------------------
@@ -60,8 +31,8 @@ def load(row, i, count, itemsize):
     left = count - i
     if itemsize == FLOAT_BYTES:
         address = row + FLOAT_BYTES * i
-        return load_f32x16(address) if left >= LANES else load_f32_masked(address, left)
-    return load_bf16_masked(row + BF16_BYTES * i, min(left, LANES))
+        return simd.load_f32x16(address) if left >= LANES else simd.load_f32_masked(address, left)
+    return simd.load_bf16_masked(row + simd.BF16_BYTES * i, min(left, LANES))
 
 
 @inlined
@@ -69,17 +40,17 @@ def store(row, i, values, count, itemsize):
     """Store elements i to i + 15 of a row of `count` elements, or as many as it has."""
     left = count - i
     if itemsize != FLOAT_BYTES:
-        store_bf16_masked(row + BF16_BYTES * i, values, min(left, LANES))
+        simd.store_bf16_masked(row + simd.BF16_BYTES * i, values, min(left, LANES))
     elif left >= LANES:
-        store_f32x16(row + FLOAT_BYTES * i, values)
+        simd.store_f32x16(row + FLOAT_BYTES * i, values)
     else:
-        store_f32_masked(row + FLOAT_BYTES * i, values, left)
+        simd.store_f32_masked(row + FLOAT_BYTES * i, values, left)
 
 
 @inlined
 def sigmoid(x):
     """Logistic function, 1 / (1 + exp(-x))."""
-    return div(broadcast(ONE), add(broadcast(ONE), exp_fma(sub(broadcast(ZERO), x))))
+    return broadcast(ONE) / (broadcast(ONE) + exp_fma(broadcast(ZERO) - x))
 
 
 # --- RMSNorm ---------------------------------------------------------------------------------------------------------
@@ -99,12 +70,12 @@ def rmsnorm(args, first, last, thread_id):
         squares = broadcast(ZERO)
         for i in range(0, d_model, LANES):
             values = load(x, i, d_model, FLOAT_BYTES)
-            squares = fmuladd(squares, values, values)
-        scale = ONE / sqrt(hsum(squares) / np.float32(d_model) + NORM_EPS)
-        store_f32(load_int(args + NORM.scales) + FLOAT_BYTES * row, scale)
+            squares = simd.fmuladd(squares, values, values)
+        scale = ONE / simd.sqrt(simd.hsum(squares) / np.float32(d_model) + NORM_EPS)
+        simd.store_f32(load_int(args + NORM.scales) + FLOAT_BYTES * row, scale)
         for i in range(0, d_model, LANES):
-            normalized = mul(load(x, i, d_model, FLOAT_BYTES), broadcast(scale))
-            store(output, i, mul(normalized, load(weight, i, d_model, FLOAT_BYTES)), d_model, itemsize)
+            normalized = load(x, i, d_model, FLOAT_BYTES) * broadcast(scale)
+            store(output, i, normalized * load(weight, i, d_model, FLOAT_BYTES), d_model, itemsize)
     return 0
 
 
@@ -124,19 +95,19 @@ def rmsnorm_backward(args, first, last, thread_id):
         for row in range(group * NORM_GROUP, min((group + 1) * NORM_GROUP, rows)):
             x = load_int(args + NORM.x) + FLOAT_BYTES * d_model * row
             grad = load_int(args + NORM.output) + itemsize * d_model * row
-            scale = broadcast(load_f32(load_int(args + NORM.scales) + FLOAT_BYTES * row))
+            scale = broadcast(simd.load_f32(load_int(args + NORM.scales) + FLOAT_BYTES * row))
             weighted = broadcast(ZERO)
             for i in range(0, d_model, LANES):
-                normalized = mul(load(x, i, d_model, FLOAT_BYTES), scale)
-                product = mul(load(grad, i, d_model, itemsize), normalized)
-                store(weight_sums, i, add(load(weight_sums, i, d_model, FLOAT_BYTES), product), d_model, FLOAT_BYTES)
-                weighted = fmuladd(weighted, product, load(weight, i, d_model, FLOAT_BYTES))
-            mean = broadcast(hsum(weighted) / np.float32(d_model))
+                normalized = load(x, i, d_model, FLOAT_BYTES) * scale
+                product = load(grad, i, d_model, itemsize) * normalized
+                store(weight_sums, i, load(weight_sums, i, d_model, FLOAT_BYTES) + product, d_model, FLOAT_BYTES)
+                weighted = simd.fmuladd(weighted, product, load(weight, i, d_model, FLOAT_BYTES))
+            mean = broadcast(simd.hsum(weighted) / np.float32(d_model))
             grad_x = load_int(args + NORM.grad_x) + FLOAT_BYTES * d_model * row
             for i in range(0, d_model, LANES):
-                normalized = mul(load(x, i, d_model, FLOAT_BYTES), scale)
-                grad_normalized = mul(load(grad, i, d_model, itemsize), load(weight, i, d_model, FLOAT_BYTES))
-                store(grad_x, i, mul(sub(grad_normalized, mul(normalized, mean)), scale), d_model, FLOAT_BYTES)
+                normalized = load(x, i, d_model, FLOAT_BYTES) * scale
+                grad_normalized = load(grad, i, d_model, itemsize) * load(weight, i, d_model, FLOAT_BYTES)
+                store(grad_x, i, (grad_normalized - normalized * mean) * scale, d_model, FLOAT_BYTES)
     return 0
 
 
@@ -157,7 +128,7 @@ def swiglu(args, first, last, thread_id):
         for i in range(0, d_ff, LANES):
             gate = load(gate_up, i, d_ff, itemsize)
             up = load(gate_up + itemsize * d_ff, i, d_ff, itemsize)
-            store(output, i, mul(mul(gate, sigmoid(gate)), up), d_ff, itemsize)
+            store(output, i, gate * sigmoid(gate) * up, d_ff, itemsize)
     return 0
 
 
@@ -177,12 +148,12 @@ def swiglu_backward(args, first, last, thread_id):
             up = load(gate_up + itemsize * d_ff, i, d_ff, itemsize)
             grad = load(grad_output, i, d_ff, itemsize)
             gate_sigmoid = sigmoid(gate)
-            silu = mul(gate, gate_sigmoid)
+            silu = gate * gate_sigmoid
             # silu'(x) = sigmoid(x) + silu(x) (1 - sigmoid(x))
-            silu_grad = fmuladd(gate_sigmoid, silu, sub(broadcast(ONE), gate_sigmoid))
-            store(grads, i, mul(mul(grad, up), silu_grad), d_ff, itemsize)
-            store(grads + itemsize * d_ff, i, mul(grad, silu), d_ff, itemsize)
-            store(grad_output, i, mul(silu, up), d_ff, itemsize)
+            silu_grad = simd.fmuladd(gate_sigmoid, silu, broadcast(ONE) - gate_sigmoid)
+            store(grads, i, grad * up * silu_grad, d_ff, itemsize)
+            store(grads + itemsize * d_ff, i, grad * silu, d_ff, itemsize)
+            store(grad_output, i, silu * up, d_ff, itemsize)
     return 0
 
 
@@ -202,31 +173,33 @@ def cross_entropy_fwd_bwd(args, first, last, thread_id):
         logits = load_int(args + LOSS.logits) + itemsize * vocab_size * row
         target = load_int(load_int(args + LOSS.targets) + WORD * row)
         terms = load_int(args + LOSS.terms) + 2 * FLOAT_BYTES * row
-        maxima = broadcast(MASKED)
+        maxima = broadcast(simd.MASKED)
         for i in range(0, vocab_size, LANES):
-            maxima = maximum(select_tail(load(logits, i, vocab_size, itemsize), vocab_size - i, MASKED), maxima)
-        max_logit = hmax(maxima)
-        target_logit = hsum(load(logits, target, target + 1, itemsize))
+            maxima = simd.maximum(
+                simd.select_tail(load(logits, i, vocab_size, itemsize), vocab_size - i, simd.MASKED), maxima
+            )
+        max_logit = simd.hmax(maxima)
+        target_logit = simd.hsum(load(logits, target, target + 1, itemsize))
         sums = broadcast(ZERO)
         for i in range(0, vocab_size, LANES):
-            values = select_tail(load(logits, i, vocab_size, itemsize), vocab_size - i, MASKED)
-            values = exp_fma(sub(values, broadcast(max_logit)))
+            values = simd.select_tail(load(logits, i, vocab_size, itemsize), vocab_size - i, simd.MASKED)
+            values = exp_fma(values - broadcast(max_logit))
             if itemsize == FLOAT_BYTES:
                 store(logits, i, values, vocab_size, itemsize)
-            sums = add(sums, values)
-        sum_exp = hsum(sums)
-        store_f32(terms, max_logit - target_logit)
-        store_f32(terms + FLOAT_BYTES, sum_exp)
+            sums = sums + values
+        sum_exp = simd.hsum(sums)
+        simd.store_f32(terms, max_logit - target_logit)
+        simd.store_f32(terms + FLOAT_BYTES, sum_exp)
         inverse = broadcast(ONE / sum_exp)
         for i in range(0, vocab_size, LANES):
             values = load(logits, i, vocab_size, itemsize)
             if itemsize != FLOAT_BYTES:
                 # bfloat16 would round the exponentials: they are recomputed from the logits.
-                values = exp_fma(sub(values, broadcast(max_logit)))
-            store(logits, i, mul(values, inverse), vocab_size, itemsize)
+                values = exp_fma(values - broadcast(max_logit))
+            store(logits, i, values * inverse, vocab_size, itemsize)
         # The gradient of a logit is its probability, less 1 for the target's.
-        target_prob = mul(exp_fma(broadcast(target_logit - max_logit)), inverse)
-        store(logits, target, sub(target_prob, broadcast(ONE)), target + 1, itemsize)
+        target_prob = exp_fma(broadcast(target_logit - max_logit)) * inverse
+        store(logits, target, target_prob - broadcast(ONE), target + 1, itemsize)
     return 0
 
 
@@ -250,10 +223,10 @@ def load_rows(target, rows, first, last, seq, head_dim, itemsize, factor, cos_si
         if position < seq:
             row, rotation = rows_address + rows_stride * position, cos_sin_at(cos_sin, position, head_dim)
             for i in range(0, head_dim, LANES):
-                values = mul(load(row, i, head_dim, itemsize), broadcast(factor))
+                values = load(row, i, head_dim, itemsize) * broadcast(factor)
                 if rotation != 0:
-                    values = rotate_pairs(values, load(rotation, i, head_dim, FLOAT_BYTES), ONE)
-                store_f32x16(target_row + FLOAT_BYTES * i, values)
+                    values = simd.rotate_pairs(values, load(rotation, i, head_dim, FLOAT_BYTES), ONE)
+                simd.store_f32x16(target_row + FLOAT_BYTES * i, values)
         else:
             clear(target_row, target_stride)
         target_row += target_stride
@@ -263,9 +236,9 @@ def load_rows(target, rows, first, last, seq, head_dim, itemsize, factor, cos_si
 def store_row(row, source, head_dim, itemsize, factor, cos_sin):
     """Store a head's row of gradients, times a factor, rotated back by RoPE if it is there."""
     for i in range(0, head_dim, LANES):
-        values = mul(load_f32x16(source + FLOAT_BYTES * i), broadcast(factor))
+        values = simd.load_f32x16(source + FLOAT_BYTES * i) * broadcast(factor)
         if cos_sin != 0:
-            values = rotate_pairs(values, load(cos_sin, i, head_dim, FLOAT_BYTES), -ONE)
+            values = simd.rotate_pairs(values, load(cos_sin, i, head_dim, FLOAT_BYTES), -ONE)
         store(row, i, values, head_dim, itemsize)
 
 
@@ -275,13 +248,13 @@ def softmax_backward(scores, grads, count, size):
     inverse = broadcast(ONE / softmax_numerators(scores, count, size))
     weighted = broadcast(ZERO)
     for offset in range(0, size, LANES_BYTES):
-        probs = mul(load_f32x16(scores + offset), inverse)
-        store_f32x16(scores + offset, probs)
-        weighted = fmuladd(weighted, probs, load_f32x16(grads + offset))
-    mean = broadcast(hsum(weighted))
+        probs = simd.load_f32x16(scores + offset) * inverse
+        simd.store_f32x16(scores + offset, probs)
+        weighted = simd.fmuladd(weighted, probs, simd.load_f32x16(grads + offset))
+    mean = broadcast(simd.hsum(weighted))
     for offset in range(0, size, LANES_BYTES):
-        grad = sub(load_f32x16(grads + offset), mean)
-        store_f32x16(grads + offset, mul(load_f32x16(scores + offset), grad))
+        grad = simd.load_f32x16(grads + offset) - mean
+        simd.store_f32x16(grads + offset, simd.load_f32x16(scores + offset) * grad)
 
 
 @inlined
@@ -300,7 +273,7 @@ def causal_attention(args, first, last, thread_id):
     float32, 4.6 and 5.1 times in bfloat16.
     """
     seq, num_heads, head_dim, itemsize = attention_shape(args)
-    cos_sin, scale = load_int(args + ATTENTION.cos_sin), ONE / sqrt(np.float32(head_dim))
+    cos_sin, scale = load_int(args + ATTENTION.cos_sin), ONE / simd.sqrt(np.float32(head_dim))
     padded_seq, padded_dim = round_up(seq, ATTENTION_BLOCK), round_up(head_dim, LANES)
     head_row, score_row, out_row = FLOAT_BYTES * padded_dim, FLOAT_BYTES * padded_seq, itemsize * num_heads * head_dim
     matrix, block = padded_seq * head_row, ATTENTION_BLOCK * head_row
@@ -325,11 +298,11 @@ def causal_attention(args, first, last, thread_id):
             for i in range(ATTENTION_BLOCK):
                 sum_exp = softmax_numerators(scores[0] + score_row * i, start + i + 1, FLOAT_BYTES * stop)
                 # The query is not needed any more.
-                store_f32(queries[0] + head_row * i, ONE / sum_exp)
+                simd.store_f32(queries[0] + head_row * i, ONE / sum_exp)
             matmul(context, scores, values, ATTENTION_BLOCK, padded_dim, stop)
             for position in range(start, min(stop, seq)):
                 row = head_row * (position - start)
-                inverse = load_f32(queries[0] + row)
+                inverse = simd.load_f32(queries[0] + row)
                 store_row(output + out_row * position, context[0] + row, head_dim, itemsize, inverse, 0)
     return 0
 
@@ -342,7 +315,7 @@ def causal_attention_backward(args, first, last, thread_id):
     dV = P' G, dP = G V', dS = P (dP - sum(P dP)), dQ = dS K, dK = dS' Q. A unit is a head of a sequence.
     """
     seq, num_heads, head_dim, itemsize = attention_shape(args)
-    cos_sin, scale = load_int(args + ATTENTION.cos_sin), ONE / sqrt(np.float32(head_dim))
+    cos_sin, scale = load_int(args + ATTENTION.cos_sin), ONE / simd.sqrt(np.float32(head_dim))
     padded_seq, padded_dim = round_up(seq, ATTENTION_BLOCK), round_up(head_dim, LANES)
     head_row, score_row, out_row = FLOAT_BYTES * padded_dim, FLOAT_BYTES * padded_seq, itemsize * num_heads * head_dim
     matrix, block = padded_seq * head_row, ATTENTION_BLOCK * head_row
