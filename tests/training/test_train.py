@@ -190,13 +190,14 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(study, monkeypatch,
 
 
 def test_sigterm_saves_first(study, monkeypatch):
+    handler = signal.getsignal(signal.SIGTERM)
     expected = train_uninterrupted(tiny_run())
     stop_at(monkeypatch, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as stopped:
         train(tiny_run(), study, study / "run")
     assert stopped.value.code == 128 + signal.SIGTERM
     assert [path.name for path in study.glob("store/*/checkpoints/*")] == ["step-0000000007.safetensors"]
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == handler
     train(tiny_run(), study, study / "run")
     assert_same_result(study / "run", expected)
 
