@@ -12,17 +12,16 @@ import os
 import site
 import sys
 import time
-import types
 import venv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lmpipe.io.files import atomic_write
+from lmpipe.study.experiments import PlannedRun
 from lmpipe.study.paths import METRICS, WEIGHTS
-from lmpipe.study.planned_run import PlannedRun
-from lmpipe.training.run_config import RunInputs, load_run
-from lmpipe.training.run_store import StoredRun
+from lmpipe.training import run
+from lmpipe.training.run import RunInputs, StoredRun, load_run
 from tests.support.run_documents import run_summary
 
 ROOT = Path(__file__).parents[2]
@@ -60,9 +59,7 @@ def main(folder: str) -> None:
     """Run `lmpipe` with the fake in place of its training."""
     from lmpipe.cli.main import main
 
-    module = types.ModuleType("lmpipe.training.run")
-    module.train = FakeTraining(Path(folder)).train
-    sys.modules["lmpipe.training.run"] = module
+    run.train = FakeTraining(Path(folder)).train
     main()
 
 
@@ -73,9 +70,9 @@ class FakeTraining:
         self.folder = folder
         self.settings = json.loads((folder / SETTINGS).read_text())
 
-    def train(self, run: PlannedRun, results: Path, output: Path, **options: Any) -> bool:
+    def train(self, planned: PlannedRun, results: Path, output: Path, **options: Any) -> bool:
         """Stand in for lmpipe.training.run.train: the same inputs, store and outputs."""
-        inputs = load_run(run, results, options["best_path"], output)
+        inputs = load_run(planned, results, output)
         stored = StoredRun.of(results, inputs.fingerprint())
         with stored.locked():
             is_new = not stored.is_finished

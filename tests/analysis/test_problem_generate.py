@@ -44,8 +44,6 @@ def samples_of(corpus, **changes):
         context_length=64,
         samples=records,
         held_out=HeldOutMetrics(**held_out),
-        vocabulary_words=10,
-        vocabulary_bytes=100,
     )
     return samples.model_copy(update=changes)
 

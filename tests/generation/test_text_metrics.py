@@ -42,8 +42,8 @@ def test_shares_of_no_words_are_refused():
 def test_training_vocabulary_leaves_out_delimiters(tmp_path):
     path = tmp_path / "train.txt"
     path.write_text("One two.<|endoftext|>\nThree one<|endoftext|>Four", encoding="utf-8")
-    assert training_vocabulary(path)[0] == {"one", "two", "three", "four"}
-    assert training_vocabulary(path, max_bytes=5)[0] == {"one", "two"}
+    assert training_vocabulary(path) == {"one", "two", "three", "four"}
+    assert training_vocabulary(path, max_bytes=5) == {"one", "two"}
 
 
 def test_held_out_documents_are_cut_to_the_samples_length(tmp_path):

@@ -42,12 +42,15 @@ def test_polynomial_equals_the_sum_of_matmuls(words):
 
 
 def test_flops_are_a_polynomial_in_the_context_length():
-    flops = count_flops(GPT2_XL)
+    crossover = count_flops(GPT2_XL).attention_crossover_context
+    per_pair = 4 * GPT2_XL.num_layers * GPT2_XL.d_model
     for context_length in (1, 100, 16384):
         longer = GPT2_XL.model_copy(update={"context_length": context_length})
-        expected = flops.weight_flops_per_token * context_length + flops.attention_flops_per_pair * context_length**2
-        assert accounting.forward_flops(longer) == expected
-    balanced = GPT2_XL.model_copy(update={"context_length": round(flops.attention_crossover_context)})
+        assert (
+            accounting.forward_flops(longer)
+            == round(crossover * per_pair) * context_length + per_pair * context_length**2
+        )
+    balanced = GPT2_XL.model_copy(update={"context_length": round(crossover)})
     assert accounting.component_shares(balanced)["attention_scores"] == pytest.approx(0.5, abs=1e-4)
 
 

@@ -12,12 +12,12 @@ from lmpipe.io.files import write_json
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import write_study
 from lmpipe.planning.stages import records
+from lmpipe.provenance.checksums import collect_records
 from lmpipe.provenance.job_records import (
     RECORD,
     JobRecord,
     JobResult,
     StudyProvenance,
-    collect_records,
     input_files,
     record_path,
     run_recorded,

@@ -11,8 +11,7 @@ from lmpipe.analysis.results import Results
 from lmpipe.data.documents import CorpusInfo, CorpusSplits, SplitInfo
 from lmpipe.planning.plan import load_plan
 from lmpipe.provenance.environment import Environment
-from lmpipe.study.experiments import BestOf
-from lmpipe.study.planned_run import PlannedRun
+from lmpipe.study.experiments import BestOf, PlannedRun
 from lmpipe.study.schema import read_study
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training.measurements import (
@@ -23,14 +22,15 @@ from lmpipe.training.measurements import (
     PredictedStep,
     StepProfile,
 )
-from lmpipe.training.run_config import (
+from lmpipe.training.run_documents import (
+    InitDigest,
     LearningRateSource,
     RunConfig,
+    RunSummary,
     TokenFileReference,
     TokenFileReferences,
     TokenizerReference,
 )
-from lmpipe.training.run_store import InitDigest, RunSummary
 
 MODEL = {
     "context_length": 128,
@@ -345,11 +345,8 @@ def fabricate_measurements(
         ("inputs of the RMSNorms", "norms", 0, 300, "the norm needs them"),
     ]
     names = ("name", "component", "handout_bytes", "saved_bytes", "reason")
-    rows = [
-        dict(zip(names, value, strict=True)) | {"handout_formula": "4 * S * V", "saved_formula": "0"}
-        for value in values
-    ]
-    activations = {"activations": rows, "handout_bytes": 1200, "saved_bytes": 900, "saved_bytes_per_sequence": 100}
+    rows = [dict(zip(names, value, strict=True)) for value in values]
+    activations = {"activations": rows, "handout_bytes": 1200, "saved_bytes": 900}
     predicted = PredictedStep(**step, forward_flops=2_000_000, step_flops=6_000_000, activations=activations)
     measured = MeasuredStep(
         **step,

@@ -4,8 +4,14 @@ from typing import Any
 
 from lmpipe.provenance.environment import environment
 from lmpipe.study.settings import ModelConfig, TrainingSettings
-from lmpipe.training.run_config import RunConfig, TokenFileReference, TokenFileReferences, TokenizerReference
-from lmpipe.training.run_store import InitDigest, RunSummary
+from lmpipe.training.run_documents import (
+    InitDigest,
+    RunConfig,
+    RunSummary,
+    TokenFileReference,
+    TokenFileReferences,
+    TokenizerReference,
+)
 from tests.support.tiny_study import MODEL, TRAINING
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lmpipe.data.encode import encode_file
-from lmpipe.study.planned_run import PlannedRun
+from lmpipe.study.experiments import PlannedRun
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 from lmpipe.tokenizer.tokenizer import Tokenizer
 

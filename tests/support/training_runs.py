@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lmpipe.study.planned_run import PlannedRun
+from lmpipe.study.experiments import PlannedRun
 from lmpipe.training.optimizer import AdamW
 from lmpipe.training.run import train
 from tests.support.tiny_study import make_tiny_study
@@ -92,7 +92,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], Non
 def program(run: PlannedRun, results: Path, output: Path, **options: Any) -> list[str]:
     """Return the command of a Python program that trains a run, and prints if it was trained now."""
     planned = f"PlannedRun.model_validate_json({run.model_dump_json()!r})"
-    imports = "from lmpipe.study.planned_run import PlannedRun; from lmpipe.training.run import train"
+    imports = "from lmpipe.study.experiments import PlannedRun; from lmpipe.training.run import train"
     code = f"{imports}; print(train({planned}, {str(results)!r}, {str(output)!r}, **{options}))"
     return [sys.executable, "-c", code]
 

@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from lmpipe.errors import InputError
-from lmpipe.training.run_config import RunConfig
-from lmpipe.training.run_store import RunSummary, StoredRun, clear
+from lmpipe.training.run import StoredRun, clear
+from lmpipe.training.run_documents import RunConfig, RunSummary
 from tests.support.run_documents import run_config, run_summary
 
 

@@ -23,8 +23,8 @@ from lmpipe.study.experiments import BestOf
 from lmpipe.study.settings import ModelConfig
 from lmpipe.training.loop import TrainLoop, evaluation_steps
 from lmpipe.training.optimizer import AdamW
-from lmpipe.training.run import train
-from lmpipe.training.run_config import BestRun, GridPoint, resolve_learning_rate
+from lmpipe.training.run import resolve_learning_rate, train
+from lmpipe.training.run_documents import BestRun
 from lmpipe.training.trainer import Trainer, TrainState
 from tests.support.tiny_study import MODEL, TRAINING, make_tiny_study, tiny_run, tiny_tokenizer
 from tests.support.training_runs import (
@@ -343,16 +343,15 @@ def test_a_run_of_one_step_is_a_run(study):
     assert rows_of(study / "run")[1]["validation_loss"]
 
 
-POINT = {
-    "run": "max_lr=0.02",
-    "max_lr": 0.02,
-    "batch_size": 16,
-    "validation_loss": 3.0,
-    "bits_per_byte": 2.0,
-    "statuses": ["finished"],
-}
 BEST = BestRun(
-    **POINT, experiment="sweep", seeds=[0], ranked_by="validation_loss", candidates=[GridPoint.model_validate(POINT)]
+    experiment="sweep",
+    run="max_lr=0.02",
+    seeds=[0],
+    max_lr=0.02,
+    batch_size=16,
+    ranked_by="validation_loss",
+    validation_loss=3.0,
+    bits_per_byte=2.0,
 )
 
 
@@ -365,9 +364,9 @@ BEST = BestRun(
     ],
 )
 def test_a_rate_is_taken_from_the_best_of_a_sweep(study, max_lr, expected):
-    BEST.write(study / "best.json")
+    BEST.write(study / "experiments/sweep/best.json")
     settings = tiny_run(max_lr=max_lr, total_tokens=64, overrides={"max_lr": max_lr, "batch_size": 4})
-    train(settings, study, study / "run", best_path=study / "best.json")
+    train(settings, study, study / "run")
     config = json.loads((study / "run/config.json").read_text())
     assert config["training"]["max_lr"] == config["overrides"]["max_lr"] == pytest.approx(expected)
     assert config["overrides"]["batch_size"] == 4
@@ -379,8 +378,6 @@ def test_a_rate_of_another_sweep_is_refused(tmp_path):
     BEST.write(tmp_path / "best.json")
     with pytest.raises(InputError, match="best run of sweep, not of other"):
         resolve_learning_rate(BestOf(best_of="other"), 4, tmp_path / "best.json")
-    with pytest.raises(InputError, match="--best"):
-        resolve_learning_rate(BestOf(best_of="sweep"), 4, None)
 
 
 def test_wrong_inputs_are_refused(study):

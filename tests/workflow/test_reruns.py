@@ -16,7 +16,7 @@ import yaml
 from benchmarks.endurance import killed_studies
 from benchmarks.endurance.killed_studies import StoreWatch, killed_study
 from benchmarks.endurance.processes import poll, start
-from lmpipe.io.locks import file_lock
+from lmpipe.io.files import file_lock
 from tests.support.work import Work, read, stamps, work_since
 
 ROOT = Path(__file__).parents[2]
@@ -233,12 +233,14 @@ def test_another_study_leaves_the_first_alone(clone, study):
     assert at_first() == NOTHING
 
 
-def test_dry_run_does_not_wait_for_the_lock(clone, study):
+@pytest.mark.parametrize("call", ["--dry-run", "--summary", "--rulegraph"])
+def test_a_call_without_jobs_does_not_wait_for_the_lock(clone, study, call):
     study["corpora"]["more"]["documents"] += 1
     clone.write(study)
-    lock = clone.folder / ".snakemake/studies/reruns.lock"
-    with file_lock(lock):
-        assert "waiting" not in clone.snakemake("--dry-run")
+    command = [sys.executable, "-m", "snakemake", call, "--configfile", str(STUDY_FILE)]
+    with file_lock(clone.folder / ".snakemake/studies/reruns.lock"):
+        done = subprocess.run(command, cwd=clone.folder, env=clone.environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "waiting" not in done.stderr
 
 
 def kinds(work: Work) -> set[str]:

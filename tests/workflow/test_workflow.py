@@ -25,7 +25,7 @@ from lmpipe.planning.session import find_study
 from lmpipe.provenance.checksums import CHECKSUMS, read_checksums
 from lmpipe.provenance.job_records import RECORD, StudyProvenance
 from lmpipe.study.problems import PROBLEMS
-from lmpipe.training.run_config import BestRun
+from lmpipe.training.run_documents import BestRun
 from tests.support.browser import check_page
 from tests.support.tiny_study import tiny_text
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from lmpipe.errors import InputError
-from lmpipe.io.locks import lock_until_exit
+from lmpipe.io.files import lock_until_exit
 from lmpipe.planning.rule_inputs import CLUSTER_THREADS, RuleInputs, name_pattern
 from lmpipe.planning.session import start_session
 from lmpipe.planning.snakemake_checks import check_execution, load_config, notices, requested_gpus
@@ -30,19 +30,19 @@ try:
     PLAN = load_config(config, STUDY_FILES, workflow.config_settings.config)
 except InputError as error:
     sys.exit(str(error))
-STUDY = PLAN.study
+STUDY, inputs = PLAN.study, RuleInputs(PLAN)
 RESULTS = f"results/{STUDY.study}"
-inputs = RuleInputs(PLAN)
 TRAIN_THREADS = 1  # --set-threads train=4 uses more; a run's last digits depend on them
-# Threads of a job that uses all cores. A cluster's job is a snakemake of its own, which must get the same number.
+# A cluster's job is a snakemake of its own, which must get the same number.
 GIVEN_CORES = workflow.resource_settings.cores
 ALL_CORES = CLUSTER_THREADS if GIVEN_CORES is None or workflow.remote_exec else GIVEN_CORES
 
 if workflow.is_main_process:
-    if not workflow.output_settings.dryrun:
-        # Two calls at once would remove each other's results: the second one waits, and then finds the work done.
-        message = f"waiting for the snakemake that works on {STUDY.study}"
-        lock_until_exit(f".snakemake/studies/{STUDY.study}.lock", message)
+    # Two calls at once would remove each other's results: the second one waits, and then finds the work done. A call
+    # without cores or nodes (--lint, --dag, --report, --summary and the like) runs no jobs.
+    if (GIVEN_CORES or workflow.resource_settings.nodes) and not workflow.output_settings.dryrun:
+        lock_path = f".snakemake/studies/{STUDY.study}.lock"
+        lock_until_exit(lock_path, f"waiting for the snakemake that works on {STUDY.study}")
     for notice in notices(PLAN, shlex.join(STUDY_FILES), workflow):
         print(notice, file=sys.stderr)
 

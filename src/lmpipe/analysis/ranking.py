@@ -2,7 +2,7 @@
 
 from lmpipe.analysis.results import UNITS, ExperimentRuns
 from lmpipe.errors import InputError
-from lmpipe.training.run_config import BestRun, GridPoint
+from lmpipe.training.run_documents import BestRun
 
 
 def select_best(experiment: ExperimentRuns) -> BestRun:
@@ -19,24 +19,14 @@ def select_best(experiment: ExperimentRuns) -> BestRun:
     best = experiment.best()
     if best is None:
         raise InputError(key, "has no grid point that finished with all its seeds", "add lower learning rates to it")
-    candidates = [grid_point(experiment, name) for name in experiment.names()]
-    point = next(point for point in candidates if point.run == best)
+    runs = experiment.seeds_of(best)
+    training = runs[0].config.training
     return BestRun(
         experiment=experiment.name,
-        seeds=[run.seed for run in experiment.seeds_of(best)],
-        ranked_by=metric,
-        candidates=candidates,
-        **dict(point),
-    )
-
-
-def grid_point(experiment: ExperimentRuns, name: str) -> GridPoint:
-    """Return one run of a sweep with its mean losses over the seeds."""
-    training = experiment.seeds_of(name)[0].config.training
-    return GridPoint(
-        run=name,
+        run=best,
+        seeds=[run.seed for run in runs],
         max_lr=training.max_lr,
         batch_size=training.batch_size,
-        statuses=experiment.statuses(name),
-        **{metric: experiment.mean_loss(name, metric) for metric in UNITS},
+        ranked_by=metric,
+        **{metric: experiment.mean_loss(best, metric) for metric in UNITS},
     )

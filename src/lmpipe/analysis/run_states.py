@@ -16,11 +16,10 @@ from lmpipe.analysis.runs import Run
 from lmpipe.errors import InputError
 from lmpipe.planning.session import StudySession
 from lmpipe.planning.stages import STAGES
+from lmpipe.study.experiments import PlannedRun
 from lmpipe.study.paths import CONFIG, SUMMARY
-from lmpipe.study.planned_run import PlannedRun
-from lmpipe.training.progress import PROGRESS, RunProgress, read_progress
-from lmpipe.training.run_config import RunConfig
-from lmpipe.training.run_store import LOCK_MESSAGE
+from lmpipe.training.progress import LOCK_MESSAGE, PROGRESS, RunProgress, read_progress
+from lmpipe.training.run_documents import RunConfig
 
 # The most urgent first.
 STATES = ("failed", "running", "stopped", "diverged", "not_learning", "done", "waiting")

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lmpipe.errors import REBUILD, InputError
 from lmpipe.io.validation import short_repr
 from lmpipe.study.paths import CONFIG, METRICS, SUMMARY
-from lmpipe.training.run_config import RunConfig
-from lmpipe.training.run_store import RunSummary
+from lmpipe.training.run_documents import RunConfig, RunSummary
 
 if TYPE_CHECKING:
     import pandas as pd

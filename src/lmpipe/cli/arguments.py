@@ -1,17 +1,17 @@
-"""Parsers: one for each subcommand, with its help, an example and typed arguments."""
+"""Subcommands: the function of each, with its arguments, the examples of its help, and its parser."""
 
 import argparse
 import math
 import sys
 from collections.abc import Callable
 from textwrap import fill
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from lmpipe.io.files import MAX_INT_DIGITS
 from lmpipe.io.progress import log
 
 Args = argparse.Namespace
-Commands = Any  # the subparsers of the main parser, whose type argparse does not publish
+Run = Callable[[Args], Any]
 
 
 def fail(message: str) -> NoReturn:
@@ -28,37 +28,43 @@ class Parser(argparse.ArgumentParser):
         fail(f"{self.prog}: {message}; see {self.prog} --help")
 
 
-def add_command(
-    commands: Commands, name: str, run: Callable[[Args], Any], description: str, *examples: str
-) -> argparse.ArgumentParser:
-    """Add the parser of a subcommand; the first sentence of `description` is its line in `lmpipe --help`."""
-    epilog = "\n".join([f"example{'s' if len(examples) > 1 else ''}:", *(f"  {example}" for example in examples)])
-    parser = commands.add_parser(
-        name,
-        help=description.split(". ")[0].rstrip("."),
-        description=fill(description, 100),
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run, parser=parser)
-    return parser
+class Argument(NamedTuple):
+    """Argument of a subcommand: the parameters of `add_argument`."""
+
+    names: tuple[str, ...]
+    options: dict[str, Any]
 
 
-def add_results(parser: argparse.ArgumentParser) -> None:
-    """Add the results folder of a study, which study commands read its settings from."""
-    parser.add_argument("results", help="results folder of the study, such as results/laptop")
+class Command(NamedTuple):
+    """A subcommand named like its function, whose docstring describes it."""
+
+    run: Run
+    arguments: tuple[Argument, ...]
+    examples: tuple[str, ...]
+
+    def add_parser(self, commands: Any) -> None:
+        """Add its parser to the subparsers of the main one, whose type argparse does not publish."""
+        summary, _, details = (self.run.__doc__ or "").partition("\n")
+        parser = commands.add_parser(
+            self.run.__name__.replace("_", "-"),
+            help=summary.rstrip("."),
+            description=fill(f"{summary} {details}", 100),
+            epilog="\n  ".join([f"example{'s' if len(self.examples) > 1 else ''}:", *self.examples]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        for names, options in self.arguments:
+            parser.add_argument(*names, **options)
+        parser.set_defaults(run=self.run, parser=parser)
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add the threads and the device of commands that compute with torch."""
-    parser.add_argument("--threads", type=positive_int, default=1, help="CPU threads (default 1; changes last digits)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the best available one)")
+def argument(*names: str, **options: Any) -> Argument:
+    """Return an argument; the parameters are those of `add_argument`."""
+    return Argument(names, options)
 
 
-def add_shard(parser: argparse.ArgumentParser) -> None:
-    """Add the shard of a text that a command processes."""
-    parser.add_argument("--shard", type=int, default=0, help="index of the shard, from 0 (default 0)")
-    parser.add_argument("--shards", type=positive_int, default=1, help="number of shards (default 1: the whole text)")
+def command(*arguments: Argument, examples: str) -> Callable[[Run], Command]:
+    """Make a subcommand of a function; `examples` has a line each."""
+    return lambda run: Command(run, arguments, tuple(examples.splitlines()))
 
 
 def positive_int(text: str) -> int:
@@ -76,3 +82,17 @@ def non_negative_seconds(text: str) -> float:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text[:MAX_INT_DIGITS]!r} is not a time in seconds")
+
+
+RESULTS = argument("results", help="results folder of the study, such as results/laptop")
+EXPERIMENT = argument("experiment", help="name of the experiment")
+# Of commands that compute with torch.
+DEVICE = (
+    argument("--threads", type=positive_int, default=1, help="CPU threads (default 1; changes last digits)"),
+    argument("--device", help="cpu, cuda, cuda:1 or mps (default: the best available one)"),
+)
+# Of commands that process one shard of a text.
+SHARD = (
+    argument("--shard", type=int, default=0, help="index of the shard, from 0 (default 0)"),
+    argument("--shards", type=positive_int, default=1, help="number of shards (default 1: the whole text)"),
+)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lmpipe import __version__
 from lmpipe.cli import report_commands, study_commands, tokenizer_commands, training_commands
-from lmpipe.cli.arguments import Args, Parser, fail
+from lmpipe.cli.arguments import Args, Command, Parser, fail
 from lmpipe.errors import InputError
 from lmpipe.io.files import STANDARD_OUTPUT
 
@@ -54,7 +54,9 @@ def make_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"lmpipe {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in COMMAND_MODULES:
-        module.add_commands(commands)
+        for member in vars(module).values():
+            if isinstance(member, Command):
+                member.add_parser(commands)
     return parser
 
 

@@ -31,8 +31,7 @@ import urllib3
 from lmpipe import __version__
 from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
-from lmpipe.io.files import CHUNK_BYTES, atomic_write, disk_error, sha256_of
-from lmpipe.io.locks import file_lock, is_same_file
+from lmpipe.io.files import CHUNK_BYTES, atomic_write, disk_error, file_lock, is_same_file, sha256_of
 from lmpipe.io.progress import log, progress
 from lmpipe.study.corpora import TextFile
 

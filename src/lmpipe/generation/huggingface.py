@@ -53,7 +53,10 @@ def llama_files(config: ModelConfig, weights: Mapping[str, np.ndarray], tokenize
     eos_id = end_of_text_id(tokenizer)
     return {
         "config.json": json_bytes(llama_config(config, eos_id)),
-        "generation_config.json": json_bytes(generation_config(eos_id)),
+        # The defaults of `generate`: sampling from all tokens, as `lmpipe generate` does.
+        "generation_config.json": json_bytes(
+            {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0, **special_ids(eos_id)}
+        ),
         "model.safetensors": save(llama_weights(config, weights), {"format": "pt"}),
         "tokenizer.json": json_bytes(tokenizer.to_huggingface()),
         "tokenizer_config.json": json_bytes(tokenizer_config(config, tokenizer)),
@@ -90,11 +93,6 @@ def llama_config(config: ModelConfig, eos_id: int | None) -> dict[str, Any]:
 def special_ids(eos_id: int | None) -> dict[str, int | None]:
     """Return the special tokens: the end of text ends a document, begins the next one, and pads."""
     return {"bos_token_id": eos_id, "eos_token_id": eos_id, "pad_token_id": eos_id}
-
-
-def generation_config(eos_id: int | None) -> dict[str, Any]:
-    """Return the defaults of `generate`: sampling from all tokens, as `lmpipe generate` does."""
-    return {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0, **special_ids(eos_id)}
 
 
 def tokenizer_config(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:

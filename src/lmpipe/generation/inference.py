@@ -20,7 +20,7 @@ from lmpipe.model.architecture import has_gate, has_rope, norm_placement, rope_c
 from lmpipe.study.paths import CONFIG, WEIGHTS
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.tokenizer import Tokenizer
-from lmpipe.training.run_config import RunConfig
+from lmpipe.training.run_documents import RunConfig
 
 KERNEL_MODULE = "lmpipe.kernels.transformer.infer"
 ROWS = 64  # tokens that are computed together

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lmpipe.generation.inference import CompiledLM, load_run
+from lmpipe.generation.inference import load_run
 from lmpipe.generation.sampling import (
     Sample,
     SampleRequest,
@@ -20,12 +20,11 @@ from lmpipe.generation.text_metrics import (
 )
 from lmpipe.io.documents import Document
 from lmpipe.io.progress import progress
+from lmpipe.study.experiments import PlannedRun
 from lmpipe.study.paths import CONFIG, SUMMARY
-from lmpipe.study.planned_run import PlannedRun
 from lmpipe.study.schema import SamplesSettings
 from lmpipe.tokenizer.tokenizer import Tokenizer
-from lmpipe.training.run_config import RunConfig
-from lmpipe.training.run_store import RunSummary
+from lmpipe.training.run_documents import RunConfig, RunSummary
 
 
 class SampleRecord(TextMetrics):
@@ -72,10 +71,6 @@ class Samples(Document):
     """Samples of the grid."""
     held_out: HeldOutMetrics
     """Metrics of held-out text of comparable length."""
-    vocabulary_words: int
-    """Number of different words in the training text."""
-    vocabulary_bytes: int
-    """Bytes of the training text that were read for them."""
 
 
 def sample_grid(settings: SamplesSettings) -> list[SampleRequest]:
@@ -100,8 +95,11 @@ def write_samples(
     """Generate the grid of samples and write samples/CORPUS.json; `run_folder` holds the files of `run`."""
     model, tokenizer = load_run(run_folder)
     grid = sample_grid(settings)
-    samples = decode_grid(model, tokenizer, grid, settings.max_new_tokens, run.seed)
-    vocabulary, vocabulary_bytes = training_vocabulary(train_text)
+    samples = start_samples(tokenizer, grid, model.config.context_length, run.seed)
+    with progress("generating", settings.max_new_tokens * len(grid), "tokens") as bar:
+        for new_tokens in decode_samples(model, samples, settings.max_new_tokens, end_of_text_id(tokenizer)):
+            bar.advance(new_tokens)
+    vocabulary = training_vocabulary(train_text)
     records = tuple(
         make_record(tokenizer, request, sample, vocabulary) for request, sample in zip(grid, samples, strict=True)
     )
@@ -118,20 +116,7 @@ def write_samples(
         context_length=model.config.context_length,
         samples=records,
         held_out=held_out_metrics(valid_text, [record.words for record in records], vocabulary),
-        vocabulary_words=len(vocabulary),
-        vocabulary_bytes=vocabulary_bytes,
     ).write(output)
-
-
-def decode_grid(
-    model: CompiledLM, tokenizer: Tokenizer, grid: list[SampleRequest], max_new_tokens: int, seed: int
-) -> list[Sample]:
-    """Decode the samples of a grid, and show progress."""
-    samples = start_samples(tokenizer, grid, model.config.context_length, seed)
-    with progress("generating", max_new_tokens * len(grid), "tokens") as bar:
-        for new_tokens in decode_samples(model, samples, max_new_tokens, end_of_text_id(tokenizer)):
-            bar.advance(new_tokens)
-    return samples
 
 
 def make_record(tokenizer: Tokenizer, request: SampleRequest, sample: Sample, vocabulary: set[str]) -> SampleRecord:

@@ -14,7 +14,6 @@ import numpy as np
 from lmpipe.errors import InputError
 from lmpipe.generation.inference import CompiledLM, load_run
 from lmpipe.io.files import STANDARD_OUTPUT
-from lmpipe.kernels.runtime.buffers import Buffer
 from lmpipe.model.architecture import derive_seed
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, encode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
@@ -132,7 +131,10 @@ def decode_samples(
         for _ in range(max_new_tokens):
             if not active:
                 break
-            for (sample, _), logits in zip(active, next_logits(model, *zip(*active, strict=True)), strict=True):
+            new_ids = [sample.context[sample.num_cached :] for sample, _ in active]
+            caches, starts = [cache for _, cache in active], [sample.num_cached for sample, _ in active]
+            for (sample, _), logits in zip(active, model.forward(caches, starts, new_ids), strict=True):
+                sample.num_cached = len(sample.context)
                 token_id = sample_token(logits, sample.temperature, sample.top_p, sample.random)
                 if token_id == eos_id:
                     sample.reached_eos = True
@@ -140,15 +142,6 @@ def decode_samples(
                     sample.append(token_id, model.config.context_length)
             yield len(active)
             active = [(sample, cache) for sample, cache in active if not sample.reached_eos]
-
-
-def next_logits(model: CompiledLM, samples: Sequence[Sample], caches: Sequence[Buffer]) -> np.ndarray:
-    """Compute the new tokens of each sample's context; return the logits of the next one, (samples, vocab)."""
-    starts = [sample.num_cached for sample in samples]
-    logits = model.forward(caches, starts, [sample.context[sample.num_cached :] for sample in samples])
-    for sample in samples:
-        sample.num_cached = len(sample.context)
-    return logits
 
 
 def end_of_text_id(tokenizer: Tokenizer) -> int | None:

@@ -88,8 +88,8 @@ def word_metrics(words: Sequence[str], vocabulary: set[str]) -> TextMetrics:
     )
 
 
-def training_vocabulary(path: str | Path, max_bytes: int = MAX_TRAINING_BYTES) -> tuple[set[str], int]:
-    """Return the words of a training text, and the bytes of documents that were read for them."""
+def training_vocabulary(path: str | Path, max_bytes: int = MAX_TRAINING_BYTES) -> set[str]:
+    """Return the words of the documents in the first `max_bytes` of a training text."""
     vocabulary: set[str] = set()
     read_bytes = 0
     for document in documents(path):
@@ -97,7 +97,7 @@ def training_vocabulary(path: str | Path, max_bytes: int = MAX_TRAINING_BYTES) -
         read_bytes += len(document)
         if read_bytes >= max_bytes:
             break
-    return vocabulary, read_bytes
+    return vocabulary
 
 
 def held_out_metrics(path: str | Path, sample_words: Sequence[int], vocabulary: set[str]) -> HeldOutMetrics:

@@ -1,4 +1,4 @@
-"""Files that are complete or absent: atomic writes, JSON, checksums."""
+"""Files that are complete or absent: atomic writes, JSON, checksums, and locks."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from lmpipe.errors import BUILD, REBUILD, InputError
-from lmpipe.io.locks import is_same_file
+from lmpipe.io.progress import log
 
 CHUNK_BYTES = 1 << 20
 STANDARD_OUTPUT = "standard output"
@@ -29,6 +29,7 @@ DISK_ERRNOS = DISK_FULL_ERRNOS | {
 MAX_INT_DIGITS = 40  # longer than any count
 # Lists that `collect_writes` fills.
 _collectors: list[list[Path]] = []
+_locked_until_exit: dict[Path, contextlib.AbstractContextManager] = {}
 
 
 @contextlib.contextmanager
@@ -54,7 +55,9 @@ def atomic_write(path: str | Path, mode: str = "w", size: int | None = None) -> 
             file.flush()
             os.fsync(file.fileno())
             # mkstemp makes files private; results are as readable as any other file of this user.
-            os.chmod(temporary, 0o666 & ~current_umask())
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
             # Renamed while it is open and locked: after that, another writer could take it for stale.
             os.replace(temporary, path)
         for collector in _collectors:
@@ -125,13 +128,6 @@ def disk_error(error: OSError, path: Path, written_bytes: int, size: int | None)
     return InputError(path, f"does not fit ({error.strerror}): {missing}", "free some space and repeat the command")
 
 
-def current_umask() -> int:
-    """Return the permission bits that this process withholds from new files."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON, atomically; raise ValueError for NaN and infinity, which JSON does not have."""
     data = json_bytes(value)
@@ -149,19 +145,13 @@ def json_bytes(value: Any) -> bytes:
 def read_json(path: str | Path, remedy: str = REBUILD) -> Any:
     """Read a JSON file; raise InputError if it is missing or, with `remedy`, if it is damaged."""
     try:
-        return parse_json(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(path, "is missing", BUILD) from None
+    except RecursionError:
+        raise InputError(path, "is not valid JSON (it is nested too deeply)", remedy or REBUILD) from None
     except ValueError as error:
         raise InputError(path, f"is not valid JSON ({error})", remedy or REBUILD) from None
-
-
-def parse_json(text: str) -> Any:
-    """Return the value of a JSON text; raise ValueError if it is not valid."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def open_text(path: str | Path) -> BinaryIO:
@@ -203,3 +193,44 @@ def sha256_of(path: str | Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- locks: the system releases them however a process ends -----------------------------------------------------------
+
+
+@contextlib.contextmanager
+def file_lock(path: str | Path, waiting: str | None = None) -> Iterator[IO[bytes]]:
+    """Open a file for appending, and create it if it is missing, for this process alone.
+
+    While another process holds it, log `waiting` and wait; without that text, raise BlockingIOError.
+    """
+    path = Path(path)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is None:
+                    raise
+                log(waiting)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # If the last holder renamed or removed the file, this lock is on a file of another name.
+            if is_same_file(path, file.fileno()):
+                yield file
+                return
+
+
+def lock_until_exit(path: str | Path, waiting: str) -> None:
+    """Lock a file for this process until it ends; log `waiting` while another process holds it."""
+    if (path := Path(path).absolute()) not in _locked_until_exit:
+        _locked_until_exit[path] = file_lock(path, waiting)
+        _locked_until_exit[path].__enter__()
+
+
+def is_same_file(path: Path, descriptor: int) -> bool:
+    """Return whether an open file is the one of this name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -39,15 +39,10 @@ def format_number(value: float, digits: int = 3) -> str:
         return "0"
     rounded = float(f"{value:.{digits - 1}e}")
     if not 1e-4 <= abs(rounded) < 1e7:
-        return format_power_of_ten(rounded, digits)
+        mantissa, exponent = f"{rounded:.{digits - 1}e}".split("e")
+        return f"{strip_zeros(mantissa)} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
     decimals = digits - 1 - floor(log10(abs(rounded)))
     return strip_zeros(f"{rounded:,.{decimals}f}") if decimals > 0 else f"{value:,.0f}"
-
-
-def format_power_of_ten(value: float, digits: int) -> str:
-    """Return a number as a mantissa and a power of ten, such as '4.51 × 10¹²'."""
-    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{strip_zeros(mantissa)} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
 
 
 def strip_zeros(text: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from os import PathLike
 from reprlib import Repr
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -52,41 +52,30 @@ EXPECTED = {
 
 
 class InvalidValueError(ValueError):
-    """Raised by the validators of a model: `problem` continues the sentence that the path of the value begins.
+    """Something wrong in a validated block: `problem` continues the sentence that the path of the value begins.
 
-    `key` names the key inside the validated block that is wrong, if it is not the whole block.
+    `key` is the dotted path of the wrong key inside the block, empty for the whole block; `expected` is a noun phrase
+    for valid values.
 
     >>> str(InvalidValueError("is 7, which does not divide d_model = 64", "use 1, 2, 4 or 8", key="num_heads"))
     'num_heads is 7, which does not divide d_model = 64; use 1, 2, 4 or 8'
     """
 
-    def __init__(self, problem: str, remedy: str, key: str = ""):
+    def __init__(self, problem: str, remedy: str, key: str = "", expected: str = ""):
         super().__init__(f"{key} {problem}; {remedy}".lstrip())
-        self.problem, self.remedy, self.key = problem, remedy, key
+        self.problem, self.remedy, self.key, self.expected = problem, remedy, key, expected
 
+    def below(self, parent: str) -> "InvalidValueError":
+        """Return the same for the block that has the validated value at the key `parent`."""
+        return InvalidValueError(self.problem, self.remedy, join_path(parent, self.key), self.expected)
 
-class Violation(NamedTuple):
-    """One thing that is wrong.
-
-    `path` is the dotted path of the key, empty for the whole value; `expected` is a noun phrase for valid values.
-    """
-
-    path: str
-    problem: str
-    remedy: str
-    expected: str = ""
-
-    def below(self, parent: str) -> InvalidValueError:
-        """Return the same as an error of the block that has the validated value at the key `parent`."""
-        return InvalidValueError(self.problem, self.remedy, key=join_path(parent, self.path))
-
-    def error(self, where: str | PathLike[str]) -> InputError:
+    def at(self, where: str | PathLike[str]) -> InputError:
         """Return the same as an error for the user; `where` names the file or option."""
-        return InputError(where, f"{self.path} {self.problem}".lstrip(), self.remedy)
+        return InputError(where, f"{self.key} {self.problem}".lstrip(), self.remedy)
 
     def damage(self, where: str | PathLike[str], remedy: str) -> InputError:
         """Return the same as an error of a file that no user writes."""
-        problem = f"{self.path} {self.problem}".lstrip()
+        problem = f"{self.key} {self.problem}".lstrip()
         return InputError(where, f"{problem}, not {self.expected}" if self.expected else problem, remedy)
 
 
@@ -105,46 +94,46 @@ class ShortRepr(Repr):
 short_repr = ShortRepr().repr
 
 
-def first_violation(error: ValidationError, value: Any) -> Violation:
+def first_violation(error: ValidationError, value: Any) -> InvalidValueError:
     """Return the first error of a validation of `value`, and how many more there are."""
     errors = error.errors(include_url=False)
     paths = [key_path(item["loc"], value, missing=item["type"] == "missing") for item in errors]
     # A union reports each of its members; together they list the allowed values.
     members = [item for item, path in zip(errors, paths, strict=True) if path == paths[0]]
-    violation = explain(paths[0], members)
-    more = len(errors) - len(members)
-    return violation._replace(remedy=f"{violation.remedy} (and {more} more)") if more else violation
+    violation = explain(members).below(paths[0])
+    if more := len(errors) - len(members):
+        violation.remedy += f" (and {more} more)"
+    return violation
 
 
-def explain(path: str, errors: Sequence[dict[str, Any]]) -> Violation:
-    """Return what is wrong with the value at `path`, of which each member of a union complains once."""
+def explain(errors: Sequence[dict[str, Any]]) -> InvalidValueError:
+    """Return what is wrong with a value, of which each member of a union complains once."""
     first = errors[0]
-    value, kind = first["input"], first["type"]
+    value, kind, key = first["input"], first["type"], ""
     if kind == "missing":
-        return Violation(path, "is missing", "add it")
+        return InvalidValueError("is missing", "add it")
     if kind == "extra_forbidden":
-        return Violation(path, "is not a known key", "remove it")
+        return InvalidValueError("is not a known key", "remove it")
     if kind == "value_error":
         error = first["ctx"]["error"]
-        if isinstance(error, InvalidValueError):
-            return Violation(join_path(path, error.key), error.problem, error.remedy)
-        return Violation(path, f"is {show(value)}", CORRECT)
+        return error if isinstance(error, InvalidValueError) else InvalidValueError(f"is {show(value)}", CORRECT)
     if kind in ("too_short", "too_long"):
         limit = first["ctx"].get("min_length", first["ctx"].get("max_length"))
         problem = f"has {count_values(len(value))}" if value else "is empty"
-        return Violation(path, problem, f"use at {'least' if kind == 'too_short' else 'most'} {count_values(limit)}")
+        return InvalidValueError(problem, f"use at {'least' if kind == 'too_short' else 'most'} {count_values(limit)}")
     if kind == "json_invalid":
         position = re.search(r"line \d+ column \d+", str(first["ctx"]["error"]))
-        return Violation(path, f"is not valid JSON{f' ({position[0]})' if position else ''}", CORRECT)
-    if kind == "union_tag_not_found":
-        return Violation(join_path(path, first["ctx"]["discriminator"].strip("'")), "is missing", "add it")
-    if kind == "union_tag_invalid":
-        path, value = join_path(path, first["ctx"]["discriminator"].strip("'")), first["ctx"]["tag"]
+        return InvalidValueError(f"is not valid JSON{f' ({position[0]})' if position else ''}", CORRECT)
+    if kind.startswith("union_tag"):
+        key = first["ctx"]["discriminator"].strip("'")
+        if kind == "union_tag_not_found":
+            return InvalidValueError("is missing", "add it", key)
+        value = first["ctx"]["tag"]
     words = re.findall(r"'([^']*)'", first.get("ctx", {}).get("expected", ""))
     near = closest_match(value, words) if isinstance(value, str) else None
     expected = " or ".join(dict.fromkeys(map(expectation, errors)))
     remedy = f"did you mean {near}?" if near else f"use {expected}" if expected else CORRECT
-    return Violation(path, f"is {show(value)}", remedy, expected)
+    return InvalidValueError(f"is {show(value)}", remedy, key, expected)
 
 
 def count_values(count: int) -> str:

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from lmpipe.io.documents import Document
 from lmpipe.model.architecture import has_gate, norm_placement
-from lmpipe.model.derivation import DerivationLine, Formula, constant, derive, sum_terms, values_by_symbol
+from lmpipe.model.derivation import DerivationLine, Formula, derive, evaluate, sum_terms
 from lmpipe.study.settings import ModelConfig
 
 FLOAT32_BYTES = 4
@@ -84,10 +84,6 @@ class FlopCounts(Document):
     """Forward and backward pass, three times the forward pass."""
     flops_6nd: int
     """Rule of thumb, 6 x parameters x tokens."""
-    weight_flops_per_token: int
-    """Forward FLOPs of the weight matrices for a token."""
-    attention_flops_per_pair: int
-    """Forward FLOPs of attention for a pair of positions."""
     attention_crossover_context: float
     """Context length at which attention's quadratic term costs as much as all weight matrices together."""
 
@@ -179,15 +175,15 @@ class ModelAccounting(Document):
 # --- parameters ------------------------------------------------------------------------------------------------------
 
 
-def shape_constants(config: ModelConfig) -> list[DerivationLine]:
+def shape_constants(config: ModelConfig) -> list[Formula]:
     """Return the constants of every derivation: the model's shape."""
     return [
-        constant("S", "context length", config.context_length, "tokens"),
-        constant("D", "d_model", config.d_model),
-        constant("F", "d_ff", config.d_ff),
-        constant("L", "layers", config.num_layers),
-        constant("H", "heads", config.num_heads),
-        constant("V", "vocabulary", config.vocab_size, "ids"),
+        Formula("S", "context length", config.context_length, "tokens"),
+        Formula("D", "d_model", config.d_model),
+        Formula("F", "d_ff", config.d_ff),
+        Formula("L", "layers", config.num_layers),
+        Formula("H", "heads", config.num_heads),
+        Formula("V", "vocabulary", config.vocab_size, "ids"),
     ]
 
 
@@ -213,7 +209,7 @@ def parameter_formulas(config: ModelConfig) -> list[Formula]:
 
 def count_parameters(config: ModelConfig) -> ParameterCounts:
     """Return the parameters by part."""
-    value = values_by_symbol(derive(shape_constants(config), parameter_formulas(config)))
+    value = evaluate([*shape_constants(config), *parameter_formulas(config)])
     return ParameterCounts(
         token_embedding=value["P_embedding"],
         attention=value["P_attention"],
@@ -288,19 +284,18 @@ def flops_formulas() -> list[Formula]:
 def count_flops(config: ModelConfig) -> FlopCounts:
     """Return the FLOPs of a sequence, by the formulas in the context length."""
     formulas = [
+        *shape_constants(config),
         *parameter_formulas(config),
         *flops_formulas(),
         Formula("training", "forward and backward", "C_forward + C_backward"),
         Formula("C_6ND", "rule of thumb", "6 * P * S"),
         Formula("crossover", "context at which attention costs as much as the weights", "c_1 / c_2"),
     ]
-    value = values_by_symbol(derive(shape_constants(config), formulas))
+    value = evaluate(formulas)
     return FlopCounts(
         forward=value["C_forward"],
         training=value["training"],
         flops_6nd=value["C_6ND"],
-        weight_flops_per_token=value["c_1"],
-        attention_flops_per_pair=value["c_2"],
         attention_crossover_context=value["crossover"],
     )
 
@@ -312,11 +307,6 @@ def count_operations(code: str) -> int:
     (3, 1)
     """
     return sum(isinstance(node, ast.BinOp | ast.Call) for node in ast.walk(ast.parse(code)))
-
-
-def adamw_flops_per_parameter(update: Sequence[str] = ADAMW_HANDOUT) -> int:
-    """Return the floating-point operations of AdamW for each parameter."""
-    return sum(map(count_operations, update))
 
 
 # --- memory and time with AdamW --------------------------------------------------------------------------------------
@@ -365,7 +355,7 @@ def memory_formulas() -> list[Formula]:
 def time_formulas() -> list[Formula]:
     """Return the FLOPs of the optimizer and of a whole step, and the days that N steps at batch size B take."""
     return [
-        Formula("C_adamw", "one AdamW step", f"{adamw_flops_per_parameter()} * P", "FLOPs"),
+        Formula("C_adamw", "one AdamW step", f"{sum(map(count_operations, ADAMW_HANDOUT))} * P", "FLOPs"),
         Formula("C_6PT", "6 × parameters × tokens of a step", "6 * P * B * S", "FLOPs"),
         Formula("C_step", "forward, backward and AdamW", "B * (C_forward + C_backward) + C_adamw", "FLOPs"),
         Formula("t", "time of all steps", "N * C_step / (u * R)", "seconds"),
@@ -375,23 +365,20 @@ def time_formulas() -> list[Formula]:
 
 def account_adamw(config: ModelConfig, device_memory_bytes: float) -> AdamWAccounting:
     """Return memory and time of training with AdamW in float32 on a device with `device_memory_bytes`."""
-    constants = [
+    formulas = [
         *shape_constants(config),
-        constant("M", "memory of the device", round(device_memory_bytes), "bytes"),
-        constant("B", "batch size of the time question", TRAINING_BATCH_SIZE, "sequences"),
-        constant("N", "training steps", TRAINING_STEPS, "steps"),
-        constant("R", "peak rate of an A100 in float32", A100_FLOPS_PER_SECOND, "FLOP/s"),
-        constant("u", "model FLOPs utilization", MODEL_FLOPS_UTILIZATION),
+        Formula("M", "memory of the device", round(device_memory_bytes), "bytes"),
+        Formula("B", "batch size of the time question", TRAINING_BATCH_SIZE, "sequences"),
+        Formula("N", "training steps", TRAINING_STEPS, "steps"),
+        Formula("R", "peak rate of an A100 in float32", A100_FLOPS_PER_SECOND, "FLOP/s"),
+        Formula("u", "model FLOPs utilization", MODEL_FLOPS_UTILIZATION),
+        *parameter_formulas(config),
+        *activation_formulas(config),
+        *memory_formulas(),
+        *flops_formulas(),
+        *time_formulas(),
     ]
-    groups = (
-        parameter_formulas(config),
-        activation_formulas(config),
-        memory_formulas(),
-        flops_formulas(),
-        time_formulas(),
-    )
-    lines = derive(constants, [formula for group in groups for formula in group])
-    value = values_by_symbol(lines)
+    value = evaluate(formulas)
     return AdamWAccounting(
         feed_forward=config.feed_forward,
         parameters=value["P"],
@@ -401,7 +388,7 @@ def account_adamw(config: ModelConfig, device_memory_bytes: float) -> AdamWAccou
         optimizer_flops=value["C_adamw"],
         flops_6nd_per_step=value["C_6PT"],
         days=value["days"],
-        derivation=tuple(lines),
+        derivation=tuple(derive(formulas)),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, assert_never
 from lmpipe.io.documents import Document
 from lmpipe.model.accounting import FLOAT32_BYTES, parameter_formulas, shape_constants
 from lmpipe.model.architecture import has_gate, norm_placement
-from lmpipe.model.derivation import DerivationLine, Formula, constant, derive, sum_terms, values_by_symbol
+from lmpipe.model.derivation import Formula, evaluate, sum_terms
 from lmpipe.study.settings import EVAL_BATCH_TOKENS, ModelConfig
 
 # Components of the model that save activations; a measurement distinguishes them by the module that is running.
@@ -44,10 +44,6 @@ class ActivationBytes(Document):
     """Activation."""
     component: Component
     """Component of the model that saves it."""
-    handout_formula: str
-    """Bytes of a sequence by the handout's list."""
-    saved_formula: str
-    """Bytes of a sequence that torch saves (of a batch of any size, for gradients and copies of weights)."""
     reason: str
     """Why the two differ; empty if they do not."""
     handout_bytes: int
@@ -65,8 +61,6 @@ class ActivationAccounting(Document):
     """Bytes of the batch by the handout's list."""
     saved_bytes: int
     """Bytes of the batch that torch saves."""
-    saved_bytes_per_sequence: int
-    """Bytes that each further sequence adds."""
 
 
 class StepMemory(NamedTuple):
@@ -171,54 +165,47 @@ def batch_independent_activations(precision: str) -> list[SavedActivation]:
     return activations
 
 
-def derive_activations(config: ModelConfig, precision: str) -> list[DerivationLine]:
-    """Derive the bytes of a sequence by the handout's list (A_handout), as saved (A_saved), and of any batch (W)."""
-    activations, fixed = saved_activations(config), batch_independent_activations(precision)
-    constants = [
+def activation_formulas(config: ModelConfig, precision: str) -> list[Formula]:
+    """Return the bytes of a sequence that torch saves (A_saved), and what it saves of any batch (W)."""
+    fixed = sum_terms(activation.saved for activation in batch_independent_activations(precision))
+    per_sequence = sum_terms(activation.saved for activation in saved_activations(config))
+    return [
         *shape_constants(config),
-        constant("c", "a computed number", computed_itemsize(precision), "bytes"),
-    ]
-    formulas = [
+        Formula("c", "a computed number", computed_itemsize(precision), "bytes"),
         *parameter_formulas(config),
-        Formula("A_handout", "the handout's list, for a sequence", sum_terms(a.handout for a in activations), "bytes"),
-        Formula("A_saved", "saved by torch, for a sequence", sum_terms(a.saved for a in activations), "bytes"),
-        Formula("W", "saved whatever the batch size", sum_terms(a.saved for a in fixed), "bytes"),
+        Formula("A_saved", "saved by torch, for a sequence", per_sequence, "bytes"),
+        Formula("W", "saved whatever the batch size", fixed, "bytes"),
     ]
-    return derive(constants, formulas)
 
 
 def saved_bytes(config: ModelConfig, precision: str, batch_size: int) -> int:
     """Return the bytes that the forward pass of a batch saves for the backward pass, without the parameters."""
-    value = values_by_symbol(derive_activations(config, precision))
+    value = evaluate(activation_formulas(config, precision))
     return value["A_saved"] * batch_size + value["W"]
 
 
 def account_activations(config: ModelConfig, precision: str, batch_size: int) -> ActivationAccounting:
     """Return every saved activation of a batch with its bytes by the handout's list and as saved, and their sums."""
-    lines = derive_activations(config, precision)
-    value = values_by_symbol(lines)
-
-    def bytes_of(activation: SavedActivation, sequences: int) -> ActivationBytes:
-        formulas = [Formula("handout", "", activation.handout), Formula("saved", "", activation.saved)]
-        size = values_by_symbol(derive(lines, formulas))
-        return ActivationBytes(
-            name=activation.name,
-            component=activation.component,
-            handout_formula=activation.handout,
-            saved_formula=activation.saved,
-            reason=activation.reason,
-            handout_bytes=sequences * size["handout"],
-            saved_bytes=sequences * size["saved"],
+    formulas = activation_formulas(config, precision)
+    sequences = [(activation, batch_size) for activation in saved_activations(config)]
+    sequences += [(activation, 1) for activation in batch_independent_activations(precision)]
+    activations = []
+    for activation, count in sequences:
+        sizes = Formula("handout", "", activation.handout), Formula("saved", "", activation.saved)
+        value = evaluate([*formulas, *sizes])
+        activations.append(
+            ActivationBytes(
+                name=activation.name,
+                component=activation.component,
+                reason=activation.reason,
+                handout_bytes=count * value["handout"],
+                saved_bytes=count * value["saved"],
+            )
         )
-
     return ActivationAccounting(
-        activations=(
-            *(bytes_of(activation, batch_size) for activation in saved_activations(config)),
-            *(bytes_of(activation, 1) for activation in batch_independent_activations(precision)),
-        ),
-        handout_bytes=batch_size * value["A_handout"],
-        saved_bytes=batch_size * value["A_saved"] + value["W"],
-        saved_bytes_per_sequence=value["A_saved"],
+        activations=tuple(activations),
+        handout_bytes=sum(activation.handout_bytes for activation in activations),
+        saved_bytes=sum(activation.saved_bytes for activation in activations),
     )
 
 
@@ -244,7 +231,7 @@ def step_memory(config: ModelConfig, precision: str) -> StepMemory:
 
     The allocator's fragmentation is not counted.
     """
-    value = values_by_symbol(derive(derive_activations(config, precision), [backward_peak(config, precision)]))
+    value = evaluate([*activation_formulas(config, precision), backward_peak(config, precision)])
     # The gradient of the output head is among the saved activations, and counts once.
     fixed = 4 * FLOAT32_BYTES * value["P"] + value["W"] - FLOAT32_BYTES * value["P_head"]
     return StepMemory(fixed, value["A_saved"] + value["A_work"])

@@ -1,19 +1,18 @@
 """Derivations: formulas as texts that are both computed and printed, so the report's derivation is the one that ran."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from math import prod
+from typing import NamedTuple
 
 from lmpipe.io.documents import Document
 
 
-@dataclass(frozen=True)
-class Formula:
-    """Definition of a symbol: its meaning, and a Python expression of the symbols before it."""
+class Formula(NamedTuple):
+    """Definition of a symbol: its meaning, and a number or a Python expression of the symbols before it."""
 
     symbol: str
     meaning: str
-    expression: str
+    expression: str | int | float
     unit: str = ""
 
 
@@ -32,37 +31,25 @@ class DerivationLine(Document):
     """Unit; empty for a pure number."""
 
 
-def constant(symbol: str, meaning: str, value: int | float, unit: str = "") -> DerivationLine:
-    """Return the line of a quantity that no formula computes."""
-    return DerivationLine(symbol=symbol, meaning=meaning, formula="", value=value, unit=unit)
+def derive(formulas: Iterable[Formula]) -> list[DerivationLine]:
+    """Evaluate each formula with the values of those before it.
 
-
-def derive(constants: Iterable[DerivationLine], formulas: Iterable[Formula]) -> list[DerivationLine]:
-    """Evaluate each formula with the values of the lines before it.
-
-    >>> derive([constant("D", "width", 3)], [Formula("P", "square matrix", "D**2")])[-1].value
+    >>> derive([Formula("D", "width", 3), Formula("P", "square matrix", "D**2")])[-1].value
     9
     """
-    lines = list(constants)
-    symbols: dict[str, object] = {"__builtins__": {}, "max": max} | {line.symbol: line.value for line in lines}
-    for formula in formulas:
+    lines = []
+    symbols: dict[str, object] = {"__builtins__": {}, "max": max}
+    for symbol, meaning, expression, unit in formulas:
         # Expressions are constants of this package: nothing that a user writes is ever evaluated.
-        value = symbols[formula.symbol] = eval(formula.expression, symbols)
-        lines.append(
-            DerivationLine(
-                symbol=formula.symbol,
-                meaning=formula.meaning,
-                formula=formula.expression,
-                value=value,
-                unit=formula.unit,
-            )
-        )
+        value = symbols[symbol] = eval(str(expression), symbols)
+        text = expression if isinstance(expression, str) else ""
+        lines.append(DerivationLine(symbol=symbol, meaning=meaning, formula=text, value=value, unit=unit))
     return lines
 
 
-def values_by_symbol(lines: Sequence[DerivationLine]) -> dict[str, int | float]:
+def evaluate(formulas: Iterable[Formula]) -> dict[str, int | float]:
     """Return the values of a derivation by symbol."""
-    return {line.symbol: line.value for line in lines}
+    return {line.symbol: line.value for line in derive(formulas)}
 
 
 def sum_terms(expressions: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from lmpipe.model.accounting import FLOAT32_BYTES, count_parameters, forward_flo
 from lmpipe.model.activation_memory import step_memory, validation_bytes
 from lmpipe.planning.plan import Plan
 from lmpipe.study.corpora import Corpus, DocstringsCorpus, StoriesCorpus, TextFile, UrlCorpus
-from lmpipe.study.planned_run import PlannedRun
+from lmpipe.study.experiments import PlannedRun
 from lmpipe.study.settings import EVAL_BATCH_TOKENS, ModelConfig
 
 CONSTANTS = tomllib.loads(Path(__file__).with_name("cost_constants.toml").read_text(encoding="utf-8"))

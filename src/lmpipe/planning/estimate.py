@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lmpipe.io.formatting import format_bytes, format_int, format_number
 from lmpipe.model.accounting import FLOAT32_BYTES
 from lmpipe.planning.cost_model import (
     CHECKPOINT_COPIES,
@@ -26,8 +27,7 @@ from lmpipe.planning.cost_model import (
 )
 from lmpipe.planning.plan import Plan
 from lmpipe.study.corpora import TextFile
-from lmpipe.study.experiments import BestOf
-from lmpipe.study.planned_run import PlannedRun
+from lmpipe.study.experiments import BestOf, PlannedRun
 
 
 def distinct_runs(plan: Plan) -> list[PlannedRun]:
@@ -177,8 +177,6 @@ def humanize_duration(seconds: float) -> str:
 
 def format_estimate(estimate: Estimate) -> str:
     """Return an estimate as a short table."""
-    from lmpipe.io.formatting import format_bytes, format_int, format_number
-
     disk = ", ".join(f"{name} {format_bytes(size)}" for name, size in estimate.disk.items() if size)
     steps, flops, evaluation = (
         sum(getattr(cost, name) for cost in estimate.costs) for name in ("steps", "training_flops", "evaluation_flops")
@@ -215,8 +213,6 @@ def footnotes(estimate: Estimate) -> list[str]:
 
 def format_downloads(texts: Sequence[TextFile]) -> str:
     """Return the sizes of texts, as published and as text, and the number of those without a declared size."""
-    from lmpipe.io.formatting import format_bytes, format_int
-
     declared = [text for text in texts if text_bytes(text)]
     undeclared = len(texts) - len(declared)
     phrases = []
@@ -243,8 +239,6 @@ def download_notice(plan: Plan, source: str, cores: int) -> str | None:
 
     `source` names the study file. Texts and free disk are those of the working directory.
     """
-    from lmpipe.io.formatting import format_bytes
-
     missing = [text for path, text in plan.downloads().items() if not Path(path).exists()]
     if not missing:
         return None

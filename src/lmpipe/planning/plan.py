@@ -1,24 +1,27 @@
 """The plan of a study: every tokenizer and every training run, with all settings resolved."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
 
 from lmpipe.errors import InputError
 from lmpipe.io.validation import InvalidValueError, closest_match, first_violation, short_repr
 from lmpipe.study.corpora import TextFile, UrlCorpus
-from lmpipe.study.experiments import BestOf, ExperimentSettings, RunSettings
+from lmpipe.study.experiments import BestOf, ExperimentSettings, PlannedRun, RunSettings
 from lmpipe.study.fields import Settings
-from lmpipe.study.planned_run import PlannedRun
+from lmpipe.study.loader import read_study_file
 from lmpipe.study.schema import Study, read_study
 from lmpipe.study.settings import ModelConfig, ModelSettings
 
 MAX_JOBS = 5000  # Snakemake plans them in less than a minute
 MAX_SHARDS = 1000  # so that their paths fit into one command line
 MAX_RUN_NAME = 200  # characters; a folder's name may have 255 bytes, and files beside it add some
+
+Entry = TypeVar("Entry")
 
 
 class Plan:
@@ -33,12 +36,14 @@ class Plan:
     def __init__(self, study: Study):
         self.study = study
         check_size(study)
+        own_tokenizers = {name: (name, corpus.tokenizer.vocab_size) for name, corpus in study.corpora.items()}
+        self.tokenizers: dict[str, tuple[str, int]] = {}  # those of the runs, which `_make_run` adds, come first
         self.runs_by_experiment = {
             name: list(self._resolve(name, experiment)) for name, experiment in study.experiments.items()
         }
         self.runs = [run for runs in self.runs_by_experiment.values() for run in runs]
         self.runs_by_folder = {run.folder: run for run in self.runs}
-        self.tokenizers = self._list_tokenizers()
+        self.tokenizers |= own_tokenizers
         self.models = self._list_models()
 
     def _resolve(self, name: str, experiment: ExperimentSettings) -> Iterator[PlannedRun]:
@@ -58,7 +63,7 @@ class Plan:
                     )
                 names.add(full_name)
                 changes = experiment.overrides() | run.overrides() | point
-                overrides = plain_values(run.overrides() | point)
+                overrides = to_jsonable_python(run.overrides() | point, exclude_none=True)
                 for seed in experiment.seeds or self.study.seeds:
                     yield self._make_run(key, name, full_name, seed, changes, overrides)
 
@@ -75,23 +80,21 @@ class Plan:
             model = ModelSettings.model_validate(apply_overrides(self.study.model, changes))
         except ValidationError as error:
             raise first_violation(error, None).below(key) from None
+        own_size = corpora[corpus].tokenizer.vocab_size
+        vocab_size = changes.get("vocab_size") or own_size
+        tokenizer = corpus if vocab_size == own_size else f"{corpus}-vocab_size={vocab_size}"
+        self.tokenizers[tokenizer] = corpus, vocab_size
         return PlannedRun(
             study=self.study.study,
             experiment=experiment,
             name=name,
             seed=seed,
             corpus=corpus,
-            tokenizer=tokenizer_name(corpus, changes.get("vocab_size"), corpora[corpus].tokenizer.vocab_size),
+            tokenizer=tokenizer,
             overrides=overrides,
             model=model,
             training=apply_overrides(self.study.training, changes),
         )
-
-    def _list_tokenizers(self) -> dict[str, tuple[str, int]]:
-        """List the corpora's own tokenizers, and those with other vocabulary sizes of runs."""
-        of_corpora = {name: (name, corpus.tokenizer.vocab_size) for name, corpus in self.study.corpora.items()}
-        of_runs = {run.tokenizer: (run.corpus, parse_vocab_size(run.tokenizer)) for run in self.runs}
-        return of_runs | of_corpora
 
     def _list_models(self) -> dict[str, ModelConfig]:
         """List the models to account for; `study` is the study's own, with the TinyStories stand-in's vocabulary."""
@@ -119,18 +122,55 @@ class Plan:
         return list(self.study.samples.models) if self.study.samples else []
 
     def sample_run(self, corpus: str) -> PlannedRun:
-        """Return the run that generates text for a corpus: the first seed of the one that `samples` names."""
-        name = self.study.samples.models[corpus]
-        return next(run for run in self.runs if f"{run.experiment}/{run.name}" == name)
+        """Return the run that generates text for a corpus: the first seed of the one that `samples` names.
 
-    def step_settings(self) -> dict[str, Any]:
-        """Return the settings of the step that is measured: the study's own model and training."""
-        training = self.study.training.model_dump(mode="json")
-        return {"model": self.models["study"].model_dump(mode="json"), "training": training}
+        Raises InputError for a corpus without samples.
+        """
+        name = find("corpus with samples", corpus, self.study.samples.models if self.study.samples else {})
+        return next(run for run in self.runs if f"{run.experiment}/{run.name}" == name)
 
     def run_keys(self) -> dict[str, list[tuple[str, int]]]:
         """Return names and seeds of the runs of every experiment."""
         return {name: [(run.name, run.seed) for run in runs] for name, runs in self.runs_by_experiment.items()}
+
+    # --- settings that a job depends on, as JSON values; raise InputError for a name that the study does not have
+
+    def corpus_settings(self, name: str) -> dict[str, Any]:
+        """Return the settings of a corpus's text, with its files in order."""
+        corpus = find("corpus", name, self.study.corpora)
+        settings = {"name": name, **corpus.text_settings()}
+        if isinstance(corpus, UrlCorpus):
+            settings["texts"] = [[text.path for text in group] for group in (corpus.files, corpus.valid or [])]
+        return settings
+
+    def evaluation_settings(self) -> dict[str, Any]:
+        """Return the corpora, and the corpus of each tokenizer, that are evaluated."""
+        tokenizers = {name: corpus for name, (corpus, _) in self.tokenizers.items()}
+        return {"corpora": list(self.study.corpora), "tokenizers": tokenizers}
+
+    def model_settings(self, name: str) -> dict[str, Any]:
+        """Return a model to account for, and the memory of the device."""
+        model, memory = find("model", name, self.models), self.study.accounting.device_memory_gb
+        return {"model": model.model_dump(mode="json"), "device_memory_gb": memory}
+
+    def step_settings(self) -> dict[str, Any]:
+        """Return the model and the training of the step that is measured: the study's own."""
+        training = self.study.training.model_dump(mode="json")
+        return {"model": self.models["study"].model_dump(mode="json"), "training": training}
+
+    def experiment_settings(self, name: str) -> dict[str, Any]:
+        """Return names and seeds of an experiment's runs."""
+        return {"experiment": name, "runs": find("experiment", name, self.run_keys())}
+
+    def sample_settings(self, corpus: str) -> dict[str, Any]:
+        """Return what is generated for a corpus, and by which run."""
+        run = self.sample_run(corpus)
+        samples = self.study.samples.model_dump(mode="json", exclude={"models"})
+        return {"corpus": corpus, "run": f"{run.experiment}/{run.name}", "seed": run.seed, **samples}
+
+    def study_settings(self) -> dict[str, Any]:
+        """Return the whole study."""
+        return self.study.model_dump(mode="json", exclude_none=True)
 
 
 def check_size(study: Study) -> None:
@@ -149,35 +189,10 @@ def check_size(study: Study) -> None:
         )
 
 
-def tokenizer_name(corpus: str, vocab_size: int | None, own_vocab_size: int) -> str:
-    """Return the name of a tokenizer: its corpus, with the vocabulary size if that is not the corpus's own.
-
-    >>> tokenizer_name("stories", 512, own_vocab_size=1024)
-    'stories-vocab_size=512'
-    """
-    return corpus if vocab_size in (None, own_vocab_size) else f"{corpus}-vocab_size={vocab_size}"
-
-
-def parse_vocab_size(name: str) -> int:
-    """Return the vocabulary size in a tokenizer's name; 0 if there is none."""
-    return int(name.rpartition("-vocab_size=")[2]) if "-vocab_size=" in name else 0
-
-
 def apply_overrides(base: Settings, changes: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a block of settings, with those changes that belong to it."""
     fields = type(base).model_fields
     return base.model_dump() | {key: value for key, value in changes.items() if key in fields}
-
-
-def plain_values(values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings as JSON values."""
-    plain = {}
-    for key, value in values.items():
-        if isinstance(value, BestOf):
-            plain[key] = value.model_dump(exclude_none=True)
-        else:
-            plain[key] = list(value) if isinstance(value, tuple) else value
-    return plain
 
 
 def override_labels(point: dict[str, Any]) -> list[str]:
@@ -213,28 +228,105 @@ def nearest_names(name: str, names: Collection[str]) -> str:
     return f"use {' or '.join(near)}" if near[0] else f"use one of {', '.join(list(names)[:12])}"
 
 
-def find_name(kind: str, name: str, names: Collection[str]) -> str:
-    """Return `name` if it is among the study's `names`; else raise InputError with the nearest ones."""
-    if name not in names:
-        raise InputError(f"this study has no {kind} named {name}", remedy=nearest_names(name, names))
-    return name
+def find(kind: str, name: str, entries: Mapping[str, Entry]) -> Entry:
+    """Return the entry of a study with this name; else raise InputError with the nearest names."""
+    if name not in entries:
+        raise InputError(f"this study has no {kind} named {name}", remedy=nearest_names(name, entries))
+    return entries[name]
 
 
 def read_plan(path: str | Path) -> Plan:
     """Return the plan of a study file; raise InputError if it cannot be read or is no study."""
-    from lmpipe.study.loader import read_study_file
-
     return load_plan(read_study_file(path), str(path))
 
 
 def load_plan(config: dict[str, Any], source: str) -> Plan:
     """Validate a study and resolve it; raise InputError, which names the file `source`, if that fails."""
-    from lmpipe.planning.plan_checks import check_plan
-
     study = read_study(config, source)
     try:
         plan = Plan(study)
         check_plan(plan)
     except InvalidValueError as error:
-        raise InputError(source, f"{error.key} {error.problem}".lstrip(), error.remedy) from None
+        raise error.at(source) from None
     return plan
+
+
+# --- checks that no single setting can fail: names that refer to each other, and comparability ------------------------
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise InvalidValueError for the first inconsistency of a plan."""
+    check_best_of(plan)
+    check_targets(plan)
+    check_samples(plan)
+    check_case_collisions(plan)
+
+
+def check_best_of(plan: Plan) -> None:
+    """Raise InvalidValueError unless each best_of names an experiment on one corpus, without cycles."""
+    sources = {name: {run.best_of for run in runs} - {None} for name, runs in plan.runs_by_experiment.items()}
+    for name, best_of in sources.items():
+        key = f"experiments.{name}.max_lr.best_of"
+        for source in sorted(best_of):
+            if source not in sources:
+                raise InvalidValueError(*unknown_name(key, source, sources))
+            corpora = list(dict.fromkeys(run.corpus for run in plan.runs_by_experiment[source]))
+            if len(corpora) > 1:
+                raise InvalidValueError(
+                    f"{key} is {source}, whose runs are on {' and '.join(corpora)} and have losses that do not compare",
+                    "take the rate from an experiment on one corpus",
+                )
+    for name in sources:
+        reached, front = set(), {name}
+        while front:
+            front = set().union(*(sources[source] for source in front)) - reached
+            reached |= front
+        if name in reached:
+            raise InvalidValueError(
+                f"experiments.{name}: best_of leads back to {name}", "take the rate from another experiment"
+            )
+
+
+def check_targets(plan: Plan) -> None:
+    """Raise InvalidValueError if an experiment with a target_loss has several tokenizers: losses do not compare."""
+    for name, experiment in plan.study.experiments.items():
+        tokenizers = list(dict.fromkeys(run.tokenizer for run in plan.runs_by_experiment[name]))
+        if experiment.target_loss is not None and len(tokenizers) > 1:
+            raise InvalidValueError(
+                f"experiments.{name} has a target_loss and the tokenizers {' and '.join(tokenizers)}, whose losses do "
+                "not compare",
+                "set target_loss in an experiment with one tokenizer",
+            )
+
+
+def check_samples(plan: Plan) -> None:
+    """Raise InvalidValueError unless each entry of samples.models is a run on the corpus that it stands for."""
+    runs = {f"{run.experiment}/{run.name}": run for run in plan.runs}
+    for corpus, name in (plan.study.samples.models if plan.study.samples else {}).items():
+        key = f"samples.models.{corpus}"
+        if corpus not in plan.study.corpora:
+            raise InvalidValueError(*unknown_name("samples.models", corpus, plan.study.corpora))
+        if name not in runs:
+            raise InvalidValueError(*unknown_name(key, name, runs))
+        if runs[name].corpus != corpus:
+            raise InvalidValueError(
+                f"{key} is {name}, which is trained on {runs[name].corpus}", f"name a run on {corpus}"
+            )
+
+
+def check_case_collisions(plan: Plan) -> None:
+    """Raise InvalidValueError for names that differ in case alone, which some file systems do not distinguish."""
+    names: dict[str, Iterable[str]] = {
+        "corpora": plan.study.corpora,
+        "experiments": plan.runs_by_experiment,
+        "accounting.models": plan.models,
+    }
+    for experiment, runs in plan.runs_by_experiment.items():
+        names[f"experiments.{experiment}"] = dict.fromkeys(run.name for run in runs)
+    for key, group in names.items():
+        seen: dict[str, str] = {}
+        for name in group:
+            if seen.setdefault(name.casefold(), name) != name:
+                raise InvalidValueError(
+                    f"{key} has {seen[name.casefold()]!r} and {name!r}, which differ in case alone", "rename one"
+                )

@@ -15,7 +15,7 @@ from lmpipe.planning.cost_model import (
 )
 from lmpipe.planning.plan import Plan
 from lmpipe.study.corpora import Corpus
-from lmpipe.study.planned_run import PlannedRun
+from lmpipe.study.experiments import PlannedRun
 
 # A request is 1.5 times the estimated memory, and three times the estimated time on one core.
 MEMORY_MARGIN = 1.5

@@ -7,14 +7,14 @@ Snakemake runs a job again if one of them changes.
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmpipe.errors import InputError
 from lmpipe.planning.cost_model import CPU_CORE, run_cost
-from lmpipe.planning.plan import Plan, find_name
+from lmpipe.planning.plan import Plan, find
 from lmpipe.planning.resource_requests import (
     ResourceRequest,
     concat_request,
@@ -26,9 +26,9 @@ from lmpipe.planning.resource_requests import (
     train_request,
 )
 from lmpipe.planning.stages import records
-from lmpipe.study.corpora import Corpus, UrlCorpus
+from lmpipe.study.corpora import Corpus
+from lmpipe.study.experiments import PlannedRun
 from lmpipe.study.paths import CONFIG, SUMMARY, WEIGHTS, StudyPaths
-from lmpipe.study.planned_run import PlannedRun
 
 if TYPE_CHECKING:
     from snakemake.io import Wildcards
@@ -71,6 +71,13 @@ class RuleInputs:
         self.train_bpe = Requests(lambda wildcards: merge_request(self._tokenizer_corpus(wildcards)))
         self.encode = Requests(lambda wildcards: encode_request(self._tokenizer_corpus(wildcards)))
         self.concat = Requests(lambda wildcards: concat_request(self._tokenizer_corpus(wildcards)))
+        self.corpus_settings = settings(plan.corpus_settings, "corpus")
+        self.evaluated_tokenizers = settings(plan.evaluation_settings)
+        self.model_settings = settings(plan.model_settings, "model")
+        self.step_settings = settings(plan.step_settings)
+        self.experiment_runs = settings(plan.experiment_settings, "experiment")
+        self.sample_settings = settings(plan.sample_settings, "corpus")
+        self.study_settings = settings(plan.study_settings)
         # All tasks of a job array get the request of the first one: enough for any corpus.
         self.count, self.encode_shard = map(self._largest, (count_request, encode_shard_request))
 
@@ -88,13 +95,6 @@ class RuleInputs:
 
         paths = self._corpus(wildcards.corpus).text_paths()
         return [ancient(path) if path in self.texts_with_checksum else path for path in paths]
-
-    def corpus_settings(self, wildcards: "Wildcards") -> str:
-        """Return the settings of a corpus's text, with its files in order: Snakemake records inputs without order."""
-        corpus = self._corpus(wildcards.corpus)
-        texts = [corpus.files, corpus.valid or []] if isinstance(corpus, UrlCorpus) else []
-        paths = [[text.path for text in group] for group in texts]
-        return as_json({"name": wildcards.corpus, **corpus.text_settings(), "texts": paths})
 
     def num_shards(self, wildcards: "Wildcards") -> int:
         """Return the number of shards of a corpus, or of a tokenizer's corpus."""
@@ -131,23 +131,6 @@ class RuleInputs:
 
         return files
 
-    def evaluated_tokenizers(self, _: "Wildcards") -> str:
-        """Return the corpora and tokenizers that are evaluated."""
-        tokenizers = {name: corpus for name, (corpus, _) in self.plan.tokenizers.items()}
-        return as_json({"corpora": list(self.plan.study.corpora), "tokenizers": tokenizers})
-
-    # --- models
-
-    def model_settings(self, wildcards: "Wildcards") -> str:
-        """Return a model to account for, and the memory of the device."""
-        model = entry("model", wildcards.model, self.plan.models)
-        memory = self.plan.study.accounting.device_memory_gb
-        return as_json({"model": model.model_dump(mode="json"), "device_memory_gb": memory})
-
-    def step_settings(self, _: "Wildcards") -> str:
-        """Return the settings of the step that is measured."""
-        return as_json(self.plan.step_settings())
-
     # --- training runs
 
     def run_tokens(self, wildcards: "Wildcards") -> list[str]:
@@ -175,7 +158,7 @@ class RuleInputs:
 
     def best_priority(self, wildcards: "Wildcards") -> int:
         """Return the seconds of the runs that wait for an experiment's best rate."""
-        return round(entry("experiment", wildcards.experiment, self.critical_path))
+        return round(or_exit(find, "experiment", wildcards.experiment, self.critical_path))
 
     def experiment_files(self, *names: str) -> Callable[["Wildcards"], list[str]]:
         """Return an input function: files of every run of an experiment, by name."""
@@ -186,28 +169,13 @@ class RuleInputs:
 
         return files
 
-    def experiment_runs(self, wildcards: "Wildcards") -> str:
-        """Return names and seeds of an experiment's runs."""
-        runs = self._experiment(wildcards)
-        return as_json({"experiment": wildcards.experiment, "runs": [[run.name, run.seed] for run in runs]})
-
     # --- samples, findings, report
 
     def sample_inputs(self, wildcards: "Wildcards") -> list[str]:
         """Return the files of the run and the tokenizer that generate text for a corpus."""
-        run = self._sample_run(wildcards)
+        run = or_exit(self.plan.sample_run, wildcards.corpus)
         merges = self.paths.tokenizer(run.tokenizer) / "merges.txt"
         return strings([*(self._folder(run) / name for name in (CONFIG, SUMMARY, WEIGHTS)), merges])
-
-    def sample_settings(self, wildcards: "Wildcards") -> str:
-        """Return the settings of a corpus's samples, and their run."""
-        samples = self.plan.study.samples.model_dump(mode="json", exclude={"models"})
-        run = self._sample_run(wildcards)
-        return as_json({"corpus": wildcards.corpus, "run": f"{run.experiment}/{run.name}", "seed": run.seed, **samples})
-
-    def study_settings(self, _: "Wildcards") -> str:
-        """Return the whole study."""
-        return as_json(self.plan.study.model_dump(mode="json", exclude_none=True))
 
     def records(self, *without: str) -> list[str]:
         """Return the records of all jobs but those of the rules `without`; takes no wildcards."""
@@ -216,24 +184,20 @@ class RuleInputs:
     # --- lookups
 
     def _corpus(self, name: str) -> Corpus:
-        return entry("corpus", name, self.plan.study.corpora)
+        return or_exit(find, "corpus", name, self.plan.study.corpora)
 
     def _tokenizer(self, wildcards: "Wildcards") -> tuple[str, int]:
-        return entry("tokenizer", wildcards.tokenizer, self.plan.tokenizers)
+        return or_exit(find, "tokenizer", wildcards.tokenizer, self.plan.tokenizers)
 
     def _tokenizer_corpus(self, wildcards: "Wildcards") -> Corpus:
         return self._corpus(self.tokenizer_corpus(wildcards))
 
     def _experiment(self, wildcards: "Wildcards") -> list[PlannedRun]:
-        return entry("experiment", wildcards.experiment, self.plan.runs_by_experiment)
+        return or_exit(find, "experiment", wildcards.experiment, self.plan.runs_by_experiment)
 
     def _run(self, wildcards: "Wildcards") -> PlannedRun:
         name = f"{wildcards.experiment}/{wildcards.run}/seed{wildcards.seed}"
-        return entry("run", name, self.runs)
-
-    def _sample_run(self, wildcards: "Wildcards") -> PlannedRun:
-        entry("corpus with samples", wildcards.corpus, self.plan.sampled_corpora())
-        return self.plan.sample_run(wildcards.corpus)
+        return or_exit(find, "run", name, self.runs)
 
     def _folder(self, run: PlannedRun) -> Path:
         return self.paths.run(run.experiment, run.name, run.seed)
@@ -246,16 +210,20 @@ class RuleInputs:
         return Requests(lambda _: largest)
 
 
-def entry(kind: str, name: str, names: Collection[str]) -> Any:
-    """Return the entry of a name, or the name itself in a list; end the process with one line for an unknown name.
+def or_exit(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the result of a function; end the process with one line for an InputError.
 
-    Snakemake prints a traceback for any other exception of an input function.
+    Snakemake prints a traceback for any exception of an input function but SystemExit.
     """
     try:
-        find_name(kind, name, names)
+        return function(*arguments)
     except InputError as error:
         raise SystemExit(str(error)) from None
-    return names[name] if isinstance(names, dict) else name
+
+
+def settings(function: Callable[..., dict[str, Any]], *wildcards: str) -> Callable[["Wildcards"], str]:
+    """Return a parameter of a rule: the settings of a plan for some wildcards, as Snakemake records them."""
+    return lambda values: as_json(or_exit(function, *(getattr(values, wildcard) for wildcard in wildcards)))
 
 
 def name_pattern(names: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from lmpipe.planning.plan import Plan, load_plan, read_plan
 from lmpipe.study.paths import StudyPaths
 
 RESULTS, LOGS = Path("results"), "logs"
-RUN_ONCE = "run snakemake once, which writes it before the first job"
+RUN_ONCE = "run snakemake once without --no-hooks, which writes it before the first job"
 
 
 class Session(Document):
@@ -54,8 +54,9 @@ def start_session(plan: Plan, cores: int | None, arguments: Sequence[str]) -> No
 
 def write_study(plan: Plan, paths: StudyPaths) -> None:
     """Write the resolved study of a plan, unless the file has this content already."""
-    settings = plan.study.model_dump(mode="json", exclude_none=True)
-    text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+    text = yaml.safe_dump(
+        plan.study_settings(), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120
+    )
     if paths.study_file.exists() and paths.study_file.read_text(encoding="utf-8") == text:
         return
     with atomic_write(paths.study_file) as file:
@@ -64,23 +65,19 @@ def write_study(plan: Plan, paths: StudyPaths) -> None:
 
 def read_study(results: str | Path) -> tuple[Plan, StudyPaths]:
     """Return the plan and the paths of a study's results folder; raise InputError if it has no readable study.yaml."""
-    paths = StudyPaths(Path(results))
-    return read_resolved_plan(paths.study_file), paths
-
-
-def read_resolved_plan(path: Path) -> Plan:
-    """Return the plan of a resolved study; raise InputError if the file is missing or damaged."""
-    if not path.parent.is_dir():
-        raise InputError(path.parent, "is not a results folder", f"give the path of one, or {RUN_ONCE}")
+    folder = Path(results)
+    if not folder.is_dir():
+        raise InputError(folder, "is not a results folder", f"give the path of one, or {RUN_ONCE}")
+    paths = StudyPaths(folder)
     try:
         # Ten times as fast as PyYAML's own parser, which remains for systems without libyaml.
-        settings = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        settings = yaml.load(paths.study_file.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
-        raise InputError(path, "is missing", RUN_ONCE) from None
+        raise InputError(paths.study_file, "is missing", RUN_ONCE) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = f"is not valid YAML ({' '.join(str(error).split())})"
-        raise InputError(path, problem, f"delete it and {RUN_ONCE}") from None
-    return load_plan(settings, str(path))
+        raise InputError(paths.study_file, problem, f"delete it and {RUN_ONCE}") from None
+    return load_plan(settings, str(paths.study_file)), paths
 
 
 @dataclass(frozen=True)
@@ -112,37 +109,19 @@ def find_study(path: str | Path | None = None) -> StudySession:
     Raise InputError if there is none, or if it cannot be read.
     """
     if path is None:
-        return from_results_dir(latest_session())
+        sessions = sorted(RESULTS.glob("*/session.json"), key=lambda file: file.stat().st_mtime)
+        if not sessions:
+            raise InputError(RESULTS, "contains no study that was started", "name a study file or its results folder")
+        path = sessions[-1].parent
     path = Path(path)
     if not path.exists() and not path.suffix:
         raise InputError(path, "is neither a results folder nor a study file", "check the path")
-    return from_results_dir(path) if path.is_dir() else from_study_file(path)
-
-
-def latest_session() -> Path:
-    """Return the folder in results/ whose study started last; raise InputError if none has."""
-    sessions = sorted(RESULTS.glob("*/session.json"), key=lambda file: file.stat().st_mtime)
-    if not sessions:
-        raise InputError(RESULTS, "contains no study that was started", "name a study file or its results folder")
-    return sessions[-1].parent
-
-
-def from_study_file(path: Path) -> StudySession:
-    """Return the study of a study file, whose results are in results/STUDY."""
-    plan = read_plan(path)
-    folder = RESULTS / plan.study.study
-    return StudySession(plan, folder, *read_session(folder))
-
-
-def from_results_dir(folder: Path) -> StudySession:
-    """Return the study of a results folder, as the last call of the workflow resolved it."""
-    plan, paths = read_study(folder)
-    return StudySession(plan, paths.root, *read_session(folder))
-
-
-def read_session(folder: Path) -> tuple[Session | None, float | None]:
-    """Return session.json of a results folder and the time of its last change; None for both if there is none."""
-    path = StudyPaths(folder).session
-    if not path.is_file():
-        return None, None
-    return Session.read(path, "delete it; the next call of snakemake writes it again"), path.stat().st_mtime
+    if path.is_dir():
+        plan, paths = read_study(path)
+    else:
+        plan = read_plan(path)
+        paths = StudyPaths(RESULTS / plan.study.study)
+    if not paths.session.is_file():
+        return StudySession(plan, paths.root)
+    session = Session.read(paths.session, "delete it; the next call of snakemake writes it again")
+    return StudySession(plan, paths.root, session, paths.session.stat().st_mtime)

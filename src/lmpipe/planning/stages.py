@@ -17,23 +17,23 @@ Outputs = Callable[["Plan", StudyPaths], Iterable[Path]]
 
 @dataclass(frozen=True)
 class Stage:
-    """A rule of the workflow, and the subcommand of lmpipe that does its work.
+    """A rule of the workflow.
 
-    `code` names the modules, and data files or folders, of which a change reruns the jobs. `outputs` returns a path for
-    each job of a plan: the file that it writes, or the folder that it fills. `label` is the name of the results in
-    `lmpipe status`. Stages without code leave no record of provenance.
+    `label` is the name of the results in `lmpipe status`. `code` names the modules, and data files or folders, of which
+    a change reruns the jobs. `outputs` returns a path for each job of a plan: the file that it writes, or the folder
+    that it fills. Stages without code leave no record of provenance.
     """
 
     rule: str
-    command: str
     label: str
     code: tuple[str, ...]
     outputs: Outputs
     fills_folder: bool = False
 
-    def digest(self) -> dict[str, str]:
-        """Return the digest of the stage's code, by module."""
-        return code_digest(*self.code)
+    @property
+    def command(self) -> str:
+        """Subcommand of lmpipe that does the work: named like the rule, but both rules that encode share one."""
+        return "encode" if self.rule.startswith("encode_") else self.rule.replace("_", "-")
 
     def record(self, output: Path) -> Path:
         """Return the path of a job's record of provenance, given the job's output."""
@@ -57,79 +57,50 @@ def _encoded_files(plan: "Plan", paths: StudyPaths) -> list[Path]:
     return [paths.tokens(name, split) for name, split in splits if split == "valid" or name not in sharded]
 
 
-def _sweeps(plan: "Plan") -> list[str]:
-    """Experiments whose best learning rate other experiments take."""
-    return sorted({run.best_of for run in plan.runs} - {None})
-
-
 # In the order in which data flows.
 STAGES = (
-    Stage("download", "download", "downloads", (), lambda plan, _: map(Path, plan.downloads())),
+    Stage("download", "downloads", (), lambda plan, _: map(Path, plan.downloads())),
     Stage(
         "make_corpus",
-        "make-corpus",
         "corpora",
         ("data.corpus", "data/sources/story_text"),
         lambda plan, paths: map(paths.corpus, plan.study.corpora),
         fills_folder=True,
     ),
-    Stage("count_pretokens", "count-pretokens", "pre-tokens", ("tokenizer.pretoken_counts",), _pretokens),
+    Stage("count_pretokens", "pre-tokens", ("tokenizer.pretoken_counts",), _pretokens),
     Stage(
         "train_bpe",
-        "train-bpe",
         "tokenizers",
         ("tokenizer.bpe_training",),
         lambda plan, paths: map(paths.tokenizer, plan.tokenizers),
         fills_folder=True,
     ),
-    Stage("encode_corpus", "encode", "tokens", ("data.encode",), _encoded_files),
+    Stage("encode_corpus", "tokens", ("data.encode",), _encoded_files),
     # Shards are temporary: the record of the concatenated file describes them.
-    Stage("encode_shard", "encode", "tokens", ("data.encode",), lambda plan, paths: ()),
+    Stage("encode_shard", "tokens", ("data.encode",), lambda plan, paths: ()),
     Stage(
         "concat_tokens",
-        "concat-tokens",
         "tokens",
         ("data.encode",),
         lambda plan, paths: (paths.tokens(name, "train") for name in plan.sharded_tokenizers()),
     ),
     Stage(
         "evaluate_tokenizers",
-        "evaluate-tokenizers",
         "tokenizer evaluation",
         ("tokenizer.evaluation",),
         lambda plan, paths: [paths.tokenizer_evaluation],
     ),
-    Stage(
-        "demonstrate_unicode",
-        "demonstrate-unicode",
-        "unicode",
-        ("tokenizer.unicode_demo",),
-        lambda plan, paths: [paths.unicode],
-    ),
+    Stage("demonstrate_unicode", "unicode", ("tokenizer.unicode_demo",), lambda plan, paths: [paths.unicode]),
     Stage(
         "account_model",
-        "account-model",
         "accounting",
         ("model.torch_counts",),
         lambda plan, paths: map(paths.accounting, plan.models),
     ),
+    Stage("profile_model", "measurements", ("training.profiling",), lambda plan, paths: [paths.model_profile]),
+    Stage("benchmark_batch_sizes", "measurements", ("training.profiling",), lambda plan, paths: [paths.batch_sizes]),
+    Stage("sgd_toy", "SGD toy", ("training.optimizer",), lambda plan, paths: [paths.sgd_toy]),
     Stage(
-        "profile_model",
-        "profile-model",
-        "measurements",
-        ("training.profiling",),
-        lambda plan, paths: [paths.model_profile],
-    ),
-    Stage(
-        "benchmark_batch_sizes",
-        "benchmark-batch-sizes",
-        "measurements",
-        ("training.profiling",),
-        lambda plan, paths: [paths.batch_sizes],
-    ),
-    Stage("sgd_toy", "sgd-toy", "SGD toy", ("training.sgd_toy",), lambda plan, paths: [paths.sgd_toy]),
-    Stage(
-        "train",
         "train",
         "training runs",
         ("training.run",),
@@ -138,13 +109,12 @@ STAGES = (
     ),
     Stage(
         "select_best",
-        "select-best",
         "best runs",
         ("analysis.ranking",),
-        lambda plan, paths: map(paths.best, _sweeps(plan)),
+        # Of the experiments whose best learning rate others take.
+        lambda plan, paths: map(paths.best, sorted({run.best_of for run in plan.runs} - {None})),
     ),
     Stage(
-        "generate",
         "generate",
         "samples",
         ("generation.samples",),
@@ -152,7 +122,6 @@ STAGES = (
     ),
     Stage(
         "plot_experiment",
-        "plot-experiment",
         "plots",
         ("report.plots.experiment",),
         lambda plan, paths: map(paths.experiment, plan.runs_by_experiment),
@@ -160,13 +129,12 @@ STAGES = (
     ),
     Stage(
         "analyze",
-        "analyze",
         "findings",
         ("analysis.problems", "analysis/problems/write_up.json"),
         lambda plan, paths: [paths.findings],
     ),
-    Stage("report", "report", "report", ("report.page", "report/templates"), lambda plan, paths: [paths.report]),
-    Stage("collect_provenance", "collect-provenance", "provenance", (), lambda plan, paths: [paths.provenance]),
+    Stage("report", "report", ("report.page", "report/templates"), lambda plan, paths: [paths.report]),
+    Stage("collect_provenance", "provenance", (), lambda plan, paths: [paths.provenance]),
 )
 BY_RULE = {stage.rule: stage for stage in STAGES}
 # The first of the rules with one command represents it.
@@ -174,8 +142,8 @@ BY_COMMAND = {stage.command: stage for stage in reversed(STAGES)}
 
 
 def stage_digest(rule: str) -> dict[str, str]:
-    """Return the digest of the code of a rule's stage."""
-    return BY_RULE[rule].digest()
+    """Return the digest of the code of a rule's stage, by module."""
+    return code_digest(*BY_RULE[rule].code)
 
 
 def records(plan: "Plan", without: Collection[str] = ()) -> list[str]:

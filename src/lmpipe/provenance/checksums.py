@@ -1,18 +1,33 @@
-"""SHA256SUMS: the checksum of every result of a study, in the form that `sha256sum -c` reads."""
+"""SHA256SUMS: the checksum of every result of a study, in the form that `sha256sum -c` reads, and all records."""
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from lmpipe.errors import REBUILD, InputError
 from lmpipe.io.files import atomic_write, sha256_of
 from lmpipe.io.progress import progress
-from lmpipe.provenance.job_records import OTHER_ENTRIES, is_other, path_inside
+from lmpipe.provenance.job_records import OTHER_ENTRIES, JobRecord, StudyProvenance, is_other, path_inside
 
 CHECKSUMS = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+
+
+def collect_records(paths: Iterable[str], settings: dict[str, Any], results: Path, output: Path) -> None:
+    """Write all records of a study's jobs into one file, and the checksum of every result into SHA256SUMS beside it.
+
+    `paths` are those of the records in the results folder; `settings` is the study as JSON values. Raises InputError if
+    a record is missing or damaged.
+    """
+    records = {path: JobRecord.read(results / path) for path in paths}
+    collected = StudyProvenance(study=settings["study"], settings=settings, records=records)
+    collected.write(output)
+    checksums = {path: info.sha256 for path, info in collected.files.items()}
+    checksums |= {path: sha256_of(results / path) for path in records}
+    write_checksums(output.with_name(CHECKSUMS), checksums | {output.name: sha256_of(output)})
 
 
 def write_checksums(path: Path, checksums: Mapping[str, str]) -> None:

@@ -23,7 +23,6 @@ NON_NUMERIC = {
     "study.fields",
     "study.loader",
     "study.paths",
-    "study.planned_run",
     "study.schema",
     "training.progress",
 }
@@ -102,13 +101,9 @@ def read_source(path: Path) -> Source:
         elif isinstance(node, ast.Assign):
             modules |= kernel_modules(node)
         elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            remove_docstrings(node)
+            # Those below the fields of a class are docstrings, too.
+            node.body = [statement for statement in node.body if not is_docstring(statement)] or [ast.Pass()]
     return Source(hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16], modules, packages)
-
-
-def remove_docstrings(node: ast.AST) -> None:
-    """Take the docstrings out of a module, class or function, those below the fields of a class included."""
-    node.body = [statement for statement in node.body if not is_docstring(statement)] or [ast.Pass()]
 
 
 def is_docstring(statement: ast.stmt) -> bool:

@@ -1,4 +1,4 @@
-"""Records of provenance: one beside the results of each job, and all records of a study in one file.
+"""Records of provenance: one beside the results of each job.
 
 A record is `provenance.json` in a folder that one job fills, or `NAME.provenance.json` beside a file. It is written
 last, so that results without a record are those of an unfinished job.
@@ -18,7 +18,6 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, JsonValue
 from pydantic_core import to_jsonable_python
 
-from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.files import collect_writes, sha256_of
 from lmpipe.io.validation import InvalidValueError
@@ -246,30 +245,3 @@ def concat_result(output: Path, shards: Iterable[str | Path]) -> JobResult:
         records.append(JobRecord.read(record))
         inputs += [record.parent / name for name in records[-1].inputs]
     return JobResult(output, list(dict.fromkeys(inputs)), facts={"shards": tuple(records)})
-
-
-# --- a whole study ---------------------------------------------------------------------------------------------------
-
-
-def collect_records(paths: Iterable[str], settings: dict[str, Any], results: Path, output: Path) -> None:
-    """Write all records of a study's jobs into one file, and the checksum of every result into SHA256SUMS beside it.
-
-    `paths` are those of the records in the results folder; `settings` is the study as JSON values. Raises InputError if
-    a record is missing or damaged.
-    """
-    from lmpipe.provenance.checksums import CHECKSUMS, write_checksums
-
-    records = {path: JobRecord.read(results / path) for path in paths}
-    collected = StudyProvenance(study=settings["study"], settings=settings, records=records)
-    collected.write(output)
-    checksums = {path: info.sha256 for path, info in collected.files.items()}
-    checksums |= {path: sha256_of(results / path) for path in records}
-    write_checksums(output.with_name(CHECKSUMS), checksums | {output.name: sha256_of(output)})
-
-
-def read_provenance(folder: str | Path) -> StudyProvenance:
-    """Return the provenance of a finished study; raise InputError if the folder has none."""
-    path = Path(folder) / RECORD
-    if not path.is_file():
-        raise InputError(folder, f"has no {RECORD}, so it is not a finished study", "let snakemake finish the study")
-    return StudyProvenance.read(path)

@@ -1,4 +1,4 @@
-"""The block `experiments` of a study file: settings that runs override, and sweeps over them."""
+"""The block `experiments` of a study file: settings that runs override, sweeps over them, and the resolved runs."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from lmpipe.io.validation import InvalidValueError, first_violation, show
-from lmpipe.study.fields import Name, PositiveFloat, Seeds, Settings, VocabSize, to_list
+from lmpipe.study.fields import Name, PositiveFloat, Seed, Seeds, Settings, VocabSize, to_list
 from lmpipe.study.problems import RESERVED_SECTIONS
 from lmpipe.study.settings import ModelSettings, TrainingSettings
 
@@ -164,3 +164,44 @@ class ExperimentSettings(RunSettings):
         """Number of runs for each seed."""
         named = self.runs.values() if self.runs else [RunSettings()]
         return self.num_grid_points * sum(run.num_grid_points for run in named)
+
+
+# --- the runs of an experiment ----------------------------------------------------------------------------------------
+
+
+class PlannedTraining(TrainingSettings):
+    """Training settings of a planned run; `max_lr` may be taken from the best run of another experiment."""
+
+    max_lr: LearningRate
+
+
+class PlannedRun(Settings):
+    """A training run as the study asks for it: all that `train` needs to know but the machine.
+
+    `overrides` holds the settings that distinguish the run inside its experiment.
+    """
+
+    study: str
+    experiment: Name
+    name: str
+    seed: Seed
+    corpus: str
+    tokenizer: str
+    overrides: dict[str, Any]
+    model: ModelSettings
+    training: PlannedTraining
+
+    @property
+    def id(self) -> str:
+        """Name of the run in its study: `EXPERIMENT/NAME/seedN`."""
+        return f"{self.experiment}/{self.name}/seed{self.seed}"
+
+    @property
+    def folder(self) -> str:
+        """Folder of the run, below the results folder of its study."""
+        return f"runs/{self.id}"
+
+    @property
+    def best_of(self) -> str | None:
+        """Experiment whose best learning rate this run takes; None if the rate is a number."""
+        return self.training.max_lr.best_of if isinstance(self.training.max_lr, BestOf) else None

@@ -28,7 +28,7 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
     try:
         return Study.check_keys(parse_yaml(path.read_bytes().decode()))
     except InvalidValueError as error:
-        raise InputError(path, f"{error.key} {error.problem}".lstrip(), error.remedy) from None
+        raise error.at(path) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise InputError(path, f"line {line} is not UTF-8", "save the file as UTF-8") from None

@@ -1,13 +1,11 @@
 """Every path of a study's results folder, once."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 # Files of a training run.
 CONFIG, METRICS, SUMMARY, WEIGHTS = "config.json", "metrics.csv", "summary.json", "model.safetensors"
 
 
-@dataclass(frozen=True)
 class StudyPaths:
     """Paths below the results folder of one study.
 
@@ -15,17 +13,19 @@ class StudyPaths:
     'results/laptop/runs/main_experiment/stories/seed0'
     """
 
-    root: Path
-
-    @property
-    def study_file(self) -> Path:
-        """The resolved study, written before the first job."""
-        return self.root / "study.yaml"
-
-    @property
-    def session(self) -> Path:
-        """The last call of the workflow, for `lmpipe status`."""
-        return self.root / "session.json"
+    def __init__(self, root: Path):
+        self.root = root
+        self.study_file = root / "study.yaml"  # the resolved study, written before the first job
+        self.session = root / "session.json"  # the last call of the workflow, for `lmpipe status`
+        self.tokenizer_evaluation = root / "tokenizer_experiments.json"  # every tokenizer measured on every corpus
+        self.unicode = root / "unicode.json"  # results of the Unicode problems
+        self.sgd_toy = root / "learning_rate_tuning.csv"  # losses of the SGD toy
+        self.model_profile = root / "model_measurements.json"  # one training step: parameters, FLOPs, memory, time
+        self.batch_sizes = root / "batch_sizes.json"  # time of one training step at each batch size
+        self.findings = root / "findings.json"  # the findings of every problem, as data
+        self.report = root / "report.html"  # the report
+        self.store = root / "store"  # the run store
+        self.provenance = root / "provenance.json"  # records of all jobs
 
     def corpus(self, corpus: str) -> Path:
         """Folder of a corpus: train.txt, valid.txt, corpus.json."""
@@ -78,48 +78,3 @@ class StudyPaths:
     def accounting(self, model: str) -> Path:
         """Parameters, FLOPs and memory of one model."""
         return self.root / "accounting" / f"{model}.json"
-
-    @property
-    def tokenizer_evaluation(self) -> Path:
-        """Every tokenizer measured on every corpus."""
-        return self.root / "tokenizer_experiments.json"
-
-    @property
-    def unicode(self) -> Path:
-        """Results of the Unicode problems."""
-        return self.root / "unicode.json"
-
-    @property
-    def sgd_toy(self) -> Path:
-        """Losses of the SGD toy."""
-        return self.root / "learning_rate_tuning.csv"
-
-    @property
-    def model_profile(self) -> Path:
-        """Measured parameters, FLOPs, memory and time of one training step."""
-        return self.root / "model_measurements.json"
-
-    @property
-    def batch_sizes(self) -> Path:
-        """Time of one training step at each batch size."""
-        return self.root / "batch_sizes.json"
-
-    @property
-    def findings(self) -> Path:
-        """The findings of every problem, as data."""
-        return self.root / "findings.json"
-
-    @property
-    def report(self) -> Path:
-        """The report."""
-        return self.root / "report.html"
-
-    @property
-    def store(self) -> Path:
-        """The run store."""
-        return self.root / "store"
-
-    @property
-    def provenance(self) -> Path:
-        """Records of all jobs."""
-        return self.root / "provenance.json"

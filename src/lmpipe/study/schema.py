@@ -72,4 +72,4 @@ def read_study(config: dict[str, Any], source: str) -> Study:
     try:
         return Study.model_validate(config)
     except ValidationError as error:
-        raise first_violation(error, config).error(source) from None
+        raise first_violation(error, config).at(source) from None

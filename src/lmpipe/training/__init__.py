@@ -1,5 +1,5 @@
 """Training: the run store, the trainer and its step, optimizer, checkpoints, several processes, profiling.
 
 Imports errors, io, provenance, study, kernels, tokenizer, data and model; never planning or what reads results.
-run, run_config, run_store and progress load no torch, so that other packages can read runs quickly.
+run, run_documents and progress load no torch, so that other packages can read runs quickly.
 """

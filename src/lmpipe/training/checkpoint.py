@@ -30,12 +30,6 @@ def save_weights(path: str | Path, model: nn.Module) -> None:
         file.write(data)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read tensors and metadata of a safetensors file; raise InputError if it is missing or damaged."""
-    with open_tensors(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-
-
 def training_tensors(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
     """Copy everything that an update changes, weights and moments, to the CPU."""
     tensors = {}
@@ -115,8 +109,9 @@ class DamagedCheckpointError(Exception):
 def read_checkpoint(path: Path, run: str) -> tuple[dict[str, Tensor], dict[str, JsonValue]]:
     """Read and verify one checkpoint; raise DamagedCheckpointError, or InputError for another run's."""
     try:
-        tensors, metadata = read_tensors(path)
-        owner, state, sha256 = (metadata[key] for key in ("run", "state", "sha256"))
+        with open_tensors(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            owner, state, sha256 = ((file.metadata() or {})[key] for key in ("run", "state", "sha256"))
     except (InputError, KeyError) as error:
         raise DamagedCheckpointError(f"the checkpoint is damaged ({error})") from None
     if owner != run:

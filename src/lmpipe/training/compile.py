@@ -13,7 +13,7 @@ from typing import Literal, assert_never
 
 import torch
 
-from lmpipe.io.locks import file_lock
+from lmpipe.io.files import file_lock
 from lmpipe.io.progress import log
 from lmpipe.model.functional import (
     causal_attention_backward_fake,
@@ -92,7 +92,10 @@ def try_compiled(step: TrainingStep, batch_size: int) -> bool:
     """Compile the step and try each of its micro-batch sizes; on an error, log it and restore the eager step."""
     eager = step.forward_hidden, step.loss_chunk
     try:
-        make_deterministic()
+        from torch._inductor import config
+
+        if hasattr(config, "deterministic"):
+            config.deterministic = True  # the compiler chooses by rules, not by timings, which could change last digits
         register_attention_ops()
         # One code for each shape: torch would otherwise compile for any shape when the second one comes, and from then
         # on compute the first one with other last digits than a resumed run.
@@ -118,11 +121,3 @@ def register_attention_ops() -> None:
     torch.library.register_autograd(
         "lmpipe::causal_attention", compiled_attention_backward, setup_context=setup_attention_context
     )
-
-
-def make_deterministic() -> None:
-    """Let the compiler choose by rules instead of timings, which could change the last digits."""
-    from torch._inductor import config
-
-    if hasattr(config, "deterministic"):
-        config.deterministic = True

@@ -18,7 +18,7 @@ import psutil
 import torch
 
 from lmpipe.errors import InputError
-from lmpipe.io.locks import file_lock
+from lmpipe.io.files import file_lock
 from lmpipe.io.progress import log
 from lmpipe.provenance.environment import peak_memory_bytes as process_peak_memory_bytes
 from lmpipe.provenance.environment import processor_name

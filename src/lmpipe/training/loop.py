@@ -14,8 +14,8 @@ from lmpipe.training.compile import compile_step, should_compile
 from lmpipe.training.devices import device_name, free_memory_bytes
 from lmpipe.training.distributed import ProcessGroup
 from lmpipe.training.optimizer import cosine_lr
-from lmpipe.training.run_config import RunInputs
-from lmpipe.training.run_store import InitDigest
+from lmpipe.training.run import RunInputs
+from lmpipe.training.run_documents import InitDigest
 from lmpipe.training.step import DivergenceMonitor, StepResult, TrainingStep, find_micro_batch_size
 
 GPU_STEPS_PER_SYNC = 16

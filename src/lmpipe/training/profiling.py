@@ -287,7 +287,13 @@ class StepTimer:
     def measure(self, batch_size: int) -> BatchSizeRow:
         """Time steps of one batch size, and measure their peak memory."""
         reset_peak_memory(self.device)
-        seconds = self.time_steps(batch_size)
+        batch = random_batch(self.config, batch_size, self.device)
+        self.run_step(*batch)  # not timed, because it allocates memory
+        seconds: list[float] = []
+        while sum(seconds) < MIN_TIMED_SECONDS or not seconds:
+            started = time.perf_counter()
+            self.run_step(*batch)
+            seconds.append(time.perf_counter() - started)
         step_seconds = statistics.median(seconds)
         return BatchSizeRow(
             batch_size=batch_size,
@@ -296,17 +302,6 @@ class StepTimer:
             tokens_per_second=batch_size * self.config.context_length / step_seconds,
             memory_bytes=max(0, peak_memory_bytes(self.device) - self.initial_bytes),
         )
-
-    def time_steps(self, batch_size: int) -> list[float]:
-        """Return the seconds of each step but the first, which allocates memory."""
-        batch = random_batch(self.config, batch_size, self.device)
-        seconds: list[float] = []
-        self.run_step(*batch)
-        while sum(seconds) < MIN_TIMED_SECONDS or not seconds:
-            started = time.perf_counter()
-            self.run_step(*batch)
-            seconds.append(time.perf_counter() - started)
-        return seconds
 
     def run_step(self, inputs: Tensor, targets: Tensor) -> None:
         """Take one training step on a batch, (batch, seq), and wait for it."""

@@ -8,14 +8,18 @@ import contextlib
 import time
 from collections import deque
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.process_identity import ProcessIdentity
-from lmpipe.training.run_config import RunConfig
+from lmpipe.training.run_documents import RunConfig
+
+if TYPE_CHECKING:
+    from lmpipe.training.trainer import TrainState
 
 PROGRESS = "progress.json"
+LOCK_MESSAGE = "waiting for the process that trains this run"  # the last line of a log while a run waits
 WRITE_SECONDS = 2.0
 SPEED_WINDOW = 10  # writes over which the speed is averaged; it follows when other jobs start or end
 # Age at which the file of a process on another machine means that it has ended. It is written during steps and
@@ -49,16 +53,6 @@ class RunProgress(Document):
         return now - self.updated_at < STALE_SECONDS if is_alive is None else is_alive
 
 
-class TrainState(Protocol):
-    """Counters of a trainer; losses are in nats per token."""
-
-    step: int
-    wall_seconds: float
-    recent_losses: list[float]
-    recent_loss: float
-    best_validation_loss: float | None
-
-
 class ProgressWriter:
     """Writes progress.json into a run's folder of the store."""
 
@@ -69,7 +63,7 @@ class ProgressWriter:
         self.recent: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)  # step and seconds of training
         self.next_write = time.monotonic()
 
-    def write(self, state: TrainState) -> None:
+    def write(self, state: "TrainState") -> None:
         """Write the file, if the last time is WRITE_SECONDS ago."""
         if (now := time.monotonic()) < self.next_write:
             return

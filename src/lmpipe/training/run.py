@@ -1,14 +1,265 @@
-"""`train`: one training run, unless the store has it. A stored run is copied without loading torch."""
+"""A training run: its inputs, its folder in the run store, and `train`.
 
+The store is content-addressed: each distinct run is trained once, in a folder named by its fingerprint. Runs of several
+experiments with the same settings share a folder; an interrupted run resumes there. A stored run is copied without
+loading torch.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
 import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
-from lmpipe.study.planned_run import PlannedRun
-from lmpipe.training.run_config import load_run
-from lmpipe.training.run_store import StoredRun
+from lmpipe.data.token_dataset import TokenDataset, check_length
+from lmpipe.errors import InputError
+from lmpipe.io.files import copy_atomic, file_lock
+from lmpipe.io.progress import log
+from lmpipe.io.tensor_files import open_tensors
+from lmpipe.provenance.code_digest import code_digest
+from lmpipe.study.experiments import BestOf, PlannedRun
+from lmpipe.study.paths import CONFIG, METRICS, SUMMARY, WEIGHTS, StudyPaths
+from lmpipe.study.settings import ModelConfig, TrainingSettings
+from lmpipe.tokenizer.vocabulary import Vocabulary
+from lmpipe.training.progress import LOCK_MESSAGE, PROGRESS
+from lmpipe.training.run_documents import (
+    BestRun,
+    LearningRateSource,
+    RunConfig,
+    RunSummary,
+    TokenFileReference,
+    TokenFileReferences,
+    TokenizerReference,
+)
 
-CHECKPOINT_SECONDS = 30.0
+FINGERPRINT = re.compile("[0-9a-f]+")
+LOCK = "lock"
+COMPILED = "compiled"
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # torchrun sets it in the processes that it starts
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """A run with every setting resolved and every file opened."""
+
+    config: RunConfig
+    train: TokenDataset
+    valid: TokenDataset
+    tokenizer: Vocabulary
+
+    @property
+    def model(self) -> ModelConfig:
+        """The transformer's shape."""
+        return self.config.model
+
+    @property
+    def training(self) -> TrainingSettings:
+        """Optimizer, schedule and batches."""
+        return self.config.training
+
+    @property
+    def seed(self) -> int:
+        """Seed of the initial weights and the batches."""
+        return self.config.seed
+
+    @property
+    def steps(self) -> int:
+        """Planned optimizer steps."""
+        return self.training.steps(self.model.context_length)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps with a rising learning rate."""
+        return round(self.training.warmup_fraction * self.steps)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Targets of one batch."""
+        return self.training.batch_size * self.model.context_length
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that decides the result; names of studies, experiments and runs do not."""
+        content = {
+            "model": self.model.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+            "seed": self.seed,
+            "tokens": [self.train.info.sha256, self.valid.info.sha256],
+            "tokenizer": self.tokenizer.sha256,
+            "code": code_digest("training.run"),
+        }
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:20]
+
+
+def load_run(run: PlannedRun, results: Path, output: Path) -> RunInputs:
+    """Open a run's inputs and resolve its vocabulary size and learning rate; raise InputError if something is wrong.
+
+    Paths in the configuration are relative to the run's folder `output`, so that a study can be moved.
+    """
+    paths = StudyPaths(results)
+    tokenizer_folder = paths.tokenizer(run.tokenizer)
+    tokenizer = Vocabulary.from_folder(tokenizer_folder)
+    train, valid = (open_tokens(paths.tokens(run.tokenizer, split), tokenizer) for split in ("train", "valid"))
+    check_length(len(train.tokens), run.model.context_length)
+    max_lr, lr_source = run.training.max_lr, None
+    if isinstance(max_lr, BestOf):
+        max_lr, lr_source = resolve_learning_rate(max_lr, run.training.batch_size, paths.best(max_lr.best_of))
+    config = RunConfig(
+        study=run.study,
+        experiment=run.experiment,
+        run=run.name,
+        seed=run.seed,
+        corpus=run.corpus,
+        overrides={key: max_lr if key == "max_lr" else value for key, value in run.overrides.items()},
+        tokenizer=TokenizerReference(
+            name=run.tokenizer, path=os.path.relpath(tokenizer_folder, output), sha256=tokenizer.sha256
+        ),
+        tokens=TokenFileReferences(train=refer_to(train, output), valid=refer_to(valid, output)),
+        model=ModelConfig(vocab_size=tokenizer.vocab_size, **run.model.model_dump()),
+        training=TrainingSettings.model_validate(run.training.model_dump() | {"max_lr": max_lr}),
+        lr_source=lr_source,
+    )
+    return RunInputs(config, train, valid, tokenizer)
+
+
+def open_tokens(path: Path, tokenizer: Vocabulary) -> TokenDataset:
+    """Open a token file; raise InputError unless it was encoded with exactly this tokenizer."""
+    file = TokenDataset.open(path, tokenizer.vocab_size)
+    encoder = file.info.tokenizer.sha256
+    if encoder != tokenizer.sha256:
+        problem = f"was encoded with tokenizer {encoder[:12]}, not with {tokenizer.sha256[:12]}"
+        raise InputError(path, problem, "delete it and encode the corpus again")
+    return file
+
+
+def refer_to(file: TokenDataset, output: Path) -> TokenFileReference:
+    """Return the entry of config.json for a token file."""
+    return TokenFileReference(path=os.path.relpath(file.path, output), sha256=file.info.sha256, tokens=file.info.tokens)
+
+
+def resolve_learning_rate(rate: BestOf, batch_size: int, best_path: Path) -> tuple[float, LearningRateSource]:
+    """Return a peak learning rate as a number, and the sweep that it was taken from.
+
+    It is the best of the sweep, times `factor`, and with `scale: sqrt_batch_size` times sqrt(batch_size / its batch
+    size) (Krizhevsky 2014, section 5). Raises InputError if the sweep's best.json is missing or another experiment's.
+    """
+    best = BestRun.read(best_path)
+    if best.experiment != rate.best_of:
+        remedy = f"delete it, and the best run of {rate.best_of} is selected again"
+        raise InputError(best_path, f"is the best run of {best.experiment}, not of {rate.best_of}", remedy)
+    factor = rate.factor or 1
+    source = LearningRateSource(
+        best_of=rate.best_of,
+        scale=rate.scale,
+        factor=factor,
+        best_run=best.run,
+        best_max_lr=best.max_lr,
+        best_batch_size=best.batch_size,
+    )
+    match rate.scale:
+        case None:
+            pass
+        case "sqrt_batch_size":
+            factor *= math.sqrt(batch_size / best.batch_size)
+        case _:
+            assert_never(rate.scale)
+    return best.max_lr * factor, source
+
+
+# --- the run store ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """One folder of the store: checkpoints while the run is in progress, then its three shared result files."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, results: str | Path, fingerprint: str) -> "StoredRun":
+        """Return the folder of a run in the study's store; it is made if it is missing."""
+        folder = StudyPaths(Path(results)).store / fingerprint
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest that names the folder."""
+        return self.folder.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def compiled(self) -> Path:
+        """Folder of compiled code, shared by all runs of the store."""
+        return self.folder.parent / COMPILED
+
+    @property
+    def is_finished(self) -> bool:
+        """True if all results exist; the summary is written last."""
+        return all((self.folder / name).exists() for name in (METRICS, WEIGHTS, SUMMARY))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; another one waits, and then finds the run finished."""
+        with file_lock(self.folder / LOCK, f"{LOCK_MESSAGE} ({self.folder})"):
+            yield
+
+    def finish(self, summary: RunSummary) -> None:
+        """Write the summary, which marks the run as finished, and delete its checkpoints."""
+        summary.write(self.folder / SUMMARY)
+        self.clean()
+
+    def clean(self) -> None:
+        """Delete what only an unfinished run needs."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        (self.folder / PROGRESS).unlink(missing_ok=True)
+
+    def publish(self, output: str | Path, config: RunConfig) -> None:
+        """Copy the finished files to the run's own folder, with its configuration.
+
+        Raises InputError if one has been damaged since.
+        """
+        RunSummary.read(self.folder / SUMMARY, "delete it, and the run is trained again")
+        with open_tensors(self.folder / WEIGHTS):
+            pass
+        self.clean()  # again, because a process that was killed after the summary did not reach it
+        # The largest first: if the disk has no room for it, nothing changes.
+        for name in (WEIGHTS, METRICS, SUMMARY):
+            copy_atomic(self.folder / name, Path(output) / name)
+        config.write(Path(output) / CONFIG)
+
+
+def clear(results: str | Path) -> None:
+    """Delete the study's stored runs. Published results stay; runs are trained again when they are next requested.
+
+    Raises InputError if there is no store, or if a run is in progress; runs before that one are deleted.
+    """
+    store = StudyPaths(Path(results)).store
+    if not store.is_dir():
+        raise InputError(results, "has no run store", "give the results folder of a study, such as results/laptop")
+    folders = sorted(path for path in store.iterdir() if FINGERPRINT.fullmatch(path.name))
+    for folder in folders:
+        try:
+            with file_lock(folder / LOCK):
+                shutil.rmtree(folder)
+        except BlockingIOError:
+            raise InputError(folder, "a run is in progress", "wait for it or stop it") from None
+    shutil.rmtree(store / COMPILED, ignore_errors=True)
+    (store / COMPILED).with_suffix(".lock").unlink(missing_ok=True)
+    log(f"{store}: deleted {len(folders)} runs")
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def train(
@@ -16,29 +267,34 @@ def train(
     results: str | Path,
     output: str | Path,
     *,
-    best_path: str | Path | None = None,
     threads: int = 1,
     device: str | None = None,
     processes: int = 1,
     gpus: int = 1,
     runs_per_gpu: int = 1,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    checkpoint_seconds: float = 30.0,
 ) -> bool:
     """Train a run, unless the store has it, and copy its files to the folder `output`.
 
-    `results` is the study's folder; `best_path` is the best.json that a best_of learning rate comes from. `threads`
-    are those of each process. With `processes` above 1, or `gpus` above 1 on a machine with GPUs, the program
-    re-executes itself under torchrun and exits: this call does not return. Otherwise returns whether the run was
-    trained now. Raises InputError for wrong settings and files, and SystemExit after a signal, with everything saved.
+    `results` is the study's folder; `threads` are those of each process. With `processes` above 1, or `gpus` above 1 on
+    a machine with GPUs, the program re-executes itself under torchrun and exits: this call does not return. Otherwise
+    returns whether the run was trained now. Raises InputError for wrong settings and files, and SystemExit after a
+    signal, with everything saved.
     """
-    inputs = load_run(run, Path(results), best_path, Path(output))
+    inputs = load_run(run, Path(results), Path(output))
     stored = StoredRun.of(results, inputs.fingerprint())
     if LAUNCHED in os.environ:
         from lmpipe.training.trainer import train_launched
 
         return train_launched(inputs, stored, Path(output), device, threads, checkpoint_seconds)
     if max(processes, gpus) > 1 and not stored.is_finished:
-        relaunch_if_several(processes, gpus, device, threads, inputs.training.batch_size)
+        from lmpipe.training.devices import acquire_devices, find_device
+        from lmpipe.training.distributed import choose_world_size, relaunch
+
+        world_size = choose_world_size(processes, gpus, find_device(device), inputs.training.batch_size)
+        if world_size > 1:
+            with acquire_devices(device, world_size):
+                relaunch(world_size, threads)
     with stored.locked():
         is_new = not stored.is_finished
         if is_new:
@@ -51,14 +307,3 @@ def train(
                 Trainer(inputs, stored, acquired, threads, checkpoint_seconds).run()
         stored.publish(output, inputs.config)
     return is_new
-
-
-def relaunch_if_several(processes: int, gpus: int, device: str | None, threads: int, batch_size: int) -> None:
-    """Re-execute the program under torchrun and exit, if the run has more than one process on this machine."""
-    from lmpipe.training.devices import acquire_devices, find_device
-    from lmpipe.training.distributed import choose_world_size, relaunch
-
-    world_size = choose_world_size(processes, gpus, find_device(device), batch_size)
-    if world_size > 1:
-        with acquire_devices(device, world_size):
-            relaunch(world_size, threads)

@@ -26,8 +26,8 @@ from lmpipe.training.distributed import STOP_SIGNALS, ProcessGroup, choose_world
 from lmpipe.training.evaluation import Evaluation, evaluate, mean_loss, token_byte_lengths, window_batches
 from lmpipe.training.loop import Execution, TrainLoop
 from lmpipe.training.progress import ProgressWriter
-from lmpipe.training.run_config import RunInputs
-from lmpipe.training.run_store import RunSummary, StoredRun
+from lmpipe.training.run import RunInputs, StoredRun
+from lmpipe.training.run_documents import RunSummary
 from lmpipe.training.step import DIVERGENCE_WINDOW, StepResult, translate_oom
 
 # A run whose final loss is not this far below the unigram entropy has learnt little but token frequencies, which differ
@@ -89,10 +89,6 @@ class TrainState:
         if self.initial_loss is None:
             self.initial_loss = loss
         self.recent_losses = [*self.recent_losses[1 - DIVERGENCE_WINDOW :], loss]
-
-    def add_batch(self, starts: np.ndarray) -> None:
-        """Add the windows of a batch, int64 (batch,), to the digest of all batches."""
-        self.batches_sha256 = hashlib.sha256(self.batches_sha256.encode() + starts.tobytes()).hexdigest()
 
     @property
     def recent_loss(self) -> float:
@@ -167,18 +163,16 @@ class Trainer:
             self.add_row(0, validation_loss=self.estimate_loss())
         saved = time.monotonic()
         with progress("training", (steps - state.step) * self.inputs.tokens_per_step, "tokens") as bar:
-            while self.loop.group.broadcast_flag(self.is_training and guard.signal_number is None, self.device):
+            while True:
+                goes_on = state.step < steps and state.divergence is None and guard.signal_number is None
+                if not self.loop.group.broadcast_flag(goes_on, self.device):
+                    break
                 self.progress_file.write(state)
                 self.train_chunk(bar)
                 if time.monotonic() - saved >= self.checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()
         guard.check()
-
-    @property
-    def is_training(self) -> bool:
-        """True while steps remain and the run has not diverged."""
-        return self.state.step < self.inputs.steps and self.state.divergence is None
 
     def train_chunk(self, bar: Progress) -> None:
         """Run the steps up to the next host sync, and record them."""
@@ -193,7 +187,9 @@ class Trainer:
         """Count a step that took `seconds`, and add its row to metrics.csv."""
         state, step = self.state, self.state.step + 1
         state.wall_seconds += seconds
-        state.add_batch(self.batch_starts(step))
+        tokens, context_length = self.inputs.train.tokens, self.inputs.model.context_length
+        starts = batch_starts(len(tokens), self.inputs.seed, step, self.training.batch_size, context_length)
+        state.batches_sha256 = hashlib.sha256(state.batches_sha256.encode() + starts.tobytes()).hexdigest()
         if result.is_updated:
             state.add_loss(result.loss)
         if result.diverged:
@@ -201,11 +197,6 @@ class Trainer:
         is_evaluated = step in self.loop.evaluation_steps or result.diverged
         validation_loss = self.estimate_loss() if is_evaluated else None
         self.add_row(step, self.loop.learning_rate(step), result.loss, validation_loss, result.grad_norm)
-
-    def batch_starts(self, step: int) -> np.ndarray:
-        """Return the offsets of a step's windows in the training tokens, int64 (batch,)."""
-        tokens, context_length = self.inputs.train.tokens, self.inputs.model.context_length
-        return batch_starts(len(tokens), self.inputs.seed, step, self.training.batch_size, context_length)
 
     def divergence_reason(self, result: StepResult, step: int) -> str:
         """Explain the divergence at `step`."""

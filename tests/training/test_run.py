@@ -4,8 +4,8 @@ import pytest
 
 from lmpipe.data.encode import encode_file
 from lmpipe.errors import InputError
-from lmpipe.training import run_config
-from lmpipe.training.run_config import BestRun, GridPoint, load_run
+from lmpipe.training.run import load_run
+from lmpipe.training.run_documents import BestRun
 from tests.support.tiny_study import make_tiny_study, tiny_run, tiny_text, tiny_tokenizer
 
 
@@ -15,7 +15,7 @@ def study(tmp_path):
 
 
 def fingerprint(study, run=None):
-    return load_run(run or tiny_run(), study, None, study / "run").fingerprint()
+    return load_run(run or tiny_run(), study, study / "run").fingerprint()
 
 
 def test_names_do_not_make_another_run(study):
@@ -30,7 +30,7 @@ def test_every_setting_makes_another_run(study, changed):
 
 def test_other_code_makes_another_run(study, monkeypatch):
     before = fingerprint(study)
-    monkeypatch.setattr(run_config, "code_digest", lambda *names: {"model": "edited"})
+    monkeypatch.setattr("lmpipe.training.run.code_digest", lambda *names: {"model": "edited"})
     assert fingerprint(study) != before
 
 
@@ -44,12 +44,10 @@ def test_another_text_makes_another_run(study, split):
 
 
 def test_best_run_of_another_sweep_is_refused(study):
-    point = {"run": "a", "max_lr": 0.01, "batch_size": 4, "validation_loss": 3.0, "bits_per_byte": 2.0}
-    point |= {"statuses": ["finished"]}
-    candidates = [GridPoint(**point)]
-    best = BestRun(**point, experiment="other", seeds=[0], ranked_by="validation_loss", candidates=candidates)
-    best.write(study / "best.json")
+    losses = {"validation_loss": 3.0, "bits_per_byte": 2.0, "ranked_by": "validation_loss"}
+    best = BestRun(experiment="other", run="a", seeds=[0], max_lr=0.01, batch_size=4, **losses)
+    best.write(study / "experiments/sweep/best.json")
     run = tiny_run(max_lr={"best_of": "sweep"})
     with pytest.raises(InputError) as refused:
-        load_run(run, study, study / "best.json", study / "run")
-    assert refused.value.where == str(study / "best.json") and "sweep" in refused.value.problem
+        load_run(run, study, study / "run")
+    assert refused.value.where == str(study / "experiments/sweep/best.json") and "sweep" in refused.value.problem
