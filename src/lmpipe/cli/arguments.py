@@ -44,11 +44,11 @@ class Command(NamedTuple):
 
     def add_parser(self, commands: Any) -> None:
         """Add its parser to the subparsers of the main one, whose type argparse does not publish."""
-        summary, _, details = (self.run.__doc__ or "").partition("\n")
+        docstring = self.run.__doc__ or ""
         parser = commands.add_parser(
             self.run.__name__.replace("_", "-"),
-            help=summary.rstrip("."),
-            description=fill(f"{summary} {details}", 100),
+            help=docstring.partition("\n")[0].rstrip("."),
+            description=fill(" ".join(docstring.split()), 100),
             epilog="\n  ".join([f"example{'s' if len(self.examples) > 1 else ''}:", *self.examples]),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
