@@ -3,8 +3,7 @@
 import contextlib
 import os
 import signal
-import subprocess
-import sys
+import time
 
 import pytest
 import torch
@@ -13,92 +12,94 @@ from lmpipe.errors import InputError
 from lmpipe.training import devices, profiling
 from lmpipe.training.devices import MAX_RUNS_PER_GPU, acquire_device, acquire_gpu, lock_folder, try_acquire
 from lmpipe.training.profiling import benchmark_batch_sizes, profile_step
+from tests.support.forked import SERVER, ForkedProcess
 
 TWO = {"cuda:0": "GPU-a", "cuda:1": "GPU-b"}
-HOLDER = """
-import sys, time
-from pathlib import Path
-from lmpipe.training.devices import acquire_gpu
-with acquire_gpu(dict(device.split("=") for device in sys.argv[3:]), int(sys.argv[2]), Path(sys.argv[1])) as name:
-    print(name, flush=True)
-    time.sleep(60)
-"""
+
+
+def hold_gpu(connection, uuids, runs_per_gpu, folder):
+    """Hold a GPU until the process is killed; send what is logged before, then the name of the GPU."""
+    devices.log = connection.send
+    with acquire_gpu(uuids, runs_per_gpu, folder) as name:
+        connection.send(name)
+        time.sleep(60)
 
 
 @pytest.fixture
 def hold(tmp_path):
-    """Start a process that holds one of some devices; it is killed at the end of the test."""
-    with contextlib.ExitStack() as processes:
+    """Start a process that holds one of some GPUs; return it, and a function that waits for its next message.
 
-        def start(devices, runs_per_gpu=1):
-            named = [f"{name}={identity}" for name, identity in devices.items()]
-            command = [sys.executable, "-c", HOLDER, str(tmp_path), str(runs_per_gpu), *named]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            processes.enter_context(process)
-            processes.callback(process.kill)
-            return process
+    The process is killed at the end of the test.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def start(uuids, runs_per_gpu=1):
+            receiver, sender = SERVER.Pipe(duplex=False)
+            process = ForkedProcess(hold_gpu, sender, uuids, runs_per_gpu, tmp_path)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process, receiver.recv
 
         yield start
 
 
 @pytest.fixture
 def free(tmp_path):
-    """Which device a run would get now; None where it would wait."""
+    """Return the name of the GPU that a run would get now, or None if it would wait."""
 
-    def name(devices, runs_per_gpu=1):
+    def name(uuids, runs_per_gpu=1):
         with contextlib.ExitStack() as locks:
-            return try_acquire(devices, runs_per_gpu, tmp_path, locks)
+            return try_acquire(uuids, runs_per_gpu, tmp_path, locks)
 
     return name
 
 
-def test_each_run_has_its_own_device(hold, free):
-    assert sorted(hold(TWO).stdout.readline() for _ in TWO) == ["cuda:0\n", "cuda:1\n"]
-    assert free(TWO) is None
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_device_is_free_again_however_its_run_ends(hold, free, number):
-    first = hold(TWO)
-    second = hold(TWO)
-    name = first.stdout.readline().strip()
-    second.stdout.readline()
+def test_each_run_has_its_own_gpu_until_it_ends(hold, free, number):
+    (first, first_message), (_, second_message) = hold(TWO), hold(TWO)
+    name = first_message()
+    assert {name, second_message()} == {"cuda:0", "cuda:1"}
+    assert free(TWO) is None
     first.send_signal(number)
     first.wait()
     assert free(TWO) == name
 
 
-def test_a_run_waits_until_a_device_is_free_and_says_so(hold):
-    devices = {"cuda:0": "GPU-a"}
-    first = hold(devices)
-    first.stdout.readline()
-    second = hold(devices)
-    assert second.stderr.readline() == "waiting for a free GPU (cuda:0)\n"
+def test_run_waits_until_a_gpu_is_free_and_logs_it(hold):
+    uuids = {"cuda:0": "GPU-a"}
+    first, message = hold(uuids)
+    message()
+    _, message = hold(uuids)
+    assert message() == "waiting for a free GPU (cuda:0)"
     first.kill()
-    assert second.stdout.readline() == "cuda:0\n"
+    assert message() == "cuda:0"
 
 
-def test_runs_share_a_device_as_far_as_they_are_told(hold, free):
+def test_gpus_are_shared_evenly_by_at_most_runs_per_gpu(hold, free):
     names = []
     for _ in range(4):
         assert free(TWO, 2) is not None
-        names.append(hold(TWO, 2).stdout.readline().strip())
-    # A second run on a device only when each has one.
+        _, message = hold(TWO, 2)
+        names.append(message())
+    # A second run on a GPU only when each has one.
     assert sorted(names[:2]) == sorted(names[2:]) == ["cuda:0", "cuda:1"]
     assert free(TWO, 2) is None
     assert free(TWO, 3) is not None
 
 
-def test_a_run_that_is_to_be_alone_meets_none_that_shares(hold, free):
-    assert hold(TWO, 4).stdout.readline() == "cuda:0\n"
+def test_run_alone_never_shares_its_gpu(hold, free):
+    _, message = hold(TWO, 4)
+    assert message() == "cuda:0"
     assert free(TWO, 1) == "cuda:1"
-    assert hold(TWO, 1).stdout.readline() == "cuda:1\n"
+    _, message = hold(TWO, 1)
+    assert message() == "cuda:1"
     assert free({"cuda:0": "GPU-b"}, MAX_RUNS_PER_GPU) is None
 
 
-def test_a_device_is_the_same_under_another_number(hold, free):
-    """As a process sees it to which CUDA_VISIBLE_DEVICES=1 leaves one device."""
-    assert hold({"cuda:0": "GPU-b"}).stdout.readline() == "cuda:0\n"
+def test_gpu_is_the_same_under_another_number(hold, free):
+    """As a process sees it to which CUDA_VISIBLE_DEVICES=1 leaves one GPU."""
+    _, message = hold({"cuda:0": "GPU-b"})
+    assert message() == "cuda:0"
     assert free(TWO) == "cuda:0"
     assert free({"cuda:1": "GPU-b"}) is None
 
