@@ -1,13 +1,17 @@
 """Fixtures that several test modules share."""
 
+import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from hypothesis import settings
 from playwright.sync_api import Browser
 
 from lmpipe.analysis.results import Results
+from lmpipe.io.files import file_lock
 from tests.support.browser import CHROMIUM, MISSING_CHROMIUM, running_chromium
 from tests.support.cli_cases import make_whole_study
 from tests.support.fake_results import fabricate_measurements, fabricate_study, speed_of
@@ -20,8 +24,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.workflow)
 
 
+def pytest_collection_finish() -> None:
+    """Keep all that is imported by now out of garbage collections, which would take 0.15 s each."""
+    gc.freeze()
+
+
 # A busy machine makes an example slow, not wrong.
 settings.register_profile("any machine", deadline=None)
+settings.register_profile("few examples", deadline=None, max_examples=20)
 settings.load_profile("any machine")
 
 
@@ -35,9 +45,21 @@ def fabricated(tmp_path_factory) -> Results:
 
 @pytest.fixture(scope="session")
 def whole_study(tmp_path_factory) -> Path:
-    """Folder with the results of a whole tiny study, in which every command works; to be left as it is."""
+    """Folder with the results of a whole tiny study, in which every command works; to be left as it is.
+
+    The first worker of pytest-xdist makes it, the others copy it.
+    """
     folder = tmp_path_factory.mktemp("study")
-    make_whole_study(folder)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        make_whole_study(folder)
+        return folder
+    shared = tmp_path_factory.getbasetemp().parent / "whole-study"
+    with file_lock(shared.with_suffix(".lock"), waiting="waiting for the worker that makes the tiny study"):
+        if shared.exists():
+            copytree(shared, folder, dirs_exist_ok=True)
+        else:
+            make_whole_study(folder)
+            copytree(folder, shared)
     return folder
 
 

@@ -1,21 +1,22 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from lmpipe.analysis.run_states import StudyFiles, last_lines
+from lmpipe.cli.main import main
 from lmpipe.io.process_identity import ProcessIdentity
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import StudySession, find_study, start_session, write_study
 from lmpipe.study.paths import StudyPaths
+from lmpipe.training import progress
 from lmpipe.training.progress import PROGRESS
+from lmpipe.training.step import TrainingStep
 from tests.support.fake_results import fabricate_study
+from tests.support.forked import ForkedProcess
 from tests.support.tiny_study import MODEL, TRAINING, make_tiny_study
 
 RATES = {"learning_rate": {"corpus": "stories", "sweep": {"max_lr": [0.001, 0.01, 3.0]}}}
@@ -127,7 +128,7 @@ def test_a_run_whose_job_failed_before_its_first_step(study):
     assert states(study)["max_lr=0.01"] == "waiting", "the failure of an earlier call"
 
 
-def test_a_job_that_has_just_begun_and_one_that_was_killed_without_a_word(study):
+def test_a_job_that_has_just_session_and_one_that_was_killed_without_a_word(study):
     remove_results(study)
     log = write_log(study, "")
     assert states(study)["max_lr=0.01"] == "running"
@@ -193,10 +194,18 @@ def test_only_the_end_of_a_long_log_is_read(tmp_path):
     assert len(lines) < 10_000
 
 
+def train_slowly(command: list[str]) -> None:
+    """Run `lmpipe train` with steps that take 0.05 s, and with its progress written after each."""
+    step = TrainingStep.run
+    progress.WRITE_SECONDS = 0
+    TrainingStep.run = lambda *args, **kwargs: (time.sleep(0.05), step(*args, **kwargs))[1]
+    main(command)
+
+
 def test_a_run_from_its_first_step_over_its_killing_to_its_end(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = make_tiny_study(tmp_path / "results/test")
-    steps = 1_500
+    steps = 100
     study = {
         "study": "test",
         "seeds": [0],
@@ -215,8 +224,7 @@ def test_a_run_from_its_first_step_over_its_killing_to_its_end(tmp_path, monkeyp
     }
     session = StudySession(load_plan(study, "the tiny study"), results)
     write_study(session.plan, StudyPaths(results))
-    command = [sys.executable, "-m", "lmpipe.cli.main", "train", str(results), "experiment/baseline/seed0"]
-    command += ["--device", "cpu"]
+    command = ["train", str(results), "experiment/baseline/seed0", "--device", "cpu"]
 
     def wait_for(condition):
         for _ in range(600):
@@ -226,16 +234,17 @@ def test_a_run_from_its_first_step_over_its_killing_to_its_end(tmp_path, monkeyp
             time.sleep(0.05)
         raise AssertionError(f"still {run}")
 
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        running = wait_for(lambda run: run.step > 0)
-        assert running.state == "running"
-        assert 0 < running.seconds_left < 600
-        assert 0 < running.training_loss < 10
-        process.send_signal(signal.SIGKILL)
+    process = ForkedProcess(train_slowly, command)
+    running = wait_for(lambda run: run.step > 0)
+    assert running.state == "running"
+    assert 0 < running.seconds_left < 600
+    assert 0 < running.training_loss < 10
+    process.kill()
+    process.wait()
     (killed,) = StudyFiles(session).snapshot(time.time()).runs
     assert killed.state == "stopped"
     assert 0 < killed.step < steps
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    main(command)
     (over,) = StudyFiles(session).snapshot(time.time()).runs
     assert over.state in ("done", "not_learning")
     assert list(results.glob("store/*/progress.json")) == []

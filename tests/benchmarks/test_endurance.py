@@ -1,21 +1,47 @@
 """Endurance runs in small: a few attempts of each fault, and that losses are noticed."""
 
+import contextlib
 import os
 import re
 import secrets
 import signal
+import time
+from functools import partial
+from shutil import copytree
 
 import psutil
 import pytest
 
 from benchmarks.endurance import __main__ as endurance
-from benchmarks.endurance import faults, hostile_studies, killed_studies, processes
+from benchmarks.endurance import damaged_files, faults, hostile_studies, killed_runs, killed_studies, processes
 from benchmarks.endurance.faults import Fault, LossError, run_fault
+from tests.support.forked import ForkedProcess, run_module
 
-TRIES = {"study text": 40, "study values": 50, "damaged checkpoint": 10, "killed run": 2, "terminated run": 1}
+TRIES = {"study text": 40, "study values": 20, "damaged checkpoint": 10, "killed run": 1, "terminated run": 1}
 TRIES |= {f"damaged {name}": 6 for name in ("train-bpe", "encode", "analyze", "train", "generate", "verify")}
 
 
+@contextlib.contextmanager
+def start_forked(command, folder, log):
+    """Do as processes.start, without the seconds in which each process loads torch."""
+    process = ForkedProcess(run_module, command[0], command[1:], folder, log)
+    while os.getpgid(process.pid) != process.pid:
+        time.sleep(0.001)
+    try:
+        yield process
+    finally:
+        processes.kill_all(process)
+
+
+@pytest.fixture
+def _without_slow_starts(whole_study, monkeypatch):
+    """Take the finished study from this session, and fork the processes."""
+    monkeypatch.setattr(damaged_files, "make_whole_study", partial(copytree, whole_study, dirs_exist_ok=True))
+    for module in (processes, killed_runs):
+        monkeypatch.setattr(module, "start", start_forked)
+
+
+@pytest.mark.usefixtures("_without_slow_starts")
 @pytest.mark.parametrize(("name", "tries"), TRIES.items())
 def test_nothing_is_lost(name, tries):
     outcome = run_fault(endurance.FAULTS[name], secrets.randbelow(10**9), tries)

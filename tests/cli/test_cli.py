@@ -53,13 +53,14 @@ def test_version(capsys):
         (["generate", "--run", "nowhere"], "--prompt"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_1(tmp_path, monkeypatch, arguments, where):
+def test_bad_input_is_one_line_and_exit_code_1(tmp_path, monkeypatch, capsys, arguments, where):
     monkeypatch.chdir(tmp_path)
-    result = subprocess.run([sys.executable, "-m", "lmpipe.cli.main", *arguments], capture_output=True, text=True)
-    assert result.returncode == 1
-    assert result.stderr.startswith(f"lmpipe {arguments[0]}: ")
-    assert where in result.stderr
-    assert result.stderr.count("\n") == 1
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"lmpipe {arguments[0]}: ")
+    assert where in message and message.count("\n") == 1
     assert list(tmp_path.iterdir()) == [], "nothing incomplete is left"
 
 

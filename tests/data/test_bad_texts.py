@@ -76,7 +76,7 @@ def one_line(kind: str, size: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "bytes_per_byte"), [("words", 32_000_000, 3), ("base64", 4_000_000, 8), ("letters", 8_000_000, 8)]
+    ("kind", "size", "bytes_per_byte"), [("words", 8_000_000, 3), ("base64", 4_000_000, 8), ("letters", 2_000_000, 8)]
 )
 def test_document_in_one_long_line(kind, size, bytes_per_byte, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -36,7 +36,7 @@ MOTHERS = re.compile(r"with her (babies|fawn)")  # the animals to be seen in som
 
 @pytest.fixture(scope="module")
 def corpus() -> list[str]:
-    return list(stories(20_000))
+    return list(stories(8000))
 
 
 @pytest.fixture(scope="module")

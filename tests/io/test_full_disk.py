@@ -17,13 +17,12 @@ from lmpipe.cli.main import main
 from lmpipe.data.corpus import make_corpus
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, json_bytes, write_json
-from lmpipe.model.accounting import expected_counts
 from lmpipe.planning.stages import BY_COMMAND
-from lmpipe.report.plots.style import Drawing
 from lmpipe.study.corpora import UrlCorpus
 from lmpipe.training.checkpoint import save_weights
 from lmpipe.training.run import train
-from tests.support.cli_cases import ARGUMENTS, TEXT, command
+from tests.support.cli_cases import ARGUMENTS, TEXT, command, shorten_measurements
+from tests.support.fake_results import EXPERIMENT_PLOTS, skip_drawing
 from tests.support.tiny_study import make_tiny_study, tiny_run
 
 DISK_BYTES = 4 << 20
@@ -55,10 +54,9 @@ def disk(tmp_path_factory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def _without_seconds_of_counting_and_drawing(monkeypatch):
-    monkeypatch.setattr("lmpipe.tokenizer.unicode_demo.decodes", lambda decode, text: text.isascii())
-    monkeypatch.setattr("lmpipe.model.torch_counts.count_with_torch", expected_counts)
-    monkeypatch.setattr("lmpipe.report.page.draw", lambda data: Drawing('<svg viewBox="0 0 1 1"></svg>', "x\n"))
+def _without_seconds_of_measuring_and_drawing(monkeypatch):
+    shorten_measurements(monkeypatch)
+    skip_drawing(monkeypatch, "page.draw", *EXPERIMENT_PLOTS)
 
 
 @contextlib.contextmanager
@@ -145,7 +143,7 @@ def test_a_corpus_of_two_texts_changes_as_a_whole_or_not_at_all(whole_study, dis
 
 def test_training_goes_on_from_its_last_checkpoint(disk, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    settings = tiny_run()
+    settings = tiny_run(total_tokens=64 * 12)
     train(settings, make_tiny_study(tmp_path / "whole"), tmp_path / "whole/run")
     results = make_tiny_study(disk / "results")
     with filled(disk, left=400_000), pytest.raises(InputError) as caught:
@@ -155,7 +153,7 @@ def test_training_goes_on_from_its_last_checkpoint(disk, tmp_path, monkeypatch, 
     assert len(checkpoints) == 2 and all(name.endswith(".safetensors") for name in checkpoints)
     capfd.readouterr()
     train(settings, results, disk / "results/run", checkpoint_seconds=0)
-    assert f"resuming from step {int(checkpoints[-1][5:15])} of 60" in capfd.readouterr().err
+    assert f"resuming from step {int(checkpoints[-1][5:15])} of 12" in capfd.readouterr().err
     weights = "run/model.safetensors"
     assert (disk / "results" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
     shutil.rmtree(results)
@@ -163,6 +161,7 @@ def test_training_goes_on_from_its_last_checkpoint(disk, tmp_path, monkeypatch, 
 
 def test_finished_weights_that_find_no_room_are_made_again_from_the_checkpoint(disk, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    run = tiny_run(total_tokens=64 * 12)
     results = make_tiny_study(disk / "results")
 
     def save_on_a_full_disk(path, model):
@@ -171,10 +170,10 @@ def test_finished_weights_that_find_no_room_are_made_again_from_the_checkpoint(d
 
     monkeypatch.setattr("lmpipe.training.trainer.save_weights", save_on_a_full_disk)
     with pytest.raises(InputError, match=r"model\.safetensors: " + LACKS):
-        train(tiny_run(), results, disk / "results/run", checkpoint_seconds=0)
+        train(run, results, disk / "results/run", checkpoint_seconds=0)
     monkeypatch.setattr("lmpipe.training.trainer.save_weights", save_weights)
-    train(tiny_run(), results, disk / "results/run")
-    assert "resuming from step 60 of 60" in capfd.readouterr().err
+    train(run, results, disk / "results/run")
+    assert "resuming from step 12 of 12" in capfd.readouterr().err
     shutil.rmtree(results)
 
 

@@ -68,7 +68,7 @@ def regex_pretokens(data: bytes) -> list[bytes]:
 
 
 @variants
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(data=ANY_BYTES, offset=st.integers(0, 64), room=st.integers(SCAN_SLACK, 3 * SCAN_SLACK))
 @example(data="a  b\n\n c\u3000 d \u3000e 's  'll\x85\x85".encode(), offset=0, room=64)
 @example(data=b"a" * 4 + "\u3000".encode() * 20, offset=52, room=64)

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -12,13 +13,14 @@ from lmpipe.kernels.runtime.disk_cache import cached
 from lmpipe.kernels.runtime.loader import load
 
 MODULE = "lmpipe.kernels.bpe.pretoken_table_kernels"
+TINY = "tests.support.tiny_kernels"
+ROOT = Path(__file__).parents[2]
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess:
     """Run Python code in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -97,18 +99,18 @@ from lmpipe.kernels.runtime import loader
 from lmpipe.kernels.runtime.buffers import *
 def fail(*args): raise OSError('no compiler')
 loader.compile_in_subprocess = fail
-text, state, starts = buffer_of(b'a b'), Buffer(64), Buffer(256)
-print(loader.load({MODULE!r}).scan(text.address, 3, 0, state.address, starts.address, 64))
+number = buffer_of(bytes([21]))
+print(loader.load({TINY!r}).double(number.address))
 """
     result = run(code, LMPIPE_CACHE=str(tmp_path))
-    assert result.stdout == "2\n"
+    assert result.stdout == "42\n"
     assert "for this process alone (no compiler)" in result.stderr
 
 
 def test_notice_of_compiling_never_reaches_standard_output(tmp_path):
-    code = f"from lmpipe.kernels.runtime.loader import load; print(callable(load({MODULE!r}).scan))"
+    code = f"from lmpipe.kernels.runtime.loader import load; print(callable(load({TINY!r}).double))"
     closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", code]
-    environment = {**os.environ, "LMPIPE_CACHE": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LMPIPE_CACHE": str(tmp_path)}
     done = subprocess.run(closed, env=environment, stdout=subprocess.PIPE, text=True)
     assert (done.returncode, done.stdout) == (0, "True\n")
     assert len(list(tmp_path.glob("kernels/*.bin"))) == 1

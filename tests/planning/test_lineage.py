@@ -7,7 +7,14 @@ from lmpipe.planning.lineage import Lineage
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.stages import records
 from lmpipe.report.plots.experiment import plot_experiment
-from tests.support.fake_results import EXPERIMENTS, fabricate_records, fabricate_study, write_record
+from tests.support.fake_results import (
+    EXPERIMENT_PLOTS,
+    EXPERIMENTS,
+    fabricate_records,
+    fabricate_study,
+    skip_drawing,
+    write_record,
+)
 
 TABLE = "experiments/no_pos_emb/table.csv"
 
@@ -16,8 +23,10 @@ TABLE = "experiments/no_pos_emb/table.csv"
 def study(tmp_path_factory):
     experiments = {name: EXPERIMENTS[name] for name in ("learning_rate", "no_pos_emb", "main_experiment")}
     results = fabricate_study(tmp_path_factory.mktemp("recorded"), experiments)
-    for experiment in results.experiments():
-        plot_experiment(experiment, results.folder / "experiments" / experiment.name)
+    with pytest.MonkeyPatch.context() as patch:
+        skip_drawing(patch, *EXPERIMENT_PLOTS)
+        for experiment in results.experiments():
+            plot_experiment(experiment, results.folder / "experiments" / experiment.name)
     fabricate_records(results)
     return results
 

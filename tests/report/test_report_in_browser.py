@@ -11,7 +11,7 @@ from lmpipe.planning.plan import load_plan
 from lmpipe.report.page import draw_plots, write_page
 from lmpipe.report.plots.experiment import plot_experiment
 from tests.support.browser import check_page, opened
-from tests.support.fake_results import fabricate_records, fabricate_study
+from tests.support.fake_results import EXPERIMENTS, fabricate_records, fabricate_study
 
 HOSTILE = 'A story.</blockquote><script>console.error("x")</script> \x00\x1b ' + "long" * 300
 # Visible texts whose contrast with their background (WCAG 2.2, 1.4.3) is below 4.5.
@@ -41,13 +41,14 @@ PALE_TEXTS = """
   return [...pale];
 })()
 """
+SHOWN = ("learning_rate", "layer_norm_ablation", "no_pos_emb", "main_experiment", "vocabulary")
 SORTED = "[...document.querySelectorAll('table.sortable')].pop().tBodies[0].innerText.split(/\\s+/)"
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """Return a report with sweeps, diverged runs, absent problems, and texts and tables that try to break it."""
-    results = fabricate_study(tmp_path_factory.mktemp("shown"))
+    results = fabricate_study(tmp_path_factory.mktemp("shown"), {name: EXPERIMENTS[name] for name in SHOWN})
     for experiment in results.experiments():
         plot_experiment(experiment, results.folder / "experiments" / experiment.name)
     findings = dict(analyze_all(results).problems)

@@ -150,14 +150,21 @@ def fills_folder(name: str) -> bool:
     return name == "export" or BY_COMMAND[name].fills_folder
 
 
+def shorten_measurements(patch: pytest.MonkeyPatch) -> None:
+    """Replace what takes seconds: all of Unicode, counts of real models, and timings of steps and products."""
+    patch.setattr("lmpipe.tokenizer.unicode_demo.decodes", lambda decode, text: text.isascii())
+    patch.setattr("lmpipe.model.torch_counts.count_with_torch", expected_counts)
+    patch.setattr("lmpipe.training.profiling.count_torch_flops", lambda config, batch_size, backward=False: 1)
+    patch.setattr("lmpipe.training.profiling.MATMUL_SECONDS", 0)
+    patch.setattr("lmpipe.training.profiling.MATMUL_SIDE", {"cpu": 64})
+    patch.setattr("lmpipe.training.profiling.MIN_TIMED_SECONDS", 0)
+
+
 def make_whole_study(folder: Path) -> None:
     """Make the tiny study in a folder, by commands alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        # Three that take seconds, to find out what does not matter here.
-        patch.setattr("lmpipe.tokenizer.unicode_demo.decodes", lambda decode, text: text.isascii())
-        patch.setattr("lmpipe.model.torch_counts.count_with_torch", expected_counts)
-        patch.setattr("lmpipe.training.profiling.MATMUL_SECONDS", 0)
+        shorten_measurements(patch)
         Path(TEXT).write_text(tiny_text(200, seed=0), encoding="utf-8")
         Path(STUDY_FILE).write_text(yaml.safe_dump(STUDY, sort_keys=False), encoding="utf-8")
         write_study(the_plan(), StudyPaths(Path(RESULTS)))

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from lmpipe.analysis.results import Results
 from lmpipe.data.documents import CorpusInfo, CorpusSplits, SplitInfo
 from lmpipe.planning.plan import load_plan
 from lmpipe.provenance.environment import Environment
+from lmpipe.report.plots.style import Drawing
 from lmpipe.study.experiments import BestOf, PlannedRun
 from lmpipe.study.schema import read_study
 from lmpipe.study.settings import ModelConfig, TrainingSettings
@@ -81,6 +83,7 @@ ENVIRONMENT = {
 }
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 3.0)
 BEST_RATE = 0.01
+EXPERIMENT_PLOTS = ("plots.experiment.draw_curves", "plots.experiment.draw_final_loss")
 TUNED = {"corpus": "stories", "max_lr": {"best_of": "learning_rate"}}
 EXPERIMENTS = {
     "learning_rate": {"corpus": "stories", "sweep": {"max_lr": list(RATES)}},
@@ -387,6 +390,13 @@ def fabricated_batch_sizes(model: ModelConfig, machine: dict[str, Any], speeds: 
         estimated_largest_batch_size=4 * largest,
         stop_reason="time",
     )
+
+
+def skip_drawing(patch: pytest.MonkeyPatch, *functions: str) -> None:
+    """Let functions of lmpipe.report draw an empty plot, which takes no time."""
+    drawing = Drawing('<svg viewBox="0 0 1 1"></svg>', "x\n")
+    for function in functions:
+        patch.setattr(f"lmpipe.report.{function}", lambda *arguments, **options: drawing)
 
 
 def write(path: Path, value: Any) -> None:

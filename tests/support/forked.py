@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["lmpipe.training.trainer"])
+SERVER.set_forkserver_preload(["lmpipe.training.trainer", "torch.distributed.run"])
 
 
 class ForkedProcess:
@@ -48,12 +48,17 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
 
+def write_to(log: Path) -> None:
+    """Append this process's output to a log."""
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+
+
 def run_module(module: str, arguments: Sequence[str], folder: Path, log: Path) -> None:
     """Run `python -m MODULE ARGUMENTS` in a folder, as the leader of a process group; append its output to a log."""
     os.setsid()
     os.chdir(folder)
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    write_to(log)
     sys.argv[1:] = arguments
     runpy.run_module(module, run_name="__main__", alter_sys=True)

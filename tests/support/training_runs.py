@@ -14,6 +14,7 @@ import pytest
 from lmpipe.study.experiments import PlannedRun
 from lmpipe.training.optimizer import AdamW
 from lmpipe.training.run import train
+from tests.support.forked import ForkedProcess
 from tests.support.tiny_study import make_tiny_study
 
 RESULT_KEYS = (
@@ -97,9 +98,15 @@ def program(run: PlannedRun, results: Path, output: Path, **options: Any) -> lis
     return [sys.executable, "-c", code]
 
 
-def wait_for_checkpoint(process: subprocess.Popen, results: Path) -> None:
-    """Wait until a run has written a checkpoint."""
+def wait_for_checkpoint(process: subprocess.Popen | ForkedProcess, results: Path) -> None:
+    """Wait until a run has written a new checkpoint."""
+    before = checkpoints(results)
     deadline = time.monotonic() + 120
-    while not list(results.glob("store/*/checkpoints/*.safetensors")):
+    while checkpoints(results) <= before:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def checkpoints(results: Path) -> set[Path]:
+    """Return the paths of all checkpoints of a study."""
+    return set(results.glob("store/*/checkpoints/*.safetensors"))

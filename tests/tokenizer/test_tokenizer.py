@@ -255,14 +255,14 @@ def test_word_of_equal_characters_with_tokens_as_long(size):
 
 @pytest.mark.skipif(is_checked(), reason="kernels that check every address are slow")
 def test_word_of_millions_of_equal_characters_takes_linear_time():
-    vocab, merges = merge_pretokens({b"a" * 2_000_000: 1}, 296, [])
-    assert max(map(len, vocab.values())) == 2_000_000
-    word = "a" * 1_999_999
+    vocab, merges = merge_pretokens({b"a" * 1_000_000: 1}, 296, [])
+    assert max(map(len, vocab.values())) == 1_000_000
+    word = "a" * 999_999
     tokenizer = Tokenizer(vocab, merges)
     tokenizer.encode("a")
     started = time.process_time()
     ids = tokenizer.encode(word)
-    assert time.process_time() - started < 5  # 0.7 s here; quadratic time would be 23 s
+    assert time.process_time() - started < 2.5  # 0.3 s here; quadratic time would be 6 s
     ranks = {token: token_id for token_id, token in vocab.items()}
     peer = tiktoken.Encoding("peer", pat_str="a+", mergeable_ranks=ranks, special_tokens={})
     assert ids == peer.encode(word, disallowed_special=())

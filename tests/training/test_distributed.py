@@ -1,19 +1,23 @@
 """Several processes under torchrun: same result, resume, signals, and the end of all if one fails."""
 
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from lmpipe.errors import InputError
 from lmpipe.training import distributed
-from lmpipe.training.distributed import choose_world_size
-from lmpipe.training.run import train
+from lmpipe.training.distributed import STOP_SIGNALS, choose_world_size, forward_signal
+from lmpipe.training.run import LAUNCHED, train
+from tests.support.forked import ForkedProcess, write_to
 from tests.support.tiny_study import make_tiny_study, tiny_run
 from tests.support.training_runs import (
     assert_nearly_same_result,
@@ -25,6 +29,7 @@ from tests.support.training_runs import (
 )
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+RUN = tiny_run(total_tokens=64 * 100)
 LONG = tiny_run(total_tokens=64 * 20_000)
 
 
@@ -34,20 +39,58 @@ def study(tmp_path, monkeypatch):
     return make_tiny_study(Path("results/tiny"))
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Return the folder of RUN, trained by two processes."""
+    study = make_tiny_study(tmp_path_factory.mktemp("uninterrupted") / "results")
+    assert ForkedProcess(launch, RUN, study, study / "run").wait(60) == 0
+    return study / "run"
+
+
 @pytest.fixture
 def start():
-    """Start a program in the background; its processes are killed at the end of the test."""
+    """Start a process; it and all below it are killed at the end of the test."""
     started = []
 
-    def popen(command):
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    def start(launcher, *args, **options):
+        started.append(ForkedProcess(launcher, *args, **options))
         return started[-1]
 
-    yield popen
+    yield start
     for process in started:
-        for child in processes_of(process):
-            child.kill()
-        process.communicate()
+        for member in processes_of(process):
+            member.kill()
+        process.wait()
+
+
+def relaunch(run, results, output, **options):
+    """Train a run in two processes of torchrun, which this one becomes; write to the log beside the output."""
+    write_to(output.with_suffix(".log"))
+    options |= {"processes": 2}
+    sys.orig_argv = program(run, results, output, **options)
+    train(run, results, output, **options)
+
+
+def launch(run, results, output, **options):
+    """Train a run in two processes below this one, as torchrun does, but forked; exit as the first one."""
+    write_to(output.with_suffix(".log"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    processes = []
+    for rank in (0, 1):
+        processes.append(context.Process(target=train_rank, args=(rank, port, run, results, output), kwargs=options))
+        processes[-1].start()
+    for process in processes:
+        process.join()
+    sys.exit(processes[0].exitcode)
+
+
+def train_rank(rank, port, run, results, output, is_new=True, **options):
+    """Train as one of two processes; check if the run is trained now."""
+    os.environ |= {LAUNCHED: "test", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    assert train(run, results, output, **options) is is_new
 
 
 def processes_of(process):
@@ -58,59 +101,62 @@ def processes_of(process):
         return []
 
 
-def workers_of(process):
-    """Return the processes of a run by rank."""
-    ranks = {}
-    for child in psutil.Process(process.pid).children(recursive=True):
-        if "RANK" in (environment := child.environ()):
-            ranks[int(environment["RANK"])] = child
-    return ranks
+def test_two_processes_train_the_run_of_one(study, uninterrupted):
+    assert_nearly_same_result(uninterrupted, train_uninterrupted(RUN))
+    assert summary_of(uninterrupted)["processes"] == 2
 
 
-def test_two_processes_train_the_run_of_one_and_resume_to_the_same_bytes_after_a_kill(study, start):
-    run = tiny_run(total_tokens=64 * 200)
-    expected = train_uninterrupted(run)
-    done = subprocess.run(program(run, study, study / "run", processes=2), capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
-    assert_nearly_same_result(study / "run", expected)
-    assert summary_of(study / "run")["processes"] == 2
-    # Killed, and then resumed and found in the store by torchrun itself.
-    other = make_tiny_study(Path("results/other"))
-    killed = start(program(run, other, other / "run", processes=2, checkpoint_seconds=0))
-    wait_for_checkpoint(killed, other)
-    workers = workers_of(killed)
+def test_resume_of_two_processes_is_byte_identical(study, start, uninterrupted):
+    killed = start(launch, RUN, study, study / "run", checkpoint_seconds=0)
+    wait_for_checkpoint(killed, study)
+    ranks = processes_of(killed)[:-1]
     killed.kill()
-    assert killed.wait() == -signal.SIGKILL
-    psutil.wait_procs(workers.values(), timeout=20)
-    assert not any(worker.is_running() for worker in workers.values()), "no process outlives its parent"
-    for name, is_new in (("run", "True\n"), ("copy", "False\n")):
-        command = [*TORCHRUN, "--log-dir", "logs", "--no-python", *program(run, other, other / name)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert (done.returncode, done.stdout) == (0, is_new), done.stderr
-        assert_same_result(other / name, study / "run")
-    assert summary_of(other / "run")["num_resumes"] == 1
+    psutil.wait_procs(ranks, timeout=20)
+    assert not any(rank.is_running() for rank in ranks), "no process outlives its parent"
+    interrupted = start(launch, RUN, study, study / "run", checkpoint_seconds=0)
+    wait_for_checkpoint(interrupted, study)
+    for rank in processes_of(interrupted)[:-1]:
+        rank.send_signal(signal.SIGINT)
+    assert interrupted.wait(30) == 128 + signal.SIGINT
+    for name, is_new in (("run", True), ("copy", False)):
+        assert start(launch, RUN, study, study / name, is_new=is_new).wait(60) == 0
+        assert_same_result(study / name, uninterrupted)
+    assert summary_of(study / "run")["num_resumes"] == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_saves_a_checkpoint_and_ends_all_processes(study, start, number):
-    process = start(program(LONG, study, study / "run", processes=2, checkpoint_seconds=1))
+def test_sigterm_saves_a_checkpoint_from_which_torchrun_resumes(study, start, uninterrupted):
+    process = start(relaunch, RUN, study, study / "run", checkpoint_seconds=0)
     wait_for_checkpoint(process, study)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 128 + number
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 128 + signal.SIGTERM
+    err = (study / "run.log").read_text()
     assert "interrupted after step" in err and "Traceback" not in err and "lost the others" not in err
+    command = [*TORCHRUN, "--log-dir", "logs", "--no-python", *program(RUN, study, study / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+    assert_same_result(study / "run", uninterrupted)
+    assert summary_of(study / "run")["num_resumes"] == 1
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_failure_of_one_process_ends_all_within_seconds(study, start, rank):
-    process = start(program(LONG, study, study / "run", processes=2, checkpoint_seconds=0))
+def test_failure_of_one_process_ends_all_within_seconds(study, start):
+    process = start(relaunch, LONG, study, study / "run", checkpoint_seconds=0)
     wait_for_checkpoint(process, study)
-    workers_of(process)[rank].kill()
+    (rank,) = (child for child in processes_of(process)[:-1] if child.environ().get("RANK") == "0")
+    rank.kill()
     killed = time.monotonic()
-    _, err = process.communicate(timeout=60)
+    assert process.wait(60) == 128 + signal.SIGKILL
     assert time.monotonic() - killed < 15
-    assert process.returncode not in (0, None) and "Traceback" not in err
+    assert "Traceback" not in (study / "run.log").read_text()
     assert processes_of(process) == []
+
+
+def test_process_that_loses_the_others_ends(study, start):
+    process = start(launch, LONG, study, study / "run", checkpoint_seconds=0)
+    wait_for_checkpoint(process, study)
+    processes_of(process)[1].kill()
+    assert process.wait(15) == 1
+    log = (study / "run.log").read_text()
+    assert "process 0 lost the others" in log and "Traceback" not in log
 
 
 def test_more_processes_than_sequences_are_refused(study):
@@ -131,11 +177,17 @@ def test_a_gpu_needs_to_be_there_for_each_process(monkeypatch):
         choose_world_size(1, 3, gpu, batch_size=8)
 
 
-def test_signal_before_the_processes_have_started_exits(monkeypatch):
-    monkeypatch.setattr(psutil.Process, "children", lambda self: [])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_signal_is_forwarded_or_exits_before_the_processes_have_started(monkeypatch, number):
+    received = []
+    children = [SimpleNamespace(send_signal=received.append)] * 2
+    monkeypatch.setattr(psutil.Process, "children", lambda self: children)
+    forward_signal(number, None)
+    assert received == [number, number]
+    children.clear()
     with pytest.raises(SystemExit) as exited:
-        distributed.forward_signal(signal.SIGTERM, None)
-    assert exited.value.code == 128 + signal.SIGTERM
+        forward_signal(number, None)
+    assert exited.value.code == 128 + number
 
 
 def test_process_ends_with_its_parent(monkeypatch):

@@ -26,6 +26,7 @@ from lmpipe.training.optimizer import AdamW
 from lmpipe.training.run import resolve_learning_rate, train
 from lmpipe.training.run_documents import BestRun
 from lmpipe.training.trainer import Trainer, TrainState
+from tests.support.forked import ForkedProcess
 from tests.support.tiny_study import MODEL, TRAINING, make_tiny_study, tiny_run, tiny_tokenizer
 from tests.support.training_runs import (
     StoppedError,
@@ -42,6 +43,7 @@ from tests.support.training_runs import (
 )
 
 STEPS = 60
+SHORT = tiny_run(total_tokens=64 * 12)
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def test_runs_of_one_seed_are_paired_and_record_it(study):
     for name, model in variants.items():
         train(tiny_run(name, model=model, total_tokens=640), study, study / name)
         summaries[name] = summary_of(study / name)
-    train(tiny_run("seed", seed=1), study, study / "seed")
+    train(tiny_run("seed", seed=1, total_tokens=640), study, study / "seed")
     summaries["seed"] = summary_of(study / "seed")
     tokens = TokenDataset.open(study / "tokens/tiny/train.bin")
     digest = tokens.info.sha256
@@ -161,72 +163,71 @@ def test_equal_runs_of_two_experiments_are_trained_once(study, monkeypatch):
     updates = []
     step = AdamW.step
     monkeypatch.setattr(AdamW, "step", lambda self, lr, grad_scale: (updates.append(lr), step(self, lr, grad_scale)))
-    train(tiny_run(), study, study / "first")
-    assert len(updates) == STEPS
-    other = tiny_run("other", experiment="second", overrides={"max_lr": 0.01})
+    train(SHORT, study, study / "first")
+    assert len(updates) == 12
+    other = tiny_run("other", experiment="second", overrides={"max_lr": 0.01}, total_tokens=64 * 12)
     train(other, study, study / "second")
-    assert len(updates) == STEPS
+    assert len(updates) == 12
     assert_same_result(study / "first", study / "second")
     assert json.loads((study / "second/config.json").read_text())["experiment"] == "second"
-    train(tiny_run(max_lr=0.02), study, study / "third")
-    assert len(updates) == 2 * STEPS
+    train(tiny_run(max_lr=0.02, total_tokens=64 * 12), study, study / "third")
+    assert len(updates) == 24
 
 
 @pytest.mark.parametrize("damage", [False, True])
 def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(study, monkeypatch, capfd, damage):
-    expected = train_uninterrupted(tiny_run())
-    stop_at(monkeypatch, 37, stop)
+    expected = train_uninterrupted(SHORT)
+    stop_at(monkeypatch, 9, stop)
     with pytest.raises(StoppedError):
-        train(tiny_run(), study, study / "run", checkpoint_seconds=0)
+        train(SHORT, study, study / "run", checkpoint_seconds=0)
     assert not (study / "run").exists()
     if damage:
         newest = max(study.glob("store/*/checkpoints/*.safetensors"))
         newest.write_bytes(newest.read_bytes()[:-50])
-    train(tiny_run(), study, study / "run")
-    assert f"resuming from step {35 if damage else 36} of 60" in capfd.readouterr().err
+    train(SHORT, study, study / "run")
+    assert f"resuming from step {7 if damage else 8} of 12" in capfd.readouterr().err
     assert_same_result(study / "run", expected)
     assert summary_of(study / "run")["num_resumes"] == 1
     assert not list(study.glob("store/*/checkpoints"))
 
 
 def test_sigterm_saves_first(study, monkeypatch):
-    handler = signal.getsignal(signal.SIGTERM)
-    expected = train_uninterrupted(tiny_run())
+    expected, handler = train_uninterrupted(SHORT), signal.getsignal(signal.SIGTERM)
     stop_at(monkeypatch, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as stopped:
-        train(tiny_run(), study, study / "run")
+        train(SHORT, study, study / "run")
     assert stopped.value.code == 128 + signal.SIGTERM
     assert [path.name for path in study.glob("store/*/checkpoints/*")] == ["step-0000000007.safetensors"]
     assert signal.getsignal(signal.SIGTERM) == handler
-    train(tiny_run(), study, study / "run")
+    train(SHORT, study, study / "run")
     assert_same_result(study / "run", expected)
 
 
 def test_a_checkpoint_of_other_settings_is_refused_by_its_name(study, monkeypatch):
     folders = []
-    for rate in (0.02, 0.01):
-        stop_at(monkeypatch, 7, stop)
+    own_run, other_run = SHORT, tiny_run(max_lr=0.02, total_tokens=64 * 12)
+    for run in (other_run, own_run):
+        stop_at(monkeypatch, 3, stop)
         with pytest.raises(StoppedError):
-            train(tiny_run(max_lr=rate), study, study / "run", checkpoint_seconds=0)
+            train(run, study, study / "run", checkpoint_seconds=0)
         folders += [folder for folder in study.glob("store/*/checkpoints") if folder not in folders]
     other, own = folders
     foreign = own / "step-0000000050.safetensors"
     foreign.write_bytes(max(other.iterdir()).read_bytes())
     named = f"{foreign}: is a checkpoint of run {other.parent.name}, not of {own.parent.name}; delete it"
     with pytest.raises(InputError, match=re.escape(named)):
-        train(tiny_run(max_lr=0.01), study, study / "run")
+        train(own_run, study, study / "run")
     foreign.unlink()
-    train(tiny_run(max_lr=0.01), study, study / "run")
+    train(own_run, study, study / "run")
     assert summary_of(study / "run")["num_resumes"] == 1
 
 
 def test_a_killed_process_leaves_a_run_that_goes_on(study):
-    settings = tiny_run(total_tokens=64 * 400)
+    settings = tiny_run(total_tokens=64 * 100)
     expected = train_uninterrupted(settings)
-    process = subprocess.Popen(program(settings, study, study / "run", checkpoint_seconds=0))
+    process = ForkedProcess(train, settings, study, study / "run", checkpoint_seconds=0)
     try:
         wait_for_checkpoint(process, study)
-        time.sleep(0.2)
     finally:
         process.kill()
     assert process.wait() == -signal.SIGKILL
@@ -312,16 +313,17 @@ def test_a_finished_run_lies_well_below_the_unigram_entropy(loss, status):
 
 
 def test_a_resume_under_another_setup_says_so(study, monkeypatch, capfd):
-    stop_at(monkeypatch, 7, stop)
+    run = tiny_run(total_tokens=64 * 4)
+    stop_at(monkeypatch, 3, stop)
     with pytest.raises(StoppedError):
-        train(tiny_run(), study, study / "run", checkpoint_seconds=0, threads=1)
-    train(tiny_run(), study, study / "run", threads=2)
+        train(run, study, study / "run", checkpoint_seconds=0, threads=1)
+    train(run, study, study / "run", threads=2)
     assert re.search(r"resuming with .*threads=2.*started with .*threads=1", capfd.readouterr().err)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_run_with_four_threads_repeats_to_the_byte(study, precision):
-    run = tiny_run(precision=precision, total_tokens=64 * 20, model={"d_model": 256, "d_ff": 512})
+    run = tiny_run(precision=precision, total_tokens=64 * 6, model={"d_model": 256, "d_ff": 512})
     other = make_tiny_study(Path("results/other"))
     for results in (study, other):
         train(run, results, results / "run", threads=4)
@@ -437,12 +439,13 @@ def test_parts_are_halved_until_they_fit(study, monkeypatch):
 
 
 def test_how_a_run_computes_is_decided_once(study, monkeypatch):
-    expected = train_uninterrupted(tiny_run(micro_batch_size="auto"))
-    stop_at(monkeypatch, 7, stop)
+    run = tiny_run(total_tokens=64 * 8, micro_batch_size="auto")
+    expected = train_uninterrupted(run)
+    stop_at(monkeypatch, 5, stop)
     with pytest.raises(StoppedError):
-        train(tiny_run(), study, study / "run", checkpoint_seconds=0)
+        train(run, study, study / "run", checkpoint_seconds=0)
     monkeypatch.setattr("lmpipe.training.step.free_memory_bytes", lambda device: 0)
-    train(tiny_run(), study, study / "run")
+    train(run, study, study / "run")
     assert_same_result(study / "run", expected)
 
 
