@@ -31,7 +31,8 @@ from lmpipe.planning.plan import Plan, load_plan
 PROFILE = ROOT / "profiles" / "slurm"
 STUDY_FILE, LOG, CALLS = "study.yaml", "snakemake.log", "calls.jsonl"
 MAX_CALL_SECONDS = 1200  # a call that waits longer for a stuck cluster fails
-SHORT_JOBS = ("--slurm-init-seconds-before-status-checks", "8", "--latency-wait", "10")  # the profile's: jobs of hours
+# The profile's are for jobs of hours. The second check comes 10 s after the first one: most of these jobs have ended.
+SHORT_JOBS = ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10")
 
 
 def through_slurm(*arguments: str, profile: Path = PROFILE) -> list[str]:

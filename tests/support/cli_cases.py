@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,26 +169,46 @@ def make_whole_study(folder: Path) -> None:
         Path(TEXT).write_text(tiny_text(200, seed=0), encoding="utf-8")
         Path(STUDY_FILE).write_text(yaml.safe_dump(STUDY, sort_keys=False), encoding="utf-8")
         write_study(the_plan(), StudyPaths(Path(RESULTS)))
-        for name in ARGUMENTS:
-            if name in BY_COMMAND:
-                for arguments in commands_of(name):
-                    main(arguments)
+        commands = list(data_commands(the_plan(), RESULTS, "--device", "cpu"))
+        for index, shard in enumerate(SHARDS):
+            commands.append([*command("encode")[:-1], shard, "--shards", "2", "--shard", str(index)])
+        made = {name for name, *_ in commands}
+        commands.append(["plot-experiment", RESULTS, "tuned"])
+        commands += [command(name) for name in ARGUMENTS if name in BY_COMMAND and name not in made]
+        for arguments in commands:
+            main(arguments)
 
 
-def commands_of(name: str) -> list[list[str]]:
-    """Return the calls that make all results of a command: both splits of the tokens, the runs that it needs."""
-    usual = command(name)
-    match name:
-        case "encode":
-            shards = [[*usual[:-1], path, "--shards", "2", "--shard", str(i)] for i, path in enumerate(SHARDS)]
-            return [usual, [argument.replace("train.", "valid.") for argument in usual], *shards]
-        case "plot-experiment":
-            return [usual, [name, RESULTS, "tuned"]]
-        case "select-best":
-            runs = [run.id for run in the_plan().runs_by_experiment["sweep"]]
-            return [*(["train", RESULTS, run, "--device", "cpu"] for run in runs), usual]
-        case _:
-            return [usual]
+def make_by_hand(study: dict[str, Any], folder: Path) -> Path:
+    """Make tokenizers, tokens, runs and samples of a study by commands in this process; return its results folder."""
+    plan, results = load_plan(study, "the study"), f"results/{study['study']}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_study(plan, StudyPaths(Path(results)))
+        for arguments in data_commands(plan, results):
+            main(arguments)
+    return folder / results
+
+
+def data_commands(plan: Plan, results: str, *train_options: str) -> Iterator[list[str]]:
+    """Yield the commands from the corpora to the samples of a study, without shards."""
+    paths = StudyPaths(Path(results))
+    for corpus in plan.study.corpora:
+        yield ["make-corpus", results, corpus]
+    for name, (corpus, vocab_size) in plan.tokenizers.items():
+        counts, tokenizer = str(paths.pretokens(corpus, 0)), str(paths.tokenizer(name))
+        yield ["count-pretokens", "--text", str(paths.text(corpus, "train")), "--output", counts]
+        size = ["--vocab-size", str(vocab_size)]
+        yield ["train-bpe", "--counts", counts, "--corpus", corpus, *size, "--output", tokenizer]
+        for split in ("train", "valid"):
+            text, tokens = str(paths.text(corpus, split)), str(paths.tokens(name, split))
+            yield ["encode", "--text", text, "--tokenizer", tokenizer, "--output", tokens]
+    sweeps = sorted({run.best_of for run in plan.runs} - {None})
+    trainings = [(run.best_of is not None, ["train", results, run.id, *train_options]) for run in plan.runs]
+    yield from (arguments for needs_best, arguments in trainings if not needs_best)
+    yield from (["select-best", results, sweep] for sweep in sweeps)
+    yield from (arguments for needs_best, arguments in trainings if needs_best)
+    yield from (["generate", results, corpus] for corpus in plan.sampled_corpora())
 
 
 def lmpipe(arguments: list[str], **streams: Any) -> subprocess.CompletedProcess:

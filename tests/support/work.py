@@ -6,6 +6,7 @@ folder: trained steps are counted in the store, copies are not counted.
 
 import fnmatch
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,8 @@ def run_of(folder: Path, summary: str) -> str:
 def read(path: Path) -> Any:
     """Return the value of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def planned_jobs(output: str) -> dict[str, int]:
+    """Return how many jobs of each rule the output of a call plans; the names of targets are rules, too."""
+    return {rule: int(jobs) for rule, jobs in re.findall(r"^(\w+) +([0-9]+)$", output, re.MULTILINE) if rule != "total"}

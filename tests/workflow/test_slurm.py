@@ -1,14 +1,14 @@
-"""A small study through a real SLURM on this machine, compared with the same study without it."""
+"""A small study through a real SLURM on this machine, one job of which is cancelled."""
 
 import functools
 import http.server
 import json
 import re
 import shlex
-import shutil
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -18,12 +18,50 @@ from benchmarks.byte_check import differences
 from benchmarks.endurance.slurm_sweep import PROFILE, run, through_slurm
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.resource_requests import train_request
-from tests.support.cli_cases import STUDY
+from tests.support.cli_cases import STUDY, make_by_hand
 from tests.support.tiny_study import tiny_text
+from tests.support.work import planned_jobs
 
 pytestmark = pytest.mark.slurm
-RUN = "results/tiny/runs/tuned/baseline/seed0"
-STATUSES = {"sweep/max_lr=300.0/seed0": "diverged", "tuned/no_position/seed0": "finished"}
+RUNS = "results/tiny/runs"
+STATUSES = {
+    "sweep/max_lr=0.01/seed0": "finished",
+    "sweep/max_lr=300.0/seed0": "diverged",
+    "tuned/baseline/seed0": "finished",
+    "tuned/no_position/seed0": "finished",
+}
+TARGETS = ["samples", "results/tiny/experiments/sweep/table.csv", *(f"{RUNS}/{name}/summary.json" for name in STATUSES)]
+ON_THE_CLUSTER = {"make_corpus", "count_pretokens", "train_bpe", "encode_corpus", "encode_shard", "concat_tokens"}
+ON_THE_CLUSTER |= {"train", "plot_experiment", "generate"}
+
+
+def study_of(files):
+    """Return a study of two files, with a sweep that has a diverged run, and runs at its best rate."""
+    tuned = STUDY["experiments"]["tuned"] | {"runs": {"baseline": {}, "no_position": {"position_embedding": "none"}}}
+    sweep = {"corpus": "tiny", "sweep": {"max_lr": [0.01, 300.0]}}
+    corpora = {"tiny": STUDY["corpora"]["tiny"] | {"files": files}}
+    return STUDY | {"corpora": corpora, "experiments": {"sweep": sweep, "tuned": tuned}}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Return a folder with the two files."""
+    folder = tmp_path_factory.mktemp("texts")
+    for number in range(2):
+        (folder / f"{number}.txt").write_text(tiny_text(100, number), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(texts):
+    """Yield the file of the study, whose texts are downloaded."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=texts)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        path = texts / "study.yaml"
+        path.write_text(yaml.safe_dump(study_of([f"http://127.0.0.1:{server.server_port}/{n}.txt" for n in range(2)])))
+        yield path
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -33,71 +71,64 @@ def cluster():
         pytest.skip(reason)
     if shlex.quote(sys.executable) != sys.executable:
         pytest.skip("Snakemake submits the path of the environment unquoted (lmpipe refuses it)")
-    was_started = slurm.start()
+    was_started = slurm.start(slurm.Cluster(cpus=8))  # two shards and another text are encoded at once
     yield
     if was_started:
         slurm.stop()
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """Yield a study file with two downloaded shards, a sweep with diverged runs, and runs at its best rate."""
-    folder = tmp_path_factory.mktemp("texts")
-    for number in range(2):
-        (folder / f"{number}.txt").write_text(tiny_text(100, number), encoding="utf-8")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
-    handler.log_message = lambda *_: None
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    tiny = STUDY["corpora"]["tiny"] | {"files": [f"{address}/{number}.txt" for number in range(2)]}
-    tuned = STUDY["experiments"]["tuned"] | {"runs": {"baseline": {}, "no_position": {"position_embedding": "none"}}}
-    sweep = {"corpus": "tiny", "sweep": {"max_lr": [0.01, 300.0]}}
-    path = folder / "study.yaml"
-    path.write_text(
-        yaml.safe_dump(STUDY | {"corpora": {"tiny": tiny}, "experiments": {"sweep": sweep, "tuned": tuned}})
-    )
-    yield path
-    server.shutdown()
-
-
-def succeed(result):
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
-    return result
-
-
-@pytest.fixture(scope="module")
 def finished(cluster, study, tmp_path_factory):
-    """Return the folder of the study that ran through SLURM, with its report, and Snakemake's log."""
-    folder = tmp_path_factory.mktemp("a cluster") / "in a folder"
+    """Return the folder of the study that ran through SLURM, and Snakemake's log; a training job was cancelled.
+
+    The profile's lines for a GPU are in force; without a real one, the runs compute on the CPU.
+    """
+    folder, profile = tmp_path_factory.mktemp("a cluster") / "in a folder", tmp_path_factory.mktemp("profile")
     folder.mkdir()
-    log = succeed(run(folder, study, *through_slurm("experiments"))).stderr
-    succeed(run(folder, study, "--cores", "2"))
-    return folder, log
+    text = (PROFILE / "profile.yaml").read_text(encoding="utf-8")
+    text = re.sub(r'^# (set-resources:|  train:$|    gres: "gpu:1")', r"\1", text, flags=re.MULTILINE)
+    (profile / "profile.yaml").write_text(text, encoding="utf-8")
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(run, folder, study, *through_slurm(*TARGETS, profile=profile))
+        while not (jobs := running_trainings()):
+            assert not call.done(), call.result()
+            time.sleep(0.2)
+        assert slurm.succeeds("scancel", jobs[0])
+        result = call.result()
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    return folder, result.stderr
+
+
+def running_trainings():
+    """Return the numbers of the running jobs of rule train."""
+    jobs = slurm.output_of("squeue", "--noheader", "--states=running", "--format=%A %k")
+    return re.findall(r"^(\d+) rule_train_wildcards_", jobs, re.MULTILINE)
 
 
 def rules(pattern, log):
     return set(re.findall(pattern, log, re.MULTILINE))
 
 
-def test_results_and_verdicts_are_those_of_one_machine(finished, study, tmp_path):
-    succeed(run(tmp_path, study, "--cores", "2"))
-    results, expected = (folder / "results/tiny" for folder in (finished[0], tmp_path))
-    assert list(differences(results, expected, [])) == []
-    assert verdicts(results) == verdicts(expected)
-    statuses = {path: json.loads((results / "runs" / path / "summary.json").read_text())["status"] for path in STATUSES}
-    assert statuses == STATUSES
+def test_results_are_those_of_the_commands_by_hand(finished, tmp_path, texts):
+    folder, _ = finished
+    expected = make_by_hand(study_of([f"file:{texts}/{number}.txt" for number in range(2)]), tmp_path)
+    assert list(differences(folder / "results/tiny", expected, [])) == []
+    for results in (folder / "results/tiny", expected):
+        summaries = {name: results / "runs" / name / "summary.json" for name in STATUSES}
+        assert {name: json.loads(path.read_text())["status"] for name, path in summaries.items()} == STATUSES
 
 
-def verdicts(results):
-    problems = json.loads((results / "findings.json").read_text(encoding="utf-8"))["problems"]
-    return {name: problem["status"] for name, problem in problems.items()}
+def test_one_machine_finishes_a_study_of_a_cluster(finished, study):
+    folder, _ = finished
+    left = planned_jobs(run(folder, study, "--cores", "2", "--dry-run").stdout)
+    assert left.keys() >= {"analyze", "report"}
+    assert left.keys() & ON_THE_CLUSTER == {"plot_experiment"} and left["plot_experiment"] == 1
 
 
 def test_downloads_and_planning_stay_where_snakemake_runs(finished):
     _, log = finished
-    assert rules("^localrule (.*):", log) == {"experiments", "download", "select_best"}
-    assert not rules("^rule (.*):", log) & {"download", "select_best"}
+    assert rules("^localrule (.*):", log) == {"samples", "download", "select_best"}
+    assert rules("^rule (.*):", log) == ON_THE_CLUSTER
 
 
 def test_short_jobs_travel_as_arrays(finished):
@@ -130,31 +161,14 @@ def requested_resources(log, rule):
 def test_jobs_request_what_the_rules_say(finished, study):
     _, log = finished
     plan = load_plan(yaml.safe_load(study.read_text(encoding="utf-8")), "study")
-    expected = train_request(plan, plan.runs_by_folder["runs/tuned/baseline/seed0"])
+    expected = train_request(plan, plan.runs_by_folder["runs/sweep/max_lr=0.01/seed0"])
     resources = {"cpus": 1, "mem_mb": expected.mem_mb, "minutes": expected.runtime}
     assert requested_resources(log, "train") == resources
     assert requested_resources(log, "train_bpe")["cpus"] == 4
 
 
-def test_cancelled_training_job_on_a_gpu_is_resubmitted(finished, study, tmp_path):
-    """The profile's lines for a GPU are in force; without a real one, the run computes on the CPU."""
-    folder, _ = finished
-    profile = (PROFILE / "profile.yaml").read_text(encoding="utf-8")
-    profile = re.sub(r'^# (set-resources:|  train:$|    gres: "gpu:1")', r"\1", profile, flags=re.MULTILINE)
-    (tmp_path / "profile.yaml").write_text(profile)
-    shutil.rmtree(folder / "results/tiny/store")
-    summary = f"{RUN}/summary.json"
-    results = []
-    arguments = through_slurm(summary, "--forcerun", summary, profile=tmp_path)
-    call = threading.Thread(target=lambda: results.append(run(folder, study, *arguments)))
-    call.start()
-    while not (jobs := slurm.output_of("squeue", "--noheader", "--states=running", "--format=%A")):
-        assert call.is_alive(), results
-        time.sleep(0.1)
-    assert slurm.succeeds("scancel", jobs)
-    call.join()
-    log = succeed(results[0]).stderr
+def test_cancelled_training_job_on_a_gpu_is_resubmitted(finished):
+    _, log = finished
     assert "SLURM status is: 'CANCELLED'" in log
     again = job_number(log.split("Trying to restart job")[1], "train")
     assert "TresPerNode=gres:gpu:1" in slurm.output_of("scontrol", "show", "job", again)
-    assert (folder / RUN / "model.safetensors").is_file()
