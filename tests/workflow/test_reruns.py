@@ -13,11 +13,14 @@ from random import Random
 import pytest
 import yaml
 
-from benchmarks.endurance import killed_studies
-from benchmarks.endurance.killed_studies import StoreWatch, killed_study
-from benchmarks.endurance.processes import poll, start
+from benchmarks.byte_check import differences
+from benchmarks.endurance.killed_studies import StoreWatch, count_results
+from benchmarks.endurance.processes import kill_all, poll, start, wait_until
 from lmpipe.io.files import file_lock
-from tests.support.work import Work, read, stamps, work_since
+from lmpipe.planning.plan import load_plan
+from lmpipe.planning.stages import records
+from tests.support.cli_cases import make_by_hand
+from tests.support.work import Work, planned_jobs, read, stamps, work_since
 
 ROOT = Path(__file__).parents[2]
 PROJECT = ["Snakefile", "config", "profiles", "src", "workflow"]
@@ -63,6 +66,9 @@ RUNS = {
     "no_pos_emb/no_position/seed0": STEPS,
 }
 BEFORE_TRAINING = {"corpora", "pretokens", "tokenizers", "tokens", "tokenizer_experiments.json", "unicode.json"}
+RULES_BEFORE_TRAINING = {"make_corpus", "count_pretokens", "train_bpe", "encode_corpus", "evaluate_tokenizers"}
+RULES_BEFORE_TRAINING |= {"demonstrate_unicode"}
+PLAN = load_plan(STUDY, "the study")
 NOTHING = Work({}, {}, {}, frozenset())
 
 
@@ -103,8 +109,11 @@ class Clone:
 
 
 @pytest.fixture(scope="module")
-def two_calls(tmp_path_factory):
-    """Return a clone in which two calls ran at once, and the output of each; not to be changed."""
+def finished(tmp_path_factory):
+    """Return a clone in which a study was killed and then called twice at once, and the output of both calls.
+
+    It is not to be changed.
+    """
     folder = tmp_path_factory.mktemp("clone")
     for name in PROJECT:
         source = ROOT / name
@@ -114,22 +123,28 @@ def two_calls(tmp_path_factory):
             shutil.copy2(source, folder / name)
     clone = Clone(folder)
     clone.write(STUDY)
+    for seconds in ("MATMUL_SECONDS", "MIN_TIMED_SECONDS"):  # measurements, which do not matter here
+        clone.edit("src/lmpipe/training/profiling.py", rf"(?m)^{seconds} = [0-9.]+", f"{seconds} = 0")
     watch, logs = StoreWatch(clone.results()), [folder / f"{name}.log" for name in ("first", "second")]
     call = partial(start, clone.command(), folder, environment=clone.environment)
+    results = Random(os.urandom(8)).randrange(round(0.9 * len(records(PLAN))))
+    with call(folder / "killed.log") as process:
+        wait_until(process, lambda: count_results(clone.results()) >= results, 0.5)
+        assert kill_all(process), f"the study ended before {results} results were counted"
+    watch.check()
     with call(logs[0]) as first, call(logs[1]) as second:
         for process in (first, second):
             for _ in poll(process):
                 watch.check()
-    logs_text = [log.read_text(encoding="utf-8") for log in logs]
-    assert [first.returncode, second.returncode] == [0, 0], logs_text
-    return clone, logs_text
+    outputs = [log.read_text(encoding="utf-8") for log in logs]
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    return clone, outputs
 
 
 @pytest.fixture
-def clone(two_calls, tmp_path):
+def clone(finished, tmp_path):
     """Return a copy of the finished clone, to be changed."""
-    finished, _ = two_calls
-    shutil.copytree(finished.folder, tmp_path / "copy")
+    shutil.copytree(finished[0].folder, tmp_path / "copy")
     return Clone(tmp_path / "copy")
 
 
@@ -139,33 +154,30 @@ def study():
     return copy.deepcopy(STUDY)
 
 
-def test_second_call_waits_and_has_nothing_to_do(two_calls):
-    finished, logs_text = two_calls
-    assert sorted("Nothing to be done" in text for text in logs_text) == [False, True]
-    assert sorted("waiting for the snakemake that works on reruns" in text for text in logs_text) == [False, True]
-    assert work_since({}, finished.results()).trained == RUNS
+def test_second_call_waits_and_has_nothing_to_do(finished):
+    _, outputs = finished
+    assert sorted("Nothing to be done" in text for text in outputs) == [False, True]
+    assert sorted("waiting for the snakemake that works on reruns" in text for text in outputs) == [False, True]
 
 
-def test_moved_clone_reruns_nothing(two_calls):
-    finished, _ = two_calls
-    moved = finished.folder.rename(finished.folder.with_name("moved to another folder"))
-    try:
-        assert Clone(moved).work() == NOTHING
-    finally:
-        moved.rename(finished.folder)
+def test_killed_study_ends_with_the_results_of_the_commands_by_hand(finished, tmp_path):
+    """`finished` checks that no run was trained again after a kill."""
+    results = finished[0].results()
+    assert list(differences(results, make_by_hand(STUDY, tmp_path), [])) == []
+    assert [path for path in results.rglob("*") if ".tmp-" in path.name or path.name == "checkpoints"] == []
+    assert work_since({}, results).trained == RUNS
 
 
-def test_killed_study_ends_with_the_same_results(two_calls, tmp_path, monkeypatch):
-    """Against the study of two calls, which in turn is shown to have been done right."""
-    finished, _ = two_calls
-    monkeypatch.setattr(killed_studies, "undisturbed", lambda study_file: finished.results())
-    monkeypatch.setattr(killed_studies, "MAX_DELAY_SECONDS", 1.0)
-    seed = os.urandom(8).hex()
-    print(f"kills drawn from {seed}")
-    assert killed_study(finished.folder / STUDY_FILE, 3, Random(seed), tmp_path) == "killed 3 times"
+@pytest.mark.parametrize("call", ["--dry-run", "--summary", "--rulegraph"])
+def test_a_call_without_jobs_does_not_wait_for_the_lock(finished, call):
+    clone, _ = finished
+    command = [sys.executable, "-m", "snakemake", call, "--configfile", str(STUDY_FILE)]
+    with file_lock(clone.folder / ".snakemake/studies/reruns.lock"):
+        done = subprocess.run(command, cwd=clone.folder, env=clone.environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "waiting" not in done.stderr
 
 
-def test_comment_reruns_nothing(clone):
+def test_comment_in_a_moved_clone_reruns_nothing(clone):
     clone.edit("src/lmpipe/model/transformer.py", "(?m)^import torch$", "# All of it.\nimport torch")
     clone.edit("src/lmpipe/model/transformer.py", '"""', '"""In other words: ')
     assert clone.work() == NOTHING
@@ -174,11 +186,12 @@ def test_comment_reruns_nothing(clone):
 def test_formula_of_the_model_reruns_training(clone):
     before = read(clone.results() / "runs/learning_rate/max_lr=0.03/seed0/summary.json")
     clone.edit("src/lmpipe/model/transformer.py", r"sqrt\(2 / ", "sqrt(3 / ")
-    work = clone.work()
+    planned = planned_jobs(clone.snakemake("--dry-run")).keys()
+    assert planned >= {"train", "analyze", "report"} and planned.isdisjoint(RULES_BEFORE_TRAINING)
+    work = clone.work("experiments", "samples")
     assert work.trained == RUNS
     assert work.merges == work.encoded_bytes == {}
-    assert kinds(work).isdisjoint(BEFORE_TRAINING)
-    assert kinds(work) >= {"samples", "experiments", "findings.json", "report.html"}
+    assert kinds(work) == {"samples", "experiments"}
     after = read(clone.results() / "runs/learning_rate/max_lr=0.03/seed0/summary.json")
     assert after["validation_loss"] != before["validation_loss"]
 
@@ -227,20 +240,10 @@ def test_corpus_setting_reruns_what_depends_on_it(clone, study):
 def test_another_study_leaves_the_first_alone(clone, study):
     other = Path("config/other.yaml")
     clone.write(study | {"study": "other", "model": study["model"] | {"d_model": 32}}, other)
-    at_first = partial(clone.work, "tokenizers", study_file=other, study="other")
-    assert at_first().merges.keys() == {"stories", "more"}
+    tokenizer = partial(clone.work, "results/other/tokenizers/more/merges.txt", study_file=other, study="other")
+    assert tokenizer().merges.keys() == {"more"}
     assert clone.work() == NOTHING
-    assert at_first() == NOTHING
-
-
-@pytest.mark.parametrize("call", ["--dry-run", "--summary", "--rulegraph"])
-def test_a_call_without_jobs_does_not_wait_for_the_lock(clone, study, call):
-    study["corpora"]["more"]["documents"] += 1
-    clone.write(study)
-    command = [sys.executable, "-m", "snakemake", call, "--configfile", str(STUDY_FILE)]
-    with file_lock(clone.folder / ".snakemake/studies/reruns.lock"):
-        done = subprocess.run(command, cwd=clone.folder, env=clone.environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "waiting" not in done.stderr
+    assert tokenizer() == NOTHING
 
 
 def kinds(work: Work) -> set[str]:
