@@ -16,6 +16,7 @@ import venv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 from lmpipe.io.files import atomic_write
 from lmpipe.study.experiments import PlannedRun
@@ -105,7 +106,8 @@ class FakeTraining:
     def hold_gpu(self, runs_per_gpu: int) -> None:
         """Hold a fake GPU for the time of a run, if there are any."""
         if self.settings["gpus"]:
-            from lmpipe.training.devices import acquire_gpu  # loads torch
+            sys.modules["torch"] = MagicMock()  # locks need none of it, and loading it takes two seconds
+            from lmpipe.training.devices import acquire_gpu
 
             with acquire_gpu(self.settings["gpus"], runs_per_gpu, self.folder) as name:
                 start = time.monotonic()
