@@ -15,6 +15,7 @@ from lmpipe.model.accounting import count_parameters
 from lmpipe.planning.plan import load_plan, read_plan
 from lmpipe.study.problems import PROBLEMS, RESERVED_SECTIONS
 from lmpipe.study.settings import ModelConfig
+from tests.support.work import planned_jobs
 from tests.workflow.test_workflow import snakemake
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -95,15 +96,10 @@ def test_runs_have_the_handouts_model_tokens_and_target(study, tokens, target):
         assert tokens % (training.batch_size * 256) == 0, "no token of the budget is left over"
 
 
-def planned_jobs(planned):
-    """How many jobs of each rule a dry run plans."""
-    return {rule: int(jobs) for rule, jobs in re.findall(r"^(\w+) +([0-9]+)$", planned.stdout, re.MULTILINE)}
-
-
 @pytest.mark.parametrize("path", LARGE, ids=stem)
 def test_a_large_study_is_planned_and_told_without_any_file(tmp_path, path):
     planned = snakemake(tmp_path, "--dry-run", study=path)
-    jobs = planned_jobs(planned)
+    jobs = planned_jobs(planned.stdout)
     assert (jobs["download"], jobs["make_corpus"], jobs["train_bpe"], jobs["report"]) == (4, 2, 2, 1)
     assert jobs["train"] == len(read_plan(path).runs)
     assert planned.stderr.count(NOTICE) == 1
@@ -116,7 +112,7 @@ def test_a_start_with_one_tokenizer_fetches_one_corpus(tmp_path):
     target = "results/tinystories/tokenizers/tinystories/tokenizer.json"
     assert target in (CONFIG / "README.md").read_text(encoding="utf-8")
     planned = snakemake(tmp_path, "--dry-run", target, study=CONFIG / "tinystories.yaml")
-    assert planned_jobs(planned)["download"] == 2
+    assert planned_jobs(planned.stdout)["download"] == 2
     assert "owt_train" not in planned.stdout
 
 
@@ -152,7 +148,7 @@ def test_a_user_is_told_once_and_not_again_when_the_texts_are_there(tmp_path, ad
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(study), encoding="utf-8")
     load_plan(study, "mine.yaml")
-    target = "results/smoke/pretokens/stories/0.npz"
+    target = "results/smoke/corpora/stories/corpus.json"
     first = snakemake(tmp_path, target, study=path)
     assert first.stderr.count(NOTICE) == 1, "by the process that was started, and by none of its jobs"
     assert first.stderr.index(NOTICE) < first.stderr.index("Building DAG")
