@@ -168,13 +168,14 @@ def test_killed_study_ends_with_the_results_of_the_commands_by_hand(finished, tm
     assert work_since({}, results).trained == RUNS
 
 
-@pytest.mark.parametrize("call", ["--dry-run", "--summary", "--rulegraph"])
+@pytest.mark.parametrize("call", ["--dry-run", "--summary", "--rulegraph", "--lint"])
 def test_a_call_without_jobs_does_not_wait_for_the_lock(finished, call):
     clone, _ = finished
     command = [sys.executable, "-m", "snakemake", call, "--configfile", str(STUDY_FILE)]
     with file_lock(clone.folder / ".snakemake/studies/reruns.lock"):
         done = subprocess.run(command, cwd=clone.folder, env=clone.environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "waiting" not in done.stderr
+    # Of these, --lint finds that rules have no environment of their own.
+    assert done.returncode == (call == "--lint") and "waiting" not in done.stderr
 
 
 def test_comment_in_a_moved_clone_reruns_nothing(clone):

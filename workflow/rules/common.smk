@@ -30,8 +30,7 @@ try:
     PLAN = load_config(config, STUDY_FILES, workflow.config_settings.config)
 except InputError as error:
     sys.exit(str(error))
-STUDY, inputs = PLAN.study, RuleInputs(PLAN)
-RESULTS = f"results/{STUDY.study}"
+STUDY, inputs, RESULTS = PLAN.study, RuleInputs(PLAN), f"results/{PLAN.study.study}"
 TRAIN_THREADS = 1  # --set-threads train=4 uses more; a run's last digits depend on them
 # A cluster's job is a snakemake of its own, which must get the same number.
 GIVEN_CORES = workflow.resource_settings.cores
@@ -39,8 +38,9 @@ ALL_CORES = CLUSTER_THREADS if GIVEN_CORES is None or workflow.remote_exec else 
 
 if workflow.is_main_process:
     # Two calls at once would remove each other's results: the second one waits, and then finds the work done. A call
-    # without cores or nodes (--lint, --dag, --report, --summary and the like) runs no jobs.
-    if (GIVEN_CORES or workflow.resource_settings.nodes) and not workflow.output_settings.dryrun:
+    # without cores or nodes (--dag, --report, --summary) runs no jobs, nor does --lint, which checks no variables.
+    runs_jobs = (GIVEN_CORES or workflow.resource_settings.nodes) and workflow.check_envvars
+    if runs_jobs and not workflow.output_settings.dryrun:
         lock_path = f".snakemake/studies/{STUDY.study}.lock"
         lock_until_exit(lock_path, f"waiting for the snakemake that works on {STUDY.study}")
     for notice in notices(PLAN, shlex.join(STUDY_FILES), workflow):
