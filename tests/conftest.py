@@ -1,20 +1,24 @@
-"""Fixtures that several test modules share."""
+"""Fixtures that several test modules share.
+
+They import what they need themselves: pytest-xdist's controller, which runs no test, starts three seconds earlier.
+"""
 
 import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
-from playwright.sync_api import Browser
 
-from lmpipe.analysis.results import Results
 from lmpipe.io.files import file_lock
-from tests.support.browser import CHROMIUM, MISSING_CHROMIUM, running_chromium
-from tests.support.cli_cases import make_whole_study
-from tests.support.fake_results import fabricate_measurements, fabricate_study, speed_of
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from lmpipe.analysis.results import Results
 
 # Packages with long files. Several workers start with them, so that none runs alone in the end.
 LONG_FIRST = ("workflow", "training", "kernels", "benchmarks", "io", "data")
@@ -41,8 +45,10 @@ settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
-def fabricated(tmp_path_factory) -> Results:
+def fabricated(tmp_path_factory) -> "Results":
     """Return a made-up study with sweeps, ablations over seeds and diverged runs, without plots; not to be changed."""
+    from tests.support.fake_results import fabricate_measurements, fabricate_study, speed_of
+
     folder = tmp_path_factory.mktemp("fabricated")
     fabricate_measurements(folder, speeds={size: speed_of(size) for size in (1, 2, 4, 8, 16, 32, 64)})
     return fabricate_study(folder)
@@ -54,6 +60,8 @@ def whole_study(tmp_path_factory) -> Path:
 
     The first worker of pytest-xdist makes it, the others copy it.
     """
+    from tests.support.cli_cases import make_whole_study
+
     folder = tmp_path_factory.mktemp("study")
     if "PYTEST_XDIST_WORKER" not in os.environ:
         make_whole_study(folder)
@@ -69,8 +77,10 @@ def whole_study(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator["Browser"]:
     """Yield a headless Chromium; its scope is a module, since Playwright keeps an event loop running."""
+    from tests.support.browser import CHROMIUM, MISSING_CHROMIUM, running_chromium
+
     if CHROMIUM is None:
         pytest.skip(MISSING_CHROMIUM)
     with running_chromium() as running:

@@ -23,7 +23,7 @@ RUN_ID = "tuned/baseline/seed0"
 PATHS = StudyPaths(Path(RESULTS))
 RUN = PATHS.run("tuned", "baseline", 0)
 MODEL = {"context_length": 32, "d_model": 64, "d_ff": 192, "num_layers": 2, "num_heads": 2}
-TRAINING = {"total_tokens": 32 * 8 * STEPS, "batch_size": 8, "max_lr": 0.01, "num_evaluations": 5, "eval_tokens": 256}
+TRAINING = {"batch_size": 8, "max_lr": 0.01, "num_evaluations": 5, "eval_tokens": 256}
 CHECKPOINT_SECONDS = 0.05
 START_SECONDS = 2.0  # most of the time before the first step: Python and torch are loaded
 SAVED = 128 + signal.SIGTERM
@@ -39,7 +39,7 @@ def prepare_folder(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     experiments = {"tuned": {"corpus": "tiny", "runs": {"baseline": {}}}}
     study = {key: value for key, value in STUDY.items() if key != "samples"}
-    study |= {"model": MODEL, "training": TRAINING, "experiments": experiments}
+    study |= {"model": MODEL, "training": TRAINING | {"total_tokens": 32 * 8 * STEPS}, "experiments": experiments}
     study["corpora"] = {"tiny": STUDY["corpora"]["tiny"] | {"files": [f"file:{folder / 'text.txt'}"]}}
     write_study(load_plan(study, "the run's study"), StudyPaths(folder / RESULTS))
 

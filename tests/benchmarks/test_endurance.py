@@ -34,14 +34,15 @@ def start_forked(command, folder, log):
 
 
 @pytest.fixture
-def _without_slow_starts(whole_study, monkeypatch):
-    """Take the finished study from this session, and fork the processes."""
+def _without_seconds_of_training(whole_study, monkeypatch):
+    """Take the finished study from this session, fork the processes, and shorten the killed run."""
     monkeypatch.setattr(damaged_files, "make_whole_study", partial(copytree, whole_study, dirs_exist_ok=True))
+    monkeypatch.setattr(killed_runs, "STEPS", 60)
     for module in (processes, killed_runs):
         monkeypatch.setattr(module, "start", start_forked)
 
 
-@pytest.mark.usefixtures("_without_slow_starts")
+@pytest.mark.usefixtures("_without_seconds_of_training")
 @pytest.mark.parametrize(("name", "tries"), TRIES.items())
 def test_nothing_is_lost(name, tries):
     outcome = run_fault(endurance.FAULTS[name], secrets.randbelow(10**9), tries)

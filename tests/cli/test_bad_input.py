@@ -399,23 +399,23 @@ def test_prompt_of_any_bytes_comes_back():
     assert done.stdout.startswith(prompt)
 
 
+ALL_CLOSED = "<&- >&- 2>&-"
 CALLS = [
-    (["estimate", STUDY_FILE], 0),
-    (["status", RESULTS, "--once"], 0),
-    (["verify", "nothing"], 1),
-    (["generate", "--run", RUN, "--max-new-tokens", "3", "--prompt", "the"], 0),
-    (["--help"], 0),
-    (["train"], 1),
+    *((["status", RESULTS, "--once"], closed, 0) for closed in (">&-", "2>&-", ALL_CLOSED)),
+    *((["verify", "nothing"], closed, 1) for closed in (">&-", "2>&-", ALL_CLOSED)),
+    (["estimate", STUDY_FILE], ALL_CLOSED, 0),
+    (["generate", "--run", RUN, "--max-new-tokens", "3", "--prompt", "the"], ALL_CLOSED, 0),
+    (["--help"], ALL_CLOSED, 0),
+    (["train"], ALL_CLOSED, 1),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code"), CALLS)
-def test_closed_streams_change_no_exit_code(arguments, code):
-    call = [sys.executable, "-m", "lmpipe.cli.main", *arguments]
-    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
-        done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *call], capture_output=True, text=True)
-        assert done.returncode == code
-        assert "Traceback" not in done.stdout + done.stderr
+@pytest.mark.parametrize(("arguments", "closed", "code"), CALLS)
+def test_closed_streams_change_no_exit_code(arguments, closed, code):
+    command = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-m", "lmpipe.cli.main", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -23,7 +23,7 @@ from tests.support.corruptions import CORRUPTIONS
 from tests.support.tiny_study import MODEL, TRAINING, tiny_text, tiny_tokenizer
 
 # The seconds of one core that a verb may take for a document in one long line, and the memory that it needs without.
-LINE_SECONDS = 60
+LINE_SECONDS = 10
 WITHOUT_TEXT_BYTES = 120_000_000
 
 
@@ -76,7 +76,7 @@ def one_line(kind: str, size: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "bytes_per_byte"), [("words", 8_000_000, 3), ("base64", 4_000_000, 8), ("letters", 2_000_000, 8)]
+    ("kind", "size", "bytes_per_byte"), [("words", 4_000_000, 3), ("base64", 4_000_000, 8), ("letters", 2_000_000, 8)]
 )
 def test_document_in_one_long_line(kind, size, bytes_per_byte, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

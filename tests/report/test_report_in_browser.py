@@ -71,6 +71,13 @@ def view(browser, report):
         yield lambda width=1280, scheme="light": stack.enter_context(opened(browser, report, width, scheme))
 
 
+@pytest.fixture(scope="module")
+def page(browser, report):
+    """Yield the report on a screen, for tests that expect no fresh page."""
+    with opened(browser, report) as page:
+        yield page
+
+
 def open_details(page, is_open=True):
     page.evaluate(f"document.querySelectorAll('details').forEach((one) => one.open = {str(is_open).lower()})")
 
@@ -106,8 +113,7 @@ def test_texts_of_plots_stay_inside(view):
     assert view(800).evaluate(outside) == []
 
 
-def test_headings_and_landmarks_are_in_order(view):
-    page = view()
+def test_headings_and_landmarks_are_in_order(page):
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map((one) => Number(one.tagName[1]))")
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
@@ -118,8 +124,7 @@ def test_headings_and_landmarks_are_in_order(view):
     assert page.evaluate(nameless) == 0
 
 
-def test_tables_sort_by_keyboard_and_click_with_dashes_last(view):
-    page = view()
+def test_tables_sort_by_keyboard_and_click_with_dashes_last(page):
     assert page.evaluate(SORTED) == ["10.5", "–", "−3", "9.25"]
     button = page.locator("table.sortable button").last
     button.focus()

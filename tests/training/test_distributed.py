@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch.distributed.run
 
 from lmpipe.errors import InputError
 from lmpipe.training import distributed
@@ -28,7 +28,7 @@ from tests.support.training_runs import (
     wait_for_checkpoint,
 )
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN = ["--standalone", "--nproc-per-node", "2", "--log-dir", "logs", "--no-python"]
 RUN = tiny_run(total_tokens=64 * 100)
 LONG = tiny_run(total_tokens=64 * 20_000)
 
@@ -69,6 +69,12 @@ def relaunch(run, results, output, **options):
     options |= {"processes": 2}
     sys.orig_argv = program(run, results, output, **options)
     train(run, results, output, **options)
+
+
+def torchrun(run, results, output):
+    """Train a run under torchrun that is called by hand; write to the log beside the output."""
+    write_to(output.with_suffix(".log"))
+    torch.distributed.run.main([*TORCHRUN, *program(run, results, output)])
 
 
 def launch(run, results, output, **options):
@@ -131,9 +137,7 @@ def test_sigterm_saves_a_checkpoint_from_which_torchrun_resumes(study, start, un
     assert process.wait(30) == 128 + signal.SIGTERM
     err = (study / "run.log").read_text()
     assert "interrupted after step" in err and "Traceback" not in err and "lost the others" not in err
-    command = [*TORCHRUN, "--log-dir", "logs", "--no-python", *program(RUN, study, study / "run")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+    assert start(torchrun, RUN, study, study / "run").wait(60) == 0
     assert_same_result(study / "run", uninterrupted)
     assert summary_of(study / "run")["num_resumes"] == 1
 
