@@ -84,6 +84,7 @@ def test_download_has_its_declarations_as_options():
         ("corpus_texts", job(corpus="storis"), "stories"),
         ("model_settings", job(model="gpt2"), "gpt2_"),
         ("experiment_runs", job(experiment="no_pos"), "no_pos_emb"),
+        ("sample_inputs", job(corpus="doc"), "docs"),
     ],
 )
 def test_unknown_name_ends_with_the_nearest_ones(inputs, method, wildcards, near):

@@ -82,17 +82,11 @@ def test_finished_study_has_nothing_to_do_and_a_dry_run_loads_neither_torch_nor_
     assert done.stdout.endswith("set()\n")
 
 
-@pytest.mark.parametrize(
-    ("target", "near"),
-    [
-        ("runs/learning_rate/max_lr=0.02/seed0/summary.json", "learning_rate/max_lr=0.03/seed0"),
-        ("samples/doc.json", "docs"),
-    ],
-)
-def test_unknown_target_is_one_line_with_the_nearest_names(folder, target, near):
-    done = snakemake(folder, f"results/smoke/{target}", "--dry-run", check=False)
+def test_unknown_target_is_one_line_with_the_nearest_names(folder):
+    target = "results/smoke/runs/learning_rate/max_lr=0.02/seed0/summary.json"
+    done = snakemake(folder, target, "--dry-run", check=False)
     assert done.returncode == 1
-    assert near in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert "learning_rate/max_lr=0.03/seed0" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
 def test_wrong_option_of_config_is_named(folder):
@@ -247,13 +241,10 @@ def test_logs_and_benchmarks_lie_where_the_readme_says(folder):
 
 
 def test_targets_by_name(tmp_path):
-    planned = planned_jobs(snakemake(tmp_path, "--dry-run", "tokenizers", "accounting").stdout)
-    jobs = {"make_corpus": 2, "count_pretokens": 2, "train_bpe": 2, "account_model": 3}
-    assert planned == jobs | {"tokenizers": 1, "accounting": 1}
     run = "results/smoke/runs/learning_rate/max_lr=0.01/seed0/summary.json"
-    planned = planned_jobs(snakemake(tmp_path, "--dry-run", run, "results/smoke/tokenizers/docs/merges.txt").stdout)
-    jobs = {"make_corpus": 2, "count_pretokens": 2, "train_bpe": 2, "encode_corpus": 2, "train": 1}
-    assert planned == jobs
+    planned = planned_jobs(snakemake(tmp_path, "--dry-run", run, "tokenizers", "accounting").stdout)
+    jobs = {"make_corpus": 2, "count_pretokens": 2, "train_bpe": 2, "encode_corpus": 2, "train": 1, "account_model": 3}
+    assert planned == jobs | {"tokenizers": 1, "accounting": 1}
     planned = planned_jobs(snakemake(tmp_path, "--dry-run", "experiments", "samples").stdout)
     assert planned["plot_experiment"] == 7 and planned["generate"] == 2 and "report" not in planned
 
@@ -376,16 +367,14 @@ def test_a_text_in_shards_gives_the_same_tokens(tmp_path):
     path, target = tmp_path / "study.yaml", "results/smoke/tokens/mine/train.bin"
     study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
 
-    def planned(*names):
-        files = [f"file:{name}.txt" for name in names]
-        mine = {"source": "url", "files": files, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
-        study["corpora"]["mine"] = mine
+    def write_study(*names):
+        mine = {"source": "url", "files": [f"file:{name}.txt" for name in names], "valid_fraction": 0.1}
+        study["corpora"]["mine"] = mine | {"tokenizer": {"vocab_size": 300}}
         path.write_text(yaml.safe_dump(study), encoding="utf-8")
-        return planned_jobs(snakemake(tmp_path, "--dry-run", target, study=path).stdout)
 
+    write_study("a", "b")
     jobs = {"make_corpus": 1, "count_pretokens": 2, "train_bpe": 1, "encode_shard": 2, "concat_tokens": 1}
-    assert planned("a", "b") == jobs
-    snakemake(tmp_path, target, study=path)
+    assert planned_jobs(snakemake(tmp_path, target, study=path).stderr) == jobs
     results = tmp_path / "results/smoke"
     files = [file.name for file in (results / "tokens/mine").rglob("*") if file.is_file()]
     assert sorted(files) == ["train.bin", "train.json", "train.provenance.json"]
@@ -393,4 +382,5 @@ def test_a_text_in_shards_gives_the_same_tokens(tmp_path):
     encode_file(results / "corpora/mine/train.txt", tokenizer, tmp_path / "all.bin", tmp_path / "all.json", "mine")
     for suffix in (".bin", ".json"):
         assert (results / f"tokens/mine/train{suffix}").read_bytes() == (tmp_path / f"all{suffix}").read_bytes()
-    assert planned("b", "a") == jobs
+    write_study("b", "a")
+    assert planned_jobs(snakemake(tmp_path, "--dry-run", target, study=path).stdout) == jobs
