@@ -107,6 +107,19 @@ print(loader.load({TINY!r}).double(number.address))
     assert "for this process alone (no compiler)" in result.stderr
 
 
+def test_second_variant_is_not_compiled_in_one_process(tmp_path):
+    code = f"""
+from lmpipe.errors import InputError
+from lmpipe.kernels.runtime import loader
+def fail(*args): raise OSError('no compiler')
+loader.compile_in_subprocess = fail
+loader.load({TINY!r})
+try: loader.load({TINY!r}, wide=True)
+except InputError: print('refused')
+"""
+    assert run(code, LMPIPE_CACHE=str(tmp_path)).stdout == "refused\n"
+
+
 def test_notice_of_compiling_never_reaches_standard_output(tmp_path):
     code = f"from lmpipe.kernels.runtime.loader import load; print(callable(load({TINY!r}).double))"
     closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", code]

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import llvmlite.binding as llvm
 
+from lmpipe.errors import InputError
 from lmpipe.io.progress import log
 from lmpipe.kernels.runtime import buffers
 from lmpipe.kernels.runtime.disk_cache import cached, log_uncached
@@ -149,10 +150,19 @@ def wrap_function(address: int, arguments: int) -> Callable[..., int]:
 
 
 def compile_in_process(module: str, variant: dict[str, str]) -> dict[str, Callable[..., int]]:
-    """Compile a module in this process, by Numba's public API: slower, but it needs no object code."""
+    """Compile a module in this process, by Numba's public API: slower, but it needs no object code.
+
+    Raises InputError for a second variant: the modules of kernels read theirs when they are imported.
+    """
     from lmpipe.kernels.runtime import compile
 
     with patched_environ(variant):
+        from lmpipe.kernels.runtime import intrinsics
+
+        imported = {"LMPIPE_CHECK": str(int(intrinsics.CHECKED)), "LMPIPE_WIDE": str(intrinsics.ID_BYTES // 4)}
+        if imported != variant:
+            problem = "cannot be compiled for ids of 16 and of 32 bits, or checked and unchecked, in one process"
+            raise InputError("kernels", problem, "use a process for each, or set LMPIPE_CACHE to a writable folder")
         callbacks = compile.jit_callbacks(module)
     _kept_alive.append(callbacks)
     return {
