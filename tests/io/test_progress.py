@@ -49,5 +49,6 @@ def test_terminal_gets_a_bar():
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
 def test_unwritable_standard_error_does_not_stop_the_work(redirection):
-    done = subprocess.run(["bash", "-c", f'{sys.executable} -c "$0" {redirection}', WORK], capture_output=True)
+    command = ["bash", "-c", f'"$0" -c "$1" {redirection}', sys.executable, WORK]
+    done = subprocess.run(command, capture_output=True)
     assert (done.returncode, done.stdout) == (0, b"")
