@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from lmpipe.analysis.results import Results
 
+# Several workers use all cores already; tests of threads ask for theirs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Packages with long files. Several workers start with them, so that none runs alone in the end.
 LONG_FIRST = ("workflow", "training", "kernels", "benchmarks", "io", "data")
 

@@ -80,11 +80,14 @@ def test_all_is_compiled_before_the_first_step(tmp_path, monkeypatch):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.skipif(" " in sys.prefix, reason="torch calls the C++ compiler with unquoted paths of the environment")
 def test_a_compiled_run_is_the_same_to_rounding_and_goes_on_to_the_byte(tmp_path, monkeypatch):
+    from torch._inductor import config
+
+    # The compiler would try each set of vector instructions, for ten seconds.
+    monkeypatch.setattr(config.cpp, "vec_isa_ok", True)
     monkeypatch.chdir(tmp_path)
     results = make_tiny_study(tmp_path / "results")
     settings = {
-        kind: tiny_run(compile=kind, micro_batch_size=3, total_tokens=64 * 20, model={"num_layers": 1})
-        for kind in ("never", "always")
+        kind: tiny_run(compile=kind, total_tokens=64 * 20, model={"num_layers": 1}) for kind in ("never", "always")
     }
     for kind in settings:
         train(settings[kind], results, results / kind)
