@@ -44,13 +44,10 @@ def test_stories_hold_out_one_percent_for_validation(tmp_path):
 
 
 def test_docstrings_are_unique():
-    texts = docstrings(["networkx"], processes=1)
-    import networkx
-
-    assert networkx.Graph.__doc__ is not None
-    assert any(text.startswith("Base class for undirected graphs.") for text in texts)
-    assert len(texts) == len(set(texts)) > 1000
-    assert texts == docstrings(["networkx"], processes=2), "the same on any number of cores"
+    texts = docstrings(["jinja2"], processes=1)
+    assert any(text.startswith("The core component of Jinja is the `Environment`.") for text in texts)
+    assert len(texts) == len(set(texts)) > 300
+    assert texts == docstrings(["jinja2"], processes=2), "the same on any number of cores"
 
 
 @pytest.fixture

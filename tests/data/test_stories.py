@@ -135,14 +135,14 @@ def test_lengths(corpus):
     ],
 )
 def test_the_text_is_free_of(mistake, corpus):
-    assert excerpts(mistake, corpus[:6000]) == []
+    assert excerpts(mistake, corpus[:3000]) == []
 
 
 def test_a_sentence_that_follows_a_question_begins_with_a_capital(corpus):
     verbs = {verb.strip() for name in ("cried", "said") for verb in grammar.read_text("words")[name].split(",")} | {
         "asked"
     }
-    for text in corpus[:6000]:
+    for text in corpus[:3000]:
         for after in re.findall(r'[!?]" ([a-z]\w*(?: [a-z]+)?)', text):
             first, *second = after.split()
             if first in ("he", "she", "it"):
@@ -151,7 +151,7 @@ def test_a_sentence_that_follows_a_question_begins_with_a_capital(corpus):
 
 
 def test_quotes_open_and_close_within_a_paragraph(corpus):
-    for text in corpus[:6000]:
+    for text in corpus[:3000]:
         for paragraph in text.split("\n"):
             pieces = paragraph.split('"')
             assert len(pieces) % 2 == 1, paragraph

@@ -10,8 +10,9 @@ from lmpipe.cli.main import main
 from lmpipe.errors import InputError
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import find_study, start_session
+from lmpipe.report import page
 from lmpipe.report.incomplete import analyze_available, available_results, is_complete
-from lmpipe.report.page import build_report
+from lmpipe.report.page import build_report, write_page
 from lmpipe.report.plots.experiment import plot_experiment
 from tests.support.fake_results import EXPERIMENT_PLOTS, EXPERIMENTS, fabricate_records, fabricate_study, skip_drawing
 
@@ -40,11 +41,22 @@ def study(complete_study, tmp_path, monkeypatch):
     return Path("results/fabricated")
 
 
-def findings():
-    """Return the findings of what exists of the study."""
-    snapshot = StudyFiles(find_study("results/fabricated")).snapshot(time.time())
-    results, _, unreadable = available_results(snapshot)
-    return analyze_available(results, snapshot, unreadable).problems
+@pytest.fixture
+def report(study, monkeypatch):
+    """Report the study without drawing its experiments; return the findings on the page."""
+    skip_drawing(monkeypatch, *EXPERIMENT_PLOTS)
+    shown = []
+
+    def write(path, plan, results, findings, *rest):
+        shown.append(findings)
+        write_page(path, plan, results, findings, *rest)
+
+    def call():
+        main(["report", "results/fabricated"])
+        return shown[-1].problems
+
+    monkeypatch.setattr(page, "write_page", write)
+    return call
 
 
 def files_below(folder):
@@ -80,10 +92,10 @@ def test_incomplete_study_is_reported_as_far_as_it_exists(study, capsys):
     assert "To go on: <code>snakemake --cores 2</code>" in html
 
 
-def test_findings_say_which_runs_they_lack(study):
+def test_findings_say_which_runs_they_lack(study, report):
     remove(study, "learning_rate/max_lr=3.0", "main_experiment", "layer_norm_ablation/no_norm/seed1", "vocabulary")
     write_log(f"{ERROR_LINE}\n", "train/learning_rate/max_lr=3.0/seed0.log")
-    problems = findings()
+    problems = report()
     rate = problems["learning_rate"]
     assert rate.status == "partial"
     so_far = "So far from 5 of 6 runs. "
@@ -113,13 +125,13 @@ def test_complete_study_has_no_gaps(whole_study, tmp_path, monkeypatch):
     assert analyze_available(results, snapshot, unreadable) == Findings.read("results/tiny/findings.json")
 
 
-def test_study_without_runs(study):
+def test_study_without_runs(study, report):
     shutil.rmtree(study / "runs")
     shutil.rmtree(study / "corpora")
-    main(["report", "results/fabricated"])
+    rate = report()["learning_rate"]
     assert "0 of " in (study / "report.html").read_text(encoding="utf-8")
-    assert findings()["learning_rate"].sentences == ["None of its 6 runs is there yet: 6 waiting."]
-    assert findings()["learning_rate"].status == "missing"
+    assert rate.sentences == ["None of its 6 runs is there yet: 6 waiting."]
+    assert rate.status == "missing"
 
 
 @pytest.mark.parametrize(
@@ -130,11 +142,9 @@ def test_study_without_runs(study):
         ("swiglu_ablation/baseline", "main_experiment/docs"),
     ],
 )
-def test_other_runs_are_reported_whichever_is_missing(study, runs, monkeypatch):
-    skip_drawing(monkeypatch, *EXPERIMENT_PLOTS)
+def test_other_runs_are_reported_whichever_is_missing(study, report, runs):
     remove(study, *runs)
-    main(["report", "results/fabricated"])
-    problems = findings()
+    problems = report()
     incomplete = {run.split("/")[0] for run in runs}
     for experiment in incomplete:
         assert problems[experiment].status in ("partial", "missing")
@@ -142,14 +152,13 @@ def test_other_runs_are_reported_whichever_is_missing(study, runs, monkeypatch):
     assert {problems[name].status for name in SOME if name not in incomplete} <= {"answered", "partial"}
 
 
-def test_damaged_results_are_named_and_the_rest_is_reported(study):
+def test_damaged_results_are_named_and_the_rest_is_reported(study, report):
     metrics = study / "runs/learning_rate/max_lr=0.01/seed0/metrics.csv"
     metrics.write_text("step\n", encoding="utf-8")
     (study / "runs/swiglu_ablation/silu/seed0/summary.json").write_text("{", encoding="utf-8")
-    main(["report", "results/fabricated"])
+    problems = report()
     html = (study / "report.html").read_text(encoding="utf-8")
     assert "results/fabricated/runs/swiglu_ablation/silu/seed0/summary.json: " in html
-    problems = findings()
     assert problems["learning_rate"].status == "missing"
     (sentence,) = problems["learning_rate"].sentences
     assert sentence.startswith(f"Its results cannot be read: {metrics}: ")

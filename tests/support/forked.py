@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["lmpipe.training.trainer", "torch.distributed.run"])
+SERVER.set_forkserver_preload(["lmpipe.training.trainer", "torch.distributed.run", "pytest"])
 
 
 class ForkedProcess:

@@ -1,5 +1,4 @@
 import math
-import subprocess
 import sys
 
 import pytest
@@ -9,6 +8,9 @@ from torch import nn
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training.optimizer import AdamW, clip_coefficient, cosine_lr, grad_norm
+from lmpipe.training.run import train
+from tests.support.forked import ForkedProcess
+from tests.support.tiny_study import make_tiny_study, tiny_run
 
 CONFIG = ModelConfig(context_length=16, d_model=32, d_ff=64, num_layers=2, num_heads=4, vocab_size=40)
 TRAINING = TrainingSettings(total_tokens=1, batch_size=1, max_lr=0.01, weight_decay=0.1)
@@ -71,21 +73,14 @@ def test_adamw_equals_torchs(fused):
         torch.testing.assert_close(parameter.detach(), expected.detach(), atol=1e-14, rtol=1e-12)
 
 
-def test_a_run_does_not_load_the_compiler():
-    # It would cost every run of a study two seconds.
-    code = (
-        "import sys, torch; from lmpipe.training.devices import set_deterministic;"
-        "from lmpipe.model.transformer import TransformerLM;"
-        "from lmpipe.training.optimizer import AdamW, grad_norm;"
-        "from lmpipe.study.settings import ModelConfig, TrainingSettings;"
-        "set_deterministic(1, torch.device('cpu'));"
-        "config = ModelConfig(context_length=8, d_model=8, d_ff=8, num_layers=1, num_heads=2, vocab_size=9);"
-        "model = TransformerLM(config, seed=0);"
-        "optimizer = AdamW(model, TrainingSettings(total_tokens=1, batch_size=1, max_lr=0.1));"
-        "model(torch.zeros((1, 8), dtype=torch.long)).sum().backward(); grad_norm(model.parameters());"
-        "optimizer.step(0.1); optimizer.zero_grad(); print('torch._dynamo' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+def train_without_the_compiler(results):
+    """Train a run in a process that has loaded nothing but the trainer; it would cost every run two seconds."""
+    train(tiny_run(total_tokens=64), results, results / "run", device="cpu")
+    assert "torch._dynamo" not in sys.modules
+
+
+def test_a_run_does_not_load_the_compiler(tmp_path):
+    assert ForkedProcess(train_without_the_compiler, make_tiny_study(tmp_path / "results")).wait(60) == 0
 
 
 def test_schedule_follows_the_handout():
