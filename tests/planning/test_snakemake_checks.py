@@ -1,4 +1,4 @@
-"""What profiles say, and what is said to a user whose command line undoes it."""
+"""Checks of the command line against the profiles, and their messages."""
 
 import os
 import subprocess

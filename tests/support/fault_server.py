@@ -95,7 +95,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Gives the answers of its script in turn, repeats the last one, and records the requests."""
+    """Server that answers from its script in turn, repeats the last answer and records the requests."""
 
     daemon_threads = True
     block_on_close = False

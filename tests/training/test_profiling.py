@@ -1,4 +1,4 @@
-"""What is measured of a training step, against counts by hand."""
+"""Measurements of a training step, against counts by hand."""
 
 from itertools import count
 
