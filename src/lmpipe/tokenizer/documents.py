@@ -1,9 +1,9 @@
 """JSON documents of the tokenizer package, not beside their writers, so that reading one loads no compiled code."""
 
 from itertools import product
-from typing import Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from lmpipe.io.documents import Document
 
@@ -265,6 +265,9 @@ class NullCharacter(Document):
     """True if Unicode's name for it is NULL."""
 
 
+Encoding = Literal["UTF-8", "UTF-16", "UTF-32"]
+
+
 class EncodedSize(Document):
     """Size of a sample in one encoding."""
 
@@ -285,8 +288,8 @@ class EncodedSample(Document):
     """The sentence."""
     characters: PositiveInt
     """Number of characters."""
-    encodings: dict[str, EncodedSize]
-    """Sizes by encoding."""
+    encodings: Annotated[dict[Encoding, EncodedSize], Field(min_length=len(get_args(Encoding)))]
+    """Sizes by encoding; each encoding has one."""
 
 
 class EncodingComparison(Document):

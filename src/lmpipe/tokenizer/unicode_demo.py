@@ -18,6 +18,7 @@ from lmpipe.tokenizer.documents import (
     DecoderVerdict,
     EncodedSample,
     EncodedSize,
+    Encoding,
     EncodingComparison,
     NullCharacter,
     Statement,
@@ -26,7 +27,7 @@ from lmpipe.tokenizer.documents import (
 )
 
 # An explicit byte order, so no byte-order mark is counted.
-ENCODINGS = {"UTF-8": "utf-8", "UTF-16": "utf-16-le", "UTF-32": "utf-32-le"}
+ENCODINGS: dict[Encoding, str] = {"UTF-8": "utf-8", "UTF-16": "utf-16-le", "UTF-32": "utf-32-le"}
 
 SAMPLES = {
     "English": "The little fox sleeps under the old tree.",

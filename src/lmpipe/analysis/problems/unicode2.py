@@ -1,11 +1,12 @@
 """Problem unicode2: why tokenizers start from UTF-8, and how decoding goes wrong."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 from lmpipe.analysis.finding import Finding, Metric, Table, Text, missing
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_command, format_int, format_number, format_percent, format_session, join_words
-from lmpipe.tokenizer.documents import BytewiseDecoder, EncodedSample, TwoByteSequences, UnicodeDemo
+from lmpipe.tokenizer.documents import BytewiseDecoder, EncodedSample, Encoding, TwoByteSequences, UnicodeDemo
 
 ID = "unicode2"
 TITLE = "Unicode encodings"
@@ -14,7 +15,7 @@ QUESTION = (
     "takes bytes one at a time, and which two bytes decode to no character?"
 )
 SOURCE = "unicode.json"
-ENCODINGS = ("UTF-8", "UTF-16", "UTF-32")
+ENCODINGS = get_args(Encoding)
 
 
 def analyze(results: Results) -> Finding:
@@ -29,7 +30,7 @@ def analyze(results: Results) -> Finding:
     return Finding("answered", metrics=metrics, sentences=sentences, tables=tables, texts=session_texts(unicode))
 
 
-def total_bytes(samples: Sequence[EncodedSample], encoding: str) -> int:
+def total_bytes(samples: Sequence[EncodedSample], encoding: Encoding) -> int:
     """Bytes of all samples in one encoding."""
     return sum(sample.encodings[encoding].bytes for sample in samples)
 
