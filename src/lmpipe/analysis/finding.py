@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, JsonValue
 from pydantic.dataclasses import dataclass
 
 from lmpipe.io.documents import Document
@@ -120,6 +120,21 @@ class Plot:
     """Data that the report draws; None if another stage (plot_experiment) draws the file."""
 
 
+Mark = Literal["", "unknown", "repeated", "cut"]
+
+
+@element
+class MarkedText:
+    """A generated text whose unknown words, repeated phrases and context limits are marked."""
+
+    caption: str
+    """Model and decoding settings."""
+    spans: list[tuple[str, Mark]]
+    """Pieces of the text in order, each with its mark."""
+    kind: Literal["marked"] = "marked"
+    """Distinguishes marked texts from code and prose."""
+
+
 @element
 class Text:
     """A text shown verbatim: code with its output, a derivation, or a sample of prose."""
@@ -162,6 +177,222 @@ class Reference:
     """Reason why there are no rows."""
 
 
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+@element
+class Yardstick:
+    """A horizontal reference line: a loss that something simple reaches, such as a bigram table."""
+
+    label: str
+    """Name at the end of the line."""
+    value: float
+    """Coordinate along the y axis."""
+
+
+@element
+class Line:
+    """One line of a line figure."""
+
+    label: str
+    """Name at the end of the line."""
+    variant: str
+    """Key of the colour, which a variant or corpus keeps on the whole page."""
+    x: Coordinates
+    """Coordinates along the x axis."""
+    y: Coordinates
+    """As many values as `x`; None leaves a gap."""
+    low: Coordinates = Field(default_factory=list)
+    """Lower edge of a band, as many as `x`; empty without a band."""
+    high: Coordinates = Field(default_factory=list)
+    """Upper edge of the band."""
+    style: Literal["line", "faint", "points", "dashed"] = "line"
+    """Faint lines are single seeds behind their median."""
+
+
+@element
+class Lines:
+    """Lines over common axes."""
+
+    x_label: str
+    """Quantity and unit of the x axis."""
+    y_label: str
+    """Quantity and unit of the y axis."""
+    lines: list[Line]
+    """The lines; those of one variant share a colour, and at most six have labels."""
+    yardsticks: list[Yardstick] = Field(default_factory=list)
+    """Horizontal reference lines."""
+    marks: list[Yardstick] = Field(default_factory=list)
+    """Vertical reference lines; `value` is a coordinate along the x axis."""
+    log_x: bool = False
+    """Logarithmic x axis."""
+    log_y: bool = False
+    """Logarithmic y axis."""
+    kind: Literal["lines"] = "lines"
+    """Kind of figure."""
+
+
+@element
+class RatePoint:
+    """Final losses at one peak learning rate."""
+
+    max_lr: float
+    """Peak learning rate."""
+    losses: list[float]
+    """Final loss of each seed that did not fail, in nats per token."""
+    num_failed: int
+    """Seeds that diverged or did not learn."""
+    num_seeds: int
+    """All seeds."""
+    is_short: bool = False
+    """True for a shorter run that only looks for the edge of stability."""
+
+
+@element
+class RateCurve:
+    """Final loss of one variant against the peak learning rate."""
+
+    label: str
+    """Name of the variant."""
+    variant: str
+    """Key of its colour."""
+    points: list[RatePoint]
+    """Points by increasing rate."""
+    optimum: float | None
+    """Rate of the lowest loss, interpolated where the grid allows it."""
+    stable_up_to: float | None
+    """Largest rate at which no seed failed."""
+    breaks_at: float | None
+    """Smallest rate at which a seed failed; None if none did."""
+
+
+@element
+class RateCurves:
+    """U-curves: final loss against peak learning rate, a curve for each variant."""
+
+    y_label: str
+    """Quantity and unit of the losses."""
+    curves: list[RateCurve]
+    """The curves."""
+    yardsticks: list[Yardstick] = Field(default_factory=list)
+    """Horizontal reference lines."""
+    kind: Literal["rate_curves"] = "rate_curves"
+    """Kind of figure."""
+
+
+@element
+class Effect:
+    """Difference in final loss between a variant and its baseline, each at its own best rate."""
+
+    label: str
+    """Name of the variant."""
+    variant: str
+    """Key of its colour."""
+    difference: float | None
+    """Mean of the differences, their median if seeds failed; None if all failed."""
+    interval: tuple[float, float] | None
+    """95 % interval; None if a seed failed or there is only one."""
+    differences: list[float]
+    """Differences of the seeds that did not fail."""
+    num_failed: int
+    """Seeds that failed."""
+    num_seeds: int
+    """All seeds."""
+    unit: str
+    """Unit of the differences."""
+    max_lr: float
+    """Peak rate of the variant."""
+    stable_up_to: float | None = None
+    """Largest rate at which no seed failed."""
+    breaks_at: float | None = None
+    """Smallest rate at which a seed failed."""
+
+
+@element
+class Forest:
+    """Effects side by side, with their intervals and seeds."""
+
+    x_label: str
+    """Quantity and unit of the differences."""
+    rows: list[Effect]
+    """Effects, from top to bottom."""
+    kind: Literal["forest"] = "forest"
+    """Kind of figure."""
+
+
+@element
+class Bars:
+    """One bar for each label and group."""
+
+    y_label: str
+    """Quantity and unit of the bars."""
+    labels: list[str]
+    """Names along the axis."""
+    groups: dict[str, Coordinates]
+    """Values by group, one for each label; None is a missing bar."""
+    stacked: bool = False
+    """Bars of one label on top of each other instead of side by side."""
+    horizontal: bool = False
+    """Horizontal bars."""
+    log: bool = False
+    """Logarithmic axis of values."""
+    kind: Literal["bars"] = "bars"
+    """Kind of figure."""
+
+
+@element
+class Span:
+    """Start and end of one job."""
+
+    label: str
+    """Name of the job."""
+    group: str
+    """Stage, which has a colour."""
+    start: float
+    """Seconds since the first job began."""
+    end: float
+    """Seconds since the first job began."""
+
+
+@element
+class Gantt:
+    """Jobs over time, packed into as many rows as ran at once."""
+
+    spans: list[Span]
+    """The jobs."""
+    kind: Literal["gantt"] = "gantt"
+    """Kind of figure."""
+
+
+FigureData = Annotated[Lines | RateCurves | Forest | Bars | Gantt, Field(discriminator="kind")]
+
+
+@element
+class Figure:
+    """Data of one figure; its title, subtitle and alternative text are blocks of the problem's prose template."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    """Name inside its problem."""
+    data: FigureData
+    """Content of the figure."""
+
+
+@element
+class Expectation:
+    """What the study expected of a run or an experiment, and what was found."""
+
+    label: str
+    """Name of the run or experiment."""
+    expected: Literal["higher", "lower", "same", "diverges"]
+    """Expected outcome."""
+    found: Literal["higher", "lower", "same", "diverges", "not resolved"] | None
+    """Outcome; None if there is no result."""
+    because: str
+    """Reason of the expectation."""
+    source: str
+    """Origin of the reason."""
+
+
 @element
 class Finding:
     """Result of a study for one problem."""
@@ -176,7 +407,7 @@ class Finding:
     """Tables, in the order of the report."""
     plots: list[Plot] = Field(default_factory=list)
     """Plots, in the order of the report."""
-    texts: list[Text] = Field(default_factory=list)
+    texts: list[Annotated[Text | MarkedText, Field(discriminator="kind")]] = Field(default_factory=list)
     """Verbatim texts, in the order of the report."""
     title: str = ""
     """Heading of the problem's section."""
@@ -184,6 +415,16 @@ class Finding:
     """The question that the finding answers."""
     reference: Reference = Field(default_factory=Reference)
     """The write-up's numbers for the same problem."""
+    facts: dict[str, JsonValue] = Field(default_factory=dict)
+    """Names, counts and lists that the prose template reads or branches on."""
+    figures: list[Figure] = Field(default_factory=list)
+    """Figures, the first of which is the card's."""
+    effects: list[Effect] = Field(default_factory=list)
+    """Variants against their baseline."""
+    expectations: list[Expectation] = Field(default_factory=list)
+    """Expectations stated in the study, with what was found."""
+    reason: str = ""
+    """Reason why a finding is missing or partial, with the remedy."""
 
 
 class Findings(Document):

@@ -77,3 +77,57 @@ class TokenFileInfo(Document):
     """Number of the shard, from 0."""
     num_shards: PositiveInt = 1
     """Number of shards of the text."""
+
+
+class NgramLoss(Document):
+    """Loss of an interpolated n-gram table on the validation split."""
+
+    order: PositiveInt
+    """n: 1 is a unigram table."""
+    loss: NonNegativeFloat
+    """Cross-entropy in nats per token."""
+    bits_per_byte: NonNegativeFloat
+    """The same in bits per byte of text."""
+
+
+class NgramBudget(Document):
+    """Losses of n-gram tables counted on the first tokens of the training split."""
+
+    train_tokens: PositiveInt
+    """Number of training tokens counted."""
+    ngrams: tuple[NgramLoss, ...]
+    """Losses by order, from 1 on."""
+
+
+class Overlap(Document):
+    """Validation text that also occurs in the training text."""
+
+    sentence_bytes_share: NonNegativeFloat
+    """Fraction of the validation bytes in sentences that occur verbatim in the training text."""
+    ngram13_words_share: NonNegativeFloat
+    """Fraction of the validation words inside a sequence of 13 words that occurs in the training text."""
+
+
+class Yardsticks(Document):
+    """Losses of simple models on a corpus, to read a transformer's by (yardsticks/CORPUS.json)."""
+
+    corpus: str
+    """Name of the corpus."""
+    tokenizer: str
+    """Name of the tokenizer."""
+    vocab_size: PositiveInt
+    """Token ids."""
+    valid_tokens: PositiveInt
+    """Targets in the validation split."""
+    valid_bytes: PositiveInt
+    """Bytes of the validation text."""
+    uniform_loss: NonNegativeFloat
+    """ln(vocab_size): loss of equal probabilities, in nats per token."""
+    budgets: tuple[NgramBudget, ...]
+    """N-gram losses by number of training tokens."""
+    xz_train_bytes: NonNegativeInt
+    """Bytes of training text that xz had read before the validation text."""
+    xz_bits_per_byte: NonNegativeFloat
+    """Compressed size of the validation text after that training text, in bits per byte."""
+    overlap: Overlap
+    """Validation text that occurs in the training text."""

@@ -1,0 +1,169 @@
+"""Prose of the report: one template for each problem, whose blocks are rendered from a finding's numbers."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from lmpipe.analysis.finding import Finding, Metric
+from lmpipe.io.formatting import (
+    format_bytes,
+    format_int,
+    format_number,
+    format_seconds,
+    join_words,
+)
+from lmpipe.provenance.environment import PACKAGE
+from lmpipe.report.table_cells import markdown_inline
+
+PROBLEM_TEMPLATES = PACKAGE / "report" / "templates" / "problems"
+# Template of an experiment that belongs to no problem.
+EXPERIMENT_TEMPLATE = "experiment"
+CARD_BLOCKS = ("question", "answer", "details", "caveat", "found", "finding")
+FIGURE_BLOCKS = ("title", "subtitle", "alt")
+MILLION, BILLION, TRILLION = 1e6, 1e9, 1e12
+
+
+class Metrics:
+    """Metrics of a finding as attributes; an unknown name raises, so that no sentence has a hole."""
+
+    def __init__(self, metrics: Mapping[str, Metric]):
+        self._metrics = metrics
+
+    def __getattr__(self, name: str) -> Metric:
+        if name not in self._metrics:
+            raise AttributeError(f"the finding has no metric {name}")
+        return self._metrics[name]
+
+    __getitem__ = __getattr__
+
+
+def value_of(number: Any) -> Any:
+    """Return the value of a metric, or the number itself."""
+    return number.value if isinstance(number, Metric) else number
+
+
+def number_filter(form: Callable[[float], str]) -> Callable[[Any], str]:
+    """Return a filter for metrics and numbers; an undefined value is refused, so that templates ask first."""
+
+    def apply(number: Any) -> str:
+        value = value_of(number)
+        if value is None:
+            raise ValueError("the template prints a metric without a value; ask for it with has()")
+        return form(value)
+
+    return apply
+
+
+def format_count(value: float) -> str:
+    """Return a number of things: exact below 10,000, three significant digits above.
+
+    >>> format_count(1024), format_count(344640), format_count(16832512), format_count(2.127e9)
+    ('1,024', '345,000', '16.8 M', '2.13 B')
+    """
+    for size, unit in ((TRILLION, "T"), (BILLION, "B"), (MILLION, "M")):
+        if abs(value) >= size:
+            return f"{format_number(value / size)} {unit}"
+    return format_int(value) if abs(value) < 10_000 else format_int(float(f"{value:.2e}"))
+
+
+def format_signed(value: float) -> str:
+    """Return a difference with its sign, two digits after the point, or two significant ones if it is small.
+
+    >>> format_signed(0.142), format_signed(-0.0042), format_signed(1.0)
+    ('+0.14', '−0.0042', '+1.00')
+    """
+    text = f"{abs(value):.2f}" if abs(value) >= 0.0995 or value == 0 else format_number(abs(value), 2)
+    return ("−" if value < 0 else "+") + text
+
+
+def format_nats(value: float) -> str:
+    """Return a loss with two digits after the point.
+
+    >>> format_nats(3.3247), format_nats(0.026)
+    ('3.32', '0.026')
+    """
+    return f"{value:.2f}" if abs(value) >= 0.0995 else format_number(value, 2)
+
+
+def format_range(interval: Any) -> str:
+    """Return an interval, of a metric or a pair: from its lower to its upper bound.
+
+    >>> format_range((0.1104, 0.1742)), format_range((-0.0133, 0.0635))
+    ('0.11 to 0.17', '−0.013 to 0.064')
+    """
+    low, high = interval.interval if isinstance(interval, Metric) else interval
+    return " to ".join(format_nats(bound).replace("-", "−") for bound in (low, high))
+
+
+def plural(number: Any, noun: str, plural_form: str = "") -> str:
+    """Return a number with its noun.
+
+    >>> plural(1, "seed"), plural(1200, "step"), plural(2, "batch", "batches")
+    ('1 seed', '1,200 steps', '2 batches')
+    """
+    value = value_of(number)
+    return f"{format_count(value)} {noun if value == 1 else plural_form or noun + 's'}"
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "num": number_filter(format_number),
+    "rate": number_filter(lambda value: format_number(value, 2)),
+    "nats": number_filter(format_nats),
+    "signed": number_filter(format_signed),
+    "range": format_range,
+    "percent": number_filter(lambda share: f"{format_number(100 * share, 2 if share < 1 else 3)} %"),
+    "bytes": number_filter(format_bytes),
+    "seconds": number_filter(format_seconds),
+    "count": number_filter(format_count),
+    "times": number_filter(lambda factor: f"{format_number(factor, 2)} times"),
+    "join": lambda words: join_words(list(map(str, words))),
+    "plural": plural,
+    "value": value_of,
+}
+
+
+@cache
+def environment() -> Environment:
+    """Return the environment of the prose templates: undefined names raise, and prose is escaped once, as Markdown."""
+    templates = Environment(
+        loader=FileSystemLoader(PROBLEM_TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    templates.filters |= FILTERS
+    return templates
+
+
+def has_template(problem: str) -> bool:
+    """Return True if a problem has a prose template."""
+    return (PROBLEM_TEMPLATES / f"{problem}.md.j2").exists()
+
+
+class Prose:
+    """Blocks of one finding's prose, as plain Markdown text."""
+
+    def __init__(self, problem: str, finding: Finding, shared: Mapping[str, Any] | None = None):
+        """Prepare the template of a problem; `shared` adds names that all templates may use, such as `label`."""
+        name = problem if has_template(problem) else EXPERIMENT_TEMPLATE
+        self.template: Template = environment().get_template(f"{name}.md.j2")
+        metrics = finding.metrics
+        facts = dict(finding.facts) | {
+            "problem": problem,
+            "m": Metrics(metrics),
+            "has": lambda metric: metric in metrics and metrics[metric].value is not None,
+            "status": finding.status,
+            "reason": finding.reason,
+            "effects": finding.effects,
+            "expectations": finding.expectations,
+        }
+        self.context = self.template.new_context(dict(shared or {}) | facts)
+
+    def block(self, name: str) -> str:
+        """Return a block's text in one line; empty if the template has no such block."""
+        block = self.template.blocks.get(name)
+        return " ".join("".join(block(self.context)).split()) if block else ""
+
+    def html(self, name: str) -> Markup:
+        """Return a block as HTML."""
+        return Markup(markdown_inline(self.block(name)))
