@@ -379,7 +379,7 @@ class Figure:
 
 @element
 class Expectation:
-    """What the study expected of a run or an experiment, and what was found."""
+    """Expected outcome of a run or an experiment, and the outcome found."""
 
     label: str
     """Name of the run or experiment."""
