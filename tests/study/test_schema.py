@@ -98,7 +98,7 @@ NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
         (("seeds",), [16**5000], "seeds.0 is a number of more than 40 digits; use a number of at most"),
         (("seeds",), "9" * 5000, "seeds is '9999.*; use a list"),
         (("study",), 2024, "study is 2024, which is not text; put it in quotes"),
-        (("study",), datetime.date(2024, 1, 1), r"study is datetime.date\(2024, 1, 1\), .*; put it in quotes"),
+        (("study",), datetime.date(2024, 1, 1), "study is 2024-01-01, which is not text; put it in quotes"),
         (("study",), [16**5000], r"study is \[a number of more than 40 digits\]; use a name"),
         (("study",), "../elsewhere", "study is '../elsewhere', which is not a plain name"),
         # Names of files: results/README.md, accounting/x.provenance.json, temporary files.

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from lmpipe.training.optimizer import run_sgd_toy
+from lmpipe.training.sgd_toy import run_sgd_toy
 
 
 def test_toy_follows_its_formula_and_repeats(tmp_path):

@@ -33,13 +33,13 @@ except InputError as error:
 STUDY, inputs, RESULTS = PLAN.study, RuleInputs(PLAN), f"results/{PLAN.study.study}"
 TRAIN_THREADS = 1  # --set-threads train=4 uses more; a run's last digits depend on them
 # A cluster's job is a snakemake of its own, which must get the same number.
-GIVEN_CORES = workflow.resource_settings.cores
-ALL_CORES = CLUSTER_THREADS if GIVEN_CORES is None or workflow.remote_exec else GIVEN_CORES
+CORES = workflow.resource_settings.cores
+ALL_CORES = CLUSTER_THREADS if CORES is None or workflow.remote_exec else CORES
 
 if workflow.is_main_process:
     # Two calls at once would remove each other's results: the second one waits, and then finds the work done. A call
     # without cores or nodes (--dag, --report, --summary) runs no jobs, nor does --lint, which checks no variables.
-    runs_jobs = (GIVEN_CORES or workflow.resource_settings.nodes) and workflow.check_envvars
+    runs_jobs = (CORES or workflow.resource_settings.nodes) and workflow.check_envvars
     if runs_jobs and not workflow.output_settings.dryrun:
         lock_path = f".snakemake/studies/{STUDY.study}.lock"
         lock_until_exit(lock_path, f"waiting for the snakemake that works on {STUDY.study}")

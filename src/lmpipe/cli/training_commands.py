@@ -70,7 +70,7 @@ def benchmark_batch_sizes(args: Args) -> "JobResult":
 def sgd_toy(args: Args) -> "JobResult":
     """Train the SGD toy example at four learning rates."""
     from lmpipe.provenance.job_records import JobResult
-    from lmpipe.training.optimizer import run_sgd_toy
+    from lmpipe.training.sgd_toy import run_sgd_toy
 
     run_sgd_toy(args.output)
     return JobResult(Path(args.output))

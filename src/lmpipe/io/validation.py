@@ -3,6 +3,7 @@
 pydantic finds the errors; none of its wording reaches a user.
 """
 
+import datetime
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -85,6 +86,10 @@ class ShortRepr(Repr):
     def __init__(self):
         super().__init__()
         self.maxlevel, self.maxother, self.maxstring = 3, 80, 80
+
+    def repr_date(self, day: datetime.date, level: int) -> str:
+        """Return a date as YAML writes it, which reads one from 2024-01-01 without quotes."""
+        return day.isoformat()
 
     def repr_int(self, number: int, level: int) -> str:
         """Return a number; Python itself writes none of more than 4,300 digits."""

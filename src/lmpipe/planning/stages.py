@@ -99,7 +99,7 @@ STAGES = (
     ),
     Stage("profile_model", "measurements", ("training.profiling",), lambda plan, paths: [paths.model_profile]),
     Stage("benchmark_batch_sizes", "measurements", ("training.profiling",), lambda plan, paths: [paths.batch_sizes]),
-    Stage("sgd_toy", "SGD toy", ("training.optimizer",), lambda plan, paths: [paths.sgd_toy]),
+    Stage("sgd_toy", "SGD toy", ("training.sgd_toy",), lambda plan, paths: [paths.sgd_toy]),
     Stage(
         "train",
         "training runs",

@@ -1,14 +1,11 @@
-"""AdamW, gradient clipping, the cosine learning rate schedule, and the handout's SGD toy."""
+"""AdamW, gradient clipping and the cosine learning rate schedule."""
 
-import csv
 import math
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from lmpipe.io.files import atomic_write
 from lmpipe.study.settings import TrainingSettings
 
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
@@ -94,34 +91,3 @@ def cosine_lr(step: int, max_lr: float, min_lr: float, warmup_steps: int, total_
         return min_lr
     fraction = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
     return min_lr + 0.5 * (1 + math.cos(math.pi * fraction)) * (max_lr - min_lr)
-
-
-# --- the SGD toy (handout, section 4.2): the loss of ten gradient descent steps at several learning rates -------------
-
-
-def sgd_toy_losses(lr: float, num_steps: int, seed: int) -> Iterator[float]:
-    """Yield the mean square of 10 x 10 weights, initially 5 * randn, before each update and after the last.
-
-    The learning rate decays as lr / sqrt(t + 1), where t counts updates from 0.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    weights = nn.Parameter(5 * torch.randn((10, 10), generator=generator))
-    for t in range(num_steps):
-        loss = (weights**2).mean()
-        yield loss.item()
-        (gradient,) = torch.autograd.grad(loss, weights)
-        with torch.no_grad():
-            weights -= lr / math.sqrt(t + 1) * gradient
-    yield (weights**2).mean().item()
-
-
-def run_sgd_toy(
-    path: str | Path, learning_rates: Iterable[float] = (1.0, 10.0, 100.0, 1000.0), num_steps: int = 10, seed: int = 0
-) -> None:
-    """Write a CSV of learning_rate, step and loss; the loss is empty if it overflowed."""
-    with atomic_write(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("learning_rate", "step", "loss"))
-        for lr in learning_rates:
-            for step, loss in enumerate(sgd_toy_losses(lr, num_steps, seed)):
-                writer.writerow((f"{lr:g}", step, repr(loss) if math.isfinite(loss) else ""))

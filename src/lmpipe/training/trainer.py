@@ -164,8 +164,8 @@ class Trainer:
         saved = time.monotonic()
         with progress("training", (steps - state.step) * self.inputs.tokens_per_step, "tokens") as bar:
             while True:
-                goes_on = state.step < steps and state.divergence is None and guard.signal_number is None
-                if not self.loop.group.broadcast_flag(goes_on, self.device):
+                is_training = state.step < steps and state.divergence is None and guard.signal_number is None
+                if not self.loop.group.broadcast_flag(is_training, self.device):
                     break
                 self.progress_file.write(state)
                 self.train_chunk(bar)
