@@ -3,7 +3,7 @@
 from os import PathLike
 
 # Remedies for a result of the workflow that is missing or damaged.
-BUILD = "run snakemake to make it"
+BUILD = "check the path, or run snakemake to make it"
 REBUILD = "delete it and run snakemake again"
 
 

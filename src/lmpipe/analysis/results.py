@@ -10,7 +10,7 @@ import pandas as pd
 
 from lmpipe.analysis.runs import Run
 from lmpipe.data.documents import CorpusInfo
-from lmpipe.errors import InputError
+from lmpipe.errors import BUILD, InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import is_number
@@ -155,7 +155,7 @@ class CorpusInfos(dict[str, CorpusInfo]):
         self.paths = paths
 
     def __missing__(self, corpus: str) -> dict[str, Any]:
-        raise InputError(self.paths[corpus], "is missing", "run snakemake to make it")
+        raise InputError(self.paths[corpus], "is missing", BUILD)
 
 
 class Results:

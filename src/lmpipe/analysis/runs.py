@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmpipe.errors import REBUILD, InputError
+from lmpipe.errors import BUILD, REBUILD, InputError
 from lmpipe.io.validation import short_repr
 from lmpipe.study.paths import CONFIG, METRICS, SUMMARY
 from lmpipe.training.run_documents import RunConfig, RunSummary
@@ -103,7 +103,7 @@ def read_numbers(path: Path, columns: Iterable[str]) -> "pd.DataFrame":
             raise ValueError("a line is incomplete")
         table = pd.read_csv(io.StringIO(text), dtype=float, skip_blank_lines=False)
     except FileNotFoundError:
-        raise InputError(path, "is missing", "run snakemake to make it") from None
+        raise InputError(path, "is missing", BUILD) from None
     except ValueError as error:
         raise InputError(path, f"is not a table of numbers: {error}", REBUILD) from None
     table = table.replace([math.inf, -math.inf], math.nan)
