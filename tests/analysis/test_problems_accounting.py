@@ -6,15 +6,17 @@ from dataclasses import asdict
 
 import pytest
 
-from lmpipe.analysis.problems.learning_rate_tuning import diverged, largest_fall, step_factor
+from lmpipe.analysis.problems.learning_rate_tuning import diverged, step_factor
 from lmpipe.analysis.problems.registry import problem_module
 from lmpipe.analysis.problems.transformer_accounting import GPT2_XL, context_sentences, size_sentences
 from lmpipe.analysis.results import Results
 from lmpipe.model.accounting import ModelAccounting
 from lmpipe.model.torch_counts import account_model
+from lmpipe.report.prose import FIGURE_BLOCKS, has_template
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.unicode_demo import demonstrate_unicode
 from tests.support.fake_results import fabricate_measurements, results_of
+from tests.support.findings import prose
 
 OWN = {"vocab_size": 300, "context_length": 64, "num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 48}
 SMALL = {"vocab_size": 500, "context_length": 64, "num_layers": 2, "d_model": 32, "num_heads": 2, "d_ff": 96}
@@ -61,9 +63,12 @@ def test_findings_are_complete(full, problem):
     module = problem_module(problem)
     finding = module.analyze(full)
     assert problem == module.ID
-    assert module.TITLE and module.QUESTION.endswith("?")
     assert finding.status == "answered"
-    assert finding.metrics and finding.sentences
+    assert finding.metrics
+    if has_template(problem):
+        blocks = prose(problem, finding)
+        assert blocks["question"].endswith("?")
+        assert all(blocks[f"{figure.id}_{block}"] for figure in finding.figures for block in FIGURE_BLOCKS)
     for figure in finding.metrics.values():
         assert figure.source
         assert any(full.folder.glob(figure.source)) or (figure.value is None and figure.missing_reason)
@@ -78,7 +83,7 @@ def test_findings_are_complete(full, problem):
 def test_missing_inputs_are_told_with_their_remedy(tmp_path, problem):
     finding = problem_module(problem).analyze(results_of(tmp_path, accounting={"models": {"small": SMALL}}))
     assert finding.status == "missing"
-    assert "snakemake" in finding.sentences[0]
+    assert "snakemake" in finding.reason
 
 
 def test_transformer_accounting_gives_the_figures_of_gpt2_xl(full):
@@ -153,9 +158,11 @@ def test_a_model_too_large_for_the_device_is_told(tmp_path):
 def test_learning_rate_tuning_judges_each_rate(full):
     finding = problem_module("learning_rate_tuning").analyze(full)
     assert finding.metrics["final_loss_10"].value == toy_curve(10.0)[-1]
+    assert (finding.facts["falling"], finding.facts["diverging"]) == (["1", "10", "100"], ["1,000"])
+    assert finding.facts["is_explained"]
+    assert (finding.facts["best"], finding.facts["jump_step"], finding.facts["jump_factor"]) == (100, 3, 0)
     assert step_factor(100.0, 3) == 0
-    (sentence,) = largest_fall({rate: toy_curve(rate) for rate in (1.0, 100.0)})
-    assert "update 3 " in sentence
+    assert finding.figures[0].data.lines[1].y == toy_curve(10.0)
 
 
 def test_learning_rate_tuning_bears_overflow_and_explains_nothing_it_does_not_see(tmp_path):
@@ -163,24 +170,31 @@ def test_learning_rate_tuning_bears_overflow_and_explains_nothing_it_does_not_se
     finding = problem_module("learning_rate_tuning").analyze(results_of(tmp_path))
     assert finding.metrics["final_loss_1000"].value is None
     assert finding.metrics["final_loss_1000"].missing_reason == "it overflowed"
-    assert len(finding.sentences) == 4
+    assert not finding.facts["is_explained"]
+    assert prose("learning_rate_tuning", finding)["details"]
 
 
 def test_learning_rate_tuning_may_fail_everywhere(tmp_path):
     write_toy(tmp_path, {1000.0: [25.0, 1e30]})
-    assert problem_module("learning_rate_tuning").analyze(results_of(tmp_path)).status == "answered"
+    finding = problem_module("learning_rate_tuning").analyze(results_of(tmp_path))
+    assert (finding.status, finding.facts["falling"]) == ("answered", [])
     assert diverged([25.0, 1e30])
-    assert largest_fall({1000.0: [25.0, 1e30]}) == []
+    assert prose("learning_rate_tuning", finding)["answer"]
 
 
 def test_unicode2_names_the_scripts_for_which_utf16_is_shorter(full):
     finding = problem_module("unicode2").analyze(full)
-    assert any("Hindi, Chinese, Japanese and Korean" in sentence for sentence in finding.sentences)
+    assert finding.facts["shorter_in_utf16"] == ["Hindi", "Chinese", "Japanese", "Korean"]
+    assert finding.metrics["utf16_bytes_per_character"].value == 2
     assert finding.metrics["wrong_decoder_input"].value == "schläft"
     assert finding.metrics["two_byte_sequences_valid"].value == 18_304
     assert finding.metrics["two_byte_sequences_invalid"].value == 47_232
+    english = [values[0] for values in finding.figures[0].data.groups.values()]
+    assert english == [1, 2, 4]
 
 
 def test_unicode1_shows_code_with_its_real_output(full):
-    text = problem_module("unicode1").analyze(full).texts[0].text
-    assert ">>> chr(0)\n'\\x00'\n>>> print(chr(0))\n␀\n" in text
+    finding = problem_module("unicode1").analyze(full)
+    assert ">>> chr(0)\n'\\x00'\n>>> print(chr(0))\n␀\n" in finding.texts[0].text
+    assert finding.facts["code_points"] == ["U+0000"]
+    assert finding.metrics["joined_length"].value == 7

@@ -7,6 +7,7 @@ from typing import Any
 from lmpipe.analysis.finding import Finding
 from lmpipe.analysis.problems.registry import problem_module
 from lmpipe.analysis.results import Results
+from lmpipe.report.prose import CARD_BLOCKS, FIGURE_BLOCKS, Prose
 from tests.support.fake_results import fabricate_study
 
 ON_STORIES = {"corpus": "stories"}
@@ -30,3 +31,10 @@ def value(finding: Finding, name: str) -> Any:
 def code_spans(sentence: str) -> list[str]:
     """Return the names in a sentence that are set as code."""
     return re.findall("`([^`]+)`", sentence)
+
+
+def prose(problem: str, finding: Finding) -> dict[str, str]:
+    """Return every block of a problem's prose; raises if the template names a metric or fact that is not there."""
+    blocks = [f"{figure.id}_{block}" for figure in finding.figures for block in FIGURE_BLOCKS]
+    rendered = Prose(problem, finding)
+    return {name: rendered.block(name) for name in (*CARD_BLOCKS, *blocks)}

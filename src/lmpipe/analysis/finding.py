@@ -438,4 +438,4 @@ class Findings(Document):
 
 def missing(reason: str) -> Finding:
     """Return the finding of a problem without results in this study; `reason` includes the remedy."""
-    return Finding("missing", sentences=[reason])
+    return Finding("missing", sentences=[reason], reason=reason)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from lmpipe.analysis.finding import Finding, Findings, missing
-from lmpipe.analysis.problems.registry import analyze_problem, problem_module
+from lmpipe.analysis.problems.registry import analyze_problem, headings, problem_module
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import TERMINAL_STATES, RunState, Snapshot, count_states
 from lmpipe.errors import InputError
@@ -113,7 +113,7 @@ def unanswered(problem: str, reason: str) -> Finding:
     """Return a finding without results."""
     title, question = problem.replace("_", " ").capitalize(), "What will this experiment show?"
     if problem in PROBLEMS:
-        title, question = problem_module(problem).TITLE, problem_module(problem).QUESTION
+        title, question = headings(problem_module(problem))
     return replace(missing(reason), title=title, question=question)
 
 

@@ -1,6 +1,6 @@
 """Analysis of every problem of the write-up, and of every other experiment of a study.
 
-A problem's module has `ID`, `TITLE`, `QUESTION` and `analyze(results) -> Finding`.
+A problem's module has `ID` and `analyze(results) -> Finding`; TITLE and QUESTION where it has no prose template.
 """
 
 from dataclasses import replace
@@ -28,9 +28,14 @@ def analyze_problem(name: str, results: Results) -> Finding:
     """Analyze one problem, or an experiment that belongs to none."""
     if name in PROBLEMS:
         module = problem_module(name)
-        return complete_finding(name, module.TITLE, module.QUESTION, module.analyze(results), results)
+        return complete_finding(name, *headings(module), module.analyze(results), results)
     title, question = generic_experiment.heading(results, name)
     return complete_finding(name, title, question, generic_experiment.analyze(results, name), results)
+
+
+def headings(module: Any) -> tuple[str, str]:
+    """Return the title and question of a problem's module; empty where its prose template has them."""
+    return getattr(module, "TITLE", ""), getattr(module, "QUESTION", "")
 
 
 def complete_finding(problem: str, title: str, question: str, finding: Finding, results: Results) -> Finding:
