@@ -1,6 +1,7 @@
 import json
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -76,6 +77,33 @@ def test_best_run_is_ranked_by_the_metric_that_compares_its_sweep(results):
     assert (best.run, best.ranked_by, best.seeds) == ("vocab_size=4096", "bits_per_byte", [0, 1])
     assert best.bits_per_byte == min(experiment.mean_loss(name, "bits_per_byte") for name in experiment.names())
     assert select_best(results.experiment("learning_rate")).ranked_by == "validation_loss"
+
+
+def sweep_of(folder, rates, **runs):
+    """Return the results of a sweep, and of more runs."""
+    runs = {"grid": {"sweep": {"max_lr": rates}}} | runs
+    experiments = {"sweep": {"corpus": "stories", "seeds": [0, 1, 2], "runs": runs}}
+    return fabricate_study(folder, experiments).experiment("sweep")
+
+
+def test_optimum_between_rates_is_the_vertex_of_their_parabola(tmp_path):
+    rates = [0.004, 0.008, 0.016, 0.032]
+    shorter = {"total_tokens": 8192, "sweep": {"max_lr": [0.013]}}
+    experiment = sweep_of(tmp_path, rates, shorter=shorter)
+    medians = [np.median(experiment.finished_values(f"grid_max_lr={rate}")) for rate in rates[:3]]
+    curvature, slope, _ = np.polyfit(np.log(rates[:3]), medians, 2)
+    best = select_best(experiment)
+    assert best.run == "grid_max_lr=0.008"
+    assert best.interpolated_lr == pytest.approx(np.exp(-slope / (2 * curvature)), rel=1e-9)
+
+
+@pytest.mark.parametrize("rates", [[0.011, 0.03, 0.1], [0.001, 0.003, 0.009], [0.01]])
+def test_sweep_with_its_best_rate_at_a_border_has_no_optimum_between_rates(tmp_path, rates):
+    assert select_best(sweep_of(tmp_path, rates)).interpolated_lr is None
+
+
+def test_neighbour_of_which_every_seed_diverged_leaves_no_optimum(tmp_path):
+    assert select_best(sweep_of(tmp_path, [0.003, 0.01, 3.0])).interpolated_lr is None
 
 
 def test_best_run_across_corpora_is_an_error(results):

@@ -14,7 +14,7 @@ from lmpipe.errors import InputError
 from lmpipe.io.validation import EXPECTED, first_violation
 from lmpipe.planning.plan import load_plan
 from lmpipe.study.corpora import DocstringsCorpus, StoriesCorpus, TextFile, UrlCorpus
-from lmpipe.study.experiments import BestOf, ExperimentSettings
+from lmpipe.study.experiments import BestOf, Expect, ExperimentSettings
 from lmpipe.study.fields import parse_number
 from lmpipe.study.schema import AccountingSettings, SamplesSettings, Study
 from lmpipe.study.settings import ModelConfig, TrainingSettings
@@ -133,6 +133,14 @@ NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
         (("corpora", "docs", "packages"), ["json"], "packages.0 is 'json', which has no version"),
         (("corpora", "docs", "packages"), ["os.path"], "packages.0 is 'os.path', which is not installed"),
         (("samples", "prompts"), ["\ud800"], r"samples.prompts.0 is '\\ud800'; use text in UTF-8"),
+        (("handout",), "cs336", "handout is 'cs336'; did you mean cs336-2025?"),
+        (("label",), "two\nlines", r"label is 'two\\nlines', which is not one printable line; write it in one line"),
+        ((*LR, "label"), "x" * 61, "learning_rate.label is .*; use text of at most 60 characters"),
+        ((*LR, "expect"), {"outcome": "better", "because": "x"}, "expect.outcome is 'better'; use higher, lower,"),
+        ((*LR, "expect"), {"outcome": "higher"}, "learning_rate.expect.because is missing"),
+        ((*LR, "sweep"), {"label": ["a", "b"]}, "sweep.label is not a known key"),
+        (("training", "min_warmup_steps"), -1, "training.min_warmup_steps is -1; use a number of at least 0"),
+        (("samples", "progress"), {"stories": []}, "samples.progress.stories is empty; use at least 1 value"),
         ((*LR, "target_loss"), 0, "learning_rate.target_loss is 0; use a number greater than 0"),
     ],
 )
@@ -168,6 +176,8 @@ def test_wrong_value_is_refused_with_its_key(tmp_path, monkeypatch, path, value,
         (("experiments", "main_experiment", "target_loss"), 1.45, "target_loss"),
         (("samples", "models", "stories"), "main_experiment/docs", "samples.models.stories"),
         (("samples", "models", "stories"), "main_experiment/storys", "use main_experiment/stories"),
+        (("samples", "progress"), {"tales": ["main_experiment/stories"]}, "samples.progress names 'tales'"),
+        (("samples", "progress"), {"stories": ["main_experiment/docs"]}, "samples.progress.stories"),
         (("accounting", "models", "study"), LAPTOP["accounting"]["models"]["gpt2_xl"], "accounting.models.study"),
     ],
 )
@@ -178,7 +188,7 @@ def test_study_that_cannot_be_planned_is_refused(tmp_path, monkeypatch, path, va
 
 
 WRONG_VALUES = (None, True, -1e300, 1e300, -1, float("nan"), "", "x", "\ud800", [], [[]], {}, {"x": 1}, 2**70, b"x")
-SETTINGS = [TextFile, StoriesCorpus, DocstringsCorpus, UrlCorpus, BestOf, ExperimentSettings, SamplesSettings]
+SETTINGS = [TextFile, StoriesCorpus, DocstringsCorpus, UrlCorpus, BestOf, Expect, ExperimentSettings, SamplesSettings]
 
 
 @pytest.mark.parametrize("model", [*SETTINGS, ModelConfig, TrainingSettings, AccountingSettings, Study])

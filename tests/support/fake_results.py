@@ -201,6 +201,7 @@ def lr_source(run: PlannedRun) -> LearningRateSource | None:
         best_run=f"max_lr={BEST_RATE}",
         best_max_lr=BEST_RATE,
         best_batch_size=TRAINING["batch_size"],
+        interpolated_lr=None,
     )
 
 

@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from lmpipe.io.documents import Document
 from lmpipe.study.corpora import CorpusSettings, DocstringsCorpus, StoriesCorpus, TextFile, TokenizerSettings, UrlCorpus
-from lmpipe.study.experiments import BestOf, ExperimentSettings
+from lmpipe.study.experiments import BestOf, Expect, ExperimentSettings
 from lmpipe.study.schema import AccountingSettings, SamplesSettings, Study
 from lmpipe.study.settings import ModelSettings, TrainingSettings
 
@@ -43,6 +43,7 @@ BLOCKS = (
     (TrainingSettings, "`training`", ()),
     (ExperimentSettings, "`experiments`: any keys of `model` and `training`, and", (ModelSettings, TrainingSettings)),
     (BestOf, "`max_lr` as a block", ()),
+    (Expect, "`expect`, of an experiment or of one of its runs", ()),
     (AccountingSettings, "`accounting`", ()),
     (SamplesSettings, "`samples`", ()),
 )

@@ -45,7 +45,7 @@ def test_another_text_makes_another_run(study, split):
 
 def test_best_run_of_another_sweep_is_refused(study):
     losses = {"validation_loss": 3.0, "bits_per_byte": 2.0, "ranked_by": "validation_loss"}
-    best = BestRun(experiment="other", run="a", seeds=[0], max_lr=0.01, batch_size=4, **losses)
+    best = BestRun(experiment="other", run="a", seeds=[0], max_lr=0.01, interpolated_lr=None, batch_size=4, **losses)
     best.write(study / "experiments/sweep/best.json")
     run = tiny_run(max_lr={"best_of": "sweep"})
     with pytest.raises(InputError) as refused:

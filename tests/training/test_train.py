@@ -20,7 +20,7 @@ from lmpipe.generation.inference import read_run
 from lmpipe.model.accounting import account_adamw
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.experiments import BestOf
-from lmpipe.study.settings import ModelConfig
+from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training.loop import TrainLoop, evaluation_steps
 from lmpipe.training.optimizer import AdamW
 from lmpipe.training.run import resolve_learning_rate, train
@@ -350,6 +350,7 @@ BEST = BestRun(
     run="max_lr=0.02",
     seeds=[0],
     max_lr=0.02,
+    interpolated_lr=0.03,
     batch_size=16,
     ranked_by="validation_loss",
     validation_loss=3.0,
@@ -361,6 +362,7 @@ BEST = BestRun(
     ("max_lr", "expected"),
     [
         ({"best_of": "sweep"}, 0.02),
+        ({"best_of": "sweep", "interpolate": True}, 0.03),
         ({"best_of": "sweep", "factor": 0.5}, 0.01),
         ({"best_of": "sweep", "scale": "sqrt_batch_size", "factor": 2}, 0.02 * 2 * math.sqrt(4 / 16)),
     ],
@@ -372,8 +374,21 @@ def test_a_rate_is_taken_from_the_best_of_a_sweep(study, max_lr, expected):
     config = json.loads((study / "run/config.json").read_text())
     assert config["training"]["max_lr"] == config["overrides"]["max_lr"] == pytest.approx(expected)
     assert config["overrides"]["batch_size"] == 4
-    source = {"best_run": "max_lr=0.02", "best_max_lr": 0.02, "best_batch_size": 16}
-    assert config["lr_source"] == {"scale": None, "factor": 1} | max_lr | source
+    source = {"best_of": "sweep", "scale": max_lr.get("scale"), "factor": max_lr.get("factor", 1)}
+    source |= {"best_run": "max_lr=0.02", "best_max_lr": 0.02, "best_batch_size": 16}
+    assert config["lr_source"] == source | {"interpolated_lr": 0.03 if "interpolate" in max_lr else None}
+
+
+def test_a_sweep_without_an_inner_optimum_gives_its_best_rate(tmp_path):
+    BEST.model_copy(update={"interpolated_lr": None}).write(tmp_path / "best.json")
+    rate, source = resolve_learning_rate(BestOf(best_of="sweep", interpolate=True), 4, tmp_path / "best.json")
+    assert (rate, source.interpolated_lr) == (0.02, None)
+
+
+def test_warm_up_has_a_floor_of_steps():
+    for floor, steps in ((0, 1), (10, 10), (99, 25)):
+        settings = TrainingSettings(total_tokens=25 * 64, batch_size=4, max_lr=0.01, min_warmup_steps=floor)
+        assert settings.warmup_steps(context_length=16) == steps
 
 
 def test_a_rate_of_another_sweep_is_refused(tmp_path):

@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 from lmpipe.errors import InputError
 from lmpipe.io.validation import InvalidValueError, closest_match, first_violation, short_repr
 from lmpipe.study.corpora import TextFile, UrlCorpus
-from lmpipe.study.experiments import BestOf, ExperimentSettings, PlannedRun, RunSettings
+from lmpipe.study.experiments import ExperimentSettings, PlannedRun
 from lmpipe.study.fields import Settings
 from lmpipe.study.loader import read_study_file
 from lmpipe.study.schema import Study, read_study
@@ -49,23 +49,22 @@ class Plan:
     def _resolve(self, name: str, experiment: ExperimentSettings) -> Iterator[PlannedRun]:
         """Yield the runs of one experiment: each named run, times the grid, times the seeds."""
         names = set()
-        for run_name, run in (experiment.runs or {"": RunSettings()}).items():
-            key = f"experiments.{name}" + (f".runs.{run_name}" if run_name else "")
-            for point in (outer | inner for outer in experiment.grid() for inner in run.grid()):
-                full_name = "_".join([*filter(None, [run_name]), *override_labels(point)]) or "baseline"
-                if full_name in names:
-                    raise InvalidValueError(f"{key} has two runs named {full_name!r}", "let them differ")
-                if len(full_name) > MAX_RUN_NAME:
-                    raise InvalidValueError(
-                        f"{key} has a run with a name of {len(full_name)} characters, {short_repr(full_name)}; at most "
-                        f"{MAX_RUN_NAME} are possible",
-                        "shorten names, or sweep fewer keys at once",
-                    )
-                names.add(full_name)
-                changes = experiment.overrides() | run.overrides() | point
-                overrides = to_jsonable_python(run.overrides() | point, exclude_none=True)
-                for seed in experiment.seeds or self.study.seeds:
-                    yield self._make_run(key, name, full_name, seed, changes, overrides)
+        for variant in experiment.variants():
+            full_name, run = variant.name, variant.settings
+            key = f"experiments.{name}" + (f".runs.{variant.run}" if variant.run else "")
+            if full_name in names:
+                raise InvalidValueError(f"{key} has two runs named {full_name!r}", "let them differ")
+            if len(full_name) > MAX_RUN_NAME:
+                raise InvalidValueError(
+                    f"{key} has a run with a name of {len(full_name)} characters, {short_repr(full_name)}; at most "
+                    f"{MAX_RUN_NAME} are possible",
+                    "shorten names, or sweep fewer keys at once",
+                )
+            names.add(full_name)
+            changes = experiment.overrides() | run.overrides() | variant.point
+            overrides = to_jsonable_python(run.overrides() | variant.point, exclude_none=True)
+            for seed in experiment.seeds or self.study.seeds:
+                yield self._make_run(key, name, full_name, seed, changes, overrides)
 
     def _make_run(
         self, key: str, experiment: str, name: str, seed: int, changes: dict[str, Any], overrides: dict[str, Any]
@@ -127,6 +126,13 @@ class Plan:
         Raises InputError for a corpus without samples.
         """
         name = find("corpus with samples", corpus, self.study.samples.models if self.study.samples else {})
+        return self._first_seed(name)
+
+    def progress_runs(self, corpus: str) -> list[PlannedRun]:
+        """Return the runs that each write one short text for a corpus, the first seed of each."""
+        return [self._first_seed(name) for name in self.study.samples.progress.get(corpus, ())]
+
+    def _first_seed(self, name: str) -> PlannedRun:
         return next(run for run in self.runs if f"{run.experiment}/{run.name}" == name)
 
     def run_keys(self) -> dict[str, list[tuple[str, int]]]:
@@ -165,8 +171,15 @@ class Plan:
     def sample_settings(self, corpus: str) -> dict[str, Any]:
         """Return what is generated for a corpus, and by which run."""
         run = self.sample_run(corpus)
-        samples = self.study.samples.model_dump(mode="json", exclude={"models"})
-        return {"corpus": corpus, "run": f"{run.experiment}/{run.name}", "seed": run.seed, **samples}
+        samples = self.study.samples.model_dump(mode="json", exclude={"models", "progress"})
+        progress = [f"{other.experiment}/{other.name}" for other in self.progress_runs(corpus)]
+        return {
+            "corpus": corpus,
+            "run": f"{run.experiment}/{run.name}",
+            "seed": run.seed,
+            "progress": progress,
+            **samples,
+        }
 
     def study_settings(self) -> dict[str, Any]:
         """Return the whole study."""
@@ -193,24 +206,6 @@ def apply_overrides(base: Settings, changes: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a block of settings, with those changes that belong to it."""
     fields = type(base).model_fields
     return base.model_dump() | {key: value for key, value in changes.items() if key in fields}
-
-
-def override_labels(point: dict[str, Any]) -> list[str]:
-    """Return the parts of a run's name that give its point of the grid.
-
-    >>> override_labels({"batch_size": 4, "max_lr": 0.003})
-    ['batch_size=4', 'max_lr=0.003']
-    """
-    labels = []
-    for key, value in point.items():
-        if isinstance(value, BestOf):
-            text = value.label
-        elif isinstance(value, tuple):
-            text = "-".join(repr(item) for item in value)
-        else:
-            text = value if isinstance(value, str) else repr(value)
-        labels.append(f"{key}={text}")
-    return labels
 
 
 def unknown_name(key: str, name: str, names: Collection[str]) -> tuple[str, str]:
@@ -300,12 +295,21 @@ def check_targets(plan: Plan) -> None:
 
 
 def check_samples(plan: Plan) -> None:
-    """Raise InvalidValueError unless each entry of samples.models is a run on the corpus that it stands for."""
-    runs = {f"{run.experiment}/{run.name}": run for run in plan.runs}
-    for corpus, name in (plan.study.samples.models if plan.study.samples else {}).items():
-        key = f"samples.models.{corpus}"
+    """Raise InvalidValueError unless each run that writes samples for a corpus exists and is on this corpus."""
+    samples, runs = plan.study.samples, {f"{run.experiment}/{run.name}": run for run in plan.runs}
+    if samples is None:
+        return
+    for corpus in samples.models:
         if corpus not in plan.study.corpora:
             raise InvalidValueError(*unknown_name("samples.models", corpus, plan.study.corpora))
+    for corpus in samples.progress:
+        if corpus not in samples.models:
+            raise InvalidValueError(*unknown_name("samples.progress", corpus, samples.models))
+    named = [(f"samples.models.{corpus}", corpus, name) for corpus, name in samples.models.items()]
+    named += [
+        (f"samples.progress.{corpus}", corpus, name) for corpus, names in samples.progress.items() for name in names
+    ]
+    for key, corpus, name in named:
         if name not in runs:
             raise InvalidValueError(*unknown_name(key, name, runs))
         if runs[name].corpus != corpus:

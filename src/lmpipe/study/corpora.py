@@ -15,6 +15,7 @@ from lmpipe.io.validation import InvalidValueError, short_repr
 from lmpipe.study.fields import (
     REPEATED_PATTERN,
     Fraction,
+    Label,
     PositiveInt,
     Seed,
     Settings,
@@ -76,6 +77,8 @@ class CorpusSettings(Settings):
 
     tokenizer: TokenizerSettings
     """Tokenizer that is trained on the corpus."""
+    label: Label | None = None
+    """Name in the report; the corpus's key if not set."""
     stands_for: Literal["TinyStories", "OpenWebText"] | None = None
     """Text of the write-up that the corpus is compared with."""
     shards: PositiveInt = 1
@@ -83,7 +86,7 @@ class CorpusSettings(Settings):
 
     def text_settings(self) -> dict[str, Any]:
         """Return the settings that decide the text, as JSON values, without the files of a `url` corpus."""
-        return self.model_dump(mode="json", exclude={"tokenizer", "stands_for", "shards", "files", "valid"})
+        return self.model_dump(mode="json", exclude={"tokenizer", "label", "stands_for", "shards", "files", "valid"})
 
     def text_paths(self) -> list[str]:
         """Paths of the files that the text is read from; none if it is generated."""

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,7 +18,7 @@ from pydantic import (
 )
 
 from lmpipe.io.validation import InvalidValueError, first_violation, show
-from lmpipe.study.fields import Name, PositiveFloat, Seed, Seeds, Settings, VocabSize, to_list
+from lmpipe.study.fields import Label, Name, PositiveFloat, Seed, Seeds, Sentence, Settings, VocabSize, to_list
 from lmpipe.study.problems import RESERVED_SECTIONS
 from lmpipe.study.settings import ModelSettings, TrainingSettings
 
@@ -32,14 +34,16 @@ class BestOf(Settings):
     """Experiment whose best run has the learning rate; its runs are on one corpus."""
     scale: Literal["sqrt_batch_size"] | None = None
     """Multiply by sqrt(batch_size / batch_size of the best run)."""
+    interpolate: bool = False
+    """Take the minimum of a parabola through the best rate and its two neighbours, if it is between them."""
     factor: PositiveFloat | None = None
     """Multiply by this number; in a sweep it may be a list of numbers."""
 
     @property
-    def label(self) -> str:
-        """Label of the value in the name of a run.
+    def name(self) -> str:
+        """Name of the value, a part of the name of a run.
 
-        >>> BestOf(best_of="learning_rate", scale="sqrt_batch_size", factor=0.5).label
+        >>> BestOf(best_of="learning_rate", scale="sqrt_batch_size", factor=0.5).name
         'sqrt_batch_size-0.5'
         """
         if self.factor is not None:
@@ -90,9 +94,27 @@ def sweep_values(value: Any) -> Any:
     return value
 
 
+class Expect(Settings):
+    """Hypothesis about a run: its final loss beside that of its experiment's first run.
+
+    Of an experiment, it is about each run, and about the last value of a sweep beside the first one.
+    """
+
+    outcome: Literal["higher", "lower", "same", "diverges"]
+    """Expected loss, or divergence."""
+    because: Sentence
+    """Reason."""
+    source: Label | None = None
+    """Paper that the reason is from."""
+
+
 class RunSettings(Overrides):
     """Settings of a run, and a sweep over others."""
 
+    label: Label | None = None
+    """Name in the report; made from the settings if not set."""
+    expect: Expect | None = None
+    """Expected outcome, which the report prints beside the one found."""
     sweep: dict[
         str, Annotated[list[Any], BeforeValidator(sweep_values, json_schema_input_type=list[Any] | dict[str, Any])]
     ] = Field(default_factory=dict, json_schema_extra={"propertyNames": {"enum": list(Overrides.model_fields)}})
@@ -128,6 +150,16 @@ class RunSettings(Overrides):
         return [dict(combination) for combination in itertools.product(*columns)]
 
 
+@dataclass(frozen=True)
+class Variant:
+    """One run of an experiment, for all seeds: its name, the named run that it belongs to, its point of the grid."""
+
+    name: str
+    run: str
+    settings: RunSettings
+    point: dict[str, Any]
+
+
 def validate_experiment_name(name: str) -> str:
     """Return a name whose section of the report belongs to the experiment."""
     if name in RESERVED_SECTIONS:
@@ -159,11 +191,36 @@ class ExperimentSettings(RunSettings):
                     )
         return self
 
+    def variants(self) -> Iterator[Variant]:
+        """Yield the runs: each named one, times the points of the grid."""
+        for run_name, run in (self.runs or {"": RunSettings()}).items():
+            for point in (outer | inner for outer in self.grid() for inner in run.grid()):
+                name = "_".join([*filter(None, [run_name]), *override_names(point)]) or "baseline"
+                yield Variant(name, run_name, run, point)
+
     @property
     def runs_for_each_seed(self) -> int:
         """Number of runs for each seed."""
         named = self.runs.values() if self.runs else [RunSettings()]
         return self.num_grid_points * sum(run.num_grid_points for run in named)
+
+
+def override_names(point: dict[str, Any]) -> list[str]:
+    """Return the parts of a run's name that give its point of the grid.
+
+    >>> override_names({"batch_size": 4, "max_lr": 0.003})
+    ['batch_size=4', 'max_lr=0.003']
+    """
+    names = []
+    for key, value in point.items():
+        if isinstance(value, BestOf):
+            text = value.name
+        elif isinstance(value, tuple):
+            text = "-".join(repr(item) for item in value)
+        else:
+            text = value if isinstance(value, str) else repr(value)
+        names.append(f"{key}={text}")
+    return names
 
 
 # --- the runs of an experiment ----------------------------------------------------------------------------------------

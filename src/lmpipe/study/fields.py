@@ -54,6 +54,13 @@ def validate_name(value: Any) -> str:
     return value
 
 
+def validate_line(text: str) -> str:
+    """Return a text of one printable line."""
+    if not text.isprintable():
+        raise InvalidValueError(f"is {short_repr(text)}, which is not one printable line", "write it in one line")
+    return text
+
+
 def to_list(value: Any) -> Any:
     """Return a single value as a list of one."""
     return value if isinstance(value, list) else [value]
@@ -77,6 +84,7 @@ def validate_vocab_size(vocab_size: int) -> int:
 
 
 Integer = Annotated[int, BeforeValidator(parse_number), Field(le=2**53)]
+NonNegativeInt = Annotated[Integer, Field(ge=0)]
 FiniteFloat = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
 PositiveInt = Annotated[Integer, Field(ge=1)]
 # Above every published model, and low enough that the product of a few sizes is still a number of bytes.
@@ -85,6 +93,8 @@ PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
 NonNegativeFloat = Annotated[FiniteFloat, Field(ge=0)]
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Name = Annotated[str, BeforeValidator(validate_name)]
+Label = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(validate_line)]
+Sentence = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(validate_line)]
 Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(validate_unique)]
 VocabSize = Annotated[Integer, Field(le=2**31), AfterValidator(validate_vocab_size)]

@@ -1,6 +1,6 @@
 """The study file as a whole."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -9,6 +9,7 @@ from lmpipe.study.corpora import Corpus
 from lmpipe.study.experiments import ExperimentName, ExperimentSettings
 from lmpipe.study.fields import (
     FiniteFloat,
+    Label,
     Name,
     NonNegativeFloat,
     PositiveFloat,
@@ -34,6 +35,10 @@ class SamplesSettings(Settings):
 
     models: dict[Name, str]
     """Run whose model represents a corpus, by corpus: `EXPERIMENT/RUN`."""
+    progress: dict[Name, Annotated[list[str], Field(min_length=1), AfterValidator(validate_unique)]] = Field(
+        default_factory=dict
+    )
+    """Runs of growing budgets, by corpus: each writes one short text for the report's first figure."""
     prompts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     """Texts to continue."""
     max_new_tokens: PositiveInt = 256
@@ -51,6 +56,10 @@ class Study(Settings):
 
     study: Name
     """Name of the study: its results are in `results/STUDY/`."""
+    label: Label | None = None
+    """Name in the report; the key `study` if not set."""
+    handout: Literal["cs336-2026", "cs336-2025", "none"] = "cs336-2026"
+    """Edition of the CS336 handout whose problems the report answers; with `none` it has the study's own sections."""
     seeds: Seeds
     """Each run is trained once for each seed."""
     corpora: Annotated[dict[Name, Corpus], Field(min_length=1)]

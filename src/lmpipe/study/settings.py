@@ -9,6 +9,7 @@ from lmpipe.study.fields import (
     FiniteFloat,
     Fraction,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Settings,
@@ -100,6 +101,8 @@ class TrainingSettings(Settings):
     """Final learning rate, as a fraction of max_lr."""
     warmup_fraction: Fraction = 0.05
     """Fraction of the steps in which the learning rate rises linearly to max_lr."""
+    min_warmup_steps: NonNegativeInt = 0
+    """Steps of the warm-up at least, or all steps of a shorter run."""
     weight_decay: NonNegativeFloat = 0.1
     """Decoupled weight decay of AdamW."""
     betas: Annotated[tuple[Beta, Beta], BeforeValidator(to_tuple)] = (0.9, 0.95)
@@ -122,3 +125,8 @@ class TrainingSettings(Settings):
     def steps(self, context_length: int) -> int:
         """Optimizer steps of the run: whole batches that fit into total_tokens, at least one."""
         return max(1, self.total_tokens // (self.batch_size * context_length))
+
+    def warmup_steps(self, context_length: int) -> int:
+        """Return the steps in which the learning rate rises."""
+        steps = self.steps(context_length)
+        return min(steps, max(round(self.warmup_fraction * steps), self.min_warmup_steps))

@@ -76,7 +76,7 @@ class RunInputs:
     @property
     def warmup_steps(self) -> int:
         """Steps with a rising learning rate."""
-        return round(self.training.warmup_fraction * self.steps)
+        return self.training.warmup_steps(self.model.context_length)
 
     @property
     def tokens_per_step(self) -> int:
@@ -146,14 +146,16 @@ def refer_to(file: TokenDataset, output: Path) -> TokenFileReference:
 def resolve_learning_rate(rate: BestOf, batch_size: int, best_path: Path) -> tuple[float, LearningRateSource]:
     """Return a peak learning rate as a number, and the sweep that it was taken from.
 
-    It is the best of the sweep, times `factor`, and with `scale: sqrt_batch_size` times sqrt(batch_size / its batch
-    size) (Krizhevsky 2014, section 5). Raises InputError if the sweep's best.json is missing or another experiment's.
+    It is the best of the sweep, or with `interpolate` its interpolated optimum if it has one, times `factor`, and with
+    `scale: sqrt_batch_size` times sqrt(batch_size / its batch size) (Krizhevsky 2014, section 5). Raises InputError if
+    the sweep's best.json is missing or another experiment's.
     """
     best = BestRun.read(best_path)
     if best.experiment != rate.best_of:
         remedy = f"delete it, and the best run of {rate.best_of} is selected again"
         raise InputError(best_path, f"is the best run of {best.experiment}, not of {rate.best_of}", remedy)
     factor = rate.factor or 1
+    interpolated_lr = best.interpolated_lr if rate.interpolate else None
     source = LearningRateSource(
         best_of=rate.best_of,
         scale=rate.scale,
@@ -161,6 +163,7 @@ def resolve_learning_rate(rate: BestOf, batch_size: int, best_path: Path) -> tup
         best_run=best.run,
         best_max_lr=best.max_lr,
         best_batch_size=best.batch_size,
+        interpolated_lr=interpolated_lr,
     )
     match rate.scale:
         case None:
@@ -169,7 +172,7 @@ def resolve_learning_rate(rate: BestOf, batch_size: int, best_path: Path) -> tup
             factor *= math.sqrt(batch_size / best.batch_size)
         case _:
             assert_never(rate.scale)
-    return best.max_lr * factor, source
+    return (interpolated_lr or best.max_lr) * factor, source
 
 
 # --- the run store ----------------------------------------------------------------------------------------------------

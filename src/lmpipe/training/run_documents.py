@@ -55,6 +55,8 @@ class LearningRateSource(Document):
     """Peak learning rate of that run."""
     best_batch_size: int
     """Batch size of that run, in sequences."""
+    interpolated_lr: float | None
+    """Interpolated optimum of the sweep, used in place of `best_max_lr`; null if that was used."""
 
 
 class RunConfig(Document):
@@ -169,6 +171,8 @@ class BestRun(Document):
     """Seeds of the run."""
     max_lr: float
     """Peak learning rate."""
+    interpolated_lr: float | None
+    """Rate at the minimum of a parabola through the best run and the next rates; null if that is not between them."""
     batch_size: int
     """Batch size, in sequences."""
     ranked_by: Literal["validation_loss", "bits_per_byte"]
