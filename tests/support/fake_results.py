@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lmpipe.analysis.results import Results
-from lmpipe.data.documents import CorpusInfo, CorpusSplits, SplitInfo
+from lmpipe.data.documents import CorpusInfo, CorpusSplits, NgramBudget, NgramLoss, Overlap, SplitInfo, Yardsticks
 from lmpipe.planning.plan import load_plan
 from lmpipe.provenance.environment import Environment
 from lmpipe.report.plots.style import Drawing
@@ -141,6 +141,30 @@ def fake_study(**changes: Any) -> dict[str, Any]:
         "accounting": {"models": {}, "device_memory_gb": 80.0},
     }
     return defaults | changes
+
+
+def fabricate_yardsticks(
+    results: Results, corpus: str, budgets: dict[int, dict[int, float]], tokenizer: str = ""
+) -> None:
+    """Write yardsticks/CORPUS.json; `budgets` are losses by order of the n-gram, by number of training tokens."""
+    per_byte = 1 / math.log(2) / BYTES_PER_TOKEN[corpus]
+    vocab_size = results.study.corpora[corpus].tokenizer.vocab_size
+
+    def ngrams(losses: dict[int, float]) -> tuple[NgramLoss, ...]:
+        return tuple(NgramLoss(order=n, loss=loss, bits_per_byte=loss * per_byte) for n, loss in losses.items())
+
+    Yardsticks(
+        corpus=corpus,
+        tokenizer=tokenizer or corpus,
+        vocab_size=vocab_size,
+        valid_tokens=1000,
+        valid_bytes=round(1000 * BYTES_PER_TOKEN[corpus]),
+        uniform_loss=math.log(vocab_size),
+        budgets=tuple(NgramBudget(train_tokens=tokens, ngrams=ngrams(losses)) for tokens, losses in budgets.items()),
+        xz_train_bytes=3_000_000,
+        xz_bits_per_byte=1.02,
+        overlap=Overlap(sentence_bytes_share=0.18, ngram13_words_share=0.21),
+    ).write(results.folder / "yardsticks" / f"{corpus}.json")
 
 
 def results_of(folder: Path, **changes: Any) -> Results:

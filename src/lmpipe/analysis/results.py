@@ -1,5 +1,6 @@
 """Results of a study as tables: its runs, its experiments, and the JSON documents that its stages wrote."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from lmpipe.analysis.runs import Run
-from lmpipe.data.documents import CorpusInfo
+from lmpipe.data.documents import CorpusInfo, NgramBudget, Yardsticks
 from lmpipe.errors import BUILD, InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.files import atomic_write
@@ -167,6 +168,7 @@ class Results:
         self.study = study
         self.run_keys = dict(run_keys)
         self._experiments: dict[str, ExperimentRuns] = {}
+        self._yardsticks: dict[str, Yardsticks | None] = {}
 
     def document(self, kind: type[Doc], name: str) -> Doc | None:
         """Read a document by its path below the folder; None if it is missing."""
@@ -178,6 +180,24 @@ class Results:
         """Contents of corpus.json of every corpus that exists."""
         paths = {name: self.paths.corpus_info(name) for name in self.study.corpora}
         return CorpusInfos({name: CorpusInfo.read(path) for name, path in paths.items() if path.exists()}, paths)
+
+    def yardsticks(self, corpus: str) -> Yardsticks | None:
+        """Return the losses of simple models on a corpus; None if they have not been computed."""
+        if corpus not in self._yardsticks:
+            self._yardsticks[corpus] = self.document(Yardsticks, f"yardsticks/{corpus}.json")
+        return self._yardsticks[corpus]
+
+    def yardstick(self, run: Run) -> NgramBudget | None:
+        """Return the n-gram losses for the budget of training tokens nearest to a run's; None for other tokens."""
+        yardsticks = self.yardsticks(run.config.corpus)
+        if yardsticks is None or not yardsticks.budgets or yardsticks.tokenizer != run.config.tokenizer.name:
+            return None
+        tokens = math.log(run.config.training.total_tokens)
+        return min(yardsticks.budgets, key=lambda budget: abs(math.log(budget.train_tokens) - tokens))
+
+    def run_label(self, experiment: str, run: str) -> str:
+        """Return the name of a run in the report."""
+        return run.replace("_", " ")
 
     def corpora_in_role(self, role: str) -> list[str]:
         """Return the corpora that stand for TinyStories (`simple`) or OpenWebText (`web`)."""

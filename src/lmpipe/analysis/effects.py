@@ -1,0 +1,109 @@
+"""Differences of variants from their baseline, and expectations beside what was found."""
+
+from statistics import fmean, median
+
+from lmpipe.analysis.finding import Effect, Expectation
+from lmpipe.analysis.outcomes import NATS, SeedGroup, study_noise
+from lmpipe.analysis.rate_sweeps import own_sweep
+from lmpipe.analysis.results import UNITS, Results
+from lmpipe.analysis.statistics import SeedNoise, mean_interval
+from lmpipe.study.settings import ModelConfig
+
+# Keys of colours, by a setting of the model and its value.
+VARIANT_KEYS = {
+    ("norm", "none"): "no_norm",
+    ("norm", "post"): "post_norm",
+    ("position_embedding", "none"): "no_pos_emb",
+    ("feed_forward", "silu"): "silu",
+}
+
+
+def variant_key(model: ModelConfig) -> str:
+    """Return the key of a model's colour, such as `no_norm`; `baseline` for the usual model.
+
+    >>> variant_key(ModelConfig(vocab_size=512, context_length=8, d_model=8, d_ff=24, num_layers=1, num_heads=1))
+    'baseline'
+    """
+    keys = [key for (setting, value), key in VARIANT_KEYS.items() if getattr(model, setting) == value]
+    return "_".join(keys) or "baseline"
+
+
+def effect_of(results: Results, group: SeedGroup, baseline: SeedGroup, noise: SeedNoise | None) -> Effect:
+    """Return the difference of a group from its baseline, with the edge of the group's own sweep.
+
+    Seeds that both have are paired, other seeds are compared with the baseline's center. The interval has the study's
+    seed noise; in bits per byte, or without one, that of the paired differences.
+    """
+    center = baseline.center
+    differences = [] if center is None else [
+        value - baseline.values.get(seed, center) for seed, value in group.values.items()
+    ]  # fmt: skip
+    failed = group.num_failed or baseline.num_failed
+    difference = (median if failed else fmean)(differences) if differences else None
+    interval = None
+    if differences and not failed and min(group.num_seeds, baseline.num_seeds) > 1:
+        interval = mean_interval(differences).bounds
+        if noise and group.measure == "validation_loss":
+            half_width = noise.difference_half_width(group.num_seeds, baseline.num_seeds)
+            interval = difference - half_width, difference + half_width
+    sweep = own_sweep(results, group)
+    return Effect(
+        label=group.label,
+        variant=variant_key(group.model),
+        difference=difference,
+        interval=interval,
+        differences=differences,
+        num_failed=group.num_failed,
+        num_seeds=group.num_seeds,
+        unit=UNITS[group.measure],
+        max_lr=group.max_lr,
+        stable_up_to=sweep.stable_up_to if sweep else None,
+        breaks_at=sweep.breaks_at if sweep else None,
+    )
+
+
+def outcome_found(effect: Effect, noise: SeedNoise | None) -> str | None:
+    """Return the outcome of an effect: higher, lower, same (below the smallest visible difference) or diverges.
+
+    It is not resolved if seeds failed in a part of the runs, or if nothing tells the noise of one seed.
+
+    >>> effect = Effect("post-norm", "post_norm", 0.2, None, [0.2], 0, 1, "nats per token", 0.01)
+    >>> outcome_found(effect, SeedNoise(0.01, 10)), outcome_found(effect, None)
+    ('higher', 'not resolved')
+    """
+    if effect.num_failed == effect.num_seeds:
+        return "diverges"
+    if effect.difference is None:
+        return None
+    if effect.interval:
+        half_width = (effect.interval[1] - effect.interval[0]) / 2
+    elif noise and effect.unit == NATS and not effect.num_failed:
+        half_width = noise.difference_half_width(effect.num_seeds)
+    else:
+        return "not resolved"
+    if abs(effect.difference) <= half_width:
+        return "same"
+    return "higher" if effect.difference > 0 else "lower"
+
+
+def expectations(results: Results, experiment: str, effects: dict[str, Effect]) -> list[Expectation]:
+    """Return the expectations that a study states for an experiment and its runs, with what was found.
+
+    `effects` are by name of the run. One stated for the whole experiment is about its last effect.
+    """
+    settings, noise = results.study.experiments[experiment], study_noise(results)
+    stated = {name: getattr(run, "expect", None) for name, run in (settings.runs or {}).items()}
+    pairs = [(effect, stated.get(name)) for name, effect in effects.items()]
+    if effects and (expect := getattr(settings, "expect", None)):
+        pairs.append((list(effects.values())[-1], expect))
+    return [
+        Expectation(
+            label=effect.label,
+            expected=expect.outcome,
+            found=outcome_found(effect, noise),
+            because=expect.because,
+            source=expect.source or "",
+        )
+        for effect, expect in pairs
+        if expect
+    ]

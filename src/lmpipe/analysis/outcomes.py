@@ -1,0 +1,205 @@
+"""Outcomes of runs: groups of seeds, seeds that failed, the noise of a seed, and what simple models reach."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from lmpipe.analysis.finding import Metric, Table, Yardstick
+from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
+from lmpipe.analysis.runs import Run
+from lmpipe.analysis.statistics import NORMAL_QUANTILE, SeedNoise, mean_interval, pooled_noise
+from lmpipe.data.documents import NgramBudget
+from lmpipe.study.settings import ModelConfig
+
+NATS = UNITS["validation_loss"]
+BITS = UNITS["bits_per_byte"]
+ORDER_NAMES = {1: "unigram", 2: "bigram", 3: "3-gram", 4: "4-gram", 5: "5-gram"}
+NO_RUN = "no seed learned"
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """Runs that differ in their seed alone, with the final values of those that did not fail."""
+
+    name: str
+    """Name of the runs in their experiment."""
+    label: str
+    """Name in the report."""
+    runs: tuple[Run, ...]
+    """One run for each seed, by seed."""
+    values: dict[int, float]
+    """Final values by seed, without seeds that failed."""
+    measure: str = "validation_loss"
+    """Metric of the values: validation_loss or bits_per_byte."""
+
+    @property
+    def num_seeds(self) -> int:
+        """Number of seeds."""
+        return len(self.runs)
+
+    @property
+    def num_failed(self) -> int:
+        """Number of seeds that failed."""
+        return len(self.runs) - len(self.values)
+
+    @property
+    def center(self) -> float | None:
+        """Mean over the seeds; the median of the others if some failed; None if all did."""
+        if not self.values:
+            return None
+        return (median if self.num_failed else fmean)(self.values.values())
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the mean: over seeds, or for one seed over validation documents; None if a seed failed."""
+        if self.num_failed:
+            return None
+        if self.num_seeds > 1:
+            return mean_interval(list(self.values.values())).bounds
+        return document_interval(self.runs[0]) if self.measure == "validation_loss" else None
+
+    @property
+    def max_lr(self) -> float:
+        """Peak learning rate."""
+        return self.runs[0].config.training.max_lr
+
+    @property
+    def model(self) -> ModelConfig:
+        """Model of the runs."""
+        return self.runs[0].config.model
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained parameters."""
+        return self.runs[0].summary.parameters
+
+    def metric(self, source: str) -> Metric:
+        """Return the center as a metric, with its interval."""
+        unit = UNITS[self.measure]
+        if self.center is None:
+            return Metric(None, unit, source, missing_reason=NO_RUN)
+        return Metric(self.center, unit, source, self.interval)
+
+    def perplexity(self, source: str) -> Metric:
+        """Return exp of the mean loss, which is the perplexity, with its interval."""
+        if self.center is None:
+            return Metric(None, "", source, missing_reason=NO_RUN)
+        bounds = self.interval and (math.exp(self.interval[0]), math.exp(self.interval[1]))
+        return Metric(math.exp(self.center), "", source, bounds)
+
+
+def document_interval(run: Run) -> tuple[float, float] | None:
+    """Return the 95 % interval of a run's loss over validation documents; None if the run has no standard error."""
+    error = getattr(run.summary, "validation_loss_se", None)
+    if run.loss is None or error is None:
+        return None
+    return run.loss - NORMAL_QUANTILE * error, run.loss + NORMAL_QUANTILE * error
+
+
+def has_failed(run: Run, budget: NgramBudget | None) -> bool:
+    """Return True if a run diverged, or ended nearer to the unigram than to the bigram loss of its training tokens."""
+    if run.status != "finished" or run.loss is None:
+        return True
+    losses = {ngram.order: ngram.loss for ngram in budget.ngrams} if budget else {}
+    return 2 in losses and run.loss > (losses[1] + losses[2]) / 2
+
+
+def seed_group(results: Results, experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> SeedGroup:
+    """Return the runs of one name as a group of seeds."""
+    runs = experiment.seeds_of(name)
+    good = [run for run in runs if not has_failed(run, results.yardstick(run))]
+    values = {run.seed: getattr(run.summary, measure) for run in good}
+    return SeedGroup(name, results.run_label(experiment.name, name), tuple(runs), values, measure)
+
+
+def seed_groups(results: Results, experiment: ExperimentRuns, measure: str = "validation_loss") -> list[SeedGroup]:
+    """Return every group of seeds of an experiment, in the order of the study."""
+    return [seed_group(results, experiment, name, measure) for name in experiment.names()]
+
+
+def best_group(groups: Iterable[SeedGroup]) -> SeedGroup | None:
+    """Return the group with the lowest center among those with the fewest failed seeds; None if no seed learned."""
+    learned = [group for group in groups if group.values]
+    return min(learned, key=lambda group: (group.num_failed / group.num_seeds, group.center), default=None)
+
+
+def study_noise(results: Results) -> SeedNoise | None:
+    """Return the seed noise of a study, in nats per token; None without two seeds of anything.
+
+    It is pooled over groups none of whose seeds failed, each setting at the best of its peak rates, because the
+    spread over seeds grows towards the edge of stability, where no result is reported.
+    """
+    best: dict[tuple[str, ...], SeedGroup] = {}
+    for experiment in results.experiments():
+        for group in seed_groups(results, experiment):
+            config, seeds = group.runs[0].config, [run.seed for run in group.runs]
+            training = config.training.model_dump(exclude={"max_lr"})
+            key = tuple(map(repr, (config.corpus, config.tokenizer.name, config.model, training, seeds)))
+            if not group.num_failed and (key not in best or group.center < best[key].center):
+                best[key] = group
+    return pooled_noise(list(group.values.values()) for group in best.values())
+
+
+# --- yardsticks and tables --------------------------------------------------------------------------------------------
+
+
+def loss_yardsticks(results: Results, run: Run, orders: Sequence[int] = (1, 2, 3, 5)) -> list[Yardstick]:
+    """Return the losses of n-gram tables on a run's training tokens, in nats per token; none without yardsticks."""
+    budget = results.yardstick(run)
+    losses = {ngram.order: ngram.loss for ngram in budget.ngrams} if budget else {}
+    return [Yardstick(ORDER_NAMES[order], losses[order]) for order in orders if order in losses]
+
+
+def byte_yardsticks(results: Results, run: Run) -> list[Yardstick]:
+    """Return what simple models and xz reach on a run's corpus, in bits per byte of text."""
+    yardsticks, budget = results.yardsticks(run.config.corpus), results.yardstick(run)
+    if yardsticks is None or budget is None:
+        return []
+    per_byte = yardsticks.valid_tokens / yardsticks.valid_bytes / math.log(2)
+    ngrams = {ngram.order: ngram.bits_per_byte for ngram in budget.ngrams}
+    lines = [Yardstick("uniform", yardsticks.uniform_loss * per_byte)]
+    lines += [Yardstick(ORDER_NAMES[order], ngrams[order]) for order in (1, 2, 5) if order in ngrams]
+    return [*lines, Yardstick("xz", yardsticks.xz_bits_per_byte)]
+
+
+def groups_table(caption: str, groups: Sequence[SeedGroup]) -> Table:
+    """Return a row for each group of seeds."""
+    columns = ["run", "peak rate", "failed", "seeds", "loss", "± (95 %)", "perplexity", "bits per byte", "steps"]
+    rows = []
+    for group in groups:
+        half_width = (group.interval[1] - group.interval[0]) / 2 if group.interval else None
+        per_byte = [run.summary.bits_per_byte for run in group.runs if run.seed in group.values]
+        loss = [run.loss for run in group.runs if run.seed in group.values]
+        middle = median if group.num_failed else fmean
+        rows.append(
+            [
+                group.label,
+                group.max_lr,
+                group.num_failed,
+                group.num_seeds,
+                middle(loss) if loss else None,
+                half_width if group.measure == "validation_loss" else None,
+                math.exp(middle(loss)) if loss else None,
+                middle(per_byte) if per_byte else None,
+                max(run.summary.steps for run in group.runs),
+            ]
+        )
+    return Table(caption, columns, rows, "a seed failed, or there is one seed without an interval over documents")
+
+
+def seeds_table(groups: Sequence[SeedGroup]) -> Table:
+    """Return a row for each run, with its seed, its status and its final loss."""
+    rows = [
+        [group.label, run.seed, run.status, group.values.get(run.seed), run.loss, divergence_step(run)]
+        for group in groups
+        for run in group.runs
+    ]
+    reason = "the run failed, or it did not diverge"
+    columns = ["run", "seed", "status", "loss that counts", "final loss", "last step before divergence"]
+    return Table("Final loss of every seed, in nats per token.", columns, rows, reason)
+
+
+def divergence_step(run: Run) -> int | None:
+    """Return the last step before a run diverged, dated by its loss."""
+    return getattr(run.summary, "divergence_step", getattr(run.summary, "diverged_step", None))

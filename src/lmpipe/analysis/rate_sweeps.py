@@ -1,0 +1,128 @@
+"""Sweeps over peak learning rates: the best one, its interpolation, and the edge of stability."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+
+from lmpipe.analysis.finding import RateCurve, RatePoint
+from lmpipe.analysis.outcomes import SeedGroup, has_failed
+from lmpipe.analysis.results import ExperimentRuns, Results
+from lmpipe.analysis.runs import Run
+from lmpipe.analysis.statistics import parabola_minimum
+from lmpipe.study.settings import ModelConfig
+
+
+@dataclass(frozen=True)
+class RateSweep:
+    """Outcomes of one model at several peak learning rates."""
+
+    model: ModelConfig
+    """Model of the runs."""
+    points: tuple[RatePoint, ...]
+    """Outcomes by increasing rate."""
+
+    @cached_property
+    def full_points(self) -> list[RatePoint]:
+        """Rates whose runs have the full length and a seed that did not fail."""
+        return [point for point in self.points if not point.is_short and point.losses]
+
+    @cached_property
+    def best(self) -> RatePoint | None:
+        """Rate with the lowest median loss, among those at which no seed failed."""
+        safe = [point for point in self.full_points if not point.num_failed]
+        return min(safe, key=lambda point: median(point.losses), default=None)
+
+    @property
+    def neighbours(self) -> list[RatePoint]:
+        """Best rate between the next smaller and the next larger one; fewer at the border of the grid."""
+        if self.best is None:
+            return []
+        index = self.full_points.index(self.best)
+        return self.full_points[max(0, index - 1) : index + 2]
+
+    @property
+    def is_at_border(self) -> bool:
+        """True if the best rate is the first or the last that learned, so that a better one may be beyond."""
+        return len(self.neighbours) < 3
+
+    @property
+    def interpolated(self) -> tuple[float, float] | None:
+        """Rate and loss at the minimum of the parabola through the best rate and its neighbours; None at the border."""
+        if self.is_at_border:
+            return None
+        rates = [point.max_lr for point in self.neighbours]
+        return parabola_minimum(rates, [median(point.losses) for point in self.neighbours])
+
+    @property
+    def optimum(self) -> float | None:
+        """Interpolated rate, or the best one of the grid."""
+        if self.interpolated:
+            return self.interpolated[0]
+        return self.best.max_lr if self.best else None
+
+    @property
+    def breaks_at(self) -> float | None:
+        """Smallest rate above the best one at which a seed failed; None if none did."""
+        start = self.best.max_lr if self.best else 0.0
+        return min((point.max_lr for point in self.points if point.num_failed and point.max_lr > start), default=None)
+
+    @property
+    def stable_up_to(self) -> float | None:
+        """Largest rate below the edge at which no seed failed."""
+        edge = self.breaks_at or math.inf
+        return max((p.max_lr for p in self.points if not p.num_failed and p.max_lr < edge), default=None)
+
+    def curve(self, label: str, variant: str) -> RateCurve:
+        """Return the data of the sweep's U-curve."""
+        return RateCurve(label, variant, list(self.points), self.optimum, self.stable_up_to, self.breaks_at)
+
+
+def rate_sweep(results: Results, runs: Sequence[Run]) -> RateSweep:
+    """Return the sweep of runs that differ in peak rate, seed and length; shorter ones only look for the edge."""
+    full = max(run.config.training.total_tokens for run in runs)
+    by_rate: dict[float, list[Run]] = {}
+    for run in runs:
+        by_rate.setdefault(run.config.training.max_lr, []).append(run)
+    points = []
+    for rate, same_rate in sorted(by_rate.items()):
+        long = [run for run in same_rate if run.config.training.total_tokens == full]
+        # A short run ends above the bigram loss because it is short.
+        good = [run for run in long or same_rate if not has_failed(run, results.yardstick(run) if long else None)]
+        count = len(long or same_rate)
+        points.append(RatePoint(rate, [run.loss for run in good], count - len(good), count, is_short=not long))
+    return RateSweep(runs[0].config.model, tuple(points))
+
+
+def sweeps_by_model(results: Results, experiment: ExperimentRuns) -> dict[str, RateSweep]:
+    """Return the sweeps of an experiment by the repr of their model: those models with several peak rates.
+
+    Of each model it takes the corpus and the batch size of its first run.
+    """
+    by_model: dict[str, list[Run]] = {}
+    for run in experiment.runs:
+        by_model.setdefault(repr(run.config.model), []).append(run)
+    sweeps = {}
+    for model, runs in by_model.items():
+        first = runs[0].config
+        alike = [
+            run
+            for run in runs
+            if (run.config.corpus, run.config.training.batch_size) == (first.corpus, first.training.batch_size)
+        ]
+        if len({run.config.training.max_lr for run in alike}) > 1:
+            sweeps[model] = rate_sweep(results, alike)
+    return sweeps
+
+
+def own_sweep(results: Results, group: SeedGroup) -> RateSweep | None:
+    """Return the sweep that a group's peak rate was taken from, or that of its own experiment; None without one."""
+    config = group.runs[0].config
+    names = [config.lr_source.best_of] if config.lr_source else []
+    for name in [*names, config.experiment]:
+        experiment = results.experiment(name)
+        sweep = sweeps_by_model(results, experiment).get(repr(config.model)) if experiment else None
+        if sweep:
+            return sweep
+    return None

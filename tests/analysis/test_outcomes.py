@@ -1,0 +1,227 @@
+"""Groups of seeds, failures, seed noise, sweeps over rates, and effects."""
+
+import math
+import random
+from statistics import fmean, median
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from lmpipe.analysis.effects import effect_of, outcome_found
+from lmpipe.analysis.finding import Effect
+from lmpipe.analysis.outcomes import byte_yardsticks, has_failed, loss_yardsticks, seed_group, seed_groups, study_noise
+from lmpipe.analysis.rate_sweeps import own_sweep, sweeps_by_model
+from lmpipe.analysis.statistics import SeedNoise, pooled_noise
+from lmpipe.data.documents import NgramBudget, NgramLoss
+from tests.support.fake_results import change_summary, fabricate_study, fabricate_yardsticks
+from tests.support.findings import ON_STORIES
+
+NGRAMS = {1: 5.21, 2: 3.0, 3: 2.6, 4: 2.5, 5: 2.4}
+NOPE = {"baseline": {}, "nope": {"position_embedding": "none"}}
+SEEDS = [0, 1, 2]
+SWEEP = ON_STORIES | {"sweep": {"max_lr": [0.0025, 0.005, 0.01, 0.02, 3.0]}}
+
+
+def group_of(results, experiment, name):
+    return seed_group(results, results.experiment(experiment), name)
+
+
+@pytest.fixture
+def nope(tmp_path):
+    """Results of an ablation over three seeds."""
+    return fabricate_study(tmp_path, {"no_pos_emb": ON_STORIES | {"seeds": SEEDS, "runs": NOPE}})
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+def test_pooled_noise_equals_the_residual_of_a_one_way_anova():
+    random.seed(0)
+    groups = [[random.gauss(mean, 0.03) for _ in range(size)] for mean, size in ((1.9, 3), (2.4, 5), (3.0, 2))]
+    values, labels = np.concatenate(groups), np.repeat([0, 1, 2], [3, 5, 2])
+    residuals = values - np.array([fmean(groups[label]) for label in labels])
+    noise = pooled_noise([*groups, [7.0]])
+    assert noise.degrees == 7
+    assert noise.sd == pytest.approx(math.sqrt((residuals**2).sum() / 7), rel=1e-12)
+
+
+def test_half_width_of_a_difference_equals_scipys_interval_of_two_samples():
+    first, second = np.random.default_rng(0).normal(2.0, 0.1, (2, 4))
+    reference = scipy.stats.ttest_ind(first, second).confidence_interval(0.95)
+    half_width = pooled_noise([list(first), list(second)]).difference_half_width(4)
+    assert half_width == pytest.approx((reference.high - reference.low) / 2, rel=1e-12)
+
+
+def test_half_width_of_unequal_samples_equals_scipys():
+    first, second = np.random.default_rng(1).normal(2.0, 0.1, 3), np.random.default_rng(2).normal(2.0, 0.1, 5)
+    reference = scipy.stats.ttest_ind(first, second).confidence_interval(0.95)
+    half_width = pooled_noise([list(first), list(second)]).difference_half_width(3, 5)
+    assert half_width == pytest.approx((reference.high - reference.low) / 2, rel=1e-12)
+
+
+def test_single_values_have_no_noise():
+    assert pooled_noise([[1.0], [2.0]]) is None
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("loss", "failed"), [(4.10, False), (4.11, True)])
+def test_a_seed_fails_nearer_to_the_unigram_than_to_the_bigram_loss(nope, loss, failed):
+    change_summary(nope, "no_pos_emb/nope/seed0", validation_loss=loss)
+    budget = NgramBudget(
+        train_tokens=409600, ngrams=[NgramLoss(order=n, loss=x, bits_per_byte=1) for n, x in NGRAMS.items()]
+    )
+    run = nope.experiment("no_pos_emb").seeds_of("nope")[0]
+    assert has_failed(run, budget) is failed
+    assert not has_failed(run, None), "without yardsticks the status of the run decides"
+
+
+def test_a_group_with_a_failed_seed_has_the_median_of_the_others_and_no_interval(nope):
+    change_summary(nope, "no_pos_emb/nope/seed1", status="diverged", validation_loss=None)
+    group = group_of(nope, "no_pos_emb", "nope")
+    assert (group.num_failed, group.num_seeds) == (1, 3)
+    assert group.center == pytest.approx(median(group.values.values()))
+    assert group.interval is None
+
+
+def test_a_group_without_failures_has_its_mean_and_the_t_interval(nope):
+    group = group_of(nope, "no_pos_emb", "baseline")
+    values = list(group.values.values())
+    reference = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert group.center == pytest.approx(fmean(values))
+    assert group.interval == pytest.approx((reference.low, reference.high), rel=1e-12)
+
+
+def test_perplexity_is_exp_of_the_mean_loss(nope):
+    group = group_of(nope, "no_pos_emb", "baseline")
+    perplexity = group.perplexity("")
+    assert perplexity.value == pytest.approx(math.exp(fmean(group.values.values())))
+    assert perplexity.interval == pytest.approx(tuple(map(math.exp, group.interval)))
+
+
+# --- yardsticks -------------------------------------------------------------------------------------------------------
+
+
+def test_the_yardstick_of_a_run_has_the_nearest_budget(nope):
+    fabricate_yardsticks(nope, "stories", {102400: NGRAMS, 409600: {**NGRAMS, 2: 2.9}, 2048000: {**NGRAMS, 2: 2.8}})
+    run = nope.experiment("no_pos_emb").runs[0]
+    assert nope.yardstick(run).train_tokens == 409600
+    assert [(line.label, line.value) for line in loss_yardsticks(nope, run)][:2] == [("unigram", 5.21), ("bigram", 2.9)]
+
+
+def test_a_run_with_other_tokens_has_no_yardstick(nope):
+    fabricate_yardsticks(nope, "stories", {409600: NGRAMS}, tokenizer="stories-4096")
+    assert nope.yardstick(nope.experiment("no_pos_emb").runs[0]) is None
+
+
+def test_yardsticks_per_byte_include_xz(nope):
+    fabricate_yardsticks(nope, "stories", {409600: NGRAMS})
+    lines = {line.label: line.value for line in byte_yardsticks(nope, nope.experiment("no_pos_emb").runs[0])}
+    assert list(lines) == ["uniform", "unigram", "bigram", "5-gram", "xz"]
+    assert lines["uniform"] == pytest.approx(math.log2(1024) * 1000 / 3920)
+
+
+# --- seed noise and sweeps --------------------------------------------------------------------------------------------
+
+
+def test_study_noise_counts_shared_runs_once(tmp_path):
+    ablation = ON_STORIES | {"seeds": SEEDS, "runs": NOPE}
+    results = fabricate_study(
+        tmp_path, {"no_pos_emb": ablation, "swiglu_ablation": ablation | {"runs": {"baseline": {}}}}
+    )
+    noise = study_noise(results)
+    assert noise.degrees == 4, "baseline and nope with three seeds each"
+    assert noise.sd == pytest.approx(0.03, abs=1e-5)
+
+
+def test_study_noise_takes_each_setting_at_its_best_rate(tmp_path):
+    results = fabricate_study(tmp_path, {"learning_rate": SWEEP | {"seeds": SEEDS}})
+    for seed, loss in enumerate((3.0, 4.0, 5.0)):
+        change_summary(results, f"learning_rate/max_lr=0.02/seed{seed}", validation_loss=loss)
+    assert study_noise(results).sd == pytest.approx(0.03, abs=1e-5)
+
+
+def test_a_sweep_has_an_interpolated_optimum_and_an_edge(tmp_path):
+    results = fabricate_study(tmp_path, {"learning_rate": SWEEP})
+    (sweep,) = sweeps_by_model(results, results.experiment("learning_rate")).values()
+    # The made-up loss is a parabola in the logarithm of the rate with its minimum at 0.01.
+    assert sweep.best.max_lr == 0.01
+    assert sweep.interpolated[0] == pytest.approx(0.01, rel=1e-4)
+    assert (sweep.stable_up_to, sweep.breaks_at, sweep.is_at_border) == (0.02, 3.0, False)
+
+
+def test_a_short_run_looks_for_the_edge_alone(tmp_path):
+    runs = {
+        "grid": {"sweep": {"max_lr": [0.005, 0.01, 0.02]}},
+        "edge": {"total_tokens": 40960, "sweep": {"max_lr": [0.5, 5.0]}},
+    }
+    results = fabricate_study(tmp_path, {"learning_rate": ON_STORIES | {"runs": runs}})
+    fabricate_yardsticks(results, "stories", {409600: NGRAMS})
+    (sweep,) = sweeps_by_model(results, results.experiment("learning_rate")).values()
+    assert [(point.max_lr, point.is_short) for point in sweep.points][-2:] == [(0.5, True), (5.0, True)]
+    assert (sweep.best.max_lr, sweep.stable_up_to, sweep.breaks_at) == (0.01, 0.5, 5.0)
+
+
+def test_the_best_rate_at_the_border_is_not_interpolated(tmp_path):
+    results = fabricate_study(tmp_path, {"learning_rate": ON_STORIES | {"sweep": {"max_lr": [0.0025, 0.005]}}})
+    (sweep,) = sweeps_by_model(results, results.experiment("learning_rate")).values()
+    assert sweep.is_at_border
+    assert sweep.interpolated is None
+    assert sweep.optimum == 0.005
+
+
+def test_a_group_has_the_sweep_that_its_rate_is_from(tmp_path):
+    tuned = ON_STORIES | {"max_lr": {"best_of": "learning_rate"}, "runs": {"baseline": {}}}
+    results = fabricate_study(tmp_path, {"learning_rate": SWEEP, "no_pos_emb": tuned})
+    assert own_sweep(results, group_of(results, "no_pos_emb", "baseline")).breaks_at == 3.0
+
+
+# --- effects ----------------------------------------------------------------------------------------------------------
+
+
+def effect_in(results):
+    baseline, variant = seed_groups(results, results.experiment("no_pos_emb"))
+    return effect_of(results, variant, baseline, study_noise(results))
+
+
+def test_an_effect_has_the_interval_of_the_study_noise(nope):
+    effect, noise = effect_in(nope), study_noise(nope)
+    assert effect.difference == pytest.approx(0.24)
+    assert effect.differences == pytest.approx([0.24] * 3)
+    half_width = noise.difference_half_width(3)
+    assert effect.interval == pytest.approx((0.24 - half_width, 0.24 + half_width))
+    assert effect.variant == "no_pos_emb"
+
+
+def test_an_effect_with_a_failed_seed_is_the_median_without_an_interval(nope):
+    change_summary(nope, "no_pos_emb/nope/seed1", status="diverged", validation_loss=None)
+    effect = effect_in(nope)
+    assert (effect.num_failed, effect.interval) == (1, None)
+    assert effect.difference == pytest.approx(0.24)
+    assert len(effect.differences) == 2
+
+
+def test_seeds_of_the_variant_alone_are_compared_with_the_mean(tmp_path):
+    runs = {"baseline": {}, "nope": {"position_embedding": "none"}}
+    results = fabricate_study(tmp_path, {"no_pos_emb": ON_STORIES | {"seeds": SEEDS, "runs": runs}})
+    change_summary(results, "no_pos_emb/baseline/seed0", status="diverged", validation_loss=None)
+    # The median of the baseline's seeds 1 and 2 is 0.015 above the former.
+    assert effect_in(results).differences == pytest.approx([0.24 - 0.045, 0.24, 0.24], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("difference", "num_failed", "noise", "found"),
+    [
+        (0.2, 0, SeedNoise(0.03, 20), "higher"),
+        (-0.2, 0, SeedNoise(0.03, 20), "lower"),
+        (0.05, 0, SeedNoise(0.03, 20), "same"),
+        (0.2, 0, None, "not resolved"),
+        (0.2, 1, SeedNoise(0.03, 20), "not resolved"),
+        (None, 2, SeedNoise(0.03, 20), "diverges"),
+    ],
+)
+def test_the_outcome_found_depends_on_the_smallest_visible_difference(difference, num_failed, noise, found):
+    effect = Effect("nope", "no_pos_emb", difference, None, [], num_failed, 2, "nats per token", 0.01)
+    assert outcome_found(effect, noise) == found
