@@ -27,6 +27,7 @@ from lmpipe.report.incomplete import Gaps, analyze_available, available_results,
 from lmpipe.report.plots.ablations import effects_in, forest_plot
 from lmpipe.report.plots.charts import draw
 from lmpipe.report.plots.style import Drawing
+from lmpipe.report.prose import shared_names, with_sentences
 from lmpipe.report.section import commit, inline_svg, join_by_key, join_unique, machine, make_section
 from lmpipe.report.table_cells import html_text, markdown_inline, metric_text
 from lmpipe.study.paths import StudyPaths
@@ -145,7 +146,8 @@ def write_page(
     gaps: Gaps | None = None,
 ) -> None:
     """Write the page of a study; `gaps` lists what is missing of an incomplete one."""
-    problems = findings.problems
+    shared = shared_names(results.study)
+    problems = {name: with_sentences(name, finding, shared) for name, finding in findings.problems.items()}
     lineage = Lineage.read(results.folder, records(plan))
     effects = effects_in(problems)
     has_effects = any(effect.value is not None for effect in effects)

@@ -1,6 +1,7 @@
 """Prose of the report: one template for each problem, whose blocks are rendered from a finding's numbers."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,11 +18,12 @@ from lmpipe.io.formatting import (
 )
 from lmpipe.provenance.environment import PACKAGE
 from lmpipe.report.table_cells import markdown_inline
+from lmpipe.study.schema import Study
 
 PROBLEM_TEMPLATES = PACKAGE / "report" / "templates" / "problems"
 # Template of an experiment that belongs to no problem.
 EXPERIMENT_TEMPLATE = "experiment"
-CARD_BLOCKS = ("question", "answer", "details", "caveat", "found", "finding")
+CARD_BLOCKS = ("question", "answer", "details", "caveat", "found", "finding", "care")
 FIGURE_BLOCKS = ("title", "subtitle", "alt")
 MILLION, BILLION, TRILLION = 1e6, 1e9, 1e12
 
@@ -166,4 +168,26 @@ class Prose:
 
     def html(self, name: str) -> Markup:
         """Return a block as HTML."""
-        return Markup(markdown_inline(self.block(name)))
+        return markdown_inline(self.block(name))
+
+
+def shared_names(study: Study) -> dict[str, Any]:
+    """Return the names that all templates of a study may use: `study` and `label("stories")`."""
+
+    def label(name: str) -> str:
+        settings = study.corpora.get(name) or study.experiments.get(name)
+        return getattr(settings, "label", None) or name
+
+    return {"study": study, "label": label}
+
+
+def with_sentences(problem: str, finding: Finding, shared: Mapping[str, Any]) -> Finding:
+    """Return a finding whose question and sentences come from its template, if it has one."""
+    if finding.sentences or not has_template(problem):
+        return finding
+    prose = Prose(problem, finding, shared)
+    title = problem.replace("_", " ").capitalize()
+    if finding.status == "missing":
+        return replace(finding, title=title, question=prose.block("question"), sentences=[finding.reason])
+    sentences = [text for name in ("answer", "details", "caveat", "found") if (text := prose.block(name))]
+    return replace(finding, title=title, question=prose.block("question"), sentences=sentences)

@@ -153,13 +153,21 @@ def html_text(text: str | None, reason: str = "") -> Markup:
 
 
 def markdown_inline(text: str) -> Markup:
-    """Return a sentence with its Markdown code spans as elements; a number and its percent sign stay on one line.
+    """Return a sentence with its Markdown code spans and bold words as elements; "7 %" stays on one line.
 
-    >>> markdown_inline("run `a<b`, or ``a`b``")
-    Markup('run <code>a&lt;b</code>, or <code>a`b</code>')
+    >>> markdown_inline("run `a<b`, or ``a`b``"), markdown_inline("**At `a**b`** it breaks")
+    (Markup('run <code>a&lt;b</code>, or <code>a`b</code>'), Markup('<strong>At <code>a**b</code></strong> it breaks'))
     """
     whole = re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", str(escape(text)))
-    return Markup(re.sub(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", lambda match: code_element(match[2]), whole))
+    codes: list[str] = []
+
+    def hide_code(match: re.Match[str]) -> str:
+        codes.append(code_element(match[2]))
+        return f"\0{len(codes) - 1}\0"
+
+    hidden = re.sub(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", hide_code, whole.replace("\0", "␀"))
+    bold = re.sub(r"\*\*(?=\S)(.+?)(?<=\S)\*\*", r"<strong>\1</strong>", hidden)
+    return Markup(re.sub("\0(\\d+)\0", lambda match: codes[int(match[1])], bold))
 
 
 def code_element(text: str) -> str:

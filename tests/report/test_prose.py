@@ -1,0 +1,92 @@
+import pytest
+from jinja2 import UndefinedError
+
+from lmpipe.analysis.finding import Finding, Metric
+from lmpipe.analysis.problems.registry import analyze_all
+from lmpipe.report import prose
+from lmpipe.report.prose import PROBLEM_TEMPLATES, Prose, shared_names, with_sentences
+from lmpipe.study.problems import PROBLEMS
+from tests.support.fake_results import EXPERIMENTS, fabricate_study
+from tests.support.prose_lint import lint, page_faults
+
+TEMPLATE = """
+{% block question %}Which rate is best?{% endblock %}
+{% block answer %}**{{ m.best_lr | num }} is best**, with a loss of {{ m.loss | nats }}.{% endblock %}
+{% block details %}{% if has("edge") %}It breaks.{% endif %}{% endblock %}
+"""
+FINDING = Finding("answered", metrics={"best_lr": Metric(0.01414), "loss": Metric(3.3247), "edge": Metric(None)})
+
+
+@pytest.fixture
+def templates(tmp_path, monkeypatch):
+    """Return a folder of templates that takes the place of the package's."""
+    monkeypatch.setattr(prose, "PROBLEM_TEMPLATES", tmp_path)
+    prose.environment.cache_clear()
+    (tmp_path / "learning_rate.md.j2").write_text(TEMPLATE, encoding="utf-8")
+    yield tmp_path
+    prose.environment.cache_clear()
+
+
+def test_blocks_are_rendered_from_metrics(templates):
+    text = Prose("learning_rate", FINDING)
+    assert text.block("answer") == "**0.0141 is best**, with a loss of 3.32."
+    assert text.html("answer") == "<strong>0.0141 is best</strong>, with a loss of 3.32."
+    assert text.block("details") == text.block("caveat") == ""
+
+
+def test_unknown_metric_is_an_error(templates):
+    (templates / "learning_rate.md.j2").write_text("{% block answer %}{{ m.nothing | num }}{% endblock %}")
+    with pytest.raises(UndefinedError, match="nothing"):
+        Prose("learning_rate", FINDING).block("answer")
+
+
+def test_missing_finding_needs_no_metrics(templates):
+    finding = with_sentences("learning_rate", Finding("missing", reason="Add it."), {})
+    assert (finding.question, finding.sentences) == ("Which rate is best?", ["Add it."])
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("The loss is " + "very " * 36 + "low.", "40 words"),
+        ("Losses are 1, 2, 3 and 4.", "4 numbers"),
+        ("The loss is 3.3247.", "3.3247 has more than 3 significant digits"),
+        ("The run max_lr=1 ends.", "max_lr is a raw name"),
+        ("They end.", "'They' has no noun"),
+        ("This is low.", "'This is' has no noun"),
+    ],
+)
+def test_faults_of_a_sentence(text, fault):
+    assert any(fault in found for found in page_faults({("problem", "details"): text}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "In 2 of 5 seeds, 4.51 × 10¹² FLOPs of `max_lr=0.01` take 1 h 22 min.",
+        "The vocabulary has 1,024 ids and 345,000 parameters.",
+        "This rate is best.",
+    ],
+)
+def test_good_sentences_have_no_fault(text):
+    assert page_faults({("problem", "details"): text}) == []
+
+
+def test_a_sentence_is_printed_once():
+    blocks = {("one", "caveat"): "One seed only.", ("two", "caveat"): "One seed only."}
+    assert len(page_faults(blocks)) == 1
+
+
+def test_every_template_belongs_to_a_problem():
+    names = {path.name.removesuffix(".md.j2") for path in PROBLEM_TEMPLATES.glob("*.md.j2")}
+    assert names <= {*PROBLEMS, "adamw_accounting", "experiment"}
+
+
+def test_prose_of_a_study_has_no_fault(tmp_path):
+    results = fabricate_study(tmp_path)
+    assert lint(analyze_all(results).problems, shared_names(results.study)) == []
+
+
+def test_prose_of_a_study_without_results_has_no_fault(tmp_path):
+    results = fabricate_study(tmp_path, {"vocabulary": EXPERIMENTS["vocabulary"]})
+    assert lint(analyze_all(results).problems, shared_names(results.study)) == []
