@@ -1,3 +1,6 @@
+import re
+from typing import get_args
+
 import pytest
 
 from lmpipe.analysis.problems import (
@@ -8,9 +11,11 @@ from lmpipe.analysis.problems import (
 )
 from lmpipe.analysis.problems.write_up_comparison import compare_with_write_up
 from lmpipe.io.files import read_json, write_json
-from lmpipe.tokenizer.documents import StageCost, TokenizerEvaluation, TokenizerTraining, TrainingStages
+from lmpipe.report.prose import FIGURE_BLOCKS
+from lmpipe.tokenizer.documents import StageCost, TokenizerTraining, TokenKind, TrainingStages
 from lmpipe.tokenizer.evaluation import evaluate_tokenizers
 from tests.support.fake_results import results_of, write_corpus_info
+from tests.support.findings import prose
 from tests.tokenizer.test_evaluation import make_results
 
 MODULES = [train_bpe_tinystories, train_bpe_expts_owt, tokenizer_experiments]
@@ -39,10 +44,10 @@ def test_findings_are_complete(folder, module):
     assert all(figure.source and figure.value is not None for figure in finding.metrics.values())
     assert all((folder / figure.source).exists() for figure in finding.metrics.values())
     assert all(len(row) == len(table.columns) for table in finding.tables for row in table.rows)
-    for sentence in finding.sentences:
-        assert sentence.endswith(".")
-        assert "None" not in sentence
-        assert "nan" not in sentence.split()
+    blocks = prose(module.ID, finding)
+    assert blocks["question"].endswith("?") and blocks["answer"].endswith(".")
+    assert all(blocks[f"{figure.id}_{block}"] for figure in finding.figures for block in FIGURE_BLOCKS)
+    assert not re.search(r"\b(None|nan)\b", " ".join(blocks.values()))
 
 
 @pytest.mark.parametrize(("module", "corpus"), [(train_bpe_tinystories, "stories"), (train_bpe_expts_owt, "docs")])
@@ -60,6 +65,7 @@ def test_the_longest_tokens_are_named_and_judged(folder):
     longest = read_json(folder / "tokenizer_experiments.json")["tokenizers"]["stories"]["longest_tokens"]
     assert stories.metrics["longest_token"].value == longest[0]["text"]
     assert stories.metrics["longest_token_bytes"].value == longest[0]["bytes"]
+    assert stories.facts["num_words"] == sum(token["kind"] in ("word", "joined words") for token in longest)
 
 
 def test_the_vocabularies_are_compared_for_the_web_corpus(folder):
@@ -70,6 +76,18 @@ def test_the_vocabularies_are_compared_for_the_web_corpus(folder):
     assert finding.metrics["share_of_web_shared"].value == overlap["shared"] / (330 - 257)
     by_kind = next(table for table in finding.tables if "kind" in table.caption)
     assert sum(row[1] for row in by_kind.rows) == 330 - 257
+    lengths = finding.figures[0].data.groups
+    assert [sum(counts) for counts in lengths.values()] == [330 - 257, 330 - 257]
+
+
+def test_a_power_law_of_frequencies_has_its_exponent(folder):
+    compared = read_json(folder / "tokenizer_experiments.json")
+    for row in compared["compression"]:
+        row["frequencies"] = {"1": 4_000, "2": 2_000, "4": 1_000, "8": 500}
+    write_json(folder / "tokenizer_experiments.json", compared)
+    finding = find(train_bpe_expts_owt, folder)
+    assert finding.metrics["zipf_exponent_web"].value == pytest.approx(-1)
+    assert finding.figures[1].data.lines[0].x == [1, 2, 4, 8]
 
 
 def test_compression_figures_are_those_of_the_cross_table(folder):
@@ -83,8 +101,10 @@ def test_compression_figures_are_those_of_the_cross_table(folder):
         "bytes_per_token_simple_by_web": ("stories", "docs"),
     }
     for name, pair in pairs.items():
-        assert figures[name].value == by_names[pair]["sample_bytes_per_token"]
-        assert figures[f"{name}_whole_split"].value == by_names[pair]["valid_bytes_per_token"]
+        assert figures[name].value == by_names[pair]["valid_bytes_per_token"]
+    tokens = {pair: row["valid_tokens"] for pair, row in by_names.items()}
+    growth = tokens["docs", "stories"] / tokens["docs", "docs"] - 1
+    assert figures["growth_web_by_simple"].value == pytest.approx(growth)
 
 
 def test_throughput_is_that_on_web_text_and_gives_the_hours_for_the_pile(folder):
@@ -103,8 +123,10 @@ def test_throughput_is_that_on_web_text_and_gives_the_hours_for_the_pile(folder)
     assert "12.3 MB of docs" in hours.caveat and "OpenWebText" in hours.caveat
     other = {name: corpus | {"stands_for": None} for name, corpus in CORPORA.items()}
     assert find(tokenizer_experiments, folder, other).metrics["throughput_bytes_per_second"].value == 9e6
-    (plot,) = finding.plots
-    assert "tokenizer docs" in plot.data.groups
+    assert finding.facts["pile_factor"] == 825e9 / finding.facts["timed_bytes"]
+    line = {line.label: line for line in finding.figures[0].data.lines}["docs"]
+    assert line.x[-1] == 330 - 257
+    assert line.y[-1] == finding.metrics["bytes_per_token_web_own"].value
 
 
 def test_a_vocabulary_beyond_16_bits_is_said_not_to_fit(folder):
@@ -116,6 +138,8 @@ def test_a_vocabulary_beyond_16_bits_is_said_not_to_fit(folder):
     finding = find(tokenizer_experiments, folder)
     assert finding.metrics["uint16_suffices"].value is False
     assert finding.metrics["round_trip"].value is False
+    assert len(finding.facts["not_restored"]) == 1
+    assert "**" in prose("tokenizer_experiments", finding)["details"]
 
 
 def test_a_study_with_one_corpus_has_what_it_can_have(folder):
@@ -125,11 +149,13 @@ def test_a_study_with_one_corpus_has_what_it_can_have(folder):
     web = find(train_bpe_expts_owt, folder, study)
     assert web.status == "answered"
     assert "shared_tokens" not in web.metrics
+    assert prose("train_bpe_expts_owt", web)["token_lengths_title"]
     compression = find(tokenizer_experiments, folder, study)
     assert compression.status == "partial"
     assert compression.metrics["bytes_per_token_web_own"].value > 1
     assert compression.metrics["bytes_per_token_simple_own"].value is None
     assert compression.metrics["bytes_per_token_simple_own"].missing_reason
+    assert prose("tokenizer_experiments", compression)["answer"]
 
 
 def test_missing_results_are_told_with_their_remedy(folder):
@@ -137,26 +163,28 @@ def test_missing_results_are_told_with_their_remedy(folder):
     finding = find(train_bpe_tinystories, folder)
     assert finding.status == "partial"
     assert finding.metrics["longest_token"].missing_reason
+    assert prose("train_bpe_tinystories", finding)["answer"]
     assert find(tokenizer_experiments, folder).status == "missing"
     (folder / "tokenizers" / "stories" / "training.json").unlink()
-    assert "snakemake" in find(train_bpe_tinystories, folder).sentences[0]
+    assert "snakemake" in find(train_bpe_tinystories, folder).reason
 
 
 def test_a_text_with_too_few_pairs_is_reported(folder):
-    corpora = CORPORA | {"stories": CORPORA["stories"] | {"tokenizer": {"vocab_size": 5000}}}
-    training = TokenizerTraining.read(folder / "tokenizers/stories/training.json")
-    for study, num_sentences in ((CORPORA, 1), (corpora, 2)):
-        results = results_of(folder, corpora=study)
-        assert len(tokenizer_training.vocabulary_sentences(results, "stories", training)) == num_sentences
+    short = CORPORA | {"stories": CORPORA["stories"] | {"tokenizer": {"vocab_size": 5000}}}
+    enough, too_few = (prose("train_bpe_tinystories", find(train_bpe_tinystories, folder, c)) for c in (CORPORA, short))
+    assert "5,000" in too_few["caveat"]
+    assert "330" not in enough["caveat"]
 
 
 def test_every_odd_kind_has_words(folder):
-    evaluation = TokenizerEvaluation.read(folder / "tokenizer_experiments.json")
-    profile = evaluation.tokenizers["stories"]
-    kinds = ["mojibake", "number", "punctuation", "repetition", "white space", "mixed", "not valid UTF-8", "mojibake"]
-    tokens = tuple(profile.longest_tokens[0].model_copy(update={"kind": kind, "occurrences": 3}) for kind in kinds)
-    (sentence,) = tokenizer_training.sense_sentences(profile.model_copy(update={"longest_tokens": tokens}))
-    assert all(words[kinds.count(kind) - 1] in sentence for kind, words in tokenizer_training.ODD_KINDS.items())
+    evaluation = read_json(folder / "tokenizer_experiments.json")
+    (token, *_) = evaluation["tokenizers"]["stories"]["longest_tokens"]
+    kinds = [kind for kind in get_args(TokenKind) if kind not in tokenizer_training.WORDS]
+    evaluation["tokenizers"]["stories"]["longest_tokens"] = [token | {"kind": kind} for kind in kinds]
+    write_json(folder / "tokenizer_experiments.json", evaluation)
+    finding = find(train_bpe_tinystories, folder)
+    assert finding.facts["odd_kinds"] == kinds
+    assert prose("train_bpe_tinystories", finding)["details"]
 
 
 def test_full_text_time_grows_with_its_bytes_and_unique_pretokens(folder):
@@ -167,11 +195,12 @@ def test_full_text_time_grows_with_its_bytes_and_unique_pretokens(folder):
     tenth = {"bytes": text_bytes / 10, "unique_pretokens": unique / 4, "stages": TrainingStages(**stages)}
     metrics = tokenizer_training.extrapolation(training.model_copy(update=tenth), "training.json", "web")
     assert metrics["full_text_seconds"].value == pytest.approx(38)
+    assert metrics["full_text_factor"].value == pytest.approx(10)
 
 
 def test_no_extrapolation_to_a_text_of_the_same_size(folder):
     text_bytes, _ = tokenizer_training.FULL_TEXTS["web"]
-    training = TokenizerTraining.read(folder / "tokenizers/docs/training.json")
-    whole = training.model_copy(update={"bytes": text_bytes})
-    assert tokenizer_training.extrapolation_sentences(training, "training.json", "web")
-    assert not tokenizer_training.extrapolation_sentences(whole, "training.json", "web")
+    assert "extrapolated" in prose("train_bpe_expts_owt", find(train_bpe_expts_owt, folder))["caveat"]
+    path = folder / "tokenizers/docs/training.json"
+    TokenizerTraining.read(path).model_copy(update={"bytes": text_bytes}).write(path)
+    assert "extrapolated" not in prose("train_bpe_expts_owt", find(train_bpe_expts_owt, folder))["caveat"]

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 
 from lmpipe.data.encode import encode_file
@@ -64,6 +66,30 @@ def test_every_tokenizer_is_measured_on_every_corpus(results, compared):
     for corpus, other in (("stories", "docs"), ("docs", "stories")):
         own, foreign = rows[corpus, corpus], rows[other, corpus]
         assert own.valid_bytes_per_token > foreign.valid_bytes_per_token
+
+
+def test_compression_by_merges_is_that_of_tokenizers_with_fewer_merges(results, compared):
+    name = "stories"
+    own = next(row for row in compared.compression if row.tokenizer == row.corpus == name)
+    data = (results / "corpora" / name / "valid.txt").read_bytes()
+    tokenizer = Tokenizer.from_folder(results / "tokenizers" / name)
+    by_merges = compared.tokenizers[name].compression_by_merges
+    assert list(by_merges) == ["16", "32", "64", "73"]
+    assert by_merges["73"] == own.valid_bytes_per_token
+    vocab = {index: bytes([index]) for index in range(256)} | {
+        256 + rank: left + right for rank, (left, right) in enumerate(tokenizer.merges[:16])
+    }
+    ids = Tokenizer(vocab, tokenizer.merges[:16], [END_OF_TEXT]).encode(pretokenizer.decode_utf8(data))
+    assert by_merges["16"] == len(data) / len(ids)
+
+
+def test_frequencies_by_rank_are_those_of_the_validation_text(results, compared):
+    row = next(row for row in compared.compression if row.tokenizer == row.corpus == "docs")
+    data = (results / "corpora" / "docs" / "valid.txt").read_bytes()
+    ids = Tokenizer.from_folder(results / "tokenizers" / "docs").encode(pretokenizer.decode_utf8(data))
+    ordered = [count for _, count in Counter(ids).most_common()]
+    assert [ordered[int(rank) - 1] for rank in row.frequencies] == list(row.frequencies.values())
+    assert list(row.frequencies)[:6] == ["1", "2", "3", "4", "6", "8"]
 
 
 def test_sample_metrics_belong_to_the_sampled_documents(results, compared):

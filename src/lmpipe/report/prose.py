@@ -159,7 +159,7 @@ class Prose:
             "effects": finding.effects,
             "expectations": finding.expectations,
         }
-        self.context = self.template.new_context(dict(shared or {}) | facts)
+        self.context = self.template.new_context({"label": str} | dict(shared or {}) | facts)
 
     def block(self, name: str) -> str:
         """Return a block's text in one line; empty if the template has no such block."""

@@ -25,7 +25,7 @@ _ROWS = (
     Problem("unicode2"),
     Problem("train_bpe_tinystories"),
     Problem("train_bpe_expts_owt"),
-    Problem("tokenizer_experiments", is_headline=True),
+    Problem("tokenizer_experiments"),
     Problem("transformer_accounting"),
     Problem("adamwAccounting", module="adamw_accounting"),
     Problem("learning_rate_tuning"),

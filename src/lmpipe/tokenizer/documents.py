@@ -117,6 +117,8 @@ class Compression(Document):
     """Bytes of the validation text, with delimiters, for each token."""
     largest_id: NonNegativeInt
     """Largest id in the validation text."""
+    frequencies: dict[str, PositiveInt]
+    """Occurrences in the validation text of the tokens at ranks 1, 2, 3, 4, 6, 8, ..., the most frequent first."""
     round_trip: bool
     """True if decoding gives the sampled documents back."""
 
@@ -185,6 +187,8 @@ class VocabularyProfile(Document):
     """Mean length of the merged tokens in bytes; null without merges."""
     lengths: dict[str, PositiveInt]
     """Number of merged tokens by their length in bytes."""
+    compression_by_merges: dict[str, PositiveFloat]
+    """Bytes per token of the validation text (its first documents) after the first 16, 32, 64, ..., and all merges."""
     kinds: dict[TokenKind, PositiveInt]
     """Number of merged tokens by kind."""
     words_after_space: NonNegativeInt

@@ -31,6 +31,7 @@ from lmpipe.tokenizer.documents import (
 from lmpipe.tokenizer.parallel_encoding import encode_blocks
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, decode_utf8, documents, encode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
+from lmpipe.tokenizer.vocabulary import MAX_VOCAB_SIZE
 
 NUM_SAMPLE_DOCUMENTS = 10
 NUM_LONGEST_TOKENS = 10
@@ -38,6 +39,7 @@ EXAMPLES = 12
 EXCERPT_CHARACTERS = 60
 THROUGHPUT_BYTES = 4_000_000
 THROUGHPUT_PASSES = 3
+MIN_MERGES = 16  # of the shortest prefix of the merges whose compression is measured
 PILE_BYTES = 825_000_000_000  # The Pile (Gao et al. 2020)
 MAX_UINT16 = 65_535
 MAX_PERIOD = 4  # characters that a repetition repeats
@@ -78,7 +80,8 @@ def evaluate_tokenizers(
         throughput = measure_throughput(opened[name], text_prefix(train_text, throughput_bytes))
         max_ids = [row.largest_id for row in rows if row.tokenizer == name]
         uint16 = check_uint16(paths.tokens(name, "train").with_suffix(".json"), max_ids, opened[name].vocab_size)
-        profiles[name] = profile_vocabulary(opened[name], corpus, train_text, throughput, uint16)
+        by_merges = compression_by_merges(opened[name], text_prefix(paths.text(corpus, "valid"), throughput_bytes))
+        profiles[name] = profile_vocabulary(opened[name], corpus, train_text, throughput, uint16, by_merges)
     return TokenizerEvaluation(
         seed=seed,
         pile_bytes=PILE_BYTES,
@@ -126,8 +129,31 @@ def measure_compression(
         valid_tokens=tokens,
         valid_bytes_per_token=path.stat().st_size / tokens,
         largest_id=int(counts.nonzero()[0].max(initial=0)),
+        frequencies=rank_frequencies(counts),
         round_trip=list(map(tokenizer.decode_bytes, encoded)) == list(sample.values()),
     )
+
+
+def rank_frequencies(counts: np.ndarray) -> dict[str, int]:
+    """Return the counts (vocab,) above 0 at ranks that grow by a factor of √2, the largest first.
+
+    >>> rank_frequencies(np.array([7, 0, 9, 8, 5, 6]))
+    {'1': 9, '2': 8, '3': 7, '4': 6}
+    """
+    ordered = np.sort(counts[counts > 0])[::-1]
+    ranks = dict.fromkeys(round(2 ** (half / 2)) for half in range(2 * MAX_VOCAB_SIZE.bit_length()))
+    return {str(rank): int(ordered[rank - 1]) for rank in ranks if rank <= len(ordered)}
+
+
+def compression_by_merges(tokenizer: Tokenizer, text: str) -> dict[str, float]:
+    """Return the bytes per token of a text with the first MIN_MERGES · 2ⁿ merges of a tokenizer, and with all."""
+    size, total, compression, merges = len(encode_utf8(text)), len(tokenizer.merges), {}, MIN_MERGES
+    while True:
+        prefix = Tokenizer(tokenizer.vocab, tokenizer.merges[:merges], tokenizer.special_tokens)
+        compression[str(min(merges, total))] = size / len(prefix.encode_to_numpy(text))
+        if merges >= total:
+            return compression
+        merges *= 2
 
 
 def text_prefix(path: Path, limit: int) -> str:
@@ -172,7 +198,12 @@ def check_uint16(token_file: Path, max_ids: Sequence[int], vocab_size: int) -> U
 
 
 def profile_vocabulary(
-    tokenizer: Tokenizer, corpus: str, train_text: Path, throughput: Throughput, uint16: Uint16Check
+    tokenizer: Tokenizer,
+    corpus: str,
+    train_text: Path,
+    throughput: Throughput,
+    uint16: Uint16Check,
+    by_merges: dict[str, float],
 ) -> VocabularyProfile:
     """Summarize the merged tokens: lengths, kinds, and the longest ones with their occurrences in the training text."""
     merged = merged_tokens(tokenizer)
@@ -187,6 +218,7 @@ def profile_vocabulary(
         merges=len(tokenizer.merges),
         mean_length=fmean(map(len, merged)) if merged else None,
         lengths={str(length): lengths[length] for length in sorted(lengths)},
+        compression_by_merges=by_merges,
         kinds=dict(Counter(map(token_kind, merged)).most_common()),
         words_after_space=sum(1 for token in merged if re.fullmatch(rb" [A-Za-z]+", token)),
         longest_tokens=tuple(longest_tokens(tokenizer, train_text)),

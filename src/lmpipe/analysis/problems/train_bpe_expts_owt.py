@@ -3,30 +3,21 @@
 from dataclasses import replace
 
 from lmpipe.analysis.finding import Finding
-from lmpipe.analysis.problems.tokenizer_training import (
-    analyze_training,
-    comparison_metrics,
-    comparison_sentences,
-    comparison_tables,
-)
+from lmpipe.analysis.problems import tokenizer_training as training
 from lmpipe.analysis.results import Results
 
 ID = "train_bpe_expts_owt"
-TITLE = "Training a tokenizer on web text"
-QUESTION = (
-    "What does training a byte-level BPE tokenizer on OpenWebText cost, what is its longest token and does that make "
-    "sense, and how does its vocabulary differ from the one of TinyStories?"
-)
 
 
 def analyze(results: Results) -> Finding:
-    """Return the cost, stages and longest tokens of the web tokenizer, and its overlap with the simple one."""
-    finding = analyze_training(results, "web")
+    """Return cost, stages and longest tokens of the web corpus's tokenizer, and its overlap with the simple one."""
+    finding = training.analyze_training(results, "web")
     if finding.status == "missing":
         return finding
     return replace(
         finding,
-        metrics=finding.metrics | comparison_metrics(results),
-        sentences=[*finding.sentences, *comparison_sentences(results)],
-        tables=[*finding.tables, *comparison_tables(results)],
+        metrics=finding.metrics | training.comparison_metrics(results) | training.zipf_exponents(results),
+        facts=finding.facts | training.comparison_facts(results),
+        tables=[*finding.tables, *training.kinds_table(results)],
+        figures=training.comparison_figures(results),
     )
