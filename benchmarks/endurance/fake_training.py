@@ -139,7 +139,7 @@ def finish(stored: StoredRun, inputs: RunInputs) -> None:
     losses = ("final_train_loss", "validation_loss", "best_validation_loss")
     status = dict.fromkeys(losses, loss) | {"perplexity": math.exp(loss), "bits_per_byte": loss / math.log(2)}
     if max_lr > MAX_STABLE_LR:
-        status = dict.fromkeys(status) | {"status": "diverged", "reason": "too high a rate", "diverged_step": steps}
+        status = dict.fromkeys(status) | {"status": "diverged", "reason": "too high a rate", "detected_step": steps}
     sizes = {"steps": steps, "planned_steps": steps, "tokens": steps * inputs.tokens_per_step}
     stored.finish(run_summary(initial_loss=entropy + 1, unigram_entropy=entropy, **sizes, **status))
 

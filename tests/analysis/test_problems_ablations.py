@@ -181,7 +181,7 @@ def test_other_tokens_compare_in_bits_per_byte_and_other_texts_not_at_all(tmp_pa
 
 def test_a_variant_that_always_diverges_is_a_result(tmp_path):
     results = fabricate_study(tmp_path, {"no_pos_emb": ON_STORIES | {"runs": NOPE}})
-    change_summary(results, "no_pos_emb/nope/seed0", status="diverged", diverged_step=9)
+    change_summary(results, "no_pos_emb/nope/seed0", status="diverged", detected_step=9)
     finding = find("no_pos_emb", results)
     assert finding.status == "answered"
     assert value(finding, "difference") is None

@@ -103,14 +103,14 @@ def test_stuck_rates_neither_finished_nor_diverged(tmp_path, rates, statuses, ed
     results = fabricate_study(tmp_path, {"learning_rate": sweep(*rates)})
     for rate, status in statuses.items():
         step = 9 if status == "diverged" else None
-        change_summary(results, f"learning_rate/max_lr={rate}/seed0", status=status, diverged_step=step)
+        change_summary(results, f"learning_rate/max_lr={rate}/seed0", status=status, detected_step=step)
     finding = find("learning_rate", results)
     assert (value(finding, "largest_finished_max_lr"), value(finding, "smallest_diverged_max_lr")) == edge
 
 
 def test_a_rate_that_diverged_with_one_seed_of_three_diverged(tmp_path):
     results = fabricate_study(tmp_path, {"learning_rate": sweep(0.003, 0.01, 0.03, seeds=[0, 1, 2])})
-    change_summary(results, "learning_rate/max_lr=0.03/seed1", status="diverged", diverged_step=9)
+    change_summary(results, "learning_rate/max_lr=0.03/seed1", status="diverged", detected_step=9)
     finding = find("learning_rate", results)
     assert (value(finding, "largest_finished_max_lr"), value(finding, "smallest_diverged_max_lr")) == (0.01, 0.03)
 

@@ -101,17 +101,28 @@ def test_split_shorter_than_a_window_is_refused():
         get_batch(np.arange(4), 0, 0, 2, 4)
 
 
-@given(st.integers(2, 60), st.integers(1, 20), st.none() | st.integers(1, 80))
-def test_validation_windows_make_every_token_a_target_once(length, context_length, limit):
+@given(st.integers(2, 60), st.integers(1, 20))
+def test_validation_windows_make_every_token_a_target_once(length, context_length):
     split = np.arange(length, dtype=np.uint16)
-    windows = list(validation_windows(split, context_length, limit))
+    windows = list(validation_windows(split, context_length))
     targets_in_order = np.concatenate([targets for _, targets in windows])
-    np.testing.assert_array_equal(targets_in_order, np.arange(1, length)[:limit])
+    np.testing.assert_array_equal(targets_in_order, np.arange(1, length))
     for inputs, targets in windows:
         np.testing.assert_array_equal(targets, inputs + 1)
         assert inputs.dtype == targets.dtype == np.int64
     assert [len(inputs) for inputs, _ in windows[:-1]] == [context_length] * (len(windows) - 1)
     assert 1 <= len(windows[-1][0]) <= context_length
+
+
+@given(st.integers(2, 200), st.integers(1, 20), st.integers(1, 250))
+def test_limited_validation_windows_are_strided_over_the_split(length, context_length, limit):
+    split = np.arange(length, dtype=np.uint16)
+    every = [inputs[0] for inputs, _ in validation_windows(split, context_length)]
+    starts = [inputs[0] for inputs, _ in validation_windows(split, context_length, limit)]
+    assert set(starts) <= set(every)
+    assert len(starts) == min(len(every), max(1, limit // context_length))
+    gaps = np.diff([-every[-1] / len(starts) / 2 if len(starts) > 1 else 0, *starts])[1:]
+    assert gaps.size == 0 or gaps.max() - gaps.min() <= context_length
 
 
 def test_a_validation_split_needs_two_tokens():

@@ -23,7 +23,9 @@ RESULT_KEYS = (
     "bits_per_byte",
     "final_train_loss",
     "initial_loss",
-    "diverged_step",
+    "detected_step",
+    "divergence_step",
+    "validation_loss_se",
     "init_digests",
     "batches_sha256",
 )

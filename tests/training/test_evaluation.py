@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -6,7 +7,14 @@ import torch
 
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig
-from lmpipe.training.evaluation import evaluate, mean_loss, next_token_losses, token_byte_lengths, window_batches
+from lmpipe.training.evaluation import (
+    DocumentLosses,
+    evaluate,
+    mean_loss,
+    next_token_losses,
+    token_byte_lengths,
+    window_batches,
+)
 from tests.support.tiny_study import tiny_tokenizer
 
 
@@ -48,3 +56,39 @@ def test_bits_per_byte_by_hand():
     assert (result.validation_tokens, result.validation_bytes) == (4, 5)
     assert result.loss == pytest.approx(math.log(263))
     assert result.bits_per_byte == pytest.approx(3 * math.log2(263) / 5)
+    assert math.isnan(evaluate(model, tokens[3:], token_byte_lengths(tiny_tokenizer()), "float32", print).loss_se)
+
+
+@pytest.mark.parametrize("ends", [[7, 8, 30, 59], [7, 8, 30], [0, 1], []])
+def test_standard_error_is_that_of_the_ratio_over_documents(ends):
+    losses, is_end = np.random.default_rng(3).exponential(2.0, 60), np.zeros(60, bool)
+    is_end[ends] = True
+    documents = DocumentLosses()
+    for start, stop in pairwise([0, 5, 8, 31, 60]):
+        documents.add(losses[start:stop], is_end[start:stop])
+    bounds = [0, *(end + 1 for end in ends), 60]
+    parts = [losses[start:stop] for start, stop in pairwise(bounds) if stop > start]
+    assert documents.mean == pytest.approx(losses.mean(), rel=1e-12)
+    assert documents.targets == 60
+    if len(parts) == 1:
+        assert math.isnan(documents.standard_error)
+        return
+    # The residuals sum to 0, so this is the naive formula with their sample variance.
+    residuals = [part.sum() - losses.mean() * len(part) for part in parts]
+    expected = math.sqrt(len(parts) * np.var(residuals, ddof=1)) / 60
+    assert documents.standard_error == pytest.approx(expected, rel=1e-9)
+
+
+def test_standard_error_matches_the_jackknife_over_documents():
+    generator = np.random.default_rng(5)
+    counts = generator.integers(20, 60, 400)
+    parts = [
+        generator.exponential(mean, count) for mean, count in zip(generator.uniform(1, 3, 400), counts, strict=True)
+    ]
+    documents = DocumentLosses()
+    for part in parts:
+        documents.add(part, np.arange(len(part)) == len(part) - 1)
+    sums = np.array([part.sum() for part in parts])
+    leave_one_out = (sums.sum() - sums) / (counts.sum() - counts)
+    jackknife = math.sqrt(399 / 400 * np.square(leave_one_out - leave_one_out.mean()).sum())
+    assert documents.standard_error == pytest.approx(jackknife, rel=0.01)

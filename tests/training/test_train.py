@@ -80,13 +80,17 @@ def test_a_run_leaves_the_files_of_the_contract(study):
     assert summary["final_train_loss"] == pytest.approx(sum(latest) / 20, abs=1e-6)
     curve = [float(row["validation_loss"]) for row in rows if row["validation_loss"]]
     assert summary["best_validation_loss"] == pytest.approx(min(curve), abs=1e-6)
+    assert curve[-1] == pytest.approx(summary["validation_loss"], rel=1e-8), "the whole split"
+    assert 0 < summary["validation_loss_se"] < summary["validation_loss"]
     assert summary["perplexity"] == pytest.approx(math.exp(summary["validation_loss"]))
     assert summary["validation_loss"] < summary["unigram_entropy"] < math.log(263)
     assert summary["parameters"] == sum(weight.numel() for weight in load_file(output / "model.safetensors").values())
     assert 0 < summary["train_seconds"] < elapsed
     assert summary["tokens_per_second"] == pytest.approx(summary["tokens"] / summary["train_seconds"])
     assert (summary["threads"], summary["precision"], summary["num_resumes"]) == (1, "float32", 0)
-    assert summary["peak_memory_bytes"] > 10**7
+    assert summary["peak_memory_bytes"] >= summary["memory_before_bytes"] > 10**7
+    assert 0 < summary["compile_seconds"] < elapsed
+    assert summary["detected_step"] is summary["divergence_step"] is None
     assert "model.transformer" in summary["code"]
 
 
@@ -243,7 +247,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_last_finite_weights(stu
     summary, rows = summary_of(study / "run"), rows_of(study / "run")
     assert summary["status"] == "diverged"
     assert "not finite" in summary["reason"]
-    assert summary["diverged_step"] == int(rows[-1]["step"]) == summary["steps"] + 1
+    assert summary["detected_step"] == int(rows[-1]["step"]) == summary["steps"] + 1
     assert rows[-1]["train_loss"] == "" or rows[-1]["grad_norm"] == ""
     assert summary["validation_loss"] is None
     assert "nan" not in (study / "run/metrics.csv").read_text().lower()
@@ -255,8 +259,10 @@ def test_a_loss_that_climbs_ends_the_run(study):
     summary, rows = summary_of(study / "run"), rows_of(study / "run")
     assert summary["status"] == "diverged"
     assert "nats above its start" in summary["reason"]
-    assert summary["diverged_step"] == summary["steps"] == int(rows[-1]["step"]) < STEPS
+    assert summary["detected_step"] == summary["steps"] == int(rows[-1]["step"]) < STEPS
     assert summary["steps"] >= 3 + 20
+    losses = [float(row["train_loss"]) for row in rows[1:]]
+    assert summary["divergence_step"] == max(step for step, loss in enumerate(losses, 1) if loss <= losses[0]) < 23
     assert summary["final_train_loss"] > summary["initial_loss"] + 0.5
     before = [float(row["train_loss"]) for row in rows[1:-1]][-20:]
     assert len(rows) == 3 + 20 + 1 or sum(before) / 20 <= summary["initial_loss"] + 0.5

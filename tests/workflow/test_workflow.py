@@ -152,7 +152,7 @@ def test_every_section_says_how_it_was_made_and_its_command_can_be_given(folder,
 def test_the_diverged_run_is_a_result(results):
     run = Run.read(results.folder / "runs" / "learning_rate" / "max_lr=300.0" / "seed0")
     assert run.status == "diverged"
-    assert run.summary.diverged_step > 0
+    assert run.summary.detected_step > 0
 
 
 def test_runs_that_experiments_share_are_trained_once(results):

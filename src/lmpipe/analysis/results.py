@@ -37,7 +37,7 @@ SUMMARY_COLUMNS = (
     "device",
     "threads",
     "precision",
-    "diverged_step",
+    "detected_step",
 )
 Doc = TypeVar("Doc", bound=Document)
 

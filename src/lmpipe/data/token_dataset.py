@@ -111,12 +111,15 @@ def validation_windows(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield fixed windows (seq,) int64 of inputs and targets in which every token but the first is a target once.
 
-    The last window may be shorter; `limit_tokens` bounds the number of targets. Raises InputError for a split of fewer
-    than two tokens.
+    The last window may be shorter. With `limit_tokens`, yield that many targets, and one window at least: windows in
+    equal strides over the whole split. Raises InputError for a split of fewer than two tokens.
     """
     if len(tokens) < 2:
         raise InputError("validation split", f"has {len(tokens)} tokens, but needs 2", "give it more text")
-    targets = len(tokens) - 1 if limit_tokens is None else min(len(tokens) - 1, limit_tokens)
-    for start in range(0, targets, context_length):
-        window = np.asarray(tokens[start : min(start + context_length, targets) + 1], dtype=np.int64)
+    starts = range(0, len(tokens) - 1, context_length)
+    total = len(starts)
+    count = total if limit_tokens is None else min(total, max(1, limit_tokens // context_length))
+    for index in range(count):
+        start = starts[(2 * index + 1) * total // (2 * count)]
+        window = np.asarray(tokens[start : start + context_length + 1], dtype=np.int64)
         yield window[:-1], window[1:]

@@ -58,6 +58,12 @@ def use_cpu_kernels(x: Tensor) -> bool:
     return x.device.type == "cpu" and is_supported and not torch.compiler.is_compiling()
 
 
+def load_kernels(device: torch.device) -> None:
+    """Load the kernels of a CPU, compiled if necessary, before a clock starts."""
+    if device.type == "cpu":
+        load(KERNEL_MODULE)
+
+
 def run_kernel(name: str, units: int, unit_elements: int, *args: Tensor | int | None) -> None:
     """Run a kernel over `units` units of work of `unit_elements` elements; tensors are contiguous, None becomes 0."""
     pointers = [(arg.data_ptr(), arg.nbytes) if isinstance(arg, Tensor) else arg or 0 for arg in args]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lmpipe.errors import InputError
 from lmpipe.io.progress import progress
-from lmpipe.kernels.bpe.merge_loop import MergeLoop
+from lmpipe.kernels.bpe import merge_loop, pretoken_table
 from lmpipe.provenance.environment import peak_memory_bytes
 from lmpipe.tokenizer.documents import PretokenShard, StageCost, TokenizerTraining, TrainingStages
 from lmpipe.tokenizer.pretoken_counts import PretokenCounts, count_pretokens, load_counts, sum_counts
@@ -53,10 +53,10 @@ def merge_pretokens(
     """
     vocab = initial_vocabulary(vocab_size, special_tokens)
     num_merges = vocab_size - len(vocab)
-    merge_loop, merges = MergeLoop(PretokenCounts.from_mapping(counts).arrays, len(vocab), num_merges), []
+    loop, merges = merge_loop.MergeLoop(PretokenCounts.from_mapping(counts).arrays, len(vocab), num_merges), []
     del counts  # the loop has its own records of them
     with progress("merging", num_merges, "merges") as bar:
-        pairs = merge_loop.run(bar.advance)
+        pairs = loop.run(bar.advance)
     for left, right in pairs.tolist():
         merges.append((vocab[left], vocab[right]))
         vocab[len(vocab)] = vocab[left] + vocab[right]
@@ -80,6 +80,10 @@ def train_tokenizer(
         peak_memory_bytes=max((shard.peak_memory_bytes for shard in shards), default=0),
     )
     started = time.perf_counter()
+    pretoken_table.load_kernels()
+    merge_loop.load_kernels(vocab_size)
+    compile_seconds = sum(shard.compile_seconds for shard in shards) + time.perf_counter() - started
+    started = time.perf_counter()
     counts = sum_counts(load_counts(path) for path in counts_paths)
     if not counts:
         raise InputError(corpus, "has no text to train on", "give the corpus documents")
@@ -98,6 +102,7 @@ def train_tokenizer(
         sha256=tokenizer.sha256,
         stages=stages,
         wall_seconds=stages.count.wall_seconds + stages.merge.wall_seconds + stages.save.wall_seconds,
+        compile_seconds=compile_seconds,
         peak_memory_bytes=max(stage.peak_memory_bytes for stage in (stages.count, stages.merge, stages.save)),
         bytes=sum(shard.bytes for shard in shards),
         pretokens=sum(shard.pretokens for shard in shards),

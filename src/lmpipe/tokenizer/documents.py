@@ -31,6 +31,8 @@ class PretokenShard(Document):
     """Different pre-tokens."""
     wall_seconds: NonNegativeFloat
     """Duration of counting."""
+    compile_seconds: NonNegativeFloat
+    """Time to compile or load kernels before that."""
     peak_memory_bytes: NonNegativeInt
     """Peak memory of the process."""
 
@@ -74,6 +76,8 @@ class TokenizerTraining(Document):
     """Costs by stage."""
     wall_seconds: PositiveFloat
     """Duration of all stages."""
+    compile_seconds: NonNegativeFloat
+    """Time to compile or load kernels, which no stage includes."""
     peak_memory_bytes: NonNegativeInt
     """Largest peak memory of a stage."""
     bytes: NonNegativeInt

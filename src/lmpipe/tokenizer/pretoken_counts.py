@@ -17,7 +17,7 @@ from lmpipe.io.files import atomic_write, check_no_overwrite, open_text
 from lmpipe.io.progress import progress
 from lmpipe.io.validation import short_repr
 from lmpipe.kernels.bpe.block_scan import BlockScan, SpecialTokenTable, class_table
-from lmpipe.kernels.bpe.pretoken_table import PretokenArrays, PretokenTable
+from lmpipe.kernels.bpe.pretoken_table import PretokenArrays, PretokenTable, load_kernels
 from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
 from lmpipe.kernels.runtime.structs import PADDING
 from lmpipe.provenance.environment import peak_memory_bytes
@@ -198,6 +198,9 @@ def count_shard(
 ) -> PretokenShard:
     """Write the pre-token counts of one shard, numbered from 0, as an .npz file, and its size and cost as .json."""
     started = time.perf_counter()
+    load_kernels()
+    compile_seconds = time.perf_counter() - started
+    started = time.perf_counter()
     check_no_overwrite([text_path], [npz_path, json_path])
     if not 0 <= shard < num_shards:
         raise InputError("--shard", f"is {shard}, but shards are numbered from 0 to {num_shards - 1}", "correct it")
@@ -210,6 +213,7 @@ def count_shard(
             pretokens=int(counts.counts.sum()),
             unique_pretokens=len(counts),
             wall_seconds=time.perf_counter() - started,
+            compile_seconds=compile_seconds,
             peak_memory_bytes=peak_memory_bytes(),
         )
         # Written before the counts get their name: if it cannot be, an earlier pair stays whole.

@@ -1,4 +1,4 @@
-"""Loss of a model on held-out tokens: fixed windows for learning curves, the whole split for the final result."""
+"""Loss of a model on held-out tokens: strided windows for learning curves, the whole split for the final result."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -21,10 +21,12 @@ from lmpipe.tokenizer.vocabulary import Vocabulary
 class Evaluation:
     """Loss on the whole validation split, in nats per token and bits per byte.
 
-    `validation_tokens` counts all targets; bytes and bits leave out the end-of-text tokens between documents.
+    `loss_se` is the standard error of the loss over documents. `validation_tokens` counts all targets; bytes and bits
+    leave out the end-of-text tokens between documents.
     """
 
     loss: float
+    loss_se: float
     bits_per_byte: float
     validation_tokens: int
     validation_bytes: int
@@ -96,14 +98,49 @@ def evaluate(
 
     `byte_lengths` (vocab,) comes from `token_byte_lengths`. The first token is not a target, so its bytes do not count.
     """
-    nats = text_nats = 0.0
-    targets_seen = bytes_seen = 0
+    text_nats, bytes_seen = 0.0, 0
+    documents = DocumentLosses()
     for targets, losses in losses_by_batch(model, window_batches(tokens, model.config.context_length), precision):
         lengths = byte_lengths[targets]
-        nats += losses.sum().item()
+        documents.add(losses.numpy(), (lengths == 0).numpy())
         text_nats += losses[lengths > 0].sum().item()
-        targets_seen += targets.numel()
         bytes_seen += int(lengths.sum())
         after_batch(targets.numel())
     bits_per_byte = text_nats / math.log(2) / bytes_seen if bytes_seen else math.nan
-    return Evaluation(nats / targets_seen, bits_per_byte, targets_seen, bytes_seen)
+    return Evaluation(documents.mean, documents.standard_error, bits_per_byte, int(documents.targets), bytes_seen)
+
+
+class DocumentLosses:
+    """Losses of a text in order, summed by document: the tokens up to an end-of-text token, that one included."""
+
+    def __init__(self) -> None:
+        self.counts, self.sums = np.zeros(1), np.zeros(1)
+
+    def add(self, losses: np.ndarray, is_end: np.ndarray) -> None:
+        """Add the next losses, (tokens,) float64, and which of their targets end a document."""
+        document = np.cumsum(is_end) - is_end
+        counts, sums = np.bincount(document).astype(float), np.bincount(document, losses)
+        counts[0] += self.counts[-1]
+        sums[0] += self.sums[-1]
+        opened = [0.0] if is_end[-1] else []
+        self.counts = np.concatenate((self.counts[:-1], counts, opened))
+        self.sums = np.concatenate((self.sums[:-1], sums, opened))
+
+    @property
+    def targets(self) -> float:
+        """Number of losses."""
+        return self.counts.sum()
+
+    @property
+    def mean(self) -> float:
+        """Mean of all losses, in nats per token."""
+        return float(self.sums.sum() / self.targets)
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean, with documents as clusters (ratio estimator; Cochran 1977, section 6.4)."""
+        counts, sums = self.counts[self.counts > 0], self.sums[self.counts > 0]
+        if len(counts) < 2:
+            return math.nan
+        residuals = sums - self.mean * counts
+        return math.sqrt(len(counts) / (len(counts) - 1) * float(residuals @ residuals)) / self.targets

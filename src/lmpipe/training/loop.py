@@ -1,6 +1,7 @@
 """Per-process training loop: batch, learning rate and execution (compiled? micro-batches?) of each step."""
 
 import hashlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from lmpipe.data.token_dataset import CHUNK_TOKENS, Tokens, batch_starts, get_batch
 from lmpipe.model.accounting import forward_flops
+from lmpipe.model.functional import load_kernels
 from lmpipe.model.transformer import TransformerLM, init_stds
 from lmpipe.training.compile import compile_step, should_compile
 from lmpipe.training.devices import device_name, free_memory_bytes
@@ -85,6 +87,7 @@ class TrainLoop:
         num_bytes = len(tokens) * tokens.dtype.itemsize
         fits = device.type == "cuda" and num_bytes < MAX_DEVICE_FRACTION * free_memory_bytes(device)
         self.device_tokens = DeviceTokens(tokens, device) if fits else None
+        self.compile_seconds = 0.0
 
     def choose_execution(self, recorded: Execution | None, cache: Path) -> Execution:
         """Choose whether the step is compiled, and its micro-batch size, as `recorded` if the run is resumed.
@@ -100,9 +103,13 @@ class TrainLoop:
             choice[1] = find_micro_batch_size(self.step, -(-training.batch_size // group.world_size))
         group.broadcast([choice])
         is_compiled, self.step.micro_batch_size = bool(choice[0]), int(choice[1])
+        # Before the first step, so that no step's time includes it.
+        started = time.perf_counter()
+        load_kernels(self.device)
         if is_compiled:
             rows = group.local_slice(training.batch_size)
             is_compiled = compile_step(self.step, rows.stop - rows.start, cache)
+        self.compile_seconds = time.perf_counter() - started
         name = device_name(self.device)
         return Execution(name, self.threads, group.world_size, is_compiled, self.step.micro_batch_size)
 

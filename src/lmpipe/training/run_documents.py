@@ -106,8 +106,10 @@ class RunSummary(Document):
     """Optimizer steps that changed the weights."""
     planned_steps: int
     """Optimizer steps of the complete run."""
-    diverged_step: int | None
-    """Step at which the run diverged."""
+    detected_step: int | None
+    """Step at which divergence was detected; null if the run did not diverge."""
+    divergence_step: int | None
+    """Last step before that whose training loss was not above that of the first step."""
     tokens: int
     """Training tokens of all steps."""
     initial_loss: float | None
@@ -116,8 +118,10 @@ class RunSummary(Document):
     """Mean training loss of the last 20 steps."""
     validation_loss: float | None
     """Loss on the whole validation split after training."""
+    validation_loss_se: float | None
+    """Standard error of validation_loss over the documents of the split; null if it has one."""
     best_validation_loss: float | None
-    """Lowest loss on the fixed validation windows of the learning curve."""
+    """Lowest validation loss of the learning curve."""
     perplexity: float | None
     """exp(validation_loss)."""
     bits_per_byte: float | None
@@ -135,11 +139,15 @@ class RunSummary(Document):
     parameters: int
     """Number of trained parameters."""
     train_seconds: float
-    """Time of all training steps, without evaluation and checkpoints."""
+    """Time of all training steps, without compilation, evaluation and checkpoints."""
+    compile_seconds: float
+    """Time to compile or load kernels, and of torch.compile; no other time includes it."""
     tokens_per_second: float
     """Training throughput."""
     peak_memory_bytes: int
     """Peak memory of the GPU, or on a CPU of the process."""
+    memory_before_bytes: int
+    """Memory of the GPU, or on a CPU of the process, before the model was built."""
     device: str
     """Model name of the processor or GPU."""
     threads: int

@@ -21,7 +21,7 @@ from lmpipe.provenance.code_digest import code_digest
 from lmpipe.provenance.environment import environment
 from lmpipe.study.paths import METRICS, WEIGHTS
 from lmpipe.training.checkpoint import load_checkpoint, restore_tensors, save_checkpoint, save_weights, training_tensors
-from lmpipe.training.devices import find_device, peak_memory_bytes, set_deterministic
+from lmpipe.training.devices import allocated_memory_bytes, find_device, peak_memory_bytes, set_deterministic
 from lmpipe.training.distributed import STOP_SIGNALS, ProcessGroup, choose_world_size, join_process_group
 from lmpipe.training.evaluation import Evaluation, evaluate, mean_loss, token_byte_lengths, window_batches
 from lmpipe.training.loop import Execution, TrainLoop
@@ -34,6 +34,7 @@ from lmpipe.training.step import DIVERGENCE_WINDOW, StepResult, translate_oom
 # by some hundredths of a nat between two splits.
 UNIGRAM_MARGIN_NATS = 0.05
 HEADER = "step,tokens,wall_seconds,learning_rate,train_loss,validation_loss,grad_norm\n"
+VALIDATION_COLUMN = HEADER.split(",").index("validation_loss")
 METRICS_TENSOR = "metrics.csv"
 
 
@@ -73,11 +74,13 @@ class TrainState:
 
     step: int = 0
     wall_seconds: float = 0.0
+    compile_seconds: float = 0.0
     initial_loss: float | None = None
     best_validation_loss: float | None = None
     recent_losses: list[float] = field(default_factory=list)
     divergence: str | None = None
-    diverged_step: int | None = None
+    detected_step: int | None = None
+    last_step_below_start: int = 0
     num_resumes: int = 0
     peak_memory_bytes: int = 0
     batches_sha256: str = ""
@@ -88,7 +91,15 @@ class TrainState:
         self.step += 1
         if self.initial_loss is None:
             self.initial_loss = loss
+        if loss <= self.initial_loss:
+            self.last_step_below_start = self.step
         self.recent_losses = [*self.recent_losses[1 - DIVERGENCE_WINDOW :], loss]
+
+    def add_validation_loss(self, loss: float) -> None:
+        """Record a loss of the learning curve."""
+        if math.isfinite(loss):
+            best = self.best_validation_loss
+            self.best_validation_loss = loss if best is None else min(loss, best)
 
     @property
     def recent_loss(self) -> float:
@@ -110,6 +121,7 @@ class Trainer:
     ):
         self.inputs, self.stored, self.device = inputs, stored, device
         self.training, self.checkpoint_seconds = inputs.training, checkpoint_seconds
+        self.memory_before_bytes = allocated_memory_bytes(device)
         self.loop = TrainLoop(inputs, device, threads, group)
         self.model, self.optimizer = self.loop.model, self.loop.optimizer
         self.state = TrainState(batches_sha256=inputs.train.info.sha256)
@@ -154,6 +166,7 @@ class Trainer:
         if recorded not in (None, execution):
             log(f"resuming with {execution}, but the run started with {recorded}: the last digits may differ")
         self.state.execution = recorded or execution
+        self.state.compile_seconds += self.loop.compile_seconds
         self.loop.broadcast_state(self.state.step)
 
     def train_steps(self, guard: "SignalGuard") -> None:
@@ -193,8 +206,9 @@ class Trainer:
         if result.is_updated:
             state.add_loss(result.loss)
         if result.diverged:
-            state.divergence, state.diverged_step = self.divergence_reason(result, step), step
-        is_evaluated = step in self.loop.evaluation_steps or result.diverged
+            state.divergence, state.detected_step = self.divergence_reason(result, step), step
+        # The last step is evaluated on the whole split, after which `finish` completes its row.
+        is_evaluated = step in self.loop.evaluation_steps and step < self.inputs.steps and not result.diverged
         validation_loss = self.estimate_loss() if is_evaluated else None
         self.add_row(step, self.loop.learning_rate(step), result.loss, validation_loss, result.grad_norm)
 
@@ -208,9 +222,7 @@ class Trainer:
     def estimate_loss(self) -> float:
         """Return the loss on the learning curve's validation windows, in nats per token."""
         loss = mean_loss(self.model, self.curve_batches, self.training.precision)
-        best = self.state.best_validation_loss
-        if math.isfinite(loss) and (best is None or loss < best):
-            self.state.best_validation_loss = loss
+        self.state.add_validation_loss(loss)
         return loss
 
     def add_row(
@@ -224,9 +236,7 @@ class Trainer:
         """Add a row to metrics.csv; a missing or non-finite number is an empty cell."""
         seconds = f"{self.state.wall_seconds:.4f}"
         cells = [str(step), str(step * self.inputs.tokens_per_step), seconds]
-        for number in (learning_rate, train_loss, validation_loss, grad_norm):
-            # All digits of a float32.
-            cells.append("" if number is None or not math.isfinite(number) else f"{number:.9g}")
+        cells += map(metric_cell, (learning_rate, train_loss, validation_loss, grad_norm))
         self.rows.append(",".join(cells) + "\n")
 
     def save(self) -> Path:
@@ -251,9 +261,13 @@ class Trainer:
             return evaluate(self.model, tokens, byte_lengths, self.training.precision, after_batch)
 
     def finish(self, final: Evaluation) -> None:
-        """Write metrics, weights and, last, the summary."""
+        """Write metrics, with the final loss in the last row, weights and, last, the summary."""
+        self.state.add_validation_loss(final.loss)
+        *rows, last = "".join(self.rows).splitlines(keepends=True)
+        cells = last.split(",")
+        cells[VALIDATION_COLUMN] = metric_cell(final.loss)
         with atomic_write(self.stored.folder / METRICS) as file:
-            file.writelines(self.rows)
+            file.writelines([*rows, ",".join(cells)])
         save_weights(self.stored.folder / WEIGHTS, self.model)
         self.stored.finish(self.summary(final))
 
@@ -267,11 +281,13 @@ class Trainer:
             reason=reason,
             steps=state.step,
             planned_steps=inputs.steps,
-            diverged_step=state.step if status == "diverged" and not state.divergence else state.diverged_step,
+            detected_step=state.step if status == "diverged" and not state.divergence else state.detected_step,
+            divergence_step=state.last_step_below_start if status == "diverged" else None,
             tokens=tokens,
             initial_loss=state.initial_loss,
             final_train_loss=state.recent_loss if state.recent_losses else None,
             validation_loss=finite(final.loss),
+            validation_loss_se=finite(final.loss_se),
             best_validation_loss=state.best_validation_loss,
             perplexity=finite(perplexity(final.loss)),
             bits_per_byte=finite(final.bits_per_byte),
@@ -282,8 +298,10 @@ class Trainer:
             unigram_entropy=inputs.train.info.unigram_entropy,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             train_seconds=state.wall_seconds,
+            compile_seconds=state.compile_seconds,
             tokens_per_second=tokens / state.wall_seconds,
             peak_memory_bytes=max(state.peak_memory_bytes, peak_memory_bytes(self.device)),
+            memory_before_bytes=self.memory_before_bytes,
             **asdict(state.execution),
             precision=self.training.precision,
             num_resumes=state.num_resumes,
@@ -307,6 +325,11 @@ class Trainer:
 def finite(value: float) -> float | None:
     """Return `value`, or None for NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
+
+
+def metric_cell(value: float | None) -> str:
+    """Return a cell of metrics.csv: all digits of a float32; empty if a value is missing or not finite."""
+    return "" if value is None or not math.isfinite(value) else f"{value:.9g}"
 
 
 def perplexity(loss: float) -> float:

@@ -190,7 +190,7 @@ def common_value(values: Iterable[Any]) -> Any | None:
 def failure_sentences(experiment: ExperimentRuns) -> list[str]:
     """List the runs that diverged, and those that ended no better than the unigram entropy."""
     diverged = [
-        f"`{run.name}` (seed {run.seed}) at step {format_int(run.summary.diverged_step)} of "
+        f"`{run.name}` (seed {run.seed}) at step {format_int(run.summary.detected_step)} of "
         f"{format_int(run.summary.planned_steps)}"
         for run in experiment.runs
         if run.status == "diverged"

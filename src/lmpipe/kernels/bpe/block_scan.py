@@ -3,6 +3,7 @@
 import ctypes
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 
 import numpy as np
@@ -13,6 +14,7 @@ from lmpipe.kernels.runtime.disk_cache import cached
 from lmpipe.kernels.runtime.structs import WORD
 
 
+@cache
 def class_table() -> bytes:
     """Return the class of every code point (LETTER, DIGIT, WHITE or OTHER, a byte each); computing it takes 0.3 s."""
     return cached("classes", version("regex"), make_class_table)
@@ -22,7 +24,7 @@ def make_class_table() -> bytes:
     """Ask the regex package for the class of every code point; surrogates, which no text contains, are punctuation."""
     import regex
 
-    characters = "".join(map(chr, range(sys.maxunicode + 1)))
+    characters = np.arange(sys.maxunicode + 1, dtype="<u4").tobytes().decode("utf-32-le", "surrogatepass")
     table = bytearray(len(characters))
     for kind, pattern in ((LETTER, r"\p{L}+"), (DIGIT, r"\p{N}+"), (WHITE, r"\s+")):
         for run in regex.finditer(pattern, characters):

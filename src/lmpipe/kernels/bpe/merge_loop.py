@@ -45,6 +45,11 @@ HEADROOM = 2  # the initial size of growing buffers, as a multiple of what is ne
 BYTES_PER_TOKEN = 16  # a first guess
 
 
+def load_kernels(vocab_size: int) -> None:
+    """Load the kernels for a vocabulary, compiled if necessary, before a clock starts."""
+    load(KERNEL_MODULE, vocab_size > NARROW_IDS)
+
+
 class MergeLoop:
     """Trains `num_merges` merges of words; the first makes the token `first_id`."""
 

@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 
-from lmpipe.kernels.bpe.block_scan import BlockScan
+from lmpipe.kernels.bpe.block_scan import BlockScan, class_table
 from lmpipe.kernels.bpe.structs import DONE, SLOT, TABLE
 from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer, borrowed, buffer_of
 from lmpipe.kernels.runtime.loader import load
@@ -18,6 +18,12 @@ PretokenArrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 INITIAL_CAPACITY = 1 << 16
 INITIAL_ARENA = 1 << 20
+
+
+def load_kernels() -> None:
+    """Load the kernels and the classes of characters, compiled if necessary, before a clock starts."""
+    load(KERNEL_MODULE)
+    class_table()
 
 
 class PretokenTable:
