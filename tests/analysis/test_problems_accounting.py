@@ -13,20 +13,22 @@ from lmpipe.analysis.results import Results
 from lmpipe.model.accounting import ModelAccounting
 from lmpipe.model.torch_counts import account_model
 from lmpipe.report.prose import FIGURE_BLOCKS, has_template
+from lmpipe.study.editions import read_edition
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.unicode_demo import demonstrate_unicode
 from tests.support.fake_results import fabricate_measurements, results_of
 from tests.support.findings import prose
 
+QUESTION = read_edition("cs336-2025").adamw
 OWN = {"vocab_size": 300, "context_length": 64, "num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 48}
 SMALL = {"vocab_size": 500, "context_length": 64, "num_layers": 2, "d_model": 32, "num_heads": 2, "d_ff": 96}
 LONG = SMALL | {"context_length": 640}
-PROBLEMS = ("unicode1", "unicode2", "transformer_accounting", "adamwAccounting", "learning_rate_tuning")
+PROBLEMS = ("unicode1", "unicode2", "transformer_accounting", "adamw_accounting", "learning_rate_tuning")
 
 
 def make_results(folder, models) -> Results:
     for name, model in {**models, "study": OWN}.items():
-        account_model(name, ModelConfig(**model), 80e9).write(folder / "accounting" / f"{name}.json")
+        account_model(name, ModelConfig(**model), QUESTION).write(folder / "accounting" / f"{name}.json")
     return results_of(folder, accounting={"models": models, "device_memory_gb": 80.0})
 
 
@@ -97,14 +99,14 @@ def test_transformer_accounting_gives_the_figures_of_gpt2_xl(full):
 def test_models_that_differ_in_context_or_in_size_alone_are_compared():
     wide = SMALL | {"d_model": 64, "d_ff": 192}
     models = {"small": SMALL, "wide": wide, "long": LONG}
-    small, wide, long = (account_model(name, ModelConfig(**model), 80e9) for name, model in models.items())
+    small, wide, long = (account_model(name, ModelConfig(**model), QUESTION) for name, model in models.items())
     (sentence,) = context_sentences([small, wide, long])
     assert f"10 times the tokens but takes {long.flops.forward / small.flops.forward:.3g} times" in sentence
     (sentence,) = size_sentences([small, wide], wide)
     assert "small and wide" in sentence
 
 
-@pytest.mark.parametrize("problem", ["transformer_accounting", "adamwAccounting"])
+@pytest.mark.parametrize("problem", ["transformer_accounting", "adamw_accounting"])
 def test_a_study_without_gpt2_xl_is_partial(tmp_path, problem):
     # Its shape makes a GPT-2 XL, not its name: its metrics are compared with the write-up's.
     finding = problem_module(problem).analyze(make_results(tmp_path, {"gpt2_xl": SMALL}))
@@ -117,11 +119,11 @@ def test_a_study_without_named_models_accounts_for_its_own(tmp_path):
     finding = problem_module("transformer_accounting").analyze(results)
     parameters = ModelAccounting.read(results.paths.accounting("study")).parameters
     assert finding.metrics["study_parameters"].value == parameters.total
-    assert problem_module("adamwAccounting").analyze(results).metrics["largest_batch_size"].value > 1000
+    assert problem_module("adamw_accounting").analyze(results).metrics["largest_batch_size"].value > 1000
 
 
 def test_adamw_accounting_answers_the_oracles(full):
-    finding = problem_module("adamwAccounting").analyze(full)
+    finding = problem_module("adamw_accounting").analyze(full)
     values = {name: figure.value for name, figure in finding.metrics.items()}
     assert (values["largest_batch_size"], values["largest_batch_size_swiglu"]) == (3, 2)
     assert (round(values["days"]), round(values["days_swiglu"])) == (5115, 6584)
@@ -130,7 +132,7 @@ def test_adamw_accounting_answers_the_oracles(full):
 
 
 def test_the_largest_batch_by_saved_bytes_leaves_out_attention_scores(full):
-    finding = problem_module("adamwAccounting").analyze(full)
+    finding = problem_module("adamw_accounting").analyze(full)
     # GPT-2 XL: float32, S = 1,024, D = 1,600, F = 6,400, L = 48, V = 50,257.
     tokens, layer = 1024, 8 * 1600 + 2 + 2 * 6400
     by_sequence = 4 * tokens * (48 * layer + 1600 + 1 + 1600 + 2)
@@ -139,7 +141,7 @@ def test_the_largest_batch_by_saved_bytes_leaves_out_attention_scores(full):
 
 
 def test_adamw_accounting_shows_every_step(full):
-    finding = problem_module("adamwAccounting").analyze(full)
+    finding = problem_module("adamw_accounting").analyze(full)
     derivations = [table for table in finding.tables if "derivation" in table.caption]
     assert len(derivations) == 2
     symbols = {row[0] for row in derivations[0].rows}
@@ -149,9 +151,11 @@ def test_adamw_accounting_shows_every_step(full):
 
 
 def test_a_model_too_large_for_the_device_is_told(tmp_path):
-    account_model("gpt2_xl", ModelConfig(**GPT2_XL), 24e9).write(tmp_path / "accounting" / "gpt2_xl.json")
+    account_model("gpt2_xl", ModelConfig(**GPT2_XL), QUESTION.model_copy(update={"device_memory_gb": 24.0})).write(
+        tmp_path / "accounting" / "gpt2_xl.json"
+    )
     results = results_of(tmp_path, accounting={"models": {"gpt2_xl": GPT2_XL}})
-    finding = problem_module("adamwAccounting").analyze(results)
+    finding = problem_module("adamw_accounting").analyze(results)
     assert finding.metrics["largest_batch_size"].value == 0
 
 

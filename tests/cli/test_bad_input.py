@@ -146,7 +146,7 @@ def test_damaged_input(name, path, capfd):
 PARSERS = {
     "json": ("select-best", f"{RUN}/summary.json"),
     "yaml": ("estimate", STUDY_FILE),
-    "resolved study": ("account-model", RESOLVED),
+    "resolved study": ("account-models", RESOLVED),
     "csv": ("plot-experiment", f"{RUN}/metrics.csv"),
     "npz": ("train-bpe", COUNTS),
     "merges": ("encode", f"{TOKENIZER}/merges.txt"),
@@ -321,7 +321,6 @@ def test_results_folder_that_is_none(name, tmp_path, capfd):
         (["train", RESULTS, "sweep/max_lr=0.1/seed0"], "sweep/max_lr=0.01/seed0"),
         (["train", RESULTS, "tuned/base/seed0"], "tuned/baseline/seed0"),
         (["make-corpus", RESULTS, "tini"], "tiny"),
-        (["account-model", RESULTS, "studi"], "study"),
         (["select-best", RESULTS, "swep"], "sweep"),
         (["plot-experiment", RESULTS, "x"], "sweep"),
         (["generate", RESULTS, "tinny"], "tiny"),

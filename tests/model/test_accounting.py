@@ -8,9 +8,11 @@ import torch
 from lmpipe.model import accounting, torch_counts
 from lmpipe.model.accounting import ADAMW_HANDOUT, ADAMW_TORCH, ModelAccounting, account_adamw, count_flops
 from lmpipe.model.torch_counts import account_model, count_with_torch
+from lmpipe.study.editions import read_edition
 from lmpipe.study.settings import ModelConfig
 from tests.support.variants import MODEL_VARIANTS, model_variant, variant_ids
 
+QUESTION = read_edition("cs336-2025").adamw
 GPT2_XL = ModelConfig(context_length=1024, d_model=1600, d_ff=6400, num_layers=48, num_heads=25, vocab_size=50257)
 SHAPE = {"context_length": 13, "d_model": 30, "d_ff": 37, "num_layers": 3, "num_heads": 5, "vocab_size": 301}
 ODD = ModelConfig(**SHAPE)
@@ -18,7 +20,7 @@ every_variant = pytest.mark.parametrize("words", MODEL_VARIANTS, ids=variant_ids
 
 
 def test_gpt2_xl_has_the_published_numbers(tmp_path):
-    result = account_model("gpt2_xl", GPT2_XL, 80e9)
+    result = account_model("gpt2_xl", GPT2_XL, QUESTION)
     assert result.parameters.total == result.torch_counts.parameters == 2_127_057_600
     assert result.flops.forward == result.torch_counts.forward_flops == 4_513_336_524_800
     assert result.parameter_bytes == 8_508_230_400
@@ -70,21 +72,35 @@ def test_another_count_of_torch_is_an_error(monkeypatch):
     wrong = accounting.ModelCounts(parameters=1, forward_flops=2)
     monkeypatch.setattr(torch_counts, "count_with_torch", lambda config: wrong)
     with pytest.raises(RuntimeError, match="tiny"):
-        account_model("tiny", ODD, 80e9)
+        account_model("tiny", ODD, QUESTION)
 
 
 def test_largest_batch_and_days_of_the_handouts_questions():
-    silu = account_adamw(GPT2_XL.model_copy(update={"feed_forward": "silu"}), 80e9)
-    swiglu = account_adamw(GPT2_XL, 80e9)
+    silu = account_adamw(GPT2_XL.model_copy(update={"feed_forward": "silu"}), QUESTION)
+    swiglu = account_adamw(GPT2_XL, QUESTION)
     assert (silu.largest_batch_size, round(silu.days)) == (3, 5115)
     assert (swiglu.largest_batch_size, round(swiglu.days)) == (2, 6584)
     assert swiglu.flops_6nd_per_step == 6 * 2_127_057_600 * 1024 * 1024
     assert swiglu.fixed_bytes == 16 * 2_127_057_600
 
 
+def test_hours_of_the_later_edition():
+    edition = read_edition("cs336-2026")
+    result = account_model("gpt2_xl_2026", edition.models["gpt2_xl_2026"], edition.adamw)
+    assert result.parameters.total == 1_640_452_800
+    assert result.flops.forward == pytest.approx(3.5168e12, rel=1e-4)
+    step = 3 * 1024 * result.flops.forward + 14 * result.parameters.total
+    hours = 400_000 * step / (0.5 * 495e12) / 3600
+    assert result.adamw.swiglu.device == "H100"
+    assert result.adamw.swiglu.hours == pytest.approx(hours, rel=1e-12) == pytest.approx(4850, rel=1e-3)
+    long = account_model("gpt2_xl_16k_2026", edition.models["gpt2_xl_16k_2026"], edition.adamw)
+    assert long.flops.forward == pytest.approx(1.3358e14, rel=1e-4)
+
+
 def test_largest_batch_fits_and_the_next_does_not():
-    for memory in (80e9, 35e9, 24e9):
-        result = account_adamw(GPT2_XL, memory)
+    for gigabytes in (80.0, 35.0, 24.0):
+        memory = gigabytes * 1e9
+        result = account_adamw(GPT2_XL, QUESTION.model_copy(update={"device_memory_gb": gigabytes}))
         needed = result.fixed_bytes + result.largest_batch_size * result.bytes_per_sequence
         assert needed + result.bytes_per_sequence > memory
         assert needed <= memory or result.largest_batch_size == 0
@@ -110,12 +126,12 @@ def handout_activations(config: ModelConfig) -> int:
 @every_variant
 def test_activations_equal_the_tensors_counted_one_by_one(words):
     config = model_variant(SHAPE, words)
-    assert account_adamw(config, 80e9).bytes_per_sequence == 4 * handout_activations(config)
+    assert account_adamw(config, QUESTION).bytes_per_sequence == 4 * handout_activations(config)
 
 
 @every_variant
 def test_totals_equal_the_sums_of_their_parts(words):
-    value = {line.symbol: line.value for line in account_adamw(model_variant(SHAPE, words), 80e9).derivation}
+    value = {line.symbol: line.value for line in account_adamw(model_variant(SHAPE, words), QUESTION).derivation}
     for symbol in ("P", "A"):
         assert value[symbol] == sum(count for name, count in value.items() if name.startswith(f"{symbol}_"))
 
@@ -166,11 +182,11 @@ def test_counted_handout_update_is_the_handouts_algorithm():
 def test_adamw_takes_fourteen_operations_for_each_parameter():
     assert [accounting.count_operations(line) for line in ADAMW_HANDOUT] == [3, 4, 5, 2]
     assert [accounting.count_operations(line) for line in ADAMW_TORCH] == [1, 3, 4, 6]
-    assert account_adamw(ODD, 80e9).optimizer_flops == 14 * accounting.count_parameters(ODD).total
+    assert account_adamw(ODD, QUESTION).optimizer_flops == 14 * accounting.count_parameters(ODD).total
 
 
 def test_parts_of_the_accounting_add_up():
-    result = account_model("odd", ODD, 80e9)
+    result = account_model("odd", ODD, QUESTION)
     counts = result.parameters.model_dump()
     assert counts.pop("total") == sum(counts.values())
     assert sum(matmul.flops for matmul in result.matmuls) == result.flops.forward

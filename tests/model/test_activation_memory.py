@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from lmpipe.model.accounting import FLOAT32_BYTES, account_adamw, count_parameters
+from lmpipe.model.accounting import FLOAT32_BYTES, batch_memory, count_parameters
 from lmpipe.model.activation_memory import Component, account_activations, saved_activations, saved_bytes, step_bytes
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import TrainingSettings
@@ -41,7 +41,7 @@ def test_each_part_saves_the_bytes_that_autograd_saves(words, precision):
 def test_handouts_activations_add_up_to_its_list(words):
     config = model_variant(SHAPE, words)
     accounted = account_activations(config, "float32", BATCH_SIZE)
-    assert accounted.handout_bytes == BATCH_SIZE * account_adamw(config, 80e9).bytes_per_sequence
+    assert accounted.handout_bytes == BATCH_SIZE * batch_memory(config, 80e9).bytes_per_sequence
     assert accounted.handout_bytes == sum(activation.handout_bytes for activation in accounted.activations)
 
 

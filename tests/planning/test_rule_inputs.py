@@ -82,7 +82,6 @@ def test_download_has_its_declarations_as_options():
         ("run_tokens", job(experiment="no_pos_emb", run="base", seed="0"), "no_pos_emb/baseline/seed0"),
         ("tokenizer_text", job(tokenizer="doc", split="train"), "docs"),
         ("corpus_texts", job(corpus="storis"), "stories"),
-        ("model_settings", job(model="gpt2"), "gpt2_"),
         ("experiment_runs", job(experiment="no_pos"), "no_pos_emb"),
         ("sample_inputs", job(corpus="doc"), "docs"),
     ],

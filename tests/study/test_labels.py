@@ -81,7 +81,7 @@ def test_labels_of_the_study_and_its_parts(study):
         ("ablation/post", "post_norm"),
         ("ablation/none", "no_norm"),
         ("no_norm_rates/baseline", "no_norm"),
-        ("ablation/nope", "nope"),
+        ("ablation/nope", "no_pos_emb"),
         ("ablation/silu", "silu"),
         ("ablation/wide", "wide"),
         ("ablation/edge_max_lr=0.2", "baseline"),

@@ -178,7 +178,10 @@ def test_wrong_value_is_refused_with_its_key(tmp_path, monkeypatch, path, value,
         (("samples", "models", "stories"), "main_experiment/storys", "use main_experiment/stories"),
         (("samples", "progress"), {"tales": ["main_experiment/stories"]}, "samples.progress names 'tales'"),
         (("samples", "progress"), {"stories": ["main_experiment/docs"]}, "samples.progress.stories"),
-        (("accounting", "models", "study"), LAPTOP["accounting"]["models"]["gpt2_xl"], "accounting.models.study"),
+        *(
+            (("accounting", "models"), {name: GPT2}, f"models.{name}")
+            for name in ("study", "provenance", "gpt2_xl_2026")
+        ),
     ],
 )
 def test_study_that_cannot_be_planned_is_refused(tmp_path, monkeypatch, path, value, key):

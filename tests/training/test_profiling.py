@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lmpipe.model.accounting import account_adamw, count_parameters, forward_flops
+from lmpipe.model.accounting import batch_memory, count_parameters, forward_flops
 from lmpipe.model.activation_memory import step_memory
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training import profiling
@@ -130,7 +130,7 @@ def test_every_doubling_up_to_a_whole_run_is_timed():
     largest = (limit - FIXED) // PER_SEQUENCE
     line = MemoryLine(fixed_bytes=FIXED, bytes_per_sequence=PER_SEQUENCE, largest_batch_size=largest)
     assert benchmark.predicted == line
-    assert benchmark.handout.largest_batch_size == account_adamw(TINY, limit).largest_batch_size
+    assert benchmark.handout.largest_batch_size == batch_memory(TINY, limit).largest_batch_size
     assert (benchmark.threads, benchmark.precision) == (1, "float32")
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from lmpipe.data.token_dataset import TokenDataset, batch_starts
 from lmpipe.errors import InputError
 from lmpipe.generation.inference import read_run
-from lmpipe.model.accounting import account_adamw
+from lmpipe.model.accounting import batch_memory
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.experiments import BestOf
 from lmpipe.study.settings import ModelConfig, TrainingSettings
@@ -452,7 +452,7 @@ def test_parts_of_a_batch_make_the_same_run_to_rounding(study, micro_batch_size)
 
 
 def test_parts_are_halved_until_they_fit(study, monkeypatch):
-    accounted = account_adamw(ModelConfig(vocab_size=263, **MODEL), 0)
+    accounted = batch_memory(ModelConfig(vocab_size=263, **MODEL), 0)
     room = accounted.fixed_bytes + 2.5 * accounted.bytes_per_sequence
     monkeypatch.setattr("lmpipe.training.step.free_memory_bytes", lambda device: room / 0.8)
     train(tiny_run(total_tokens=64), study, study / "run")

@@ -145,7 +145,7 @@ def test_every_section_says_how_it_was_made_and_its_command_can_be_given(folder,
     targets.remove("results/smoke/study.yaml")  # the configfile
     rules = {rule for command in commands if "--forcerun" in command for rule in forced(command)}
     planned = snakemake(folder, "--dry-run", *sorted(targets), "--forcerun", *sorted(rules)).stdout
-    assert rules >= {"train", "train_bpe", "generate", "account_model", "demonstrate_unicode", "sgd_toy"}
+    assert rules >= {"train", "train_bpe", "generate", "account_models", "demonstrate_unicode", "sgd_toy"}
     assert all(re.search(rf"^{rule} +[0-9]+$", planned, re.MULTILINE) for rule in rules)
 
 
@@ -243,7 +243,7 @@ def test_logs_and_benchmarks_lie_where_the_readme_says(folder):
 def test_targets_by_name(tmp_path):
     run = "results/smoke/runs/learning_rate/max_lr=0.01/seed0/summary.json"
     planned = planned_jobs(snakemake(tmp_path, "--dry-run", run, "tokenizers", "accounting").stdout)
-    jobs = {"make_corpus": 2, "count_pretokens": 2, "train_bpe": 2, "encode_corpus": 2, "train": 1, "account_model": 3}
+    jobs = {"make_corpus": 2, "count_pretokens": 2, "train_bpe": 2, "encode_corpus": 2, "train": 1, "account_models": 1}
     assert planned == jobs | {"tokenizers": 1, "accounting": 1}
     planned = planned_jobs(snakemake(tmp_path, "--dry-run", "experiments", "samples").stdout)
     assert planned["plot_experiment"] == 7 and planned["generate"] == 2 and "report" not in planned
@@ -350,7 +350,7 @@ def test_every_extension_of_the_readme_does_just_what_it_adds(folder, results, m
     # A new learning rate may change which one is the best; runs that take the best are then asked for again.
     assert trained >= fresh and all(new.runs_by_folder[run].best_of for run in trained - fresh), trained
     jobs = planned_jobs(planned)
-    rules = ("make_corpus", "count_pretokens", "train_bpe", "account_model")
+    rules = ("make_corpus", "count_pretokens", "train_bpe", "account_models")
     assert [jobs.get(rule, 0) for rule in rules] == [1, 2, 2, 0], "a corpus of two files, and a vocabulary of another"
     sweep_run = "vocabulary_and_context/vocab_size=320_context_length=128"
     runs = [f"results/smoke/runs/{name}/seed0" for name in ("main_experiment/mine", sweep_run)]

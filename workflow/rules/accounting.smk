@@ -19,23 +19,23 @@ rule demonstrate_unicode:
         "lmpipe demonstrate-unicode --output {output.demo:q} 2> {log:q}"
 
 
-rule account_model:
+rule account_models:
     output:
-        accounting="<results>/accounting/{model}.json",
-        provenance="<results>/accounting/{model}.provenance.json",
+        accounting=expand("<results>/accounting/{model}.json", model=PLAN.models),
+        provenance="<results>/accounting/provenance.json",
     log:
-        "<logs>/account_model/{model}.log",
+        "<logs>/account_models.log",
     benchmark:
-        "<benchmarks>/account_model/{model}.tsv"
+        "<benchmarks>/account_models.tsv"
     resources:
         mem_mb=1000,
         runtime=10,
     params:
-        results=subpath(output.accounting, ancestor=2),
-        settings=inputs.model_settings,
-        code=stage_digest("account_model"),
+        results=subpath(output.provenance, ancestor=2),
+        settings=inputs.accounting_settings,
+        code=stage_digest("account_models"),
     shell:
-        "lmpipe account-model {params.results} {wildcards.model} 2> {log:q}"
+        "lmpipe account-models {params.results} 2> {log:q}"
 
 
 rule profile_model:

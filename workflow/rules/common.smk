@@ -57,7 +57,6 @@ wildcard_constraints:
     tokenizer="[^/]+",
     experiment="[^/]+",
     run="[^/]+",
-    model="[^/]+",
     split="train|valid",
     shard="[0-9]+",
     seed="[0-9]+",

@@ -19,22 +19,17 @@ if TYPE_CHECKING:
     from lmpipe.provenance.job_records import JobResult
 
 
-@command(
-    RESULTS,
-    argument("model", help="name in the study's accounting.models, or study for the study's own model"),
-    examples="lmpipe account-model results/laptop study",
-)
-def account_model(args: Args) -> "JobResult":
-    """Account for the parameters, FLOPs and memory of a model."""
+@command(RESULTS, examples="lmpipe account-models results/laptop")
+def account_models(args: Args) -> "JobResult":
+    """Account for the parameters, FLOPs and memory of a study's model and of the shapes beside it."""
     from lmpipe.model.torch_counts import account_model
     from lmpipe.planning.session import read_study
     from lmpipe.provenance.job_records import JobResult
 
     plan, paths = read_study(args.results)
-    settings = plan.model_settings(args.model)
-    output = paths.accounting(args.model)
-    account_model(args.model, plan.models[args.model], settings["device_memory_gb"] * 1e9).write(output)
-    return JobResult(output, settings=settings)
+    for name, model in plan.models.items():
+        account_model(name, model, plan.adamw_question(name)).write(paths.accounting(name))
+    return JobResult(paths.accounting("study").parent, settings=plan.accounting_settings())
 
 
 @command(RESULTS, *DEVICE, examples="lmpipe profile-model results/laptop")

@@ -6,20 +6,18 @@ imports torch; lmpipe.model.torch_counts checks the formulas against torch.
 
 import ast
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from lmpipe.io.documents import Document
 from lmpipe.model.architecture import has_gate, norm_placement
 from lmpipe.model.derivation import DerivationLine, Formula, derive, evaluate, sum_terms
+from lmpipe.study.editions import AdamWQuestion
 from lmpipe.study.settings import ModelConfig
 
 FLOAT32_BYTES = 4
 Component = Literal["attention_projections", "attention_scores", "feed_forward", "lm_head"]
 
-# The handout's question about training time: 400K steps at batch size 1,024 on one A100 (float32) at 50 % MFU.
-TRAINING_STEPS = 400_000
-TRAINING_BATCH_SIZE = 1024
-A100_FLOPS_PER_SECOND = 19_500_000_000_000
+# Share of a device's peak rate that the handout's question about training time assumes.
 MODEL_FLOPS_UTILIZATION = 0.5
 
 # Update of one parameter, line by line. Scalars computed once per step cost nothing per parameter: b1, b2 (betas),
@@ -132,6 +130,10 @@ class AdamWAccounting(Document):
     """FLOPs of one AdamW update of all parameters."""
     flops_6nd_per_step: int
     """6 x parameters x tokens of a step of the time question."""
+    device: str
+    """Device of the time question."""
+    hours: float
+    """Hours that the training of the time question takes."""
     days: float
     """Days that the training of the time question takes."""
     derivation: tuple[DerivationLine, ...]
@@ -313,7 +315,7 @@ def count_operations(code: str) -> int:
 
 
 def activation_formulas(config: ModelConfig) -> list[Formula]:
-    """Return the floats saved for the backward pass of one sequence: the handout's list (problem adamwAccounting).
+    """Return the floats saved for the backward pass of one sequence: the handout's list (problem adamw_accounting).
 
     With SwiGLU, W3's output and the product of both branches are saved as well. The cross-entropy saves its
     probabilities, as many as there are logits.
@@ -353,25 +355,42 @@ def memory_formulas() -> list[Formula]:
 
 
 def time_formulas() -> list[Formula]:
-    """Return the FLOPs of the optimizer and of a whole step, and the days that N steps at batch size B take."""
+    """Return the FLOPs of the optimizer and of a whole step, and the time that N steps at batch size B take."""
     return [
         Formula("C_adamw", "one AdamW step", f"{sum(map(count_operations, ADAMW_HANDOUT))} * P", "FLOPs"),
         Formula("C_6PT", "6 × parameters × tokens of a step", "6 * P * B * S", "FLOPs"),
         Formula("C_step", "forward, backward and AdamW", "B * (C_forward + C_backward) + C_adamw", "FLOPs"),
         Formula("t", "time of all steps", "N * C_step / (u * R)", "seconds"),
+        Formula("hours", "the same in hours", "t / 3600", "hours"),
         Formula("days", "the same in days", "t / 86400", "days"),
     ]
 
 
-def account_adamw(config: ModelConfig, device_memory_bytes: float) -> AdamWAccounting:
-    """Return memory and time of training with AdamW in float32 on a device with `device_memory_bytes`."""
+class BatchMemory(NamedTuple):
+    """Bytes of AdamW training in float32, for each sequence and for any batch, and the largest batch."""
+
+    bytes_per_sequence: int
+    fixed_bytes: int
+    largest_batch_size: int
+
+
+def batch_memory(config: ModelConfig, device_memory_bytes: float) -> BatchMemory:
+    """Return the memory of training with AdamW in float32 on a device with `device_memory_bytes`."""
+    memory = Formula("M", "memory of the device", round(device_memory_bytes), "bytes")
+    formulas = [memory, *parameter_formulas(config), *activation_formulas(config), *memory_formulas()]
+    value = evaluate([*shape_constants(config), *formulas])
+    return BatchMemory(value["a"], value["b"], value["B_max"])
+
+
+def account_adamw(config: ModelConfig, question: AdamWQuestion) -> AdamWAccounting:
+    """Return memory and time of training with AdamW in float32 on the device of a question."""
     formulas = [
         *shape_constants(config),
-        Formula("M", "memory of the device", round(device_memory_bytes), "bytes"),
-        Formula("B", "batch size of the time question", TRAINING_BATCH_SIZE, "sequences"),
-        Formula("N", "training steps", TRAINING_STEPS, "steps"),
-        Formula("R", "peak rate of an A100 in float32", A100_FLOPS_PER_SECOND, "FLOP/s"),
-        Formula("u", "model FLOPs utilization", MODEL_FLOPS_UTILIZATION),
+        Formula("M", "memory of the device", round(question.device_memory_gb * 1e9), "bytes"),
+        Formula("B", "batch size of the time question", question.batch_size, "sequences"),
+        Formula("N", "training steps", question.steps, "steps"),
+        Formula("R", f"peak rate of one {question.device}", round(question.flops_per_second), "FLOP/s"),
+        Formula("u", "model FLOPs utilization", question.utilization),
         *parameter_formulas(config),
         *activation_formulas(config),
         *memory_formulas(),
@@ -387,12 +406,14 @@ def account_adamw(config: ModelConfig, device_memory_bytes: float) -> AdamWAccou
         largest_batch_size=value["B_max"],
         optimizer_flops=value["C_adamw"],
         flops_6nd_per_step=value["C_6PT"],
+        device=question.device,
+        hours=value["hours"],
         days=value["days"],
         derivation=tuple(derive(formulas)),
     )
 
 
-def compare_adamw(config: ModelConfig, device_memory_bytes: float) -> AdamWComparison:
+def compare_adamw(config: ModelConfig, question: AdamWQuestion) -> AdamWComparison:
     """Return the AdamW accounting of a model with both kinds of feed-forward."""
 
     def code_flops(update: Sequence[str]) -> tuple[CodeFlops, ...]:
@@ -400,6 +421,6 @@ def compare_adamw(config: ModelConfig, device_memory_bytes: float) -> AdamWCompa
 
     return AdamWComparison(
         updates=AdamWUpdates(handout=code_flops(ADAMW_HANDOUT), torch=code_flops(ADAMW_TORCH)),
-        handout=account_adamw(config.model_copy(update={"feed_forward": "silu"}), device_memory_bytes),
-        swiglu=account_adamw(config.model_copy(update={"feed_forward": "swiglu"}), device_memory_bytes),
+        handout=account_adamw(config.model_copy(update={"feed_forward": "silu"}), question),
+        swiglu=account_adamw(config.model_copy(update={"feed_forward": "swiglu"}), question),
     )

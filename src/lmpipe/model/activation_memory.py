@@ -1,6 +1,6 @@
 """Activation memory: the bytes that the backward pass of lmpipe's own model saves, beside the handout's simple list.
 
-The handout (problem adamwAccounting) counts the outputs of the layers. torch saves what the derivatives need: the
+The handout (problem adamw_accounting) counts the outputs of the layers. torch saves what the derivatives need: the
 inputs of matrix multiplies, not their outputs; nothing for a sum; no attention scores, because fused attention
 recomputes them; no logits, because their gradients are computed with the loss. Formulas give bytes of a sequence, in
 the symbols of lmpipe.model.accounting and `c`, the bytes of a computed number. They hold for a CPU without

@@ -15,6 +15,7 @@ from lmpipe.model.accounting import (
     matmuls,
 )
 from lmpipe.model.transformer import TransformerLM
+from lmpipe.study.editions import AdamWQuestion
 from lmpipe.study.settings import ModelConfig
 
 
@@ -41,7 +42,7 @@ def count_with_torch(config: ModelConfig) -> ModelCounts:
     )
 
 
-def account_model(name: str, config: ModelConfig, device_memory_bytes: float) -> ModelAccounting:
+def account_model(name: str, config: ModelConfig, question: AdamWQuestion) -> ModelAccounting:
     """Return the accounting of a model; raise RuntimeError if torch counts otherwise than the formulas."""
     parameters, torch_counts = count_parameters(config), count_with_torch(config)
     if (formulas := expected_counts(config)) != torch_counts:
@@ -55,5 +56,5 @@ def account_model(name: str, config: ModelConfig, device_memory_bytes: float) ->
         flops=count_flops(config),
         shares=component_shares(config),
         torch_counts=torch_counts,
-        adamw=compare_adamw(config, device_memory_bytes),
+        adamw=compare_adamw(config, question),
     )

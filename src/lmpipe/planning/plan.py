@@ -11,6 +11,7 @@ from pydantic_core import to_jsonable_python
 from lmpipe.errors import InputError
 from lmpipe.io.validation import InvalidValueError, closest_match, first_violation, short_repr
 from lmpipe.study.corpora import TextFile, UrlCorpus
+from lmpipe.study.editions import AdamWQuestion, adamw_question, edition_models
 from lmpipe.study.experiments import ExperimentSettings, PlannedRun
 from lmpipe.study.fields import Settings
 from lmpipe.study.loader import read_study_file
@@ -97,13 +98,20 @@ class Plan:
 
     def _list_models(self) -> dict[str, ModelConfig]:
         """List the models to account for; `study` is the study's own, with the TinyStories stand-in's vocabulary."""
-        study = self.study
-        if "study" in study.accounting.models:
-            raise InvalidValueError("accounting.models.study is the name of the study's own model", "choose another")
+        study, shapes = self.study, edition_models(self.study.handout)
+        for name in study.accounting.models:
+            if name in ("study", "provenance", *shapes):
+                raise InvalidValueError(f"accounting.models.{name} is the name of another model", "choose another")
         stand_ins = [corpus for corpus in study.corpora.values() if corpus.stands_for == "TinyStories"]
         corpus = (stand_ins or list(study.corpora.values()))[0]
         study_model = ModelConfig(vocab_size=corpus.tokenizer.vocab_size, **study.model.model_dump())
-        return {**study.accounting.models, "study": study_model}
+        return {**study.accounting.models, **shapes, "study": study_model}
+
+    def adamw_question(self, name: str) -> AdamWQuestion:
+        """Return the device and the training that a model is accounted for with."""
+        question, memory = adamw_question(self.study.handout, name), self.study.accounting.device_memory_gb
+        is_own = name == "study" or name in self.study.accounting.models
+        return question.model_copy(update={"device_memory_gb": memory}) if is_own else question
 
     def sharded_tokenizers(self) -> list[str]:
         """Return the tokenizers whose training text is encoded in shards."""
@@ -154,10 +162,12 @@ class Plan:
         tokenizers = {name: corpus for name, (corpus, _) in self.tokenizers.items()}
         return {"corpora": list(self.study.corpora), "tokenizers": tokenizers}
 
-    def model_settings(self, name: str) -> dict[str, Any]:
-        """Return a model to account for, and the memory of the device."""
-        model, memory = find("model", name, self.models), self.study.accounting.device_memory_gb
-        return {"model": model.model_dump(mode="json"), "device_memory_gb": memory}
+    def accounting_settings(self) -> dict[str, Any]:
+        """Return the models to account for, each with the training that is asked about."""
+        return {
+            name: {"model": model.model_dump(mode="json"), "adamw": self.adamw_question(name).model_dump(mode="json")}
+            for name, model in self.models.items()
+        }
 
     def step_settings(self) -> dict[str, Any]:
         """Return the model and the training of the step that is measured: the study's own."""

@@ -73,7 +73,7 @@ class RuleInputs:
         self.concat = Requests(lambda wildcards: concat_request(self._tokenizer_corpus(wildcards)))
         self.corpus_settings = settings(plan.corpus_settings, "corpus")
         self.evaluated_tokenizers = settings(plan.evaluation_settings)
-        self.model_settings = settings(plan.model_settings, "model")
+        self.accounting_settings = settings(plan.accounting_settings)
         self.step_settings = settings(plan.step_settings)
         self.experiment_runs = settings(plan.experiment_settings, "experiment")
         self.sample_settings = settings(plan.sample_settings, "corpus")

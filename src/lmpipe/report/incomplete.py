@@ -12,7 +12,7 @@ from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_int, join_words
 from lmpipe.report.plots.experiment import draw_experiment
 from lmpipe.report.plots.style import Drawing
-from lmpipe.study.problems import PROBLEMS
+from lmpipe.study.problems import PROBLEMS, listed_problems
 
 # The problem that covers the runs of all experiments.
 ALL_RUNS = "experiment_log"
@@ -80,7 +80,8 @@ def analyze_available(results: Results, snapshot: Snapshot, unreadable: Mapping[
     runs: dict[str, list[RunState]] = {name: [] for name in snapshot.files.study.plan.runs_by_experiment}
     for run in snapshot.runs:
         runs[run.run.experiment].append(run)
-    names = [*PROBLEMS, *(name for name in runs if name not in PROBLEMS)]
+    listed = listed_problems(results.study.handout, runs)
+    names = [*listed, *(name for name in runs if name not in PROBLEMS)]
     runs[ALL_RUNS] = snapshot.runs
     findings = {name: available_finding(results, name, runs.get(name, []), unreadable) for name in names}
     return Findings(study=results.study.study, problems=findings)

@@ -28,7 +28,7 @@ VARIANTS = {
     ("norm", "post"): "post_norm",
     ("norm", "none"): "no_norm",
     ("position_embedding", "rope"): "rope",
-    ("position_embedding", "none"): "nope",
+    ("position_embedding", "none"): "no_pos_emb",
     ("feed_forward", "swiglu"): "swiglu",
     ("feed_forward", "silu"): "silu",
 }

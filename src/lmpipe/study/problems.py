@@ -1,46 +1,64 @@
-"""Table of the problems of the write-up, one row each, in the order of the report."""
+"""Table of the problems of the handout, one row each, in the order of the handout."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
+
+Chapter = Literal["training", "ablations", "costs", "tokenizers", "warm_up", "appendix"]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: a section of the report, and a module and template of its name."""
+    """One problem: a card of the report, and a module and a prose template of its name."""
 
     id: str
-    """Name of the section."""
-    module: str = ""
-    """Module below lmpipe.analysis.problems, if it is not the id."""
+    """Key of the finding."""
+    chapter: Chapter
+    """Chapter of the report."""
     is_experiment: bool = False
     """True if the problem is answered by the study's experiment of this name."""
-    is_ablation: bool = False
-    """True for experiments that remove one part of the model."""
-    is_headline: bool = False
-    """True if the short answer is on the first page."""
+    aliases: tuple[str, ...] = ()
+    """Names in other editions of the handout; anchors in the report."""
+
+    @property
+    def is_ablation(self) -> bool:
+        """True for experiments that remove one part of the model."""
+        return self.chapter == "ablations"
 
 
-ABLATION = {"is_experiment": True, "is_ablation": True, "is_headline": True}
 _ROWS = (
-    Problem("unicode1"),
-    Problem("unicode2"),
-    Problem("train_bpe_tinystories"),
-    Problem("train_bpe_expts_owt"),
-    Problem("tokenizer_experiments"),
-    Problem("transformer_accounting"),
-    Problem("adamwAccounting", module="adamw_accounting"),
-    Problem("learning_rate_tuning"),
-    Problem("learning_rate", is_experiment=True, is_headline=True),
-    Problem("batch_size_experiment", is_experiment=True, is_headline=True),
-    Problem("generate"),
-    Problem("layer_norm_ablation", **ABLATION),
-    Problem("pre_norm_ablation", **ABLATION),
-    Problem("no_pos_emb", **ABLATION),
-    Problem("swiglu_ablation", **ABLATION),
-    Problem("main_experiment", is_experiment=True, is_headline=True),
-    Problem("experiment_log"),
+    Problem("unicode1", "tokenizers"),
+    Problem("unicode2", "tokenizers"),
+    Problem("train_bpe_tinystories", "tokenizers"),
+    Problem("train_bpe_expts_owt", "tokenizers"),
+    Problem("tokenizer_experiments", "tokenizers"),
+    Problem("transformer_accounting", "costs"),
+    Problem("adamw_accounting", "costs", aliases=("adamwAccounting",)),
+    Problem("learning_rate_tuning", "warm_up"),
+    Problem("learning_rate", "training", is_experiment=True),
+    Problem("batch_size_experiment", "training", is_experiment=True),
+    Problem("generate", "training"),
+    Problem("layer_norm_ablation", "ablations", is_experiment=True),
+    Problem("pre_norm_ablation", "ablations", is_experiment=True),
+    Problem("no_pos_emb", "ablations", is_experiment=True),
+    Problem("swiglu_ablation", "ablations", is_experiment=True),
+    Problem("main_experiment", "training", is_experiment=True),
+    Problem("experiment_log", "appendix"),
 )
 PROBLEMS = {problem.id: problem for problem in _ROWS}
 ABLATIONS = tuple(problem.id for problem in _ROWS if problem.is_ablation)
-HEADLINES = tuple(problem.id for problem in _ROWS if problem.is_headline)
+HEADLINES = (
+    "learning_rate",
+    "batch_size_experiment",
+    *ABLATIONS,
+    "main_experiment",
+)  # short answers on the first page
 # Sections of the report without an experiment, whose names no experiment may have.
-RESERVED_SECTIONS = frozenset(problem.id for problem in _ROWS if not problem.is_experiment)
+RESERVED_SECTIONS = frozenset(
+    name for problem in _ROWS if not problem.is_experiment for name in (problem.id, *problem.aliases)
+)
+
+
+def listed_problems(handout: str, experiments: Collection[str]) -> dict[str, Problem]:
+    """Return the problems that a report answers, by id: all, or without a handout those that have an experiment."""
+    return {name: problem for name, problem in PROBLEMS.items() if handout != "none" or name in experiments}

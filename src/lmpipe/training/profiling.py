@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lmpipe.model.accounting import FLOAT32_BYTES, account_adamw, count_parameters, forward_flops
+from lmpipe.model.accounting import FLOAT32_BYTES, batch_memory, count_parameters, forward_flops
 from lmpipe.model.activation_memory import account_activations, step_memory
 from lmpipe.model.functional import reduced_dtype
 from lmpipe.model.torch_counts import count_torch_flops
@@ -224,7 +224,7 @@ def benchmark_batch_sizes(
         set_deterministic(threads, acquired)
         warm_up(config, training, acquired)
         limit = round(MAX_MEMORY_FRACTION * free_memory_bytes(acquired))
-        memory, handout = step_memory(config, training.precision), account_adamw(config, limit)
+        memory, handout = step_memory(config, training.precision), batch_memory(config, limit)
         predicted = memory_line(limit, *memory)
         rows, stop_reason = [], "memory"
         if predicted.largest_batch_size:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lmpipe.errors import InputError
-from lmpipe.model.accounting import account_adamw
+from lmpipe.model.accounting import batch_memory
 from lmpipe.model.functional import CrossEntropyChunk, cross_entropy_chunk, linear_cross_entropy, reduced_dtype
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
@@ -169,7 +169,7 @@ def find_micro_batch_size(step: TrainingStep, batch_size: int) -> int:
         return min(setting, batch_size)
     if step.device.type != "cuda":
         memory = MAX_MEMORY_FRACTION * free_memory_bytes(step.device)
-        largest = account_adamw(step.model.config, memory).largest_batch_size
+        largest = batch_memory(step.model.config, memory).largest_batch_size
         return halve_until(batch_size, lambda size: size <= largest)
     fitting = halve_until(batch_size, lambda size: fits_in_memory(step, size))
     torch.cuda.reset_peak_memory_stats(step.device)  # the trials do not count as the run's peak
@@ -206,7 +206,7 @@ def translate_oom(model: ModelConfig, training: TrainingSettings) -> Iterator[No
         # On a CPU torch raises a plain RuntimeError with this text.
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
-        memory = account_adamw(model, 0)
+        memory = batch_memory(model, 0)
         size = training.batch_size if training.micro_batch_size == "auto" else training.micro_batch_size
         gigabytes = (memory.fixed_bytes + size * memory.bytes_per_sequence) / 1e9
         raise InputError(

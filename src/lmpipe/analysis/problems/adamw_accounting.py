@@ -1,4 +1,4 @@
-"""Problem adamwAccounting: memory, FLOPs and days of training with AdamW, every step of the derivation shown."""
+"""Problem adamw_accounting: memory, FLOPs and days of training with AdamW, every step of the derivation shown."""
 
 from lmpipe.analysis.finding import Finding, Metric, Table, Text, missing
 from lmpipe.analysis.problems import measured_compute, measured_memory
@@ -14,7 +14,7 @@ from lmpipe.io.formatting import format_bytes, format_command, format_formula, f
 from lmpipe.model.accounting import AdamWAccounting, AdamWComparison, ModelAccounting
 from lmpipe.model.activation_memory import saved_bytes
 
-ID = "adamwAccounting"
+ID = "adamw_accounting"
 TITLE = "What training with AdamW costs: memory and time"
 QUESTION = (
     "How much memory does training with AdamW take in float32, as a function of the batch size, what is the largest "

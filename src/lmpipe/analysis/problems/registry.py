@@ -10,17 +10,18 @@ from typing import Any
 from lmpipe.analysis.finding import Finding, Findings
 from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.results import Results
-from lmpipe.study.problems import PROBLEMS
+from lmpipe.study.problems import PROBLEMS, listed_problems
 
 
 def problem_module(problem: str) -> Any:
     """Import the module of a problem."""
-    return import_module(f"lmpipe.analysis.problems.{PROBLEMS[problem].module or problem}")
+    return import_module(f"lmpipe.analysis.problems.{problem}")
 
 
 def analyze_all(results: Results) -> Findings:
     """Analyze every problem, and every other experiment of the study."""
-    names = [*PROBLEMS, *(name for name in results.run_keys if name not in PROBLEMS)]
+    listed = listed_problems(results.study.handout, results.run_keys)
+    names = [*listed, *(name for name in results.run_keys if name not in PROBLEMS)]
     return Findings(study=results.study.study, problems={name: analyze_problem(name, results) for name in names})
 
 

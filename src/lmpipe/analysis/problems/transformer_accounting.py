@@ -5,6 +5,7 @@ from lmpipe.analysis.problems import measured_compute
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_bytes, format_command, format_int, format_number, format_percent, join_words
 from lmpipe.model.accounting import ModelAccounting
+from lmpipe.study.editions import edition_models
 
 ID = "transformer_accounting"
 TITLE = "What a transformer costs: parameters and FLOPs"
@@ -63,7 +64,7 @@ def analyze(results: Results) -> Finding:
 
 def read_accounting(results: Results) -> list[ModelAccounting]:
     """Return the existing accounting of every model that the study names, and of its own model."""
-    names = [*results.study.accounting.models, "study"]
+    names = [*results.study.accounting.models, *edition_models(results.study.handout), "study"]
     return [account for name in names if (account := results.document(ModelAccounting, f"accounting/{name}.json"))]
 
 

@@ -1,0 +1,111 @@
+"""Editions of the CS336 handout: names of the problems, shapes to account for, and figures to compare with.
+
+They are data files, study/editions/NAME.yaml; `handout` of a study file names one of them, or none.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from lmpipe.io.validation import InvalidValueError
+from lmpipe.study.fields import FiniteFloat, Fraction, Label, Name, PositiveFloat, PositiveInt, Settings
+from lmpipe.study.problems import PROBLEMS
+from lmpipe.study.settings import ModelConfig
+
+FOLDER = Path(__file__).parent / "editions"
+EDITIONS = ("cs336-2026", "cs336-2025")
+
+
+class AdamWQuestion(Settings):
+    """Problem adamw_accounting: memory and time of training on one device in float32."""
+
+    model: Name
+    """Shape, one of the edition's."""
+    feed_forward: Literal["swiglu", "silu"]
+    """Feed-forward of the edition's question."""
+    device: Label
+    """Name of the device."""
+    flops_per_second: PositiveFloat
+    """Peak rate of the device."""
+    device_memory_gb: PositiveFloat
+    """Memory of the device in GB (1e9 bytes)."""
+    utilization: Fraction
+    """Share of the peak rate that the training reaches (model FLOPs utilization)."""
+    steps: PositiveInt
+    """Optimizer steps."""
+    batch_size: PositiveInt
+    """Sequences in a step."""
+    unit: Literal["days", "hours"]
+    """Unit of the answer."""
+
+
+class ReferenceFigure(Settings):
+    """Figure that an edition states, for a metric of a problem."""
+
+    problem: Name
+    """Problem."""
+    metric: Name
+    """Metric of the problem's finding."""
+    label: Label
+    """Figure, in words."""
+    value: FiniteFloat
+    """Number."""
+    unit: str
+    """Unit."""
+
+
+class Edition(Settings):
+    """One edition of the handout."""
+
+    title: Label
+    """Title."""
+    source: Label
+    """Version of the handout."""
+    renamed: dict[Name, Name] = Field(default_factory=dict)
+    """Names of problems in this edition where they differ from lmpipe's."""
+    models: dict[Name, ModelConfig]
+    """Shapes of the accounting problems."""
+    adamw: AdamWQuestion
+    """Problem adamw_accounting."""
+    figures: list[ReferenceFigure]
+    """Figures that the edition states."""
+
+    @model_validator(mode="after")
+    def check_names(self) -> Self:
+        """Require that figures and names are of problems, and that the question's shape is one of the edition's."""
+        unknown = {*self.renamed, *(figure.problem for figure in self.figures)} - PROBLEMS.keys()
+        if unknown or self.adamw.model not in self.models:
+            problem = f"names {', '.join(sorted(unknown) or [self.adamw.model])}, which it does not have"
+            raise InvalidValueError(problem, "correct it")
+        return self
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Names of the problems in this edition by their id, in the order of the handout."""
+        return {problem: self.renamed.get(problem, problem) for problem in PROBLEMS}
+
+
+@cache
+def read_edition(name: str) -> Edition:
+    """Return an edition by its name in a study file."""
+    return Edition.model_validate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+
+
+def edition_of(handout: str) -> Edition | None:
+    """Return the edition of a study's `handout`; None without one."""
+    return None if handout == "none" else read_edition(handout)
+
+
+def edition_models(handout: str) -> dict[str, ModelConfig]:
+    """Return the shapes to account for, those of every edition, its own first; none without a handout."""
+    names = sorted(EDITIONS, key=lambda name: name != handout) if handout != "none" else []
+    return {name: model for edition in names for name, model in read_edition(edition).models.items()}
+
+
+def adamw_question(handout: str, model: str) -> AdamWQuestion:
+    """Return the question that a model's memory and time answer: its own edition's, or else the study's."""
+    of_model = [name for name in EDITIONS if model in read_edition(name).models]
+    return read_edition((of_model or [EDITIONS[0] if handout == "none" else handout])[0]).adamw
