@@ -11,6 +11,7 @@ from lmpipe.analysis.finding import Finding, Metric, Plot, Reference, Text
 from lmpipe.io.formatting import format_bytes, format_seconds, join_words
 from lmpipe.planning.lineage import Job, Lineage
 from lmpipe.provenance.environment import Environment
+from lmpipe.report.plots import palette
 from lmpipe.report.plots.style import CSS_COLORS, Drawing
 from lmpipe.report.table_cells import FormattedTable, TableCell, footnotes, format_table, metric_text
 
@@ -143,7 +144,7 @@ def inline_svg(svg: str, id_prefix: str, alt: str) -> Markup:
     body = re.sub(r'\bid="([^"]*)"', rf'id="{id_prefix}\1"', body)
     body = re.sub(r'(?:xlink:)?href="#([^"]*)"', rf'href="#{id_prefix}\1"', body)
     body = re.sub(r"url\(#([^)]*)\)", rf"url(#{id_prefix}\1)", body)
-    for color, css_color in CSS_COLORS.items():
+    for color, css_color in (CSS_COLORS | palette.CSS_COLORS).items():
         body = body.replace(color, css_color)
     view_box = re.search(r'viewBox="[^"]*"', svg)[0]
     compact = re.sub(r">\s+<", "><", body.partition(">")[2].strip())

@@ -1,0 +1,149 @@
+"""Forest plot: the effect of each variant on the final loss, with its interval, its seeds and its failures."""
+
+from collections.abc import Mapping
+from statistics import median
+
+from matplotlib.axes import Axes
+
+from lmpipe.analysis.finding import Effect, Forest
+from lmpipe.io.formatting import format_number
+from lmpipe.report.plots.canvas import CHARACTER, Canvas, Margins, Size, hide_ticks, text_width, zero_line
+from lmpipe.report.plots.palette import BACKGROUND, SOFT
+from lmpipe.report.plots.style import Drawing
+from lmpipe.report.prose import format_range, format_signed
+
+COLUMNS = (
+    "variant",
+    "difference",
+    "low",
+    "high",
+    "seed differences",
+    "failed seeds",
+    "seeds",
+    "peak rate",
+    "stable up to",
+    "breaks at",
+)
+ROW = 27.0
+# Rows that reach this many times farther than the median row are cut, with an arrow.
+CUT = 4.0
+
+
+def draw_forest(data: Forest, colors: Mapping[str, str], size: Size) -> Drawing:
+    """Draw a row for each effect, its numbers at the right; on a phone they are above the row."""
+    texts = [numbers_text(row) for row in data.rows]
+    edges = [edge_text(row) for row in data.rows]
+    above = 14.0 if size.is_narrow and size.has_text else 0.0
+    left = 8.0 if above else text_width([row.label for row in data.rows]) + 14
+    right = 8.0 if above else CHARACTER * (max(map(len, [*texts, ""])) + max(map(len, [*edges, ""]))) + 30
+    height = 62 + (ROW + above) * len(data.rows)
+    canvas = Canvas.of(size, Margins(left, right, 26, 36), height)
+    ax = canvas.ax
+    limit = cut_at(data.rows)
+    for index, row in enumerate(data.rows):
+        draw_effect(ax, row, index, colors[row.variant], limit)
+    zero_line(ax)
+    canvas.scale("x", log=False)
+    low, high = visible_range(data.rows, limit)
+    ax.set_xlim(low, high)
+    ax.set_ylim(len(data.rows) - 0.5, -0.5 - above / ROW / 2)
+    hide_ticks(ax, "y")
+    canvas.label_axes(data.x_label, "")
+    if size.has_text:
+        label_rows(canvas, data, colors, texts, edges)
+    return Drawing.of(canvas.figure, COLUMNS, [effect_row(row) for row in data.rows])
+
+
+def label_rows(canvas: Canvas, data: Forest, colors: Mapping[str, str], texts: list[str], edges: list[str]) -> None:
+    """Write the names and numbers of the rows, and which direction is better."""
+    ax, is_narrow = canvas.ax, canvas.size.is_narrow
+    place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
+    for index, row in enumerate(data.rows):
+        color = colors[row.variant]
+        if is_narrow:
+            ax.annotate(row.label, (0, index), (0, 9), color=color, **place)
+            ax.annotate(texts[index], (1, index), (0, 9), ha="right", **place)
+        else:
+            ax.annotate(row.label, (0, index), (-10, 0), ha="right", va="center", color=color, **place)
+            ax.annotate(texts[index], (1, index), (10, 0), va="center", **place)
+            offset = 20 + CHARACTER * max(map(len, texts))
+            ax.annotate(edges[index], (1, index), (offset, 0), va="center", color=SOFT, **place)
+    place["xycoords"] = ("data", "axes fraction")
+    ax.annotate("← better", (0, 1), (-5, 8), ha="right", color=SOFT, **place)
+    ax.annotate("worse →", (0, 1), (5, 8), color=SOFT, **place)
+
+
+def draw_effect(ax: Axes, row: Effect, y: int, color: str, limit: float) -> None:
+    """Draw one effect; its dot is filled if the interval excludes zero."""
+    low, high = row.interval or (0.0, 0.0)
+    if row.interval:
+        ax.plot([max(low, -limit), min(high, limit)], [y, y], color=color, linewidth=1.6)
+    inside = [value for value in row.differences if abs(value) <= limit]
+    ax.plot(inside, [y + 0.2] * len(inside), "o", color=color, markersize=2.5, alpha=0.7)
+    if row.difference is None:
+        return
+    if abs(row.difference) > limit:
+        at = limit if row.difference > 0 else -limit
+        ax.plot([at], [y], ">" if at > 0 else "<", color=color, markersize=7, clip_on=False)
+        return
+    face = color if row.interval and not low <= 0 <= high else BACKGROUND
+    ax.plot([row.difference], [y], "D", color=color, markersize=5.5, markerfacecolor=face, markeredgewidth=1.4)
+
+
+def extent(row: Effect) -> float:
+    """Return the largest distance from zero that a row needs."""
+    values = [*(row.interval or ()), *([] if row.difference is None else [row.difference])]
+    return max(map(abs, values), default=0.0)
+
+
+def cut_at(rows: list[Effect]) -> float:
+    """Return the largest difference that is drawn in place; farther ones become arrows."""
+    extents = [size for row in rows if (size := extent(row))]
+    if not extents:
+        return 1.0
+    return max(size for size in extents if size <= CUT * median(extents)) * 1.05
+
+
+def visible_range(rows: list[Effect], limit: float) -> tuple[float, float]:
+    """Return limits of the axis that contain zero and all that is drawn in place."""
+    values = [value for row in rows for value in (*(row.interval or ()), *row.differences, row.difference or 0.0)]
+    cut = [min(max(value, -limit), limit) for value in values]
+    low, high = min([0.0, *cut]), max([0.0, *cut])
+    margin = 0.06 * ((high - low) or 1.0)
+    return low - margin, high + margin
+
+
+def numbers_text(row: Effect) -> str:
+    """Return the difference and its interval, or the number of failed seeds."""
+    failed = f"{row.num_failed} of {row.num_seeds} failed" if row.num_failed else ""
+    if row.difference is None:
+        return failed or "no result"
+    extra = failed or (
+        f"({format_range(row.interval)})" if row.interval else "(one seed)" if row.num_seeds == 1 else ""
+    )
+    return f"{format_signed(row.difference)} {extra}".strip()
+
+
+def edge_text(row: Effect) -> str:
+    """Return the edge of stability of a variant."""
+    if row.stable_up_to is None:
+        return ""
+    return f"stable to {format_number(row.stable_up_to, 2)}"
+
+
+def effect_row(row: Effect) -> tuple[object, ...]:
+    """Return a row of the table of effects."""
+    low, high = row.interval or (None, None)
+    seeds = " ".join(f"{value:.6g}" for value in row.differences)
+    return (
+        row.label,
+        row.difference,
+        low,
+        high,
+        seeds,
+        row.num_failed,
+        row.num_seeds,
+        row.max_lr,
+        row.stable_up_to,
+        row.breaks_at,
+    )
