@@ -2,7 +2,7 @@ import pytest
 
 from lmpipe.analysis.problems import generate
 from lmpipe.generation.samples import SampleRecord, Samples
-from lmpipe.generation.text_metrics import METRICS, HeldOutMetrics, text_metrics
+from lmpipe.generation.text_metrics import METRICS, HeldOutMetrics, text_metrics, unknown_words
 from tests.support.fake_results import CORPORA, results_of, write_corpus_info
 
 VOCABULARY = {"the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "then"}
@@ -15,12 +15,14 @@ def metrics_of(text):
 def record(temperature, top_p, text, ended=True, cuts=()):
     return SampleRecord(
         prompt="Once",
+        seed=0,
         temperature=temperature,
         top_p=top_p,
         text=text,
         tokens=len(text.split()),
         reached_eos=ended,
         context_truncations=cuts,
+        unknown_words=unknown_words(text, VOCABULARY),
         **metrics_of(text),
     )
 
@@ -44,6 +46,7 @@ def samples_of(corpus, **changes):
         context_length=64,
         samples=records,
         held_out=HeldOutMetrics(**held_out),
+        progress=(),
     )
     return samples.model_copy(update=changes)
 

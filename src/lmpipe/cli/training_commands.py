@@ -161,10 +161,11 @@ def generate(args: Args) -> "JobResult | None":
 
     plan, paths = read_study(args.results)
     settings, run = plan.sample_settings(args.corpus), plan.sample_run(args.corpus)
-    folder, output = paths.run(run.experiment, run.name, run.seed), paths.samples(args.corpus)
+    folder, output = paths.root / run.folder, paths.samples(args.corpus)
+    progress = [(other, paths.root / other.folder) for other in plan.progress_runs(args.corpus)]
     texts = [paths.text(args.corpus, split) for split in ("train", "valid")]
-    write_samples(plan.study.samples, run, folder, *texts, output)
-    return JobResult(output, [folder, *texts], settings)
+    write_samples(plan.study.samples, run, folder, progress, *texts, output)
+    return JobResult(output, [folder, *(path for _, path in progress), *texts], settings)
 
 
 @command(

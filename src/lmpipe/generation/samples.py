@@ -1,14 +1,16 @@
 """Samples of a study: the texts that a trained run writes over a grid of settings, with their metrics."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from lmpipe.generation.inference import load_run
+from lmpipe.generation.inference import CompiledLM, load_run
 from lmpipe.generation.sampling import (
     Sample,
     SampleRequest,
     decode_samples,
     detokenize,
     end_of_text_id,
+    generate,
     start_samples,
 )
 from lmpipe.generation.text_metrics import (
@@ -17,6 +19,7 @@ from lmpipe.generation.text_metrics import (
     held_out_metrics,
     text_metrics,
     training_vocabulary,
+    unknown_words,
 )
 from lmpipe.io.documents import Document
 from lmpipe.io.progress import progress
@@ -26,12 +29,17 @@ from lmpipe.study.schema import SamplesSettings
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from lmpipe.training.run_documents import RunConfig, RunSummary
 
+# The texts of the report's first figure: long enough to judge, short enough for one line.
+PROGRESS_WORDS, PROGRESS_TOKENS, PROGRESS_TEMPERATURE = 25, 64, 0.7
+
 
 class SampleRecord(TextMetrics):
     """Finished sample with its metrics."""
 
     prompt: str
     """Prompt."""
+    seed: int
+    """Seed of the sampling."""
     temperature: float
     """Sampling temperature; 0 is greedy."""
     top_p: float
@@ -44,6 +52,25 @@ class SampleRecord(TextMetrics):
     """True if the sample ended with the end-of-text token, false if it reached max_new_tokens."""
     context_truncations: tuple[int, ...]
     """Positions, prompt included, at which the context was full and its first half was dropped."""
+    unknown_words: tuple[str, ...]
+    """Words that the training text lacks, in lower case, each once."""
+
+
+class ProgressText(Document):
+    """Short text of a run with some training budget."""
+
+    run: str
+    """Run, as EXPERIMENT/RUN."""
+    train_tokens: int
+    """Tokens that the run was trained on."""
+    loss: float | None
+    """Final validation loss of the run in nats per token; null if it is not finite."""
+    prompt: str
+    """Prompt."""
+    text: str
+    """Continuation, without the prompt."""
+    unknown_words: tuple[str, ...]
+    """Words of the continuation that the training text lacks, in lower case."""
 
 
 class Samples(Document):
@@ -62,7 +89,7 @@ class Samples(Document):
     prompts: tuple[str, ...]
     """Prompts of the grid."""
     seed: int
-    """Seed of the run and of the samples."""
+    """Seed of the run."""
     max_new_tokens: int
     """Length at which a sample ends without the end-of-text token."""
     context_length: int
@@ -71,15 +98,18 @@ class Samples(Document):
     """Samples of the grid."""
     held_out: HeldOutMetrics
     """Metrics of held-out text of comparable length."""
+    progress: tuple[ProgressText, ...]
+    """One text of each run of a growing budget, sampled at temperature 0.7."""
 
 
-def sample_grid(settings: SamplesSettings) -> list[SampleRequest]:
-    """Return every combination of the settings once; at temperature 0 top_p changes nothing."""
+def sample_grid(settings: SamplesSettings, corpus: str, seed: int) -> list[SampleRequest]:
+    """Return every combination of the settings once; at temperature 0 top_p changes nothing, nor does the seed."""
     grid = [
         SampleRequest(prompt, float(temperature), 1.0 if temperature == 0 else float(top_p))
-        for prompt in settings.prompts
+        for prompt in settings.prompts_for(corpus)
         for temperature in settings.temperature
         for top_p in settings.top_p
+        if temperature > 0 or seed == settings.seeds[0]
     ]
     return list(dict.fromkeys(grid))
 
@@ -88,21 +118,19 @@ def write_samples(
     settings: SamplesSettings,
     run: PlannedRun,
     run_folder: str | Path,
+    progress_runs: Sequence[tuple[PlannedRun, Path]],
     train_text: str | Path,
     valid_text: str | Path,
     output: str | Path,
 ) -> None:
-    """Generate the grid of samples and write samples/CORPUS.json; `run_folder` holds the files of `run`."""
+    """Generate the samples of a corpus and write samples/CORPUS.json.
+
+    `run_folder` holds the files of `run`, which writes the grid; each of `progress_runs` writes one short text.
+    """
     model, tokenizer = load_run(run_folder)
-    grid = sample_grid(settings)
-    samples = start_samples(tokenizer, grid, model.config.context_length, run.seed)
-    with progress("generating", settings.max_new_tokens * len(grid), "tokens") as bar:
-        for new_tokens in decode_samples(model, samples, settings.max_new_tokens, end_of_text_id(tokenizer)):
-            bar.advance(new_tokens)
     vocabulary = training_vocabulary(train_text)
-    records = tuple(
-        make_record(tokenizer, request, sample, vocabulary) for request, sample in zip(grid, samples, strict=True)
-    )
+    records = generate_grid(settings, run.corpus, model, tokenizer, vocabulary)
+    prompt = settings.prompts_for(run.corpus)[0]
     summary = RunSummary.read(Path(run_folder) / SUMMARY)
     Samples(
         corpus=run.corpus,
@@ -110,25 +138,65 @@ def write_samples(
         run_status=summary.status,
         validation_loss=summary.validation_loss,
         tokenizer=RunConfig.read(Path(run_folder) / CONFIG).tokenizer.name,
-        prompts=tuple(settings.prompts),
+        prompts=tuple(settings.prompts_for(run.corpus)),
         seed=run.seed,
         max_new_tokens=settings.max_new_tokens,
         context_length=model.config.context_length,
         samples=records,
         held_out=held_out_metrics(valid_text, [record.words for record in records], vocabulary),
+        progress=tuple(progress_text(*progress_run, prompt, vocabulary) for progress_run in progress_runs),
     ).write(output)
 
 
-def make_record(tokenizer: Tokenizer, request: SampleRequest, sample: Sample, vocabulary: set[str]) -> SampleRecord:
+def generate_grid(
+    settings: SamplesSettings, corpus: str, model: CompiledLM, tokenizer: Tokenizer, vocabulary: set[str]
+) -> tuple[SampleRecord, ...]:
+    """Generate the samples of all settings and seeds together."""
+    requests: list[tuple[int, SampleRequest]] = []
+    samples: list[Sample] = []
+    for seed in settings.seeds:
+        grid = sample_grid(settings, corpus, seed)
+        samples += start_samples(tokenizer, grid, model.config.context_length, seed)
+        requests += [(seed, request) for request in grid]
+    with progress("generating", settings.max_new_tokens * len(samples), "tokens") as bar:
+        for new_tokens in decode_samples(model, samples, settings.max_new_tokens, end_of_text_id(tokenizer)):
+            bar.advance(new_tokens)
+    return tuple(
+        make_record(tokenizer, seed, request, sample, vocabulary)
+        for (seed, request), sample in zip(requests, samples, strict=True)
+    )
+
+
+def make_record(
+    tokenizer: Tokenizer, seed: int, request: SampleRequest, sample: Sample, vocabulary: set[str]
+) -> SampleRecord:
     """Return the record of a finished sample."""
     text = detokenize(tokenizer, sample.new_ids)
     return SampleRecord(
         prompt=request.prompt,
+        seed=seed,
         temperature=sample.temperature,
         top_p=sample.top_p,
         text=text,
         tokens=len(sample.new_ids),
         reached_eos=sample.reached_eos,
         context_truncations=tuple(sample.context_truncations),
+        unknown_words=unknown_words(text, vocabulary),
         **text_metrics(text, vocabulary).model_dump(),
+    )
+
+
+def progress_text(run: PlannedRun, folder: Path, prompt: str, vocabulary: set[str]) -> ProgressText:
+    """Return a short continuation of a prompt by one run."""
+    model, tokenizer = load_run(folder)
+    [sample] = generate(model, tokenizer, [prompt], PROGRESS_TEMPERATURE, max_new_tokens=PROGRESS_TOKENS)
+    text = " ".join(detokenize(tokenizer, sample.new_ids).split()[:PROGRESS_WORDS])
+    summary = RunSummary.read(folder / SUMMARY)
+    return ProgressText(
+        run=f"{run.experiment}/{run.name}",
+        train_tokens=summary.tokens,
+        loss=summary.validation_loss,
+        prompt=prompt,
+        text=text,
+        unknown_words=unknown_words(text, vocabulary),
     )

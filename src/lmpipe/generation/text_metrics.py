@@ -88,6 +88,15 @@ def word_metrics(words: Sequence[str], vocabulary: set[str]) -> TextMetrics:
     )
 
 
+def unknown_words(text: str, vocabulary: set[str]) -> tuple[str, ...]:
+    """Return the words of a text that are not in a vocabulary, each once, in the order of the text.
+
+    >>> unknown_words("The fox saw a zorp, a Zorp!", {"the", "fox", "saw", "a"})
+    ('zorp',)
+    """
+    return tuple(dict.fromkeys(word for word in split_words(text) if word not in vocabulary))
+
+
 def training_vocabulary(path: str | Path, max_bytes: int = MAX_TRAINING_BYTES) -> set[str]:
     """Return the words of the documents in the first `max_bytes` of a training text."""
     vocabulary: set[str] = set()

@@ -181,7 +181,10 @@ class Plan:
     def sample_settings(self, corpus: str) -> dict[str, Any]:
         """Return what is generated for a corpus, and by which run."""
         run = self.sample_run(corpus)
-        samples = self.study.samples.model_dump(mode="json", exclude={"models", "progress"})
+        settings = self.study.samples
+        samples = settings.model_dump(mode="json", exclude={"models", "progress"}) | {
+            "prompts": settings.prompts_for(corpus)
+        }
         progress = [f"{other.experiment}/{other.name}" for other in self.progress_runs(corpus)]
         return {
             "corpus": corpus,
@@ -312,6 +315,8 @@ def check_samples(plan: Plan) -> None:
     for corpus in samples.models:
         if corpus not in plan.study.corpora:
             raise InvalidValueError(*unknown_name("samples.models", corpus, plan.study.corpora))
+        if isinstance(samples.prompts, dict) and corpus not in samples.prompts:
+            raise InvalidValueError(f"samples.prompts has none for {corpus}", f"add {corpus}: [TEXT]")
     for corpus in samples.progress:
         if corpus not in samples.models:
             raise InvalidValueError(*unknown_name("samples.progress", corpus, samples.models))

@@ -172,10 +172,11 @@ class RuleInputs:
     # --- samples, findings, report
 
     def sample_inputs(self, wildcards: "Wildcards") -> list[str]:
-        """Return the files of the run and the tokenizer that generate text for a corpus."""
-        run = or_exit(self.plan.sample_run, wildcards.corpus)
-        merges = self.paths.tokenizer(run.tokenizer) / "merges.txt"
-        return strings([*(self._folder(run) / name for name in (CONFIG, SUMMARY, WEIGHTS)), merges])
+        """Return the files of the runs and the tokenizers that generate text for a corpus."""
+        runs = [or_exit(self.plan.sample_run, wildcards.corpus), *self.plan.progress_runs(wildcards.corpus)]
+        files = [self._folder(run) / name for run in runs for name in (CONFIG, SUMMARY, WEIGHTS)]
+        files += [self.paths.tokenizer(run.tokenizer) / "merges.txt" for run in runs]
+        return strings(dict.fromkeys(files))
 
     def records(self, *without: str) -> list[str]:
         """Return the records of all jobs but those of the rules `without`; takes no wildcards."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationError
 
 from lmpipe.io.validation import first_violation
 from lmpipe.study.corpora import Corpus
@@ -30,6 +30,17 @@ class AccountingSettings(Settings):
     """Memory of the device in GB (1e9 bytes)."""
 
 
+def prompts_tag(value: Any) -> str:
+    """Return the kind of prompts: lists by corpus, or one list."""
+    return "by_corpus" if isinstance(value, dict) else "list"
+
+
+PromptList = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+Prompts = Annotated[
+    Annotated[PromptList, Tag("list")] | Annotated[dict[Name, PromptList], Tag("by_corpus")], Discriminator(prompts_tag)
+]
+
+
 class SamplesSettings(Settings):
     """Text to generate, with every combination of prompt, temperature and top_p."""
 
@@ -39,8 +50,10 @@ class SamplesSettings(Settings):
         default_factory=dict
     )
     """Runs of growing budgets, by corpus: each writes one short text for the report's first figure."""
-    prompts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
-    """Texts to continue."""
+    prompts: Prompts
+    """Texts to continue: a list for every corpus, or lists by corpus."""
+    seeds: Seeds = Field(default_factory=lambda: [0])
+    """Seeds of the sampling; greedy decoding uses none."""
     max_new_tokens: PositiveInt = 256
     """Tokens of a sample at most."""
     temperature: Annotated[list[NonNegativeFloat], Field(min_length=1), AfterValidator(validate_unique)]
@@ -49,6 +62,10 @@ class SamplesSettings(Settings):
         list[Annotated[FiniteFloat, Field(gt=0, le=1)]], Field(min_length=1), AfterValidator(validate_unique)
     ]
     """Probability masses of nucleus sampling; 1 samples from all tokens."""
+
+    def prompts_for(self, corpus: str) -> list[str]:
+        """Return the prompts of the samples for a corpus."""
+        return self.prompts[corpus] if isinstance(self.prompts, dict) else self.prompts
 
 
 class Study(Settings):
