@@ -8,7 +8,7 @@ import pytest
 
 from lmpipe.analysis.problems.learning_rate_tuning import diverged, step_factor
 from lmpipe.analysis.problems.registry import problem_module
-from lmpipe.analysis.problems.transformer_accounting import GPT2_XL, context_sentences, size_sentences
+from lmpipe.analysis.problems.transformer_accounting import longer_context, size_effect
 from lmpipe.analysis.results import Results
 from lmpipe.model.accounting import ModelAccounting
 from lmpipe.model.torch_counts import account_model
@@ -19,17 +19,21 @@ from lmpipe.tokenizer.unicode_demo import demonstrate_unicode
 from tests.support.fake_results import fabricate_measurements, results_of
 from tests.support.findings import prose
 
-QUESTION = read_edition("cs336-2025").adamw
+EDITION = read_edition("cs336-2025")
+QUESTION = EDITION.adamw
+GPT2_XL = EDITION.models["gpt2_xl_2025"].model_dump()
 OWN = {"vocab_size": 300, "context_length": 64, "num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 48}
 SMALL = {"vocab_size": 500, "context_length": 64, "num_layers": 2, "d_model": 32, "num_heads": 2, "d_ff": 96}
 LONG = SMALL | {"context_length": 640}
+XL_SHAPES = ("gpt2_xl_2025", "gpt2_xl_2026")
 PROBLEMS = ("unicode1", "unicode2", "transformer_accounting", "adamw_accounting", "learning_rate_tuning")
 
 
-def make_results(folder, models) -> Results:
+def make_results(folder, models, question=QUESTION) -> Results:
     for name, model in {**models, "study": OWN}.items():
-        account_model(name, ModelConfig(**model), QUESTION).write(folder / "accounting" / f"{name}.json")
-    return results_of(folder, accounting={"models": models, "device_memory_gb": 80.0})
+        account_model(name, ModelConfig(**model), question).write(folder / "accounting" / f"{name}.json")
+    own = {name: model for name, model in models.items() if name not in EDITION.models}
+    return results_of(folder, accounting={"models": own, "device_memory_gb": 80.0}, handout="cs336-2025")
 
 
 def write_toy(folder, losses):
@@ -50,7 +54,7 @@ def toy_curve(rate, steps=10, start=25.0):
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full study")
-    results = make_results(folder, {"gpt2_xl": GPT2_XL, "small": SMALL, "long": LONG})
+    results = make_results(folder, {"gpt2_xl_2025": GPT2_XL, "small": SMALL, "long": LONG})
     fabricate_measurements(folder)
     with pytest.MonkeyPatch.context() as patch:
         # The same facts, without the second in which all of Unicode is decoded.
@@ -90,28 +94,47 @@ def test_missing_inputs_are_told_with_their_remedy(tmp_path, problem):
 
 def test_transformer_accounting_gives_the_figures_of_gpt2_xl(full):
     finding = problem_module("transformer_accounting").analyze(full)
-    assert finding.metrics["gpt2_xl_parameters"].value == 2_127_057_600
-    assert finding.metrics["gpt2_xl_bytes"].value == 8_508_230_400
-    assert finding.metrics["gpt2_xl_forward_flops"].value == 4_513_336_524_800
-    assert len(finding.plots) == 1
+    assert finding.metrics["gpt2_xl_2025_parameters"].value == 2_127_057_600
+    assert finding.metrics["gpt2_xl_2025_bytes"].value == 8_508_230_400
+    assert finding.metrics["gpt2_xl_2025_forward_flops"].value == 4_513_336_524_800
+    assert (finding.facts["main"], finding.facts["main_parameters"]) == ("GPT-2 XL", 2_127_057_600)
+    shares, parameters = (figure.data for figure in finding.figures)
+    assert [sum(values) for values in zip(*shares.groups.values(), strict=True)] == pytest.approx([100] * 4)
+    assert 2_127_057_600 in parameters.groups["parameters"]
 
 
 def test_models_that_differ_in_context_or_in_size_alone_are_compared():
     wide = SMALL | {"d_model": 64, "d_ff": 192}
     models = {"small": SMALL, "wide": wide, "long": LONG}
     small, wide, long = (account_model(name, ModelConfig(**model), QUESTION) for name, model in models.items())
-    (sentence,) = context_sentences([small, wide, long])
-    assert f"10 times the tokens but takes {long.flops.forward / small.flops.forward:.3g} times" in sentence
-    (sentence,) = size_sentences([small, wide], wide)
-    assert "small and wide" in sentence
+    longer = longer_context([small, wide, long], small)
+    assert longer["context_factor"] == 10
+    assert longer["flops_factor"] == long.flops.forward / small.flops.forward
+    assert longer_context([small, wide], small) is None
+    labels = {name: name for name in models}
+    size = size_effect([small, wide, long], wide, labels)
+    assert (size["small"], size["large"], size["component"]) == ("small", "wide", "feed-forward")
+    assert size["to"] == wide.shares["feed_forward"]
+    assert size_effect([small, long], small, labels) is None
 
 
 @pytest.mark.parametrize("problem", ["transformer_accounting", "adamw_accounting"])
-def test_a_study_without_gpt2_xl_is_partial(tmp_path, problem):
-    # Its shape makes a GPT-2 XL, not its name: its metrics are compared with the write-up's.
+def test_a_study_without_its_editions_model_is_partial(tmp_path, problem):
     finding = problem_module(problem).analyze(make_results(tmp_path, {"gpt2_xl": SMALL}))
     assert finding.status == "partial"
-    assert "gpt2_xl_parameters" not in finding.metrics
+    assert prose(problem, finding)["answer"]
+
+
+def test_shapes_of_the_other_edition_are_in_the_table_but_not_in_the_figure(tmp_path):
+    models = {name: read_edition(f"cs336-{name[-4:]}").models[name].model_dump() for name in XL_SHAPES}
+    results = make_results(tmp_path, models)
+    results.study.accounting.models.clear()
+    finding = problem_module("transformer_accounting").analyze(results)
+    assert [row[0] for row in finding.tables[0].rows] == ["GPT-2 XL", "GPT-2 XL (2026)", "this study's model"]
+    assert finding.figures[0].data.labels == ["GPT-2 XL", "this study's model"]
+    assert finding.metrics["gpt2_xl_2026_parameters"].value == 1_640_452_800
+    adamw = problem_module("adamw_accounting").analyze(results)
+    assert [row[0] for row in adamw.tables[0].rows[::2]] == ["GPT-2 XL", "GPT-2 XL (2026)"]
 
 
 def test_a_study_without_named_models_accounts_for_its_own(tmp_path):
@@ -142,7 +165,7 @@ def test_the_largest_batch_by_saved_bytes_leaves_out_attention_scores(full):
 
 def test_adamw_accounting_shows_every_step(full):
     finding = problem_module("adamw_accounting").analyze(full)
-    derivations = [table for table in finding.tables if "derivation" in table.caption]
+    derivations = [table for table in finding.tables if table.caption.startswith("Derivation: memory and time")]
     assert len(derivations) == 2
     symbols = {row[0] for row in derivations[0].rows}
     assert {"P", "A", "a", "b", "B_max", "C_forward", "C_adamw", "C_step", "days"} <= symbols
@@ -150,13 +173,28 @@ def test_adamw_accounting_shows_every_step(full):
     assert "B_max = (80,000,000,000 − 26,168,601,600) ÷ 15,517,753,344 = 3 sequences" in finding.texts[0].text
 
 
+def test_adamw_accounting_answers_the_question_of_its_edition(full, tmp_path):
+    finding = problem_module("adamw_accounting").analyze(full)
+    assert (finding.facts["largest_batch"], finding.facts["unit"], round(finding.facts["time"])) == (3, "days", 5115)
+    edition = read_edition("cs336-2026")
+    name, model = edition.adamw.model, edition.models[edition.adamw.model]
+    account_model(name, model, edition.adamw).write(tmp_path / "accounting" / f"{name}.json")
+    finding = problem_module("adamw_accounting").analyze(results_of(tmp_path))
+    assert (finding.facts["unit"], round(finding.facts["time"])) == ("hours", 4850)
+    assert finding.facts["largest_batch"] == finding.metrics["largest_batch_size_swiglu"].value
+    bars = finding.figures[-1].data
+    total = sum(values[0] for values in bars.groups.values()) * 1e9
+    metrics = finding.metrics
+    assert total == pytest.approx(metrics["fixed_bytes_swiglu"].value + metrics["bytes_per_sequence_swiglu"].value)
+
+
 def test_a_model_too_large_for_the_device_is_told(tmp_path):
-    account_model("gpt2_xl", ModelConfig(**GPT2_XL), QUESTION.model_copy(update={"device_memory_gb": 24.0})).write(
-        tmp_path / "accounting" / "gpt2_xl.json"
+    small_device = QUESTION.model_copy(update={"device_memory_gb": 24.0})
+    finding = problem_module("adamw_accounting").analyze(
+        make_results(tmp_path, {QUESTION.model: GPT2_XL}, small_device)
     )
-    results = results_of(tmp_path, accounting={"models": {"gpt2_xl": GPT2_XL}})
-    finding = problem_module("adamw_accounting").analyze(results)
-    assert finding.metrics["largest_batch_size"].value == 0
+    assert finding.facts["largest_batch"] == 0
+    assert prose("adamw_accounting", finding)["answer"].startswith("Not one")
 
 
 def test_learning_rate_tuning_judges_each_rate(full):

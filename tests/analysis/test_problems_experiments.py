@@ -3,11 +3,13 @@ import re
 import pytest
 import yaml
 
-from lmpipe.analysis.finding import Finding, Reference
+from lmpipe.analysis.finding import Finding, Metric, Reference
 from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.problems.registry import complete_finding, problem_module
-from lmpipe.analysis.problems.write_up_comparison import LEFT_OPEN, compare_with_write_up, stand_in_for, write_up
+from lmpipe.analysis.problems.write_up_comparison import compare_with_references, stand_in_for
+from lmpipe.analysis.results import Results
 from lmpipe.planning.plan import load_plan
+from lmpipe.study.editions import write_up
 from tests.support.fake_results import fabricate_study, results_of
 from tests.support.findings import ON_STORIES, code_spans, find, value
 
@@ -79,28 +81,31 @@ def test_a_general_experiment_without_a_grid_is_told_by_differences(tmp_path):
     assert generic_experiment.analyze(single, "one").status == "answered"
 
 
-def test_the_write_up_stands_beside_ours_with_the_difference_in_setting(fabricated):
+def test_the_write_up_stands_beside_ours(fabricated):
     finding = find("learning_rate", fabricated)
-    best, diverged = compare_with_write_up("learning_rate", finding, fabricated).rows
-    assert (best.reference, best.value) == (0.0008, 0.01)
-    assert (diverged.reference, diverged.value) == (0.2, 3.0)
-    assert all(text in best.caveat for text in ("12.3 MB of stories", "TinyStories (2.23 GB)", "1,024", "16"))
+    best, diverged = compare_with_references("learning_rate", finding, fabricated).rows[:2]
+    assert (best.reference, best.value) == (0.0008, finding.metrics["best_max_lr"].value)
+    assert (diverged.reference, diverged.value) == (0.2, finding.metrics["smallest_diverged_max_lr"].value)
+    assert compare_with_references("unicode1", Finding("missing"), fabricated) == Reference()
+
+
+def test_figures_of_the_studys_edition_need_a_metric_of_their_name(fabricated):
+    finding = Finding("answered", metrics={"gpu_hours": Metric(1.5, "h")})
+    for handout, hours in (("cs336-2025", 4), ("cs336-2026", 2), ("none", None)):
+        study = fabricated.study.model_copy(update={"handout": handout})
+        results = Results(fabricated.folder, study, fabricated.run_keys)
+        rows = compare_with_references("learning_rate", finding, results).rows
+        assert [(row.reference, row.value) for row in rows if row.unit == "h"] == ([(hours, 1.5)] if hours else [])
 
 
 def test_a_figure_that_this_study_lacks_keeps_its_row_and_says_why(fabricated):
-    (row, *_) = compare_with_write_up("train_bpe_tinystories", Finding("missing"), fabricated).rows
+    (row, *_) = compare_with_references("train_bpe_tinystories", Finding("missing"), fabricated).rows
     assert row.value is None
     assert row.missing_reason
-    assert "1,024" in row.caveat and "10,000" in row.caveat
-
-
-def test_problems_that_the_write_up_leaves_open_say_so(fabricated):
-    assert compare_with_write_up("no_pos_emb", Finding("missing"), fabricated).note == LEFT_OPEN
-    assert compare_with_write_up("unicode1", Finding("missing"), fabricated) == Reference()
 
 
 def test_the_original_text_stands_in_nobodys_place_however_it_is_split(tmp_path, fabricated):
-    original = write_up()["texts"]["TinyStories"]["train_sha256"]
+    original = write_up().texts["TinyStories"].train_sha256
     text = {"url": "https://example.org/TinyStories.txt", "sha256": original}
     settings = {"source": "url", "tokenizer": {"vocab_size": 1024}, "stands_for": "TinyStories", "valid_fraction": 0.1}
     fabricate_study(tmp_path, {"learning_rate": ON_STORIES})
@@ -116,7 +121,7 @@ def test_the_original_text_stands_in_nobodys_place_however_it_is_split(tmp_path,
 def test_original_text_is_not_a_stand_in(fabricated, monkeypatch):
     assert stand_in_for(fabricated, "stories") == "TinyStories"
     info = fabricated.corpora["stories"]
-    train = info.splits.train.model_copy(update={"sha256": write_up()["texts"]["TinyStories"]["train_sha256"]})
+    train = info.splits.train.model_copy(update={"sha256": write_up().texts["TinyStories"].train_sha256})
     splits = info.splits.model_copy(update={"train": train})
     monkeypatch.setitem(fabricated.corpora, "stories", info.model_copy(update={"splits": splits}))
     assert stand_in_for(fabricated, "stories") is None

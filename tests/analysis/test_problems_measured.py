@@ -10,6 +10,7 @@ from lmpipe.study.settings import ModelConfig
 from tests.support.fake_results import MODEL, change_summary, fabricate_measurements, fabricate_study
 
 CONFIG = ModelConfig(vocab_size=1024, **MODEL)
+MEMORY = {"memory_before_bytes": 300_000_000, "peak_memory_bytes": 400_000_000}
 SWEEP = {"learning_rate": {"corpus": "stories", "batch_size": 8, "sweep": {"max_lr": [0.003, 0.01]}}}
 
 
@@ -19,7 +20,7 @@ def results(tmp_path) -> Results:
     fabricate_measurements(tmp_path)
     for rate in (0.003, 0.01):
         total = count_parameters(CONFIG).total
-        change_summary(results, f"learning_rate/max_lr={rate}/seed0", parameters=total, peak_memory_bytes=400_000_000)
+        change_summary(results, f"learning_rate/max_lr={rate}/seed0", parameters=total, **MEMORY)
     return results
 
 
@@ -78,23 +79,36 @@ def test_activations_are_set_beside_both_lists_and_the_gaps_are_named(results):
     assert rows["activations: RMSNorms"] == [0, 300, 400, -100, -25]
     assert rows["gradients"] == [4000, 4000, 4000, 0, 0]
     assert sum(row[3] for row in measurement.tables[1].rows) == 900 - 1200
+    assert measurement.facts["overcounted"] == {"names": ["logits"], "bytes": 600}
+    assert measurement.facts["omitted"] == {"names": ["inputs of the RMSNorms"], "bytes": 300}
+    (figure,) = measurement.figures
+    assert figure.data.groups["activations"] == [1200e-6, 900e-6, 1000e-6]
+    assert figure.data.groups["AdamW's moments"] == [8000e-6] * 3
 
 
-def test_peaks_of_runs_are_predicted_from_process_weights_and_activations(results):
+def test_memory_is_compared_with_what_a_run_added_to_its_process(results):
     measurement = measured_memory.memory(results)
-    logits = 4 * 2048 * 1024
-    predicted = 300_000_000 + step_bytes(CONFIG, "float32", 8) + 2 * logits
+    predicted = step_bytes(CONFIG, "float32", 8) + 2 * 4 * 2048 * 1024
     (row,) = measurement.tables[2].rows
-    assert row[1:3] == [2, 8]
-    assert row[4:6] == [predicted, 400_000_000]
-    assert figures(measurement)["largest_peak_memory_error"] == pytest.approx(100 * (predicted / 400_000_000 - 1))
+    assert row[1:5] == [2, 8, predicted, 100_000_000]
+    assert figures(measurement)["largest_run_memory_error"] == pytest.approx(100 * (predicted / 100_000_000 - 1))
+    assert measurement.facts["worst_batch_size"] == 8
 
 
-def test_runs_of_another_machine_are_not_set_beside_this_ones_process(results):
+def test_memory_of_a_larger_process_is_not_the_runs(results):
+    before = figures(measured_memory.memory(results))["largest_run_memory_error"]
+    larger = {name: size + 2_000_000_000 for name, size in MEMORY.items()}
+    for rate in (0.003, 0.01):
+        change_summary(results, f"learning_rate/max_lr={rate}/seed0", **larger)
+    reread = Results(results.folder, results.study, results.run_keys)
+    assert figures(measured_memory.memory(reread))["largest_run_memory_error"] == before
+
+
+def test_runs_of_another_machine_are_not_compared_with_this_ones_prediction(results):
     for rate in (0.003, 0.01):
         change_summary(results, f"learning_rate/max_lr={rate}/seed0", device="another")
     measurement = measured_memory.memory(results)
-    assert measurement.metrics["largest_peak_memory_error"].missing_reason == "no run on the device that was measured"
+    assert measurement.metrics["largest_run_memory_error"].missing_reason == "no run on the device that was measured"
     assert len(measurement.tables) == 2
 
 

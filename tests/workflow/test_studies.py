@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmpipe.analysis.problems.write_up_comparison import write_up
 from lmpipe.model.accounting import count_parameters
 from lmpipe.planning.plan import load_plan, read_plan
+from lmpipe.study.editions import write_up
 from lmpipe.study.problems import PROBLEMS, RESERVED_SECTIONS
 from lmpipe.study.settings import ModelConfig
 from tests.support.work import planned_jobs
@@ -76,9 +76,9 @@ def test_texts_are_pinned_and_those_of_the_write_up(path):
         assert text.is_compressed or text.bytes == text.text_bytes
     for corpus, original in (("tinystories", "TinyStories"), ("openwebtext", "OpenWebText")):
         (train,) = plan.study.corpora[corpus].files
-        reference = write_up()["texts"][original]
-        assert (train.sha256, train.text_bytes) == (reference["train_sha256"], reference["train_bytes"])
-        assert plan.study.corpora[corpus].tokenizer.vocab_size == reference["vocab_size"]
+        reference = write_up().texts[original]
+        assert (train.sha256, train.text_bytes) == (reference.train_sha256, reference.train_bytes)
+        assert plan.study.corpora[corpus].tokenizer.vocab_size == reference.vocab_size
 
 
 @pytest.mark.parametrize(

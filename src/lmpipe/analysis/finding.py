@@ -29,6 +29,11 @@ class Metric:
     """Reason why there is no value."""
 
 
+def optional_metric(value: Cell, unit: str, source: str, missing_reason: str) -> Metric:
+    """Return a metric whose `missing_reason` counts only if the value is None."""
+    return Metric(value, unit, source, missing_reason=missing_reason if value is None else "")
+
+
 @element
 class Table:
     """A table of raw values; the report formats the numbers."""
@@ -163,7 +168,7 @@ class ReferenceRow:
     """Unit of both values."""
     setting: str
     """Setting of the write-up's number."""
-    caveat: str
+    caveat: str = ""
     """Differences in setting that keep the values from being equal."""
 
 

@@ -131,7 +131,7 @@ STAGES = (
     Stage(
         "analyze",
         "findings",
-        ("analysis.problems", "analysis/problems/write_up.json"),
+        ("analysis.problems", "study/editions"),
         lambda plan, paths: [paths.findings],
     ),
     Stage("report", "report", ("report.page", "report/templates"), lambda plan, paths: [paths.report]),

@@ -54,7 +54,7 @@ def number_filter(form: Callable[[float], str]) -> Callable[[Any], str]:
         value = value_of(number)
         if value is None:
             raise ValueError("the template prints a metric without a value; ask for it with has()")
-        return form(value)
+        return form(value).replace("-", "−")
 
     return apply
 

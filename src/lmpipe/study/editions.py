@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from lmpipe.io.validation import InvalidValueError
-from lmpipe.study.fields import FiniteFloat, Fraction, Label, Name, PositiveFloat, PositiveInt, Settings
+from lmpipe.study.fields import Fraction, Label, Name, PositiveFloat, PositiveInt, Settings
 from lmpipe.study.problems import PROBLEMS
 from lmpipe.study.settings import ModelConfig
 
@@ -51,10 +51,23 @@ class ReferenceFigure(Settings):
     """Metric of the problem's finding."""
     label: Label
     """Figure, in words."""
-    value: FiniteFloat
-    """Number."""
+    value: int | float | str
+    """Number, or a text such as the longest token."""
     unit: str
     """Unit."""
+    setting: str = ""
+    """Setting of the figure."""
+
+
+class OriginalText(Settings):
+    """Training text of the write-up, which a corpus of the study may stand for."""
+
+    train_sha256: str
+    """SHA-256 of the training text."""
+    train_bytes: PositiveInt
+    """Its size."""
+    vocab_size: PositiveInt
+    """Vocabulary of its tokenizer."""
 
 
 class Edition(Settings):
@@ -72,11 +85,15 @@ class Edition(Settings):
     """Problem adamw_accounting."""
     figures: list[ReferenceFigure]
     """Figures that the edition states."""
+    texts: dict[Name, OriginalText] = Field(default_factory=dict)
+    """Training texts of its public write-up."""
+    write_up: list[ReferenceFigure] = Field(default_factory=list)
+    """Figures of its public write-up."""
 
     @model_validator(mode="after")
     def check_names(self) -> Self:
         """Require that figures and names are of problems, and that the question's shape is one of the edition's."""
-        unknown = {*self.renamed, *(figure.problem for figure in self.figures)} - PROBLEMS.keys()
+        unknown = {*self.renamed, *(figure.problem for figure in [*self.figures, *self.write_up])} - PROBLEMS.keys()
         if unknown or self.adamw.model not in self.models:
             problem = f"names {', '.join(sorted(unknown) or [self.adamw.model])}, which it does not have"
             raise InvalidValueError(problem, "correct it")
@@ -92,6 +109,11 @@ class Edition(Settings):
 def read_edition(name: str) -> Edition:
     """Return an edition by its name in a study file."""
     return Edition.model_validate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+
+
+def write_up() -> Edition:
+    """Return the edition whose public write-up the findings are compared with."""
+    return read_edition("cs336-2025")
 
 
 def edition_of(handout: str) -> Edition | None:

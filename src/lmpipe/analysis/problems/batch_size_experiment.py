@@ -65,7 +65,6 @@ def analyze(results: Results) -> Finding:
         *time_sentences(experiment, finished, seconds),
         speed_sentence(sizes),
         *sharing_sentences(experiment, sizes),
-        *batch_size_limits.sentences(results, benchmark),
         run_summary.setting_sentence(results, experiment),
         *steps_sentences(experiment, finished),
         *rate_sentences(experiment, finished),

@@ -1,18 +1,13 @@
 """Batch sizes that fit on the machine: time and memory of steps of every doubling, measured on an idle machine."""
 
-from lmpipe.analysis.finding import Metric, Table
-from lmpipe.analysis.problems import run_summary
-from lmpipe.analysis.problems.measured_compute import format_signed_percent, percent_error
+from pydantic import JsonValue
+
+from lmpipe.analysis.finding import Metric, Table, optional_metric
+from lmpipe.analysis.problems.measured_compute import percent_error
 from lmpipe.analysis.results import ExperimentRuns, Results
-from lmpipe.io.formatting import format_bytes, format_command, format_int
 from lmpipe.training.measurements import BatchSizeBenchmark
 
 SOURCE = "batch_sizes.json"
-STOP_REASONS = {
-    "memory": "the next would not fit",
-    "run": "the next would be larger than a whole run",
-    "time": "the measurement's time was over",
-}
 # Predictions of the memory of a step: the formula for lmpipe's model, and the handout's list.
 PREDICTIONS = ("predicted", "handout")
 MISSING = "no batch size of this model has been timed alone"
@@ -33,42 +28,26 @@ def speeds(benchmark: BatchSizeBenchmark | None) -> dict[int, float]:
     return {row.batch_size: row.tokens_per_second for row in benchmark.sizes} if benchmark else {}
 
 
-def sentences(results: Results, benchmark: BatchSizeBenchmark | None) -> list[str]:
-    """Describe the largest batch that fits, measured and by the accounting."""
-    if benchmark is None and (results.folder / SOURCE).exists():
-        return ["The batch sizes timed alone are of another model, precision or device than these runs."]
+def facts(benchmark: BatchSizeBenchmark | None) -> dict[str, JsonValue]:
+    """Return the reason why no larger batch was tried, the memory left, and the largest error of our formula."""
     if benchmark is None:
-        return [f"No batch size has been timed alone; run {format_command(results.folder / SOURCE)}."]
-    room = format_bytes(benchmark.memory_limit_bytes)
-    if not benchmark.sizes:
-        return [f"Not one sequence of this model fits into the {room} that the device has left for it."]
-    largest, estimated = benchmark.largest_batch_size, benchmark.estimated_largest_batch_size
-    formula, handout = (format_int(getattr(benchmark, line).largest_batch_size) for line in PREDICTIONS)
-    reason = STOP_REASONS[benchmark.stop_reason]
-    fits = f"{format_int(largest)} sequences are the largest doubling that was tried, since {reason}"
-    return [
-        f"As to what fits, {fits}; at the memory that the last doublings took, about {format_int(estimated)} would "
-        f"fit into the {room} that the device has left, by our formula of what a step holds {formula}, and by the "
-        f"handout's accounting {handout}.",
-        error_sentence(benchmark),
-    ]
-
-
-def error_sentence(benchmark: BatchSizeBenchmark) -> str:
-    """Describe the error of our formula for the memory of these steps."""
+        return {"batch_sizes": None}
     errors = [
         percent_error(predicted(benchmark, row.batch_size), row.memory_bytes)
         for row in benchmark.sizes
         if row.memory_bytes
     ]
-    if not errors:
-        return "The memory that a step adds could not be told from what the process held before."
-    low, high = (format_signed_percent(value) for value in (min(errors), max(errors)))
-    spread = low if low == high else f"{low} to {high}"
-    return (
-        f"Of the memory that these steps added to the process, our formula is off by {spread}: it counts tensors, and "
-        "neither the room that the allocator keeps between them nor the buffers of the matrix multiplies."
-    )
+    return {
+        "batch_sizes": {
+            "stop_reason": benchmark.stop_reason,
+            "limit_bytes": benchmark.memory_limit_bytes,
+            "largest": benchmark.largest_batch_size,
+            "estimated": benchmark.estimated_largest_batch_size,
+            "by_formula": benchmark.predicted.largest_batch_size,
+            "by_handout": benchmark.handout.largest_batch_size,
+            "worst_error": max(errors, key=abs, default=None),
+        }
+    }
 
 
 def predicted(benchmark: BatchSizeBenchmark, batch_size: int, line: str = "predicted") -> int:
@@ -84,8 +63,7 @@ def metrics(benchmark: BatchSizeBenchmark | None) -> dict[str, Metric]:
     } | {
         f"{line}_largest_batch_size": benchmark and getattr(benchmark, line).largest_batch_size for line in PREDICTIONS
     }
-    reason = "" if benchmark else MISSING
-    return {name: run_summary.metric(value, "sequences", SOURCE, reason) for name, value in values.items()}
+    return {name: optional_metric(value, "sequences", SOURCE, MISSING) for name, value in values.items()}
 
 
 def tables(benchmark: BatchSizeBenchmark | None) -> list[Table]:
@@ -101,10 +79,4 @@ def tables(benchmark: BatchSizeBenchmark | None) -> list[Table]:
         rows.append([row.batch_size, *speed, measured, formula, errors[0], handout, errors[1]])
     columns = ["batch size", "steps", "seconds of a step (median)", "tokens/s", "memory (bytes)"]
     columns += ["by our formula (bytes)", "error (%)", "by the handout's list (bytes)", "its error (%)"]
-    threads = f"{benchmark.threads} thread{'s' if benchmark.threads > 1 else ''}"
-    caption = (
-        f"Every doubling of the batch size, timed alone on {benchmark.device} ({threads}, {benchmark.precision}); "
-        "memory is what the model, its optimizer and its steps add to a process that has loaded the code and "
-        "nothing else."
-    )
-    return [Table(caption, columns, rows)]
+    return [Table("Steps of every doubling of the batch size, timed alone on the machine", columns, rows)]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from lmpipe.analysis.finding import Finding, Metric, Table
 from lmpipe.analysis.problems import generate, run_summary, tokenizer_experiments
-from lmpipe.analysis.problems.write_up_comparison import ROLE_DATASETS, describe_corpus
-from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
+from lmpipe.analysis.problems.write_up_comparison import describe_corpus
+from lmpipe.analysis.results import ROLE_DATASETS, UNITS, ExperimentRuns, Results
 from lmpipe.analysis.statistics import paired_difference
 from lmpipe.generation.samples import SampleRecord, Samples
 from lmpipe.io.formatting import format_bytes, format_int, format_loss, format_number, format_percent, join_words

@@ -1,14 +1,15 @@
 """Predictions of the accounting beside measurements of this study, with the errors: parameters, FLOPs and time."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from lmpipe.analysis.finding import Metric, Table
-from lmpipe.analysis.problems import run_summary
+from pydantic import JsonValue
+
+from lmpipe.analysis.finding import Figure, Metric, Table, optional_metric
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.runs import Run
-from lmpipe.io.formatting import format_command, format_int, format_number, format_percent, format_seconds
+from lmpipe.io.formatting import format_percent
 from lmpipe.model.accounting import MODEL_FLOPS_UTILIZATION, count_parameters, forward_flops
 from lmpipe.model.activation_memory import step_bytes, validation_bytes
 from lmpipe.study.settings import ModelConfig
@@ -29,35 +30,14 @@ def percent_error(predicted: float, measured: float) -> float:
     return 100 * (predicted - measured) / measured
 
 
-def format_signed_percent(value: float) -> str:
-    """Return an error in percent with its sign.
-
-    >>> format_signed_percent(-12.345), format_signed_percent(0.26)
-    ('−12.3 %', '+0.3 %')
-    """
-    return f"{value:+.1f} %".replace("-", "−")
-
-
-def describe_error(predicted: float, measured: float) -> str:
-    """Return an error in words.
-
-    >>> describe_error(110, 100), describe_error(95, 100), describe_error(7, 7)
-    ('10 % too much', '5 % too little', 'exactly right')
-    """
-    if predicted == measured:
-        return "exactly right"
-    return (
-        f"{format_number(abs(percent_error(predicted, measured)))} % too {'much' if predicted > measured else 'little'}"
-    )
-
-
 @dataclass(frozen=True)
 class Measurement:
-    """Metrics, sentences and tables for a problem's finding."""
+    """Metrics, facts, tables and figures for a problem's finding."""
 
     metrics: dict[str, Metric]
-    sentences: list[str]
-    tables: list[Table]
+    facts: dict[str, JsonValue] = field(default_factory=dict)
+    tables: list[Table] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
 
 
 def read_profile(results: Results) -> StepProfile | None:
@@ -69,29 +49,26 @@ def read_profile(results: Results) -> StepProfile | None:
 
 
 def flops_and_time(results: Results) -> Measurement:
-    """Parameters, FLOPs and the time of a step, predicted and measured."""
+    """Return parameters, FLOPs and the time of a step, predicted and measured."""
     profile = read_profile(results)
     if profile is None:
-        return Measurement(
-            {"step_flops_error": run_summary.metric(None, PERCENT, SOURCE, MISSING)}, [missing_sentence(results)], []
-        )
-    speed = Throughput.of(results, profile)
-    rows, groups = [*counted_rows(profile), *(speed.rows() if speed else [])], list(run_groups(results, profile))
+        return Measurement({"step_flops_error": optional_metric(None, PERCENT, SOURCE, MISSING)})
+    speed, groups = Throughput.of(results, profile), list(run_groups(results, profile))
     table = Table(
-        "Predicted beside measured: a training step of the study's own model, "
-        f"{format_int(profile.batch_size)} sequences.",
-        ["quantity", "predicted", "measured", "error (%)", "how it was measured"],
-        rows,
+        "Predicted and measured training step of the study's own model",
+        ["quantity", "predicted", "measured", "error (%)", "method"],
+        [*counted_rows(profile), *(speed.rows() if speed else [])],
     )
-    sentences = [counted_sentence(results, profile), *(speed.sentences() if speed else []), *run_sentences(groups)]
-    tables = [table, *([runs_table(groups)] if any(group.seconds for group in groups) else [])]
-    return Measurement(counted_metrics(results, profile) | speed_metrics(profile, speed), sentences, tables)
-
-
-def missing_sentence(results: Results) -> str:
-    """Report that nothing was measured, with the remedy."""
-    problem = "What the study's own model really takes has not been measured"
-    return f"{problem}; run {format_command(results.folder / SOURCE)}."
+    shares = sorted(group.utilization for group in groups if group.utilization is not None)
+    facts = {
+        "assumed_utilization": MODEL_FLOPS_UTILIZATION,
+        "threads": profile.threads,
+        "is_timed_alone": speed is not None and speed.source == TIMED,
+        "run_utilizations": shares,
+        "num_shapes": len(parameter_errors(results)),
+    }
+    metrics = counted_metrics(results, profile) | speed_metrics(profile, speed)
+    return Measurement(metrics, facts, [table, *([runs_table(groups)] if shares else [])])
 
 
 def counted_rows(profile: StepProfile) -> list[list[Any]]:
@@ -125,23 +102,8 @@ def counted_metrics(results: Results, profile: StepProfile) -> dict[str, Metric]
     return {
         "step_flops_counted": Metric(measured.step_flops, "FLOPs", SOURCE),
         "step_flops_error": Metric(percent_error(predicted.step_flops, measured.step_flops), PERCENT, SOURCE),
-        "largest_parameters_error": run_summary.metric(largest, PERCENT, RUNS, "no run finished"),
+        "largest_parameters_error": optional_metric(largest, PERCENT, RUNS, "no run finished"),
     }
-
-
-def counted_sentence(results: Results, profile: StepProfile) -> str:
-    """Describe the errors of the quantities that can be counted exactly."""
-    predicted, measured = profile.predicted, profile.measured
-    errors = parameter_errors(results)
-    largest = max(errors, key=abs, default=0.0)
-    step_error = describe_error(predicted.step_flops, measured.step_flops)
-    parameters_error = "exactly right" if largest == 0 else f"wrong by up to {format_number(abs(largest))} %"
-    return (
-        f"Against this study's own runs, the predicted parameters are {parameters_error} for each shape of model that "
-        f"was trained ({format_int(len(errors))}); torch counts {format_int(measured.step_flops)} FLOPs of a training "
-        f"step of {format_int(profile.batch_size)} sequences, and the prediction, 3 × the forward pass, is "
-        f"{step_error}."
-    )
 
 
 @dataclass(frozen=True)
@@ -155,31 +117,27 @@ class Throughput:
     flops_per_token: float
     ceiling: float
     tokens: int
-    threads: int
     source: str
-    method: str
 
     @classmethod
     def of(cls, results: Results, profile: StepProfile) -> "Throughput | None":
         """Return the speed of the measured model; None if neither a step nor a run of it was timed."""
         timed = results.document(BatchSizeBenchmark, TIMED)
         sizes = timed.sizes if timed and timed.model == profile.model else []
-        step_speeds = [row.tokens_per_second for row in sizes if row.batch_size == profile.batch_size]
-        runs = [
-            run.summary.tokens_per_second
-            for run in results.runs()
-            if (run.config.model, run.setting("batch_size")) == (profile.model, profile.batch_size)
-            and run.summary.tokens_per_second
-        ]
-        speeds, source, method = step_speeds, TIMED, "a step timed alone on the machine"
-        if not step_speeds:
-            speeds, source, method = runs, RUNS, "the mean of the runs, which may have had company"
+        speeds, source = [row.tokens_per_second for row in sizes if row.batch_size == profile.batch_size], TIMED
+        if not speeds:
+            source = RUNS
+            speeds = [
+                run.summary.tokens_per_second
+                for run in results.runs()
+                if (run.config.model, run.setting("batch_size")) == (profile.model, profile.batch_size)
+                and run.summary.tokens_per_second
+            ]
         if not speeds:
             return None
         tokens = profile.batch_size * profile.model.context_length
         flops, ceiling = profile.measured.step_flops, profile.measured.matmul_flops_per_second
-        mean = sum(speeds) / len(speeds)
-        return cls(mean, flops / tokens, ceiling, tokens, profile.threads, source, method)
+        return cls(sum(speeds) / len(speeds), flops / tokens, ceiling, tokens, source)
 
     @property
     def utilization(self) -> float:
@@ -197,44 +155,32 @@ class Throughput:
         return self.tokens / self.tokens_per_second
 
     def rows(self) -> list[list[Any]]:
-        """Rows of the table of predictions."""
-        assumed = format_percent(MODEL_FLOPS_UTILIZATION)
-        time = [self.predicted_seconds, self.seconds, percent_error(self.predicted_seconds, self.seconds), self.method]
+        """Return rows of the table of predictions."""
+        method = "step timed alone on the machine" if self.source == TIMED else "mean of runs that shared the machine"
+        time = [self.predicted_seconds, self.seconds]
         rates = [self.tokens / self.predicted_seconds, self.tokens_per_second]
         shares = [100 * MODEL_FLOPS_UTILIZATION, 100 * self.utilization]
         return [
-            [f"seconds of a step, at {assumed} of the ceiling", *time],
-            ["tokens per second", *rates, percent_error(*rates), self.method],
+            [f"seconds of a step, at {format_percent(MODEL_FLOPS_UTILIZATION)} of the ceiling", *time,
+             percent_error(*time), method],
+            ["tokens per second", *rates, percent_error(*rates), method],
             ["share of the ceiling, MFU (%)", *shares, percent_error(*shares), "FLOPs × speed ÷ ceiling"],
-        ]
-
-    def sentences(self) -> list[str]:
-        """Return the ceiling, the share that training uses, and how well the handout's assumption predicts the time."""
-        threads = f"{format_int(self.threads)} thread{'s' if self.threads > 1 else ''}"
-        assumed = format_percent(MODEL_FLOPS_UTILIZATION)
-        return [
-            f"With {threads} the device multiplies large matrices at "
-            f"{format_number(self.ceiling / 1e9)} GFLOP/s at best, and "
-            f"training runs at {format_int(self.tokens_per_second)} tokens a second ({self.method}), which is "
-            f"{format_percent(self.utilization)} of that ceiling (MFU).",
-            f"A step takes {format_seconds(self.seconds)}; with the {assumed} that the handout "
-            f"assumes it would take {format_seconds(self.predicted_seconds)}, which is "
-            f"{describe_error(self.predicted_seconds, self.seconds)}.",
-        ]
+        ]  # fmt: skip
 
 
 def speed_metrics(profile: StepProfile, speed: Throughput | None) -> dict[str, Metric]:
     """Return the metrics of time and speed; they are undefined if nothing was timed."""
-    reason = "" if speed else "no step or run of this model was timed"
+    reason = "no step or run of this model was timed"
+    values = {
+        "tokens_per_second": (speed and speed.tokens_per_second, "tokens per second"),
+        "utilization": (speed and speed.utilization, "share of the ceiling"),
+        "step_seconds": (speed and speed.seconds, "s"),
+        "step_seconds_error": (speed and percent_error(speed.predicted_seconds, speed.seconds), PERCENT),
+    }
     source = speed.source if speed else TIMED
-    seconds_error = percent_error(speed.predicted_seconds, speed.seconds) if speed else None
-    ceiling = profile.measured.matmul_flops_per_second
     return {
-        "matmul_ceiling": Metric(ceiling, "FLOP/s", SOURCE),
-        "tokens_per_second": run_summary.metric(speed and speed.tokens_per_second, "tokens per second", source, reason),
-        "utilization": run_summary.metric(speed and speed.utilization, "share of the ceiling", source, reason),
-        "step_seconds": run_summary.metric(speed and speed.seconds, "s", source, reason),
-        "step_seconds_error": run_summary.metric(seconds_error, PERCENT, source, reason),
+        "matmul_ceiling": Metric(profile.measured.matmul_flops_per_second, "FLOP/s", SOURCE),
+        **{name: optional_metric(value, unit, source, reason) for name, (value, unit) in values.items()},
     }
 
 
@@ -242,11 +188,10 @@ def speed_metrics(profile: StepProfile, speed: Throughput | None) -> dict[str, M
 class RunGroup:
     """The runs of one shape of model, batch size and precision on the device that was measured.
 
-    `process` are the bytes of the process without a model, `ceiling` the device's FLOP/s.
+    `ceiling` is the device's FLOP/s.
     """
 
     runs: list[Run]
-    process: int
     ceiling: float
 
     @property
@@ -265,16 +210,20 @@ class RunGroup:
         return f"{self.runs[0].config.experiment}/{self.runs[0].name}"
 
     @property
-    def predicted_peak(self) -> int:
-        """The most memory that a run should hold, in bytes."""
+    def predicted_bytes(self) -> int:
+        """The most memory that a run should add to its process."""
         at_once = min(self.batch_size, self.runs[0].summary.micro_batch_size)
-        step = step_bytes(self.model, self.runs[0].setting("precision"), at_once)
-        return self.process + step + validation_bytes(self.model)
+        return step_bytes(self.model, self.runs[0].setting("precision"), at_once) + validation_bytes(self.model)
 
     @property
-    def peak(self) -> int:
-        """The most memory that a run held, in bytes."""
-        return max(run.summary.peak_memory_bytes for run in self.runs)
+    def added_bytes(self) -> int:
+        """The most memory that a run added to what its process held before it had the model."""
+        return max(run.summary.peak_memory_bytes - run.summary.memory_before_bytes for run in self.runs)
+
+    @property
+    def memory_error(self) -> float:
+        """Error of the predicted memory in percent of what the runs added."""
+        return percent_error(self.predicted_bytes, self.added_bytes)
 
     @property
     def flops(self) -> int:
@@ -305,13 +254,12 @@ def run_groups(results: Results, profile: StepProfile) -> Iterator[RunGroup]:
         if (run.summary.device, run.summary.threads) == (profile.device, profile.threads):
             key = repr((run.config.model, run.setting("batch_size"), run.setting("precision")))
             groups.setdefault(key, []).append(run)
-    measured = profile.measured
     for runs in groups.values():
-        yield RunGroup(runs, measured.process_bytes, measured.matmul_flops_per_second)
+        yield RunGroup(runs, profile.measured.matmul_flops_per_second)
 
 
 def runs_table(groups: list[RunGroup]) -> Table:
-    """FLOPs and time of all runs of each group."""
+    """Return FLOPs and time of all runs of each group."""
     rows = [
         [group.name, len(group.runs), group.batch_size, group.flops, group.predicted_seconds, group.seconds,
          percent_error(group.predicted_seconds, group.seconds), 100 * group.utilization]
@@ -321,17 +269,7 @@ def runs_table(groups: list[RunGroup]) -> Table:
     assumed = format_percent(MODEL_FLOPS_UTILIZATION)
     columns = ["first run of its group", "runs", "batch size", "training FLOPs", f"seconds at {assumed} of the ceiling"]
     return Table(
-        "FLOPs and training time of this study's runs, by shape of model and batch size; runs may have shared the "
-        "machine.",
+        "FLOPs and training time of runs, which may have shared the machine, by model and batch size",
         [*columns, "measured seconds", "error (%)", "MFU (%)"],
         rows,
     )
-
-
-def run_sentences(groups: list[RunGroup]) -> list[str]:
-    """Return the shares of the ceiling that whole runs reached."""
-    shares = sorted(group.utilization for group in groups if group.utilization is not None)
-    if not shares:
-        return []
-    spread = " to ".join(dict.fromkeys([format_percent(shares[0]), format_percent(shares[-1])]))
-    return [f"Over whole runs, which may have shared the machine, MFU is {spread} by shape of model and batch size."]

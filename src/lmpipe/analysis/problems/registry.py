@@ -42,8 +42,8 @@ def headings(module: Any) -> tuple[str, str]:
 def complete_finding(problem: str, title: str, question: str, finding: Finding, results: Results) -> Finding:
     """Return a finding as findings.json contains it: with the study's target loss and the write-up's numbers."""
     from lmpipe.analysis.problems.target_loss import add_target
-    from lmpipe.analysis.problems.write_up_comparison import compare_with_write_up
+    from lmpipe.analysis.problems.write_up_comparison import compare_with_references
 
     finding = add_target(finding, results, problem)
-    reference = compare_with_write_up(problem, finding, results)
+    reference = compare_with_references(problem, finding, results)
     return replace(finding, title=title, question=question, reference=reference)

@@ -7,8 +7,8 @@ from statistics import linear_regression
 from pydantic import JsonValue
 
 from lmpipe.analysis.finding import Bars, Figure, Finding, Line, Lines, Metric, Table, missing
-from lmpipe.analysis.problems.write_up_comparison import ROLE_DATASETS, stand_in_for
-from lmpipe.analysis.results import Results
+from lmpipe.analysis.problems.write_up_comparison import stand_in_for
+from lmpipe.analysis.results import ROLE_DATASETS, Results
 from lmpipe.io.formatting import format_command
 from lmpipe.tokenizer.documents import (
     LongToken,
