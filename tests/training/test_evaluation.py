@@ -12,7 +12,6 @@ from lmpipe.training.evaluation import (
     evaluate,
     mean_loss,
     next_token_losses,
-    token_byte_lengths,
     window_batches,
 )
 from tests.support.tiny_study import tiny_tokenizer
@@ -52,11 +51,11 @@ def test_bits_per_byte_by_hand():
     torch.nn.init.zeros_(model.lm_head.weight)
     # All 263 ids are equally likely; targets: "th" (2 bytes), end of text, " a" (2 bytes), "b" (1 byte).
     tokens = torch.tensor([97, 257, 256, 258, 98]).numpy()
-    result = evaluate(model, tokens, token_byte_lengths(tiny_tokenizer()), "float32", lambda targets: None)
+    result = evaluate(model, tokens, tiny_tokenizer().byte_lengths, "float32", lambda targets: None)
     assert (result.validation_tokens, result.validation_bytes) == (4, 5)
     assert result.loss == pytest.approx(math.log(263))
     assert result.bits_per_byte == pytest.approx(3 * math.log2(263) / 5)
-    assert math.isnan(evaluate(model, tokens[3:], token_byte_lengths(tiny_tokenizer()), "float32", print).loss_se)
+    assert math.isnan(evaluate(model, tokens[3:], tiny_tokenizer().byte_lengths, "float32", print).loss_se)
 
 
 @pytest.mark.parametrize("ends", [[7, 8, 30, 59], [7, 8, 30], [0, 1], []])

@@ -58,6 +58,7 @@ rule analyze:
         training=expand("<results>/tokenizers/{tokenizer}/training.json", tokenizer=PLAN.tokenizers),
         tokens=expand("<results>/tokens/{tokenizer}/{split}.json", tokenizer=PLAN.tokenizers, split=["train", "valid"]),
         evaluation="<results>/tokenizer_experiments.json",
+        yardsticks=expand("<results>/yardsticks/{corpus}.json", corpus=STUDY.corpora),
         unicode="<results>/unicode.json",
         accounting=expand("<results>/accounting/{model}.json", model=PLAN.models),
         toy="<results>/learning_rate_tuning.csv",

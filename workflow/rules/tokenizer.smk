@@ -1,4 +1,4 @@
-# Pre-token counts, tokenizers, token files, and the evaluation of tokenizers.
+# Pre-token counts, tokenizers, token files, the evaluation of tokenizers, and yardsticks.
 # Jobs whose time is a result use all cores, so that nothing runs beside them.
 
 
@@ -156,3 +156,26 @@ rule evaluate_tokenizers:
         code=stage_digest("evaluate_tokenizers"),
     shell:
         "lmpipe evaluate-tokenizers {params.results} 2> {log:q}"
+
+
+rule yardsticks:
+    input:
+        texts=expand("<results>/corpora/{{corpus}}/{split}.txt", split=["train", "valid"]),
+        vocab="<results>/tokenizers/{corpus}/vocab.json",
+        tokens=expand("<results>/tokens/{{corpus}}/{split}.{kind}", split=["train", "valid"], kind=["bin", "json"]),
+    output:
+        yardsticks="<results>/yardsticks/{corpus}.json",
+        provenance="<results>/yardsticks/{corpus}.provenance.json",
+    log:
+        "<logs>/yardsticks/{corpus}.log",
+    benchmark:
+        "<benchmarks>/yardsticks/{corpus}.tsv"
+    resources:
+        mem_mb=inputs.yardsticks.mem_mb,
+        runtime=inputs.yardsticks.runtime,
+    params:
+        results=subpath(output.yardsticks, ancestor=2),
+        settings=inputs.yardstick_settings,
+        code=stage_digest("yardsticks"),
+    shell:
+        "lmpipe yardsticks {params.results} {wildcards.corpus} 2> {log:q}"

@@ -202,4 +202,4 @@ def seeds_table(groups: Sequence[SeedGroup]) -> Table:
 
 def divergence_step(run: Run) -> int | None:
     """Return the last step before a run diverged, dated by its loss."""
-    return getattr(run.summary, "divergence_step", getattr(run.summary, "diverged_step", None))
+    return run.summary.divergence_step

@@ -139,6 +139,24 @@ def evaluate_tokenizers(args: Args) -> "JobResult":
 
 
 @command(
+    RESULTS,
+    argument("corpus", help="name of the corpus"),
+    examples="lmpipe yardsticks results/laptop stories",
+)
+def yardsticks(args: Args) -> "JobResult":
+    """Measure n-gram tables and xz on a corpus of a study, and the overlap of its splits."""
+    from lmpipe.data.yardsticks import measure_yardsticks
+    from lmpipe.planning.session import read_study
+    from lmpipe.provenance.job_records import JobResult
+
+    plan, paths = read_study(args.results)
+    settings, output = plan.yardstick_settings(args.corpus), paths.yardsticks(args.corpus)
+    measure_yardsticks(paths.root, args.corpus, args.corpus, settings["budgets"]).write(output)
+    tokens = paths.tokens(args.corpus, "train").parent
+    return JobResult(output, [paths.corpus(args.corpus), paths.tokenizer(args.corpus), tokens], settings)
+
+
+@command(
     argument("--output", required=True, help=".json file"),
     examples="lmpipe demonstrate-unicode --output unicode.json",
 )

@@ -20,6 +20,7 @@ from lmpipe.study.settings import ModelConfig, ModelSettings
 
 MAX_JOBS = 5000  # Snakemake plans them in less than a minute
 MAX_SHARDS = 1000  # so that their paths fit into one command line
+MAX_SHORTENING = 4  # of the default training, for runs whose tokens get yardsticks
 MAX_RUN_NAME = 200  # characters; a folder's name may have 255 bytes, and files beside it add some
 
 Entry = TypeVar("Entry")
@@ -161,6 +162,14 @@ class Plan:
         """Return the corpora, and the corpus of each tokenizer, that are evaluated."""
         tokenizers = {name: corpus for name, (corpus, _) in self.tokenizers.items()}
         return {"corpora": list(self.study.corpora), "tokenizers": tokenizers}
+
+    def yardstick_settings(self, corpus: str) -> dict[str, Any]:
+        """Return the numbers of training tokens at which a corpus is measured: those of its longer runs."""
+        find("corpus", corpus, self.study.corpora)
+        default = self.study.training.total_tokens
+        budgets = {run.training.total_tokens for run in self.runs if run.corpus == corpus}
+        long_budgets = sorted(budget for budget in budgets if budget >= default / MAX_SHORTENING)
+        return {"corpus": corpus, "budgets": long_budgets or [default]}
 
     def accounting_settings(self) -> dict[str, Any]:
         """Return the models to account for, each with the training that is asked about."""

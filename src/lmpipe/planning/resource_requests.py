@@ -76,6 +76,11 @@ def concat_request(corpus: Corpus) -> ResourceRequest:
     return make_request(0, split_bytes(corpus)[0] / TEXTS["copy_bytes_per_second"], min_mb=1000)
 
 
+def yardsticks_request(corpus: Corpus) -> ResourceRequest:
+    """Return the request for the yardsticks of a corpus, whose whole text is read."""
+    return make_request(0, sum(split_bytes(corpus)) / TEXTS["overlap_bytes_per_second"], min_mb=4000)
+
+
 def critical_path_seconds(plan: Plan) -> dict[str, float]:
     """Return, for each experiment, the seconds on one core of the longest chain of runs that wait for its best rate."""
     waiting: dict[str, list[PlannedRun]] = {name: [] for name in plan.runs_by_experiment}

@@ -24,6 +24,7 @@ from lmpipe.planning.resource_requests import (
     encode_shard_request,
     merge_request,
     train_request,
+    yardsticks_request,
 )
 from lmpipe.planning.stages import records
 from lmpipe.study.corpora import Corpus
@@ -70,9 +71,11 @@ class RuleInputs:
         self.train = Requests(lambda wildcards: train_request(plan, self._run(wildcards)))
         self.train_bpe = Requests(lambda wildcards: merge_request(self._tokenizer_corpus(wildcards)))
         self.encode = Requests(lambda wildcards: encode_request(self._tokenizer_corpus(wildcards)))
+        self.yardsticks = Requests(lambda wildcards: yardsticks_request(self._corpus(wildcards.corpus)))
         self.concat = Requests(lambda wildcards: concat_request(self._tokenizer_corpus(wildcards)))
         self.corpus_settings = settings(plan.corpus_settings, "corpus")
         self.evaluated_tokenizers = settings(plan.evaluation_settings)
+        self.yardstick_settings = settings(plan.yardstick_settings, "corpus")
         self.accounting_settings = settings(plan.accounting_settings)
         self.step_settings = settings(plan.step_settings)
         self.experiment_runs = settings(plan.experiment_settings, "experiment")

@@ -90,6 +90,12 @@ STAGES = (
         ("tokenizer.evaluation",),
         lambda plan, paths: [paths.tokenizer_evaluation],
     ),
+    Stage(
+        "yardsticks",
+        "yardsticks",
+        ("data.yardsticks",),
+        lambda plan, paths: map(paths.yardsticks, plan.study.corpora),
+    ),
     Stage("demonstrate_unicode", "unicode", ("tokenizer.unicode_demo",), lambda plan, paths: [paths.unicode]),
     Stage(
         "account_models",

@@ -55,6 +55,10 @@ class StudyPaths:
         """Token ids of one split; the .json file beside it describes them."""
         return self.root / "tokens" / tokenizer / f"{split}.bin"
 
+    def yardsticks(self, corpus: str) -> Path:
+        """Losses of n-gram tables and of xz on a corpus."""
+        return self.root / "yardsticks" / f"{corpus}.json"
+
     def token_shard(self, tokenizer: str, shard: int) -> Path:
         """Token ids of one shard of the training text."""
         return self.root / "tokens" / tokenizer / "train-shards" / f"{shard}.bin"

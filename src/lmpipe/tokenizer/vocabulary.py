@@ -8,13 +8,14 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import numpy as np
 from pydantic import Field, NonNegativeInt
 
 from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.files import atomic_write_all, json_bytes, read_json
 from lmpipe.io.validation import short_repr
-from lmpipe.tokenizer.pretokenizer import encode_utf8, special_bytes
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, encode_utf8, special_bytes
 
 MERGES_HEADER = "#version: 0.2"
 MAX_VOCAB_SIZE = 1 << 20  # the encoder packs two ids and the number of their merge into 64 bits
@@ -77,6 +78,14 @@ class Vocabulary:
     def vocab_size(self) -> int:
         """Number of ids: one more than the largest."""
         return max(self.vocab) + 1
+
+    @property
+    def byte_lengths(self) -> np.ndarray:
+        """Text bytes of each token id, int64 (vocab,); 0 for end of text."""
+        lengths = np.zeros(self.vocab_size, np.int64)
+        for token_id, token in self.vocab.items():
+            lengths[token_id] = 0 if token == END_OF_TEXT.encode() else len(token)
+        return lengths
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes of a token; raise InputError for an id that is not in the vocabulary."""

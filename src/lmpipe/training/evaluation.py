@@ -13,8 +13,6 @@ from lmpipe.data.token_dataset import Tokens, validation_windows
 from lmpipe.model.functional import reduced_dtype
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import EVAL_BATCH_TOKENS
-from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
-from lmpipe.tokenizer.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -79,29 +77,21 @@ def mean_loss(model: TransformerLM, batches: list[tuple[Tensor, Tensor]], precis
     return total / sum(targets.numel() for _, targets in batches)
 
 
-def token_byte_lengths(tokenizer: Vocabulary) -> Tensor:
-    """Return the number of text bytes of each token id, int64 (vocab,); 0 for end of text."""
-    lengths = torch.zeros(tokenizer.vocab_size, dtype=torch.int64)
-    for token_id, token in tokenizer.vocab.items():
-        lengths[token_id] = 0 if token == END_OF_TEXT.encode() else len(token)
-    return lengths
-
-
 def evaluate(
     model: TransformerLM,
     tokens: Tokens,
-    byte_lengths: Tensor,
+    byte_lengths: np.ndarray,
     precision: str,
     after_batch: Callable[[int], None],
 ) -> Evaluation:
     """Evaluate a whole split; `after_batch(n)` is called after each batch with its number of targets.
 
-    `byte_lengths` (vocab,) comes from `token_byte_lengths`. The first token is not a target, so its bytes do not count.
+    `byte_lengths` (vocab,) are a vocabulary's. The first token is not a target, so its bytes do not count.
     """
     text_nats, bytes_seen = 0.0, 0
     documents = DocumentLosses()
     for targets, losses in losses_by_batch(model, window_batches(tokens, model.config.context_length), precision):
-        lengths = byte_lengths[targets]
+        lengths = torch.from_numpy(byte_lengths[targets.numpy()])
         documents.add(losses.numpy(), (lengths == 0).numpy())
         text_nats += losses[lengths > 0].sum().item()
         bytes_seen += int(lengths.sum())

@@ -23,7 +23,7 @@ from lmpipe.study.paths import METRICS, WEIGHTS
 from lmpipe.training.checkpoint import load_checkpoint, restore_tensors, save_checkpoint, save_weights, training_tensors
 from lmpipe.training.devices import allocated_memory_bytes, find_device, peak_memory_bytes, set_deterministic
 from lmpipe.training.distributed import STOP_SIGNALS, ProcessGroup, choose_world_size, join_process_group
-from lmpipe.training.evaluation import Evaluation, evaluate, mean_loss, token_byte_lengths, window_batches
+from lmpipe.training.evaluation import Evaluation, evaluate, mean_loss, window_batches
 from lmpipe.training.loop import Execution, TrainLoop
 from lmpipe.training.progress import ProgressWriter
 from lmpipe.training.run import RunInputs, StoredRun
@@ -257,7 +257,7 @@ class Trainer:
                 self.progress_file.write(self.state)
                 guard.check()
 
-            byte_lengths = token_byte_lengths(self.inputs.tokenizer)
+            byte_lengths = self.inputs.tokenizer.byte_lengths
             return evaluate(self.model, tokens, byte_lengths, self.training.precision, after_batch)
 
     def finish(self, final: Evaluation) -> None:

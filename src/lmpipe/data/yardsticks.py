@@ -1,0 +1,188 @@
+"""Yardsticks of a corpus: losses of n-gram tables and of xz, and the overlap of validation and training text."""
+
+import lzma
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lmpipe.data.documents import NgramBudget, NgramLoss, Overlap, Yardsticks
+from lmpipe.data.ngrams import count_ngrams, ngram_probs
+from lmpipe.data.token_dataset import TokenDataset, Tokens
+from lmpipe.errors import InputError
+from lmpipe.io.files import open_text
+from lmpipe.io.progress import progress
+from lmpipe.study.paths import StudyPaths
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, documents
+from lmpipe.tokenizer.vocabulary import Vocabulary
+
+BLOCK_TOKENS = 1 << 10
+# Larger budgets would take minutes and gigabytes; a table of so many tokens has long since stopped improving.
+MAX_NGRAM_TOKENS = 1 << 24
+BLOCK_BYTES = 1 << 16
+MAX_XZ_BYTES = 1 << 25  # of training and of validation text; xz looks back 64 MiB
+XZ_PRESET = 9
+SENTENCE_END = re.compile(rb"(?<=[.!?])\s+|\n+")
+OVERLAP_WORDS = 13  # Brown et al. 2020, appendix C
+BATCH_BYTES = 1 << 22
+HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+
+
+def measure_yardsticks(results: str | Path, corpus: str, tokenizer: str, budgets: Sequence[int]) -> Yardsticks:
+    """Measure a corpus of a study's results folder; `budgets` are numbers of training tokens, at least one.
+
+    Raises InputError if a file is missing or damaged, or the validation split has less than two tokens.
+    """
+    paths = StudyPaths(Path(results))
+    vocabulary = Vocabulary.from_folder(paths.tokenizer(tokenizer))
+    train, valid = (TokenDataset.open(paths.tokens(tokenizer, split)) for split in ("train", "valid"))
+    if len(valid.tokens) < 2:
+        raise InputError("validation split", f"has {len(valid.tokens)} tokens, but needs 2", "give it more text")
+    limit = min(len(train.tokens), MAX_NGRAM_TOKENS)
+    ids, byte_lengths = valid.tokens[:], vocabulary.byte_lengths
+    ngrams = [
+        measure_ngrams(strided_windows(train.tokens, count), ids, byte_lengths)
+        for count in sorted({min(budget, limit) for budget in budgets})
+    ]
+    train_text, valid_text = (paths.text(corpus, split) for split in ("train", "valid"))
+    xz_bytes = min(MAX_XZ_BYTES, max(budgets) * train.info.text_bytes // train.info.tokens)
+    xz_train_bytes, xz_bits_per_byte = measure_xz(train_text, valid_text, xz_bytes)
+    return Yardsticks(
+        corpus=corpus,
+        tokenizer=tokenizer,
+        vocab_size=vocabulary.vocab_size,
+        valid_tokens=len(ids) - 1,
+        valid_bytes=int(byte_lengths[ids[1:]].sum()),
+        uniform_loss=math.log(vocabulary.vocab_size),
+        budgets=tuple(ngrams),
+        xz_train_bytes=xz_train_bytes,
+        xz_bits_per_byte=xz_bits_per_byte,
+        overlap=measure_overlap(train_text, valid_text),
+    )
+
+
+# --- n-gram tables
+
+
+def strided_windows(tokens: Tokens, count: int) -> np.ndarray:
+    """Return about `count` token ids in windows (windows, length) at equal strides over a split of at least as many."""
+    num_windows = -(-count // BLOCK_TOKENS)
+    length = count // num_windows
+    starts = [index * (len(tokens) - length) // max(1, num_windows - 1) for index in range(num_windows)]
+    return np.stack([tokens[start : start + length] for start in starts])
+
+
+def measure_ngrams(windows: np.ndarray, valid_ids: np.ndarray, byte_lengths: np.ndarray) -> NgramBudget:
+    """Return the losses on a validation split (n,) of tables counted on training windows (windows, length).
+
+    `byte_lengths` (vocab,) are the text bytes of each id; bits per byte leave out the end-of-text tokens, which have 0.
+    """
+    lengths = byte_lengths[valid_ids[1:]]
+    losses = []
+    for order, probs in enumerate(ngram_probs(count_ngrams(windows, len(byte_lengths)), valid_ids), 1):
+        nats = -np.log(probs)
+        bits_per_byte = nats[lengths > 0].sum() / math.log(2) / max(1, lengths.sum())
+        losses.append(NgramLoss(order=order, loss=nats.mean(), bits_per_byte=bits_per_byte))
+    return NgramBudget(train_tokens=windows.size, ngrams=tuple(losses))
+
+
+# --- xz
+
+
+def measure_xz(train: Path, valid: Path, train_bytes: int) -> tuple[int, float]:
+    """Return the bytes of training text that xz reads first, and the bits per byte of the validation text after it."""
+    first, second = strided_text(train, train_bytes), strided_text(valid, MAX_XZ_BYTES)
+    size = len(compress(first + second)) - len(compress(first))
+    return len(first), 8 * size / max(1, len(second))
+
+
+def compress(text: bytes) -> bytes:
+    """Compress a text by xz."""
+    return lzma.compress(text, preset=XZ_PRESET, check=lzma.CHECK_NONE)
+
+
+def strided_text(path: Path, num_bytes: int) -> bytes:
+    """Return about `num_bytes` of a text in blocks at equal strides, or all of it; a line ends each document."""
+    with open_text(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        num_bytes = min(size, num_bytes)
+        num_blocks = -(-num_bytes // BLOCK_BYTES)
+        length = num_bytes // max(1, num_blocks)
+        starts = [index * (size - length) // max(1, num_blocks - 1) for index in range(num_blocks)]
+        text = b"".join(os.pread(file.fileno(), length, start) for start in starts)
+    return text.replace(END_OF_TEXT.encode(), b"\n")
+
+
+# --- overlap of validation and training text
+
+
+def measure_overlap(train: Path, valid: Path) -> Overlap:
+    """Measure the validation text in sentences, and in sequences of 13 words, that the training text contains."""
+    counts = Counter(sentence for document in documents(valid) for sentence in sentences(document))
+    hashes = [word_hashes(batch) for batch in batches(valid)]
+    ngrams = np.unique(np.concatenate([ngram_hashes(words) for words in hashes]))
+    seen, is_seen = set(), np.zeros(len(ngrams), bool)
+    with progress(f"comparing {valid} with {train}", train.stat().st_size, "B") as bar:
+        for batch in batches(train):
+            seen.update(sentence for document in batch for sentence in sentences(document) if sentence in counts)
+            is_seen[find_sorted(ngrams, ngram_hashes(word_hashes(batch)))] = True
+            bar.advance(sum(map(len, batch)))
+    covered = sum(covered_words(is_seen[np.searchsorted(ngrams, ngram_hashes(words))]) for words in hashes)
+    bytes_by_sentence = {sentence: count * len(sentence) for sentence, count in counts.items()}
+    return Overlap(
+        sentence_bytes_share=sum(map(bytes_by_sentence.__getitem__, seen)) / max(1, sum(bytes_by_sentence.values())),
+        ngram13_words_share=covered / max(1, sum(map(len, hashes))),
+    )
+
+
+def sentences(document: bytes) -> Iterator[bytes]:
+    r"""Yield the sentences of a document: parts between line ends, and between white space after `.`, `!` or `?`.
+
+    >>> list(sentences(b"Ben ran. He fell!\nWhy?"))
+    [b'Ben ran.', b'He fell!', b'Why?']
+    """
+    return filter(None, map(bytes.strip, SENTENCE_END.split(document)))
+
+
+def batches(path: Path) -> Iterator[list[bytes]]:
+    """Yield the documents of a text in lists of at least BATCH_BYTES, but for the last one."""
+    batch, size = [], 0
+    for document in documents(path):
+        batch.append(document)
+        size += len(document)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def word_hashes(batch: Sequence[bytes]) -> np.ndarray:
+    """Return a hash of each word of some documents, uint64 (words,), with a delimiter after each document."""
+    words = f" {END_OF_TEXT} ".encode().join(batch).split()
+    return np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
+
+
+def ngram_hashes(words: np.ndarray) -> np.ndarray:
+    """Return a hash of each sequence of OVERLAP_WORDS words, uint64 (max(0, words - OVERLAP_WORDS + 1),)."""
+    count = max(0, len(words) - OVERLAP_WORDS + 1)
+    hashes = np.zeros(count, np.uint64)
+    for offset in range(OVERLAP_WORDS):
+        hashes = hashes * HASH_FACTOR + words[offset : offset + count]
+    return hashes
+
+
+def find_sorted(values: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """Return the indices of the candidates among sorted values, without the candidates that are not among them."""
+    if not len(values):
+        return np.zeros(0, np.int64)
+    indices = np.searchsorted(values, candidates).clip(max=len(values) - 1)
+    return indices[values[indices] == candidates]
+
+
+def covered_words(is_seen: np.ndarray) -> int:
+    """Return the number of words inside a sequence that was seen, given which of all sequences were."""
+    return int(np.count_nonzero(np.convolve(is_seen, np.ones(OVERLAP_WORDS, int)))) if len(is_seen) else 0
