@@ -171,3 +171,15 @@ def test_planning_imports_nothing_heavy(module):
     code = f"import sys, {module}; print({{'torch', 'numba', 'pandas', 'numpy', 'matplotlib'}} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_yardsticks_are_measured_at_the_tokens_of_longer_runs():
+    experiments = {
+        "short": {"corpus": "stories", "total_tokens": 1000, "runs": {"baseline": {}}},
+        "long": {"corpus": "stories", "runs": {"half": {"total_tokens": 100_000}, "whole": {}}},
+    }
+    plan = plan_with(experiments, training=LAPTOP["training"] | {"total_tokens": 200_000})
+    assert plan.yardstick_settings("stories") == {"corpus": "stories", "budgets": [100_000, 200_000]}
+    assert plan.yardstick_settings("docs") == {"corpus": "docs", "budgets": [200_000]}
+    with pytest.raises(InputError, match="no corpus named poems"):
+        plan.yardstick_settings("poems")

@@ -26,7 +26,7 @@ MAX_NGRAM_TOKENS = 1 << 24
 BLOCK_BYTES = 1 << 16
 MAX_XZ_BYTES = 1 << 25  # of training and of validation text; xz looks back 64 MiB
 XZ_PRESET = 9
-SENTENCE_END = re.compile(rb"(?<=[.!?])\s+|\n+")
+SENTENCE_END = re.compile(rb"(?:(?<=[.!?])|(?<=[.!?][\"')]))\s+|\n+")
 OVERLAP_WORDS = 13  # Brown et al. 2020, appendix C
 BATCH_BYTES = 1 << 22
 HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -140,7 +140,7 @@ def measure_overlap(train: Path, valid: Path) -> Overlap:
 
 
 def sentences(document: bytes) -> Iterator[bytes]:
-    r"""Yield the sentences of a document: parts between line ends, and between white space after `.`, `!` or `?`.
+    r"""Yield the sentences of a document: parts between line ends, and between white space after `.`, `!` or `?` (and a quote).
 
     >>> list(sentences(b"Ben ran. He fell!\nWhy?"))
     [b'Ben ran.', b'He fell!', b'Why?']

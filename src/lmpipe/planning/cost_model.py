@@ -102,7 +102,7 @@ def text_bytes(text: TextFile) -> int:
 
 
 def text_seconds(plan: Plan) -> float:
-    """Estimate the seconds on one core to make, count, merge, encode and evaluate all texts, one after the other."""
+    """Estimate the seconds on one core to make, count, merge, encode, evaluate and measure all texts, one after the other."""
     corpora = plan.study.corpora
     sizes = {name: split_bytes(corpus) for name, corpus in corpora.items()}
     seconds = sum(
@@ -110,6 +110,8 @@ def text_seconds(plan: Plan) -> float:
         for size in sizes.values()
     )
     seconds += sum(generation_seconds(corpus) for corpus in corpora.values())
+    rate = TEXTS["overlap_bytes_per_second"]
+    seconds += sum(TEXTS["yardstick_seconds"] + sum(size) / rate for size in sizes.values())
     evaluated = sum(valid for _, valid in sizes.values())
     for corpus, _ in plan.tokenizers.values():
         encoded = sum(sizes[corpus]) + evaluated
