@@ -140,7 +140,7 @@ def measure_overlap(train: Path, valid: Path) -> Overlap:
 
 
 def sentences(document: bytes) -> Iterator[bytes]:
-    r"""Yield the sentences of a document: parts between line ends, and between white space after `.`, `!` or `?` (and a quote).
+    r"""Yield the sentences of a document: its lines, split at white space after `.`, `!` or `?` and a closing quote.
 
     >>> list(sentences(b"Ben ran. He fell!\nWhy?"))
     [b'Ben ran.', b'He fell!', b'Why?']

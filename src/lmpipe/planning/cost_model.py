@@ -102,7 +102,7 @@ def text_bytes(text: TextFile) -> int:
 
 
 def text_seconds(plan: Plan) -> float:
-    """Estimate the seconds on one core to make, count, merge, encode, evaluate and measure all texts, one after the other."""
+    """Estimate the seconds on one core to make, count, merge, encode and evaluate all texts, one after the other."""
     corpora = plan.study.corpora
     sizes = {name: split_bytes(corpus) for name, corpus in corpora.items()}
     seconds = sum(
