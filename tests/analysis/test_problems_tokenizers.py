@@ -128,6 +128,18 @@ def test_throughput_is_that_on_web_text_and_gives_the_hours_for_the_pile(folder)
     assert line.y[-1] == finding.metrics["bytes_per_token_web_own"].value
 
 
+def test_tokenizers_of_another_size_are_not_a_corpuss_own(folder):
+    path = folder / "tokenizer_experiments.json"
+    compared = read_json(path)
+    compared["tokenizers"] = {"larger": compared["tokenizers"]["docs"]} | compared["tokenizers"]
+    rows = [row | {"tokenizer": "larger"} for row in compared["compression"] if row["tokenizer"] == "docs"]
+    compared["compression"] = rows + compared["compression"]
+    write_json(path, compared)
+    finding = find(tokenizer_experiments, folder)
+    assert sorted(row["corpus"] for row in finding.facts["own"]) == ["docs", "stories"]
+    assert len(finding.figures[0].data.lines) == 2
+
+
 def test_a_vocabulary_beyond_16_bits_is_said_not_to_fit(folder):
     path = folder / "tokenizer_experiments.json"
     compared = read_json(path)

@@ -2,11 +2,11 @@
 
 from pydantic import JsonValue
 
-from lmpipe.analysis.finding import Bars, Figure, Finding, Metric, Table, Text, missing
+from lmpipe.analysis.finding import Bars, Figure, Finding, Metric, Table, missing
 from lmpipe.analysis.problems import measured_compute, measured_memory
 from lmpipe.analysis.problems.transformer_accounting import is_asked, main_account, model_label, read_accounting
 from lmpipe.analysis.results import Results
-from lmpipe.io.formatting import format_command, format_formula, format_int
+from lmpipe.io.formatting import format_command, format_formula
 from lmpipe.model.accounting import AdamWAccounting, AdamWComparison, ModelAccounting
 from lmpipe.model.activation_memory import saved_bytes
 from lmpipe.study.editions import EDITIONS, adamw_question, read_edition
@@ -15,7 +15,6 @@ ID = "adamw_accounting"
 VARIANTS = {"handout": "two-matrix feed-forward", "swiglu": "SwiGLU"}
 SUFFIXES = {"handout": "", "swiglu": "_swiglu"}
 FIXED = {"parameters": "M_parameters", "gradients": "M_gradients", "AdamW's moments": "M_optimizer"}
-MEMORY = ("a", "A", "b", *FIXED.values(), "P")
 METRICS = {
     "largest_batch_size": "sequences",
     "hours": "h",
@@ -56,7 +55,6 @@ def analyze(results: Results) -> Finding:
             *(derivation_table(form, getattr(account.adamw, form)) for form in VARIANTS),
         ],
         figures=[*measured.figures, Figure("main_memory", memory_bars(getattr(account.adamw, variant), saved))],
-        texts=[memory_text(form, getattr(account.adamw, form)) for form in VARIANTS],
     )
 
 
@@ -131,21 +129,3 @@ def derivation_table(variant: str, entry: AdamWAccounting) -> Table:
     ]
     caption = f"Derivation: memory and time with AdamW, {VARIANTS[variant]} (÷ rounds down)"
     return Table(caption, ["symbol", "quantity", "formula", "value", "unit"], rows, code_columns=["symbol"])
-
-
-def memory_text(variant: str, entry: AdamWAccounting) -> Text:
-    """Return the memory as algebra and with numbers."""
-    line_of = {line.symbol: line for line in entry.derivation}
-    formulas = {symbol: f"{symbol} = {format_formula(line_of[symbol].formula)}" for symbol in MEMORY}
-    width = max(map(len, formulas.values()))
-    memory = f"bytes = {format_int(line_of['a'].value)} · batch_size + {format_int(line_of['b'].value)}"
-    available, fixed = format_int(line_of["M"].value), format_int(line_of["b"].value)
-    fits = f"B_max = ({available} − {fixed}) ÷ {format_int(line_of['a'].value)}"
-    lines = [
-        "bytes(batch_size) = a·batch_size + b",
-        *(f"{formula:<{width}}   {line_of[symbol].meaning}" for symbol, formula in formulas.items()),
-        "",
-        memory,
-        f"{fits} = {format_int(line_of['B_max'].value)} sequences",
-    ]
-    return Text(f"Derivation: memory with AdamW, {VARIANTS[variant]}", "\n".join(lines))

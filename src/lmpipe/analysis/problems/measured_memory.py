@@ -1,6 +1,6 @@
 """Predicted beside measured memory, with the errors: parameters, activations by component, peaks of runs."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
@@ -11,13 +11,13 @@ from lmpipe.analysis.problems.measured_compute import (
     RUNS,
     SOURCE,
     Measurement,
-    RunGroup,
-    StepProfile,
     percent_error,
     read_profile,
-    run_groups,
 )
 from lmpipe.analysis.results import Results
+from lmpipe.analysis.runs import Run
+from lmpipe.model.activation_memory import step_bytes, validation_bytes
+from lmpipe.training.measurements import StepProfile
 
 # Bytes by the handout's list, and bytes that autograd saves.
 SIZES = ("handout_bytes", "saved_bytes")
@@ -33,13 +33,31 @@ FIXED = {"parameters": "parameter_bytes", "gradients": "gradient_bytes", "AdamW'
 MEGABYTE = 1e6
 
 
+class RunGroup(NamedTuple):
+    """The runs of one shape of model, batch size and precision: memory predicted, and added to the process."""
+
+    runs: list[Run]
+    predicted_bytes: int
+    added_bytes: int
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences of a step."""
+        return self.runs[0].setting("batch_size")
+
+    @property
+    def error(self) -> float:
+        """Error of the prediction in percent of the measurement."""
+        return percent_error(self.predicted_bytes, self.added_bytes)
+
+
 def memory(results: Results) -> Measurement:
     """Return predicted and measured memory by component, the gaps of the handout's list, and the peaks of runs."""
     profile = read_profile(results)
     if profile is None:
         return Measurement({"predicted_activations_error": optional_metric(None, PERCENT, SOURCE, MISSING)})
-    groups = [group for group in run_groups(results, profile) if group.added_bytes > 0]
-    worst = max(groups, key=lambda group: abs(group.memory_error), default=None)
+    groups = run_groups(results, profile)
+    worst = max(groups, key=lambda group: abs(group.error), default=None)
     facts = {
         "measured_batch_size": profile.batch_size,
         "worst_batch_size": worst and worst.batch_size,
@@ -110,12 +128,32 @@ def gap_facts(profile: StepProfile, sign: int) -> dict[str, JsonValue]:
     return {"names": names, "bytes": sum(gaps[name] for name in names)}
 
 
+def run_groups(results: Results, profile: StepProfile) -> list[RunGroup]:
+    """Return the groups of runs on the device and with the threads that were measured."""
+    groups: dict[str, list[Run]] = {}
+    for run in results.runs():
+        if (run.summary.device, run.summary.threads) == (profile.device, profile.threads):
+            key = repr((run.config.model, run.setting("batch_size"), run.setting("precision")))
+            groups.setdefault(key, []).append(run)
+    return [group for runs in groups.values() if (group := measure_group(runs)).added_bytes > 0]
+
+
+def measure_group(runs: list[Run]) -> RunGroup:
+    """Return the memory of equal runs: that of a step and of the logits of the validation, and the most they added."""
+    model, at_once = runs[0].config.model, min(runs[0].setting("batch_size"), runs[0].summary.micro_batch_size)
+    predicted = step_bytes(model, runs[0].setting("precision"), at_once) + validation_bytes(model)
+    return RunGroup(
+        runs, predicted, max(run.summary.peak_memory_bytes - run.summary.memory_before_bytes for run in runs)
+    )
+
+
 def peaks_table(groups: list[RunGroup]) -> Table:
     """Return a row for each group of runs."""
     rows = [
-        [group.name, len(group.runs), group.batch_size, group.predicted_bytes, group.added_bytes, group.memory_error]
+        [f"{group.runs[0].config.experiment}/{group.runs[0].name}", len(group.runs), group.batch_size,
+         group.predicted_bytes, group.added_bytes, group.error]
         for group in groups
-    ]
+    ]  # fmt: skip
     columns = ["first run of its group", "runs", "batch size", "predicted (bytes)", "measured (bytes)", "error (%)"]
     return Table("Memory that runs added to their process: a step and the logits of the validation", columns, rows)
 
@@ -132,5 +170,5 @@ def memory_metrics(profile: StepProfile, worst: RunGroup | None) -> dict[str, Me
         "handout_activations_error": Metric(percent_error(handout, measured), PERCENT, SOURCE),
         "worst_predicted_run_bytes": optional_metric(worst and worst.predicted_bytes, "bytes", RUNS, no_run),
         "worst_added_run_bytes": optional_metric(worst and worst.added_bytes, "bytes", RUNS, no_run),
-        "largest_run_memory_error": optional_metric(worst and worst.memory_error, PERCENT, RUNS, no_run),
+        "largest_run_memory_error": optional_metric(worst and worst.error, PERCENT, RUNS, no_run),
     }

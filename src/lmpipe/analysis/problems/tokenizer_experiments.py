@@ -1,10 +1,13 @@
 """Problem tokenizer_experiments: compression on every corpus, throughput, the time for The Pile, and 16-bit ids."""
 
+from statistics import median
+
 from pydantic import JsonValue
 
 from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Metric, Table, missing
 from lmpipe.analysis.results import ROLE_DATASETS, Results
 from lmpipe.io.formatting import format_command, format_int
+from lmpipe.study.labels import corpus_label
 from lmpipe.tokenizer.documents import Compression, TokenizerEvaluation
 
 ID = "tokenizer_experiments"
@@ -24,9 +27,8 @@ def analyze(results: Results) -> Finding:
         "answered" if complete else "partial",
         metrics=ratio_metrics(ratios) | speed_metrics(results, evaluation) | id_metrics(evaluation),
         facts=facts_of(results, evaluation),
-        tables=[cross_table(evaluation), compression_table(evaluation), throughput_table(evaluation),
-                ids_table(evaluation)],
-        figures=[Figure("compression", compression_figure(evaluation))],
+        tables=[cross_table(evaluation), compression_table(evaluation), tokenizers_table(evaluation)],
+        figures=[Figure("compression", compression_figure(results, evaluation))],
         reason="" if complete else "this study lacks a corpus in one of the two places",
     )  # fmt: skip
 
@@ -42,7 +44,7 @@ def facts_of(results: Results, evaluation: TokenizerEvaluation) -> dict[str, Jso
         "own": [
             {"corpus": row.corpus, "bytes_per_token": row.valid_bytes_per_token}
             for row in evaluation.compression
-            if row.in_domain
+            if row.tokenizer == row.corpus
         ],
         "timed_tokenizer": tokenizer,
         "timed_bytes": timed_bytes,
@@ -124,38 +126,30 @@ def compression_table(evaluation: TokenizerEvaluation) -> Table:
     return Table("Tokens of the validation split and of sampled documents", columns, rows)
 
 
-def throughput_table(evaluation: TokenizerEvaluation) -> Table:
-    """Return the encoding speed and the time for The Pile."""
+def tokenizers_table(evaluation: TokenizerEvaluation) -> Table:
+    """Return the encoding speed of each tokenizer, the time for The Pile, and the largest id."""
     rows = [
-        [
-            name,
-            tokenizer.corpus,
-            tokenizer.throughput.bytes,
-            sorted(tokenizer.throughput.seconds)[len(tokenizer.throughput.seconds) // 2],
-            tokenizer.throughput.bytes_per_second,
-            tokenizer.pile_seconds / 3600,
-        ]
-        for name, tokenizer in evaluation.tokenizers.items()
+        [name, profile.vocab_size, profile.throughput.bytes, median(profile.throughput.seconds),
+         profile.throughput.bytes_per_second, profile.pile_seconds / 3600, profile.uint16.largest_id]
+        for name, profile in evaluation.tokenizers.items()
+    ]  # fmt: skip
+    columns = [
+        "tokenizer",
+        "ids",
+        "bytes timed",
+        "seconds",
+        "bytes per second",
+        "hours for The Pile",
+        "largest id seen",
     ]
-    columns = ["tokenizer", "text", "bytes", "seconds (median)", "bytes per second", "hours for The Pile"]
-    return Table("Encoding speed in one process with an empty cache", columns, rows)
+    return Table("Encoding in one process with an empty cache", columns, rows)
 
 
-def ids_table(evaluation: TokenizerEvaluation) -> Table:
-    """Return the largest ids beside the largest 16-bit integer."""
-    keys = ("largest_id", "largest_uint16", "fits_uint16")
-    rows = [
-        [name, tokenizer.vocab_size, *(getattr(tokenizer.uint16, key) for key in keys)]
-        for name, tokenizer in evaluation.tokenizers.items()
-    ]
-    columns = ["tokenizer", "vocabulary", "largest id seen", "largest uint16", "16 bits suffice"]
-    return Table("Token ids in 16 bits", columns, rows)
-
-
-def compression_figure(evaluation: TokenizerEvaluation) -> Lines:
-    """Return bytes per token of each tokenizer's own corpus against the number of its first merges."""
+def compression_figure(results: Results, evaluation: TokenizerEvaluation) -> Lines:
+    """Return bytes per token of each corpus by its own tokenizer against the number of its first merges."""
     lines = []
-    for name, profile in evaluation.tokenizers.items():
-        points = {int(merges): ratio for merges, ratio in profile.compression_by_merges.items() if int(merges)}
-        lines.append(Line(name, name, list(points), list(points.values())))
+    for corpus in filter(evaluation.tokenizers.get, evaluation.corpora):
+        by_merges = evaluation.tokenizers[corpus].compression_by_merges
+        points = {int(merges): ratio for merges, ratio in by_merges.items() if int(merges)}
+        lines.append(Line(corpus_label(results.study, corpus), corpus, list(points), list(points.values())))
     return Lines("merges", "bytes per token", lines, log_x=True)

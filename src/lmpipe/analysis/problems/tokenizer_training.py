@@ -10,6 +10,7 @@ from lmpipe.analysis.finding import Bars, Figure, Finding, Line, Lines, Metric, 
 from lmpipe.analysis.problems.write_up_comparison import stand_in_for
 from lmpipe.analysis.results import ROLE_DATASETS, Results
 from lmpipe.io.formatting import format_command
+from lmpipe.study.labels import corpus_label
 from lmpipe.tokenizer.documents import (
     LongToken,
     TokenizerEvaluation,
@@ -209,10 +210,13 @@ def comparison_figures(results: Results) -> list[Figure]:
         return []
     longest = max((int(length) for profile in profiles.values() for length in profile.lengths), default=1)
     lengths = range(2, longest + 1)
-    groups = {name: [profile.lengths.get(str(n), 0) for n in lengths] for name, profile in profiles.items()}
+    groups = {
+        corpus_label(results.study, name): [profile.lengths.get(str(n), 0) for n in lengths]
+        for name, profile in profiles.items()
+    }
     bars = Bars("merged tokens", [str(length) for length in lengths], groups)
     lines = [
-        Line(name, name, list(map(int, frequencies)), list(frequencies.values()))
+        Line(corpus_label(results.study, name), name, list(map(int, frequencies)), list(frequencies.values()))
         for name, frequencies in own_frequencies(results).items()
         if name in profiles
     ]
