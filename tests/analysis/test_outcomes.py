@@ -148,7 +148,7 @@ def test_a_sweep_has_an_interpolated_optimum_and_an_edge(tmp_path):
     (sweep,) = sweeps_by_model(results, results.experiment("learning_rate")).values()
     # The made-up loss is a parabola in the logarithm of the rate with its minimum at 0.01.
     assert sweep.best.max_lr == 0.01
-    assert sweep.interpolated[0] == pytest.approx(0.01, rel=1e-4)
+    assert sweep.interpolated == pytest.approx(0.01, rel=1e-4)
     assert (sweep.stable_up_to, sweep.breaks_at, sweep.is_at_border) == (0.02, 3.0, False)
 
 
@@ -223,5 +223,5 @@ def test_seeds_of_the_variant_alone_are_compared_with_the_mean(tmp_path):
     ],
 )
 def test_the_outcome_found_depends_on_the_smallest_visible_difference(difference, num_failed, noise, found):
-    effect = Effect("nope", "no_pos_emb", difference, None, [], num_failed, 2, "nats per token", 0.01)
+    effect = Effect("NoPE", "nope", difference, None, [], num_failed, 2, "nats per token", 0.01)
     assert outcome_found(effect, noise) == found

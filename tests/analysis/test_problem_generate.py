@@ -1,9 +1,13 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lmpipe.analysis.problems import generate
 from lmpipe.generation.samples import SampleRecord, Samples
-from lmpipe.generation.text_metrics import METRICS, HeldOutMetrics, text_metrics, unknown_words
+from lmpipe.generation.text_metrics import HeldOutMetrics, text_metrics, unknown_words
 from tests.support.fake_results import CORPORA, results_of, write_corpus_info
+from tests.support.findings import value
+from tests.support.prose import render
 
 VOCABULARY = {"the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "then"}
 
@@ -22,6 +26,7 @@ def record(temperature, top_p, text, ended=True, cuts=()):
         tokens=len(text.split()),
         reached_eos=ended,
         context_truncations=cuts,
+        cut_characters=tuple(9 for _ in cuts[:1]),
         unknown_words=unknown_words(text, VOCABULARY),
         **metrics_of(text),
     )
@@ -62,39 +67,63 @@ def results_with(folder, *samples_of_corpora, corpora=("stories", "docs")):
     return results_of(folder, samples=samples if models else None)
 
 
-def test_metrics_are_means_over_the_samples(tmp_path):
+def test_metrics_are_never_pooled_over_decoding_settings(tmp_path):
     finding = generate.analyze(results_with(tmp_path, samples_of("stories"), corpora=["stories"]))
     assert finding.status == "answered"
-    # 14 of 14, 13 of 13 and 10 of 13 words are known; shares are weighted by words.
-    assert finding.metrics["known_word_share_stories"].value == pytest.approx(37 / 40)
-    assert finding.metrics["held_out_known_word_share_stories"].value == 1
-    assert finding.metrics["ended_samples_stories"].value == 2
-    assert finding.metrics["truncated_samples_stories"].value == 1
+    # 14 of 14, 13 of 13 and 10 of 13 words are known.
+    assert value(finding, "stories_t0_p1_known_word_share") == 1
+    assert value(finding, "stories_t1_p1_known_word_share") == pytest.approx(10 / 13)
+    assert value(finding, "stories_held_out_known_word_share") == 1
+    assert value(finding, "stories_greedy_repeated_4gram_share") == pytest.approx(5 / 11)
+    assert (value(finding, "stories_ended_samples"), value(finding, "stories_truncated_samples")) == (2, 1)
 
 
-def test_samples_beyond_the_context_are_one_sentence_for_all_corpora():
-    (sentence,) = generate.context_sentences([samples_of("stories"), samples_of("docs")])
-    assert "stories" in sentence
-    assert "docs" in sentence
+def test_samples_of_one_setting_are_weighted_by_their_words():
+    records = [record(1.0, 1.0, " the zorp"), record(1.0, 1.0, " the cat sat on the mat")]
+    assert generate.mean(records, "known_word_share") == pytest.approx(7 / 8)
 
 
-def test_changes_within_chance_are_not_reported():
-    def group(known_share, words):
-        shares = {"known_word_share": known_share, "distinct_2": 0.9, "repeated_4gram_share": None}
-        return [record(1.0, 1.0, " the").model_copy(update={"words": words, **shares})]
-
-    assert generate.change_words(group(0.9, 100), group(0.8, 100)) == []
-    assert len(generate.change_words(group(0.9, 1000), group(0.8, 1000))) == 1
+def test_sampling_is_represented_by_the_temperature_nearest_to_the_typical_one():
+    settings = [(0.0, 1.0), (0.6, 0.9), (0.6, 1.0), (1.0, 1.0)]
+    assert generate.typical_settings(settings) == {"greedy": (0.0, 1.0), "sampled": (0.6, 1.0)}
 
 
-def test_every_sample_is_shown_with_its_settings_and_a_row(tmp_path):
+def test_every_sample_is_shown_with_its_marks_and_every_setting_has_a_row(tmp_path):
     finding = generate.analyze(results_with(tmp_path, samples_of("stories"), samples_of("docs")))
     assert len(finding.texts) == 6
-    assert finding.texts[0].kind == "prose"
-    assert finding.texts[0].text == "Once the cat sat on the cat sat on the cat sat on a mat"
+    assert (
+        "".join(text for text, _ in finding.texts[0].spans) == "Once the cat sat on the cat sat on the cat sat on a mat"
+    )
+    assert {mark for _, mark in finding.texts[0].spans} == {"", "cut", "repeated"}
+    assert ("zorp", "unknown") in finding.texts[2].spans
     assert [len(table.rows) for table in finding.tables] == [4, 4]
-    assert all(len(row) == len(table.columns) for table in finding.tables for row in table.rows)
-    assert {f"{name}_docs" for name in METRICS} <= finding.metrics.keys()
+    assert "docs" in render("generate", finding)["details"]
+
+
+def test_marks_are_those_of_the_repeated_4gram_share():
+    text = "the cat sat on the cat sat on a mat"
+    spans = generate.mark_text(text)
+    assert spans == [("the cat sat on ", ""), ("the cat sat on", "repeated"), (" a mat", "")]
+    # One of seven phrases is a repetition.
+    assert text_metrics(text, VOCABULARY).repeated_4gram_share == pytest.approx(1 / 7)
+
+
+def test_unknown_words_and_cuts_are_marked():
+    spans = generate.mark_text("A zorp sat; Zorp's mat", {"zorp", "zorp's"}, [7, 100])
+    assert spans == [
+        ("A ", ""),
+        ("zorp", "unknown"),
+        (" ", ""),
+        ("", "cut"),
+        ("sat; ", ""),
+        ("Zorp's", "unknown"),
+        (" mat", ""),
+    ]
+
+
+@given(st.text("ab '\u00e9.", max_size=60), st.lists(st.integers(0, 70), max_size=3))
+def test_marked_pieces_make_the_text(text, cuts):
+    assert "".join(piece for piece, _ in generate.mark_text(text, {"ab"}, cuts)) == text
 
 
 def test_a_finding_without_samples_of_some_or_all_corpora_is_partial_or_missing(tmp_path):
@@ -104,14 +133,10 @@ def test_a_finding_without_samples_of_some_or_all_corpora_is_partial_or_missing(
 
 
 def test_texts_without_words_have_no_share_of_known_words(tmp_path):
-    nothing = (record(0.0, 1.0, "...."),)
-    samples = samples_of("stories", run_status="diverged", samples=nothing)
-    assert len(generate.detail_sentences(samples)) == 2, "on its length, and that its run diverged"
+    samples = samples_of("stories", run_status="diverged", samples=(record(0.0, 1.0, "...."),))
     finding = generate.analyze(results_with(tmp_path, samples, corpora=["stories"]))
-    assert finding.metrics["known_word_share_stories"].value is None
-    assert finding.metrics["known_word_share_stories"].missing_reason
-
-
-def test_verdicts_follow_the_share_of_known_words():
-    verdicts = [generate.words_verdict(share, 0.99) for share in (0.985, 0.96, 0.8, 0.5)]
-    assert len(set(verdicts)) == 4
+    assert value(finding, "stories_greedy_known_word_share") is None
+    assert finding.metrics["stories_greedy_known_word_share"].missing_reason
+    blocks = render("generate", finding)
+    assert "no words" in blocks["answer"]
+    assert "diverged" in blocks["caveat"]

@@ -1,187 +1,178 @@
 """The four ablations on made-up runs."""
 
-import math
-
+import pandas as pd
 import pytest
 
-from lmpipe.analysis.problems import generic_experiment, no_pos_emb
-from lmpipe.analysis.problems.ablation import rate_sentences
-from lmpipe.analysis.problems.paired_comparison import compare, describe_seed_ranges
-from lmpipe.analysis.problems.run_summary import has_wide_spread
-from tests.support.fake_results import EXPERIMENTS, MODEL, change_summary, fabricate_study
-from tests.support.findings import ON_STORIES, code_spans, find, find_in, value
+from lmpipe.analysis.outcomes import study_noise
+from lmpipe.analysis.problems.ablation import trend
+from tests.support.fake_results import EXPERIMENTS, change_summary, fabricate_study, fabricate_yardsticks
+from tests.support.findings import ON_STORIES, find, find_in, value
+from tests.support.prose import render
 
+SEEDS = {"seeds": [0, 1, 2]}
 NOPE = {"baseline": {}, "nope": {"position_embedding": "none"}}
-ROPE = {"baseline": {}, "rope": {"position_embedding": "rope"}}
+RATES = {"sweep": {"max_lr": [0.0025, 0.005, 0.01, 0.02, 3.0]}}
 
 
-def test_no_norm_is_compared_at_the_same_rate_and_tuned(fabricated):
+def change_metrics(results, run, column, change):
+    """Rewrite a column of a run's metrics.csv."""
+    path = results.folder / "runs" / run / "metrics.csv"
+    table = pd.read_csv(path)
+    table[column] = change(table)
+    table.to_csv(path, index=False)
+
+
+def test_a_variant_is_compared_at_its_own_best_rate(fabricated):
     finding = find("layer_norm_ablation", fabricated)
-    assert value(finding, "difference") == pytest.approx(0.31)
-    assert (value(finding, "paired_seeds"), value(finding, "diverged_seeds")) == (2, 1)
-    assert value(finding, "tuned_variant") == "no_norm_tuned_max_lr=0.003"
-    assert value(finding, "tuned_difference") == pytest.approx(0.31 + 0.07 * math.log(0.3) ** 2, abs=1e-5)
+    assert (value(finding, "max_lr"), value(finding, "baseline_max_lr")) == (0.003, 0.01)
+    # 0.31 from the norm, and 0.07 ln(0.3)² from the rate.
+    assert value(finding, "difference") == pytest.approx(0.41147, abs=1e-5)
+    half_width = study_noise(fabricated).difference_half_width(3)
+    assert finding.metrics["difference"].interval == pytest.approx(
+        (0.41147 - half_width, 0.41147 + half_width), abs=1e-5
+    )
+    assert value(finding, "smallest_visible_difference") == pytest.approx(half_width)
 
 
-def test_the_baselines_rate_may_be_the_best_of_the_variant(tmp_path):
-    runs = {"baseline": {}, "none": {"norm": "none", "sweep": {"max_lr": [0.003, 0.01]}}}
-    finding = find_in(tmp_path, "layer_norm_ablation", ON_STORIES | {"seeds": [0, 1], "runs": runs})
-    assert value(finding, "variant") == value(finding, "tuned_variant") == "none_max_lr=0.01"
+def test_a_rate_at_which_a_seed_fails_is_the_edge_of_its_variant(fabricated):
+    finding = find("layer_norm_ablation", fabricated)
+    assert (value(finding, "stable_up_to"), value(finding, "breaks_at")) == (0.003, 0.01)
+    assert (value(finding, "baseline_stable_up_to"), value(finding, "baseline_breaks_at")) == (0.1, 3.0)
+    (effect,) = finding.effects
+    assert (effect.max_lr, effect.stable_up_to, effect.breaks_at) == (0.003, 0.003, 0.01)
 
 
-def test_post_norm_is_compared_at_the_same_rate_and_tuned(tmp_path):
-    runs = {
-        "baseline": {},
-        "post_norm": {"norm": "post"},
-        "post_norm_tuned": {"norm": "post", "sweep": {"max_lr": [0.001, 0.003]}},
+def test_the_edge_is_that_of_the_sweep_that_the_rate_was_taken_from(tmp_path):
+    tuned = {"norm": "post", "max_lr": {"best_of": "learning_rate_post_norm"}}
+    usual = {"max_lr": {"best_of": "learning_rate"}}
+    experiments = {
+        "learning_rate": ON_STORIES | RATES,
+        "learning_rate_post_norm": ON_STORIES | {"norm": "post"} | RATES,
+        "pre_norm_ablation": ON_STORIES | {"runs": {"baseline": usual, "post": tuned}},
     }
-    results = fabricate_study(tmp_path, {"pre_norm_ablation": ON_STORIES | {"seeds": [0, 1, 2], "runs": runs}})
-    change_summary(results, "pre_norm_ablation/post_norm/seed1", status="not_learning")
+    finding = find("pre_norm_ablation", fabricate_study(tmp_path, experiments))
+    assert (value(finding, "stable_up_to"), value(finding, "breaks_at")) == (0.02, 3.0)
+    assert finding.facts["is_tuned"]
+
+
+def test_failed_seeds_are_counted_and_the_median_of_the_others_is_compared(tmp_path):
+    results = fabricate_study(tmp_path, {"pre_norm_ablation": EXPERIMENTS["pre_norm_ablation"] | {"max_lr": 0.01}})
+    change_summary(results, "pre_norm_ablation/post_norm/seed1", status="diverged", validation_loss=None)
     finding = find("pre_norm_ablation", results)
-    assert value(finding, "tuned_variant") == "post_norm_tuned_max_lr=0.003"
-    assert value(finding, "tuned_paired_seeds") == 3
+    assert (value(finding, "failed_seeds"), value(finding, "seeds")) == (1, 3)
+    # Post-norm changes seed 0 by −0.02 and seed 2 by +0.02.
+    assert value(finding, "difference") == pytest.approx(0.0, abs=1e-6)
+    assert finding.metrics["difference"].interval is None
+    assert finding.facts["outcome"] == "not resolved"
+    assert "1 of 3 seeds fails" in render("pre_norm_ablation", finding)["answer"]
+
+
+def test_a_seed_nearer_to_the_unigram_than_to_the_bigram_loss_failed(tmp_path):
+    results = fabricate_study(tmp_path, {"no_pos_emb": ON_STORIES | SEEDS | {"runs": NOPE}})
+    fabricate_yardsticks(results, "stories", {409600: {1: 5.2, 2: 3.0}})
+    change_summary(results, "no_pos_emb/nope/seed2", validation_loss=4.2)
+    finding = find("no_pos_emb", results)
+    assert value(finding, "failed_seeds") == 1
+    assert value(finding, "validation_loss") == pytest.approx(0.45 * 5.21 + 0.24 - 0.015, abs=1e-6)
+    assert value(finding, "bigram_loss") == 3.0
+
+
+def test_a_variant_whose_seeds_all_fail_has_no_difference(tmp_path):
+    results = fabricate_study(tmp_path, {"no_pos_emb": ON_STORIES | SEEDS | {"runs": NOPE}})
+    for seed in range(3):
+        change_summary(results, f"no_pos_emb/nope/seed{seed}", status="diverged", validation_loss=None)
+    finding = find("no_pos_emb", results)
+    assert finding.status == "answered"
+    assert value(finding, "difference") is None
+    assert finding.facts["outcome"] == "diverges"
+    assert "no seed learns" in render("no_pos_emb", finding)["answer"]
+
+
+def test_one_seed_has_no_interval(fabricated):
+    finding = find("no_pos_emb", fabricated)
+    assert value(finding, "difference") == pytest.approx(0.24)
+    assert finding.metrics["difference"].interval is None
+    assert finding.facts["outcome"] == "higher", "by the noise of the study's other runs"
+
+
+def test_models_of_unequal_size_name_the_difference(fabricated, tmp_path):
+    equal = find("swiglu_ablation", fabricated)
+    assert value(equal, "parameter_difference") == 0
+    assert equal.facts["differing"] == ["d_ff", "feed_forward"]
+    results = fabricate_study(tmp_path, {"swiglu_ablation": EXPERIMENTS["swiglu_ablation"] | {"max_lr": 0.01}})
+    for seed in range(3):
+        change_summary(results, f"swiglu_ablation/silu/seed{seed}", parameters=294_970)
+    finding = find("swiglu_ablation", results)
+    assert value(finding, "parameter_difference") == pytest.approx(-0.1, abs=1e-4)
+    assert "10 % fewer parameters" in render("swiglu_ablation", finding)["caveat"]
+
+
+def test_difference_by_tokens_is_paired_over_seeds(tmp_path):
+    results = fabricate_study(tmp_path, {"no_pos_emb": ON_STORIES | SEEDS | {"runs": NOPE}})
+    for seed in range(3):
+        growing = lambda table: table["validation_loss"] + table["tokens"] / 409_600  # noqa: E731
+        change_metrics(results, f"no_pos_emb/nope/seed{seed}", "validation_loss", growing)
+    finding = find("no_pos_emb", results)
+    (figure,) = finding.figures
+    *seeds, line = figure.data.lines
+    assert [seed.style for seed in seeds] == ["faint"] * 3
+    curves = {
+        name: results.experiment("no_pos_emb").seeds_of(name)[0].validation_curve("tokens")["validation_loss"].tolist()
+        for name in ("baseline", "nope")
+    }
+    expected = [nope - baseline for nope, baseline in zip(curves["nope"], curves["baseline"], strict=True)][1:]
+    assert seeds[0].y == pytest.approx(expected)
+    assert line.y[-1] == value(finding, "late_difference") == pytest.approx(1.24, abs=1e-4)
+    assert value(finding, "early_tokens") == 122_880
+    assert finding.facts["trend"] == "grows"
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "expected"),
+    [(0.2, 0.21, "steady"), (0.1, 0.9, "grows"), (0.2, 0.0, "shrinks"), (0.2, -0.3, "reverses"), (-0.1, -0.4, "grows")],
+)
+def test_trend_compares_early_with_late(early, late, expected):
+    assert trend(early, late, 0.04) == expected
+
+
+def test_first_steps_have_the_median_gradient_norm_over_seeds(tmp_path):
+    results = fabricate_study(tmp_path, {"layer_norm_ablation": EXPERIMENTS["layer_norm_ablation"] | {"max_lr": 0.01}
+        | {"runs": {"baseline": {}, "no_norm": {"norm": "none"}}}})  # fmt: skip
+    for seed, norm in enumerate((90.0, 460.0, 120.0)):
+        change_metrics(
+            results,
+            f"layer_norm_ablation/no_norm/seed{seed}",
+            "grad_norm",
+            lambda table, norm=norm: norm / table["step"].clip(lower=1),
+        )
+    finding = find("layer_norm_ablation", results)
+    assert (value(finding, "largest_grad_norm"), value(finding, "baseline_largest_grad_norm")) == (120.0, 1.0)
+    start = finding.figures[0]
+    assert (start.id, start.data.log_y) == ("start", True)
+    assert [line.variant for line in start.data.lines] == ["baseline", "no_norm"]
+    assert max(start.data.lines[1].x) == 40
 
 
 @pytest.mark.parametrize(
     ("problem", "runs"),
     [("layer_norm_ablation", {"baseline": {}, "post": {"norm": "post"}}), ("no_pos_emb", {"baseline": {}})],
 )
-def test_an_ablation_without_the_ablated_setting_is_partial(tmp_path, problem, runs):
+def test_an_ablation_without_the_ablated_setting_is_missing(tmp_path, problem, runs):
     finding = find_in(tmp_path, problem, ON_STORIES | {"runs": runs})
-    assert finding.status == "partial"
-    assert "difference" not in finding.metrics
+    assert finding.status == "missing"
+    assert finding.reason
+    assert not finding.metrics
 
 
-def test_differences_have_an_interval_over_several_seeds_alone(fabricated):
-    several, single = (
-        find(problem, fabricated).metrics["difference"] for problem in ("pre_norm_ablation", "no_pos_emb")
-    )
-    assert several.interval == pytest.approx((-0.0497, 0.0497), abs=1e-4)
-    assert single.interval is None
+def test_a_pair_that_differs_in_more_is_not_the_ablation(tmp_path):
+    runs = {"baseline": {}, "nope": {"position_embedding": "none", "d_model": 32}}
+    assert find_in(tmp_path, "no_pos_emb", ON_STORIES | {"runs": runs}).status == "missing"
 
 
-def test_swiglu_is_compared_at_equal_size(fabricated, tmp_path):
-    finding = find("swiglu_ablation", fabricated)
-    assert value(finding, "parameters") == value(finding, "baseline_parameters") == 327_744
-    assert value(finding, "difference") == pytest.approx(0.064)
-    runs = EXPERIMENTS["swiglu_ablation"]["runs"]
-    results = fabricate_study(tmp_path, {"swiglu_ablation": ON_STORIES | {"runs": runs}})
-    change_summary(results, "swiglu_ablation/silu/seed0", parameters=332_988)
-    assert value(find("swiglu_ablation", results), "parameter_difference") == pytest.approx(332_988 / 327_744 - 1)
-
-
-@pytest.mark.parametrize(
-    ("problem", "base", "runs", "variant", "baseline", "difference"),
-    [
-        ("pre_norm_ablation", {"norm": "post"}, {"baseline": {}, "pre": {"norm": "pre"}}, "baseline", "pre", -0.02),
-        ("pre_norm_ablation", {}, {"post": {"norm": "post"}, "pre": {}}, "post", "pre", -0.02),
-        ("no_pos_emb", {"position_embedding": "none"}, ROPE, "baseline", "rope", 0.24),
-        ("no_pos_emb", {}, {"with": {}, "without": {"position_embedding": "none"}}, "without", "with", 0.24),
-        (
-            "swiglu_ablation",
-            {"feed_forward": "silu", "d_ff": 288},
-            {"baseline": {}, "gated": {"feed_forward": "swiglu", "d_ff": 192}},
-            "baseline",
-            "gated",
-            0.06,
-        ),
-        (
-            "swiglu_ablation",
-            {},
-            {"wide": {"d_ff": 256}, "baseline": {}, "silu": {"feed_forward": "silu"}},
-            "silu",
-            "baseline",
-            0.06,
-        ),
-    ],
-)
-def test_an_ablation_depends_on_settings_and_not_on_names(tmp_path, problem, base, runs, variant, baseline, difference):
-    finding = find_in(tmp_path, problem, ON_STORIES | {"runs": runs}, model=MODEL | base)
-    assert (value(finding, "variant"), value(finding, "baseline")) == (variant, baseline)
-    assert value(finding, "difference") == pytest.approx(difference)
-    assert finding.status == "answered"
-
-
-def test_a_variant_that_differs_in_more_than_the_ablated_setting_does_not_answer(tmp_path):
-    runs = {"baseline": {}, "hot": {"norm": "post", "max_lr": 0.02}, "long": {"total_tokens": 819_200}}
-    finding = find_in(tmp_path, "pre_norm_ablation", ON_STORIES | {"runs": runs})
-    assert finding.status == "partial"
-    assert "difference" not in finding.metrics
-
-
-@pytest.mark.parametrize(("position_embedding", "runs"), [("rope", NOPE), ("none", ROPE)])
-def test_a_rate_that_was_tuned_for_one_side_is_reported(tmp_path, position_embedding, runs):
-    experiments = {
-        "learning_rate": EXPERIMENTS["learning_rate"],
-        "no_pos_emb": EXPERIMENTS["no_pos_emb"] | {"runs": runs},
-    }
-    results = fabricate_study(tmp_path, experiments, MODEL | {"position_embedding": position_embedding})
-    baseline, variant = runs
-    comparison = compare(results.experiment("no_pos_emb"), variant, baseline)
-    (sentence,) = rate_sentences(results, no_pos_emb.SPEC, comparison)
-    assert code_spans(sentence) == ["learning_rate", baseline, variant]
-
-
-def test_rates_that_were_tuned_for_both_sides_or_for_none_are_not_reported(tmp_path):
-    tuned = {"baseline": {}, "nope": {"position_embedding": "none", "sweep": {"max_lr": [0.003, 0.01]}}}
-    experiments = {
-        "learning_rate": EXPERIMENTS["learning_rate"],
-        "no_pos_emb": EXPERIMENTS["no_pos_emb"] | {"runs": tuned},
-    }
-    for name, study, variant in (
-        ("both", experiments, "nope_max_lr=0.01"),
-        ("none", {"no_pos_emb": ON_STORIES | {"runs": NOPE}}, "nope"),
-    ):
-        results = fabricate_study(tmp_path / name, study)
-        comparison = compare(results.experiment("no_pos_emb"), variant, "baseline")
-        assert rate_sentences(results, no_pos_emb.SPEC, comparison) == []
-
-
-def test_seeds_that_differ_widely_are_reported_by_their_range(tmp_path):
-    runs = {"baseline": {}, "post_norm": {"norm": "post"}}
-    results = fabricate_study(tmp_path, {"pre_norm_ablation": ON_STORIES | {"seeds": [0, 1, 2], "runs": runs}})
-    change_summary(results, "pre_norm_ablation/post_norm/seed1", validation_loss=5.12)
-    experiment = results.experiment("pre_norm_ablation")
-    assert has_wide_spread(experiment, "post_norm")
-    assert not has_wide_spread(experiment, "baseline")
-    (description,) = describe_seed_ranges(compare(experiment, "post_norm", "baseline"))
-    assert all(number in description for number in ("2.295", "5.120", "5.210"))
-
-
-def test_only_runs_with_the_same_batches_share_them(tmp_path, fabricated):
-    assert value(find("pre_norm_ablation", fabricated), "same_batches") is True
-    runs = {"decayed": {"weight_decay": 0.2}, "small": {"batch_size": 8}, "short": {"context_length": 64}}
-    results = fabricate_study(tmp_path, {"mine": ON_STORIES | {"runs": {"baseline": {}, **runs}}})
-    finding = generic_experiment.analyze(results, "mine")
-    assert [value(finding, f"{name}_same_batches") for name in runs] == [True, False, False]
-
-
-def test_pairing_follows_from_digests(fabricated, tmp_path):
-    assert value(find("pre_norm_ablation", fabricated), "same_initial_weights") == 1
-    finding = find("swiglu_ablation", fabricated)
-    # Of 4 layers with 4 matrices of 64 x 64 and 2 of 288 x 64, and 2 of 1,024 x 64, the wide ones differ.
-    share = (4 * 4 * 64 * 64 + 2 * 1024 * 64) / (4 * (4 * 64 * 64 + 2 * 288 * 64) + 2 * 1024 * 64)
-    assert value(finding, "same_initial_weights") == pytest.approx(share)
-    assert value(finding, "same_batches") is True
-    results = fabricate_study(tmp_path, {"no_pos_emb": EXPERIMENTS["no_pos_emb"] | {"max_lr": 0.01}})
-    change_summary(results, "no_pos_emb/nope/seed0", batches_sha256="others")
-    assert value(find("no_pos_emb", results), "same_batches") is False
-
-
-def test_other_tokens_compare_in_bits_per_byte_and_other_texts_not_at_all(tmp_path):
-    runs = {"baseline": {}, "nope": {"position_embedding": "none", "vocab_size": 512}, "elsewhere": {"corpus": "docs"}}
-    results = fabricate_study(tmp_path, {"no_pos_emb": ON_STORIES | {"runs": runs}})
-    assert find("no_pos_emb", results).status == "partial", "the variant differs in more than the position embedding"
-    experiment = results.experiment("no_pos_emb")
-    other_tokens = compare(experiment, "nope", "baseline")
-    assert (other_tokens.measure, round(other_tokens.difference.mean, 3)) == ("bits_per_byte", 0.211)
-    other_text = compare(experiment, "elsewhere", "baseline")
-    assert (other_text.measure, other_text.difference) == (None, None)
-
-
-def test_a_variant_that_always_diverges_is_a_result(tmp_path):
-    results = fabricate_study(tmp_path, {"no_pos_emb": ON_STORIES | {"runs": NOPE}})
-    change_summary(results, "no_pos_emb/nope/seed0", status="diverged", detected_step=9)
-    finding = find("no_pos_emb", results)
-    assert finding.status == "answered"
-    assert value(finding, "difference") is None
+def test_expectations_stand_beside_what_was_found(tmp_path):
+    expect = {"outcome": "higher", "because": "attention alone is blind to order", "source": "Kazemnejad et al. 2023"}
+    runs = {"baseline": {}, "nope": {"position_embedding": "none", "expect": expect}}
+    finding = find_in(tmp_path, "no_pos_emb", ON_STORIES | SEEDS | {"runs": runs})
+    (expectation,) = finding.expectations
+    assert (expectation.expected, expectation.found) == ("higher", "higher")
+    assert render("no_pos_emb", finding)["found"] == "A higher loss, as expected."

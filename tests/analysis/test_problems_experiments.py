@@ -1,17 +1,21 @@
+import math
 import re
 
 import pytest
+import scipy.stats
 import yaml
 
 from lmpipe.analysis.finding import Finding, Metric, Reference
+from lmpipe.analysis.outcomes import study_noise
 from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.problems.registry import complete_finding, problem_module
 from lmpipe.analysis.problems.write_up_comparison import compare_with_references, stand_in_for
 from lmpipe.analysis.results import Results
 from lmpipe.planning.plan import load_plan
 from lmpipe.study.editions import write_up
-from tests.support.fake_results import fabricate_study, results_of
+from tests.support.fake_results import CORPORA, fabricate_records, fabricate_study, results_of
 from tests.support.findings import ON_STORIES, code_spans, find, value
+from tests.support.prose import render
 
 IDS = (
     "learning_rate",
@@ -25,17 +29,17 @@ IDS = (
 
 
 @pytest.mark.parametrize("problem", [*IDS, "experiment_log"])
-def test_every_finding_is_answered_from_its_figures_and_fits_into_json(fabricated, problem):
+def test_every_finding_is_answered_from_its_metrics_and_fits_into_json(fabricated, problem):
     finding = find(problem, fabricated)
-    module = problem_module(problem)
     assert finding.status == "answered"
-    assert problem == module.ID
-    assert module.QUESTION.endswith("?")
-    assert all(sentence.endswith((".", "`")) for sentence in finding.sentences), finding.sentences
-    assert not re.search(r"\b(None|nan|inf)\b", " ".join(finding.sentences))
-    assert all(figure.source for figure in finding.metrics.values())
-    assert all(figure.missing_reason for figure in finding.metrics.values() if figure.value is None)
-    assert complete_finding(problem, module.TITLE, module.QUESTION, finding, fabricated).title
+    assert problem == problem_module(problem).ID
+    assert all(metric.source for metric in finding.metrics.values())
+    assert all(metric.missing_reason for metric in finding.metrics.values() if metric.value is None)
+    assert complete_finding(problem, "", "", finding, fabricated).metrics
+    blocks = render(problem, finding)
+    assert blocks["question"].endswith("?")
+    assert blocks["answer"]
+    assert not re.search(r"\b(None|nan|inf)\b", " ".join(blocks.values()))
 
 
 @pytest.mark.parametrize("problem", IDS)
@@ -43,42 +47,101 @@ def test_a_missing_experiment_is_absent_with_lines_that_the_study_accepts(tmp_pa
     results = fabricate_study(tmp_path, {"learning_rate" if problem != "learning_rate" else "other": ON_STORIES})
     finding = find(problem, results)
     assert finding.status == "missing"
-    (lines,) = code_spans(finding.sentences[0])
+    (lines,) = code_spans(finding.reason)
     study = results.study.model_dump(mode="json", exclude_none=True)
     experiments = study["experiments"] | yaml.safe_load(lines)
     plan = load_plan(study | {"experiments": experiments}, "the study with the lines added")
     assert len(plan.runs_by_experiment[problem]) >= 2
 
 
-def test_the_log_holds_every_run_and_counts_shared_ones_once(fabricated):
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_log_has_every_run_once(fabricated):
     finding = find("experiment_log", fabricated)
     runs = fabricated.runs()
-    assert len(finding.tables[0].rows) == value(finding, "runs") == len(runs)
     distinct = {repr((run.seed, run.config.model, run.config.training, run.config.tokens)): run for run in runs}
-    assert value(finding, "distinct_runs") == len(distinct) < len(runs)
+    assert value(finding, "entries") == len(runs)
+    assert len(finding.tables[0].rows) == value(finding, "distinct_runs") == len(distinct) < len(runs)
     assert value(finding, "total_tokens") == sum(run.summary.tokens for run in distinct.values())
-    assert value(finding, "diverged_runs") == 2
+    assert (value(finding, "diverged_runs"), value(finding, "failed_runs")) == (2, 2)
     assert value(finding, "lowest_bits_per_byte_stories") == pytest.approx(0.7119, abs=1e-4)
     assert value(finding, "lowest_bits_per_byte_docs") > 1
-    for plot in finding.plots:
-        assert {"main_experiment on docs", "main_experiment on stories"} <= {line.label for line in plot.data.series}
 
 
-def test_an_experiment_of_another_name_gets_a_section_of_the_general_kind(fabricated):
-    title, question = generic_experiment.heading(fabricated, "vocabulary")
+def test_the_log_has_the_noise_of_seeds(fabricated):
+    finding, noise = find("experiment_log", fabricated), study_noise(fabricated)
+    assert (value(finding, "seed_sd"), value(finding, "seed_sd_degrees")) == (noise.sd, noise.degrees)
+    assert value(finding, "smallest_visible_difference") == noise.difference_half_width(3)
+    effects = [effect for name in IDS[2:6] for effect in find(name, fabricated).effects if effect.interval]
+    scale = noise.sd * math.sqrt(2 / 3)
+    p_values = [2 * scipy.stats.t.sf(abs(effect.difference) / scale, noise.degrees) for effect in effects]
+    rejected = [p <= 0.05 / (len(p_values) - rank) for rank, p in enumerate(sorted(p_values))]
+    assert value(finding, "comparisons") == len(effects)
+    assert value(finding, "resolved_together") == [*rejected, False].index(False)
+    assert value(finding, "resolved_alone") == sum(p < 0.05 for p in p_values)
+
+
+def test_elapsed_time_is_that_in_which_a_job_ran(tmp_path):
+    results = fabricate_study(tmp_path, {"learning_rate": ON_STORIES})
+    assert value(find("experiment_log", results), "elapsed_seconds") is None
+    fabricate_records(results)
+    assert value(find("experiment_log", results), "elapsed_seconds") == 2.0, "all jobs ran at the same time"
+
+
+# --- experiments of another name --------------------------------------------------------------------------------------
+
+
+def test_a_sweep_of_another_name_has_its_best_run(fabricated):
     finding = generic_experiment.analyze(fabricated, "vocabulary")
-    assert (title, question) == ("Vocabulary", "How does the final loss depend on vocab_size?")
-    assert all("of vocab_size=4096" in plot.alt for plot in finding.plots)
+    assert (finding.facts["kind"], finding.facts["best"]) == ("sweep", "vocabulary 4,096")
+    assert finding.metrics["best_loss"].unit == "bits per byte"
+    assert finding.figures[0].data.lines[0].x == [512, 1024, 4096]
+    assert "4,096" in render("vocabulary", finding)["answer"]
 
 
-def test_a_general_experiment_without_a_grid_is_told_by_differences(tmp_path):
-    runs = {"baseline": {}, "decayed": {"weight_decay": 0.5}, "wild": {"max_lr": 4.0}}
-    results = fabricate_study(tmp_path, {"my_own": {"corpus": "stories", "seeds": [0, 1], "runs": runs}})
+def test_runs_of_another_name_are_compared_with_the_baseline(tmp_path):
+    runs = {"baseline": {}, "narrow": {"d_model": 32}, "nope": {"position_embedding": "none"}}
+    results = fabricate_study(tmp_path, {"my_own": ON_STORIES | {"seeds": [0, 1], "runs": runs}})
     finding = generic_experiment.analyze(results, "my_own")
+    assert [effect.difference for effect in finding.effects] == pytest.approx([0, 0.24])
+    assert [row["outcome"] for row in finding.facts["outcomes"]] == ["same", "higher"]
+    assert "same loss" in render("my_own", finding)["answer"]
 
-    assert value(finding, "decayed_difference") == 0
-    single = fabricate_study(tmp_path / "single", {"one": {"corpus": "stories"}})
-    assert generic_experiment.analyze(single, "one").status == "answered"
+
+def test_runs_that_differ_in_training_are_compared_too(tmp_path):
+    runs = {"baseline": {}, "decayed": {"weight_decay": 0.5}, "wild": {"max_lr": 4.0}}
+    results = fabricate_study(tmp_path, {"my_own": ON_STORIES | {"seeds": [0, 1], "runs": runs}})
+    finding = generic_experiment.analyze(results, "my_own")
+    assert value(finding, "decayed") == value(finding, "baseline")
+    assert finding.facts["failed"] == ["rate 4"]
+    assert [effect.label for effect in finding.effects] == ["weight decay 0.5", "rate 4"]
+
+
+def test_a_single_run_is_answered(tmp_path):
+    results = fabricate_study(tmp_path, {"one": ON_STORIES})
+    finding = generic_experiment.analyze(results, "one")
+    assert (finding.status, finding.facts["kind"]) == ("answered", "single")
+    assert "2.31" in render("one", finding)["answer"]
+
+
+def test_runs_on_several_corpora_have_a_best_on_each(tmp_path):
+    runs = {corpus: {"corpus": corpus, "sweep": {"max_lr": [0.003, 0.01]}} for corpus in CORPORA}
+    results = fabricate_study(tmp_path, {"mine": {"runs": runs}})
+    finding = generic_experiment.analyze(results, "mine")
+    assert [side["corpus"] for side in finding.facts["sides"]] == ["stories", "docs"]
+    assert finding.facts["sides"][1]["value"] == value(finding, "docs_max_lr=0.01")
+    assert "docs" in render("mine", finding)["answer"]
+
+
+def test_an_experiment_without_a_seed_that_learned_is_partial(tmp_path):
+    results = fabricate_study(tmp_path, {"mine": ON_STORIES | {"max_lr": 4.0}})
+    finding = generic_experiment.analyze(results, "mine")
+    assert finding.status == "partial"
+    assert "No seed" in render("mine", finding)["answer"]
+
+
+# --- the write-up -----------------------------------------------------------------------------------------------------
 
 
 def test_the_write_up_stands_beside_ours(fabricated):

@@ -4,102 +4,110 @@ import math
 
 import pytest
 
-from lmpipe.analysis.problems.main_experiment import same_model_sentence
-from lmpipe.tokenizer.evaluation import evaluate_tokenizers
 from tests.analysis.test_problem_generate import samples_of
-from tests.support.fake_results import CORPORA, EXPERIMENTS, fabricate_study
+from tests.support.fake_results import (
+    BYTES_PER_TOKEN,
+    CORPORA,
+    EXPERIMENTS,
+    change_summary,
+    fabricate_study,
+    fabricate_yardsticks,
+)
 from tests.support.findings import ON_STORIES, find, find_in, value
-from tests.tokenizer.test_evaluation import make_results
+from tests.support.prose import render
+
+MAIN = {"main_experiment": EXPERIMENTS["main_experiment"]}
+STORIES_LOSS, DOCS_LOSS = 0.45 * 5.21 - 0.03, 0.45 * 6.43 - 0.03 + 0.1
+NGRAMS = {1: 5.21, 2: 2.9, 3: 2.1, 4: 2.0, 5: 1.9}
 
 
-def test_two_corpora_are_compared_per_byte_and_explained(fabricated):
+def test_each_corpus_has_its_loss_in_bits_per_byte(fabricated):
     finding = find("main_experiment", fabricated)
-    loss, entropy = 0.45 * 6.43 - 0.03 + 0.1, 6.43
+    assert value(finding, "simple_validation_loss") == pytest.approx(STORIES_LOSS, abs=1e-6)
+    assert value(finding, "web_validation_loss") == pytest.approx(DOCS_LOSS, abs=1e-6)
     bytes_per_token = value(finding, "web_bytes_per_token")
-    assert value(finding, "web_validation_loss") == pytest.approx(loss)
-    assert value(finding, "web_removed_share") == pytest.approx(1 - loss / entropy)
-    assert value(finding, "web_bits_per_byte") == pytest.approx(loss / math.log(2) / bytes_per_token, rel=1e-4)
-    gap = 0.45 * (6.43 - 5.21) + 0.1
-    gap_parts = {"vocabulary": math.log(2), "frequencies": 1.22 - math.log(2), "context": gap - 1.22}
-    assert {name: value(finding, f"gap_{name}") for name in gap_parts} == pytest.approx(gap_parts)
-    assert value(finding, "gap") == pytest.approx(gap) == pytest.approx(sum(gap_parts.values()))
-    ratio = value(finding, "loss_ratio") / value(finding, "bytes_per_token_ratio")
-    assert value(finding, "bits_per_byte_ratio") == pytest.approx(ratio, rel=1e-3), (
-        "the made-up losses hold no delimiter"
-    )
+    assert value(finding, "web_bits_per_byte") == pytest.approx(DOCS_LOSS / math.log(2) / bytes_per_token, rel=1e-4)
+    assert value(finding, "web_perplexity") == pytest.approx(math.exp(DOCS_LOSS), rel=1e-5)
 
 
-def test_samples_of_both_corpora_stand_side_by_side(tmp_path):
-    results = fabricate_study(tmp_path, {"main_experiment": EXPERIMENTS["main_experiment"]})
-    without = len(find("main_experiment", results).sentences)
-    for corpus in CORPORA:
-        samples_of(corpus).write(tmp_path / "samples" / f"{corpus}.json")
+def test_one_seed_has_the_interval_over_validation_documents(tmp_path):
+    results = fabricate_study(tmp_path, MAIN)
+    change_summary(results, "main_experiment/stories/seed0", validation_loss_se=0.01)
     finding = find("main_experiment", results)
-    assert len(finding.sentences) == without + 1
-    table = next(table for table in finding.tables if table.columns[0] == "prompt")
-    assert table.columns[3:] == ["the model of stories", "the model of docs"]
-    assert [row[1:3] for row in table.rows] == [[0.0, 1.0], [1.0, 0.9], [1.0, 1.0]]
-    assert table.rows[1][3] == "Once the cat and a dog sat on the mat then saw the dog"
-    long = samples_of("docs")
-    first, *others = long.samples
-    long = long.model_copy(update={"samples": (first.model_copy(update={"text": " word" * 200}), *others)})
-    long.write(tmp_path / "samples/docs.json")
-    cell = next(t for t in find("main_experiment", results).tables if t.columns == table.columns).rows[0][4]
-    assert cell.startswith("Once word") and cell.endswith("word …") and len(cell) <= 302
-    samples_of("docs", run="main_experiment/another").write(tmp_path / "samples/docs.json")
-    assert len(find("main_experiment", results).sentences) == without, "they are of another run"
+    low, high = finding.metrics["simple_validation_loss"].interval
+    assert (low, high) == pytest.approx((STORIES_LOSS - 0.0196, STORIES_LOSS + 0.0196), abs=1e-6)
+    ratio = value(finding, "simple_bits_per_byte") / value(finding, "simple_validation_loss")
+    assert finding.metrics["simple_bits_per_byte"].interval == pytest.approx((low * ratio, high * ratio))
+    assert finding.metrics["simple_perplexity"].interval == pytest.approx((math.exp(low), math.exp(high)))
 
 
-def test_the_cross_table_has_every_text_by_every_tokenizer(tmp_path):
-    make_results(tmp_path)
-    compared = evaluate_tokenizers(tmp_path, ["stories", "docs"], {"stories": "stories", "docs": "docs"})
-    compared.write(tmp_path / "tokenizer_experiments.json")
-    results = fabricate_study(tmp_path, {"main_experiment": EXPERIMENTS["main_experiment"]})
-    (table,) = [table for table in find("main_experiment", results).tables if table.columns[0] == ""]
-    ratios = {(row.corpus, row.tokenizer): row.valid_bytes_per_token for row in compared.compression}
-    assert table.rows == [
-        [f"text of {text}", ratios[text, "stories"], ratios[text, "docs"]] for text in ("stories", "docs")
-    ]
+def test_the_model_is_placed_among_ngram_tables(tmp_path):
+    results = fabricate_study(tmp_path, MAIN)
+    fabricate_yardsticks(results, "stories", {2_048_000: NGRAMS})
+    finding = find("main_experiment", results)
+    stories, docs = finding.facts["sides"]
+    assert (stories["passed"], stories["ahead"]) == ("bigram", "3-gram")
+    assert (docs["passed"], docs["ahead"]) == (None, None), "docs has no yardsticks"
+    assert value(finding, "simple_bigram_loss") == 2.9
+    assert value(finding, "simple_sentence_overlap") == 0.18
+    table = {row[0]: row[1:] for row in finding.tables[0].rows}
+    assert table["xz"] == [None, 1.02, None, None]
+    assert table["transformer"][0] == value(finding, "simple_validation_loss")
 
 
-def test_bits_per_byte_of_unigrams_leave_out_delimiters(fabricated):
-    columns = find("main_experiment", fabricated).tables[0].columns
-    (docs,) = [row for row in find("main_experiment", fabricated).tables[0].rows if row[0].startswith("docs")]
-    share = 29_700 / 10**6
-    text_nats = 6.43 + share * math.log(share)
-    by_hand = text_nats / math.log(2) / docs[columns.index("bytes per token")]
-    assert docs[columns.index("bits per byte of unigrams")] == pytest.approx(by_hand, rel=1e-9)
-    assert docs[columns.index("bits per byte of unigrams")] == pytest.approx(2.3271, abs=1e-4)
+def test_the_hero_ends_at_the_loss_of_the_table(tmp_path):
+    results = fabricate_study(tmp_path, MAIN | {"no_pos_emb": EXPERIMENTS["no_pos_emb"] | {"max_lr": 0.01}})
+    fabricate_yardsticks(results, "stories", {2_048_000: NGRAMS})
+    finding = find("main_experiment", results)
+    (hero,) = finding.figures
+    assert (hero.id, hero.data.log_x) == ("hero", True)
+    assert [line.variant for line in hero.data.lines] == ["stories", "docs"]
+    ends = [line.y[-1] for line in hero.data.lines]
+    assert ends == pytest.approx(
+        [value(finding, "simple_bits_per_byte"), value(finding, "web_bits_per_byte")], rel=1e-5
+    )
+    assert [line.label for line in hero.data.yardsticks] == ["uniform", "unigram", "bigram", "5-gram", "xz"]
+    assert hero.data.yardsticks[2].value == pytest.approx(2.9 / math.log(2) / BYTES_PER_TOKEN["stories"])
+    assert hero.data.marks[0].value == 409_600
 
 
-def test_two_corpora_of_one_role_keep_their_own_figures(tmp_path):
-    corpora = CORPORA | {
-        "tales": {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": 1024}, "stands_for": "TinyStories"}
-    }
-    runs = {name: {"corpus": name} for name in ("tales", "stories", "docs")}
-    finding = find("main_experiment", fabricate_study(tmp_path, {"main_experiment": {"runs": runs}}, corpora=corpora))
-    assert value(finding, "simple_corpus") == "stories", "the first of the study, whatever the experiment's order"
-    assert value(finding, "simple_validation_loss") == pytest.approx(0.45 * 5.21 - 0.03, abs=1e-6)
+def test_models_of_unequal_size_are_told(fabricated):
+    finding = find("main_experiment", fabricated)
+    assert finding.facts["size_ratio"] == pytest.approx(458_816 / 327_744)
+    assert "40 % more parameters" in render("main_experiment", finding)["caveat"]
+
+
+def test_texts_of_growing_budgets_are_in_order(tmp_path):
+    results = fabricate_study(tmp_path, MAIN)
+    assert find("main_experiment", results).facts["progress"] == []
+    samples_of("stories").write(tmp_path / "samples/stories.json")
+    assert find("main_experiment", results).facts["progress"] == []
+
+
+def test_two_corpora_of_one_role_keep_their_own_metrics(tmp_path):
+    tales = {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": 1024}, "stands_for": "TinyStories"}
+    runs = {name: {"corpus": name} for name in ("stories", "tales", "docs")}
+    results = fabricate_study(tmp_path, {"main_experiment": {"runs": runs}}, corpora=CORPORA | {"tales": tales})
+    finding = find("main_experiment", results)
+    assert value(finding, "simple_corpus") == "stories"
     assert value(finding, "tales_validation_loss") == pytest.approx(0.45 * 5.52 - 0.03, abs=1e-6)
-    only = {"runs": {"docs": {"corpus": "docs"}, "tales": {"corpus": "tales"}}}
-    finding = find("main_experiment", fabricate_study(tmp_path / "only", {"main_experiment": only}, corpora=corpora))
-    assert (finding.status, value(finding, "simple_corpus")) == ("answered", "tales")
 
 
-def test_several_runs_on_a_corpus_are_ranked_over_seeds(tmp_path):
+def test_the_best_of_several_runs_represents_a_corpus(tmp_path):
     runs = {"stories": {"corpus": "stories", "sweep": {"max_lr": [0.003, 0.01]}}, "docs": {"corpus": "docs"}}
     finding = find_in(tmp_path, "main_experiment", {"seeds": [0, 1], "runs": runs})
     assert value(finding, "simple_validation_loss") == pytest.approx(0.45 * 5.21 - 0.015, abs=1e-6), "at 0.01"
-    low, high = finding.metrics["gap_bits_per_byte"].interval
-    assert 0 < low < value(finding, "gap_bits_per_byte") < high
-
-
-def test_models_that_differ_are_described_by_their_settings(tmp_path):
-    runs = {"stories": {"corpus": "stories", "num_layers": 2}, "docs": {"corpus": "docs"}}
-    results = fabricate_study(tmp_path, {"main_experiment": {"runs": runs}})
-    sentence = same_model_sentence(results.experiment("main_experiment"))
-    assert all(text in sentence for text in ("num_layers", "vocab_size", "409,600"))
 
 
 def test_one_corpus_alone_is_partial(tmp_path):
-    assert find_in(tmp_path, "main_experiment", {"runs": {"stories": ON_STORIES}}).status == "partial"
+    finding = find_in(tmp_path, "main_experiment", {"runs": {"stories": ON_STORIES}})
+    assert finding.status == "partial"
+    assert finding.reason
+    assert "stories" in render("main_experiment", finding)["answer"]
+
+
+def test_an_expectation_about_the_second_corpus_is_in_bits_per_byte(tmp_path):
+    expect = {"outcome": "higher", "because": "documentation is less predictable"}
+    experiment = EXPERIMENTS["main_experiment"] | {"seeds": [0, 1], "expect": expect}
+    (expectation,) = find_in(tmp_path, "main_experiment", experiment).expectations
+    assert (expectation.label, expectation.found) == ("docs", "higher")

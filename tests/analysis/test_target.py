@@ -28,13 +28,13 @@ def test_a_target_that_was_reached_is_beside_the_best_run(tmp_path):
     assert figures["target_loss"].source == "the study's experiments.learning_rate.target_loss"
     assert figures["loss_above_target"].value == pytest.approx(BEST_LOSS - 2.4, abs=1e-6)
     assert figures["target_reached"].value is True
-    assert finding.tables[0].rows == [[2.4, reached, "max_lr=0.01", "yes"]]
+    assert figures["loss_above_target"].value == pytest.approx(reached - 2.4)
 
 
 def test_a_target_may_be_missed(tmp_path):
     finding = finding_with_target(tmp_path, "learning_rate", 1.45)
     assert finding.metrics["target_reached"].value is False
-    assert finding.tables[0].rows[0][3] == "no"
+    assert finding.metrics["loss_above_target"].value == pytest.approx(BEST_LOSS - 1.45, abs=1e-6)
 
 
 def test_a_target_equal_to_the_loss_is_reached(tmp_path):
@@ -42,10 +42,8 @@ def test_a_target_equal_to_the_loss_is_reached(tmp_path):
     loss = round(BEST_LOSS, 6)
     results = fabricate_study(tmp_path, {"learning_rate": EXPERIMENTS["learning_rate"] | {"target_loss": loss}})
     assert results.experiment("learning_rate").mean_loss("max_lr=0.01") == loss
-    finding = Finding("answered", sentences=["The short answer."])
-    finding = add_target(finding, results, "learning_rate")
+    finding = add_target(Finding("answered"), results, "learning_rate")
     assert finding.metrics["target_reached"].value is True
-    assert finding.sentences[0] == "The short answer."
 
 
 def test_a_mean_over_seeds_has_its_interval(tmp_path):
@@ -53,13 +51,13 @@ def test_a_mean_over_seeds_has_its_interval(tmp_path):
     above = finding.metrics["loss_above_target"]
     low, high = above.interval
     assert low < above.value < high
-    assert above.value == pytest.approx(finding.tables[0].rows[0][1] - 2.0)
+    assert above.value == pytest.approx(0.45 * 5.21 - 2.0)
 
 
 def test_a_target_without_a_finished_run_is_missed(tmp_path):
     finding = finding_with_target(tmp_path, "learning_rate", 1.45, sweep={"max_lr": [3.0, 4.0]})
     assert finding.metrics["target_reached"].missing_reason == NO_RUN
-    assert finding.tables[0].rows == [[1.45, None, None, "no"]]
+    assert finding.metrics["loss_above_target"].value is None
 
 
 def test_an_experiment_of_the_general_kind_has_targets_too(tmp_path):
@@ -68,11 +66,8 @@ def test_an_experiment_of_the_general_kind_has_targets_too(tmp_path):
     assert finding.metrics["target_loss"].value == 2
 
 
-def test_without_a_target_nothing_is_said(fabricated):
-    finding = Finding("answered", sentences=["The short answer."])
-    completed = complete_finding("learning_rate", *ENTRY, finding, fabricated)
-    assert completed.sentences == finding.sentences
-    assert (completed.metrics, completed.tables) == ({}, [])
+def test_without_a_target_there_is_no_metric(fabricated):
+    assert complete_finding("learning_rate", *ENTRY, Finding("answered"), fabricated).metrics == {}
 
 
 def test_no_run_knows_a_target(fabricated):

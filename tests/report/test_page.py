@@ -2,7 +2,6 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -12,7 +11,6 @@ import yaml
 
 from lmpipe.analysis.finding import Finding, Findings, Metric, Reference, ReferenceRow, Text, missing
 from lmpipe.analysis.problems.registry import complete_finding, problem_module
-from lmpipe.errors import InputError
 from lmpipe.planning.plan import load_plan
 from lmpipe.report.page import data_uri, draw_plots, headline_tiles, write_page
 from lmpipe.report.plots.experiment import plot_experiment
@@ -61,7 +59,7 @@ def findings(results) -> Findings:
         title, question = problem, "What about it?"
         if problem in ANALYZED:
             module = problem_module(problem)
-            finding, title, question = module.analyze(results), module.TITLE, module.QUESTION
+            finding = module.analyze(results)
         if problem == "generate":
             texts = [Text("Prompt <b>", HOSTILE, "prose"), Text("Code", "if a < b:\n    print(1)")]
             finding = Finding("partial", sentences=["Text by `a<b`."], texts=texts)
@@ -133,10 +131,7 @@ def test_introduction_names_the_corpora(page):
 
 
 def test_sections_show_answers_plots_tables_and_the_write_up(html, page):
-    assert html.count('role="img" aria-label="') == 3 * 3 + 2 + 1, (
-        "three plots an experiment, two of the log, and the effects"
-    )
-    assert "The best peak learning rate of the grid is 0.01" in page.text
+    assert "A peak rate of 0.01 is best" in page.text
     assert "Smallest rate seen to diverge" in page.text
     assert "4 answered, 1 partial and 12 missing of 17 problems" in page.text
     assert 'class="number" data-sort="2.685633">2.686</td>' in html
@@ -197,21 +192,10 @@ def section_of(html: str, problem: str) -> str:
     return html[start : html.index("</section>", start)]
 
 
-def test_plots_have_their_numbers(study, html):
-    links = re.findall(r'<a download="([^"]*)" href="(data:text/csv[^"]*)"', html)
-    names = [name for name, _ in links]
-    assert names.count("learning_rate-final_loss.csv") == 1
-    assert len(names) == len(set(names)) == html.count('<figure class="plot">') - 1, "but the effects"
-    embedded = dict(links)["learning_rate-final_loss.csv"].partition(",")[2]
-    expected = (study.folder / "experiments/learning_rate/final_loss.csv").read_text(encoding="utf-8")
-    assert unquote(unescape(embedded)) == expected
-    assert "2.685633" in section_of(html, "learning_rate"), "few numbers can be read on the page"
-
-
 def test_sections_have_their_origin_and_rebuild_commands(study, html):
     text = Page(section_of(html, "layer_norm_ablation")).text
     assert "lmpipe clear-runs results/fabricated" in text
-    table = "results/fabricated/experiments/layer_norm_ablation/table.csv"
+    table = "results/fabricated/experiments/layer_norm_ablation/table.csv results/fabricated/findings.json"
     assert f"snakemake --cores 2 {table} --forcerun train --configfile results/fabricated/study.yaml" in text
     assert "train 12 0, 1, 2" in text, "jobs and seeds of a rule"
     assert "make_corpus 1" in text, "what the runs come from"
@@ -227,21 +211,6 @@ def test_records_of_provenance_are_optional(study):
         assert "No record of provenance lies beside" in section_of(built(study, "less.html"), "learning_rate")
     finally:
         hidden.write_bytes(record)
-
-
-@pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b'"cut', None])
-@pytest.mark.parametrize("suffix", [".svg", ".csv"])
-def test_missing_or_damaged_plot_is_an_input_error(study, suffix, damage, tmp_path):
-    path = study.folder / f"experiments/learning_rate/final_loss{suffix}"
-    whole = path.read_bytes()
-    try:
-        path.unlink() if damage is None else path.write_bytes(damage)
-        with pytest.raises(InputError) as error:
-            built_from(study, Findings.read(study.folder / "findings.json"), tmp_path / "report.html")
-    finally:
-        path.write_bytes(whole)
-    assert error.value.where == str(path)
-    assert not (tmp_path / "report.html").exists()
 
 
 def test_data_uri_keeps_the_text():

@@ -1,31 +1,13 @@
 """Differences of variants from their baseline, and expectations beside what was found."""
 
+from collections.abc import Iterable
 from statistics import fmean, median
 
 from lmpipe.analysis.finding import Effect, Expectation
 from lmpipe.analysis.outcomes import NATS, SeedGroup, study_noise
 from lmpipe.analysis.rate_sweeps import own_sweep
 from lmpipe.analysis.results import UNITS, Results
-from lmpipe.analysis.statistics import SeedNoise, mean_interval
-from lmpipe.study.settings import ModelConfig
-
-# Keys of colours, by a setting of the model and its value.
-VARIANT_KEYS = {
-    ("norm", "none"): "no_norm",
-    ("norm", "post"): "post_norm",
-    ("position_embedding", "none"): "no_pos_emb",
-    ("feed_forward", "silu"): "silu",
-}
-
-
-def variant_key(model: ModelConfig) -> str:
-    """Return the key of a model's colour, such as `no_norm`; `baseline` for the usual model.
-
-    >>> variant_key(ModelConfig(vocab_size=512, context_length=8, d_model=8, d_ff=24, num_layers=1, num_heads=1))
-    'baseline'
-    """
-    keys = [key for (setting, value), key in VARIANT_KEYS.items() if getattr(model, setting) == value]
-    return "_".join(keys) or "baseline"
+from lmpipe.analysis.statistics import CONFIDENCE, SeedNoise, mean_interval, t_quantile
 
 
 def effect_of(results: Results, group: SeedGroup, baseline: SeedGroup, noise: SeedNoise | None) -> Effect:
@@ -49,7 +31,7 @@ def effect_of(results: Results, group: SeedGroup, baseline: SeedGroup, noise: Se
     sweep = own_sweep(results, group)
     return Effect(
         label=group.label,
-        variant=variant_key(group.model),
+        variant=group.variant,
         difference=difference,
         interval=interval,
         differences=differences,
@@ -86,15 +68,32 @@ def outcome_found(effect: Effect, noise: SeedNoise | None) -> str | None:
     return "higher" if effect.difference > 0 else "lower"
 
 
+def holm_resolved(effects: Iterable[Effect], noise: SeedNoise) -> tuple[int, int]:
+    """Return the numbers of effects with an interval, and of those told from zero at 5 % for all of them (Holm 1979).
+
+    >>> clear = Effect("a", "a", 0.5, (0.4, 0.6), [], 0, 3, NATS, 0.01)
+    >>> unclear = Effect("b", "b", 0.1, (-0.1, 0.3), [], 0, 3, NATS, 0.01)
+    >>> holm_resolved([clear, unclear], SeedNoise(0.1, 10))
+    (2, 1)
+    """
+    from scipy.special import stdtr
+
+    quantile = t_quantile(noise.degrees)
+    widths = [(row.difference, (row.interval[1] - row.interval[0]) / 2) for row in effects if row.interval]
+    p_values = sorted(2 * float(stdtr(noise.degrees, -abs(value) / half * quantile)) for value, half in widths)
+    rejected = [p <= (1 - CONFIDENCE) / (len(p_values) - rank) for rank, p in enumerate(p_values)]
+    return len(p_values), [*rejected, False].index(False)
+
+
 def expectations(results: Results, experiment: str, effects: dict[str, Effect]) -> list[Expectation]:
     """Return the expectations that a study states for an experiment and its runs, with what was found.
 
     `effects` are by name of the run. One stated for the whole experiment is about its last effect.
     """
     settings, noise = results.study.experiments[experiment], study_noise(results)
-    stated = {name: getattr(run, "expect", None) for name, run in (settings.runs or {}).items()}
+    stated = {name: run.expect for name, run in (settings.runs or {}).items()}
     pairs = [(effect, stated.get(name)) for name, effect in effects.items()]
-    if effects and (expect := getattr(settings, "expect", None)):
+    if effects and (expect := settings.expect):
         pairs.append((list(effects.values())[-1], expect))
     return [
         Expectation(

@@ -10,6 +10,7 @@ from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
 from lmpipe.analysis.runs import Run
 from lmpipe.analysis.statistics import NORMAL_QUANTILE, SeedNoise, mean_interval, pooled_noise
 from lmpipe.data.documents import NgramBudget
+from lmpipe.study.labels import colour_key, run_label
 from lmpipe.study.settings import ModelConfig
 
 NATS = UNITS["validation_loss"]
@@ -26,6 +27,8 @@ class SeedGroup:
     """Name of the runs in their experiment."""
     label: str
     """Name in the report."""
+    variant: str
+    """Key of the colour."""
     runs: tuple[Run, ...]
     """One run for each seed, by seed."""
     values: dict[int, float]
@@ -91,7 +94,7 @@ class SeedGroup:
 
 def document_interval(run: Run) -> tuple[float, float] | None:
     """Return the 95 % interval of a run's loss over validation documents; None if the run has no standard error."""
-    error = getattr(run.summary, "validation_loss_se", None)
+    error = run.summary.validation_loss_se
     if run.loss is None or error is None:
         return None
     return run.loss - NORMAL_QUANTILE * error, run.loss + NORMAL_QUANTILE * error
@@ -110,7 +113,8 @@ def seed_group(results: Results, experiment: ExperimentRuns, name: str, measure:
     runs = experiment.seeds_of(name)
     good = [run for run in runs if not has_failed(run, results.yardstick(run))]
     values = {run.seed: getattr(run.summary, measure) for run in good}
-    return SeedGroup(name, results.run_label(experiment.name, name), tuple(runs), values, measure)
+    names = [make(results.study, experiment.name, name) for make in (run_label, colour_key)]
+    return SeedGroup(name, *names, tuple(runs), values, measure)
 
 
 def seed_groups(results: Results, experiment: ExperimentRuns, measure: str = "validation_loss") -> list[SeedGroup]:
@@ -191,15 +195,10 @@ def groups_table(caption: str, groups: Sequence[SeedGroup]) -> Table:
 def seeds_table(groups: Sequence[SeedGroup]) -> Table:
     """Return a row for each run, with its seed, its status and its final loss."""
     rows = [
-        [group.label, run.seed, run.status, group.values.get(run.seed), run.loss, divergence_step(run)]
+        [group.label, run.seed, run.status, run.seed not in group.values, run.loss, run.summary.divergence_step]
         for group in groups
         for run in group.runs
     ]
-    reason = "the run failed, or it did not diverge"
-    columns = ["run", "seed", "status", "loss that counts", "final loss", "last step before divergence"]
-    return Table("Final loss of every seed, in nats per token.", columns, rows, reason)
-
-
-def divergence_step(run: Run) -> int | None:
-    """Return the last step before a run diverged, dated by its loss."""
-    return run.summary.divergence_step
+    columns = ["run", "seed", "status", "failed", "loss", "last step before divergence"]
+    reason = "the loss is not finite, or the run did not diverge"
+    return Table("Final loss of every seed, in nats per token", columns, rows, reason)

@@ -8,9 +8,9 @@ from statistics import median
 
 from lmpipe.analysis.finding import RateCurve, RatePoint
 from lmpipe.analysis.outcomes import SeedGroup, has_failed
+from lmpipe.analysis.ranking import parabola_vertex
 from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.analysis.runs import Run
-from lmpipe.analysis.statistics import parabola_minimum
 from lmpipe.study.settings import ModelConfig
 
 
@@ -48,19 +48,17 @@ class RateSweep:
         return len(self.neighbours) < 3
 
     @property
-    def interpolated(self) -> tuple[float, float] | None:
-        """Rate and loss at the minimum of the parabola through the best rate and its neighbours; None at the border."""
+    def interpolated(self) -> float | None:
+        """Minimum of the parabola through the best rate and its neighbours; None at the border."""
         if self.is_at_border:
             return None
         rates = [point.max_lr for point in self.neighbours]
-        return parabola_minimum(rates, [median(point.losses) for point in self.neighbours])
+        return parabola_vertex(rates, [median(point.losses) for point in self.neighbours])
 
     @property
     def optimum(self) -> float | None:
         """Interpolated rate, or the best one of the grid."""
-        if self.interpolated:
-            return self.interpolated[0]
-        return self.best.max_lr if self.best else None
+        return self.interpolated or (self.best.max_lr if self.best else None)
 
     @property
     def breaks_at(self) -> float | None:

@@ -195,10 +195,6 @@ class Results:
         tokens = math.log(run.config.training.total_tokens)
         return min(yardsticks.budgets, key=lambda budget: abs(math.log(budget.train_tokens) - tokens))
 
-    def run_label(self, experiment: str, run: str) -> str:
-        """Return the name of a run in the report."""
-        return run.replace("_", " ")
-
     def corpora_in_role(self, role: str) -> list[str]:
         """Return the corpora that stand for TinyStories (`simple`) or OpenWebText (`web`)."""
         return [name for name, corpus in self.study.corpora.items() if corpus.stands_for == ROLE_DATASETS[role]]

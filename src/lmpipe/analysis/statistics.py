@@ -1,8 +1,8 @@
 """Means over seeds with 95 % confidence intervals (Student's t), and the noise that seeds share."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import exp, inf, log, sqrt
+from math import inf, sqrt
 from statistics import fmean, variance
 
 CONFIDENCE = 0.95
@@ -25,16 +25,6 @@ class Interval:
     def bounds(self) -> tuple[float, float] | None:
         """Lower and upper end; None for a single value, which has no interval."""
         return (self.mean - self.half_width, self.mean + self.half_width) if self.count > 1 else None
-
-    @property
-    def significant(self) -> bool:
-        """True if the interval excludes zero."""
-        return self.count > 1 and abs(self.mean) > self.half_width
-
-    @property
-    def inconclusive(self) -> bool:
-        """True if the interval includes zero; False for a single value and if all values are zero."""
-        return self.count > 1 and abs(self.mean) <= self.half_width != 0
 
 
 @dataclass(frozen=True)
@@ -79,12 +69,6 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return Interval(fmean(values), t_quantile(count - 1) * sqrt(variance(values) / count), count)
 
 
-def paired_difference(changed: Mapping[int, float], baseline: Mapping[int, float]) -> Interval | None:
-    """Return changed minus baseline over the seeds that both have; None if they share none."""
-    seeds = sorted(changed.keys() & baseline.keys())
-    return mean_interval([changed[seed] - baseline[seed] for seed in seeds]) if seeds else None
-
-
 def pooled_noise(groups: Iterable[Sequence[float]]) -> SeedNoise | None:
     """Return the pooled standard deviation of groups of at least two values; None without any.
 
@@ -96,23 +80,3 @@ def pooled_noise(groups: Iterable[Sequence[float]]) -> SeedNoise | None:
     if not degrees:
         return None
     return SeedNoise(sqrt(sum((len(values) - 1) * variance(values) for values in samples) / degrees), degrees)
-
-
-def parabola_minimum(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:
-    """Return the rate and the loss at the minimum of the parabola through three points of (log rate, loss).
-
-    The minimum is within the rates; where the points curve downwards it is the lowest of them.
-
-    >>> rate, lowest = parabola_minimum([0.001, 0.01, 0.1], [2.0, 1.0, 2.0])
-    >>> round(rate, 6), round(lowest, 6)
-    (0.01, 1.0)
-    """
-    x0, x1, x2 = map(log, rates)
-    y0, y1, y2 = losses
-    first, second = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
-    curvature = (second - first) / (x2 - x0)
-    if curvature <= 0:
-        lowest = min(range(3), key=lambda index: losses[index])
-        return rates[lowest], losses[lowest]
-    x = min(max((x0 + x1) / 2 - first / (2 * curvature), x0), x2)
-    return exp(x), y0 + first * (x - x0) + curvature * (x - x0) * (x - x1)

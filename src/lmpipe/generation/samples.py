@@ -52,6 +52,8 @@ class SampleRecord(TextMetrics):
     """True if the sample ended with the end-of-text token, false if it reached max_new_tokens."""
     context_truncations: tuple[int, ...]
     """Positions, prompt included, at which the context was full and its first half was dropped."""
+    cut_characters: tuple[int, ...]
+    """Characters of the continuation before each of these positions."""
     unknown_words: tuple[str, ...]
     """Words that the training text lacks, in lower case, each once."""
 
@@ -172,6 +174,7 @@ def make_record(
 ) -> SampleRecord:
     """Return the record of a finished sample."""
     text = detokenize(tokenizer, sample.new_ids)
+    num_before = [position - len(sample.prompt_ids) for position in sample.context_truncations]
     return SampleRecord(
         prompt=request.prompt,
         seed=seed,
@@ -181,6 +184,7 @@ def make_record(
         tokens=len(sample.new_ids),
         reached_eos=sample.reached_eos,
         context_truncations=tuple(sample.context_truncations),
+        cut_characters=tuple(len(detokenize(tokenizer, sample.new_ids[:count])) for count in num_before),
         unknown_words=unknown_words(text, vocabulary),
         **text_metrics(text, vocabulary).model_dump(),
     )

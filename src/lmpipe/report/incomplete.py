@@ -103,11 +103,10 @@ def available_finding(
         return unanswered(problem, f"Its results cannot be read: {error}.")
     if not unfinished:
         return finding
-    # The page also has the first sentence in its overview, without the names, which may be many.
-    first, *details = finding.sentences
-    first = f"So far from {format_int(num_finished)} of {format_int(len(runs))} runs. {first}"
     status = "partial" if finding.status == "answered" else finding.status
-    return replace(finding, status=status, sentences=[first, f"Not there: {run_names(unfinished)}.", *details])
+    so_far = f"So far from {format_int(num_finished)} of {format_int(len(runs))} runs. "
+    reason = f"{so_far}Not there: {run_names(unfinished)}. {finding.reason}".strip()
+    return replace(finding, status=status, reason=reason)
 
 
 def unanswered(problem: str, reason: str) -> Finding:

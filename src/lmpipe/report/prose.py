@@ -23,6 +23,8 @@ from lmpipe.study.schema import Study
 PROBLEM_TEMPLATES = PACKAGE / "report" / "templates" / "problems"
 # Template of an experiment that belongs to no problem.
 EXPERIMENT_TEMPLATE = "experiment"
+# Macros that every template may use.
+SHARED_SENTENCES = "macros.j2"
 CARD_BLOCKS = ("question", "answer", "details", "caveat", "found", "finding", "care")
 FIGURE_BLOCKS = ("title", "subtitle", "alt")
 MILLION, BILLION, TRILLION = 1e6, 1e9, 1e12
@@ -130,9 +132,7 @@ FILTERS: dict[str, Callable[..., str]] = {
 @cache
 def environment() -> Environment:
     """Return the environment of the prose templates: undefined names raise, and prose is escaped once, as Markdown."""
-    templates = Environment(
-        loader=FileSystemLoader(PROBLEM_TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    templates = Environment(loader=FileSystemLoader(PROBLEM_TEMPLATES), undefined=StrictUndefined)
     templates.filters |= FILTERS
     return templates
 
@@ -159,7 +159,9 @@ class Prose:
             "effects": finding.effects,
             "expectations": finding.expectations,
         }
-        self.context = self.template.new_context({"label": str} | dict(shared or {}) | facts)
+        names = {"label": str} | dict(shared or {}) | facts
+        names["say"] = environment().get_template(SHARED_SENTENCES).make_module(names)
+        self.context = self.template.new_context(names)
 
     def block(self, name: str) -> str:
         """Return a block's text in one line; empty if the template has no such block."""
@@ -190,4 +192,5 @@ def with_sentences(problem: str, finding: Finding, shared: Mapping[str, Any]) ->
     if finding.status == "missing":
         return replace(finding, title=title, question=prose.block("question"), sentences=[finding.reason])
     sentences = [text for name in ("answer", "details", "caveat", "found") if (text := prose.block(name))]
+    sentences += [finding.reason] if finding.reason else []
     return replace(finding, title=title, question=prose.block("question"), sentences=sentences)

@@ -1,24 +1,24 @@
-"""Ablations: one changed setting against a baseline over seeds, at the baseline's learning rate and at others."""
+"""The four ablations: one part of the model changed, each variant at its own best rate, against the baseline."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
 
-from lmpipe.analysis.finding import Finding, Metric
-from lmpipe.analysis.problems import run_summary
-from lmpipe.analysis.problems.paired_comparison import (
-    Comparison,
-    baseline_metrics,
-    choose_baseline,
-    compare,
-    comparison_metrics,
-    describe_failures,
-    describe_outcome,
-    generic_opening,
-    pairing_sentences,
-    seed_tables,
-)
+from lmpipe.analysis.effects import effect_of, expectations, outcome_found
+from lmpipe.analysis.finding import Effect, Figure, Finding, Line, Lines, Metric, Yardstick, optional_metric
+from lmpipe.analysis.outcomes import NATS, SeedGroup, best_group, groups_table, seed_groups, seeds_table, study_noise
+from lmpipe.analysis.problems.run_summary import NOISE_SOURCE, missing_experiment, several_corpora, table_path
+from lmpipe.analysis.rate_sweeps import own_sweep
 from lmpipe.analysis.results import ExperimentRuns, Results
-from lmpipe.io.formatting import format_number, join_words
+from lmpipe.analysis.statistics import SeedNoise
+
+# Steps at the start in which norms show their effect.
+START_STEPS = 40
+# Share of the training at which the early difference is read.
+EARLY = 1 / 3
+NO_SWEEP = "no sweep over the peak rate of this model"
+NO_EDGE = "no seed failed at any rate tried"
 
 
 @dataclass(frozen=True)
@@ -33,206 +33,226 @@ class AblationSpec:
     """Values of the setting without the ablation."""
     ablated: str
     """Value of the setting in the variant."""
-    opening: str
-    """Start of the sentence on the variant, such as "Without RMSNorm"."""
     example: str
     """Lines that add the experiment to a study."""
     companions: tuple[str, ...] = ()
     """Settings that may change with it, such as a width that preserves the number of parameters."""
+    with_start: bool = False
+    """True if the first steps are part of the finding."""
 
 
-def runs_with_setting(experiment: ExperimentRuns, setting: str, values: Sequence[str]) -> list[str]:
-    """Return the runs in which a setting has one of the values."""
-    return [name for name in experiment.names() if experiment.setting(name, setting) in values]
-
-
-def matches_spec(spec: AblationSpec, comparison: Comparison) -> bool:
-    """Return True if two runs differ in the spec's settings only."""
-    ablated = comparison.experiment.setting(comparison.variant, spec.setting) == spec.ablated
-    return ablated and set(comparison.differing) <= {spec.setting, *spec.companions}
-
-
-def opening_for(spec: AblationSpec, comparison: Comparison) -> str:
-    """Return the start of the sentence on a pair of runs: the spec's if the pair matches it."""
-    if matches_spec(spec, comparison):
-        return spec.opening
-    return f"{generic_opening(comparison)}, from which it differs in {join_words(comparison.differing)}"
-
-
-def compare_all(results: Results, spec: AblationSpec) -> tuple[ExperimentRuns, str, list[Comparison]] | Finding:
-    """Return an experiment, its baseline, and the comparisons with it; a Finding if there is nothing to compare."""
+def analyze_ablation(results: Results, spec: AblationSpec) -> Finding:
+    """Return the difference of the variant from the baseline, its trend, and the edges of stability of both."""
     experiment = results.experiment(spec.experiment)
     if experiment is None:
-        return run_summary.missing_experiment(results, spec.experiment, spec.example)
-    usual = runs_with_setting(experiment, spec.setting, spec.usual)
-    if not usual or not runs_with_setting(experiment, spec.setting, [spec.ablated]):
-        return nothing_to_compare(experiment, spec)
-    baseline = choose_baseline(experiment, usual)
-    variants = [name for name in experiment.names() if name != baseline]
-    return experiment, baseline, [compare(experiment, name, baseline) for name in variants]
+        return missing_experiment(results, spec.experiment, spec.example)
+    measure = experiment.ranking_metric()
+    if measure is None:
+        return several_corpora(results, experiment)
+    groups = seed_groups(results, experiment, measure)
+    tables = [groups_table("Final results of each run", groups), seeds_table(groups)]
+    usual = [group for group in groups if getattr(group.model, spec.setting) in spec.usual]
+    baseline = usual and choose_baseline(usual)
+    variants = [group for group in groups if baseline and is_variant(spec, group, baseline)]
+    if not variants:
+        reason = (
+            f"The experiment needs a run with {spec.setting} {' or '.join(spec.usual)} and one with {spec.ablated}, "
+            "which otherwise agree"
+        )
+        return Finding("missing", tables=tables, reason=reason)
+    noise = study_noise(results)
+    effects = effects_by_run(results, groups, baseline, noise)
+    variant = best_group(variants) or variants[0]
+    effect = effects[variant.name]
+    metrics = ablation_metrics(results, experiment, variant, baseline, effect, noise)
+    facts = ablation_facts(variant, baseline, effect, noise)
+    figures, trend_metrics, facts["trend"] = difference_by_tokens(
+        variant, baseline, noise, metrics["difference"].source
+    )
+    if spec.with_start:
+        start_figures, start_metrics = first_steps(variant, baseline, metrics["difference"].source)
+        figures, metrics = start_figures + figures, metrics | start_metrics
+    return Finding(
+        "answered" if effect.differences or effect.num_failed else "partial",
+        metrics | trend_metrics,
+        facts=facts,
+        tables=tables,
+        figures=figures,
+        effects=[effect, *(other for name, other in effects.items() if name != variant.name)],
+        expectations=expectations(results, experiment.name, {variant.name: effect} | effects),
+    )
 
 
-def analyze_ablation(
+def choose_baseline(groups: Sequence[SeedGroup]) -> SeedGroup:
+    """Return the best group of the model of the run named `baseline`, or of the first run."""
+    first = next((group for group in groups if group.name == "baseline"), groups[0])
+    return best_group(group for group in groups if group.model == first.model) or first
+
+
+def is_variant(spec: AblationSpec, group: SeedGroup, baseline: SeedGroup) -> bool:
+    """Return True if a group has the ablated setting, and otherwise the baseline's but for companions and the rate."""
+    may_differ = {spec.setting, *spec.companions, "max_lr"}
+    is_ablated = getattr(group.model, spec.setting) == spec.ablated
+    return is_ablated and {difference["setting"] for difference in differing_settings(group, baseline)} <= may_differ
+
+
+def differing_settings(group: SeedGroup, baseline: SeedGroup) -> list[dict[str, Any]]:
+    """Return the settings in which two groups differ, with both values."""
+    changed, usual = (side.runs[0].settings for side in (group, baseline))
+    keys = [key for key in changed if changed[key] != usual.get(key, changed[key])]
+    return [{"setting": key, "variant": changed[key], "baseline": usual[key]} for key in keys]
+
+
+def effects_by_run(
+    results: Results, groups: Sequence[SeedGroup], baseline: SeedGroup, noise: SeedNoise | None
+) -> dict[str, Effect]:
+    """Return the effect of every other model by the name of its best group, so each at its own best rate."""
+    models = {repr(group.model): group.model for group in groups if group.model != baseline.model}
+    effects = {}
+    for model in models.values():
+        alike = [group for group in groups if group.model == model]
+        group = best_group(alike) or alike[0]
+        effects[group.name] = effect_of(results, group, baseline, noise)
+    return effects
+
+
+def ablation_metrics(
     results: Results,
-    spec: AblationSpec,
-    add_details: Callable[[ExperimentRuns, Comparison], tuple[dict[str, Metric], list[str]]] | None = None,
-) -> Finding:
-    """Return the finding of an ablation: runs with the usual value of a setting against those with the ablated one.
-
-    `add_details` returns further metrics and sentences on the pair that answers the question.
-    """
-    compared = compare_all(results, spec)
-    if isinstance(compared, Finding):
-        return compared
-    experiment, baseline, comparisons = compared
-    main = next((comparison for comparison in comparisons if matches_spec(spec, comparison)), None)
-    comparisons.sort(key=lambda comparison: comparison is not main)
-    metrics = baseline_metrics(experiment, baseline) | (comparison_metrics(main) if main else {})
-    sentences = [describe_outcome(opening_for(spec, comparison), comparison) for comparison in comparisons]
-    sentences[1:1] = [run_summary.setting_sentence(results, experiment), *pairing_sentences(comparisons)]
-    sentences += rate_sentences(results, spec, main) if main else []
-    if main and add_details is not None:
-        added_metrics, added_sentences = add_details(experiment, main)
-        metrics, sentences = metrics | added_metrics, sentences + added_sentences
-    sentences += run_summary.failure_sentences(experiment)
-    tables = [run_summary.runs_table(experiment), *seed_tables(comparisons)]
-    is_answered = main and (main.difference or "diverged" in experiment.statuses(main.variant))
-    return Finding(
-        "answered" if is_answered else "partial", metrics, sentences, tables, run_summary.experiment_plots(experiment)
-    )
-
-
-def rate_sentences(results: Results, spec: AblationSpec, comparison: Comparison) -> list[str]:
-    """Warn that the learning rate of both sides was tuned for one of them only."""
-    experiment, pair = comparison.experiment, (comparison.baseline, comparison.variant)
-    tuned = {name: setting_of_lr_source(results, experiment, name, spec.setting) for name in pair}
-    rates = {experiment.setting(name, "max_lr") for name in runs_with_setting(experiment, spec.setting, [spec.ablated])}
-    tuned_runs = [name for name in pair if tuned[name] == experiment.setting(name, spec.setting)]
-    if len(tuned_runs) != 1 or len(rates) > 1:
-        return []
-    (untuned_run,) = (name for name in pair if name not in tuned_runs)
-    sweep = experiment.seeds_of(tuned_runs[0])[0].config.lr_source.best_of
-    return [
-        f"Both run at the peak rate {format_number(rates.pop())}, which `{sweep}` tuned for the model of "
-        f"`{tuned_runs[0]}`; at a rate of its own `{untuned_run}` may do better, so a part of the difference may lie "
-        "in the rate."
-    ]
-
-
-def setting_of_lr_source(results: Results, experiment: ExperimentRuns, name: str, setting: str) -> str | None:
-    """Return a setting of the run whose peak rate another run uses by best_of; None without best_of."""
-    source = experiment.seeds_of(name)[0].config.lr_source
-    sweep = results.experiment(source.best_of) if source else None
-    return next((run.setting(setting) for run in sweep.runs if run.name == source.best_run), None) if sweep else None
-
-
-def nothing_to_compare(experiment: ExperimentRuns, spec: AblationSpec) -> Finding:
-    """Return the finding of an ablation that lacks runs with, or runs without the ablated setting."""
-    baseline, usual = choose_baseline(experiment), " or ".join(spec.usual)
-    comparisons = [compare(experiment, name, baseline) for name in experiment.names() if name != baseline]
-    sentence = (
-        f"The experiment {experiment.name} needs a run with {spec.setting}: {usual} and one with "
-        f"{spec.setting}: {spec.ablated}, which otherwise agree; it has no such pair."
-    )
-    return Finding(
-        "partial",
-        baseline_metrics(experiment, baseline),
-        [sentence, *(describe_outcome(opening_for(spec, comparison), comparison) for comparison in comparisons)],
-        [run_summary.runs_table(experiment), *(seed_tables(comparisons) if comparisons else [])],
-        run_summary.experiment_plots(experiment),
-    )
-
-
-def analyze_tuned_ablation(results: Results, spec: AblationSpec, condition: str) -> Finding:
-    """Return the paired differences from the baseline: at its rate, and at the best rate of the variant.
-
-    `condition` names the ablation inside a sentence, such as "without RMSNorm".
-    """
-    compared = compare_all(results, spec)
-    if isinstance(compared, Finding):
-        return compared
-    experiment, baseline, comparisons = compared
-    by_variant = {comparison.variant: comparison for comparison in comparisons}
-    at_same = next((comparison for comparison in by_variant.values() if matches_spec(spec, comparison)), None)
-    variants = [name for name, comparison in by_variant.items() if matches_spec(at_any_lr(spec), comparison)]
-    at_best = by_variant.get(experiment.best_among(variants))
-    metrics = baseline_metrics(experiment, baseline)
-    metrics |= comparison_metrics(at_same) if at_same else {}
-    metrics |= comparison_metrics(at_best, "tuned_") if at_best else {}
-    sentences = [
-        *same_rate_sentences(experiment, spec, at_same),
-        *(tuned_sentences(experiment, spec, condition, variants, at_same, at_best) if variants else []),
-        *(
-            describe_outcome(opening_for(spec, comparison), comparison)
-            for comparison in comparisons
-            if comparison.variant not in variants
-        ),
-        run_summary.setting_sentence(results, experiment),
-        *pairing_sentences(list(by_variant.values())),
-        *run_summary.failure_sentences(experiment),
-    ]
-    tables = [run_summary.runs_table(experiment), *seed_tables(list(by_variant.values()))]
-    status = "answered" if at_same else "partial"
-    return Finding(status, metrics, sentences, tables, run_summary.experiment_plots(experiment))
-
-
-def at_any_lr(spec: AblationSpec) -> AblationSpec:
-    """Return the same spec of runs whose peak rate may differ, too."""
-    return replace(spec, companions=(*spec.companions, "max_lr"))
-
-
-def is_tuned(experiment: ExperimentRuns, spec: AblationSpec) -> bool:
-    """Return True if the ablated setting was tried at several learning rates, the baseline's among them."""
-    usual = runs_with_setting(experiment, spec.setting, spec.usual)
-    if not usual:
-        return False
-    baseline = choose_baseline(experiment, usual)
-    comparisons = [compare(experiment, name, baseline) for name in experiment.names() if name != baseline]
-    num_rates = sum(matches_spec(at_any_lr(spec), comparison) for comparison in comparisons)
-    return num_rates > 1 and any(matches_spec(spec, comparison) for comparison in comparisons)
-
-
-def rate(experiment: ExperimentRuns, name: str) -> float:
-    """Return the peak rate of a run."""
-    return experiment.setting(name, "max_lr")
-
-
-def same_rate_sentences(experiment: ExperimentRuns, spec: AblationSpec, comparison: Comparison | None) -> list[str]:
-    """Return the short answer: the effect of the change at the baseline's rate."""
-    if comparison is None:
-        return []
-    max_lr = format_number(rate(experiment, comparison.baseline))
-    return [describe_outcome(f"{spec.opening} at the baseline's own peak rate ({max_lr})", comparison)]
-
-
-def tuned_sentences(
     experiment: ExperimentRuns,
-    spec: AblationSpec,
-    condition: str,
-    variants: list[str],
-    at_same: Comparison | None,
-    at_best: Comparison | None,
-) -> list[str]:
-    """Describe the effect of tuning the learning rate of the variant."""
-    rates = sorted({rate(experiment, name) for name in variants})
-    rates_text = join_words([format_number(max_lr) for max_lr in rates])
-    if at_best is None:
-        return [f"None of the rates tried {condition} ({rates_text}) let every seed finish; try smaller ones."]
-    if len(rates) == 1 and at_same:
-        return [f"No other rate was tried {condition}, so its own best rate is not known."]
-    if at_same and at_best.variant == at_same.variant:
-        rivals = {name: format_number(rate(experiment, name)) for name in variants if name != at_best.variant}
-        runner_up = run_summary.describe_runner_up(experiment, at_best.variant, rivals)
-        return [f"Of the rates tried {condition} ({rates_text}) the baseline's remains the best{runner_up}."]
-    best_rate = format_number(rate(experiment, at_best.variant))
-    rate_text = f"the best of its own rates ({best_rate}, of {rates_text})"
-    if len(rates) == 1:
-        rate_text = f"a rate of its own ({best_rate})"
-    sentences = [describe_outcome(f"{spec.opening} at {rate_text}", at_best)]
-    if at_same and describe_failures(at_same):
-        sentences.append(f"So a rate of its own makes training {condition} stable in these runs.")
-    if len(rates) == 1:
-        sentences.append(f"No other rate was tried {condition}, so a better one may lie beside it.")
-    elif rate(experiment, at_best.variant) in (rates[0], rates[-1]):
-        sentences.append("That rate lies at the edge of those tried, so a better one may lie beyond.")
-    return sentences
+    variant: SeedGroup,
+    baseline: SeedGroup,
+    effect: Effect,
+    noise: SeedNoise | None,
+) -> dict[str, Metric]:
+    """Return losses, difference, rates, edges and sizes of both sides."""
+    source = table_path(experiment)
+    metrics = {
+        "difference": Metric(effect.difference, effect.unit, source, effect.interval, "")
+        if effect.difference is not None
+        else Metric(None, effect.unit, source, missing_reason="no seed of both learned"),
+        "validation_loss": variant.metric(source),
+        "baseline_validation_loss": baseline.metric(source),
+        "failed_seeds": Metric(variant.num_failed, "seeds", source),
+        "seeds": Metric(variant.num_seeds, "seeds", source),
+        "parameter_difference": Metric(variant.parameters / baseline.parameters - 1, "share of the baseline's", source),
+        "train_tokens": Metric(baseline.runs[0].config.training.total_tokens, "tokens", source),
+    }
+    if noise and effect.unit == NATS:
+        visible = noise.difference_half_width(variant.num_seeds, baseline.num_seeds)
+        metrics["smallest_visible_difference"] = Metric(visible, NATS, NOISE_SOURCE)
+    if budget := results.yardstick(baseline.runs[0]):
+        for ngram in budget.ngrams[:2]:
+            name = "unigram_loss" if ngram.order == 1 else "bigram_loss"
+            metrics[name] = Metric(ngram.loss, NATS, f"yardsticks/{baseline.runs[0].config.corpus}.json")
+    for prefix, group in (("", variant), ("baseline_", baseline)):
+        sweep = own_sweep(results, group)
+        reason = NO_EDGE if sweep else NO_SWEEP
+        metrics[f"{prefix}max_lr"] = Metric(group.max_lr, "", source)
+        metrics[f"{prefix}stable_up_to"] = optional_metric(sweep and sweep.stable_up_to, "", source, NO_SWEEP)
+        metrics[f"{prefix}breaks_at"] = optional_metric(sweep and sweep.breaks_at, "", source, reason)
+        metrics[f"{prefix}parameters"] = Metric(group.parameters, "parameters", source)
+    return metrics
+
+
+def ablation_facts(variant: SeedGroup, baseline: SeedGroup, effect: Effect, noise: SeedNoise | None) -> dict[str, Any]:
+    """Return what the prose branches on."""
+    differing = differing_settings(variant, baseline)
+    return {
+        "variant": variant.label,
+        "baseline": baseline.label,
+        "unit": effect.unit,
+        "outcome": outcome_found(effect, noise),
+        "size": None if effect.difference is None else abs(effect.difference),
+        "is_tuned": variant.max_lr != baseline.max_lr or variant.runs[0].config.lr_source is not None,
+        "differing": [difference["setting"] for difference in differing if difference["setting"] != "max_lr"],
+    }
+
+
+# --- the difference during training -----------------------------------------------------------------------------------
+
+
+def seed_differences(variant: SeedGroup, baseline: SeedGroup) -> dict[int, dict[float, float]]:
+    """Return variant minus baseline by seed and training tokens, at the evaluations that both have."""
+    curves = [
+        {run.seed: dict(run.validation_curve("tokens").itertuples(index=False, name=None)) for run in group.runs}
+        for group in (variant, baseline)
+    ]
+    return {
+        seed: {tokens: curves[0][seed][tokens] - curves[1][seed][tokens] for tokens in sorted(shared)}
+        for seed in curves[0].keys() & curves[1].keys()
+        if seed in variant.values
+        and seed in baseline.values
+        and (shared := (curves[0][seed].keys() & curves[1][seed].keys()) - {0.0})
+    }
+
+
+def difference_by_tokens(
+    variant: SeedGroup, baseline: SeedGroup, noise: SeedNoise | None, source: str
+) -> tuple[list[Figure], dict[str, Metric], str | None]:
+    """Return the difference at each evaluation as a figure, its early and late values, and its trend."""
+    by_seed = seed_differences(variant, baseline)
+    if not by_seed:
+        return [], {}, None
+    tokens = sorted(set.intersection(*map(set, by_seed.values())))
+    means = [fmean(values[x] for values in by_seed.values()) for x in tokens]
+    faint = [
+        Line(f"seed {seed}", variant.variant, list(values), list(values.values()), style="faint")
+        for seed, values in sorted(by_seed.items())
+        if len(by_seed) > 1
+    ]
+    lines = [*faint, Line(variant.label, variant.variant, tokens, means)]
+    y_label = f"difference in loss ({NATS})"
+    figure = Figure("difference", Lines("training tokens", y_label, lines, [Yardstick(baseline.label, 0.0)]))
+    index = min(range(len(tokens)), key=lambda i: abs(tokens[i] - EARLY * tokens[-1]))
+    early, late = means[index], means[-1]
+    metrics = {
+        "early_difference": Metric(early, NATS, source),
+        "late_difference": Metric(late, NATS, source),
+        "early_tokens": Metric(tokens[index], "tokens", source),
+    }
+    return [figure], metrics, trend(early, late, noise.difference_half_width(len(by_seed)) if noise else 0.0)
+
+
+def trend(early: float, late: float, visible: float) -> str:
+    """Return the trend of a difference: grows, shrinks, reverses, or steady below the smallest visible difference.
+
+    >>> trend(0.1, 0.5, 0.04), trend(0.2, 0.02, 0.04), trend(0.2, -0.1, 0.04), trend(0.2, 0.21, 0.04)
+    ('grows', 'shrinks', 'reverses', 'steady')
+    """
+    if abs(late - early) <= visible:
+        return "steady"
+    if early * late < 0 and min(abs(early), abs(late)) > visible:
+        return "reverses"
+    return "grows" if abs(late) > abs(early) else "shrinks"
+
+
+# --- the first steps --------------------------------------------------------------------------------------------------
+
+
+def first_steps(variant: SeedGroup, baseline: SeedGroup, source: str) -> tuple[list[Figure], dict[str, Metric]]:
+    """Return gradient norms and losses of the first steps as figures, and their largest values."""
+    figures, metrics = [], {}
+    for name, column, y_label in (
+        ("start", "grad_norm", "gradient norm before clipping"),
+        ("first_losses", "train_loss", f"training loss ({NATS})"),
+    ):
+        lines = []
+        for prefix, group in (("baseline_", baseline), ("", variant)):
+            steps, values = median_by_step(group, column)
+            if values:
+                lines.append(Line(group.label, group.variant, steps, values))
+                unit = NATS if column == "train_loss" else ""
+                metrics[f"{prefix}first_{column}"] = Metric(values[0], unit, source)
+                metrics[f"{prefix}largest_{column}"] = Metric(max(values), unit, source)
+        figures.append(Figure(name, Lines("step", y_label, lines, log_y=column == "grad_norm")))
+    return [figure for figure in figures if figure.data.lines], metrics
+
+
+def median_by_step(group: SeedGroup, column: str) -> tuple[list[float], list[float]]:
+    """Return the first steps and the median over seeds of a column of metrics.csv at each."""
+    by_step: dict[float, list[float]] = {}
+    for run in group.runs:
+        table = run.metrics()
+        for step, value in table.loc[table["step"] <= START_STEPS, ["step", column]].dropna().itertuples(index=False):
+            by_step.setdefault(step, []).append(value)
+    return list(by_step), list(map(median, by_step.values()))

@@ -1,73 +1,138 @@
-"""Problem experiment_log: every training run of the study, and the cost of all."""
+"""Problem experiment_log: every training run of the study, what all cost, and the noise of seeds."""
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
-from lmpipe.analysis.finding import Finding, LinePlot, Metric, Plot, Series, Table, missing
+from lmpipe.analysis.effects import holm_resolved
+from lmpipe.analysis.finding import Effect, Finding, Metric, Table, missing, optional_metric
+from lmpipe.analysis.outcomes import BITS, NATS, has_failed, study_noise
+from lmpipe.analysis.problems import layer_norm_ablation, no_pos_emb, pre_norm_ablation, swiglu_ablation
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.runs import Run
-from lmpipe.io.formatting import format_int, format_loss, format_seconds, join_words
+from lmpipe.provenance.job_records import JobRecord, is_record
+from lmpipe.study.labels import corpus_label, experiment_label, run_label
 
 ID = "experiment_log"
-TITLE = "Experiment log"
-QUESTION = "Which runs were made, with which results, and what did they cost in tokens and time?"
 SOURCE = "runs/*/*/seed*/summary.json"
-COLUMNS = [
-    "experiment",
-    "run",
-    "seed",
-    "status",
-    "steps",
-    "tokens",
-    "validation loss",
-    "bits per byte",
-    "time (s)",
-    "tokens/s",
-    "peak memory (MB)",
-]
+COLUMNS = ["experiments", "run", "seed", "status", "peak rate", "steps", "tokens", "loss", "bits per byte"]
+COLUMNS += ["diverged after step", "time (s)", "tokens/s", "peak memory (MB)"]
+ABLATIONS = (layer_norm_ablation, pre_norm_ablation, no_pos_emb, swiglu_ablation)
 
 
 def analyze(results: Results) -> Finding:
-    """Return a table of every run, the totals, and the learning curves of the best run of each experiment."""
+    """Return a table of every run, the totals, and the noise of seeds."""
     runs = results.runs()
     if not runs:
         return missing("This study has no training runs; add one under experiments: `first: {corpus: stories}`")
-    return Finding("answered", totals(runs), sentences(results, runs), [table(runs)], curves(results))
-
-
-def distinct(runs: list[Run]) -> list[Run]:
-    """Return the runs without repetitions: one that two experiments share was trained once."""
-    return list({identity(run): run for run in reversed(runs)}.values())[::-1]
-
-
-def identity(run: Run) -> tuple[Any, ...]:
-    """Return everything that decides the result of a run."""
-    tokens = run.config.tokens
-    return run.seed, repr(run.config.model), repr(run.config.training), tokens.train.sha256, tokens.valid.sha256
-
-
-def totals(runs: list[Run]) -> dict[str, Metric]:
-    """Return sums over the distinct runs, and counts by status."""
-    once = distinct(runs)
-    statuses = Counter(run.status for run in once)
+    by_identity = distinct(runs)
     best = lowest_by_corpus(runs)
-    return {
-        "runs": Metric(len(runs), "runs", SOURCE),
+    devices = sorted({run.summary.device for run in runs})
+    return Finding(
+        "answered",
+        totals(results, runs) | noise_metrics(results) | elapsed_metrics(results),
+        facts={
+            "devices": devices,
+            "statuses": dict(Counter(same[0].status for same in by_identity)),
+            "lowest": [
+                {"corpus": corpus_label(results.study, corpus), "bits": run.summary.bits_per_byte}
+                for corpus, run in best.items()
+            ],
+        },
+        tables=[table(results, by_identity)],
+    )
+
+
+def distinct(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return runs that are the same training, which several experiments may share, as one list each."""
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        tokens = run.config.tokens
+        identity = run.seed, repr(run.config.model), repr(run.config.training), tokens.train.sha256, tokens.valid.sha256
+        groups.setdefault(identity, []).append(run)
+    return list(groups.values())
+
+
+def totals(results: Results, runs: Sequence[Run]) -> dict[str, Metric]:
+    """Return sums over the distinct runs, and counts by status."""
+    once = [same[0] for same in distinct(runs)]
+    statuses = Counter(run.status for run in once)
+    values = {
+        "entries": Metric(len(runs), "runs", SOURCE),
         "distinct_runs": Metric(len(once), "runs", SOURCE),
+        "failed_runs": Metric(sum(has_failed(run, results.yardstick(run)) for run in once), "runs", SOURCE),
         "total_tokens": Metric(sum(run.summary.tokens for run in once), "tokens", SOURCE),
-        "total_wall_seconds": Metric(sum(run.summary.train_seconds for run in once), "s", SOURCE),
-        **{
-            f"{status}_runs": Metric(statuses[status], "runs", SOURCE)
-            for status in ("finished", "diverged", "not_learning")
-        },
-        **{
-            f"lowest_bits_per_byte_{corpus}": Metric(run.summary.bits_per_byte, "bits per byte", SOURCE)
-            for corpus, run in best.items()
-        },
+        "train_seconds": Metric(sum(run.summary.train_seconds for run in once), "s", SOURCE),
+    }
+    values |= {
+        f"{name}_runs": Metric(statuses[name], "runs", SOURCE) for name in ("finished", "diverged", "not_learning")
+    }
+    for corpus, run in lowest_by_corpus(runs).items():
+        values[f"lowest_bits_per_byte_{corpus}"] = Metric(run.summary.bits_per_byte, BITS, SOURCE)
+    return values
+
+
+def noise_metrics(results: Results) -> dict[str, Metric]:
+    """Return the pooled standard deviation over seeds, the smallest visible difference, and the corrected comparisons.
+
+    The smallest visible difference is between two means over as many seeds as most ablations have.
+    """
+    noise = study_noise(results)
+    reason = "no setting has two seeds"
+    metrics = {"seed_sd": optional_metric(noise and noise.sd, NATS, SOURCE, reason)}
+    if noise is None:
+        return metrics
+    effects = [effect for module in ABLATIONS for effect in module.analyze(results).effects]
+    counts = Counter(effect.num_seeds for effect in effects) or Counter({1: 1})
+    num_seeds = counts.most_common(1)[0][0]
+    visible = noise.difference_half_width(num_seeds)
+    compared, resolved = holm_resolved([effect for effect in effects if effect.unit == NATS], noise)
+    return metrics | {
+        "seed_sd_degrees": Metric(noise.degrees, "degrees of freedom", SOURCE),
+        "smallest_visible_difference": Metric(visible, NATS, SOURCE),
+        "seeds_of_ablations": Metric(num_seeds, "seeds", SOURCE),
+        "comparisons": Metric(compared, "differences with an interval", SOURCE),
+        "resolved_alone": Metric(sum(map(is_resolved, effects)), "intervals that exclude zero", SOURCE),
+        "resolved_together": Metric(resolved, "differences, after Holm's correction", SOURCE),
     }
 
 
-def lowest_by_corpus(runs: list[Run]) -> dict[str, Run]:
+def is_resolved(effect: Effect) -> bool:
+    """Return True if the interval of an effect excludes zero."""
+    return effect.interval is not None and not effect.interval[0] <= 0 <= effect.interval[1]
+
+
+def elapsed_metrics(results: Results) -> dict[str, Metric]:
+    """Return the time during which at least one job of the study ran, which the user waited."""
+    seconds = union_seconds(list(job_spans(results)))
+    return {"elapsed_seconds": optional_metric(seconds or None, "s", "provenance of all jobs", "no job has a record")}
+
+
+def job_spans(results: Results) -> Iterator[tuple[float, float]]:
+    """Yield start and end of each job that has a record, in seconds since 1970."""
+    for path in sorted(results.folder.rglob("*provenance.json")):
+        inside = path.relative_to(results.folder)
+        if len(inside.parts) > 1 and inside.parts[0] != "store" and is_record(path.name):
+            record = JobRecord.read(path)
+            start = datetime.fromisoformat(record.started_at).timestamp()
+            yield start, start + record.wall_seconds
+
+
+def union_seconds(spans: Sequence[tuple[float, float]]) -> float:
+    """Return the length of the union of intervals.
+
+    >>> union_seconds([(0.0, 2.0), (1.0, 3.0), (10.0, 11.0)])
+    4.0
+    """
+    total, end = 0.0, float("-inf")
+    for first, last in sorted(spans):
+        total += max(0.0, last - max(first, end))
+        end = max(end, last)
+    return total
+
+
+def lowest_by_corpus(runs: Sequence[Run]) -> dict[str, Run]:
     """Return the run on each corpus with the fewest bits per byte, which compare across tokenizers."""
     finished = [run for run in runs if run.status == "finished" and run.summary.bits_per_byte is not None]
     best: dict[str, Run] = {}
@@ -76,87 +141,30 @@ def lowest_by_corpus(runs: list[Run]) -> dict[str, Run]:
     return best
 
 
-def sentences(results: Results, runs: list[Run]) -> list[str]:
-    """Describe the totals."""
-    runs_once = distinct(runs)
-    statuses = Counter(run.status for run in runs_once)
-    ends = join_words([f"{number} {status}" for status, number in statuses.most_common()])
-    tokens, seconds = sum(run.summary.tokens for run in runs_once), sum(run.summary.train_seconds for run in runs_once)
-    shared = len(runs) - len(runs_once)
-    texts = [
-        f"The study trained {format_int(len(runs_once))} models ({ends}) on {format_int(tokens)} tokens in all, which "
-        f"took {format_seconds(seconds)} of training time, evaluations left out."
-    ]
-    if shared:
-        texts.append(
-            f"{format_int(shared)} more entries of the log are runs that several experiments share; trained once."
+def table(results: Results, by_identity: Sequence[Sequence[Run]]) -> Table:
+    """Return a row for each distinct run."""
+    rows = []
+    for same in by_identity:
+        run, study = same[0], results.study
+        names = dict.fromkeys(experiment_label(study, other.config.experiment) for other in same)
+        summary = run.summary
+        rows.append(
+            [
+                ", ".join(names),
+                run_label(study, run.config.experiment, run.name),
+                run.seed,
+                run.status,
+                run.config.training.max_lr,
+                summary.steps,
+                summary.tokens,
+                run.loss,
+                summary.bits_per_byte,
+                summary.divergence_step,
+                summary.train_seconds,
+                round(summary.tokens_per_second or 0),
+                round(summary.peak_memory_bytes / 1e6),
+            ]
         )
-    lowest = [
-        f"{best.summary.bits_per_byte:.4f} on {corpus}, by `{best.name}` of {best.config.experiment} "
-        f"(loss {format_loss(best.loss)} nats per token)"
-        for corpus, best in lowest_by_corpus(runs).items()
-    ]
-    if lowest:
-        texts.append(f"The fewest bits per byte: {join_words(lowest)}.")
-    devices = sorted({f"{run.summary.device} with {run.summary.threads} threads" for run in runs})
-    texts.append(f"Training ran on {join_words(devices).replace(' 1 threads', ' 1 thread')}.")
-    return texts
-
-
-def table(runs: list[Run]) -> Table:
-    """Return a row for each run and seed."""
-    rows = [
-        [
-            run.config.experiment,
-            run.name,
-            run.seed,
-            run.status,
-            run.summary.steps,
-            run.summary.tokens,
-            run.loss,
-            run.summary.bits_per_byte,
-            run.summary.train_seconds,
-            round(run.summary.tokens_per_second or 0),
-            round(run.summary.peak_memory_bytes / 1e6),
-        ]
-        for run in runs
-    ]
-    return Table("Every training run of the study.", COLUMNS, rows)
-
-
-def curves(results: Results) -> list[Plot]:
-    """Return the validation loss of the best run of each experiment, over steps and over training time."""
-    best = best_runs(results)
-    if not best:
-        return []
-    plots = []
-    for column, xlabel, axis in (("step", "steps", "steps"), ("wall_seconds", "training time (s)", "training time")):
-        path = f"figures/experiment_log_{'steps' if column == 'step' else 'time'}.svg"
-        series = [
-            Series(label, *(values.tolist() for _, values in run.validation_curve(column).items()))
-            for label, run in best.items()
-        ]
-        ends = join_words([f"{label} {format_loss(run.loss)}" for label, run in best.items()])
-        plots.append(
-            Plot(
-                path,
-                f"Validation loss of the best run of each experiment against {axis}; only those on the same tokens "
-                "compare.",
-                f"Line plot of validation losses against {axis}; final losses: {ends}.",
-                LinePlot("", xlabel, "validation loss (nats per token)", series, log_x=True),
-            )
-        )
-    return plots
-
-
-def best_runs(results: Results) -> dict[str, Run]:
-    """Return the first seed of the best run of each experiment and corpus, by their names."""
-    best = {}
-    for experiment in results.experiments():
-        by_corpus = experiment.by_corpus()
-        for corpus, runs in by_corpus.items():
-            name = runs.best()
-            if name is not None:
-                label = experiment.name if len(by_corpus) == 1 else f"{experiment.name} on {corpus}"
-                best[label] = runs.seeds_of(name)[0]
-    return best
+    return Table(
+        "Every training run of the study, each once", COLUMNS, rows, "the loss is not finite, or did not diverge"
+    )

@@ -1,22 +1,19 @@
-"""Problem generate: text from the trained models over a grid of settings, and how fluent it is by its metrics."""
+"""Problem generate: text from the trained models, with unknown words and repetitions marked, by decoding setting."""
 
-from collections.abc import Iterable, Sequence
-from math import sqrt
+from collections.abc import Collection, Iterator, Sequence
+from itertools import groupby, pairwise
 from statistics import fmean
+from typing import Any
 
-from lmpipe.analysis.finding import Finding, Metric, Table, Text, missing
-from lmpipe.analysis.problems.write_up_comparison import describe_corpus
+from lmpipe.analysis.finding import Finding, Mark, MarkedText, Metric, Table, missing
 from lmpipe.analysis.results import Results
 from lmpipe.errors import REBUILD, InputError
 from lmpipe.generation.samples import SampleRecord, Samples
-from lmpipe.io.formatting import format_command, format_int, format_number, format_percent, join_words
+from lmpipe.generation.text_metrics import WORD, split_words
+from lmpipe.io.formatting import format_command, format_int, format_number
+from lmpipe.study.labels import corpus_label
 
 ID = "generate"
-TITLE = "Text from the trained models"
-QUESTION = (
-    "What do the trained models write when they continue a prompt for at least 256 tokens or to the end of text, "
-    "how fluent is it, and what do temperature and top-p change?"
-)
 SHARES = {
     "known_word_share": "words known from the training text",
     "distinct_1": "different words",
@@ -24,41 +21,40 @@ SHARES = {
     "distinct_3": "different three-word phrases",
     "repeated_4gram_share": "repeated four-word phrases",
 }
-# Differences between two groups of samples below this number of standard errors are not reported.
-MIN_STANDARD_ERRORS = 2
-UNCHANGED = "no share changes by more than chance explains"
+# The temperature that represents sampling; greedy decoding is 0.
+TYPICAL_TEMPERATURE = 0.7
+PHRASE_WORDS = 4
+NO_WORDS = "no text has enough words"
 
 Records = Sequence[SampleRecord]
+Setting = tuple[float, float]
 
 
 def analyze(results: Results) -> Finding:
-    """Return the samples of every corpus with their settings, their metrics, and a judgement of their fluency."""
+    """Return the samples of every corpus, and their metrics by decoding setting."""
     corpora = results.study.samples.models if results.study.samples else {}
     if not corpora:
         return missing(
             "This study shows no samples; add to its file: `samples: {models: {CORPUS: EXPERIMENT/RUN}, ...}`."
         )
-    documents = {corpus: results.document(Samples, path_of(corpus)) for corpus in corpora}
-    samples_by_corpus = {corpus: samples for corpus, samples in documents.items() if samples}
-    if not samples_by_corpus:
+    documents = {corpus: read_samples(results, corpus) for corpus in corpora}
+    found = {corpus: samples for corpus, samples in documents.items() if samples}
+    if not found:
         return missing(
             f"No samples have been generated; run {format_command(results.folder / path_of(next(iter(corpora))))}."
         )
-    for corpus, samples in samples_by_corpus.items():
-        if samples.corpus != corpus:
-            path = results.folder / path_of(corpus)
-            raise InputError(path, f"has samples of the corpus {samples.corpus!r}, not of {corpus!r}", REBUILD)
-    sentences = [fluency_sentence(results, samples) for samples in samples_by_corpus.values()]
-    sentences += [sentence for samples in samples_by_corpus.values() for sentence in detail_sentences(samples)]
-    sentences += [*context_sentences(samples_by_corpus.values()), caution_sentence(samples_by_corpus)]
-    if absent := [corpus for corpus in corpora if corpus not in samples_by_corpus]:
-        sentences.append(f"Samples of {join_words(absent)} have not been generated.")
+    absent = [corpus_label(results.study, corpus) for corpus in corpora if corpus not in found]
     return Finding(
         "partial" if absent else "answered",
-        {name: metric for item in samples_by_corpus.items() for name, metric in corpus_metrics(*item).items()},
-        sentences,
-        [metrics_table(*item) for item in samples_by_corpus.items()],
-        texts=[sample_text(*item, record) for item in samples_by_corpus.items() for record in item[1].samples],
+        {name: metric for item in found.items() for name, metric in corpus_metrics(*item).items()},
+        facts={
+            "models": [model_facts(results, samples) for samples in found.values()],
+            "absent": absent,
+            "max_new_tokens": next(iter(found.values())).max_new_tokens,
+        },
+        tables=[metrics_table(corpus_label(results.study, corpus), samples) for corpus, samples in found.items()],
+        texts=[marked_sample(results, samples, record) for samples in found.values() for record in samples.samples],
+        reason=f"Samples of {', '.join(absent)} have not been generated" if absent else "",
     )
 
 
@@ -67,22 +63,21 @@ def path_of(corpus: str) -> str:
     return f"samples/{corpus}.json"
 
 
-def corpus_metrics(corpus: str, samples: Samples) -> dict[str, Metric]:
-    """Return the mean metrics of a corpus's samples and of held-out text of comparable length."""
-    source, records = path_of(corpus), samples.samples
-    reason = "no text has enough words"
-    metrics = {
-        f"{name}_{corpus}": Metric(mean(records, name), "share", source, missing_reason=reason) for name in SHARES
-    }
-    for name in SHARES:
-        held_out = getattr(samples.held_out, name)
-        metrics[f"held_out_{name}_{corpus}"] = Metric(held_out, "share", source, missing_reason=reason)
-    metrics[f"longest_sample_{corpus}"] = Metric(max(record.tokens for record in records), "tokens", source)
-    num_ended = sum(record.reached_eos for record in records)
-    metrics[f"ended_samples_{corpus}"] = Metric(num_ended, f"of {len(records)} samples", source)
-    num_truncated = sum(bool(record.context_truncations) for record in records)
-    metrics[f"truncated_samples_{corpus}"] = Metric(num_truncated, f"of {len(records)} samples", source)
-    return metrics
+def read_samples(results: Results, corpus: str) -> Samples | None:
+    """Return the samples of a corpus; None if there are none. Raise InputError for those of another corpus."""
+    samples = results.document(Samples, path_of(corpus))
+    if samples and samples.corpus != corpus:
+        path = results.folder / path_of(corpus)
+        raise InputError(path, f"has samples of the corpus {samples.corpus!r}, not of {corpus!r}", REBUILD)
+    return samples
+
+
+def by_setting(records: Records) -> dict[Setting, list[SampleRecord]]:
+    """Return samples by temperature and top-p, which are never pooled."""
+    groups: dict[Setting, list[SampleRecord]] = {}
+    for record in records:
+        groups.setdefault((record.temperature, record.top_p), []).append(record)
+    return dict(sorted(groups.items()))
 
 
 def mean(records: Records, name: str) -> float | None:
@@ -91,182 +86,122 @@ def mean(records: Records, name: str) -> float | None:
     return fmean([getattr(record, name) for record in rows], [record.words for record in rows]) if rows else None
 
 
-def fluency_sentence(results: Results, samples: Samples) -> str:
-    """Return the short answer for one corpus: words and repetition, against held-out text."""
-    records, reference = samples.samples, samples.held_out
-    corpus = describe_corpus(results, samples.corpus)
-    share, usual = mean(records, "known_word_share"), reference.known_word_share
-    if share is None or usual is None:
-        return f"The model trained on {corpus} writes no words that could be counted."
-    repeated, usual_repeated = mean(records, "repeated_4gram_share"), reference.repeated_4gram_share
-    sentence = (
-        f"The model trained on {corpus} writes {words_verdict(share, usual)}: "
-        f"{format_percent(share)} of the words in its "
-        f"{format_int(len(records))} samples occur in the training text, against "
-        f"{format_percent(usual)} in held-out text"
-    )
-    if repeated is None or usual_repeated is None:
-        return f"{sentence}."
-    return (
-        f"{sentence}; {format_percent(repeated)} of its four-word phrases repeat one from earlier in the same sample, "
-        f"against {format_percent(usual_repeated)} there."
-    )
+def typical_settings(settings: Collection[Setting]) -> dict[str, Setting]:
+    """Return the setting that represents greedy decoding, and the one that represents sampling, where they exist."""
+    greedy = [setting for setting in settings if setting[0] == 0]
+    sampled = [setting for setting in settings if setting[0] > 0]
+    typical = {"greedy": greedy[0]} if greedy else {}
+    if sampled:
+        typical["sampled"] = min(sampled, key=lambda setting: (abs(setting[0] - TYPICAL_TEMPERATURE), 1 - setting[1]))
+    return typical
 
 
-def words_verdict(share: float, usual: float) -> str:
-    """Judge the words of a text by the share that occurs in the training text.
-
-    >>> words_verdict(0.99, 0.995), words_verdict(0.9, 0.99)
-    ('words as real as those of held-out text', 'mostly real words')
-    """
-    if share >= usual - 0.01:
-        return "words as real as those of held-out text"
-    if share >= usual - 0.05:
-        return "almost only real words"
-    return "mostly real words" if share >= 0.75 else "many words of its own invention"
-
-
-def detail_sentences(samples: Samples) -> list[str]:
-    """Describe the effect of the settings, the lengths, and the end of the run, for one corpus."""
-    sentences = [temperature_sentence(samples), top_p_sentence(samples), length_sentence(samples)]
-    if samples.run_status != "finished":
-        sentences.append(
-            f"The run behind the samples of {samples.corpus}, {samples.run}, ended as {samples.run_status}."
-        )
-    return [sentence for sentence in sentences if sentence]
-
-
-def context_sentences(all_samples: Iterable[Samples]) -> list[str]:
-    """Count the samples that exceeded the context of their model, for each length of context."""
-    phrases: dict[int, list[str]] = {}
-    for samples in all_samples:
-        if num_truncated := sum(bool(record.context_truncations) for record in samples.samples):
-            phrase = f"{format_int(num_truncated)} of the samples of {samples.corpus}"
-            phrases.setdefault(samples.context_length, []).append(phrase)
-    return [
-        f"{join_words(counts)} grew beyond the context of {format_int(length)} tokens; from "
-        "there on the model saw only their "
-        "latest part."
-        for length, counts in phrases.items()
-    ]
+def corpus_metrics(corpus: str, samples: Samples) -> dict[str, Metric]:
+    """Return the metrics of a corpus's samples by decoding setting, and of held-out text of comparable length."""
+    source, groups = path_of(corpus), by_setting(samples.samples)
+    named = {f"t{temperature:g}_p{top_p:g}": records for (temperature, top_p), records in groups.items()}
+    named |= {name: groups[setting] for name, setting in typical_settings(groups).items()}
+    values = {
+        f"{corpus}_{setting}_{name}": mean(records, name) for setting, records in named.items() for name in SHARES
+    }
+    values |= {f"{corpus}_held_out_{name}": getattr(samples.held_out, name) for name in SHARES}
+    metrics = {
+        name: Metric(value, "share", source, missing_reason=NO_WORDS if value is None else "")
+        for name, value in values.items()
+    }
+    records = samples.samples
+    counts = {
+        "ended": sum(record.reached_eos for record in records),
+        "truncated": sum(bool(record.context_truncations) for record in records),
+    }
+    metrics |= {
+        f"{corpus}_{name}_samples": Metric(n, f"of {len(records)} samples", source) for name, n in counts.items()
+    }
+    return metrics | {f"{corpus}_longest_sample": Metric(max(record.tokens for record in records), "tokens", source)}
 
 
-def temperature_sentence(samples: Samples) -> str:
-    """Describe the change from the lowest to the highest temperature; empty if there is only one."""
-    groups = grouped(samples.samples, "temperature")
-    low, high = min(groups), max(groups)
-    if low == high:
-        return ""
-    changes = join_words(change_words(groups[low], groups[high])) or UNCHANGED
-    return (
-        f"From temperature {format_number(low)} to {format_number(high)}, in the samples of "
-        f"{samples.corpus}, {changes}."
-    )
+def model_facts(results: Results, samples: Samples) -> dict[str, Any]:
+    """Return what the prose says about one model."""
+    groups = by_setting(samples.samples)
+    typical = typical_settings(groups)
+    return {
+        "corpus": samples.corpus,
+        "label": corpus_label(results.study, samples.corpus),
+        "status": samples.run_status,
+        "context_length": samples.context_length,
+        "num_samples": len(samples.samples),
+        "ended": sum(record.reached_eos for record in samples.samples),
+        "truncated": sum(bool(record.context_truncations) for record in samples.samples),
+        "greedy": {name: mean(groups[typical["greedy"]], name) for name in SHARES} if "greedy" in typical else None,
+        "sampled": {name: mean(groups[typical["sampled"]], name) for name in SHARES} if "sampled" in typical else None,
+        "temperature": typical["sampled"][0] if "sampled" in typical else None,
+        "held_out": {name: getattr(samples.held_out, name) for name in SHARES},
+    }
 
 
-def top_p_sentence(samples: Samples) -> str:
-    """Describe the effect of top-p at temperatures above 0; empty if only one was tried."""
-    groups = grouped([record for record in samples.samples if record.temperature > 0], "top_p")
-    if len(groups) < 2:
-        return ""
-    low, high = min(groups), max(groups)
-    changes = join_words(change_words(groups[high], groups[low])) or UNCHANGED
-    return (
-        f"Where top-p is lowered from {format_number(high)} to {format_number(low)}, which "
-        "leaves out the unlikeliest tokens, "
-        f"in the samples of {samples.corpus}, {changes}."
-    )
-
-
-def grouped(records: Records, key: str) -> dict[float, list[SampleRecord]]:
-    """Return samples by the value of a setting."""
-    groups: dict[float, list[SampleRecord]] = {}
-    for record in records:
-        groups.setdefault(getattr(record, key), []).append(record)
-    return groups
-
-
-def change_words(before: Records, after: Records) -> list[str]:
-    """Describe the significant changes in known words, variety and repetition between two groups of samples."""
-    changes = []
-    for name in ("known_word_share", "distinct_2", "repeated_4gram_share"):
-        first, second = mean(before, name), mean(after, name)
-        if first is None or second is None:
-            continue
-        if abs(second - first) > MIN_STANDARD_ERRORS * standard_error(first, words(before), second, words(after)):
-            direction = "rises" if second > first else "falls"
-            changes.append(
-                f"the share of {SHARES[name]} {direction} from {format_percent(first)} to {format_percent(second)}"
-            )
-    return changes
-
-
-def words(records: Records) -> int:
-    """Return the number of words in samples."""
-    return sum(record.words for record in records)
-
-
-def standard_error(first: float, first_count: int, second: float, second_count: int) -> float:
-    """Return the standard error of the difference between two shares of independent words.
-
-    >>> round(standard_error(0.9, 100, 0.8, 100), 3)
-    0.05
-    """
-    return sqrt(first * (1 - first) / first_count + second * (1 - second) / second_count)
-
-
-def length_sentence(samples: Samples) -> str:
-    """Count the samples that reached the end of text."""
-    records, limit = samples.samples, format_int(samples.max_new_tokens)
-    num_ended = sum(record.reached_eos for record in records)
-    of_corpus = f"samples of {samples.corpus}"
-    if num_ended == len(records):
-        return f"All {format_int(num_ended)} {of_corpus} reach the end of text within {limit} tokens."
-    if num_ended == 0:
-        return f"None of the {format_int(len(records))} {of_corpus} reaches the end of text within {limit} tokens."
-    num_stopped = len(records) - num_ended
-    reach = "reaches the end of text by itself" if num_ended == 1 else "reach the end of text by themselves"
-    return (
-        f"{format_int(num_ended)} of the {format_int(len(records))} {of_corpus} {reach}; the other "
-        f"{format_int(num_stopped)} {'stops' if num_stopped == 1 else 'stop'} at {limit} tokens."
-    )
-
-
-def caution_sentence(samples_by_corpus: dict[str, Samples]) -> str:
-    """Describe the limits of these metrics."""
-    lengths = [record.words for samples in samples_by_corpus.values() for record in samples.samples]
-    return (
-        f"The samples have {format_int(min(lengths))} to {format_int(max(lengths))} words, "
-        "one for each prompt and setting; "
-        f"a change of a share is told only where it exceeds {MIN_STANDARD_ERRORS} standard errors, and shares of "
-        "different words fall as a text grows longer, whoever writes it."
-    )
-
-
-def metrics_table(corpus: str, samples: Samples) -> Table:
-    """Return a row of metrics for each sample, and one for held-out text."""
-    columns = ["prompt", "temperature", "top-p", "tokens", "ended", "words", *SHARES.values()]
+def metrics_table(label: str, samples: Samples) -> Table:
+    """Return a row of metrics for each decoding setting, and one for held-out text."""
+    columns = ["temperature", "top-p", "samples", "words", "ended", *SHARES.values()]
     rows = [
         [
-            getattr(record, name)
-            for name in ("prompt", "temperature", "top_p", "tokens", "reached_eos", "words", *SHARES)
+            *setting,
+            len(records),
+            sum(record.words for record in records),
+            sum(record.reached_eos for record in records),
+            *(mean(records, name) for name in SHARES),
         ]
-        for record in samples.samples
+        for setting, records in by_setting(samples.samples).items()
     ]
-    reference = samples.held_out
-    held_out = f"held-out text ({format_int(reference.documents)} documents)"
-    rows.append([held_out, None, None, None, None, reference.words, *(getattr(reference, name) for name in SHARES)])
-    caption = f"Metrics of the samples of {corpus}, as shares of all words or phrases of a text; model: {samples.run}."
-    missing_reason = "held-out text has no settings, and a text of few words no phrases of so many"
-    return Table(caption, columns, rows, missing_reason)
-
-
-def sample_text(corpus: str, samples: Samples, record: SampleRecord) -> Text:
-    """One sample, prompt and continuation, under its settings."""
-    settings = (
-        "greedy (temperature 0)" if record.temperature == 0 else f"temperature {format_number(record.temperature)}"
+    held_out = samples.held_out
+    rows.append(
+        ["held-out text", None, held_out.documents, held_out.words, None, *(getattr(held_out, n) for n in SHARES)]
     )
+    reason = "held-out text has no settings, and a text of few words no phrases of so many"
+    return Table(f"Metrics of the samples of {label} by decoding setting", columns, rows, reason)
+
+
+# --- marked texts -----------------------------------------------------------------------------------------------------
+
+
+def marked_sample(results: Results, samples: Samples, record: SampleRecord) -> MarkedText:
+    """Return a sample with its marks, under its decoding setting."""
+    setting = "greedy" if record.temperature == 0 else f"temperature {format_number(record.temperature)}"
     top_p = f", top-p {format_number(record.top_p)}" if record.temperature else ""
     end = "to the end of text" if record.reached_eos else f"stopped at {format_int(samples.max_new_tokens)} tokens"
-    caption = f"{corpus}: {settings}{top_p}; {format_int(record.tokens)} tokens, {end}"
-    return Text(caption, record.prompt + record.text.rstrip("\n"), "prose")
+    caption = f"{corpus_label(results.study, samples.corpus)}, {setting}{top_p}, {end}"
+    cuts = [len(record.prompt) + count for count in record.cut_characters]
+    return MarkedText(caption, mark_text(record.prompt + record.text.rstrip("\n"), record.unknown_words, cuts))
+
+
+def mark_text(text: str, unknown: Collection[str] = (), cuts: Sequence[int] = ()) -> list[tuple[str, Mark]]:
+    """Return the pieces of a text: words in `unknown`, four-word phrases that occurred before, and cuts (empty pieces).
+
+    >>> mark_text("a zorp", {"zorp"}, [2])
+    [('a ', ''), ('', 'cut'), ('zorp', 'unknown')]
+    """
+    marks: list[Mark] = [""] * len(text)
+    for start, end in repeated_spans(text):
+        marks[start:end] = ["repeated"] * (end - start)
+    for match in WORD.finditer(text):
+        if not set(split_words(match[0])).isdisjoint(unknown):
+            marks[match.start() : match.end()] = ["unknown"] * len(match[0])
+    bounds = [0, *sorted(cut for cut in cuts if 0 < cut < len(text)), len(text)]
+    pieces: list[tuple[str, Mark]] = []
+    for start, end in pairwise(bounds):
+        if start:
+            pieces.append(("", "cut"))
+        for mark, members in groupby(range(start, end), key=marks.__getitem__):
+            pieces.append(("".join(text[index] for index in members), mark))
+    return pieces
+
+
+def repeated_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of the four-word phrases that occurred earlier in the text."""
+    words = [(match.start(), match.end(), match[0].lower()) for match in WORD.finditer(text)]
+    seen: set[tuple[str, ...]] = set()
+    for index in range(len(words) - PHRASE_WORDS + 1):
+        phrase = words[index : index + PHRASE_WORDS]
+        key = tuple(word for *_, word in phrase)
+        if key in seen:
+            yield phrase[0][0], phrase[-1][1]
+        seen.add(key)

@@ -1,105 +1,129 @@
-"""An experiment that is not a problem of the write-up: a ranking of its runs, or differences from a baseline."""
+"""An experiment that is not a problem of the handout: losses over a grid, or differences from a baseline."""
 
-from lmpipe.analysis.finding import Finding, Metric, Table
-from lmpipe.analysis.problems import run_summary
-from lmpipe.analysis.problems.paired_comparison import (
-    baseline_metrics,
-    choose_baseline,
-    compare,
-    comparison_metrics,
-    describe_outcome,
-    generic_opening,
-    pairing_sentences,
-    seed_tables,
+from typing import Any
+
+from lmpipe.analysis.effects import effect_of, expectations, outcome_found
+from lmpipe.analysis.finding import Effect, Figure, FigureData, Finding, Forest, Line, Lines, Metric
+from lmpipe.analysis.outcomes import (
+    NATS,
+    SeedGroup,
+    best_group,
+    groups_table,
+    loss_yardsticks,
+    seed_groups,
+    seeds_table,
+    study_noise,
 )
+from lmpipe.analysis.problems.ablation import choose_baseline
+from lmpipe.analysis.problems.run_summary import NOISE_SOURCE, table_path
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
-from lmpipe.io.formatting import join_words
+from lmpipe.study.labels import corpus_label, experiment_label
 
-ACROSS = "Losses on different corpora do not compare, so each corpus has a ranking of its own."
-
-
-def heading(results: Results, name: str) -> tuple[str, str]:
-    """Return the title and the question of an experiment, from its name and the settings that it varies."""
-    experiment = results.experiment(name)
-    title = name.replace("_", " ").replace("-", " ").strip()
-    title = title[:1].upper() + title[1:]
-    if settings := experiment.swept_settings():
-        return title, f"How does the final loss depend on {join_words(settings)}?"
-    baseline = choose_baseline(experiment)
-    variants = [run for run in experiment.names() if run != baseline]
-    if not variants:
-        return title, f"How well does the run {baseline} do?"
-    return title, f"How do the runs {run_summary.abbreviate(variants)} compare with {baseline}?"
+MAX_LINES = 6
 
 
 def analyze(results: Results, name: str) -> Finding:
-    """Return the finding of a sweep by its best and worst run, or of other runs by differences from the baseline."""
+    """Return the best run of a sweep, or the differences of the other runs from the baseline."""
     experiment = results.experiment(name)
     measure = experiment.ranking_metric()
+    groups = seed_groups(results, experiment, measure or "bits_per_byte")
+    tables = [groups_table("Final results of each run", groups), seeds_table(groups)]
+    facts = {"name": experiment_label(results.study, name), "unit": UNITS[measure or "bits_per_byte"]}
     if measure is None:
-        metrics, sentences, tables = ranking_by_corpus(experiment)
-    elif experiment.swept_settings() or measure == "bits_per_byte":
-        metrics, sentences, tables = ranking(experiment)
-    else:
-        metrics, sentences, tables = differences(experiment)
-    sentences += [run_summary.setting_sentence(results, experiment), *run_summary.per_byte_sentences(experiment)]
-    sentences += run_summary.failure_sentences(experiment)
-    status = "answered" if any(experiment.finished_values(run) for run in experiment.names()) else "partial"
-    tables = [run_summary.runs_table(experiment), *tables]
-    return Finding(status, metrics, sentences, tables, run_summary.experiment_plots(experiment))
+        return across_corpora(results, experiment, groups, facts | {"kind": "corpora"})
+    best = best_group(groups)
+    if best is None:
+        return Finding("partial", tables=tables, facts=facts | {"kind": "failed"}, reason="No seed of any run learned")
+    settings = experiment.swept_settings()
+    baseline = groups[0] if settings else choose_baseline(groups)
+    noise = study_noise(results)
+    others = [group for group in groups if group is not baseline]
+    compared = {group.name: effect_of(results, group, baseline, noise) for group in others}
+    effects = {} if settings else compared
+    metrics = run_metrics(experiment, groups) | {"best_loss": best.metric(table_path(experiment))}
+    if noise and measure == "validation_loss":
+        visible = noise.difference_half_width(best.num_seeds)
+        metrics["smallest_visible_difference"] = Metric(visible, NATS, NOISE_SOURCE)
+    facts |= {"kind": "sweep" if settings else "variants" if effects else "single"}
+    facts |= ranking_facts(groups, best, noise.difference_half_width(best.num_seeds) if noise else None)
+    facts |= {"baseline": baseline.label, "settings": [setting.replace("_", " ") for setting in settings]}
+    facts["outcomes"] = [{"label": row.label, "outcome": outcome_found(row, noise)} for row in effects.values()]
+    data = sweep_figure(results, experiment, groups, settings) if settings else effects_figure(effects)
+    return Finding(
+        "answered",
+        metrics,
+        facts=facts,
+        tables=tables,
+        figures=[Figure("losses", data)] if data else [],
+        effects=list(effects.values()),
+        expectations=expectations(results, name, compared),
+    )
 
 
-def ranking_by_corpus(experiment: ExperimentRuns) -> tuple[dict[str, Metric], list[str], list[Table]]:
-    """Return the best run on each corpus, since losses on different corpora do not compare."""
-    metrics, sentences = {}, []
+def run_metrics(experiment: ExperimentRuns, groups: list[SeedGroup]) -> dict[str, Metric]:
+    """Return the final value of every run by its name."""
+    return {group.name: group.metric(table_path(experiment)) for group in groups}
+
+
+def ranking_facts(groups: list[SeedGroup], best: SeedGroup, visible: float | None) -> dict[str, Any]:
+    """Return the best run, those within the noise of seeds of it, and the worst."""
+    learned = sorted((group for group in groups if group.values), key=lambda group: group.center)
+    limit = best.center + (visible if visible and best.measure == "validation_loss" else 0.0)
+    return {
+        "best": best.label,
+        "tied": [group.label for group in learned if group is not best and group.center <= limit],
+        "worst": learned[-1].label,
+        "spread": learned[-1].center - best.center,
+        "failed": [group.label for group in groups if group.num_failed],
+        "num_runs": len(groups),
+        "num_seeds": max(group.num_seeds for group in groups),
+    }
+
+
+def across_corpora(
+    results: Results, experiment: ExperimentRuns, groups: list[SeedGroup], facts: dict[str, Any]
+) -> Finding:
+    """Return the best run on each corpus, in bits per byte."""
+    sides = []
     for corpus, runs in experiment.by_corpus().items():
-        corpus_metrics, corpus_sentences, _ = ranking(runs, f"On {corpus}, the ")
-        metrics |= {
-            f"{corpus}_best_run" if name == "best_run" else name: metric for name, metric in corpus_metrics.items()
-        }
-        sentences += corpus_sentences
-    return metrics, [*sentences, ACROSS], []
+        best = best_group(group for group in groups if group.name in runs.names())
+        if best:
+            sides.append({"corpus": corpus_label(results.study, corpus), "best": best.label, "value": best.center})
+    return Finding(
+        "answered" if len(sides) > 1 else "partial",
+        run_metrics(experiment, groups),
+        facts=facts | {"sides": sides},
+        tables=[groups_table("Final results of each run", groups)],
+    )
 
 
-def ranking(experiment: ExperimentRuns, opening: str = "The ") -> tuple[dict[str, Metric], list[str], list[Table]]:
-    """Return the best and the worst run whose seeds all finished."""
-    names, measure = experiment.names(), experiment.ranking_metric()
-    metrics = {name: run_summary.mean_metric(experiment, name, measure, UNITS[measure]) for name in names}
-    if len(names) == 1:
-        return metrics, [f"{opening}run `{names[0]}` {ending(experiment, names[0], measure)}."], []
-    means = {name: mean for name in names if (mean := experiment.mean_loss(name, measure)) is not None}
-    if not means:
-        return metrics, [f"{opening}runs did not finish with every seed."], []
-    best, worst = min(means, key=means.get), max(means, key=means.get)
-    metrics = {"best_run": Metric(best, "", run_summary.table_path(experiment)), **metrics}
-    rivals = {name: f"`{name}`" for name in names if name != best}
-    sentence = f"{opening}best of {len(names)} runs is `{best}` with {describe_mean(experiment, best, measure)}"
-    sentence += run_summary.describe_runner_up(experiment, best, rivals)
-    if best != worst:
-        sentence += f"; the worst that finished is `{worst}` with {describe_mean(experiment, worst, measure)}"
-    return metrics, [f"{sentence}."], []
+def sweep_figure(
+    results: Results, experiment: ExperimentRuns, groups: list[SeedGroup], settings: list[str]
+) -> FigureData | None:
+    """Return final values against the first swept setting, a line for each value of the second."""
+    by_line: dict[Any, list[SeedGroup]] = {}
+    for group in groups:
+        if group.values:
+            by_line.setdefault(group.runs[0].setting(settings[1]) if len(settings) > 1 else None, []).append(group)
+    lines = []
+    for index, (value, members) in enumerate(sorted(by_line.items(), key=lambda item: (item[0] is not None, item[0]))):
+        label = experiment.name.replace("_", " ") if value is None else f"{settings[1].replace('_', ' ')} {value:g}"
+        points = sorted((group.runs[0].setting(settings[0]), group) for group in members)
+        x = [setting for setting, _ in points]
+        lines.append(Line(label, f"line_{index}", x, [group.center for _, group in points]))
+        seeds = [(setting, loss) for setting, group in points for loss in group.values.values()]
+        if len(seeds) > len(points):
+            lines.append(Line("", f"line_{index}", *map(list, zip(*seeds, strict=True)), style="points"))
+    if not 0 < len(by_line) <= MAX_LINES:
+        return None
+    yardsticks = (
+        loss_yardsticks(results, groups[0].runs[0], orders=(2, 3)) if groups[0].measure != "bits_per_byte" else []
+    )
+    y_label = f"final loss ({NATS})" if groups[0].measure == "validation_loss" else UNITS[groups[0].measure]
+    return Lines(settings[0].replace("_", " "), y_label, lines, yardsticks, log_x=True)
 
 
-def describe_mean(experiment: ExperimentRuns, name: str, measure: str) -> str:
-    """Return a run's mean with its unit, for a sentence."""
-    value = run_summary.format_loss_with_unit(run_summary.mean_value(experiment, name, measure), measure)
-    return f"{value}{run_summary.describe_seeds(experiment, name, measure)}"
-
-
-def ending(experiment: ExperimentRuns, name: str, measure: str) -> str:
-    """Describe the end of an experiment's only run."""
-    finished = experiment.finished_values(name, measure)
-    return f"ends at {describe_mean(experiment, name, measure)}" if finished else "did not finish"
-
-
-def differences(experiment: ExperimentRuns) -> tuple[dict[str, Metric], list[str], list[Table]]:
-    """Return the differences of every run from the baseline."""
-    baseline = choose_baseline(experiment)
-    comparisons = [compare(experiment, name, baseline) for name in experiment.names() if name != baseline]
-    metrics = baseline_metrics(experiment, baseline)
-    for comparison in comparisons:
-        metrics |= comparison_metrics(comparison, f"{comparison.variant}_")
-    if not comparisons:
-        return metrics, [f"The run `{baseline}` {ending(experiment, baseline, 'validation_loss')}."], []
-    sentences = [describe_outcome(generic_opening(comparison), comparison) for comparison in comparisons]
-    return metrics, [*sentences, *pairing_sentences(comparisons)], seed_tables(comparisons)
+def effects_figure(effects: dict[str, Effect]) -> FigureData | None:
+    """Return the forest plot of the differences from the baseline."""
+    rows = list(effects.values())
+    return Forest(f"difference from the baseline ({rows[0].unit})", rows) if rows else None

@@ -1,309 +1,226 @@
-"""Problem main_experiment: the same model on the simple corpus and on the web-like one."""
+"""Problem main_experiment: the longest runs on both corpora, beside what simple models reach."""
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-from lmpipe.analysis.finding import Finding, Metric, Table
-from lmpipe.analysis.problems import generate, run_summary, tokenizer_experiments
-from lmpipe.analysis.problems.write_up_comparison import describe_corpus
-from lmpipe.analysis.results import ROLE_DATASETS, UNITS, ExperimentRuns, Results
-from lmpipe.analysis.statistics import paired_difference
-from lmpipe.generation.samples import SampleRecord, Samples
-from lmpipe.io.formatting import format_bytes, format_int, format_loss, format_number, format_percent, join_words
-from lmpipe.tokenizer.documents import TokenizerEvaluation
+from lmpipe.analysis.effects import effect_of, expectations
+from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Metric, Table, Yardstick
+from lmpipe.analysis.outcomes import (
+    BITS,
+    NATS,
+    ORDER_NAMES,
+    SeedGroup,
+    best_group,
+    byte_yardsticks,
+    document_interval,
+    groups_table,
+    seed_group,
+    seed_groups,
+    study_noise,
+)
+from lmpipe.analysis.problems.generate import mark_text, read_samples
+from lmpipe.analysis.problems.run_summary import missing_experiment, table_path
+from lmpipe.analysis.results import ROLE_DATASETS, ExperimentRuns, Results
+from lmpipe.study.labels import corpus_label
+from lmpipe.study.problems import ABLATIONS
 
 ID = "main_experiment"
-TITLE = "The same model on two corpora"
-QUESTION = (
-    "What loss does the same model with the same number of training steps reach on web text, and how is its loss "
-    "to be read beside the one on simple stories?"
-)
 EXAMPLE_CONFIG = "main_experiment: {runs: {simple: {corpus: {corpus}}, web: {corpus: {web}}}}"
-# The section on generated text has the samples in full.
-EXCERPT_CHARACTERS = 300
+NO_PAIR = "A comparison needs runs on a corpus in the place of TinyStories and on one of OpenWebText"
+# The simplest first.
+STRENGTHS = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
 class CorpusResult:
-    """One corpus: its best run, and the numbers that its loss is compared with.
-
-    `role` is the one in which it is compared, `simple` or `web`; None if it has none, or if another corpus has it.
-    """
+    """Best run on one corpus; its role is `simple` or `web`, or None if another corpus has that role."""
 
     corpus: str
+    """Name of the corpus."""
+    label: str
+    """Name in the report."""
     role: str | None
-    run: str
-    standing: str
-    loss: float
-    perplexity: float
-    bits_per_byte: float
-    vocab_size: int
-    bytes_per_token: float
-    unigram_entropy: float
-    delimiter_share: float
+    """Role in the comparison."""
+    group: SeedGroup
+    """The runs, with losses in nats per token."""
+    per_byte: SeedGroup
+    """The same runs in bits per byte."""
+    ngrams: dict[int, float]
+    """Loss of the n-gram tables on the same training tokens by order; empty without yardsticks."""
 
     @property
-    def uniform_entropy(self) -> float:
-        """Loss of a uniform guess among all ids, in nats per token."""
-        return math.log(self.vocab_size)
+    def run(self) -> Any:
+        """First run of the group."""
+        return self.group.runs[0]
 
     @property
-    def removed_share(self) -> float:
-        """The share of the unigram entropy that the model removes by looking at context."""
-        return 1 - self.loss / self.unigram_entropy
+    def key(self) -> str:
+        """Prefix of the metrics."""
+        return self.role or self.corpus
 
-    @property
-    def unigram_bits_per_byte(self) -> float:
-        """Bits per byte of a model of token frequencies alone, without delimiters."""
-        of_delimiters = -self.delimiter_share * math.log(self.delimiter_share) if self.delimiter_share else 0.0
-        return (self.unigram_entropy - of_delimiters) / math.log(2) / self.bytes_per_token
+    def compared(self) -> dict[str, str | None]:
+        """Return the strongest n-gram table that the model passes, and the weakest that passes the model."""
+        passed = [order for order in STRENGTHS if order in self.ngrams and self.group.center < self.ngrams[order]]
+        ahead = [order for order in STRENGTHS if order in self.ngrams and self.group.center >= self.ngrams[order]]
+        return {
+            "passed": ORDER_NAMES[max(passed)] if passed else None,
+            "ahead": ORDER_NAMES[min(ahead)] if ahead else None,
+        }
 
 
 def analyze(results: Results) -> Finding:
-    """Losses on every corpus of the experiment, and metrics that explain why they differ."""
+    """Return the losses on every corpus with their yardsticks, and the curves in bits per byte."""
     experiment = results.experiment(ID)
     if experiment is None:
-        return run_summary.missing_experiment(results, ID, EXAMPLE_CONFIG)
+        return missing_experiment(results, ID, EXAMPLE_CONFIG)
+    groups = seed_groups(results, experiment)
     sides = corpus_results(results, experiment)
-    simple, web = (next((side for side in sides if side.role == role), None) for role in ("simple", "web"))
-    metrics = {name: metric for side in sides for name, metric in side_metrics(experiment, side).items()}
-    is_pair = simple is not None and web is not None
-    sentences = pair_sentences(results, experiment, simple, web) if is_pair else single_sentences(results, sides)
-    # Corpora outside the comparison, such as a second one of the same role.
-    if others := [describe_result(results, side) for side in sides if is_pair and side not in (simple, web)]:
-        sentences.append(f"The model also reaches {join_words(others)}.")
-    sentences += [f"On {side.corpus}, `{side.run}` is the best{side.standing}." for side in sides if side.standing]
-    sentences += [same_model_sentence(experiment), *run_summary.failure_sentences(experiment)]
-    metrics |= pair_metrics(experiment, simple, web) if is_pair else {}
-    tables = [side_table(results, sides)] if sides else []
-    if sides and (evaluation := results.document(TokenizerEvaluation, tokenizer_experiments.SOURCE)):
-        tables.append(tokenizer_experiments.cross_table(evaluation))
-    samples = comparable_samples(results, [simple, web]) if is_pair else {}
-    sentences += sample_sentences(samples)
-    tables += [*sample_tables(samples), run_summary.runs_table(experiment)] if sides else []
+    tables = [groups_table("Final results of each run", groups)]
+    if not sides:
+        return Finding("missing", tables=tables, reason="No seed learned on any corpus")
+    is_pair = {side.role for side in sides} >= set(ROLE_DATASETS)
+    first, noise = sides[0].per_byte, study_noise(results)
+    effects = {side.group.name: effect_of(results, side.per_byte, first, noise) for side in sides[1:]}
     return Finding(
-        "answered" if is_pair else "partial", metrics, sentences, tables, run_summary.experiment_plots(experiment)
+        "answered" if is_pair else "partial",
+        {name: metric for side in sides for name, metric in side_metrics(results, experiment, side).items()},
+        facts={
+            "sides": [side_facts(side) for side in sides],
+            "progress": progress_texts(results, sides[0].corpus),
+            "size_ratio": max(side.group.parameters for side in sides) / min(side.group.parameters for side in sides),
+            "largest": max(sides, key=lambda side: side.group.parameters).label,
+            "tokens_per_parameter": sides[0].run.summary.tokens / sides[0].group.parameters,
+        },
+        tables=[yardsticks_table(results, sides), *tables],
+        figures=[hero_figure(results, sides)],
+        expectations=expectations(results, ID, effects),
+        reason="" if is_pair else NO_PAIR,
     )
 
 
 def corpus_results(results: Results, experiment: ExperimentRuns) -> list[CorpusResult]:
-    """Return the best finished run on each corpus, in the order of the experiment."""
-    best = {corpus: (runs, name) for corpus, runs in experiment.by_corpus().items() if (name := runs.best())}
-    # The first of several corpora in a role represents it, as everywhere in the report.
-    named = {
-        role: next((name for name in results.corpora_in_role(role) if name in best), None) for role in ROLE_DATASETS
-    }
-    roles = {corpus: role for role, corpus in named.items()}
-    return [corpus_result(results, runs, corpus, name, roles.get(corpus)) for corpus, (runs, name) in best.items()]
+    """Return the best runs on each corpus with a seed that learned: first those that are compared."""
+    sides, taken = [], set()
+    for corpus, runs in experiment.by_corpus().items():
+        best = best_group(seed_groups(results, runs))
+        role = next((role for role in ROLE_DATASETS if corpus in results.corpora_in_role(role)), None)
+        if best:
+            budget = results.yardstick(best.runs[0])
+            ngrams = {ngram.order: ngram.loss for ngram in budget.ngrams} if budget else {}
+            per_byte = seed_group(results, experiment, best.name, "bits_per_byte")
+            label = corpus_label(results.study, corpus)
+            sides.append(CorpusResult(corpus, label, None if role in taken else role, best, per_byte, ngrams))
+            taken.add(role)
+    order = [*ROLE_DATASETS, None]
+    return sorted(sides, key=lambda side: order.index(side.role))
 
 
-def corpus_result(
-    results: Results, experiment: ExperimentRuns, corpus: str, name: str, role: str | None
-) -> CorpusResult:
-    """One corpus with its best run; `experiment` holds the runs on it."""
-    run = experiment.seeds_of(name)[0]
-    summary = run.summary
-    rivals = {rival: f"`{rival}`" for rival in experiment.names() if rival != name}
-    return CorpusResult(
-        corpus,
-        role,
-        name,
-        run_summary.describe_runner_up(experiment, name, rivals),
-        run_summary.mean_value(experiment, name),
-        run_summary.mean_value(experiment, name, "perplexity"),
-        run_summary.mean_value(experiment, name, "bits_per_byte"),
-        experiment.setting(name, "vocab_size"),
-        summary.validation_bytes / summary.validation_tokens,
-        summary.unigram_entropy,
-        results.corpora[corpus].splits.train.documents / run.config.tokens.train.tokens,
-    )
-
-
-def side_metrics(experiment: ExperimentRuns, side: CorpusResult) -> dict[str, Metric]:
+def side_metrics(results: Results, experiment: ExperimentRuns, side: CorpusResult) -> dict[str, Metric]:
     """Return the metrics of one corpus; names start with its role, or with its name if it has none."""
-    source = run_summary.table_path(experiment)
-    label = side.role or side.corpus
+    source, summary = table_path(experiment), side.run.summary
+    metrics = {
+        "corpus": Metric(side.corpus, "", source),
+        "validation_loss": side.group.metric(source),
+        "perplexity": side.group.perplexity(source),
+        "bits_per_byte": Metric(side.per_byte.center, BITS, source, bits_interval(side)),
+        "parameters": Metric(side.group.parameters, "parameters", source),
+        "train_tokens": Metric(summary.tokens, "tokens", source),
+        "vocab_size": Metric(side.group.model.vocab_size, "ids", source),
+        "bytes_per_token": Metric(summary.validation_bytes / summary.validation_tokens, "bytes per token", source),
+        "uniform_loss": Metric(math.log(side.group.model.vocab_size), NATS, source),
+        "unigram_entropy": Metric(summary.unigram_entropy, NATS, source),
+    }
+    yardsticks = results.yardsticks(side.corpus)
+    if yardsticks and side.ngrams:
+        path = f"yardsticks/{side.corpus}.json"
+        for order, loss in side.ngrams.items():
+            name = ORDER_NAMES[order].replace("-", "")
+            metrics[f"{'fivegram' if order == 5 else name}_loss"] = Metric(loss, NATS, path)
+        metrics["xz_bits_per_byte"] = Metric(yardsticks.xz_bits_per_byte, BITS, path)
+        shared = Metric(yardsticks.overlap.sentence_bytes_share, "share of the validation bytes", path)
+        metrics["sentence_overlap"] = shared
+    return {f"{side.key}_{name}": metric for name, metric in metrics.items()}
+
+
+def bits_interval(side: CorpusResult) -> tuple[float, float] | None:
+    """Return the 95 % interval in bits per byte: over seeds, or for one seed that over documents, rescaled."""
+    if side.per_byte.interval or side.group.num_seeds > 1:
+        return side.per_byte.interval
+    bounds = document_interval(side.run)
+    scale = side.per_byte.center / side.group.center
+    return (bounds[0] * scale, bounds[1] * scale) if bounds else None
+
+
+def side_facts(side: CorpusResult) -> dict[str, Any]:
+    """Return what the prose says about one corpus."""
     return {
-        f"{label}_corpus": Metric(side.corpus, "", source),
-        f"{label}_validation_loss": run_summary.mean_metric(experiment, side.run),
-        f"{label}_perplexity": run_summary.mean_metric(experiment, side.run, "perplexity", ""),
-        f"{label}_bits_per_byte": run_summary.mean_metric(experiment, side.run, "bits_per_byte", "bits per byte"),
-        f"{label}_vocab_size": Metric(side.vocab_size, "ids", source),
-        f"{label}_bytes_per_token": Metric(side.bytes_per_token, "bytes per token", source),
-        f"{label}_unigram_entropy": Metric(side.unigram_entropy, run_summary.NATS, source),
-        f"{label}_removed_share": Metric(side.removed_share, "share of the unigram entropy", source),
+        "corpus": side.corpus,
+        "key": side.key,
+        "label": side.label,
+        "bits": side.per_byte.center,
+        "loss": side.group.center,
+        "num_seeds": side.group.num_seeds,
+        "num_failed": side.group.num_failed,
+        **side.compared(),
     }
 
 
-def side_table(results: Results, sides: list[CorpusResult]) -> Table:
-    """Return a row for each corpus with all that its loss depends on."""
-    columns = ["corpus", "training text", "vocabulary", "bytes per token", "uniform guess (nats)"]
-    columns += ["unigram entropy (nats)", "validation loss"]
-    columns += ["share removed (%)", "perplexity", "bits per byte", "bits per byte of unigrams"]
-    rows = [
-        [
-            describe_corpus(results, side.corpus),
-            format_bytes(results.corpora[side.corpus].splits.train.bytes),
-            side.vocab_size,
-            side.bytes_per_token,
-            side.uniform_entropy,
-            side.unigram_entropy,
-            side.loss,
-            100 * side.removed_share,
-            side.perplexity,
-            side.bits_per_byte,
-            side.unigram_bits_per_byte,
-        ]
-        for side in sides
+def yardsticks_table(results: Results, sides: list[CorpusResult]) -> Table:
+    """Return a row for each simple model and for the transformer, in nats per token and bits per byte."""
+    columns = ["model", *(f"{side.label} ({unit})" for side in sides for unit in ("nats", "bits per byte"))]
+    names = ["uniform", *(ORDER_NAMES[order] for order in STRENGTHS), "xz"]
+    values: dict[str, list[float | None]] = {name: [] for name in [*names, "transformer"]}
+    for side in sides:
+        yardsticks, budget = results.yardsticks(side.corpus), results.yardstick(side.run)
+        rows: dict[str, list[float | None]] = {"transformer": [side.group.center, side.per_byte.center]}
+        if yardsticks and budget:
+            lines = {line.label: line.value for line in byte_yardsticks(results, side.run)}
+            rows |= {"uniform": [yardsticks.uniform_loss, lines["uniform"]], "xz": [None, yardsticks.xz_bits_per_byte]}
+            rows |= {ORDER_NAMES[ngram.order]: [ngram.loss, ngram.bits_per_byte] for ngram in budget.ngrams}
+        for name, cells in values.items():
+            cells.extend(rows.get(name, [None, None]))
+    cells = [[name, *row] for name, row in values.items() if any(value is not None for value in row)]
+    reason = "xz has no tokens, or the yardsticks have not been computed"
+    return Table(
+        "Loss on the validation split, beside simple models on the same training tokens", columns, cells, reason
+    )
+
+
+def hero_figure(results: Results, sides: list[CorpusResult]) -> Figure:
+    """Return bits per byte against training tokens on each corpus, with the yardsticks of the first."""
+    lines = []
+    for side in sides:
+        for run in side.group.runs:
+            if run.seed not in side.group.values:
+                continue
+            # A curve has nats per token: the end of the run gives the factor to bits per byte.
+            scale = run.summary.bits_per_byte / run.loss
+            curve = run.validation_curve("tokens")
+            curve = curve[curve["tokens"] > 0]
+            y = (curve["validation_loss"] * scale).tolist()
+            lines.append(Line(side.label, side.corpus, curve["tokens"].tolist(), y))
+    ends = [
+        run.config.training.total_tokens
+        for name in ABLATIONS
+        if (ablation := results.experiment(name))
+        for run in ablation.runs
     ]
-    return Table("What each corpus asks of the model, and what it reaches.", columns, rows)
+    marks = [Yardstick("ablations end here", max(ends))] if ends else []
+    yardsticks = byte_yardsticks(results, sides[0].run)
+    data = Lines("training tokens", "bits per byte of validation text", lines, yardsticks, marks, log_x=True)
+    return Figure("hero", data)
 
 
-def pair_sentences(results: Results, experiment: ExperimentRuns, simple: CorpusResult, web: CorpusResult) -> list[str]:
-    """Return the comparison, and its explanation by metrics."""
-    bits = [experiment.losses(side.run, "bits_per_byte") for side in (web, simple)]
-    difference = paired_difference(*bits)
-    difference_text = run_summary.describe_difference(difference, UNITS["bits_per_byte"])
-    names = describe_corpus(results, web.corpus), describe_corpus(results, simple.corpus)
-    reached = (
-        f"On {names[0]} the model reaches a validation loss of {format_loss(web.loss)} nats per token "
-        f"(perplexity {format_number(web.perplexity)}), on {names[1]} {format_loss(simple.loss)} (perplexity "
-        f"{format_number(simple.perplexity)}): in bits per byte, which can be compared across tokenizers, "
-        f"{format_number(web.bits_per_byte, 4)} against {format_number(simple.bits_per_byte, 4)}, "
-        f"{'a difference' if difference.inconclusive else 'which is'} {difference_text}."
-    )
-    tokens = (
-        f"Losses per token are not directly comparable, because the tokens differ: {web.corpus} has a vocabulary of "
-        f"{format_int(web.vocab_size)} and {format_number(web.bytes_per_token)} bytes a token, {simple.corpus} "
-        f"{format_int(simple.vocab_size)} and {format_number(simple.bytes_per_token)}."
-    )
-    context = (
-        f"Token frequencies alone would give {format_loss(web.unigram_entropy)} nats on {web.corpus} and "
-        f"{format_loss(simple.unigram_entropy)} on {simple.corpus}; by looking at context the model removes "
-        f"{format_percent(web.removed_share)} of that on {web.corpus} and "
-        f"{format_percent(simple.removed_share)} on {simple.corpus}."
-    )
-    gap = decompose_gap(simple, web)
-    split = (
-        f"So of the gap of {format_signed(web.loss - simple.loss)} nats per token, "
-        f"{format_signed(gap['vocabulary'])} lie in the "
-        f"size of the vocabularies (ln {format_int(web.vocab_size)} against ln {format_int(simple.vocab_size)}), "
-        f"{format_signed(gap['frequencies'])} in how evenly the corpora use their tokens, and "
-        f"{format_signed(gap['context'])} in "
-        f"how much the model learns to predict from context."
-    )
-    return [reached, tokens, context, split, ratio_sentence(simple, web)]
-
-
-def decompose_gap(simple: CorpusResult, web: CorpusResult) -> dict[str, float]:
-    """Return the gap in nats per token in three parts: blind guesses, token frequencies beyond them, context."""
-    uniform = web.uniform_entropy - simple.uniform_entropy
-    unigram = web.unigram_entropy - simple.unigram_entropy
-    return {"vocabulary": uniform, "frequencies": unigram - uniform, "context": web.loss - simple.loss - unigram}
-
-
-def ratio_sentence(simple: CorpusResult, web: CorpusResult) -> str:
-    """Describe the way from nats per token and bytes per token to bits per byte."""
-    nats, size = web.loss / simple.loss, web.bytes_per_token / simple.bytes_per_token
-    expected, measured = format_number(nats / size), format_number(web.bits_per_byte / simple.bits_per_byte)
-    verdict = "which they do" if measured == expected else f"and they cost {measured} times"
-    why = "" if measured == expected else ", since the delimiters between documents count as tokens, but not as bytes"
-    return (
-        f"From nats per token to bits per byte: a token of {web.corpus} costs "
-        f"{format_number(nats)} times the nats of one of "
-        f"{simple.corpus} and stands for {format_number(size)} times the bytes, so its bytes "
-        f"should cost {expected} times the "
-        f"bits each, {verdict}{why}."
-    )
-
-
-def pair_metrics(experiment: ExperimentRuns, simple: CorpusResult, web: CorpusResult) -> dict[str, Metric]:
-    """Return the gap between both corpora, its parts, and the ratios from nats per token to bits per byte."""
-    source = run_summary.table_path(experiment)
-    difference = paired_difference(*(experiment.losses(side.run, "bits_per_byte") for side in (web, simple)))
-    gap_metrics = {
-        f"gap_{name}": Metric(value, run_summary.NATS, source) for name, value in decompose_gap(simple, web).items()
-    }
-    return {
-        "gap": Metric(web.loss - simple.loss, run_summary.NATS, source),
-        **gap_metrics,
-        "gap_bits_per_byte": Metric(difference.mean, UNITS["bits_per_byte"], source, difference.bounds),
-        "loss_ratio": Metric(web.loss / simple.loss, "web / simple, nats per token", source),
-        "bytes_per_token_ratio": Metric(web.bytes_per_token / simple.bytes_per_token, "web / simple", source),
-        "bits_per_byte_ratio": Metric(web.bits_per_byte / simple.bits_per_byte, "web / simple", source),
-    }
-
-
-def comparable_samples(results: Results, sides: list[CorpusResult]) -> dict[str, Samples]:
-    """Return the samples of the models that are compared, by corpus; none unless both sides have some."""
-    samples = {side.corpus: results.document(Samples, generate.path_of(side.corpus)) for side in sides}
-    run_of = {side.corpus: f"{ID}/{side.run}" for side in sides}
-    comparable = {corpus: sample for corpus, sample in samples.items() if sample and sample.run == run_of[corpus]}
-    return comparable if len(comparable) == len(sides) else {}
-
-
-def sample_sentences(samples: dict[str, Samples]) -> list[str]:
-    """Compare the samples of both models with held-out text."""
-    phrases = []
-    for corpus, sample in samples.items():
-        share, usual = generate.mean(sample.samples, "known_word_share"), sample.held_out.known_word_share
-        if share is None or usual is None:
-            return []
-        phrases.append(
-            f"{format_percent(share)} of the words of the model of {corpus} (held-out text: {format_percent(usual)})"
-        )
-    return [f"In their samples, {join_words(phrases)} occur in the training text."] if phrases else []
-
-
-def sample_tables(samples: dict[str, Samples]) -> list[Table]:
-    """Return the beginnings of both models' samples side by side: a row for each prompt and setting that both have."""
-    by_settings = [
-        {(record.prompt, record.temperature, record.top_p): record for record in document.samples}
-        for document in samples.values()
+def progress_texts(results: Results, corpus: str) -> list[dict[str, Any]]:
+    """Return the texts that runs of growing budgets write, with unknown words and repetitions marked."""
+    samples = read_samples(results, corpus)
+    records = sorted(samples.progress if samples else (), key=lambda record: record.train_tokens)
+    return [
+        {
+            "train_tokens": record.train_tokens,
+            "loss": record.loss,
+            "spans": [list(span) for span in mark_text(record.prompt + record.text, record.unknown_words)],
+        }
+        for record in records
     ]
-    shared = [settings for settings in by_settings[0] if settings in by_settings[1]] if by_settings else []
-    if not shared:
-        return []
-    rows = [[*settings, *(excerpt(records[settings]) for records in by_settings)] for settings in shared]
-    columns = ["prompt", "temperature", "top-p", *(f"the model of {corpus}" for corpus in samples)]
-    return [Table("The same prompts continued by both models: how their samples begin.", columns, rows)]
-
-
-def excerpt(record: SampleRecord) -> str:
-    """Return the prompt and the first words of its continuation, on one line."""
-    text = " ".join((record.prompt + record.text).split())
-    return text if len(text) <= EXCERPT_CHARACTERS else f"{text[:EXCERPT_CHARACTERS].rsplit(' ', 1)[0]} …"
-
-
-def format_signed(value: float) -> str:
-    """Return a difference of losses with its sign."""
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def single_sentences(results: Results, sides: list[CorpusResult]) -> list[str]:
-    """Describe the results if there is no pair of corpora to compare."""
-    if not sides:
-        return ["No run of this experiment finished with every seed, so there is no loss to compare."]
-    ends = join_words([describe_result(results, side) for side in sides])
-    requirement = "a comparison needs a finished run on a corpus that stands for TinyStories, and one for OpenWebText"
-    return [f"The model reaches {ends}; {requirement}."]
-
-
-def describe_result(results: Results, side: CorpusResult) -> str:
-    """Return a side in short."""
-    corpus = describe_corpus(results, side.corpus)
-    return f"{format_loss(side.loss)} nats per token ({format_number(side.bits_per_byte)} bits per byte) on {corpus}"
-
-
-def same_model_sentence(experiment: ExperimentRuns) -> str:
-    """Describe the common settings of the runs, and the model settings in which they differ."""
-    tokens = run_summary.common_value(run.setting("total_tokens") for run in experiment.runs)
-    if len(experiment.names()) == 1:
-        return f"It sees {format_int(tokens)} tokens."
-    configs = [run.config.model.model_dump() for run in experiment.runs]
-    differing = [key for key in configs[0] if any(model[key] != configs[0][key] for model in configs)]
-    descriptions = {(): "The models have the same shape", ("vocab_size",): "The models differ in the vocabulary alone"}
-    models_text = descriptions.get(tuple(differing)) or f"The models differ in {join_words(differing)}"
-    if tokens is None:
-        return f"{models_text}; the runs differ in length."
-    return f"{models_text}, and each sees {format_int(tokens)} tokens."

@@ -10,6 +10,7 @@ from typing import Any
 from lmpipe.analysis.finding import Finding, Findings
 from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.results import Results
+from lmpipe.study.labels import experiment_label
 from lmpipe.study.problems import PROBLEMS, listed_problems
 
 
@@ -30,8 +31,8 @@ def analyze_problem(name: str, results: Results) -> Finding:
     if name in PROBLEMS:
         module = problem_module(name)
         return complete_finding(name, *headings(module), module.analyze(results), results)
-    title, question = generic_experiment.heading(results, name)
-    return complete_finding(name, title, question, generic_experiment.analyze(results, name), results)
+    title = experiment_label(results.study, name).capitalize()
+    return complete_finding(name, title, "", generic_experiment.analyze(results, name), results)
 
 
 def headings(module: Any) -> tuple[str, str]:

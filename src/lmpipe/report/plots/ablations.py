@@ -6,11 +6,10 @@ from typing import NamedTuple
 import matplotlib
 
 from lmpipe.analysis.finding import Finding
-from lmpipe.io.formatting import format_number, is_number
+from lmpipe.io.formatting import format_number
 from lmpipe.report.plots.style import BACKGROUND, BLUE, FOREGROUND, STYLE, Drawing, new_figure, truncate
 from lmpipe.study.problems import ABLATIONS
 
-DIFFERENCES = {"difference": "variant", "tuned_difference": "tuned_variant"}
 ROW_LETTERS = 46
 
 
@@ -36,16 +35,11 @@ class Effect(NamedTuple):
 
 def effects_in(problems: Mapping[str, Finding]) -> list[Effect]:
     """Return the differences that the ablations found, in the order of the report, each variant once."""
-    effects: dict[tuple[str, str], Effect] = {}
-    for problem in filter(problems.__contains__, ABLATIONS):
-        finding = problems[problem]
-        for name, variant_name in DIFFERENCES.items():
-            metric, variant = finding.metrics.get(name), finding.metrics.get(variant_name)
-            if metric and variant and variant.value:
-                key, value = (problem, str(variant.value)), metric.value if is_number(metric.value) else None
-                effect = Effect(*key, finding.title, value, metric.interval, metric.unit, metric.missing_reason)
-                effects.setdefault(key, effect)
-    return list(effects.values())
+    return [
+        Effect(problem, row.label, problems[problem].title, row.difference, row.interval, row.unit, "no seed learned")
+        for problem in filter(problems.__contains__, ABLATIONS)
+        for row in problems[problem].effects
+    ]
 
 
 def signed(value: float) -> str:
