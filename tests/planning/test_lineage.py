@@ -3,7 +3,7 @@ import shlex
 import pytest
 
 from lmpipe.errors import InputError
-from lmpipe.planning.lineage import Lineage
+from lmpipe.planning.lineage import Lineage, read_job
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.stages import records
 from lmpipe.report.plots.experiment import plot_experiment
@@ -74,3 +74,22 @@ def test_damaged_record_is_an_input_error(tmp_path):
     write_record(tmp_path, "runs/a", "train", [], ["summary.json"], hardware="a machine")
     with pytest.raises(InputError, match=r"provenance\.json: hardware"):
         Lineage.read(tmp_path, ["runs/a/provenance.json"])
+
+
+def test_elapsed_time_counts_jobs_side_by_side_once_and_no_pause_between_calls(tmp_path):
+    # Two jobs side by side, a second of scheduling, one job; the next day another.
+    spans = {"a": ("00:00:00.500", 4), "b": ("00:00:02", 8), "c": ("00:00:11", 1.5), "d": ("23:00:00", 2)}
+    for name, (time, seconds) in spans.items():
+        started = {"started_at": f"2026-01-01T{time}+00:00", "wall_seconds": seconds}
+        write_record(tmp_path, f"corpora/{name}", "make-corpus", [], ["corpus.json"], **started)
+    lineage = Lineage.read(tmp_path, [f"corpora/{name}/provenance.json" for name in spans])
+    assert lineage.elapsed_seconds == pytest.approx(12 + 2)
+    job = lineage.jobs["corpora/c/provenance.json"]
+    assert job.end - job.start == pytest.approx(1.5)
+    assert job.start - lineage.jobs["corpora/a/provenance.json"].start == pytest.approx(10.5)
+
+
+def test_a_copied_run_ends_when_its_job_does(tmp_path):
+    write_record(tmp_path, "runs/a", "train", [], ["summary.json"], train_seconds=60.0, cache_hit=True)
+    job = read_job(tmp_path / "runs/a/provenance.json", "runs/a/provenance.json")
+    assert (job.wall_seconds, job.end - job.start) == (60, 2)

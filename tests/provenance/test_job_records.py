@@ -85,7 +85,7 @@ def test_a_record_says_what_made_the_result(tokens):
     assert {"tokenizer.bpe_training", "tokenizer.vocabulary", "regex"} <= set(record["code"])
     assert {"python", "lmpipe", "torch", "regex"} <= set(record["versions"])
     assert set(record) >= {"commit", "dirty", "hardware", "seeds"}
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record["started_at"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", record["started_at"])
     assert 0 < record["wall_seconds"] < 60
     assert record["peak_memory_bytes"] > 10**7
 

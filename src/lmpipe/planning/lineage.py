@@ -1,10 +1,12 @@
 """Jobs behind a result, traced through the records of provenance."""
 
 import fnmatch
+import math
 import posixpath
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import yaml
 from lmpipe.planning.stages import BY_COMMAND
 from lmpipe.provenance.environment import Environment
 from lmpipe.provenance.job_records import JobRecord
+
+MAX_PAUSE_SECONDS = 60.0  # Snakemake starts the next job within seconds
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,10 @@ class Job:
     environment: Environment
     wall_seconds: float
     """Time of the job, or of the training if the job copied a run from the store."""
+    start: float
+    """Start of the job in seconds since 1970."""
+    end: float
+    """End of the job in seconds since 1970."""
 
 
 class Lineage:
@@ -39,6 +47,16 @@ class Lineage:
     def read(cls, folder: Path, paths: Iterable[str]) -> "Lineage":
         """Read the records that exist, by their paths below a study's folder; raise InputError for a damaged one."""
         return cls({path: read_job(folder / path, path) for path in paths if (folder / path).exists()})
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Time from the first job to the last, without pauses of more than MAX_PAUSE_SECONDS between calls."""
+        elapsed, end = 0.0, -math.inf
+        for job in sorted(self.jobs.values(), key=lambda job: job.start):
+            start = end if 0 < job.start - end <= MAX_PAUSE_SECONDS else max(end, job.start)
+            elapsed += max(0.0, job.end - start)
+            end = max(end, job.end)
+        return elapsed
 
     def files(self, sources: Iterable[str]) -> list[str]:
         """Return the recorded files that match patterns such as `runs/*/*/seed*/summary.json`."""
@@ -86,7 +104,17 @@ def read_job(path: Path, name: str) -> Job:
     )
     stage = BY_COMMAND.get(record.command)
     rule = stage.rule if stage else record.command
-    return Job(rule, record.seeds, inputs, outputs, record, record.train_seconds or record.wall_seconds)
+    start = datetime.fromisoformat(record.started_at).timestamp()
+    return Job(
+        rule,
+        record.seeds,
+        inputs,
+        outputs,
+        environment=record,
+        wall_seconds=record.train_seconds or record.wall_seconds,
+        start=start,
+        end=start + record.wall_seconds,
+    )
 
 
 def as_yaml(settings: Mapping[str, Any]) -> str:

@@ -171,7 +171,7 @@ def run_recorded(
         "outputs": output_files(outputs, path.parent),
         "code": code_digest(*code),
         **dict(environment(*sorted(TRACKED_PACKAGES))),
-        "started_at": started.isoformat(timespec="seconds"),
+        "started_at": started.isoformat(timespec="milliseconds"),
         "wall_seconds": round(wall_seconds, 3),
         "peak_memory_bytes": peak,
     }
