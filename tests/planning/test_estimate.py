@@ -34,7 +34,8 @@ def large(request):
 
 
 def test_equal_runs_count_once():
-    assert len(distinct_runs(read_plan(CONFIG / "config.yaml"))) == 81
+    plan = read_plan(CONFIG / "config.yaml")
+    assert (len(plan.runs), len(distinct_runs(plan))) == (85, 76), "the ablations share three baselines"
 
 
 def test_runs_with_another_factor_or_batch_size_are_distinct():
@@ -66,14 +67,13 @@ def test_runs_with_another_factor_or_batch_size_are_distinct():
     ]
 
 
-def test_laptop_study_costs_what_was_measured():
+def test_laptop_study_costs_ten_minutes():
     plan = read_plan(CONFIG / "config.yaml")
-    assert len(distinct_runs(plan)) == 81, "as many folders as the store held"
     cost = estimate(plan, cores=2)
     assert cost.texts == []
     assert cost.disk_bytes == pytest.approx(326e6, rel=0.1)
-    assert cost.memory["train"] == pytest.approx(419e6, rel=0.1)
-    assert cost.cpu_seconds == pytest.approx(501, rel=0.2), "measured on two quiet cores"
+    assert cost.memory["train"] == pytest.approx(465e6, rel=0.1)
+    assert cost.cpu_seconds == pytest.approx(540, rel=0.2)
 
 
 def test_more_cores_share_the_training_and_need_more_checkpoints():
@@ -116,7 +116,7 @@ def test_command_prints_a_short_table(capsys):
     assert output.startswith("The study tinystories, estimated:\ndownload ")
     for words in (
         "6.95 GB (14.5 GB as text)",
-        "51, of which 39 differ",
+        "89, of which 80 differ",
         "time, 3 CPU cores",
         "time, one H100",
         "train_bpe",

@@ -96,12 +96,18 @@ def test_corpora_can_be_swept():
 def test_laptop_study_has_the_runs_of_the_handout():
     plan = load_plan(LAPTOP, "laptop")
     assert {name: len(runs) for name, runs in plan.runs_by_experiment.items()} == {
-        "learning_rate": 18,
-        "batch_size_experiment": 20,
-        "layer_norm_ablation": 20,
-        "pre_norm_ablation": 20,
-        "no_pos_emb": 10,
-        "swiglu_ablation": 10,
+        "learning_rate": 10,
+        "learning_rate_no_norm": 7,
+        "learning_rate_post_norm": 9,
+        "learning_rate_no_position": 8,
+        "learning_rate_silu": 8,
+        "learning_rate_docs": 3,
+        "batch_size_experiment": 12,
+        "layer_norm_ablation": 6,
+        "pre_norm_ablation": 6,
+        "no_pos_emb": 6,
+        "swiglu_ablation": 6,
+        "token_budget": 2,
         "main_experiment": 2,
     }
     assert plan.sample_run("docs").folder == "runs/main_experiment/docs/seed0"

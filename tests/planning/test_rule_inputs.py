@@ -24,7 +24,7 @@ def job(**wildcards):
     return SimpleNamespace(**wildcards)
 
 
-RUN = job(experiment="no_pos_emb", run="baseline", seed="0")
+RUN = job(experiment="no_pos_emb", run="baseline", seed="2")
 
 
 def test_paths_of_a_run(inputs):
@@ -32,7 +32,7 @@ def test_paths_of_a_run(inputs):
     assert inputs.run_tokens(RUN) == tokens
     assert inputs.run_vocab(RUN) == "<results>/tokenizers/stories/vocab.json"
     assert inputs.run_best(RUN) == ["<results>/experiments/learning_rate/best.json"]
-    assert inputs.run_best(job(experiment="learning_rate", run="max_lr=0.01", seed="0")) == []
+    assert inputs.run_best(job(experiment="learning_rate", run="grid_max_lr=0.014", seed="0")) == []
 
 
 def test_settings_of_a_run_are_its_own(inputs):
@@ -43,7 +43,7 @@ def test_settings_of_a_run_are_its_own(inputs):
 
 
 def test_sweep_that_others_wait_for_comes_first(inputs):
-    sweep = inputs.run_priority(job(experiment="learning_rate", run="max_lr=0.01", seed="0"))
+    sweep = inputs.run_priority(job(experiment="learning_rate", run="grid_max_lr=0.014", seed="0"))
     assert sweep > inputs.run_priority(RUN)
     assert inputs.best_priority(job(experiment="learning_rate")) > inputs.best_priority(job(experiment="no_pos_emb"))
 
@@ -79,7 +79,7 @@ def test_download_has_its_declarations_as_options():
 @pytest.mark.parametrize(
     ("method", "wildcards", "near"),
     [
-        ("run_tokens", job(experiment="no_pos_emb", run="base", seed="0"), "no_pos_emb/baseline/seed0"),
+        ("run_tokens", job(experiment="no_pos_emb", run="base", seed="2"), "no_pos_emb/baseline/seed2"),
         ("tokenizer_text", job(tokenizer="doc", split="train"), "docs"),
         ("corpus_texts", job(corpus="storis"), "stories"),
         ("experiment_runs", job(experiment="no_pos"), "no_pos_emb"),

@@ -23,10 +23,17 @@ ROOT = Path(__file__).parents[2]
 LAPTOP = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
 MINE = {"source": "url", "files": ["file:a.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
 
+# The laptop study with a sweep without named runs.
+STUDY = LAPTOP | {
+    "accounting": {"models": {}},
+    "experiments": LAPTOP["experiments"]
+    | {"learning_rate": {"corpus": "stories", "sweep": {"max_lr": [0.007, 0.014, 0.028]}}},
+}
+
 
 def changed(path, value):
     """Return the laptop study with one value put in place, or with the key taken out where the value is `...`."""
-    study = copy.deepcopy(LAPTOP)
+    study = copy.deepcopy(STUDY)
     *parents, last = path
     block = study
     for key in parents:
@@ -50,7 +57,7 @@ def complaint(study):
 
 LR = ("experiments", "learning_rate")
 LONG_KEYS = ("max_lr", "rope_theta", "weight_decay", "eps", "max_grad_norm")
-GPT2 = LAPTOP["accounting"]["models"]["gpt2_small"]
+GPT2 = LAPTOP["model"] | {"vocab_size": 1024}
 NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
 
 

@@ -83,10 +83,10 @@ def test_finished_study_has_nothing_to_do_and_a_dry_run_loads_neither_torch_nor_
 
 
 def test_unknown_target_is_one_line_with_the_nearest_names(folder):
-    target = "results/smoke/runs/learning_rate/max_lr=0.02/seed0/summary.json"
+    target = "results/smoke/runs/learning_rate/grid_max_lr=0.02/seed0/summary.json"
     done = snakemake(folder, target, "--dry-run", check=False)
     assert done.returncode == 1
-    assert "learning_rate/max_lr=0.03/seed0" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert "learning_rate/grid_max_lr=0.03/seed0" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
 def test_wrong_option_of_config_is_named(folder):
@@ -150,7 +150,7 @@ def test_every_section_says_how_it_was_made_and_its_command_can_be_given(folder,
 
 
 def test_the_diverged_run_is_a_result(results):
-    run = Run.read(results.folder / "runs" / "learning_rate" / "max_lr=300.0" / "seed0")
+    run = Run.read(results.folder / "runs" / "learning_rate" / "edge_max_lr=300.0" / "seed0")
     assert run.status == "diverged"
     assert run.summary.detected_step > 0
 
@@ -167,6 +167,9 @@ def test_best_of_is_the_best_grid_point(results):
     best = BestRun.read(results.paths.best("learning_rate"))
     losses = {run.config.training.max_lr: run.loss for run in results.experiment("learning_rate").runs if run.loss}
     assert best.max_lr == min(losses, key=losses.get)
+    assert min(losses) < best.interpolated_lr < max(losses)
+    (main, *_) = results.experiment("main_experiment").runs
+    assert main.config.training.max_lr == main.config.lr_source.interpolated_lr == best.interpolated_lr
     batch = Run.read(results.folder / "runs/batch_size_experiment/batch_size=4_max_lr=sqrt_batch_size-0.5/seed0")
     assert batch.config.training.max_lr == pytest.approx(best.max_lr * 0.5 * (4 / 8) ** 0.5, rel=1e-12)
 
@@ -235,18 +238,18 @@ def test_a_finished_study_is_verified_and_a_changed_byte_is_found(results, colle
 
 
 def test_logs_and_benchmarks_lie_where_the_readme_says(folder):
-    assert (folder / "logs/smoke/train/no_pos_emb/baseline/seed0.log").is_file()
-    assert (folder / "results/smoke/benchmarks/train/no_pos_emb/baseline/seed0.tsv").is_file()
+    assert (folder / "logs/smoke/train/no_pos_emb/baseline/seed1.log").is_file()
+    assert (folder / "results/smoke/benchmarks/train/no_pos_emb/baseline/seed1.tsv").is_file()
     assert not list(folder.rglob("*.tmp-*"))
 
 
 def test_targets_by_name(tmp_path):
-    run = "results/smoke/runs/learning_rate/max_lr=0.01/seed0/summary.json"
+    run = "results/smoke/runs/learning_rate/grid_max_lr=0.01/seed0/summary.json"
     planned = planned_jobs(snakemake(tmp_path, "--dry-run", run, "tokenizers", "accounting").stdout)
     jobs = {"make_corpus": 2, "count_pretokens": 2, "train_bpe": 2, "encode_corpus": 2, "train": 1, "account_models": 1}
     assert planned == jobs | {"tokenizers": 1, "accounting": 1}
     planned = planned_jobs(snakemake(tmp_path, "--dry-run", "experiments", "samples").stdout)
-    assert planned["plot_experiment"] == 7 and planned["generate"] == 2 and "report" not in planned
+    assert planned["plot_experiment"] == 8 and planned["generate"] == 2 and "report" not in planned
 
 
 def test_one_target_is_done_again_alone(folder):

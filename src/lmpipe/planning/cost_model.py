@@ -19,8 +19,8 @@ from lmpipe.study.settings import EVAL_BATCH_TOKENS, ModelConfig
 
 CONSTANTS = tomllib.loads(Path(__file__).with_name("cost_constants.toml").read_text(encoding="utf-8"))
 TEXTS, MEMORY, JOBS = CONSTANTS["texts"], CONSTANTS["memory"], CONSTANTS["jobs"]
-# Jobs that every study has once: unicode, toy, evaluation of tokenizers, findings, report, provenance.
-NUM_FIXED_JOBS = 10
+# Jobs that every study has once: unicode, accounting, toy, evaluation of tokenizers, findings, report, provenance.
+NUM_FIXED_JOBS = 11
 GENERATED_VALID_FRACTION = 0.01
 STORED_BYTES_PER_PRETOKEN = 20
 METRICS_BYTES_PER_STEP = 75
@@ -268,5 +268,5 @@ def run_cost(plan: Plan, run: PlannedRun) -> RunCost:
 
 def fixed_seconds(plan: Plan, num_cache_hits: int, cores: int) -> float:
     """Estimate the seconds of all jobs that neither train nor process texts; `num_cache_hits` copy a stored run."""
-    jobs = len(plan.models) + len(plan.runs_by_experiment) + len(plan.sampled_corpora()) + NUM_FIXED_JOBS
+    jobs = len(plan.runs_by_experiment) + len(plan.sampled_corpora()) + NUM_FIXED_JOBS
     return JOBS["exclusive"] + (JOBS["fixed"] * jobs + JOBS["cache_hit"] * num_cache_hits) / cores

@@ -62,11 +62,14 @@ def lr_source(plan: Plan, run: PlannedRun) -> tuple[str | None, float]:
     rate = run.training.max_lr
     if not isinstance(rate, BestOf):
         return None, rate
-    source, factor = rate.best_of, rate.factor or 1.0
+    # An interpolated rate is none of the sweep's own, as a rule.
+    source, factor = rate.best_of + (" interpolated" if rate.interpolate else ""), rate.factor or 1.0
     if rate.scale is None:
         return source, factor
     # If a sweep has several batch sizes, assume the first for its best run.
-    return source, factor * math.sqrt(run.training.batch_size / plan.runs_by_experiment[source][0].training.batch_size)
+    return source, factor * math.sqrt(
+        run.training.batch_size / plan.runs_by_experiment[rate.best_of][0].training.batch_size
+    )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from lmpipe.study.schema import Study
 from lmpipe.study.settings import ModelSettings
 
 BASELINE = "baseline"
+# Named runs whose sweep says it all.
+PLAIN_RUNS = ("", BASELINE, "grid")
 # Values that have a name of their own in the literature.
 WORDS = {
     ("norm", "pre"): "pre-norm",
@@ -73,7 +75,7 @@ def run_label(study: Study, experiment: str, run: str) -> str:
     if words := setting_words(study, settings.overrides()):
         return ", ".join([*words, *point])
     name = variant.run.replace("_", " ")
-    return ", ".join(point) if point and name in ("", BASELINE) else ", ".join([name or BASELINE, *point])
+    return ", ".join(point) if point and variant.run in PLAIN_RUNS else ", ".join([name or BASELINE, *point])
 
 
 def setting_words(study: Study, settings: Mapping[str, Any]) -> list[str]:
