@@ -17,7 +17,7 @@ from lmpipe.provenance.job_records import RECORD, FileInfo, JobRecord, StudyProv
 FINDINGS_FILE = "findings.json"
 # Metrics with these units, or with these words in their names, depend on the machine and its load.
 MACHINE_UNITS = ("s", "h", "tokens per second", "bytes per second", "FLOP/s")
-MACHINE_NAMES = ("peak_memory", "utilization")
+MACHINE_NAMES = ("peak_memory", "utilization", "run_memory", "added_run", "stage_share")
 DIGEST_DIGITS = 12
 MAX_CELL_LENGTH = 60
 NO_VALUE = "–"

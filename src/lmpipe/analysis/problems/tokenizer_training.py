@@ -71,6 +71,7 @@ def cost_metrics(training: TokenizerTraining, source: str) -> dict[str, Metric]:
     slowest = max(seconds.values()) / training.wall_seconds
     return {
         "wall_seconds": Metric(training.wall_seconds, "s", source),
+        "compile_seconds": Metric(training.compile_seconds, "s", source),
         "peak_memory_bytes": Metric(training.peak_memory_bytes, "bytes", source),
         "bytes_per_second": Metric(training.bytes / training.wall_seconds, "bytes per second", source),
         "slowest_stage_share": Metric(slowest, "share of the time", source),

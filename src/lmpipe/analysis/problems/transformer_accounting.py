@@ -41,7 +41,7 @@ def analyze(results: Results) -> Finding:
         ],
         figures=[
             Figure("flop_shares", flop_shares(drawn, labels)),
-            Figure("parameters", parameter_bars(drawn, labels)),
+            Figure("parameters", parameter_bars(drawn, main, labels)),
         ],
     )
 
@@ -210,7 +210,9 @@ def flop_shares(accounts: list[ModelAccounting], labels: Labels) -> Bars:
     )
 
 
-def parameter_bars(accounts: list[ModelAccounting], labels: Labels) -> Bars:
-    """Return the parameters of every model on a logarithmic axis."""
-    totals = {"parameters": [account.parameters.total for account in accounts]}
-    return Bars("parameters", [labels[account.name] for account in accounts], totals, horizontal=True, log=True)
+def parameter_bars(accounts: list[ModelAccounting], main: ModelAccounting, labels: Labels) -> Bars:
+    """Return the parameters of the models of the main one's context, and of the study's own, on a logarithmic axis."""
+    length = main.config.context_length
+    shown = [account for account in accounts if account.name == "study" or account.config.context_length == length]
+    totals = {"parameters": [account.parameters.total for account in shown]}
+    return Bars("parameters", [labels[account.name] for account in shown], totals, horizontal=True, log=True)
