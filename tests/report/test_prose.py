@@ -1,10 +1,12 @@
+import shutil
+
 import pytest
 from jinja2 import UndefinedError
 
 from lmpipe.analysis.finding import Finding, Metric
 from lmpipe.analysis.problems.registry import analyze_all
 from lmpipe.report import prose
-from lmpipe.report.prose import PROBLEM_TEMPLATES, Prose, shared_names, with_sentences
+from lmpipe.report.prose import PROBLEM_TEMPLATES, SHARED_SENTENCES, Prose, shared_names, with_sentences
 from lmpipe.study.problems import PROBLEMS
 from tests.support.fake_results import EXPERIMENTS, fabricate_study
 from tests.support.prose_lint import lint, page_faults
@@ -22,6 +24,7 @@ def templates(tmp_path, monkeypatch):
     """Return a folder of templates that takes the place of the package's."""
     monkeypatch.setattr(prose, "PROBLEM_TEMPLATES", tmp_path)
     prose.environment.cache_clear()
+    shutil.copy(PROBLEM_TEMPLATES / SHARED_SENTENCES, tmp_path)
     (tmp_path / "learning_rate.md.j2").write_text(TEMPLATE, encoding="utf-8")
     yield tmp_path
     prose.environment.cache_clear()
