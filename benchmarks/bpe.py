@@ -1,8 +1,9 @@
 """Byte-level BPE beside peers: python -m benchmarks.bpe --corpus FILE --vocab-size N --peers A,B --job train.
 
-Two jobs are measured: training, and encoding a corpus into a file with a tokenizer that lmpipe has trained on it. Whole
-processes are timed, from the start of Python to its end, with the corpus in the file cache. lmpipe and a peer take
-turns, and each turn gives a ratio: other work on the machine disturbs both. benchmarks/corpora.py makes corpora.
+Two jobs are measured beside peers: training, and encoding a corpus into a file with a tokenizer that lmpipe has trained
+on it. Whole processes are timed, from the start of Python to its end, with the corpus in the file cache. lmpipe and a
+peer take turns, and each turn gives a ratio: other work on the machine disturbs both. The speed of counting pre-tokens
+comes first, with warm kernels. benchmarks/corpora.py makes corpora.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from benchmarks.encoders import ENCODERS
 from benchmarks.trainers import END_OF_TEXT, TRAINERS
 from lmpipe.provenance.environment import hardware
 from lmpipe.tokenizer.bpe_training import train_bpe
+from lmpipe.tokenizer.pretoken_counts import count_shard
 from lmpipe.tokenizer.tokenizer import Tokenizer
 
 JOBS = {"train": TRAINERS, "encode": ENCODERS}
@@ -123,6 +125,16 @@ def compare(job: Job, peer: str, runs: int) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def count_line(corpus: str, runs: int) -> str:
+    """Return the speed of counting pre-tokens in this process: the median, without compiling or loading kernels."""
+    with TemporaryDirectory(prefix="benchmark-", dir=Path(corpus).parent) as folder:
+        outputs = [Path(folder, name) for name in ("counts.npz", "counts.json")]
+        shards = [count_shard(corpus, 0, 1, *outputs) for _ in range(runs)]
+    seconds = median(shard.wall_seconds for shard in shards)
+    rate = shards[0].bytes / 1e6 / seconds
+    return f"counting: {rate:,.0f} MB/s ({seconds:.2f} s; kernels before that {shards[0].compile_seconds:.2f} s)"
+
+
 def read_arguments() -> argparse.Namespace:
     """Parse the arguments; `peers` and `jobs` are lists of names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -130,10 +142,10 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--corpus", required=True, help="text file with <|endoftext|> between documents")
     parser.add_argument("--vocab-size", type=int, required=True)
     parser.add_argument("--peers", default=",".join(peers), help=f"some of {', '.join(peers)} (default: all)")
-    parser.add_argument("--job", choices=[*JOBS, "both"], default="both", help="jobs to measure (default: both)")
+    parser.add_argument("--job", choices=["count", *JOBS, "all"], default="all", help="job to measure (default: all)")
     parser.add_argument("--runs", type=int, default=3, help="turns of each pair (default: 3)")
     args = parser.parse_args()
-    args.peers, args.jobs = args.peers.split(","), list(JOBS) if args.job == "both" else [args.job]
+    args.peers, args.jobs = args.peers.split(","), list(JOBS) if args.job == "all" else [args.job]
     if unknown := sorted(set(args.peers) - set(peers)):
         parser.error(f"--peers: {', '.join(unknown)} is unknown; use some of {', '.join(peers)}")
     if "encode" in args.jobs and args.vocab_size > UINT16_IDS:
@@ -146,7 +158,9 @@ def main() -> None:
     args, machine = read_arguments(), hardware()
     size = Path(args.corpus).stat().st_size
     print(f"{machine.processor}, {machine.cores} cores; {size / 1e6:,.0f} MB; {args.vocab_size:,} tokens")
-    for name in args.jobs:
+    if args.job in ("count", "all"):
+        print(count_line(args.corpus, args.runs), flush=True)
+    for name in filter(JOBS.__contains__, args.jobs):
         same = "same tokens" if name == "train" else "same ids"
         header = ["peer", "lmpipe s", "lmpipe MB/s", "peer s", "peer / lmpipe", "lmpipe MiB", "peer MiB", same]
         print(f"\n{name}\n\n| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|", flush=True)

@@ -103,7 +103,7 @@ def read_source(path: Path) -> Source:
         elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             # Those below the fields of a class are docstrings, too.
             node.body = [statement for statement in node.body if not is_docstring(statement)] or [ast.Pass()]
-    return Source(hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16], modules, packages)
+    return Source(hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16], modules, packages)
 
 
 def is_docstring(statement: ast.stmt) -> bool:

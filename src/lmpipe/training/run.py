@@ -6,6 +6,7 @@ loading torch.
 """
 
 import contextlib
+import gc
 import hashlib
 import json
 import math
@@ -301,10 +302,13 @@ def train(
     with stored.locked():
         is_new = not stored.is_finished
         if is_new:
+            gc.disable()  # a sixth of the time to import torch
             from lmpipe.training.devices import acquire_device, set_deterministic
             from lmpipe.training.step import translate_oom
             from lmpipe.training.trainer import Trainer
 
+            gc.freeze()
+            gc.enable()
             with acquire_device(device, runs_per_gpu) as acquired, translate_oom(inputs.model, inputs.training):
                 set_deterministic(threads, acquired)
                 Trainer(inputs, stored, acquired, threads, checkpoint_seconds).run()
