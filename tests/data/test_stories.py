@@ -23,7 +23,7 @@ from lmpipe.data.sources.story_grammar import Group, Symbol, parse, plots
 from lmpipe.planning.stages import stage_digest
 from lmpipe.provenance import code_digest
 
-GOLDEN_SHA256 = "7711de31a5ef79873915fb5148b6b41aed1ac42fa03e5b19ce2ee978a96cc6d5"
+GOLDEN_SHA256 = "799b5a943eccded8177ddd3f3189302296b6a3c1cf8f2f8e773e5e56a444b9ac"
 
 ROLE_FIELDS = {"", ".name", ".whose", ".own", ".himself", ".he", ".him", ".his"}
 BOUND_BEFORE = {"he", "him", "his", "himself", "hero", "kind", "hand", "title", "friend.kind", "start", "middle", "end"}
@@ -101,6 +101,18 @@ def test_the_corpus_is_varied(corpus):
     assert len(openings) > 0.8 * len(corpus)
 
 
+def test_few_sentences_of_a_validation_split_are_in_the_training_text(corpus):
+    """Bytes of every 100th story in sentences that occur verbatim in others; 0.18 for 20,000 stories, 0.41 before."""
+
+    def sentences(text):
+        return [sentence for sentence in re.split(r'(?<=[.!?])\s+|(?<=[.!?]")\s+', text) if sentence]
+
+    training = {sentence for index, text in enumerate(corpus) if index % 100 for sentence in sentences(text)}
+    validation = [sentence for text in corpus[::100] for sentence in sentences(text)]
+    repeated = sum(len(sentence) for sentence in validation if sentence in training)
+    assert repeated / sum(map(len, validation)) < 0.16
+
+
 def test_every_plot_is_used(generated):
     counts = {plot: sum(story.plot == plot for story in generated) for plot in plots()}
     assert min(counts.values()) > len(generated) / len(plots()) / 2
@@ -108,7 +120,7 @@ def test_every_plot_is_used(generated):
 
 def test_lengths(corpus):
     lengths = [len(text) for text in corpus]
-    assert 750 < statistics.mean(lengths) < 1050
+    assert 950 < statistics.mean(lengths) < 1250
     assert min(lengths) > 300
     assert max(lengths) < 2000
     assert 0.4 < statistics.mean("\n" in text for text in corpus) < 0.9
@@ -192,7 +204,7 @@ def test_a_sentence_about_the_hero_alone_has_the_hero_s_pronouns(generated):
             if re.match(rf" ?{hero}\b", sentence) and not any(name in sentence for name in [*others, "baby", " and "]):
                 assert not wrong.search(sentence), story.text
                 checked += 1
-    assert checked > 5000
+    assert checked > 4500
 
 
 def test_the_wanted_thing_keeps_its_color(generated):
