@@ -384,7 +384,6 @@ def fabricate_measurements(
         **step,
         forward_flops=2_000_000,
         step_flops=5_000_000,
-        process_bytes=300_000_000,
         saved_bytes=1000,
         saved_bytes_by_component={"loss": 600, "norms": 400},
         matmul_flops_per_second=1e9,

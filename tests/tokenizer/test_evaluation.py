@@ -104,12 +104,10 @@ def test_sample_metrics_belong_to_the_sampled_documents(results, compared):
     assert row.sample_bytes_per_token == sample.bytes / tokens
 
 
-def test_ids_fit_into_uint16_as_seen_in_the_data(compared):
+def test_the_largest_id_is_that_of_all_texts(compared):
     for name, tokenizer in compared.tokenizers.items():
         rows = [row.largest_id for row in compared.compression if row.tokenizer == name]
-        assert max(rows) <= tokenizer.uint16.largest_id < tokenizer.vocab_size == 330
-        assert tokenizer.uint16.fits_uint16
-        assert tokenizer.uint16.train_text_checked
+        assert max(rows) <= tokenizer.largest_id < tokenizer.vocab_size == 330
 
 
 def test_the_time_for_the_pile_follows_from_the_throughput(compared):
@@ -154,10 +152,11 @@ def test_a_tokenizer_without_merges_is_compared_too(tmp_path):
     results = make_results(tmp_path)
     Tokenizer({byte: bytes([byte]) for byte in range(256)}, [], [END_OF_TEXT]).save(results / "tokenizers" / "bytes")
     evaluation = evaluate_tokenizers(results, ["docs"], {"bytes": "docs"})
-    assert evaluation.compression[0].sample_bytes_per_token == 1
+    (own,) = evaluation.compression
+    assert own.sample_bytes_per_token == 1
     assert evaluation.tokenizers["bytes"].longest_tokens == ()
     assert evaluation.tokenizers["bytes"].mean_length is None
-    assert not evaluation.tokenizers["bytes"].uint16.train_text_checked
+    assert evaluation.tokenizers["bytes"].compression_by_merges == {"0": own.valid_bytes_per_token}
 
 
 def test_samples_are_seeded_and_complete_where_documents_are_few(tmp_path):

@@ -44,7 +44,6 @@ def test_a_measured_step_is_what_the_accounting_predicts(precision):
     assert measured.saved_bytes == pytest.approx(predicted.activations.saved_bytes, rel=0.05)
     assert measured.moment_bytes == 8 * count_parameters(CONFIG).total
     assert measured.step_flops == 3 * measured.forward_flops == 12 * forward_flops(CONFIG)
-    assert measured.process_bytes > 10e6
     assert profile.threads == 1
 
 

@@ -138,19 +138,6 @@ class Throughput(Document):
     """Speed of the median pass."""
 
 
-class Uint16Check(Document):
-    """Comparison of the ids with the range of uint16."""
-
-    largest_id: NonNegativeInt
-    """Largest id in the validation texts and, if it is encoded, the training text."""
-    largest_uint16: PositiveInt
-    """65,535."""
-    fits_uint16: bool
-    """True if the vocabulary and every id seen fit."""
-    train_text_checked: bool
-    """True if the training text is encoded."""
-
-
 class LongToken(Document):
     """One of the longest tokens."""
 
@@ -183,8 +170,8 @@ class VocabularyProfile(Document):
     """Encoding speed."""
     pile_seconds: PositiveFloat
     """Estimated duration of encoding The Pile on one core."""
-    uint16: Uint16Check
-    """Comparison of the ids with the range of uint16."""
+    largest_id: NonNegativeInt
+    """Largest id in the validation texts and, if it is encoded, the training text."""
     merges: NonNegativeInt
     """Number of merged tokens."""
     mean_length: PositiveFloat | None
@@ -195,8 +182,6 @@ class VocabularyProfile(Document):
     """Bytes per token of the validation text (its first documents) after the first 16, 32, 64, ..., and all merges."""
     kinds: dict[TokenKind, PositiveInt]
     """Number of merged tokens by kind."""
-    words_after_space: NonNegativeInt
-    """Merged tokens that are a space and ASCII letters."""
     longest_tokens: tuple[LongToken, ...]
     """The longest merged tokens."""
 
@@ -314,8 +299,6 @@ class BytewiseDecoder(Document):
 
     session: tuple[Statement, ...]
     """Statements and their output."""
-    words_decoded: NonNegativeInt
-    """Sample words that it decodes before the first failure."""
     input: str
     """First word that fails."""
     input_bytes: str
@@ -350,8 +333,6 @@ class TwoByteSequences(Document):
     """Statements and their output."""
     example: str
     """A sequence that is not valid, in hexadecimal."""
-    example_bits: str
-    """Its bits."""
     example_reason: str
     """Reason of its UnicodeDecodeError."""
     sequences: PositiveInt

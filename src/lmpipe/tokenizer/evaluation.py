@@ -24,7 +24,6 @@ from lmpipe.tokenizer.documents import (
     Throughput,
     TokenizerEvaluation,
     TokenKind,
-    Uint16Check,
     VocabularyOverlap,
     VocabularyProfile,
 )
@@ -41,7 +40,6 @@ THROUGHPUT_BYTES = 4_000_000
 THROUGHPUT_PASSES = 3
 MIN_MERGES = 16  # of the shortest prefix of the merges whose compression is measured
 PILE_BYTES = 825_000_000_000  # The Pile (Gao et al. 2020)
-MAX_UINT16 = 65_535
 MAX_PERIOD = 4  # characters that a repetition repeats
 
 
@@ -79,9 +77,10 @@ def evaluate_tokenizers(
         train_text = paths.text(corpus, "train")
         throughput = measure_throughput(opened[name], text_prefix(train_text, throughput_bytes))
         max_ids = [row.largest_id for row in rows if row.tokenizer == name]
-        uint16 = check_uint16(paths.tokens(name, "train").with_suffix(".json"), max_ids, opened[name].vocab_size)
+        if (token_file := paths.tokens(name, "train").with_suffix(".json")).exists():
+            max_ids.append(TokenFile.read(token_file).max_id)
         by_merges = compression_by_merges(opened[name], text_prefix(paths.text(corpus, "valid"), throughput_bytes))
-        profiles[name] = profile_vocabulary(opened[name], corpus, train_text, throughput, uint16, by_merges)
+        profiles[name] = profile_vocabulary(opened[name], corpus, train_text, throughput, max(max_ids), by_merges)
     return TokenizerEvaluation(
         seed=seed,
         pile_bytes=PILE_BYTES,
@@ -182,18 +181,6 @@ def measure_throughput(tokenizer: Tokenizer, text: str) -> Throughput:
     return Throughput(bytes=size, seconds=tuple(seconds), bytes_per_second=size / median(seconds))
 
 
-def check_uint16(token_file: Path, max_ids: Sequence[int], vocab_size: int) -> Uint16Check:
-    """Compare the largest ids of the validation texts and, if it is encoded, the training text with uint16."""
-    is_encoded = token_file.exists()
-    largest_id = max([*max_ids, TokenFile.read(token_file).max_id] if is_encoded else max_ids)
-    return Uint16Check(
-        largest_id=largest_id,
-        largest_uint16=MAX_UINT16,
-        fits_uint16=largest_id <= MAX_UINT16 and vocab_size - 1 <= MAX_UINT16,
-        train_text_checked=is_encoded,
-    )
-
-
 # --- vocabularies
 
 
@@ -202,7 +189,7 @@ def profile_vocabulary(
     corpus: str,
     train_text: Path,
     throughput: Throughput,
-    uint16: Uint16Check,
+    largest_id: int,
     by_merges: dict[str, float],
 ) -> VocabularyProfile:
     """Summarize the merged tokens: lengths, kinds, and the longest ones with their occurrences in the training text."""
@@ -214,13 +201,12 @@ def profile_vocabulary(
         sha256=tokenizer.sha256,
         throughput=throughput,
         pile_seconds=PILE_BYTES / throughput.bytes_per_second,
-        uint16=uint16,
+        largest_id=largest_id,
         merges=len(tokenizer.merges),
         mean_length=fmean(map(len, merged)) if merged else None,
         lengths={str(length): lengths[length] for length in sorted(lengths)},
         compression_by_merges=by_merges,
         kinds=dict(Counter(map(token_kind, merged)).most_common()),
-        words_after_space=sum(1 for token in merged if re.fullmatch(rb" [A-Za-z]+", token)),
         longest_tokens=tuple(longest_tokens(tokenizer, train_text)),
     )
 

@@ -153,16 +153,14 @@ def bytewise_decoder_failure() -> BytewiseDecoder:
     """Apply the decoder that decodes each byte alone to words, until one fails, and to all characters."""
     decode = function_of(BYTE_BY_BYTE, "decode_byte_by_byte")
     words = [word for text in SAMPLES.values() for word in text.split()]
-    words_decoded = next(count for count, word in enumerate(words) if not decodes(decode, word))
+    word = next(word for word in words if not decodes(decode, word))
     # Surrogates are not characters, and UTF-8 cannot encode them.
     characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF]
     failing = [character for character in characters if not decodes(decode, character)]
-    word = words[words_decoded]
     calls = [f'decode_byte_by_byte("{text}".encode("utf-8"))' for text in (words[0], word)]
     session = run_snippet("\n".join([BYTE_BY_BYTE, *calls, f'{word.encode("utf-8")!r}.decode("utf-8")']))
     return BytewiseDecoder(
         session=session,
-        words_decoded=words_decoded,
         input=word,
         input_bytes=word.encode("utf-8").hex(" "),
         exception=session[2].output.removesuffix("\n"),
@@ -199,7 +197,6 @@ def two_byte_sequences() -> TwoByteSequences:
         code=CLASSIFY,
         session=run_snippet("\n".join(f'{data!r}.decode("utf-8")' for data in dict.fromkeys(sequences))),
         example=example.hex(" "),
-        example_bits=" ".join(f"{byte:08b}" for byte in example),
         example_reason=verdict(example),
         sequences=1 << 16,
         valid=valid,

@@ -36,8 +36,6 @@ class PredictedStep(StepCost):
 class MeasuredStep(StepCost):
     """Measurement of a step on this machine; FLOPs are counted by torch on the meta device."""
 
-    process_bytes: int
-    """Peak memory of the process before it has this model."""
     saved_bytes: int
     """Tensors that autograd saves for the backward pass."""
     saved_bytes_by_component: dict[str, int]

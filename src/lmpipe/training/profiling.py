@@ -101,7 +101,6 @@ def predict_step(config: ModelConfig, training: TrainingSettings) -> PredictedSt
 
 def measure_step(config: ModelConfig, training: TrainingSettings, device: torch.device) -> MeasuredStep:
     """Measure the memory and work of one uncompiled training step of a new model, and the device's speed."""
-    process_bytes = peak_memory_bytes(device)
     step, saved_bytes_by_component = run_recorded(config, training, device)
     optimizer = step.optimizer
     return MeasuredStep(
@@ -111,7 +110,6 @@ def measure_step(config: ModelConfig, training: TrainingSettings, device: torch.
         moment_bytes=sum(map(storage_bytes, [*optimizer.exp_avg.values(), *optimizer.exp_avg_sq.values()])),
         forward_flops=count_torch_flops(config, training.batch_size),
         step_flops=count_torch_flops(config, training.batch_size, backward=True),
-        process_bytes=process_bytes,
         saved_bytes=sum(saved_bytes_by_component.values()),
         saved_bytes_by_component=saved_bytes_by_component,
         matmul_flops_per_second=matmul_flops_per_second(device, training.precision),

@@ -164,11 +164,13 @@ def models_table(accounts: list[ModelAccounting], labels: Labels) -> Table:
     for account in accounts:
         config, flops = account.config, account.flops
         shape = [getattr(config, key) for key in ("num_layers", "d_model", "num_heads", "d_ff", "context_length")]
-        costs = [flops.forward, flops.forward / config.context_length, flops.training, flops.flops_6nd]
+        costs = [flops.forward, flops.forward / config.context_length, flops.training, flops.flops_6nd,
+                 flops.attention_crossover_context]  # fmt: skip
         shares = [100 * account.shares[component] for component in COMPONENTS]
         rows.append([labels[account.name], *shape, account.parameters.total, account.parameter_bytes, *costs, *shares])
     columns = ["model", "layers", "d_model", "heads", "d_ff", "context", "parameters", "bytes (float32)"]
-    costs = ["forward FLOPs", "forward FLOPs a token", "training FLOPs (3 × forward)", "6 × parameters × tokens"]
+    costs = ["forward FLOPs", "forward FLOPs a token", "training FLOPs (3 × forward)", "6 × parameters × tokens",
+             "context at which attention costs as much as the weights"]  # fmt: skip
     shares = [f"{label} (%)" for label in COMPONENTS.values()]
     return Table("Size and FLOPs of one sequence of context length", [*columns, *costs, *shares], rows)
 
