@@ -164,6 +164,27 @@ def test_a_short_run_looks_for_the_edge_alone(tmp_path):
     assert (sweep.best.max_lr, sweep.stable_up_to, sweep.breaks_at) == (0.01, 0.5, 5.0)
 
 
+def test_a_rate_may_have_runs_of_both_lengths(tmp_path):
+    edge = {"total_tokens": 40960, "sweep": {"max_lr": [0.02, 0.04]}}
+    runs = {"grid": {"sweep": {"max_lr": [0.005, 0.01, 0.02]}}, "edge": edge}
+    results = fabricate_study(tmp_path, {"learning_rate": ON_STORIES | {"runs": runs}})
+    change_summary(results, "learning_rate/edge_max_lr=0.02/seed0", status="diverged", validation_loss=None)
+    (sweep,) = sweeps_by_model(results, results.experiment("learning_rate")).values()
+    points = [(point.max_lr, point.is_short, point.num_failed) for point in sweep.points]
+    assert points[2:] == [(0.02, False, 0), (0.02, True, 1), (0.04, True, 0)]
+    assert (sweep.stable_up_to, sweep.breaks_at) == (0.01, 0.02)
+    assert sweep.interpolated == pytest.approx(0.01, rel=1e-4)
+
+
+def test_a_neighbour_that_never_learned_is_no_border(tmp_path):
+    results = fabricate_study(tmp_path, {"learning_rate": ON_STORIES | {"sweep": {"max_lr": [0.0001, 0.01, 0.02]}}})
+    change_summary(results, "learning_rate/max_lr=0.0001/seed0", status="not_learning")
+    (sweep,) = sweeps_by_model(results, results.experiment("learning_rate")).values()
+    assert not sweep.is_at_border
+    assert sweep.interpolated is None
+    assert sweep.optimum == 0.01
+
+
 def test_the_best_rate_at_the_border_is_not_interpolated(tmp_path):
     results = fabricate_study(tmp_path, {"learning_rate": ON_STORIES | {"sweep": {"max_lr": [0.0025, 0.005]}}})
     (sweep,) = sweeps_by_model(results, results.experiment("learning_rate")).values()

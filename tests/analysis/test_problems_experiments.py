@@ -100,6 +100,16 @@ def test_a_sweep_of_another_name_has_its_best_run(fabricated):
     assert "4,096" in render("vocabulary", finding)["answer"]
 
 
+def test_a_sweep_over_rates_has_its_optimum_and_edge(tmp_path):
+    sweep = ON_STORIES | {"norm": "post", "sweep": {"max_lr": [0.005, 0.01, 0.02, 3.0]}}
+    results = fabricate_study(tmp_path, {"learning_rate_post_norm": sweep})
+    finding = generic_experiment.analyze(results, "learning_rate_post_norm")
+    assert finding.facts["kind"] == "rates"
+    assert value(finding, "optimum") == pytest.approx(0.01, rel=1e-4)
+    assert value(finding, "smallest_diverged_max_lr") == 3.0
+    assert [curve.variant for curve in finding.figures[0].data.curves] == ["post_norm"]
+
+
 def test_runs_of_another_name_are_compared_with_the_baseline(tmp_path):
     runs = {"baseline": {}, "narrow": {"d_model": 32}, "nope": {"position_embedding": "none"}}
     results = fabricate_study(tmp_path, {"my_own": ON_STORIES | {"seeds": [0, 1], "runs": runs}})

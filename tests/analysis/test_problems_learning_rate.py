@@ -103,3 +103,11 @@ def test_an_expectation_of_divergence_is_found(tmp_path):
     finding = find_in(tmp_path, "learning_rate", sweep(0.005, 0.01, 0.02, 3.0, expect=expect))
     (expectation,) = finding.expectations
     assert (expectation.label, expectation.found) == ("rate 3", "diverges")
+
+
+def test_an_expectation_of_a_named_sweep_is_about_its_last_run(tmp_path):
+    expect = {"outcome": "diverges", "because": "steps grow beyond the curvature"}
+    edge = {"total_tokens": 40960, "sweep": {"max_lr": [0.5, 5.0]}, "expect": expect}
+    runs = {"grid": {"sweep": {"max_lr": [0.005, 0.01]}}, "edge": edge}
+    (expectation,) = find_in(tmp_path, "learning_rate", ON_STORIES | {"runs": runs}).expectations
+    assert expectation.found == "diverges"

@@ -1,6 +1,6 @@
 """Differences of variants from their baseline, and expectations beside what was found."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import fmean, median
 
 from lmpipe.analysis.finding import Effect, Expectation
@@ -8,6 +8,8 @@ from lmpipe.analysis.outcomes import NATS, SeedGroup, study_noise
 from lmpipe.analysis.rate_sweeps import own_sweep
 from lmpipe.analysis.results import UNITS, Results
 from lmpipe.analysis.statistics import CONFIDENCE, SeedNoise, mean_interval, t_quantile
+from lmpipe.study.experiments import Expect
+from lmpipe.study.labels import find_variant
 
 
 def effect_of(results: Results, group: SeedGroup, baseline: SeedGroup, noise: SeedNoise | None) -> Effect:
@@ -85,24 +87,22 @@ def holm_resolved(effects: Iterable[Effect], noise: SeedNoise) -> tuple[int, int
     return len(p_values), [*rejected, False].index(False)
 
 
-def expectations(results: Results, experiment: str, effects: dict[str, Effect]) -> list[Expectation]:
+def expectations(results: Results, experiment: str, effects: Mapping[str, Effect]) -> list[Expectation]:
     """Return the expectations that a study states for an experiment and its runs, with what was found.
 
-    `effects` are by name of the run. One stated for the whole experiment is about its last effect.
+    `effects` are by name of the run, in the order of the study. An expectation of a sweep, or of the whole experiment,
+    is about its last run.
     """
     settings, noise = results.study.experiments[experiment], study_noise(results)
-    stated = {name: run.expect for name, run in (settings.runs or {}).items()}
-    pairs = [(effect, stated.get(name)) for name, effect in effects.items()]
-    if effects and (expect := settings.expect):
-        pairs.append((list(effects.values())[-1], expect))
+    last: dict[str, tuple[Effect, Expect | None]] = {}
+    for name, effect in effects.items():
+        variant = find_variant(results.study, experiment, name)
+        last[variant.run] = effect, variant.settings.expect
+    pairs = list(last.values())
+    if pairs and settings.expect and (pairs[-1][0], settings.expect) not in pairs:
+        pairs.append((pairs[-1][0], settings.expect))
     return [
-        Expectation(
-            label=effect.label,
-            expected=expect.outcome,
-            found=outcome_found(effect, noise),
-            because=expect.because,
-            source=expect.source or "",
-        )
+        Expectation(effect.label, expect.outcome, outcome_found(effect, noise), expect.because, expect.source or "")
         for effect, expect in pairs
         if expect
     ]

@@ -36,21 +36,22 @@ class RateSweep:
 
     @property
     def neighbours(self) -> list[RatePoint]:
-        """Best rate between the next smaller and the next larger one; fewer at the border of the grid."""
+        """Best rate between the next smaller and the next larger full-length one; fewer at the border of the grid."""
+        grid = [point for point in self.points if not point.is_short]
         if self.best is None:
             return []
-        index = self.full_points.index(self.best)
-        return self.full_points[max(0, index - 1) : index + 2]
+        index = grid.index(self.best)
+        return grid[max(0, index - 1) : index + 2]
 
     @property
     def is_at_border(self) -> bool:
-        """True if the best rate is the first or the last that learned, so that a better one may be beyond."""
+        """True if the best rate is the smallest or the largest one, so that a better one may be beyond."""
         return len(self.neighbours) < 3
 
     @property
     def interpolated(self) -> float | None:
-        """Minimum of the parabola through the best rate and its neighbours; None at the border."""
-        if self.is_at_border:
+        """Minimum of the parabola through the best rate and its neighbours; None if one is missing or never learned."""
+        if self.is_at_border or not all(point.losses for point in self.neighbours):
             return None
         rates = [point.max_lr for point in self.neighbours]
         return parabola_vertex(rates, [median(point.losses) for point in self.neighbours])
@@ -80,16 +81,16 @@ class RateSweep:
 def rate_sweep(results: Results, runs: Sequence[Run]) -> RateSweep:
     """Return the sweep of runs that differ in peak rate, seed and length; shorter ones only look for the edge."""
     full = max(run.config.training.total_tokens for run in runs)
-    by_rate: dict[float, list[Run]] = {}
+    groups: dict[tuple[float, bool], list[Run]] = {}
     for run in runs:
-        by_rate.setdefault(run.config.training.max_lr, []).append(run)
+        training = run.config.training
+        groups.setdefault((training.max_lr, training.total_tokens < full), []).append(run)
     points = []
-    for rate, same_rate in sorted(by_rate.items()):
-        long = [run for run in same_rate if run.config.training.total_tokens == full]
+    for (rate, is_short), members in sorted(groups.items(), key=lambda item: item[0]):
         # A short run ends above the bigram loss because it is short.
-        good = [run for run in long or same_rate if not has_failed(run, results.yardstick(run) if long else None)]
-        count = len(long or same_rate)
-        points.append(RatePoint(rate, [run.loss for run in good], count - len(good), count, is_short=not long))
+        good = [run for run in members if not has_failed(run, None if is_short else results.yardstick(run))]
+        losses = [run.loss for run in good]
+        points.append(RatePoint(rate, losses, len(members) - len(good), len(members), is_short))
     return RateSweep(runs[0].config.model, tuple(points))
 
 

@@ -11,6 +11,7 @@ BYTE_UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MINUTE, HOUR, DAY = 60, 3600, 86400
 LONG_DAYS = 100
+MILLION, BILLION, TRILLION = 1e6, 1e9, 1e12
 
 
 def is_number(value: Any) -> bool:
@@ -43,6 +44,18 @@ def format_number(value: float, digits: int = 3) -> str:
         return f"{strip_zeros(mantissa)} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
     decimals = digits - 1 - floor(log10(abs(rounded)))
     return strip_zeros(f"{rounded:,.{decimals}f}") if decimals > 0 else f"{value:,.0f}"
+
+
+def format_count(value: float) -> str:
+    """Return a number of things: exact below 10,000, three significant digits above.
+
+    >>> format_count(1024), format_count(344640), format_count(16832512), format_count(2.127e9)
+    ('1,024', '345,000', '16.8 M', '2.13 B')
+    """
+    for size, unit in ((TRILLION, "T"), (BILLION, "B"), (MILLION, "M")):
+        if abs(value) >= size:
+            return f"{format_number(value / size)} {unit}"
+    return format_int(value) if abs(value) < 10_000 else format_int(float(f"{value:.2e}"))
 
 
 def strip_zeros(text: str) -> str:

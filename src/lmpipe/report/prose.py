@@ -11,7 +11,7 @@ from markupsafe import Markup
 from lmpipe.analysis.finding import Finding, Metric
 from lmpipe.io.formatting import (
     format_bytes,
-    format_int,
+    format_count,
     format_number,
     format_seconds,
     join_words,
@@ -27,7 +27,6 @@ EXPERIMENT_TEMPLATE = "experiment"
 SHARED_SENTENCES = "macros.j2"
 CARD_BLOCKS = ("question", "answer", "details", "caveat", "found", "finding", "care")
 FIGURE_BLOCKS = ("title", "subtitle", "alt")
-MILLION, BILLION, TRILLION = 1e6, 1e9, 1e12
 
 
 class Metrics:
@@ -59,18 +58,6 @@ def number_filter(form: Callable[[float], str]) -> Callable[[Any], str]:
         return form(value).replace("-", "−")
 
     return apply
-
-
-def format_count(value: float) -> str:
-    """Return a number of things: exact below 10,000, three significant digits above.
-
-    >>> format_count(1024), format_count(344640), format_count(16832512), format_count(2.127e9)
-    ('1,024', '345,000', '16.8 M', '2.13 B')
-    """
-    for size, unit in ((TRILLION, "T"), (BILLION, "B"), (MILLION, "M")):
-        if abs(value) >= size:
-            return f"{format_number(value / size)} {unit}"
-    return format_int(value) if abs(value) < 10_000 else format_int(float(f"{value:.2e}"))
 
 
 def format_signed(value: float) -> str:

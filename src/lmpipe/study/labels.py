@@ -6,7 +6,7 @@ Every function takes the study and names in it, so that tables, plots and prose 
 from collections.abc import Mapping
 from typing import Any
 
-from lmpipe.io.formatting import format_int, format_number, is_number
+from lmpipe.io.formatting import format_count, format_number, is_number
 from lmpipe.study.experiments import BestOf, Variant
 from lmpipe.study.schema import Study
 from lmpipe.study.settings import ModelSettings
@@ -104,7 +104,7 @@ def format_value(value: Any) -> str:
     """Return a number as prose prints it, or several of them."""
     if isinstance(value, list | tuple):
         return " and ".join(map(format_value, value))
-    return format_int(value) if isinstance(value, int) else format_number(value) if is_number(value) else str(value)
+    return format_count(value) if isinstance(value, int) else format_number(value) if is_number(value) else str(value)
 
 
 def rate_phrase(rate: BestOf) -> str:

@@ -1,5 +1,6 @@
 """An experiment that is not a problem of the handout: losses over a grid, or differences from a baseline."""
 
+from dataclasses import replace
 from typing import Any
 
 from lmpipe.analysis.effects import effect_of, expectations, outcome_found
@@ -14,6 +15,7 @@ from lmpipe.analysis.outcomes import (
     seeds_table,
     study_noise,
 )
+from lmpipe.analysis.problems import learning_rate
 from lmpipe.analysis.problems.ablation import choose_baseline
 from lmpipe.analysis.problems.run_summary import NOISE_SOURCE, table_path
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
@@ -26,6 +28,11 @@ def analyze(results: Results, name: str) -> Finding:
     """Return the best run of a sweep, or the differences of the other runs from the baseline."""
     experiment = results.experiment(name)
     measure = experiment.ranking_metric()
+    variants = list(results.study.experiments[name].variants())
+    if measure and len(variants) > 1 and all(list(variant.point) == ["max_lr"] for variant in variants):
+        finding = learning_rate.analyze_rates(results, experiment)
+        name_facts = {"name": experiment_label(results.study, name), "kind": "rates"}
+        return replace(finding, facts=finding.facts | name_facts)
     groups = seed_groups(results, experiment, measure or "bits_per_byte")
     tables = [groups_table("Final results of each run", groups), seeds_table(groups)]
     facts = {"name": experiment_label(results.study, name), "unit": UNITS[measure or "bits_per_byte"]}

@@ -1,5 +1,6 @@
 """Problem learning_rate: the best peak rate, and the rate at which training breaks."""
 
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -22,26 +23,31 @@ def analyze(results: Results) -> Finding:
     experiment = results.experiment(ID)
     if experiment is None:
         return missing_experiment(results, ID, EXAMPLE_CONFIG)
-    measure = experiment.ranking_metric()
-    if measure is None:
+    if experiment.ranking_metric() is None:
         return several_corpora(results, experiment)
-    groups = seed_groups(results, experiment)
-    ranked = best_group(full_length(seed_groups(results, experiment, measure)))
+    return analyze_rates(results, experiment)
+
+
+def analyze_rates(results: Results, experiment: ExperimentRuns) -> Finding:
+    """Return the finding of a sweep over peak rates, on one corpus."""
+    groups, noise = seed_groups(results, experiment), study_noise(results)
+    ranked = best_group(full_length(seed_groups(results, experiment, experiment.ranking_metric())))
     best = next((group for group in groups if ranked and group.name == ranked.name), None)
     model = (best or groups[0]).model
     sweep = rate_sweep(results, [run for run in experiment.runs if run.config.model == model])
-    yardsticks = loss_yardsticks(results, experiment.runs[0], orders=(1, 2))
-    noise = study_noise(results)
     visible = noise.difference_half_width(best.num_seeds) if noise and best else None
     effects = {group.name: effect_of(results, group, groups[0], noise) for group in groups[1:]}
-    data = RateCurves(f"final loss ({NATS})", norm_curves(results, experiment, sweep), yardsticks)
+    yardsticks = loss_yardsticks(results, experiment.runs[0], orders=(1, 2))
+    curves = [sweep_curve(results, experiment, sweep)]
+    if experiment.name == ID:
+        curves = norm_curves(results, experiment, sweep)
     return Finding(
         "answered" if best and len(sweep.points) > 1 else "partial",
         rate_metrics(experiment, sweep, best, visible),
-        facts=rate_facts(results, experiment, sweep),
+        facts=rate_facts(sweep, curves),
         tables=[rates_table(sweep), seeds_table(groups)],
-        figures=[Figure("rates", data)],
-        expectations=expectations(results, ID, effects),
+        figures=[Figure("rates", RateCurves(f"final loss ({NATS})", curves, yardsticks))],
+        expectations=expectations(results, experiment.name, effects),
         reason="" if best else "No seed learned at any rate; add smaller rates",
     )
 
@@ -86,43 +92,43 @@ def tied_points(sweep: RateSweep, visible: float | None) -> list[RatePoint]:
     return [point for point in sweep.full_points if not point.num_failed and median(point.losses) <= limit]
 
 
-def rate_facts(results: Results, experiment: ExperimentRuns, sweep: RateSweep) -> dict[str, Any]:
+def rate_facts(sweep: RateSweep, curves: Sequence[RateCurve]) -> dict[str, Any]:
     """Return what the prose branches on: the border, the neighbours, and the edges of the other norms."""
     best = sweep.best
     border = ""
     if best and sweep.is_at_border and len(sweep.full_points) > 1:
-        border = "smaller" if best is sweep.full_points[0] else "larger"
+        border = "smaller" if best is sweep.neighbours[0] else "larger"
     return {
         "border": border,
         "is_swept": len(sweep.full_points) > 1,
         "neighbours": [
             {"max_lr": point.max_lr, "difference": median(point.losses) - median(best.losses)}
             for point in sweep.neighbours
-            if point is not best
+            if point is not best and point.losses
         ],
         "num_seeds": max(point.num_seeds for point in sweep.points),
         "norms": [
             {"label": curve.label, "optimum": curve.optimum, "breaks_at": curve.breaks_at, "stable": curve.stable_up_to}
-            for curve in norm_curves(results, experiment, sweep)
+            for curve in curves
         ],
     }
 
 
 def norm_curves(results: Results, experiment: ExperimentRuns, sweep: RateSweep) -> list[RateCurve]:
     """Return the curve of this sweep, and of each sweep in the study whose model differs in the norm alone."""
-    curves = {sweep.model.norm: sweep.curve(*norm_names(results, experiment, sweep))}
+    curves = {sweep.model.norm: sweep_curve(results, experiment, sweep)}
     for other in results.experiments():
         for found in sweeps_by_model(results, other).values():
             norm = found.model.norm
             if norm not in curves and found.model.model_copy(update={"norm": sweep.model.norm}) == sweep.model:
-                curves[norm] = found.curve(*norm_names(results, other, found))
+                curves[norm] = sweep_curve(results, other, found)
     return list(curves.values())
 
 
-def norm_names(results: Results, experiment: ExperimentRuns, sweep: RateSweep) -> tuple[str, str]:
-    """Return the label and the colour of a sweep's model."""
+def sweep_curve(results: Results, experiment: ExperimentRuns, sweep: RateSweep) -> RateCurve:
+    """Return the U-curve of a sweep with the name of its norm and the colour of its model."""
     name = next(run.name for run in experiment.runs if run.config.model == sweep.model)
-    return WORDS["norm", sweep.model.norm], colour_key(results.study, experiment.name, name)
+    return sweep.curve(WORDS["norm", sweep.model.norm], colour_key(results.study, experiment.name, name))
 
 
 def rates_table(sweep: RateSweep) -> Table:
