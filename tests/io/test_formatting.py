@@ -10,7 +10,6 @@ from lmpipe.io.formatting import (
     format_bytes,
     format_formula,
     format_int,
-    format_loss,
     format_number,
     format_percent,
     format_seconds,
@@ -107,7 +106,6 @@ def test_percent_never_calls_a_part_nothing_or_all(share):
 def test_words():
     assert format_int(1234567.2) == "1,234,567"
     assert [join_words([]), join_words(["a"]), join_words(["a", "b"])] == ["", "a", "a and b"]
-    assert [format_loss(1.23456), format_loss(float("inf")), format_loss(None)] == ["1.235", "not finite", "not finite"]
     assert format_formula("max(0, (M - b) // a)") == "max(0, (M - b) ÷ a)"
 
 

@@ -85,13 +85,12 @@ class ExperimentRuns:
             for corpus in corpora
         }
 
-    def ranking_metric(self, names: Iterable[str] | None = None) -> str | None:
-        """Return the metric that ranks the named runs, or all; None if their texts differ, so that none does.
+    def ranking_metric(self) -> str | None:
+        """Return the metric that ranks the runs; None if their texts differ, so that none does.
 
         It is `validation_loss` if they predict the same tokens, and `bits_per_byte` if these differ on one corpus.
         """
-        selected = set(self.names() if names is None else names)
-        configs = [run.config for run in self.runs if run.name in selected]
+        configs = [run.config for run in self.runs]
         if len({config.tokens.valid.sha256 for config in configs}) <= 1:
             return "validation_loss"
         return "bits_per_byte" if len({config.corpus for config in configs}) == 1 else None
@@ -112,13 +111,8 @@ class ExperimentRuns:
 
     def best(self) -> str | None:
         """Return the run with the lowest mean final loss among those whose seeds all finished; None across corpora."""
-        return self.best_among(self.names())
-
-    def best_among(self, names: Iterable[str]) -> str | None:
-        """Return the best of the named runs; None if no metric ranks them, or none finished with every seed."""
-        names = list(names)
-        metric = self.ranking_metric(names)
-        means = {name: self.mean_loss(name, metric) for name in names} if metric else {}
+        metric = self.ranking_metric()
+        means = {name: self.mean_loss(name, metric) for name in self.names()} if metric else {}
         finished = {name: mean for name, mean in means.items() if mean is not None}
         return min(finished, key=finished.get) if finished else None
 
@@ -222,11 +216,6 @@ class Results:
     def runs(self) -> list[Run]:
         """Return every run of every experiment, in the order of the study."""
         return [run for experiment in self.experiments() for run in experiment.runs]
-
-    @cached_property
-    def runs_table(self) -> pd.DataFrame:
-        """Table of every run of every experiment; a column that an experiment lacks is empty there."""
-        return runs_table(self.runs())
 
 
 def read_experiment(folder: str | Path, experiment: str, runs: list[tuple[str, int]]) -> ExperimentRuns:

@@ -131,15 +131,6 @@ def join_words(items: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def format_loss(value: float | None) -> str:
-    """Return a loss in nats with three decimals; None is a loss that is not finite.
-
-    >>> format_loss(2.34512), format_loss(None)
-    ('2.345', 'not finite')
-    """
-    return "not finite" if value is None or not isfinite(value) else f"{value:.3f}"
-
-
 def code_span(text: str) -> str:
     """Return a text as a code span of Markdown, whose fence is longer than any ` inside it.
 

@@ -41,12 +41,3 @@ def stand_in_for(results: Results, corpus: str) -> str | None:
     declared = [text.sha256 for text in settings.files] if isinstance(settings, UrlCorpus) else []
     is_original = checksum == results.corpora[corpus].splits.train.sha256 or declared == [checksum]
     return None if is_original else settings.stands_for
-
-
-def describe_corpus(results: Results, corpus: str) -> str:
-    """Return a corpus in a sentence: its name, and the text that it replaces.
-
-    `stories` becomes "stories (in the place of TinyStories)".
-    """
-    original = stand_in_for(results, corpus)
-    return f"{corpus} (in the place of {original})" if original else corpus
