@@ -89,7 +89,7 @@ def test_incomplete_study_is_reported_as_far_as_it_exists(study, capsys):
     assert "lmpipe train: results/x: is too small &lt;more&gt;; correct it" in html
     assert "OSError: no [room]" in html
     assert "run learning_rate/max_lr=3.0/seed0" in html
-    assert "To go on: <code>snakemake --cores 2</code>" in html
+    assert "Continue with <code>snakemake --cores 2</code>" in html
 
 
 def test_findings_say_which_runs_they_lack(study, report):
@@ -98,12 +98,12 @@ def test_findings_say_which_runs_they_lack(study, report):
     problems = report()
     rate = problems["learning_rate"]
     assert rate.status == "partial"
-    assert rate.reason == "So far from 5 of 6 runs. Not there: max_lr=3.0 with seed 0 (failed)."
+    assert rate.reason == "So far from 5 of 6 runs. Missing: max_lr=3.0 with seed 0 (failed)."
     assert rate.metrics["best_max_lr"].value == 0.01
     assert problems["main_experiment"].status == "missing"
-    assert problems["main_experiment"].sentences == ["None of its 2 runs is there yet: 2 waiting."]
-    assert problems["vocabulary"].sentences == ["None of its 6 runs is there yet: 6 waiting."]
-    assert problems["layer_norm_ablation"].reason.startswith("So far from 11 of 12 runs. ")
+    assert problems["main_experiment"].reason == "None of its 2 runs has finished: 2 waiting."
+    assert problems["vocabulary"].reason == "None of its 6 runs has finished: 6 waiting."
+    assert problems["layer_norm_ablation"].reason.startswith("So far from 11 of 12 runs.")
     assert problems["swiglu_ablation"].status == "answered", "all of its runs exist"
     assert problems["experiment_log"].reason.startswith("So far from ")
 
@@ -127,7 +127,7 @@ def test_study_without_runs(study, report):
     shutil.rmtree(study / "corpora")
     rate = report()["learning_rate"]
     assert "0 of " in (study / "report.html").read_text(encoding="utf-8")
-    assert rate.sentences == ["None of its 6 runs is there yet: 6 waiting."]
+    assert rate.reason == "None of its 6 runs has finished: 6 waiting."
     assert rate.status == "missing"
 
 
@@ -145,7 +145,7 @@ def test_other_runs_are_reported_whichever_is_missing(study, report, runs):
     incomplete = {run.split("/")[0] for run in runs}
     for experiment in incomplete:
         assert problems[experiment].status in ("partial", "missing")
-        assert "Not there: " in problems[experiment].reason
+        assert problems[experiment].reason
     assert {problems[name].status for name in SOME if name not in incomplete} <= {"answered", "partial"}
 
 
@@ -157,8 +157,7 @@ def test_damaged_results_are_named_and_the_rest_is_reported(study, report):
     html = (study / "report.html").read_text(encoding="utf-8")
     assert "results/fabricated/runs/swiglu_ablation/silu/seed0/summary.json: " in html
     assert problems["learning_rate"].status == "missing"
-    (sentence,) = problems["learning_rate"].sentences
-    assert sentence.startswith(f"Its results cannot be read: {metrics}: ")
+    assert problems["learning_rate"].reason.startswith(f"Its results cannot be read: {metrics}: ")
     assert problems["layer_norm_ablation"].status == "answered"
 
 

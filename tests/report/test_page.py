@@ -1,25 +1,27 @@
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
 import yaml
 
-from lmpipe.analysis.finding import Finding, Findings, Metric, Reference, ReferenceRow, Text, missing
-from lmpipe.analysis.problems.registry import complete_finding, problem_module
+from lmpipe.analysis.results import Results
 from lmpipe.planning.plan import load_plan
-from lmpipe.report.page import data_uri, draw_plots, headline_tiles, write_page
-from lmpipe.report.plots.experiment import plot_experiment
-from lmpipe.report.section import inline_svg
+from lmpipe.report import prose
+from lmpipe.report.appendix import timeline
+from lmpipe.report.figure_views import inline_svg
+from lmpipe.report.page import data_uri, helper_sweeps
+from lmpipe.report.plots.figures import draw
+from lmpipe.report.plots.palette import Palette
 from lmpipe.study.problems import PROBLEMS
+from tests.support.fake_figures import FIGURES
+from tests.support.fake_page import fake_findings, use_templates, write_fake_page
 from tests.support.fake_results import EXPERIMENTS, fabricate_records, fabricate_study
-
-ANALYZED = ("learning_rate", "layer_norm_ablation", "main_experiment", "experiment_log")
-HOSTILE = 'A story.</blockquote><script>alert("x")</script> & more \x00\x1b'
 
 
 class Page(HTMLParser):
@@ -51,32 +53,16 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.seen).split())
 
 
-def findings(results) -> Findings:
-    """Return findings of the problems about training; the others are absent, and the samples are hostile."""
-    problems = {}
-    for problem in PROBLEMS:
-        finding = missing("Not in this study; add it.")
-        title, question = problem, "What about it?"
-        if problem in ANALYZED:
-            module = problem_module(problem)
-            finding = module.analyze(results)
-        if problem == "generate":
-            texts = [Text("Prompt <b>", HOSTILE, "prose"), Text("Code", "if a < b:\n    print(1)")]
-            finding = Finding("partial", sentences=["Text by `a<b`."], texts=texts)
-        problems[problem] = complete_finding(problem, title, question, finding, results)
-    return Findings(study="fabricated", problems=problems)
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """Return a study with plots and findings, ready for its report."""
-    experiments = {name: EXPERIMENTS[name] for name in ("learning_rate", "layer_norm_ablation", "main_experiment")}
+    """Yield a study with runs and records, whose findings the made-up templates describe."""
+    experiments = {name: EXPERIMENTS[name] for name in ("learning_rate", "layer_norm_ablation", "vocabulary")}
     results = fabricate_study(tmp_path_factory.mktemp("reported"), experiments)
-    for experiment in results.experiments():
-        plot_experiment(experiment, results.folder / "experiments" / experiment.name)
-    findings(results).write(results.folder / "findings.json")
     fabricate_records(results)
-    return results
+    with pytest.MonkeyPatch.context() as patch:
+        use_templates(tmp_path_factory.mktemp("templates"), patch)
+        yield results
+    prose.environment.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +71,7 @@ def html(study) -> str:
 
 
 def built(study, name: str = "report.html") -> str:
-    return built_from(study, Findings.read(study.folder / "findings.json"), study.folder / name)
-
-
-def built_from(study, findings, path) -> str:
-    write_page(path, load_plan(study.study, "the study"), study, findings, draw_plots(findings, study.folder))
-    return path.read_text(encoding="utf-8")
+    return write_fake_page(study, fake_findings(study), name).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +80,7 @@ def page(html) -> Page:
 
 
 def test_anchors_are_unique_and_links_resolve(page):
-    assert all(page.ids.count(problem) == 1 for problem in PROBLEMS)
+    assert all(page.ids.count(name) == 1 for name in [*PROBLEMS, "adamwAccounting"])
     assert len(page.ids) == len(set(page.ids)), "ids of inlined plots must not collide"
     inner = [reference for reference in page.references if reference.startswith("#")]
     assert {reference[1:] for reference in inner} <= set(page.ids)
@@ -119,25 +100,74 @@ def test_page_shows_no_undefined_value(page):
 
 def test_hostile_text_is_escaped(html, page):
     assert html.count("<script>") == 1
-    assert 'alert("x")' in page.text
+    assert 'console.error("x")' in page.text
     assert "␀␛" in page.text
     assert "\x00" not in html
     assert "<code>a&lt;b</code>" in html
+    assert "<b>break" not in html
 
 
-def test_introduction_names_the_corpora(page):
-    assert "stories stands in the place of TinyStories; it is not TinyStories itself" in page.text
-    assert "docs stands in the place of OpenWebText" in page.text
+def test_front_page_says_what_was_trained_in_which_time(page):
+    assert "21 small transformers in 2 s" in page.text
+    assert "Stanford CS336 assignment 1, spring 2026" in page.text
+    assert "trained on stories and docs" in page.text
+    assert "12.3 MB, 1,024 ids, stands for TinyStories" in page.text
 
 
-def test_sections_show_answers_plots_tables_and_the_write_up(html, page):
-    assert "A peak rate of 0.01 is best" in page.text
-    assert "Smallest rate seen to diverge" in page.text
-    assert "4 answered, 1 partial and 12 missing of 17 problems" in page.text
-    assert 'class="number" data-sort="2.685633">2.686</td>' in html
+def test_front_page_has_at_most_four_findings_two_of_them_ablations(html):
+    front = html[html.index('<ul class="headlines">') : html.index('<div class="care">')]
+    problems = re.findall(r'href="#(\w+)" class="more"', front)
+    assert problems == ["learning_rate", "batch_size_experiment", "main_experiment", "layer_norm_ablation"]
+    assert front.count("<svg") == 4 and "<text" not in front
 
 
-def test_last_section_has_the_environment_and_settings(page):
+def test_hero_has_generated_texts_and_is_not_in_a_card(html):
+    assert html.index("After 20,000 tokens, loss 3.30") < html.index("After 1 M tokens") < html.index("Read with care")
+    assert html.count('download="main_experiment-hero.csv"') == 1
+    assert '<mark class="unknown">litle</mark>' in html
+
+
+def test_index_names_the_problems_of_the_edition(html):
+    index = html[html.index('<ul class="index"') : html.index('id="chapter-training"')]
+    assert index.count("✓") == len(PROBLEMS) - 1
+    assert '<li class="missing"><a href="#unicode1">' in index
+
+
+def test_card_has_question_answer_figure_and_expectation(html):
+    card = Page(card_of(html, "no_pos_emb")).text
+    assert "Which setting of no_pos_emb is best?" in card
+    assert "0.0141 is best , with a loss of 1.88" in card
+    assert "Expected NoPE: higher, because position matters (paper, section 3) · found higher" in card
+    assert "Found The difference is in the expected direction." in card
+
+
+def test_missing_finding_has_its_reason(html):
+    card = card_of(html, "unicode1")
+    assert "The study has no corpus; add one to <code>corpora</code>." in card
+    assert 'id="unicode2"' in card, "they share a card"
+
+
+def test_all_but_answers_is_folded(html):
+    unfolded = re.sub(r"<details.*?</details>", "", html, flags=re.S)
+    assert "<table" not in unfolded
+    assert "snakemake --cores 2 results" not in unfolded
+
+
+def test_ablations_have_one_forest_plot(html):
+    chapter = html[html.index('id="chapter-ablations"') : html.index('id="chapter-costs"')]
+    assert "No position embedding costs the most: +0.95 nats per token" in chapter
+    assert chapter.count('download="ablations-effects.csv"') == 1
+
+
+def test_sweeps_of_others_and_the_log_are_in_the_appendix(study, html):
+    assert helper_sweeps(load_plan(study.study.model_dump(exclude_none=True), "x"), fake_findings(study)) == []
+    assert html.index('id="appendix"') < html.index('id="experiment_log"')
+    assert html.index('id="chapter-other"') < html.index('id="vocabulary"') < html.index('id="appendix"')
+
+
+def test_appendix_has_environment_settings_and_derivations_once(html):
+    assert html.count('id="appendix"') == 1
+    appendix = Page(html[html.index('id="appendix"') :]).text
     for words in (
         "AMD EPYC, 2 cores, 25.8 GB of memory",
         "0123456789ab",
@@ -145,62 +175,45 @@ def test_last_section_has_the_environment_and_settings(page):
         "max_lr:",
         "best_of: learning_rate",
     ):
-        assert words in page.text
+        assert words in appendix
+    assert "Derivation of the memory." in appendix
+    assert "Derivation" not in html[: html.index('id="appendix"')]
+    assert "<td><code>␣&lt;b&gt;</code></td>" in html
 
 
-def test_last_section_has_all_versions_that_decide_numbers(html):
-    rows = " ".join(Page(html[html.index('<section id="provenance"') : html.index("<summary>Code that")]).text.split())
+def test_versions_that_decide_numbers_are_in_the_appendix(html):
+    rows = Page(html[html.index("Versions and code digests") : html.index('id="settings"')]).text
     assert "pydantic 2.14.3" in rows, "a package in the digest of the code"
     assert "numpy 2.3.1 and 9.8.7" in rows, "9.8.7 is the one that the corpus is made of"
-    assert "regex 2025.9.1" in rows
-    code = Page(html[html.index("<summary>Code that") : html.index("<h3>Settings")]).text
-    assert "abcdef0123456789" in code
-    assert "pydantic" not in code
-
-
-def test_tiles_name_the_corpus_of_their_metric(study):
-    problems = Findings.read(study.folder / "findings.json").problems
-    labels = [tile.label for tile in headline_tiles(study, problems)]
-    assert labels[-2:] == ["bits per byte, stories", "bits per byte, docs"]
-    main = problems["main_experiment"]
-    renamed = replace(main, metrics=main.metrics | {"simple_corpus": Metric("tales")})
-    labels = [tile.label for tile in headline_tiles(study, problems | {"main_experiment": renamed})]
-    assert "bits per byte, tales" in labels
-
-
-def test_names_and_tokens_are_code_and_one_row_is_singular(study, tmp_path):
-    findings = Findings.read(study.folder / "findings.json")
-    main = findings.problems["main_experiment"]
-    row = ReferenceRow("Longest token", "`␣accomplishment`", "␣<b>", "", "", "", "another text")
-    main = replace(main, metrics=main.metrics | {"longest_token": Metric("␣<b>")}, reference=Reference([row]))
-    findings = Findings(study="fabricated", problems=findings.problems | {"main_experiment": main})
-    html = built_from(study, findings, tmp_path / "report.html")
-    assert "<code>longest_token</code></th><td><code>␣&lt;b&gt;</code></td>" in html
-    assert "<td><code>␣accomplishment</code></td><td><code>␣&lt;b&gt;</code></td>" in html
-    assert "(1 rows)" not in html
+    assert "abcdef0123456789" in rows
 
 
 def test_settings_are_a_study_file_of_the_same_study(study, html):
-    text = "".join(Page(html[html.index("<h3>Settings") :]).seen)
-    study_text = yaml.safe_load(text[text.index("study:") :])
+    text = "".join(Page(html[html.index('id="settings"') :]).seen)
+    study_text = yaml.safe_load(text[text.index("study: fab") :])
     assert load_plan(study_text, "the report's settings").run_keys() == study.run_keys
 
 
-def section_of(html: str, problem: str) -> str:
-    """Return the HTML of one problem."""
-    start = html.index(f'<section id="{problem}"')
-    return html[start : html.index("</section>", start)]
+def card_of(html: str, problem: str) -> str:
+    """Return the HTML of one card."""
+    start = html.index(f'<article id="{problem}"')
+    return html[start : html.index("</article>", start)]
 
 
-def test_sections_have_their_origin_and_rebuild_commands(study, html):
-    text = Page(section_of(html, "layer_norm_ablation")).text
+def test_figures_have_their_numbers(html):
+    links = re.findall(r'<a download="([^"]*)" href="(data:text/csv[^"]*)"', html)
+    assert len({name for name, _ in links}) == len(links) == html.count('<figure class="plot">')
+    embedded = unquote(unescape(dict(links)["learning_rate-rates.csv"].partition(",")[2]))
+    assert embedded == draw(FIGURES["rates"], Palette()).csv
+
+
+def test_cards_have_their_origin_and_rebuild_commands(html):
+    text = Page(card_of(html, "layer_norm_ablation")).text
     assert "lmpipe clear-runs results/fabricated" in text
-    table = "results/fabricated/experiments/layer_norm_ablation/table.csv results/fabricated/findings.json"
+    table = "results/fabricated/experiments/layer_norm_ablation/table.csv"
     assert f"snakemake --cores 2 {table} --forcerun train --configfile results/fabricated/study.yaml" in text
     assert "train 12 0, 1, 2" in text, "jobs and seeds of a rule"
-    assert "make_corpus 1" in text, "what the runs come from"
-    assert "commit 0123456789ab" in text
-    assert "machine AMD EPYC, 2 cores" in text
+    assert "make_corpus 1" in text, "where the runs' tokens come from"
 
 
 def test_records_of_provenance_are_optional(study):
@@ -208,9 +221,26 @@ def test_records_of_provenance_are_optional(study):
     record = hidden.read_bytes()
     hidden.unlink()
     try:
-        assert "No record of provenance lies beside" in section_of(built(study, "less.html"), "learning_rate")
+        assert "These results have no record of provenance." in card_of(built(study, "less.html"), "learning_rate")
     finally:
         hidden.write_bytes(record)
+
+
+def test_without_a_handout_experiments_come_first_and_no_index(study):
+    plain = Results(study.folder, study.study.model_copy(update={"handout": "none"}), study.run_keys)
+    html = write_fake_page(plain, fake_findings(plain), "plain.html").read_text(encoding="utf-8")
+    assert html.index('id="chapter-other"') < html.index('id="chapter-training"')
+    assert "CS336 assignment" not in html and '<ul class="index"' not in html
+
+
+def test_time_of_a_study_leaves_out_pauses():
+    def job(start: str, seconds: float) -> SimpleNamespace:
+        return SimpleNamespace(rule="train", environment=SimpleNamespace(started_at=start, wall_seconds=seconds))
+
+    first, second = job("2026-01-01T00:00:00+00:00", 10.0), job("2026-01-01T00:00:05+00:00", 10.0)
+    later = job("2026-01-02T00:00:00+00:00", 5.0)
+    spans = timeline(SimpleNamespace(jobs={"a/provenance.json": first, "b.provenance.json": second, "c": later}))
+    assert [(span.label, span.start, span.end) for span in spans] == [("a", 0, 10), ("b", 5, 15), ("c", 15, 20)]
 
 
 def test_data_uri_keeps_the_text():
@@ -219,9 +249,9 @@ def test_data_uri_keeps_the_text():
     assert not set(data_uri(text)) & set("\"#<>'\n")
 
 
-def test_plots_take_the_colors_of_the_page(html):
+def test_figures_take_the_colors_of_the_page(html):
     plots = html[html.index("<main>") :]
-    assert "#0072b2" not in plots
+    assert "#0067a8" not in plots
     assert "var(--blue)" in plots
     assert "currentColor" in plots
 

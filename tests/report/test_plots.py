@@ -7,9 +7,9 @@ from lmpipe.analysis.finding import BarPlot, LinePlot, Series
 from lmpipe.report.plots.charts import draw
 from lmpipe.report.plots.style import (
     COLD_TO_WARM,
-    CSS_COLORS,
     FOREGROUND,
     LONG_LABEL,
+    OLD_CSS_COLORS,
     Drawing,
     legend_rows,
     number_text,
@@ -96,7 +96,7 @@ def test_palettes_are_distinct_and_every_color_has_a_replacement():
     for count in range(1, 7):
         assert len(set(palette(count))) == count
     assert palette(40) == COLD_TO_WARM
-    assert {FOREGROUND, *COLD_TO_WARM} <= CSS_COLORS.keys()
+    assert {FOREGROUND, *COLD_TO_WARM} <= OLD_CSS_COLORS.keys()
 
 
 @pytest.mark.parametrize(

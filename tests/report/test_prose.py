@@ -6,7 +6,7 @@ from jinja2 import UndefinedError
 from lmpipe.analysis.finding import Finding, Metric
 from lmpipe.analysis.problems.registry import analyze_all
 from lmpipe.report import prose
-from lmpipe.report.prose import PROBLEM_TEMPLATES, SHARED_SENTENCES, Prose, shared_names, with_sentences
+from lmpipe.report.prose import PROBLEM_TEMPLATES, SHARED_SENTENCES, Prose, shared_names
 from lmpipe.study.problems import PROBLEMS
 from tests.support.fake_results import EXPERIMENTS, fabricate_study
 from tests.support.prose_lint import lint, page_faults
@@ -43,11 +43,6 @@ def test_unknown_metric_is_an_error(templates):
         Prose("learning_rate", FINDING).block("answer")
 
 
-def test_missing_finding_needs_no_metrics(templates):
-    finding = with_sentences("learning_rate", Finding("missing", reason="Add it."), {})
-    assert (finding.question, finding.sentences) == ("Which rate is best?", ["Add it."])
-
-
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -82,7 +77,7 @@ def test_a_sentence_is_printed_once():
 
 def test_every_template_belongs_to_a_problem():
     names = {path.name.removesuffix(".md.j2") for path in PROBLEM_TEMPLATES.glob("*.md.j2")}
-    assert names <= {*PROBLEMS, "adamw_accounting", "experiment"}
+    assert names <= {*PROBLEMS, "experiment", "ablations", "times"}
 
 
 def test_prose_of_a_study_has_no_fault(tmp_path):

@@ -15,7 +15,7 @@ BROKEN_LINKS = (
     "[...document.links].map((a) => a.hash).filter((hash) => hash && !document.getElementById(hash.slice(1)))"
 )
 INVISIBLE_PLOTS = """
-[...document.querySelectorAll("figure > svg")].filter((svg) => {
+[...document.querySelectorAll("figure > div > svg")].filter((svg) => svg.checkVisibility()).filter((svg) => {
   const box = svg.getBoundingClientRect();
   return box.width < 200 || box.height < 60 || !svg.querySelector("path, rect") || !svg.ariaLabel;
 }).map((svg) => svg.closest("section").id)

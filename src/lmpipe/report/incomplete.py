@@ -94,7 +94,7 @@ def available_finding(
     unfinished = [run for run in runs if run.state not in TERMINAL_STATES]
     num_finished = len(runs) - len(unfinished)
     if unfinished and not num_finished:
-        return unanswered(problem, f"None of its {format_int(len(runs))} runs is there yet: {states_text(runs)}.")
+        return unanswered(problem, f"None of its {format_int(len(runs))} runs has finished: {states_text(runs)}.")
     if problem in unreadable:
         return unanswered(problem, f"Its results cannot be read: {unreadable[problem]}.")
     try:
@@ -103,10 +103,12 @@ def available_finding(
         return unanswered(problem, f"Its results cannot be read: {error}.")
     if not unfinished:
         return finding
-    status = "partial" if finding.status == "answered" else finding.status
-    so_far = f"So far from {format_int(num_finished)} of {format_int(len(runs))} runs. "
-    reason = f"{so_far}Not there: {run_names(unfinished)}. {finding.reason}".strip()
-    return replace(finding, status=status, reason=reason)
+    if finding.status == "missing":
+        return finding
+    reason = (
+        f"So far from {format_int(num_finished)} of {format_int(len(runs))} runs. Missing: {run_names(unfinished)}."
+    )
+    return replace(finding, status="partial", reason=" ".join(filter(None, (reason, finding.reason))))
 
 
 def unanswered(problem: str, reason: str) -> Finding:

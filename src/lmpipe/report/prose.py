@@ -1,7 +1,6 @@
 """Prose of the report: one template for each problem, whose blocks are rendered from a finding's numbers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,6 +17,7 @@ from lmpipe.io.formatting import (
 )
 from lmpipe.provenance.environment import PACKAGE
 from lmpipe.report.table_cells import markdown_inline
+from lmpipe.study.labels import corpus_label, experiment_label
 from lmpipe.study.schema import Study
 
 PROBLEM_TEMPLATES = PACKAGE / "report" / "templates" / "problems"
@@ -164,20 +164,8 @@ def shared_names(study: Study) -> dict[str, Any]:
     """Return the names that all templates of a study may use: `study` and `label("stories")`."""
 
     def label(name: str) -> str:
-        settings = study.corpora.get(name) or study.experiments.get(name)
-        return getattr(settings, "label", None) or name
+        if name in study.corpora:
+            return corpus_label(study, name)
+        return experiment_label(study, name) if name in study.experiments else name.replace("_", " ")
 
     return {"study": study, "label": label}
-
-
-def with_sentences(problem: str, finding: Finding, shared: Mapping[str, Any]) -> Finding:
-    """Return a finding whose question and sentences come from its template, if it has one."""
-    if finding.sentences or not has_template(problem):
-        return finding
-    prose = Prose(problem, finding, shared)
-    title = problem.replace("_", " ").capitalize()
-    if finding.status == "missing":
-        return replace(finding, title=title, question=prose.block("question"), sentences=[finding.reason])
-    sentences = [text for name in ("answer", "details", "caveat", "found") if (text := prose.block(name))]
-    sentences += [finding.reason] if finding.reason else []
-    return replace(finding, title=title, question=prose.block("question"), sentences=sentences)

@@ -12,7 +12,7 @@ from lmpipe.report.plots.canvas import LINE, Canvas, Margins, Size, hide_ticks, 
 from lmpipe.report.plots.palette import BLUE, SOFT
 from lmpipe.report.plots.style import Drawing, finite_or_nan
 
-MAX_GROUPS = 6
+MAX_GROUPS, MAX_GANTT = 6, 180
 OTHER = "other jobs"
 
 
@@ -103,7 +103,7 @@ def draw_gantt(data: Gantt, colors: Mapping[str, str], size: Size) -> Drawing:
     shown = {group: colors[group] for group in largest} | ({OTHER: SOFT} if len(totals) > MAX_GROUPS else {})
     rows = pack(data.spans)
     legend = legend_height(list(shown), size)
-    canvas = Canvas.of(size, Margins(8, 12, legend + 8, 36), legend + 56 + 18 * max(rows, default=0))
+    canvas = Canvas.of(size, Margins(8, 12, legend + 8, 36), legend + 56 + min(18 * max(rows, default=0), MAX_GANTT))
     ax = canvas.ax
     last = max((span.end for span in data.spans), default=1.0)
     unit, seconds = ("minutes", 60.0) if last > 180 else ("seconds", 1.0)

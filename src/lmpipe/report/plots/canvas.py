@@ -32,7 +32,7 @@ class Size(NamedTuple):
         return self.width < 500
 
 
-WIDE, NARROW, THUMBNAIL = Size(720, 330), Size(340, 250), Size(160, 92, has_text=False)
+WIDE, NARROW, THUMBNAIL = Size(720, 310), Size(340, 250), Size(160, 92, has_text=False)
 
 
 class Margins(NamedTuple):

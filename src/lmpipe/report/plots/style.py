@@ -37,7 +37,7 @@ PALETTES = {
 # An SVG file is dark on white.
 FOREGROUND, GRID, BACKGROUND = "#1b1f24", "#d8dce1", "#fffffe"
 # Replacements in the report, whose style sheet defines them for light pages, dark pages and paper.
-CSS_COLORS = {
+OLD_CSS_COLORS = {
     FOREGROUND: "currentColor",
     GRID: "var(--grid)",
     BACKGROUND: "none",

@@ -30,34 +30,3 @@ const boxes = new ResizeObserver((entries) => {
   }
 });
 for (const box of document.querySelectorAll(".scroll")) boxes.observe(box);
-
-/* On small screens the contents fold away, and again once a section was chosen. */
-const contents = document.querySelector("nav details");
-const small = window.matchMedia("(max-width: 70rem)");
-const fold = () => { contents.open = !small.matches; };
-fold();
-small.addEventListener("change", fold);
-contents.addEventListener("click", (event) => {
-  if (event.target.closest("a") && small.matches) contents.open = false;
-});
-
-/* The contents mark the section that is being read. */
-const links = new Map([...contents.querySelectorAll("a")].map((link) => [link.hash.slice(1), link]));
-const reading = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) {
-    if (!isIntersecting) continue;
-    links.forEach((link) => link.removeAttribute("aria-current"));
-    links.get(target.id).setAttribute("aria-current", "true");
-  }
-}, { rootMargin: "-20% 0px -75% 0px" });
-for (const id of links.keys()) reading.observe(document.getElementById(id));
-
-/* A link to something folded away unfolds it; on paper nothing can be unfolded, so all but the plots' numbers is open. */
-let opened = [];
-window.addEventListener("beforeprint", () => {
-  opened = [...document.querySelectorAll("details:not(.data, [open])")];
-  for (const details of opened) details.open = true;
-});
-window.addEventListener("afterprint", () => {
-  for (const details of opened) details.open = false;
-});

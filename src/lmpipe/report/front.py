@@ -1,0 +1,204 @@
+"""Front page of the report: the hero figure with generated texts, findings with thumbnails, caveats, and an index."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from lmpipe.analysis.finding import Effect, Figure, Finding, Forest
+from lmpipe.analysis.problems.experiment_log import distinct
+from lmpipe.analysis.results import Results
+from lmpipe.io.formatting import format_bytes, format_int, format_seconds, join_words
+from lmpipe.planning.lineage import Lineage
+from lmpipe.report.appendix import timeline
+from lmpipe.report.cards import HERO, Page
+from lmpipe.report.chapters import CARDS
+from lmpipe.report.figure_views import FigureView, figure_view, plot_view, thumbnail
+from lmpipe.report.prose import Prose, format_count
+from lmpipe.study.editions import edition_of
+from lmpipe.study.labels import corpus_label, study_label
+from lmpipe.study.problems import ABLATIONS
+
+MAX_FINDINGS, MAX_ABLATION_FINDINGS, MAX_CARE = 4, 2, 3
+SMALL_MODEL = 10_000_000
+ABLATIONS_TEMPLATE = "ablations"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A finding on the front page, with the problem that it links to."""
+
+    problem: str
+    text: Markup
+    thumbnail: Markup
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A text that the model writes after some training."""
+
+    tokens: str
+    loss: float | None
+    spans: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """A problem of the edition: its name there, its anchor and its status."""
+
+    name: str
+    problem: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Front:
+    """Content of the front page."""
+
+    title: str
+    kicker: list[str]
+    subtitle: str
+    hero: FigureView | None
+    progress: list[Progress]
+    headlines: list[Headline]
+    care: list[Markup]
+    index: list[IndexRow]
+    facts: dict[str, str]
+
+
+def make_front(page: Page, results: Results, corpora: Iterable[str]) -> Front:
+    """Return the front page of a study; `corpora` are those that exist."""
+    study, names = results.study, list(corpora)
+    seconds = elapsed_seconds(page.lineage)
+    edition = edition_of(study.handout)
+    commits = {job.environment.commit[:7] for job in page.lineage.jobs.values() if job.environment.commit}
+    machines = {f"{job.environment.hardware.cores} cores" for job in page.lineage.jobs.values()}
+    dates = sorted(job.environment.started_at[:10] for job in page.lineage.jobs.values())
+    kicker = [f"study {study_label(study)}", *([f"Stanford {edition.title}"] if edition else [])]
+    kicker += [*sorted(machines), *([format_seconds(round(seconds))] if seconds else []), *dates[:1], *sorted(commits)]
+    return Front(
+        title(results, seconds),
+        kicker,
+        subtitle(results, names),
+        hero_figure(page),
+        progress(page.problems),
+        list(headlines(page)),
+        [prose.html("care") for _, prose in proses(page) if prose.block("care")][:MAX_CARE],
+        index(page.problems, edition.problems if edition else {}),
+        corpus_facts(results, names),
+    )
+
+
+def elapsed_seconds(lineage: Lineage) -> float:
+    """Return the time in which at least one job ran; pauses between sessions do not count."""
+    return max((span.end for span in timeline(lineage)), default=0.0)
+
+
+def title(results: Results, seconds: float) -> str:
+    """Return the title: the number of models, and the time that the study took."""
+    runs = results.runs()
+    num_models = len(distinct(runs))
+    small = "small " if all(run.summary.parameters < SMALL_MODEL for run in runs) else ""
+    models = f"{format_int(num_models)} {small}transformer{'s' if num_models != 1 else ''}"
+    if not runs:
+        return study_label(results.study)
+    return f"{models} in {format_seconds(60 * round(seconds / 60)) if seconds > 90 else format_seconds(round(seconds))}"
+
+
+def subtitle(results: Results, corpora: Sequence[str]) -> str:
+    """Return one sentence: the size of the largest model, the training tokens in all, and the corpora."""
+    runs = distinct(results.runs())
+    texts = [corpus_label(results.study, corpus) for corpus in corpora]
+    on = f"on {join_words(texts)}" if texts else ""
+    if not runs:
+        return f"A study of language models {on}."
+    sizes = sorted({run.summary.parameters for run in runs})
+    size = format_count(sizes[0]) + (f" to {format_count(sizes[-1])}" if len(sizes) > 1 else "")
+    tokens = format_count(sum(run.summary.tokens for run in runs))
+    return f"Language models with {size} parameters, trained {on} with {tokens} tokens in all."
+
+
+def hero_figure(page: Page) -> FigureView | None:
+    """Return the figure of the main experiment for the front page: the one called hero, or its first."""
+    problem, name = HERO
+    finding = page.problems.get(problem)
+    if finding is None:
+        return None
+    prose = page.prose(problem)
+    if prose is None:
+        return plot_view("hero", finding.plots[0], page.drawings) if finding.plots else None
+    figures = sorted(finding.figures, key=lambda figure: figure.id != name)
+    return figure_view(problem, figures[0], prose, page.palette) if figures else None
+
+
+def progress(problems: Mapping[str, Finding]) -> list[Progress]:
+    """Return the texts that the main model writes after more and more tokens."""
+    finding = problems.get(HERO[0])
+    rows: Any = finding.facts.get("progress", []) if finding else []
+    return [
+        Progress(format_count(row["train_tokens"]), row.get("loss"), [tuple(span) for span in row["spans"]])
+        for row in rows
+    ]
+
+
+def proses(page: Page) -> Iterator[tuple[str, Prose]]:
+    """Yield the prose of each finding that has results, in the order of the page."""
+    names = [name for cards in CARDS.values() for card in cards for name in card]
+    for name in [*names, *(name for name in page.problems if name not in names)]:
+        prose = page.prose(name) if name in page.problems else None
+        if prose and page.problems[name].status != "missing":
+            yield name, prose
+
+
+def headlines(page: Page) -> Iterator[Headline]:
+    """Yield at most four findings, of which at most two are ablations."""
+    num_ablations = num_findings = 0
+    for problem, prose in proses(page):
+        is_ablation = problem in ABLATIONS
+        if not prose.block("finding") or num_findings == MAX_FINDINGS:
+            continue
+        if is_ablation and num_ablations == MAX_ABLATION_FINDINGS:
+            continue
+        num_findings, num_ablations = num_findings + 1, num_ablations + is_ablation
+        figures = page.problems[problem].figures or effects_figures(page.problems)
+        drawing = thumbnail(problem, figures[0], page.palette) if figures else Markup("")
+        yield Headline(problem, prose.html("finding"), drawing)
+
+
+def effects(problems: Mapping[str, Finding]) -> list[Effect]:
+    """Return the effects of all ablations in one unit, the largest first."""
+    rows = [effect for problem in ABLATIONS if problem in problems for effect in problems[problem].effects]
+    units = [row.unit for row in rows]
+    unit = max(units, key=units.count, default="")
+    rows = [row for row in rows if row.unit == unit]
+    return sorted(rows, key=lambda row: float("inf") if row.difference is None else row.difference, reverse=True)
+
+
+def effects_figures(problems: Mapping[str, Finding]) -> list[Figure]:
+    """Return the forest plot of the ablations; none without effects."""
+    rows = effects(problems)
+    return [Figure("effects", Forest(f"difference in final loss ({rows[0].unit})", rows))] if rows else []
+
+
+def forest_view(page: Page) -> FigureView | None:
+    """Return the forest plot of the chapter of ablations."""
+    prose = Prose(ABLATIONS_TEMPLATE, Finding("answered", effects=effects(page.problems)), page.shared)
+    views = [figure_view(ABLATIONS_TEMPLATE, figure, prose, page.palette) for figure in effects_figures(page.problems)]
+    return views[0] if views else None
+
+
+def index(problems: Mapping[str, Finding], names: Mapping[str, str]) -> list[IndexRow]:
+    """Return the problems of an edition by their names there."""
+    return [IndexRow(name, problem, problems[problem].status) for problem, name in names.items() if problem in problems]
+
+
+def corpus_facts(results: Results, corpora: Iterable[str]) -> dict[str, str]:
+    """Return size, vocabulary and role of each corpus."""
+    facts = {}
+    for corpus in corpora:
+        info, settings = results.corpora[corpus], results.study.corpora[corpus]
+        text = f"{format_bytes(info.splits.train.bytes)}, {format_int(settings.tokenizer.vocab_size)} ids"
+        role = f", stands for {settings.stands_for}" if settings.stands_for else ""
+        facts[corpus_label(results.study, corpus)] = text + role
+    return facts

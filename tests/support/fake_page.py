@@ -1,0 +1,135 @@
+"""Report of a made-up study: findings with figures of every kind, and templates for all problems."""
+
+from pathlib import Path
+
+import pytest
+
+from lmpipe.analysis.finding import (
+    Expectation,
+    Figure,
+    Finding,
+    Findings,
+    MarkedText,
+    Metric,
+    Reference,
+    ReferenceRow,
+    Table,
+    Text,
+)
+from lmpipe.analysis.results import Results
+from lmpipe.planning.plan import load_plan
+from lmpipe.report import prose
+from lmpipe.report.page import write_page
+from lmpipe.study.problems import PROBLEMS
+from tests.support.fake_figures import EFFECTS, FIGURES
+
+HOSTILE = 'A story.</blockquote><script>console.error("x")</script> & more \x00\x1b ' + "long" * 300
+FIGURE_OF = {
+    "learning_rate": ["rates"],
+    "batch_size_experiment": ["curves", "rates"],
+    "main_experiment": ["hero", "curves"],
+    "transformer_accounting": ["lengths"],
+    "adamw_accounting": ["memory"],
+    "train_bpe_expts_owt": ["lengths"],
+    "unicode2": ["lengths"],
+    "learning_rate_tuning": ["curves"],
+    "layer_norm_ablation": ["curves", "rates"],
+    "pre_norm_ablation": ["curves"],
+    "no_pos_emb": ["curves"],
+    "swiglu_ablation": ["curves"],
+}
+BLOCKS = {
+    "question": "Which setting of `{{ problem }}` is best?",
+    "answer": "**{{ m.best | num }} is best**, with a loss of {{ m.loss | nats }}, and the others are close.",
+    "details": "The curve is flat. A second sentence has the interval of {{ m.loss | range }} nats.",
+    "caveat": "One seed only.",
+    "found": "{% if expectations %}The difference is in the expected direction.{% endif %}",
+    "finding": "{% if figures %}**{{ label(problem) | capitalize }}**: {{ m.best | num }} is best.{% endif %}",
+    "care": "{% if effects %}Losses differ by {{ m.loss | nats }} in {{ problem }}.{% endif %}",
+}
+
+
+def write_templates(folder: Path) -> None:
+    """Write a prose template for each problem, and the report's own ones."""
+    for problem in (*PROBLEMS, "experiment"):
+        blocks = dict(BLOCKS)
+        for name in FIGURES:
+            blocks[f"{name}_title"] = "The loss falls below a bigram table after 100,000 tokens"
+            blocks[f"{name}_subtitle"] = "Validation loss in nats per token"
+            blocks[f"{name}_alt"] = "The curves fall."
+        text = "\n".join(f"{{% block {name} %}}{block}{{% endblock %}}" for name, block in blocks.items())
+        (folder / f"{problem}.md.j2").write_text(text, encoding="utf-8")
+    for name in ("ablations.md.j2", "times.md.j2", prose.SHARED_SENTENCES):
+        original = prose.PACKAGE / "report" / "templates" / "problems" / name
+        (folder / original.name).write_text(original.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def use_templates(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let templates in a folder take the place of the package's."""
+    write_templates(folder)
+    patch.setattr(prose, "PROBLEM_TEMPLATES", folder)
+    prose.environment.cache_clear()
+
+
+def fake_finding(problem: str) -> Finding:
+    """Return the finding of a problem."""
+    names = FIGURE_OF.get(problem, [])
+    metrics = {
+        "best": Metric(0.01414, "", f"experiments/{problem}/table.csv"),
+        "loss": Metric(1.8779, "nats per token", interval=(1.85, 1.9)),
+        "absent": Metric(None, missing_reason="not measured"),
+    }
+    table = Table("Runs.", ["name", "loss", "`d_model`"], [["a", 1.25, 64], ["b", None, 64]], "it diverged")
+    spans = [("Once upon a time a ", ""), ("brimbel", "unknown"), (" went home. ", ""), ("It was late.", "repeated")]
+    texts = [MarkedText(f"Temperature {value}", [*spans, (" The end.", "cut")] * 3) for value in (0.0, 0.7, 1.0)]
+    expected = [Expectation("NoPE", "higher", "higher", "position matters", "paper, section 3")]
+    row = ReferenceRow("Longest token", "`␣accomplishment`", "␣<b>", "", "", "2025", "another text")
+    return Finding(
+        "answered",
+        metrics=metrics,
+        tables=[table, Table("Derivation of the memory.", ["term", "bytes"], [["weights", 4]])],
+        texts=texts if problem == "generate" else [],
+        facts={"progress": [progress(tokens) for tokens in (20_000, 200_000, 1_000_000)], "figures": names},
+        figures=[Figure(name, FIGURES[name]) for name in names],
+        effects=[effect for effect in EFFECTS if effect.variant == EFFECT_OF.get(problem)],
+        expectations=expected if problem == "no_pos_emb" else [],
+        reference=Reference([row]),
+    )
+
+
+EFFECT_OF = {
+    "layer_norm_ablation": "no_norm",
+    "pre_norm_ablation": "post_norm",
+    "no_pos_emb": "no_pos_emb",
+    "swiglu_ablation": "silu",
+}
+
+
+def progress(tokens: int) -> dict[str, object]:
+    """Return a text after some training, as the facts of the main experiment have it."""
+    spans = [["Once upon a time there was a ", ""], ["litle", "unknown"], [" dog who liked to play in the park.", ""]]
+    return {"train_tokens": tokens, "loss": 3.3, "spans": spans}
+
+
+def hostile_finding() -> Finding:
+    """Return a finding in the old form, whose texts and tables try to break the page."""
+    wide = Table("Wide.", [f"column {index}" for index in range(13)], [["a value"] * 12 + ["long" * 30]])
+    sortable = Table("To sort.", ["loss"], [[10.5], [None], [-3.0], [9.25]], "it diverged")
+    texts = [Text("Sample <b>", HOSTILE, "prose"), Text("Code", "x = 1  # " + "wide " * 80)]
+    sentences = ["A name is `" + "long" * 60 + "`.", "Is `a<b`?"]
+    title = "Words that <b>break</b> pages"
+    return Finding("partial", sentences=sentences, texts=texts, tables=[wide, sortable], title=title, question=title)
+
+
+def fake_findings(results: Results) -> Findings:
+    """Return findings for all problems, for the study's other experiments, and a hostile one; one is missing."""
+    problems = {name: fake_finding(name) for name in [*PROBLEMS, *(n for n in results.run_keys if n not in PROBLEMS)]}
+    problems["unicode1"] = Finding("missing", reason="The study has no corpus; add one to `corpora`.")
+    return Findings(study="fabricated", problems=problems | {"hostile": hostile_finding()})
+
+
+def write_fake_page(results: Results, findings: Findings, name: str = "report.html") -> Path:
+    """Write the page of a made-up study."""
+    path = results.folder / name
+    write_page(path, load_plan(results.study.model_dump(exclude_none=True), "the study"), results, findings, {})
+    return path
