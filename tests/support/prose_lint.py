@@ -40,8 +40,9 @@ LIMITS = {
     "alt": Limits(4, MAX_WORDS),
 }
 NUMBER = re.compile(r"(?<![\w.-])[+−-]?\d[\d,]*(?:\.\d+)?(?![\w])")
-# "2 of 5", "4.5 × 10¹²" and "1 h 22 min" are one number each.
+# "2 of 5", "4.5 × 10¹²" and "1 h 22 min" are one number each; "95 % interval" is a term.
 ONE_NUMBER = (
+    (re.compile(r"95 % (?=interval|\(|CI)"), ""),
     (re.compile(r"(\d) of (?:the )?\d[\d,]*"), r"\1"),
     (re.compile(r" × 10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+"), ""),
     (re.compile(r"(\d+ (?:h|min|days?)) \d+ (?:h|min|s)\b"), r"\1"),

@@ -108,7 +108,7 @@ def title(results: Results, seconds: float) -> str:
 
 def subtitle(results: Results, corpora: Sequence[str]) -> str:
     """Return one sentence: the size of the largest model, the training tokens in all, and the corpora."""
-    runs = distinct(results.runs())
+    runs = [same[0] for same in distinct(results.runs())]
     texts = [corpus_label(results.study, corpus) for corpus in corpora]
     on = f"on {join_words(texts)}" if texts else ""
     if not runs:
