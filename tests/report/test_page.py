@@ -234,11 +234,9 @@ def test_without_a_handout_experiments_come_first_and_no_index(study):
 
 
 def test_time_of_a_study_leaves_out_pauses():
-    def job(start: str, seconds: float) -> SimpleNamespace:
-        return SimpleNamespace(rule="train", environment=SimpleNamespace(started_at=start, wall_seconds=seconds))
-
-    first, second = job("2026-01-01T00:00:00+00:00", 10.0), job("2026-01-01T00:00:05+00:00", 10.0)
-    later = job("2026-01-02T00:00:00+00:00", 5.0)
+    first, second, later = (
+        SimpleNamespace(rule="train", start=start, end=end) for start, end in ((100, 110), (105, 115), (9000, 9005))
+    )
     spans = timeline(SimpleNamespace(jobs={"a/provenance.json": first, "b.provenance.json": second, "c": later}))
     assert [(span.label, span.start, span.end) for span in spans] == [("a", 0, 10), ("b", 5, 15), ("c", 15, 20)]
 

@@ -22,7 +22,6 @@ FINDING = Finding("answered", metrics={"best_lr": Metric(0.01414), "loss": Metri
 @pytest.fixture
 def templates(tmp_path, monkeypatch):
     """Return a folder of templates that takes the place of the package's."""
-    shutil.copy(PROBLEM_TEMPLATES / prose.SHARED_SENTENCES, tmp_path)
     monkeypatch.setattr(prose, "PROBLEM_TEMPLATES", tmp_path)
     prose.environment.cache_clear()
     shutil.copy(PROBLEM_TEMPLATES / SHARED_SENTENCES, tmp_path)

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from lmpipe.planning.stages import BY_COMMAND
+from lmpipe.provenance.environment import Environment
 from lmpipe.provenance.job_records import JobRecord
 
 MAX_PAUSE_SECONDS = 60.0  # Snakemake starts the next job within seconds
@@ -26,7 +27,7 @@ class Job:
     seeds: tuple[int, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    environment: JobRecord
+    environment: Environment
     wall_seconds: float
     """Time of the job, or of the training if the job copied a run from the store."""
     start: float

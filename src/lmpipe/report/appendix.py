@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from lmpipe.analysis.finding import Figure, Finding, Gantt, Reference, Span, Table, Text
 from lmpipe.analysis.results import Results
-from lmpipe.planning.lineage import Lineage, as_yaml
+from lmpipe.planning.lineage import MAX_PAUSE_SECONDS, Lineage, as_yaml
 from lmpipe.provenance.code_digest import TRACKED_PACKAGES
 from lmpipe.report.cards import Card, Page, is_derivation, make_card
 from lmpipe.report.figure_views import FigureView, figure_view
@@ -15,8 +14,6 @@ from lmpipe.report.prose import Prose
 from lmpipe.report.table_cells import FormattedTable, TableCell, footnotes, format_table, metric_text
 
 RUNS = "experiment_log"
-# A longer time without a job is a pause between two sessions.
-MAX_PAUSE_SECONDS = 30.0
 TIMES_TEMPLATE = "times"
 
 
@@ -97,23 +94,17 @@ def reference_rows(problem: str, reference: Reference) -> list[ReferenceRow]:
 
 
 def timeline(lineage: Lineage) -> list[Span]:
-    """Return the jobs over the time since the first one began; pauses between sessions are left out."""
-    starts = {path: start_seconds(job.environment.started_at) for path, job in lineage.jobs.items()}
-    end = pauses = min(starts.values(), default=0.0)
+    """Return the jobs over the time since the first one began; pauses between calls are left out."""
+    jobs = sorted(lineage.jobs.items(), key=lambda item: item[1].start)
+    end = pauses = jobs[0][1].start if jobs else 0.0
     spans = []
-    for path, start in sorted(starts.items(), key=lambda item: item[1]):
-        job = lineage.jobs[path]
-        if start > end + MAX_PAUSE_SECONDS:
-            pauses += start - end
-        end = max(end, start + job.environment.wall_seconds)
+    for path, job in jobs:
+        if job.start > end + MAX_PAUSE_SECONDS:
+            pauses += job.start - end
+        end = max(end, job.end)
         label = path.removesuffix("provenance.json").rstrip("/.")
-        spans.append(Span(label, job.rule, start - pauses, start - pauses + job.environment.wall_seconds))
+        spans.append(Span(label, job.rule, job.start - pauses, job.end - pauses))
     return spans
-
-
-def start_seconds(started_at: str) -> float:
-    """Return the start of a job in seconds since 1970."""
-    return datetime.fromisoformat(started_at).timestamp()
 
 
 def times_view(page: Page) -> FigureView | None:
@@ -126,7 +117,7 @@ def times_view(page: Page) -> FigureView | None:
         seconds[span.group] = seconds.get(span.group, 0.0) + span.end - span.start
     largest = max(seconds, key=seconds.get)
     share = seconds[largest] / (sum(seconds.values()) or 1.0)
-    facts = {"largest": largest.replace("_", " "), "share": share, "elapsed": max(span.end for span in spans)}
+    facts = {"largest": largest.replace("_", " "), "share": share, "elapsed": page.lineage.elapsed_seconds}
     prose = Prose(TIMES_TEMPLATE, Finding("answered", facts=facts | {"num_jobs": len(spans)}), page.shared)
     return figure_view(TIMES_TEMPLATE, Figure("jobs", Gantt(spans)), prose, page.palette)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from markupsafe import Markup
@@ -10,8 +11,6 @@ from lmpipe.analysis.finding import Effect, Figure, Finding, Forest
 from lmpipe.analysis.problems.experiment_log import distinct
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_bytes, format_int, format_seconds, join_words
-from lmpipe.planning.lineage import Lineage
-from lmpipe.report.appendix import timeline
 from lmpipe.report.cards import HERO, Page
 from lmpipe.report.chapters import CARDS
 from lmpipe.report.figure_views import FigureView, figure_view, plot_view, thumbnail
@@ -70,13 +69,14 @@ class Front:
 def make_front(page: Page, results: Results, corpora: Iterable[str]) -> Front:
     """Return the front page of a study; `corpora` are those that exist."""
     study, names = results.study, list(corpora)
-    seconds = elapsed_seconds(page.lineage)
+    seconds = page.lineage.elapsed_seconds
     edition = edition_of(study.handout)
     commits = {job.environment.commit[:7] for job in page.lineage.jobs.values() if job.environment.commit}
     machines = {f"{job.environment.hardware.cores} cores" for job in page.lineage.jobs.values()}
-    dates = sorted(job.environment.started_at[:10] for job in page.lineage.jobs.values())
+    first = min((job.start for job in page.lineage.jobs.values()), default=None)
+    dates = [] if first is None else [datetime.fromtimestamp(first, UTC).date().isoformat()]
     kicker = [f"study {study_label(study)}", *([f"Stanford {edition.title}"] if edition else [])]
-    kicker += [*sorted(machines), *([format_seconds(round(seconds))] if seconds else []), *dates[:1], *sorted(commits)]
+    kicker += [*sorted(machines), *([format_seconds(round(seconds))] if seconds else []), *dates, *sorted(commits)]
     return Front(
         title(results, seconds),
         kicker,
@@ -88,11 +88,6 @@ def make_front(page: Page, results: Results, corpora: Iterable[str]) -> Front:
         index(page.problems, edition.problems if edition else {}),
         corpus_facts(results, names),
     )
-
-
-def elapsed_seconds(lineage: Lineage) -> float:
-    """Return the time in which at least one job ran; pauses between sessions do not count."""
-    return max((span.end for span in timeline(lineage)), default=0.0)
 
 
 def title(results: Results, seconds: float) -> str:
