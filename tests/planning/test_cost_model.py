@@ -68,7 +68,7 @@ def test_flops_of_a_run_equal_the_accounting():
     assert cost.steps == 50
     assert cost.training_flops == 50 * 8 * count_flops(model).training
     validation = TINY_STORIES.estimate_tokens(split_bytes(plan.study.corpora["stories"])[1], 1024)
-    curve = (plan.study.training.num_evaluations + 1) * min(plan.study.training.eval_tokens, validation)
+    curve = plan.study.training.num_evaluations * min(plan.study.training.eval_tokens, validation)
     assert cost.evaluation_flops == pytest.approx((validation + curve) / 128 * count_flops(model).forward)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -434,18 +435,26 @@ def write(path: Path, value: Any) -> None:
 
 
 def fabricate_records(results: Results) -> None:
-    """Write the records of provenance of the corpora, the token files, the runs, and the plots that are there."""
+    """Write the records of provenance of the corpora, the token files, the runs, and the plots that are there.
+
+    Each job takes two seconds; two run at a time.
+    """
+    starts = (f"2026-01-01T00:{second // 60:02}:{second % 60:02}.000+00:00" for second in count())
+
+    def record(folder: str, verb: str, inputs: list[str], outputs: list[str], **facts: Any) -> None:
+        write_record(results.folder, folder, verb, inputs, outputs, started_at=next(starts), **facts)
+
     for corpus in results.study.corpora:
-        write_record(results.folder, f"corpora/{corpus}", "make-corpus", [], ["corpus.json"])
+        record(f"corpora/{corpus}", "make-corpus", [], ["corpus.json"])
         text = [f"corpora/{corpus}/corpus.json"]
-        write_record(results.folder, f"tokens/{corpus}", "encode", text, ["train.json"], name="train.provenance")
+        record(f"tokens/{corpus}", "encode", text, ["train.json"], name="train.provenance")
     for experiment in results.experiments():
         for run in experiment.runs:
             folder, tokens = run.folder.relative_to(results.folder).as_posix(), f"tokens/{run.config.corpus}"
             seconds = {"seeds": [run.seed], "train_seconds": run.summary.train_seconds}
-            write_record(results.folder, folder, "train", [f"{tokens}/train.json"], ["summary.json"], **seconds)
+            record(folder, "train", [f"{tokens}/train.json"], ["summary.json"], **seconds)
         read = [f"{run.folder.relative_to(results.folder).as_posix()}/summary.json" for run in experiment.runs]
-        write_record(results.folder, f"experiments/{experiment.name}", "plot-experiment", read, ["table.csv"])
+        record(f"experiments/{experiment.name}", "plot-experiment", read, ["table.csv"])
 
 
 def write_record(

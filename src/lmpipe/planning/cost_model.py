@@ -255,7 +255,7 @@ def run_cost(plan: Plan, run: PlannedRun) -> RunCost:
     training = run.training
     corpus = plan.study.corpora[run.corpus]
     validation = corpus_stats(corpus).estimate_tokens(split_bytes(corpus)[1], vocab_size)
-    evaluated = validation + (training.num_evaluations + 1) * min(training.eval_tokens, validation)
+    evaluated = validation + training.num_evaluations * min(training.eval_tokens, validation)
     return RunCost(
         ModelConfig(vocab_size=vocab_size, **run.model.model_dump()),
         training.precision,

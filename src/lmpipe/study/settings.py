@@ -118,9 +118,9 @@ class TrainingSettings(Settings):
     micro_batch_size: Literal["auto"] | PositiveInt = "auto"
     """Sequences computed at once; gradients accumulate. `auto` halves the batch until it fits into memory."""
     num_evaluations: PositiveInt = 10
-    """Points of the validation curve."""
+    """Points of the validation curve after its start; the last one is the loss on the whole validation split."""
     eval_tokens: PositiveInt = 16384
-    """Validation tokens for each point of the curve; the final loss uses the whole validation split."""
+    """Validation tokens for each other point of the curve, in windows spread over the split."""
 
     def steps(self, context_length: int) -> int:
         """Optimizer steps of the run: whole batches that fit into total_tokens, at least one."""

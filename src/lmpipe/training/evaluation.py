@@ -43,7 +43,7 @@ def next_token_losses(model: TransformerLM, inputs: Tensor, targets: Tensor, pre
 def window_batches(
     tokens: Tokens, context_length: int, limit_tokens: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the fixed validation windows as (inputs, targets), each (batch, seq); a shorter last window comes alone."""
+    """Yield the validation windows as (inputs, targets), each (batch, seq); a shorter last window comes alone."""
     batch_size = max(1, EVAL_BATCH_TOKENS // context_length)
     windows: list[tuple[np.ndarray, np.ndarray]] = []
     for window in validation_windows(tokens, context_length, limit_tokens):
