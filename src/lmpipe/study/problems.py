@@ -47,12 +47,6 @@ _ROWS = (
 )
 PROBLEMS = {problem.id: problem for problem in _ROWS}
 ABLATIONS = tuple(problem.id for problem in _ROWS if problem.is_ablation)
-HEADLINES = (
-    "learning_rate",
-    "batch_size_experiment",
-    *ABLATIONS,
-    "main_experiment",
-)  # short answers on the first page
 # Sections of the report without an experiment, whose names no experiment may have.
 RESERVED_SECTIONS = frozenset(
     name for problem in _ROWS if not problem.is_experiment for name in (problem.id, *problem.aliases)
