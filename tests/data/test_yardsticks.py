@@ -118,3 +118,13 @@ def test_overlap_does_not_depend_on_batches(texts, monkeypatch):
 
 def test_empty_texts_have_no_overlap(texts):
     assert measure_overlap(*texts([""], [""])).model_dump() == {"sentence_bytes_share": 0, "ngram13_words_share": 0}
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 3, 100])
+def test_losses_do_not_depend_on_chunks_of_the_validation_split(monkeypatch, chunk_tokens):
+    ids = np.random.default_rng(0).zipf(1.5, 150) % 20
+    lengths = np.arange(20)
+    whole = measure_ngrams(ids[None], ids, lengths)
+    monkeypatch.setattr(yardsticks, "CHUNK_TOKENS", chunk_tokens)
+    for ngram, other in zip(whole.ngrams, measure_ngrams(ids[None], ids, lengths).ngrams, strict=True):
+        assert ngram.model_dump() == pytest.approx(other.model_dump(), rel=1e-9)

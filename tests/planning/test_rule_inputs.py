@@ -96,3 +96,10 @@ def test_constraint_matches_some_names_or_none():
     assert re.fullmatch(name_pattern(["a.b", "c"]), "a.b")
     assert not re.fullmatch(name_pattern(["a.b", "c"]), "axb")
     assert not re.fullmatch(name_pattern([]), "")
+
+
+def test_request_for_yardsticks_grows_with_the_tokens(inputs):
+    small = inputs.yardsticks.mem_mb(job(corpus="stories"))
+    training = STUDY["training"] | {"total_tokens": 10**9}
+    large = RuleInputs(load_plan(STUDY | {"training": training}, "the laptop study")).yardsticks
+    assert small == 2000 < large.mem_mb(job(corpus="stories")) < 12_000

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lmpipe.data.documents import NgramBudget, NgramLoss, Overlap, Yardsticks
-from lmpipe.data.ngrams import count_ngrams, ngram_probs
+from lmpipe.data.ngrams import MAX_ORDER, count_ngrams, ngram_probs
 from lmpipe.data.token_dataset import TokenDataset, Tokens
 from lmpipe.errors import InputError
 from lmpipe.io.files import open_text
@@ -21,8 +21,7 @@ from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, documents
 from lmpipe.tokenizer.vocabulary import Vocabulary
 
 BLOCK_TOKENS = 1 << 10
-# Larger budgets would take minutes and gigabytes; a table of so many tokens has long since stopped improving.
-MAX_NGRAM_TOKENS = 1 << 24
+CHUNK_TOKENS = 1 << 20  # of the validation split, whose probabilities are computed at once
 BLOCK_BYTES = 1 << 16
 MAX_XZ_BYTES = 1 << 25  # of training and of validation text; xz looks back 64 MiB
 XZ_PRESET = 9
@@ -42,12 +41,9 @@ def measure_yardsticks(results: str | Path, corpus: str, tokenizer: str, budgets
     train, valid = (TokenDataset.open(paths.tokens(tokenizer, split)) for split in ("train", "valid"))
     if len(valid.tokens) < 2:
         raise InputError("validation split", f"has {len(valid.tokens)} tokens, but needs 2", "give it more text")
-    limit = min(len(train.tokens), MAX_NGRAM_TOKENS)
-    ids, byte_lengths = valid.tokens[:], vocabulary.byte_lengths
-    ngrams = [
-        measure_ngrams(strided_windows(train.tokens, count), ids, byte_lengths)
-        for count in sorted({min(budget, limit) for budget in budgets})
-    ]
+    counts = sorted({min(budget, len(train.tokens)) for budget in budgets})
+    byte_lengths = vocabulary.byte_lengths
+    ngrams = [measure_ngrams(strided_windows(train.tokens, count), valid.tokens, byte_lengths) for count in counts]
     train_text, valid_text = (paths.text(corpus, split) for split in ("train", "valid"))
     xz_bytes = min(MAX_XZ_BYTES, max(budgets) * train.info.text_bytes // train.info.tokens)
     xz_train_bytes, xz_bits_per_byte = measure_xz(train_text, valid_text, xz_bytes)
@@ -55,8 +51,8 @@ def measure_yardsticks(results: str | Path, corpus: str, tokenizer: str, budgets
         corpus=corpus,
         tokenizer=tokenizer,
         vocab_size=vocabulary.vocab_size,
-        valid_tokens=len(ids) - 1,
-        valid_bytes=int(byte_lengths[ids[1:]].sum()),
+        valid_tokens=len(valid.tokens) - 1,
+        valid_bytes=sum(int(byte_lengths[chunk].sum()) for _, chunk in target_chunks(valid.tokens)),
         uniform_loss=math.log(vocabulary.vocab_size),
         budgets=tuple(ngrams),
         xz_train_bytes=xz_train_bytes,
@@ -76,18 +72,32 @@ def strided_windows(tokens: Tokens, count: int) -> np.ndarray:
     return np.stack([tokens[start : start + length] for start in starts])
 
 
-def measure_ngrams(windows: np.ndarray, valid_ids: np.ndarray, byte_lengths: np.ndarray) -> NgramBudget:
-    """Return the losses on a validation split (n,) of tables counted on training windows (windows, length).
+def measure_ngrams(windows: np.ndarray, valid: Tokens, byte_lengths: np.ndarray) -> NgramBudget:
+    """Return the losses on a validation split of tables counted on training windows (windows, length).
 
     `byte_lengths` (vocab,) are the text bytes of each id; bits per byte leave out the end-of-text tokens, which have 0.
     """
-    lengths = byte_lengths[valid_ids[1:]]
-    losses = []
-    for order, probs in enumerate(ngram_probs(count_ngrams(windows, len(byte_lengths)), valid_ids), 1):
-        nats = -np.log(probs)
-        bits_per_byte = nats[lengths > 0].sum() / math.log(2) / max(1, lengths.sum())
-        losses.append(NgramLoss(order=order, loss=nats.mean(), bits_per_byte=bits_per_byte))
-    return NgramBudget(train_tokens=windows.size, ngrams=tuple(losses))
+    tables = count_ngrams(windows, len(byte_lengths))
+    nats, text_nats, text_bytes = np.zeros(len(tables)), np.zeros(len(tables)), 0
+    for context, targets in target_chunks(valid):
+        lengths = byte_lengths[targets]
+        for index, probs in enumerate(ngram_probs(tables, np.concatenate((context, targets)))):
+            losses = -np.log(probs[len(context) - 1 :])
+            nats[index] += losses.sum()
+            text_nats[index] += losses[lengths > 0].sum()
+        text_bytes += int(lengths.sum())
+    losses, bits = nats / (len(valid) - 1), text_nats / math.log(2) / max(1, text_bytes)
+    rows = [
+        NgramLoss(order=n, loss=loss, bits_per_byte=rate)
+        for n, (loss, rate) in enumerate(zip(losses, bits, strict=True), 1)
+    ]
+    return NgramBudget(train_tokens=windows.size, ngrams=tuple(rows))
+
+
+def target_chunks(tokens: Tokens) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield all tokens of a split but the first in chunks, each after the tokens before it that n-grams need."""
+    for start in range(1, len(tokens), CHUNK_TOKENS):
+        yield tokens[max(0, start - MAX_ORDER + 1) : start], tokens[start : start + CHUNK_TOKENS]
 
 
 # --- xz

@@ -20,6 +20,7 @@ from lmpipe.study.settings import ModelConfig, ModelSettings
 
 MAX_JOBS = 5000  # Snakemake plans them in less than a minute
 MAX_SHARDS = 1000  # so that their paths fit into one command line
+MAX_NGRAM_TOKENS = 1 << 26  # more would take many gigabytes, and n-gram tables hardly improve
 MAX_SHORTENING = 4  # of the default training, for runs whose tokens get yardsticks
 MAX_RUN_NAME = 200  # characters; a folder's name may have 255 bytes, and files beside it add some
 
@@ -168,8 +169,8 @@ class Plan:
         find("corpus", corpus, self.study.corpora)
         default = self.study.training.total_tokens
         budgets = {run.training.total_tokens for run in self.runs if run.corpus == corpus}
-        long_budgets = sorted(budget for budget in budgets if budget >= default / MAX_SHORTENING)
-        return {"corpus": corpus, "budgets": long_budgets or [default]}
+        budgets = {budget for budget in budgets if budget >= default / MAX_SHORTENING} or {default}
+        return {"corpus": corpus, "budgets": sorted({min(budget, MAX_NGRAM_TOKENS) for budget in budgets})}
 
     def accounting_settings(self) -> dict[str, Any]:
         """Return the models to account for, each with the training that is asked about."""

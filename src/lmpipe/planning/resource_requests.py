@@ -1,11 +1,13 @@
 """Resource requests: memory and run time of each job on a cluster, and the scheduler's priorities."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from lmpipe.planning.cost_model import (
     CPU_CORE,
+    MEMORY,
     TEXTS,
     count_memory_bytes,
     merge_memory_bytes,
@@ -76,9 +78,11 @@ def concat_request(corpus: Corpus) -> ResourceRequest:
     return make_request(0, split_bytes(corpus)[0] / TEXTS["copy_bytes_per_second"], min_mb=1000)
 
 
-def yardsticks_request(corpus: Corpus) -> ResourceRequest:
-    """Return the request for the yardsticks of a corpus, whose whole text is read."""
-    return make_request(0, sum(split_bytes(corpus)) / TEXTS["overlap_bytes_per_second"], min_mb=4000)
+def yardsticks_request(corpus: Corpus, budgets: Sequence[int]) -> ResourceRequest:
+    """Return the request for the yardsticks of a corpus, whose whole text is read, at some numbers of tokens."""
+    seconds = sum(split_bytes(corpus)) / TEXTS["overlap_bytes_per_second"]
+    seconds += sum(budgets) * TEXTS["ngram_seconds_per_token"]
+    return make_request(MEMORY["ngram_bytes_per_token"] * max(budgets), seconds, min_mb=2000)
 
 
 def critical_path_seconds(plan: Plan) -> dict[str, float]:

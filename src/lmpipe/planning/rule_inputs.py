@@ -71,7 +71,7 @@ class RuleInputs:
         self.train = Requests(lambda wildcards: train_request(plan, self._run(wildcards)))
         self.train_bpe = Requests(lambda wildcards: merge_request(self._tokenizer_corpus(wildcards)))
         self.encode = Requests(lambda wildcards: encode_request(self._tokenizer_corpus(wildcards)))
-        self.yardsticks = Requests(lambda wildcards: yardsticks_request(self._corpus(wildcards.corpus)))
+        self.yardsticks = Requests(self._yardsticks_request)
         self.concat = Requests(lambda wildcards: concat_request(self._tokenizer_corpus(wildcards)))
         self.corpus_settings = settings(plan.corpus_settings, "corpus")
         self.evaluated_tokenizers = settings(plan.evaluation_settings)
@@ -205,6 +205,10 @@ class RuleInputs:
 
     def _folder(self, run: PlannedRun) -> Path:
         return self.paths.run(run.experiment, run.name, run.seed)
+
+    def _yardsticks_request(self, wildcards: "Wildcards") -> ResourceRequest:
+        corpus = self._corpus(wildcards.corpus)
+        return yardsticks_request(corpus, self.plan.yardstick_settings(wildcards.corpus)["budgets"])
 
     def _largest(self, request_for: Callable[[Corpus], ResourceRequest]) -> Requests:
         """Return the same request for all jobs of a rule: enough for any corpus."""
