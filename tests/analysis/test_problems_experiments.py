@@ -35,7 +35,7 @@ def test_every_finding_is_answered_from_its_metrics_and_fits_into_json(fabricate
     assert problem == problem_module(problem).ID
     assert all(metric.source for metric in finding.metrics.values())
     assert all(metric.missing_reason for metric in finding.metrics.values() if metric.value is None)
-    assert complete_finding(problem, "", "", finding, fabricated).metrics
+    assert complete_finding(problem, finding, fabricated).metrics
     blocks = render(problem, finding)
     assert blocks["question"].endswith("?")
     assert blocks["answer"]

@@ -34,7 +34,7 @@ from tests.support.cli_cases import (
     outputs,
 )
 from tests.support.corruptions import CORRUPTIONS
-from tests.support.fake_results import EXPERIMENT_PLOTS, skip_drawing
+from tests.support.fake_results import skip_drawing
 
 FILE_COMMANDS = [name for name, arguments in ARGUMENTS.items() if "--output" in arguments]
 
@@ -47,7 +47,7 @@ class EmptyDocument(Document):
 def _in_the_study(whole_study, monkeypatch):
     """Work in the study's folder, without the seconds that drawing and counting take."""
     monkeypatch.chdir(whole_study)
-    skip_drawing(monkeypatch, "page.draw", "page.forest_plot", *EXPERIMENT_PLOTS)
+    skip_drawing(monkeypatch)
     monkeypatch.setattr("lmpipe.tokenizer.unicode_demo.demonstrate_unicode", EmptyDocument)
     for slow in ("profile_step", "benchmark_batch_sizes"):
         monkeypatch.setattr(f"lmpipe.training.profiling.{slow}", lambda model, training, **options: EmptyDocument())

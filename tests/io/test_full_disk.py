@@ -22,7 +22,7 @@ from lmpipe.study.corpora import UrlCorpus
 from lmpipe.training.checkpoint import save_weights
 from lmpipe.training.run import train
 from tests.support.cli_cases import ARGUMENTS, TEXT, command, shorten_measurements
-from tests.support.fake_results import EXPERIMENT_PLOTS, skip_drawing
+from tests.support.fake_results import skip_drawing
 from tests.support.tiny_study import make_tiny_study, tiny_run
 
 DISK_BYTES = 4 << 20
@@ -56,7 +56,7 @@ def disk(tmp_path_factory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def _without_seconds_of_measuring_and_drawing(monkeypatch):
     shorten_measurements(monkeypatch)
-    skip_drawing(monkeypatch, "page.draw", *EXPERIMENT_PLOTS)
+    skip_drawing(monkeypatch)
 
 
 @contextlib.contextmanager

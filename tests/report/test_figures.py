@@ -10,6 +10,7 @@ from lmpipe.report.plots.canvas import NARROW, THUMBNAIL, WIDE, spread
 from lmpipe.report.plots.figures import draw, y_range
 from lmpipe.report.plots.forest import cut_at, visible_range
 from lmpipe.report.plots.palette import BLUE, CSS_COLORS, HUES, RAMP, Palette
+from lmpipe.report.plots.style import number_text, round_coordinates
 from tests.support.fake_figures import EFFECTS, FIGURES, figures
 
 
@@ -102,3 +103,23 @@ def test_spans_of_a_row_do_not_overlap():
     for row in set(rows):
         members = sorted((span.start, span.end) for span, at in zip(spans, rows, strict=True) if at == row)
         assert all(a[1] <= b[0] + 0.01 for a, b in itertools.pairwise(members))
+
+
+def test_drawing_is_saved_with_its_numbers(tmp_path):
+    drawing = draw(FIGURES["lengths"], Palette())
+    drawing.save(tmp_path / "lengths.svg")
+    assert (tmp_path / "lengths.svg").read_text(encoding="utf-8") == drawing.svg
+    assert (tmp_path / "lengths.csv").read_text(encoding="utf-8") == drawing.csv
+
+
+def test_missing_bars_are_marked():
+    assert "none" in texts(draw(FIGURES["lengths"], Palette()).svg)
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.003, "0.003"), (20_000, "20,000"), (1e-23, "10⁻²³"), ("rope", "rope")])
+def test_settings_are_plain_numbers(value, text):
+    assert number_text(value) == text
+
+
+def test_coordinates_are_rounded():
+    assert round_coordinates('<path d="M 1.23456 20.5" x="1.23456"/>') == '<path d="M 1.23 20.5" x="1.23456"/>'

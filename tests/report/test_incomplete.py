@@ -13,8 +13,7 @@ from lmpipe.planning.session import find_study, start_session
 from lmpipe.report import page
 from lmpipe.report.incomplete import analyze_available, available_results, is_complete
 from lmpipe.report.page import build_report, write_page
-from lmpipe.report.plots.experiment import plot_experiment
-from tests.support.fake_results import EXPERIMENT_PLOTS, EXPERIMENTS, fabricate_records, fabricate_study, skip_drawing
+from tests.support.fake_results import EXPERIMENTS, fabricate_records, fabricate_study
 
 SOME = ("learning_rate", "layer_norm_ablation", "swiglu_ablation", "main_experiment", "vocabulary")
 ERROR_LINE = "lmpipe train: results/x: is too small <more>; correct it"
@@ -24,10 +23,8 @@ ERROR_LINE = "lmpipe train: results/x: is too small <more>; correct it"
 def complete_study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made up") / "fabricated"
     results = fabricate_study(folder, {name: EXPERIMENTS[name] for name in SOME})
-    with pytest.MonkeyPatch.context() as patch:
-        skip_drawing(patch, *EXPERIMENT_PLOTS)
-        for experiment in results.experiments():
-            plot_experiment(experiment, folder / "experiments" / experiment.name)
+    for experiment in results.experiments():
+        experiment.write_table(folder / "experiments" / experiment.name / "table.csv")
     fabricate_records(results)
     return results
 
@@ -43,8 +40,7 @@ def study(complete_study, tmp_path, monkeypatch):
 
 @pytest.fixture
 def report(study, monkeypatch):
-    """Report the study without drawing its experiments; return the findings on the page."""
-    skip_drawing(monkeypatch, *EXPERIMENT_PLOTS)
+    """Report the study; return the findings on the page."""
     shown = []
 
     def write(path, plan, results, findings, *rest):
@@ -117,8 +113,8 @@ def test_complete_study_has_no_gaps(whole_study, tmp_path, monkeypatch):
     assert Path("results/tiny/report.html").read_bytes() == before
     snapshot = StudyFiles(find_study("results/tiny")).snapshot(time.time())
     assert is_complete(snapshot)
-    results, redrawn, unreadable = available_results(snapshot)
-    assert (redrawn, unreadable) == ({}, {})
+    results, unreadable = available_results(snapshot)
+    assert unreadable == {}
     assert analyze_available(results, snapshot, unreadable) == Findings.read("results/tiny/findings.json")
 
 

@@ -118,8 +118,8 @@ READS = {
     },
     "report": {
         f"{RESULTS}/findings.json": "json",
-        f"{EXPERIMENT}/loss_by_step.svg": "svg",
-        f"{EXPERIMENT}/loss_by_step.csv": "numbers of a plot",
+        f"{EXPERIMENT}/learning_curves.svg": "svg",
+        f"{EXPERIMENT}/learning_curves.csv": "numbers of a plot",
         f"{RUN}/provenance.json": "json",
     },
     "collect-provenance": {f"{TOKENIZER}/provenance.json": "json"},

@@ -83,7 +83,7 @@ def fake_finding(problem: str) -> Finding:
     spans = [("Once upon a time a ", ""), ("brimbel", "unknown"), (" went home. ", ""), ("It was late.", "repeated")]
     texts = [MarkedText(f"Temperature {value}", [*spans, (" The end.", "cut")] * 3) for value in (0.0, 0.7, 1.0)]
     expected = [Expectation("NoPE", "higher", "higher", "position matters", "paper, section 3")]
-    row = ReferenceRow("Longest token", "`␣accomplishment`", "␣<b>", "", "", "2025", "another text")
+    row = ReferenceRow("Longest token", "`␣accomplishment`", "␣<b>", "", "", "2025")
     return Finding(
         "answered",
         metrics=metrics,
@@ -112,13 +112,13 @@ def progress(tokens: int) -> dict[str, object]:
 
 
 def hostile_finding() -> Finding:
-    """Return a finding in the old form, whose texts and tables try to break the page."""
+    """Return the finding of an experiment whose names, texts and tables try to break the page."""
     wide = Table("Wide.", [f"column {index}" for index in range(13)], [["a value"] * 12 + ["long" * 30]])
     sortable = Table("To sort.", ["loss"], [[10.5], [None], [-3.0], [9.25]], "it diverged")
     texts = [Text("Sample <b>", HOSTILE, "prose"), Text("Code", "x = 1  # " + "wide " * 80)]
-    sentences = ["A name is `" + "long" * 60 + "`.", "Is `a<b`?"]
-    title = "Words that <b>break</b> pages"
-    return Finding("partial", sentences=sentences, texts=texts, tables=[wide, sortable], title=title, question=title)
+    reason = "A name is `" + "long" * 60 + "`. Is `a<b`, or <b>break</b>?"
+    metrics = {"best": Metric(1.5), "loss": Metric(2.5, interval=(2.0, 3.0))}
+    return Finding("partial", metrics, facts={"figures": []}, texts=texts, tables=[wide, sortable], reason=reason)
 
 
 def fake_findings(results: Results) -> Findings:
@@ -131,5 +131,5 @@ def fake_findings(results: Results) -> Findings:
 def write_fake_page(results: Results, findings: Findings, name: str = "report.html") -> Path:
     """Write the page of a made-up study."""
     path = results.folder / name
-    write_page(path, load_plan(results.study.model_dump(exclude_none=True), "the study"), results, findings, {})
+    write_page(path, load_plan(results.study.model_dump(exclude_none=True), "the study"), results, findings)
     return path

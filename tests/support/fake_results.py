@@ -84,7 +84,6 @@ ENVIRONMENT = {
 }
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 3.0)
 BEST_RATE = 0.01
-EXPERIMENT_PLOTS = ("plots.experiment.draw_curves", "plots.experiment.draw_final_loss")
 TUNED = {"corpus": "stories", "max_lr": {"best_of": "learning_rate"}}
 EXPERIMENTS = {
     "learning_rate": {"corpus": "stories", "sweep": {"max_lr": list(RATES)}},
@@ -421,11 +420,11 @@ def fabricated_batch_sizes(model: ModelConfig, machine: dict[str, Any], speeds: 
     )
 
 
-def skip_drawing(patch: pytest.MonkeyPatch, *functions: str) -> None:
-    """Let functions of lmpipe.report draw an empty plot, which takes no time."""
+def skip_drawing(patch: pytest.MonkeyPatch) -> None:
+    """Let all figures be empty, which takes no time."""
     drawing = Drawing('<svg viewBox="0 0 1 1"></svg>', "x\n")
-    for function in functions:
-        patch.setattr(f"lmpipe.report.{function}", lambda *arguments, **options: drawing)
+    for module in ("plots.experiment", "figure_views", "page"):
+        patch.setattr(f"lmpipe.report.{module}.draw", lambda *arguments, **options: drawing)
 
 
 def write(path: Path, value: Any) -> None:

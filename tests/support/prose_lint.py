@@ -12,7 +12,7 @@ from typing import Any
 
 from lmpipe.analysis.finding import Finding, Findings
 from lmpipe.planning.session import read_study
-from lmpipe.report.prose import CARD_BLOCKS, EXPERIMENT_TEMPLATE, FIGURE_BLOCKS, Prose, has_template, shared_names
+from lmpipe.report.prose import CARD_BLOCKS, FIGURE_BLOCKS, Prose, shared_names
 
 MAX_WORDS, MAX_MEAN_WORDS, MAX_NUMBERS, MAX_DIGITS = 35, 20.0, 3, 3
 # Integers below this are exact counts, years or names, which need all their digits.
@@ -161,12 +161,9 @@ def page_faults(blocks: Mapping[tuple[str, str], str]) -> list[str]:
 
 
 def lint(problems: Mapping[str, Finding], shared: Mapping[str, Any]) -> list[str]:
-    """Return the faults of the prose of all findings that have a template."""
-    blocks = {}
-    for problem, finding in problems.items():
-        if not finding.sentences and (has_template(problem) or has_template(EXPERIMENT_TEMPLATE)):
-            blocks |= {(problem, name): text for name, text in rendered_blocks(problem, finding, shared).items()}
-    return page_faults(blocks)
+    """Return the faults of the prose of all findings."""
+    rendered = {problem: rendered_blocks(problem, finding, shared) for problem, finding in problems.items()}
+    return page_faults({(problem, name): text for problem, blocks in rendered.items() for name, text in blocks.items()})
 
 
 def main(folders: Iterable[str]) -> int:

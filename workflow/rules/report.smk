@@ -1,25 +1,18 @@
 # Plots of the experiments, findings, the report, and the provenance of all results.
 
-EXPERIMENT_FIGURES = ["loss_by_step", "loss_by_time", "final_loss"]
+EXPERIMENT_FIGURES = ["learning_curves", "final_loss"]
 
 
 rule plot_experiment:
     input:
         inputs.experiment_files("config.json", "metrics.csv", "summary.json"),
     output:
-        by_step=report(
-            "<results>/experiments/{experiment}/loss_by_step.svg",
-            caption="../report/loss_by_step.rst",
+        curves=report(
+            "<results>/experiments/{experiment}/learning_curves.svg",
+            caption="../report/learning_curves.rst",
             category="Experiments",
             subcategory="{experiment}",
-            labels={"figure": "loss by step"},
-        ),
-        by_time=report(
-            "<results>/experiments/{experiment}/loss_by_time.svg",
-            caption="../report/loss_by_time.rst",
-            category="Experiments",
-            subcategory="{experiment}",
-            labels={"figure": "loss by time"},
+            labels={"figure": "learning curves"},
         ),
         final=report(
             "<results>/experiments/{experiment}/final_loss.svg",
@@ -106,7 +99,7 @@ rule report:
             directory("<results>/figures"),
             patterns=["{figure}.svg"],
             caption="../report/figures.rst",
-            category="Tokenizers and accounting",
+            category="Figures of the report",
             labels={"figure": "{figure}"},
         ),
         provenance="<results>/report.provenance.json",

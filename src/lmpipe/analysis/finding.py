@@ -1,4 +1,4 @@
-"""Findings: the metrics, sentences, tables, plots and texts of each problem, and the document `findings.json`."""
+"""Findings: the metrics, tables, figures and texts of each problem, and the document `findings.json`."""
 
 from typing import Annotated, Literal
 
@@ -54,77 +54,6 @@ class Table:
             raise ValueError(f"has a row without {len(self.columns)} cells, one for each column")
 
 
-@element
-class Series:
-    """One line of a line plot."""
-
-    label: str
-    """Name in the legend."""
-    x: Coordinates
-    """Coordinates along the x axis."""
-    y: Coordinates
-    """As many values as `x`; None leaves a gap."""
-
-
-@element
-class LinePlot:
-    """Data of a plot of lines over common axes."""
-
-    title: str
-    """Heading of the plot; may be empty."""
-    xlabel: str
-    """Quantity and unit of the x axis."""
-    ylabel: str
-    """Quantity and unit of the y axis."""
-    series: list[Series]
-    """The lines, in the order of the legend."""
-    log_x: bool = False
-    """Logarithmic x axis."""
-    log_y: bool = False
-    """Logarithmic y axis."""
-    markers: bool = False
-    """Marks at each point."""
-    kind: Literal["line"] = "line"
-    """Distinguishes line plots from bar plots."""
-
-
-@element
-class BarPlot:
-    """Data of a plot with one bar for each label and group."""
-
-    title: str
-    """Heading of the plot; may be empty."""
-    ylabel: str
-    """Quantity and unit of the bars."""
-    labels: list[str]
-    """Names along the axis."""
-    groups: dict[str, Coordinates]
-    """Values by group, one for each label; None is a missing bar."""
-    stacked: bool = False
-    """Bars of one label on top of each other instead of side by side."""
-    horizontal: bool = False
-    """Horizontal bars."""
-    kind: Literal["bar"] = "bar"
-    """Distinguishes bar plots from line plots."""
-
-
-PlotData = Annotated[LinePlot | BarPlot, Field(discriminator="kind")]
-
-
-@element
-class Plot:
-    """A picture of a finding: an SVG file below the study's folder."""
-
-    path: Annotated[str, Field(pattern=r"^[^\x00]+$")]
-    """The SVG file; the .csv file of the same name has its numbers."""
-    caption: str
-    """Sentences below the plot."""
-    alt: str
-    """Alternative text for screen readers."""
-    data: PlotData | None = None
-    """Data that the report draws; None if another stage (plot_experiment) draws the file."""
-
-
 Mark = Literal["", "unknown", "repeated", "cut"]
 
 
@@ -168,8 +97,6 @@ class ReferenceRow:
     """Unit of both values."""
     setting: str
     """Setting of the write-up's number."""
-    caveat: str = ""
-    """Differences in setting that keep the values from being equal."""
 
 
 @element
@@ -178,8 +105,6 @@ class Reference:
 
     rows: list[ReferenceRow] = Field(default_factory=list)
     """One row for each number of the write-up."""
-    note: str = ""
-    """Reason why there are no rows."""
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
@@ -406,18 +331,10 @@ class Finding:
     """`missing` if the study has no results for the problem."""
     metrics: dict[str, Metric] = Field(default_factory=dict)
     """Computed numbers by name."""
-    sentences: list[str] = Field(default_factory=list)
-    """The answer; the first sentence is the short answer."""
     tables: list[Table] = Field(default_factory=list)
     """Tables, in the order of the report."""
-    plots: list[Plot] = Field(default_factory=list)
-    """Plots, in the order of the report."""
     texts: list[Annotated[Text | MarkedText, Field(discriminator="kind")]] = Field(default_factory=list)
     """Verbatim texts, in the order of the report."""
-    title: str = ""
-    """Heading of the problem's section."""
-    question: str = ""
-    """The question that the finding answers."""
     reference: Reference = Field(default_factory=Reference)
     """The write-up's numbers for the same problem."""
     facts: dict[str, JsonValue] = Field(default_factory=dict)
@@ -443,4 +360,4 @@ class Findings(Document):
 
 def missing(reason: str) -> Finding:
     """Return the finding of a problem without results in this study; `reason` includes the remedy."""
-    return Finding("missing", sentences=[reason], reason=reason)
+    return Finding("missing", reason=reason)

@@ -40,7 +40,6 @@ class ReferenceRow:
     setting: str
     reference: str
     value: TableCell
-    caveat: str
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,6 @@ def reference_rows(problem: str, reference: Reference) -> list[ReferenceRow]:
             row.setting,
             metric_text(row.reference, row.unit),
             TableCell(metric_text(row.value, row.unit), row.missing_reason, is_code=isinstance(row.value, str)),
-            row.caveat,
         )
         for row in reference.rows
     ]

@@ -6,18 +6,19 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lmpipe.analysis.finding import Expectation, Figure, Finding, MarkedText, Metric, Text
+from lmpipe.analysis.finding import Expectation, Finding, MarkedText, Metric, Text
 from lmpipe.planning.lineage import Lineage
-from lmpipe.report.figure_views import FigureView, figure_view, plot_view
+from lmpipe.report.figure_views import FigureView, figure_view
 from lmpipe.report.origin import Origin, origin
 from lmpipe.report.plots.palette import Palette
-from lmpipe.report.plots.style import Drawing
-from lmpipe.report.prose import EXPERIMENT_TEMPLATE, Prose, has_template
+from lmpipe.report.prose import Prose
 from lmpipe.report.table_cells import FormattedTable, TableCell, format_table, markdown_inline, metric_text
 from lmpipe.study.problems import PROBLEMS
 
 DERIVATION = "Derivation"
 NOTHING = "There is no result."
+# Figure of the front page, by problem and name.
+HERO = ("main_experiment", "hero")
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,11 @@ class Page:
     problems: Mapping[str, Finding]
     palette: Palette
     lineage: Lineage
-    drawings: Mapping[str, Drawing]
     shared: Mapping[str, Any]
 
-    def prose(self, problem: str) -> Prose | None:
-        """Return the prose of a finding; None for one that has sentences instead of a template."""
-        finding = self.problems[problem]
-        has_prose = has_template(problem) or (problem not in PROBLEMS and has_template(EXPERIMENT_TEMPLATE))
-        is_old = not has_prose or (finding.sentences and finding.status != "missing")
-        return None if is_old else Prose(problem, finding, self.shared)
+    def prose(self, problem: str) -> Prose:
+        """Return the prose of a finding."""
+        return Prose(problem, self.problems[problem], self.shared)
 
 
 @dataclass(frozen=True)
@@ -106,37 +103,22 @@ def is_derivation(element: Any) -> bool:
 
 
 def views(page: Page, problem: str) -> list[FigureView]:
-    """Return the figures of a problem."""
-    finding, prose = page.problems[problem], page.prose(problem)
-    if prose is None:
-        return [plot_view(problem, plot, page.drawings) for plot in finding.plots]
-    return [figure_view(problem, figure, prose, page.palette) for figure in card_figures(problem, finding)]
-
-
-def card_figures(problem: str, finding: Finding) -> list[Figure]:
     """Return the figures of a problem's card; the hero is on the front page."""
-    return [figure for figure in finding.figures if (problem, figure.id) != HERO]
-
-
-HERO = ("main_experiment", "hero")
+    figures = [figure for figure in page.problems[problem].figures if (problem, figure.id) != HERO]
+    prose = page.prose(problem)
+    return [figure_view(problem, figure, prose, page.palette) for figure in figures]
 
 
 def make_entry(page: Page, problem: str) -> Entry:
     """Return the texts of one problem."""
     finding, prose = page.problems[problem], page.prose(problem)
     aliases = PROBLEMS[problem].aliases if problem in PROBLEMS else ()
-    if prose is None:
-        answer, *details = finding.sentences or [NOTHING]
-        blocks = {"question": finding.question, "answer": answer, "details": " ".join(details)}
-        question, answer, details, caveat, found = (
-            markdown_inline(blocks.get(name, "")) for name in ("question", "answer", "details", "caveat", "found")
-        )
-    elif finding.status == "missing":
-        question, answer = prose.html("question"), markdown_inline(finding.reason or NOTHING)
-        details = caveat = found = Markup("")
-    else:
-        names = ("question", "answer", "details", "caveat", "found")
-        question, answer, details, caveat, found = map(prose.html, names)
+    question, missing = prose.html("question"), finding.status == "missing"
+    answer, details, caveat, found = (
+        Markup("") if missing else prose.html(name) for name in ("answer", "details", "caveat", "found")
+    )
+    if missing:
+        answer = markdown_inline(finding.reason or NOTHING)
     reason = markdown_inline(finding.reason if finding.status == "partial" else "")
     texts = (question, answer, details, caveat, found, reason)
     return Entry(problem, aliases, finding.status, *texts, finding.expectations)

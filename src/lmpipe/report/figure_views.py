@@ -1,18 +1,15 @@
 """Figures on the page: SVG for screens and phones in the colours of the page, with title, subtitle and data."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from lmpipe.analysis.finding import Figure, Plot
+from lmpipe.analysis.finding import Figure
 from lmpipe.report.plots.canvas import NARROW, THUMBNAIL, WIDE, Size
 from lmpipe.report.plots.figures import draw
 from lmpipe.report.plots.palette import CSS_COLORS, Palette
-from lmpipe.report.plots.style import OLD_CSS_COLORS, Drawing
 from lmpipe.report.prose import Prose
-from lmpipe.report.table_cells import markdown_inline
 
 # A figure with more rows of numbers has them as a file only.
 MAX_DATA_ROWS = 60
@@ -53,17 +50,6 @@ def thumbnail(problem: str, figure: Figure, palette: Palette, size: Size = THUMB
     return inline_svg(draw(figure.data, palette, size).svg, f"{problem}-{figure.id}-t-", "")
 
 
-def plot_view(problem: str, plot: Plot, drawings: Mapping[str, Drawing]) -> FigureView:
-    """Return a plot of a problem that has no prose template."""
-    drawing = drawings[plot.path]
-    folder, _, name = plot.path.removesuffix(".svg").rpartition("/")
-    folder = folder.rpartition("/")[2]
-    name = name if folder == "figures" else f"{folder}-{name}"
-    header, *rows = drawing.table()
-    svg, none = inline_svg(drawing.svg, f"{problem}-{name}-", plot.alt), Markup("")
-    return FigureView(f"{name}.csv", none, markdown_inline(plot.caption), svg, none, drawing.csv, header, rows)
-
-
 def inline_svg(svg: str, id_prefix: str, alt: str) -> Markup:
     """Return an SVG file as an element with unique ids, the colours of the page, and the width of its box.
 
@@ -73,7 +59,7 @@ def inline_svg(svg: str, id_prefix: str, alt: str) -> Markup:
     body = re.sub(r'\bid="([^"]*)"', rf'id="{id_prefix}\1"', body)
     body = re.sub(r'(?:xlink:)?href="#([^"]*)"', rf'href="#{id_prefix}\1"', body)
     body = re.sub(r"url\(#([^)]*)\)", rf"url(#{id_prefix}\1)", body)
-    for color, css_color in (OLD_CSS_COLORS | CSS_COLORS).items():
+    for color, css_color in CSS_COLORS.items():
         body = body.replace(color, css_color)
     view_box = re.search(r'viewBox="[^"]*"', svg)[0]
     compact = re.sub(r">\s+<", "><", body.partition(">")[2].strip())

@@ -13,7 +13,7 @@ from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_bytes, format_int, format_seconds, join_words
 from lmpipe.report.cards import HERO, Page
 from lmpipe.report.chapters import CARDS
-from lmpipe.report.figure_views import FigureView, figure_view, plot_view, thumbnail
+from lmpipe.report.figure_views import FigureView, figure_view, thumbnail
 from lmpipe.report.prose import Prose, format_count
 from lmpipe.study.editions import edition_of
 from lmpipe.study.labels import corpus_label, study_label
@@ -121,8 +121,6 @@ def hero_figure(page: Page) -> FigureView | None:
     if finding is None:
         return None
     prose = page.prose(problem)
-    if prose is None:
-        return plot_view("hero", finding.plots[0], page.drawings) if finding.plots else None
     figures = sorted(finding.figures, key=lambda figure: figure.id != name)
     return figure_view(problem, figures[0], prose, page.palette) if figures else None
 
@@ -141,9 +139,8 @@ def proses(page: Page) -> Iterator[tuple[str, Prose]]:
     """Yield the prose of each finding that has results, in the order of the page."""
     names = [name for cards in CARDS.values() for card in cards for name in card]
     for name in [*names, *(name for name in page.problems if name not in names)]:
-        prose = page.prose(name) if name in page.problems else None
-        if prose and page.problems[name].status != "missing":
-            yield name, prose
+        if name in page.problems and page.problems[name].status != "missing":
+            yield name, page.prose(name)
 
 
 def headlines(page: Page) -> Iterator[Headline]:

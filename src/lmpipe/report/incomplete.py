@@ -5,13 +5,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from lmpipe.analysis.finding import Finding, Findings, missing
-from lmpipe.analysis.problems.registry import analyze_problem, headings, problem_module
+from lmpipe.analysis.problems.registry import analyze_problem
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import TERMINAL_STATES, RunState, Snapshot, count_states
 from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_int, join_words
-from lmpipe.report.plots.experiment import draw_experiment
-from lmpipe.report.plots.style import Drawing
 from lmpipe.study.problems import PROBLEMS, listed_problems
 
 # The problem that covers the runs of all experiments.
@@ -47,32 +45,23 @@ def is_complete(snapshot: Snapshot) -> bool:
     )
 
 
-def available_results(snapshot: Snapshot) -> tuple[Results, dict[str, Drawing], dict[str, str]]:
-    """Return the results that exist, new drawings of unfinished experiments by path, and errors by experiment.
-
-    An experiment whose results cannot be read is not among the results.
-    """
+def available_results(snapshot: Snapshot) -> tuple[Results, dict[str, str]]:
+    """Return the results that exist, and errors by experiment: one that cannot be read is not among the results."""
     study = snapshot.files.study
     runs: dict[str, list[tuple[str, int]]] = {}
     for run in snapshot.runs:
         if run.state in TERMINAL_STATES:
             runs.setdefault(run.run.experiment, []).append((run.run.name, run.run.seed))
     results = Results(study.folder, study.plan.study, runs)
-    drawings: dict[str, Drawing] = {}
     unreadable: dict[str, str] = {}
     for experiment in list(runs):
-        path = f"experiments/{experiment}"
-        is_drawn = (study.folder / path / "provenance.json").exists()
         try:
-            if not is_drawn or len(runs[experiment]) < len(study.plan.runs_by_experiment[experiment]):
-                plots = draw_experiment(results.experiment(experiment))
-                drawings |= {f"{path}/{name}.svg": drawing for name, drawing in plots.items()}
             for run in results.experiment(experiment).runs:
                 run.metrics()
         except InputError as error:
             unreadable[experiment] = str(error)
             del results.run_keys[experiment]
-    return results, drawings, unreadable
+    return results, unreadable
 
 
 def analyze_available(results: Results, snapshot: Snapshot, unreadable: Mapping[str, str]) -> Findings:
@@ -94,13 +83,13 @@ def available_finding(
     unfinished = [run for run in runs if run.state not in TERMINAL_STATES]
     num_finished = len(runs) - len(unfinished)
     if unfinished and not num_finished:
-        return unanswered(problem, f"None of its {format_int(len(runs))} runs has finished: {states_text(runs)}.")
+        return missing(f"None of its {format_int(len(runs))} runs has finished: {states_text(runs)}.")
     if problem in unreadable:
-        return unanswered(problem, f"Its results cannot be read: {unreadable[problem]}.")
+        return missing(f"Its results cannot be read: {unreadable[problem]}.")
     try:
         finding = analyze_problem(problem, results)
     except InputError as error:
-        return unanswered(problem, f"Its results cannot be read: {error}.")
+        return missing(f"Its results cannot be read: {error}.")
     if not unfinished:
         return finding
     if finding.status == "missing":
@@ -109,14 +98,6 @@ def available_finding(
         f"So far from {format_int(num_finished)} of {format_int(len(runs))} runs. Missing: {run_names(unfinished)}."
     )
     return replace(finding, status="partial", reason=" ".join(filter(None, (reason, finding.reason))))
-
-
-def unanswered(problem: str, reason: str) -> Finding:
-    """Return a finding without results."""
-    title, question = problem.replace("_", " ").capitalize(), "What will this experiment show?"
-    if problem in PROBLEMS:
-        title, question = headings(problem_module(problem))
-    return replace(missing(reason), title=title, question=question)
 
 
 def find_gaps(snapshot: Snapshot) -> Gaps:

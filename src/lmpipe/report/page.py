@@ -1,7 +1,6 @@
 """The report: findings and figures on one self-contained HTML page that requests nothing from the network."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -26,10 +25,8 @@ from lmpipe.report.chapters import plan_chapters
 from lmpipe.report.figure_views import FigureView
 from lmpipe.report.front import forest_view, make_front
 from lmpipe.report.incomplete import Gaps, analyze_available, available_results, find_gaps, is_complete
-from lmpipe.report.plots.charts import draw as draw_old
 from lmpipe.report.plots.figures import draw
 from lmpipe.report.plots.palette import Palette
-from lmpipe.report.plots.style import Drawing
 from lmpipe.report.prose import format_nats, shared_names
 from lmpipe.report.table_cells import html_text, markdown_inline
 from lmpipe.study.paths import StudyPaths
@@ -68,37 +65,22 @@ def build_report(study: StudySession) -> bool:
     if complete:
         results = Results(study.folder, study.plan.study, study.plan.run_keys())
         findings = Findings.read(paths.findings)
-        drawings = draw_plots(findings, study.folder)
-        write_page(paths.report, study.plan, results, findings, drawings)
-        save_figures(findings, drawings, study.folder)
+        write_page(paths.report, study.plan, results, findings)
+        save_figures(findings, study.folder)
     else:
-        results, redrawn, unreadable = available_results(snapshot)
+        results, unreadable = available_results(snapshot)
         findings = analyze_available(results, snapshot, unreadable)
-        drawings = redrawn | draw_plots(findings, study.folder, skip=redrawn)
-        write_page(paths.report, study.plan, results, findings, drawings, find_gaps(snapshot))
+        write_page(paths.report, study.plan, results, findings, find_gaps(snapshot))
     return complete
 
 
-def save_figures(findings: Findings, drawings: Mapping[str, Drawing], folder: Path) -> None:
+def save_figures(findings: Findings, folder: Path) -> None:
     """Write the figures of findings into the study's folder `figures`, in the colours that they have on the page."""
     (folder / "figures").mkdir(exist_ok=True)
     palette = page_palette(findings)
     for problem, finding in findings.problems.items():
         for figure in finding.figures:
             draw(figure.data, palette).save(folder / "figures" / f"{problem}-{figure.id}.svg")
-        for plot in finding.plots:
-            if plot.data:
-                drawings[plot.path].save(folder / plot.path)
-
-
-def draw_plots(findings: Findings, folder: Path, skip: Mapping[str, Drawing] | None = None) -> dict[str, Drawing]:
-    """Return the drawing of each plot by its path; plots without data are read from the study's folder."""
-    plots = {plot.path: plot for finding in findings.problems.values() for plot in finding.plots}
-    return {
-        path: draw_old(plot.data) if plot.data else Drawing.read(folder / path)
-        for path, plot in plots.items()
-        if path not in (skip or {})
-    }
 
 
 def page_palette(findings: Findings) -> Palette:
@@ -106,21 +88,13 @@ def page_palette(findings: Findings) -> Palette:
     return Palette(figure for finding in findings.problems.values() for figure in finding.figures)
 
 
-def write_page(
-    output: Path,
-    plan: Plan,
-    results: Results,
-    findings: Findings,
-    drawings: Mapping[str, Drawing],
-    gaps: Gaps | None = None,
-) -> None:
+def write_page(output: Path, plan: Plan, results: Results, findings: Findings, gaps: Gaps | None = None) -> None:
     """Write the page of a study; `gaps` lists what is missing of an incomplete one."""
     page = Page(
         findings.study,
         findings.problems,
         page_palette(findings),
         Lineage.read(results.folder, records(plan, without=LATER_RULES)),
-        drawings,
         shared_names(results.study),
     )
     sweeps = helper_sweeps(plan, findings)

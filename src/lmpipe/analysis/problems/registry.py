@@ -1,16 +1,16 @@
 """Analysis of every problem of the write-up, and of every other experiment of a study.
 
-A problem's module has `ID` and `analyze(results) -> Finding`; TITLE and QUESTION where it has no prose template.
+A problem's module has `ID` and `analyze(results) -> Finding`.
 """
 
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 from lmpipe.analysis.finding import Finding, Findings
 from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.results import Results
-from lmpipe.study.labels import experiment_label
 from lmpipe.study.problems import PROBLEMS, listed_problems
 
 
@@ -28,23 +28,14 @@ def analyze_all(results: Results) -> Findings:
 
 def analyze_problem(name: str, results: Results) -> Finding:
     """Analyze one problem, or an experiment that belongs to none."""
-    if name in PROBLEMS:
-        module = problem_module(name)
-        return complete_finding(name, *headings(module), module.analyze(results), results)
-    title = experiment_label(results.study, name).capitalize()
-    return complete_finding(name, title, "", generic_experiment.analyze(results, name), results)
+    analyze = problem_module(name).analyze if name in PROBLEMS else partial(generic_experiment.analyze, name=name)
+    return complete_finding(name, analyze(results), results)
 
 
-def headings(module: Any) -> tuple[str, str]:
-    """Return the title and question of a problem's module; empty where its prose template has them."""
-    return getattr(module, "TITLE", ""), getattr(module, "QUESTION", "")
-
-
-def complete_finding(problem: str, title: str, question: str, finding: Finding, results: Results) -> Finding:
+def complete_finding(problem: str, finding: Finding, results: Results) -> Finding:
     """Return a finding as findings.json contains it: with the study's target loss and the write-up's numbers."""
     from lmpipe.analysis.problems.target_loss import add_target
     from lmpipe.analysis.problems.write_up_comparison import compare_with_references
 
     finding = add_target(finding, results, problem)
-    reference = compare_with_references(problem, finding, results)
-    return replace(finding, title=title, question=question, reference=reference)
+    return replace(finding, reference=compare_with_references(problem, finding, results))
