@@ -137,7 +137,7 @@ def test_card_has_question_answer_figure_and_expectation(html):
     card = Page(card_of(html, "no_pos_emb")).text
     assert "Which setting of no_pos_emb is best?" in card
     assert "0.0141 is best , with a loss of 1.88" in card
-    assert "Expected NoPE: higher, because position matters (paper, section 3) · found higher" in card
+    assert "Expected NoPE: higher, because position matters (paper, section 3)" in card
     assert "Found The difference is in the expected direction." in card
 
 

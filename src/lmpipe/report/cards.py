@@ -15,7 +15,7 @@ from lmpipe.report.prose import Prose
 from lmpipe.report.table_cells import FormattedTable, TableCell, format_table, markdown_inline, metric_text
 from lmpipe.study.problems import PROBLEMS
 
-DERIVATION = "Derivation"
+DERIVATION, SAMPLES_PER_MODEL = "Derivation", 2
 NOTHING = "There is no result."
 # Figure of the front page, by problem and name.
 HERO = ("main_experiment", "hero")
@@ -75,13 +75,18 @@ class Card:
     sources: list[str]
     origin: Origin | None
 
+    @property
+    def num_shown(self) -> int:
+        """Number of figures that are not folded away: one, or one for each of several problems."""
+        return len(self.entries)
+
 
 def make_card(page: Page, problems: Sequence[str]) -> Card:
     """Return the card of one or several problems."""
     findings = {problem: page.problems[problem] for problem in problems}
     figures = [view for problem in problems for view in views(page, problem)]
     texts = [text for finding in findings.values() for text in finding.texts if not is_derivation(text)]
-    samples = [] if figures else [text for text in texts if isinstance(text, MarkedText)]
+    samples = [] if figures else shown_samples([text for text in texts if isinstance(text, MarkedText)])
     metrics = {name: metric for finding in findings.values() for name, metric in finding.metrics.items()}
     sources = sorted({metric.source for metric in metrics.values()} - {""})
     return Card(
@@ -95,6 +100,12 @@ def make_card(page: Page, problems: Sequence[str]) -> Card:
         sources,
         origin(page.lineage, sources, page.study),
     )
+
+
+def shown_samples(texts: Sequence[MarkedText]) -> list[MarkedText]:
+    """Return the first samples of each model, whose name begins the caption; the others are folded away."""
+    models = [text.caption.partition(",")[0] for text in texts]
+    return [text for index, text in enumerate(texts) if models[:index].count(models[index]) < SAMPLES_PER_MODEL]
 
 
 def is_derivation(element: Any) -> bool:

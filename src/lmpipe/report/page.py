@@ -137,9 +137,26 @@ def page_template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = {"markdown": markdown_inline, "html": html_text, "count": format_int, "loss": format_nats}
+    filters = {
+        "markdown": markdown_inline,
+        "html": html_text,
+        "count": format_int,
+        "loss": format_nats,
+        "clause": clause,
+    }
     environment.filters |= filters | {"data_uri": data_uri}
     return environment.get_template("report.html.j2")
+
+
+def clause(sentence: str) -> str:
+    """Return a sentence as a clause; a word with capitals inside, such as RMSNorm, keeps its own.
+
+    >>> clause("The gate helps."), clause("RMSNorm keeps scales")
+    ('the gate helps', 'RMSNorm keeps scales')
+    """
+    first = sentence.partition(" ")[0]
+    is_name = any(letter.isupper() for letter in first[1:])
+    return (sentence if is_name else sentence[:1].lower() + sentence[1:]).rstrip(".")
 
 
 def data_uri(text: str, kind: str = "text/csv") -> str:

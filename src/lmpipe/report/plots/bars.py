@@ -1,7 +1,6 @@
 """Bar charts, and the Gantt chart of a study's jobs."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from matplotlib.patches import Patch
@@ -12,7 +11,7 @@ from lmpipe.report.plots.canvas import LINE, Canvas, Margins, Size, hide_ticks, 
 from lmpipe.report.plots.palette import BLUE, SOFT
 from lmpipe.report.plots.style import Drawing, finite_or_nan
 
-MAX_GROUPS, MAX_GANTT = 6, 180
+MAX_GANTT = 180
 OTHER = "other jobs"
 
 
@@ -96,11 +95,7 @@ def draw_legend(canvas: Canvas, colors: Mapping[str, str]) -> None:
 
 def draw_gantt(data: Gantt, colors: Mapping[str, str], size: Size) -> Drawing:
     """Draw jobs over time in as few rows as ran at once; stages that took the least share one colour."""
-    totals: Counter[str] = Counter()
-    for span in data.spans:
-        totals[span.group] += span.end - span.start
-    largest = [group for group, _ in totals.most_common(MAX_GROUPS)]
-    shown = {group: colors[group] for group in largest} | ({OTHER: SOFT} if len(totals) > MAX_GROUPS else {})
+    shown = dict(colors) | ({OTHER: SOFT} if {span.group for span in data.spans} - set(colors) else {})
     rows = pack(data.spans)
     legend = legend_height(list(shown), size)
     canvas = Canvas.of(size, Margins(8, 12, legend + 8, 36), legend + 56 + min(18 * max(rows, default=0), MAX_GANTT))

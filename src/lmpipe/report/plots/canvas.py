@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from lmpipe.io.formatting import SUPERSCRIPTS
 from lmpipe.report.plots.palette import FOREGROUND, SOFT
 from lmpipe.report.plots.style import number_text
 
@@ -17,6 +18,8 @@ POINTS_PER_PIXEL, POINTS_PER_INCH = 0.75, 72.0
 # Approximate width of a character and height of a line of 9 point text.
 CHARACTER, LINE = 5.6, 11.0
 MAX_LABEL = 24
+# Logarithmic axes over a wider range have powers of ten at their ticks.
+MAX_PLAIN_RANGE = 1e8
 
 
 class Size(NamedTuple):
@@ -32,7 +35,7 @@ class Size(NamedTuple):
         return self.width < 500
 
 
-WIDE, NARROW, THUMBNAIL = Size(720, 310), Size(340, 250), Size(160, 92, has_text=False)
+WIDE, NARROW, THUMBNAIL = Size(720, 296), Size(340, 250), Size(160, 92, has_text=False)
 
 
 class Margins(NamedTuple):
@@ -90,8 +93,17 @@ class Canvas:
         axis.set_major_locator(
             log_locator(axis.get_view_interval(), room) if log else MaxNLocator(max(2, int(room)), steps=(1, 2, 5, 10))
         )
-        axis.set_major_formatter(FuncFormatter(lambda value, _: tick_text(float(value))))
+        low, high = sorted(axis.get_view_interval())
+        text = power_text if log and high > MAX_PLAIN_RANGE * low else tick_text
+        axis.set_major_formatter(FuncFormatter(lambda value, _: text(float(value))))
         axis.set_minor_locator(NullLocator())
+
+    def tick_values(self, values: Sequence[float]) -> None:
+        """Put the ticks of a logarithmic x axis at the values of a setting, if they are few and far enough apart."""
+        places = [float(self.ax.transData.transform((value, 1.0))[0]) for value in values]
+        room = 6 + max((CHARACTER * len(tick_text(value)) for value in values), default=0.0)
+        if len(values) > 1 and all(b - a >= room for a, b in pairwise(places)):
+            self.ax.xaxis.set_major_locator(FixedLocator(values))
 
     def label_right(self, labels: Sequence[tuple[float, str, str]]) -> None:
         """Write (y, text, color) to the right of the axes, each near its height, without overlaps."""
@@ -135,6 +147,15 @@ def tick_text(value: float) -> str:
         if size <= abs(value) < 1e15 and abs(value) >= 10_000:
             return f"{number_text(value / size)} {unit}"
     return number_text(value).replace("-", "−")
+
+
+def power_text(value: float) -> str:
+    """Return a power of ten.
+
+    >>> power_text(1e-7), power_text(1.0)
+    ('10⁻⁷', '10⁰')
+    """
+    return f"10{str(round(math.log10(value))).translate(SUPERSCRIPTS)}"
 
 
 def shorten(text: str, length: int = MAX_LABEL) -> str:

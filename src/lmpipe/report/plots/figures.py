@@ -60,11 +60,13 @@ def draw_lines(data: Lines, colors: dict[str, str], size: Size) -> Drawing:
     for yardstick in data.yardsticks:
         ax.axhline(yardstick.value, color=SOFT, linewidth=0.8, linestyle=DASHED, zorder=1)
     ax.set_ylim(low, high)
+    ax.margins(x=0.02)
     if not data.log_x and min(coordinates(data, "x"), default=1) >= 0:
         ax.set_xlim(left=0)
-    ax.margins(x=0.0)
     canvas.scale("x", data.log_x)
     canvas.scale("y", data.log_y)
+    if data.log_x:
+        canvas.tick_values(sorted({x for x in coordinates(data, "x") if x > 0}))
     for mark in data.marks:
         draw_mark(canvas, mark)
     labels = [(y, line.label, colors[line.variant]) for line in labelled if (y := last_value(line)) is not None]
@@ -124,7 +126,8 @@ def y_range(data: Lines) -> tuple[float, float]:
     if not data.log_x and "loss" in data.y_label and len(starts) == len(data.lines) and starts:
         high = max(*starts, *[y for line in data.lines if (y := last_value(line)) is not None])
     span = (high - low) or abs(high) or 1.0
-    near = [stick.value for stick in data.yardsticks if low - 0.6 * span <= stick.value <= high + 0.6 * span]
+    sticks = [stick.value for stick in data.yardsticks]
+    near = [value for value in sticks if value == 0 or low - 0.6 * span <= value <= high + 0.6 * span]
     low, high = min([low, *near]), max([high, *near])
     margin = 0.05 * ((high - low) or 1.0)
     is_share = low >= 0 and low < 3 * margin

@@ -5,6 +5,7 @@ paper. All are dark enough for text on white (WCAG 2.2, 4.5 to 1); lines have la
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from lmpipe.analysis.finding import Bars, Figure, Forest, Gantt, Lines, RateCurves
@@ -78,6 +79,14 @@ def numbered(names: list[str]) -> dict[str, str] | None:
     return {name: RAMP[round(index * step)] for index, name in enumerate(ordered)}
 
 
+def longest_groups(data: Gantt) -> list[str]:
+    """Return the stages whose jobs take the most time, as many as there are hues."""
+    totals: Counter[str] = Counter()
+    for span in data.spans:
+        totals[span.group] += span.end - span.start
+    return [group for group, _ in totals.most_common(len(HUES))]
+
+
 def variants(data: Lines | RateCurves | Forest | Bars | Gantt) -> list[str]:
     """Return the keys of the colours of a figure."""
     match data:
@@ -90,4 +99,4 @@ def variants(data: Lines | RateCurves | Forest | Bars | Gantt) -> list[str]:
         case Bars():
             return list(data.groups)
         case Gantt():
-            return list(dict.fromkeys(span.group for span in data.spans))
+            return longest_groups(data)
