@@ -118,8 +118,6 @@ READS = {
     },
     "report": {
         f"{RESULTS}/findings.json": "json",
-        f"{EXPERIMENT}/learning_curves.svg": "svg",
-        f"{EXPERIMENT}/learning_curves.csv": "numbers of a plot",
         f"{RUN}/provenance.json": "json",
     },
     "collect-provenance": {f"{TOKENIZER}/provenance.json": "json"},

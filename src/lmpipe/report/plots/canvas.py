@@ -102,7 +102,11 @@ class Canvas:
         """Put the ticks of a logarithmic x axis at the values of a setting, if they are few and far enough apart."""
         places = [float(self.ax.transData.transform((value, 1.0))[0]) for value in values]
         room = 6 + max((CHARACTER * len(tick_text(value)) for value in values), default=0.0)
-        if len(values) > 1 and all(b - a >= room for a, b in pairwise(places)):
+        if (
+            len(values) > 1
+            and max(map(significant_digits, values)) <= 2
+            and all(b - a >= room for a, b in pairwise(places))
+        ):
             self.ax.xaxis.set_major_locator(FixedLocator(values))
 
     def label_right(self, labels: Sequence[tuple[float, str, str]]) -> None:
@@ -147,6 +151,15 @@ def tick_text(value: float) -> str:
         if size <= abs(value) < 1e15 and abs(value) >= 10_000:
             return f"{number_text(value / size)} {unit}"
     return number_text(value).replace("-", "−")
+
+
+def significant_digits(value: float) -> int:
+    """Return the number of significant digits of a value.
+
+    >>> significant_digits(0.014), significant_digits(20480)
+    (2, 4)
+    """
+    return len(f"{value:.6e}".partition("e")[0].replace(".", "").rstrip("0"))
 
 
 def power_text(value: float) -> str:
