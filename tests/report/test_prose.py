@@ -71,7 +71,9 @@ def test_good_sentences_have_no_fault(text):
 
 
 def test_a_sentence_is_printed_once():
-    blocks = {("one", "caveat"): "One seed only.", ("two", "caveat"): "One seed only."}
+    blocks = dict.fromkeys(
+        [("one", "caveat"), ("two", "caveat")], "The runs have one seed each, so nothing is resolved."
+    )
     assert len(page_faults(blocks)) == 1
 
 

@@ -15,6 +15,8 @@ from lmpipe.planning.session import read_study
 from lmpipe.report.prose import CARD_BLOCKS, FIGURE_BLOCKS, Prose, shared_names
 
 MAX_WORDS, MAX_MEAN_WORDS, MAX_NUMBERS, MAX_DIGITS = 35, 20.0, 3, 3
+# Sentences of at most these words are a status, such as "Divergence, as expected.", and may be repeated.
+MAX_STATUS_WORDS = 6
 # Integers below this are exact counts, years or names, which need all their digits.
 EXACT_BELOW = 10_000
 
@@ -152,7 +154,7 @@ def page_faults(blocks: Mapping[tuple[str, str], str]) -> list[str]:
             faults.append(f"{where}: empty")
         for sentence in [] if is_of_figure else sentences_of(text):
             lengths.append(count_words(sentence))
-            if sentence in seen:
+            if sentence in seen and count_words(sentence) > MAX_STATUS_WORDS:
                 faults.append(f"{where}: repeats a sentence of {seen[sentence]}: {sentence}")
             seen[sentence] = where
     if len(lengths) > 1 and (mean := sum(lengths) / len(lengths)) > MAX_MEAN_WORDS:
