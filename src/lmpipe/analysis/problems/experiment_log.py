@@ -1,8 +1,7 @@
 """Problem experiment_log: every training run of the study, what all cost, and the noise of seeds."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any
 
 from lmpipe.analysis.effects import holm_resolved
@@ -11,10 +10,14 @@ from lmpipe.analysis.outcomes import BITS, NATS, has_failed, study_noise
 from lmpipe.analysis.problems import layer_norm_ablation, no_pos_emb, pre_norm_ablation, swiglu_ablation
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.runs import Run
-from lmpipe.provenance.job_records import JobRecord, is_record
+from lmpipe.planning.lineage import Lineage
+from lmpipe.provenance.job_records import is_record
 from lmpipe.study.labels import corpus_label, experiment_label, run_label
 
 ID = "experiment_log"
+# Records of the jobs that follow the analysis.
+LATER_RECORDS = {"findings.provenance.json", "report.provenance.json", "provenance.json"}
+RECORDS = "provenance of all jobs"
 SOURCE = "runs/*/*/seed*/summary.json"
 COLUMNS = ["experiments", "run", "seed", "status", "peak rate", "steps", "tokens", "loss", "bits per byte"]
 COLUMNS += ["diverged after step", "time (s)", "tokens/s", "peak memory (MB)"]
@@ -104,32 +107,12 @@ def is_resolved(effect: Effect) -> bool:
 
 
 def elapsed_metrics(results: Results) -> dict[str, Metric]:
-    """Return the time during which at least one job of the study ran, which the user waited."""
-    seconds = union_seconds(list(job_spans(results)))
-    return {"elapsed_seconds": optional_metric(seconds or None, "s", "provenance of all jobs", "no job has a record")}
-
-
-def job_spans(results: Results) -> Iterator[tuple[float, float]]:
-    """Yield start and end of each job that has a record, in seconds since 1970."""
-    for path in sorted(results.folder.rglob("*provenance.json")):
-        inside = path.relative_to(results.folder)
-        if len(inside.parts) > 1 and inside.parts[0] != "store" and is_record(path.name):
-            record = JobRecord.read(path)
-            start = datetime.fromisoformat(record.started_at).timestamp()
-            yield start, start + record.wall_seconds
-
-
-def union_seconds(spans: Sequence[tuple[float, float]]) -> float:
-    """Return the length of the union of intervals.
-
-    >>> union_seconds([(0.0, 2.0), (1.0, 3.0), (10.0, 11.0)])
-    4.0
-    """
-    total, end = 0.0, float("-inf")
-    for first, last in sorted(spans):
-        total += max(0.0, last - max(first, end))
-        end = max(end, last)
-    return total
+    """Return the time that the user waited, from the records of all jobs."""
+    folder = results.folder
+    paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*provenance.json") if is_record(path.name)]
+    records = [path for path in paths if not path.startswith("store/") and path not in LATER_RECORDS]
+    seconds = Lineage.read(folder, sorted(records)).elapsed_seconds
+    return {"elapsed_seconds": optional_metric(seconds or None, "s", RECORDS, "no job has a record")}
 
 
 def lowest_by_corpus(runs: Sequence[Run]) -> dict[str, Run]:
