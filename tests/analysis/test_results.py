@@ -191,3 +191,10 @@ def test_files_of_another_run_are_an_input_error(tmp_path):
         Run.read(folder)
     assert "learning_rate/max_lr=0.001/seed0" in caught.value.problem
     assert str(caught.value).isprintable()
+
+
+def test_every_run_is_a_row_of_runs_csv(fabricated):
+    fabricated.write_runs()
+    table = pd.read_csv(fabricated.folder / "runs.csv")
+    assert len(table) == len(fabricated.runs())
+    assert {"experiment", "run", "seed", "max_lr", "norm", "validation_loss", "bits_per_byte"} <= set(table.columns)

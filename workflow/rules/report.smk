@@ -62,6 +62,7 @@ rule analyze:
         samples=expand("<results>/samples/{corpus}.json", corpus=PLAN.sampled_corpora()),
     output:
         findings="<results>/findings.json",
+        runs="<results>/runs.csv",
         provenance="<results>/findings.provenance.json",
     log:
         "<logs>/analyze.log",

@@ -217,6 +217,12 @@ class Results:
         """Return every run of every experiment, in the order of the study."""
         return [run for experiment in self.experiments() for run in experiment.runs]
 
+    def write_runs(self) -> None:
+        """Write runs.csv: settings and results of every run, one row each."""
+        table = runs_table(self.runs()).drop(columns="folder", errors="ignore")
+        with atomic_write(self.paths.runs_table) as file:
+            table.to_csv(file, index=False, lineterminator="\n")
+
 
 def read_experiment(folder: str | Path, experiment: str, runs: list[tuple[str, int]]) -> ExperimentRuns:
     """Read the named runs of an experiment; folders that earlier studies left behind are ignored."""

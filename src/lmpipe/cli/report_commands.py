@@ -26,7 +26,7 @@ def plot_experiment(args: Args) -> "JobResult":
 
 @command(RESULTS, examples="lmpipe analyze results/laptop")
 def analyze(args: Args) -> "JobResult":
-    """Analyze the results of a study: findings.json."""
+    """Analyze the results of a study: findings.json and runs.csv."""
     from lmpipe.analysis.problems.registry import analyze_all
     from lmpipe.analysis.results import Results
     from lmpipe.planning.session import read_study
@@ -34,7 +34,9 @@ def analyze(args: Args) -> "JobResult":
     from lmpipe.provenance.job_records import JobResult
 
     plan, paths = read_study(args.results)
-    analyze_all(Results(paths.root, plan.study, plan.run_keys())).write(paths.findings)
+    results = Results(paths.root, plan.study, plan.run_keys())
+    results.write_runs()
+    analyze_all(results).write(paths.findings)
     inputs = [paths.root / record for record in records(plan, without=("analyze", "report"))]
     return JobResult(paths.findings, inputs, plan.study_settings())
 

@@ -23,6 +23,7 @@ class StudyPaths:
         self.model_profile = root / "model_measurements.json"  # one training step: parameters, FLOPs, memory, time
         self.batch_sizes = root / "batch_sizes.json"  # time of one training step at each batch size
         self.findings = root / "findings.json"  # the findings of every problem, as data
+        self.runs_table = root / "runs.csv"  # settings and results of every run, one row each
         self.report = root / "report.html"  # the report
         self.store = root / "store"  # the run store
         self.provenance = root / "provenance.json"  # records of all jobs
