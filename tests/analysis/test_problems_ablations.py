@@ -175,4 +175,4 @@ def test_expectations_stand_beside_what_was_found(tmp_path):
     finding = find_in(tmp_path, "no_pos_emb", ON_STORIES | SEEDS | {"runs": runs})
     (expectation,) = finding.expectations
     assert (expectation.expected, expectation.found) == ("higher", "higher")
-    assert render("no_pos_emb", finding)["found"] == "A higher loss, as expected."
+    assert render("no_pos_emb", finding)["found"] == "A higher loss without RoPE, as expected."
