@@ -32,6 +32,7 @@ except InputError as error:
     sys.exit(str(error))
 STUDY, inputs, RESULTS = PLAN.study, RuleInputs(PLAN), f"results/{PLAN.study.study}"
 TRAIN_THREADS = 1  # --set-threads train=4 uses more; a run's last digits depend on them
+TEXT_PRIORITY = 1_000_000  # texts take all cores, which training runs never leave free at once
 # A cluster's job is a snakemake of its own, which must get the same number.
 CORES = workflow.resource_settings.cores
 ALL_CORES = CLUSTER_THREADS if CORES is None or workflow.remote_exec else CORES

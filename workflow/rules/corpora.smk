@@ -27,6 +27,7 @@ rule make_corpus:
         "<logs>/make_corpus/{corpus}.log",
     benchmark:
         "<benchmarks>/make_corpus/{corpus}.tsv"
+    priority: TEXT_PRIORITY
     threads: 2
     resources:
         mem_mb=1000,

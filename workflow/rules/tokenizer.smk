@@ -13,6 +13,7 @@ rule count_pretokens:
         "<logs>/count_pretokens/{corpus}-{shard}.log",
     benchmark:
         "<benchmarks>/count_pretokens/{corpus}-{shard}.tsv"
+    priority: TEXT_PRIORITY
     threads: ALL_CORES
     resources:
         mem_mb=inputs.count.mem_mb,
@@ -39,6 +40,7 @@ rule train_bpe:
         "<logs>/train_bpe/{tokenizer}.log",
     benchmark:
         "<benchmarks>/train_bpe/{tokenizer}.tsv"
+    priority: TEXT_PRIORITY
     threads: ALL_CORES
     resources:
         mem_mb=inputs.train_bpe.mem_mb,
@@ -66,6 +68,7 @@ rule encode_corpus:
         "<logs>/encode_corpus/{tokenizer}-{split}.log",
     benchmark:
         "<benchmarks>/encode_corpus/{tokenizer}-{split}.tsv"
+    priority: TEXT_PRIORITY
     threads: ALL_CORES
     resources:
         mem_mb=inputs.encode.mem_mb,
@@ -96,6 +99,7 @@ rule encode_shard:
         "<benchmarks>/encode_shard/{tokenizer}-{shard}.tsv"
     wildcard_constraints:
         tokenizer=name_pattern(PLAN.sharded_tokenizers()),
+    priority: TEXT_PRIORITY
     threads: ALL_CORES
     resources:
         mem_mb=inputs.encode_shard.mem_mb,
@@ -124,6 +128,7 @@ rule concat_tokens:
         "<benchmarks>/concat_tokens/{tokenizer}.tsv"
     wildcard_constraints:
         tokenizer=name_pattern(PLAN.sharded_tokenizers()),
+    priority: TEXT_PRIORITY
     resources:
         mem_mb=inputs.concat.mem_mb,
         runtime=inputs.concat.runtime,
