@@ -104,6 +104,27 @@ def test_neighbour_of_which_every_seed_diverged_leaves_no_optimum(tmp_path):
     assert select_best(sweep_of(tmp_path, [0.003, 0.01, 3.0])).interpolated_lr is None
 
 
+@pytest.mark.parametrize("rate", [0.005, 0.02])
+def test_seeds_that_did_not_learn_do_not_pull_the_optimum(tmp_path, rate):
+    experiment = sweep_of(tmp_path, [0.005, 0.01, 0.02])
+    names = [f"grid_max_lr={lr}" for lr in (0.005, 0.01, 0.02)]
+    others = {name: experiment.finished_values(name) for name in names}
+    others[f"grid_max_lr={rate}"] = others[f"grid_max_lr={rate}"][1:]
+    curvature, slope, _ = np.polyfit(np.log([0.005, 0.01, 0.02]), [np.median(others[name]) for name in names], 2)
+    change_loss(experiment, f"grid_max_lr={rate}", [0], 5.0)
+    assert select_best(experiment).interpolated_lr == pytest.approx(np.exp(-slope / (2 * curvature)), rel=1e-9)
+    change_loss(experiment, f"grid_max_lr={rate}", [0, 1, 2], 5.0)
+    assert select_best(experiment).interpolated_lr is None
+
+
+def change_loss(experiment, name, seeds, loss):
+    """Give some seeds of a run that finished another final loss."""
+    for index, run in enumerate(experiment.runs):
+        if run.name == name and run.seed in seeds:
+            summary = run.summary.model_copy(update={"validation_loss": loss})
+            experiment.runs[index] = Run(run.folder, run.config, summary)
+
+
 def test_best_run_across_corpora_is_an_error(results):
     with pytest.raises(InputError) as caught:
         select_best(results.experiment("main_experiment"))

@@ -236,7 +236,7 @@ def test_logs_and_benchmarks_lie_where_the_readme_says(folder):
 
 
 def test_targets_by_name(tmp_path):
-    run = "results/smoke/runs/learning_rate/grid_max_lr=0.01/seed0/summary.json"
+    run = "results/smoke/runs/learning_rate/grid_max_lr=0.015/seed0/summary.json"
     planned = planned_jobs(snakemake(tmp_path, "--dry-run", run, "tokenizers", "accounting").stdout)
     jobs = {"make_corpus": 2, "count_pretokens": 2, "train_bpe": 2, "encode_corpus": 2, "train": 1, "account_models": 1}
     assert planned == jobs | {"tokenizers": 1, "accounting": 1}

@@ -1,11 +1,12 @@
 """Ranking of the runs of a sweep: the best grid point, and the optimum between the rates around it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from lmpipe.analysis.results import UNITS, ExperimentRuns
+from lmpipe.analysis.runs import Run
 from lmpipe.errors import InputError
 from lmpipe.training.run_documents import BestRun
 
@@ -26,41 +27,48 @@ def select_best(experiment: ExperimentRuns) -> BestRun:
         raise InputError(key, "has no grid point that finished with all its seeds", "add lower learning rates to it")
     runs = experiment.seeds_of(best)
     training = runs[0].config.training
+    alike = [run for run in experiment.runs if settings_without_rate(run) == settings_without_rate(runs[0])]
     return BestRun(
         experiment=experiment.name,
         run=best,
         seeds=[run.seed for run in runs],
         max_lr=training.max_lr,
-        interpolated_lr=interpolated_rate(experiment, best, metric),
+        interpolated_lr=interpolate_rate(losses_by_rate(alike), training.max_lr, runs[0].summary.unigram_entropy),
         batch_size=training.batch_size,
         ranked_by=metric,
         **{metric: experiment.mean_loss(best, metric) for metric in UNITS},
     )
 
 
-def interpolated_rate(experiment: ExperimentRuns, best: str, metric: str) -> float | None:
-    """Return the rate of the parabola's minimum around the best run; None if a neighbour is missing or has no loss.
+def losses_by_rate(runs: Iterable[Run]) -> dict[float, list[float]]:
+    """Return the final losses of the seeds that finished, in nats per token, by peak rate; empty where none did."""
+    losses: dict[float, list[float]] = {}
+    for run in runs:
+        finished = losses.setdefault(run.config.training.max_lr, [])
+        if run.status == "finished" and run.loss is not None:
+            finished.append(run.loss)
+    return losses
 
-    Neighbours have the next rates among the runs that differ from the best one in the rate alone. Their losses are
-    medians over the seeds that finished.
+
+def interpolate_rate(losses: Mapping[float, Sequence[float]], best: float, unigram_entropy: float) -> float | None:
+    """Return the rate at the minimum of the parabola through the median losses of the best rate and the two next to it.
+
+    Seeds whose loss is nearer to the unigram entropy than to that of the best rate did not learn and do not count. None
+    if the best rate is at the border, if no seed learned at a neighbour, or if the minimum is not between the three.
     """
-    settings = settings_without_rate(experiment, best)
-    equal = [name for name in experiment.names() if settings_without_rate(experiment, name) == settings]
-    names = {experiment.setting(name, "max_lr"): name for name in [*equal, best]}
-    rates = sorted(names)
-    index = rates.index(experiment.setting(best, "max_lr"))
+    lowest, rates = median(losses[best]), sorted(losses)
+    index = rates.index(best)
     bracket = rates[max(0, index - 1) : index + 2]
-    losses = [experiment.finished_values(names[rate], metric) for rate in bracket]
-    if len(bracket) < 3 or not all(losses):
+    learned = [[loss for loss in losses[rate] if loss - lowest < unigram_entropy - loss] for rate in bracket]
+    if len(bracket) < 3 or not all(learned):
         return None
-    return parabola_vertex(bracket, list(map(median, losses)))
+    return parabola_vertex(bracket, list(map(median, learned)))
 
 
-def settings_without_rate(experiment: ExperimentRuns, name: str) -> dict[str, Any]:
-    """Return the resolved settings of a run without its rate and the names of its overrides."""
-    config = experiment.seeds_of(name)[0].config
-    training = config.training.model_dump(exclude={"max_lr"})
-    return {"tokenizer": config.tokenizer.name, "model": config.model.model_dump(), "training": training}
+def settings_without_rate(run: Run) -> tuple[Any, ...]:
+    """Return the resolved settings of a run without its peak rate and its seed."""
+    training = run.config.training.model_dump(exclude={"max_lr"})
+    return run.config.tokenizer.name, run.config.model, training
 
 
 def parabola_vertex(rates: Sequence[float], losses: Sequence[float]) -> float | None:

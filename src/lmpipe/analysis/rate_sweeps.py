@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import median
+from statistics import fmean
 
 from lmpipe.analysis.finding import RateCurve, RatePoint
 from lmpipe.analysis.outcomes import SeedGroup, has_failed
-from lmpipe.analysis.ranking import parabola_vertex
+from lmpipe.analysis.ranking import interpolate_rate, losses_by_rate
 from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.analysis.runs import Run
 from lmpipe.study.settings import ModelConfig
@@ -22,6 +22,10 @@ class RateSweep:
     """Model of the runs."""
     points: tuple[RatePoint, ...]
     """Outcomes by increasing rate."""
+    finished: dict[float, list[float]]
+    """Final losses of the full-length runs that finished, by rate."""
+    unigram_entropy: float
+    """Entropy of the training tokens, which a model without context reaches, in nats per token."""
 
     @cached_property
     def full_points(self) -> list[RatePoint]:
@@ -30,9 +34,9 @@ class RateSweep:
 
     @cached_property
     def best(self) -> RatePoint | None:
-        """Rate with the lowest median loss, among those at which no seed failed."""
+        """Rate with the lowest mean loss, among those at which no seed failed."""
         safe = [point for point in self.full_points if not point.num_failed]
-        return min(safe, key=lambda point: median(point.losses), default=None)
+        return min(safe, key=lambda point: fmean(point.losses), default=None)
 
     @property
     def neighbours(self) -> list[RatePoint]:
@@ -50,11 +54,8 @@ class RateSweep:
 
     @property
     def interpolated(self) -> float | None:
-        """Minimum of the parabola through the best rate and its neighbours; None if one is missing or never learned."""
-        if self.is_at_border or not all(point.losses for point in self.neighbours):
-            return None
-        rates = [point.max_lr for point in self.neighbours]
-        return parabola_vertex(rates, [median(point.losses) for point in self.neighbours])
+        """Rate that `best_of` with `interpolate` takes; None if the best one has no neighbour that learned."""
+        return interpolate_rate(self.finished, self.best.max_lr, self.unigram_entropy) if self.best else None
 
     @property
     def optimum(self) -> float | None:
@@ -91,7 +92,8 @@ def rate_sweep(results: Results, runs: Sequence[Run]) -> RateSweep:
         good = [run for run in members if not has_failed(run, None if is_short else results.yardstick(run))]
         losses = [run.loss for run in good]
         points.append(RatePoint(rate, losses, len(members) - len(good), len(members), is_short))
-    return RateSweep(runs[0].config.model, tuple(points))
+    finished = losses_by_rate(run for run in runs if run.config.training.total_tokens == full)
+    return RateSweep(runs[0].config.model, tuple(points), finished, runs[0].summary.unigram_entropy)
 
 
 def sweeps_by_model(results: Results, experiment: ExperimentRuns) -> dict[str, RateSweep]:
