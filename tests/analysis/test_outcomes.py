@@ -11,6 +11,7 @@ import scipy.stats
 from lmpipe.analysis.effects import effect_of, outcome_found
 from lmpipe.analysis.finding import Effect
 from lmpipe.analysis.outcomes import byte_yardsticks, has_failed, loss_yardsticks, seed_group, seed_groups, study_noise
+from lmpipe.analysis.ranking import select_best
 from lmpipe.analysis.rate_sweeps import own_sweep, sweeps_by_model
 from lmpipe.analysis.statistics import SeedNoise, pooled_noise
 from lmpipe.data.documents import NgramBudget, NgramLoss
@@ -116,6 +117,11 @@ def test_a_run_with_other_tokens_has_no_yardstick(nope):
     assert nope.yardstick(nope.experiment("no_pos_emb").runs[0]) is None
 
 
+def test_a_run_much_shorter_than_all_budgets_has_no_yardstick(nope):
+    fabricate_yardsticks(nope, "stories", {1_000_000: NGRAMS})
+    assert nope.yardstick(nope.experiment("no_pos_emb").runs[0]) is None
+
+
 def test_yardsticks_per_byte_include_xz(nope):
     fabricate_yardsticks(nope, "stories", {409600: NGRAMS})
     lines = {line.label: line.value for line in byte_yardsticks(nope, nope.experiment("no_pos_emb").runs[0])}
@@ -183,6 +189,18 @@ def test_a_neighbour_that_never_learned_is_no_border(tmp_path):
     assert not sweep.is_at_border
     assert sweep.interpolated is None
     assert sweep.optimum == 0.01
+
+
+@pytest.mark.parametrize("loss", [2.5, 3.5, 4.0, 4.2, 5.3])
+@pytest.mark.parametrize("rate", [0.005, 0.02])
+def test_the_report_interpolates_as_best_of_does(tmp_path, rate, loss):
+    results = fabricate_study(tmp_path, {"learning_rate": ON_STORIES | {"sweep": {"max_lr": [0.005, 0.01, 0.02]}}})
+    fabricate_yardsticks(results, "stories", {409600: NGRAMS})
+    change_summary(results, f"learning_rate/max_lr={rate}/seed0", validation_loss=loss)
+    experiment = results.experiment("learning_rate")
+    (sweep,) = sweeps_by_model(results, experiment).values()
+    assert sweep.interpolated == select_best(experiment).interpolated_lr
+    assert (sweep.interpolated is None) == (loss > (2.35 + 5.21) / 2)
 
 
 def test_the_best_rate_at_the_border_is_not_interpolated(tmp_path):

@@ -39,6 +39,7 @@ SUMMARY_COLUMNS = (
     "precision",
     "detected_step",
 )
+MAX_BUDGET_RATIO = 2.0  # of the tokens of a yardstick and those of a run that it measures
 Doc = TypeVar("Doc", bound=Document)
 
 
@@ -182,12 +183,16 @@ class Results:
         return self._yardsticks[corpus]
 
     def yardstick(self, run: Run) -> NgramBudget | None:
-        """Return the n-gram losses for the budget of training tokens nearest to a run's; None for other tokens."""
+        """Return the n-gram losses for the budget of training tokens nearest to a run's.
+
+        None for another tokenizer, and for a run much shorter than all budgets, which is not measured by their losses.
+        """
         yardsticks = self.yardsticks(run.config.corpus)
         if yardsticks is None or not yardsticks.budgets or yardsticks.tokenizer != run.config.tokenizer.name:
             return None
-        tokens = math.log(run.config.training.total_tokens)
-        return min(yardsticks.budgets, key=lambda budget: abs(math.log(budget.train_tokens) - tokens))
+        tokens = run.config.training.total_tokens
+        nearest = min(yardsticks.budgets, key=lambda budget: abs(math.log(budget.train_tokens / tokens)))
+        return nearest if nearest.train_tokens <= MAX_BUDGET_RATIO * tokens else None
 
     def corpora_in_role(self, role: str) -> list[str]:
         """Return the corpora that stand for TinyStories (`simple`) or OpenWebText (`web`)."""
