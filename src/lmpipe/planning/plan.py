@@ -327,9 +327,11 @@ def check_samples(plan: Plan) -> None:
             raise InvalidValueError(*unknown_name("samples.models", corpus, plan.study.corpora))
         if isinstance(samples.prompts, dict) and corpus not in samples.prompts:
             raise InvalidValueError(f"samples.prompts has none for {corpus}", f"add {corpus}: [TEXT]")
-    for corpus in samples.progress:
-        if corpus not in samples.models:
-            raise InvalidValueError(*unknown_name("samples.progress", corpus, samples.models))
+    by_corpus = {"progress": samples.progress, "prompts": samples.prompts if isinstance(samples.prompts, dict) else {}}
+    for key, block in by_corpus.items():
+        for corpus in block:
+            if corpus not in samples.models:
+                raise InvalidValueError(*unknown_name(f"samples.{key}", corpus, samples.models))
     named = [(f"samples.models.{corpus}", corpus, name) for corpus, name in samples.models.items()]
     named += [
         (f"samples.progress.{corpus}", corpus, name) for corpus, names in samples.progress.items() for name in names

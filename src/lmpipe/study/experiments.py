@@ -95,9 +95,9 @@ def sweep_values(value: Any) -> Any:
 
 
 class Expect(Settings):
-    """Hypothesis about a run: its final loss beside that of its experiment's first run.
+    """Hypothesis about a run: its final loss beside that of the run `baseline`, or of its experiment's first run.
 
-    Of an experiment, it is about each run, and about the last value of a sweep beside the first one.
+    Of a sweep or a whole experiment, it is about the last run.
     """
 
     outcome: Literal["higher", "lower", "same", "diverges"]
@@ -182,8 +182,12 @@ class ExperimentSettings(RunSettings):
 
     @model_validator(mode="after")
     def check_runs(self) -> "ExperimentSettings":
-        """Refuse a run that sets a key which its experiment sweeps: one of the two would be ignored."""
-        for name, run in (self.runs or {}).items():
+        """Refuse what would be ignored: a key that an experiment sweeps in a run, an expectation of the baseline."""
+        runs = self.runs or {}
+        if "baseline" in runs and runs["baseline"].expect and not runs["baseline"].sweep | self.sweep:
+            problem = "is about the run that the others are compared with"
+            raise InvalidValueError(problem, "state it for another run", key="runs.baseline.expect")
+        for name, run in runs.items():
             for key in self.sweep:
                 if getattr(run, key) is not None:
                     raise InvalidValueError(

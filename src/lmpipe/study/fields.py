@@ -55,7 +55,9 @@ def validate_name(value: Any) -> str:
 
 
 def validate_line(text: str) -> str:
-    """Return a text of one printable line."""
+    """Return a text of one printable line that is not blank."""
+    if not text.strip():
+        raise InvalidValueError("is blank", "write a few words")
     if not text.isprintable():
         raise InvalidValueError(f"is {short_repr(text)}, which is not one printable line", "write it in one line")
     return text
