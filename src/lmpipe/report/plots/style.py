@@ -25,6 +25,7 @@ STYLE = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9,
     "text.color": FOREGROUND,
+    "text.parse_math": False,  # labels of a study may contain $
     "axes.labelcolor": FOREGROUND,
     "axes.titlecolor": FOREGROUND,
     "axes.edgecolor": FOREGROUND,
