@@ -179,6 +179,13 @@ def test_planning_imports_nothing_heavy(module):
     assert result.stdout.strip() == "set()"
 
 
+@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "src/lmpipe/cli/training_commands.py"])
+def test_documented_runs_are_runs_of_the_laptop_study(document):
+    text = (CONFIG.parent / document).read_text(encoding="utf-8")
+    names = re.findall(r"results/laptop[ /](?:runs/)?([\w.=-]+/[\w.=-]+/seed\d+)", text)
+    assert names and {f"runs/{name}" for name in names} <= load_plan(LAPTOP, "laptop").runs_by_folder.keys()
+
+
 def test_yardsticks_are_measured_at_the_tokens_of_longer_runs():
     experiments = {
         "short": {"corpus": "stories", "total_tokens": 1000, "runs": {"baseline": {}}},

@@ -84,8 +84,8 @@ def sgd_toy(args: Args) -> "JobResult":
         default=30.0,
         help="time between checkpoints (default 30; 0: every step)",
     ),
-    examples="lmpipe train results/laptop learning_rate/max_lr=0.003/seed0\n"
-    "lmpipe train results/laptop learning_rate/max_lr=0.003/seed0 --threads 4",
+    examples="lmpipe train results/laptop learning_rate/grid_max_lr=0.014/seed0\n"
+    "lmpipe train results/laptop learning_rate/grid_max_lr=0.014/seed0 --threads 4",
 )
 def train(args: Args) -> "JobResult":
     """Train one run of a study.

@@ -91,7 +91,7 @@ class NgramLoss(Document):
 
 
 class NgramBudget(Document):
-    """Losses of n-gram tables counted on the first tokens of the training split."""
+    """Losses of n-gram tables counted on windows at equal strides over the training split."""
 
     train_tokens: PositiveInt
     """Number of training tokens counted."""

@@ -111,8 +111,8 @@ def validation_windows(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield fixed windows (seq,) int64 of inputs and targets in which every token but the first is a target once.
 
-    The last window may be shorter. With `limit_tokens`, yield that many targets, and one window at least: windows in
-    equal strides over the whole split. Raises InputError for a split of fewer than two tokens.
+    The last window may be shorter. With `limit_tokens`, yield windows at equal strides over the whole split: as many as
+    have that many targets at most, but at least one. Raises InputError for a split of fewer than two tokens.
     """
     if len(tokens) < 2:
         raise InputError("validation split", f"has {len(tokens)} tokens, but needs 2", "give it more text")
