@@ -9,7 +9,6 @@ from lmpipe.planning.plan import load_plan
 from tests.support.fake_results import EXPERIMENTS, fabricate_study, fake_study
 
 BEST_LOSS = 0.45 * 5.21 - 0.03
-ENTRY = ("A title", "A question?")
 
 
 def finding_with_target(tmp_path, name, target, **changes):
@@ -67,7 +66,7 @@ def test_an_experiment_of_the_general_kind_has_targets_too(tmp_path):
 
 
 def test_without_a_target_there_is_no_metric(fabricated):
-    assert complete_finding("learning_rate", *ENTRY, Finding("answered"), fabricated).metrics == {}
+    assert complete_finding("learning_rate", Finding("answered"), fabricated).metrics == {}
 
 
 def test_no_run_knows_a_target(fabricated):
