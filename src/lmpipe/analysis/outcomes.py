@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, median
 
 from lmpipe.analysis.finding import Metric, Table, Yardstick
@@ -128,6 +129,7 @@ def best_group(groups: Iterable[SeedGroup]) -> SeedGroup | None:
     return min(learned, key=lambda group: (group.num_failed / group.num_seeds, group.center), default=None)
 
 
+@lru_cache(maxsize=1)  # asked 35 times for the laptop study, a third of the analysis
 def study_noise(results: Results) -> SeedNoise | None:
     """Return the seed noise of a study, in nats per token; None without two seeds of anything.
 

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -201,6 +202,11 @@ class ExperimentSettings(RunSettings):
             for point in (outer | inner for outer in self.grid() for inner in run.grid()):
                 name = "_".join([*filter(None, [run_name]), *override_names(point)]) or "baseline"
                 yield Variant(name, run_name, run, point)
+
+    @cached_property
+    def variants_by_name(self) -> dict[str, Variant]:
+        """The runs by name."""
+        return {variant.name: variant for variant in self.variants()}
 
     @property
     def runs_for_each_seed(self) -> int:

@@ -139,7 +139,7 @@ def colour_key(study: Study, experiment: str, run: str) -> str:
 
 def find_variant(study: Study, experiment: str, run: str) -> Variant:
     """Return the run of this name; raise KeyError if the experiment has none."""
-    for variant in study.experiments[experiment].variants():
-        if variant.name == run:
-            return variant
-    raise KeyError(f"{experiment}/{run}")
+    variants = study.experiments[experiment].variants_by_name
+    if run not in variants:
+        raise KeyError(f"{experiment}/{run}")
+    return variants[run]
