@@ -123,7 +123,7 @@ def test_difference_by_tokens_is_paired_over_seeds(tmp_path):
     expected = [nope - baseline for nope, baseline in zip(curves["nope"], curves["baseline"], strict=True)][1:]
     assert seeds[0].y == pytest.approx(expected)
     assert line.y[-1] == value(finding, "late_difference") == pytest.approx(1.24, abs=1e-4)
-    assert value(finding, "early_tokens") == 122_880
+    assert value(finding, "early_tokens") == 40_960
     assert finding.facts["trend"] == "grows"
 
 

@@ -15,7 +15,7 @@ from lmpipe.planning.plan import load_plan
 from lmpipe.report import prose
 from lmpipe.report.appendix import timeline
 from lmpipe.report.figure_views import inline_svg
-from lmpipe.report.page import data_uri, helper_sweeps
+from lmpipe.report.page import data_uri, helper_experiments
 from lmpipe.report.plots.figures import draw
 from lmpipe.report.plots.palette import Palette
 from lmpipe.study.problems import PROBLEMS
@@ -114,10 +114,10 @@ def test_front_page_says_what_was_trained_in_which_time(page):
     assert "12.3 MB, 1,024 ids, stands for TinyStories" in page.text
 
 
-def test_front_page_has_at_most_four_findings_two_of_them_ablations(html):
+def test_front_page_has_four_findings_from_two_chapters(html):
     front = html[html.index('<ul class="headlines">') : html.index('<div class="care">')]
     problems = re.findall(r'href="#(\w+)" class="more"', front)
-    assert problems == ["learning_rate", "batch_size_experiment", "main_experiment", "layer_norm_ablation"]
+    assert problems == ["learning_rate", "batch_size_experiment", "layer_norm_ablation", "no_pos_emb"]
     assert front.count("<svg") == 4 and "<text" not in front
 
 
@@ -160,7 +160,7 @@ def test_ablations_have_one_forest_plot(html):
 
 
 def test_sweeps_of_others_and_the_log_are_in_the_appendix(study, html):
-    assert helper_sweeps(load_plan(study.study.model_dump(exclude_none=True), "x"), fake_findings(study)) == []
+    assert helper_experiments(load_plan(study.study.model_dump(exclude_none=True), "x"), fake_findings(study)) == []
     assert html.index('id="appendix"') < html.index('id="experiment_log"')
     assert html.index('id="chapter-other"') < html.index('id="vocabulary"') < html.index('id="appendix"')
 
@@ -182,7 +182,7 @@ def test_appendix_has_environment_settings_and_derivations_once(html):
 
 
 def test_versions_that_decide_numbers_are_in_the_appendix(html):
-    rows = Page(html[html.index("Versions and code digests") : html.index('id="settings"')]).text
+    rows = Page(html[html.index('id="environment"') : html.index('id="settings"')]).text
     assert "pydantic 2.14.3" in rows, "a package in the digest of the code"
     assert "numpy 2.3.1 and 9.8.7" in rows, "9.8.7 is the one that the corpus is made of"
     assert "abcdef0123456789" in rows

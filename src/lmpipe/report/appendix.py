@@ -47,7 +47,7 @@ class Appendix:
     """Content of the appendix."""
 
     runs: Card | None
-    sweeps: list[Card]
+    helpers: list[Card]
     times: FigureView | None
     references: list[ReferenceRow]
     footnotes: list[str]
@@ -56,8 +56,8 @@ class Appendix:
     settings: str
 
 
-def make_appendix(page: Page, results: Results, sweeps: Sequence[str]) -> Appendix:
-    """Return the appendix of a study; `sweeps` are experiments that only choose settings of others."""
+def make_appendix(page: Page, results: Results, helpers: Sequence[str]) -> Appendix:
+    """Return the appendix of a study; `helpers` are experiments that only serve others."""
     rows = [row for problem, finding in page.problems.items() for row in reference_rows(problem, finding.reference)]
     derivations = [
         format_table(element) if isinstance(element, Table) else element
@@ -67,7 +67,7 @@ def make_appendix(page: Page, results: Results, sweeps: Sequence[str]) -> Append
     ]
     return Appendix(
         make_card(page, [RUNS]) if RUNS in page.problems else None,
-        [make_card(page, [name]) for name in sweeps],
+        [make_card(page, [name]) for name in helpers],
         times_view(page),
         rows,
         footnotes([row.value for row in rows]),

@@ -16,6 +16,8 @@ from lmpipe.report.table_cells import FormattedTable, TableCell, format_table, m
 from lmpipe.study.problems import PROBLEMS
 
 DERIVATION, SAMPLES_PER_MODEL = "Derivation", 2
+# An open sample is cut here; the whole text is folded away.
+MAX_SAMPLE_CHARACTERS = 420
 NOTHING = "There is no result."
 # Figure of the front page, by problem and name.
 HERO = ("main_experiment", "hero")
@@ -87,14 +89,15 @@ def make_card(page: Page, problems: Sequence[str]) -> Card:
     figures = [view for problem in problems for view in views(page, problem)]
     texts = [text for finding in findings.values() for text in finding.texts if not is_derivation(text)]
     samples = [] if figures else shown_samples([text for text in texts if isinstance(text, MarkedText)])
+    folded = [text for text in texts if text not in samples]
     metrics = {name: metric for finding in findings.values() for name, metric in finding.metrics.items()}
     sources = sorted({metric.source for metric in metrics.values()} - {""})
     return Card(
         problems[0],
         [make_entry(page, problem) for problem in problems],
         figures,
-        samples,
-        [text for text in texts if text not in samples],
+        list(map(shorten, samples)),
+        folded + [text for text in samples if shorten(text) != text],
         [format_table(table) for f in findings.values() for table in f.tables if not is_derivation(table)],
         [metric_row(name, metric) for name, metric in metrics.items()],
         sources,
@@ -106,6 +109,17 @@ def shown_samples(texts: Sequence[MarkedText]) -> list[MarkedText]:
     """Return the first samples of each model, whose name begins the caption; the others are folded away."""
     models = [text.caption.partition(",")[0] for text in texts]
     return [text for index, text in enumerate(texts) if models[:index].count(models[index]) < SAMPLES_PER_MODEL]
+
+
+def shorten(text: MarkedText) -> MarkedText:
+    """Return the first characters of a sample, with an ellipsis if there are more."""
+    spans, room = [], MAX_SAMPLE_CHARACTERS
+    for piece, mark in text.spans:
+        if len(piece) > room:
+            return MarkedText(text.caption, [*spans, (piece[:room].rstrip() + " …", mark)])
+        spans.append((piece, mark))
+        room -= len(piece)
+    return text
 
 
 def is_derivation(element: Any) -> bool:

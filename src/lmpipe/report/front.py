@@ -1,5 +1,6 @@
 """Front page of the report: the hero figure with generated texts, findings with thumbnails, caveats, and an index."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,9 +18,9 @@ from lmpipe.report.figure_views import FigureView, figure_view, thumbnail
 from lmpipe.report.prose import Prose, format_count
 from lmpipe.study.editions import edition_of
 from lmpipe.study.labels import corpus_label, study_label
-from lmpipe.study.problems import ABLATIONS
+from lmpipe.study.problems import ABLATIONS, PROBLEMS
 
-MAX_FINDINGS, MAX_ABLATION_FINDINGS, MAX_CARE = 4, 2, 3
+MAX_FINDINGS, MAX_CHAPTER_FINDINGS, MAX_CARE = 4, 2, 3
 SMALL_MODEL = 10_000_000
 ABLATIONS_TEMPLATE = "ablations"
 
@@ -144,18 +145,30 @@ def proses(page: Page) -> Iterator[tuple[str, Prose]]:
 
 
 def headlines(page: Page) -> Iterator[Headline]:
-    """Yield at most four findings, of which at most two are ablations."""
-    num_ablations = num_findings = 0
-    for problem, prose in proses(page):
-        is_ablation = problem in ABLATIONS
-        if not prose.block("finding") or num_findings == MAX_FINDINGS:
+    """Yield at most four findings in the order of the page, at most two of a chapter while others have some."""
+    candidates = {problem: prose for problem, prose in proses(page) if prose.block("finding")}
+    notable = notable_ablations(page.problems)
+    first, later = [], []
+    for problem in sorted(candidates, key=lambda name: name in ABLATIONS and name not in notable):
+        chapter = [PROBLEMS[name].chapter for name in first if name in PROBLEMS]
+        is_full = problem in PROBLEMS and chapter.count(PROBLEMS[problem].chapter) == MAX_CHAPTER_FINDINGS
+        (later if is_full else first).append(problem)
+    chosen = [*first, *later][:MAX_FINDINGS]
+    for problem, prose in candidates.items():
+        if problem not in chosen:
             continue
-        if is_ablation and num_ablations == MAX_ABLATION_FINDINGS:
-            continue
-        num_findings, num_ablations = num_findings + 1, num_ablations + is_ablation
         figures = page.problems[problem].figures or effects_figures(page.problems)
         drawing = thumbnail(problem, figures[0], page.palette) if figures else Markup("")
         yield Headline(problem, prose.html("finding"), drawing)
+
+
+def notable_ablations(problems: Mapping[str, Finding]) -> set[str]:
+    """Return the ablation with the largest effect, and of the others the one that breaks at the lowest rate."""
+    effects = {name: problems[name].effects[0] for name in ABLATIONS if name in problems and problems[name].effects}
+    sizes = {name: abs(effect.difference or 0.0) for name, effect in effects.items()}
+    largest = max(sizes, key=sizes.get, default="")
+    edges = {name: effect.breaks_at or math.inf for name, effect in effects.items() if name != largest}
+    return {largest, min(edges, key=edges.get, default="")} - {""}
 
 
 def effects(problems: Mapping[str, Finding]) -> list[Effect]:

@@ -97,8 +97,8 @@ def write_page(output: Path, plan: Plan, results: Results, findings: Findings, g
         Lineage.read(results.folder, records(plan, without=LATER_RULES)),
         shared_names(results.study),
     )
-    sweeps = helper_sweeps(plan, findings)
-    names = [name for name in findings.problems if name not in sweeps]
+    helpers = helper_experiments(plan, findings)
+    names = [name for name in findings.problems if name not in helpers]
     chapters = [
         Chapter(
             chapter.id,
@@ -115,17 +115,19 @@ def write_page(output: Path, plan: Plan, results: Results, findings: Findings, g
         script=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
         front=make_front(page, results, results.study.corpora if gaps is None else results.corpora),
         chapters=chapters,
-        appendix=make_appendix(page, results, sweeps),
+        appendix=make_appendix(page, results, helpers),
     )
     data = html.lstrip().translate(CONTROL_PICTURES).encode("utf-8", "replace")
     with atomic_write(output, "wb", len(data)) as file:
         file.write(data)
 
 
-def helper_sweeps(plan: Plan, findings: Findings) -> list[str]:
-    """Return the experiments of no problem whose best rate other experiments take."""
-    sources = {run.best_of for run in plan.runs} - {None}
-    return [name for name in findings.problems if name in sources and name not in PROBLEMS]
+def helper_experiments(plan: Plan, findings: Findings) -> list[str]:
+    """Return the experiments of no problem that serve others: with their best rate, or texts of the first figure."""
+    samples = plan.study.samples
+    shown = {run.partition("/")[0] for runs in (samples.progress if samples else {}).values() for run in runs}
+    serving = shown | {run.best_of for run in plan.runs}
+    return [name for name in findings.problems if name in serving and name not in PROBLEMS]
 
 
 def page_template() -> Template:

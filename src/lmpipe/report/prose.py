@@ -71,12 +71,12 @@ def format_signed(value: float) -> str:
 
 
 def format_nats(value: float) -> str:
-    """Return a loss with two digits after the point.
+    """Return a loss with two digits after the point; three significant ones from 10 on, two below 0.1.
 
-    >>> format_nats(3.3247), format_nats(0.026)
-    ('3.32', '0.026')
+    >>> format_nats(3.3247), format_nats(18.219), format_nats(0.026)
+    ('3.32', '18.2', '0.026')
     """
-    return f"{value:.2f}" if abs(value) >= 0.0995 else format_number(value, 2)
+    return f"{value:.2f}" if 0.0995 <= abs(value) < 9.995 else format_number(value, 2 if abs(value) < 1 else 3)
 
 
 def format_range(interval: Any) -> str:
@@ -109,7 +109,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "bytes": number_filter(format_bytes),
     "seconds": number_filter(format_seconds),
     "count": number_filter(format_count),
-    "times": number_filter(lambda factor: f"{format_number(factor, 2)} times"),
+    "times": number_filter(lambda factor: f"{format_number(float(f'{factor:.1e}'), 2)} times"),
     "join": lambda words: join_words(list(map(str, words))),
     "plural": plural,
     "value": value_of,

@@ -15,8 +15,6 @@ from lmpipe.analysis.statistics import SeedNoise
 
 # Steps at the start in which norms show their effect.
 START_STEPS = 40
-# Share of the training at which the early difference is read.
-EARLY = 1 / 3
 NO_SWEEP = "no sweep over the peak rate of this model"
 NO_EDGE = "no seed failed at any rate tried"
 
@@ -203,12 +201,11 @@ def difference_by_tokens(
     lines = [*faint, Line(variant.label, variant.variant, tokens, means)]
     y_label = f"difference in loss ({NATS})"
     figure = Figure("difference", Lines("training tokens", y_label, lines, [Yardstick(baseline.label, 0.0)]))
-    index = min(range(len(tokens)), key=lambda i: abs(tokens[i] - EARLY * tokens[-1]))
-    early, late = means[index], means[-1]
+    early, late = means[0], means[-1]
     metrics = {
         "early_difference": Metric(early, NATS, source),
         "late_difference": Metric(late, NATS, source),
-        "early_tokens": Metric(tokens[index], "tokens", source),
+        "early_tokens": Metric(tokens[0], "tokens", source),
     }
     return [figure], metrics, trend(early, late, noise.difference_half_width(len(by_seed)) if noise else 0.0)
 

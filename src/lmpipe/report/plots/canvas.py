@@ -35,7 +35,7 @@ class Size(NamedTuple):
         return self.width < 500
 
 
-WIDE, NARROW, THUMBNAIL = Size(720, 296), Size(340, 250), Size(160, 92, has_text=False)
+WIDE, NARROW, THUMBNAIL = Size(720, 260), Size(340, 250), Size(160, 92, has_text=False)
 
 
 class Margins(NamedTuple):
