@@ -39,6 +39,11 @@ def test_figures_use_colors_of_the_style_sheet_only(name):
     assert colors <= set(CSS_COLORS)
 
 
+def test_labels_are_drawn_as_they_are_written():
+    line = Line("from $5_{ to $6", "baseline", [1.0, 2.0], [3.0, 4.0])
+    assert line.label in texts(draw(Lines("tokens", "loss", [line]), Palette(), WIDE).svg)
+
+
 def test_a_variant_keeps_its_color():
     palette = Palette(figures())
     assert palette.of(["no_norm", "baseline"])["no_norm"] == palette.of(["silu", "no_norm"])["no_norm"]
