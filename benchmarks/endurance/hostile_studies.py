@@ -69,9 +69,10 @@ def study_values(random: Random, folder: Path) -> str:
     """Mutate the values of a shipped study and write them as JSON or YAML."""
     make_files(folder)
     study = yaml.safe_load(random.choice(list(shipped_studies().values())))
+    models = study.setdefault("accounting", {}).setdefault("models", {"small": study["model"] | {"vocab_size": 300}})
     for _ in range(random.choice([0, 1, 1, 3])):
         runs = [experiment["runs"] for experiment in study["experiments"].values() if "runs" in experiment]
-        block = random.choice([study["corpora"], study["experiments"], study["accounting"]["models"], *runs])
+        block = random.choice([study["corpora"], study["experiments"], models, *runs])
         new = copy.deepcopy(random.choice([random.choice(BLOCKS), random.choice(list(block.values()))]))
         block[random.choice([*NAUGHTY["names"], *block])] = new
     if random.random() < 0.5:

@@ -115,7 +115,7 @@ def times_view(page: Page) -> FigureView | None:
         seconds[span.group] = seconds.get(span.group, 0.0) + span.end - span.start
     largest = max(seconds, key=seconds.get)
     share = seconds[largest] / (sum(seconds.values()) or 1.0)
-    facts = {"largest": largest.replace("_", " "), "share": share, "elapsed": page.lineage.elapsed_seconds}
+    facts = {"largest": largest.replace("_", " "), "share": share}
     prose = Prose(TIMES_TEMPLATE, Finding("answered", facts=facts | {"num_jobs": len(spans)}), page.shared)
     return figure_view(TIMES_TEMPLATE, Figure("jobs", Gantt(spans)), prose, page.palette)
 

@@ -22,6 +22,8 @@ from lmpipe.study.problems import ABLATIONS, PROBLEMS
 
 MAX_FINDINGS, MAX_CHAPTER_FINDINGS, MAX_CARE = 4, 2, 3
 SMALL_MODEL = 10_000_000
+# Seconds from which the title rounds to minutes.
+LONG_STUDY = 300
 ABLATIONS_TEMPLATE = "ablations"
 
 
@@ -99,7 +101,8 @@ def title(results: Results, seconds: float) -> str:
     models = f"{format_int(num_models)} {small}transformer{'s' if num_models != 1 else ''}"
     if not runs:
         return study_label(results.study)
-    return f"{models} in {format_seconds(60 * round(seconds / 60)) if seconds > 90 else format_seconds(round(seconds))}"
+    # The line above the title has the seconds.
+    return f"{models} in {format_seconds(60 * round(seconds / 60) if seconds > LONG_STUDY else round(seconds))}"
 
 
 def subtitle(results: Results, corpora: Sequence[str]) -> str:
