@@ -1,14 +1,18 @@
+import json
 import shutil
 
 import pytest
 from jinja2 import UndefinedError
 
-from lmpipe.analysis.finding import Finding, Metric
+from lmpipe.analysis.finding import Finding, Findings, Metric
 from lmpipe.analysis.problems.registry import analyze_all
+from lmpipe.planning.plan import load_plan
 from lmpipe.report import prose
 from lmpipe.report.prose import PROBLEM_TEMPLATES, SHARED_SENTENCES, Prose, shared_names
+from lmpipe.study.loader import read_study_file
 from lmpipe.study.problems import PROBLEMS
 from tests.support.fake_results import EXPERIMENTS, fabricate_study
+from tests.support.laptop_findings import STORED, STUDY_FILE
 from tests.support.prose_lint import lint, page_faults
 
 TEMPLATE = """
@@ -90,3 +94,13 @@ def test_prose_of_a_study_has_no_fault(tmp_path):
 def test_prose_of_a_study_without_results_has_no_fault(tmp_path):
     results = fabricate_study(tmp_path, {"vocabulary": EXPERIMENTS["vocabulary"]})
     assert lint(analyze_all(results).problems, shared_names(results.study)) == []
+
+
+def test_prose_of_the_stored_laptop_study_has_no_fault():
+    stored = json.loads(STORED.read_text(encoding="utf-8"))
+    remedy = "run the laptop study, then python -m tests.support.laptop_findings results/laptop"
+    assert stored["study"] == read_study_file(STUDY_FILE), remedy
+    findings = Findings.model_validate_json(json.dumps(stored["findings"]), strict=True)
+    plan = load_plan(stored["study"], "the stored study")
+    assert set(findings.problems) == {*PROBLEMS, *plan.study.experiments}, remedy
+    assert lint(findings.problems, shared_names(plan.study)) == []
