@@ -49,7 +49,7 @@ def effect_of(results: Results, group: SeedGroup, baseline: SeedGroup, noise: Se
 def outcome_found(effect: Effect, noise: SeedNoise | None) -> str | None:
     """Return the outcome of an effect: higher, lower, same (below the smallest visible difference) or diverges.
 
-    It is not resolved if seeds failed in a part of the runs, or if nothing tells the noise of one seed.
+    It is not resolved if seeds failed in a part of the runs, or if the noise of one seed is unknown.
 
     >>> effect = Effect("post-norm", "post_norm", 0.2, None, [0.2], 0, 1, "nats per token", 0.01)
     >>> outcome_found(effect, SeedNoise(0.01, 10)), outcome_found(effect, None)
@@ -71,7 +71,7 @@ def outcome_found(effect: Effect, noise: SeedNoise | None) -> str | None:
 
 
 def holm_resolved(effects: Iterable[Effect], noise: SeedNoise) -> tuple[int, int]:
-    """Return the numbers of effects with an interval, and of those told from zero at 5 % for all of them (Holm 1979).
+    """Return the numbers of effects with an interval, and of those that differ from zero at 5 % together (Holm 1979).
 
     >>> clear = Effect("a", "a", 0.5, (0.4, 0.6), [], 0, 3, NATS, 0.01)
     >>> unclear = Effect("b", "b", 0.1, (-0.1, 0.3), [], 0, 3, NATS, 0.01)

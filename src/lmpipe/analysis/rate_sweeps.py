@@ -118,7 +118,7 @@ def sweeps_by_model(results: Results, experiment: ExperimentRuns) -> dict[str, R
 
 
 def own_sweep(results: Results, group: SeedGroup) -> RateSweep | None:
-    """Return the sweep that a group's peak rate was taken from, or that of its own experiment; None without one."""
+    """Return the sweep behind the peak rate of a group, or else the sweep in its experiment; None without one."""
     config = group.runs[0].config
     names = [config.lr_source.best_of] if config.lr_source else []
     for name in [*names, config.experiment]:

@@ -39,7 +39,7 @@ class SeedNoise:
     def difference_half_width(self, *counts: int) -> float:
         """Return half the 95 % interval of a difference between two means over `counts` seeds (n of both, or two ns).
 
-        It is also the smallest difference that is told from zero (Fisher's least significant difference).
+        It is also the smallest difference that is significant (Fisher's least significant difference).
         """
         first, second = counts * 2 if len(counts) == 1 else counts
         return t_quantile(self.degrees) * self.sd * sqrt(1 / first + 1 / second)

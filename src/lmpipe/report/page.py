@@ -125,8 +125,8 @@ def write_page(output: Path, plan: Plan, results: Results, findings: Findings, g
 def helper_experiments(plan: Plan, findings: Findings) -> list[str]:
     """Return the experiments of no problem that serve others: with their best rate, or texts of the first figure."""
     samples = plan.study.samples
-    shown = {run.partition("/")[0] for runs in (samples.progress if samples else {}).values() for run in runs}
-    serving = shown | {run.best_of for run in plan.runs}
+    with_texts = {run.partition("/")[0] for runs in (samples.progress if samples else {}).values() for run in runs}
+    serving = with_texts | {run.best_of for run in plan.runs}
     return [name for name in findings.problems if name in serving and name not in PROBLEMS]
 
 

@@ -124,8 +124,8 @@ def rate_phrase(rate: BestOf) -> str:
 def colour_key(study: Study, experiment: str, run: str) -> str:
     """Return the key of a run's colour, the same for one variant of the model in all experiments.
 
-    It is made from the settings in which the model differs from the study's own; runs on several corpora are told
-    apart by their corpus.
+    It is made from the settings in which the model differs from that of the study; runs on several corpora have their
+    corpus as the key.
     """
     settings, variant = study.experiments[experiment], find_variant(study, experiment, run)
     changes = settings.overrides() | variant.settings.overrides() | variant.point

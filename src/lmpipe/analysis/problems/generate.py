@@ -38,22 +38,22 @@ def analyze(results: Results) -> Finding:
             "This study shows no samples; add to its file: `samples: {models: {CORPUS: EXPERIMENT/RUN}, ...}`."
         )
     documents = {corpus: read_samples(results, corpus) for corpus in corpora}
-    found = {corpus: samples for corpus, samples in documents.items() if samples}
-    if not found:
+    by_corpus = {corpus: samples for corpus, samples in documents.items() if samples}
+    if not by_corpus:
         return missing(
             f"No samples have been generated; run {format_command(results.folder / path_of(next(iter(corpora))))}."
         )
-    absent = [corpus_label(results.study, corpus) for corpus in corpora if corpus not in found]
+    absent = [corpus_label(results.study, corpus) for corpus in corpora if corpus not in by_corpus]
     return Finding(
         "partial" if absent else "answered",
-        {name: metric for item in found.items() for name, metric in corpus_metrics(*item).items()},
+        {name: metric for item in by_corpus.items() for name, metric in corpus_metrics(*item).items()},
         facts={
-            "models": [model_facts(results, samples) for samples in found.values()],
+            "models": [model_facts(results, samples) for samples in by_corpus.values()],
             "absent": absent,
-            "max_new_tokens": next(iter(found.values())).max_new_tokens,
+            "max_new_tokens": next(iter(by_corpus.values())).max_new_tokens,
         },
-        tables=[metrics_table(corpus_label(results.study, corpus), samples) for corpus, samples in found.items()],
-        texts=[marked_sample(results, samples, record) for samples in found.values() for record in samples.samples],
+        tables=[metrics_table(corpus_label(results.study, corpus), samples) for corpus, samples in by_corpus.items()],
+        texts=[marked_sample(results, samples, record) for samples in by_corpus.values() for record in samples.samples],
         reason=f"Samples of {', '.join(absent)} have not been generated" if absent else "",
     )
 
@@ -156,7 +156,7 @@ def metrics_table(label: str, samples: Samples) -> Table:
     rows.append(
         ["held-out text", None, held_out.documents, held_out.words, None, *(getattr(held_out, n) for n in SHARES)]
     )
-    reason = "held-out text has no settings, and a text of few words no phrases of so many"
+    reason = "held-out text has no settings, and a short text has no four-word phrases"
     return Table(f"Metrics of the samples of {label} by decoding setting", columns, rows, reason)
 
 

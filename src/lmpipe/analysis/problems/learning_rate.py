@@ -118,10 +118,10 @@ def norm_curves(results: Results, experiment: ExperimentRuns, sweep: RateSweep) 
     """Return the curve of this sweep, and of each sweep in the study whose model differs in the norm alone."""
     curves = {sweep.model.norm: sweep_curve(results, experiment, sweep)}
     for other in results.experiments():
-        for found in sweeps_by_model(results, other).values():
-            norm = found.model.norm
-            if norm not in curves and found.model.model_copy(update={"norm": sweep.model.norm}) == sweep.model:
-                curves[norm] = sweep_curve(results, other, found)
+        for candidate in sweeps_by_model(results, other).values():
+            norm = candidate.model.norm
+            if norm not in curves and candidate.model.model_copy(update={"norm": sweep.model.norm}) == sweep.model:
+                curves[norm] = sweep_curve(results, other, candidate)
     return list(curves.values())
 
 

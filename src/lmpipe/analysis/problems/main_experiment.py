@@ -101,7 +101,7 @@ def analyze(results: Results) -> Finding:
 
 def corpus_results(results: Results, experiment: ExperimentRuns) -> list[CorpusResult]:
     """Return the best runs on each corpus with a seed that learned: first those that are compared."""
-    sides, taken = [], set()
+    sides, used_roles = [], set()
     for corpus, runs in experiment.by_corpus().items():
         best = best_group(seed_groups(results, runs))
         role = next((role for role in ROLE_DATASETS if corpus in results.corpora_in_role(role)), None)
@@ -110,8 +110,8 @@ def corpus_results(results: Results, experiment: ExperimentRuns) -> list[CorpusR
             ngrams = {ngram.order: ngram.loss for ngram in budget.ngrams} if budget else {}
             per_byte = seed_group(results, experiment, best.name, "bits_per_byte")
             label = corpus_label(results.study, corpus)
-            sides.append(CorpusResult(corpus, label, None if role in taken else role, best, per_byte, ngrams))
-            taken.add(role)
+            sides.append(CorpusResult(corpus, label, None if role in used_roles else role, best, per_byte, ngrams))
+            used_roles.add(role)
     order = [*ROLE_DATASETS, None]
     return sorted(sides, key=lambda side: order.index(side.role))
 

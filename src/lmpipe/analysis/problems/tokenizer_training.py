@@ -180,7 +180,7 @@ def zipf_exponents(results: Results) -> dict[str, Metric]:
 
 
 def own_frequencies(results: Results) -> dict[str, dict[str, int]]:
-    """Return the frequencies by rank of each tokenizer's tokens in the validation text of its own corpus."""
+    """Return the frequencies by rank of the tokens of each tokenizer in the validation text of its corpus."""
     evaluation = read_evaluation(results)
     rows = evaluation.compression if evaluation else ()
     return {row.tokenizer: row.frequencies for row in rows if row.in_domain}
@@ -198,7 +198,7 @@ def comparison_facts(results: Results) -> dict[str, JsonValue]:
 
 
 def profiles_in_roles(results: Results) -> dict[str, VocabularyProfile]:
-    """Return the vocabularies of the corpora in the two roles, as far as they were evaluated."""
+    """Return the vocabularies of the corpora in the two roles that were evaluated."""
     evaluation = read_evaluation(results)
     names = filter(None, map(results.corpus_in_role, ROLE_DATASETS))
     return {name: evaluation.tokenizers[name] for name in names if evaluation and name in evaluation.tokenizers}

@@ -98,7 +98,7 @@ def metrics_of(account: ModelAccounting) -> dict[str, Metric]:
 
 
 def facts_of(accounts: list[ModelAccounting], main: ModelAccounting, labels: Labels) -> dict[str, JsonValue]:
-    """Return what the prose tells of the main model, of a longer context, and of the growth with size."""
+    """Return the facts of the main model, of a longer context, and of the growth with size."""
     component = max(main.shares, key=main.shares.get)
     return {
         "main": labels[main.name],
@@ -215,6 +215,6 @@ def flop_shares(accounts: list[ModelAccounting], labels: Labels) -> Bars:
 def parameter_bars(accounts: list[ModelAccounting], main: ModelAccounting, labels: Labels) -> Bars:
     """Return the parameters of the models of the main one's context, and of the study's own, on a logarithmic axis."""
     length = main.config.context_length
-    shown = [account for account in accounts if account.name == "study" or account.config.context_length == length]
-    totals = {"parameters": [account.parameters.total for account in shown]}
-    return Bars("parameters", [labels[account.name] for account in shown], totals, horizontal=True, log=True)
+    plotted = [account for account in accounts if account.name == "study" or account.config.context_length == length]
+    totals = {"parameters": [account.parameters.total for account in plotted]}
+    return Bars("parameters", [labels[account.name] for account in plotted], totals, horizontal=True, log=True)

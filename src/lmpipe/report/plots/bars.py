@@ -56,14 +56,14 @@ def draw_group(
     thickness = 0.72 if data.stacked else 0.8 / count
     shift = 0.0 if data.stacked else (index - (count - 1) / 2) * thickness
     lengths = [0.0 if math.isnan(finite_or_nan(value)) else value for value in values]
-    places = [row + shift for row in range(len(lengths))]
+    centers = [row + shift for row in range(len(lengths))]
     bars = canvas.ax.barh if data.horizontal else canvas.ax.bar
     base = {"left": floor} if data.horizontal else {"bottom": floor}
-    bars(places, lengths, thickness, color=color, **base)
+    bars(centers, lengths, thickness, color=color, **base)
     if not data.stacked and canvas.size.has_text and (data.horizontal or len(values) * count <= 16):
-        for place, value in zip(places, values, strict=True):
+        for center, value in zip(centers, values, strict=True):
             text = "none" if value is None else format_number(value)
-            at, offset = ((value or 0.0, place), (4, 0)) if data.horizontal else ((place, value or 0.0), (0, 3))
+            at, offset = ((value or 0.0, center), (4, 0)) if data.horizontal else ((center, value or 0.0), (0, 3))
             align = {"va": "center"} if data.horizontal else {"ha": "center"}
             canvas.ax.annotate(text, at, offset, textcoords="offset points", annotation_clip=False, **align)
     return [below + length for below, length in zip(floor, lengths, strict=True)] if data.stacked else floor
@@ -95,15 +95,15 @@ def draw_legend(canvas: Canvas, colors: Mapping[str, str]) -> None:
 
 def draw_gantt(data: Gantt, colors: Mapping[str, str], size: Size) -> Drawing:
     """Draw jobs over time in as few rows as ran at once; stages that took the least share one colour."""
-    shown = dict(colors) | ({OTHER: SOFT} if {span.group for span in data.spans} - set(colors) else {})
+    legend_colors = dict(colors) | ({OTHER: SOFT} if {span.group for span in data.spans} - set(colors) else {})
     rows = pack(data.spans)
-    legend = legend_height(list(shown), size)
+    legend = legend_height(list(legend_colors), size)
     canvas = Canvas.of(size, Margins(8, 12, legend + 8, 36), legend + 56 + min(18 * max(rows, default=0), MAX_GANTT))
     ax = canvas.ax
     last = max((span.end for span in data.spans), default=1.0)
     unit, seconds = ("minutes", 60.0) if last > 180 else ("seconds", 1.0)
     for span, row in zip(data.spans, rows, strict=True):
-        color = shown.get(span.group, SOFT)
+        color = legend_colors.get(span.group, SOFT)
         ax.barh([row], [(span.end - span.start) / seconds], 0.8, left=[span.start / seconds], color=color, linewidth=0)
     ax.set_xlim(0, last / seconds)
     canvas.scale("x", log=False)
@@ -111,7 +111,7 @@ def draw_gantt(data: Gantt, colors: Mapping[str, str], size: Size) -> Drawing:
     hide_ticks(ax, "y")
     canvas.label_axes(unit, "")
     if size.has_text:
-        draw_legend(canvas, shown)
+        draw_legend(canvas, legend_colors)
     table = [(span.label, span.group, span.start, span.end) for span in data.spans]
     return Drawing.of(canvas.figure, ("job", "stage", "start (s)", "end (s)"), table)
 

@@ -100,12 +100,12 @@ class Canvas:
 
     def tick_values(self, values: Sequence[float]) -> None:
         """Put the ticks of a logarithmic x axis at the values of a setting, if they are few and far enough apart."""
-        places = [float(self.ax.transData.transform((value, 1.0))[0]) for value in values]
+        pixels = [float(self.ax.transData.transform((value, 1.0))[0]) for value in values]
         room = 6 + max((CHARACTER * len(tick_text(value)) for value in values), default=0.0)
         if (
             len(values) > 1
             and max(map(significant_digits, values)) <= 2
-            and all(b - a >= room for a, b in pairwise(places))
+            and all(b - a >= room for a, b in pairwise(pixels))
         ):
             self.ax.xaxis.set_major_locator(FixedLocator(values))
 
@@ -119,13 +119,13 @@ class Canvas:
         visible = sorted(label for label in visible if -LINE < label[0] < height + LINE)
         heights = spread([y for y, _, _ in visible], LINE, height)
         for (y, text, color), label_y in zip(visible, heights, strict=True):
-            place = {
+            options = {
                 "xycoords": "axes fraction",
                 "textcoords": "offset points",
                 "va": "center",
                 "annotation_clip": False,
             }
-            self.ax.annotate(shorten(text), (1, 0), (9, label_y), color=color, **place)
+            self.ax.annotate(shorten(text), (1, 0), (9, label_y), color=color, **options)
             if abs(label_y - y) > 3:
                 ends = [(1 + 1 / self.axes_size[0], y / height), (1 + 7 / self.axes_size[0], label_y / height)]
                 self.ax.plot(
@@ -196,16 +196,16 @@ def spread(heights: Sequence[float], distance: float, limit: float) -> list[floa
     """
     groups = [[float(height)] for height in heights]
 
-    def places(group: list[float]) -> list[float]:
+    def around_mean(group: list[float]) -> list[float]:
         middle = sum(group) / len(group)
         middle = min(middle, limit - distance * (len(group) - 1) / 2)
         return [middle + distance * (index - (len(group) - 1) / 2) for index in range(len(group))]
 
     while True:
-        placed = [places(group) for group in groups]
-        close = next((i for i, (a, b) in enumerate(pairwise(placed)) if b[0] - a[-1] < distance), None)
+        spaced = [around_mean(group) for group in groups]
+        close = next((i for i, (a, b) in enumerate(pairwise(spaced)) if b[0] - a[-1] < distance), None)
         if close is None:
-            return [height for group in placed for height in group]
+            return [height for group in spaced for height in group]
         groups[close : close + 2] = [groups[close] + groups[close + 1]]
 
 

@@ -91,8 +91,8 @@ def draw_mark(canvas: Canvas, mark: Yardstick) -> None:
     ax = canvas.ax
     ax.axvline(mark.value, color=FOREGROUND, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
     if canvas.size.has_text:
-        place = (ax.transData + ax.transAxes.inverted()).transform((mark.value, 0.0))[0]
-        align, offset = ("right", -4) if place > 0.5 else ("left", 4)
+        x = (ax.transData + ax.transAxes.inverted()).transform((mark.value, 0.0))[0]
+        align, offset = ("right", -4) if x > 0.5 else ("left", 4)
         at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
         ax.annotate(mark.label, (mark.value, 1), (offset, -2), ha=align, va="top", **at)
 

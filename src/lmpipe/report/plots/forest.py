@@ -57,20 +57,20 @@ def draw_forest(data: Forest, colors: Mapping[str, str], size: Size) -> Drawing:
 def label_rows(canvas: Canvas, data: Forest, colors: Mapping[str, str], texts: list[str], edges: list[str]) -> None:
     """Write the names and numbers of the rows, and which direction is better."""
     ax, is_narrow = canvas.ax, canvas.size.is_narrow
-    place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
+    anchor = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
     for index, row in enumerate(data.rows):
         color = colors[row.variant]
         if is_narrow:
-            ax.annotate(row.label, (0, index), (0, 9), color=color, **place)
-            ax.annotate(texts[index], (1, index), (0, 9), ha="right", **place)
+            ax.annotate(row.label, (0, index), (0, 9), color=color, **anchor)
+            ax.annotate(texts[index], (1, index), (0, 9), ha="right", **anchor)
         else:
-            ax.annotate(row.label, (0, index), (-10, 0), ha="right", va="center", color=color, **place)
-            ax.annotate(texts[index], (1, index), (10, 0), va="center", **place)
+            ax.annotate(row.label, (0, index), (-10, 0), ha="right", va="center", color=color, **anchor)
+            ax.annotate(texts[index], (1, index), (10, 0), va="center", **anchor)
             offset = 20 + CHARACTER * max(map(len, texts))
-            ax.annotate(edges[index], (1, index), (offset, 0), va="center", color=SOFT, **place)
-    place["xycoords"] = ("data", "axes fraction")
-    ax.annotate("← better", (0, 1), (-5, 8), ha="right", color=SOFT, **place)
-    ax.annotate("worse →", (0, 1), (5, 8), color=SOFT, **place)
+            ax.annotate(edges[index], (1, index), (offset, 0), va="center", color=SOFT, **anchor)
+    anchor["xycoords"] = ("data", "axes fraction")
+    ax.annotate("← better", (0, 1), (-5, 8), ha="right", color=SOFT, **anchor)
+    ax.annotate("worse →", (0, 1), (5, 8), color=SOFT, **anchor)
 
 
 def draw_effect(ax: Axes, row: Effect, y: int, color: str, limit: float) -> None:

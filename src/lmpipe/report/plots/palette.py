@@ -58,9 +58,9 @@ class Palette:
             return ramp
         known = self.colors | {name: KNOWN[name] for name in distinct if name in KNOWN}
         for name in distinct:
-            taken = [known[other] for other in distinct if other in known]
+            used = [known[other] for other in distinct if other in known]
             if name not in known:
-                known[name] = min(HUES, key=lambda hue: (taken.count(hue), HUES.index(hue)))
+                known[name] = min(HUES, key=lambda hue: (used.count(hue), HUES.index(hue)))
         self.colors = known
         return {name: known[name] for name in distinct}
 
