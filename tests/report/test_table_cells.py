@@ -95,8 +95,8 @@ def test_dash_of_another_run_has_the_reason_of_the_table():
 def test_columns_of_code_and_numbers_are_marked():
     table = formatted([["a", "finished", 1]], code_columns=["run"])
     assert [cell.is_code for cell in table.rows[0]] == [True, False, False]
-    assert [column.css_class for column in table.columns] == ["short", "short", "number"]
+    assert [css_class for _, css_class in table.columns] == ["short", "short", "number"]
 
 
 def test_table_without_rows_keeps_its_columns():
-    assert [column.name for column in formatted([]).columns] == ["run", "status", "loss"]
+    assert [name for name, _ in formatted([]).columns] == ["run", "status", "loss"]

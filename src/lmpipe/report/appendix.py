@@ -1,94 +1,42 @@
 """Appendix of the report: environment, settings, derivations, figures of the handout, and the time of each job."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from lmpipe.analysis.finding import Figure, Finding, Gantt, Reference, Span, Table, Text
+from lmpipe.analysis.finding import Figure, Finding, Gantt, Span, Table
 from lmpipe.analysis.results import Results
+from lmpipe.io.formatting import format_bytes, join_words
 from lmpipe.planning.lineage import MAX_PAUSE_SECONDS, Lineage, as_yaml
 from lmpipe.provenance.code_digest import TRACKED_PACKAGES
-from lmpipe.report.cards import Card, Page, is_derivation, make_card
-from lmpipe.report.figure_views import FigureView, figure_view
-from lmpipe.report.origin import commit, join_by_key, join_unique, machine
+from lmpipe.provenance.environment import Environment
+from lmpipe.report.cards import Page, is_derivation, make_card
+from lmpipe.report.figure_views import FigureView
 from lmpipe.report.prose import Prose
-from lmpipe.report.table_cells import FormattedTable, TableCell, footnotes, format_table, metric_text
+from lmpipe.report.table_cells import footnotes, format_table, value_cell
 
 RUNS = "experiment_log"
 TIMES_TEMPLATE = "times"
 
 
-@dataclass(frozen=True)
-class BuildInfo:
-    """Environment of the training runs: machines, versions, commits, seeds and code digests."""
-
-    machines: str
-    devices: str
-    precisions: str
-    commits: str
-    versions: dict[str, str]
-    seeds: list[int]
-    code: dict[str, str]
-    num_resumes: int
-
-
-@dataclass(frozen=True)
-class ReferenceRow:
-    """A number of the write-up next to the study's."""
-
-    problem: str
-    label: str
-    setting: str
-    reference: str
-    value: TableCell
-
-
-@dataclass(frozen=True)
-class Appendix:
-    """Content of the appendix."""
-
-    runs: Card | None
-    helpers: list[Card]
-    times: FigureView | None
-    references: list[ReferenceRow]
-    footnotes: list[str]
-    derivations: list[FormattedTable | Text]
-    build: BuildInfo
-    settings: str
-
-
-def make_appendix(page: Page, results: Results, helpers: Sequence[str]) -> Appendix:
-    """Return the appendix of a study; `helpers` are experiments that only serve others."""
-    rows = [row for problem, finding in page.problems.items() for row in reference_rows(problem, finding.reference)]
+def make_appendix(page: Page, results: Results, helpers: Sequence[str]) -> dict[str, Any]:
+    """Return the content of the appendix by name; `helpers` are experiments that only serve others."""
+    references = [(problem, row) for problem, finding in page.problems.items() for row in finding.reference.rows]
     derivations = [
         format_table(element) if isinstance(element, Table) else element
         for finding in page.problems.values()
         for element in (*finding.tables, *finding.texts)
         if is_derivation(element)
     ]
-    return Appendix(
-        make_card(page, [RUNS]) if RUNS in page.problems else None,
-        [make_card(page, [name]) for name in helpers],
-        times_view(page),
-        rows,
-        footnotes([row.value for row in rows]),
-        derivations,
-        build_info(results),
-        as_yaml(results.study.model_dump(mode="json", exclude_none=True)),
-    )
-
-
-def reference_rows(problem: str, reference: Reference) -> list[ReferenceRow]:
-    """Return the comparison of one problem with the write-up as texts."""
-    return [
-        ReferenceRow(
-            problem,
-            row.label,
-            row.setting,
-            metric_text(row.reference, row.unit),
-            TableCell(metric_text(row.value, row.unit), row.missing_reason, is_code=isinstance(row.value, str)),
-        )
-        for row in reference.rows
-    ]
+    return {
+        "runs": make_card(page, [RUNS]) if RUNS in page.problems else None,
+        "helpers": [make_card(page, [name]) for name in helpers],
+        "times": times_view(page),
+        "references": references,
+        "footnotes": footnotes([value_cell(row) for _, row in references]),
+        "derivations": derivations,
+        "settings": as_yaml(results.study.model_dump(mode="json", exclude_none=True)),
+        **environment_facts(results),
+    }
 
 
 def timeline(lineage: Lineage) -> list[Span]:
@@ -115,12 +63,13 @@ def times_view(page: Page) -> FigureView | None:
         seconds[span.group] = seconds.get(span.group, 0.0) + span.end - span.start
     largest = max(seconds, key=seconds.get)
     share = seconds[largest] / (sum(seconds.values()) or 1.0)
-    facts = {"largest": largest.replace("_", " "), "share": share}
-    prose = Prose(TIMES_TEMPLATE, Finding("answered", facts=facts | {"num_jobs": len(spans)}), page.shared)
-    return figure_view(TIMES_TEMPLATE, Figure("jobs", Gantt(spans)), prose, page.palette)
+    facts = {"largest": largest.replace("_", " "), "share": share, "num_jobs": len(spans)}
+    return page.figure(
+        Prose(TIMES_TEMPLATE, Finding("answered", facts=facts), page.shared), Figure("jobs", Gantt(spans))
+    )
 
 
-def build_info(results: Results) -> BuildInfo:
+def environment_facts(results: Results) -> dict[str, Any]:
     """Return the environment of the training runs, each value with all its variants."""
     runs = results.runs()
     environments = [run.summary.environment for run in runs]
@@ -129,13 +78,44 @@ def build_info(results: Results) -> BuildInfo:
     versions = [environment.versions for environment in environments]
     versions += [{name: digests[name] for name in digests if name in TRACKED_PACKAGES} for digests in code]
     versions += [info.versions for info in results.corpora.values()]
-    return BuildInfo(
-        machines=join_unique(map(machine, environments)),
-        devices=join_unique(str(run.summary.device) for run in runs),
-        precisions=join_unique(run.summary.precision for run in runs),
-        commits=join_unique(map(commit, environments)),
-        versions=join_by_key(versions),
-        seeds=sorted({run.seed for run in runs}),
-        code={name: value for name, value in join_by_key(code).items() if name not in TRACKED_PACKAGES},
-        num_resumes=sum(bool(run.summary.num_resumes) for run in runs),
-    )
+    return {
+        "machines": join_unique(map(machine, environments)),
+        "commits": join_unique(map(commit, environments)),
+        "environment": {
+            "device": join_unique(str(run.summary.device) for run in runs),
+            "precision": join_unique(run.summary.precision for run in runs),
+            "seeds": ", ".join(map(str, sorted({run.seed for run in runs}))) or "no training run",
+            "resumed runs": sum(bool(run.summary.num_resumes) for run in runs),
+            **join_by_key(versions),
+        },
+        "code": {name: value for name, value in join_by_key(code).items() if name not in TRACKED_PACKAGES},
+    }
+
+
+def machine(environment: Environment) -> str:
+    """Return a machine in one line."""
+    hardware = environment.hardware
+    memory = f", {format_bytes(hardware.memory_bytes)} of memory" if hardware.memory_bytes else ""
+    return f"{hardware.processor}, {hardware.cores} cores{memory}, {hardware.system}"
+
+
+def commit(environment: Environment) -> str:
+    """Return the commit of the code, and if files differ from it."""
+    if environment.commit is None:
+        return "not a git checkout"
+    return environment.commit[:12] + (" with local changes" if environment.dirty else "")
+
+
+def join_by_key(mappings: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the distinct values of each key of several mappings, joined.
+
+    >>> join_by_key([{"torch": "2.9", "numpy": "2.3"}, {"torch": "2.8"}])
+    {'torch': '2.9 and 2.8', 'numpy': '2.3'}
+    """
+    names = dict.fromkeys(name for mapping in mappings for name in mapping)
+    return {name: join_unique(mapping[name] for mapping in mappings if name in mapping) for name in names}
+
+
+def join_unique(texts: Iterable[str]) -> str:
+    """Return distinct texts, joined; "no training run" without any."""
+    return join_words(list(dict.fromkeys(texts))) or "no training run"

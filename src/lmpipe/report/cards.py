@@ -1,24 +1,34 @@
 """Cards of the report: one question or several, each with its answer, one figure, and everything else folded away."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from markupsafe import Markup
-
-from lmpipe.analysis.finding import Expectation, Finding, MarkedText, Metric, Text
+from lmpipe.analysis.finding import Figure, Finding, MarkedText, Metric, Text
+from lmpipe.io.formatting import format_seconds
 from lmpipe.planning.lineage import Lineage
 from lmpipe.report.figure_views import FigureView, figure_view
-from lmpipe.report.origin import Origin, origin
 from lmpipe.report.plots.palette import Palette
 from lmpipe.report.prose import Prose
-from lmpipe.report.table_cells import FormattedTable, TableCell, format_table, markdown_inline, metric_text
+from lmpipe.report.table_cells import FormattedTable, format_table
 from lmpipe.study.problems import PROBLEMS
 
+# Problems of each card, by chapter, in the order of a reader; the first problem names the card.
+CARDS = {
+    "training": (("learning_rate",), ("batch_size_experiment",), ("main_experiment",), ("generate",)),
+    "ablations": (("layer_norm_ablation",), ("pre_norm_ablation",), ("no_pos_emb",), ("swiglu_ablation",)),
+    "costs": (("transformer_accounting",), ("adamw_accounting",)),
+    "tokenizers": (
+        ("train_bpe_tinystories", "train_bpe_expts_owt"),
+        ("tokenizer_experiments",),
+        ("unicode1", "unicode2"),
+    ),
+    "warm_up": (("learning_rate_tuning",),),
+}
 DERIVATION, SAMPLES_PER_MODEL = "Derivation", 2
 # An open sample is cut here; the whole text is folded away.
 MAX_SAMPLE_CHARACTERS = 420
-NOTHING = "There is no result."
 # Figure of the front page, by problem and name.
 HERO = ("main_experiment", "hero")
 
@@ -33,76 +43,86 @@ class Page:
     lineage: Lineage
     shared: Mapping[str, Any]
 
-    def prose(self, problem: str) -> Prose:
-        """Return the prose of a finding."""
-        return Prose(problem, self.problems[problem], self.shared)
+    @cached_property
+    def prose(self) -> dict[str, Prose]:
+        """Prose of each finding."""
+        return {problem: Prose(problem, finding, self.shared) for problem, finding in self.problems.items()}
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One problem of a card."""
-
-    id: str
-    aliases: tuple[str, ...]
-    status: str
-    question: Markup
-    answer: Markup
-    details: Markup
-    caveat: Markup
-    found: Markup
-    reason: Markup
-    expectations: Sequence[Expectation]
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """A metric by name, with its value and 95 % interval as texts."""
-
-    name: str
-    value: TableCell
-    interval: str
+    def figure(self, prose: Prose, figure: Figure) -> FigureView:
+        """Return a figure with its texts from a template."""
+        return figure_view(prose, figure, self.palette)
 
 
 @dataclass(frozen=True)
 class Card:
     """Problems that share a figure and numbers; `samples` are texts that stand in the place of a figure."""
 
-    id: str
-    entries: list[Entry]
+    entries: list[Prose]
     figures: list[FigureView]
     samples: list[MarkedText]
     texts: list[Text | MarkedText]
     tables: list[FormattedTable]
-    metrics: list[MetricRow]
+    metrics: dict[str, Metric]
     sources: list[str]
-    origin: Origin | None
+    stages: list[tuple[str, int, list[int], str]]
+    """Jobs behind the metrics: rule, number of jobs, seeds and total wall time; empty without records."""
+    commands: list[str]
+    """Commands that make the results again."""
 
-    @property
-    def num_shown(self) -> int:
-        """Number of figures that are not folded away: one, or one for each of several problems."""
-        return len(self.entries)
+
+def plan_chapters(names: Collection[str], others_first: bool) -> dict[str, list[tuple[str, ...]]]:
+    """Return the cards that the named findings fill, by chapter; experiments of no problem are in "other"."""
+    others = tuple((name,) for name in names if name not in PROBLEMS)
+    chapters = {**({"other": others} if others_first else {}), **CARDS, "other": others}
+    filled = {
+        chapter: [card for members in cards if (card := tuple(name for name in members if name in names))]
+        for chapter, cards in chapters.items()
+    }
+    return {chapter: cards for chapter, cards in filled.items() if cards}
 
 
 def make_card(page: Page, problems: Sequence[str]) -> Card:
-    """Return the card of one or several problems."""
-    findings = {problem: page.problems[problem] for problem in problems}
-    figures = [view for problem in problems for view in views(page, problem)]
-    texts = [text for finding in findings.values() for text in finding.texts if not is_derivation(text)]
+    """Return the card of one or several problems; the hero figure is on the front page."""
+    entries = [page.prose[problem] for problem in problems]
+    findings = [entry.finding for entry in entries]
+    figures = [
+        page.figure(entry, figure)
+        for entry in entries
+        for figure in entry.finding.figures
+        if (entry.problem, figure.id) != HERO
+    ]
+    texts = [text for finding in findings for text in finding.texts if not is_derivation(text)]
     samples = [] if figures else shown_samples([text for text in texts if isinstance(text, MarkedText)])
     folded = [text for text in texts if text not in samples]
-    metrics = {name: metric for finding in findings.values() for name, metric in finding.metrics.items()}
+    metrics = {name: metric for finding in findings for name, metric in finding.metrics.items()}
     sources = sorted({metric.source for metric in metrics.values()} - {""})
+    stages = stage_jobs(page.lineage, sources)
     return Card(
-        problems[0],
-        [make_entry(page, problem) for problem in problems],
+        entries,
         figures,
         list(map(shorten, samples)),
         folded + [text for text in samples if shorten(text) != text],
-        [format_table(table) for f in findings.values() for table in f.tables if not is_derivation(table)],
-        [metric_row(name, metric) for name, metric in metrics.items()],
+        [format_table(table) for finding in findings for table in finding.tables if not is_derivation(table)],
+        metrics,
         sources,
-        origin(page.lineage, sources, page.study),
+        stages,
+        page.lineage.rebuild_commands(sources, page.study) if stages else [],
     )
+
+
+def stage_jobs(lineage: Lineage, sources: Sequence[str]) -> list[tuple[str, int, list[int], str]]:
+    """Return rule, number, seeds and total wall time of the jobs behind result files, in the order of the rules."""
+    jobs = lineage.ancestors(sources)
+    by_rule = {job.rule: [other for other in jobs if other.rule == job.rule] for job in jobs}
+    return [
+        (
+            rule,
+            len(members),
+            sorted({seed for job in members for seed in job.seeds}),
+            format_seconds(sum(job.wall_seconds for job in members)),
+        )
+        for rule, members in by_rule.items()
+    ]
 
 
 def shown_samples(texts: Sequence[MarkedText]) -> list[MarkedText]:
@@ -125,33 +145,3 @@ def shorten(text: MarkedText) -> MarkedText:
 def is_derivation(element: Any) -> bool:
     """Return True for tables and texts that belong to the appendix."""
     return element.caption.startswith(DERIVATION)
-
-
-def views(page: Page, problem: str) -> list[FigureView]:
-    """Return the figures of a problem's card; the hero is on the front page."""
-    figures = [figure for figure in page.problems[problem].figures if (problem, figure.id) != HERO]
-    prose = page.prose(problem)
-    return [figure_view(problem, figure, prose, page.palette) for figure in figures]
-
-
-def make_entry(page: Page, problem: str) -> Entry:
-    """Return the texts of one problem."""
-    finding, prose = page.problems[problem], page.prose(problem)
-    aliases = PROBLEMS[problem].aliases if problem in PROBLEMS else ()
-    question, missing = prose.html("question"), finding.status == "missing"
-    answer, details, caveat, found = (
-        Markup("") if missing else prose.html(name) for name in ("answer", "details", "caveat", "found")
-    )
-    if missing:
-        answer = markdown_inline(finding.reason or NOTHING)
-    reason = markdown_inline(finding.reason if finding.status == "partial" else "")
-    texts = (question, answer, details, caveat, found, reason)
-    return Entry(problem, aliases, finding.status, *texts, finding.expectations)
-
-
-def metric_row(name: str, metric: Metric) -> MetricRow:
-    """Return a metric as texts."""
-    bounds = [metric_text(bound, metric.unit, brief=True) for bound in metric.interval or ()]
-    text = metric_text(metric.value, metric.unit)
-    cell = TableCell(text, metric.missing_reason, is_code=isinstance(metric.value, str))
-    return MetricRow(name, cell, " to ".join(filter(None, bounds)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from lmpipe.analysis.finding import Figure
-from lmpipe.report.plots.canvas import NARROW, THUMBNAIL, WIDE, Size
+from lmpipe.report.plots.canvas import NARROW, THUMBNAIL, WIDE
 from lmpipe.report.plots.figures import draw
 from lmpipe.report.plots.palette import CSS_COLORS, Palette
 from lmpipe.report.prose import Prose
@@ -34,9 +34,9 @@ class FigureView:
         return self.rows if len(self.rows) <= MAX_DATA_ROWS else []
 
 
-def figure_view(problem: str, figure: Figure, prose: Prose, palette: Palette) -> FigureView:
+def figure_view(prose: Prose, figure: Figure, palette: Palette) -> FigureView:
     """Return a figure of a finding, whose texts are blocks of its problem's template."""
-    name, alt = f"{problem}-{figure.id}", prose.block(f"{figure.id}_alt")
+    name, alt = f"{prose.problem}-{figure.id}", prose.block(f"{figure.id}_alt")
     drawing = draw(figure.data, palette, WIDE)
     header, *rows = drawing.table()
     narrow = inline_svg(draw(figure.data, palette, NARROW).svg, f"{name}-n-", alt)
@@ -45,9 +45,9 @@ def figure_view(problem: str, figure: Figure, prose: Prose, palette: Palette) ->
     return FigureView(f"{name}.csv", title, subtitle, wide, narrow, drawing.csv, header, rows)
 
 
-def thumbnail(problem: str, figure: Figure, palette: Palette, size: Size = THUMBNAIL) -> Markup:
+def thumbnail(problem: str, figure: Figure, palette: Palette) -> Markup:
     """Return a small form of a figure without text, for the front page."""
-    return inline_svg(draw(figure.data, palette, size).svg, f"{problem}-{figure.id}-t-", "")
+    return inline_svg(draw(figure.data, palette, THUMBNAIL).svg, f"{problem}-{figure.id}-t-", "")
 
 
 def inline_svg(svg: str, id_prefix: str, alt: str) -> Markup:

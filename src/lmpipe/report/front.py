@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,11 +10,10 @@ from markupsafe import Markup
 from lmpipe.analysis.finding import Effect, Figure, Finding, Forest
 from lmpipe.analysis.problems.experiment_log import distinct
 from lmpipe.analysis.results import Results
-from lmpipe.io.formatting import format_bytes, format_int, format_seconds, join_words
-from lmpipe.report.cards import HERO, Page
-from lmpipe.report.chapters import CARDS
-from lmpipe.report.figure_views import FigureView, figure_view, thumbnail
-from lmpipe.report.prose import Prose, format_count
+from lmpipe.io.formatting import format_bytes, format_count, format_int, format_seconds, join_words
+from lmpipe.report.cards import CARDS, HERO, Page
+from lmpipe.report.figure_views import FigureView, thumbnail
+from lmpipe.report.prose import Prose
 from lmpipe.study.editions import edition_of
 from lmpipe.study.labels import corpus_label, study_label
 from lmpipe.study.problems import ABLATIONS, PROBLEMS
@@ -27,80 +25,40 @@ LONG_STUDY = 300
 ABLATIONS_TEMPLATE = "ablations"
 
 
-@dataclass(frozen=True)
-class Headline:
-    """A finding on the front page, with the problem that it links to."""
-
-    problem: str
-    text: Markup
-    thumbnail: Markup
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A text that the model writes after some training."""
-
-    tokens: str
-    loss: float | None
-    spans: Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class IndexRow:
-    """A problem of the edition: its name there, its anchor and its status."""
-
-    name: str
-    problem: str
-    status: str
-
-
-@dataclass(frozen=True)
-class Front:
-    """Content of the front page."""
-
-    title: str
-    kicker: list[str]
-    subtitle: str
-    hero: FigureView | None
-    progress: list[Progress]
-    headlines: list[Headline]
-    care: list[Markup]
-    index: list[IndexRow]
-    facts: dict[str, str]
-
-
-def make_front(page: Page, results: Results, corpora: Iterable[str]) -> Front:
-    """Return the front page of a study; `corpora` are those that exist."""
+def make_front(page: Page, results: Results, corpora: Iterable[str]) -> dict[str, Any]:
+    """Return the content of the front page by name; `corpora` are those that exist."""
     study, names = results.study, list(corpora)
-    seconds = page.lineage.elapsed_seconds
+    seconds, jobs = page.lineage.elapsed_seconds, page.lineage.jobs.values()
     edition = edition_of(study.handout)
-    commits = {job.environment.commit[:7] for job in page.lineage.jobs.values() if job.environment.commit}
-    machines = {f"{job.environment.hardware.cores} cores" for job in page.lineage.jobs.values()}
-    first = min((job.start for job in page.lineage.jobs.values()), default=None)
-    dates = [] if first is None else [datetime.fromtimestamp(first, UTC).date().isoformat()]
+    first = min((job.start for job in jobs), default=None)
     kicker = [f"study {study_label(study)}", *([f"Stanford {edition.title}"] if edition else [])]
-    kicker += [*sorted(machines), *([format_seconds(round(seconds))] if seconds else []), *dates, *sorted(commits)]
-    return Front(
-        title(results, seconds),
-        kicker,
-        subtitle(results, names),
-        hero_figure(page),
-        progress(page.problems),
-        list(headlines(page)),
-        [prose.html("care") for _, prose in proses(page) if prose.block("care")][:MAX_CARE],
-        index(page.problems, edition.problems if edition else {}),
-        corpus_facts(results, names),
-    )
+    kicker += sorted({f"{job.environment.hardware.cores} cores" for job in jobs})
+    kicker += [format_seconds(round(seconds))] if seconds else []
+    kicker += [] if first is None else [datetime.fromtimestamp(first, UTC).date().isoformat()]
+    kicker += sorted({job.environment.commit[:7] for job in jobs if job.environment.commit})
+    main = page.problems.get(HERO[0])
+    index = edition.problems if edition else {}
+    return {
+        "title": title(results, seconds),
+        "kicker": kicker,
+        "subtitle": subtitle(results, names),
+        "hero": hero_figure(page),
+        "progress": main.facts.get("progress", []) if main else [],
+        "headlines": list(headlines(page)),
+        "care": [prose.html("care") for prose in described(page) if prose.block("care")][:MAX_CARE],
+        "index": [(name, page.prose[problem]) for problem, name in index.items() if problem in page.problems],
+        "facts": corpus_facts(results, names),
+    }
 
 
 def title(results: Results, seconds: float) -> str:
     """Return the title: the number of models, and the time that the study took."""
     runs = results.runs()
+    if not runs:
+        return study_label(results.study)
     num_models = len(distinct(runs))
     small = "small " if all(run.summary.parameters < SMALL_MODEL for run in runs) else ""
     models = f"{format_int(num_models)} {small}transformer{'s' if num_models != 1 else ''}"
-    if not runs:
-        return study_label(results.study)
     # The line above the title has the seconds.
     return f"{models} in {format_seconds(60 * round(seconds / 60) if seconds > LONG_STUDY else round(seconds))}"
 
@@ -121,35 +79,23 @@ def subtitle(results: Results, corpora: Sequence[str]) -> str:
 def hero_figure(page: Page) -> FigureView | None:
     """Return the figure of the main experiment for the front page: the one called hero, or its first."""
     problem, name = HERO
-    finding = page.problems.get(problem)
-    if finding is None:
-        return None
-    prose = page.prose(problem)
-    figures = sorted(finding.figures, key=lambda figure: figure.id != name)
-    return figure_view(problem, figures[0], prose, page.palette) if figures else None
+    figures = page.problems[problem].figures if problem in page.problems else []
+    figure = min(figures, key=lambda figure: figure.id != name, default=None)
+    return page.figure(page.prose[problem], figure) if figure else None
 
 
-def progress(problems: Mapping[str, Finding]) -> list[Progress]:
-    """Return the texts that the main model writes after more and more tokens."""
-    finding = problems.get(HERO[0])
-    rows: Any = finding.facts.get("progress", []) if finding else []
-    return [
-        Progress(format_count(row["train_tokens"]), row.get("loss"), [tuple(span) for span in row["spans"]])
-        for row in rows
-    ]
+def described(page: Page) -> list[Prose]:
+    """Return the prose of the findings that have results, in the order of the page."""
+    names = dict.fromkeys([*(name for cards in CARDS.values() for card in cards for name in card), *page.problems])
+    return [page.prose[name] for name in names if name in page.problems and page.problems[name].status != "missing"]
 
 
-def proses(page: Page) -> Iterator[tuple[str, Prose]]:
-    """Yield the prose of each finding that has results, in the order of the page."""
-    names = [name for cards in CARDS.values() for card in cards for name in card]
-    for name in [*names, *(name for name in page.problems if name not in names)]:
-        if name in page.problems and page.problems[name].status != "missing":
-            yield name, page.prose(name)
+def headlines(page: Page) -> Iterator[tuple[Prose, Markup]]:
+    """Yield at most four findings in the order of the page, at most two of a chapter while others have some.
 
-
-def headlines(page: Page) -> Iterator[Headline]:
-    """Yield at most four findings in the order of the page, at most two of a chapter while others have some."""
-    candidates = {problem: prose for problem, prose in proses(page) if prose.block("finding")}
+    Each has a small figure.
+    """
+    candidates = {prose.problem: prose for prose in described(page) if prose.block("finding")}
     notable = notable_ablations(page.problems)
     first, later = [], []
     for problem in sorted(candidates, key=lambda name: name in ABLATIONS and name not in notable):
@@ -158,11 +104,9 @@ def headlines(page: Page) -> Iterator[Headline]:
         (later if is_full else first).append(problem)
     chosen = [*first, *later][:MAX_FINDINGS]
     for problem, prose in candidates.items():
-        if problem not in chosen:
-            continue
-        figures = page.problems[problem].figures or effects_figures(page.problems)
-        drawing = thumbnail(problem, figures[0], page.palette) if figures else Markup("")
-        yield Headline(problem, prose.html("finding"), drawing)
+        if problem in chosen:
+            figures = prose.finding.figures or effects_figures(page.problems)
+            yield prose, thumbnail(problem, figures[0], page.palette) if figures else Markup("")
 
 
 def notable_ablations(problems: Mapping[str, Finding]) -> set[str]:
@@ -180,7 +124,7 @@ def effects(problems: Mapping[str, Finding]) -> list[Effect]:
     units = [row.unit for row in rows]
     unit = max(units, key=units.count, default="")
     rows = [row for row in rows if row.unit == unit]
-    return sorted(rows, key=lambda row: float("inf") if row.difference is None else row.difference, reverse=True)
+    return sorted(rows, key=lambda row: math.inf if row.difference is None else row.difference, reverse=True)
 
 
 def effects_figures(problems: Mapping[str, Finding]) -> list[Figure]:
@@ -192,13 +136,7 @@ def effects_figures(problems: Mapping[str, Finding]) -> list[Figure]:
 def forest_view(page: Page) -> FigureView | None:
     """Return the forest plot of the chapter of ablations."""
     prose = Prose(ABLATIONS_TEMPLATE, Finding("answered", effects=effects(page.problems)), page.shared)
-    views = [figure_view(ABLATIONS_TEMPLATE, figure, prose, page.palette) for figure in effects_figures(page.problems)]
-    return views[0] if views else None
-
-
-def index(problems: Mapping[str, Finding], names: Mapping[str, str]) -> list[IndexRow]:
-    """Return the problems of an edition by their names there."""
-    return [IndexRow(name, problem, problems[problem].status) for problem, name in names.items() if problem in problems]
+    return next((page.figure(prose, figure) for figure in effects_figures(page.problems)), None)
 
 
 def corpus_facts(results: Results, corpora: Iterable[str]) -> dict[str, str]:

@@ -20,20 +20,12 @@ REPORT_STAGES = ("findings", "report")
 
 
 @dataclass(frozen=True)
-class MissingResult:
-    """A missing or failed run, job or stage, with the reason if it is known."""
-
-    name: str
-    state: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Gaps:
-    """Progress of an incomplete study, its missing results, and the command that continues it."""
+    """Progress of an incomplete study, and the command that continues it."""
 
     progress: str
-    results: list[MissingResult]
+    results: list[tuple[str, str, str]]
+    """Missing and failed results: name, state, and the reason if it is known."""
     command: str
 
 
@@ -90,9 +82,7 @@ def available_finding(
         finding = analyze_problem(problem, results)
     except InputError as error:
         return missing(f"Its results cannot be read: {error}.")
-    if not unfinished:
-        return finding
-    if finding.status == "missing":
+    if not unfinished or finding.status == "missing":
         return finding
     reason = (
         f"So far from {format_int(num_finished)} of {format_int(len(runs))} runs. Missing: {run_names(unfinished)}."
@@ -104,16 +94,16 @@ def find_gaps(snapshot: Snapshot) -> Gaps:
     """Return the missing and failed results of a study, failures first."""
     study = snapshot.files.study
     jobs = [
-        MissingResult(f"the job that logs to logs/{study.plan.study.study}/{job.log}", "failed", job.line)
+        (f"the job that logs to logs/{study.plan.study.study}/{job.log}", "failed", job.line)
         for job in snapshot.other_failures
     ]
     runs = [
-        MissingResult(f"run {run.run.experiment}/{run.run.name}/seed{run.run.seed}", run.state, run.remark)
+        (f"run {run.run.id}", run.state, run.remark)
         for run in sorted(snapshot.runs, key=lambda run: run.state != "failed")
         if run.state not in TERMINAL_STATES
     ]
     stages = [
-        MissingResult(stage, "missing", f"{format_int(done)} of {format_int(total)} there")
+        (stage, "missing", f"{format_int(done)} of {format_int(total)} there")
         for stage, (done, total) in snapshot.stages.items()
         if done < total and stage not in REPORT_STAGES
     ]

@@ -1,7 +1,6 @@
 """The report: findings and figures on one self-contained HTML page that requests nothing from the network."""
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,40 +12,36 @@ from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import StudyFiles
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write
-from lmpipe.io.formatting import format_int
+from lmpipe.io.formatting import format_count, format_int
 from lmpipe.planning.lineage import Lineage
 from lmpipe.planning.plan import Plan
 from lmpipe.planning.session import StudySession
 from lmpipe.planning.stages import records
 from lmpipe.provenance.environment import PACKAGE
 from lmpipe.report.appendix import make_appendix
-from lmpipe.report.cards import Card, Page, make_card
-from lmpipe.report.chapters import plan_chapters
-from lmpipe.report.figure_views import FigureView
+from lmpipe.report.cards import Page, make_card, plan_chapters
 from lmpipe.report.front import forest_view, make_front
 from lmpipe.report.incomplete import Gaps, analyze_available, available_results, find_gaps, is_complete
 from lmpipe.report.plots.figures import draw
 from lmpipe.report.plots.palette import Palette
 from lmpipe.report.prose import format_nats, shared_names
-from lmpipe.report.table_cells import html_text, markdown_inline
+from lmpipe.report.table_cells import html_text, interval_text, markdown_inline, metric_text, value_cell
 from lmpipe.study.paths import StudyPaths
 from lmpipe.study.problems import PROBLEMS
 
 # HTML cannot contain control characters; their Unicode pictures are visible.
 CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {127: 0x2421}
 TEMPLATES = PACKAGE / "report" / "templates"
+TITLES = {
+    "training": "Training",
+    "ablations": "Ablations",
+    "costs": "Costs",
+    "tokenizers": "Tokenizers",
+    "warm_up": "Warm-up",
+    "other": "Other experiments",
+}
 # Jobs that a report has no results of, so that it is the same whenever it is written.
 LATER_RULES = ("report", "collect_provenance")
-
-
-@dataclass(frozen=True)
-class Chapter:
-    """A chapter of the page, with a figure for all its cards if there is one."""
-
-    id: str
-    title: str
-    figure: FigureView | None
-    cards: list[Card]
 
 
 def build_report(study: StudySession) -> bool:
@@ -99,22 +94,15 @@ def write_page(output: Path, plan: Plan, results: Results, findings: Findings, g
     )
     helpers = helper_experiments(plan, findings)
     names = [name for name in findings.problems if name not in helpers]
-    chapters = [
-        Chapter(
-            chapter.id,
-            chapter.title,
-            forest_view(page) if chapter.id == "ablations" else None,
-            [make_card(page, card) for card in chapter.cards],
-        )
-        for chapter in plan_chapters(names, others_first=results.study.handout == "none")
-    ]
+    chapters = plan_chapters(names, others_first=results.study.handout == "none")
     html = page_template().render(
         study=findings.study,
         gaps=gaps,
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
         front=make_front(page, results, results.study.corpora if gaps is None else results.corpora),
-        chapters=chapters,
+        chapters={name: [make_card(page, card) for card in cards] for name, cards in chapters.items()},
+        forest=forest_view(page),
         appendix=make_appendix(page, results, helpers),
     )
     data = html.lstrip().translate(CONTROL_PICTURES).encode("utf-8", "replace")
@@ -139,14 +127,20 @@ def page_template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = {
-        "markdown": markdown_inline,
-        "html": html_text,
-        "count": format_int,
-        "loss": format_nats,
+    environment.filters |= {
+        "aliases": lambda problem: PROBLEMS[problem].aliases if problem in PROBLEMS else (),
+        "cell": value_cell,
         "clause": clause,
+        "count": format_int,
+        "data_uri": data_uri,
+        "html": html_text,
+        "interval": interval_text,
+        "loss": format_nats,
+        "markdown": markdown_inline,
+        "metric": metric_text,
+        "rounded_count": format_count,
+        "title": TITLES.get,
     }
-    environment.filters |= filters | {"data_uri": data_uri}
     return environment.get_template("report.html.j2")
 
 

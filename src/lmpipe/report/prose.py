@@ -8,13 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from lmpipe.analysis.finding import Finding, Metric
-from lmpipe.io.formatting import (
-    format_bytes,
-    format_count,
-    format_number,
-    format_seconds,
-    join_words,
-)
+from lmpipe.io.formatting import format_bytes, format_count, format_number, format_seconds, join_words
 from lmpipe.provenance.environment import PACKAGE
 from lmpipe.report.table_cells import markdown_inline
 from lmpipe.study.labels import corpus_label, experiment_label
@@ -22,7 +16,7 @@ from lmpipe.study.schema import Study
 
 PROBLEM_TEMPLATES = PACKAGE / "report" / "templates" / "problems"
 # Template of an experiment that belongs to no problem.
-EXPERIMENT_TEMPLATE = "experiment"
+EXPERIMENT_TEMPLATE = "experiment.md.j2"
 # Macros that every template may use.
 SHARED_SENTENCES = "macros.j2"
 CARD_BLOCKS = ("question", "answer", "details", "caveat", "found", "finding", "care")
@@ -124,18 +118,14 @@ def environment() -> Environment:
     return templates
 
 
-def has_template(problem: str) -> bool:
-    """Return True if a problem has a prose template."""
-    return (PROBLEM_TEMPLATES / f"{problem}.md.j2").exists()
-
-
 class Prose:
     """Blocks of one finding's prose, as plain Markdown text."""
 
     def __init__(self, problem: str, finding: Finding, shared: Mapping[str, Any] | None = None):
         """Prepare the template of a problem; `shared` adds names that all templates may use, such as `label`."""
-        name = problem if has_template(problem) else EXPERIMENT_TEMPLATE
-        self.template: Template = environment().get_template(f"{name}.md.j2")
+        self.problem, self.finding = problem, finding
+        templates = [f"{problem}.md.j2", EXPERIMENT_TEMPLATE]
+        self.template: Template = environment().select_template(templates)
         metrics = finding.metrics
         facts = dict(finding.facts) | {
             "problem": problem,

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from lmpipe.analysis.finding import Table
+from lmpipe.analysis.finding import Metric, ReferenceRow, Table
 from lmpipe.io.formatting import format_bytes, format_int, format_number, format_percent, format_seconds, is_number
 
 UNDEFINED = "no value"
@@ -37,19 +37,11 @@ class TableCell:
 
 
 @dataclass(frozen=True)
-class TableColumn:
-    """One column: its heading, and the style class of its cells."""
-
-    name: str
-    css_class: str
-
-
-@dataclass(frozen=True)
 class FormattedTable:
-    """A table ready for the template; `footnotes` are the reasons of its dashes."""
+    """A table ready for the template: columns with style classes; `footnotes` are the reasons of its dashes."""
 
     caption: str
-    columns: list[TableColumn]
+    columns: list[tuple[str, str]]
     rows: list[list[TableCell]]
     footnotes: list[str]
 
@@ -63,7 +55,7 @@ def format_table(table: Table) -> FormattedTable:
         reason = missing_reason(row) or table.missing_reason
         cells = zip(texts, row, table.columns, strict=True)
         rows.append([TableCell(text, reason, sort_key(v), name in table.code_columns) for text, v, name in cells])
-    heads = [TableColumn(name, column_class(column)) for name, column in zip(table.columns, columns, strict=True)]
+    heads = list(zip(table.columns, map(column_class, columns), strict=True))
     return FormattedTable(table.caption, heads, rows, footnotes([cell for row in rows for cell in row]))
 
 
@@ -105,6 +97,16 @@ def metric_text(value: Any, unit: str, *, brief: bool = False) -> str | None:
     if brief or not unit:
         return text
     return f"{text} {unit.removesuffix('s') if value == 1 and unit in COUNTED_UNITS else unit}"
+
+
+def value_cell(row: Metric | ReferenceRow) -> TableCell:
+    """Return the value of a metric with its unit as a cell."""
+    return TableCell(metric_text(row.value, row.unit), row.missing_reason, is_code=isinstance(row.value, str))
+
+
+def interval_text(metric: Metric) -> str:
+    """Return the 95 % interval of a metric; empty if it has none."""
+    return " to ".join(filter(None, (metric_text(bound, metric.unit, brief=True) for bound in metric.interval or ())))
 
 
 def column_texts(values: Sequence[Any]) -> list[str | None]:
