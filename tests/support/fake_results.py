@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lmpipe.analysis.results import Results
-from lmpipe.data.documents import CorpusInfo, CorpusSplits, NgramBudget, NgramLoss, Overlap, SplitInfo, Yardsticks
+from lmpipe.data.documents import CorpusInfo, CorpusSplits, NgramBudget, NgramLoss, SplitInfo, Yardsticks
 from lmpipe.planning.plan import load_plan
 from lmpipe.provenance.environment import Environment
 from lmpipe.report.plots.style import Drawing
@@ -161,9 +161,8 @@ def fabricate_yardsticks(
         valid_bytes=round(1000 * BYTES_PER_TOKEN[corpus]),
         uniform_loss=math.log(vocab_size),
         budgets=tuple(NgramBudget(train_tokens=tokens, ngrams=ngrams(losses)) for tokens, losses in budgets.items()),
-        xz_train_bytes=3_000_000,
         xz_bits_per_byte=1.02,
-        overlap=Overlap(sentence_bytes_share=0.18, ngram13_words_share=0.21),
+        sentence_overlap=0.18,
     ).write(results.folder / "yardsticks" / f"{corpus}.json")
 
 

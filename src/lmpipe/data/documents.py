@@ -99,15 +99,6 @@ class NgramBudget(Document):
     """Losses by order, from 1 on."""
 
 
-class Overlap(Document):
-    """Validation text that also occurs in the training text."""
-
-    sentence_bytes_share: NonNegativeFloat
-    """Fraction of the validation bytes in sentences that occur verbatim in the training text."""
-    ngram13_words_share: NonNegativeFloat
-    """Fraction of the validation words inside a sequence of 13 words that occurs in the training text."""
-
-
 class Yardsticks(Document):
     """Losses of simple models on a corpus, to read a transformer's by (yardsticks/CORPUS.json)."""
 
@@ -125,9 +116,7 @@ class Yardsticks(Document):
     """ln(vocab_size): loss of equal probabilities, in nats per token."""
     budgets: tuple[NgramBudget, ...]
     """N-gram losses by number of training tokens."""
-    xz_train_bytes: NonNegativeInt
-    """Bytes of training text that xz had read before the validation text."""
     xz_bits_per_byte: NonNegativeFloat
-    """Compressed size of the validation text after that training text, in bits per byte."""
-    overlap: Overlap
-    """Validation text that occurs in the training text."""
+    """Compressed size of the validation text after training text, in bits per byte."""
+    sentence_overlap: NonNegativeFloat
+    """Fraction of the validation bytes in sentences that occur verbatim in the training text."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmpipe.data.documents import NgramBudget, NgramLoss, Overlap, Yardsticks
+from lmpipe.data.documents import NgramBudget, NgramLoss, Yardsticks
 from lmpipe.data.ngrams import MAX_ORDER, count_ngrams, ngram_probs
 from lmpipe.data.token_dataset import TokenDataset, Tokens
 from lmpipe.errors import InputError
@@ -26,9 +26,6 @@ BLOCK_BYTES = 1 << 16
 MAX_XZ_BYTES = 1 << 25  # of training and of validation text; xz looks back 64 MiB
 XZ_PRESET = 9
 SENTENCE_END = re.compile(rb"(?:(?<=[.!?])|(?<=[.!?][\"')]))\s+|\n+")
-OVERLAP_WORDS = 13  # Brown et al. 2020, appendix C
-BATCH_BYTES = 1 << 22
-HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def measure_yardsticks(results: str | Path, corpus: str, tokenizer: str, budgets: Sequence[int]) -> Yardsticks:
@@ -46,7 +43,6 @@ def measure_yardsticks(results: str | Path, corpus: str, tokenizer: str, budgets
     ngrams = [measure_ngrams(strided_windows(train.tokens, count), valid.tokens, byte_lengths) for count in counts]
     train_text, valid_text = (paths.text(corpus, split) for split in ("train", "valid"))
     xz_bytes = min(MAX_XZ_BYTES, max(budgets) * train.info.text_bytes // train.info.tokens)
-    xz_train_bytes, xz_bits_per_byte = measure_xz(train_text, valid_text, xz_bytes)
     return Yardsticks(
         corpus=corpus,
         tokenizer=tokenizer,
@@ -55,9 +51,8 @@ def measure_yardsticks(results: str | Path, corpus: str, tokenizer: str, budgets
         valid_bytes=sum(int(byte_lengths[chunk].sum()) for _, chunk in target_chunks(valid.tokens)),
         uniform_loss=math.log(vocabulary.vocab_size),
         budgets=tuple(ngrams),
-        xz_train_bytes=xz_train_bytes,
-        xz_bits_per_byte=xz_bits_per_byte,
-        overlap=measure_overlap(train_text, valid_text),
+        xz_bits_per_byte=measure_xz(train_text, valid_text, xz_bytes),
+        sentence_overlap=measure_overlap(train_text, valid_text),
     )
 
 
@@ -103,11 +98,11 @@ def target_chunks(tokens: Tokens) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 # --- xz
 
 
-def measure_xz(train: Path, valid: Path, train_bytes: int) -> tuple[int, float]:
-    """Return the bytes of training text that xz reads first, and the bits per byte of the validation text after it."""
+def measure_xz(train: Path, valid: Path, train_bytes: int) -> float:
+    """Return the bits per byte of the validation text after about `train_bytes` of training text."""
     first, second = strided_text(train, train_bytes), strided_text(valid, MAX_XZ_BYTES)
     size = len(compress(first + second)) - len(compress(first))
-    return len(first), 8 * size / max(1, len(second))
+    return 8 * size / max(1, len(second))
 
 
 def compress(text: bytes) -> bytes:
@@ -130,23 +125,16 @@ def strided_text(path: Path, num_bytes: int) -> bytes:
 # --- overlap of validation and training text
 
 
-def measure_overlap(train: Path, valid: Path) -> Overlap:
-    """Measure the validation text in sentences, and in sequences of 13 words, that the training text contains."""
+def measure_overlap(train: Path, valid: Path) -> float:
+    """Return the fraction of the validation bytes in sentences that occur verbatim in the training text."""
     counts = Counter(sentence for document in documents(valid) for sentence in sentences(document))
-    hashes = [word_hashes(batch) for batch in batches(valid)]
-    ngrams = np.unique(np.concatenate([ngram_hashes(words) for words in hashes]))
-    seen, is_seen = set(), np.zeros(len(ngrams), bool)
+    seen = set()
     with progress(f"comparing {valid} with {train}", train.stat().st_size, "B") as bar:
-        for batch in batches(train):
-            seen.update(sentence for document in batch for sentence in sentences(document) if sentence in counts)
-            is_seen[find_sorted(ngrams, ngram_hashes(word_hashes(batch)))] = True
-            bar.advance(sum(map(len, batch)))
-    covered = sum(covered_words(is_seen[np.searchsorted(ngrams, ngram_hashes(words))]) for words in hashes)
+        for document in documents(train):
+            seen.update(sentence for sentence in sentences(document) if sentence in counts)
+            bar.advance(len(document))
     bytes_by_sentence = {sentence: count * len(sentence) for sentence, count in counts.items()}
-    return Overlap(
-        sentence_bytes_share=sum(map(bytes_by_sentence.__getitem__, seen)) / max(1, sum(bytes_by_sentence.values())),
-        ngram13_words_share=covered / max(1, sum(map(len, hashes))),
-    )
+    return sum(map(bytes_by_sentence.__getitem__, seen)) / max(1, sum(bytes_by_sentence.values()))
 
 
 def sentences(document: bytes) -> Iterator[bytes]:
@@ -156,43 +144,3 @@ def sentences(document: bytes) -> Iterator[bytes]:
     [b'Ben ran.', b'He fell!', b'Why?']
     """
     return filter(None, map(bytes.strip, SENTENCE_END.split(document)))
-
-
-def batches(path: Path) -> Iterator[list[bytes]]:
-    """Yield the documents of a text in lists of at least BATCH_BYTES, but for the last one."""
-    batch, size = [], 0
-    for document in documents(path):
-        batch.append(document)
-        size += len(document)
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    yield batch
-
-
-def word_hashes(batch: Sequence[bytes]) -> np.ndarray:
-    """Return a hash of each word of some documents, uint64 (words,), with a delimiter after each document."""
-    words = f" {END_OF_TEXT} ".encode().join(batch).split()
-    return np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
-
-
-def ngram_hashes(words: np.ndarray) -> np.ndarray:
-    """Return a hash of each sequence of OVERLAP_WORDS words, uint64 (max(0, words - OVERLAP_WORDS + 1),)."""
-    count = max(0, len(words) - OVERLAP_WORDS + 1)
-    hashes = np.zeros(count, np.uint64)
-    for offset in range(OVERLAP_WORDS):
-        hashes = hashes * HASH_FACTOR + words[offset : offset + count]
-    return hashes
-
-
-def find_sorted(values: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Return the indices of the candidates among sorted values, without the candidates that are not among them."""
-    if not len(values):
-        return np.zeros(0, np.int64)
-    indices = np.searchsorted(values, candidates).clip(max=len(values) - 1)
-    return indices[values[indices] == candidates]
-
-
-def covered_words(is_seen: np.ndarray) -> int:
-    """Return the number of words inside a sequence that was seen, given which of all sequences were."""
-    return int(np.count_nonzero(np.convolve(is_seen, np.ones(OVERLAP_WORDS, int)))) if len(is_seen) else 0

@@ -138,8 +138,7 @@ def side_metrics(results: Results, experiment: ExperimentRuns, side: CorpusResul
             name = ORDER_NAMES[order].replace("-", "")
             metrics[f"{'fivegram' if order == 5 else name}_loss"] = Metric(loss, NATS, path)
         metrics["xz_bits_per_byte"] = Metric(yardsticks.xz_bits_per_byte, BITS, path)
-        shared = Metric(yardsticks.overlap.sentence_bytes_share, "share of the validation bytes", path)
-        metrics["sentence_overlap"] = shared
+        metrics["sentence_overlap"] = Metric(yardsticks.sentence_overlap, "share of the validation bytes", path)
     return {f"{side.key}_{name}": metric for name, metric in metrics.items()}
 
 
