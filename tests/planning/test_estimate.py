@@ -12,9 +12,9 @@ from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_bytes
 from lmpipe.planning.cost_model import CPU_CORE, RunCost
 from lmpipe.planning.estimate import (
+    Estimate,
     distinct_runs,
     download_notice,
-    estimate,
     format_downloads,
     humanize_duration,
 )
@@ -30,7 +30,7 @@ LARGE = ("tinystories", "cs336")
 @pytest.fixture(scope="module", params=LARGE)
 def large(request):
     """Return the estimate of a large study."""
-    return estimate(read_plan(CONFIG / f"{request.param}.yaml"), cores=2)
+    return Estimate(read_plan(CONFIG / f"{request.param}.yaml"), cores=2)
 
 
 def test_equal_runs_count_once():
@@ -69,7 +69,7 @@ def test_runs_with_another_factor_or_batch_size_are_distinct():
 
 def test_laptop_study_costs_ten_minutes():
     plan = read_plan(CONFIG / "config.yaml")
-    cost = estimate(plan, cores=2)
+    cost = Estimate(plan, cores=2)
     assert cost.texts == []
     assert cost.disk_bytes == pytest.approx(326e6, rel=0.1)
     assert cost.memory["train"] == pytest.approx(465e6, rel=0.1)
@@ -78,7 +78,7 @@ def test_laptop_study_costs_ten_minutes():
 
 def test_more_cores_share_the_training_and_need_more_checkpoints():
     plan = read_plan(TINYSTORIES)
-    single, quad = estimate(plan, cores=1), estimate(plan, cores=4)
+    single, quad = Estimate(plan, cores=1), Estimate(plan, cores=4)
     assert single.cpu_training_seconds == 4 * quad.cpu_training_seconds
     assert single.gpu_training_seconds == quad.gpu_training_seconds
     assert single.fixed_seconds > quad.fixed_seconds
@@ -93,7 +93,9 @@ def test_downloads_and_disk(large):
 
 
 def test_readme_has_the_estimates(large):
-    (row,) = re.findall(rf"^\| `{large.study}\.yaml`.*$", (CONFIG / "README.md").read_text(encoding="utf-8"), re.M)
+    (row,) = re.findall(
+        rf"^\| `{large.plan.study.study}\.yaml`.*$", (CONFIG / "README.md").read_text(encoding="utf-8"), re.M
+    )
     *_, fetched, cpu, gpu, disk, memory, _ = (cell.strip() for cell in row.split("|"))
     assert fetched == format_downloads(large.texts)
     assert cpu.split(" (")[0] == humanize_duration(large.cpu_seconds)
@@ -105,7 +107,7 @@ def test_readme_has_the_estimates(large):
 def test_readme_has_the_estimate_for_float32():
     study = yaml.safe_load((CONFIG / "cs336.yaml").read_text(encoding="utf-8"))
     study["training"]["precision"] = "float32"
-    cost = estimate(load_plan(study, "cs336"), cores=2)
+    cost = Estimate(load_plan(study, "cs336"), cores=2)
     days = humanize_duration(cost.cpu_seconds).removesuffix(" days")
     assert f"({days} in float32)" in (CONFIG / "README.md").read_text(encoding="utf-8")
 
@@ -172,7 +174,7 @@ def disk_with(free):
 def test_notice_has_downloads_disk_and_time(plan, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", disk_with(10**12))
     fetches, takes = download_notice(plan, "config/tinystories.yaml", cores=2).splitlines()
-    disk = format_bytes(estimate(plan, 2).disk_bytes)
+    disk = format_bytes(Estimate(plan, 2).disk_bytes)
     for number in ("6.95 GB (14.5 GB as text)", disk, "1 TB"):
         assert number in fetches
     assert "days on 2 CPU cores" in takes
@@ -194,7 +196,7 @@ def test_no_notice_if_all_texts_exist(plan):
 
 
 def test_notice_warns_of_a_small_disk(plan, monkeypatch):
-    needed = estimate(plan, 2).disk_bytes
+    needed = Estimate(plan, 2).disk_bytes
     monkeypatch.setattr(shutil, "disk_usage", disk_with(round(needed - 3e9)))
     assert "about 3 GB are missing" in download_notice(plan, "x.yaml", 2).splitlines()[2]
     # What has been fetched takes none of the space that is left.

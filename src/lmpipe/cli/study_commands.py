@@ -13,10 +13,10 @@ from lmpipe.cli.arguments import RESULTS, Args, argument, command, positive_int
 )
 def estimate(args: Args) -> None:
     """Estimate the cost of a study: downloads, disk, memory, training FLOPs and time."""
-    from lmpipe.planning.estimate import estimate, format_estimate
+    from lmpipe.planning.estimate import Estimate, format_estimate
     from lmpipe.planning.plan import read_plan
 
-    print(format_estimate(estimate(read_plan(args.study), args.cores)))
+    print(format_estimate(Estimate(read_plan(args.study), args.cores)))
 
 
 @command(

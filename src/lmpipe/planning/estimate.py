@@ -4,8 +4,9 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lmpipe.io.formatting import format_bytes, format_int, format_number
 from lmpipe.model.accounting import FLOAT32_BYTES
@@ -13,7 +14,7 @@ from lmpipe.planning.cost_model import (
     CHECKPOINT_COPIES,
     CPU_CORE,
     H100,
-    RunCost,
+    HardwareProfile,
     count_memory_bytes,
     fixed_seconds,
     merge_memory_bytes,
@@ -72,94 +73,48 @@ def lr_source(plan: Plan, run: PlannedRun) -> tuple[str | None, float]:
     )
 
 
-@dataclass(frozen=True)
 class Estimate:
-    """Cost of a study: `texts` to download, `costs` of the runs to train, which are `runs` with equal ones.
+    """Estimated cost of a study on a machine with `cores` CPU cores. Times are without downloads.
 
-    `disk` maps kinds of files to bytes, `memory` maps rules to the peak bytes of a job. Times are without downloads.
+    `texts` are those to download, `costs` those of the runs to train, of which equal ones count once; `disk` maps kinds
+    of files to bytes, `memory` the rules that need much memory to the peak bytes of their largest job.
     """
 
-    study: str
-    cores: int
-    texts: Sequence[TextFile]
-    disk: dict[str, float]
-    runs: int
-    costs: Sequence[RunCost]
-    text_seconds: float
-    fixed_seconds: float
-    memory: dict[str, float]
+    def __init__(self, plan: Plan, cores: int):
+        self.plan, self.cores = plan, cores
+        self.texts = list(plan.downloads().values())
+        self.costs = [run_cost(plan, run) for run in distinct_runs(plan)]
+        self.text_seconds = text_seconds(plan)
+        self.fixed_seconds = fixed_seconds(plan, len(plan.runs) - len(self.costs), cores)
+        other_seconds = self.text_seconds + self.fixed_seconds
+        # One run on each CPU core, or one at a time on a GPU; texts are processed on the CPU.
+        self.cpu_training_seconds = self.training_seconds(CPU_CORE) / cores
+        self.gpu_training_seconds = self.training_seconds(H100)
+        self.cpu_seconds = self.cpu_training_seconds + other_seconds
+        self.gpu_seconds = self.gpu_training_seconds + other_seconds
+        corpora = plan.study.corpora
+        tokenizers = [(corpora[corpus], vocab_size) for corpus, vocab_size in plan.tokenizers.values()]
+        largest = max(cost.model.parameters for cost in self.costs)
+        self.disk = {
+            "downloads": sum(map(text_bytes, self.texts)),
+            "corpora": sum(sum(split_bytes(corpus)) for corpus in corpora.values()),
+            "pre-tokens": sum(map(pretoken_file_bytes, corpora.values())),
+            "tokens": sum(token_file_bytes(*tokenizer) for tokenizer in tokenizers),
+            "shards of tokens": sum(shard_file_bytes(*tokenizer) for tokenizer in tokenizers),
+            # Each distinct run is also in the store.
+            "runs": sum(cost.stored_bytes for cost in [*(run_cost(plan, run) for run in plan.runs), *self.costs]),
+            "checkpoints": cores * CHECKPOINT_COPIES * FLOAT32_BYTES * largest,
+        }
+        self.disk_bytes = sum(self.disk.values())
+        self.memory = {
+            "train": max(cost.memory_bytes for cost in self.costs),
+            "train_bpe": max(merge_memory_bytes(corpus) for corpus, _ in tokenizers),
+            "count_pretokens": max(map(count_memory_bytes, corpora.values())),
+        }
 
-    @property
-    def disk_bytes(self) -> float:
-        """Size of all results, and of the checkpoints of running jobs."""
-        return sum(self.disk.values())
-
-    @property
-    def cpu_training_seconds(self) -> float:
-        """Training time on the CPU cores, one run on each."""
-        return sum(cost.seconds(CPU_CORE) for cost in self.costs) / self.cores
-
-    @property
-    def cpu_seconds(self) -> float:
-        """Time of the study without a GPU."""
-        return self.cpu_training_seconds + self.text_seconds + self.fixed_seconds
-
-    @property
-    def gpu_training_seconds(self) -> float:
-        """Training time on one GPU, one run at a time."""
-        return sum(cost.seconds(H100) for cost in self.costs)
-
-    @property
-    def gpu_seconds(self) -> float:
-        """Time of the study with one GPU; texts are processed on the CPU."""
-        return self.gpu_training_seconds + self.text_seconds + self.fixed_seconds
-
-
-def estimate(plan: Plan, cores: int) -> Estimate:
-    """Estimate the cost of a study on a machine with `cores` CPU cores."""
-    costs = [run_cost(plan, run) for run in distinct_runs(plan)]
-    return Estimate(
-        plan.study.study,
-        cores,
-        list(plan.downloads().values()),
-        disk(plan, costs, cores),
-        len(plan.runs),
-        costs,
-        text_seconds(plan),
-        fixed_seconds(plan, len(plan.runs) - len(costs), cores),
-        memory(plan, costs),
-    )
-
-
-def disk(plan: Plan, costs: Sequence[RunCost], cores: int) -> dict[str, float]:
-    """Return the bytes on disk by kind of file.
-
-    Each distinct run is also in the store; checkpoints exist for running jobs only, shards of tokens until they are
-    concatenated.
-    """
-    corpora = plan.study.corpora
-    published = [run_cost(plan, run) for run in plan.runs]
-    largest = max(cost.model.parameters for cost in costs)
-    tokenizers = [(corpora[corpus], vocab_size) for corpus, vocab_size in plan.tokenizers.values()]
-    return {
-        "downloads": sum(map(text_bytes, plan.downloads().values())),
-        "corpora": sum(sum(split_bytes(corpus)) for corpus in corpora.values()),
-        "pre-tokens": sum(map(pretoken_file_bytes, corpora.values())),
-        "tokens": sum(token_file_bytes(corpus, vocab_size) for corpus, vocab_size in tokenizers),
-        "shards of tokens": sum(shard_file_bytes(corpus, vocab_size) for corpus, vocab_size in tokenizers),
-        "runs": sum(cost.stored_bytes for cost in [*published, *costs]),
-        "checkpoints": cores * CHECKPOINT_COPIES * FLOAT32_BYTES * largest,
-    }
-
-
-def memory(plan: Plan, costs: Sequence[RunCost]) -> dict[str, float]:
-    """Return the peak bytes of the largest job of each rule that needs much memory."""
-    corpora = plan.study.corpora
-    return {
-        "train": max(cost.memory_bytes for cost in costs),
-        "train_bpe": max(merge_memory_bytes(corpora[corpus]) for corpus, _ in plan.tokenizers.values()),
-        "count_pretokens": max(map(count_memory_bytes, corpora.values())),
-    }
+    def training_seconds(self, hardware: HardwareProfile, **changes: Any) -> float:
+        """Return the training time on one device, one run after the other, with some `changes` of every run."""
+        return sum(replace(cost, **changes).seconds(hardware) for cost in self.costs)
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
@@ -181,6 +136,7 @@ def humanize_duration(seconds: float) -> str:
 def format_estimate(estimate: Estimate) -> str:
     """Return an estimate as a short table."""
     disk = ", ".join(f"{name} {format_bytes(size)}" for name, size in estimate.disk.items() if size)
+    runs, trained = format_int(len(estimate.plan.runs)), format_int(len(estimate.costs))
     steps, flops, evaluation = (
         sum(getattr(cost, name) for cost in estimate.costs) for name in ("steps", "training_flops", "evaluation_flops")
     )
@@ -190,8 +146,7 @@ def format_estimate(estimate: Estimate) -> str:
     rows = {
         "download": format_downloads(estimate.texts),
         "disk": f"{format_bytes(estimate.disk_bytes)}: {disk}",
-        "training runs": f"{format_int(estimate.runs)}, of which {format_int(len(estimate.costs))} differ and are "
-        f"trained: {format_int(steps)} steps",
+        "training runs": f"{runs}, of which {trained} differ and are trained: {format_int(steps)} steps",
         "training FLOPs": f"{format_number(flops)}, and {format_number(evaluation)} for validation",
         f"time, {format_cores(estimate.cores)}": f"{cpu}: training {cpu_training}, texts {texts}, the rest {fixed}",
         f"time, one {H100.name}": f"{gpu}: training {gpu_training}, texts on the CPU {texts}, the rest {fixed}",
@@ -199,14 +154,14 @@ def format_estimate(estimate: Estimate) -> str:
     }
     width = max(map(len, rows))
     lines = [f"{name:<{width}}  {text}" for name, text in rows.items()]
-    return "\n".join([f"The study {estimate.study}, estimated:", *lines, *footnotes(estimate)])
+    return "\n".join([f"The study {estimate.plan.study.study}, estimated:", *lines, *footnotes(estimate)])
 
 
 def footnotes(estimate: Estimate) -> list[str]:
     """Return the notes below the table."""
     notes = ["CPU: measured rates, one run on each core, without downloads. GPU: assumed rates (config/README.md)."]
     if any(cost.precision == "bfloat16" for cost in estimate.costs):
-        plain = sum(replace(cost, precision="float32").seconds(CPU_CORE) for cost in estimate.costs) / estimate.cores
+        plain = estimate.training_seconds(CPU_CORE, precision="float32") / estimate.cores
         notes.append(
             "bfloat16 was measured on a CPU with AMX; without it, bfloat16 is many times slower than float32, in which "
             f"training takes about {humanize_duration(plain)}."
@@ -245,7 +200,7 @@ def download_notice(plan: Plan, source: str, cores: int) -> str | None:
     missing = [text for path, text in plan.downloads().items() if not Path(path).exists()]
     if not missing:
         return None
-    cost, free = estimate(plan, cores), shutil.disk_usage(".").free
+    cost, free = Estimate(plan, cores), shutil.disk_usage(".").free
     present = sum(map(text_bytes, cost.texts)) - sum(map(text_bytes, missing))
     lines = [
         f"This study downloads {format_downloads(missing)} to resources/ and needs about "

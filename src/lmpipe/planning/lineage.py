@@ -82,39 +82,23 @@ class Lineage:
         producers = [self.jobs[self.producers[name]] for name in self.files(sources)]
         rules = dict.fromkeys("train" if job.rule == "plot_experiment" else job.rule for job in producers)
         targets = [f"results/{study}/{source}" for source in sources if "*" not in source]
-        command = [
-            "snakemake",
-            "--cores",
-            "2",
-            *targets,
-            "--forcerun",
-            *rules,
-            "--configfile",
-            f"results/{study}/study.yaml",
-        ]
-        return ([f"lmpipe clear-runs results/{study}"] if "train" in rules else []) + [shlex.join(command)]
+        command = ["snakemake", "--cores", "2", *targets, "--forcerun", *rules]
+        clearing = [f"lmpipe clear-runs results/{study}"] if "train" in rules else []
+        return [*clearing, shlex.join([*command, "--configfile", f"results/{study}/study.yaml"])]
 
 
 def read_job(path: Path, name: str) -> Job:
     """Return the job of a record, whose path below the study's folder is `name`."""
-    record = JobRecord.read(path)
+    record, folder = JobRecord.read(path), posixpath.dirname(name)
     inputs, outputs = (
-        tuple(posixpath.normpath(posixpath.join(posixpath.dirname(name), file)) for file in files)
+        tuple(posixpath.normpath(posixpath.join(folder, file)) for file in files)
         for files in (record.inputs, record.outputs)
     )
     stage = BY_COMMAND.get(record.command)
     rule = stage.rule if stage else record.command
     start = datetime.fromisoformat(record.started_at).timestamp()
-    return Job(
-        rule,
-        record.seeds,
-        inputs,
-        outputs,
-        environment=record,
-        wall_seconds=record.train_seconds or record.wall_seconds,
-        start=start,
-        end=start + record.wall_seconds,
-    )
+    seconds = record.train_seconds or record.wall_seconds
+    return Job(rule, record.seeds, inputs, outputs, record, seconds, start, start + record.wall_seconds)
 
 
 def as_yaml(settings: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,8 +167,8 @@ class RuleInputs:
         """Return an input function: files of every run of an experiment, by name."""
 
         def files(wildcards: "Wildcards") -> list[str]:
-            runs = self._experiment(wildcards)
-            return strings(self._folder(run) / name for run in runs for name in names)
+            runs = or_exit(find, "experiment", wildcards.experiment, self.plan.runs_by_experiment)
+            return [f"<results>/{run.folder}/{name}" for run in runs for name in names]
 
         return files
 
@@ -177,9 +177,9 @@ class RuleInputs:
     def sample_inputs(self, wildcards: "Wildcards") -> list[str]:
         """Return the files of the runs and the tokenizers that generate text for a corpus."""
         runs = [or_exit(self.plan.sample_run, wildcards.corpus), *self.plan.progress_runs(wildcards.corpus)]
-        files = [self._folder(run) / name for run in runs for name in (CONFIG, SUMMARY, WEIGHTS)]
-        files += [self.paths.tokenizer(run.tokenizer) / "merges.txt" for run in runs]
-        return strings(dict.fromkeys(files))
+        files = [f"<results>/{run.folder}/{name}" for run in runs for name in (CONFIG, SUMMARY, WEIGHTS)]
+        files += [f"{self.paths.tokenizer(run.tokenizer)}/merges.txt" for run in runs]
+        return list(dict.fromkeys(files))
 
     def records(self, *without: str) -> list[str]:
         """Return the records of all jobs but those of the rules `without`; takes no wildcards."""
@@ -196,15 +196,9 @@ class RuleInputs:
     def _tokenizer_corpus(self, wildcards: "Wildcards") -> Corpus:
         return self._corpus(self.tokenizer_corpus(wildcards))
 
-    def _experiment(self, wildcards: "Wildcards") -> list[PlannedRun]:
-        return or_exit(find, "experiment", wildcards.experiment, self.plan.runs_by_experiment)
-
     def _run(self, wildcards: "Wildcards") -> PlannedRun:
         name = f"{wildcards.experiment}/{wildcards.run}/seed{wildcards.seed}"
         return or_exit(find, "run", name, self.runs)
-
-    def _folder(self, run: PlannedRun) -> Path:
-        return self.paths.run(run.experiment, run.name, run.seed)
 
     def _yardsticks_request(self, wildcards: "Wildcards") -> ResourceRequest:
         corpus = self._corpus(wildcards.corpus)
@@ -213,8 +207,7 @@ class RuleInputs:
     def _largest(self, request_for: Callable[[Corpus], ResourceRequest]) -> Requests:
         """Return the same request for all jobs of a rule: enough for any corpus."""
         requests = [request_for(corpus) for corpus in self.plan.study.corpora.values()]
-        mem_mb, runtime = (max(getattr(request, name) for request in requests) for name in ("mem_mb", "runtime"))
-        largest = ResourceRequest(mem_mb, runtime)
+        largest = ResourceRequest(*map(max, zip(*map(astuple, requests), strict=True)))
         return Requests(lambda _: largest)
 
 

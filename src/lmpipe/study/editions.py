@@ -20,75 +20,55 @@ EDITIONS = ("cs336-2026", "cs336-2025")
 
 
 class AdamWQuestion(Settings):
-    """Problem adamw_accounting: memory and time of training on one device in float32."""
+    """Problem adamw_accounting: memory and time of training one of the edition's shapes on one device in float32.
+
+    `device_memory_gb` is in GB (1e9 bytes), `utilization` the share of the peak rate that the training reaches (model
+    FLOPs utilization), `unit` that of the answer.
+    """
 
     model: Name
-    """Shape, one of the edition's."""
     feed_forward: Literal["swiglu", "silu"]
-    """Feed-forward of the edition's question."""
     device: Label
-    """Name of the device."""
     flops_per_second: PositiveFloat
-    """Peak rate of the device."""
     device_memory_gb: PositiveFloat
-    """Memory of the device in GB (1e9 bytes)."""
     utilization: Fraction
-    """Share of the peak rate that the training reaches (model FLOPs utilization)."""
     steps: PositiveInt
-    """Optimizer steps."""
     batch_size: PositiveInt
-    """Sequences in a step."""
     unit: Literal["days", "hours"]
-    """Unit of the answer."""
 
 
 class ReferenceFigure(Settings):
-    """Figure that an edition states, for a metric of a problem."""
+    """Figure that an edition states for a metric of a problem; a text may be the longest token."""
 
     problem: Name
-    """Problem."""
     metric: Name
-    """Metric of the problem's finding."""
     label: Label
-    """Figure, in words."""
     value: int | float | str
-    """Number, or a text such as the longest token."""
     unit: str
-    """Unit."""
     setting: str = ""
-    """Setting of the figure."""
 
 
 class OriginalText(Settings):
     """Training text of the write-up, which a corpus of the study may stand for."""
 
     train_sha256: str
-    """SHA-256 of the training text."""
     train_bytes: PositiveInt
-    """Its size."""
     vocab_size: PositiveInt
-    """Vocabulary of its tokenizer."""
 
 
 class Edition(Settings):
-    """One edition of the handout."""
+    """One edition of the handout, the figures that it states, and those of its public write-up.
+
+    `renamed` has the names of problems where they differ from lmpipe's, `models` the shapes of the accounting problems.
+    """
 
     title: Label
-    """Title."""
-    source: Label
-    """Version of the handout."""
     renamed: dict[Name, Name] = Field(default_factory=dict)
-    """Names of problems in this edition where they differ from lmpipe's."""
     models: dict[Name, ModelConfig]
-    """Shapes of the accounting problems."""
     adamw: AdamWQuestion
-    """Problem adamw_accounting."""
     figures: list[ReferenceFigure]
-    """Figures that the edition states."""
     texts: dict[Name, OriginalText] = Field(default_factory=dict)
-    """Training texts of its public write-up."""
     write_up: list[ReferenceFigure] = Field(default_factory=list)
-    """Figures of its public write-up."""
 
     @model_validator(mode="after")
     def check_names(self) -> Self:

@@ -14,25 +14,15 @@ from lmpipe.study.settings import ModelSettings
 BASELINE = "baseline"
 # Named runs whose sweep says it all.
 PLAIN_RUNS = ("", BASELINE, "grid")
-# Values that have a name of their own in the literature.
+# Values with a name in the literature: the name, and the colour key of a model that differs from the study's in them.
 WORDS = {
-    ("norm", "pre"): "pre-norm",
-    ("norm", "post"): "post-norm",
-    ("norm", "none"): "without RMSNorm",
-    ("position_embedding", "rope"): "RoPE",
-    ("position_embedding", "none"): "NoPE",
-    ("feed_forward", "swiglu"): "SwiGLU",
-    ("feed_forward", "silu"): "SiLU",
-}
-# Colour key of a model that differs from the study's own in this setting.
-VARIANTS = {
-    ("norm", "pre"): "pre_norm",
-    ("norm", "post"): "post_norm",
-    ("norm", "none"): "no_norm",
-    ("position_embedding", "rope"): "rope",
-    ("position_embedding", "none"): "no_pos_emb",
-    ("feed_forward", "swiglu"): "swiglu",
-    ("feed_forward", "silu"): "silu",
+    ("norm", "pre"): ("pre-norm", "pre_norm"),
+    ("norm", "post"): ("post-norm", "post_norm"),
+    ("norm", "none"): ("without RMSNorm", "no_norm"),
+    ("position_embedding", "rope"): ("RoPE", "rope"),
+    ("position_embedding", "none"): ("NoPE", "no_pos_emb"),
+    ("feed_forward", "swiglu"): ("SwiGLU", "swiglu"),
+    ("feed_forward", "silu"): ("SiLU", "silu"),
 }
 PHRASES = {
     "batch_size": "batch {}",
@@ -91,7 +81,7 @@ def setting_words(study: Study, settings: Mapping[str, Any]) -> list[str]:
 def setting_phrase(study: Study, key: str, value: Any) -> str:
     """Return a setting in a few words; empty for the best rate of another experiment, which is the usual one."""
     if isinstance(value, str) and (key, value) in WORDS:
-        return WORDS[key, value]
+        return WORDS[key, value][0]
     if isinstance(value, BestOf):
         return rate_phrase(value)
     if key == "corpus":
@@ -116,9 +106,8 @@ def rate_phrase(rate: BestOf) -> str:
     if rate.scale is None and rate.factor in (None, 1.0):
         return ""
     factor = rate.factor or 1.0
-    return (
-        f"{FRACTIONS.get(factor, f'{format_number(factor)} times ')}the {'square-root' if rate.scale else 'best'} rate"
-    )
+    words = FRACTIONS.get(factor, f"{format_number(factor)} times ")
+    return f"{words}the {'square-root' if rate.scale else 'best'} rate"
 
 
 def colour_key(study: Study, experiment: str, run: str) -> str:
@@ -133,7 +122,7 @@ def colour_key(study: Study, experiment: str, run: str) -> str:
         return changes["corpus"]
     model = {key: value for key, value in changes.items() if key in ModelSettings.model_fields}
     different = [key for key, value in model.items() if value != getattr(study.model, key)]
-    named = [VARIANTS[key, model[key]] for key in different if key in ("norm", "position_embedding", "feed_forward")]
+    named = [WORDS[key, model[key]][1] for key in different if (key, model[key]) in WORDS]
     return "_".join(named) or (variant.run if different else BASELINE) or run
 
 

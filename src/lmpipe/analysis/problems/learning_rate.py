@@ -128,7 +128,7 @@ def norm_curves(results: Results, experiment: ExperimentRuns, sweep: RateSweep) 
 def sweep_curve(results: Results, experiment: ExperimentRuns, sweep: RateSweep) -> RateCurve:
     """Return the U-curve of a sweep with the name of its norm and the colour of its model."""
     name = next(run.name for run in experiment.runs if run.config.model == sweep.model)
-    return sweep.curve(WORDS["norm", sweep.model.norm], colour_key(results.study, experiment.name, name))
+    return sweep.curve(WORDS["norm", sweep.model.norm][0], colour_key(results.study, experiment.name, name))
 
 
 def rates_table(sweep: RateSweep) -> Table:
