@@ -2,16 +2,17 @@ import json
 import shutil
 
 import pytest
-from jinja2 import UndefinedError
+from jinja2 import DictLoader, UndefinedError
 
 from lmpipe.analysis.finding import Finding, Findings, Metric
-from lmpipe.analysis.problems.registry import analyze_all
+from lmpipe.analysis.problems.registry import analyze_all, analyze_problem
+from lmpipe.analysis.results import Results
 from lmpipe.planning.plan import load_plan
 from lmpipe.report import prose
 from lmpipe.report.prose import PROBLEM_TEMPLATES, SHARED_SENTENCES, Prose, shared_names
 from lmpipe.study.loader import read_study_file
 from lmpipe.study.problems import PROBLEMS
-from tests.support.fake_results import EXPERIMENTS, fabricate_study
+from tests.support.fake_results import EXPERIMENTS, change_summary, fabricate_study, fabricate_yardsticks
 from tests.support.laptop_findings import STORED, STUDY_FILE
 from tests.support.prose_lint import lint, page_faults
 
@@ -23,28 +24,17 @@ TEMPLATE = """
 FINDING = Finding("answered", metrics={"best_lr": Metric(0.01414), "loss": Metric(3.3247), "edge": Metric(None)})
 
 
-@pytest.fixture
-def templates(tmp_path, monkeypatch):
-    """Return a folder of templates that takes the place of the package's."""
-    monkeypatch.setattr(prose, "PROBLEM_TEMPLATES", tmp_path)
-    prose.environment.cache_clear()
-    shutil.copy(PROBLEM_TEMPLATES / SHARED_SENTENCES, tmp_path)
-    (tmp_path / "learning_rate.md.j2").write_text(TEMPLATE, encoding="utf-8")
-    yield tmp_path
-    prose.environment.cache_clear()
-
-
-def test_blocks_are_rendered_from_metrics(templates):
+def test_blocks_are_rendered_from_metrics_and_an_unknown_one_is_an_error(monkeypatch):
+    unknown = "{% block answer %}{{ m.nothing | num }}{% endblock %}"
+    shared = (PROBLEM_TEMPLATES / SHARED_SENTENCES).read_text(encoding="utf-8")
+    loader = DictLoader({"learning_rate.md.j2": TEMPLATE, "generate.md.j2": unknown, SHARED_SENTENCES: shared})
+    monkeypatch.setattr(prose.TEMPLATES, "loader", loader)
     text = Prose("learning_rate", FINDING)
     assert text.block("answer") == "**0.0141 is best**, with a loss of 3.32."
     assert text.html("answer") == "<strong>0.0141 is best</strong>, with a loss of 3.32."
     assert text.block("details") == text.block("caveat") == ""
-
-
-def test_unknown_metric_is_an_error(templates):
-    (templates / "learning_rate.md.j2").write_text("{% block answer %}{{ m.nothing | num }}{% endblock %}")
     with pytest.raises(UndefinedError, match="nothing"):
-        Prose("learning_rate", FINDING).block("answer")
+        Prose("generate", FINDING).block("answer")
 
 
 @pytest.mark.parametrize(
@@ -86,9 +76,34 @@ def test_every_template_belongs_to_a_problem():
     assert names <= {*PROBLEMS, "experiment", "ablations", "times"}
 
 
-def test_prose_of_a_study_has_no_fault(tmp_path):
-    results = fabricate_study(tmp_path)
-    assert lint(analyze_all(results).problems, shared_names(results.study)) == []
+def test_prose_of_a_study_has_no_fault(fabricated):
+    assert lint(analyze_all(fabricated).problems, shared_names(fabricated.study)) == []
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        [
+            "learning_rate/max_lr=0.001/seed0",
+            "pre_norm_ablation/post_norm/seed1",
+            "no_pos_emb/nope/seed0",
+            "main_experiment/stories/seed0",
+            "batch_size_experiment/batch_size=64_max_lr=sqrt_batch_size-1.0/seed0",
+        ],
+        [f"pre_norm_ablation/{name}/seed{seed}" for name in ("baseline", "post_norm") for seed in range(3)],
+    ],
+    ids=["some", "all of an experiment"],
+)
+def test_prose_of_failed_seeds_has_no_fault(fabricated, tmp_path, failed):
+    shutil.copytree(fabricated.folder, tmp_path, dirs_exist_ok=True)
+    results = Results(tmp_path, fabricated.study, fabricated.run_keys)
+    ngrams = {1: 5.21, 2: 3.0, 3: 2.3, 4: 2.1, 5: 2.0}
+    fabricate_yardsticks(results, "stories", {409_600: ngrams, 2_048_000: ngrams})
+    for run in failed:
+        change_summary(results, run, status="diverged", validation_loss=None, bits_per_byte=None)
+    names = [*dict.fromkeys(run.partition("/")[0] for run in failed), "experiment_log"]
+    problems = {name: analyze_problem(name, results) for name in names}
+    assert lint(problems, shared_names(results.study)) == []
 
 
 def test_prose_of_a_study_without_results_has_no_fault(tmp_path):

@@ -6,10 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from lmpipe.report import prose
 from tests.support.browser import check_page, opened
-from tests.support.fake_page import fake_findings, use_templates, write_fake_page
-from tests.support.fake_results import EXPERIMENTS, fabricate_records, fabricate_study
 
 # Visible texts whose contrast with their background (WCAG 2.2, 1.4.3) is below 4.5.
 PALE_TEXTS = """
@@ -43,16 +40,9 @@ MAX_HEIGHT, MAX_PRINTED_PAGES = 10_000, 15
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
+def report(reported):
     """Return a report with figures of every kind, absent problems, and texts and tables that try to break it."""
-    experiments = {name: EXPERIMENTS[name] for name in ("learning_rate", "vocabulary")}
-    results = fabricate_study(tmp_path_factory.mktemp("shown"), experiments)
-    fabricate_records(results)
-    with pytest.MonkeyPatch.context() as patch:
-        use_templates(tmp_path_factory.mktemp("templates"), patch)
-        path = write_fake_page(results, fake_findings(results))
-    prose.environment.cache_clear()
-    return path
+    return reported.folder / "report.html"
 
 
 @pytest.fixture
@@ -154,16 +144,13 @@ def test_only_boxes_that_scroll_are_keyboard_stops(view):
 
 def test_page_is_short_and_prints_on_few_pages(view):
     page = view(1440)
+    top = page.evaluate("document.querySelector('.chapter').getBoundingClientRect().top")
+    assert top <= 1.5 * 900, "the front page takes a screen and a half"
     assert page.evaluate("document.documentElement.scrollHeight") <= MAX_HEIGHT
     assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) <= MAX_PRINTED_PAGES
 
 
-def test_front_page_takes_a_screen_and_a_half(view):
-    top = view(1440).evaluate("document.querySelector('.chapter').getBoundingClientRect().top")
-    assert top <= 1.5 * 900
-
-
-@pytest.mark.parametrize(("width", "is_narrow"), [(360, True), (800, False), (1440, False)])
+@pytest.mark.parametrize(("width", "is_narrow"), [(360, True), (800, False)])
 def test_a_phone_has_figures_of_its_own(view, width, is_narrow):
     visible = "[...document.querySelectorAll('.{}')].some((one) => one.checkVisibility())"
     page = view(width)
@@ -171,8 +158,7 @@ def test_a_phone_has_figures_of_its_own(view, width, is_narrow):
     assert page.evaluate(visible.format("wide")) is not is_narrow
 
 
-def test_links_of_the_index_lead_to_cards(view):
-    page = view()
+def test_links_of_the_index_lead_to_cards(page):
     page.locator(".index a").nth(3).click()
     assert 0 <= page.evaluate("document.querySelector(location.hash).getBoundingClientRect().top") < 300
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from jinja2 import DictLoader
 
 from lmpipe.analysis.finding import (
     Expectation,
@@ -49,26 +50,17 @@ BLOCKS = {
 }
 
 
-def write_templates(folder: Path) -> None:
-    """Write a prose template for each problem, and the report's own ones."""
-    for problem in (*PROBLEMS, "experiment"):
-        blocks = dict(BLOCKS)
-        for name in FIGURES:
-            blocks[f"{name}_title"] = "The loss falls below a bigram table after 100,000 tokens"
-            blocks[f"{name}_subtitle"] = "Validation loss in nats per token"
-            blocks[f"{name}_alt"] = "The curves fall."
-        text = "\n".join(f"{{% block {name} %}}{block}{{% endblock %}}" for name, block in blocks.items())
-        (folder / f"{problem}.md.j2").write_text(text, encoding="utf-8")
-    for name in ("ablations.md.j2", "times.md.j2", prose.SHARED_SENTENCES):
-        original = prose.PACKAGE / "report" / "templates" / "problems" / name
-        (folder / original.name).write_text(original.read_text(encoding="utf-8"), encoding="utf-8")
-
-
-def use_templates(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Let templates in a folder take the place of the package's."""
-    write_templates(folder)
-    patch.setattr(prose, "PROBLEM_TEMPLATES", folder)
-    prose.environment.cache_clear()
+def templates() -> DictLoader:
+    """Return made-up templates of all problems, and the report's own ones."""
+    blocks = dict(BLOCKS)
+    for name in FIGURES:
+        blocks[f"{name}_title"] = "The loss falls below a bigram table after 100,000 tokens"
+        blocks[f"{name}_subtitle"] = "Validation loss in nats per token"
+        blocks[f"{name}_alt"] = "The curves fall."
+    text = "\n".join(f"{{% block {name} %}}{block}{{% endblock %}}" for name, block in blocks.items())
+    made_up = {f"{problem}.md.j2": text for problem in (*PROBLEMS, "experiment")}
+    own = ("ablations.md.j2", "times.md.j2", prose.SHARED_SENTENCES)
+    return DictLoader(made_up | {name: (prose.PROBLEM_TEMPLATES / name).read_text(encoding="utf-8") for name in own})
 
 
 def fake_finding(problem: str) -> Finding:
@@ -129,7 +121,9 @@ def fake_findings(results: Results) -> Findings:
 
 
 def write_fake_page(results: Results, findings: Findings, name: str = "report.html") -> Path:
-    """Write the page of a made-up study."""
-    path = results.folder / name
-    write_page(path, load_plan(results.study.model_dump(exclude_none=True), "the study"), results, findings)
+    """Write the page of a made-up study, whose prose is made up, too."""
+    path, plan = results.folder / name, load_plan(results.study.model_dump(exclude_none=True), "the study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prose.TEMPLATES, "loader", templates())
+        write_page(path, plan, results, findings)
     return path

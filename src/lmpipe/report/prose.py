@@ -1,7 +1,6 @@
 """Prose of the report: one template for each problem, whose blocks are rendered from a finding's numbers."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -110,12 +109,9 @@ FILTERS: dict[str, Callable[..., str]] = {
 }
 
 
-@cache
-def environment() -> Environment:
-    """Return the environment of the prose templates: undefined names raise, and prose is escaped once, as Markdown."""
-    templates = Environment(loader=FileSystemLoader(PROBLEM_TEMPLATES), undefined=StrictUndefined)
-    templates.filters |= FILTERS
-    return templates
+# Undefined names raise. Prose is escaped once, as Markdown.
+TEMPLATES = Environment(loader=FileSystemLoader(PROBLEM_TEMPLATES), undefined=StrictUndefined)
+TEMPLATES.filters |= FILTERS
 
 
 class Prose:
@@ -124,8 +120,7 @@ class Prose:
     def __init__(self, problem: str, finding: Finding, shared: Mapping[str, Any] | None = None):
         """Prepare the template of a problem; `shared` adds names that all templates may use, such as `label`."""
         self.problem, self.finding = problem, finding
-        templates = [f"{problem}.md.j2", EXPERIMENT_TEMPLATE]
-        self.template: Template = environment().select_template(templates)
+        self.template: Template = TEMPLATES.select_template([f"{problem}.md.j2", EXPERIMENT_TEMPLATE])
         metrics = finding.metrics
         facts = dict(finding.facts) | {
             "problem": problem,
@@ -137,7 +132,7 @@ class Prose:
             "expectations": finding.expectations,
         }
         names = {"label": str} | dict(shared or {}) | facts
-        names["say"] = environment().get_template(SHARED_SENTENCES).make_module(names)
+        names["say"] = TEMPLATES.get_template(SHARED_SENTENCES).make_module(names)
         self.context = self.template.new_context(names)
 
     def block(self, name: str) -> str:
