@@ -1,28 +1,90 @@
+"""Kernels never access memory outside their buffers.
+
+Those of BPE run as Python functions, which takes no compilation; those of training are compiled with checks.
+"""
+
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
-# Tests that load checked kernels themselves are not repeated.
-ENGINE = [
-    "kernels/test_merge_loop.py",
-    "kernels/test_transformer_train.py",
-    "tokenizer/test_pretoken_counts.py",
-    "tokenizer/test_bpe_training.py",
-    "tokenizer/test_tokenizer.py",
-    "data/test_encode.py",
-]
+import numpy as np
+import pytest
+
+from lmpipe.kernels.bpe import encoder, merge_loop, pretoken_table
+from lmpipe.kernels.bpe.block_scan import BlockScan
+from lmpipe.kernels.bpe.structs import NARROW_IDS
+from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
+from lmpipe.kernels.runtime.loader import load_variant
+from lmpipe.tokenizer.bpe_training import merge_pretokens
+from lmpipe.tokenizer.pretoken_counts import count_pretokens, sum_counts
+from lmpipe.tokenizer.pretokenizer import decode_utf8, encode_utf8
+from lmpipe.tokenizer.tokenizer import Tokenizer
+from tests.reference import naive_bpe
+from tests.support.interpreted_kernels import interpreted
+
+SPECIALS = ["<|a|>", "<|a|> <|b|>"]
+MALFORMED = decode_utf8(b"\xff\xc3 \xe3\x80 \xf0\x9f\x99\x82\xe3\x80\x80")
+PROSE = "the cat's  12 \n\n" + "abab" * 30 + MALFORMED + "x" * 20 + "<|a|> <|b|>"
+TEXTS = {
+    "prose": PROSE * 2 + "".join(f" w{number * 7919}" for number in range(60)),
+    "one word": "ab" * 200 + "b" * 200,
+    "ends in a character": "漢字。 " * 20 + "<|a|>" + "'ll\u3000" * 20 + "漢",
+}
+# Tables and buffers that soon grow.
+SMALL = {
+    encoder: {"INITIAL_CAPACITY": 16, "ARENA_BYTES": 256, "MIN_ARENA_LEFT": 50, "INITIAL_TEXT": 256},
+    merge_loop: {"INITIAL_COUNTERS": 4, "HEADROOM": 1, "BYTES_PER_TOKEN": 1},
+    pretoken_table: {"INITIAL_ARENA": 64},
+    BlockScan: {"STARTS": 80},
+    pretoken_table.PretokenTable.__init__: {"__defaults__": (16,)},
+}
 
 
-def test_kernels_stay_inside_their_buffers():
-    options = ["-q", "-n0", "-p", "no:cacheprovider", "--hypothesis-profile", "few examples"]
-    options += ["-k", "not (memory or naive_reference)"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *(str(TESTS / name) for name in ENGINE)],
-        env={**os.environ, "LMPIPE_CHECK": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+@pytest.mark.parametrize("is_wide", [False, True], ids=["narrow", "wide"])
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_bpe_kernels_stay_inside_their_buffers(tmp_path, monkeypatch, text, is_wide):
+    values = {"load": lambda module, wide=False: interpreted(module, is_wide), "INITIAL_SCRATCH": 256, "WINDOW": 64}
+    values |= {"NARROW_IDS": 0 if is_wide else NARROW_IDS, "MARGIN": 8}
+    for module, small in SMALL.items():
+        own = {name: value for name, value in values.items() if hasattr(module, name)}
+        for name, value in (own | small).items():
+            monkeypatch.setattr(module, name, value)
+    (tmp_path / "text.txt").write_bytes(encode_utf8(text))
+    vocab, merges = naive_bpe.train(text, 300, SPECIALS)
+    with np.errstate(over="ignore"):  # as in compiled code
+        counts = count_pretokens(tmp_path / "text.txt", SPECIALS)
+        assert counts == Counter(naive_bpe.pretokens(text, SPECIALS))
+        assert sum_counts([counts, counts]) == {word: 2 * count for word, count in counts.items()}
+        assert merge_pretokens(counts, 300, SPECIALS) == (vocab, merges)
+        tokenizer = Tokenizer(vocab, merges, SPECIALS)
+        assert tokenizer.encode(text) == naive_bpe.encode(text, vocab, merges, SPECIALS)
+        tokenizer.encoder.count_ids(tokenizer.encode_to_numpy(text), np.zeros(300, np.int64))
+
+
+def test_interpreted_kernels_report_accesses_outside_their_buffers():
+    kernels = interpreted(pretoken_table.KERNEL_MODULE)
+    with buffer_of(b"word" * 100) as text, Buffer(4 * 200) as starts, Buffer(64) as state, np.errstate(over="ignore"):
+        with pytest.raises(MemoryError, match=r"^64 bytes at"):
+            kernels.scan(text.address, 600, 0, state.address, starts.address, 200)
+        state.array("i8", 8)[:] = 0
+        with pytest.raises(MemoryError, match=r"^4 bytes at"):
+            kernels.scan(text.address, 400, 0, state.address, starts.address + 800, 200)
+
+
+def test_compiled_kernels_report_accesses_outside_their_buffers():
+    double = load_variant("tests.support.tiny_kernels", checked=True).double
+    with Buffer(8) as number:
+        assert double(number.address) == 0
+        for offset in (-1, 1):
+            with pytest.raises(MemoryError, match="kernel double: 8 bytes at"):
+                double(number.address + offset)
+
+
+def test_training_kernels_stay_inside_their_buffers():
+    tests = Path(__file__).with_name("test_transformer_train.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", str(tests)]
+    environment = {**os.environ, "LMPIPE_CHECK": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from lmpipe.kernels.bpe import merge_loop
 from lmpipe.kernels.bpe.merge_loop import MergeLoop
 from lmpipe.kernels.bpe.structs import HEAP_FULL, PAIRS_FULL, POOL_FULL, TEXT_FULL
-from lmpipe.kernels.runtime.loader import load_variant
 from lmpipe.tokenizer.bpe_training import merge_pretokens
 from lmpipe.tokenizer.pretoken_counts import PretokenCounts
 from tests.reference import naive_bpe
@@ -32,16 +31,14 @@ def naive(counts: dict[bytes, int], num_merges: int) -> list[bytes]:
     return [left + right for left, right in naive_bpe.merge_words(counts, num_merges)]
 
 
-@pytest.mark.parametrize("checked", [False, True], ids=["plain", "checked"])
 @pytest.mark.parametrize("first", [256, 65_530], ids=["narrow", "wide"])
 @given(counts=COUNTS, num_merges=st.integers(0, 40), extra_pairs=st.sampled_from([1, 1000]))
 @settings(max_examples=25, deadline=None)
 @example(counts={b"a" * 100: 3, b"ab" * 50: 2, b"a": 7, b"aaa": 1}, num_merges=40, extra_pairs=1)
 @example(counts={b"x" * 17: 1, b"y" * 33: 2, b"xy" * 16 + b"x": 1}, num_merges=40, extra_pairs=1000)
 @example(counts={}, num_merges=5, extra_pairs=1)
-def test_merges_equal_the_naive_reference(checked, first, counts, num_merges, extra_pairs):
+def test_merges_equal_the_naive_reference(first, counts, num_merges, extra_pairs):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merge_loop, "load", lambda module, wide: load_variant(module, checked, wide))
         patch.setattr(merge_loop, "MIN_COUNT_FACTOR", 1e-9 if extra_pairs == 1 else 0.4)
         patch.setattr(merge_loop, "PAIRS_PER_MERGE", 0)
         patch.setattr(merge_loop, "EXTRA_PAIRS", extra_pairs)
