@@ -7,13 +7,7 @@ from lmpipe.planning.lineage import Lineage, read_job
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.stages import records
 from lmpipe.report.plots.experiment import plot_experiment
-from tests.support.fake_results import (
-    EXPERIMENTS,
-    fabricate_records,
-    fabricate_study,
-    skip_drawing,
-    write_record,
-)
+from tests.support.fake_results import EXPERIMENTS, fabricate_records, fabricate_study, skip_drawing, write_record
 
 TABLE = "experiments/no_pos_emb/table.csv"
 

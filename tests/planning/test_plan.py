@@ -14,6 +14,7 @@ from lmpipe.study.experiments import BestOf
 
 CONFIG = Path(__file__).parents[2] / "config"
 LAPTOP = yaml.safe_load((CONFIG / "config.yaml").read_text(encoding="utf-8"))
+MINE = {"source": "url", "files": ["file:a.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
 
 
 def plan_with(experiments, **changes):
@@ -22,30 +23,27 @@ def plan_with(experiments, **changes):
     return load_plan(study, "test")
 
 
-def names(plan, experiment):
-    return [run.name for run in plan.runs_by_experiment[experiment]]
-
-
-def test_runs_are_named_by_what_they_change():
-    plan = plan_with({"sweep": {"corpus": "stories", "sweep": {"max_lr": [0.003, 1e-05], "batch_size": [4]}}})
-    assert names(plan, "sweep") == ["max_lr=0.003_batch_size=4", "max_lr=1e-05_batch_size=4"]
-
-
-def test_sweep_of_a_run_follows_its_name():
-    runs = {"baseline": {}, "no_norm": {"norm": "none", "sweep": {"max_lr": [0.001, 0.003]}}}
-    plan = plan_with({"ablation": {"corpus": "stories", "runs": runs}})
-    assert names(plan, "ablation") == ["baseline", "no_norm_max_lr=0.001", "no_norm_max_lr=0.003"]
-    assert plan.runs_by_experiment["ablation"][1].overrides == {"norm": "none", "max_lr": 0.001}
-
-
-def test_sweep_of_an_experiment_multiplies_its_runs():
-    runs = {"a": {}, "b": {"d_ff": 288}}
-    plan = plan_with({"x": {"corpus": "stories", "sweep": {"batch_size": [1, 2]}, "runs": runs}})
-    assert names(plan, "x") == ["a_batch_size=1", "a_batch_size=2", "b_batch_size=1", "b_batch_size=2"]
-
-
-def test_experiment_without_runs_is_one_run():
-    assert names(plan_with({"one": {"corpus": "stories"}}), "one") == ["baseline"]
+@pytest.mark.parametrize(
+    ("experiment", "names"),
+    [
+        ({}, ["baseline"]),
+        (
+            {"sweep": {"max_lr": [0.003, 1e-05], "batch_size": [4]}},
+            ["max_lr=0.003_batch_size=4", "max_lr=1e-05_batch_size=4"],
+        ),
+        ({"sweep": {"corpus": ["stories", "docs"]}}, ["corpus=stories", "corpus=docs"]),
+        ({"runs": {"a": {}, "b": {"norm": "none", "sweep": {"d_ff": [8, 9]}}}}, ["a", "b_d_ff=8", "b_d_ff=9"]),
+        (
+            {"sweep": {"batch_size": [1, 2]}, "runs": {"a": {}, "b": {"d_ff": 288}}},
+            ["a_batch_size=1", "a_batch_size=2", "b_batch_size=1", "b_batch_size=2"],
+        ),
+    ],
+)
+def test_runs_are_named_by_what_they_change(experiment, names):
+    corpus = {} if "corpus" in experiment.get("sweep", {}) else {"corpus": "stories"}
+    plan = plan_with({"x": corpus | experiment})
+    assert [run.name for run in plan.runs] == names
+    assert all(run.tokenizer == run.overrides.get("corpus", "stories") for run in plan.runs)
 
 
 def test_settings_of_a_run_override_the_experiment():
@@ -66,11 +64,8 @@ def test_each_run_has_each_seed():
 def test_best_of_is_named_by_its_factor_and_resolved_later():
     sweep = {"batch_size": [4], "max_lr": {"best_of": "sweep", "scale": "sqrt_batch_size", "factor": [0.5, 1]}}
     plan = plan_with({"sweep": {"corpus": "stories"}, "batches": {"corpus": "stories", "sweep": sweep}})
-    assert names(plan, "batches") == [
-        "batch_size=4_max_lr=sqrt_batch_size-0.5",
-        "batch_size=4_max_lr=sqrt_batch_size-1.0",
-    ]
-    run = plan.runs_by_experiment["batches"][0]
+    run, other = plan.runs_by_experiment["batches"]
+    assert (run.name, other.name) == tuple(f"batch_size=4_max_lr=sqrt_batch_size-{factor}" for factor in (0.5, 1.0))
     assert run.best_of == "sweep"
     assert run.training.max_lr == BestOf(best_of="sweep", scale="sqrt_batch_size", factor=0.5)
 
@@ -85,35 +80,6 @@ def test_swept_vocabulary_size_is_another_tokenizer():
     }
 
 
-def test_corpora_can_be_swept():
-    plan = plan_with({"x": {"sweep": {"corpus": ["stories", "docs"]}}})
-    assert [(run.name, run.tokenizer) for run in plan.runs_by_experiment["x"]] == [
-        ("corpus=stories", "stories"),
-        ("corpus=docs", "docs"),
-    ]
-
-
-def test_laptop_study_has_the_runs_of_the_handout():
-    plan = load_plan(LAPTOP, "laptop")
-    assert {name: len(runs) for name, runs in plan.runs_by_experiment.items()} == {
-        "learning_rate": 10,
-        "learning_rate_no_norm": 7,
-        "learning_rate_post_norm": 9,
-        "learning_rate_no_position": 8,
-        "learning_rate_silu": 8,
-        "learning_rate_docs": 3,
-        "batch_size_experiment": 12,
-        "layer_norm_ablation": 6,
-        "pre_norm_ablation": 6,
-        "no_pos_emb": 6,
-        "swiglu_ablation": 6,
-        "token_budget": 2,
-        "main_experiment": 2,
-    }
-    assert plan.sample_run("docs").folder == "runs/main_experiment/docs/seed0"
-    assert plan.models["study"].vocab_size == 1024
-
-
 def test_best_of_an_experiment_on_several_corpora_is_refused():
     runs = {"stories": {"corpus": "stories"}, "docs": {"corpus": "docs"}}
     tuned = {"corpus": "docs", "max_lr": {"best_of": "sweep"}}
@@ -121,27 +87,22 @@ def test_best_of_an_experiment_on_several_corpora_is_refused():
         plan_with({"sweep": {"runs": runs}, "later": tuned})
 
 
-def test_downloads_are_named_by_checksum_or_address(tmp_path):
-    files = [
-        {"url": "https://example.org/data/big%20text.txt.gz", "sha256": "ab" * 32},
-        "https://example.org/x?download=1",
+def test_downloads_are_named_by_checksum_or_address():
+    addresses = [
+        "https://h/x?download=1",
+        f"https://h/{'ab' * 500}.txt",
+        f"https://h/{'x' * 90}.txt",
+        "https://h/a;'$(b)'?c",
     ]
-    corpus = {"source": "url", "files": files, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
+    named = {"url": "https://h/data/big%20text.txt.gz", "sha256": "ab" * 32}
+    corpus = MINE | {"files": [named, "https://h/..", *addresses]}
     plan = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus})
-    first, second = plan.study.corpora["mine"].text_paths()
-    assert first == "resources/abababababab-big_20text.txt"
-    assert second.startswith("resources/") and second.endswith("-x")
-    assert plan.downloads()[first].url == files[0]["url"]
-
-
-def test_download_has_a_portable_name():
-    addresses = [f"https://h/{'ab' * 500}.txt", f"https://h/{'x' * 90}.txt", "https://h/..", "https://h/a;'$(b)'?c"]
-    corpus = {"source": "url", "files": addresses, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
-    paths = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus}).study.corpora["mine"].text_paths()
+    paths = plan.study.corpora["mine"].text_paths()
+    assert paths[0] == "resources/abababababab-big_20text.txt" and plan.downloads()[paths[0]].url == named["url"]
+    assert paths[2].endswith("-x") and len(set(paths)) == len(paths)
     assert all(re.fullmatch(r"resources/[0-9a-f]{12}-[A-Za-z0-9._-]{1,100}", path) for path in paths)
     # Snakemake takes a name that ends in 20 repetitions for an endless loop.
     assert not any(map(PeriodicityDetector().is_periodic, paths))
-    assert len(set(paths)) == 4
 
 
 def test_local_path_is_normalized(tmp_path, monkeypatch):
@@ -149,8 +110,7 @@ def test_local_path_is_normalized(tmp_path, monkeypatch):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("text")
     files = ["file:texts//a.txt", f"file://{tmp_path}/texts/a.txt"]
-    corpus = {"source": "url", "files": files, "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
-    plan = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus})
+    plan = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": MINE | {"files": files}})
     assert plan.study.corpora["mine"].text_paths() == ["texts/a.txt", f"{tmp_path}/texts/a.txt"]
 
 
@@ -172,9 +132,9 @@ def test_new_release_of_a_package_is_a_new_corpus(monkeypatch):
     assert plan.study.corpora["docs"].text_settings() != before
 
 
-@pytest.mark.parametrize("module", ["lmpipe.planning.plan", "lmpipe.cli.main"])
-def test_planning_imports_nothing_heavy(module):
-    code = f"import sys, {module}; print({{'torch', 'numba', 'pandas', 'numpy', 'matplotlib'}} & set(sys.modules))"
+def test_planning_imports_nothing_heavy():
+    heavy = "{'torch', 'numba', 'pandas', 'numpy', 'matplotlib'}"
+    code = f"import sys, lmpipe.planning.snakemake_checks, lmpipe.cli.main; print({heavy} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 

@@ -12,6 +12,7 @@ from lmpipe.planning.plan import load_plan
 from lmpipe.planning.snakemake_checks import (
     check_array_limits,
     check_interpreter,
+    load_config,
     max_ready_jobs,
     missing_gpu_total_warning,
     requested_gpus,
@@ -30,6 +31,16 @@ def profile(name):
 def test_profile_repeats_the_default_settings(name):
     # Snakemake loads one profile of a workflow: another one takes the place of profiles/default.
     assert profile("default").items() <= profile(name).items()
+
+
+def test_wrong_option_of_config_is_named():
+    path = str(ROOT / "config/smoke.yaml")
+    study = yaml.safe_load((ROOT / "config/smoke.yaml").read_text(encoding="utf-8"))
+    assert load_config(study | {"seeds": [3]}, [path], {"seeds": [3]}).runs[0].seed == 3
+    with pytest.raises(InputError, match=r"^--config: trainin is not a known key; did you mean training\?"):
+        load_config(study | {"trainin": 3}, [path], {"trainin": 3})
+    with pytest.raises(InputError, match=r"smoke.yaml: trainin"):
+        load_config(study | {"trainin": 3}, [path], {})
 
 
 def test_ready_jobs_include_each_shard():

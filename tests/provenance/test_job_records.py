@@ -45,6 +45,9 @@ STUDY = {
 }
 
 
+ENCODE = ["encode", "--text", "train.txt", "--tokenizer", "bpe/c", "--output", "tokens/train.bin"]
+
+
 def record_of(path):
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
@@ -55,15 +58,17 @@ def checksums(folder, *names):
     return {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
 
 
-@pytest.fixture
-def tokens(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
     """Return a folder in which a text was counted, a tokenizer trained, and the text encoded."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "train.txt").write_text(tiny_text(50, seed=0), encoding="utf-8")
-    main(["count-pretokens", "--text", "train.txt", "--output", "counts/0.npz"])
-    main(["train-bpe", "--counts", "counts/0.npz", "--corpus", "c", "--vocab-size", "262", "--output", "bpe/c"])
-    main(["encode", "--text", "train.txt", "--tokenizer", "bpe/c", "--output", "tokens/train.bin"])
-    return tmp_path
+    folder = tmp_path_factory.mktemp("tokens")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("train.txt").write_text(tiny_text(50, seed=0), encoding="utf-8")
+        main(["count-pretokens", "--text", "train.txt", "--output", "counts/0.npz"])
+        main(["train-bpe", "--counts", "counts/0.npz", "--corpus", "c", "--vocab-size", "262", "--output", "bpe/c"])
+        main(ENCODE)
+    return folder
 
 
 def test_a_record_lies_beside_every_result_and_names_its_files(tokens):
@@ -74,11 +79,16 @@ def test_a_record_lies_beside_every_result_and_names_its_files(tokens):
     }
     assert {path.relative_to(tokens).as_posix() for path in tokens.rglob(f"*{RECORD}")} == set(expected)
     for path, names in expected.items():
-        assert record_of(path)["outputs"] == checksums((tokens / path).parent, *names)
+        assert record_of(tokens / path)["outputs"] == checksums((tokens / path).parent, *names)
+    inputs = record_of(tokens / "tokens/train.provenance.json")["inputs"]
+    for name, info in record_of(tokens / "bpe/c/provenance.json")["outputs"].items():
+        assert inputs[f"../bpe/c/{name}"] == info
+    # A text of the user's has no record, and is not read once more for its checksum.
+    assert inputs["../train.txt"] == {"bytes": (tokens / "train.txt").stat().st_size, "sha256": None}
 
 
 def test_a_record_says_what_made_the_result(tokens):
-    record = record_of("bpe/c/provenance.json")
+    record = record_of(tokens / "bpe/c/provenance.json")
     assert record["command"] == "train-bpe"
     arguments = {"counts": ["counts/0.npz"], "corpus": "c", "vocab_size": 262, "output": "bpe/c"}
     assert record["arguments"] == arguments
@@ -90,12 +100,15 @@ def test_a_record_says_what_made_the_result(tokens):
     assert record["peak_memory_bytes"] > 10**7
 
 
-def test_inputs_carry_the_checksums_of_the_records_beside_them(tokens):
-    inputs = record_of("tokens/train.provenance.json")["inputs"]
-    for name, info in record_of("bpe/c/provenance.json")["outputs"].items():
-        assert inputs[f"../bpe/c/{name}"] == info
-    # A text of the user's has no record, and is not read once more for its checksum.
-    assert inputs["../train.txt"] == {"bytes": (tokens / "train.txt").stat().st_size, "sha256": None}
+def test_only_records_depend_on_time_and_failures_leave_none(tokens, monkeypatch):
+    monkeypatch.chdir(tokens)
+    before = {path: path.read_bytes() for path in (tokens / "tokens").iterdir()}
+    main(ENCODE)
+    assert {path.name for path, content in before.items() if path.read_bytes() != content} <= {"train.provenance.json"}
+    Path("empty.txt").touch()
+    with pytest.raises(SystemExit):
+        main(["encode", "--text", "empty.txt", "--tokenizer", "bpe/c", "--output", "other/train.bin"])
+    assert not list(tokens.glob("other/*"))
 
 
 def test_a_file_in_a_folder_below_its_record_is_found(tmp_path):
@@ -112,20 +125,6 @@ def test_a_file_in_a_folder_below_its_record_is_found(tmp_path):
     assert {name: info.model_dump() for name, info in inputs.items()} == checksums(
         tmp_path, "figures/one.json", "findings.json"
     )
-
-
-def test_results_do_not_depend_on_time_but_for_their_records(tokens):
-    before = {path: path.read_bytes() for path in (tokens / "tokens").iterdir()}
-    main(["encode", "--text", "train.txt", "--tokenizer", "bpe/c", "--output", "tokens/train.bin"])
-    changed = {path.name for path, content in before.items() if path.read_bytes() != content}
-    assert changed <= {"train.provenance.json"}
-
-
-def test_a_verb_that_fails_leaves_no_record(tokens):
-    (tokens / "empty.txt").touch()
-    with pytest.raises(SystemExit):
-        main(["encode", "--text", "empty.txt", "--tokenizer", "bpe/c", "--output", "other/train.bin"])
-    assert not list(tokens.glob("other/*"))
 
 
 def test_record_has_settings_and_seeds_and_no_default_arguments(tmp_path, monkeypatch):

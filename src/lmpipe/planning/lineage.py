@@ -8,9 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from lmpipe.planning.stages import BY_COMMAND
 from lmpipe.provenance.environment import Environment
@@ -99,15 +96,3 @@ def read_job(path: Path, name: str) -> Job:
     start = datetime.fromisoformat(record.started_at).timestamp()
     seconds = record.train_seconds or record.wall_seconds
     return Job(rule, record.seeds, inputs, outputs, record, seconds, start, start + record.wall_seconds)
-
-
-def as_yaml(settings: Mapping[str, Any]) -> str:
-    """Return settings as the text of a study file."""
-    return yaml.safe_dump(without_none(settings), sort_keys=False, default_flow_style=None, allow_unicode=True)
-
-
-def without_none(value: Any) -> Any:
-    """Return settings without those that are None."""
-    if isinstance(value, Mapping):
-        return {key: without_none(inner) for key, inner in value.items() if inner is not None}
-    return [without_none(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -51,31 +51,21 @@ def train_request(plan: Plan, run: PlannedRun) -> ResourceRequest:
     return make_request(cost.memory_bytes, cost.seconds(CPU_CORE), min_mb=4000)
 
 
-def count_request(corpus: Corpus) -> ResourceRequest:
-    """Return the request for counting the pre-tokens of one shard."""
-    seconds = split_bytes(corpus)[0] / corpus.shards / TEXTS["count_bytes_per_second"]
-    return make_request(count_memory_bytes(corpus), seconds, min_mb=1000)
+def text_requests(corpus: Corpus) -> dict[str, ResourceRequest]:
+    """Return the requests of a corpus's jobs by rule: for one shard, for the merges, or for encoding a text.
 
-
-def merge_request(corpus: Corpus) -> ResourceRequest:
-    """Return the request for training a tokenizer."""
-    return make_request(merge_memory_bytes(corpus), merge_seconds(corpus), min_mb=2000)
-
-
-def encode_request(corpus: Corpus) -> ResourceRequest:
-    """Return the request for encoding a corpus, which needs the memory of a process alone."""
-    return make_request(0, sum(split_bytes(corpus)) / TEXTS["encode_bytes_per_second"], min_mb=1000)
-
-
-def encode_shard_request(corpus: Corpus) -> ResourceRequest:
-    """Return the request for encoding one shard of the training text."""
-    seconds = split_bytes(corpus)[0] / corpus.shards / TEXTS["encode_bytes_per_second"]
-    return make_request(0, seconds, min_mb=1000)
-
-
-def concat_request(corpus: Corpus) -> ResourceRequest:
-    """Return the request for concatenating the encoded shards, which are smaller than the text."""
-    return make_request(0, split_bytes(corpus)[0] / TEXTS["copy_bytes_per_second"], min_mb=1000)
+    Encoding and concatenating need the memory of a process alone.
+    """
+    train_bytes, valid_bytes = split_bytes(corpus)
+    shard_bytes, encode_rate = train_bytes / corpus.shards, TEXTS["encode_bytes_per_second"]
+    count_seconds = shard_bytes / TEXTS["count_bytes_per_second"]
+    return {
+        "count_pretokens": make_request(count_memory_bytes(corpus), count_seconds, min_mb=1000),
+        "train_bpe": make_request(merge_memory_bytes(corpus), merge_seconds(corpus), min_mb=2000),
+        "encode_corpus": make_request(0, (train_bytes + valid_bytes) / encode_rate, min_mb=1000),
+        "encode_shard": make_request(0, shard_bytes / encode_rate, min_mb=1000),
+        "concat_tokens": make_request(0, train_bytes / TEXTS["copy_bytes_per_second"], min_mb=1000),
+    }
 
 
 def yardsticks_request(corpus: Corpus, budgets: Sequence[int]) -> ResourceRequest:

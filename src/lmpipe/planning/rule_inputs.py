@@ -17,12 +17,8 @@ from lmpipe.planning.cost_model import CPU_CORE, run_cost
 from lmpipe.planning.plan import Plan, find
 from lmpipe.planning.resource_requests import (
     ResourceRequest,
-    concat_request,
-    count_request,
     critical_path_seconds,
-    encode_request,
-    encode_shard_request,
-    merge_request,
+    text_requests,
     train_request,
     yardsticks_request,
 )
@@ -69,10 +65,8 @@ class RuleInputs:
         self.missing_texts = [path.removeprefix("resources/") for path in downloads if not os.path.exists(path)]
         self.texts_with_checksum = {path for path, text in downloads.items() if text.sha256}
         self.train = Requests(lambda wildcards: train_request(plan, self._run(wildcards)))
-        self.train_bpe = Requests(lambda wildcards: merge_request(self._tokenizer_corpus(wildcards)))
-        self.encode = Requests(lambda wildcards: encode_request(self._tokenizer_corpus(wildcards)))
+        self.train_bpe, self.encode, self.concat = map(self._text, ("train_bpe", "encode_corpus", "concat_tokens"))
         self.yardsticks = Requests(self._yardsticks_request)
-        self.concat = Requests(lambda wildcards: concat_request(self._tokenizer_corpus(wildcards)))
         self.corpus_settings = settings(plan.corpus_settings, "corpus")
         self.evaluated_tokenizers = settings(plan.evaluation_settings)
         self.yardstick_settings = settings(plan.yardstick_settings, "corpus")
@@ -82,7 +76,7 @@ class RuleInputs:
         self.sample_settings = settings(plan.sample_settings, "corpus")
         self.study_settings = settings(plan.study_settings)
         # All tasks of a job array get the request of the first one: enough for any corpus.
-        self.count, self.encode_shard = map(self._largest, (count_request, encode_shard_request))
+        self.count, self.encode_shard = map(self._largest, ("count_pretokens", "encode_shard"))
 
     # --- corpora
 
@@ -193,9 +187,6 @@ class RuleInputs:
     def _tokenizer(self, wildcards: "Wildcards") -> tuple[str, int]:
         return or_exit(find, "tokenizer", wildcards.tokenizer, self.plan.tokenizers)
 
-    def _tokenizer_corpus(self, wildcards: "Wildcards") -> Corpus:
-        return self._corpus(self.tokenizer_corpus(wildcards))
-
     def _run(self, wildcards: "Wildcards") -> PlannedRun:
         name = f"{wildcards.experiment}/{wildcards.run}/seed{wildcards.seed}"
         return or_exit(find, "run", name, self.runs)
@@ -204,9 +195,13 @@ class RuleInputs:
         corpus = self._corpus(wildcards.corpus)
         return yardsticks_request(corpus, self.plan.yardstick_settings(wildcards.corpus)["budgets"])
 
-    def _largest(self, request_for: Callable[[Corpus], ResourceRequest]) -> Requests:
+    def _text(self, rule: str) -> Requests:
+        """Return the requests of a rule's jobs, each for a tokenizer's corpus."""
+        return Requests(lambda wildcards: text_requests(self._corpus(self.tokenizer_corpus(wildcards)))[rule])
+
+    def _largest(self, rule: str) -> Requests:
         """Return the same request for all jobs of a rule: enough for any corpus."""
-        requests = [request_for(corpus) for corpus in self.plan.study.corpora.values()]
+        requests = [text_requests(corpus)[rule] for corpus in self.plan.study.corpora.values()]
         largest = ResourceRequest(*map(max, zip(*map(astuple, requests), strict=True)))
         return Requests(lambda _: largest)
 

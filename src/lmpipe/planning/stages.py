@@ -91,10 +91,7 @@ STAGES = (
         lambda plan, paths: [paths.tokenizer_evaluation],
     ),
     Stage(
-        "yardsticks",
-        "yardsticks",
-        ("data.yardsticks",),
-        lambda plan, paths: map(paths.yardsticks, plan.study.corpora),
+        "yardsticks", "yardsticks", ("data.yardsticks",), lambda plan, paths: map(paths.yardsticks, plan.study.corpora)
     ),
     Stage("demonstrate_unicode", "unicode", ("tokenizer.unicode_demo",), lambda plan, paths: [paths.unicode]),
     Stage(
@@ -122,10 +119,7 @@ STAGES = (
         lambda plan, paths: map(paths.best, sorted({run.best_of for run in plan.runs} - {None})),
     ),
     Stage(
-        "generate",
-        "samples",
-        ("generation.samples",),
-        lambda plan, paths: map(paths.samples, plan.sampled_corpora()),
+        "generate", "samples", ("generation.samples",), lambda plan, paths: map(paths.samples, plan.sampled_corpora())
     ),
     Stage(
         "plot_experiment",
@@ -134,12 +128,7 @@ STAGES = (
         lambda plan, paths: map(paths.experiment, plan.runs_by_experiment),
         fills_folder=True,
     ),
-    Stage(
-        "analyze",
-        "findings",
-        ("analysis.problems", "study/editions"),
-        lambda plan, paths: [paths.findings],
-    ),
+    Stage("analyze", "findings", ("analysis.problems", "study/editions"), lambda plan, paths: [paths.findings]),
     Stage("report", "report", ("report.page", "report/templates"), lambda plan, paths: [paths.report]),
     Stage("collect_provenance", "provenance", (), lambda plan, paths: [paths.provenance]),
 )

@@ -71,16 +71,10 @@ def modules_named(name: str) -> list[str]:
     return modules
 
 
-def is_numeric(module: str) -> bool:
-    """Return whether a module can change a number: neither it nor its package is in NON_NUMERIC."""
-    parts = module.split(".")
-    return not any(".".join(parts[:length]) in NON_NUMERIC for length in range(1, len(parts) + 1))
-
-
 class Source(NamedTuple):
     """Digest of a source file without comments and docstrings, and everything that it imports.
 
-    `modules` are those of lmpipe, `packages` the top-level names outside it.
+    `modules` are those of lmpipe, `packages` all top-level names.
     """
 
     digest: str
@@ -92,17 +86,20 @@ class Source(NamedTuple):
 def read_source(path: Path) -> Source:
     """Parse a source file, which is done once: it is the greater part of a digest's time."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    modules: set[str] = set()
-    packages: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            modules |= imported_modules(node)
-            packages |= imported_packages(node)
-        elif isinstance(node, ast.Assign):
-            modules |= kernel_modules(node)
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "KERNEL_MODULE":
+            names.add(ast.literal_eval(node.value))  # loaded by name
         elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             # Those below the fields of a class are docstrings, too.
             node.body = [statement for statement in node.body if not is_docstring(statement)] or [ast.Pass()]
+    inside = {name.removeprefix("lmpipe.") for name in names if name.startswith("lmpipe.")}
+    modules = {name for name in inside if module_path(name).exists()}  # packages themselves do not count
+    packages = {name.partition(".")[0] for name in names}
     return Source(hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16], modules, packages)
 
 
@@ -113,36 +110,12 @@ def is_docstring(statement: ast.stmt) -> bool:
 
 
 def import_closure(module: str, seen: set[str]) -> None:
-    """Add a module and all that it imports inside lmpipe to `seen`."""
-    if module in seen or not is_numeric(module):
+    """Add a module and all that it imports inside lmpipe to `seen`, but those in NON_NUMERIC."""
+    if module in seen or any(f"{module}.".startswith(f"{name}.") for name in NON_NUMERIC):
         return
     seen.add(module)
     for imported in read_source(module_path(module)).modules:
         import_closure(imported, seen)
-
-
-def kernel_modules(node: ast.Assign) -> set[str]:
-    """Return the kernels that a module loads by name: `KERNEL_MODULE = "lmpipe.kernels..."`."""
-    if [target.id for target in node.targets if isinstance(target, ast.Name)] != ["KERNEL_MODULE"]:
-        return set()
-    return {ast.literal_eval(node.value).removeprefix("lmpipe.")}
-
-
-def imported_packages(node: ast.Import | ast.ImportFrom) -> set[str]:
-    """Top-level names of what a statement imports from elsewhere than its own package."""
-    if isinstance(node, ast.Import):
-        return {alias.name.split(".")[0] for alias in node.names}
-    return {node.module.split(".")[0]} if node.module and not node.level else set()
-
-
-def imported_modules(node: ast.Import | ast.ImportFrom) -> set[str]:
-    """Dotted names, below lmpipe, of the modules that a statement imports; packages themselves do not count."""
-    if isinstance(node, ast.Import):
-        names = {alias.name for alias in node.names}
-    else:
-        names = {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
-    inside = {name.removeprefix("lmpipe.") for name in names if name.startswith("lmpipe.")}
-    return {name for name in inside if module_path(name).exists()}
 
 
 @cache

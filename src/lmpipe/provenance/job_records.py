@@ -142,11 +142,6 @@ class JobResult:
     settings: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def seeds(self) -> list[int]:
-        """Seeds that decided the result."""
-        return self.settings.get("seeds", [self.settings["seed"]] if "seed" in self.settings else [])
-
 
 def run_recorded(
     command: str, arguments: dict[str, Any], code: Sequence[str], run: Callable[[], JobResult | None]
@@ -161,12 +156,13 @@ def run_recorded(
     if result is None:
         return
     wall_seconds, peak = time.perf_counter() - clock, peak_memory_bytes()
-    path = record_path(result.output)
+    path, settings = record_path(result.output), result.settings
+    seeds = tuple(settings.get("seeds", [settings["seed"]] if "seed" in settings else []))
     entries = {
         "command": command,
         "arguments": arguments,
-        "settings": to_jsonable_python(result.settings),
-        "seeds": tuple(result.seeds),
+        "settings": to_jsonable_python(settings),
+        "seeds": seeds,
         "inputs": input_files(result.inputs, path.parent),
         "outputs": output_files(outputs, path.parent),
         "code": code_digest(*code),

@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from lmpipe.analysis.finding import Figure, Finding, Gantt, Span, Table
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_bytes, join_words
-from lmpipe.planning.lineage import MAX_PAUSE_SECONDS, Lineage, as_yaml
+from lmpipe.planning.lineage import MAX_PAUSE_SECONDS, Lineage
 from lmpipe.provenance.code_digest import TRACKED_PACKAGES
 from lmpipe.provenance.environment import Environment
 from lmpipe.report.cards import Page, is_derivation, make_card
@@ -27,6 +29,7 @@ def make_appendix(page: Page, results: Results, helpers: Sequence[str]) -> dict[
         for element in (*finding.tables, *finding.texts)
         if is_derivation(element)
     ]
+    settings = results.study.model_dump(mode="json", exclude_none=True)
     return {
         "runs": make_card(page, [RUNS]) if RUNS in page.problems else None,
         "helpers": [make_card(page, [name]) for name in helpers],
@@ -34,7 +37,7 @@ def make_appendix(page: Page, results: Results, helpers: Sequence[str]) -> dict[
         "references": references,
         "footnotes": footnotes([value_cell(row) for _, row in references]),
         "derivations": derivations,
-        "settings": as_yaml(results.study.model_dump(mode="json", exclude_none=True)),
+        "settings": yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, allow_unicode=True),
         **environment_facts(results),
     }
 

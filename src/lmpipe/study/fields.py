@@ -78,10 +78,7 @@ def validate_unique(values: list) -> list:
 def validate_vocab_size(vocab_size: int) -> int:
     """Return a vocabulary size; a byte-level vocabulary has all 256 bytes and the special tokens before any merge."""
     if vocab_size < MIN_VOCAB_SIZE:
-        raise InvalidValueError(
-            f"is {vocab_size}",
-            f"use at least {MIN_VOCAB_SIZE} (256 bytes and <|endoftext|>)",
-        )
+        raise InvalidValueError(f"is {vocab_size}", f"use at least {MIN_VOCAB_SIZE} (256 bytes and <|endoftext|>)")
     return vocab_size
 
 
