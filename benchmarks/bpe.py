@@ -114,13 +114,8 @@ def compare(job: Job, peer: str, runs: int) -> str:
         f"{Path(job.corpus).stat().st_size / 1e6 / lmpipe_seconds:,.0f}",
         f"{peer_seconds:.2f}",
         f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-        *(
-            f"{max(run.output['peak_memory_bytes'] for run in column) / 2**20:.0f}"
-            for column in (lmpipe_runs, peer_runs)
-        ),
-        " / ".join(
-            dict.fromkeys(job.agreement(peer, lmpipe_run.output, peer_run.output) for lmpipe_run, peer_run in turns)
-        ),
+        *(f"{max(run.output['peak_memory_bytes'] for run in runs) / 2**20:.0f}" for runs in (lmpipe_runs, peer_runs)),
+        " / ".join(dict.fromkeys(job.agreement(peer, own.output, other.output) for own, other in turns)),
     ]
     return "| " + " | ".join(cells) + " |"
 

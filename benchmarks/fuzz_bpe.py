@@ -14,7 +14,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -183,12 +183,6 @@ def patched(sizes: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def count_differences(expected: Mapping[bytes, int], counts: Mapping[bytes, int]) -> dict[bytes, tuple[int, int]]:
-    """Words with different counts: the expected count and the other one."""
-    both = {word: (expected.get(word, 0), counts.get(word, 0)) for word in {*expected, *counts}}
-    return {word: pair for word, pair in sorted(both.items()) if pair[0] != pair[1]}
-
-
 def file_ids(path: Path, tokenizer: Tokenizer) -> list[int] | str:
     """Token ids of a text file after encode_file; "empty" or another message if it is refused."""
     output = path.with_suffix(".bin")
@@ -238,7 +232,7 @@ def try_training(seed: int, path: Path, comparison: Comparison) -> None:
     text = data.decode("utf-8", "surrogateescape")
     counts, expected = Counter(naive_bpe.pretokens(text, specials)), naive_bpe.train(text, vocab_size, specials)
     with patched(sizes):
-        comparison.compare("count_pretokens", {}, lambda: count_differences(counts, count_pretokens(path, specials)))
+        comparison.compare("count_pretokens", counts, lambda: Counter(count_pretokens(path, specials)))
         comparison.compare("train_bpe", expected, lambda: train_bpe(path, vocab_size, specials))
         tokenizer = comparison.attempt("Tokenizer", lambda: Tokenizer(*expected, specials))
         for _ in range(TEXTS_PER_TRAINING if tokenizer is not FAILED else 0):
@@ -259,9 +253,7 @@ def main() -> None:
         for seed in range(args.seed, args.seed + -(-args.tries // TEXTS_PER_TRAINING)):
             try_training(seed, Path(folder, "text.txt"), comparison)
             if seed % 100 == 99:
-                print(
-                    f"{comparison.tries:,} tries, {comparison.differences:,} differences", file=sys.stderr, flush=True
-                )
+                print(f"{comparison.tries:,} tries", file=sys.stderr, flush=True)
     rate = comparison.tries / (time.monotonic() - start)
     print(f"{comparison.tries:,} tries, {rate:,.0f} a second, {comparison.differences:,} differences")
     sys.exit(1 if comparison.differences else 0)

@@ -69,9 +69,8 @@ Steps = Callable[[int], None]  # computes a number of steps and waits for them
 
 def lmpipe_steps(shape: Shape, device: torch.device, is_compiled: bool, batches: Iterator[Batch]):
     """Return the model and steps of `lmpipe train`."""
-    training = TrainingSettings(
-        total_tokens=2**40, batch_size=shape.batch_size, max_lr=MAX_LR, precision=shape.precision
-    )
+    sizes = {"total_tokens": 2**40, "batch_size": shape.batch_size}
+    training = TrainingSettings(**sizes, max_lr=MAX_LR, precision=shape.precision)
     set_deterministic(shape.threads, device)
     model = TransformerLM(shape.model, seed=0).to(device)
     step = TrainingStep(model, training, DivergenceMonitor(device, warmup_steps=2**40))
@@ -215,18 +214,13 @@ def table(contestants: list[Contestant], ceiling: Contestant, shape: Shape) -> l
     peak = next((peak for name, peak in PEAK_FLOPS.items() if name in ceiling.facts["device"]), None)
     lines = [f"{'contestant':24} {'parameters':>12} {'tokens/s':>12} {'range':>25} {'of ceiling':>11} {'MFU':>7}"]
     for contestant in contestants:
-        title, span = (
-            f"{contestant.name} {contestant.setting}",
-            f"{min(contestant.rates):,.0f} to {max(contestant.rates):,.0f}",
-        )
+        title = f"{contestant.name} {contestant.setting}"
+        span = f"{min(contestant.rates):,.0f} to {max(contestant.rates):,.0f}"
         mfu = f"{flops * contestant.median / peak:.1%}" if peak and shape.precision == "bfloat16" else "-"
         cells = f"{title:24} {contestant.facts['parameters']:>12,} {contestant.median:>12,.0f} {span:>25} "
         lines.append(cells + f"{flops * contestant.median / ceiling.median:>11.1%} {mfu:>7}")
-    peer = max(
-        (contestant for contestant in contestants if contestant.name in PEERS),
-        key=lambda contestant: contestant.median,
-        default=None,
-    )
+    peers = [contestant for contestant in contestants if contestant.name in PEERS]
+    peer = max(peers, key=lambda contestant: contestant.median, default=None)
     for contestant in contestants:
         if contestant.name == "lmpipe" and peer:
             ratios = [rate / peer_rate for rate, peer_rate in zip(contestant.rates, peer.rates, strict=True)]

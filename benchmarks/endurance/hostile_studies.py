@@ -125,9 +125,7 @@ def check_paths(paths: list[str]) -> None:
     """Raise LossError unless paths are plain, short, inside results/ and resources/, and no two the same."""
     for path in paths:
         top, *components = path.split("/")
-        is_plain = all(
-            COMPONENT.fullmatch(component) and component.strip(".") and component[0] != "-" for component in components
-        )
+        is_plain = all(COMPONENT.fullmatch(name) and name.strip(".") and name[0] != "-" for name in components)
         is_plain &= not any(map(PERIODICITY.is_periodic, components)) and os.path.normpath(path) == path
         is_short = max(map(len, components)) <= MAX_NAME and len(path) <= MAX_PATH
         if top not in ("results", "resources") or not is_plain or not is_short:
@@ -154,11 +152,8 @@ def naughty_study(random: Random) -> dict[str, Any]:
     """Return the smoke study with a corpus, prompts and runs whose allowed names and texts try a shell."""
     study = yaml.safe_load(shipped_studies()["smoke"])
     files = random.sample([f"file:{name}" for name in FILES if is_allowed(f"file:{name}")], 4)
-    addresses = [
-        address
-        for address in ADDRESSES
-        if isinstance(address, str) and address.startswith("http") and is_allowed(address)
-    ]
+    texts = [address for address in ADDRESSES if isinstance(address, str)]
+    addresses = [address for address in texts if address.startswith("http") and is_allowed(address)]
     name = random.choice(["a-1", "0", "a.1b", "-".join("abc"), "vocab_size-1", "abcdefghi_" * 9])
     valid = [files[3], random.choice(addresses)]
     study["corpora"][name] = {"source": "url", "files": files[:3], "valid": valid, "shards": 12, **TOKENIZER}

@@ -1,4 +1,4 @@
-"""Faults of a whole study: Snakemake and its jobs are killed at random moments, or called twice at once."""
+"""Fault of a whole study: Snakemake and its jobs are killed at random moments (two calls at once: tests/workflow)."""
 
 from functools import cache, partial
 from pathlib import Path
@@ -6,7 +6,7 @@ from random import Random
 
 from benchmarks.byte_check import differences
 from benchmarks.endurance.faults import Fault, LossError
-from benchmarks.endurance.processes import ROOT, finish, kill_all, poll, snakemake, start, tail, temp_folder, wait_until
+from benchmarks.endurance.processes import ROOT, finish, kill_all, snakemake, start, temp_folder, wait_until
 from lmpipe.planning.estimate import distinct_runs
 from lmpipe.planning.plan import read_plan
 from lmpipe.study.paths import METRICS, SUMMARY, WEIGHTS
@@ -81,24 +81,6 @@ def count_results(results: Path) -> int:
     return len(list(results.rglob("*provenance.json")))
 
 
-def two_calls(study_file: Path, random: Random, folder: Path) -> str:
-    """Give the same command twice, at once or the second time a little later."""
-    watch = StoreWatch(results_folder(study_file, folder))
-    delay = random.choice([0, random.uniform(0, 1), random.uniform(0, 10)])
-    logs = [folder / LOG, folder / "second.log"]
-    with start(snakemake(study_file, *CORES), folder, logs[0]) as first:
-        wait_until(first, lambda: True, delay)
-        with start(snakemake(study_file, *CORES), folder, logs[1]) as second:
-            for process in (first, second):
-                for _ in poll(process):
-                    watch.check()
-    for process, log in zip((first, second), logs, strict=True):
-        if process.returncode:
-            raise LossError(f"snakemake ended with {process.returncode}: {tail(log)}")
-    check_results(study_file, folder)
-    return "both succeeded"
-
-
 def check_results(study_file: Path, folder: Path) -> None:
     """Raise LossError unless the results equal the undisturbed ones and each distinct run was trained once."""
     results = results_folder(study_file, folder)
@@ -111,7 +93,4 @@ def check_results(study_file: Path, folder: Path) -> None:
         raise LossError(f"{trained} runs were trained, of {expected} distinct ones")
 
 
-FAULTS = (
-    Fault("killed study", 5, partial(killed_study, SMOKE, KILLS), partial(undisturbed, SMOKE), is_limited=False),
-    Fault("two calls", 10, partial(two_calls, SMOKE), partial(undisturbed, SMOKE), is_limited=False),
-)
+FAULTS = (Fault("killed study", 5, partial(killed_study, SMOKE, KILLS), partial(undisturbed, SMOKE), is_limited=False),)

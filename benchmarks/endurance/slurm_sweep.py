@@ -1,9 +1,8 @@
-"""Whole studies through a real SLURM on this machine: `python -m benchmarks.endurance.slurm_sweep same` or `sweep`.
+"""A study of many runs through a real SLURM on this machine: `python -m benchmarks.endurance.slurm_sweep`.
 
-`same` runs a study here and through SLURM and compares the results byte for byte. `sweep` sends a study of many runs
-through SLURM with fake training: some runs fail, are preempted or are cancelled at their first attempt. In the end
-every run must have been trained once and be in the report; the table shows times and the cost of a job beyond its
-command. Needs root and SLURM's packages (benchmarks.slurm).
+Training is fake: some runs fail, are preempted or are cancelled at their first attempt. In the end every run must have
+been trained once and be in the report; the table shows times and the cost of a job beyond its command. Needs root and
+SLURM's packages (benchmarks.slurm); tests/workflow/test_slurm.py compares a small study with one of this machine.
 """
 
 import argparse
@@ -12,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,7 +20,6 @@ import pandas as pd
 import yaml
 
 from benchmarks import slurm
-from benchmarks.byte_check import differences
 from benchmarks.endurance.fake_training import FAULTS, TRAINED, WAITING, fault_of, make_environment
 from benchmarks.endurance.processes import ROOT, snakemake
 from lmpipe.planning.estimate import distinct_runs
@@ -44,23 +41,6 @@ def run(folder: Path, study: Path, *arguments: str, python: str = sys.executable
     """Run a study's workflow in a folder."""
     call = [python, "-m", *snakemake(study, *arguments)]
     return subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=MAX_CALL_SECONDS)
-
-
-def same(study: Path) -> int:
-    """Run a study here and through SLURM and print the differences; return the exit code."""
-    name = yaml.safe_load(study.read_text(encoding="utf-8"))["study"]
-    with tempfile.TemporaryDirectory() as folder:
-        for machine, arguments in (("here", ["--cores", "2"]), ("SLURM", through_slurm())):
-            (Path(folder) / machine).mkdir()
-            start = time.monotonic()
-            result = run(Path(folder) / machine, study.absolute(), *arguments)
-            print(f"{machine}: {time.monotonic() - start:.0f} s, exit code {result.returncode}", flush=True)
-            if result.returncode:
-                print(result.stderr[-5000:])
-                return 1
-        different = list(differences(*(Path(folder) / machine / "results" / name for machine in ("here", "SLURM")), []))
-    print("\n".join([*different, f"{len(different)} results differ"]))
-    return int(bool(different))
 
 
 def sweep_study(runs: int) -> dict[str, Any]:
@@ -153,14 +133,10 @@ def check_sweep(plan: Plan, folder: Path) -> int:
 
 
 def main() -> int:
-    """Run an action on SLURM, which is started and stopped unless it is up; return the exit code."""
+    """Run the sweep on SLURM, which is started and stopped unless it is up; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("action", choices=["same", "sweep"])
-    parser.add_argument(
-        "--study", type=Path, default=ROOT / "config" / "smoke.yaml", help="same: study (default smoke)"
-    )
-    parser.add_argument("--runs", type=int, default=300, help="sweep: approximate number of runs (default 300)")
-    folder_help = "sweep: an interrupted sweep continues there (default results/slurm-sweep)"
+    parser.add_argument("--runs", type=int, default=300, help="approximate number of runs (default 300)")
+    folder_help = "an interrupted sweep continues there (default results/slurm-sweep)"
     parser.add_argument("--folder", type=Path, default=Path("results/slurm-sweep"), help=folder_help)
     args = parser.parse_args()
     try:
@@ -168,7 +144,7 @@ def main() -> int:
     except slurm.SlurmError as error:
         sys.exit(f"benchmarks.endurance.slurm_sweep: {error}")
     try:
-        return same(args.study) if args.action == "same" else sweep(args.runs, args.folder.absolute())
+        return sweep(args.runs, args.folder.absolute())
     finally:
         if was_started:
             slurm.stop()

@@ -17,8 +17,8 @@ from benchmarks.endurance import damaged_files, faults, hostile_studies, killed_
 from benchmarks.endurance.faults import Fault, LossError, run_fault
 from tests.support.forked import ForkedProcess, run_module
 
-TRIES = {"study text": 40, "study values": 20, "damaged checkpoint": 10, "killed run": 1, "terminated run": 1}
-TRIES |= {f"damaged {name}": 6 for name in ("train-bpe", "encode", "analyze", "train", "generate", "verify")}
+TRIES = {"study text": 10, "study values": 5, "damaged checkpoint": 5, "killed run": 1, "terminated run": 1}
+TRIES |= {f"damaged {name}": 3 for name in ("train-bpe", "encode", "analyze", "train", "generate", "verify")}
 
 
 @contextlib.contextmanager
