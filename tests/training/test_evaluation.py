@@ -76,18 +76,3 @@ def test_standard_error_is_that_of_the_ratio_over_documents(ends):
     residuals = [part.sum() - losses.mean() * len(part) for part in parts]
     expected = math.sqrt(len(parts) * np.var(residuals, ddof=1)) / 60
     assert documents.standard_error == pytest.approx(expected, rel=1e-9)
-
-
-def test_standard_error_matches_the_jackknife_over_documents():
-    generator = np.random.default_rng(5)
-    counts = generator.integers(20, 60, 400)
-    parts = [
-        generator.exponential(mean, count) for mean, count in zip(generator.uniform(1, 3, 400), counts, strict=True)
-    ]
-    documents = DocumentLosses()
-    for part in parts:
-        documents.add(part, np.arange(len(part)) == len(part) - 1)
-    sums = np.array([part.sum() for part in parts])
-    leave_one_out = (sums.sum() - sums) / (counts.sum() - counts)
-    jackknife = math.sqrt(399 / 400 * np.square(leave_one_out - leave_one_out.mean()).sum())
-    assert documents.standard_error == pytest.approx(jackknife, rel=0.01)

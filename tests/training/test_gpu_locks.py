@@ -1,8 +1,7 @@
-"""Fake GPUs that processes hold: one run each, some runs together, and free again however a run ends."""
+"""Fake GPUs that runs hold: one run each, some runs together, and free again however a run ends."""
 
 import contextlib
 import os
-import signal
 import time
 
 import pytest
@@ -17,30 +16,21 @@ from tests.support.forked import SERVER, ForkedProcess
 TWO = {"cuda:0": "GPU-a", "cuda:1": "GPU-b"}
 
 
-def hold_gpu(connection, uuids, runs_per_gpu, folder):
-    """Hold a GPU until the process is killed; send what is logged before, then the name of the GPU."""
-    devices.log = connection.send
-    with acquire_gpu(uuids, runs_per_gpu, folder) as name:
+def hold_gpu(connection, folder):
+    """Hold a GPU until the process is killed; send its name."""
+    with acquire_gpu(TWO, 1, folder) as name:
         connection.send(name)
         time.sleep(60)
 
 
 @pytest.fixture
 def hold(tmp_path):
-    """Start a process that holds one of some GPUs; return it, and a function that waits for its next message.
+    """Return a function that holds one of some GPUs until the end of the test, and returns its name.
 
-    The process is killed at the end of the test.
+    Locks belong to open files, so that one process stands for several.
     """
     with contextlib.ExitStack() as stack:
-
-        def start(uuids, runs_per_gpu=1):
-            receiver, sender = SERVER.Pipe(duplex=False)
-            process = ForkedProcess(hold_gpu, sender, uuids, runs_per_gpu, tmp_path)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            return process, receiver.recv
-
-        yield start
+        yield lambda uuids, runs_per_gpu=1: stack.enter_context(acquire_gpu(uuids, runs_per_gpu, tmp_path))
 
 
 @pytest.fixture
@@ -54,33 +44,29 @@ def free(tmp_path):
     return name
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_each_run_has_its_own_gpu_until_it_ends(hold, free, number):
-    (first, first_message), (_, second_message) = hold(TWO), hold(TWO)
-    name = first_message()
-    assert {name, second_message()} == {"cuda:0", "cuda:1"}
+def test_each_run_has_its_own_gpu_until_it_is_killed(hold, free, tmp_path):
+    receiver, sender = SERVER.Pipe(duplex=False)
+    process = ForkedProcess(hold_gpu, sender, tmp_path)
+    name = receiver.recv()
+    assert {name, hold(TWO)} == {"cuda:0", "cuda:1"}
     assert free(TWO) is None
-    first.send_signal(number)
-    first.wait()
+    process.kill()
+    process.wait()
     assert free(TWO) == name
 
 
-def test_run_waits_until_a_gpu_is_free_and_logs_it(hold):
-    uuids = {"cuda:0": "GPU-a"}
-    first, message = hold(uuids)
-    message()
-    _, message = hold(uuids)
-    assert message() == "waiting for a free GPU (cuda:0)"
-    first.kill()
-    assert message() == "cuda:0"
+def test_run_waits_until_a_gpu_is_free_and_logs_it(tmp_path, monkeypatch):
+    uuids, messages = {"cuda:0": "GPU-a"}, []
+    with contextlib.ExitStack() as first:
+        first.enter_context(acquire_gpu(uuids, 1, tmp_path))
+        monkeypatch.setattr(devices, "log", messages.append)
+        monkeypatch.setattr(devices.time, "sleep", lambda seconds: first.close())
+        with acquire_gpu(uuids, 1, tmp_path) as name:
+            assert (name, messages) == ("cuda:0", ["waiting for a free GPU (cuda:0)"])
 
 
 def test_gpus_are_shared_evenly_by_at_most_runs_per_gpu(hold, free):
-    names = []
-    for _ in range(4):
-        assert free(TWO, 2) is not None
-        _, message = hold(TWO, 2)
-        names.append(message())
+    names = [hold(TWO, 2) for _ in range(4)]
     # A second run on a GPU only when each has one.
     assert sorted(names[:2]) == sorted(names[2:]) == ["cuda:0", "cuda:1"]
     assert free(TWO, 2) is None
@@ -88,19 +74,14 @@ def test_gpus_are_shared_evenly_by_at_most_runs_per_gpu(hold, free):
 
 
 def test_run_alone_never_shares_its_gpu(hold, free):
-    _, message = hold(TWO, 4)
-    assert message() == "cuda:0"
-    assert free(TWO, 1) == "cuda:1"
-    _, message = hold(TWO, 1)
-    assert message() == "cuda:1"
+    assert hold(TWO, 4) == "cuda:0"
+    assert free(TWO, 1) == hold(TWO, 1) == "cuda:1"
     assert free({"cuda:0": "GPU-b"}, MAX_RUNS_PER_GPU) is None
 
 
 def test_gpu_is_the_same_under_another_number(hold, free):
     """As a process sees it to which CUDA_VISIBLE_DEVICES=1 leaves one GPU."""
-    _, message = hold({"cuda:0": "GPU-b"})
-    assert message() == "cuda:0"
-    assert free(TWO) == "cuda:0"
+    assert hold({"cuda:0": "GPU-b"}) == free(TWO) == "cuda:0"
     assert free({"cuda:1": "GPU-b"}) is None
 
 

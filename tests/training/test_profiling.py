@@ -16,29 +16,26 @@ from lmpipe.training.profiling import (
     SavedTensors,
     StepTimer,
     benchmark_batch_sizes,
-    component_of,
     matmul_flops_per_second,
     profile_step,
-    storage_bytes,
 )
 from tests.support.tiny_study import MODEL
 from tests.support.tiny_study import TRAINING as TINY_TRAINING
 
-CONFIG = ModelConfig(context_length=16, d_model=16, d_ff=32, num_layers=2, num_heads=2, vocab_size=263)
+CONFIG = ModelConfig(vocab_size=263, **MODEL)
 TRAINING = TrainingSettings(total_tokens=1000, batch_size=4, max_lr=0.01)
 
 
-@pytest.fixture
-def _few_products(monkeypatch):
+@pytest.fixture(autouse=True)
+def _few_repetitions(monkeypatch):
     monkeypatch.setattr(profiling, "MATMUL_SECONDS", 0)
     monkeypatch.setattr(profiling, "MATMUL_SIDE", {"cpu": 64})
+    monkeypatch.setattr(profiling, "MIN_TIMED_SECONDS", 0)
 
 
-@pytest.mark.usefixtures("_few_products")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_measured_step_is_what_the_accounting_predicts(precision):
-    training = TRAINING.model_copy(update={"precision": precision})
-    profile = profile_step(CONFIG, training, device="cpu")
+    profile = profile_step(CONFIG, TRAINING.model_copy(update={"precision": precision}), device="cpu")
     predicted, measured = profile.predicted, profile.measured
     assert measured.model_dump(include=set(StepCost.model_fields)) == predicted.model_dump(exclude={"activations"})
     assert measured.saved_bytes == pytest.approx(predicted.activations.saved_bytes, rel=0.05)
@@ -71,47 +68,21 @@ def test_memory_is_counted_once_and_parameters_not_at_all():
     assert not model.attn._forward_hooks, "no hook stays behind"
 
 
-def test_a_part_of_a_tensor_keeps_all_of_it():
-    assert storage_bytes(torch.ones(100)[:3]) == 400
-
-
-@pytest.mark.parametrize(
-    ("module", "component"),
-    [
-        ("layers.1.ln2", "norms"),
-        ("layers.1.ffn.w2", "feed_forward"),
-        ("ln_final", "norms"),
-        ("", None),
-        ("layers", None),
-    ],
-)
-def test_modules_belong_to_components(module, component):
-    assert component_of(module) == component
-
-
 def test_the_ceiling_is_the_fastest_of_all_but_the_first_product(monkeypatch):
     # A first product that takes 9 s, then others of 3, 2 and 4 s, of 64 x 64 matrices.
     clock = iter([0, 9, 10, 13, 20, 22, 30, 34])
-    monkeypatch.setattr(profiling, "MATMUL_SECONDS", 0)
-    monkeypatch.setattr(profiling, "MATMUL_SIDE", {"cpu": 64})
     monkeypatch.setattr(profiling.time, "perf_counter", lambda: next(clock))
     assert matmul_flops_per_second(torch.device("cpu"), "float32") == 2 * 64**3 / 2
 
 
 # --- batch sizes ---
 
-TINY = ModelConfig(vocab_size=263, **MODEL)
-FIXED, PER_SEQUENCE = step_memory(TINY, "float32")
-
-
-@pytest.fixture(autouse=True)
-def _timed_once(monkeypatch):
-    monkeypatch.setattr(profiling, "MIN_TIMED_SECONDS", 0)
+FIXED, PER_SEQUENCE = step_memory(CONFIG, "float32")
 
 
 def run_benchmark():
-    training = TrainingSettings.model_validate(TINY_TRAINING | {"total_tokens": 20 * TINY.context_length})
-    return benchmark_batch_sizes(TINY, training, device="cpu")
+    training = TrainingSettings.model_validate(TINY_TRAINING | {"total_tokens": 20 * 16})
+    return benchmark_batch_sizes(CONFIG, training, device="cpu")
 
 
 def sizes_in(benchmark):
@@ -123,13 +94,13 @@ def test_every_doubling_up_to_a_whole_run_is_timed():
     assert sizes_in(benchmark) == [1, 2, 4, 8, 16]
     assert (benchmark.largest_batch_size, benchmark.stop_reason) == (16, "run")
     for row in benchmark.sizes:
-        tokens = row.batch_size * TINY.context_length
+        tokens = row.batch_size * 16
         assert row.tokens_per_second == pytest.approx(tokens / row.step_seconds)
     limit = benchmark.memory_limit_bytes
     largest = (limit - FIXED) // PER_SEQUENCE
     line = MemoryLine(fixed_bytes=FIXED, bytes_per_sequence=PER_SEQUENCE, largest_batch_size=largest)
     assert benchmark.predicted == line
-    assert benchmark.handout.largest_batch_size == batch_memory(TINY, limit).largest_batch_size
+    assert benchmark.handout.largest_batch_size == batch_memory(CONFIG, limit).largest_batch_size
     assert (benchmark.threads, benchmark.precision) == (1, "float32")
 
 
