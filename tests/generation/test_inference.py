@@ -6,7 +6,7 @@ from lmpipe.generation.inference import ROWS, CompiledLM
 from lmpipe.model.architecture import weight_shapes
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig
-from tests.support.variants import MODEL_VARIANTS, WORDS, model_variant, variant_ids
+from tests.support.variants import MODEL_VARIANTS, model_variant, variant_ids
 
 # Whole panels and vectors, and shapes that fill neither.
 SHAPES = {
@@ -110,11 +110,3 @@ def test_weights_have_the_names_and_shapes_of_the_model(words):
     config = model_variant({"num_layers": 3, **SHAPES["odd"]}, words)
     expected = TransformerLM(config, device="meta").state_dict()
     assert weight_shapes(config) == {name: tuple(weight.shape) for name, weight in expected.items()}
-
-
-@pytest.mark.parametrize("key", WORDS)
-def test_an_unknown_word_is_refused(key):
-    reference, _ = models("even")
-    weights = {name: weight.detach().numpy() for name, weight in reference.state_dict().items()}
-    with pytest.raises(AssertionError, match="unheard-of"):
-        CompiledLM(reference.config.model_copy(update={key: "unheard-of"}), weights)

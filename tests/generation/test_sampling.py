@@ -99,33 +99,23 @@ def test_the_model_sees_the_end_of_a_long_prompt(model, reference):
     assert sample.new_ids == greedy_by_hand(reference, tokenizer.encode(prompt)[-24:], 1)[-1:]
 
 
-def test_samples_do_not_depend_on_their_neighbours(model):
+def test_samples_do_not_depend_on_their_neighbours_and_the_batch(model):
     tokenizer = tiny_tokenizer()
-    prompts = ["the", "a much longer prompt", "", "sun"]
-    together = generate(model, tokenizer, prompts, temperature=0.9, top_p=0.8, max_new_tokens=40, seed=5)
+    prompts = ["a much longer prompt", "", *(f"the {number}" for number in range(BATCH_SIZE))]
+    options = {"temperature": 0.9, "top_p": 0.8, "max_new_tokens": 10, "seed": 5}
+    together = generate(model, tokenizer, prompts, **options)
     for prompt, sample in zip(prompts, together, strict=True):
-        [alone] = generate(model, tokenizer, [prompt], temperature=0.9, top_p=0.8, max_new_tokens=40, seed=5)
+        [alone] = generate(model, tokenizer, [prompt], **options)
         assert (alone.new_ids, alone.reached_eos) == (sample.new_ids, sample.reached_eos)
 
 
 def test_the_same_seed_gives_the_same_text_and_equal_prompts_differ(model):
-    tokenizer = tiny_tokenizer()
-    first, second = generate(model, tokenizer, ["the", "the"], max_new_tokens=30, seed=1)
-    again, _ = generate(model, tokenizer, ["the", "the"], max_new_tokens=30, seed=1)
-    other, _ = generate(model, tokenizer, ["the", "the"], max_new_tokens=30, seed=2)
+    (first, second), (again, _), (other, _) = (
+        generate(model, tiny_tokenizer(), ["the", "the"], max_new_tokens=30, seed=seed) for seed in (1, 1, 2)
+    )
     assert first.new_ids == again.new_ids
     assert first.new_ids != second.new_ids
     assert first.new_ids != other.new_ids
-
-
-def test_samples_do_not_depend_on_the_batch(model):
-    tokenizer = tiny_tokenizer()
-    prompts = [f"the {number}" for number in range(BATCH_SIZE + 3)]
-    together = generate(model, tokenizer, prompts, max_new_tokens=5, seed=2)
-    singles = [
-        sample for prompt in prompts for sample in generate(model, tokenizer, [prompt], max_new_tokens=5, seed=2)
-    ]
-    assert [sample.new_ids for sample in together] == [sample.new_ids for sample in singles]
 
 
 @pytest.mark.parametrize(
@@ -240,19 +230,12 @@ def test_a_run_with_another_tokenizer_is_refused(run):
 def test_a_study_may_be_moved_and_its_runs_used_from_anywhere(run, tmp_path, monkeypatch, capsys):
     shutil.copytree(run, tmp_path / "moved")
     monkeypatch.chdir("/")
-    stream_to_stdout(tmp_path / "moved/run", "the", temperature=0, top_p=1, max_new_tokens=4, seed=0)
-    moved = capsys.readouterr().out
-    stream_to_stdout(run / "run", "the", temperature=0, top_p=1, max_new_tokens=4, seed=0)
-    assert moved == capsys.readouterr().out
-
-
-def test_streaming_writes_the_text_alone(run, capsys):
-    stream_to_stdout(run / "run", "the sun", temperature=0.8, top_p=0.9, max_new_tokens=12, seed=0)
-    first = capsys.readouterr()
-    stream_to_stdout(run / "run", "the sun", temperature=0.8, top_p=0.9, max_new_tokens=12, seed=0)
-    assert first.out == capsys.readouterr().out
-    assert first.out.startswith("the sun")
-    assert first.err == ""
+    outputs = []
+    for folder in (tmp_path / "moved/run", run / "run"):
+        stream_to_stdout(folder, "the sun", temperature=0.8, top_p=0.9, max_new_tokens=12, seed=0)
+        outputs.append(capsys.readouterr())
+    assert outputs[0] == outputs[1]
+    assert outputs[0].out.startswith("the sun") and outputs[0].err == ""
 
 
 def test_generate_command_streams_without_torch_numba_and_pandas(run):

@@ -93,31 +93,21 @@ def test_kernels_load_without_numba():
     assert run(code).stdout == "True False\n"
 
 
-def test_kernels_are_compiled_in_the_process_without_object_code(tmp_path):
+def test_one_variant_of_kernels_is_compiled_in_the_process_without_object_code(tmp_path):
     code = f"""
+from lmpipe.errors import InputError
 from lmpipe.kernels.runtime import loader
 from lmpipe.kernels.runtime.buffers import *
 def fail(*args): raise OSError('no compiler')
 loader.compile_in_subprocess = fail
 number = buffer_of(bytes([21]))
 print(loader.load({TINY!r}).double(number.address))
-"""
-    result = run(code, LMPIPE_CACHE=str(tmp_path))
-    assert result.stdout == "42\n"
-    assert "for this process alone (no compiler)" in result.stderr
-
-
-def test_second_variant_is_not_compiled_in_one_process(tmp_path):
-    code = f"""
-from lmpipe.errors import InputError
-from lmpipe.kernels.runtime import loader
-def fail(*args): raise OSError('no compiler')
-loader.compile_in_subprocess = fail
-loader.load({TINY!r})
 try: loader.load({TINY!r}, wide=True)
 except InputError: print('refused')
 """
-    assert run(code, LMPIPE_CACHE=str(tmp_path)).stdout == "refused\n"
+    result = run(code, LMPIPE_CACHE=str(tmp_path))
+    assert result.stdout == "42\nrefused\n"
+    assert "for this process alone (no compiler)" in result.stderr
 
 
 def test_notice_of_compiling_never_reaches_standard_output(tmp_path):

@@ -24,6 +24,8 @@ def test_gpt2_xl_has_the_published_numbers(tmp_path):
     assert result.parameters.total == result.torch_counts.parameters == 2_127_057_600
     assert result.flops.forward == result.torch_counts.forward_flops == 4_513_336_524_800
     assert result.parameter_bytes == 8_508_230_400
+    assert sum(matmul.flops for matmul in result.matmuls) == result.flops.forward
+    assert (result.adamw.handout.feed_forward, result.adamw.swiglu.feed_forward) == ("silu", "swiglu")
     result.write(tmp_path / "gpt2_xl.json")
     assert ModelAccounting.read(tmp_path / "gpt2_xl.json") == result
 
@@ -62,10 +64,7 @@ def test_matmuls_have_the_shapes_of_the_model():
     assert (scores.shape, scores.repeats) == ((13, 6, 13), 15)
     assert by_name["feed-forward W2"].shape == (13, 37, 30)
     assert by_name["output head"].flops == 2 * 13 * 30 * 301
-    assert len(by_name) == 10
     assert sum(accounting.component_shares(ODD).values()) == pytest.approx(1, abs=1e-12)
-    silu = ODD.model_copy(update={"feed_forward": "silu"})
-    assert by_name.keys() - {matmul.name for matmul in accounting.matmuls(silu)} == {"feed-forward W3"}
 
 
 def test_another_count_of_torch_is_an_error(monkeypatch):
@@ -86,15 +85,15 @@ def test_largest_batch_and_days_of_the_handouts_questions():
 
 def test_hours_of_the_later_edition():
     edition = read_edition("cs336-2026")
-    result = account_model("gpt2_xl_2026", edition.models["gpt2_xl_2026"], edition.adamw)
-    assert result.parameters.total == 1_640_452_800
-    assert result.flops.forward == pytest.approx(3.5168e12, rel=1e-4)
-    step = 3 * 1024 * result.flops.forward + 14 * result.parameters.total
-    hours = 400_000 * step / (0.5 * 495e12) / 3600
-    assert result.adamw.swiglu.device == "H100"
-    assert result.adamw.swiglu.hours == pytest.approx(hours, rel=1e-12) == pytest.approx(4850, rel=1e-3)
-    long = account_model("gpt2_xl_16k_2026", edition.models["gpt2_xl_16k_2026"], edition.adamw)
-    assert long.flops.forward == pytest.approx(1.3358e14, rel=1e-4)
+    model = edition.models["gpt2_xl_2026"]
+    forward, parameters = accounting.forward_flops(model), accounting.count_parameters(model).total
+    result = account_adamw(model, edition.adamw)
+    assert parameters == 1_640_452_800
+    assert forward == pytest.approx(3.5168e12, rel=1e-4)
+    hours = 400_000 * (3 * 1024 * forward + 14 * parameters) / (0.5 * 495e12) / 3600
+    assert result.device == "H100"
+    assert result.hours == pytest.approx(hours, rel=1e-12) == pytest.approx(4850, rel=1e-3)
+    assert accounting.forward_flops(edition.models["gpt2_xl_16k_2026"]) == pytest.approx(1.3358e14, rel=1e-4)
 
 
 def test_largest_batch_fits_and_the_next_does_not():
@@ -127,13 +126,6 @@ def handout_activations(config: ModelConfig) -> int:
 def test_activations_equal_the_tensors_counted_one_by_one(words):
     config = model_variant(SHAPE, words)
     assert account_adamw(config, QUESTION).bytes_per_sequence == 4 * handout_activations(config)
-
-
-@every_variant
-def test_totals_equal_the_sums_of_their_parts(words):
-    value = {line.symbol: line.value for line in account_adamw(model_variant(SHAPE, words), QUESTION).derivation}
-    for symbol in ("P", "A"):
-        assert value[symbol] == sum(count for name, count in value.items() if name.startswith(f"{symbol}_"))
 
 
 def run_update(update, gradient, steps, names):
@@ -183,11 +175,3 @@ def test_adamw_takes_fourteen_operations_for_each_parameter():
     assert [accounting.count_operations(line) for line in ADAMW_HANDOUT] == [3, 4, 5, 2]
     assert [accounting.count_operations(line) for line in ADAMW_TORCH] == [1, 3, 4, 6]
     assert account_adamw(ODD, QUESTION).optimizer_flops == 14 * accounting.count_parameters(ODD).total
-
-
-def test_parts_of_the_accounting_add_up():
-    result = account_model("odd", ODD, QUESTION)
-    counts = result.parameters.model_dump()
-    assert counts.pop("total") == sum(counts.values())
-    assert sum(matmul.flops for matmul in result.matmuls) == result.flops.forward
-    assert (result.adamw.handout.feed_forward, result.adamw.swiglu.feed_forward) == ("silu", "swiglu")

@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from lmpipe.kernels.transformer.structs import NORM_EPS
 from lmpipe.model.architecture import rope_cos_sin
 from lmpipe.model.functional import apply_rope
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig
-from tests.support.variants import MODEL_VARIANTS, WORDS, variant_ids
+from tests.support.variants import MODEL_VARIANTS, variant_ids
 
 
 def config_of(**changes):
@@ -28,61 +27,6 @@ def double(model):
 def ids(config, batch=3, seq=None, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(config.vocab_size, (batch, seq or config.context_length), generator=generator)
-
-
-def llama_of(model):
-    """Return Transformers' Llama with the same weights, permuted: it rotates channels (k, k + head_dim / 2)."""
-    transformers = pytest.importorskip("transformers")
-    config = model.config
-    llama = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.d_model,
-            intermediate_size=config.d_ff,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_heads,
-            max_position_embeddings=config.context_length,
-            rms_norm_eps=NORM_EPS,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            tie_word_embeddings=False,
-        )
-    )
-    halves = torch.arange(config.head_dim).view(-1, 2).T.flatten()
-    channels = (torch.arange(config.num_heads)[:, None] * config.head_dim + halves).flatten()
-    state = {
-        "model.embed_tokens.weight": model.token_embeddings.weight,
-        "model.norm.weight": model.ln_final.weight,
-        "lm_head.weight": model.lm_head.weight,
-    }
-    for number, layer in enumerate(model.layers):
-        queries, keys, values = layer.attn.qkv_proj.weight.chunk(3)
-        gate, up = layer.ffn.w13.weight.chunk(2)
-        weights = {
-            "self_attn.q_proj": queries[channels],
-            "self_attn.k_proj": keys[channels],
-            "self_attn.v_proj": values,
-            "self_attn.o_proj": layer.attn.output_proj.weight,
-            "mlp.gate_proj": gate,
-            "mlp.up_proj": up,
-            "mlp.down_proj": layer.ffn.w2.weight,
-            "input_layernorm": layer.ln1.weight,
-            "post_attention_layernorm": layer.ln2.weight,
-        }
-        state |= {f"model.layers.{number}.{name}.weight": weight for name, weight in weights.items()}
-    llama.load_state_dict(state)
-    return llama.eval()
-
-
-def test_logits_equal_those_of_llama():
-    config = config_of(rope_theta=500.0)
-    model = TransformerLM(config, seed=1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "ln" in name:
-                parameter.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(len(name)))
-        expected = llama_of(model)(ids(config)).logits
-        torch.testing.assert_close(model(ids(config)), expected, atol=1e-5, rtol=1e-5)
 
 
 class PlainBlock(nn.Module):
@@ -191,23 +135,14 @@ def test_later_tokens_do_not_change_earlier_logits():
 
 def test_equal_seeds_give_equal_weights_and_ablations_share_them():
     base = TransformerLM(config_of(), seed=5).state_dict()
-    assert all(
-        torch.equal(weight, base[name]) for name, weight in TransformerLM(config_of(), seed=5).state_dict().items()
-    )
     assert not torch.equal(TransformerLM(config_of(), seed=6).lm_head.weight, base["lm_head.weight"])
-    for changes in (
-        {"norm": "none"},
-        {"norm": "post"},
-        {"position_embedding": "none"},
-        {"num_layers": 2},
-        {"context_length": 8},
-    ):
+    ablations = ({}, {"norm": "none"}, {"position_embedding": "none"}, {"num_layers": 2}, {"context_length": 8})
+    for changes in ablations:
         for name, weight in TransformerLM(config_of(**changes), seed=5).state_dict().items():
             assert torch.equal(weight, base[name]), (changes, name)
-    silu = TransformerLM(config_of(feed_forward="silu"), seed=5)
-    swiglu_gate = base["layers.1.ffn.w13.weight"][:48]
-    assert torch.equal(silu.layers[1].ffn.w1.weight, swiglu_gate)
-    assert torch.equal(silu.layers[1].ffn.w2.weight, base["layers.1.ffn.w2.weight"])
+    silu = TransformerLM(config_of(feed_forward="silu"), seed=5).layers[1].ffn
+    assert torch.equal(silu.w1.weight, base["layers.1.ffn.w13.weight"][:48])
+    assert torch.equal(silu.w2.weight, base["layers.1.ffn.w2.weight"])
 
 
 def test_initial_weights_have_the_handouts_deviation_and_are_truncated_at_three():
@@ -229,12 +164,6 @@ def test_initial_weights_have_the_handouts_deviation_and_are_truncated_at_three(
         assert weight.abs().max().item() > 2.8 * deviation
     assert not torch.equal(queries, keys)
     assert torch.equal(model.ln_final.weight, torch.ones(128))
-
-
-@pytest.mark.parametrize("key", WORDS)
-def test_an_unknown_word_is_refused(key):
-    with pytest.raises(AssertionError, match="unheard-of"):
-        TransformerLM(config_of().model_copy(update={key: "unheard-of"}), device="meta")
 
 
 def test_bfloat16_autocast_gives_nearly_the_same_logits():
