@@ -19,7 +19,8 @@ from lmpipe.generation.inference import read_run
 from lmpipe.model.accounting import batch_memory
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
-from lmpipe.training.loop import TrainLoop, evaluation_steps
+from lmpipe.training import loop
+from lmpipe.training.loop import evaluation_steps
 from lmpipe.training.optimizer import AdamW
 from lmpipe.training.run import train
 from lmpipe.training.trainer import Trainer, TrainState
@@ -309,7 +310,7 @@ def test_evaluations_are_spread_evenly_and_include_the_last_step(steps, evaluati
 def test_steps_that_are_fetched_later_give_the_same_bytes(study, monkeypatch, changes):
     settings = tiny_run(**changes)
     expected = train_uninterrupted(settings)
-    monkeypatch.setattr(TrainLoop, "steps_per_sync", lambda self: 16)
+    monkeypatch.setattr(loop, "CPU_STEPS_PER_SYNC", 16)
     train(settings, study, study / "run")
     assert_same_result(study / "run", expected)
 

@@ -31,21 +31,16 @@ def export(run_folder: str | Path, target: str | Path) -> None:
     exists, if Llama cannot express the model, and as `read_run` does.
     """
     config, weights, tokenizer = read_run(run_folder)
-    check_llama(run_folder, config)
+    for key, (word, description) in LLAMA.items():
+        if getattr(config, key) != word:
+            problem = f"model.{key} is {getattr(config, key)}, and transformers' Llama has {description}"
+            raise InputError(run_folder, problem, "export another run")
     target, files = Path(target), llama_files(config, weights, tokenizer)
     # A killed export may have left temporary files.
     names = {path.name for path in target.iterdir() if ".tmp-" not in path.name} if target.is_dir() else set()
     if names not in (set(), files.keys()) or (target.exists() and not target.is_dir()):
         raise InputError(target, "is neither a new folder nor an earlier export", "name another folder")
     atomic_write_all({target / name: data for name, data in files.items()})
-
-
-def check_llama(run_folder: str | Path, config: ModelConfig) -> None:
-    """Raise InputError if Llama would compute something else."""
-    for key, (word, description) in LLAMA.items():
-        if getattr(config, key) != word:
-            problem = f"model.{key} is {getattr(config, key)}, and transformers' Llama has {description}"
-            raise InputError(run_folder, problem, "export another run")
 
 
 def llama_files(config: ModelConfig, weights: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby, islice
 
 import numpy as np
 import torch
@@ -45,19 +46,11 @@ def window_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the validation windows as (inputs, targets), each (batch, seq); a shorter last window comes alone."""
     batch_size = max(1, EVAL_BATCH_TOKENS // context_length)
-    windows: list[tuple[np.ndarray, np.ndarray]] = []
-    for window in validation_windows(tokens, context_length, limit_tokens):
-        if windows and (len(windows) == batch_size or len(window[0]) != len(windows[0][0])):
-            yield stack_windows(windows)
-            windows = []
-        windows.append(window)
-    yield stack_windows(windows)
-
-
-def stack_windows(windows: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
-    """Stack windows of one length to inputs and targets, each (batch, seq)."""
-    inputs, targets = zip(*windows, strict=True)
-    return torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(targets))
+    windows = validation_windows(tokens, context_length, limit_tokens)
+    for _, equally_long in groupby(windows, key=lambda window: len(window[0])):
+        while batch := list(islice(equally_long, batch_size)):
+            inputs, targets = zip(*batch, strict=True)
+            yield torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(targets))
 
 
 @torch.inference_mode()

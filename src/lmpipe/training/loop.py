@@ -20,7 +20,8 @@ from lmpipe.training.run import RunInputs
 from lmpipe.training.run_documents import InitDigest
 from lmpipe.training.step import DivergenceMonitor, StepResult, TrainingStep, find_micro_batch_size
 
-GPU_STEPS_PER_SYNC = 16
+# Steps before the host fetches their results; a CPU does not run ahead.
+GPU_STEPS_PER_SYNC, CPU_STEPS_PER_SYNC = 16, 1
 MAX_DEVICE_FRACTION = 0.25  # of a GPU's free memory, for the training tokens
 
 
@@ -87,6 +88,7 @@ class TrainLoop:
         num_bytes = len(tokens) * tokens.dtype.itemsize
         fits = device.type == "cuda" and num_bytes < MAX_DEVICE_FRACTION * free_memory_bytes(device)
         self.device_tokens = DeviceTokens(tokens, device) if fits else None
+        self.steps_per_sync = GPU_STEPS_PER_SYNC if device.type == "cuda" else CPU_STEPS_PER_SYNC
         self.compile_seconds = 0.0
 
     def choose_execution(self, recorded: Execution | None, cache: Path) -> Execution:
@@ -99,7 +101,9 @@ class TrainLoop:
         if recorded is not None:
             choice[0], choice[1] = recorded.compile, recorded.micro_batch_size
         elif group.is_main:
-            choice[0] = should_compile(training.compile, self.training_flops, self.device)
+            # A backward pass costs as much as two forward passes.
+            flops = 3 * forward_flops(self.inputs.model) * training.batch_size * self.inputs.steps
+            choice[0] = should_compile(training.compile, flops, self.device)
             choice[1] = find_micro_batch_size(self.step, -(-training.batch_size // group.world_size))
         group.broadcast([choice])
         is_compiled, self.step.micro_batch_size = bool(choice[0]), int(choice[1])
@@ -112,11 +116,6 @@ class TrainLoop:
         self.compile_seconds = time.perf_counter() - started
         name = device_name(self.device)
         return Execution(name, self.threads, group.world_size, is_compiled, self.step.micro_batch_size)
-
-    @property
-    def training_flops(self) -> int:
-        """Matrix-multiply FLOPs of all steps; a backward pass costs as much as two forward passes."""
-        return 3 * forward_flops(self.inputs.model) * self.inputs.training.batch_size * self.inputs.steps
 
     def broadcast_state(self, step: int) -> int:
         """Give all processes the weights, moments and losses of rank 0 after `step`, and return that step."""
@@ -146,13 +145,9 @@ class TrainLoop:
         # A copy from pinned memory does not wait for the GPU.
         return self.device_tokens.get_batch(starts.pin_memory().to(self.device, non_blocking=True), context_length)
 
-    def steps_per_sync(self) -> int:
-        """Return the number of steps before the host fetches their results; a CPU does not run ahead."""
-        return GPU_STEPS_PER_SYNC if self.device.type == "cuda" else 1
-
     def run_chunk(self, first: int) -> list[StepResult]:
         """Run the steps from `first` to the next sync, evaluation or end; return results up to a diverged step."""
-        last = min(first + self.steps_per_sync() - 1, self.inputs.steps)
+        last = min(first + self.steps_per_sync - 1, self.inputs.steps)
         last = next((step for step in range(first, last) if step in self.evaluation_steps), last)
         for step in range(first, last + 1):
             self.step.run(step, *self.get_batch(step), self.learning_rate(step))

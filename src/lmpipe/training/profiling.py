@@ -161,7 +161,8 @@ class SavedTensors:
         """Count the bytes that are saved inside the block."""
         handles = []
         for name, module in self.model.named_modules():
-            if (component := component_of(name)) is not None:
+            components = [COMPONENT_OF_MODULE[part] for part in name.split(".") if part in COMPONENT_OF_MODULE]
+            for component in components:
                 handles.append(module.register_forward_pre_hook(partial(self._enter, component)))
                 handles.append(module.register_forward_hook(self._exit))
         with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
@@ -185,15 +186,6 @@ class SavedTensors:
             component = self.component_stack[-1]
             self.bytes_by_component[component] = self.bytes_by_component.get(component, 0) + storage_bytes(tensor)
         return tensor
-
-
-def component_of(module: str) -> str | None:
-    """Return the component of the model that a module belongs to; None for the model and its layers.
-
-    >>> component_of("layers.0.attn.qkv_proj"), component_of("layers.0")
-    ('attention', None)
-    """
-    return next((component for name, component in COMPONENT_OF_MODULE.items() if name in module.split(".")), None)
 
 
 def matmul_flops_per_second(device: torch.device, precision: str) -> float:

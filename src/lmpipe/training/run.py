@@ -13,7 +13,6 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -212,11 +211,9 @@ class StoredRun:
         """True if all results exist; the summary is written last."""
         return all((self.folder / name).exists() for name in (METRICS, WEIGHTS, SUMMARY))
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> contextlib.AbstractContextManager:
         """Hold the run for this process; another one waits, and then finds the run finished."""
-        with file_lock(self.folder / LOCK, f"{LOCK_MESSAGE} ({self.folder})"):
-            yield
+        return file_lock(self.folder / LOCK, f"{LOCK_MESSAGE} ({self.folder})")
 
     def finish(self, summary: RunSummary) -> None:
         """Write the summary, which marks the run as finished, and delete its checkpoints."""

@@ -143,7 +143,7 @@ class Trainer:
             except TrainingInterrupted as interrupted:
                 path = self.save()
                 log(f"interrupted after step {self.state.step}; saved {path}")
-                raise SystemExit(128 + interrupted.signal_number) from None
+                raise SystemExit(128 + interrupted.args[0]) from None
         self.finish(final)
 
     def resume(self) -> None:
@@ -338,11 +338,7 @@ def perplexity(loss: float) -> float:
 
 
 class TrainingInterrupted(Exception):  # noqa: N818 (a request, not an error)
-    """The process has received a signal to stop."""
-
-    def __init__(self, signal_number: int):
-        super().__init__(signal_number)
-        self.signal_number = signal_number
+    """The process has received a signal, whose number is the argument, to stop."""
 
 
 class SignalGuard(contextlib.AbstractContextManager):

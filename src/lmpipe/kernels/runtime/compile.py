@@ -4,7 +4,7 @@ import inspect
 import json
 import os
 import sys
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -46,11 +46,6 @@ def serialize(module: str) -> bytes:
         symbol, code = object_code(kernel, arguments)
         entries.append([name, symbol, arguments, b64encode(code).decode()])
     return json.dumps(entries).encode()
-
-
-def deserialize(data: bytes) -> list[tuple[str, str, int, bytes]]:
-    """Return name, symbol, number of arguments and code of every kernel of a serialized module."""
-    return [(name, symbol, arguments, b64decode(code)) for name, symbol, arguments, code in json.loads(data)]
 
 
 def jit_callbacks(module: str) -> dict[str, tuple[Any, int]]:

@@ -7,10 +7,12 @@ machine and Python, under a lock, however many processes start together.
 import contextlib
 import ctypes
 import hashlib
+import json
 import os
 import platform
 import subprocess
 import sys
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import version
@@ -45,8 +47,6 @@ def load(module: str, wide: bool = False) -> SimpleNamespace:
 @cache
 def load_variant(module: str, checked: bool, wide: bool = False) -> SimpleNamespace:
     """Return the kernels of a module as `load`, with checked addresses or without."""
-    from lmpipe.kernels.runtime import compile
-
     llvm.add_symbol("lmpipe_bounds", buffers.bounds_address())
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
@@ -54,7 +54,7 @@ def load_variant(module: str, checked: bool, wide: bool = False) -> SimpleNamesp
     try:
         key = f"{code_key(module)} {variant}"
         code = cached(module.removeprefix(PACKAGE), key, lambda: compile_in_subprocess(module, variant))
-        functions = link_objects(compile.deserialize(code))
+        functions = link_objects(json.loads(code))
     except (OSError, subprocess.SubprocessError) as error:
         log_uncached(str(error))
         functions = compile_in_process(module, variant)
@@ -107,11 +107,11 @@ def patched_environ(values: dict[str, str]) -> Iterator[None]:
 _kept_alive: list[object] = []
 
 
-def link_objects(entries: list[tuple[str, str, int, bytes]]) -> dict[str, Callable[..., int]]:
-    """Link object code, given as (name, symbol, number of arguments, code), into functions by name."""
+def link_objects(entries: list[tuple[str, str, int, str]]) -> dict[str, Callable[..., int]]:
+    """Link object code, given as (name, symbol, number of arguments, code in base64), into functions by name."""
     engine = create_engine("")
     for _, _, _, code in entries:
-        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        engine.add_object_file(llvm.ObjectFileRef.from_data(b64decode(code)))
     engine.finalize_object()
     return {
         name: wrap_function(engine.get_function_address(symbol), arguments) for name, symbol, arguments, _ in entries
