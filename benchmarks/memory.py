@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -31,13 +32,15 @@ def make_texts(folder: Path, gigabytes: float) -> list[Path]:
     return files
 
 
-def run(folder: Path, files: list[Path], *targets: str) -> pd.DataFrame:
-    """Run the study on the files in `folder`; return the peak memory (MB) and time (s) of each command."""
+def study_of(files: list[Path]) -> dict[str, Any]:
+    """Return the study of a corpus of these files, which lie where it runs."""
     study = yaml.safe_load(Path(__file__).with_name("memory.yaml").read_text(encoding="utf-8"))
     study["corpora"]["text"]["files"] = [f"file:{path.name}" for path in files]
-    (folder / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
-    command = snakemake("study.yaml", *targets, "--cores", "all", "--quiet", "all")
-    subprocess.run([sys.executable, "-m", *command], cwd=folder, check=True)
+    return study
+
+
+def peaks(folder: Path) -> pd.DataFrame:
+    """Return number, time (s) and peak memory (MB) of the jobs of each command, from their records."""
     paths = folder.glob("results/memory/**/*provenance.json")
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     jobs = pd.DataFrame([record for record in records if record.get("command") in READERS]).groupby("command")
@@ -52,7 +55,11 @@ def main() -> None:
     folder_help = "folder of the text and results (default results/benchmark-memory)"
     parser.add_argument("--folder", type=Path, default=Path("results/benchmark-memory"), help=folder_help)
     args = parser.parse_args()
-    table = run(args.folder, make_texts(args.folder, args.gigabytes), "--forceall")
+    study = study_of(make_texts(args.folder, args.gigabytes))
+    (args.folder / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    command = snakemake("study.yaml", "--forceall", "--cores", "all", "--quiet", "all")
+    subprocess.run([sys.executable, "-m", *command], cwd=args.folder, check=True)
+    table = peaks(args.folder)
     print(table.round(1).to_string())
     sys.exit(bool((table["peak_mb"] * 1e6 > LIMIT_BYTES).any()))
 

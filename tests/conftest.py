@@ -5,7 +5,7 @@ They import what they need themselves: pytest-xdist's controller, which runs no 
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import copytree
 from typing import TYPE_CHECKING
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from lmpipe.analysis.results import Results
+    from tests.support.workflow import Clone
 
 # Several workers use all cores already; tests of threads ask for theirs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Packages with long files. Several workers start with them, so that none runs alone in the end.
-LONG_FIRST = ("workflow", "training", "kernels", "benchmarks", "io", "data")
+# Long files, and packages with such files. Several workers start with them, so that none runs alone in the end.
+LONG_FIRST = ("test_reruns", "test_slurm", "workflow", "training", "kernels", "report", "benchmarks", "io", "data")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -32,7 +33,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.path.parent.name == "workflow":
             item.add_marker(pytest.mark.workflow)
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: [*LONG_FIRST, item.path.parent.name].index(item.path.parent.name))
+        items.sort(key=rank)
+
+
+def rank(item: pytest.Item) -> int:
+    """Return the place of a test's file or package in LONG_FIRST."""
+    names = item.path.stem, item.path.parent.name
+    return next((index for index, name in enumerate(LONG_FIRST) if name in names), len(LONG_FIRST))
 
 
 def pytest_collection_finish() -> None:
@@ -56,26 +63,39 @@ def fabricated(tmp_path_factory) -> "Results":
     return fabricate_study(folder)
 
 
+def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that `make` has filled: once, by the first worker of pytest-xdist that needs it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with file_lock(folder.with_suffix(".lock"), waiting=f"waiting for the worker that makes {name}"):
+        if not folder.with_suffix(".done").exists():
+            folder.mkdir()
+            make(folder)
+            folder.with_suffix(".done").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def whole_study(tmp_path_factory) -> Path:
     """Folder with the results of a whole tiny study, in which every command works; to be left as it is.
 
-    The first worker of pytest-xdist makes it, the others copy it.
+    Each worker has a copy, since tests put damaged files into it for a while.
     """
     from tests.support.cli_cases import make_whole_study
 
     folder = tmp_path_factory.mktemp("study")
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        make_whole_study(folder)
-        return folder
-    shared = tmp_path_factory.getbasetemp().parent / "whole-study"
-    with file_lock(shared.with_suffix(".lock"), waiting="waiting for the worker that makes the tiny study"):
-        if shared.exists():
-            copytree(shared, folder, dirs_exist_ok=True)
-        else:
-            make_whole_study(folder)
-            copytree(folder, shared)
-    return folder
+    return copytree(make_once(tmp_path_factory, "whole-study", make_whole_study), folder, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> "Clone":
+    """Clone in which the smoke study was killed, and then called twice at once; to be left as it is.
+
+    The outputs of the last two calls are in `*.log`. The path has a space.
+    """
+    from tests.support.workflow import Clone, finish_after_a_kill
+
+    return Clone(make_once(tmp_path_factory, "a study", finish_after_a_kill))
 
 
 @pytest.fixture(scope="module")

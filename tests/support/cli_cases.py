@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -180,13 +181,16 @@ def make_whole_study(folder: Path) -> None:
             main(arguments)
 
 
-def make_by_hand(study: dict[str, Any], folder: Path) -> Path:
-    """Make tokenizers, tokens, runs and samples of a study by commands in this process; return its results folder."""
+def make_by_hand(study: dict[str, Any], folder: Path, until: str | None = None) -> Path:
+    """Make tokenizers, tokens, runs and samples of a study by commands in this process; return its results folder.
+
+    Commands from the first one named `until` on are left out.
+    """
     plan, results = load_plan(study, "the study"), f"results/{study['study']}"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write_study(plan, StudyPaths(Path(results)))
-        for arguments in data_commands(plan, results):
+        for arguments in takewhile(lambda arguments: arguments[0] != until, data_commands(plan, results)):
             main(arguments)
     return folder / results
 

@@ -1,4 +1,4 @@
-"""Processes that start at once: they are forked from a server that has loaded torch, which takes two seconds."""
+"""Processes that start at once: they are forked from a server that has loaded torch and Snakemake."""
 
 import multiprocessing
 import os
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["lmpipe.training.trainer", "torch.distributed.run", "pytest"])
+SNAKEMAKE = ["snakemake.cli", "snakemake.report.html_reporter"]
+SERVER.set_forkserver_preload(["lmpipe.training.trainer", "torch.distributed.run", "pytest", *SNAKEMAKE])
 
 
 class ForkedProcess:

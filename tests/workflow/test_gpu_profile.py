@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import yaml
@@ -12,26 +11,19 @@ import yaml
 from benchmarks.endurance.fake_training import gpu_use, make_environment
 from benchmarks.endurance.slurm_sweep import run, sweep_study
 from lmpipe.training.devices import device_name, find_device
-
-ROOT = Path(__file__).parents[2]
+from tests.support.cli_cases import make_by_hand
+from tests.support.workflow import ROOT, call_snakemake
 
 
 @pytest.fixture(scope="module")
 def texts_done(tmp_path_factory):
     """Return a folder with a study that has a sweep of four short runs, up to its token files; not to be changed."""
     folder = tmp_path_factory.mktemp("study")
-    study = folder / "study.yaml"
     settings = sweep_study(20) | {"seeds": [0, 1]}
     settings["corpora"]["stories"]["shards"] = 1
-    study.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    tokens = [f"results/sweep/tokens/stories/{split}.bin" for split in ("train", "valid")]
-    succeed(run(folder, study, "--cores", "2", *tokens))
+    (folder / "study.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    make_by_hand(settings, folder, until="train")
     return folder
-
-
-def succeed(result):
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
-    return result
 
 
 def train_on_fakes(texts_done, tmp_path):
@@ -41,7 +33,8 @@ def train_on_fakes(texts_done, tmp_path):
     python = make_environment(tmp_path / "environment", gpus={"cuda:0": "fake-0", "cuda:1": "fake-1"}, seconds=1.5)
     best = "results/sweep/experiments/rates/best.json"
     profile = ["--cores", "6", "--workflow-profile", str(tmp_path)]
-    result = succeed(run(folder, folder / "study.yaml", best, *profile, python=python))
+    result = run(folder, folder / "study.yaml", best, *profile, python=python)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
     return gpu_use(tmp_path / "environment"), result.stderr
 
 
@@ -77,27 +70,20 @@ def test_runs_per_gpu_share_it(texts_done, tmp_path):
     assert {name: max_overlap(used) for name, used in by_device(uses).items()} == {"cuda:0": 2, "cuda:1": 2}
 
 
-def test_missing_total_is_a_warning(texts_done, tmp_path):
+def test_missing_total_is_a_warning_and_the_gpus_reach_the_command(texts_done, tmp_path):
     """Runs then wait for a free GPU (tests/training/test_gpu_locks.py)."""
     write_profile(tmp_path, 2, 1)
-    best = "results/sweep/experiments/rates/best.json"
-    arguments = ["--cores", "6", "--workflow-profile", str(tmp_path), "--resources", "mem_mb=1000000", "--dry-run"]
-    log = succeed(run(texts_done, texts_done / "study.yaml", best, *arguments)).stderr
-    assert log.count("train: jobs ask for a gpu, but there is no total") == 1
+    options = ["--workflow-profile", tmp_path, "--resources", "mem_mb=1000000", "--set-resources", "train:gpu=4"]
+    options += ["--dry-run", "--printshellcmds", "--configfile", "study.yaml"]
+    done = call_snakemake(texts_done, "results/sweep/experiments/rates/best.json", *options)
+    assert done.stderr.count("train: jobs ask for a gpu, but there is no total") == 1
+    assert done.stdout.count(" --gpus 4 ") == 4
 
 
 def test_gpu_profile_without_a_gpu_uses_the_cpu(texts_done, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(texts_done, folder, symlinks=True)
     summary = "results/sweep/runs/rates/max_lr=0.0001/seed0/summary.json"
-    profile = ["--cores", "2", "--workflow-profile", str(ROOT / "profiles/gpu")]
-    succeed(run(folder, folder / "study.yaml", summary, *profile))
+    call_snakemake(folder, summary, "--workflow-profile", ROOT / "profiles/gpu", "--configfile", "study.yaml")
     device = json.loads((folder / summary).read_text(encoding="utf-8"))["device"]
     assert device == device_name(find_device())
-
-
-@pytest.mark.parametrize("resources", ["gpu=4", "gres=gpu:a100:4"])
-def test_gpus_reach_the_command(texts_done, resources):
-    summary = "results/sweep/runs/rates/max_lr=0.0001/seed0/summary.json"
-    arguments = ["--cores", "2", "--set-resources", f"train:{resources}", "--dry-run", "--printshellcmds"]
-    assert " --gpus 4 " in succeed(run(texts_done, texts_done / "study.yaml", summary, *arguments)).stdout

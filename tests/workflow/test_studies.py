@@ -13,12 +13,12 @@ import yaml
 from lmpipe.model.accounting import count_parameters
 from lmpipe.planning.cost_model import run_cost
 from lmpipe.planning.estimate import distinct_runs
-from lmpipe.planning.plan import load_plan, read_plan
+from lmpipe.planning.plan import read_plan
 from lmpipe.study.editions import write_up
 from lmpipe.study.problems import ABLATIONS, PROBLEMS, RESERVED_SECTIONS
 from lmpipe.study.settings import ModelConfig
 from tests.support.work import planned_jobs
-from tests.workflow.test_workflow import snakemake
+from tests.support.workflow import call_snakemake
 
 CONFIG = Path(__file__).parents[2] / "config"
 STUDIES = sorted(CONFIG.glob("*.yaml"))
@@ -113,12 +113,11 @@ def test_runs_have_the_handouts_model_tokens_and_target(study, tokens, target):
         assert training.total_tokens % (training.batch_size * 256) == 0, "no token of the budget is left over"
 
 
-@pytest.mark.parametrize("path", LARGE, ids=stem)
-def test_a_large_study_is_planned_and_told_without_any_file(tmp_path, path):
-    planned = snakemake(tmp_path, "--dry-run", study=path)
+def test_a_large_study_is_planned_and_told_without_any_file(tmp_path):
+    planned = call_snakemake(tmp_path, "--dry-run", "--configfile", LARGE[0])
     jobs = planned_jobs(planned.stdout)
     assert (jobs["download"], jobs["make_corpus"], jobs["train_bpe"], jobs["report"]) == (4, 2, 2, 1)
-    assert jobs["train"] == len(read_plan(path).runs)
+    assert jobs["train"] == len(read_plan(LARGE[0]).runs)
     assert planned.stderr.count(NOTICE) == 1
     assert f"{NOTICE}6.95 GB (14.5 GB as text) to resources/" in planned.stderr
     assert not (tmp_path / "resources").exists()
@@ -128,7 +127,7 @@ def test_a_start_with_one_tokenizer_fetches_one_corpus(tmp_path):
     """The small start that config/README.md shows."""
     target = "results/tinystories/tokenizers/tinystories/tokenizer.json"
     assert target in (CONFIG / "README.md").read_text(encoding="utf-8")
-    planned = snakemake(tmp_path, "--dry-run", target, study=CONFIG / "tinystories.yaml")
+    planned = call_snakemake(tmp_path, "--dry-run", target, "--configfile", LARGE[1])
     assert planned_jobs(planned.stdout)["download"] == 2
     assert "owt_train" not in planned.stdout
 
@@ -162,12 +161,10 @@ def test_a_user_is_told_once_and_not_again_when_the_texts_are_there(tmp_path, ad
         "tokenizer": {"vocab_size": 384},
         "stands_for": "TinyStories",
     }
-    path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(study), encoding="utf-8")
-    load_plan(study, "mine.yaml")
-    target = "results/smoke/corpora/stories/corpus.json"
-    first = snakemake(tmp_path, target, study=path)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    call = ["results/smoke/corpora/stories/corpus.json", "--configfile", "mine.yaml"]
+    first = call_snakemake(tmp_path, *call)
     assert first.stderr.count(NOTICE) == 1, "by the process that was started, and by none of its jobs"
     assert first.stderr.index(NOTICE) < first.stderr.index("Building DAG")
     assert not [log for log in (tmp_path / "logs").rglob("*.log") if NOTICE in log.read_text(encoding="utf-8")]
-    assert NOTICE not in snakemake(tmp_path, "--dry-run", study=path).stderr
+    assert NOTICE not in call_snakemake(tmp_path, "--dry-run", *call).stderr

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -19,51 +18,28 @@ from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import StudyFiles
 from lmpipe.analysis.runs import Run
 from lmpipe.data.encode import encode_file
-from lmpipe.planning.estimate import distinct_runs
-from lmpipe.planning.plan import load_plan
+from lmpipe.planning.plan import load_plan, read_plan
 from lmpipe.planning.session import find_study
-from lmpipe.provenance.checksums import CHECKSUMS, read_checksums
+from lmpipe.provenance.checksums import CHECKSUMS, read_checksums, verify
 from lmpipe.provenance.job_records import RECORD, StudyProvenance
 from lmpipe.study.problems import PROBLEMS
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from lmpipe.training.run_documents import BestRun
 from tests.support.browser import check_page
-from tests.support.tiny_study import tiny_text
 from tests.support.work import planned_jobs
-
-ROOT = Path(__file__).parents[2]
-SMOKE = ROOT / "config" / "smoke.yaml"
-
-
-def snakemake(folder, *arguments, study=SMOKE, check=True):
-    """Run the workflow in a folder, as a user would."""
-    # The environment is not activated: rules must find the lmpipe that belongs to this snakemake all the same.
-    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-    environment["PATH"] = "/usr/bin:/bin"
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
-    command += ["--cores", "2", *arguments, "--configfile", study]
-    result = subprocess.run(
-        [str(argument) for argument in command], capture_output=True, text=True, env=environment, cwd=folder
-    )
-    if check:
-        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
-    return result
+from tests.support.workflow import ROOT, SMOKE, call_snakemake
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Return a folder with the finished smoke study."""
-    path = tmp_path_factory.mktemp("a study") / "in a folder"
-    path.mkdir()
-    snakemake(path)
-    return path
+def results(finished):
+    plan = load_plan(finished.study(), "smoke")
+    return Results(finished.results, plan.study, plan.run_keys())
 
 
-@pytest.fixture(scope="module")
-def results(folder):
-    study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
-    plan = load_plan(study, "smoke")
-    return Results(folder / "results" / "smoke", plan.study, plan.run_keys())
+@pytest.fixture
+def clone(finished, tmp_path):
+    """Return a copy of the finished clone, to be changed."""
+    return finished.copy(tmp_path / "a copy")
 
 
 @pytest.fixture(scope="module")
@@ -71,28 +47,23 @@ def findings(results):
     return Findings.read(results.folder / "findings.json").problems
 
 
-def test_finished_study_has_nothing_to_do_and_a_dry_run_loads_neither_torch_nor_numba(folder):
+def test_finished_study_has_nothing_to_do_and_a_dry_run_loads_neither_torch_nor_numba(finished):
     code = (
         "import sys\nfrom snakemake.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n"
         "    assert not end.code\nprint({'torch', 'numba', 'llvmlite'} & set(sys.modules))"
     )
-    arguments = ["-n", "--snakefile", ROOT / "Snakefile", "--configfile", SMOKE]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(finished.folder / "src")}
+    command = [sys.executable, "-c", code, "-n", "--configfile", SMOKE]
+    done = subprocess.run(command, cwd=finished.folder, env=environment, capture_output=True, text=True)
     assert "Nothing to be done" in done.stdout, done.stdout + done.stderr
     assert done.stdout.endswith("set()\n")
 
 
-def test_unknown_target_is_one_line_with_the_nearest_names(folder):
+def test_unknown_target_is_one_line_with_the_nearest_names(finished):
     target = "results/smoke/runs/learning_rate/grid_max_lr=0.02/seed0/summary.json"
-    done = snakemake(folder, target, "--dry-run", check=False)
+    done = finished.snakemake(target, "--dry-run", check=False)
     assert done.returncode == 1
     assert "learning_rate/grid_max_lr=0.03/seed0" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
-
-
-def test_wrong_option_of_config_is_named(folder):
-    done = snakemake(folder, "--dry-run", "--config", "trainin=3", check=False)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("--config: ")
 
 
 def test_every_problem_is_answered(findings):
@@ -126,7 +97,7 @@ def forced(command):
     return command[command.index("--forcerun") + 1 : command.index("--configfile")]
 
 
-def test_every_section_says_how_it_was_made_and_its_command_can_be_given(folder, results):
+def test_every_section_says_how_it_was_made_and_its_command_can_be_given(finished, results):
     html = (results.folder / "report.html").read_text(encoding="utf-8")
     assert "have no record of provenance" not in html
     assert [html.count(f'id="{problem}"') for problem in PROBLEMS] == [1] * len(PROBLEMS)
@@ -136,7 +107,7 @@ def test_every_section_says_how_it_was_made_and_its_command_can_be_given(folder,
     targets = {argument for command in commands for argument in command if argument.startswith("results/")}
     targets.remove("results/smoke/study.yaml")  # the configfile
     rules = {rule for command in commands if "--forcerun" in command for rule in forced(command)}
-    planned = snakemake(folder, "--dry-run", *sorted(targets), "--forcerun", *sorted(rules)).stdout
+    planned = finished.snakemake("--dry-run", *sorted(targets), "--forcerun", *sorted(rules)).stdout
     assert rules >= {"train", "train_bpe", "generate", "account_models", "demonstrate_unicode", "sgd_toy"}
     assert all(re.search(rf"^{rule} +[0-9]+$", planned, re.MULTILINE) for rule in rules)
 
@@ -145,14 +116,6 @@ def test_the_diverged_run_is_a_result(results):
     run = Run.read(results.folder / "runs" / "learning_rate" / "edge_max_lr=300.0" / "seed0")
     assert run.status == "diverged"
     assert run.summary.detected_step > 0
-
-
-def test_runs_that_experiments_share_are_trained_once(results):
-    runs = [run for experiment in results.experiments() for run in experiment.runs]
-    settings = {repr((run.config.model, run.config.training, run.seed, run.config.tokenizer)) for run in runs}
-    store = [entry for entry in (results.folder / "store").iterdir() if entry.is_dir()]
-    assert len(settings) < len(runs), "the smoke study shares its baselines"
-    assert len(store) == len(settings) == len(distinct_runs(load_plan(results.study, "smoke")))
 
 
 def test_best_of_is_the_best_grid_point(results):
@@ -164,13 +127,6 @@ def test_best_of_is_the_best_grid_point(results):
     assert main.config.training.max_lr == main.config.lr_source.interpolated_lr == best.interpolated_lr
     batch = Run.read(results.folder / "runs/batch_size_experiment/batch_size=4_max_lr=sqrt_batch_size-0.5/seed0")
     assert batch.config.training.max_lr == pytest.approx(best.max_lr * 0.5 * (4 / 8) ** 0.5, rel=1e-12)
-
-
-def verify(folder):
-    """Return the exit code and the lines of `lmpipe verify`."""
-    command = [sys.executable, "-m", "lmpipe.cli.main", "verify", str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    return result.returncode, result.stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -217,44 +173,38 @@ def test_records_say_what_made_the_study(collected):
     assert records["runs/layer_norm_ablation/baseline/seed1/provenance.json"]["seeds"] == [1]
 
 
-def test_a_finished_study_is_verified_and_a_changed_byte_is_found(results, collected, tmp_path):
-    assert verify(results.folder) == (0, [f"all {len(read_checksums(results.folder / CHECKSUMS))} files agree"])
-    copy = tmp_path / "moved"
-    shutil.copytree(results.folder, copy, ignore=shutil.ignore_patterns("store"))
-    path = copy / "tokens" / "stories" / "valid.bin"
+def test_a_finished_study_is_verified_and_a_changed_byte_is_found(results, clone, capsys):
+    assert verify(results.folder)
+    assert capsys.readouterr().out == f"all {len(read_checksums(results.folder / CHECKSUMS))} files agree\n"
+    path = clone.results / "tokens" / "stories" / "valid.bin"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    code, lines = verify(copy)
-    assert code == 1
-    assert [line.split(" (")[0] for line in lines[:-1]] == ["changed: tokens/stories/valid.bin"]
+    assert not verify(clone.results)
+    assert capsys.readouterr().out.startswith("changed: tokens/stories/valid.bin\n1 of ")
 
 
-def test_logs_and_benchmarks_lie_where_the_readme_says(folder):
-    assert (folder / "logs/smoke/train/no_pos_emb/baseline/seed1.log").is_file()
-    assert (folder / "results/smoke/benchmarks/train/no_pos_emb/baseline/seed1.tsv").is_file()
-    assert not list(folder.rglob("*.tmp-*"))
+def test_logs_and_benchmarks_lie_where_the_readme_says(finished):
+    assert (finished.folder / "logs/smoke/train/no_pos_emb/baseline/seed1.log").is_file()
+    assert (finished.results / "benchmarks/train/no_pos_emb/baseline/seed1.tsv").is_file()
+    assert not list(finished.folder.rglob("*.tmp-*"))
 
 
 def test_targets_by_name(tmp_path):
-    run = "results/smoke/runs/learning_rate/grid_max_lr=0.015/seed0/summary.json"
-    planned = planned_jobs(snakemake(tmp_path, "--dry-run", run, "tokenizers", "accounting").stdout)
-    jobs = {"make_corpus": 2, "count_pretokens": 2, "train_bpe": 2, "encode_corpus": 2, "train": 1, "account_models": 1}
-    assert planned == jobs | {"tokenizers": 1, "accounting": 1}
-    planned = planned_jobs(snakemake(tmp_path, "--dry-run", "experiments", "samples").stdout)
-    assert planned["plot_experiment"] == 8 and planned["generate"] == 2 and "report" not in planned
+    targets = ("tokenizers", "accounting", "experiments", "samples")
+    planned = planned_jobs(call_snakemake(tmp_path, "--dry-run", *targets, "--configfile", ROOT / SMOKE).stdout)
+    jobs = {"make_corpus": 2, "count_pretokens": 2, "train_bpe": 2, "encode_corpus": 4, "train": 22, "select_best": 2}
+    jobs |= {"account_models": 1, "plot_experiment": 8, "generate": 2}
+    assert planned == jobs | dict.fromkeys(targets, 1)
 
 
-def test_one_target_is_done_again_alone(folder):
-    target = "results/smoke/tokenizers/docs/tokenizer.json"
-    before = (folder / target).read_bytes()
-    (folder / target).unlink()
-    assert snakemake(folder, target).stderr.count("Finished jobid") == 1
-    assert (folder / target).read_bytes() == before
-
-
-def test_snakemakes_own_report_has_captions(folder):
-    snakemake(folder, "--report", "report.zip")
-    with zipfile.ZipFile(folder / "report.zip") as archive:
+def test_one_target_is_done_again_alone_and_snakemakes_own_report_has_captions(clone):
+    target = clone.results / "tokenizers/docs/tokenizer.json"
+    before = target.read_bytes()
+    target.unlink()
+    assert clone.snakemake("results/smoke/tokenizers/docs/tokenizer.json").stderr.count("Finished jobid") == 1
+    assert target.read_bytes() == before
+    clone.snakemake("--report", "report.zip")
+    with zipfile.ZipFile(clone.folder / "report.zip") as archive:
         names = archive.namelist()
         text = "".join(archive.read(name).decode(errors="replace") for name in names if name.endswith((".html", ".js")))
     assert any(name.endswith(".svg") for name in names)
@@ -263,10 +213,9 @@ def test_snakemakes_own_report_has_captions(folder):
 
 
 def test_a_wrong_study_stops_before_the_first_job(tmp_path):
-    study = yaml.safe_load(SMOKE.read_text(encoding="utf-8")) | {"study": "../x"}
     path = tmp_path / "wrong.yaml"
-    path.write_text(yaml.safe_dump(study), encoding="utf-8")
-    result = snakemake(tmp_path, study=path, check=False)
+    path.write_text((ROOT / SMOKE).read_text(encoding="utf-8").replace("study: smoke", "study: ../x"), encoding="utf-8")
+    result = call_snakemake(tmp_path, "--configfile", path, check=False)
     assert result.returncode == 1
     assert "wrong.yaml: study is '../x'" in result.stderr
     assert "Traceback" not in result.stderr
@@ -275,16 +224,13 @@ def test_a_wrong_study_stops_before_the_first_job(tmp_path):
 
 def test_a_failed_study_says_so_and_how_to_report_what_is_there(tmp_path, monkeypatch):
     (tmp_path / "empty.txt").write_text(" ", encoding="utf-8")
-    study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
-    study["corpora"]["docs"] = study["corpora"]["docs"] | {
-        "source": "url",
-        "files": ["file:empty.txt"],
-        "valid_fraction": 0.1,
-    }
-    study["corpora"]["docs"].pop("packages")
+    study = yaml.safe_load((ROOT / SMOKE).read_text(encoding="utf-8"))
+    docs = {"source": "url", "files": ["file:empty.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 512}}
+    study["corpora"]["docs"] = docs
     path = tmp_path / "failing.yaml"
     path.write_text(yaml.safe_dump(study), encoding="utf-8")
-    result = snakemake(tmp_path, "results/smoke/corpora/docs/corpus.json", study=path, check=False)
+    target = "results/smoke/corpora/docs/corpus.json"
+    result = call_snakemake(tmp_path, target, "--configfile", path, check=False)
     assert result.returncode == 1
     assert "lmpipe report results/smoke" in result.stdout + result.stderr
     # Texts of one's own are named from where snakemake ran.
@@ -325,57 +271,42 @@ def test_extensions_are_at_most_five_lines():
         assert sum(line[0] == "+" for line in diff) <= 5, diff
 
 
-def test_every_extension_of_the_readme_does_just_what_it_adds(folder, results, monkeypatch):
-    """All changes at once, on top of the finished study: only what is new is planned, and some of it computed."""
-    (folder / "texts").mkdir(exist_ok=True)
+def test_every_extension_of_the_readme_does_just_what_it_adds(clone, monkeypatch, tmp_path):
+    """All changes at once, on top of the finished study: only what is new is planned, and some of it computed.
+
+    A text in shards has a job for each; only the joined tokens stay, the same as those of the whole text.
+    """
+    (clone.folder / "texts").mkdir()
     for corpus, name in (("stories", "a"), ("docs", "b")):
-        text = (results.folder / "corpora" / corpus / "train.txt").read_bytes()[:200_000]
-        (folder / "texts" / f"{name}.txt").write_bytes(text)
-    lines = SMOKE.read_text(encoding="utf-8").splitlines()
+        text = (clone.results / f"corpora/{corpus}/train.txt").read_bytes()[:100_000]
+        (clone.folder / f"texts/{name}.txt").write_bytes(text)
+    lines = (clone.folder / SMOKE).read_text(encoding="utf-8").splitlines()
     for diff in diffs():
         lines = apply(diff, lines)
-    path = folder / "extended.yaml"
-    path.write_text("\n".join(lines), encoding="utf-8")
+    path = Path("extended.yaml")
+    (clone.folder / path).write_text("\n".join(lines), encoding="utf-8")
 
-    monkeypatch.chdir(folder)
-    old, new = (load_plan(yaml.safe_load(text.read_text(encoding="utf-8")), "x") for text in [SMOKE, path])
+    monkeypatch.chdir(clone.folder)
+    old, new = map(read_plan, (SMOKE, path))
     fresh = set(new.runs_by_folder) - set(old.runs_by_folder)
-    planned = snakemake(folder, "--dry-run", study=path).stdout
+    planned = clone.snakemake("--dry-run", study=path).stdout
     trained = set(re.findall(r"^    output: results/smoke/(runs/.*?)/config.json", planned, re.MULTILINE))
     # A new learning rate may change which one is the best; runs that take the best are then asked for again.
     assert trained >= fresh and all(new.runs_by_folder[run].best_of for run in trained - fresh), trained
     jobs = planned_jobs(planned)
-    rules = ("make_corpus", "count_pretokens", "train_bpe", "account_models")
-    assert [jobs.get(rule, 0) for rule in rules] == [1, 2, 2, 0], "a corpus of two files, and a vocabulary of another"
+    rules = ("make_corpus", "count_pretokens", "train_bpe", "account_models", "encode_shard", "concat_tokens")
+    assert [jobs.get(rule, 0) for rule in rules] == [1, 2, 2, 0, 2, 1], "a corpus of two files, another vocabulary"
     sweep_run = "vocabulary_and_context/vocab_size=320_context_length=128"
     runs = [f"results/smoke/runs/{name}/seed0" for name in ("main_experiment/mine", sweep_run)]
-    snakemake(folder, *(f"{run}/summary.json" for run in runs), study=path)
-    mine, swept = (Run.read(folder / run).config for run in runs)
+    clone.snakemake(*(f"{run}/summary.json" for run in runs), study=path)
+    mine, swept = (Run.read(clone.folder / run).config for run in runs)
     assert (mine.corpus, mine.model.vocab_size, mine.model.context_length) == ("mine", 512, 64)
     assert (swept.corpus, swept.model.vocab_size, swept.model.context_length) == ("stories", 320, 128)
 
-
-def test_a_text_in_shards_gives_the_same_tokens(tmp_path):
-    """A job for each shard; only the joined tokens stay. Texts that change places make another corpus."""
-    for seed, name in enumerate("ab"):
-        (tmp_path / f"{name}.txt").write_text(tiny_text(100, seed), encoding="utf-8")
-    path, target = tmp_path / "study.yaml", "results/smoke/tokens/mine/train.bin"
-    study = yaml.safe_load(SMOKE.read_text(encoding="utf-8"))
-
-    def write_study(*names):
-        mine = {"source": "url", "files": [f"file:{name}.txt" for name in names], "valid_fraction": 0.1}
-        study["corpora"]["mine"] = mine | {"tokenizer": {"vocab_size": 300}}
-        path.write_text(yaml.safe_dump(study), encoding="utf-8")
-
-    write_study("a", "b")
-    jobs = {"make_corpus": 1, "count_pretokens": 2, "train_bpe": 1, "encode_shard": 2, "concat_tokens": 1}
-    assert planned_jobs(snakemake(tmp_path, target, study=path).stderr) == jobs
-    results = tmp_path / "results/smoke"
-    files = [file.name for file in (results / "tokens/mine").rglob("*") if file.is_file()]
-    assert sorted(files) == ["train.bin", "train.json", "train.provenance.json"]
-    tokenizer = Tokenizer.from_folder(results / "tokenizers/mine")
-    encode_file(results / "corpora/mine/train.txt", tokenizer, tmp_path / "all.bin", tmp_path / "all.json", "mine")
+    tokens = clone.results / "tokens/mine"
+    files = sorted(file.name for file in tokens.rglob("*") if file.is_file() and file.stem.startswith("train"))
+    assert files == ["train.bin", "train.json", "train.provenance.json"]
+    tokenizer, whole = Tokenizer.from_folder(clone.results / "tokenizers/mine"), tmp_path / "all.bin"
+    encode_file(clone.results / "corpora/mine/train.txt", tokenizer, whole, whole.with_suffix(".json"), "mine")
     for suffix in (".bin", ".json"):
-        assert (results / f"tokens/mine/train{suffix}").read_bytes() == (tmp_path / f"all{suffix}").read_bytes()
-    write_study("b", "a")
-    assert planned_jobs(snakemake(tmp_path, "--dry-run", target, study=path).stdout) == jobs
+        assert (tokens / f"train{suffix}").read_bytes() == whole.with_suffix(suffix).read_bytes()
