@@ -4,11 +4,8 @@ from benchmarks.endurance.slurm_sweep import remove_waiting_jobs, sweep_study
 from lmpipe.planning.plan import load_plan
 
 
-def test_sweep_has_the_requested_number_of_runs():
+def test_faults_meet_their_percentage_of_as_many_runs_as_requested():
     assert len(load_plan(sweep_study(300), "the sweep").runs) == 300
-
-
-def test_faults_meet_their_percentage_of_runs():
     faults = [fault_of(str(number), FAULTS) for number in range(10_000)]
     for fault, percent in FAULTS.items():
         assert abs(faults.count(fault) / 100 - percent) < 1

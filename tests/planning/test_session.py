@@ -6,7 +6,8 @@ import yaml
 
 from lmpipe.errors import InputError
 from lmpipe.planning.plan import load_plan, read_plan
-from lmpipe.planning.session import find_study, read_study, start_session
+from lmpipe.planning.session import find_study, read_study, start_session, write_study
+from lmpipe.study.paths import StudyPaths
 from tests.support.fake_results import CORPORA, MODEL, TRAINING
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -72,10 +73,10 @@ def test_study_file_names_its_results(tmp_path):
     assert find_study("study.yaml").session.cores == 2
 
 
-def test_results_without_a_session_name_their_study(whole_study, monkeypatch):
-    monkeypatch.chdir(whole_study)
+def test_results_without_a_session_name_their_study(tmp_path):
+    write_study(PLAN, StudyPaths(tmp_path / "results/tiny"))
     study = find_study("results/tiny")
-    assert list(study.plan.runs_by_experiment) == ["sweep", "tuned"]
+    assert list(study.plan.runs_by_experiment) == ["first"]
     assert study.is_running is None
 
 

@@ -166,17 +166,17 @@ def test_a_copied_run_says_so_and_names_what_trained_it(tmp_path, monkeypatch):
     assert {"../../../../tokens/tiny/train.bin", "../../../../tokenizers/tiny/vocab.json"} <= set(second["inputs"])
 
 
-@pytest.fixture
-def collected(tmp_path):
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
     """Return a results folder with a record for every job of the small study, and their collection."""
-    plan = load_plan(STUDY, "the small study")
+    plan, folder = load_plan(STUDY, "the small study"), tmp_path_factory.mktemp("collected")
     for path in records(plan):
         fills_folder = Path(path).name == RECORD
-        output = (tmp_path / path).parent / "a.json" if fills_folder else tmp_path / path.replace(RECORD, "json")
+        output = (folder / path).parent / "a.json" if fills_folder else folder / path.replace(RECORD, "json")
         result = JobResult(output.parent if fills_folder else output)
         run_recorded("analyze", {}, ["io.files"], lambda output=output, result=result: write_json(output, 0) or result)
-    collect_records(records(plan), STUDY, tmp_path, tmp_path / RECORD)
-    return tmp_path
+    collect_records(records(plan), STUDY, folder, folder / RECORD)
+    return folder
 
 
 def test_collection_has_every_record_and_every_checksum(collected):
@@ -196,9 +196,11 @@ def test_collection_has_every_record_and_every_checksum(collected):
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"outputs": {"../x": {"bytes": 1, "sha256": ""}}}'])
 def test_missing_or_damaged_record_is_refused(collected, content):
     path = collected / "unicode.provenance.json"
+    record = path.read_text()
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(InputError) as caught:
         collect_records(records(load_plan(STUDY, "the small study")), STUDY, collected, collected / RECORD)
+    path.write_text(record)
     assert caught.value.where == str(path)
 
 
