@@ -10,10 +10,10 @@ import scipy.stats
 
 from lmpipe.analysis.effects import effect_of, outcome_found
 from lmpipe.analysis.finding import Effect
-from lmpipe.analysis.outcomes import byte_yardsticks, has_failed, loss_yardsticks, seed_group, seed_groups, study_noise
+from lmpipe.analysis.outcomes import byte_yardsticks, has_failed, loss_yardsticks, seed_groups, study_noise
 from lmpipe.analysis.ranking import select_best
 from lmpipe.analysis.rate_sweeps import own_sweep, sweeps_by_model
-from lmpipe.analysis.statistics import SeedNoise, pooled_noise
+from lmpipe.analysis.statistics import SeedNoise, mean_interval, pooled_noise
 from lmpipe.data.documents import NgramBudget, NgramLoss
 from tests.support.fake_results import change_summary, fabricate_study, fabricate_yardsticks
 from tests.support.findings import ON_STORIES
@@ -25,7 +25,21 @@ SWEEP = ON_STORIES | {"sweep": {"max_lr": [0.0025, 0.005, 0.01, 0.02, 3.0]}}
 
 
 def group_of(results, experiment, name):
-    return seed_group(results, results.experiment(experiment), name)
+    return next(group for group in seed_groups(results, results.experiment(experiment)) if group.name == name)
+
+
+def sweep_of(folder, rates, yardsticks=False, **changes):
+    """Return the results of a sweep over rates."""
+    experiment = ON_STORIES | {"sweep": {"max_lr": rates}} | changes
+    results = fabricate_study(folder, {"learning_rate": experiment})
+    if yardsticks:
+        fabricate_yardsticks(results, "stories", {409600: NGRAMS})
+    return results
+
+
+def only_sweep(results):
+    (sweep,) = sweeps_by_model(results, results.experiment("learning_rate")).values()
+    return sweep
 
 
 @pytest.fixture
@@ -47,22 +61,25 @@ def test_pooled_noise_equals_the_residual_of_a_one_way_anova():
     assert noise.sd == pytest.approx(math.sqrt((residuals**2).sum() / 7), rel=1e-12)
 
 
-def test_half_width_of_a_difference_equals_scipys_interval_of_two_samples():
-    first, second = np.random.default_rng(0).normal(2.0, 0.1, (2, 4))
+@pytest.mark.parametrize("sizes", [(4, 4), (3, 5)])
+def test_half_width_of_a_difference_equals_scipys_interval_of_two_samples(sizes):
+    first, second = (np.random.default_rng(seed).normal(2.0, 0.1, size) for seed, size in enumerate(sizes))
     reference = scipy.stats.ttest_ind(first, second).confidence_interval(0.95)
-    half_width = pooled_noise([list(first), list(second)]).difference_half_width(4)
+    half_width = pooled_noise([list(first), list(second)]).difference_half_width(*sizes)
     assert half_width == pytest.approx((reference.high - reference.low) / 2, rel=1e-12)
+    assert SeedNoise(0.1, 10).difference_half_width(4) == SeedNoise(0.1, 10).difference_half_width(4, 4)
 
 
-def test_half_width_of_unequal_samples_equals_scipys():
-    first, second = np.random.default_rng(1).normal(2.0, 0.1, 3), np.random.default_rng(2).normal(2.0, 0.1, 5)
-    reference = scipy.stats.ttest_ind(first, second).confidence_interval(0.95)
-    half_width = pooled_noise([list(first), list(second)]).difference_half_width(3, 5)
-    assert half_width == pytest.approx((reference.high - reference.low) / 2, rel=1e-12)
-
-
-def test_single_values_have_no_noise():
+def test_single_values_have_no_noise_and_no_interval():
     assert pooled_noise([[1.0], [2.0]]) is None
+    assert mean_interval([2.0]) is None
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 32, 60])
+def test_mean_interval_equals_scipy_one_sample_interval(count):
+    values = np.random.default_rng(count).normal(2.0, 0.1, count)
+    reference = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert mean_interval(list(values)) == pytest.approx((reference.low, reference.high), rel=1e-12)
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
@@ -93,12 +110,8 @@ def test_a_group_without_failures_has_its_mean_and_the_t_interval(nope):
     reference = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
     assert group.center == pytest.approx(fmean(values))
     assert group.interval == pytest.approx((reference.low, reference.high), rel=1e-12)
-
-
-def test_perplexity_is_exp_of_the_mean_loss(nope):
-    group = group_of(nope, "no_pos_emb", "baseline")
     perplexity = group.perplexity("")
-    assert perplexity.value == pytest.approx(math.exp(fmean(group.values.values())))
+    assert perplexity.value == pytest.approx(math.exp(fmean(values)))
     assert perplexity.interval == pytest.approx(tuple(map(math.exp, group.interval)))
 
 
@@ -112,13 +125,9 @@ def test_the_yardstick_of_a_run_has_the_nearest_budget(nope):
     assert [(line.label, line.value) for line in loss_yardsticks(nope, run)][:2] == [("unigram", 5.21), ("bigram", 2.9)]
 
 
-def test_a_run_with_other_tokens_has_no_yardstick(nope):
-    fabricate_yardsticks(nope, "stories", {409600: NGRAMS}, tokenizer="stories-4096")
-    assert nope.yardstick(nope.experiment("no_pos_emb").runs[0]) is None
-
-
-def test_a_run_much_shorter_than_all_budgets_has_no_yardstick(nope):
-    fabricate_yardsticks(nope, "stories", {1_000_000: NGRAMS})
+@pytest.mark.parametrize(("tokens", "tokenizer"), [(409600, "stories-4096"), (1_000_000, "stories")])
+def test_a_run_with_other_tokens_or_much_shorter_than_all_budgets_has_no_yardstick(nope, tokens, tokenizer):
+    fabricate_yardsticks(nope, "stories", {tokens: NGRAMS}, tokenizer=tokenizer)
     assert nope.yardstick(nope.experiment("no_pos_emb").runs[0]) is None
 
 
@@ -143,15 +152,14 @@ def test_study_noise_counts_shared_runs_once(tmp_path):
 
 
 def test_study_noise_takes_each_setting_at_its_best_rate(tmp_path):
-    results = fabricate_study(tmp_path, {"learning_rate": SWEEP | {"seeds": SEEDS}})
+    results = sweep_of(tmp_path, SWEEP["sweep"]["max_lr"], seeds=SEEDS)
     for seed, loss in enumerate((3.0, 4.0, 5.0)):
         change_summary(results, f"learning_rate/max_lr=0.02/seed{seed}", validation_loss=loss)
     assert study_noise(results).sd == pytest.approx(0.03, abs=1e-5)
 
 
 def test_a_sweep_has_an_interpolated_optimum_and_an_edge(tmp_path):
-    results = fabricate_study(tmp_path, {"learning_rate": SWEEP})
-    (sweep,) = sweeps_by_model(results, results.experiment("learning_rate")).values()
+    sweep = only_sweep(sweep_of(tmp_path, SWEEP["sweep"]["max_lr"]))
     # The made-up loss is a parabola in the logarithm of the rate with its minimum at 0.01.
     assert sweep.best.max_lr == 0.01
     assert sweep.interpolated == pytest.approx(0.01, rel=1e-4)
@@ -165,7 +173,7 @@ def test_a_short_run_looks_for_the_edge_alone(tmp_path):
     }
     results = fabricate_study(tmp_path, {"learning_rate": ON_STORIES | {"runs": runs}})
     fabricate_yardsticks(results, "stories", {409600: NGRAMS})
-    (sweep,) = sweeps_by_model(results, results.experiment("learning_rate")).values()
+    sweep = only_sweep(results)
     assert [(point.max_lr, point.is_short) for point in sweep.points][-2:] == [(0.5, True), (5.0, True)]
     assert (sweep.best.max_lr, sweep.stable_up_to, sweep.breaks_at) == (0.01, 0.5, 5.0)
 
@@ -175,7 +183,7 @@ def test_a_rate_may_have_runs_of_both_lengths(tmp_path):
     runs = {"grid": {"sweep": {"max_lr": [0.005, 0.01, 0.02]}}, "edge": edge}
     results = fabricate_study(tmp_path, {"learning_rate": ON_STORIES | {"runs": runs}})
     change_summary(results, "learning_rate/edge_max_lr=0.02/seed0", status="diverged", validation_loss=None)
-    (sweep,) = sweeps_by_model(results, results.experiment("learning_rate")).values()
+    sweep = only_sweep(results)
     points = [(point.max_lr, point.is_short, point.num_failed) for point in sweep.points]
     assert points[2:] == [(0.02, False, 0), (0.02, True, 1), (0.04, True, 0)]
     assert (sweep.stable_up_to, sweep.breaks_at) == (0.01, 0.02)
@@ -183,32 +191,20 @@ def test_a_rate_may_have_runs_of_both_lengths(tmp_path):
 
 
 def test_a_neighbour_that_never_learned_is_no_border(tmp_path):
-    results = fabricate_study(tmp_path, {"learning_rate": ON_STORIES | {"sweep": {"max_lr": [0.0001, 0.01, 0.02]}}})
+    results = sweep_of(tmp_path, [0.0001, 0.01, 0.02])
     change_summary(results, "learning_rate/max_lr=0.0001/seed0", status="not_learning")
-    (sweep,) = sweeps_by_model(results, results.experiment("learning_rate")).values()
+    sweep = only_sweep(results)
     assert not sweep.is_at_border
-    assert sweep.interpolated is None
-    assert sweep.optimum == 0.01
+    assert (sweep.interpolated, sweep.optimum) == (None, 0.01)
 
 
-@pytest.mark.parametrize("loss", [2.5, 3.5, 4.0, 4.2, 5.3])
-@pytest.mark.parametrize("rate", [0.005, 0.02])
+@pytest.mark.parametrize(("rate", "loss"), [(0.005, 2.5), (0.02, 3.5), (0.005, 4.0), (0.02, 4.2), (0.005, 5.3)])
 def test_the_report_interpolates_as_best_of_does(tmp_path, rate, loss):
-    results = fabricate_study(tmp_path, {"learning_rate": ON_STORIES | {"sweep": {"max_lr": [0.005, 0.01, 0.02]}}})
-    fabricate_yardsticks(results, "stories", {409600: NGRAMS})
+    results = sweep_of(tmp_path, [0.005, 0.01, 0.02], yardsticks=True)
     change_summary(results, f"learning_rate/max_lr={rate}/seed0", validation_loss=loss)
-    experiment = results.experiment("learning_rate")
-    (sweep,) = sweeps_by_model(results, experiment).values()
-    assert sweep.interpolated == select_best(experiment).interpolated_lr
+    sweep = only_sweep(results)
+    assert sweep.interpolated == select_best(results.experiment("learning_rate")).interpolated_lr
     assert (sweep.interpolated is None) == (loss > (2.35 + 5.21) / 2)
-
-
-def test_the_best_rate_at_the_border_is_not_interpolated(tmp_path):
-    results = fabricate_study(tmp_path, {"learning_rate": ON_STORIES | {"sweep": {"max_lr": [0.0025, 0.005]}}})
-    (sweep,) = sweeps_by_model(results, results.experiment("learning_rate")).values()
-    assert sweep.is_at_border
-    assert sweep.interpolated is None
-    assert sweep.optimum == 0.005
 
 
 def test_a_group_has_the_sweep_that_its_rate_is_from(tmp_path):
@@ -242,12 +238,10 @@ def test_an_effect_with_a_failed_seed_is_the_median_without_an_interval(nope):
     assert len(effect.differences) == 2
 
 
-def test_seeds_of_the_variant_alone_are_compared_with_the_mean(tmp_path):
-    runs = {"baseline": {}, "nope": {"position_embedding": "none"}}
-    results = fabricate_study(tmp_path, {"no_pos_emb": ON_STORIES | {"seeds": SEEDS, "runs": runs}})
-    change_summary(results, "no_pos_emb/baseline/seed0", status="diverged", validation_loss=None)
+def test_seeds_of_the_variant_alone_are_compared_with_the_center(nope):
+    change_summary(nope, "no_pos_emb/baseline/seed0", status="diverged", validation_loss=None)
     # The median of the baseline's seeds 1 and 2 is 0.015 above the former.
-    assert effect_in(results).differences == pytest.approx([0.24 - 0.045, 0.24, 0.24], abs=1e-6)
+    assert effect_in(nope).differences == pytest.approx([0.24 - 0.045, 0.24, 0.24], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -3,35 +3,42 @@
 import csv
 import json
 from dataclasses import asdict
+from functools import cache
 
 import pytest
 
 from lmpipe.analysis.problems.learning_rate_tuning import diverged, step_factor
-from lmpipe.analysis.problems.registry import problem_module
+from lmpipe.analysis.problems.registry import ANALYSES
 from lmpipe.analysis.problems.transformer_accounting import longer_context, size_effect
 from lmpipe.analysis.results import Results
 from lmpipe.model.accounting import ModelAccounting
 from lmpipe.model.torch_counts import account_model
-from lmpipe.report.prose import FIGURE_BLOCKS
 from lmpipe.study.editions import read_edition
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.unicode_demo import demonstrate_unicode
 from tests.support.fake_results import fabricate_measurements, results_of
-from tests.support.findings import prose
+from tests.support.findings import find
+from tests.support.prose import render
 
-EDITION = read_edition("cs336-2025")
+EDITION, NEXT_EDITION = read_edition("cs336-2025"), read_edition("cs336-2026")
 QUESTION = EDITION.adamw
-GPT2_XL = EDITION.models["gpt2_xl_2025"].model_dump()
 OWN = {"vocab_size": 300, "context_length": 64, "num_layers": 2, "d_model": 16, "num_heads": 2, "d_ff": 48}
 SMALL = {"vocab_size": 500, "context_length": 64, "num_layers": 2, "d_model": 32, "num_heads": 2, "d_ff": 96}
 LONG = SMALL | {"context_length": 640}
-XL_SHAPES = ("gpt2_xl_2025", "gpt2_xl_2026")
 PROBLEMS = ("unicode1", "unicode2", "transformer_accounting", "adamw_accounting", "learning_rate_tuning")
 
 
-def make_results(folder, models, question=QUESTION) -> Results:
-    for name, model in {**models, "study": OWN}.items():
-        account_model(name, ModelConfig(**model), question).write(folder / "accounting" / f"{name}.json")
+@cache  # torch takes seconds to count a large model
+def edition_account(year) -> ModelAccounting:
+    edition = {2025: EDITION, 2026: NEXT_EDITION}[year]
+    return account_model(f"gpt2_xl_{year}", edition.models[f"gpt2_xl_{year}"], edition.adamw)
+
+
+def make_results(folder, models, years=(), question=QUESTION) -> Results:
+    """Return a study with accounts of some models, of the own model, and of GPT-2 XL as editions define it."""
+    accounts = [account_model(name, ModelConfig(**model), question) for name, model in {**models, "study": OWN}.items()]
+    for account in [*accounts, *map(edition_account, years)]:
+        account.write(folder / "accounting" / f"{account.name}.json")
     own = {name: model for name, model in models.items() if name not in EDITION.models}
     return results_of(folder, accounting={"models": own, "device_memory_gb": 80.0}, handout="cs336-2025")
 
@@ -54,7 +61,7 @@ def toy_curve(rate, steps=10, start=25.0):
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full study")
-    results = make_results(folder, {"gpt2_xl_2025": GPT2_XL, "small": SMALL, "long": LONG})
+    results = make_results(folder, {"small": SMALL, "long": LONG}, years=[2025])
     fabricate_measurements(folder)
     with pytest.MonkeyPatch.context() as patch:
         # The same facts, without the second in which all of Unicode is decoded.
@@ -66,31 +73,28 @@ def full(tmp_path_factory):
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_findings_are_complete(full, problem):
-    module = problem_module(problem)
-    finding = module.analyze(full)
-    assert problem == module.ID
+    finding = find(problem, full)
     assert finding.status == "answered"
     assert finding.metrics
-    blocks = prose(problem, finding)
+    blocks = render(problem, finding)
     assert blocks["question"].endswith("?")
-    assert all(blocks[f"{figure.id}_{block}"] for figure in finding.figures for block in FIGURE_BLOCKS)
+    assert all(blocks[f"{figure.id}_title"] for figure in finding.figures)
     for figure in finding.metrics.values():
         assert figure.source
         assert any(full.folder.glob(figure.source)) or (figure.value is None and figure.missing_reason)
-    assert all(len(row) == len(table.columns) for table in finding.tables for row in table.rows)
     assert json.loads(json.dumps(asdict(finding), allow_nan=False))["status"] == "answered"
     assert "\0" not in json.dumps(asdict(finding)["texts"], ensure_ascii=False)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_missing_inputs_are_told_with_their_remedy(tmp_path, problem):
-    finding = problem_module(problem).analyze(results_of(tmp_path, accounting={"models": {"small": SMALL}}))
+    finding = ANALYSES[problem](results_of(tmp_path, accounting={"models": {"small": SMALL}}))
     assert finding.status == "missing"
     assert "snakemake" in finding.reason
 
 
 def test_transformer_accounting_gives_the_figures_of_gpt2_xl(full):
-    finding = problem_module("transformer_accounting").analyze(full)
+    finding = find("transformer_accounting", full)
     assert finding.metrics["gpt2_xl_2025_parameters"].value == 2_127_057_600
     assert finding.metrics["gpt2_xl_2025_bytes"].value == 8_508_230_400
     assert finding.metrics["gpt2_xl_2025_forward_flops"].value == 4_513_336_524_800
@@ -105,8 +109,7 @@ def test_models_that_differ_in_context_or_in_size_alone_are_compared():
     models = {"small": SMALL, "wide": wide, "long": LONG}
     small, wide, long = (account_model(name, ModelConfig(**model), QUESTION) for name, model in models.items())
     longer = longer_context([small, wide, long], small)
-    assert longer["context_factor"] == 10
-    assert longer["flops_factor"] == long.flops.forward / small.flops.forward
+    assert (longer["context_factor"], longer["scores_share"]) == (10, long.shares["attention_scores"])
     assert longer_context([small, wide], small) is None
     labels = {name: name for name in models}
     size = size_effect([small, wide, long], wide, labels)
@@ -117,33 +120,31 @@ def test_models_that_differ_in_context_or_in_size_alone_are_compared():
 
 @pytest.mark.parametrize("problem", ["transformer_accounting", "adamw_accounting"])
 def test_a_study_without_its_editions_model_is_partial(tmp_path, problem):
-    finding = problem_module(problem).analyze(make_results(tmp_path, {"gpt2_xl": SMALL}))
+    finding = ANALYSES[problem](make_results(tmp_path, {"gpt2_xl": SMALL}))
     assert finding.status == "partial"
-    assert prose(problem, finding)["answer"]
+    assert render(problem, finding)["answer"]
 
 
 def test_shapes_of_the_other_edition_are_in_the_table_but_not_in_the_figure(tmp_path):
-    models = {name: read_edition(f"cs336-{name[-4:]}").models[name].model_dump() for name in XL_SHAPES}
-    results = make_results(tmp_path, models)
-    results.study.accounting.models.clear()
-    finding = problem_module("transformer_accounting").analyze(results)
+    results = make_results(tmp_path, {}, years=[2025, 2026])
+    finding = find("transformer_accounting", results)
     assert [row[0] for row in finding.tables[0].rows] == ["GPT-2 XL", "GPT-2 XL (2026)", "this study's model"]
     assert finding.figures[0].data.labels == ["GPT-2 XL", "this study's model"]
     assert finding.metrics["gpt2_xl_2026_parameters"].value == 1_640_452_800
-    adamw = problem_module("adamw_accounting").analyze(results)
+    adamw = find("adamw_accounting", results)
     assert [row[0] for row in adamw.tables[0].rows[::2]] == ["GPT-2 XL", "GPT-2 XL (2026)"]
 
 
 def test_a_study_without_named_models_accounts_for_its_own(tmp_path):
     results = make_results(tmp_path, {})
-    finding = problem_module("transformer_accounting").analyze(results)
+    finding = find("transformer_accounting", results)
     parameters = ModelAccounting.read(results.paths.accounting("study")).parameters
     assert finding.metrics["study_parameters"].value == parameters.total
-    assert problem_module("adamw_accounting").analyze(results).metrics["largest_batch_size"].value > 1000
+    assert find("adamw_accounting", results).metrics["largest_batch_size"].value > 1000
 
 
 def test_adamw_accounting_answers_the_oracles(full):
-    finding = problem_module("adamw_accounting").analyze(full)
+    finding = find("adamw_accounting", full)
     values = {name: figure.value for name, figure in finding.metrics.items()}
     assert (values["largest_batch_size"], values["largest_batch_size_swiglu"]) == (3, 2)
     assert (round(values["days"]), round(values["days_swiglu"])) == (5115, 6584)
@@ -152,7 +153,7 @@ def test_adamw_accounting_answers_the_oracles(full):
 
 
 def test_the_largest_batch_by_saved_bytes_leaves_out_attention_scores(full):
-    finding = problem_module("adamw_accounting").analyze(full)
+    finding = find("adamw_accounting", full)
     # GPT-2 XL: float32, S = 1,024, D = 1,600, F = 6,400, L = 48, V = 50,257.
     tokens, layer = 1024, 8 * 1600 + 2 + 2 * 6400
     by_sequence = 4 * tokens * (48 * layer + 1600 + 1 + 1600 + 2)
@@ -161,7 +162,7 @@ def test_the_largest_batch_by_saved_bytes_leaves_out_attention_scores(full):
 
 
 def test_adamw_accounting_shows_every_step(full):
-    finding = problem_module("adamw_accounting").analyze(full)
+    finding = find("adamw_accounting", full)
     derivations = [table for table in finding.tables if table.caption.startswith("Derivation: memory and time")]
     assert len(derivations) == 2
     lines = {row[0]: row[1:] for row in derivations[0].rows}
@@ -173,31 +174,26 @@ def test_adamw_accounting_shows_every_step(full):
 
 
 def test_adamw_accounting_answers_the_question_of_its_edition(full, tmp_path):
-    finding = problem_module("adamw_accounting").analyze(full)
+    finding = find("adamw_accounting", full)
     assert (finding.facts["largest_batch"], finding.facts["unit"], round(finding.facts["time"])) == (3, "days", 5115)
-    edition = read_edition("cs336-2026")
-    name, model = edition.adamw.model, edition.models[edition.adamw.model]
-    account_model(name, model, edition.adamw).write(tmp_path / "accounting" / f"{name}.json")
-    finding = problem_module("adamw_accounting").analyze(results_of(tmp_path))
+    edition_account(2026).write(tmp_path / "accounting/gpt2_xl_2026.json")
+    finding = find("adamw_accounting", results_of(tmp_path))
     assert (finding.facts["unit"], round(finding.facts["time"])) == ("hours", 4850)
-    assert finding.facts["largest_batch"] == finding.metrics["largest_batch_size_swiglu"].value
-    bars = finding.figures[-1].data
-    total = sum(values[0] for values in bars.groups.values()) * 1e9
     metrics = finding.metrics
+    assert finding.facts["largest_batch"] == metrics["largest_batch_size_swiglu"].value
+    total = sum(values[0] for values in finding.figures[-1].data.groups.values()) * 1e9
     assert total == pytest.approx(metrics["fixed_bytes_swiglu"].value + metrics["bytes_per_sequence_swiglu"].value)
 
 
 def test_a_model_too_large_for_the_device_is_told(tmp_path):
-    small_device = QUESTION.model_copy(update={"device_memory_gb": 24.0})
-    finding = problem_module("adamw_accounting").analyze(
-        make_results(tmp_path, {QUESTION.model: GPT2_XL}, small_device)
-    )
+    small_device = QUESTION.model_copy(update={"device_memory_gb": 1e-4})
+    finding = find("adamw_accounting", make_results(tmp_path, {QUESTION.model: SMALL}, question=small_device))
     assert finding.facts["largest_batch"] == 0
-    assert prose("adamw_accounting", finding)["answer"].startswith("Not one")
+    assert render("adamw_accounting", finding)["answer"].startswith("Not one")
 
 
 def test_learning_rate_tuning_judges_each_rate(full):
-    finding = problem_module("learning_rate_tuning").analyze(full)
+    finding = find("learning_rate_tuning", full)
     assert finding.metrics["final_loss_10"].value == toy_curve(10.0)[-1]
     assert (finding.facts["falling"], finding.facts["diverging"]) == (["1", "10", "100"], ["1,000"])
     assert finding.facts["is_explained"]
@@ -208,23 +204,23 @@ def test_learning_rate_tuning_judges_each_rate(full):
 
 def test_learning_rate_tuning_bears_overflow_and_explains_nothing_it_does_not_see(tmp_path):
     write_toy(tmp_path, {1.0: [25.0, 24.0, 20.0], 1000.0: [25.0, 1e30, "inf"], 2000.0: [25.0, 1e35, ""]})
-    finding = problem_module("learning_rate_tuning").analyze(results_of(tmp_path))
+    finding = find("learning_rate_tuning", results_of(tmp_path))
     assert finding.metrics["final_loss_1000"].value is None
     assert finding.metrics["final_loss_1000"].missing_reason == "it overflowed"
     assert not finding.facts["is_explained"]
-    assert prose("learning_rate_tuning", finding)["details"]
+    assert render("learning_rate_tuning", finding)["details"]
 
 
 def test_learning_rate_tuning_may_fail_everywhere(tmp_path):
     write_toy(tmp_path, {1000.0: [25.0, 1e30]})
-    finding = problem_module("learning_rate_tuning").analyze(results_of(tmp_path))
+    finding = find("learning_rate_tuning", results_of(tmp_path))
     assert (finding.status, finding.facts["falling"]) == ("answered", [])
     assert diverged([25.0, 1e30])
-    assert prose("learning_rate_tuning", finding)["answer"]
+    assert render("learning_rate_tuning", finding)["answer"]
 
 
 def test_unicode2_names_the_scripts_for_which_utf16_is_shorter(full):
-    finding = problem_module("unicode2").analyze(full)
+    finding = find("unicode2", full)
     assert finding.facts["shorter_in_utf16"] == ["Hindi", "Chinese", "Japanese", "Korean"]
     assert finding.metrics["utf16_bytes_per_character"].value == 2
     assert finding.metrics["wrong_decoder_input"].value == "schläft"
@@ -235,7 +231,7 @@ def test_unicode2_names_the_scripts_for_which_utf16_is_shorter(full):
 
 
 def test_unicode1_shows_code_with_its_real_output(full):
-    finding = problem_module("unicode1").analyze(full)
+    finding = find("unicode1", full)
     assert ">>> chr(0)\n'\\x00'\n>>> print(chr(0))\n␀\n" in finding.texts[0].text
     assert finding.facts["code_points"] == ["U+0000"]
     assert finding.metrics["joined_length"].value == 7

@@ -11,28 +11,25 @@ from lmpipe.analysis.runs import Run, read_numbers
 from lmpipe.errors import InputError
 from tests.support.fake_results import RATES, fabricate_study
 
-
-@pytest.fixture
-def results(fabricated) -> Results:
-    return fabricated
+SINGLE = {"learning_rate": {"corpus": "stories"}}
 
 
-def test_runs_keep_the_order_of_the_study(results):
-    assert results.experiment("learning_rate").names() == [f"max_lr={rate!r}" for rate in RATES]
-    assert [run.seed for run in results.experiment("pre_norm_ablation").seeds_of("post_norm")] == [0, 1, 2]
-    assert results.experiment("not_in_this_study") is None
+def test_runs_keep_the_order_of_the_study(fabricated):
+    assert fabricated.experiment("learning_rate").names() == [f"max_lr={rate!r}" for rate in RATES]
+    assert [run.seed for run in fabricated.experiment("pre_norm_ablation").seeds_of("post_norm")] == [0, 1, 2]
+    assert fabricated.experiment("not_in_this_study") is None
 
 
-def test_best_is_the_lowest_mean_among_runs_whose_seeds_all_finished(results):
-    assert results.experiment("learning_rate").best() == "max_lr=0.01"
-    ablation = results.experiment("layer_norm_ablation")
+def test_best_is_the_lowest_mean_among_runs_whose_seeds_all_finished(fabricated):
+    assert fabricated.experiment("learning_rate").best() == "max_lr=0.01"
+    ablation = fabricated.experiment("layer_norm_ablation")
     assert ablation.mean_loss("no_norm") is None, "one of its seeds diverged"
-    assert set(ablation.losses("no_norm")) == {0, 1}
+    assert len(ablation.losses("no_norm")) == 2
     assert ablation.best() == "baseline"
 
 
-def test_settings_are_resolved(results):
-    run = results.experiment("batch_size_experiment").runs[0]
+def test_settings_are_resolved(fabricated):
+    run = fabricated.experiment("batch_size_experiment").runs[0]
     assert run.setting("batch_size") == 1
     assert run.setting("max_lr") == 0.01 * 0.5 * 0.25
     assert run.setting("norm") == "pre"
@@ -51,17 +48,17 @@ def test_settings_are_resolved(results):
         ("vocabulary", ["vocab_size"], ["vocab_size"]),
     ],
 )
-def test_varied_and_swept_settings(results, name, varied, swept):
-    experiment = results.experiment(name)
+def test_varied_and_swept_settings(fabricated, name, varied, swept):
+    experiment = fabricated.experiment(name)
     assert (experiment.varied_settings(), experiment.swept_settings()) == (varied, swept)
 
 
-def test_ranking_metric_depends_on_tokens_and_corpus(results):
-    assert results.experiment("learning_rate").ranking_metric() == "validation_loss"
-    vocabulary = results.experiment("vocabulary")
+def test_ranking_metric_depends_on_tokens_and_corpus(fabricated):
+    assert fabricated.experiment("learning_rate").ranking_metric() == "validation_loss"
+    vocabulary = fabricated.experiment("vocabulary")
     assert (vocabulary.ranking_metric(), vocabulary.best()) == ("bits_per_byte", "vocab_size=4096")
     assert min(vocabulary.names(), key=vocabulary.mean_loss) == "vocab_size=512", "which nats per token would choose"
-    across = results.experiment("main_experiment")
+    across = fabricated.experiment("main_experiment")
     assert (across.ranking_metric(), across.best()) == (None, None)
     assert {corpus: runs.best() for corpus, runs in across.by_corpus().items()} == {
         "stories": "stories",
@@ -69,12 +66,12 @@ def test_ranking_metric_depends_on_tokens_and_corpus(results):
     }
 
 
-def test_best_run_is_ranked_by_the_metric_that_compares_its_sweep(results):
-    experiment = results.experiment("vocabulary")
+def test_best_run_is_ranked_by_the_metric_that_compares_its_sweep(fabricated):
+    experiment = fabricated.experiment("vocabulary")
     best = select_best(experiment)
     assert (best.run, best.ranked_by, best.seeds) == ("vocab_size=4096", "bits_per_byte", [0, 1])
     assert best.bits_per_byte == min(experiment.mean_loss(name, "bits_per_byte") for name in experiment.names())
-    assert select_best(results.experiment("learning_rate")).ranked_by == "validation_loss"
+    assert select_best(fabricated.experiment("learning_rate")).ranked_by == "validation_loss"
 
 
 def sweep_of(folder, rates, **runs):
@@ -88,27 +85,23 @@ def test_optimum_between_rates_is_the_vertex_of_their_parabola(tmp_path):
     rates = [0.004, 0.008, 0.016, 0.032]
     shorter = {"total_tokens": 8192, "sweep": {"max_lr": [0.013]}}
     experiment = sweep_of(tmp_path, rates, shorter=shorter)
-    medians = [np.median(experiment.finished_values(f"grid_max_lr={rate}")) for rate in rates[:3]]
+    medians = [np.median(experiment.losses(f"grid_max_lr={rate}")) for rate in rates[:3]]
     curvature, slope, _ = np.polyfit(np.log(rates[:3]), medians, 2)
     best = select_best(experiment)
     assert best.run == "grid_max_lr=0.008"
     assert best.interpolated_lr == pytest.approx(np.exp(-slope / (2 * curvature)), rel=1e-9)
 
 
-@pytest.mark.parametrize("rates", [[0.011, 0.03, 0.1], [0.001, 0.003, 0.009], [0.01]])
-def test_sweep_with_its_best_rate_at_a_border_has_no_optimum_between_rates(tmp_path, rates):
+@pytest.mark.parametrize("rates", [[0.011, 0.03, 0.1], [0.001, 0.003, 0.009], [0.01], [0.003, 0.01, 3.0]])
+def test_best_rate_at_a_border_or_beside_one_that_diverged_has_no_optimum_between_rates(tmp_path, rates):
     assert select_best(sweep_of(tmp_path, rates)).interpolated_lr is None
-
-
-def test_neighbour_of_which_every_seed_diverged_leaves_no_optimum(tmp_path):
-    assert select_best(sweep_of(tmp_path, [0.003, 0.01, 3.0])).interpolated_lr is None
 
 
 @pytest.mark.parametrize("rate", [0.005, 0.02])
 def test_seeds_that_did_not_learn_do_not_pull_the_optimum(tmp_path, rate):
     experiment = sweep_of(tmp_path, [0.005, 0.01, 0.02])
     names = [f"grid_max_lr={lr}" for lr in (0.005, 0.01, 0.02)]
-    others = {name: experiment.finished_values(name) for name in names}
+    others = {name: experiment.losses(name) for name in names}
     others[f"grid_max_lr={rate}"] = others[f"grid_max_lr={rate}"][1:]
     curvature, slope, _ = np.polyfit(np.log([0.005, 0.01, 0.02]), [np.median(others[name]) for name in names], 2)
     change_loss(experiment, f"grid_max_lr={rate}", [0], 5.0)
@@ -125,23 +118,19 @@ def change_loss(experiment, name, seeds, loss):
             experiment.runs[index] = Run(run.folder, run.config, summary)
 
 
-def test_best_run_across_corpora_is_an_error(results):
+def test_best_run_across_corpora_is_an_error(fabricated):
     with pytest.raises(InputError) as caught:
-        select_best(results.experiment("main_experiment"))
+        select_best(fabricated.experiment("main_experiment"))
     assert "stories, docs" in caught.value.problem
 
 
-def test_metrics_are_nan_where_empty_or_not_finite(results):
-    diverged = results.experiment("learning_rate").seeds_of("max_lr=3.0")[0]
+def test_metrics_are_nan_where_empty_or_not_finite(fabricated):
+    diverged = fabricated.experiment("learning_rate").seeds_of("max_lr=3.0")[0]
     metrics = diverged.metrics()
     assert math.isnan(metrics["train_loss"].iloc[0])
     assert math.isnan(metrics["train_loss"].iloc[-1])
     assert metrics["step"].tolist() == [float(step) for step in range(67)]
-
-
-def test_validation_curve_leaves_out_losses_that_are_not_finite(results):
-    diverged = results.experiment("learning_rate").seeds_of("max_lr=3.0")[0]
-    assert diverged.validation_curve()["step"].tolist() == [0, 20, 40, 60]
+    assert list(diverged.validation_losses()) == [step * 16 * 128 for step in (0, 20, 40, 60)]
 
 
 @pytest.mark.parametrize(
@@ -162,24 +151,15 @@ def test_numbers_are_read_exactly(tmp_path):
 
 
 def test_incomplete_metrics_are_an_input_error(tmp_path):
-    run = fabricate_study(tmp_path).runs()[0]
+    run = fabricate_study(tmp_path, SINGLE).runs()[0]
     path = run.folder / "metrics.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(InputError, match="ends at step"):
         run.metrics()
 
 
-def test_table_has_a_row_for_each_run_and_seed(results):
-    experiment = results.experiment("learning_rate")
-    table = experiment.table
-    assert len(table) == len(experiment.runs)
-    row = table[table["run"] == "max_lr=0.01"].iloc[0]
-    assert (row["max_lr"], row["parameters"], row["status"], row["norm"]) == (0.01, 327_744, "finished", "pre")
-    assert (results.folder / "summary.json").parent.as_posix() in row["folder"]
-
-
-def test_written_table_has_varied_settings_and_summary(results, tmp_path):
-    results.experiment("learning_rate").write_table(tmp_path / "table.csv")
+def test_written_table_has_varied_settings_and_summary(fabricated, tmp_path):
+    fabricated.experiment("learning_rate").write_table(tmp_path / "table.csv")
     table = pd.read_csv(tmp_path / "table.csv")
     assert list(table) == ["run", "seed", "status", "max_lr", *SUMMARY_COLUMNS]
     assert table["max_lr"].tolist() == list(RATES)
@@ -188,30 +168,25 @@ def test_written_table_has_varied_settings_and_summary(results, tmp_path):
     assert (tmp_path / "table.csv").read_text().splitlines()[-1].endswith(",float32,66"), "integers stay integers"
 
 
-def test_one_experiment_can_be_read_while_others_are_missing(tmp_path):
-    whole = fabricate_study(tmp_path)
-    partial = Results(tmp_path, whole.study, {**whole.run_keys, "later": [("baseline", 0)]})
+def test_one_experiment_can_be_read_while_others_are_missing(fabricated):
+    partial = Results(fabricated.folder, fabricated.study, {**fabricated.run_keys, "later": [("baseline", 0)]})
     assert partial.experiment("learning_rate").best() == "max_lr=0.01"
     with pytest.raises(InputError):
         partial.experiment("later")
 
 
-def test_damaged_summary_is_an_input_error(tmp_path):
-    fabricate_study(tmp_path)
-    folder = tmp_path / "runs/no_pos_emb/nope/seed0"
+def test_damaged_summary_and_files_of_another_run_are_input_errors(tmp_path):
+    folder = fabricate_study(tmp_path, SINGLE).runs()[0].folder
+    path = folder / "config.json"
+    config = path.read_text()
+    path.write_text(json.dumps(json.loads(config) | {"run": "other\n"}))
+    with pytest.raises(InputError, match="learning_rate/baseline/seed0") as caught:
+        Run.read(folder)
+    assert str(caught.value).isprintable()
+    path.write_text(config)
     (folder / "summary.json").write_text('{"status": "fini', encoding="utf-8")
     with pytest.raises(InputError):
         Run.read(folder)
-
-
-def test_files_of_another_run_are_an_input_error(tmp_path):
-    folder = fabricate_study(tmp_path).runs()[0].folder
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"run": "other\n"}))
-    with pytest.raises(InputError) as caught:
-        Run.read(folder)
-    assert "learning_rate/max_lr=0.001/seed0" in caught.value.problem
-    assert str(caught.value).isprintable()
 
 
 def test_every_run_is_a_row_of_runs_csv(fabricated):

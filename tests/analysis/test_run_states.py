@@ -11,6 +11,7 @@ from lmpipe.cli.main import main
 from lmpipe.io.process_identity import ProcessIdentity
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import StudySession, find_study, start_session, write_study
+from lmpipe.planning.stages import STAGES
 from lmpipe.study.paths import StudyPaths
 from lmpipe.training import progress
 from lmpipe.training.progress import PROGRESS
@@ -171,11 +172,12 @@ def test_stages_are_counted_by_their_records(study):
     assert StudyFiles(study).snapshot(time.time()).stages["corpora"] == (1, 2)
 
 
-def test_a_whole_study_is_finished(whole_study, monkeypatch):
-    monkeypatch.chdir(whole_study)
-    snapshot = StudyFiles(find_study("results/tiny")).snapshot(time.time())
+def test_a_study_with_all_records_is_finished(study):
+    for path in (path for stage in STAGES for path in stage.records(study.plan)):
+        (study.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (study.folder / path).touch()
+    snapshot = StudyFiles(study).snapshot(time.time())
     assert snapshot.is_finished
-    assert {run.state for run in snapshot.runs} <= {"done", "not_learning"}
     assert snapshot.failed_jobs == []
 
 
@@ -205,7 +207,7 @@ def train_slowly(command: list[str]) -> None:
 def test_a_run_from_its_first_step_over_its_killing_to_its_end(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = make_tiny_study(tmp_path / "results/test")
-    steps = 100
+    steps = 40
     study = {
         "study": "test",
         "seeds": [0],

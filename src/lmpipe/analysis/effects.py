@@ -26,7 +26,7 @@ def effect_of(results: Results, group: SeedGroup, baseline: SeedGroup, noise: Se
     difference = (median if failed else fmean)(differences) if differences else None
     interval = None
     if differences and not failed and min(group.num_seeds, baseline.num_seeds) > 1:
-        interval = mean_interval(differences).bounds
+        interval = mean_interval(differences)
         if noise and group.measure == "validation_loss":
             half_width = noise.difference_half_width(group.num_seeds, baseline.num_seeds)
             interval = difference - half_width, difference + half_width

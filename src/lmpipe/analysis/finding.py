@@ -29,9 +29,11 @@ class Metric:
     """Reason why there is no value."""
 
 
-def optional_metric(value: Cell, unit: str, source: str, missing_reason: str) -> Metric:
+def optional_metric(
+    value: Cell, unit: str, source: str, missing_reason: str, interval: tuple[float, float] | None = None
+) -> Metric:
     """Return a metric whose `missing_reason` counts only if the value is None."""
-    return Metric(value, unit, source, missing_reason=missing_reason if value is None else "")
+    return Metric(value, unit, source, interval, missing_reason if value is None else "")
 
 
 @element

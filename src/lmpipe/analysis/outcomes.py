@@ -6,23 +6,26 @@ from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean, median
 
-from lmpipe.analysis.finding import Metric, Table, Yardstick
+from lmpipe.analysis.finding import Finding, Metric, Table, Yardstick, missing, optional_metric
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
 from lmpipe.analysis.runs import Run
 from lmpipe.analysis.statistics import NORMAL_QUANTILE, SeedNoise, mean_interval, pooled_noise
 from lmpipe.data.documents import NgramBudget
-from lmpipe.study.labels import colour_key, run_label
-from lmpipe.study.settings import ModelConfig
+from lmpipe.io.formatting import join_words
+from lmpipe.study.labels import colour_key, corpus_label, run_label
+from lmpipe.study.settings import ModelConfig, TrainingSettings
 
 NATS = UNITS["validation_loss"]
 BITS = UNITS["bits_per_byte"]
 ORDER_NAMES = {1: "unigram", 2: "bigram", 3: "3-gram", 4: "4-gram", 5: "5-gram"}
 NO_RUN = "no seed learned"
+# The noise of seeds is that of all runs: a metric of the experiment log.
+NOISE_SOURCE = "findings.json"
 
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Runs that differ in their seed alone, with the final values of those that did not fail."""
+    """Runs that differ in their seed alone, one for each seed, by seed; their final values are in `measure`."""
 
     name: str
     """Name of the runs in their experiment."""
@@ -30,12 +33,15 @@ class SeedGroup:
     """Name in the report."""
     variant: str
     """Key of the colour."""
-    runs: tuple[Run, ...]
-    """One run for each seed, by seed."""
-    values: dict[int, float]
-    """Final values by seed, without seeds that failed."""
+    runs: list[Run]
+    learned: list[Run]
+    """Those that did not fail."""
     measure: str = "validation_loss"
-    """Metric of the values: validation_loss or bits_per_byte."""
+
+    @property
+    def values(self) -> dict[int, float]:
+        """Final values by seed, without seeds that failed."""
+        return {run.seed: getattr(run.summary, self.measure) for run in self.learned}
 
     @property
     def num_seeds(self) -> int:
@@ -45,14 +51,17 @@ class SeedGroup:
     @property
     def num_failed(self) -> int:
         """Number of seeds that failed."""
-        return len(self.runs) - len(self.values)
+        return len(self.runs) - len(self.learned)
+
+    def middle(self, measure: str) -> float | None:
+        """Return the mean over the seeds; the median of the others if some failed; None if all did."""
+        values = [getattr(run.summary, measure) for run in self.learned]
+        return (median if self.num_failed else fmean)(values) if values else None
 
     @property
     def center(self) -> float | None:
-        """Mean over the seeds; the median of the others if some failed; None if all did."""
-        if not self.values:
-            return None
-        return (median if self.num_failed else fmean)(self.values.values())
+        """Middle of the values."""
+        return self.middle(self.measure)
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -60,13 +69,18 @@ class SeedGroup:
         if self.num_failed:
             return None
         if self.num_seeds > 1:
-            return mean_interval(list(self.values.values())).bounds
+            return mean_interval(list(self.values.values()))
         return document_interval(self.runs[0]) if self.measure == "validation_loss" else None
 
     @property
     def max_lr(self) -> float:
         """Peak learning rate."""
-        return self.runs[0].config.training.max_lr
+        return self.training.max_lr
+
+    @property
+    def training(self) -> TrainingSettings:
+        """Training settings of the runs."""
+        return self.runs[0].config.training
 
     @property
     def model(self) -> ModelConfig:
@@ -80,17 +94,12 @@ class SeedGroup:
 
     def metric(self, source: str) -> Metric:
         """Return the center as a metric, with its interval."""
-        unit = UNITS[self.measure]
-        if self.center is None:
-            return Metric(None, unit, source, missing_reason=NO_RUN)
-        return Metric(self.center, unit, source, self.interval)
+        return optional_metric(self.center, UNITS[self.measure], source, NO_RUN, self.interval)
 
     def perplexity(self, source: str) -> Metric:
         """Return exp of the mean loss, which is the perplexity, with its interval."""
-        if self.center is None:
-            return Metric(None, "", source, missing_reason=NO_RUN)
         bounds = self.interval and (math.exp(self.interval[0]), math.exp(self.interval[1]))
-        return Metric(math.exp(self.center), "", source, bounds)
+        return optional_metric(None if self.center is None else math.exp(self.center), "", source, NO_RUN, bounds)
 
 
 def document_interval(run: Run) -> tuple[float, float] | None:
@@ -109,18 +118,15 @@ def has_failed(run: Run, budget: NgramBudget | None) -> bool:
     return 2 in losses and run.loss > (losses[1] + losses[2]) / 2
 
 
-def seed_group(results: Results, experiment: ExperimentRuns, name: str, measure: str = "validation_loss") -> SeedGroup:
-    """Return the runs of one name as a group of seeds."""
-    runs = experiment.seeds_of(name)
-    good = [run for run in runs if not has_failed(run, results.yardstick(run))]
-    values = {run.seed: getattr(run.summary, measure) for run in good}
-    names = [make(results.study, experiment.name, name) for make in (run_label, colour_key)]
-    return SeedGroup(name, *names, tuple(runs), values, measure)
-
-
 def seed_groups(results: Results, experiment: ExperimentRuns, measure: str = "validation_loss") -> list[SeedGroup]:
     """Return every group of seeds of an experiment, in the order of the study."""
-    return [seed_group(results, experiment, name, measure) for name in experiment.names()]
+    groups = []
+    for name in experiment.names():
+        runs = experiment.seeds_of(name)
+        learned = [run for run in runs if not has_failed(run, results.yardstick(run))]
+        label, variant = (make(results.study, experiment.name, name) for make in (run_label, colour_key))
+        groups.append(SeedGroup(name, label, variant, runs, learned, measure))
+    return groups
 
 
 def best_group(groups: Iterable[SeedGroup]) -> SeedGroup | None:
@@ -175,19 +181,17 @@ def groups_table(caption: str, groups: Sequence[SeedGroup]) -> Table:
     rows = []
     for group in groups:
         half_width = (group.interval[1] - group.interval[0]) / 2 if group.interval else None
-        per_byte = [run.summary.bits_per_byte for run in group.runs if run.seed in group.values]
-        loss = [run.loss for run in group.runs if run.seed in group.values]
-        middle = median if group.num_failed else fmean
+        loss = group.middle("validation_loss")
         rows.append(
             [
                 group.label,
                 group.max_lr,
                 group.num_failed,
                 group.num_seeds,
-                middle(loss) if loss else None,
+                loss,
                 half_width if group.measure == "validation_loss" else None,
-                math.exp(middle(loss)) if loss else None,
-                middle(per_byte) if per_byte else None,
+                loss and math.exp(loss),
+                group.middle("bits_per_byte"),
                 max(run.summary.steps for run in group.runs),
             ]
         )
@@ -204,3 +208,47 @@ def seeds_table(groups: Sequence[SeedGroup]) -> Table:
     columns = ["run", "seed", "status", "failed", "loss", "last step before divergence"]
     reason = "the loss is not finite, or the run did not diverge"
     return Table("Final loss of every seed, in nats per token", columns, rows, reason)
+
+
+# --- findings that problems about training runs share ----------------------------------------------------------------
+
+
+def missing_experiment(results: Results, problem: str, example: str) -> Finding:
+    """Return the finding of a problem whose experiment is not in the study.
+
+    `{corpus}` in `example` becomes the study's simple corpus, `{web}` its web corpus.
+    """
+    corpus = results.corpus_in_role("simple") or next(iter(results.study.corpora))
+    lines = example.replace("{corpus}", corpus).replace("{web}", results.corpus_in_role("web") or "A_WEB_CORPUS")
+    return missing(f"This study has no experiment {problem}; add to its file, under experiments: `{lines}`")
+
+
+def several_corpora(results: Results, experiment: ExperimentRuns) -> Finding:
+    """Return the finding of an experiment whose runs predict different tokens, so that no loss is the lowest."""
+    corpora = join_words([corpus_label(results.study, corpus) for corpus in experiment.by_corpus()])
+    reason = f"The runs predict different tokens (of {corpora}); use one corpus and tokenizer."
+    tables = [groups_table("Final results of each run", seed_groups(results, experiment))]
+    return Finding("missing", tables=tables, reason=reason)
+
+
+def target_metrics(results: Results, name: str) -> dict[str, Metric]:
+    """Return an experiment's target loss, the difference of its best run from it, and True if it is reached.
+
+    Empty if there is no experiment of this name, or if it has no target.
+    """
+    experiment = results.experiment(name)
+    if experiment is None or (target := results.study.experiments[name].target_loss) is None:
+        return {}
+    source, best = table_path(experiment), best_group(seed_groups(results, experiment))
+    above = best and best.center - target
+    bounds = best and best.interval and (best.interval[0] - target, best.interval[1] - target)
+    return {
+        "target_loss": Metric(target, NATS, f"the study's experiments.{name}.target_loss"),
+        "loss_above_target": optional_metric(above, NATS, source, NO_RUN, bounds),
+        "target_reached": optional_metric(best and above <= 0, "", source, NO_RUN),
+    }
+
+
+def table_path(experiment: ExperimentRuns) -> str:
+    """Return the path of an experiment's table, below the study's folder."""
+    return f"experiments/{experiment.name}/table.csv"

@@ -1,22 +1,23 @@
 """Results of a study as tables: its runs, its experiments, and the JSON documents that its stages wrote."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmpipe.analysis.runs import Run
 from lmpipe.data.documents import CorpusInfo, NgramBudget, Yardsticks
-from lmpipe.errors import BUILD, InputError
+from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import is_number
 from lmpipe.study.paths import StudyPaths
 from lmpipe.study.schema import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Metrics that runs are ranked by, with their units.
 UNITS = {"validation_loss": "nats per token", "bits_per_byte": "bits per byte"}
@@ -43,36 +44,37 @@ MAX_BUDGET_RATIO = 2.0  # of the tokens of a yardstick and those of a run that i
 Doc = TypeVar("Doc", bound=Document)
 
 
-def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
-    """Return one row for each run: names, status, all settings, the summary's columns and the folder.
+def runs_table(runs: Iterable[Run]) -> "pd.DataFrame":
+    """Return one row for each run: names, status, all settings, and the summary's columns.
 
     Cells keep their Python types (dtype object), so that a mixed column prints as it was written.
     """
+    import pandas as pd
+
     rows = []
     for run in runs:
         summary = {column: getattr(run.summary, column) for column in SUMMARY_COLUMNS}
         names = {"experiment": run.config.experiment, "run": run.name, "seed": run.seed, "status": run.status}
-        rows.append(names | run.settings | summary | {"folder": run.folder.as_posix()})
+        rows.append(names | run.settings | summary)
     return pd.DataFrame(rows, dtype=object)
 
 
-@dataclass
+def write_csv(table: "pd.DataFrame", path: str | Path) -> None:
+    """Write a table of runs as CSV."""
+    with atomic_write(path) as file:
+        table.to_csv(file, index=False, lineterminator="\n")
+
+
+@dataclass(frozen=True)
 class ExperimentRuns:
-    """The runs of one experiment, in the order of the study file, each with its seeds."""
+    """The runs of one experiment in the order of the study file, one for each name and seed."""
 
     name: str
-    """Name of the experiment."""
-    runs: Sequence[Run] = field(default_factory=list)
-    """One run for each name and seed."""
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """Table of the runs, as `runs_table` makes it."""
-        return runs_table(self.runs)
+    runs: list[Run]
 
     def names(self) -> list[str]:
         """Return the runs' names, each once, in the order of the study."""
-        return list(self.table["run"].unique())
+        return list(dict.fromkeys(run.name for run in self.runs))
 
     def seeds_of(self, name: str) -> list[Run]:
         """Return the runs of one name, one for each seed, ordered by seed."""
@@ -80,11 +82,10 @@ class ExperimentRuns:
 
     def by_corpus(self) -> dict[str, "ExperimentRuns"]:
         """Return the runs on each corpus as an experiment, in the order of the study."""
-        corpora = self.table["corpus"].unique()
-        return {
-            corpus: ExperimentRuns(self.name, [run for run in self.runs if run.config.corpus == corpus])
-            for corpus in corpora
-        }
+        runs: dict[str, list[Run]] = {}
+        for run in self.runs:
+            runs.setdefault(run.config.corpus, []).append(run)
+        return {corpus: ExperimentRuns(self.name, members) for corpus, members in runs.items()}
 
     def ranking_metric(self) -> str | None:
         """Return the metric that ranks the runs; None if their texts differ, so that none does.
@@ -96,19 +97,15 @@ class ExperimentRuns:
             return "validation_loss"
         return "bits_per_byte" if len({config.corpus for config in configs}) == 1 else None
 
-    def losses(self, name: str, metric: str = "validation_loss") -> dict[int, float]:
-        """Return the final values of one run by seed, in the metric's unit; only of seeds that finished."""
-        rows = self.table[(self.table["run"] == name) & (self.table["status"] == "finished")]
-        return rows.set_index("seed")[metric].dropna().sort_index().to_dict()
-
-    def finished_values(self, name: str, metric: str = "validation_loss") -> list[float]:
-        """Return the final values of one run's finished seeds, in the metric's unit."""
-        return list(self.losses(name, metric).values())
+    def losses(self, name: str, metric: str = "validation_loss") -> list[float]:
+        """Return the final values of one run in the metric's unit, by seed; only of seeds that finished."""
+        values = [getattr(run.summary, metric) for run in self.seeds_of(name) if run.status == "finished"]
+        return [value for value in values if value is not None]
 
     def mean_loss(self, name: str, metric: str = "validation_loss") -> float | None:
         """Return the mean final value over the seeds, in the metric's unit; None unless every seed finished."""
         losses = self.losses(name, metric)
-        return sum(losses.values()) / len(losses) if losses and len(losses) == len(self.statuses(name)) else None
+        return sum(losses) / len(losses) if losses and len(losses) == len(self.seeds_of(name)) else None
 
     def best(self) -> str | None:
         """Return the run with the lowest mean final loss among those whose seeds all finished; None across corpora."""
@@ -121,14 +118,10 @@ class ExperimentRuns:
         """Return a resolved setting of the runs of one name."""
         return self.seeds_of(name)[0].setting(key)
 
-    def statuses(self, name: str) -> list[str]:
-        """Return the statuses of the runs of one name, by seed."""
-        return list(self.table[self.table["run"] == name].sort_values("seed")["status"])
-
     def varied_settings(self) -> list[str]:
         """Return the settings in which runs of this experiment differ, in the order of the study's sweeps."""
         keys = dict.fromkeys(key for run in self.runs for key in run.config.overrides)
-        return [key for key in keys if self.table[key].map(repr).nunique() > 1]
+        return [key for key in keys if len({repr(run.setting(key)) for run in self.runs}) > 1]
 
     def swept_settings(self) -> list[str]:
         """Return the one or two numeric settings that form the grid; empty if the runs are not a grid."""
@@ -139,19 +132,7 @@ class ExperimentRuns:
     def write_table(self, path: str | Path) -> None:
         """Write a CSV file with a row for each run and seed: varied settings, losses, sizes and times."""
         columns = dict.fromkeys(["run", "seed", "status", *self.varied_settings(), *SUMMARY_COLUMNS])
-        with atomic_write(path) as file:
-            self.table[list(columns)].to_csv(file, index=False, lineterminator="\n")
-
-
-class CorpusInfos(dict[str, CorpusInfo]):
-    """Contents of corpus.json by corpus; raises InputError for one that is missing."""
-
-    def __init__(self, infos: Mapping[str, CorpusInfo], paths: Mapping[str, Path]):
-        super().__init__(infos)
-        self.paths = paths
-
-    def __missing__(self, corpus: str) -> dict[str, Any]:
-        raise InputError(self.paths[corpus], "is missing", BUILD)
+        write_csv(runs_table(self.runs)[list(columns)], path)
 
 
 class Results:
@@ -163,24 +144,24 @@ class Results:
         self.study = study
         self.run_keys = dict(run_keys)
         self._experiments: dict[str, ExperimentRuns] = {}
-        self._yardsticks: dict[str, Yardsticks | None] = {}
+        self._documents: dict[str, Any] = {}
 
     def document(self, kind: type[Doc], name: str) -> Doc | None:
-        """Read a document by its path below the folder; None if it is missing."""
-        path = self.folder / name
-        return kind.read(path) if path.exists() else None
+        """Read a document, once, by its path below the folder; None if it is missing."""
+        if name not in self._documents:
+            path = self.folder / name
+            self._documents[name] = kind.read(path) if path.exists() else None
+        return self._documents[name]
 
     @cached_property
-    def corpora(self) -> "CorpusInfos":
+    def corpora(self) -> dict[str, CorpusInfo]:
         """Contents of corpus.json of every corpus that exists."""
         paths = {name: self.paths.corpus_info(name) for name in self.study.corpora}
-        return CorpusInfos({name: CorpusInfo.read(path) for name, path in paths.items() if path.exists()}, paths)
+        return {name: CorpusInfo.read(path) for name, path in paths.items() if path.exists()}
 
     def yardsticks(self, corpus: str) -> Yardsticks | None:
         """Return the losses of simple models on a corpus; None if they have not been computed."""
-        if corpus not in self._yardsticks:
-            self._yardsticks[corpus] = self.document(Yardsticks, f"yardsticks/{corpus}.json")
-        return self._yardsticks[corpus]
+        return self.document(Yardsticks, f"yardsticks/{corpus}.json")
 
     def yardstick(self, run: Run) -> NgramBudget | None:
         """Return the n-gram losses for the budget of training tokens nearest to a run's.
@@ -224,9 +205,7 @@ class Results:
 
     def write_runs(self) -> None:
         """Write runs.csv: settings and results of every run, one row each."""
-        table = runs_table(self.runs()).drop(columns="folder", errors="ignore")
-        with atomic_write(self.paths.runs_table) as file:
-            table.to_csv(file, index=False, lineterminator="\n")
+        write_csv(runs_table(self.runs()), self.paths.runs_table)
 
 
 def read_experiment(folder: str | Path, experiment: str, runs: list[tuple[str, int]]) -> ExperimentRuns:

@@ -85,9 +85,10 @@ class Run:
             raise InputError(path, f"ends at step {last:g} of {steps}", REBUILD)
         return table
 
-    def validation_curve(self, column: str = "step") -> "pd.DataFrame":
-        """Return `column` (step, tokens or wall_seconds) and validation_loss at each evaluation with a finite loss."""
-        return self.metrics()[[column, "validation_loss"]].dropna()
+    def validation_losses(self) -> dict[int, float]:
+        """Return the finite validation losses by training tokens."""
+        table = self.metrics()[["tokens", "validation_loss"]].dropna()
+        return {int(tokens): loss for tokens, loss in table.itertuples(index=False, name=None)}
 
 
 def read_numbers(path: Path, columns: Iterable[str]) -> "pd.DataFrame":

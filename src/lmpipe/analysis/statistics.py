@@ -2,29 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import sqrt
 from statistics import fmean, variance
 
 CONFIDENCE = 0.95
 # Two-sided 95 % point of the normal distribution, for means over many documents.
 NORMAL_QUANTILE = 1.96
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its confidence interval."""
-
-    mean: float
-    """Mean of the values."""
-    half_width: float
-    """Half the width of the interval; infinite for a single value."""
-    count: int
-    """Number of values."""
-
-    @property
-    def bounds(self) -> tuple[float, float] | None:
-        """Lower and upper end; None for a single value, which has no interval."""
-        return (self.mean - self.half_width, self.mean + self.half_width) if self.count > 1 else None
 
 
 @dataclass(frozen=True)
@@ -57,16 +40,16 @@ def t_quantile(degrees: int) -> float:
     return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
-    """Return the mean and its 95 % interval, t(n - 1) times the standard error.
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of a mean, t(n - 1) times the standard error; None for a single value.
 
-    >>> mean_interval([1.0, 2.0, 3.0]).bounds
+    >>> mean_interval([1.0, 2.0, 3.0])
     (-0.4841..., 4.4841...)
     """
-    count = len(values)
-    if count < 2:
-        return Interval(fmean(values), inf, count)
-    return Interval(fmean(values), t_quantile(count - 1) * sqrt(variance(values) / count), count)
+    if len(values) < 2:
+        return None
+    mean, half_width = fmean(values), t_quantile(len(values) - 1) * sqrt(variance(values) / len(values))
+    return mean - half_width, mean + half_width
 
 
 def pooled_noise(groups: Iterable[Sequence[float]]) -> SeedNoise | None:

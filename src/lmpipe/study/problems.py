@@ -9,7 +9,7 @@ Chapter = Literal["training", "ablations", "costs", "tokenizers", "warm_up", "ap
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: a card of the report, and a module and a prose template of its name."""
+    """One problem: a card of the report with a prose template, and an analysis in analysis/problems/registry.py."""
 
     id: str
     """Key of the finding."""

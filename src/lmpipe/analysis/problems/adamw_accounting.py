@@ -3,19 +3,23 @@
 from pydantic import JsonValue
 
 from lmpipe.analysis.finding import Bars, Figure, Finding, Metric, Table, missing
-from lmpipe.analysis.problems import measured_compute, measured_memory
-from lmpipe.analysis.problems.transformer_accounting import is_asked, main_account, model_label, read_accounting
+from lmpipe.analysis.problems import measured
+from lmpipe.analysis.problems.transformer_accounting import (
+    NO_ACCOUNTING,
+    is_asked,
+    main_account,
+    model_label,
+    read_accounting,
+)
 from lmpipe.analysis.results import Results
-from lmpipe.io.formatting import format_command, format_formula
+from lmpipe.io.formatting import format_formula
 from lmpipe.model.accounting import AdamWAccounting, AdamWComparison, ModelAccounting
 from lmpipe.model.activation_memory import saved_bytes
 from lmpipe.study.editions import EDITIONS, adamw_question, read_edition
 
-ID = "adamw_accounting"
 VARIANTS = {"handout": "two-matrix feed-forward", "swiglu": "SwiGLU"}
-SUFFIXES = {"handout": "", "swiglu": "_swiglu"}
 FIXED = {"parameters": "M_parameters", "gradients": "M_gradients", "AdamW's moments": "M_optimizer"}
-METRICS = {
+UNITS = {
     "largest_batch_size": "sequences",
     "hours": "h",
     "days": "days",
@@ -31,30 +35,32 @@ def analyze(results: Results) -> Finding:
     """Return the accounting of the edition's model, or of the largest model of the study (then partial)."""
     accounts = read_accounting(results)
     if not accounts:
-        return missing(f"This study holds no accounting yet; make it with {format_command('accounting')}.")
-    account = main_account(results, accounts)
-    question = adamw_question(results.study.handout, account.name)
-    variant = "handout" if question.feed_forward == "silu" else "swiglu"
-    source, measured = f"accounting/{account.name}.json", measured_memory.memory(results)
+        return missing(NO_ACCOUNTING)
+    account, measurement = main_account(results, accounts), measured.memory(results)
+    question, source = adamw_question(results.study.handout, account.name), f"accounting/{account.name}.json"
+    entry = account.adamw.handout if question.feed_forward == "silu" else account.adamw.swiglu
+    saved = saved_per_sequence(account, entry)
+    batch = max(0, (values_of(entry)["M"] - entry.fixed_bytes) // saved)
     metrics = {
-        f"{name}{SUFFIXES[form]}": Metric(getattr(getattr(account.adamw, form), name), unit, source)
-        for form in VARIANTS
-        for name, unit in METRICS.items()
+        f"{name}{suffix}": Metric(getattr(variant, name), unit, source)
+        for suffix, variant in (("", account.adamw.handout), ("_swiglu", account.adamw.swiglu))
+        for name, unit in UNITS.items()
     }
-    saved, batch = saved_per_sequence(account, variant)
     metrics["saved_bytes_per_sequence"] = Metric(saved, "bytes", source)
     metrics["largest_batch_by_saved_bytes"] = Metric(batch, "sequences", source)
     return Finding(
-        "answered" if is_asked(results, account) and measured_compute.read_profile(results) else "partial",
-        metrics=metrics | measured.metrics,
-        facts={"main": model_label(results, account)} | facts_of(account, variant, question.unit) | measured.facts,
+        "answered" if is_asked(results, account) and measurement.status == "answered" else "partial",
+        metrics=metrics | measurement.metrics,
+        facts={"main": model_label(results, account), "is_own": account.name == "study"}
+        | facts_of(account.adamw, entry, question.unit)
+        | measurement.facts,
         tables=[
             questions_table(results, accounts),
-            *measured.tables,
+            *measurement.tables,
             operations_table(account.adamw),
-            *(derivation_table(form, getattr(account.adamw, form)) for form in VARIANTS),
+            *(derivation_table(name, getattr(account.adamw, form)) for form, name in VARIANTS.items()),
         ],
-        figures=[*measured.figures, Figure("main_memory", memory_bars(getattr(account.adamw, variant), saved))],
+        figures=[*measurement.figures, Figure("main_memory", memory_bars(entry, saved))],
     )
 
 
@@ -63,42 +69,35 @@ def values_of(entry: AdamWAccounting) -> dict[str, float]:
     return {line.symbol: line.value for line in entry.derivation}
 
 
-def facts_of(account: ModelAccounting, variant: str, unit: str) -> dict[str, JsonValue]:
+def facts_of(adamw: AdamWComparison, entry: AdamWAccounting, unit: str) -> dict[str, JsonValue]:
     """Return the device and the training of the question, and the operations of an update."""
-    entry = getattr(account.adamw, variant)
-    value, time = values_of(entry), getattr(entry, unit)
-    operations = {form: sum(line.flops for line in update) for form, update in account.adamw.updates}
+    value = values_of(entry)
     return {
-        "is_own": account.name == "study",
-        "suffix": SUFFIXES[variant],
         "device": entry.device,
         "device_bytes": value["M"],
         "largest_batch": entry.largest_batch_size,
-        "time": time,
+        "time": getattr(entry, unit),
         "unit": unit,
-        "steps": value["N"],
-        "operations": operations["handout"],
+        "operations": sum(line.flops for line in dict(adamw.updates)["handout"]),
         "optimizer_share": entry.optimizer_flops / value["C_step"],
     }
 
 
-def saved_per_sequence(account: ModelAccounting, variant: str) -> tuple[int, int]:
-    """Return the bytes that lmpipe saves per sequence, and the largest batch that fits with them."""
-    entry = getattr(account.adamw, variant)
+def saved_per_sequence(account: ModelAccounting, entry: AdamWAccounting) -> int:
+    """Return the bytes that lmpipe saves for each sequence in a batch."""
     config = account.config.model_copy(update={"feed_forward": entry.feed_forward})
-    by_sequence = saved_bytes(config, "float32", 2) - saved_bytes(config, "float32", 1)
-    return by_sequence, max(0, (values_of(entry)["M"] - entry.fixed_bytes) // by_sequence)
+    return saved_bytes(config, "float32", 2) - saved_bytes(config, "float32", 1)
 
 
 def questions_table(results: Results, accounts: list[ModelAccounting]) -> Table:
     """Return memory and time of every edition's model, with both kinds of feed-forward."""
     asked = {read_edition(name).adamw.model for name in EDITIONS}
     rows = [
-        [model_label(results, account), VARIANTS[form], entry.device, entry.bytes_per_sequence, entry.fixed_bytes,
+        [model_label(results, account), name, entry.device, entry.bytes_per_sequence, entry.fixed_bytes,
          entry.largest_batch_size, entry.hours, entry.days]
         for account in accounts
         if account.name in asked
-        for form, entry in ((form, getattr(account.adamw, form)) for form in VARIANTS)
+        for name, entry in ((name, getattr(account.adamw, form)) for form, name in VARIANTS.items())
     ]  # fmt: skip
     columns = ["model", "feed-forward", "device", "bytes a sequence", "other bytes", "largest batch", "hours", "days"]
     return Table("Memory and time of training with AdamW in float32, by the handout's list", columns, rows)
@@ -121,11 +120,11 @@ def operations_table(adamw: AdamWComparison) -> Table:
     return Table(caption, ["form", "line", "operations"], rows, code_columns=["line"])
 
 
-def derivation_table(variant: str, entry: AdamWAccounting) -> Table:
+def derivation_table(name: str, entry: AdamWAccounting) -> Table:
     """Return every line of the derivation, with the formula that it was computed by."""
     rows = [
         [line.symbol, line.meaning, format_formula(line.formula) or "given", line.value, line.unit]
         for line in entry.derivation
     ]
-    caption = f"Derivation: memory and time with AdamW, {VARIANTS[variant]} (÷ rounds down)"
+    caption = f"Derivation: memory and time with AdamW, {name} (÷ rounds down)"
     return Table(caption, ["symbol", "quantity", "formula", "value", "unit"], rows, code_columns=["symbol"])

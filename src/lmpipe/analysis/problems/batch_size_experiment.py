@@ -4,33 +4,37 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
+from statistics import linear_regression, median, pvariance
 from typing import Any
 
 from lmpipe.analysis.effects import effect_of, expectations
 from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Metric, Table, Yardstick, optional_metric
 from lmpipe.analysis.outcomes import (
     NATS,
+    NO_RUN,
+    NOISE_SOURCE,
     SeedGroup,
     best_group,
     groups_table,
     loss_yardsticks,
+    missing_experiment,
     seed_groups,
+    several_corpora,
     study_noise,
+    table_path,
 )
-from lmpipe.analysis.problems import batch_size_limits
-from lmpipe.analysis.problems.run_summary import NOISE_SOURCE, missing_experiment, several_corpora, table_path
+from lmpipe.analysis.problems import measured
 from lmpipe.analysis.rate_sweeps import RateSweep, rate_sweep
-from lmpipe.analysis.results import ExperimentRuns, Results
+from lmpipe.analysis.results import Results
 from lmpipe.analysis.runs import Run
 from lmpipe.analysis.statistics import SeedNoise, t_quantile
 
 ID = "batch_size_experiment"
-EXAMPLE_CONFIG = (
+EXAMPLE = (
     "batch_size_experiment: {corpus: {corpus}, sweep: {batch_size: [1, 4, 16, 64], "
     "max_lr: {best_of: learning_rate, scale: sqrt_batch_size, factor: [0.5, 1, 2]}}}"
 )
-NO_RUN = "no seed learned"
+ONE_SIZE = "only one batch size learned"
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,14 @@ class BatchSize:
     @property
     def steps_to_loss(self) -> float | None:
         """Optimizer steps that reach the loss which every size reaches."""
-        if self.tokens_to_loss is None:
-            return None
-        return self.tokens_to_loss / (self.batch_size * self.best.model.context_length)
+        return self.tokens_to_loss and self.tokens_to_loss / (self.batch_size * self.best.model.context_length)
 
 
 def analyze(results: Results) -> Finding:
     """Return the loss of each batch size at its best rate, and the tokens that reach a common loss."""
     experiment = results.experiment(ID)
     if experiment is None:
-        return missing_experiment(results, ID, EXAMPLE_CONFIG)
+        return missing_experiment(results, ID, EXAMPLE)
     if experiment.ranking_metric() != "validation_loss":
         return several_corpora(results, experiment)
     groups, noise = seed_groups(results, experiment), study_noise(results)
@@ -67,14 +69,23 @@ def analyze(results: Results) -> Finding:
     if not sizes:
         return Finding("missing", tables=tables, reason="No seed learned at any batch size; add smaller rates")
     best = min(sizes, key=lambda size: size.best.center)
-    benchmark = batch_size_limits.read_benchmark(results, experiment)
-    speeds = batch_size_limits.speeds(benchmark)
+    tied = tied_sizes(sizes, best, noise)
+    benchmark = measured.read_benchmark(results, experiment)
+    limits = measured.batch_size_limits(benchmark)
+    speeds = {row.batch_size: row.tokens_per_second for row in benchmark.sizes} if benchmark else {}
     effects = {size.best.name: effect_of(results, size.best, sizes[0].best, noise) for size in sizes[1:]}
     return Finding(
         "answered" if len(sizes) > 1 else "partial",
-        size_metrics(experiment, sizes, best, noise, speeds) | batch_size_limits.metrics(benchmark),
-        facts=size_facts(sizes, best, noise) | batch_size_limits.facts(benchmark),
-        tables=[size_table(sizes, speeds), *batch_size_limits.tables(benchmark), *tables],
+        best_metrics(table_path(experiment), sizes, best, tied, noise)
+        | {
+            "fastest_batch_size": optional_metric(
+                max(speeds, key=speeds.get, default=None), "sequences", measured.TIMED, measured.NOT_TIMED
+            )
+        }
+        | size_metrics(table_path(experiment), sizes)
+        | limits.metrics,
+        facts=size_facts(sizes, tied, noise) | limits.facts,
+        tables=[size_table(sizes, speeds), *limits.tables, *tables],
         figures=[loss_figure(results, sizes, noise), *iso_loss_figures(sizes)],
         expectations=expectations(results, ID, effects),
         reason="" if len(sizes) > 1 else "Only one batch size learned",
@@ -85,7 +96,7 @@ def batch_sizes(results: Results, groups: Sequence[SeedGroup]) -> list[BatchSize
     """Return the batch sizes with a seed that learned, from small to large."""
     by_size: dict[int, list[SeedGroup]] = {}
     for group in groups:
-        by_size.setdefault(group.runs[0].config.training.batch_size, []).append(group)
+        by_size.setdefault(group.training.batch_size, []).append(group)
     best = {size: group for size, members in sorted(by_size.items()) if (group := best_group(members))}
     # The highest of the final losses, which every size reaches.
     level = max((group.center for group in best.values()), default=0.0)
@@ -102,96 +113,84 @@ def batch_sizes(results: Results, groups: Sequence[SeedGroup]) -> list[BatchSize
 
 def tokens_to(group: SeedGroup, level: float) -> float | None:
     """Return the median over seeds of the training tokens at which the loss reaches a level; None if one never does."""
-    tokens = [tokens_at(run, level) for run in group.runs if run.seed in group.values]
+    tokens = [tokens_at(run, level) for run in group.learned]
     return None if None in tokens else median(tokens)
 
 
 def tokens_at(run: Run, level: float) -> float | None:
     """Return the training tokens at which a run's validation loss first reaches a level, between two evaluations."""
-    points = list(run.validation_curve("tokens").itertuples(index=False, name=None))
+    points = list(run.validation_losses().items())
     for (x0, y0), (x1, y1) in pairwise(points):
         if y1 <= level < y0:
             return x0 + (y0 - level) / (y0 - y1) * (x1 - x0)
     return points[-1][0] if points and run.loss is not None and run.loss <= level else None
 
 
-def rate_exponent(sizes: Sequence[BatchSize]) -> tuple[float, tuple[float, float] | None] | None:
+def rate_exponent(sizes: Sequence[BatchSize], source: str) -> Metric:
     """Return the slope of log(best rate) against log(batch size), with its 95 % interval from three sizes on."""
-    points = [(math.log(size.batch_size), math.log(size.sweep.optimum or size.best.max_lr)) for size in sizes]
-    if len(points) < 2:
-        return None
-    mean_x, mean_y = (sum(column) / len(points) for column in zip(*points, strict=True))
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
-    degrees = len(points) - 2
+    if len(sizes) < 2:
+        return Metric(None, "", source, missing_reason=ONE_SIZE)
+    x = [math.log(size.batch_size) for size in sizes]
+    y = [math.log(size.sweep.optimum or size.best.max_lr) for size in sizes]
+    slope, intercept = linear_regression(x, y)
+    degrees = len(x) - 2
     if not degrees:
-        return slope, None
-    residuals = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in points)
-    half_width = t_quantile(degrees) * math.sqrt(residuals / degrees / spread)
-    return slope, (slope - half_width, slope + half_width)
+        return Metric(slope, "", source)
+    residuals = sum((rate - intercept - slope * size) ** 2 for size, rate in zip(x, y, strict=True))
+    half_width = t_quantile(degrees) * math.sqrt(residuals / degrees / (len(x) * pvariance(x)))
+    return Metric(slope, "", source, (slope - half_width, slope + half_width))
 
 
-def size_metrics(
-    experiment: ExperimentRuns,
-    sizes: Sequence[BatchSize],
-    best: BatchSize,
-    noise: SeedNoise | None,
-    speeds: dict[int, float],
+def best_metrics(
+    source: str, sizes: Sequence[BatchSize], best: BatchSize, tied: list[int], noise: SeedNoise | None
 ) -> dict[str, Metric]:
-    """Return the best size, the range that ties with it, the exponent of the rate, and the numbers of each size."""
-    source = table_path(experiment)
-    tied = tied_sizes(sizes, best, noise)
-    exponent = rate_exponent(sizes)
-    fastest = max(speeds, key=lambda size: speeds[size]) if speeds else None
+    """Return the best size, the range that ties with it, and the exponent of the rate."""
     visible = noise and noise.difference_half_width(best.best.num_seeds)
-    metrics = {
+    return {
         "best_batch_size": Metric(best.batch_size, "sequences", source),
         "best_validation_loss": best.best.metric(source),
         "best_max_lr": Metric(best.best.max_lr, "", source),
-        "smallest_tied_batch_size": Metric(min(tied), "sequences", source),
-        "largest_tied_batch_size": Metric(max(tied), "sequences", source),
+        "smallest_tied_batch_size": Metric(tied[0], "sequences", source),
+        "largest_tied_batch_size": Metric(tied[-1], "sequences", source),
         "smallest_visible_difference": optional_metric(visible, NATS, NOISE_SOURCE, "no setting has two seeds"),
         "largest_batch_difference": Metric(sizes[-1].best.center - best.best.center, NATS, source),
-        "best_max_lr_exponent": Metric(exponent[0], "", source, exponent[1])
-        if exponent
-        else Metric(None, "", source, missing_reason="only one batch size learned"),
+        "best_max_lr_exponent": rate_exponent(sizes, source),
         "common_loss": Metric(max(size.best.center for size in sizes), NATS, source),
-        "fastest_batch_size": optional_metric(
-            fastest, "sequences", batch_size_limits.SOURCE, batch_size_limits.MISSING
-        ),
     }
+
+
+def size_metrics(source: str, sizes: Sequence[BatchSize]) -> dict[str, Metric]:
+    """Return the loss, the rate, and the tokens and steps to the common loss of each size."""
+    metrics = {}
     for size in sizes:
         prefix = f"batch_{size.batch_size}"
-        metrics[f"{prefix}_validation_loss"] = size.best.metric(source)
-        metrics[f"{prefix}_max_lr"] = Metric(size.best.max_lr, "", source)
-        metrics[f"{prefix}_tokens_to_common_loss"] = optional_metric(size.tokens_to_loss, "tokens", source, NO_RUN)
-        metrics[f"{prefix}_steps_to_common_loss"] = optional_metric(size.steps_to_loss, "steps", source, NO_RUN)
+        metrics |= {
+            f"{prefix}_validation_loss": size.best.metric(source),
+            f"{prefix}_max_lr": Metric(size.best.max_lr, "", source),
+            f"{prefix}_tokens_to_common_loss": optional_metric(size.tokens_to_loss, "tokens", source, NO_RUN),
+            f"{prefix}_steps_to_common_loss": optional_metric(size.steps_to_loss, "steps", source, NO_RUN),
+        }
     return metrics
 
 
 def tied_sizes(sizes: Sequence[BatchSize], best: BatchSize, noise: SeedNoise | None) -> list[int]:
     """Return the sizes whose loss is within the noise of seeds of the lowest, best one included."""
-    tied = [best.batch_size]
+    tied = []
     for size in sizes:
         limit = noise.difference_half_width(size.best.num_seeds, best.best.num_seeds) if noise else 0.0
-        if size is not best and size.best.center - best.best.center <= limit:
+        if size.best.center - best.best.center <= limit:
             tied.append(size.batch_size)
-    return sorted(tied)
+    return tied
 
 
-def size_facts(sizes: Sequence[BatchSize], best: BatchSize, noise: SeedNoise | None) -> dict[str, Any]:
+def size_facts(sizes: Sequence[BatchSize], tied: list[int], noise: SeedNoise | None) -> dict[str, Any]:
     """Return the sizes that tie with the best, those that are worse, and those with a rate at the border."""
-    tied = tied_sizes(sizes, best, noise)
-    fewest, most = min(tied), max(tied)
+    names = [size.batch_size for size in sizes]
     return {
-        "sizes": [size.batch_size for size in sizes],
+        "sizes": names,
         "tied": tied,
-        "worse": [
-            {"batch_size": size.batch_size, "difference": size.best.center - best.best.center}
-            for size in sizes
-            if size.batch_size not in tied
-        ],
-        "is_bracketed": sizes[0].batch_size < fewest and most < sizes[-1].batch_size,
+        "worse": [name for name in names if name not in tied],
+        "is_bracketed": names[0] < tied[0] and tied[-1] < names[-1],
         "border": [size.batch_size for size in sizes if len(size.sweep.points) > 1 and size.sweep.is_at_border],
         "untuned": [size.batch_size for size in sizes if len(size.sweep.points) == 1],
         "num_seeds": max(size.best.num_seeds for size in sizes),

@@ -5,23 +5,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmpipe.analysis.effects import holm_resolved
-from lmpipe.analysis.finding import Effect, Finding, Metric, Table, missing, optional_metric
+from lmpipe.analysis.finding import Finding, Metric, Table, missing, optional_metric
 from lmpipe.analysis.outcomes import BITS, NATS, has_failed, study_noise
-from lmpipe.analysis.problems import layer_norm_ablation, no_pos_emb, pre_norm_ablation, swiglu_ablation
+from lmpipe.analysis.problems.ablation import ABLATIONS, analyze_ablation
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.runs import Run
 from lmpipe.planning.lineage import Lineage
 from lmpipe.provenance.job_records import is_record
-from lmpipe.study.labels import corpus_label, experiment_label, run_label
+from lmpipe.study.labels import experiment_label, run_label
 
-ID = "experiment_log"
 # Records of the jobs that follow the analysis.
 LATER_RECORDS = {"findings.provenance.json", "report.provenance.json", "provenance.json"}
 RECORDS = "provenance of all jobs"
 SOURCE = "runs/*/*/seed*/summary.json"
 COLUMNS = ["experiments", "run", "seed", "status", "peak rate", "steps", "tokens", "loss", "bits per byte"]
 COLUMNS += ["diverged after step", "time (s)", "tokens/s", "peak memory (MB)"]
-ABLATIONS = (layer_norm_ablation, pre_norm_ablation, no_pos_emb, swiglu_ablation)
 
 
 def analyze(results: Results) -> Finding:
@@ -30,20 +28,9 @@ def analyze(results: Results) -> Finding:
     if not runs:
         return missing("This study has no training runs; add one under experiments: `first: {corpus: stories}`")
     by_identity = distinct(runs)
-    best = lowest_by_corpus(runs)
-    devices = sorted({run.summary.device for run in runs})
+    metrics = totals(results, runs, [same[0] for same in by_identity])
     return Finding(
-        "answered",
-        totals(results, runs) | noise_metrics(results) | elapsed_metrics(results),
-        facts={
-            "devices": devices,
-            "statuses": dict(Counter(same[0].status for same in by_identity)),
-            "lowest": [
-                {"corpus": corpus_label(results.study, corpus), "bits": run.summary.bits_per_byte}
-                for corpus, run in best.items()
-            ],
-        },
-        tables=[table(results, by_identity)],
+        "answered", metrics | noise_metrics(results) | elapsed_metrics(results), tables=[table(results, by_identity)]
     )
 
 
@@ -57,9 +44,11 @@ def distinct(runs: Sequence[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def totals(results: Results, runs: Sequence[Run]) -> dict[str, Metric]:
-    """Return sums over the distinct runs, and counts by status."""
-    once = [same[0] for same in distinct(runs)]
+def totals(results: Results, runs: Sequence[Run], once: Sequence[Run]) -> dict[str, Metric]:
+    """Return sums over the distinct runs, counts by status, and the fewest bits per byte on each corpus.
+
+    Bits per byte compare across tokenizers.
+    """
     statuses = Counter(run.status for run in once)
     values = {
         "entries": Metric(len(runs), "runs", SOURCE),
@@ -71,8 +60,9 @@ def totals(results: Results, runs: Sequence[Run]) -> dict[str, Metric]:
     values |= {
         f"{name}_runs": Metric(statuses[name], "runs", SOURCE) for name in ("finished", "diverged", "not_learning")
     }
-    for corpus, run in lowest_by_corpus(runs).items():
-        values[f"lowest_bits_per_byte_{corpus}"] = Metric(run.summary.bits_per_byte, BITS, SOURCE)
+    finished = [run for run in once if run.status == "finished" and run.summary.bits_per_byte is not None]
+    for run in sorted(finished, key=lambda run: run.summary.bits_per_byte):
+        values.setdefault(f"lowest_bits_per_byte_{run.config.corpus}", Metric(run.summary.bits_per_byte, BITS, SOURCE))
     return values
 
 
@@ -86,24 +76,20 @@ def noise_metrics(results: Results) -> dict[str, Metric]:
     metrics = {"seed_sd": optional_metric(noise and noise.sd, NATS, SOURCE, reason)}
     if noise is None:
         return metrics
-    effects = [effect for module in ABLATIONS for effect in module.analyze(results).effects]
+    effects = [effect for name in ABLATIONS for effect in analyze_ablation(results, name).effects]
     counts = Counter(effect.num_seeds for effect in effects) or Counter({1: 1})
     num_seeds = counts.most_common(1)[0][0]
     visible = noise.difference_half_width(num_seeds)
+    alone = [row for row in effects if row.interval and not row.interval[0] <= 0 <= row.interval[1]]
     compared, resolved = holm_resolved([effect for effect in effects if effect.unit == NATS], noise)
     return metrics | {
         "seed_sd_degrees": Metric(noise.degrees, "degrees of freedom", SOURCE),
         "smallest_visible_difference": Metric(visible, NATS, SOURCE),
         "seeds_of_ablations": Metric(num_seeds, "seeds", SOURCE),
         "comparisons": Metric(compared, "differences with an interval", SOURCE),
-        "resolved_alone": Metric(sum(map(is_resolved, effects)), "intervals that exclude zero", SOURCE),
+        "resolved_alone": Metric(len(alone), "intervals that exclude zero", SOURCE),
         "resolved_together": Metric(resolved, "differences, after Holm's correction", SOURCE),
     }
-
-
-def is_resolved(effect: Effect) -> bool:
-    """Return True if the interval of an effect excludes zero."""
-    return effect.interval is not None and not effect.interval[0] <= 0 <= effect.interval[1]
 
 
 def elapsed_metrics(results: Results) -> dict[str, Metric]:
@@ -113,15 +99,6 @@ def elapsed_metrics(results: Results) -> dict[str, Metric]:
     records = [path for path in paths if not path.startswith("store/") and path not in LATER_RECORDS]
     seconds = Lineage.read(folder, sorted(records)).elapsed_seconds
     return {"elapsed_seconds": optional_metric(seconds or None, "s", RECORDS, "no job has a record")}
-
-
-def lowest_by_corpus(runs: Sequence[Run]) -> dict[str, Run]:
-    """Return the run on each corpus with the fewest bits per byte, which compare across tokenizers."""
-    finished = [run for run in runs if run.status == "finished" and run.summary.bits_per_byte is not None]
-    best: dict[str, Run] = {}
-    for run in sorted(finished, key=lambda run: run.summary.bits_per_byte):
-        best.setdefault(run.config.corpus, run)
-    return best
 
 
 def table(results: Results, by_identity: Sequence[Sequence[Run]]) -> Table:

@@ -5,7 +5,7 @@ from itertools import groupby, pairwise
 from statistics import fmean
 from typing import Any
 
-from lmpipe.analysis.finding import Finding, Mark, MarkedText, Metric, Table, missing
+from lmpipe.analysis.finding import Finding, Mark, MarkedText, Metric, Table, missing, optional_metric
 from lmpipe.analysis.results import Results
 from lmpipe.errors import REBUILD, InputError
 from lmpipe.generation.samples import SampleRecord, Samples
@@ -13,7 +13,6 @@ from lmpipe.generation.text_metrics import WORD, split_words
 from lmpipe.io.formatting import format_command, format_int, format_number
 from lmpipe.study.labels import corpus_label
 
-ID = "generate"
 SHARES = {
     "known_word_share": "words known from the training text",
     "distinct_1": "different words",
@@ -21,6 +20,8 @@ SHARES = {
     "distinct_3": "different three-word phrases",
     "repeated_4gram_share": "repeated four-word phrases",
 }
+# Those that the prose mentions.
+SPOKEN = ("known_word_share", "repeated_4gram_share")
 # The temperature that represents sampling; greedy decoding is 0.
 TYPICAL_TEMPERATURE = 0.7
 PHRASE_WORDS = 4
@@ -50,7 +51,6 @@ def analyze(results: Results) -> Finding:
         facts={
             "models": [model_facts(results, samples) for samples in by_corpus.values()],
             "absent": absent,
-            "max_new_tokens": next(iter(by_corpus.values())).max_new_tokens,
         },
         tables=[metrics_table(corpus_label(results.study, corpus), samples) for corpus, samples in by_corpus.items()],
         texts=[marked_sample(results, samples, record) for samples in by_corpus.values() for record in samples.samples],
@@ -98,44 +98,37 @@ def typical_settings(settings: Collection[Setting]) -> dict[str, Setting]:
 
 def corpus_metrics(corpus: str, samples: Samples) -> dict[str, Metric]:
     """Return the metrics of a corpus's samples by decoding setting, and of held-out text of comparable length."""
-    source, groups = path_of(corpus), by_setting(samples.samples)
-    named = {f"t{temperature:g}_p{top_p:g}": records for (temperature, top_p), records in groups.items()}
+    source, groups, records = path_of(corpus), by_setting(samples.samples), samples.samples
+    named = {f"t{temperature:g}_p{top_p:g}": rows for (temperature, top_p), rows in groups.items()}
     named |= {name: groups[setting] for name, setting in typical_settings(groups).items()}
-    values = {
-        f"{corpus}_{setting}_{name}": mean(records, name) for setting, records in named.items() for name in SHARES
-    }
-    values |= {f"{corpus}_held_out_{name}": getattr(samples.held_out, name) for name in SHARES}
-    metrics = {
-        name: Metric(value, "share", source, missing_reason=NO_WORDS if value is None else "")
-        for name, value in values.items()
-    }
-    records = samples.samples
-    counts = {
-        "ended": sum(record.reached_eos for record in records),
-        "truncated": sum(bool(record.context_truncations) for record in records),
-    }
+    values = {f"{setting}_{name}": mean(rows, name) for setting, rows in named.items() for name in SHARES}
+    values |= {f"held_out_{name}": getattr(samples.held_out, name) for name in SHARES}
+    metrics = {name: optional_metric(value, "share", source, NO_WORDS) for name, value in values.items()}
+    of_all = f"of {len(records)} samples"
     metrics |= {
-        f"{corpus}_{name}_samples": Metric(n, f"of {len(records)} samples", source) for name, n in counts.items()
+        "ended_samples": Metric(sum(record.reached_eos for record in records), of_all, source),
+        "truncated_samples": Metric(sum(bool(record.context_truncations) for record in records), of_all, source),
+        "longest_sample": Metric(max(record.tokens for record in records), "tokens", source),
     }
-    return metrics | {f"{corpus}_longest_sample": Metric(max(record.tokens for record in records), "tokens", source)}
+    return {f"{corpus}_{name}": metric for name, metric in metrics.items()}
 
 
 def model_facts(results: Results, samples: Samples) -> dict[str, Any]:
     """Return what the prose says about one model."""
-    groups = by_setting(samples.samples)
+    groups, records = by_setting(samples.samples), samples.samples
     typical = typical_settings(groups)
+    shares = {name: {key: mean(groups[setting], key) for key in SPOKEN} for name, setting in typical.items()}
     return {
-        "corpus": samples.corpus,
         "label": corpus_label(results.study, samples.corpus),
         "status": samples.run_status,
         "context_length": samples.context_length,
-        "num_samples": len(samples.samples),
-        "ended": sum(record.reached_eos for record in samples.samples),
-        "truncated": sum(bool(record.context_truncations) for record in samples.samples),
-        "greedy": {name: mean(groups[typical["greedy"]], name) for name in SHARES} if "greedy" in typical else None,
-        "sampled": {name: mean(groups[typical["sampled"]], name) for name in SHARES} if "sampled" in typical else None,
+        "num_samples": len(records),
+        "ended": sum(record.reached_eos for record in records),
+        "truncated": sum(bool(record.context_truncations) for record in records),
+        "greedy": shares.get("greedy"),
+        "sampled": shares.get("sampled"),
         "temperature": typical["sampled"][0] if "sampled" in typical else None,
-        "held_out": {name: getattr(samples.held_out, name) for name in SHARES},
+        "held_out": {key: getattr(samples.held_out, key) for key in SPOKEN},
     }
 
 

@@ -1,20 +1,33 @@
 """Problem learning_rate: the best peak rate, and the rate at which training breaks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 from lmpipe.analysis.effects import effect_of, expectations
 from lmpipe.analysis.finding import Figure, Finding, Metric, RateCurve, RateCurves, RatePoint, Table, optional_metric
-from lmpipe.analysis.outcomes import NATS, SeedGroup, best_group, loss_yardsticks, seed_groups, seeds_table, study_noise
-from lmpipe.analysis.problems.run_summary import NOISE_SOURCE, missing_experiment, several_corpora, table_path
+from lmpipe.analysis.outcomes import (
+    BITS,
+    NATS,
+    NO_RUN,
+    NOISE_SOURCE,
+    SeedGroup,
+    best_group,
+    loss_yardsticks,
+    missing_experiment,
+    seed_groups,
+    seeds_table,
+    several_corpora,
+    study_noise,
+    table_path,
+)
 from lmpipe.analysis.rate_sweeps import RateSweep, rate_sweep, sweeps_by_model
 from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.study.labels import WORDS, colour_key
 
 ID = "learning_rate"
-EXAMPLE_CONFIG = "learning_rate: {corpus: {corpus}, sweep: {max_lr: [0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 3.0]}}"
-NO_RUN = "no seed learned"
+EXAMPLE = "learning_rate: {corpus: {corpus}, sweep: {max_lr: [0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 3.0]}}"
 NO_NEIGHBOUR = "the grid needs a rate on both sides of the best"
 
 
@@ -22,28 +35,31 @@ def analyze(results: Results) -> Finding:
     """Return the best rate, the rates that tie with it, and the edge of stability."""
     experiment = results.experiment(ID)
     if experiment is None:
-        return missing_experiment(results, ID, EXAMPLE_CONFIG)
+        return missing_experiment(results, ID, EXAMPLE)
     if experiment.ranking_metric() is None:
         return several_corpora(results, experiment)
     return analyze_rates(results, experiment)
 
 
 def analyze_rates(results: Results, experiment: ExperimentRuns) -> Finding:
-    """Return the finding of a sweep over peak rates, on one corpus."""
+    """Return the finding of a sweep over peak rates, on one corpus; short runs only look for the edge."""
     groups, noise = seed_groups(results, experiment), study_noise(results)
-    ranked = best_group(full_length(seed_groups(results, experiment, experiment.ranking_metric())))
-    best = next((group for group in groups if ranked and group.name == ranked.name), None)
+    longest = max(run.config.training.total_tokens for run in experiment.runs)
+    measure = experiment.ranking_metric()
+    full = [replace(group, measure=measure) for group in groups if group.training.total_tokens == longest]
+    ranked = best_group(full)
+    best = ranked and replace(ranked, measure="validation_loss")
     model = (best or groups[0]).model
     sweep = rate_sweep(results, [run for run in experiment.runs if run.config.model == model])
     visible = noise.difference_half_width(best.num_seeds) if noise and best else None
     effects = {group.name: effect_of(results, group, groups[0], noise) for group in groups[1:]}
-    yardsticks = loss_yardsticks(results, experiment.runs[0], orders=(1, 2))
     curves = [sweep_curve(results, experiment, sweep)]
     if experiment.name == ID:
-        curves = norm_curves(results, experiment, sweep)
+        curves += other_norms(results, sweep)
+    yardsticks = loss_yardsticks(results, experiment.runs[0], orders=(1, 2))
     return Finding(
         "answered" if best and len(sweep.points) > 1 else "partial",
-        rate_metrics(experiment, sweep, best, visible),
+        rate_metrics(table_path(experiment), sweep, best, visible),
         facts=rate_facts(sweep, curves),
         tables=[rates_table(sweep), seeds_table(groups)],
         figures=[Figure("rates", RateCurves(f"final loss ({NATS})", curves, yardsticks))],
@@ -52,28 +68,20 @@ def analyze_rates(results: Results, experiment: ExperimentRuns) -> Finding:
     )
 
 
-def full_length(groups: list[SeedGroup]) -> list[SeedGroup]:
-    """Return the groups without the shorter runs that only look for the edge of stability."""
-    longest = max(group.runs[0].config.training.total_tokens for group in groups)
-    return [group for group in groups if group.runs[0].config.training.total_tokens == longest]
-
-
-def rate_metrics(
-    experiment: ExperimentRuns, sweep: RateSweep, best: SeedGroup | None, visible: float | None
-) -> dict[str, Metric]:
+def rate_metrics(source: str, sweep: RateSweep, best: SeedGroup | None, visible: float | None) -> dict[str, Metric]:
     """Return the optimum, its loss, and the edge of stability."""
-    source = table_path(experiment)
     nearby = [point.max_lr for point in tied_points(sweep, visible)]
     ratio = sweep.breaks_at / sweep.optimum if sweep.breaks_at and sweep.optimum else None
     no_edge = "no seed failed at any rate tried"
-    per_byte = [run.summary.bits_per_byte for run in best.runs if run.seed in best.values] if best else []
+    no_run = Metric(None, "", source, missing_reason=NO_RUN)
+    per_byte = median(run.summary.bits_per_byte for run in best.learned) if best else None
     return {
         "best_max_lr": optional_metric(sweep.best and sweep.best.max_lr, "", source, NO_RUN),
         "optimum": optional_metric(sweep.optimum, "", source, NO_RUN),
         "interpolated_max_lr": optional_metric(sweep.interpolated, "", source, NO_NEIGHBOUR),
-        "best_validation_loss": best.metric(source) if best else Metric(None, NATS, source, missing_reason=NO_RUN),
-        "best_perplexity": best.perplexity(source) if best else Metric(None, "", source, missing_reason=NO_RUN),
-        "best_bits_per_byte": optional_metric(median(per_byte) if per_byte else None, "bits per byte", source, NO_RUN),
+        "best_validation_loss": best.metric(source) if best else replace(no_run, unit=NATS),
+        "best_perplexity": best.perplexity(source) if best else no_run,
+        "best_bits_per_byte": optional_metric(per_byte, BITS, source, NO_RUN),
         "smallest_visible_difference": optional_metric(visible, NATS, NOISE_SOURCE, "no setting has two seeds"),
         "lowest_tied_max_lr": optional_metric(min(nearby, default=None), "", source, NO_RUN),
         "highest_tied_max_lr": optional_metric(max(nearby, default=None), "", source, NO_RUN),
@@ -94,33 +102,30 @@ def tied_points(sweep: RateSweep, visible: float | None) -> list[RatePoint]:
 
 def rate_facts(sweep: RateSweep, curves: Sequence[RateCurve]) -> dict[str, Any]:
     """Return what the prose branches on: the border, the neighbours, and the edges of the other norms."""
-    best = sweep.best
+    best, is_swept = sweep.best, len(sweep.full_points) > 1
     border = ""
-    if best and sweep.is_at_border and len(sweep.full_points) > 1:
+    if best and sweep.is_at_border and is_swept:
         border = "smaller" if best is sweep.neighbours[0] else "larger"
     return {
         "border": border,
-        "is_swept": len(sweep.full_points) > 1,
+        "is_swept": is_swept,
         "neighbours": [
-            {"max_lr": point.max_lr, "difference": median(point.losses) - median(best.losses)}
+            {"difference": median(point.losses) - median(best.losses)}
             for point in sweep.neighbours
             if point is not best and point.losses
         ],
-        "num_seeds": max(point.num_seeds for point in sweep.points),
-        "norms": [
-            {"label": curve.label, "optimum": curve.optimum, "breaks_at": curve.breaks_at, "stable": curve.stable_up_to}
-            for curve in curves
-        ],
+        "norms": [{"label": curve.label, "breaks_at": curve.breaks_at} for curve in curves],
     }
 
 
-def norm_curves(results: Results, experiment: ExperimentRuns, sweep: RateSweep) -> list[RateCurve]:
-    """Return the curve of this sweep, and of each sweep in the study whose model differs in the norm alone."""
-    curves = {sweep.model.norm: sweep_curve(results, experiment, sweep)}
+def other_norms(results: Results, sweep: RateSweep) -> list[RateCurve]:
+    """Return the curve of each sweep in the study whose model differs from that of a sweep in the norm alone."""
+    curves: dict[str, RateCurve] = {}
     for other in results.experiments():
         for candidate in sweeps_by_model(results, other).values():
             norm = candidate.model.norm
-            if norm not in curves and candidate.model.model_copy(update={"norm": sweep.model.norm}) == sweep.model:
+            is_alike = candidate.model == sweep.model.model_copy(update={"norm": norm})
+            if is_alike and norm not in (sweep.model.norm, *curves):
                 curves[norm] = sweep_curve(results, other, candidate)
     return list(curves.values())
 

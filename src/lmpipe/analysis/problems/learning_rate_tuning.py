@@ -6,13 +6,12 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Metric, Table, missing
+from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Table, missing, optional_metric
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.runs import read_numbers
 from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_command, format_number
 
-ID = "learning_rate_tuning"
 SOURCE = "learning_rate_tuning.csv"
 WEIGHTS = 100
 
@@ -26,17 +25,21 @@ def analyze(results: Results) -> Finding:
         return missing(f"The toy has not been trained in this study; run {format_command(path)}.")
     curves = read_curves(path)
     metrics = {
-        f"final_loss_{rate:g}": Metric(
-            curve[-1], "", SOURCE, missing_reason="" if curve[-1] is not None else "it overflowed"
-        )
+        f"final_loss_{rate:g}": optional_metric(curve[-1], "", SOURCE, "it overflowed")
         for rate, curve in curves.items()
     }
+    # A loss of exactly 0 leaves a gap on the logarithmic axis.
+    lines = [
+        Line(f"rate {format_number(rate)}", f"rate {rate:g}", list(range(len(curve))), [loss or None for loss in curve])
+        for rate, curve in curves.items()
+    ]
+    rows = [[step, *losses] for step, losses in enumerate(zip(*curves.values(), strict=True))]
     return Finding(
         "answered",
         metrics=metrics,
         facts=facts_of(curves),
-        tables=[losses_table(curves)],
-        figures=[Figure("losses", losses_figure(curves))],
+        tables=[Table("Loss by step", ["step", *(line.label for line in lines)], rows)],
+        figures=[Figure("losses", Lines("step", "loss (mean square)", lines, log_y=True))],
     )
 
 
@@ -95,18 +98,3 @@ def is_explained(curves: dict[float, Curve]) -> bool:
             if before and after is not None and abs(after / before - expected) > 1e-3 * max(1, expected):
                 return False
     return True
-
-
-def losses_table(curves: dict[float, Curve]) -> Table:
-    """Return the loss by step, one column for each rate."""
-    rows = [[step, *losses] for step, losses in enumerate(zip(*curves.values(), strict=True))]
-    return Table("Loss by step", ["step", *(f"rate {format_number(rate)}" for rate in curves)], rows)
-
-
-def losses_figure(curves: dict[float, Curve]) -> Lines:
-    """Return the loss by step on a logarithmic scale; a loss of exactly 0 leaves a gap."""
-    lines = [
-        Line(f"rate {format_number(rate)}", f"rate {rate:g}", list(range(len(curve))), [loss or None for loss in curve])
-        for rate, curve in curves.items()
-    ]
-    return Lines("step", "loss (mean square)", lines, log_y=True)

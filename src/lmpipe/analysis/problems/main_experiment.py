@@ -1,7 +1,7 @@
 """Problem main_experiment: the longest runs on both corpora, beside what simple models reach."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lmpipe.analysis.effects import effect_of, expectations
@@ -15,42 +15,41 @@ from lmpipe.analysis.outcomes import (
     byte_yardsticks,
     document_interval,
     groups_table,
-    seed_group,
+    missing_experiment,
     seed_groups,
     study_noise,
+    table_path,
 )
 from lmpipe.analysis.problems.generate import mark_text, read_samples
-from lmpipe.analysis.problems.run_summary import missing_experiment, table_path
 from lmpipe.analysis.results import ROLE_DATASETS, ExperimentRuns, Results
+from lmpipe.analysis.runs import Run
 from lmpipe.study.labels import corpus_label
 from lmpipe.study.problems import ABLATIONS
 
 ID = "main_experiment"
-EXAMPLE_CONFIG = "main_experiment: {runs: {simple: {corpus: {corpus}}, web: {corpus: {web}}}}"
+EXAMPLE = "main_experiment: {runs: {simple: {corpus: {corpus}}, web: {corpus: {web}}}}"
 NO_PAIR = "A comparison needs runs on a corpus in the place of TinyStories and on one of OpenWebText"
-# The simplest first.
-STRENGTHS = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
 class CorpusResult:
-    """Best run on one corpus; its role is `simple` or `web`, or None if another corpus has that role."""
+    """Best runs on one corpus; its role is `simple` or `web`, or None if another corpus has that role."""
 
     corpus: str
-    """Name of the corpus."""
     label: str
-    """Name in the report."""
     role: str | None
-    """Role in the comparison."""
     group: SeedGroup
     """The runs, with losses in nats per token."""
-    per_byte: SeedGroup
-    """The same runs in bits per byte."""
     ngrams: dict[int, float]
     """Loss of the n-gram tables on the same training tokens by order; empty without yardsticks."""
 
     @property
-    def run(self) -> Any:
+    def per_byte(self) -> SeedGroup:
+        """The runs with losses in bits per byte."""
+        return replace(self.group, measure="bits_per_byte")
+
+    @property
+    def run(self) -> Run:
         """First run of the group."""
         return self.group.runs[0]
 
@@ -59,38 +58,29 @@ class CorpusResult:
         """Prefix of the metrics."""
         return self.role or self.corpus
 
-    def compared(self) -> dict[str, str | None]:
-        """Return the strongest n-gram table that the model passes, and the weakest that passes the model."""
-        passed = [order for order in STRENGTHS if order in self.ngrams and self.group.center < self.ngrams[order]]
-        ahead = [order for order in STRENGTHS if order in self.ngrams and self.group.center >= self.ngrams[order]]
-        return {
-            "passed": ORDER_NAMES[max(passed)] if passed else None,
-            "ahead": ORDER_NAMES[min(ahead)] if ahead else None,
-        }
-
 
 def analyze(results: Results) -> Finding:
     """Return the losses on every corpus with their yardsticks, and the curves in bits per byte."""
     experiment = results.experiment(ID)
     if experiment is None:
-        return missing_experiment(results, ID, EXAMPLE_CONFIG)
-    groups = seed_groups(results, experiment)
+        return missing_experiment(results, ID, EXAMPLE)
+    tables = [groups_table("Final results of each run", seed_groups(results, experiment))]
     sides = corpus_results(results, experiment)
-    tables = [groups_table("Final results of each run", groups)]
     if not sides:
         return Finding("missing", tables=tables, reason="No seed learned on any corpus")
     is_pair = {side.role for side in sides} >= set(ROLE_DATASETS)
     first, noise = sides[0].per_byte, study_noise(results)
     effects = {side.group.name: effect_of(results, side.per_byte, first, noise) for side in sides[1:]}
+    sizes = [side.group.parameters for side in sides]
     return Finding(
         "answered" if is_pair else "partial",
         {name: metric for side in sides for name, metric in side_metrics(results, experiment, side).items()},
         facts={
             "sides": [side_facts(side) for side in sides],
             "progress": progress_texts(results, sides[0].corpus),
-            "size_ratio": max(side.group.parameters for side in sides) / min(side.group.parameters for side in sides),
+            "size_ratio": max(sizes) / min(sizes),
             "largest": max(sides, key=lambda side: side.group.parameters).label,
-            "tokens_per_parameter": sides[0].run.summary.tokens / sides[0].group.parameters,
+            "tokens_per_parameter": sides[0].run.summary.tokens / sizes[0],
         },
         tables=[yardsticks_table(results, sides), *tables],
         figures=[hero_figure(results, sides)],
@@ -101,17 +91,16 @@ def analyze(results: Results) -> Finding:
 
 def corpus_results(results: Results, experiment: ExperimentRuns) -> list[CorpusResult]:
     """Return the best runs on each corpus with a seed that learned: first those that are compared."""
-    sides, used_roles = [], set()
+    sides: list[CorpusResult] = []
     for corpus, runs in experiment.by_corpus().items():
         best = best_group(seed_groups(results, runs))
         role = next((role for role in ROLE_DATASETS if corpus in results.corpora_in_role(role)), None)
         if best:
             budget = results.yardstick(best.runs[0])
             ngrams = {ngram.order: ngram.loss for ngram in budget.ngrams} if budget else {}
-            per_byte = seed_group(results, experiment, best.name, "bits_per_byte")
             label = corpus_label(results.study, corpus)
-            sides.append(CorpusResult(corpus, label, None if role in used_roles else role, best, per_byte, ngrams))
-            used_roles.add(role)
+            is_first = role not in {side.role for side in sides}
+            sides.append(CorpusResult(corpus, label, role if is_first else None, best, ngrams))
     order = [*ROLE_DATASETS, None]
     return sorted(sides, key=lambda side: order.index(side.role))
 
@@ -131,12 +120,11 @@ def side_metrics(results: Results, experiment: ExperimentRuns, side: CorpusResul
         "uniform_loss": Metric(math.log(side.group.model.vocab_size), NATS, source),
         "unigram_entropy": Metric(summary.unigram_entropy, NATS, source),
     }
-    yardsticks = results.yardsticks(side.corpus)
-    if yardsticks and side.ngrams:
-        path = f"yardsticks/{side.corpus}.json"
+    if side.ngrams:
+        yardsticks, path = results.yardsticks(side.corpus), f"yardsticks/{side.corpus}.json"
         for order, loss in side.ngrams.items():
-            name = ORDER_NAMES[order].replace("-", "")
-            metrics[f"{'fivegram' if order == 5 else name}_loss"] = Metric(loss, NATS, path)
+            name = "fivegram" if order == 5 else ORDER_NAMES[order].replace("-", "")
+            metrics[f"{name}_loss"] = Metric(loss, NATS, path)
         metrics["xz_bits_per_byte"] = Metric(yardsticks.xz_bits_per_byte, BITS, path)
         metrics["sentence_overlap"] = Metric(yardsticks.sentence_overlap, "share of the validation bytes", path)
     return {f"{side.key}_{name}": metric for name, metric in metrics.items()}
@@ -144,7 +132,7 @@ def side_metrics(results: Results, experiment: ExperimentRuns, side: CorpusResul
 
 def bits_interval(side: CorpusResult) -> tuple[float, float] | None:
     """Return the 95 % interval in bits per byte: over seeds, or for one seed that over documents, rescaled."""
-    if side.per_byte.interval or side.group.num_seeds > 1:
+    if side.group.num_seeds > 1:
         return side.per_byte.interval
     bounds = document_interval(side.run)
     scale = side.per_byte.center / side.group.center
@@ -152,53 +140,49 @@ def bits_interval(side: CorpusResult) -> tuple[float, float] | None:
 
 
 def side_facts(side: CorpusResult) -> dict[str, Any]:
-    """Return what the prose says about one corpus."""
+    """Return what the prose says about one corpus: the best n-gram table that the model beats, and the next one."""
+    names = {order: ORDER_NAMES[order] for order in side.ngrams}
+    passed = [name for order, name in names.items() if side.group.center < side.ngrams[order]]
+    ahead = [name for name in names.values() if name not in passed]
     return {
-        "corpus": side.corpus,
         "key": side.key,
         "label": side.label,
         "bits": side.per_byte.center,
-        "loss": side.group.center,
         "num_seeds": side.group.num_seeds,
-        "num_failed": side.group.num_failed,
-        **side.compared(),
+        "passed": passed[-1] if passed else None,
+        "ahead": ahead[0] if ahead else None,
     }
 
 
 def yardsticks_table(results: Results, sides: list[CorpusResult]) -> Table:
     """Return a row for each simple model and for the transformer, in nats per token and bits per byte."""
     columns = ["model", *(f"{side.label} ({unit})" for side in sides for unit in ("nats", "bits per byte"))]
-    names = ["uniform", *(ORDER_NAMES[order] for order in STRENGTHS), "xz"]
-    values: dict[str, list[float | None]] = {name: [] for name in [*names, "transformer"]}
+    cells: dict[str, list[float | None]] = {
+        name: [] for name in ("uniform", *ORDER_NAMES.values(), "xz", "transformer")
+    }
     for side in sides:
         yardsticks, budget = results.yardsticks(side.corpus), results.yardstick(side.run)
         rows: dict[str, list[float | None]] = {"transformer": [side.group.center, side.per_byte.center]}
         if yardsticks and budget:
             lines = {line.label: line.value for line in byte_yardsticks(results, side.run)}
-            rows |= {"uniform": [yardsticks.uniform_loss, lines["uniform"]], "xz": [None, yardsticks.xz_bits_per_byte]}
+            rows |= {"uniform": [yardsticks.uniform_loss, lines["uniform"]], "xz": [None, lines["xz"]]}
             rows |= {ORDER_NAMES[ngram.order]: [ngram.loss, ngram.bits_per_byte] for ngram in budget.ngrams}
-        for name, cells in values.items():
-            cells.extend(rows.get(name, [None, None]))
-    cells = [[name, *row] for name, row in values.items() if any(value is not None for value in row)]
-    reason = "xz has no tokens, or the yardsticks have not been computed"
-    return Table(
-        "Loss on the validation split, beside simple models on the same training tokens", columns, cells, reason
-    )
+        for name, row in cells.items():
+            row.extend(rows.get(name, [None, None]))
+    caption = "Loss on the validation split, beside simple models on the same training tokens"
+    table = [[name, *row] for name, row in cells.items() if any(value is not None for value in row)]
+    return Table(caption, columns, table, "xz has no tokens, or the yardsticks have not been computed")
 
 
 def hero_figure(results: Results, sides: list[CorpusResult]) -> Figure:
     """Return bits per byte against training tokens on each corpus, with the yardsticks of the first."""
     lines = []
     for side in sides:
-        for run in side.group.runs:
-            if run.seed not in side.group.values:
-                continue
+        for run in side.group.learned:
             # A curve has nats per token: the end of the run gives the factor to bits per byte.
             scale = run.summary.bits_per_byte / run.loss
-            curve = run.validation_curve("tokens")
-            curve = curve[curve["tokens"] > 0]
-            y = (curve["validation_loss"] * scale).tolist()
-            lines.append(Line(side.label, side.corpus, curve["tokens"].tolist(), y))
+            curve = {tokens: loss * scale for tokens, loss in run.validation_losses().items() if tokens}
+            lines.append(Line(side.label, side.corpus, list(curve), list(curve.values())))
     ends = [
         run.config.training.total_tokens
         for name in ABLATIONS

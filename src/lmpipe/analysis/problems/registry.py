@@ -1,22 +1,46 @@
-"""Analysis of every problem of the write-up, and of every other experiment of a study.
+"""Analysis of every problem of the write-up, and of every other experiment of a study, beside reference figures."""
 
-A problem's module has `ID` and `analyze(results) -> Finding`.
-"""
-
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
-from typing import Any
 
-from lmpipe.analysis.finding import Finding, Findings
-from lmpipe.analysis.problems import generic_experiment
+from lmpipe.analysis.finding import Finding, Findings, Reference, ReferenceRow
+from lmpipe.analysis.outcomes import target_metrics
+from lmpipe.analysis.problems import (
+    adamw_accounting,
+    batch_size_experiment,
+    experiment_log,
+    generate,
+    generic_experiment,
+    learning_rate,
+    learning_rate_tuning,
+    main_experiment,
+    tokenizer_experiments,
+    tokenizer_training,
+    transformer_accounting,
+    unicode,
+)
+from lmpipe.analysis.problems.ablation import ABLATIONS, analyze_ablation
 from lmpipe.analysis.results import Results
+from lmpipe.study.editions import ReferenceFigure, edition_of, write_up
 from lmpipe.study.problems import PROBLEMS, listed_problems
 
-
-def problem_module(problem: str) -> Any:
-    """Import the module of a problem."""
-    return import_module(f"lmpipe.analysis.problems.{problem}")
+ANALYSES: dict[str, Callable[[Results], Finding]] = {
+    "unicode1": unicode.analyze_null_character,
+    "unicode2": unicode.analyze_encodings,
+    "train_bpe_tinystories": tokenizer_training.analyze_simple,
+    "train_bpe_expts_owt": tokenizer_training.analyze_web,
+    "tokenizer_experiments": tokenizer_experiments.analyze,
+    "transformer_accounting": transformer_accounting.analyze,
+    "adamw_accounting": adamw_accounting.analyze,
+    "learning_rate_tuning": learning_rate_tuning.analyze,
+    "learning_rate": learning_rate.analyze,
+    "batch_size_experiment": batch_size_experiment.analyze,
+    "generate": generate.analyze,
+    "main_experiment": main_experiment.analyze,
+    "experiment_log": experiment_log.analyze,
+    **{name: partial(analyze_ablation, name=name) for name in ABLATIONS},
+}
 
 
 def analyze_all(results: Results) -> Findings:
@@ -27,15 +51,30 @@ def analyze_all(results: Results) -> Findings:
 
 
 def analyze_problem(name: str, results: Results) -> Finding:
-    """Analyze one problem, or an experiment that belongs to none."""
-    analyze = problem_module(name).analyze if name in PROBLEMS else partial(generic_experiment.analyze, name=name)
-    return complete_finding(name, analyze(results), results)
+    """Analyze one problem, or an experiment that belongs to none, with its target loss and the write-up's figures."""
+    finding = ANALYSES.get(name, partial(generic_experiment.analyze, name=name))(results)
+    finding = replace(finding, metrics=finding.metrics | target_metrics(results, name))
+    return replace(finding, reference=compare_with_references(name, finding, results))
 
 
-def complete_finding(problem: str, finding: Finding, results: Results) -> Finding:
-    """Return a finding as findings.json contains it: with the study's target loss and the write-up's numbers."""
-    from lmpipe.analysis.problems.target_loss import add_target
-    from lmpipe.analysis.problems.write_up_comparison import compare_with_references
+def compare_with_references(problem: str, finding: Finding, results: Results) -> Reference:
+    """Return the write-up's figures beside the study's, and the handout's for metrics that the study has."""
+    edition = edition_of(results.study.handout)
+    if edition is None:
+        return Reference()
+    figures = [("write-up (2025)", figure) for figure in write_up().write_up]
+    figures += [(edition.title, figure) for figure in edition.figures if figure.metric in finding.metrics]
+    return Reference([reference_row(finding, *figure) for figure in figures if figure[1].problem == problem])
 
-    finding = add_target(finding, results, problem)
-    return replace(finding, reference=compare_with_references(problem, finding, results))
+
+def reference_row(finding: Finding, source: str, figure: ReferenceFigure) -> ReferenceRow:
+    """Return one figure beside the finding's metric of its name."""
+    metric = finding.metrics.get(figure.metric)
+    return ReferenceRow(
+        label=figure.label,
+        reference=figure.value,
+        value=metric.value if metric else None,
+        missing_reason=metric.missing_reason if metric else "not measured in this study",
+        unit=figure.unit,
+        setting=", ".join(filter(None, [source, figure.setting])),
+    )

@@ -1,19 +1,20 @@
 """Problem tokenizer_experiments: compression on every corpus, throughput, the time for The Pile, and 16-bit ids."""
 
+from collections.abc import Mapping
+from itertools import product
 from statistics import median
 
 from pydantic import JsonValue
 
-from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Metric, Table, missing
+from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Metric, Table, missing, optional_metric
 from lmpipe.analysis.results import ROLE_DATASETS, Results
 from lmpipe.io.formatting import format_command, format_int
 from lmpipe.study.labels import corpus_label
-from lmpipe.tokenizer.documents import Compression, TokenizerEvaluation
+from lmpipe.tokenizer.documents import TokenizerEvaluation
 
 ID = "tokenizer_experiments"
 SOURCE = "tokenizer_experiments.json"
-# Roles of the corpora whose tokenizer's speed is extrapolated to The Pile, in the order of the write-up.
-THE_PILE_ROLES = ("web", "simple")
+NO_CORPUS = "this study lacks a corpus in one of the two places"
 
 
 def analyze(results: Results) -> Finding:
@@ -21,34 +22,43 @@ def analyze(results: Results) -> Finding:
     evaluation = results.document(TokenizerEvaluation, SOURCE)
     if evaluation is None:
         return missing(f"The tokenizers have not been compared; run {format_command(results.folder / SOURCE)}.")
-    ratios = ratios_by_role(results, evaluation)
-    complete = all(row is not None for row in ratios.values())
+    corpora = {role: results.corpus_in_role(role) for role in ROLE_DATASETS}
+    timed = timed_tokenizer(evaluation, corpora)
+    ratios = ratio_metrics(evaluation, corpora)
+    is_complete = all(metric.value is not None for metric in ratios.values())
     return Finding(
-        "answered" if complete else "partial",
-        metrics=ratio_metrics(ratios) | speed_metrics(results, evaluation) | id_metrics(evaluation),
-        facts=facts_of(results, evaluation),
+        "answered" if is_complete else "partial",
+        metrics=ratios | speed_and_id_metrics(evaluation, timed),
+        facts=corpora | facts_of(evaluation, timed),
         tables=[cross_table(evaluation), compression_table(evaluation), tokenizers_table(evaluation)],
         figures=[Figure("compression", compression_figure(results, evaluation))],
-        reason="" if complete else "this study lacks a corpus in one of the two places",
-    )  # fmt: skip
+        reason="" if is_complete else NO_CORPUS,
+    )
 
 
-def facts_of(results: Results, evaluation: TokenizerEvaluation) -> dict[str, JsonValue]:
+def timed_tokenizer(evaluation: TokenizerEvaluation, corpora: Mapping[str, str | None]) -> str:
+    """Return the tokenizer whose speed is extrapolated to The Pile: the web corpus's, or the simple one's.
+
+    A study with neither has the fastest of the others.
+    """
+    tokenizers = evaluation.tokenizers
+    fastest = max(tokenizers, key=lambda name: tokenizers[name].throughput.bytes_per_second)
+    return next((corpora[role] for role in ("web", "simple") if corpora[role] in tokenizers), fastest)
+
+
+def facts_of(evaluation: TokenizerEvaluation, timed: str) -> dict[str, JsonValue]:
     """Return the names in the answer, the loss of a foreign tokenizer, and the failures of the round trip."""
-    names = {role: results.corpus_in_role(role) for role in ROLE_DATASETS}
-    tokenizer = pile_tokenizer(results, evaluation)
-    profile = evaluation.tokenizers[tokenizer]
-    timed_bytes, (merges, bytes_per_token) = profile.throughput.bytes, list(profile.compression_by_merges.items())[-1]
+    profile = evaluation.tokenizers[timed]
+    merges, bytes_per_token = list(profile.compression_by_merges.items())[-1]
     return {
-        **names,
         "own": [
             {"corpus": row.corpus, "bytes_per_token": row.valid_bytes_per_token}
             for row in evaluation.compression
             if row.tokenizer == row.corpus
         ],
-        "timed_tokenizer": tokenizer,
-        "timed_bytes": timed_bytes,
-        "pile_factor": evaluation.pile_bytes / timed_bytes,
+        "timed_tokenizer": timed,
+        "timed_bytes": profile.throughput.bytes,
+        "pile_factor": evaluation.pile_bytes / profile.throughput.bytes,
         "vocab_size": max(profile.vocab_size for profile in evaluation.tokenizers.values()),
         "merges": int(merges),
         "bytes_per_token": bytes_per_token,
@@ -56,55 +66,28 @@ def facts_of(results: Results, evaluation: TokenizerEvaluation) -> dict[str, Jso
     }
 
 
-def ratios_by_role(results: Results, evaluation: TokenizerEvaluation) -> dict[tuple[str, str], Compression | None]:
-    """Return the rows of the corpora in the two roles, by (role of the corpus, role of its own tokenizer)."""
-    names = {role: results.corpus_in_role(role) for role in ROLE_DATASETS}
-    rows = {(row.corpus, row.tokenizer): row for row in evaluation.compression}
-    return {
-        (text, tokens): rows.get((names[text], names[tokens])) for text in ROLE_DATASETS for tokens in ROLE_DATASETS
-    }
-
-
-def ratio_metrics(ratios: dict[tuple[str, str], Compression | None]) -> dict[str, Metric]:
-    """Return bytes per token on the whole validation split, and the growth of a text by the other tokenizer."""
+def ratio_metrics(evaluation: TokenizerEvaluation, corpora: Mapping[str, str | None]) -> dict[str, Metric]:
+    """Return bytes per token on the whole validation split, and the growth of a text by the other role's tokenizer."""
+    ratios = {(row.corpus, row.tokenizer): row.valid_bytes_per_token for row in evaluation.compression}
     metrics = {}
-    for (text, tokens), row in ratios.items():
-        own, reason = ratios[text, text], "" if row else "this study lacks a corpus in one of the two places"
-        ratio = row and row.valid_bytes_per_token
+    for text, tokens in product(corpora, repeat=2):
+        ratio, own = ratios.get((corpora[text], corpora[tokens])), ratios.get((corpora[text], corpora[text]))
         name = "own" if text == tokens else f"by_{tokens}"
-        metrics[f"bytes_per_token_{text}_{name}"] = Metric(ratio, "bytes per token", SOURCE, missing_reason=reason)
+        metrics[f"bytes_per_token_{text}_{name}"] = optional_metric(ratio, "bytes per token", SOURCE, NO_CORPUS)
         if text != tokens:
-            growth = own.valid_bytes_per_token / ratio - 1 if row and own else None
-            metrics[f"growth_{text}_{name}"] = Metric(growth, "share of the tokens", SOURCE, missing_reason=reason)
+            growth = own / ratio - 1 if ratio and own else None
+            metrics[f"growth_{text}_{name}"] = optional_metric(growth, "share of the tokens", SOURCE, NO_CORPUS)
     return metrics
 
 
-def pile_tokenizer(results: Results, evaluation: TokenizerEvaluation) -> str:
-    """Return the tokenizer whose speed is extrapolated to The Pile: the web corpus's, or the simple one's.
-
-    A study with neither has the fastest of the others.
-    """
-    tokenizers = evaluation.tokenizers
-    corpora = [results.corpus_in_role(role) for role in THE_PILE_ROLES]
-    fastest = max(tokenizers, key=lambda name: tokenizers[name].throughput.bytes_per_second)
-    return next((corpus for corpus in corpora if corpus in tokenizers), fastest)
-
-
-def speed_metrics(results: Results, evaluation: TokenizerEvaluation) -> dict[str, Metric]:
-    """Return the throughput of that tokenizer, and the time in which it would encode The Pile."""
-    tokenizer = evaluation.tokenizers[pile_tokenizer(results, evaluation)]
-    return {
-        "throughput_bytes_per_second": Metric(tokenizer.throughput.bytes_per_second, "bytes per second", SOURCE),
-        "pile_hours": Metric(tokenizer.pile_seconds / 3600, "h", SOURCE),
-    }
-
-
-def id_metrics(evaluation: TokenizerEvaluation) -> dict[str, Metric]:
-    """Return the largest id seen in any text, and whether 16 bits hold all."""
-    profiles = evaluation.tokenizers.values()
+def speed_and_id_metrics(evaluation: TokenizerEvaluation, timed: str) -> dict[str, Metric]:
+    """Return throughput, time to encode The Pile, the largest id seen in any text, and whether 16 bits hold all."""
+    profiles, tokenizer = evaluation.tokenizers.values(), evaluation.tokenizers[timed]
     largest = max(profile.largest_id for profile in profiles)
     num_ids = max(largest + 1, *(profile.vocab_size for profile in profiles))
     return {
+        "throughput_bytes_per_second": Metric(tokenizer.throughput.bytes_per_second, "bytes per second", SOURCE),
+        "pile_hours": Metric(tokenizer.pile_seconds / 3600, "h", SOURCE),
         "largest_id": Metric(largest, "", SOURCE),
         "uint16_suffices": Metric(num_ids <= 1 << 16, "", SOURCE),
         "round_trip": Metric(all(row.round_trip for row in evaluation.compression), "", SOURCE),
@@ -135,15 +118,8 @@ def tokenizers_table(evaluation: TokenizerEvaluation) -> Table:
          profile.throughput.bytes_per_second, profile.pile_seconds / 3600, profile.largest_id]
         for name, profile in evaluation.tokenizers.items()
     ]  # fmt: skip
-    columns = [
-        "tokenizer",
-        "ids",
-        "bytes timed",
-        "seconds",
-        "bytes per second",
-        "hours for The Pile",
-        "largest id seen",
-    ]
+    columns = ["tokenizer", "ids", "bytes timed", "seconds", "bytes per second", "hours for The Pile"]
+    columns += ["largest id seen"]
     return Table("Encoding in one process with an empty cache", columns, rows)
 
 

@@ -1,21 +1,23 @@
-"""Training of a tokenizer: cost, stages and longest tokens, for both problems on it."""
+"""Problems train_bpe_tinystories and train_bpe_expts_owt: cost of training a tokenizer, and what it learns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import log
 from statistics import linear_regression
 
 from pydantic import JsonValue
 
-from lmpipe.analysis.finding import Bars, Figure, Finding, Line, Lines, Metric, Table, missing
-from lmpipe.analysis.problems.write_up_comparison import stand_in_for
+from lmpipe.analysis.finding import Bars, Figure, Finding, Line, Lines, Metric, Table, missing, optional_metric
 from lmpipe.analysis.results import ROLE_DATASETS, Results
+from lmpipe.data.documents import CorpusInfo
 from lmpipe.io.formatting import format_command
+from lmpipe.study.corpora import UrlCorpus
+from lmpipe.study.editions import write_up
 from lmpipe.study.labels import corpus_label
 from lmpipe.tokenizer.documents import (
     LongToken,
     TokenizerEvaluation,
     TokenizerTraining,
-    VocabularyOverlap,
     VocabularyProfile,
 )
 
@@ -27,7 +29,30 @@ WORDS = ("word", "joined words")
 MAX_EXAMPLES = 3
 
 
-def analyze_training(results: Results, role: str) -> Finding:
+def analyze_simple(results: Results) -> Finding:
+    """Return cost, stages and longest tokens of the tokenizer of the simple corpus."""
+    return analyze_training(results, "simple", results.document(TokenizerEvaluation, COMPARISON))
+
+
+def analyze_web(results: Results) -> Finding:
+    """Return the same of the web corpus's tokenizer, and its overlap with the simple one's vocabulary."""
+    evaluation = results.document(TokenizerEvaluation, COMPARISON)
+    finding = analyze_training(results, "web", evaluation)
+    if finding.status == "missing" or evaluation is None:
+        return finding
+    corpora = {role: results.corpus_in_role(role) for role in ROLE_DATASETS}
+    profiles = {name: evaluation.tokenizers[name] for name in corpora.values() if name in evaluation.tokenizers}
+    frequencies = {row.tokenizer: row.frequencies for row in evaluation.compression if row.in_domain}
+    return replace(
+        finding,
+        metrics=finding.metrics | overlap_metrics(evaluation, corpora) | zipf_exponents(frequencies, corpora),
+        facts=finding.facts | {"corpora": list(corpora.values())},
+        tables=[*finding.tables, *kinds_table(profiles)],
+        figures=vocabulary_figures(results, profiles, frequencies),
+    )
+
+
+def analyze_training(results: Results, role: str, evaluation: TokenizerEvaluation | None) -> Finding:
     """Return the finding on the own tokenizer of the corpus in a role (`simple` or `web`)."""
     corpus, text = results.corpus_in_role(role), ROLE_DATASETS[role]
     if corpus is None:
@@ -36,65 +61,67 @@ def analyze_training(results: Results, role: str) -> Finding:
     training = results.document(TokenizerTraining, source)
     if training is None:
         return missing(f"The tokenizer of {corpus} has not been trained; run {format_command('tokenizers')}.")
-    evaluation = read_evaluation(results)
     profile = evaluation.tokenizers.get(corpus) if evaluation else None
     tokens = profile.longest_tokens if profile else ()
+    seconds = {stage: cost.wall_seconds for stage, cost in training.stages}
     facts = {
         "corpus": corpus,
         "full_text": text,
-        "is_stand_in": stand_in_for(results, corpus) is not None,
+        "is_stand_in": is_stand_in(results, corpus),
         "requested_vocab_size": results.study.corpora[corpus].tokenizer.vocab_size,
-        "slowest_stage": STAGES[max(dict(training.stages), key=lambda stage: stage_seconds(training)[stage])],
+        "slowest_stage": STAGES[max(seconds, key=seconds.get)],
     }
     return Finding(
         "answered" if profile else "partial",
-        metrics=cost_metrics(training, source) | extrapolation(training, source, role) | longest_metrics(profile),
+        metrics=cost_metrics(training, seconds, source)
+        | extrapolation(training, source, role)
+        | longest_metrics(profile),
         facts=facts | longest_facts(tokens),
         tables=[stages_table(training), *([longest_table(tokens)] if tokens else [])],
     )
 
 
-def read_evaluation(results: Results) -> TokenizerEvaluation | None:
-    """Return the evaluation of tokenizers; None if it does not exist."""
-    return results.document(TokenizerEvaluation, COMPARISON)
+def is_stand_in(results: Results, corpus: str) -> bool:
+    """Return True if a corpus replaces a text of the write-up, and is not that text.
+
+    It is that text if its training split has the text's checksum, or if it declares exactly that file.
+    """
+    settings = results.study.corpora[corpus]
+    if settings.stands_for is None:
+        return False
+    checksum = write_up().texts[settings.stands_for].train_sha256
+    declared = [text.sha256 for text in settings.files] if isinstance(settings, UrlCorpus) else []
+    info = CorpusInfo.read(results.paths.corpus_info(corpus))
+    return checksum != info.splits.train.sha256 and declared != [checksum]
 
 
-def stage_seconds(training: TokenizerTraining) -> dict[str, float]:
-    """Return the seconds of each stage."""
-    return {stage: cost.wall_seconds for stage, cost in training.stages}
-
-
-def cost_metrics(training: TokenizerTraining, source: str) -> dict[str, Metric]:
+def cost_metrics(training: TokenizerTraining, seconds: dict[str, float], source: str) -> dict[str, Metric]:
     """Return time, memory, speed and size of the training; no time includes the compilation of kernels."""
-    seconds = stage_seconds(training)
-    stages = {f"{stage}_wall_seconds": Metric(value, "s", source) for stage, value in seconds.items()}
-    slowest = max(seconds.values()) / training.wall_seconds
     return {
         "wall_seconds": Metric(training.wall_seconds, "s", source),
         "compile_seconds": Metric(training.compile_seconds, "s", source),
         "peak_memory_bytes": Metric(training.peak_memory_bytes, "bytes", source),
         "bytes_per_second": Metric(training.bytes / training.wall_seconds, "bytes per second", source),
-        "slowest_stage_share": Metric(slowest, "share of the time", source),
+        "slowest_stage_share": Metric(max(seconds.values()) / training.wall_seconds, "share of the time", source),
         "vocab_size": Metric(training.vocab_size, "ids", source),
         "merges": Metric(training.merges, "merges", source),
         "text_bytes": Metric(training.bytes, "bytes", source),
         "pretokens": Metric(training.pretokens, "pre-tokens", source),
         "unique_pretokens": Metric(training.unique_pretokens, "pre-tokens", source),
-        **stages,
+        **{f"{stage}_wall_seconds": Metric(value, "s", source) for stage, value in seconds.items()},
     }
 
 
 def longest_metrics(profile: VocabularyProfile | None) -> dict[str, Metric]:
     """Return the longest token and its length; undefined without merges or without the comparison."""
-    tokens = profile.longest_tokens if profile else ()
-    reason = "" if tokens else "no tokens were merged" if profile else "the tokenizers were not compared"
-    longest = tokens[0] if tokens else None
+    longest = profile.longest_tokens[0] if profile and profile.longest_tokens else None
+    reason = "no tokens were merged" if profile else "the tokenizers were not compared"
     values = {
         "longest_token": (longest and longest.text, ""),
         "longest_token_bytes": (longest and longest.bytes, "bytes"),
         "longest_token_occurrences": (longest and longest.occurrences, "occurrences"),
     }
-    return {name: Metric(value, unit, COMPARISON, missing_reason=reason) for name, (value, unit) in values.items()}
+    return {name: optional_metric(value, unit, COMPARISON, reason) for name, (value, unit) in values.items()}
 
 
 def longest_facts(tokens: Sequence[LongToken]) -> dict[str, JsonValue]:
@@ -145,89 +172,57 @@ def longest_table(tokens: Sequence[LongToken]) -> Table:
 
 # --- both vocabularies -----------------------------------------------------------------------------------------------
 
-
-def overlap_of(results: Results) -> VocabularyOverlap | None:
-    """Return the overlap of the simple and the web corpus's vocabulary; None if they were not compared."""
-    evaluation, roles = read_evaluation(results), {results.corpus_in_role(role) for role in ROLE_DATASETS}
-    overlaps = evaluation.overlaps if evaluation else ()
-    return next((overlap for overlap in overlaps if {overlap.first, overlap.second} == roles), None)
+Corpora = Mapping[str, str | None]  # by role
 
 
-def comparison_metrics(results: Results) -> dict[str, Metric]:
+def overlap_metrics(evaluation: TokenizerEvaluation, corpora: Corpora) -> dict[str, Metric]:
     """Return metrics of how the two vocabularies differ; none if they were not compared or share no token."""
-    overlap = overlap_of(results)
-    if overlap is None or not overlap.shared:
+    pairs = {frozenset((overlap.first, overlap.second)): overlap.shared for overlap in evaluation.overlaps}
+    shared = pairs.get(frozenset(corpora.values()))
+    if not shared:
         return {}
-    metrics = {"shared_tokens": Metric(overlap.shared, "tokens", COMPARISON)}
-    for role in ROLE_DATASETS:
-        profile = read_evaluation(results).tokenizers[results.corpus_in_role(role)]
+    metrics = {"shared_tokens": Metric(shared, "tokens", COMPARISON)}
+    for role, corpus in corpora.items():
+        profile = evaluation.tokenizers[corpus]
         metrics |= {
-            f"share_of_{role}_shared": Metric(overlap.shared / profile.merges, "share", COMPARISON),
+            f"share_of_{role}_shared": Metric(shared / profile.merges, "share", COMPARISON),
             f"mean_token_bytes_{role}": Metric(profile.mean_length, "bytes", COMPARISON),
         }
     return metrics
 
 
-def zipf_exponents(results: Results) -> dict[str, Metric]:
+def zipf_exponents(frequencies: Mapping[str, dict[str, int]], corpora: Corpora) -> dict[str, Metric]:
     """Return the slope of log frequency against log rank on each corpus's validation text, by least squares."""
     slopes = {}
-    for role in ROLE_DATASETS:
-        frequencies = own_frequencies(results).get(results.corpus_in_role(role), {})
-        if len(frequencies) > 1:
-            ranks, counts = ([log(float(value)) for value in values] for values in (frequencies, frequencies.values()))
+    for role, corpus in corpora.items():
+        by_rank = frequencies.get(corpus, {})
+        if len(by_rank) > 1:
+            ranks, counts = ([log(float(value)) for value in values] for values in (by_rank, by_rank.values()))
             slopes[f"zipf_exponent_{role}"] = Metric(linear_regression(ranks, counts).slope, "", COMPARISON)
     return slopes
 
 
-def own_frequencies(results: Results) -> dict[str, dict[str, int]]:
-    """Return the frequencies by rank of the tokens of each tokenizer in the validation text of its corpus."""
-    evaluation = read_evaluation(results)
-    rows = evaluation.compression if evaluation else ()
-    return {row.tokenizer: row.frequencies for row in rows if row.in_domain}
-
-
-def comparison_facts(results: Results) -> dict[str, JsonValue]:
-    """Return the earliest merges that only one of the two vocabularies has."""
-    overlap = overlap_of(results)
-    only = {overlap.first: overlap.only_first, overlap.second: overlap.only_second} if overlap else {}
-    names = {role: results.corpus_in_role(role) for role in ROLE_DATASETS}
-    return {
-        "corpora": list(names.values()),
-        **{f"only_{role}": list(only.get(name, ())[:MAX_EXAMPLES]) for role, name in names.items()},
-    }
-
-
-def profiles_in_roles(results: Results) -> dict[str, VocabularyProfile]:
-    """Return the vocabularies of the corpora in the two roles that were evaluated."""
-    evaluation = read_evaluation(results)
-    names = filter(None, map(results.corpus_in_role, ROLE_DATASETS))
-    return {name: evaluation.tokenizers[name] for name in names if evaluation and name in evaluation.tokenizers}
-
-
-def comparison_figures(results: Results) -> list[Figure]:
+def vocabulary_figures(
+    results: Results, profiles: Mapping[str, VocabularyProfile], frequencies: Mapping[str, dict[str, int]]
+) -> list[Figure]:
     """Return the token lengths of the vocabularies, and the frequencies of their tokens by rank."""
-    profiles = profiles_in_roles(results)
     if not profiles:
         return []
+    labels = {name: corpus_label(results.study, name) for name in profiles}
     longest = max((int(length) for profile in profiles.values() for length in profile.lengths), default=1)
-    lengths = range(2, longest + 1)
-    groups = {
-        corpus_label(results.study, name): [profile.lengths.get(str(n), 0) for n in lengths]
-        for name, profile in profiles.items()
-    }
-    bars = Bars("merged tokens", [str(length) for length in lengths], groups)
+    lengths = [str(length) for length in range(2, longest + 1)]
+    groups = {labels[name]: [profile.lengths.get(n, 0) for n in lengths] for name, profile in profiles.items()}
     lines = [
-        Line(corpus_label(results.study, name), name, list(map(int, frequencies)), list(frequencies.values()))
-        for name, frequencies in own_frequencies(results).items()
+        Line(labels[name], name, list(map(int, by_rank)), list(by_rank.values()))
+        for name, by_rank in frequencies.items()
         if name in profiles
     ]
     zipf = Lines("rank of the token", "occurrences", lines, log_x=True, log_y=True)
-    return [Figure("token_lengths", bars), *([Figure("zipf", zipf)] if lines else [])]
+    return [Figure("token_lengths", Bars("merged tokens", lengths, groups)), *([Figure("zipf", zipf)] if lines else [])]
 
 
-def kinds_table(results: Results) -> list[Table]:
+def kinds_table(profiles: Mapping[str, VocabularyProfile]) -> list[Table]:
     """Return the number of merged tokens by kind in both vocabularies."""
-    profiles = profiles_in_roles(results)
     kinds = dict.fromkeys(kind for profile in profiles.values() for kind in profile.kinds)
     rows = [[kind, *(profile.kinds.get(kind, 0) for profile in profiles.values())] for kind in kinds]
     return [Table("Merged tokens by kind", ["kind", *profiles], rows)] if len(profiles) > 1 else []

@@ -3,19 +3,20 @@
 from pydantic import JsonValue
 
 from lmpipe.analysis.finding import Bars, Figure, Finding, Metric, Table, missing
-from lmpipe.analysis.problems import measured_compute
+from lmpipe.analysis.problems import measured
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_command
 from lmpipe.model.accounting import ModelAccounting
 from lmpipe.study.editions import edition_models, edition_of
 
-ID = "transformer_accounting"
 COMPONENTS = {
     "attention_projections": "attention projections",
     "attention_scores": "attention scores and values",
     "feed_forward": "feed-forward",
     "lm_head": "output head",
 }
+
+NO_ACCOUNTING = f"This study holds no accounting yet; make it with {format_command('accounting')}."
 
 Labels = dict[str, str]
 
@@ -24,18 +25,21 @@ def analyze(results: Results) -> Finding:
     """Return the accounting of every model; partial if the edition's largest is missing or nothing was measured."""
     accounts = read_accounting(results)
     if not accounts:
-        return missing(f"This study holds no accounting yet; make it with {format_command('accounting')}.")
-    main, measured = main_account(results, accounts), measured_compute.flops_and_time(results)
-    metrics = {name: metric for account in accounts for name, metric in metrics_of(account).items()}
-    drawn = [account for account in accounts if account.name not in other_editions(results)]
+        return missing(NO_ACCOUNTING)
+    main, measurement = main_account(results, accounts), measured.flops_and_time(results)
+    # Shapes of the editions that the study does not follow are in the tables alone.
+    edition = edition_of(results.study.handout)
+    others = set(edition_models(results.study.handout)) - set(edition.models if edition else ())
+    drawn = [account for account in accounts if account.name not in others]
     labels = {account.name: model_label(results, account) for account in accounts}
     return Finding(
-        "answered" if is_asked(results, main) and measured_compute.read_profile(results) else "partial",
-        metrics=metrics | measured.metrics,
-        facts=facts_of(drawn, main, labels) | measured.facts,
+        "answered" if is_asked(results, main) and measurement.status == "answered" else "partial",
+        metrics={name: metric for account in accounts for name, metric in metrics_of(account).items()}
+        | measurement.metrics,
+        facts=facts_of(drawn, main, labels) | measurement.facts,
         tables=[
             models_table(accounts, labels),
-            *measured.tables,
+            *measurement.tables,
             parameters_table(accounts, labels),
             matmuls_table(main, labels),
         ],
@@ -50,12 +54,6 @@ def read_accounting(results: Results) -> list[ModelAccounting]:
     """Return the existing accounting of every model that the study or an edition names, and of the study's own."""
     names = [*results.study.accounting.models, *edition_models(results.study.handout), "study"]
     return [account for name in names if (account := results.document(ModelAccounting, f"accounting/{name}.json"))]
-
-
-def other_editions(results: Results) -> set[str]:
-    """Return the names of the shapes of the editions that the study does not follow."""
-    edition = edition_of(results.study.handout)
-    return set(edition_models(results.study.handout)) - set(edition.models if edition else ())
 
 
 def is_asked(results: Results, account: ModelAccounting) -> bool:
@@ -77,10 +75,9 @@ def model_label(results: Results, account: ModelAccounting) -> str:
     if account.name == "study":
         return "this study's model"
     year = account.name.rpartition("_")[2]
+    words = {"gpt2": "GPT-2", "xl": "XL", "2025": "(2025)", "2026": "(2026)"}
     if results.study.handout.endswith(year):
-        words = {"gpt2": "GPT-2", "xl": "XL", year: ""}
-    else:
-        words = {"gpt2": "GPT-2", "xl": "XL", "2025": "(2025)", "2026": "(2026)"}
+        words[year] = ""
     return " ".join(filter(None, (words.get(word, word) for word in account.name.split("_"))))
 
 
@@ -122,16 +119,12 @@ def differences(account: ModelAccounting, other: ModelAccounting) -> set[str]:
 
 def longer_context(accounts: list[ModelAccounting], main: ModelAccounting) -> dict[str, JsonValue] | None:
     """Return the cost of the longest context among the models that are otherwise equal to the main one."""
-    short, *longer = sorted(
-        (account for account in accounts if differences(account, main) <= {"context_length"}),
-        key=lambda account: account.config.context_length,
-    )
-    if not longer or longer[-1].config.context_length == short.config.context_length:
+    same = [account for account in accounts if differences(account, main) <= {"context_length"}]
+    short, long = (pick(same, key=lambda account: account.config.context_length) for pick in (min, max))
+    if short is long:
         return None
-    long = longer[-1]
     return {
         "context_factor": long.config.context_length / short.config.context_length,
-        "flops_factor": long.flops.forward / short.flops.forward,
         "scores_share": long.shares["attention_scores"],
         "short_scores_share": short.shares["attention_scores"],
     }
@@ -203,13 +196,8 @@ def flop_shares(accounts: list[ModelAccounting], labels: Labels) -> Bars:
     groups = {
         label: [100 * account.shares[component] for account in accounts] for component, label in COMPONENTS.items()
     }
-    return Bars(
-        "share of forward FLOPs (%)",
-        [labels[account.name] for account in accounts],
-        groups,
-        stacked=True,
-        horizontal=True,
-    )
+    names = [labels[account.name] for account in accounts]
+    return Bars("share of forward FLOPs (%)", names, groups, stacked=True, horizontal=True)
 
 
 def parameter_bars(accounts: list[ModelAccounting], main: ModelAccounting, labels: Labels) -> Bars:

@@ -7,7 +7,6 @@ from typing import Any
 
 from lmpipe.analysis.finding import Bars, FigureData, Line, Lines, RateCurve, RateCurves, RatePoint
 from lmpipe.analysis.results import UNITS, ExperimentRuns
-from lmpipe.analysis.runs import Run
 from lmpipe.report.plots.figures import MAX_LABELS, draw
 from lmpipe.report.plots.palette import Palette
 from lmpipe.report.plots.style import Drawing, number_text
@@ -37,19 +36,13 @@ def learning_curves(experiment: ExperimentRuns) -> Lines:
     lines = []
     labelled = best_runs(experiment)
     for name in experiment.names():
-        curves = [validation_curve(run) for run in experiment.seeds_of(name)]
+        curves = [run.validation_losses() for run in experiment.seeds_of(name)]
         if len(curves) > 1:
             lines += [Line("", name, list(curve), list(curve.values()), style="faint") for curve in curves]
         shared = [tokens for tokens in curves[0] if all(tokens in curve for curve in curves)]
         losses = [median(curve[tokens] for curve in curves) for tokens in shared]
         lines.append(Line(run_text(name) if name in labelled else "", name, shared, losses))
     return Lines("training tokens", LOSS_LABEL, lines)
-
-
-def validation_curve(run: Run) -> dict[int, float]:
-    """Return the validation losses of a run by its training tokens."""
-    table = run.metrics()[["tokens", "validation_loss"]].dropna()
-    return {int(tokens): loss for tokens, loss in table.itertuples(index=False, name=None) if math.isfinite(loss)}
 
 
 def best_runs(experiment: ExperimentRuns) -> list[str]:
@@ -68,13 +61,13 @@ def final_losses(experiment: ExperimentRuns) -> FigureData:
         return rate_curves(experiment, metric, y_label, next((key for key in settings if key != "max_lr"), None))
     names = experiment.names()
     if not settings:
-        finals = [experiment.finished_values(name, metric) for name in names]
+        finals = [experiment.losses(name, metric) for name in names]
         values = [median(losses) if losses else None for losses in finals]
         return Bars(y_label, [run_text(name) for name in names], {y_label: values}, horizontal=True)
     lines = []
     for value, members in grouped(experiment, settings[1] if len(settings) > 1 else None).items():
         points = sorted((experiment.setting(name, settings[0]), loss) for name in members for loss in
-                        experiment.finished_values(name, metric))  # fmt: skip
+                        experiment.losses(name, metric))  # fmt: skip
         medians = {x: median(loss for at, loss in points if at == x) for x, _ in points}
         label = "" if value is None else f"{settings[1].replace('_', ' ')} {number_text(value)}"
         lines.append(Line(label, str(value), list(medians), list(medians.values())))
@@ -97,9 +90,9 @@ def rate_curves(experiment: ExperimentRuns, metric: str, y_label: str, second: s
 
 def rate_point(experiment: ExperimentRuns, name: str, metric: str) -> RatePoint:
     """Return the final losses of a run's seeds at its rate."""
-    losses, statuses = experiment.finished_values(name, metric), experiment.statuses(name)
-    num_failed = sum(status != "finished" for status in statuses)
-    return RatePoint(experiment.setting(name, "max_lr"), losses, num_failed, len(statuses))
+    runs, losses = experiment.seeds_of(name), experiment.losses(name, metric)
+    num_failed = sum(run.status != "finished" for run in runs)
+    return RatePoint(runs[0].setting("max_lr"), losses, num_failed, len(runs))
 
 
 def grouped(experiment: ExperimentRuns, setting: str | None) -> dict[Any, list[str]]:
