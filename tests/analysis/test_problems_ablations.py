@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 
 from lmpipe.analysis.outcomes import study_noise
-from lmpipe.analysis.problems.ablation import trend_of
 from tests.support.fake_results import EXPERIMENTS, change_summary, fabricate_study, fabricate_yardsticks
 from tests.support.findings import ON_STORIES, find, find_in, value
 from tests.support.prose import render
@@ -22,24 +21,19 @@ def change_metrics(results, run, column, change):
     table.to_csv(path, index=False)
 
 
-def test_a_variant_is_compared_at_its_own_best_rate(fabricated):
+def test_a_variant_is_compared_at_its_own_best_rate_with_its_own_edge(fabricated):
     finding = find("layer_norm_ablation", fabricated)
     assert (value(finding, "max_lr"), value(finding, "baseline_max_lr")) == (0.003, 0.01)
     # 0.31 from the norm, and 0.07 ln(0.3)² from the rate.
     assert value(finding, "difference") == pytest.approx(0.41147, abs=1e-5)
     half_width = study_noise(fabricated).difference_half_width(3)
-    assert finding.metrics["difference"].interval == pytest.approx(
-        (0.41147 - half_width, 0.41147 + half_width), abs=1e-5
-    )
+    bounds = 0.41147 - half_width, 0.41147 + half_width
+    assert finding.metrics["difference"].interval == pytest.approx(bounds, abs=1e-5)
     assert value(finding, "smallest_visible_difference") == pytest.approx(half_width)
-
-
-def test_a_rate_at_which_a_seed_fails_is_the_edge_of_its_variant(fabricated):
-    finding = find("layer_norm_ablation", fabricated)
-    assert (value(finding, "stable_up_to"), value(finding, "breaks_at")) == (0.003, 0.01)
     assert (value(finding, "baseline_stable_up_to"), value(finding, "baseline_breaks_at")) == (0.1, 3.0)
     (effect,) = finding.effects
-    assert (effect.max_lr, effect.stable_up_to, effect.breaks_at) == (0.003, 0.003, 0.01)
+    edge = value(finding, "stable_up_to"), value(finding, "breaks_at")
+    assert edge == (effect.stable_up_to, effect.breaks_at) == (0.003, 0.01)
 
 
 def test_the_edge_is_that_of_the_sweep_that_the_rate_was_taken_from(tmp_path):
@@ -124,14 +118,6 @@ def test_difference_by_tokens_is_paired_over_seeds(tmp_path):
     assert line.y[-1] == value(finding, "late_difference") == pytest.approx(1.24, abs=1e-4)
     assert value(finding, "early_tokens") == 40_960
     assert finding.facts["trend"] == "grows"
-
-
-@pytest.mark.parametrize(
-    ("early", "late", "expected"),
-    [(0.2, 0.21, "steady"), (0.1, 0.9, "grows"), (0.2, 0.0, "shrinks"), (0.2, -0.3, "reverses"), (-0.1, -0.4, "grows")],
-)
-def test_trend_compares_early_with_late(early, late, expected):
-    assert trend_of(early, late, 0.04) == expected
 
 
 def test_first_steps_have_the_median_gradient_norm_over_seeds(tmp_path):

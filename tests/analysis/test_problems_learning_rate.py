@@ -71,13 +71,12 @@ def test_a_sweep_in_which_no_seed_learned_is_partial(tmp_path):
 
 @pytest.mark.parametrize(
     ("failed", "edge"),
-    [({0.0025: [0]}, (0.04, None)), ({0.04: [0]}, (0.02, 0.04)), ({0.02: [1], 0.04: [0, 1, 2]}, (0.01, 0.02))],
+    [({0.0025: [0]}, (0.04, None)), ({0.02: [1], 0.04: [0, 1]}, (0.01, 0.02))],
 )
 def test_the_edge_is_above_the_best_rate(tmp_path, failed, edge):
-    results = fabricate_study(tmp_path, {"learning_rate": sweep(0.0025, 0.005, 0.01, 0.02, 0.04, seeds=[0, 1, 2])})
-    for rate, seeds in failed.items():
-        for seed in seeds:
-            change_summary(results, f"learning_rate/max_lr={rate}/seed{seed}", status="not_learning")
+    results = fabricate_study(tmp_path, {"learning_rate": sweep(0.0025, 0.005, 0.01, 0.02, 0.04, seeds=[0, 1])})
+    for run in (f"max_lr={rate}/seed{seed}" for rate, seeds in failed.items() for seed in seeds):
+        change_summary(results, f"learning_rate/{run}", status="not_learning")
     finding = find("learning_rate", results)
     assert (value(finding, "largest_stable_max_lr"), value(finding, "smallest_diverged_max_lr")) == edge
 
@@ -96,13 +95,6 @@ def test_the_best_model_of_a_sweep_over_tokenizers_is_that_with_the_fewest_bits_
     finding = find_in(tmp_path, "learning_rate", ON_STORIES | {"sweep": grid})
     assert value(finding, "best_bits_per_byte") == pytest.approx(0.7119, abs=1e-4)
     assert value(finding, "best_validation_loss") == pytest.approx(0.45 * 5.21 - 0.03 + 0.2, abs=1e-6)
-
-
-def test_an_expectation_of_divergence_is_found(tmp_path):
-    expect = {"outcome": "diverges", "because": "steps grow beyond the curvature"}
-    finding = find_in(tmp_path, "learning_rate", sweep(0.005, 0.01, 0.02, 3.0, expect=expect))
-    (expectation,) = finding.expectations
-    assert (expectation.label, expectation.found) == ("rate 3", "diverges")
 
 
 def test_an_expectation_of_a_named_sweep_is_about_its_last_run(tmp_path):

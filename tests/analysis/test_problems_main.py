@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from tests.analysis.test_problem_generate import samples_of
 from tests.support.fake_results import (
     BYTES_PER_TOKEN,
     CORPORA,
@@ -77,26 +76,13 @@ def test_models_of_unequal_size_are_told(fabricated):
     assert "40 % more parameters" in render("main_experiment", finding)["caveat"]
 
 
-def test_texts_of_growing_budgets_are_in_order(tmp_path):
-    results = fabricate_study(tmp_path, MAIN)
-    assert find("main_experiment", results).facts["progress"] == []
-    samples_of("stories").write(tmp_path / "samples/stories.json")
-    assert find("main_experiment", results).facts["progress"] == []
-
-
-def test_two_corpora_of_one_role_keep_their_own_metrics(tmp_path):
+def test_two_corpora_of_one_role_keep_the_metrics_of_their_best_run(tmp_path):
     tales = {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": 1024}, "stands_for": "TinyStories"}
-    runs = {name: {"corpus": name} for name in ("stories", "tales", "docs")}
+    runs = {name: {"corpus": name, "sweep": {"max_lr": [0.003, 0.01]}} for name in ("stories", "tales", "docs")}
     results = fabricate_study(tmp_path, {"main_experiment": {"runs": runs}}, corpora=CORPORA | {"tales": tales})
     finding = find("main_experiment", results)
     assert value(finding, "simple_corpus") == "stories"
     assert value(finding, "tales_validation_loss") == pytest.approx(0.45 * 5.52 - 0.03, abs=1e-6)
-
-
-def test_the_best_of_several_runs_represents_a_corpus(tmp_path):
-    runs = {"stories": {"corpus": "stories", "sweep": {"max_lr": [0.003, 0.01]}}, "docs": {"corpus": "docs"}}
-    finding = find_in(tmp_path, "main_experiment", {"seeds": [0, 1], "runs": runs})
-    assert value(finding, "simple_validation_loss") == pytest.approx(0.45 * 5.21 - 0.015, abs=1e-6), "at 0.01"
 
 
 def test_one_corpus_alone_is_partial(tmp_path):

@@ -33,12 +33,12 @@ def study(tmp_path, monkeypatch):
     return find_study("results/fabricated")
 
 
-def states(study: StudySession) -> dict[str, str]:
-    return {run.run.name: run.state for run in StudyFiles(study).snapshot(time.time()).runs}
-
-
 def state_of(study: StudySession, name: str = "max_lr=0.01"):
     return next(run for run in StudyFiles(study).snapshot(time.time()).runs if run.run.name == name)
+
+
+def change_json(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 def write_log(study: StudySession, text: str, path: str = f"train/{RUN}.log") -> Path:
@@ -76,27 +76,22 @@ def ended_process() -> dict:
 
 
 def test_runs_that_are_over(study):
-    assert states(study) == {"max_lr=0.001": "done", "max_lr=0.01": "done", "max_lr=3.0": "diverged"}
-    path = study.folder / "runs" / RUN / "summary.json"
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(summary | {"status": "not_learning"}), encoding="utf-8")
+    states = {run.run.name: run.state for run in StudyFiles(study).snapshot(time.time()).runs}
+    assert states == {"max_lr=0.001": "done", "max_lr=0.01": "done", "max_lr=3.0": "diverged"}
+    change_json(study.folder / "runs" / RUN / "summary.json", status="not_learning", validation_loss=5.0)
     run = state_of(study)
-    assert (run.state, run.validation_loss, run.share) == ("not_learning", summary["validation_loss"], 1)
+    assert (run.state, run.validation_loss, run.share) == ("not_learning", 5.0, 1)
 
 
-def test_results_of_other_settings_are_no_results_of_this_study(study):
-    path = study.folder / "runs" / RUN / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["training"]["batch_size"] *= 2
-    path.write_text(json.dumps(config), encoding="utf-8")
-    assert states(study)["max_lr=0.01"] == "waiting"
-
-
-def test_damaged_results_are_told(study):
-    (study.folder / "runs" / RUN / "summary.json").write_text("{", encoding="utf-8")
+def test_results_of_other_settings_are_no_results_and_damaged_ones_are_a_failure(study):
+    folder = study.folder / "runs" / RUN
+    (folder / "summary.json").write_text("{", encoding="utf-8")
     run = state_of(study)
     assert run.state == "failed"
     assert "summary.json" in run.remark
+    change_json(folder / "config.json", corpus="docs")
+    (folder / "summary.json").write_text((folder.parents[1] / "max_lr=0.001/seed0/summary.json").read_text())
+    assert state_of(study).state == "waiting"
 
 
 def test_a_run_under_way(study):
@@ -110,7 +105,7 @@ def test_a_run_under_way(study):
 
 def test_a_run_whose_process_is_gone_has_stopped_or_failed(study):
     remove_results(study, process=ended_process())
-    assert states(study)["max_lr=0.01"] == "stopped"
+    assert state_of(study).state == "stopped"
     write_log(study, "training: 10 of 20 tokens\ninterrupted after step 50; saved x\n")
     run = state_of(study)
     assert (run.state, run.remark) == ("stopped", "after step 50; resumes from its last checkpoint")
@@ -121,37 +116,32 @@ def test_a_run_whose_process_is_gone_has_stopped_or_failed(study):
 
 def test_a_run_whose_job_failed_before_its_first_step(study):
     remove_results(study)
-    assert states(study)["max_lr=0.01"] == "waiting"
+    assert state_of(study).state == "waiting"
     line = "lmpipe train: --settings: model: expected more, found less; correct it"
     log = write_log(study, f"{line}\n")
     assert (state_of(study).state, state_of(study).remark) == ("failed", line)
     os.utime(log, (study.started - 10, study.started - 10))
-    assert states(study)["max_lr=0.01"] == "waiting", "the failure of an earlier call"
+    assert state_of(study).state == "waiting", "the failure of an earlier call"
 
 
-def test_a_job_that_has_just_session_and_one_that_was_killed_without_a_word(study):
+def test_a_job_that_has_just_started_waits_or_was_killed_without_a_word(study):
     remove_results(study)
     log = write_log(study, "")
-    assert states(study)["max_lr=0.01"] == "running"
+    assert state_of(study).state == "running"
     long_ago = time.time() - 3600
     os.utime(log, (long_ago, long_ago))
-    killed = StudySession(study.plan, study.folder, study.session, started=long_ago - 1)
-    assert states(killed)["max_lr=0.01"] == "stopped"
-
-
-def test_a_run_that_waits_for_the_same_one_of_another_experiment(study):
-    remove_results(study)
+    assert state_of(StudySession(study.plan, study.folder, study.session, started=long_ago - 1)).state == "stopped"
     write_log(study, "waiting for the process that trains this run (results/x/store/0123)\n")
-    assert states(study)["max_lr=0.01"] == "waiting"
+    assert state_of(study).state == "waiting"
 
 
-def test_progress_of_other_settings_or_none_is_not_taken_for_this_run(study):
-    config = remove_results(study)
-    config["training"]["batch_size"] *= 2
-    store = study.folder / "store" / "0123456789abcdef0123"
-    store.mkdir(parents=True)
-    (store / PROGRESS).write_text("{", encoding="utf-8")
-    assert states(study)["max_lr=0.01"] == "waiting"
+def test_progress_of_other_settings_or_a_damaged_one_is_not_taken_for_this_run(study):
+    config = remove_results(study, step=50)
+    (path,) = study.folder.glob(f"store/*/{PROGRESS}")
+    change_json(path, config=config | {"training": config["training"] | {"batch_size": 2}})
+    assert state_of(study).state == "waiting"
+    path.write_text("{", encoding="utf-8")
+    assert state_of(study).state == "waiting"
 
 
 def test_other_jobs_that_failed(study):
@@ -164,15 +154,10 @@ def test_other_jobs_that_failed(study):
     ]
 
 
-def test_stages_are_counted_by_their_records(study):
-    snapshot = StudyFiles(study).snapshot(time.time())
-    assert snapshot.stages["corpora"] == (0, 2)
-    assert snapshot.stages["tokens"] == (0, 4)
+def test_stages_are_counted_by_their_records_and_all_of_them_finish_a_study(study):
     (study.folder / "corpora/docs/provenance.json").write_text("{}", encoding="utf-8")
-    assert StudyFiles(study).snapshot(time.time()).stages["corpora"] == (1, 2)
-
-
-def test_a_study_with_all_records_is_finished(study):
+    stages = StudyFiles(study).snapshot(time.time()).stages
+    assert (stages["corpora"], stages["tokens"]) == ((1, 2), (0, 4))
     for path in (path for stage in STAGES for path in stage.records(study.plan)):
         (study.folder / path).parent.mkdir(parents=True, exist_ok=True)
         (study.folder / path).touch()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lmpipe.analysis.outcomes import NO_RUN, target_metrics
+from lmpipe.analysis.experiment_findings import target_metrics
+from lmpipe.analysis.outcomes import NO_RUN
 from lmpipe.planning.plan import load_plan
 from tests.support.fake_results import EXPERIMENTS, fabricate_study, fake_study
 

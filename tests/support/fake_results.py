@@ -1,12 +1,12 @@
 """Results folder of a small study with losses from a formula, for the tests of plots, problems and report."""
 
+import csv
 import json
 import math
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from lmpipe.analysis.results import Results
@@ -17,16 +17,7 @@ from lmpipe.report.plots.style import Drawing
 from lmpipe.study.experiments import BestOf, PlannedRun
 from lmpipe.study.schema import read_study
 from lmpipe.study.settings import ModelConfig, TrainingSettings
-from lmpipe.training.measurements import (
-    BatchSizeBenchmark,
-    BatchSizeRow,
-    MeasuredStep,
-    MemoryLine,
-    PredictedStep,
-    StepProfile,
-)
 from lmpipe.training.run_documents import (
-    InitDigest,
     LearningRateSource,
     RunConfig,
     RunSummary,
@@ -34,6 +25,7 @@ from lmpipe.training.run_documents import (
     TokenFileReferences,
     TokenizerReference,
 )
+from tests.support.run_documents import run_config, run_summary
 
 MODEL = {
     "context_length": 128,
@@ -237,7 +229,7 @@ def token_file(tokenizer: str, split: str) -> TokenFileReference:
 def fabricate_run(target: Path, run: PlannedRun, vocab_size: int) -> None:
     """Write one run: rates above 1 diverge, and so does the model without norms at 0.01 with seed 2."""
     max_lr, name = resolved_rate(run), run.tokenizer
-    config = RunConfig(
+    config = run_config(
         study="fabricated",
         experiment=run.experiment,
         run=run.name,
@@ -259,7 +251,10 @@ def fabricate_run(target: Path, run: PlannedRun, vocab_size: int) -> None:
     target.mkdir(parents=True, exist_ok=True)
     config.write(target / "config.json")
     fabricate_summary(config, rows, final, diverged, planned).write(target / "summary.json")
-    pd.DataFrame(rows).to_csv(target / "metrics.csv", index=False)
+    with open(target / "metrics.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def fabricate_metrics(
@@ -302,13 +297,16 @@ def fabricate_summary(
     model, seconds, last = config.model, float(rows[-1]["wall_seconds"]), rows[-1]
     loss = None if diverged else round(final, 6)
     bytes_per_token = BYTES_PER_TOKEN[config.corpus] * (1 + 0.15 * math.log2(model.vocab_size / 1024))
-    return RunSummary(
-        status="diverged" if diverged else "finished",
-        reason="the loss is not finite" if diverged else None,
+    outcome = {
+        "status": "diverged",
+        "reason": "the loss is not finite",
+        "detected_step": last["step"],
+        "divergence_step": max(1, last["step"] // 3),
+    }
+    return run_summary(
+        **outcome if diverged else {},
         steps=last["step"],
         planned_steps=planned,
-        detected_step=last["step"] if diverged else None,
-        divergence_step=max(1, last["step"] // 3) if diverged else None,
         tokens=last["tokens"],
         initial_loss=math.log(model.vocab_size),
         final_train_loss=loss,
@@ -319,45 +317,17 @@ def fabricate_summary(
         bits_per_byte=loss and loss / math.log(2) / bytes_per_token,
         validation_tokens=round(123_156 / bytes_per_token),
         validation_bytes=123_156,
-        init_digests=fabricated_weights(model, config.seed),
-        batches_sha256=fabricated_batches(config, last["step"]),
         unigram_entropy=ENTROPY[config.corpus],
         parameters=327_744 + (model.vocab_size - 1024) * 128,
         train_seconds=seconds,
-        compile_seconds=0.05,
         tokens_per_second=last["tokens"] / seconds,
         peak_memory_bytes=412_000_000,
         memory_before_bytes=313_000_000,
         device=ENVIRONMENT["hardware"]["processor"],
-        threads=1,
-        processes=1,
-        compile=False,
         micro_batch_size=config.training.batch_size,
-        precision="float32",
-        num_resumes=0,
         code={"train": "abcdef0123456789", "model": "0123456789abcdef", "torch": "2.13.0", "pydantic": "2.14.3"},
         environment=Environment.model_validate(ENVIRONMENT),
     )
-
-
-def fabricated_weights(model: ModelConfig, seed: int) -> dict[str, InitDigest]:
-    """Return digests of a model's matrices, which depend on the seed, the name and the shape."""
-    d_model, d_ff = model.d_model, model.d_ff
-    gate = {"w3": (d_ff, d_model)} if model.feed_forward == "swiglu" else {}
-    layer = {f"{name}_proj": (d_model, d_model) for name in ("q", "k", "v", "output")}
-    layer |= {"w1": (d_ff, d_model), "w2": (d_model, d_ff), **gate}
-    shapes = {f"layers.{index}.{name}": shape for index in range(model.num_layers) for name, shape in layer.items()}
-    shapes |= dict.fromkeys(("token_embeddings", "lm_head"), (model.vocab_size, d_model))
-    return {
-        name: InitDigest(parameters=rows * columns, sha256=f"{seed} {name} {rows} {columns}")
-        for name, (rows, columns) in shapes.items()
-    }
-
-
-def fabricated_batches(config: RunConfig, steps: int) -> str:
-    """Return a digest of a run's batches, which depend on the tokens, the seed, the batch's size and their number."""
-    sizes = config.training.batch_size, config.model.context_length
-    return repr((config.tokens.train.sha256, config.seed, *sizes, steps))
 
 
 def fabricate_measurements(
@@ -370,6 +340,7 @@ def fabricate_measurements(
     config = ModelConfig(vocab_size=1024, **model)
     machine = {"device": ENVIRONMENT["hardware"]["processor"], "threads": 1, "precision": "float32"}
     step = {"parameters": 1000, "parameter_bytes": 4000, "gradient_bytes": 4000, "moment_bytes": 8000}
+    step |= {"forward_flops": 2_000_000}
     values = [
         ("logits", "loss", 600, 0, "the loss needs their log-softmax alone"),
         ("log-softmax", "loss", 600, 600, ""),
@@ -378,44 +349,32 @@ def fabricate_measurements(
     names = ("name", "component", "handout_bytes", "saved_bytes", "reason")
     rows = [dict(zip(names, value, strict=True)) for value in values]
     activations = {"activations": rows, "handout_bytes": 1200, "saved_bytes": 900}
-    predicted = PredictedStep(**step, forward_flops=2_000_000, step_flops=6_000_000, activations=activations)
-    measured = MeasuredStep(
-        **step,
-        forward_flops=2_000_000,
-        step_flops=5_000_000,
-        saved_bytes=1000,
-        saved_bytes_by_component={"loss": 600, "norms": 400},
-        matmul_flops_per_second=1e9,
+    measured = {"step_flops": 5_000_000, "saved_bytes": 1000, "matmul_flops_per_second": 1e9}
+    measured |= {"saved_bytes_by_component": {"loss": 600, "norms": 400}}
+    predicted = {"step_flops": 6_000_000, "activations": activations}
+    write(
+        folder / "model_measurements.json",
+        {"model": config.model_dump(), "batch_size": batch_size, **machine}
+        | {"predicted": step | predicted, "measured": step | measured},
     )
-    profile = StepProfile(model=config, batch_size=batch_size, **machine, predicted=predicted, measured=measured)
-    profile.write(folder / "model_measurements.json")
     speeds = speeds or {2**k: 6400 * 2**k for k in range(4)}
-    fabricated_batch_sizes(config, machine, speeds).write(folder / "batch_sizes.json")
-
-
-def fabricated_batch_sizes(model: ModelConfig, machine: dict[str, Any], speeds: dict[int, float]) -> BatchSizeBenchmark:
-    """Return the benchmark of batch sizes for tokens per second by batch size."""
-    largest = max(speeds)
-    rows = [
-        BatchSizeRow(
-            batch_size=size,
-            steps=5,
-            step_seconds=size * model.context_length / speed,
-            tokens_per_second=speed,
-            memory_bytes=20_000 + 1000 * size,
-        )
+    doublings = [
+        {
+            "batch_size": size,
+            "steps": 5,
+            "step_seconds": size * config.context_length / speed,
+            "tokens_per_second": speed,
+            "memory_bytes": 20_000 + 1000 * size,
+        }
         for size, speed in speeds.items()
     ]
-    return BatchSizeBenchmark(
-        model=model,
-        **machine,
-        memory_limit_bytes=10**9,
-        predicted=MemoryLine(fixed_bytes=18_000, bytes_per_sequence=800, largest_batch_size=1200),
-        handout=MemoryLine(fixed_bytes=16_000, bytes_per_sequence=2000, largest_batch_size=999),
-        sizes=rows,
-        largest_batch_size=largest,
-        estimated_largest_batch_size=4 * largest,
-        stop_reason="time",
+    lines = {"predicted": (18_000, 800, 1200), "handout": (16_000, 2000, 999)}
+    names = ("fixed_bytes", "bytes_per_sequence", "largest_batch_size")
+    write(
+        folder / "batch_sizes.json",
+        {name: dict(zip(names, line, strict=True)) for name, line in lines.items()}
+        | {"model": config.model_dump(), **machine, "memory_limit_bytes": 10**9, "sizes": doublings}
+        | {"largest_batch_size": max(speeds), "estimated_largest_batch_size": 4 * max(speeds), "stop_reason": "time"},
     )
 
 

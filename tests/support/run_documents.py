@@ -1,5 +1,6 @@
 """Complete documents of a training run, with any field changed."""
 
+from functools import cache
 from typing import Any
 
 from lmpipe.provenance.environment import environment
@@ -36,7 +37,12 @@ def run_config(**changes: Any) -> RunConfig:
 
 def run_summary(**changes: Any) -> RunSummary:
     """summary.json of a finished run."""
-    summary = RunSummary(
+    return finished_summary().model_copy(update=changes)
+
+
+@cache
+def finished_summary() -> RunSummary:
+    return RunSummary(
         status="finished",
         reason=None,
         steps=60,
@@ -72,4 +78,3 @@ def run_summary(**changes: Any) -> RunSummary:
         code={"model.transformer": "0" * 16},
         environment=environment("torch", "numpy"),
     )
-    return summary.model_copy(update=changes)

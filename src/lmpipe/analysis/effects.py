@@ -6,7 +6,7 @@ from statistics import fmean, median
 from lmpipe.analysis.finding import Effect, Expectation
 from lmpipe.analysis.outcomes import NATS, SeedGroup, study_noise
 from lmpipe.analysis.rate_sweeps import own_sweep
-from lmpipe.analysis.results import UNITS, Results
+from lmpipe.analysis.results import Results
 from lmpipe.analysis.statistics import CONFIDENCE, SeedNoise, mean_interval, t_quantile
 from lmpipe.study.experiments import Expect
 from lmpipe.study.labels import find_variant
@@ -39,7 +39,7 @@ def effect_of(results: Results, group: SeedGroup, baseline: SeedGroup, noise: Se
         differences=differences,
         num_failed=group.num_failed,
         num_seeds=group.num_seeds,
-        unit=UNITS[group.measure],
+        unit=group.unit,
         max_lr=group.max_lr,
         stable_up_to=sweep.stable_up_to if sweep else None,
         breaks_at=sweep.breaks_at if sweep else None,

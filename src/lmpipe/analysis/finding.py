@@ -26,7 +26,6 @@ class Metric:
     interval: tuple[float, float] | None = None
     """95 % interval of the value, if there are several seeds."""
     missing_reason: str = ""
-    """Reason why there is no value."""
 
 
 def optional_metric(
@@ -43,7 +42,6 @@ class Table:
     caption: str
     """One sentence above the table."""
     columns: list[str]
-    """Headings, one for each column."""
     rows: list[list[Cell]]
     """Cells by row, one for each column; None is shown as a dash."""
     missing_reason: str = ""
@@ -64,11 +62,9 @@ class MarkedText:
     """A generated text whose unknown words, repeated phrases and context limits are marked."""
 
     caption: str
-    """Model and decoding settings."""
     spans: list[tuple[str, Mark]]
     """Pieces of the text in order, each with its mark."""
     kind: Literal["marked"] = "marked"
-    """Distinguishes marked texts from code and prose."""
 
 
 @element
@@ -78,9 +74,7 @@ class Text:
     caption: str
     """One line above the text."""
     text: str
-    """Content."""
     kind: Literal["code", "prose"] = "code"
-    """Line breaks and spaces of code are preserved."""
 
 
 @element
@@ -88,15 +82,12 @@ class ReferenceRow:
     """A number of the write-up next to the same metric of this study."""
 
     label: str
-    """Name of the number."""
     reference: Cell
-    """The write-up's value."""
     value: Cell
     """This study's value; None if it has none."""
     missing_reason: str
     """Reason why this study has no value."""
     unit: str
-    """Unit of both values."""
     setting: str
     """Setting of the write-up's number."""
 
@@ -106,7 +97,6 @@ class Reference:
     """Comparison of a finding with the write-up."""
 
     rows: list[ReferenceRow] = Field(default_factory=list)
-    """One row for each number of the write-up."""
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
@@ -117,9 +107,7 @@ class Yardstick:
     """A horizontal reference line: a loss that something simple reaches, such as a bigram table."""
 
     label: str
-    """Name at the end of the line."""
     value: float
-    """Coordinate along the y axis."""
 
 
 @element
@@ -127,17 +115,14 @@ class Line:
     """One line of a line figure."""
 
     label: str
-    """Name at the end of the line."""
     variant: str
     """Key of the colour, which a variant or corpus keeps on the whole page."""
     x: Coordinates
-    """Coordinates along the x axis."""
     y: Coordinates
     """As many values as `x`; None leaves a gap."""
     low: Coordinates = Field(default_factory=list)
     """Lower edge of a band, as many as `x`; empty without a band."""
     high: Coordinates = Field(default_factory=list)
-    """Upper edge of the band."""
     style: Literal["line", "faint", "points", "dashed"] = "line"
     """Faint lines are single seeds behind their median."""
 
@@ -147,21 +132,15 @@ class Lines:
     """Lines over common axes."""
 
     x_label: str
-    """Quantity and unit of the x axis."""
     y_label: str
-    """Quantity and unit of the y axis."""
     lines: list[Line]
     """The lines; those of one variant share a colour, and at most six have labels."""
     yardsticks: list[Yardstick] = Field(default_factory=list)
-    """Horizontal reference lines."""
     marks: list[Yardstick] = Field(default_factory=list)
     """Vertical reference lines; `value` is a coordinate along the x axis."""
     log_x: bool = False
-    """Logarithmic x axis."""
     log_y: bool = False
-    """Logarithmic y axis."""
     kind: Literal["lines"] = "lines"
-    """Kind of figure."""
 
 
 @element
@@ -169,13 +148,11 @@ class RatePoint:
     """Final losses at one peak learning rate."""
 
     max_lr: float
-    """Peak learning rate."""
     losses: list[float]
     """Final loss of each seed that did not fail, in nats per token."""
     num_failed: int
     """Seeds that diverged or did not learn."""
     num_seeds: int
-    """All seeds."""
     is_short: bool = False
     """True for a shorter run that only looks for the edge of stability."""
 
@@ -185,11 +162,8 @@ class RateCurve:
     """Final loss of one variant against the peak learning rate."""
 
     label: str
-    """Name of the variant."""
     variant: str
-    """Key of its colour."""
     points: list[RatePoint]
-    """Points by increasing rate."""
     optimum: float | None
     """Rate of the lowest loss, interpolated where the grid allows it."""
     stable_up_to: float | None
@@ -203,13 +177,9 @@ class RateCurves:
     """U-curves: final loss against peak learning rate, a curve for each variant."""
 
     y_label: str
-    """Quantity and unit of the losses."""
     curves: list[RateCurve]
-    """The curves."""
     yardsticks: list[Yardstick] = Field(default_factory=list)
-    """Horizontal reference lines."""
     kind: Literal["rate_curves"] = "rate_curves"
-    """Kind of figure."""
 
 
 @element
@@ -217,9 +187,7 @@ class Effect:
     """Difference in final loss between a variant and its baseline, each at its own best rate."""
 
     label: str
-    """Name of the variant."""
     variant: str
-    """Key of its colour."""
     difference: float | None
     """Mean of the differences, their median if seeds failed; None if all failed."""
     interval: tuple[float, float] | None
@@ -227,13 +195,9 @@ class Effect:
     differences: list[float]
     """Differences of the seeds that did not fail."""
     num_failed: int
-    """Seeds that failed."""
     num_seeds: int
-    """All seeds."""
     unit: str
-    """Unit of the differences."""
     max_lr: float
-    """Peak rate of the variant."""
     stable_up_to: float | None = None
     """Largest rate at which no seed failed."""
     breaks_at: float | None = None
@@ -245,11 +209,8 @@ class Forest:
     """Effects side by side, with their intervals and seeds."""
 
     x_label: str
-    """Quantity and unit of the differences."""
     rows: list[Effect]
-    """Effects, from top to bottom."""
     kind: Literal["forest"] = "forest"
-    """Kind of figure."""
 
 
 @element
@@ -257,19 +218,14 @@ class Bars:
     """One bar for each label and group."""
 
     y_label: str
-    """Quantity and unit of the bars."""
     labels: list[str]
-    """Names along the axis."""
     groups: dict[str, Coordinates]
     """Values by group, one for each label; None is a missing bar."""
     stacked: bool = False
     """Bars of one label on top of each other instead of side by side."""
     horizontal: bool = False
-    """Horizontal bars."""
     log: bool = False
-    """Logarithmic axis of values."""
     kind: Literal["bars"] = "bars"
-    """Kind of figure."""
 
 
 @element
@@ -277,13 +233,11 @@ class Span:
     """Start and end of one job."""
 
     label: str
-    """Name of the job."""
     group: str
     """Stage, which has a colour."""
     start: float
-    """Seconds since the first job began."""
+    """Seconds since the first job began, as for `end`."""
     end: float
-    """Seconds since the first job began."""
 
 
 @element
@@ -291,9 +245,7 @@ class Gantt:
     """Jobs over time, packed into as many rows as ran at once."""
 
     spans: list[Span]
-    """The jobs."""
     kind: Literal["gantt"] = "gantt"
-    """Kind of figure."""
 
 
 FigureData = Annotated[Lines | RateCurves | Forest | Bars | Gantt, Field(discriminator="kind")]
@@ -306,7 +258,6 @@ class Figure:
     id: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     """Name inside its problem."""
     data: FigureData
-    """Content of the figure."""
 
 
 @element
@@ -314,15 +265,11 @@ class Expectation:
     """Expected outcome of a run or an experiment, and the outcome found."""
 
     label: str
-    """Name of the run or experiment."""
     expected: Literal["higher", "lower", "same", "diverges"]
-    """Expected outcome."""
     found: Literal["higher", "lower", "same", "diverges", "not resolved"] | None
     """Outcome; None if there is no result."""
     because: str
-    """Reason of the expectation."""
     source: str
-    """Origin of the reason."""
 
 
 @element

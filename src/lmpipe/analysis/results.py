@@ -175,13 +175,10 @@ class Results:
         nearest = min(yardsticks.budgets, key=lambda budget: abs(math.log(budget.train_tokens / tokens)))
         return nearest if nearest.train_tokens <= MAX_BUDGET_RATIO * tokens else None
 
-    def corpora_in_role(self, role: str) -> list[str]:
-        """Return the corpora that stand for TinyStories (`simple`) or OpenWebText (`web`)."""
-        return [name for name, corpus in self.study.corpora.items() if corpus.stands_for == ROLE_DATASETS[role]]
-
     def corpus_in_role(self, role: str) -> str | None:
-        """Return the first corpus in a role, which represents it; None if there is none."""
-        return next(iter(self.corpora_in_role(role)), None)
+        """Return the first corpus that stands for TinyStories (`simple`) or OpenWebText (`web`); None without one."""
+        corpora = self.study.corpora.items()
+        return next((name for name, corpus in corpora if corpus.stands_for == ROLE_DATASETS[role]), None)
 
     def experiment(self, name: str) -> ExperimentRuns | None:
         """Return all runs of an experiment; None if the study has none of that name."""

@@ -74,18 +74,18 @@ class StudyFiles:
 
     def __init__(self, study: StudySession):
         self.study = study
-        self.cache: dict[tuple[Path, Callable], tuple[Any, Any]] = {}
+        self.cache: dict[Path, tuple[Any, Any]] = {}
 
     def read_cached(self, path: Path, loader: Callable[[Path], Any]) -> Any:
         """Return `loader(path)`, cached until the file changes; None if the file is missing."""
         try:
             status = path.stat()
             same = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if self.cache.get((path, loader), (None,))[0] != same:
-                self.cache[path, loader] = (same, loader(path))
+            if self.cache.get(path, (None,))[0] != same:
+                self.cache[path] = (same, loader(path))
         except OSError:
             return None
-        return self.cache[path, loader][1]
+        return self.cache[path][1]
 
     def snapshot(self, now: float) -> "Snapshot":
         """Return a snapshot of the files; `now` is the time in seconds since 1970."""
@@ -177,7 +177,8 @@ class Snapshot:
         folder = self.files.study.folder / run.folder
         try:
             # config.json is written last.
-            result = self.files.read_cached(folder / CONFIG, read_run) if (folder / SUMMARY).exists() else None
+            exists = (folder / SUMMARY).exists()
+            result = self.files.read_cached(folder / CONFIG, lambda path: Run.read(path.parent)) if exists else None
         except InputError as error:
             # A job may have just started to replace the files.
             exist = all((folder / name).exists() for name in (CONFIG, SUMMARY))
@@ -226,11 +227,6 @@ def modification_time(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def read_run(config_path: Path) -> Run:
-    """Return the run of a config.json."""
-    return Run.read(config_path.parent)
 
 
 def matches_plan(run: PlannedRun, config: RunConfig) -> bool:

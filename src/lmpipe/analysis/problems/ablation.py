@@ -2,26 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 import pandas as pd
 
 from lmpipe.analysis.effects import effect_of, expectations, outcome_found
-from lmpipe.analysis.finding import Effect, Figure, Finding, Line, Lines, Metric, Yardstick, optional_metric
-from lmpipe.analysis.outcomes import (
-    NATS,
-    NOISE_SOURCE,
-    SeedGroup,
-    best_group,
+from lmpipe.analysis.experiment_findings import (
     groups_table,
     loss_yardsticks,
     missing_experiment,
-    seed_groups,
     seeds_table,
     several_corpora,
-    study_noise,
     table_path,
 )
+from lmpipe.analysis.finding import Effect, Figure, Finding, Line, Lines, Metric, Yardstick, optional_metric
+from lmpipe.analysis.outcomes import NATS, NOISE_SOURCE, SeedGroup, best_group, seed_groups, study_noise
 from lmpipe.analysis.rate_sweeps import own_sweep
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.statistics import SeedNoise
@@ -184,32 +178,22 @@ def ablation_metrics(
 # --- the difference during training -----------------------------------------------------------------------------------
 
 
-def seed_differences(variant: SeedGroup, baseline: SeedGroup) -> dict[int, dict[int, float]]:
-    """Return variant minus baseline by seed and training tokens, at the evaluations that both have."""
-    changed, usual = ({run.seed: run.validation_losses() for run in group.learned} for group in (variant, baseline))
-    differences = {
-        seed: {
-            tokens: loss - usual[seed][tokens] for tokens, loss in losses.items() if tokens in usual[seed].keys() - {0}
-        }
-        for seed, losses in changed.items()
-        if seed in usual
-    }
-    return {seed: values for seed, values in differences.items() if values}
-
-
 def difference_by_tokens(
     variant: SeedGroup, baseline: SeedGroup, noise: SeedNoise | None, source: str
 ) -> tuple[list[Figure], dict[str, Metric], str | None]:
-    """Return the difference at each evaluation as a figure, its early and late values, and its trend."""
-    by_seed = seed_differences(variant, baseline)
-    if not by_seed:
+    """Return the difference of seeds at each evaluation as a figure, its early and late values, and its trend."""
+    changed, usual = (
+        {run.seed: pd.Series(run.validation_losses()) for run in group.learned} for group in (variant, baseline)
+    )
+    by_seed = pd.DataFrame({seed: losses - usual[seed] for seed, losses in changed.items() if seed in usual})
+    by_seed = by_seed.drop(index=0, errors="ignore").dropna()
+    if by_seed.empty:
         return [], {}, None
-    tokens = sorted(set.intersection(*map(set, by_seed.values())))
-    means = [fmean(values[x] for values in by_seed.values()) for x in tokens]
+    tokens, means = by_seed.index.tolist(), by_seed.mean(axis="columns").tolist()
     faint = [
-        Line(f"seed {seed}", variant.variant, list(values), list(values.values()), style="faint")
-        for seed, values in sorted(by_seed.items())
-        if len(by_seed) > 1
+        Line(f"seed {seed}", variant.variant, tokens, differences.tolist(), style="faint")
+        for seed, differences in by_seed.items()
+        if by_seed.shape[1] > 1
     ]
     lines = [*faint, Line(variant.label, variant.variant, tokens, means)]
     y_label = f"difference in loss ({NATS})"
@@ -220,7 +204,7 @@ def difference_by_tokens(
         "late_difference": Metric(late, NATS, source),
         "early_tokens": Metric(tokens[0], "tokens", source),
     }
-    return [figure], metrics, trend_of(early, late, noise.difference_half_width(len(by_seed)) if noise else 0.0)
+    return [figure], metrics, trend_of(early, late, noise.difference_half_width(by_seed.shape[1]) if noise else 0.0)
 
 
 def trend_of(early: float, late: float, visible: float) -> str:

@@ -39,7 +39,8 @@ def analyze(results: Results) -> Finding:
     account, measurement = main_account(results, accounts), measured.memory(results)
     question, source = adamw_question(results.study.handout, account.name), f"accounting/{account.name}.json"
     entry = account.adamw.handout if question.feed_forward == "silu" else account.adamw.swiglu
-    saved = saved_per_sequence(account, entry)
+    config = account.config.model_copy(update={"feed_forward": entry.feed_forward})
+    saved = saved_bytes(config, "float32", 2) - saved_bytes(config, "float32", 1)
     batch = max(0, (values_of(entry)["M"] - entry.fixed_bytes) // saved)
     metrics = {
         f"{name}{suffix}": Metric(getattr(variant, name), unit, source)
@@ -81,12 +82,6 @@ def facts_of(adamw: AdamWComparison, entry: AdamWAccounting, unit: str) -> dict[
         "operations": sum(line.flops for line in dict(adamw.updates)["handout"]),
         "optimizer_share": entry.optimizer_flops / value["C_step"],
     }
-
-
-def saved_per_sequence(account: ModelAccounting, entry: AdamWAccounting) -> int:
-    """Return the bytes that lmpipe saves for each sequence in a batch."""
-    config = account.config.model_copy(update={"feed_forward": entry.feed_forward})
-    return saved_bytes(config, "float32", 2) - saved_bytes(config, "float32", 1)
 
 
 def questions_table(results: Results, accounts: list[ModelAccounting]) -> Table:

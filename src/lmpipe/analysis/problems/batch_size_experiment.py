@@ -8,21 +8,15 @@ from statistics import linear_regression, median, pvariance
 from typing import Any
 
 from lmpipe.analysis.effects import effect_of, expectations
-from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Metric, Table, Yardstick, optional_metric
-from lmpipe.analysis.outcomes import (
-    NATS,
-    NO_RUN,
-    NOISE_SOURCE,
-    SeedGroup,
-    best_group,
+from lmpipe.analysis.experiment_findings import (
     groups_table,
     loss_yardsticks,
     missing_experiment,
-    seed_groups,
     several_corpora,
-    study_noise,
     table_path,
 )
+from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Metric, Table, Yardstick, optional_metric
+from lmpipe.analysis.outcomes import NATS, NO_RUN, NOISE_SOURCE, SeedGroup, best_group, seed_groups, study_noise
 from lmpipe.analysis.problems import measured
 from lmpipe.analysis.rate_sweeps import RateSweep, rate_sweep
 from lmpipe.analysis.results import Results
@@ -77,11 +71,6 @@ def analyze(results: Results) -> Finding:
     return Finding(
         "answered" if len(sizes) > 1 else "partial",
         best_metrics(table_path(experiment), sizes, best, tied, noise)
-        | {
-            "fastest_batch_size": optional_metric(
-                max(speeds, key=speeds.get, default=None), "sequences", measured.TIMED, measured.NOT_TIMED
-            )
-        }
         | size_metrics(table_path(experiment), sizes)
         | limits.metrics,
         facts=size_facts(sizes, tied, noise) | limits.facts,
@@ -100,21 +89,12 @@ def batch_sizes(results: Results, groups: Sequence[SeedGroup]) -> list[BatchSize
     best = {size: group for size, members in sorted(by_size.items()) if (group := best_group(members))}
     # The highest of the final losses, which every size reaches.
     level = max((group.center for group in best.values()), default=0.0)
-    return [
-        BatchSize(
-            size,
-            group,
-            rate_sweep(results, [run for member in by_size[size] for run in member.runs]),
-            tokens_to(group, level),
-        )
-        for size, group in best.items()
-    ]
-
-
-def tokens_to(group: SeedGroup, level: float) -> float | None:
-    """Return the median over seeds of the training tokens at which the loss reaches a level; None if one never does."""
-    tokens = [tokens_at(run, level) for run in group.learned]
-    return None if None in tokens else median(tokens)
+    sizes = []
+    for size, group in best.items():
+        sweep = rate_sweep(results, [run for member in by_size[size] for run in member.runs])
+        tokens = [tokens_at(run, level) for run in group.learned]
+        sizes.append(BatchSize(size, group, sweep, None if None in tokens else median(tokens)))
+    return sizes
 
 
 def tokens_at(run: Run, level: float) -> float | None:

@@ -4,19 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from lmpipe.analysis.effects import effect_of, expectations, outcome_found
-from lmpipe.analysis.finding import Effect, Figure, FigureData, Finding, Forest, Line, Lines, Metric
-from lmpipe.analysis.outcomes import (
-    NATS,
-    NOISE_SOURCE,
-    SeedGroup,
-    best_group,
-    groups_table,
-    loss_yardsticks,
-    seed_groups,
-    seeds_table,
-    study_noise,
-    table_path,
-)
+from lmpipe.analysis.experiment_findings import groups_table, loss_yardsticks, seeds_table, table_path
+from lmpipe.analysis.finding import Figure, FigureData, Finding, Forest, Line, Lines, Metric
+from lmpipe.analysis.outcomes import NATS, NOISE_SOURCE, SeedGroup, best_group, seed_groups, study_noise
 from lmpipe.analysis.problems import learning_rate
 from lmpipe.analysis.problems.ablation import choose_baseline
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
@@ -57,7 +47,10 @@ def analyze(results: Results, name: str) -> Finding:
     facts |= ranking_facts(groups, best, visible or 0.0)
     facts |= {"baseline": baseline.label, "settings": [setting.replace("_", " ") for setting in settings]}
     facts["outcomes"] = [{"outcome": outcome_found(effect, noise)} for effect in effects]
-    data = sweep_figure(results, experiment, groups, settings) if settings else effects_figure(effects)
+    if settings:
+        data = sweep_figure(results, experiment, groups, settings)
+    else:
+        data = Forest(f"difference from the baseline ({best.unit})", effects) if effects else None
     return Finding(
         "answered",
         metrics,
@@ -113,10 +106,5 @@ def sweep_figure(
         return None
     is_loss = groups[0].measure == "validation_loss"
     yardsticks = loss_yardsticks(results, groups[0].runs[0], orders=(2, 3)) if is_loss else []
-    y_label = f"final loss ({NATS})" if is_loss else UNITS[groups[0].measure]
+    y_label = f"final loss ({NATS})" if is_loss else groups[0].unit
     return Lines(settings[0].replace("_", " "), y_label, lines, yardsticks, log_x=True)
-
-
-def effects_figure(effects: list[Effect]) -> FigureData | None:
-    """Return the forest plot of the differences from the baseline."""
-    return Forest(f"difference from the baseline ({effects[0].unit})", effects) if effects else None

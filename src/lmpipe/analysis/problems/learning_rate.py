@@ -6,22 +6,15 @@ from statistics import median
 from typing import Any
 
 from lmpipe.analysis.effects import effect_of, expectations
-from lmpipe.analysis.finding import Figure, Finding, Metric, RateCurve, RateCurves, RatePoint, Table, optional_metric
-from lmpipe.analysis.outcomes import (
-    BITS,
-    NATS,
-    NO_RUN,
-    NOISE_SOURCE,
-    SeedGroup,
-    best_group,
+from lmpipe.analysis.experiment_findings import (
     loss_yardsticks,
     missing_experiment,
-    seed_groups,
     seeds_table,
     several_corpora,
-    study_noise,
     table_path,
 )
+from lmpipe.analysis.finding import Figure, Finding, Metric, RateCurve, RateCurves, RatePoint, Table, optional_metric
+from lmpipe.analysis.outcomes import BITS, NATS, NO_RUN, NOISE_SOURCE, SeedGroup, best_group, seed_groups, study_noise
 from lmpipe.analysis.rate_sweeps import RateSweep, rate_sweep, sweeps_by_model
 from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.study.labels import WORDS, colour_key

@@ -5,21 +5,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lmpipe.analysis.effects import effect_of, expectations
-from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Metric, Table, Yardstick
-from lmpipe.analysis.outcomes import (
-    BITS,
-    NATS,
+from lmpipe.analysis.experiment_findings import (
     ORDER_NAMES,
-    SeedGroup,
-    best_group,
     byte_yardsticks,
-    document_interval,
     groups_table,
     missing_experiment,
-    seed_groups,
-    study_noise,
     table_path,
 )
+from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Metric, Table, Yardstick
+from lmpipe.analysis.outcomes import BITS, NATS, SeedGroup, best_group, document_interval, seed_groups, study_noise
 from lmpipe.analysis.problems.generate import mark_text, read_samples
 from lmpipe.analysis.results import ROLE_DATASETS, ExperimentRuns, Results
 from lmpipe.analysis.runs import Run
@@ -92,9 +86,10 @@ def analyze(results: Results) -> Finding:
 def corpus_results(results: Results, experiment: ExperimentRuns) -> list[CorpusResult]:
     """Return the best runs on each corpus with a seed that learned: first those that are compared."""
     sides: list[CorpusResult] = []
+    roles = {text: role for role, text in ROLE_DATASETS.items()}
     for corpus, runs in experiment.by_corpus().items():
         best = best_group(seed_groups(results, runs))
-        role = next((role for role in ROLE_DATASETS if corpus in results.corpora_in_role(role)), None)
+        role = roles.get(results.study.corpora[corpus].stands_for)
         if best:
             budget = results.yardstick(best.runs[0])
             ngrams = {ngram.order: ngram.loss for ngram in budget.ngrams} if budget else {}

@@ -38,17 +38,12 @@ def percent_error(predicted: float, measured: float) -> float:
     return 100 * (predicted - measured) / measured
 
 
-def read_profile(results: Results) -> StepProfile | None:
-    """Return the measurement of the study's own model; None if there is none."""
-    return results.document(StepProfile, SOURCE)
-
-
 # --- FLOPs and time ---------------------------------------------------------------------------------------------------
 
 
 def flops_and_time(results: Results) -> Finding:
     """Return parameters, FLOPs and the time of a step, predicted and measured, as a part of a finding."""
-    profile = read_profile(results)
+    profile = results.document(StepProfile, SOURCE)
     if profile is None:
         return Finding("missing", {"step_flops_error": Metric(None, PERCENT, SOURCE, missing_reason=NOT_MEASURED)})
     predicted, measured = profile.predicted, profile.measured
@@ -135,7 +130,7 @@ class RunGroup(NamedTuple):
 
 def memory(results: Results) -> Finding:
     """Return predicted and measured memory by component, the gaps of the handout's list, and the peaks of runs."""
-    profile = read_profile(results)
+    profile = results.document(StepProfile, SOURCE)
     if profile is None:
         metrics = {"predicted_activations_error": Metric(None, PERCENT, SOURCE, missing_reason=NOT_MEASURED)}
         return Finding("missing", metrics)
@@ -254,14 +249,15 @@ def read_benchmark(results: Results, experiment: ExperimentRuns) -> BatchSizeBen
 
 def batch_size_limits(benchmark: BatchSizeBenchmark | None) -> Finding:
     """Return the largest batch that fits, measured and predicted, and a row for each doubling."""
-    names = ("largest_tried_batch_size", "largest_batch_size", "predicted_largest_batch_size")
-    names += ("handout_largest_batch_size",)
+    names = ("fastest_batch_size", "largest_tried_batch_size", "largest_batch_size")
+    names += ("predicted_largest_batch_size", "handout_largest_batch_size")
     if benchmark is None:
         metrics = {name: Metric(None, "sequences", TIMED, missing_reason=NOT_TIMED) for name in names}
         return Finding("missing", metrics, facts={"batch_sizes": None})
     largest, estimated = benchmark.largest_batch_size, benchmark.estimated_largest_batch_size
     by_formula, by_handout = (line.largest_batch_size for line in (benchmark.predicted, benchmark.handout))
-    values = zip(names, (largest, estimated, by_formula, by_handout), strict=True)
+    fastest = max(benchmark.sizes, key=lambda row: row.tokens_per_second).batch_size
+    values = zip(names, (fastest, largest, estimated, by_formula, by_handout), strict=True)
     limits = {
         "limit_bytes": benchmark.memory_limit_bytes,
         "largest": largest,

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from lmpipe.analysis.experiment_findings import target_metrics
 from lmpipe.analysis.finding import Finding, Findings, Reference, ReferenceRow
-from lmpipe.analysis.outcomes import target_metrics
 from lmpipe.analysis.problems import (
     adamw_accounting,
     batch_size_experiment,

@@ -32,6 +32,12 @@ def analyze(results: Results) -> Finding:
     others = set(edition_models(results.study.handout)) - set(edition.models if edition else ())
     drawn = [account for account in accounts if account.name not in others]
     labels = {account.name: model_label(results, account) for account in accounts}
+    names = [labels[account.name] for account in drawn]
+    shares = {label: [100 * account.shares[key] for account in drawn] for key, label in COMPONENTS.items()}
+    flop_shares = Bars("share of forward FLOPs (%)", names, shares, stacked=True, horizontal=True)
+    alike = [a for a in drawn if a.name == "study" or a.config.context_length == main.config.context_length]
+    totals = {"parameters": [account.parameters.total for account in alike]}
+    parameters = Bars("parameters", [labels[account.name] for account in alike], totals, horizontal=True, log=True)
     return Finding(
         "answered" if is_asked(results, main) and measurement.status == "answered" else "partial",
         metrics={name: metric for account in accounts for name, metric in metrics_of(account).items()}
@@ -43,10 +49,7 @@ def analyze(results: Results) -> Finding:
             parameters_table(accounts, labels),
             matmuls_table(main, labels),
         ],
-        figures=[
-            Figure("flop_shares", flop_shares(drawn, labels)),
-            Figure("parameters", parameter_bars(drawn, main, labels)),
-        ],
+        figures=[Figure("flop_shares", flop_shares), Figure("parameters", parameters)],
     )
 
 
@@ -189,20 +192,3 @@ def matmuls_table(account: ModelAccounting, labels: Labels) -> Table:
         rows.append([matmul.name, shape, matmul.repeats, matmul.flops, 100 * matmul.flops / total])
     caption = f"Derivation: matrix multiplies of a forward pass of {labels[account.name]} (2mkn FLOPs for each repeat)"
     return Table(caption, ["multiply", "shape", "repeats", "FLOPs", "share (%)"], rows)
-
-
-def flop_shares(accounts: list[ModelAccounting], labels: Labels) -> Bars:
-    """Return each component's share of every model's forward FLOPs, stacked."""
-    groups = {
-        label: [100 * account.shares[component] for account in accounts] for component, label in COMPONENTS.items()
-    }
-    names = [labels[account.name] for account in accounts]
-    return Bars("share of forward FLOPs (%)", names, groups, stacked=True, horizontal=True)
-
-
-def parameter_bars(accounts: list[ModelAccounting], main: ModelAccounting, labels: Labels) -> Bars:
-    """Return the parameters of the models of the main one's context, and of the study's own, on a logarithmic axis."""
-    length = main.config.context_length
-    plotted = [account for account in accounts if account.name == "study" or account.config.context_length == length]
-    totals = {"parameters": [account.parameters.total for account in plotted]}
-    return Bars("parameters", [labels[account.name] for account in plotted], totals, horizontal=True, log=True)

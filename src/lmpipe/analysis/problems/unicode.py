@@ -6,7 +6,7 @@ from typing import get_args
 from lmpipe.analysis.finding import Bars, Figure, Finding, Metric, Table, Text, missing
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_command, format_session
-from lmpipe.tokenizer.documents import EncodedSample, Encoding, TwoByteSequences, UnicodeDemo
+from lmpipe.tokenizer.documents import EncodedSample, Encoding, UnicodeDemo
 
 SOURCE = "unicode.json"
 ENCODINGS = get_args(Encoding)
@@ -49,6 +49,9 @@ def analyze_encodings(results: Results) -> Finding:
     samples, decoder, pairs = unicode.encodings.samples, unicode.bytewise_decoder, unicode.two_byte_sequences
     groups = {name: [sample.encodings[name].bytes_per_character for sample in samples] for name in ENCODINGS}
     bars = Bars("bytes per character", [sample.script for sample in samples], groups)
+    verdicts = [[entry.reason, entry.sequences, entry.example] for entry in pairs.reasons]
+    verdicts.append(["valid", pairs.valid, "00 00"])
+    columns = ["verdict", "sequences", "first"]
     return Finding(
         "answered",
         metrics=encoding_metrics(samples)
@@ -68,7 +71,10 @@ def analyze_encodings(results: Results) -> Finding:
             "first_failing_code_point": f"U+{decoder.first_failing_code_point:04X}",
             "invalid_reason": pairs.example_reason,
         },
-        tables=[encodings_table(samples), verdicts_table(pairs)],
+        tables=[
+            encodings_table(samples),
+            Table("All sequences of two bytes, decoded as UTF-8", columns, verdicts),
+        ],
         figures=[Figure("bytes_per_character", bars)],
         texts=[
             Text("Bytes and zeros of a text", unicode.encodings.code),
@@ -103,10 +109,3 @@ def encodings_table(samples: Sequence[EncodedSample]) -> Table:
         zeros = [100 * entry.zero_share for entry in entries]
         rows.append([sample.script, sample.text, sample.characters, *widths, *zeros])
     return Table("Encodings without a byte-order mark", columns, rows)
-
-
-def verdicts_table(pairs: TwoByteSequences) -> Table:
-    """Return the decoder's verdicts on all sequences of two bytes."""
-    rows = [[entry.reason, entry.sequences, entry.example] for entry in pairs.reasons]
-    rows.append(["valid", pairs.valid, "00 00"])
-    return Table("All sequences of two bytes, decoded as UTF-8", ["verdict", "sequences", "first"], rows)
