@@ -27,31 +27,8 @@ from lmpipe.training.run_documents import (
 )
 from tests.support.run_documents import run_config, run_summary
 
-MODEL = {
-    "context_length": 128,
-    "d_model": 64,
-    "d_ff": 192,
-    "num_layers": 4,
-    "num_heads": 4,
-    "rope_theta": 10000.0,
-    "norm": "pre",
-    "position_embedding": "rope",
-    "feed_forward": "swiglu",
-}
-TRAINING = {
-    "total_tokens": 409600,
-    "batch_size": 16,
-    "max_lr": 0.01,
-    "min_lr_ratio": 0.1,
-    "warmup_fraction": 0.05,
-    "weight_decay": 0.1,
-    "betas": [0.9, 0.95],
-    "eps": 1e-8,
-    "max_grad_norm": 1.0,
-    "precision": "float32",
-    "num_evaluations": 10,
-    "eval_tokens": 16384,
-}
+MODEL = {"context_length": 128, "d_model": 64, "d_ff": 192, "num_layers": 4, "num_heads": 4}
+TRAINING = {"total_tokens": 409600, "batch_size": 16, "max_lr": 0.01}
 CORPORA = {
     "stories": {
         "source": "stories",
@@ -195,21 +172,12 @@ def final_loss(model: ModelConfig, training: TrainingSettings, corpus: str, seed
     return loss + (0.06 + 0.004 * seed if model.feed_forward == "silu" else 0.0)
 
 
-def resolved_rate(run: PlannedRun) -> float:
-    """Return the peak rate of a run, with best_of taken for BEST_RATE."""
+def resolve_rate(run: PlannedRun) -> tuple[float, LearningRateSource | None]:
+    """Return the peak rate of a run, with best_of taken for BEST_RATE, and the sweep that a best_of rate is from."""
     rate = run.training.max_lr
     if not isinstance(rate, BestOf):
-        return rate
-    scale = rate.factor or 1.0
-    return BEST_RATE * scale * (math.sqrt(run.training.batch_size / 16) if rate.scale else 1.0)
-
-
-def lr_source(run: PlannedRun) -> LearningRateSource | None:
-    """Return the sweep that a run with a best_of rate took it from."""
-    rate = run.training.max_lr
-    if not isinstance(rate, BestOf):
-        return None
-    return LearningRateSource(
+        return rate, None
+    source = LearningRateSource(
         best_of=rate.best_of,
         scale=rate.scale,
         factor=rate.factor or 1.0,
@@ -218,6 +186,7 @@ def lr_source(run: PlannedRun) -> LearningRateSource | None:
         best_batch_size=TRAINING["batch_size"],
         interpolated_lr=None,
     )
+    return BEST_RATE * source.factor * (math.sqrt(run.training.batch_size / 16) if rate.scale else 1.0), source
 
 
 def token_file(tokenizer: str, split: str) -> TokenFileReference:
@@ -228,7 +197,7 @@ def token_file(tokenizer: str, split: str) -> TokenFileReference:
 
 def fabricate_run(target: Path, run: PlannedRun, vocab_size: int) -> None:
     """Write one run: rates above 1 diverge, and so does the model without norms at 0.01 with seed 2."""
-    max_lr, name = resolved_rate(run), run.tokenizer
+    (max_lr, source), name = resolve_rate(run), run.tokenizer
     config = run_config(
         study="fabricated",
         experiment=run.experiment,
@@ -240,7 +209,7 @@ def fabricate_run(target: Path, run: PlannedRun, vocab_size: int) -> None:
         tokens=TokenFileReferences(train=token_file(name, "train"), valid=token_file(name, "valid")),
         model=ModelConfig(vocab_size=vocab_size, **run.model.model_dump()),
         training=TrainingSettings(**run.training.model_dump() | {"max_lr": max_lr}),
-        lr_source=lr_source(run),
+        lr_source=source,
     )
     model, training = config.model, config.training
     diverged = max_lr > 1 or (model.norm == "none" and max_lr == BEST_RATE and run.seed == 2)
