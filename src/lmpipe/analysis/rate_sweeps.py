@@ -19,9 +19,7 @@ class RateSweep:
     """Outcomes of one model at several peak learning rates."""
 
     model: ModelConfig
-    """Model of the runs."""
     points: tuple[RatePoint, ...]
-    """Outcomes by increasing rate."""
     finished: dict[float, list[float]]
     """Final losses of the full-length runs that finished, by rate."""
     unigram_entropy: float

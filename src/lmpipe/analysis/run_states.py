@@ -130,26 +130,21 @@ class Snapshot:
     @cached_property
     def stages(self) -> dict[str, tuple[int, int]]:
         """Numbers of existing and of all results by stage, without training."""
-        counts: dict[str, tuple[int, int]] = {}
+        paths: dict[str, list[Path]] = {}
         for stage in STAGES:
-            paths = stage.records(self.files.study.plan)
-            if paths and stage.rule != "train":
-                done, total = counts.get(stage.label, (0, 0))
-                existing = sum((self.files.study.folder / path).exists() for path in paths)
-                counts[stage.label] = (done + existing, total + len(paths))
-        return counts
+            if stage.rule != "train" and (records := stage.records(self.files.study.plan)):
+                paths.setdefault(stage.label, []).extend(self.files.study.folder / record for record in records)
+        return {label: (sum(path.exists() for path in members), len(members)) for label, members in paths.items()}
 
     @cached_property
     def progress(self) -> dict[tuple[str, str, int], RunProgress]:
         """Latest progress of runs in progress or stopped."""
-        latest = {}
-        for path in (self.files.study.folder / "store").glob(f"*/{PROGRESS}"):
-            if progress := self.files.read_cached(path, read_progress):
-                config = progress.config
-                key = (config.experiment, config.run, config.seed)
-                if key not in latest or latest[key].updated_at < progress.updated_at:
-                    latest[key] = progress
-        return latest
+        paths = (self.files.study.folder / "store").glob(f"*/{PROGRESS}")
+        found = [progress for path in paths if (progress := self.files.read_cached(path, read_progress))]
+        return {
+            (progress.config.experiment, progress.config.run, progress.config.seed): progress
+            for progress in sorted(found, key=lambda progress: progress.updated_at)
+        }
 
     def state_of(self, run: PlannedRun) -> RunState:
         """Return the state of a run."""

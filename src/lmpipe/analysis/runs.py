@@ -23,14 +23,11 @@ METRICS_COLUMNS = ("step", "tokens", "wall_seconds", "train_loss", "validation_l
 
 @dataclass(frozen=True)
 class Run:
-    """One training run that finished, diverged or did not learn."""
+    """One training run that finished, diverged or did not learn, in runs/EXPERIMENT/NAME/seedN."""
 
     folder: Path
-    """Folder of the run, runs/EXPERIMENT/NAME/seedN."""
     config: RunConfig
-    """Everything that the run was trained with."""
     summary: RunSummary
-    """Result of the run."""
 
     @classmethod
     def read(cls, folder: Path) -> "Run":

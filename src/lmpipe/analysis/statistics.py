@@ -15,7 +15,6 @@ class SeedNoise:
     """Standard deviation over seeds, pooled over groups of runs that differ in nothing else."""
 
     sd: float
-    """Pooled standard deviation."""
     degrees: int
     """Degrees of freedom: seeds beyond the first of each group."""
 

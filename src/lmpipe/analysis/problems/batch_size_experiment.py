@@ -33,14 +33,11 @@ ONE_SIZE = "only one batch size learned"
 
 @dataclass(frozen=True)
 class BatchSize:
-    """One batch size at the best of its peak rates."""
+    """One batch size in sequences: its runs at the best peak rate, and the outcomes at all rates."""
 
     batch_size: int
-    """Sequences in a batch."""
     best: SeedGroup
-    """Runs at the best rate."""
     sweep: RateSweep
-    """Outcomes at all rates."""
     tokens_to_loss: float | None
     """Training tokens that reach the loss which every size reaches."""
 

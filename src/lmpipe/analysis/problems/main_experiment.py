@@ -27,13 +27,12 @@ NO_PAIR = "A comparison needs runs on a corpus in the place of TinyStories and o
 
 @dataclass(frozen=True)
 class CorpusResult:
-    """Best runs on one corpus; its role is `simple` or `web`, or None if another corpus has that role."""
+    """Best runs on one corpus, in nats per token; its role is `simple`, `web`, or None if another corpus has it."""
 
     corpus: str
     label: str
     role: str | None
     group: SeedGroup
-    """The runs, with losses in nats per token."""
     ngrams: dict[int, float]
     """Loss of the n-gram tables on the same training tokens by order; empty without yardsticks."""
 
