@@ -40,21 +40,14 @@ def test_flops_and_time_have_the_errors_of_their_predictions(results):
     assert [row[3] for row in measurement.tables[0].rows] == pytest.approx([0, 0, 20])
 
 
-def test_without_a_step_timed_alone_the_runs_speed_is_told_as_theirs(results):
+@pytest.mark.parametrize(("speeds", "mean"), [((20_000.0, 30_000.0), 25_000), ((0.0, 0.0), None)])
+def test_without_a_step_timed_alone_the_speed_is_that_of_the_runs(results, speeds, mean):
     (results.folder / "batch_sizes.json").unlink()
-    for rate, speed in ((0.003, 20_000.0), (0.01, 30_000.0)):
+    for rate, speed in zip((0.003, 0.01), speeds, strict=True):
         change_summary(results, f"learning_rate/max_lr={rate}/seed0", tokens_per_second=speed)
-    measurement = flops_and_time(results)
-    assert figures(measurement)["tokens_per_second"] == 25_000
-
-
-def test_without_any_speed_the_figures_say_why(results):
-    (results.folder / "batch_sizes.json").unlink()
-    for rate in (0.003, 0.01):
-        change_summary(results, f"learning_rate/max_lr={rate}/seed0", tokens_per_second=0.0)
-    measurement = flops_and_time(results)
-    assert measurement.metrics["utilization"].missing_reason == "no step or run of this model was timed"
-    assert figures(measurement)["utilization"] is None
+    metrics = flops_and_time(results).metrics
+    assert metrics["tokens_per_second"].value == mean
+    assert (metrics["utilization"].value is None) == bool(metrics["utilization"].missing_reason) == (mean is None)
 
 
 def test_activations_are_set_beside_both_lists_and_the_gaps_are_named(results):
@@ -73,22 +66,17 @@ def test_activations_are_set_beside_both_lists_and_the_gaps_are_named(results):
     assert figure.data.groups["AdamW's moments"] == [8000e-6] * 3
 
 
-def test_memory_is_compared_with_what_a_run_added_to_its_process(results):
+@pytest.mark.parametrize("other_bytes", [0, 2_000_000_000])
+def test_memory_is_compared_with_what_a_run_added_to_its_process(results, other_bytes):
+    larger = {name: size + other_bytes for name, size in MEMORY.items()}
+    for rate in (0.003, 0.01):
+        change_summary(results, f"learning_rate/max_lr={rate}/seed0", **larger)
     measurement = memory(results)
     predicted = step_bytes(CONFIG, "float32", 8) + 2 * 4 * 2048 * 1024
     (row,) = measurement.tables[2].rows
     assert row[1:5] == [2, 8, predicted, 100_000_000]
     assert figures(measurement)["largest_run_memory_error"] == pytest.approx(100 * (predicted / 100_000_000 - 1))
     assert measurement.facts["worst_batch_size"] == 8
-
-
-def test_memory_of_a_larger_process_is_not_the_runs(results):
-    before = figures(memory(results))["largest_run_memory_error"]
-    larger = {name: size + 2_000_000_000 for name, size in MEMORY.items()}
-    for rate in (0.003, 0.01):
-        change_summary(results, f"learning_rate/max_lr={rate}/seed0", **larger)
-    reread = Results(results.folder, results.study, results.run_keys)
-    assert figures(memory(reread))["largest_run_memory_error"] == before
 
 
 def test_runs_of_another_machine_are_not_compared_with_this_ones_prediction(results):

@@ -16,7 +16,7 @@ from lmpipe.study.paths import StudyPaths
 from lmpipe.training import progress
 from lmpipe.training.progress import PROGRESS
 from lmpipe.training.step import TrainingStep
-from tests.support.fake_results import fabricate_study
+from tests.support.fake_results import fabricate_study, fake_study
 from tests.support.forked import ForkedProcess
 from tests.support.tiny_study import MODEL, TRAINING, make_tiny_study
 
@@ -191,24 +191,14 @@ def train_slowly(command: list[str]) -> None:
 
 def test_a_run_from_its_first_step_over_its_killing_to_its_end(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    results = make_tiny_study(tmp_path / "results/test")
-    steps = 40
-    study = {
-        "study": "test",
-        "seeds": [0],
-        "corpora": {
-            "tiny": {
-                "source": "stories",
-                "documents": 100,
-                "tokenizer": {"vocab_size": 263},
-                "stands_for": "TinyStories",
-            }
-        },
-        "model": MODEL,
-        "training": TRAINING | {"total_tokens": 16 * 4 * steps},
-        "experiments": {"experiment": {"corpus": "tiny"}},
-        "accounting": {"models": {}, "device_memory_gb": 80.0},
-    }
+    results = make_tiny_study(tmp_path / "results/fabricated")
+    steps = 30
+    study = fake_study(
+        corpora={"tiny": {"source": "stories", "documents": 100, "tokenizer": {"vocab_size": 263}}},
+        model=MODEL,
+        training=TRAINING | {"total_tokens": 16 * 4 * steps},
+        experiments={"experiment": {"corpus": "tiny"}},
+    )
     session = StudySession(load_plan(study, "the tiny study"), results)
     write_study(session.plan, StudyPaths(results))
     command = ["train", str(results), "experiment/baseline/seed0", "--device", "cpu"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
-from lmpipe.analysis.finding import RateCurve, RatePoint
+from lmpipe.analysis.finding import RatePoint
 from lmpipe.analysis.outcomes import SeedGroup, has_failed
 from lmpipe.analysis.ranking import interpolate_rate, losses_by_rate
 from lmpipe.analysis.results import ExperimentRuns, Results
@@ -71,10 +71,6 @@ class RateSweep:
         """Largest rate below the edge at which no seed failed."""
         edge = self.breaks_at or math.inf
         return max((p.max_lr for p in self.points if not p.num_failed and p.max_lr < edge), default=None)
-
-    def curve(self, label: str, variant: str) -> RateCurve:
-        """Return the data of the sweep's U-curve."""
-        return RateCurve(label, variant, list(self.points), self.optimum, self.stable_up_to, self.breaks_at)
 
 
 def rate_sweep(results: Results, runs: Sequence[Run]) -> RateSweep:

@@ -126,7 +126,8 @@ def other_norms(results: Results, sweep: RateSweep) -> list[RateCurve]:
 def sweep_curve(results: Results, experiment: ExperimentRuns, sweep: RateSweep) -> RateCurve:
     """Return the U-curve of a sweep with the name of its norm and the colour of its model."""
     name = next(run.name for run in experiment.runs if run.config.model == sweep.model)
-    return sweep.curve(WORDS["norm", sweep.model.norm][0], colour_key(results.study, experiment.name, name))
+    label, colour = WORDS["norm", sweep.model.norm][0], colour_key(results.study, experiment.name, name)
+    return RateCurve(label, colour, list(sweep.points), sweep.optimum, sweep.stable_up_to, sweep.breaks_at)
 
 
 def rates_table(sweep: RateSweep) -> Table:
