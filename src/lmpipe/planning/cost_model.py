@@ -105,51 +105,41 @@ def text_seconds(plan: Plan) -> float:
     """Estimate the seconds on one core to make, count, merge, encode and evaluate all texts, one after the other."""
     corpora = plan.study.corpora
     sizes = {name: split_bytes(corpus) for name, corpus in corpora.items()}
-    seconds = sum(
-        sum(size) / TEXTS["copy_bytes_per_second"] + size[0] / TEXTS["count_bytes_per_second"]
-        for size in sizes.values()
-    )
-    seconds += sum(generation_seconds(corpus) for corpus in corpora.values())
-    rate = TEXTS["overlap_bytes_per_second"]
-    seconds += sum(TEXTS["yardstick_seconds"] + sum(size) / rate for size in sizes.values())
     evaluated = sum(valid for _, valid in sizes.values())
-    for corpus, _ in plan.tokenizers.values():
-        encoded = sum(sizes[corpus]) + evaluated
-        seconds += merge_seconds(corpora[corpus]) + encoded / TEXTS["encode_bytes_per_second"]
+    seconds = len(corpora) * TEXTS["yardstick_seconds"]
+    for name, corpus in corpora.items():
+        # Texts that are read from files have no rate of generation.
+        rates = [TEXTS.get(f"{step}_bytes_per_second", math.inf) for step in ("copy", "overlap", corpus.source)]
+        seconds += sum(sum(sizes[name]) / rate for rate in rates) + sizes[name][0] / TEXTS["count_bytes_per_second"]
+    for name, _ in plan.tokenizers.values():
+        encoded = sum(sizes[name]) + evaluated
+        seconds += merge_seconds(corpora[name]) + encoded / TEXTS["encode_bytes_per_second"]
     return seconds
 
 
-def generation_seconds(corpus: Corpus) -> float:
-    """Estimate the seconds to generate or collect a text; 0 for one that is read from files."""
-    rate = TEXTS.get(f"{corpus.source}_bytes_per_second")
-    return sum(split_bytes(corpus)) / rate if rate else 0.0
+def unique_pretokens(corpus: Corpus, shards: int = 1) -> int:
+    """Estimate the unique pre-tokens of a corpus's training text, or of one of its shards."""
+    return corpus_stats(corpus).estimate_pretokens(split_bytes(corpus)[0] // shards)
 
 
 def merge_seconds(corpus: Corpus) -> float:
     """Estimate the seconds to train a tokenizer on a corpus whose pre-tokens are counted."""
-    pretokens = corpus_stats(corpus).estimate_pretokens(split_bytes(corpus)[0])
-    return pretokens * TEXTS["merge_seconds_per_pretoken"]
+    return unique_pretokens(corpus) * TEXTS["merge_seconds_per_pretoken"]
 
 
 def count_memory_bytes(corpus: Corpus) -> float:
     """Estimate the peak memory of counting one shard of a corpus."""
-    return MEMORY["text_process"] + MEMORY["count_per_pretoken"] * shard_pretokens(corpus)
+    return MEMORY["text_process"] + MEMORY["count_per_pretoken"] * unique_pretokens(corpus, corpus.shards)
 
 
 def pretoken_file_bytes(corpus: Corpus) -> int:
     """Estimate the size of the pre-token counts of all shards of a corpus."""
-    return STORED_BYTES_PER_PRETOKEN * corpus.shards * shard_pretokens(corpus)
-
-
-def shard_pretokens(corpus: Corpus) -> int:
-    """Estimate the unique pre-tokens of one shard."""
-    return corpus_stats(corpus).estimate_pretokens(split_bytes(corpus)[0] // corpus.shards)
+    return STORED_BYTES_PER_PRETOKEN * corpus.shards * unique_pretokens(corpus, corpus.shards)
 
 
 def merge_memory_bytes(corpus: Corpus) -> float:
     """Estimate the peak memory of training a tokenizer on a corpus."""
-    pretokens = corpus_stats(corpus).estimate_pretokens(split_bytes(corpus)[0])
-    return MEMORY["text_process"] + MEMORY["merge_per_pretoken"] * pretokens
+    return MEMORY["text_process"] + MEMORY["merge_per_pretoken"] * unique_pretokens(corpus)
 
 
 def token_file_bytes(corpus: Corpus, vocab_size: int) -> int:

@@ -20,11 +20,6 @@ class Problem:
     aliases: tuple[str, ...] = ()
     """Names in other editions of the handout; anchors in the report."""
 
-    @property
-    def is_ablation(self) -> bool:
-        """True for experiments that remove one part of the model."""
-        return self.chapter == "ablations"
-
 
 _ROWS = (
     Problem("unicode1", "tokenizers"),
@@ -46,7 +41,7 @@ _ROWS = (
     Problem("experiment_log", "appendix"),
 )
 PROBLEMS = {problem.id: problem for problem in _ROWS}
-ABLATIONS = tuple(problem.id for problem in _ROWS if problem.is_ablation)
+ABLATIONS = tuple(problem.id for problem in _ROWS if problem.chapter == "ablations")
 # Sections of the report without an experiment, whose names no experiment may have.
 RESERVED_SECTIONS = frozenset(
     name for problem in _ROWS if not problem.is_experiment for name in (problem.id, *problem.aliases)
