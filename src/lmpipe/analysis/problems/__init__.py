@@ -1,4 +1,4 @@
-"""Problems of the write-up, one module each: `analyze(results)` returns its finding.
+"""Problems of the write-up; registry.py has the function `analyze(results) -> Finding` of each.
 
-Imports the rest of analysis and the packages below it; registry.py runs all problems of study/problems.py.
+Imports the rest of analysis and the packages below it.
 """
