@@ -1,3 +1,4 @@
+import contextlib
 import fcntl
 import itertools
 import json
@@ -8,9 +9,9 @@ import select
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import termios
+import threading
 import time
 
 import pytest
@@ -24,6 +25,7 @@ from lmpipe.planning.cost_model import CPU_CORE, run_cost
 from lmpipe.planning.estimate import distinct_runs
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import find_study, start_session
+from lmpipe.report import monitor
 from lmpipe.report.monitor import is_active, live_view, seconds_left, study_view
 from lmpipe.training.progress import PROGRESS
 from tests.support.fake_results import write_record
@@ -98,7 +100,7 @@ def test_80_columns_hold_full_names_and_validation_losses(study):
 
 def test_live_view_fits_the_terminal(study):
     current = snapshot(study)
-    for columns, height in itertools.product([20, 40, 59, 80, 200], [4, 24, 200]):
+    for columns, height in itertools.product([20, 59, 200], [4, 60]):
         console = Console(width=columns, height=height, color_system="standard", force_terminal=True)
         lines = console.render_lines(live_view(current, console), console.options.update(height=height))
         assert len(lines) == height
@@ -161,79 +163,68 @@ def test_following_ends_without_a_running_process(study):
 
 
 class Terminal:
-    """A pseudo-terminal of a size that runs a command; leaving the block ends the command."""
+    """A process in a pseudo-terminal that runs `lmpipe status`; it is forked, which imports nothing again."""
 
-    def __init__(self, command, columns, lines, **variables):
-        self.own, other = pty.openpty()
-        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-        environment |= {"TERM": "xterm", "PYTHONIOENCODING": "utf-8", **variables}
-        self.process = subprocess.Popen(
-            command, stdin=other, stdout=other, stderr=other, env=environment, start_new_session=True
-        )
-        os.close(other)
+    def __init__(self, columns=80, lines=24):
+        self.pid, self.own = pty.fork()
+        if self.pid == 0:
+            os.closerange(3, 256)
+            sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+            code = 1
+            try:
+                main(["status"])
+                code = 0
+            except SystemExit as ended:
+                code = ended.code
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
         self.output = b""
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-    def read_until(self, part, after=0, seconds=30):
-        """Read until `part` appears after the first `after` bytes."""
-        deadline = time.monotonic() + seconds
-        while part not in self.output[after:]:
-            assert time.monotonic() < deadline, self.output[-2000:]
-            self.read()
-
     def read(self):
-        if select.select([self.own], [], [], 0.1)[0]:
-            try:
-                self.output += os.read(self.own, 65536)
-            except OSError:
-                return False
-        return True
+        """Read what there is; return False at the end."""
+        if select.select([self.own], [], [], 10)[0]:
+            with contextlib.suppress(OSError):
+                part = os.read(self.own, 65536)
+                self.output += part
+                return bool(part)
+        return False
+
+    def read_until(self, part, after=0):
+        """Read until `part` appears after the first `after` bytes."""
+        while part not in self.output[after:]:
+            assert self.read(), self.output[-2000:]
 
     def end(self, number):
         """Send a signal and read the rest; return the exit code."""
-        self.process.send_signal(number)
-        deadline = time.monotonic() + 30
-        while self.process.poll() is None:
-            assert time.monotonic() < deadline, self.output[-2000:]
-            self.read()
-        while select.select([self.own], [], [], 0)[0] and self.read():
+        os.kill(self.pid, number)
+        while self.read():
             pass
         os.close(self.own)
-        return self.process.returncode
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
-# `lmpipe status`, refreshed more often.
-STATUS = """
-import sys
-from lmpipe.cli.main import main
-from lmpipe.report import monitor
-monitor.REFRESH_SECONDS = 0.1
-main(["status", *sys.argv[1:]])
-"""
-
-
-def follow(*arguments, columns=80, lines=24, **variables):
-    return Terminal([sys.executable, "-c", STATUS, *arguments], columns, lines, **variables)
+@pytest.fixture
+def terminal_variables(monkeypatch):
+    """Let the environment be that of a plain terminal, which knows its size itself."""
+    for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(monitor, "REFRESH_SECONDS", 0.05)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
+@pytest.mark.usefixtures("terminal_variables")
 def test_terminal_is_refreshed_in_place_and_restored(study, number, code):
-    with follow() as terminal:
-        terminal.read_until(b"Ctrl-C leaves")
-        # A run ends in the meantime.
-        path = study.folder / "runs" / LONG
-        path.joinpath("summary.json").write_bytes((path.parent / "seed0/summary.json").read_bytes())
-        for _ in range(2):
-            terminal.read_until(b"Ctrl-C leaves", after=len(terminal.output))
-        assert terminal.end(number) == code
+    terminal = Terminal()
+    terminal.read_until(b"Ctrl-C leaves")
+    # A run ends in the meantime.
+    path = study.folder / "runs" / LONG
+    path.joinpath("summary.json").write_bytes((path.parent / "seed0/summary.json").read_bytes())
+    for _ in range(2):
+        terminal.read_until(b"Ctrl-C leaves", after=len(terminal.output))
+    assert terminal.end(number) == code
     text = terminal.output.decode()
     assert text.count("\x1b[?1049h") == text.count("\x1b[?1049l") == 1
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") > 0, "the cursor is visible again"
@@ -248,16 +239,34 @@ def test_terminal_is_refreshed_in_place_and_restored(study, number, code):
     assert ("fabricated: " in after) == (number == signal.SIGINT), "the last view stays on the screen"
 
 
-@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"PYTHONIOENCODING": "ascii"}, {"TERM": "dumb"}, {}])
-def test_once_in_a_terminal(study, variables):
-    with follow("--once", "results/fabricated", columns=100, **variables) as terminal:
-        terminal.process.wait(30)
-        terminal.end(0)
-    text = terminal.output.decode()
+@pytest.mark.parametrize(
+    ("variable", "encoding"), [("NO_COLOR=1", "utf-8"), ("TERM=dumb", "utf-8"), ("TERM=xterm", "ascii")]
+)
+@pytest.mark.usefixtures("study", "terminal_variables")
+def test_once_in_a_terminal(variable, encoding, monkeypatch):
+    monkeypatch.setenv(*variable.split("="))
+    own, other = pty.openpty()
+    with open(other, "w", encoding=encoding) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        reader = threading.Thread(target=lambda: output.extend(iter(lambda: read_some(own), b"")))
+        output: list[bytes] = []
+        reader.start()
+        main(["status", "--once", "results/fabricated"])
+    reader.join()
+    os.close(own)
+    text = b"".join(output).decode()
     assert "nope" in text
     assert "\x1b[?1049h" not in text
-    assert ("\x1b[36m" in text) == (not variables or "PYTHONIOENCODING" in variables)
-    assert text.isascii() == ("PYTHONIOENCODING" in variables)
+    assert ("\x1b[36m" in text) == (variable == "TERM=xterm")
+    assert text.isascii() == (encoding == "ascii")
+
+
+def read_some(descriptor):
+    """Return bytes from a pseudo-terminal; none after its other side is closed."""
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:
+        return b""
 
 
 def test_status_changes_no_file_takes_no_lock_and_prints_no_escapes(study, capsys):
