@@ -335,36 +335,26 @@ def test_unknown_name_comes_with_the_nearest_ones(arguments, near, capfd):
     [
         ("train", ["--device", "cuda:99"], "--device"),
         ("train", ["--device", "nonsense"], "--device"),
-        ("train", ["--threads", "0"], "--threads"),
         ("train", ["--threads", "9" * 5000], "--threads"),
-        ("train", ["--checkpoint-seconds", "nan"], "--checkpoint-seconds"),
         ("count-pretokens", ["--shard", "1"], "shard"),
         ("count-pretokens", ["--shard", "-1"], "shard"),
         ("train-bpe", ["--vocab-size", "256"], "vocab_size"),
         ("train-bpe", ["--vocab-size", "10000000"], "vocab_size"),
         ("generate", ["--prompt", "x"], "--run"),
+        ("prompt", ["--temperature", "nan"], "--temperature"),
+        ("prompt", ["--temperature", "-inf"], "--temperature"),
+        ("prompt", ["--top-p", "nan"], "--top-p"),
+        ("prompt", ["--max-new-tokens", "0"], "--max-new-tokens"),
+        ("prompt", ["--run", "nowhere"], "nowhere"),
     ],
 )
 def test_option_that_is_not_possible(name, options, where, capfd):
+    arguments = ["generate", "--run", RUN, "--prompt", "x"] if name == "prompt" else command(name)
     with contextlib.ExitStack() as stack:
         for summary in Path(RESULTS, "store").glob("*/summary.json"):
             # A finished run would be copied with any device.
             stack.enter_context(replaced(str(summary), lambda data: None))
-        assert_refused([*command(name), *options], capfd, where)
-
-
-@pytest.mark.parametrize(
-    ("options", "where"),
-    [
-        (["--temperature", "nan"], "--temperature"),
-        (["--temperature", "-inf"], "--temperature"),
-        (["--top-p", "nan"], "--top-p"),
-        (["--max-new-tokens", "0"], "--max-new-tokens"),
-        (["--run", "nowhere"], "nowhere"),
-    ],
-)
-def test_option_of_a_prompt_that_is_not_possible(options, where, capfd):
-    assert_refused(["generate", "--run", RUN, "--prompt", "x", *options], capfd, where)
+        assert_refused([*arguments, *options], capfd, where)
 
 
 def test_missing_and_unknown_commands(capfd):
@@ -400,11 +390,9 @@ def test_prompt_of_any_bytes_comes_back():
 
 ALL_CLOSED = "<&- >&- 2>&-"
 CALLS = [
-    *((["status", RESULTS, "--once"], closed, 0) for closed in (">&-", "2>&-", ALL_CLOSED)),
-    *((["verify", "nothing"], closed, 1) for closed in (">&-", "2>&-", ALL_CLOSED)),
-    (["estimate", STUDY_FILE], ALL_CLOSED, 0),
+    (["status", RESULTS, "--once"], ">&-", 0),
+    (["verify", "nothing"], "2>&-", 1),
     (["generate", "--run", RUN, "--max-new-tokens", "3", "--prompt", "the"], ALL_CLOSED, 0),
-    (["--help"], ALL_CLOSED, 0),
     (["train"], ALL_CLOSED, 1),
 ]
 
@@ -438,7 +426,5 @@ def test_log_on_a_full_disk_changes_nothing(tmp_path):
     with open("/dev/full", "wb") as full:
         arguments = [sys.executable, "-c", "\n".join(noisy), *command("count-pretokens")[:-1], str(output)]
         done = subprocess.run(arguments, stderr=full)
-        failed = lmpipe(["verify", "nothing"], stderr=full)
     assert done.returncode == 0
     assert output.read_bytes() == Path(COUNTS).read_bytes()
-    assert failed.returncode == 1

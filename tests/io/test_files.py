@@ -57,7 +57,7 @@ def test_many_writers_at_once_leave_one_whole_file_and_nothing_else(tmp_path):
 
     def write(letter):
         try:
-            for _ in range(100):
+            for _ in range(25):
                 with atomic_write(path) as file:
                     file.write(letter * 1000)
         except OSError as error:

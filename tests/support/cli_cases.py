@@ -16,6 +16,7 @@ from lmpipe.planning.plan import Plan, load_plan
 from lmpipe.planning.session import write_study
 from lmpipe.planning.stages import BY_COMMAND, STAGES
 from lmpipe.study.paths import StudyPaths
+from tests.support.fake_results import skip_drawing
 from tests.support.tiny_study import MODEL, TRAINING, tiny_text
 
 STUDY = {
@@ -164,10 +165,11 @@ def shorten_measurements(patch: pytest.MonkeyPatch) -> None:
 
 
 def make_whole_study(folder: Path) -> None:
-    """Make the tiny study in a folder, by commands alone."""
+    """Make the tiny study in a folder, by commands alone; its figures are empty."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         shorten_measurements(patch)
+        skip_drawing(patch)
         Path(TEXT).write_text(tiny_text(200, seed=0), encoding="utf-8")
         Path(STUDY_FILE).write_text(yaml.safe_dump(STUDY, sort_keys=False), encoding="utf-8")
         write_study(the_plan(), StudyPaths(Path(RESULTS)))

@@ -1,7 +1,7 @@
 """Comparison of two studies: differing settings, code, versions, machines and texts, and the metrics that moved."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -218,18 +218,9 @@ def compare_metric(problem: str, name: str, first: Metric | None, second: Metric
         second_interval=b.interval,
         difference=difference,
         percent=100 * difference / abs(a.value) if are_numbers and a.value else None,
-        is_resolved=disjoint(a.interval, b.interval) if has_intervals else None,
+        is_resolved=max(a.interval[0], b.interval[0]) > min(a.interval[1], b.interval[1]) if has_intervals else None,
         is_machine_dependent=unit in MACHINE_UNITS or any(word in name for word in MACHINE_NAMES),
     )
-
-
-def disjoint(first: tuple[float, float], second: tuple[float, float]) -> bool:
-    """Return True if two intervals have no point in common.
-
-    >>> disjoint((3.1, 3.2), (3.3, 3.4)), disjoint((3.1, 3.3), (3.3, 3.4))
-    (True, False)
-    """
-    return first[1] < second[0] or second[1] < first[0]
 
 
 # --- Markdown --------------------------------------------------------------------------------------------------------
@@ -237,63 +228,57 @@ def disjoint(first: tuple[float, float], second: tuple[float, float]) -> bool:
 
 def format_markdown(comparison: Comparison) -> str:
     """Return a comparison as Markdown with aligned tables."""
-    studies = pd.DataFrame([[comparison.first, comparison.second]], columns=["first", "second"])
-    metrics, machine, unpaired = map(
-        metrics_frame, (comparison.metrics, comparison.machine_dependent, comparison.unpaired)
+    metrics, machine, unpaired = (
+        list(map(metric_row, rows)) for rows in (comparison.metrics, comparison.machine_dependent, comparison.unpaired)
     )
+    columns = ("figure", "first", "second", "difference", "percent", "resolved")
     sections = [
         "# Two studies compared",
-        markdown_table(studies),
-        section("Settings that differ", differences_frame(comparison.settings, "setting")),
-        section("What made them, where it differs", differences_frame(comparison.provenance, "what")),
-        section("Texts and vocabularies that differ", differences_frame(comparison.texts, "file")),
-        section("Problems of another status", differences_frame(comparison.statuses, "problem")),
-        section("Findings that moved", metrics, EXPLANATION),
-        section("Times, speeds and memory", machine),
-        section("Figures of one study only", unpaired[["figure", "first", "second"]]),
+        markdown_table(("first", "second"), [(comparison.first, comparison.second)]),
+        differences("Settings that differ", "setting", comparison.settings),
+        differences("What made them, where it differs", "what", comparison.provenance),
+        differences("Texts and vocabularies that differ", "file", comparison.texts),
+        differences("Problems of another status", "problem", comparison.statuses),
+        section("Findings that moved", columns, metrics, EXPLANATION),
+        section("Times, speeds and memory", columns, machine),
+        section("Figures of one study only", columns[:3], [row[:3] for row in unpaired]),
         f"{format_int(comparison.num_equal)} figures are equal.",
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def section(title: str, table: pd.DataFrame, note: str = "") -> str:
+def section(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
     """Return a heading with its table, or with "None." for an empty one."""
-    body = [note, markdown_table(table)] if len(table) else ["None."]
+    body = [note, markdown_table(columns, rows)] if rows else ["None."]
     return "\n\n".join([f"## {title}", *filter(None, body)])
 
 
-def markdown_table(table: pd.DataFrame) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table of texts as Markdown."""
-    escaped = table.map(lambda text: text.replace("|", "\\|"))
+    escaped = pd.DataFrame(rows, columns=columns, dtype=object).map(lambda text: text.replace("|", "\\|"))
     return escaped.to_markdown(index=False, disable_numparse=True)
 
 
-def differences_frame(differences: Iterable[Difference], heading: str) -> pd.DataFrame:
-    """Return differences as a table of texts."""
-    rows = [(row.name, cell_text(row.first), cell_text(row.second)) for row in differences]
-    return pd.DataFrame(rows, columns=[heading, "first", "second"], dtype=object)
+def differences(title: str, heading: str, rows: Iterable[Difference]) -> str:
+    """Return a section of differences."""
+    texts = [(row.name, cell_text(row.first), cell_text(row.second)) for row in rows]
+    return section(title, (heading, "first", "second"), texts)
 
 
-def metrics_frame(metrics: Iterable[MetricDifference]) -> pd.DataFrame:
-    """Return metrics as a table of texts."""
-    rows = [
-        {
-            "figure": f"{row.problem}: {row.metric}" + (f" ({row.unit})" if row.unit else ""),
-            "first": format_with_interval(row.first, row.first_interval),
-            "second": format_with_interval(row.second, row.second_interval),
-            "difference": NO_VALUE if row.difference is None else signed(row.difference),
-            "percent": NO_VALUE if row.percent is None else f"{signed(row.percent)} %",
-            "resolved": cell_text(row.is_resolved),
-        }
-        for row in metrics
-    ]
-    columns = ["figure", "first", "second", "difference", "percent", "resolved"]
-    return pd.DataFrame(rows, columns=columns, dtype=object)
-
-
-def format_with_interval(value: Cell, interval: tuple[float, float] | None) -> str:
-    """Return a value with its interval."""
-    return cell_text(value) + (f" ({' to '.join(map(cell_text, interval))})" if interval else "")
+def metric_row(row: MetricDifference) -> tuple[str, ...]:
+    """Return a metric as texts."""
+    first, second = (
+        cell_text(value) + (f" ({' to '.join(map(cell_text, interval))})" if interval else "")
+        for value, interval in ((row.first, row.first_interval), (row.second, row.second_interval))
+    )
+    return (
+        f"{row.problem}: {row.metric}" + (f" ({row.unit})" if row.unit else ""),
+        first,
+        second,
+        NO_VALUE if row.difference is None else signed(row.difference),
+        NO_VALUE if row.percent is None else f"{signed(row.percent)} %",
+        cell_text(row.is_resolved),
+    )
 
 
 def signed(value: float) -> str:
@@ -307,17 +292,10 @@ def signed(value: float) -> str:
 
 def cell_text(value: Any) -> str:
     """Return a value as a printable text of at most MAX_CELL_LENGTH characters."""
-    match value:
-        case None:
-            return NO_VALUE
-        case bool():
-            return "yes" if value else "no"
-        case int():
-            return format_int(value)
-        case float():
-            return format_number(value, 5)
-        case str():
-            text = "".join(character if character.isprintable() else " " for character in value)
-        case _:
-            text = json.dumps(value, ensure_ascii=False)
+    if value is None or isinstance(value, bool):
+        return {None: NO_VALUE, True: "yes", False: "no"}[value]
+    if is_number(value):
+        return format_int(value) if isinstance(value, int) else format_number(value, 5)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = "".join(character if character.isprintable() else " " for character in text)
     return text if len(text) <= MAX_CELL_LENGTH else f"{text[: MAX_CELL_LENGTH - 3]}..."

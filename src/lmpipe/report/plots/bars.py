@@ -7,7 +7,7 @@ from matplotlib.patches import Patch
 
 from lmpipe.analysis.finding import Bars, Coordinates, Gantt, Span
 from lmpipe.io.formatting import format_number
-from lmpipe.report.plots.canvas import LINE, Canvas, Margins, Size, hide_ticks, text_width, tick_width
+from lmpipe.report.plots.canvas import LINE, Canvas, Margins, Size, hide_y_axis, text_width, tick_width
 from lmpipe.report.plots.palette import BLUE, SOFT
 from lmpipe.report.plots.style import Drawing, finite_or_nan
 
@@ -108,7 +108,7 @@ def draw_gantt(data: Gantt, colors: Mapping[str, str], size: Size) -> Drawing:
     ax.set_xlim(0, last / seconds)
     canvas.scale("x", log=False)
     ax.invert_yaxis()
-    hide_ticks(ax, "y")
+    hide_y_axis(ax)
     canvas.label_axes(unit, "")
     if size.has_text:
         draw_legend(canvas, legend_colors)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from lmpipe.io.formatting import SUPERSCRIPTS
-from lmpipe.report.plots.palette import FOREGROUND, SOFT
+from lmpipe.report.plots.palette import SOFT
 from lmpipe.report.plots.style import number_text
 
 POINTS_PER_PIXEL, POINTS_PER_INCH = 0.75, 72.0
@@ -102,35 +102,25 @@ class Canvas:
         """Put the ticks of a logarithmic x axis at the values of a setting, if they are few and far enough apart."""
         pixels = [float(self.ax.transData.transform((value, 1.0))[0]) for value in values]
         room = 6 + max((CHARACTER * len(tick_text(value)) for value in values), default=0.0)
-        if (
-            len(values) > 1
-            and max(map(significant_digits, values)) <= 2
-            and all(b - a >= room for a, b in pairwise(pixels))
-        ):
+        is_round = all(float(f"{value:.1e}") == value for value in values)
+        if len(values) > 1 and is_round and all(b - a >= room for a, b in pairwise(pixels)):
             self.ax.xaxis.set_major_locator(FixedLocator(values))
 
     def label_right(self, labels: Sequence[tuple[float, str, str]]) -> None:
         """Write (y, text, color) to the right of the axes, each near its height, without overlaps."""
         if not self.size.has_text:
             return
-        height = self.axes_size[1]
+        width, height = self.axes_size
         to_axes = self.ax.transData + self.ax.transAxes.inverted()
         visible = [(float(to_axes.transform((1.0, y))[1]) * height, text, color) for y, text, color in labels]
         visible = sorted(label for label in visible if -LINE < label[0] < height + LINE)
         heights = spread([y for y, _, _ in visible], LINE, height)
         for (y, text, color), label_y in zip(visible, heights, strict=True):
-            options = {
-                "xycoords": "axes fraction",
-                "textcoords": "offset points",
-                "va": "center",
-                "annotation_clip": False,
-            }
-            self.ax.annotate(shorten(text), (1, 0), (9, label_y), color=color, **options)
+            beside = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
+            self.ax.annotate(shorten(text), (1, 0), (9, label_y), xycoords="axes fraction", color=color, **beside)
             if abs(label_y - y) > 3:
-                ends = [(1 + 1 / self.axes_size[0], y / height), (1 + 7 / self.axes_size[0], label_y / height)]
-                self.ax.plot(
-                    *zip(*ends, strict=True), transform=self.ax.transAxes, clip_on=False, color=color, linewidth=0.5
-                )
+                x, style = (1 + 1 / width, 1 + 7 / width), {"color": color, "linewidth": 0.5, "clip_on": False}
+                self.ax.plot(x, (y / height, label_y / height), transform=self.ax.transAxes, **style)
 
 
 def log_locator(view: Iterable[float], room: float) -> LogLocator:
@@ -151,15 +141,6 @@ def tick_text(value: float) -> str:
         if size <= abs(value) < 1e15 and abs(value) >= 10_000:
             return f"{number_text(value / size)} {unit}"
     return number_text(value).replace("-", "−")
-
-
-def significant_digits(value: float) -> int:
-    """Return the number of significant digits of a value.
-
-    >>> significant_digits(0.014), significant_digits(20480)
-    (2, 4)
-    """
-    return len(f"{value:.6e}".partition("e")[0].replace(".", "").rstrip("0"))
 
 
 def power_text(value: float) -> str:
@@ -197,9 +178,9 @@ def spread(heights: Sequence[float], distance: float, limit: float) -> list[floa
     groups = [[float(height)] for height in heights]
 
     def around_mean(group: list[float]) -> list[float]:
-        middle = sum(group) / len(group)
-        middle = min(middle, limit - distance * (len(group) - 1) / 2)
-        return [middle + distance * (index - (len(group) - 1) / 2) for index in range(len(group))]
+        half = distance * (len(group) - 1) / 2
+        middle = min(sum(group) / len(group), limit - half)
+        return [middle - half + distance * index for index in range(len(group))]
 
     while True:
         spaced = [around_mean(group) for group in groups]
@@ -209,13 +190,8 @@ def spread(heights: Sequence[float], distance: float, limit: float) -> list[floa
         groups[close : close + 2] = [groups[close] + groups[close + 1]]
 
 
-def hide_ticks(ax: Axes, axis: str) -> None:
-    """Remove the ticks, the grid and the spine of the y or the x axis."""
-    (ax.set_yticks if axis == "y" else ax.set_xticks)([])
-    ax.grid(visible=False, axis=axis)
-    ax.spines["left" if axis == "y" else "bottom"].set_visible(False)
-
-
-def zero_line(ax: Axes) -> None:
-    """Draw the vertical line of no difference."""
-    ax.axvline(0, color=FOREGROUND, linewidth=0.8, linestyle=(0, (2, 2)))
+def hide_y_axis(ax: Axes) -> None:
+    """Remove the ticks, the grid and the spine of the y axis."""
+    ax.set_yticks([])
+    ax.grid(visible=False, axis="y")
+    ax.spines["left"].set_visible(False)

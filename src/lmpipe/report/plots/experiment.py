@@ -9,23 +9,16 @@ from lmpipe.analysis.finding import Bars, FigureData, Line, Lines, RateCurve, Ra
 from lmpipe.analysis.results import UNITS, ExperimentRuns
 from lmpipe.report.plots.figures import MAX_LABELS, draw
 from lmpipe.report.plots.palette import Palette
-from lmpipe.report.plots.style import Drawing, number_text
+from lmpipe.report.plots.style import number_text
 
-FIGURES = ("learning_curves", "final_loss")
 LOSS_LABEL = "validation loss (nats per token)"
 
 
 def plot_experiment(experiment: ExperimentRuns, folder: str | Path) -> None:
     """Write the figures of an experiment (SVG and CSV) and table.csv into a folder."""
     experiment.write_table(Path(folder) / "table.csv")
-    for name, drawing in draw_experiment(experiment).items():
-        drawing.save(Path(folder) / f"{name}.svg")
-
-
-def draw_experiment(experiment: ExperimentRuns) -> dict[str, Drawing]:
-    """Return the figures of an experiment by name."""
-    figures = (learning_curves(experiment), final_losses(experiment))
-    return {name: draw(data, Palette()) for name, data in zip(FIGURES, figures, strict=True)}
+    for name, data in (("learning_curves", learning_curves(experiment)), ("final_loss", final_losses(experiment))):
+        draw(data, Palette()).save(Path(folder) / f"{name}.svg")
 
 
 def learning_curves(experiment: ExperimentRuns) -> Lines:
@@ -41,7 +34,7 @@ def learning_curves(experiment: ExperimentRuns) -> Lines:
             lines += [Line("", name, list(curve), list(curve.values()), style="faint") for curve in curves]
         shared = [tokens for tokens in curves[0] if all(tokens in curve for curve in curves)]
         losses = [median(curve[tokens] for curve in curves) for tokens in shared]
-        lines.append(Line(run_text(name) if name in labelled else "", name, shared, losses))
+        lines.append(Line(name.replace("_", " ") if name in labelled else "", name, shared, losses))
     return Lines("training tokens", LOSS_LABEL, lines)
 
 
@@ -63,7 +56,7 @@ def final_losses(experiment: ExperimentRuns) -> FigureData:
     if not settings:
         finals = [experiment.losses(name, metric) for name in names]
         values = [median(losses) if losses else None for losses in finals]
-        return Bars(y_label, [run_text(name) for name in names], {y_label: values}, horizontal=True)
+        return Bars(y_label, [name.replace("_", " ") for name in names], {y_label: values}, horizontal=True)
     lines = []
     for value, members in grouped(experiment, settings[1] if len(settings) > 1 else None).items():
         points = sorted((experiment.setting(name, settings[0]), loss) for name in members for loss in
@@ -101,12 +94,3 @@ def grouped(experiment: ExperimentRuns, setting: str | None) -> dict[Any, list[s
     for name in experiment.names():
         groups.setdefault(experiment.setting(name, setting) if setting else None, []).append(name)
     return dict(sorted(groups.items(), key=lambda item: (item[0] is not None, item[0])))
-
-
-def run_text(name: str) -> str:
-    """Return the label of a run.
-
-    >>> run_text("no_norm_tuned")
-    'no norm tuned'
-    """
-    return name.replace("_", " ")

@@ -7,23 +7,11 @@ from matplotlib.axes import Axes
 
 from lmpipe.analysis.finding import Effect, Forest
 from lmpipe.io.formatting import format_number
-from lmpipe.report.plots.canvas import CHARACTER, Canvas, Margins, Size, hide_ticks, text_width, zero_line
-from lmpipe.report.plots.palette import BACKGROUND, SOFT
+from lmpipe.report.plots.canvas import CHARACTER, Canvas, Margins, Size, hide_y_axis, text_width
+from lmpipe.report.plots.palette import BACKGROUND, FOREGROUND, SOFT
 from lmpipe.report.plots.style import Drawing
 from lmpipe.report.prose import format_range, format_signed
 
-COLUMNS = (
-    "variant",
-    "difference",
-    "low",
-    "high",
-    "seed differences",
-    "failed seeds",
-    "seeds",
-    "peak rate",
-    "stable up to",
-    "breaks at",
-)
 ROW = 27.0
 # Rows that reach this many times farther than the median row are cut, with an arrow.
 CUT = 4.0
@@ -32,7 +20,7 @@ CUT = 4.0
 def draw_forest(data: Forest, colors: Mapping[str, str], size: Size) -> Drawing:
     """Draw a row for each effect, its numbers at the right; on a phone they are above the row."""
     texts = [numbers_text(row) for row in data.rows]
-    edges = [edge_text(row) for row in data.rows]
+    edges = [f"stable to {format_number(row.stable_up_to, 2)}" if row.stable_up_to else "" for row in data.rows]
     above = 14.0 if size.is_narrow and size.has_text else 0.0
     left = 8.0 if above else text_width([row.label for row in data.rows]) + 14
     right = 8.0 if above else CHARACTER * (max(map(len, [*texts, ""])) + max(map(len, [*edges, ""]))) + 30
@@ -42,16 +30,17 @@ def draw_forest(data: Forest, colors: Mapping[str, str], size: Size) -> Drawing:
     limit = cut_at(data.rows)
     for index, row in enumerate(data.rows):
         draw_effect(ax, row, index, colors[row.variant], limit)
-    zero_line(ax)
+    ax.axvline(0, color=FOREGROUND, linewidth=0.8, linestyle=(0, (2, 2)))
     canvas.scale("x", log=False)
     low, high = visible_range(data.rows, limit)
     ax.set_xlim(low, high)
     ax.set_ylim(len(data.rows) - 0.5, -0.5 - above / ROW / 2)
-    hide_ticks(ax, "y")
+    hide_y_axis(ax)
     canvas.label_axes(data.x_label, "")
     if size.has_text:
         label_rows(canvas, data, colors, texts, edges)
-    return Drawing.of(canvas.figure, COLUMNS, [effect_row(row) for row in data.rows])
+    rows = [effect_columns(row) for row in data.rows]
+    return Drawing.of(canvas.figure, list(rows[0]), [list(row.values()) for row in rows])
 
 
 def label_rows(canvas: Canvas, data: Forest, colors: Mapping[str, str], texts: list[str], edges: list[str]) -> None:
@@ -90,17 +79,10 @@ def draw_effect(ax: Axes, row: Effect, y: int, color: str, limit: float) -> None
     ax.plot([row.difference], [y], "D", color=color, markersize=5.5, markerfacecolor=face, markeredgewidth=1.4)
 
 
-def extent(row: Effect) -> float:
-    """Return the largest distance from zero that a row needs."""
-    values = [*(row.interval or ()), *([] if row.difference is None else [row.difference])]
-    return max(map(abs, values), default=0.0)
-
-
 def cut_at(rows: list[Effect]) -> float:
     """Return the largest difference that is drawn in place; farther ones become arrows."""
-    extents = [size for row in rows if (size := extent(row))]
-    if not extents:
-        return 1.0
+    extents = [max(map(abs, (*(row.interval or ()), row.difference or 0.0))) for row in rows]
+    extents = [size for size in extents if size] or [1 / 1.05]
     return max(size for size in extents if size <= CUT * median(extents)) * 1.05
 
 
@@ -124,26 +106,18 @@ def numbers_text(row: Effect) -> str:
     return f"{format_signed(row.difference)} {extra}".strip()
 
 
-def edge_text(row: Effect) -> str:
-    """Return the edge of stability of a variant."""
-    if row.stable_up_to is None:
-        return ""
-    return f"stable to {format_number(row.stable_up_to, 2)}"
-
-
-def effect_row(row: Effect) -> tuple[object, ...]:
-    """Return a row of the table of effects."""
+def effect_columns(row: Effect) -> dict[str, object]:
+    """Return a row of the table of effects, by column."""
     low, high = row.interval or (None, None)
-    seeds = " ".join(f"{value:.6g}" for value in row.differences)
-    return (
-        row.label,
-        row.difference,
-        low,
-        high,
-        seeds,
-        row.num_failed,
-        row.num_seeds,
-        row.max_lr,
-        row.stable_up_to,
-        row.breaks_at,
-    )
+    return {
+        "variant": row.label,
+        "difference": row.difference,
+        "low": low,
+        "high": high,
+        "seed differences": " ".join(f"{value:.6g}" for value in row.differences),
+        "failed seeds": row.num_failed,
+        "seeds": row.num_seeds,
+        "peak rate": row.max_lr,
+        "stable up to": row.stable_up_to,
+        "breaks at": row.breaks_at,
+    }

@@ -79,14 +79,6 @@ def numbered(names: list[str]) -> dict[str, str] | None:
     return {name: RAMP[round(index * step)] for index, name in enumerate(ordered)}
 
 
-def longest_groups(data: Gantt) -> list[str]:
-    """Return the stages whose jobs take the most time, as many as there are hues."""
-    totals: Counter[str] = Counter()
-    for span in data.spans:
-        totals[span.group] += span.end - span.start
-    return [group for group, _ in totals.most_common(len(HUES))]
-
-
 def variants(data: Lines | RateCurves | Forest | Bars | Gantt) -> list[str]:
     """Return the keys of the colours of a figure."""
     match data:
@@ -99,4 +91,7 @@ def variants(data: Lines | RateCurves | Forest | Bars | Gantt) -> list[str]:
         case Bars():
             return list(data.groups)
         case Gantt():
-            return longest_groups(data)
+            totals: Counter[str] = Counter()
+            for span in data.spans:
+                totals[span.group] += span.end - span.start
+            return [group for group, _ in totals.most_common(len(HUES))]  # stages that take the most time

@@ -24,10 +24,8 @@ def draw_rate_curves(data: RateCurves, colors: Mapping[str, str], size: Size) ->
     span = (max(losses) - min(losses)) or 1.0
     low, high = min(losses) - 0.08 * span, max(losses) + 0.08 * span
     near = [stick for stick in data.yardsticks if low - 0.2 * span <= stick.value <= high + 0.2 * span]
-    low, high = (
-        min([low, *(stick.value for stick in near)]),
-        max([high, *(stick.value + 0.04 * span for stick in near)]),
-    )
+    low = min([low, *(stick.value for stick in near)])
+    high = max([high, *(stick.value + 0.04 * span for stick in near)])
     strip = STRIP_MARGIN + ROW * len(data.curves)
     right = text_width([*(curve.label for curve in data.curves), *(stick.label for stick in near)])
     margins = Margins(tick_width(low, high), 12 + right, 14 + strip, 36)
@@ -47,7 +45,14 @@ def draw_rate_curves(data: RateCurves, colors: Mapping[str, str], size: Size) ->
     canvas.label_axes("peak learning rate", "")
     if size.has_text:
         draw_strip(canvas, data, colors)
-    return Drawing.of(canvas.figure, COLUMNS, curve_rows(data))
+    # A row for each seed that did not fail, and one for each rate at which all failed.
+    rows = [
+        (curve.label, point.max_lr, loss, point.num_failed, point.num_seeds, point.is_short)
+        for curve in data.curves
+        for point in curve.points
+        for loss in point.losses or [None]
+    ]
+    return Drawing.of(canvas.figure, COLUMNS, rows)
 
 
 def draw_curve(ax: Axes, curve: RateCurve, color: str) -> None:
@@ -57,9 +62,8 @@ def draw_curve(ax: Axes, curve: RateCurve, color: str) -> None:
     ax.plot([point.max_lr for point in whole], medians, color=color, linewidth=1.6)
     for point in curve.points:
         face = "none" if point.is_short or point.num_failed else color
-        ax.plot(
-            [point.max_lr] * len(point.losses), point.losses, "o", color=color, markersize=3.2, markerfacecolor=face
-        )
+        rates = [point.max_lr] * len(point.losses)
+        ax.plot(rates, point.losses, "o", color=color, markersize=3.2, markerfacecolor=face)
 
 
 def draw_strip(canvas: Canvas, data: RateCurves, colors: Mapping[str, str]) -> None:
@@ -91,13 +95,3 @@ def draw_strip(canvas: Canvas, data: RateCurves, colors: Mapping[str, str]) -> N
         (data.y_label, 8),
     ):
         ax.annotate(text, (0, 1), (4 - canvas.margins.left, offset), xycoords="axes fraction", color=SOFT, **beside)
-
-
-def curve_rows(data: RateCurves) -> list[tuple[object, ...]]:
-    """Return a row for each seed that did not fail, and one for each rate at which all failed."""
-    return [
-        (curve.label, point.max_lr, loss, point.num_failed, point.num_seeds, point.is_short)
-        for curve in data.curves
-        for point in curve.points
-        for loss in point.losses or [None]
-    ]
