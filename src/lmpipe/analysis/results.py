@@ -1,6 +1,7 @@
 """Results of a study as tables: its runs, its experiments, and the JSON documents that its stages wrote."""
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from lmpipe.data.documents import CorpusInfo, NgramBudget, Yardsticks
 from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.files import atomic_write
-from lmpipe.io.formatting import is_number
+from lmpipe.io.formatting import code_span, is_number
 from lmpipe.study.paths import StudyPaths
 from lmpipe.study.schema import Study
 
@@ -199,6 +200,11 @@ class Results:
     def runs(self) -> list[Run]:
         """Return every run of every experiment, in the order of the study."""
         return [run for experiment in self.experiments() for run in experiment.runs]
+
+    def command(self, target: str | Path) -> str:
+        """Return the command, as code, that makes a result by its path, or a group of results by its name."""
+        study_file = str(self.paths.study_file)
+        return code_span(shlex.join(["snakemake", "--cores", "1", str(target), "--configfile", study_file]))
 
     def write_runs(self) -> None:
         """Write runs.csv: settings and results of every run, one row each."""

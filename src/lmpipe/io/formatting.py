@@ -1,9 +1,7 @@
 """Words for numbers and code: counts, sizes, times, shares, losses, formulas and interpreter sessions."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from math import floor, isfinite, isinf, log10
-from pathlib import Path
 from re import findall
 from typing import Any
 
@@ -141,15 +139,6 @@ def code_span(text: str) -> str:
     padded = text[0] == text[-1] == " " and not text.isspace()
     space = " " if padded or "`" in (text[0], text[-1]) else ""
     return f"{fence}{space}{text}{space}{fence}"
-
-
-def format_command(target: Path | str) -> str:
-    """Return the command, as code, that makes a result by its path, or a group of results by its name.
-
-    >>> format_command("tokenizers")
-    '`snakemake --cores 1 tokenizers --configfile STUDY.yaml`'
-    """
-    return code_span(shlex.join(["snakemake", "--cores", "1", str(target), "--configfile", "STUDY.yaml"]))
 
 
 def format_formula(formula: str) -> str:

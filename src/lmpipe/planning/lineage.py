@@ -78,7 +78,7 @@ class Lineage:
         """
         producers = [self.jobs[self.producers[name]] for name in self.files(sources)]
         rules = dict.fromkeys("train" if job.rule == "plot_experiment" else job.rule for job in producers)
-        targets = [f"results/{study}/{source}" for source in sources if "*" not in source]
+        targets = [f"results/{study}/{source}" for source in sources if source in self.producers]
         command = ["snakemake", "--cores", "2", *targets, "--forcerun", *rules]
         clearing = [f"lmpipe clear-runs results/{study}"] if "train" in rules else []
         return [*clearing, shlex.join([*command, "--configfile", f"results/{study}/study.yaml"])]

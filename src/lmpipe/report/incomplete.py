@@ -1,5 +1,6 @@
 """An incomplete study: findings from the results that exist, and a list of those that are missing or failed."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import TERMINAL_STATES, RunState, Snapshot, count_states
 from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_int, join_words
+from lmpipe.study.paths import StudyPaths
 from lmpipe.study.problems import PROBLEMS, listed_problems
 
 # The problem that covers the runs of all experiments.
@@ -112,7 +114,8 @@ def find_gaps(snapshot: Snapshot) -> Gaps:
     progress = (
         f"{format_int(num_finished)} of {format_int(total)} training runs ({states_text(snapshot.runs)}), as of {when}."
     )
-    command = study.session.command if study.session else "snakemake --cores 2"
+    again = ["snakemake", "--cores", "2", "--configfile", str(StudyPaths(study.folder).study_file)]
+    command = study.session.command if study.session else shlex.join(again)
     return Gaps(progress, [*jobs, *runs, *stages], command)
 
 

@@ -2,13 +2,13 @@
 
 from pydantic import JsonValue
 
-from lmpipe.analysis.finding import Bars, Figure, Finding, Metric, Table, missing
+from lmpipe.analysis.finding import Bars, Figure, Finding, Metric, Table
 from lmpipe.analysis.problems import measured
 from lmpipe.analysis.problems.transformer_accounting import (
-    NO_ACCOUNTING,
     is_asked,
     main_account,
     model_label,
+    no_accounting,
     read_accounting,
 )
 from lmpipe.analysis.results import Results
@@ -35,7 +35,7 @@ def analyze(results: Results) -> Finding:
     """Return the accounting of the edition's model, or of the largest model of the study (then partial)."""
     accounts = read_accounting(results)
     if not accounts:
-        return missing(NO_ACCOUNTING)
+        return no_accounting(results)
     account, measurement = main_account(results, accounts), measured.memory(results)
     question, source = adamw_question(results.study.handout, account.name), f"accounting/{account.name}.json"
     entry = account.adamw.handout if question.feed_forward == "silu" else account.adamw.swiglu

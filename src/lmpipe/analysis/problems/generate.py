@@ -10,7 +10,7 @@ from lmpipe.analysis.results import Results
 from lmpipe.errors import REBUILD, InputError
 from lmpipe.generation.samples import SampleRecord, Samples
 from lmpipe.generation.text_metrics import WORD, split_words
-from lmpipe.io.formatting import format_command, format_int, format_number
+from lmpipe.io.formatting import format_int, format_number
 from lmpipe.study.labels import corpus_label
 
 SHARES = {
@@ -42,7 +42,7 @@ def analyze(results: Results) -> Finding:
     by_corpus = {corpus: samples for corpus, samples in documents.items() if samples}
     if not by_corpus:
         return missing(
-            f"No samples have been generated; run {format_command(results.folder / path_of(next(iter(corpora))))}."
+            f"No samples have been generated; run {results.command(results.folder / path_of(next(iter(corpora))))}."
         )
     absent = [corpus_label(results.study, corpus) for corpus in corpora if corpus not in by_corpus]
     return Finding(

@@ -10,7 +10,7 @@ from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Table, missing
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.runs import read_numbers
 from lmpipe.errors import InputError
-from lmpipe.io.formatting import format_command, format_number
+from lmpipe.io.formatting import format_number
 
 SOURCE = "learning_rate_tuning.csv"
 WEIGHTS = 100
@@ -22,7 +22,7 @@ def analyze(results: Results) -> Finding:
     """Return the loss at each rate, and the factor that explains it."""
     path = results.folder / SOURCE
     if not path.exists():
-        return missing(f"The toy has not been trained in this study; run {format_command(path)}.")
+        return missing(f"The toy has not been trained in this study; run {results.command(path)}.")
     curves = read_curves(path)
     metrics = {
         f"final_loss_{rate:g}": optional_metric(curve[-1], "", SOURCE, "it overflowed")

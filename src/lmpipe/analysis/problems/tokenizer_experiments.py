@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Metric, Table, missing, optional_metric
 from lmpipe.analysis.results import ROLE_DATASETS, Results
-from lmpipe.io.formatting import format_command, format_int
+from lmpipe.io.formatting import format_int
 from lmpipe.study.labels import corpus_label
 from lmpipe.tokenizer.documents import TokenizerEvaluation
 
@@ -21,7 +21,7 @@ def analyze(results: Results) -> Finding:
     """Return the compression ratios, the throughput, and the storage of token ids."""
     evaluation = results.document(TokenizerEvaluation, SOURCE)
     if evaluation is None:
-        return missing(f"The tokenizers have not been compared; run {format_command(results.folder / SOURCE)}.")
+        return missing(f"The tokenizers have not been compared; run {results.command(results.folder / SOURCE)}.")
     corpora = {role: results.corpus_in_role(role) for role in ROLE_DATASETS}
     timed = timed_tokenizer(evaluation, corpora)
     ratios = ratio_metrics(evaluation, corpora)

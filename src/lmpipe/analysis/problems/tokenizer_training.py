@@ -10,7 +10,6 @@ from pydantic import JsonValue
 from lmpipe.analysis.finding import Bars, Figure, Finding, Line, Lines, Metric, Table, missing, optional_metric
 from lmpipe.analysis.results import ROLE_DATASETS, Results
 from lmpipe.data.documents import CorpusInfo
-from lmpipe.io.formatting import format_command
 from lmpipe.study.corpora import UrlCorpus
 from lmpipe.study.editions import write_up
 from lmpipe.study.labels import corpus_label
@@ -60,7 +59,7 @@ def analyze_training(results: Results, role: str, evaluation: TokenizerEvaluatio
     source = f"tokenizers/{corpus}/training.json"
     training = results.document(TokenizerTraining, source)
     if training is None:
-        return missing(f"The tokenizer of {corpus} has not been trained; run {format_command('tokenizers')}.")
+        return missing(f"The tokenizer of {corpus} has not been trained; run {results.command('tokenizers')}.")
     profile = evaluation.tokenizers.get(corpus) if evaluation else None
     tokens = profile.longest_tokens if profile else ()
     seconds = {stage: cost.wall_seconds for stage, cost in training.stages}

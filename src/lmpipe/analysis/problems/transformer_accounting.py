@@ -5,7 +5,6 @@ from pydantic import JsonValue
 from lmpipe.analysis.finding import Bars, Figure, Finding, Metric, Table, missing
 from lmpipe.analysis.problems import measured
 from lmpipe.analysis.results import Results
-from lmpipe.io.formatting import format_command
 from lmpipe.model.accounting import ModelAccounting
 from lmpipe.study.editions import edition_models, edition_of
 
@@ -16,16 +15,20 @@ COMPONENTS = {
     "lm_head": "output head",
 }
 
-NO_ACCOUNTING = f"This study holds no accounting yet; make it with {format_command('accounting')}."
 
 Labels = dict[str, str]
+
+
+def no_accounting(results: Results) -> Finding:
+    """Return the finding of a study whose models are not accounted for."""
+    return missing(f"This study holds no accounting yet; make it with {results.command('accounting')}.")
 
 
 def analyze(results: Results) -> Finding:
     """Return the accounting of every model; partial if the edition's largest is missing or nothing was measured."""
     accounts = read_accounting(results)
     if not accounts:
-        return missing(NO_ACCOUNTING)
+        return no_accounting(results)
     main, measurement = main_account(results, accounts), measured.flops_and_time(results)
     # Shapes of the editions that the study does not follow are in the tables alone.
     edition = edition_of(results.study.handout)

@@ -5,7 +5,7 @@ from typing import get_args
 
 from lmpipe.analysis.finding import Bars, Figure, Finding, Metric, Table, Text, missing
 from lmpipe.analysis.results import Results
-from lmpipe.io.formatting import format_command, format_session
+from lmpipe.io.formatting import format_session
 from lmpipe.tokenizer.documents import EncodedSample, Encoding, UnicodeDemo
 
 SOURCE = "unicode.json"
@@ -14,7 +14,7 @@ ENCODINGS = get_args(Encoding)
 
 def missing_demo(results: Results) -> Finding:
     """Return the finding of a study without unicode.json."""
-    command = format_command(results.folder / SOURCE)
+    command = results.command(results.folder / SOURCE)
     return missing(f"The Unicode snippets have not been run in this study; run {command}.")
 
 
