@@ -18,18 +18,10 @@ from lmpipe.io.progress import log
 CHUNK_BYTES = 1 << 20
 STANDARD_OUTPUT = "standard output"
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-DISK_ERRNOS = DISK_FULL_ERRNOS | {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EIO,
-    errno.ENAMETOOLONG,
-    errno.EISDIR,
-}
+DISK_ERRNOS = DISK_FULL_ERRNOS | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.EISDIR}
 MAX_INT_DIGITS = 40  # longer than any count
 # Lists that `collect_writes` fills.
 _collectors: list[list[Path]] = []
-_locked_until_exit: dict[Path, contextlib.AbstractContextManager] = {}
 
 
 @contextlib.contextmanager
@@ -63,8 +55,13 @@ def atomic_write(path: str | Path, mode: str = "w", size: int | None = None) -> 
         for collector in _collectors:
             collector.append(path)
     except BaseException as error:
-        written_bytes = remove_temp_file(temporary)
-        if isinstance(error, OSError) and error.errno in DISK_ERRNOS and is_own_temp_file(error, path):
+        written_bytes = 0
+        if temporary is not None and os.path.exists(temporary):
+            written_bytes = os.stat(temporary).st_size
+            os.unlink(temporary)
+        # An error about the temporary file names it, or no file.
+        names = ("None", f"{path}.tmp-")
+        if isinstance(error, OSError) and error.errno in DISK_ERRNOS and str(error.filename).startswith(names):
             raise disk_error(error, path, written_bytes, size) from None
         raise
 
@@ -102,20 +99,6 @@ def remove_stale_temp_files(path: Path) -> None:
                 with contextlib.suppress(OSError), open(entry.path, "ab") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     os.unlink(entry.path)
-
-
-def remove_temp_file(temporary: str | None) -> int:
-    """Delete a temporary file if it exists; return its size in bytes."""
-    if temporary is None or not os.path.exists(temporary):
-        return 0
-    size = os.stat(temporary).st_size
-    os.unlink(temporary)
-    return size
-
-
-def is_own_temp_file(error: OSError, path: Path) -> bool:
-    """Return whether an error is about the temporary file of `path`; Python names that file, or none."""
-    return error.filename is None or str(error.filename).startswith(f"{path}.tmp-")
 
 
 def disk_error(error: OSError, path: Path, written_bytes: int, size: int | None) -> Exception:
@@ -219,13 +202,6 @@ def file_lock(path: str | Path, waiting: str | None = None) -> Iterator[IO[bytes
             if is_same_file(path, file.fileno()):
                 yield file
                 return
-
-
-def lock_until_exit(path: str | Path, waiting: str) -> None:
-    """Lock a file for this process until it ends; log `waiting` while another process holds it."""
-    if (path := Path(path).absolute()) not in _locked_until_exit:
-        _locked_until_exit[path] = file_lock(path, waiting)
-        _locked_until_exit[path].__enter__()
 
 
 def is_same_file(path: Path, descriptor: int) -> bool:
