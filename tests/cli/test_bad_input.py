@@ -14,6 +14,7 @@ import pytest
 
 from lmpipe.cli.main import main
 from lmpipe.io.documents import Document
+from lmpipe.io.files import read_json
 from lmpipe.model.accounting import expected_counts
 from tests.support.cli_cases import (
     ARGUMENTS,
@@ -110,11 +111,6 @@ def replaced(path: str, replace: Callable[[bytes], bytes | None]) -> Iterator[No
         yield
     finally:
         aside.rename(file)
-
-
-def with_json(change: Callable[[Any], Any]) -> Callable[[bytes], bytes]:
-    """Return a replacement that changes the value of a JSON file."""
-    return lambda data: json.dumps(change(json.loads(data))).encode()
 
 
 # --- each command, each parser ---------------------------------------------------------------------------------------
@@ -235,59 +231,46 @@ def with_another_token(vocab: dict[str, int]) -> dict[str, int]:
     return {**dict(others), "qq": last}
 
 
+def of_another_model(key: str, value: int) -> Callable[[Any], Any]:
+    """Return a change of a run's config.json to that of another model."""
+    return lambda config: config | {"model": config["model"] | {key: value}}
+
+
+def with_another_special_token(exported: dict[str, Any]) -> dict[str, Any]:
+    """Return the tokenizer.json of a tokenizer with another special token."""
+    return exported | {"added_tokens": [exported["added_tokens"][0] | {"content": "<|end|>"}]}
+
+
+VOCAB, CONFIG, OTHER_CONFIG = (
+    f"{TOKENIZER}/vocab.json",
+    f"{RUN}/config.json",
+    f"{RUN}/config.json".replace("0.01", "0.02"),
+)
+FOREIGN = {"name": "x", "sha256": "0" * 64}
+EVALUATIONS = ("select-best", "plot-experiment", "analyze")
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("name", "path", "change", "where"),
     [
-        with_another_token,
-        lambda vocab: vocab | {"qq": 270},
-        lambda vocab: {name: token_id for name, token_id in vocab.items() if token_id != 65},
-        lambda vocab: vocab | {"A": 66},
-        lambda vocab: vocab | {"A": -1},
-        lambda vocab: vocab | {"A": 2**63},
-        lambda vocab: vocab | {"A": 65.0},
-        lambda vocab: vocab | {"A": True},
-        lambda vocab: vocab | {"a b": 65},
+        ("encode", VOCAB, with_another_token, TOKENIZER),
+        ("encode", VOCAB, lambda vocab: vocab | {"qq": 270}, TOKENIZER),
+        ("encode", VOCAB, lambda vocab: {name: number for name, number in vocab.items() if number != 65}, TOKENIZER),
+        *(("encode", VOCAB, lambda vocab, a=a: vocab | {"A": a}, TOKENIZER) for a in (66, -1, 2**63, 65.0, True)),
+        ("encode", VOCAB, lambda vocab: vocab | {"a b": 65}, TOKENIZER),
+        ("encode", f"{TOKENIZER}/tokenizer.json", with_another_special_token, TOKENIZER),
+        ("train", f"{TOKENS}/train.json", lambda info: read_json(f"{TOKENS}/valid.json"), f"{TOKENS}/train.bin"),
+        ("train", f"{TOKENS}/train.json", lambda info: info | {"tokenizer": FOREIGN}, f"{TOKENS}/train.bin"),
+        *((name, CONFIG, lambda config: read_json(OTHER_CONFIG), CONFIG) for name in EVALUATIONS),
+        ("generate", CONFIG, of_another_model("d_ff", 2**40), RUN),
+        ("generate", CONFIG, of_another_model("num_layers", 10**12), RUN),
+        ("generate", CONFIG, of_another_model("vocab_size", 2**30), RUN),
+        ("generate", CONFIG, of_another_model("d_model", 32), RUN),
     ],
-    ids=["of another training", "too many", "no A", "twice", "negative", "huge", "float", "boolean", "a space"],
 )
-def test_vocabulary_that_does_not_fit(change, capfd):
-    with replaced(f"{TOKENIZER}/vocab.json", with_json(change)):
-        assert_refused(command("encode"), capfd, TOKENIZER)
-
-
-def test_special_tokens_of_another_tokenizer(capfd):
-    def rename(exported):
-        return exported | {"added_tokens": [exported["added_tokens"][0] | {"content": "<|end|>"}]}
-
-    with replaced(f"{TOKENIZER}/tokenizer.json", with_json(rename)):
-        assert_refused(command("encode"), capfd, TOKENIZER)
-
-
-def test_token_file_with_the_description_of_another(capfd):
-    other = Path(f"{TOKENS}/valid.json").read_bytes()
-    with replaced(f"{TOKENS}/train.json", lambda data: other):
-        assert_refused(command("train"), capfd, f"{TOKENS}/train.bin")
-    foreign = {"name": "x", "sha256": "0" * 64}
-    with replaced(f"{TOKENS}/train.json", with_json(lambda info: info | {"tokenizer": foreign})):
-        assert_refused(command("train"), capfd, f"{TOKENS}/train.bin")
-
-
-@pytest.mark.parametrize("name", ["select-best", "plot-experiment", "analyze"])
-def test_run_in_the_folder_of_another(name, capfd):
-    other = Path(RUN.replace("0.01", "0.02"), "config.json").read_bytes()
-    with replaced(f"{RUN}/config.json", lambda data: other):
-        assert_refused(command(name), capfd, f"{RUN}/config.json")
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("d_ff", 2**40), ("num_layers", 10**12), ("vocab_size", 2**30), ("d_model", 32)]
-)
-def test_weights_of_another_model(key, value, capfd):
-    def change(config):
-        return config | {"model": config["model"] | {key: value}}
-
-    with replaced(f"{RUN}/config.json", with_json(change)):
-        assert_refused(command("generate"), capfd, RUN)
+def test_files_that_do_not_belong_together(name, path, change, where, capfd):
+    with replaced(path, lambda data: json.dumps(change(json.loads(data))).encode()):
+        assert_refused(command(name), capfd, where)
 
 
 @pytest.mark.parametrize("name", ["summary.json", "model.safetensors"])

@@ -18,7 +18,6 @@ from lmpipe.data.corpus import make_corpus
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, json_bytes, write_json
 from lmpipe.study.corpora import UrlCorpus
-from lmpipe.training.checkpoint import save_weights
 from lmpipe.training.run import train
 from tests.support.cli_cases import TEXT, command
 from tests.support.fake_results import skip_drawing
@@ -157,24 +156,6 @@ def test_training_goes_on_from_its_last_checkpoint(disk, tmp_path, monkeypatch, 
     assert f"resuming from step {int(checkpoints[-1][5:15])} of 12" in capfd.readouterr().err
     weights = "run/model.safetensors"
     assert (disk / "results" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
-    shutil.rmtree(results)
-
-
-def test_finished_weights_that_find_no_room_are_made_again_from_the_checkpoint(disk, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    run = tiny_run(total_tokens=64 * 12)
-    results = make_tiny_study(disk / "results")
-
-    def save_on_a_full_disk(path, model):
-        with filled(disk):
-            save_weights(path, model)
-
-    monkeypatch.setattr("lmpipe.training.trainer.save_weights", save_on_a_full_disk)
-    with pytest.raises(InputError, match=r"model\.safetensors: " + LACKS):
-        train(run, results, disk / "results/run", checkpoint_seconds=0)
-    monkeypatch.setattr("lmpipe.training.trainer.save_weights", save_weights)
-    train(run, results, disk / "results/run")
-    assert "resuming from step 12 of 12" in capfd.readouterr().err
     shutil.rmtree(results)
 
 

@@ -6,7 +6,6 @@ import pytest
 
 from lmpipe.analysis.finding import Finding, Findings, Metric
 from lmpipe.cli.main import main
-from lmpipe.errors import InputError
 from lmpipe.report.compare import Comparison, Difference, compare_studies, flatten_settings, markdown_table
 
 
@@ -46,50 +45,26 @@ def test_a_study_does_not_differ_from_itself(studies, capsys):
     assert text.count("None.") == text.count("## ") == 7
 
 
+# Values of both studies, and the difference, its percentage, and if it is resolved.
+MOVED = {
+    "apart": (nats(4.0, (3.9, 4.1)), nats(3.0, (2.9, 3.1)), (-1.0, -25.0, True)),
+    "overlapping": (nats(4.0, (3.8, 4.2)), nats(4.1, (3.9, 4.3)), pytest.approx((0.1, 2.5, False))),
+    "touching": (nats(4.0, (3.9, 4.1)), nats(4.2, (4.1, 4.3)), pytest.approx((0.2, 5.0, False))),
+    "one_seed": (nats(-2.0), nats(-1.5), (0.5, 25.0, None)),
+    "from_zero": (nats(0.0), nats(1.0), (1.0, None, None)),
+    "undefined": (nats(None), nats(2.0), (None, None, None)),
+    "word": (nats("a"), nats("b"), (None, None, None)),
+    "yes": (nats(True), nats(False), (None, None, None)),
+}
+
+
 def test_moved_metrics(studies):
-    write_findings(
-        studies[0],
-        {
-            "apart": nats(4.0, (3.9, 4.1)),
-            "overlapping": nats(4.0, (3.8, 4.2)),
-            "touching": nats(4.0, (3.9, 4.1)),
-            "one_seed": nats(-2.0),
-            "from_zero": nats(0.0),
-            "lost": nats(1.0),
-            "undefined": nats(None),
-            "word": nats("a"),
-            "seconds": Metric(10.0, "s"),
-            "same": nats(5, (4, 6)),
-            "yes": nats(True),
-        },
-    )
-    write_findings(
-        studies[1],
-        {
-            "apart": nats(3.0, (2.9, 3.1)),
-            "overlapping": nats(4.1, (3.9, 4.3)),
-            "touching": nats(4.2, (4.1, 4.3)),
-            "one_seed": nats(-1.5),
-            "from_zero": nats(1.0),
-            "new": nats(1.0),
-            "undefined": nats(2.0),
-            "word": nats("b"),
-            "seconds": Metric(5.0, "s"),
-            "same": nats(5, (4, 6)),
-            "yes": nats(False),
-        },
-    )
+    for index, other in enumerate(("lost", "new")):
+        metrics = {name: pair[index] for name, pair in MOVED.items()} | {other: nats(1.0), "same": nats(5, (4, 6))}
+        write_findings(studies[index], metrics | {"seconds": Metric(10.0 + index, "s")})
     comparison = compare_studies(*studies)
-    assert {row.metric: (row.difference, row.percent, row.is_resolved) for row in comparison.metrics} == {
-        "apart": (-1.0, -25.0, True),
-        "overlapping": (pytest.approx(0.1), pytest.approx(2.5), False),
-        "touching": (pytest.approx(0.2), pytest.approx(5.0), False),
-        "one_seed": (0.5, 25.0, None),
-        "from_zero": (1.0, None, None),
-        "undefined": (None, None, None),
-        "word": (None, None, None),
-        "yes": (None, None, None),
-    }
+    moved = {row.metric: (row.difference, row.percent, row.is_resolved) for row in comparison.metrics}
+    assert moved == {name: expected for name, (_, _, expected) in MOVED.items()}
     assert [row.metric for row in comparison.machine_dependent] == ["seconds"]
     assert {row.metric: row.present_in for row in comparison.unpaired} == {"lost": "first", "new": "second"}
     assert comparison.num_equal == 1
@@ -168,10 +143,3 @@ def test_folders_without_a_finished_study_are_refused_in_one_line(studies, argum
     assert captured.out == ""
     assert captured.err.startswith(f"lmpipe compare: {where}: ")
     assert captured.err.count("\n") == 1
-
-
-def test_unfinished_study_is_refused(studies):
-    (studies[1] / "findings.json").unlink()
-    with pytest.raises(InputError) as error:
-        compare_studies(*studies)
-    assert error.value.where == str(studies[1])

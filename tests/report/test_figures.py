@@ -6,11 +6,10 @@ import pytest
 
 from lmpipe.analysis.finding import Figure, Line, Lines
 from lmpipe.report.plots.bars import pack
-from lmpipe.report.plots.canvas import NARROW, THUMBNAIL, WIDE, spread
+from lmpipe.report.plots.canvas import NARROW, THUMBNAIL, WIDE
 from lmpipe.report.plots.figures import draw, y_range
 from lmpipe.report.plots.forest import cut_at, visible_range
 from lmpipe.report.plots.palette import BLUE, CSS_COLORS, HUES, RAMP, Palette
-from lmpipe.report.plots.style import number_text, round_coordinates
 from tests.support.fake_figures import EFFECTS, FIGURES, figures
 
 
@@ -68,6 +67,7 @@ def test_colors_are_readable_as_text(color):
 def test_failed_seeds_are_counted_and_lines_have_labels():
     svg = draw(FIGURES["rates"], Palette(), WIDE).svg
     assert {"2/3", "3/3", "pre-norm", "no RMSNorm", "bigram"} <= set(texts(svg))
+    assert "none" in texts(draw(FIGURES["lengths"], Palette()).svg), "missing bars"
     assert "1 of 3 failed" in " ".join(texts(draw(FIGURES["effects"], Palette(), WIDE).svg))
 
 
@@ -95,12 +95,6 @@ def test_far_effects_are_cut():
     assert cut_at(near) > 0.15
 
 
-def test_labels_are_moved_apart():
-    heights = spread([0.0, 1.0, 2.0, 50.0, 98.0, 99.0], 10.0, 100.0)
-    assert all(b - a >= 10 for a, b in itertools.pairwise(heights))
-    assert heights[3] == 50.0 and heights[-1] <= 100.0
-
-
 def test_spans_of_a_row_do_not_overlap():
     spans = FIGURES["minutes"].spans
     rows = pack(spans)
@@ -115,16 +109,3 @@ def test_drawing_is_saved_with_its_numbers(tmp_path):
     drawing.save(tmp_path / "lengths.svg")
     assert (tmp_path / "lengths.svg").read_text(encoding="utf-8") == drawing.svg
     assert (tmp_path / "lengths.csv").read_text(encoding="utf-8") == drawing.csv
-
-
-def test_missing_bars_are_marked():
-    assert "none" in texts(draw(FIGURES["lengths"], Palette()).svg)
-
-
-@pytest.mark.parametrize(("value", "text"), [(0.003, "0.003"), (20_000, "20,000"), (1e-23, "10⁻²³"), ("rope", "rope")])
-def test_settings_are_plain_numbers(value, text):
-    assert number_text(value) == text
-
-
-def test_coordinates_are_rounded():
-    assert round_coordinates('<path d="M 1.23456 20.5" x="1.23456"/>') == '<path d="M 1.23 20.5" x="1.23456"/>'

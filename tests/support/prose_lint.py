@@ -6,7 +6,6 @@ Its limits are those of a text that is read at full speed: short sentences, few 
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +20,18 @@ MAX_STATUS_WORDS = 6
 EXACT_BELOW = 10_000
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits of one block: sentences, and words of each."""
-
-    sentences: int
-    words: int
-
-
+# Limits of each block: sentences, and words of each.
 LIMITS = {
-    "question": Limits(1, 12),
-    "answer": Limits(1, 30),
-    "details": Limits(3, MAX_WORDS),
-    "caveat": Limits(2, MAX_WORDS),
-    "found": Limits(2, 25),
-    "finding": Limits(1, 25),
-    "care": Limits(1, 25),
-    "title": Limits(1, 20),
-    "subtitle": Limits(1, 20),
-    "alt": Limits(4, MAX_WORDS),
+    "question": (1, 12),
+    "answer": (1, 30),
+    "details": (3, MAX_WORDS),
+    "caveat": (2, MAX_WORDS),
+    "found": (2, 25),
+    "finding": (1, 25),
+    "care": (1, 25),
+    "title": (1, 20),
+    "subtitle": (1, 20),
+    "alt": (4, MAX_WORDS),
 }
 NUMBER = re.compile(r"(?<![\w.-])[+−-]?\d[\d,]*(?:\.\d+)?(?![\w])")
 # "2 of 5", "4.5 × 10¹²" and "1 h 22 min" are one number each; "95 % interval" is a term.
@@ -121,15 +113,15 @@ def sentence_faults(sentence: str) -> Iterator[str]:
 def block_faults(name: str, text: str) -> Iterator[str]:
     """Yield the faults of one block as pairs of sentence and fault."""
     kind = name if name in LIMITS else name.rpartition("_")[2]
-    limits, sentences = LIMITS[kind], sentences_of(text)
-    if len(sentences) > limits.sentences:
+    (max_sentences, max_words), sentences = LIMITS[kind], sentences_of(text)
+    if len(sentences) > max_sentences:
         yield f"{len(sentences)} sentences"
     if kind == "question" and text and not text.endswith("?"):
         yield "does not end with a question mark"
     for sentence in sentences:
         faults = list(sentence_faults(sentence))
-        if limits.words < (words := count_words(sentence)) <= MAX_WORDS:
-            faults.append(f"{words} words, at most {limits.words}")
+        if max_words < (words := count_words(sentence)) <= MAX_WORDS:
+            faults.append(f"{words} words, at most {max_words}")
         yield from (f"{fault}: {sentence}" for fault in faults)
 
 
