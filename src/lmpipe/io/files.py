@@ -22,6 +22,7 @@ DISK_ERRNOS = DISK_FULL_ERRNOS | {errno.EACCES, errno.EPERM, errno.EROFS, errno.
 MAX_INT_DIGITS = 40  # longer than any count
 # Lists that `collect_writes` fills.
 _collectors: list[list[Path]] = []
+_locked_until_exit: dict[Path, contextlib.AbstractContextManager] = {}
 
 
 @contextlib.contextmanager
@@ -202,6 +203,13 @@ def file_lock(path: str | Path, waiting: str | None = None) -> Iterator[IO[bytes
             if is_same_file(path, file.fileno()):
                 yield file
                 return
+
+
+def lock_until_exit(path: str | Path, waiting: str) -> None:
+    """Lock a file for this process until it ends; log `waiting` while another process holds it."""
+    if (path := Path(path).absolute()) not in _locked_until_exit:
+        _locked_until_exit[path] = file_lock(path, waiting)
+        _locked_until_exit[path].__enter__()
 
 
 def is_same_file(path: Path, descriptor: int) -> bool:
