@@ -296,12 +296,12 @@ def test_every_extension_of_the_readme_does_just_what_it_adds(clone, monkeypatch
     jobs = planned_jobs(planned)
     rules = ("make_corpus", "count_pretokens", "train_bpe", "account_models", "encode_shard", "concat_tokens")
     assert [jobs.get(rule, 0) for rule in rules] == [1, 2, 2, 0, 2, 1], "a corpus of two files, another vocabulary"
-    sweep_run = "vocabulary_and_context/vocab_size=320_context_length=128"
-    runs = [f"results/smoke/runs/{name}/seed0" for name in ("main_experiment/mine", sweep_run)]
-    clone.snakemake(*(f"{run}/summary.json" for run in runs), study=path)
-    mine, swept = (Run.read(clone.folder / run).config for run in runs)
-    assert (mine.corpus, mine.model.vocab_size, mine.model.context_length) == ("mine", 512, 64)
-    assert (swept.corpus, swept.model.vocab_size, swept.model.context_length) == ("stories", 320, 128)
+    swept = new.runs_by_folder["runs/vocabulary_and_context/vocab_size=320_context_length=128/seed0"]
+    assert (new.tokenizers[swept.tokenizer], swept.model.context_length) == (("stories", 320), 128)
+    mine = "results/smoke/runs/main_experiment/mine/seed0"
+    clone.snakemake(f"{mine}/summary.json", study=path)
+    config = Run.read(clone.folder / mine).config
+    assert (config.corpus, config.model.vocab_size, config.model.context_length) == ("mine", 512, 64)
 
     tokens = clone.results / "tokens/mine"
     files = sorted(file.name for file in tokens.rglob("*") if file.is_file() and file.stem.startswith("train"))
