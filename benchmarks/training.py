@@ -1,4 +1,4 @@
-"""Training steps beside peers: `python -m benchmarks.training [--shape wide] [--device cuda]`.
+"""Training steps beside peers: `python -m benchmarks.training [--shape wide] [--threads 1]`.
 
 The peers are transformers' LlamaForCausalLM and a GPT of nanoGPT's shape (benchmarks/gpt.py), each eager and compiled,
 with the same shape, batch, precision, threads and optimizer (AdamW, gradients clipped at 1). Each contestant is a
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -179,6 +179,7 @@ class Contestant:
         self.name, self.setting = name, setting
         command = [sys.executable, "-m", "benchmarks.training", "--shape", args.shape, "--device", args.device]
         command += ["--seconds", str(args.seconds), "--contestant", name, setting]
+        command += ["--threads", str(args.threads)] if args.threads else []
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/{name}-{setting}"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, **pipes, text=True, env=environment)
@@ -234,6 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="laptop", help="training setup (default laptop)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: the shape's)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant (default 7)")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a turn (default 1.5)")
     parser.add_argument("--only", nargs="*", default=[], help="contestants such as lmpipe-eager (default all)")
@@ -241,6 +243,7 @@ def main() -> None:
     parser.add_argument("--contestant", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     shape = SHAPES[args.shape]
+    shape = replace(shape, threads=args.threads or shape.threads)
     if args.contestant:
         contest(*args.contestant, shape, find_device(args.device), args.seconds)
         return
