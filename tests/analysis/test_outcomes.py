@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lmpipe.analysis.effects import effect_of, outcome_found
+from lmpipe.analysis.effects import correct_comparisons, effect_of, outcome_found
 from lmpipe.analysis.experiment_findings import byte_yardsticks, loss_yardsticks, target_metrics
-from lmpipe.analysis.finding import Effect
-from lmpipe.analysis.outcomes import NO_RUN, has_failed, seed_groups, study_noise
+from lmpipe.analysis.finding import Effect, Finding
+from lmpipe.analysis.outcomes import NATS, NO_RUN, has_failed, seed_groups, study_noise
 from lmpipe.analysis.ranking import select_best
 from lmpipe.analysis.rate_sweeps import own_sweep, sweeps_by_model
-from lmpipe.analysis.statistics import SeedNoise, mean_interval, pooled_noise
+from lmpipe.analysis.statistics import SeedNoise, mean_interval, pooled_noise, two_sided_p
 from lmpipe.data.documents import NgramBudget, NgramLoss
 from lmpipe.planning.plan import load_plan
 from tests.support.fake_results import EXPERIMENTS, change_summary, fabricate_study, fabricate_yardsticks, fake_study
@@ -67,9 +67,12 @@ def test_pooled_noise_equals_the_residual_of_a_one_way_anova():
 @pytest.mark.parametrize("sizes", [(4, 4), (3, 5)])
 def test_half_width_of_a_difference_equals_scipys_interval_of_two_samples(sizes):
     first, second = (np.random.default_rng(seed).normal(2.0, 0.1, size) for seed, size in enumerate(sizes))
-    reference = scipy.stats.ttest_ind(first, second).confidence_interval(0.95)
-    half_width = pooled_noise([list(first), list(second)]).difference_half_width(*sizes)
+    test = scipy.stats.ttest_ind(first, second)
+    reference = test.confidence_interval(0.95)
+    noise = pooled_noise([list(first), list(second)])
+    half_width = noise.difference_half_width(*sizes)
     assert half_width == pytest.approx((reference.high - reference.low) / 2, rel=1e-12)
+    assert two_sided_p(fmean(first) - fmean(second), half_width, noise.degrees) == pytest.approx(test.pvalue, rel=1e-9)
     assert SeedNoise(0.1, 10).difference_half_width(4) == SeedNoise(0.1, 10).difference_half_width(4, 4)
 
 
@@ -258,6 +261,22 @@ def test_seeds_of_the_variant_alone_are_compared_with_the_center(nope):
 def test_the_outcome_found_depends_on_the_smallest_visible_difference(difference, num_failed, noise, found):
     effect = Effect("NoPE", "nope", difference, None, [], num_failed, 2, "nats per token", 0.01)
     assert outcome_found(effect, noise) == found
+
+
+def test_effects_of_all_ablations_are_corrected_together():
+    def finding(*p_values):
+        rows = [Effect("a", "a", 0.1, (0.01, 0.19), [0.1], 0, 3, NATS, 0.01, p_value=value) for value in p_values]
+        return Finding("answered", effects=rows)
+
+    names = ["layer_norm_ablation", "pre_norm_ablation", "no_pos_emb", "token_budget"]
+    problems = dict(zip(names, (finding(0.001), finding(0.03), finding(0.027, None), finding(0.04)), strict=True))
+    corrected = correct_comparisons(problems)
+    assert {name: [row.differs for row in corrected[name].effects] for name in names} == {
+        "layer_norm_ablation": [True],
+        "pre_norm_ablation": [False],  # 0.027 is above 0.05 / 2, which ends the correction
+        "no_pos_emb": [False, True],  # no p-value: its interval alone
+        "token_budget": [True],  # no ablation: its interval alone
+    }
 
 
 # --- targets ----------------------------------------------------------------------------------------------------------

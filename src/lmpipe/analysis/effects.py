@@ -1,15 +1,17 @@
-"""Differences of variants from their baseline, and expectations beside what was found."""
+"""Differences of variants from their baseline, their correction, and expectations beside what was found."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from statistics import fmean, median
 
-from lmpipe.analysis.finding import Effect, Expectation
+from lmpipe.analysis.finding import Effect, Expectation, Finding
 from lmpipe.analysis.outcomes import NATS, SeedGroup, study_noise
 from lmpipe.analysis.rate_sweeps import own_sweep
 from lmpipe.analysis.results import Results
-from lmpipe.analysis.statistics import CONFIDENCE, SeedNoise, mean_interval, t_quantile
+from lmpipe.analysis.statistics import SeedNoise, holm, mean_interval, two_sided_p
 from lmpipe.study.experiments import Expect
 from lmpipe.study.labels import find_variant
+from lmpipe.study.problems import ABLATIONS
 
 
 def effect_of(results: Results, group: SeedGroup, baseline: SeedGroup, noise: SeedNoise | None) -> Effect:
@@ -24,18 +26,20 @@ def effect_of(results: Results, group: SeedGroup, baseline: SeedGroup, noise: Se
     ]  # fmt: skip
     failed = group.num_failed or baseline.num_failed
     difference = (median if failed else fmean)(differences) if differences else None
-    interval = None
+    interval = p_value = None
     if differences and not failed and min(group.num_seeds, baseline.num_seeds) > 1:
-        interval = mean_interval(differences)
+        interval, degrees = mean_interval(differences), len(differences) - 1
         if noise and group.measure == "validation_loss":
-            half_width = noise.difference_half_width(group.num_seeds, baseline.num_seeds)
+            half_width, degrees = noise.difference_half_width(group.num_seeds, baseline.num_seeds), noise.degrees
             interval = difference - half_width, difference + half_width
+        p_value = two_sided_p(difference, (interval[1] - interval[0]) / 2, degrees) if interval else None
     sweep = own_sweep(results, group)
     return Effect(
         label=group.label,
         variant=group.variant,
         difference=difference,
         interval=interval,
+        p_value=p_value,
         differences=differences,
         num_failed=group.num_failed,
         num_seeds=group.num_seeds,
@@ -70,21 +74,21 @@ def outcome_found(effect: Effect, noise: SeedNoise | None) -> str | None:
     return "higher" if effect.difference > 0 else "lower"
 
 
-def holm_resolved(effects: Iterable[Effect], noise: SeedNoise) -> tuple[int, int]:
-    """Return the numbers of effects with an interval, and of those that differ from zero at 5 % together (Holm 1979).
+def correct_comparisons(problems: Mapping[str, Finding]) -> dict[str, Finding]:
+    """Return the findings with `is_significant` set on the effects of the ablations, which are corrected together."""
+    compared = [row for name in ABLATIONS if name in problems for row in problems[name].effects if is_compared(row)]
+    significant = dict(zip(map(id, compared), holm([row.p_value for row in compared]), strict=True))
+    return {
+        name: replace(
+            finding, effects=[replace(row, is_significant=significant.get(id(row))) for row in finding.effects]
+        )
+        for name, finding in problems.items()
+    }
 
-    >>> clear = Effect("a", "a", 0.5, (0.4, 0.6), [], 0, 3, NATS, 0.01)
-    >>> unclear = Effect("b", "b", 0.1, (-0.1, 0.3), [], 0, 3, NATS, 0.01)
-    >>> holm_resolved([clear, unclear], SeedNoise(0.1, 10))
-    (2, 1)
-    """
-    from scipy.special import stdtr
 
-    quantile = t_quantile(noise.degrees)
-    widths = [(row.difference, (row.interval[1] - row.interval[0]) / 2) for row in effects if row.interval]
-    p_values = sorted(2 * float(stdtr(noise.degrees, -abs(value) / half * quantile)) for value, half in widths)
-    rejected = [p <= (1 - CONFIDENCE) / (len(p_values) - rank) for rank, p in enumerate(p_values)]
-    return len(p_values), [*rejected, False].index(False)
+def is_compared(effect: Effect) -> bool:
+    """Return True if an effect is one of the study's comparisons: a difference in nats with a p-value."""
+    return effect.p_value is not None and effect.unit == NATS
 
 
 def expectations(results: Results, experiment: str, effects: Mapping[str, Effect]) -> list[Expectation]:

@@ -202,6 +202,17 @@ class Effect:
     """Largest rate at which no seed failed."""
     breaks_at: float | None = None
     """Smallest rate at which a seed failed."""
+    p_value: float | None = None
+    """P-value of the t test behind the interval."""
+    is_significant: bool | None = None
+    """True if it is significant together with the study's other ablations (Holm); None if it is not one of them."""
+
+    @property
+    def differs(self) -> bool:
+        """True if the difference is significant, after the correction if there is one."""
+        if self.is_significant is not None:
+            return self.is_significant
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
 @element

@@ -51,6 +51,31 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return mean - half_width, mean + half_width
 
 
+def two_sided_p(value: float, half_width: float, degrees: int) -> float:
+    """Return the p-value of a t test against zero from half the 95 % interval.
+
+    >>> round(two_sided_p(4.303, 4.303, 2), 3)
+    0.05
+    """
+    from scipy.special import stdtr
+
+    return 2 * float(stdtr(degrees, -abs(value) / half_width * t_quantile(degrees))) if half_width else 0.0
+
+
+def holm(p_values: Sequence[float]) -> list[bool]:
+    """Return True for each test that is significant at 5 % together with the others (Holm 1979).
+
+    >>> holm([0.03, 0.001, 0.02]), holm([0.03, 0.001, 0.03])
+    ([True, True, True], [False, True, False])
+    """
+    significant = [False] * len(p_values)
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[index] > (1 - CONFIDENCE) / (len(p_values) - rank):
+            break
+        significant[index] = True
+    return significant
+
+
 def pooled_noise(groups: Iterable[Sequence[float]]) -> SeedNoise | None:
     """Return the pooled standard deviation of groups of at least two values; None without any.
 

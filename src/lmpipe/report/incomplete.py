@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from lmpipe.analysis.effects import correct_comparisons
 from lmpipe.analysis.finding import Finding, Findings, missing
 from lmpipe.analysis.problems.registry import analyze_problem
 from lmpipe.analysis.results import Results
@@ -67,7 +68,7 @@ def analyze_available(results: Results, snapshot: Snapshot, unreadable: Mapping[
     names = [*listed, *(name for name in runs if name not in PROBLEMS)]
     runs[ALL_RUNS] = snapshot.runs
     findings = {name: available_finding(results, name, runs.get(name, []), unreadable) for name in names}
-    return Findings(study=results.study.study, problems=findings)
+    return Findings(study=results.study.study, problems=correct_comparisons(findings))
 
 
 def available_finding(

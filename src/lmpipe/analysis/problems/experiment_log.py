@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from lmpipe.analysis.effects import holm_resolved
+from lmpipe.analysis.effects import is_compared
 from lmpipe.analysis.finding import Finding, Metric, Table, missing, optional_metric
 from lmpipe.analysis.outcomes import BITS, NATS, has_failed, study_noise
 from lmpipe.analysis.problems.ablation import ABLATIONS, analyze_ablation
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.runs import Run
+from lmpipe.analysis.statistics import CONFIDENCE, holm
 from lmpipe.planning.lineage import Lineage
 from lmpipe.provenance.job_records import is_record
 from lmpipe.study.labels import experiment_label, run_label
@@ -80,15 +81,14 @@ def noise_metrics(results: Results) -> dict[str, Metric]:
     counts = Counter(effect.num_seeds for effect in effects) or Counter({1: 1})
     num_seeds = counts.most_common(1)[0][0]
     visible = noise.difference_half_width(num_seeds)
-    alone = [row for row in effects if row.interval and not row.interval[0] <= 0 <= row.interval[1]]
-    compared, resolved = holm_resolved([effect for effect in effects if effect.unit == NATS], noise)
+    p_values = [effect.p_value for effect in effects if is_compared(effect)]
     return metrics | {
         "seed_sd_degrees": Metric(noise.degrees, "degrees of freedom", SOURCE),
         "smallest_visible_difference": Metric(visible, NATS, SOURCE),
         "seeds_of_ablations": Metric(num_seeds, "seeds", SOURCE),
-        "comparisons": Metric(compared, "differences with an interval", SOURCE),
-        "resolved_alone": Metric(len(alone), "intervals that exclude zero", SOURCE),
-        "resolved_together": Metric(resolved, "differences, after Holm's correction", SOURCE),
+        "comparisons": Metric(len(p_values), "differences with an interval", SOURCE),
+        "resolved_alone": Metric(sum(p <= 1 - CONFIDENCE for p in p_values), "intervals that exclude zero", SOURCE),
+        "resolved_together": Metric(sum(holm(p_values)), "differences, after Holm's correction", SOURCE),
     }
 
 

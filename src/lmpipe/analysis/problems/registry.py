@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from lmpipe.analysis.effects import correct_comparisons
 from lmpipe.analysis.experiment_findings import target_metrics
 from lmpipe.analysis.finding import Finding, Findings, Reference, ReferenceRow
 from lmpipe.analysis.problems import (
@@ -47,7 +48,8 @@ def analyze_all(results: Results) -> Findings:
     """Analyze every problem, and every other experiment of the study."""
     listed = listed_problems(results.study.handout, results.run_keys)
     names = [*listed, *(name for name in results.run_keys if name not in PROBLEMS)]
-    return Findings(study=results.study.study, problems={name: analyze_problem(name, results) for name in names})
+    problems = {name: analyze_problem(name, results) for name in names}
+    return Findings(study=results.study.study, problems=correct_comparisons(problems))
 
 
 def analyze_problem(name: str, results: Results) -> Finding:

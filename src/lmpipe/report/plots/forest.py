@@ -63,7 +63,7 @@ def label_rows(canvas: Canvas, data: Forest, colors: Mapping[str, str], texts: l
 
 
 def draw_effect(ax: Axes, row: Effect, y: int, color: str, limit: float) -> None:
-    """Draw one effect; its dot is filled if the interval excludes zero."""
+    """Draw one effect; its diamond is filled if the difference is significant."""
     low, high = row.interval or (0.0, 0.0)
     if row.interval:
         ax.plot([max(low, -limit), min(high, limit)], [y, y], color=color, linewidth=1.6)
@@ -75,7 +75,7 @@ def draw_effect(ax: Axes, row: Effect, y: int, color: str, limit: float) -> None
         at = limit if row.difference > 0 else -limit
         ax.plot([at], [y], ">" if at > 0 else "<", color=color, markersize=7, clip_on=False)
         return
-    face = color if row.interval and not low <= 0 <= high else BACKGROUND
+    face = color if row.differs else BACKGROUND
     ax.plot([row.difference], [y], "D", color=color, markersize=5.5, markerfacecolor=face, markeredgewidth=1.4)
 
 
