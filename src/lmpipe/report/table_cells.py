@@ -120,19 +120,10 @@ def column_texts(values: Sequence[Any]) -> list[str | None]:
     largest, smallest = (bound((abs(value) for value in floats if value), default=1) for bound in (max, min))
     even = not short and largest < 1e6 and smallest >= 1e-5 * largest
     decimals = min(max(0, 3 - math.floor(math.log10(largest))), 4 if largest >= 1e-3 else 6)
-    texts = [f"{value:,.{decimals}f}" if even and value in floats else cell_text(value) for value in values]
     return [
-        text.replace("-", "−") if is_number(value) and text else text for text, value in zip(texts, values, strict=True)
+        f"{value:,.{decimals}f}".replace("-", "−") if even and value in floats else metric_text(value, "")
+        for value in values
     ]
-
-
-def cell_text(value: Any) -> str | None:
-    """Return the text of a single cell, or None if it is undefined."""
-    if isinstance(value, float):
-        return format_number(value, 4) if math.isfinite(value) else None
-    if isinstance(value, bool) or not isinstance(value, int):
-        return metric_text(value, "")
-    return format_int(value)
 
 
 def sort_key(value: Any) -> str:
