@@ -17,7 +17,9 @@ def test_words_are_lower_case_runs_of_letters_and_apostrophes():
 
 
 def test_metrics_by_hand():
-    metrics = text_metrics("The cat sat. The cat sat, the cat sat on a zorp", {"the", "cat", "sat", "on", "a"})
+    metrics = text_metrics(
+        split_words("The cat sat. The cat sat, the cat sat on a zorp"), {"the", "cat", "sat", "on", "a"}
+    )
     assert metrics.words == 12
     assert metrics.known_word_share == pytest.approx(11 / 12)
     assert metrics.distinct_1 == pytest.approx(6 / 12)
@@ -28,7 +30,7 @@ def test_metrics_by_hand():
 
 
 def test_metrics_of_no_words_are_undefined():
-    metrics = text_metrics("... 12", {"a"})
+    metrics = text_metrics(split_words("... 12"), {"a"})
     assert metrics.words == 0
     assert {getattr(metrics, name) for name in METRICS} == {None}
     assert distinct_share(["a", "b"], 3) is None

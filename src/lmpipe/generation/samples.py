@@ -17,6 +17,7 @@ from lmpipe.generation.text_metrics import (
     HeldOutMetrics,
     TextMetrics,
     held_out_metrics,
+    split_words,
     text_metrics,
     training_vocabulary,
     unknown_words,
@@ -186,7 +187,7 @@ def make_record(
         context_truncations=tuple(sample.context_truncations),
         cut_characters=tuple(len(detokenize(tokenizer, sample.new_ids[:count])) for count in num_before),
         unknown_words=unknown_words(text, vocabulary),
-        **text_metrics(text, vocabulary).model_dump(),
+        **text_metrics(split_words(text), vocabulary).model_dump(),
     )
 
 

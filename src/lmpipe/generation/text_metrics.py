@@ -70,13 +70,8 @@ def distinct_share(words: Sequence[str], n: int) -> float | None:
     return len(set(ngrams)) / len(ngrams) if ngrams else None
 
 
-def text_metrics(text: str, vocabulary: set[str]) -> TextMetrics:
-    """Return the metrics of a text; `vocabulary` is that of the training text."""
-    return word_metrics(split_words(text), vocabulary)
-
-
-def word_metrics(words: Sequence[str], vocabulary: set[str]) -> TextMetrics:
-    """Return the metrics of a text from its words."""
+def text_metrics(words: Sequence[str], vocabulary: set[str]) -> TextMetrics:
+    """Return the metrics of a text from its words; `vocabulary` is that of the training text."""
     distinct_4 = distinct_share(words, 4)
     return TextMetrics(
         words=len(words),
@@ -120,7 +115,7 @@ def held_out_metrics(path: str | Path, sample_words: Sequence[int], vocabulary: 
     if not selected:
         texts = (split_words(document.decode("utf-8", "replace")) for document in documents(path))
         selected = nlargest(MAX_HELD_OUT_DOCUMENTS, texts, key=len)
-    metrics = [word_metrics(words, vocabulary) for words in selected]
+    metrics = [text_metrics(words, vocabulary) for words in selected]
     values = {name: [value for m in metrics if (value := getattr(m, name)) is not None] for name in METRICS}
     return HeldOutMetrics(
         documents=len(selected),

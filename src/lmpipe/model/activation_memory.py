@@ -86,65 +86,46 @@ def computed_itemsize(precision: str) -> int:
 
 def saved_activations(config: ModelConfig) -> list[SavedActivation]:
     """Return every activation that the handout's list counts or that torch saves for the backward pass."""
-    head_input = "4 * S * D" if norm_placement(config).final else "0"
-    early_gradient = "computed with the loss, in the forward pass"
-    activations = [
-        SavedActivation("token ids", "embedding", "0", "8 * S", "8 bytes each, to find the rows of the gradient"),
-        *norm_activations(config),
-        *attention_activations(config),
-        *feed_forward_activations(config),
-        SavedActivation("input of the output head", "lm_head", head_input, "0", "the loss saves its gradient instead"),
-        SavedActivation("gradient of the output head's input", "loss", "0", "c * S * D", early_gradient),
-        SavedActivation("logits", "loss", "4 * S * V", "0", CHUNKED),
-        SavedActivation("cross-entropy (softmax of the logits)", "loss", "4 * S * V", "0", CHUNKED),
-    ]
-    return [activation for activation in activations if (activation.handout, activation.saved) != ("0", "0")]
-
-
-def norm_activations(config: ModelConfig) -> list[SavedActivation]:
-    """Return what RMSNorms save; their outputs are counted at the matrices that read them."""
-    norms = norm_placement(config)
-    inputs = sum_terms(["8 * L * S * D" if norms.in_blocks else "0", "4 * S * D" if norms.final else "0"])
-    scales = sum_terms(["8 * L * S" if norms.in_blocks else "0", "4 * S" if norms.final else "0"])
-    return [
-        SavedActivation("inputs of the RMSNorms", "norms", "0", inputs, "for the gradients of input and gain"),
-        SavedActivation("reciprocal roots of the RMSNorms", "norms", "0", scales, "a number for each position"),
-    ]
-
-
-def attention_activations(config: ModelConfig) -> list[SavedActivation]:
-    """Return what attention saves."""
-    recomputed = "fused attention recomputes them from queries and keys"
-    return [
-        SavedActivation("inputs of attention", "attention", block_input(config), "c * L * S * D", MATMUL_INPUT),
-        SavedActivation("queries, keys and values", "attention", "12 * L * S * D", "3 * c * L * S * D"),
-        SavedActivation("attention scores QKᵀ", "attention", "4 * L * H * S**2", "0", recomputed),
-        SavedActivation("softmax of the scores", "attention", "4 * L * H * S**2", "0", recomputed),
-        SavedActivation("weighted sums of the values", "attention", "4 * L * S * D", "c * L * S * D"),
-        SavedActivation("output projection", "attention", "4 * L * S * D", "0", SUM),
-    ]
-
-
-def feed_forward_activations(config: ModelConfig) -> list[SavedActivation]:
-    """Return the activations that the feed-forward saves."""
-    gate = has_gate(config)
+    gate, norms = has_gate(config), norm_placement(config)
+    # Outputs of RMSNorms are counted at the matrices that read them.
+    norm_inputs = sum_terms(["8 * L * S * D" if norms.in_blocks else "0", "4 * S * D" if norms.final else "0"])
+    norm_scales = sum_terms(["8 * L * S" if norms.in_blocks else "0", "4 * S" if norms.final else "0"])
+    block_input = "4 * L * S * D" if norms.in_blocks else "0", "c * L * S * D", MATMUL_INPUT
+    head_input = "4 * S * D" if norms.final else "0"
+    fused = "0", "fused attention recomputes them from queries and keys"
     silu = ("0", "the activation recomputes it") if gate else ("c * L * S * F",)
-    w3 = SavedActivation("W3", "feed_forward", "4 * L * S * F", "c * L * S * F")
-    product = SavedActivation("product of SiLU and W3", "feed_forward", "4 * L * S * F", *silu)
-    return [
-        SavedActivation(
-            "inputs of the feed-forward", "feed_forward", block_input(config), "c * L * S * D", MATMUL_INPUT
-        ),
-        SavedActivation("W1", "feed_forward", "4 * L * S * F", "c * L * S * F"),
-        SavedActivation("SiLU", "feed_forward", "4 * L * S * F", *silu),
-        *([w3, product] if gate else []),
-        SavedActivation("W2", "feed_forward", "4 * L * S * D", "0", SUM),
+    gate_rows = [
+        ("W3", "feed_forward", "4 * L * S * F", "c * L * S * F"),
+        ("product of SiLU and W3", "feed_forward", "4 * L * S * F", *silu),
     ]
-
-
-def block_input(config: ModelConfig) -> str:
-    """Return the handout's bytes for the input of an attention or feed-forward block: the RMSNorm's output, if any."""
-    return "4 * L * S * D" if norm_placement(config).in_blocks else "0"
+    rows = [
+        ("token ids", "embedding", "0", "8 * S", "8 bytes each, to find the rows of the gradient"),
+        ("inputs of the RMSNorms", "norms", "0", norm_inputs, "for the gradients of input and gain"),
+        ("reciprocal roots of the RMSNorms", "norms", "0", norm_scales, "a number for each position"),
+        ("inputs of attention", "attention", *block_input),
+        ("queries, keys and values", "attention", "12 * L * S * D", "3 * c * L * S * D"),
+        ("attention scores QKᵀ", "attention", "4 * L * H * S**2", *fused),
+        ("softmax of the scores", "attention", "4 * L * H * S**2", *fused),
+        ("weighted sums of the values", "attention", "4 * L * S * D", "c * L * S * D"),
+        ("output projection", "attention", "4 * L * S * D", "0", SUM),
+        ("inputs of the feed-forward", "feed_forward", *block_input),
+        ("W1", "feed_forward", "4 * L * S * F", "c * L * S * F"),
+        ("SiLU", "feed_forward", "4 * L * S * F", *silu),
+        *(gate_rows if gate else []),
+        ("W2", "feed_forward", "4 * L * S * D", "0", SUM),
+        ("input of the output head", "lm_head", head_input, "0", "the loss saves its gradient instead"),
+        (
+            "gradient of the output head's input",
+            "loss",
+            "0",
+            "c * S * D",
+            "computed with the loss, in the forward pass",
+        ),
+        ("logits", "loss", "4 * S * V", "0", CHUNKED),
+        ("cross-entropy (softmax of the logits)", "loss", "4 * S * V", "0", CHUNKED),
+    ]
+    activations = [SavedActivation(*row) for row in rows]
+    return [activation for activation in activations if (activation.handout, activation.saved) != ("0", "0")]
 
 
 def batch_independent_activations(precision: str) -> list[SavedActivation]:

@@ -69,6 +69,7 @@ class ProgressWriter:
             return
         self.next_write = now + WRITE_SECONDS
         self.recent.append((state.step, state.wall_seconds))
+        (first_step, start), (last_step, end) = self.recent[0], self.recent[-1]
         content = RunProgress(
             config=self.config,
             planned_steps=self.planned_steps,
@@ -76,18 +77,13 @@ class ProgressWriter:
             step=state.step,
             training_loss=state.recent_loss if state.recent_losses else None,
             best_validation_loss=state.best_validation_loss,
-            tokens_per_second=self.tokens_per_second(),
+            tokens_per_second=(last_step - first_step) * self.tokens_per_step / (end - start) if end > start else None,
             updated_at=time.time(),
         )
         unfinished = self.path.with_name(f"{PROGRESS}.unfinished")
         with contextlib.suppress(OSError):
             unfinished.write_text(content.model_dump_json(), encoding="utf-8")
             unfinished.replace(self.path)
-
-    def tokens_per_second(self) -> float | None:
-        """Return the throughput over the recent writes; None before the first step."""
-        (first_step, start), (last_step, end) = self.recent[0], self.recent[-1]
-        return (last_step - first_step) * self.tokens_per_step / (end - start) if end > start else None
 
 
 def read_progress(path: Path) -> RunProgress | None:

@@ -4,7 +4,6 @@ Loading takes 0.05 s and 40 MB; Numba's own cache takes 1 s and 130 MB. A module
 machine and Python, under a lock, however many processes start together.
 """
 
-import contextlib
 import ctypes
 import hashlib
 import json
@@ -13,7 +12,7 @@ import platform
 import subprocess
 import sys
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -88,21 +87,6 @@ def compile_in_subprocess(module: str, variant: dict[str, str]) -> bytes:
     return subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, check=True).stdout
 
 
-@contextlib.contextmanager
-def patched_environ(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables while the block runs."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 # Object code and callbacks live as long as the process.
 _kept_alive: list[object] = []
 
@@ -156,14 +140,14 @@ def compile_in_process(module: str, variant: dict[str, str]) -> dict[str, Callab
     """
     from lmpipe.kernels.runtime import compile
 
-    with patched_environ(variant):
-        from lmpipe.kernels.runtime import intrinsics
+    os.environ.update(variant)  # modules of kernels read it when they are imported
+    from lmpipe.kernels.runtime import intrinsics
 
-        imported = {"LMPIPE_CHECK": str(int(intrinsics.CHECKED)), "LMPIPE_WIDE": str(intrinsics.ID_BYTES // 4)}
-        if imported != variant:
-            problem = "cannot be compiled for ids of 16 and of 32 bits, or checked and unchecked, in one process"
-            raise InputError("kernels", problem, "use a process for each, or set LMPIPE_CACHE to a writable folder")
-        callbacks = compile.jit_callbacks(module)
+    imported = {"LMPIPE_CHECK": str(int(intrinsics.CHECKED)), "LMPIPE_WIDE": str(intrinsics.ID_BYTES // 4)}
+    if imported != variant:
+        problem = "cannot be compiled for ids of 16 and of 32 bits, or checked and unchecked, in one process"
+        raise InputError("kernels", problem, "use a process for each, or set LMPIPE_CACHE to a writable folder")
+    callbacks = compile.jit_callbacks(module)
     _kept_alive.append(callbacks)
     return {
         name: ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arguments)(callback.address)
