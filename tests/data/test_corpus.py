@@ -161,7 +161,7 @@ def test_target_inside_a_delimiter_is_a_document_end(tmp_path):
     assert train.decode() == valid.decode() == f"0.\n{END}\n"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=30)
 @given(
     documents=st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=30), min_size=2, max_size=20),
     share=st.floats(0.05, 0.95),

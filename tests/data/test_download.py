@@ -142,7 +142,7 @@ RECOVERED = {
     "cut": ([{"cut": CUT}, {}], (), [0, CUT]),
     "no ranges": ([{"cut": CUT, "ranges": False}, {"ranges": False}], (), [0, CUT]),
     "redirects": ([REDIRECT, {"cut": CUT}, REDIRECT, {}], (), [0, 0, CUT, CUT]),
-    **{f"busy {code}": ([refuse(code), refuse(code), {}], (), [0, 0, 0]) for code in (408, 429, 500, 503)},
+    "busy": ([refuse(408), refuse(503), {}], (), [0, 0, 0]),
     "changed": ([{"body": OTHER, "cut": CUT, "ETag": '"old"'}, {}], (), [0, CUT]),
     "weak tag": ([{"body": OTHER, "cut": CUT, "ETag": 'W/"a"'}, DEAF | {"ETag": 'W/"b"'}, {}], (), [0, CUT, 0]),
     "date": ([{"body": OTHER, "cut": CUT} | OLD_DATE, DEAF | NEW_DATE, NEW_DATE], (), [0, CUT, 0]),
@@ -152,7 +152,6 @@ RECOVERED = {
     "tag not ASCII": ([{"body": OTHER, "cut": CUT, "ETag": '"é"'}, NO_TAG], (), [0, 0]),
     "other range": ([{"cut": CUT}, {"Content_Range": "bytes 9-{last}/{size}"}, {}], (), [0, CUT, 0]),
     "other total": ([{"cut": CUT}, {"Content_Range": "bytes {start}-99/999999"}, {}], (), [0, CUT, 0]),
-    "no numbers": ([{"cut": CUT}, {"Content_Range": "bytes"}, {}], (), [0, CUT, 0]),
     "no bytes": ([{"cut": CUT}, {"Content_Range": "lines 1-2/3"}, {}], (), [0, CUT, 0]),
     "chunked": ([{"chunked": True, "cut": CUT}, {"cut": 99, "Content_Range": REST}, {}], (), [0, CUT, CUT + 99]),
     "no total": ([{"chunked": True, "cut": CUT}, {"Content_Range": "bytes {start}-9/*"}, {}], (), [0, CUT, 0]),
@@ -160,12 +159,10 @@ RECOVERED = {
 }
 
 
-@both
 @pytest.mark.parametrize(("answers", "keys", "starts"), RECOVERED.values(), ids=RECOVERED)
-def test_download_recovers(server, path, name, answers, keys, starts):
-    body = {"body": PUBLISHED[name]}
-    server.script = [serve(**body | answer) if isinstance(answer, dict) else answer for answer in answers]
-    assert_downloads(declare(server, name, keys), path)
+def test_download_recovers(server, path, answers, keys, starts):
+    server.script = [serve(**{"body": TEXT} | answer) if isinstance(answer, dict) else answer for answer in answers]
+    assert_downloads(declare(server, keys=keys), path)
     assert server.starts() == starts
 
 
@@ -179,7 +176,7 @@ def test_later_call_resumes(server, path, name):
 
 
 def test_cuts_with_progress_are_retried_forever(server, path):
-    server.script = [serve(TEXT, cut=1000)]
+    server.script = [serve(TEXT, cut=4000)]
     assert_downloads(declare(server), path)
     assert len(server.requests) > 5 * POLICY.attempts
 
@@ -200,12 +197,11 @@ download(TextFile.model_validate({settings!r}), {str(path)!r})"""
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("reached", [1, CUT])
-def test_killed_download_resumes(server, path, reached):
+def test_killed_download_resumes(server, path):
     server.script = [serve(TEXT, pause=0.01)]
     part = part_of(path)
     with start_download(declare(server), path) as process:
-        wait_for(lambda: part.exists() and part.stat().st_size >= reached)
+        wait_for(lambda: part.exists() and part.stat().st_size)
         process.kill()
     size = part.stat().st_size
     server.requests.clear()
@@ -237,9 +233,15 @@ def test_of_two_processes_one_downloads(server, path):
 # --- slow and busy servers
 
 
-def test_retry_after_is_respected_up_to_max_pause(server, path, monkeypatch):
+@pytest.fixture
+def pauses(monkeypatch):
+    """Return the seconds of every pause between attempts; none takes its time."""
     pauses = []
     monkeypatch.setattr(download_module.time, "sleep", pauses.append)
+    return pauses
+
+
+def test_retry_after_is_respected_up_to_max_pause(server, path, pauses):
     answers = [refuse(429, Retry_After=7), refuse(503, Retry_After=86400), refuse(503, Retry_After="soon")]
     server.script = [*answers, serve(TEXT)]
     download(declare(server), path, RetryPolicy(max_pause=20))
@@ -247,9 +249,7 @@ def test_retry_after_is_respected_up_to_max_pause(server, path, monkeypatch):
     assert 4 <= pauses[2] <= 5
 
 
-def test_pauses_double(server, path, monkeypatch):
-    pauses = []
-    monkeypatch.setattr(download_module.time, "sleep", pauses.append)
+def test_pauses_double(server, path, pauses):
     server.script = [refuse(503)]
     assert "503" in assert_fails(declare(server), path, RetryPolicy()).problem
     assert pauses == sorted(pauses) and len(pauses) == 5 and 31 <= sum(pauses) <= 31 * 1.25
@@ -294,7 +294,7 @@ def test_failure_is_one_line_in_bounded_time(server, path, answer, keys, is_part
         assert names(path) == [".part", ".part.json"] * is_part_left
 
 
-@pytest.mark.parametrize("code", [401, 403, 404, 410])
+@pytest.mark.parametrize("code", [401, 404])
 def test_refusal_is_final_and_keeps_the_part(server, path, code):
     settings = leave_part(server, path, "text.txt")
     server.script = [refuse(code)]
@@ -409,12 +409,12 @@ def test_too_little_disk_space_is_reported_before_the_first_byte(server, path, m
 def test_full_disk_keeps_the_part(server, path, name, size):
     """A limit on the size of files stands for the disk: it stops the part, or the decompressed text."""
     server.script = [serve(PUBLISHED[name])]
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (min(size + 20, 80_000), hard))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (min(size + 20, 80_000), limits[1]))
     try:
         assert_fails(declare(server, name), path)
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert names(path) == [".part", ".part.json"]
     assert size <= part_of(path).stat().st_size
     assert_downloads(declare(server, name), path)
@@ -430,10 +430,6 @@ def test_offline_error_says_where_to_put_the_text(path):
     assert error.where == settings["url"]
     assert all(fact in error.remedy for fact in (f"{len(TEXT):,}", SHA256, str(path)))
     assert names(path) == []
-
-
-def test_unknown_host_is_no_connection(path):
-    assert_fails({"url": "http://nowhere.invalid/text.txt"}, path)
 
 
 def test_hf_endpoint_replaces_the_hub(server, path, monkeypatch):
@@ -502,38 +498,26 @@ def make_corpus(tmp_path):
 
 
 @pytest.mark.workflow
-def test_downloaded_text_is_never_lost(server, make_corpus, tmp_path):
-    """Neither another declaration, nor its date, nor --forceall costs a text that is there; two studies share it."""
-    server.script = [serve(PUBLISHED["text.txt.gz"], cut=CUT), serve(PUBLISHED["text.txt.gz"])]
+def test_text_is_never_lost_in_the_workflow(server, make_corpus, tmp_path):
+    """A failed job leaves the part, and a wrong text stays; no other declaration, date or --forceall costs a text."""
+    server.script = [serve(PUBLISHED["text.txt.gz"], cut=CUT), refuse(404), serve(PUBLISHED["text.txt.gz"])]
     path = tmp_path / "resources" / f"{SHA256[:12]}-text.txt"
-    first = make_corpus("one", declare(server, "text.txt.gz", ["sha256"]))
-    assert first.returncode == 0, first.stderr
-    assert path.read_bytes() == TEXT and names(path) == [""]
-    inode = path.stat().st_ino
+    failed = make_corpus("one", declare(server, "text.txt.gz"))
+    assert (failed.returncode, names(path)) == (1, [".part", ".part.json"])
+    assert "404" in failed.stderr
 
+    path.write_bytes(OTHER)
+    assert SHA256 in make_corpus("one", declare(server, "text.txt.gz")).stderr
+    assert path.read_bytes() == OTHER
+    path.unlink()
+    corpus = make_corpus("one", declare(server, "text.txt.gz"))
+    assert corpus.returncode == 0, corpus.stderr
+    assert (path.read_bytes(), names(path), server.starts()) == (TEXT, [""], [0, CUT, CUT])
+
+    inode = path.stat().st_ino
     path.touch()
     moved = declare(server, "text.txt.gz") | {"url": "https://elsewhere.invalid/data/text.txt.gz"}
     assert "Nothing to be done" in make_corpus("one", moved, "--dry-run").stdout
     forced = make_corpus("two", declare(server), "--forceall")
     assert forced.returncode == 0, forced.stderr
-    assert len(server.requests) == 2
-    assert path.stat().st_ino == inode
-
-
-@pytest.mark.workflow
-def test_study_continues_with_a_text_placed_by_hand(server, make_corpus, tmp_path):
-    server.script = [serve(PUBLISHED["text.txt.gz"], cut=CUT), refuse(404)]
-    path = tmp_path / "resources" / f"{SHA256[:12]}-text.txt"
-    failed = make_corpus("one", declare(server, "text.txt.gz"))
-    assert failed.returncode == 1
-    assert "404" in failed.stderr
-    assert names(path) == [".part", ".part.json"], "Snakemake removes outputs of a failed job, but not these"
-
-    path.write_bytes(OTHER)
-    wrong = make_corpus("one", declare(server, "text.txt.gz"))
-    assert SHA256 in wrong.stderr
-    assert not (tmp_path / "results/one/corpora/mine/train.txt").exists()
-    assert path.read_bytes() == OTHER
-    path.write_bytes(TEXT)
-    corpus = make_corpus("one", declare(server, "text.txt.gz"))
-    assert corpus.returncode == 0, corpus.stderr
+    assert (len(server.requests), path.stat().st_ino) == (3, inode)

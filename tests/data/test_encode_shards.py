@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -63,6 +63,7 @@ def edit(path, **changes):
     write_json(path, read_json(path) | changes)
 
 
+@settings(max_examples=15)
 @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=60).map("".join), st.integers(1, 6))
 def test_concatenated_shards_equal_the_whole_text(tmp_path_factory, text, shards):
     folder = tmp_path_factory.getbasetemp()

@@ -155,8 +155,7 @@ def fills_folder(name: str) -> bool:
 
 
 def shorten_measurements(patch: pytest.MonkeyPatch) -> None:
-    """Replace what takes seconds: all of Unicode, counts of real models, and timings of steps and products."""
-    patch.setattr("lmpipe.tokenizer.unicode_demo.decodes", lambda decode, text: text.isascii())
+    """Replace what takes seconds: counts of real models, and timings of steps and products."""
     patch.setattr("lmpipe.model.torch_counts.count_with_torch", expected_counts)
     patch.setattr("lmpipe.training.profiling.count_torch_flops", lambda config, batch_size, backward=False: 1)
     patch.setattr("lmpipe.training.profiling.MATMUL_SECONDS", 0)

@@ -1,5 +1,4 @@
 import io
-import os
 import re
 import subprocess
 import sys
@@ -56,6 +55,11 @@ def save_counts(path, counts: Mapping[bytes, int]) -> None:
         write_counts(file, counts)
 
 
+def set_block_bytes(patch, size: int) -> None:
+    for module in (chunking, pretoken_counts):
+        patch.setattr(module, "BLOCK_BYTES", size)
+
+
 def expected(data: bytes, specials: list[str]) -> pretoken_table.PretokenArrays:
     return words_of(Counter(naive_bpe.pretokens(data.decode("utf-8", "surrogateescape"), specials)))
 
@@ -73,8 +77,7 @@ def counted_by_regex(data: bytes) -> pretoken_table.PretokenArrays:
 @example(data=b"<|a|> <|b|> <|a|> <|a|> <|b|", block=3, threads=3)
 def test_neither_blocks_nor_threads_change_the_counts(tmp_path_factory, data, block, threads):
     with pytest.MonkeyPatch.context() as patch:
-        for module in (chunking, pretoken_counts):
-            patch.setattr(module, "BLOCK_BYTES", block)
+        set_block_bytes(patch, block)
         patch.setattr(chunking, "WINDOW_BYTES", 1)
         patch.setattr(pretoken_counts, "available_cpus", lambda: threads)
         assert equal(counted(tmp_path_factory.getbasetemp(), data, SPECIALS), expected(data, SPECIALS))
@@ -85,8 +88,7 @@ def test_blocks_join_to_the_text_and_are_about_equal(tmp_path_factory, text, blo
     path = tmp_path_factory.getbasetemp() / "blocks.txt"
     path.write_bytes(data := text.encode())
     with pytest.MonkeyPatch.context() as patch, open(path, "rb") as file:
-        for module in (chunking, pretoken_counts):
-            patch.setattr(module, "BLOCK_BYTES", block)
+        set_block_bytes(patch, block)
         blocks = list(chunking.blocks(file.fileno(), [], 0, len(data)))
     assert b"".join(data[start:stop] for start, stop in blocks) == data
     assert all(stop - start >= block for start, stop in blocks[:-1])
@@ -120,10 +122,9 @@ def test_tables_grow_are_emptied_into_each_other_and_sort_by_bytes(monkeypatch):
 
 def test_full_tables_of_threads_are_emptied_into_the_shared_one(tmp_path, monkeypatch):
     monkeypatch.setattr(pretoken_counts, "THREAD_CAPACITY", 1 << 13)
-    for module in (chunking, pretoken_counts):
-        monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 16)
+    set_block_bytes(monkeypatch, 1 << 16)
     monkeypatch.setattr(PretokenTable.__init__, "__defaults__", (1 << 13,))
-    data = " ".join(f"{number:x} {number * 12345678901234567:030x}" for number in range(60_000)).encode()
+    data = " ".join(f"{number:x} {number * 12345678901234567:030x}" for number in range(20_000)).encode()
     assert equal(counted(tmp_path, data, []), counted_by_regex(data))
 
 
@@ -133,18 +134,19 @@ def test_full_tables_of_threads_are_emptied_into_the_shared_one(tmp_path, monkey
         b"",
         b" ",
         b"\0",
-        b" " * 300_000,
-        b"a" * 3_000_000,
-        b"a b " * 300_000 + b"c" * 1_500_000 + b" d",
-        "漢字。".encode() * 200_000,
-        b"line\r\n" * 50_000,
-        b"\xff\xe2\x82" * 100_000,
-        b"<|endoftext|>" * 100_000,
+        b" " * 10_000,
+        b"a" * 60_000,
+        b"a b " * 10_000 + b"c" * 60_000 + b" d",
+        "漢字。".encode() * 10_000,
+        b"line\r\n" * 10_000,
+        b"\xff\xe2\x82" * 10_000,
+        b"<|endoftext|>" * 3000,
         b"no newline at the end",
     ],
     ids=lambda data: f"{data[:8]!r} {len(data)}",
 )
-def test_long_and_strange_texts(tmp_path, data):
+def test_long_and_strange_texts(tmp_path, monkeypatch, data):
+    set_block_bytes(monkeypatch, 1 << 14)
     assert equal(counted(tmp_path, data, SPECIALS), counted_by_regex(data))
 
 
@@ -156,8 +158,7 @@ def test_file_truncated_while_read_is_an_input_error(tmp_path):
 
 
 def test_an_error_in_one_thread_ends_them_all(tmp_path, monkeypatch):
-    for module in (chunking, pretoken_counts):
-        monkeypatch.setattr(module, "BLOCK_BYTES", 10)
+    set_block_bytes(monkeypatch, 10)
     monkeypatch.setattr(pretoken_counts, "available_cpus", lambda: 2)
 
     def fail(*_):
@@ -169,17 +170,14 @@ def test_an_error_in_one_thread_ends_them_all(tmp_path, monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_text(tmp_path):
-    code = (
-        "import sys; from lmpipe.tokenizer.pretoken_counts import count_pretokens;"
-        "from lmpipe.provenance.environment import peak_memory_bytes;"
-        "count_pretokens(sys.argv[1], ['<|endoftext|>']); print(peak_memory_bytes())"
-    )
-    peaks = []
-    for repeats in (20_000, 600_000):
+    code = "from lmpipe.tokenizer.pretoken_counts import count_pretokens\n"
+    code += "from lmpipe.provenance.environment import peak_memory_bytes"
+    for repeats in (50_000, 600_000):
         path = tmp_path / f"{repeats}.txt"
         path.write_text("One day a small cat saw a big dog. " * repeats)
-        peaks.append(int(subprocess.check_output([sys.executable, "-c", code, str(path)], env=os.environ)))
-    assert peaks[1] - peaks[0] < 8e6
+        code += f"\ncount_pretokens({str(path)!r}, ['<|endoftext|>'])\nprint(peak_memory_bytes())"
+    small, large = map(int, subprocess.check_output([sys.executable, "-c", code]).split())
+    assert large - small < 8e6
 
 
 def write(path, data: bytes):
@@ -206,11 +204,6 @@ def test_shards_end_after_documents_and_count_what_the_whole_counts(tmp_path_fac
     assert sum_counts(counts) == count_pretokens(path, [END_OF_TEXT])
 
 
-def test_shards_of_many_documents_are_about_equal(tmp_path):
-    path = write(tmp_path / "text.txt", (b"a" * 87 + END_OF_TEXT.encode()) * 1000)
-    assert [stop - start for start, stop in shard_bounds(path, 4)] == [25_100, 25_000, 25_000, 24_900]
-
-
 @given(st.dictionaries(st.binary(min_size=1, max_size=5), st.integers(1, 2**40), max_size=20))
 def test_counts_round_trip_and_equal_counts_give_equal_bytes(tmp_path_factory, counts):
     folder = tmp_path_factory.getbasetemp()
@@ -218,13 +211,6 @@ def test_counts_round_trip_and_equal_counts_give_equal_bytes(tmp_path_factory, c
     save_counts(folder / "b.npz", dict(reversed(counts.items())))
     assert load_counts(folder / "a.npz") == counts
     assert (folder / "a.npz").read_bytes() == (folder / "b.npz").read_bytes()
-    with np.load(folder / "a.npz", allow_pickle=False) as arrays:
-        assert {name: arrays[name].dtype.name for name in arrays} == {
-            "text": "uint8",
-            "lengths": "uint32",
-            "counts": "int64",
-        }
-        assert arrays["text"].tobytes() == b"".join(sorted(counts))
 
 
 def test_damaged_or_missing_counts_are_input_errors(tmp_path):
@@ -233,6 +219,7 @@ def test_damaged_or_missing_counts_are_input_errors(tmp_path):
     pickled = io.BytesIO()
     np.save(pickled, np.array([{}], dtype=object), allow_pickle=True)
     damaged = {
+        "name.npz": data.replace(b"text.npy", b"ext.npy", 1),  # which zipfile shows with all that follows
         "cut.npz": data[: len(data) // 2],
         "empty.npz": b"",
         "text.npz": b"hello",
@@ -241,7 +228,7 @@ def test_damaged_or_missing_counts_are_input_errors(tmp_path):
     for name, content in damaged.items():
         with pytest.raises(InputError, match=f"{name}.*delete it and count again") as caught:
             load_counts(write(tmp_path / name, content))
-        assert "\n" not in str(caught.value)
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 500
     ones = np.ones(3, np.int64)
     np.savez(tmp_path / "short.npz", text=np.zeros(5, np.uint8), lengths=ones.astype(np.uint32), counts=ones)
     with pytest.raises(InputError, match="lengths"):
@@ -257,7 +244,7 @@ def test_count_shard_writes_counts_and_their_cost(tmp_path):
     assert infos == [PretokenShard.read(tmp_path / f"{shard}.json") for shard in range(2)]
     total = sum_counts(load_counts(tmp_path / f"{shard}.npz") for shard in range(2))
     assert total == Counter(naive_bpe.pretokens(text, [END_OF_TEXT]))
-    assert sum(info.bytes for info in infos) == os.path.getsize(path)
+    assert [info.bytes for info in infos] == [192, 128]
     assert sum(info.pretokens for info in infos) == sum(total.values())
     assert all(info.wall_seconds > 0 and info.peak_memory_bytes > 1e6 for info in infos)
 
@@ -272,18 +259,6 @@ def test_a_missing_text_is_an_input_error(tmp_path):
         assert caught.value.where == str(missing)
 
 
-def test_impossible_counts_are_input_errors(tmp_path):
-    path = tmp_path / "0.npz"
-    save_counts(path, {bytes([byte, 10]): 1 for byte in range(256)})
-    # Cut out of the first name, which zipfile then shows with all that follows.
-    data = path.read_bytes()
-    path.write_bytes(data.replace(b"text.npy", b"ext.npy", 1))
-    with pytest.raises(InputError) as caught:
-        load_counts(path)
-    assert str(caught.value).isprintable()
-    assert len(str(caught.value)) < 500
-
-
 @given(data=st.one_of(st.binary(max_size=60), BROKEN))
 @example(data="é€🙂".encode() + b"\xe2\x82" + b"\xed\xa0\x80\xff")
 def test_counts_are_a_mapping_in_the_order_of_the_bytes(tmp_path_factory, data):
@@ -296,8 +271,7 @@ def test_counts_are_a_mapping_in_the_order_of_the_bytes(tmp_path_factory, data):
     "text", ["a1" * 50, "ab!c" * 30, "'s1'" * 40, "it's!'s" * 30, "中文。中文，" * 20, "x'll" * 30]
 )
 def test_texts_without_white_space_are_cut_where_nothing_changes(tmp_path, monkeypatch, text):
-    for module in (chunking, pretoken_counts):
-        monkeypatch.setattr(module, "BLOCK_BYTES", 5)
+    set_block_bytes(monkeypatch, 5)
     data = text.encode()
     path = write(tmp_path / "text.txt", data)
     with open(path, "rb") as file:

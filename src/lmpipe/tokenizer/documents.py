@@ -96,8 +96,6 @@ class DocumentSample(Document):
 
     documents: PositiveInt
     """Number of documents."""
-    document_indices: tuple[NonNegativeInt, ...]
-    """Their numbers in the validation text, from 0."""
     bytes: PositiveInt
     """Bytes of all of them, without delimiters."""
 
@@ -305,10 +303,8 @@ class BytewiseDecoder(Document):
     """Its bytes in hexadecimal."""
     exception: str
     """Exception that is raised."""
-    characters: PositiveInt
-    """Unicode characters that were tried."""
     characters_failing: NonNegativeInt
-    """Characters that fail."""
+    """Unicode characters that fail."""
     first_failing_code_point: NonNegativeInt
     """Code point of the first one."""
 
@@ -327,8 +323,6 @@ class DecoderVerdict(Document):
 class TwoByteSequences(Document):
     """Decoding of every sequence of two bytes as UTF-8."""
 
-    code: str
-    """Function that classifies a sequence."""
     session: tuple[Statement, ...]
     """Statements and their output."""
     example: str

@@ -85,9 +85,7 @@ def evaluate_tokenizers(
         seed=seed,
         pile_bytes=PILE_BYTES,
         corpora={
-            corpus: DocumentSample(
-                documents=len(sample), document_indices=tuple(sample), bytes=sum(map(len, sample.values()))
-            )
+            corpus: DocumentSample(documents=len(sample), bytes=sum(map(len, sample)))
             for corpus, sample in samples.items()
         },
         compression=tuple(rows),
@@ -99,20 +97,20 @@ def evaluate_tokenizers(
 # --- compression and speed
 
 
-def sample_documents(path: Path, count: int, seed: int) -> dict[int, bytes]:
-    """Draw `count` documents of a file without replacement, or all if there are fewer; return them by their numbers."""
+def sample_documents(path: Path, count: int, seed: int) -> list[bytes]:
+    """Draw `count` documents of a file without replacement, or all if there are fewer; return them in their order."""
     total = sum(1 for _ in documents(path))
     if not total:
         raise InputError(path, "has no documents", "give the corpus more text")
     indices = set(random.Random(seed).sample(range(total), min(count, total)))
-    return {index: document for index, document in enumerate(documents(path)) if index in indices}
+    return [document for index, document in enumerate(documents(path)) if index in indices]
 
 
 def measure_compression(
-    tokenizer: Tokenizer, path: Path, sample: Mapping[int, bytes], name: str, corpus: str, in_domain: bool
+    tokenizer: Tokenizer, path: Path, sample: list[bytes], name: str, corpus: str, in_domain: bool
 ) -> Compression:
     """Count the tokens of sampled documents, without delimiters, and of a whole file, with them."""
-    encoded = [tokenizer.encode(decode_utf8(document)) for document in sample.values()]
+    encoded = [tokenizer.encode(decode_utf8(document)) for document in sample]
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     for _ in encode_blocks(path, tokenizer, f"compressing {path}", counts):
         pass
@@ -124,12 +122,12 @@ def measure_compression(
         corpus=corpus,
         in_domain=in_domain,
         sample_tokens=sample_tokens,
-        sample_bytes_per_token=sum(map(len, sample.values())) / sample_tokens,
+        sample_bytes_per_token=sum(map(len, sample)) / sample_tokens,
         valid_tokens=tokens,
         valid_bytes_per_token=path.stat().st_size / tokens,
         largest_id=int(counts.nonzero()[0].max(initial=0)),
         frequencies=rank_frequencies(counts),
-        round_trip=list(map(tokenizer.decode_bytes, encoded)) == list(sample.values()),
+        round_trip=list(map(tokenizer.decode_bytes, encoded)) == sample,
     )
 
 

@@ -62,15 +62,6 @@ def decode_byte_by_byte(data):
     return "".join(bytes([byte]).decode("utf-8") for byte in data)
 """
 
-CLASSIFY = """\
-def verdict(data):
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return error.reason
-    return "valid"
-"""
-
 
 def demonstrate_unicode() -> UnicodeDemo:
     """Run all demonstrations; the result is the same on every machine with the same version of Python."""
@@ -150,13 +141,14 @@ def compare_encodings() -> EncodingComparison:
 
 
 def bytewise_decoder_failure() -> BytewiseDecoder:
-    """Apply the decoder that decodes each byte alone to words, until one fails, and to all characters."""
+    """Apply the decoder that decodes each byte alone to words, until one fails; count the characters that fail."""
     decode = function_of(BYTE_BY_BYTE, "decode_byte_by_byte")
+    bad_bytes = {byte for byte in range(256) if verdict(bytes([byte]), decode) != "valid"}
     words = [word for text in SAMPLES.values() for word in text.split()]
-    word = next(word for word in words if not decodes(decode, word))
+    word = next(word for word in words if not bad_bytes.isdisjoint(word.encode()))
     # Surrogates are not characters, and UTF-8 cannot encode them.
-    characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF]
-    failing = [character for character in characters if not decodes(decode, character)]
+    codes = [code for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF]
+    failing = [code for code in codes if not bad_bytes.isdisjoint(chr(code).encode())]
     calls = [f'decode_byte_by_byte("{text}".encode("utf-8"))' for text in (words[0], word)]
     session = run_snippet("\n".join([BYTE_BY_BYTE, *calls, f'{word.encode("utf-8")!r}.decode("utf-8")']))
     return BytewiseDecoder(
@@ -164,23 +156,22 @@ def bytewise_decoder_failure() -> BytewiseDecoder:
         input=word,
         input_bytes=word.encode("utf-8").hex(" "),
         exception=session[2].output.removesuffix("\n"),
-        characters=len(characters),
         characters_failing=len(failing),
-        first_failing_code_point=ord(failing[0]),
+        first_failing_code_point=failing[0],
     )
 
 
-def decodes(decode: Callable[[bytes], str], text: str) -> bool:
-    """Return whether a decoder restores a text from its UTF-8 bytes."""
+def verdict(data: bytes, decode: Callable = bytes.decode) -> str:
+    """Return "valid", or the reason for which some bytes are not UTF-8."""
     try:
-        return decode(text.encode("utf-8")) == text
-    except UnicodeDecodeError:
-        return False
+        decode(data)
+    except UnicodeDecodeError as error:
+        return error.reason
+    return "valid"
 
 
 def two_byte_sequences() -> TwoByteSequences:
     """Decode each of the 65,536 sequences of two bytes; count the outcomes and keep the first sequence of each."""
-    verdict = function_of(CLASSIFY, "verdict")
     counts: Counter[str] = Counter()
     first: dict[str, bytes] = {}
     for value in range(1 << 16):
@@ -194,7 +185,6 @@ def two_byte_sequences() -> TwoByteSequences:
     example = next(data for byte in range(256) if verdict(data := bytes([lead, byte])) != "valid")
     sequences = [bytes([lead]), example, *(first[reason] for reason in counts)]
     return TwoByteSequences(
-        code=CLASSIFY,
         session=run_snippet("\n".join(f'{data!r}.decode("utf-8")' for data in dict.fromkeys(sequences))),
         example=example.hex(" "),
         example_reason=verdict(example),
