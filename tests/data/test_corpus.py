@@ -78,15 +78,6 @@ def test_missing_package_is_an_input_error():
         docstrings(["no_such_package"], processes=1)
 
 
-def test_text_is_split_at_a_document_end(tmp_path):
-    text = "".join(f"Document {number}.\n{END}\n" for number in range(40))
-    train, valid, splits = make(tmp_path / "out", URL, [write(tmp_path / "a.txt", text)])
-    assert train + valid == text.encode()
-    assert train.decode().endswith(f"{END}\n")
-    assert valid.decode().startswith("Document")
-    assert splits.valid.documents == 4
-
-
 def test_separate_validation_files(tmp_path):
     a, b, v = (write(tmp_path / f"{name}.txt", f"{name}\n{END}\n") for name in "abv")
     train, valid, _ = make(tmp_path / "out", {**URL, "valid_fraction": None}, [a, b], [v])
@@ -116,28 +107,27 @@ def test_files_without_document_ends_are_documents(tmp_path):
     assert b"text 2" not in train and b"text 1" not in valid
 
 
-def test_crlf_after_a_document_end_stays_with_it(tmp_path):
-    text = f"one\r\n{END}\r\ntwo\r\n{END}\r\n"
-    train, valid, _ = make(tmp_path / "out", {**URL, "valid_fraction": 0.5}, [write(tmp_path / "a.txt", text)])
-    assert train.decode() == f"one\r\n{END}\r\n"
-    assert valid.decode() == f"two\r\n{END}\r\n"
+@pytest.mark.parametrize(
+    ("text", "share", "train"),
+    [
+        (f"one\r\n{END}\r\ntwo\r\n{END}\r\n", 0.5, f"one\r\n{END}\r\n"),
+        (f"0.\n{END}\n0.\n{END}\n", 0.75, f"0.\n{END}\n"),
+    ],
+    ids=["CRLF", "target inside a delimiter"],
+)
+def test_text_is_split_behind_the_line_of_a_delimiter(tmp_path, text, share, train):
+    splits = make(tmp_path / "out", {**URL, "valid_fraction": share}, [write(tmp_path / "a.txt", text)])
+    assert (splits[0] + splits[1]).decode() == text
+    assert splits[0].decode() == train
 
 
-def test_any_bytes_are_kept(tmp_path):
-    text = b"\xff\x00\xc3\n" + END.encode() + b"\n" + "Zoë\u3000龍".encode() + b"\n" + END.encode() + b"\n"
-    train, valid, _ = make(tmp_path / "out", {**URL, "valid_fraction": 0.5}, [write(tmp_path / "a.txt", text)])
-    assert train + valid == text
-
-
-@pytest.mark.parametrize("text", [" \n ", "word", "\n"])
-def test_a_text_too_short_to_split_is_refused(tmp_path, text):
-    with pytest.raises(InputError, match=r"a\.txt: has no document end"):
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [(text, "has no document end") for text in (" \n ", "word", "\n")] + [("", "is empty")],
+)
+def test_a_text_that_cannot_be_split_is_refused(tmp_path, text, problem):
+    with pytest.raises(InputError, match=rf"a\.txt: {problem}"):
         split_position([str(write(tmp_path / "a.txt", text))], 0.9)
-
-
-def test_an_empty_text_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"a\.txt: is empty"):
-        split_position([str(write(tmp_path / "a.txt", ""))], 0.9)
 
 
 @given(st.text("ab\n", max_size=40), st.sampled_from([b"a", b"ab", b"aba"]), st.integers(0, 45), st.integers(1, 9))
@@ -153,12 +143,6 @@ def test_marks_are_found_for_any_block_size(tmp_path_factory, text, mark, positi
         assert list(chunking.find_forward(file.fileno(), mark, position)) == [
             start for start in starts if start >= position
         ]
-
-
-def test_target_inside_a_delimiter_is_a_document_end(tmp_path):
-    text = f"0.\n{END}\n0.\n{END}\n"
-    train, valid, _ = make(tmp_path / "out", {**URL, "valid_fraction": 0.75}, [write(tmp_path / "a.txt", text)])
-    assert train.decode() == valid.decode() == f"0.\n{END}\n"
 
 
 @settings(max_examples=30)

@@ -71,7 +71,7 @@ def test_concatenated_shards_equal_the_whole_text(tmp_path_factory, text, shards
     assert join(folder, encode_in_shards(folder, TINY, shards)) == expected
 
 
-@pytest.mark.parametrize("scanned", [1, 7, 1 << 22])
+@pytest.mark.parametrize("scanned", [1, 7])
 def test_concatenation_does_not_depend_on_the_chunk_size(tmp_path, shards, monkeypatch, scanned):
     monkeypatch.setattr(encode, "CHUNK_TOKENS", scanned)
     assert join(tmp_path, shards) == both(tmp_path / "whole.bin")
@@ -91,11 +91,8 @@ def test_shard_info_names_its_index_and_shards_may_be_empty(tmp_path):
     expected = encode_at_once(tmp_path, "one document without an end", TINY)
     paths = encode_in_shards(tmp_path, TINY, 3)
     infos = [TokenFileInfo.read(path.with_suffix(".json")) for path in paths]
-    assert [(info.shard, info.num_shards, info.tokens > 0) for info in infos] == [
-        (0, 3, True),
-        (1, 3, False),
-        (2, 3, False),
-    ]
+    assert [(info.shard, info.num_shards) for info in infos] == [(0, 3), (1, 3), (2, 3)]
+    assert [info.tokens > 0 for info in infos] == [True, False, False]
     assert paths[1].read_bytes() == b""
     assert (infos[1].max_id, infos[1].text_bytes) == (None, 0)
     assert join(tmp_path, paths) == expected

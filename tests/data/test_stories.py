@@ -10,15 +10,12 @@ import pytest
 from lmpipe.data.sources import stories as stories_module
 from lmpipe.data.sources import story_grammar as grammar
 from lmpipe.data.sources.stories import (
-    Character,
     Story,
-    StoryContext,
-    bind_role,
     fix_capitalization,
     generate_story,
     stories,
 )
-from lmpipe.data.sources.story_grammar import Group, Symbol, parse, plots
+from lmpipe.data.sources.story_grammar import Symbol, parse, plots
 from lmpipe.planning.stages import stage_digest
 from lmpipe.provenance import code_digest
 
@@ -290,10 +287,6 @@ def test_a_changed_word_of_a_story_changes_the_digest_of_make_corpus(tmp_path, m
 # The template language
 
 
-def context(numbers: list[float], **groups: str) -> StoryContext:
-    return StoryContext(iter(numbers).__next__, {name: grammar.word_list(text) for name, text in groups.items()})
-
-
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
@@ -303,39 +296,6 @@ def context(numbers: list[float], **groups: str) -> StoryContext:
 )
 def test_parse(template, expected):
     assert parse(template) == expected
-
-
-def test_alternatives_follow_the_random_number():
-    assert [context([number]).text("[a|b|]!") for number in (0.0, 0.4, 0.99)] == ["a!", "b!", "!"]
-
-
-def test_a_list_is_used_up_before_anything_comes_twice():
-    assert context([0.0] * 5, color="red, blue, green").text("{color} {color} {color} {color} {color}") == (
-        "red blue green red blue"
-    )
-
-
-def test_tagged_fields_stay_the_same():
-    text = "{color@kite} {color} {color@kite} {Color@ball}"
-    assert context([0.0] * 3, color="red, blue, green").text(text) == "red blue red Green"
-
-
-def test_the_columns_of_a_table_come_from_one_row():
-    here = StoryContext(iter([0.9]).__next__, {"toy": grammar.table("name; use\nkite; fly it\nball; kick it")})
-    assert here.text("{toy}, {toy.use}, {toy}") == "ball, kick it, ball"
-
-
-def test_characters_are_introduced_once():
-    here = StoryContext(iter([]).__next__, {})
-    here.bound["helper"] = Character("an old farmer named Mr. Hill", "the farmer", "he")
-    assert here.text("{helper}, {helper} and {helper}") == "an old farmer named Mr. Hill, the farmer and the farmer"
-
-
-def test_a_pronoun_that_could_be_the_hero_s_becomes_a_name():
-    here = StoryContext(iter([]).__next__, {})
-    for hero_gender, expected in (("she", "Mia Mia's her"), ("he", "she her her")):
-        bind_role(here, "friend", Character("his friend Mia", "Mia", "she"), hero_gender)
-        assert here.text("{friend.he} {friend.his} {friend.own}") == expected
 
 
 @pytest.mark.parametrize(
@@ -349,10 +309,3 @@ def test_a_pronoun_that_could_be_the_hero_s_becomes_a_name():
 )
 def test_fix_capitalization(rough, smooth):
     assert fix_capitalization(rough) == smooth
-
-
-def test_word_lists_put_common_words_first():
-    group = grammar.word_list("a, b, c, d")
-    assert isinstance(group, Group)
-    here = StoryContext(iter([0.49]).__next__, {"word": group})
-    assert here.text("{word}") == "a"  # 0.49 squared is below a quarter

@@ -83,11 +83,6 @@ def test_ids_are_bytes_special_tokens_merges(tmp_path):
     assert list(vocab) == list(range(262))
 
 
-def test_special_tokens_never_merge(tmp_path):
-    vocab, _ = train_on(tmp_path, f"ab{END_OF_TEXT}" * 50, 400, [END_OF_TEXT])
-    assert [token for token in vocab.values() if b"<" in token or b"|" in token] == [b"<", b"|", END_OF_TEXT.encode()]
-
-
 def test_a_vocabulary_that_is_too_small_is_refused_before_the_text_is_read(tmp_path):
     with pytest.raises(InputError, match="vocab_size: is 256"):
         train_bpe(tmp_path / "none.txt", 256, [END_OF_TEXT])

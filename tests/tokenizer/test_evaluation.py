@@ -26,7 +26,9 @@ STORY = "Once upon a time a small cat met a responsible dog. They played togethe
 PAGE = "Returns the ValueError of np.array([1, 2]); see also:\n----------------\n Paramètres \xff\n"
 
 
-def make_results(folder):
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("a study")
     texts = {"stories": STORY, "docs": PAGE}
     for name, text in texts.items():
         corpus = folder / "corpora" / name
@@ -41,11 +43,6 @@ def make_results(folder):
         tokenizer = Tokenizer.from_folder(folder / "tokenizers" / name)
         encode_file(corpus / "train.txt", tokenizer, tokens.with_suffix(".bin"), tokens.with_suffix(".json"), name)
     return folder
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    return make_results(tmp_path_factory.mktemp("a study"))
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +113,6 @@ def test_the_time_for_the_pile_follows_from_the_throughput(compared):
         assert measured.bytes_per_second == measured.bytes / sorted(measured.seconds)[1]
 
 
-def test_only_timings_differ_between_two_calls(results, compared):
-    again = evaluate_tokenizers(results, ["stories", "docs"], {"stories": "stories", "docs": "docs"}, seed=3)
-    timings = {"tokenizers": {name: {"throughput", "pile_seconds"} for name in compared.tokenizers}}
-    assert again.model_dump(exclude=timings) == compared.model_dump(exclude=timings)
-
-
 def test_vocabularies_are_described_from_their_merges(results, compared):
     tokenizer = Tokenizer.from_folder(results / "tokenizers" / "docs")
     merged = [tokenizer.vocab[token_id] for token_id in range(257, 330)]
@@ -147,8 +138,7 @@ def test_overlaps_count_tokens_that_both_have(results, compared):
     assert compare_vocabularies("a", "b", {"a": empty, "b": opened["docs"]}).shared == 0
 
 
-def test_a_tokenizer_without_merges_is_compared_too(tmp_path):
-    results = make_results(tmp_path)
+def test_a_tokenizer_without_merges_is_compared_too(results):
     Tokenizer({byte: bytes([byte]) for byte in range(256)}, [], [END_OF_TEXT]).save(results / "tokenizers" / "bytes")
     evaluation = evaluate_tokenizers(results, ["docs"], {"bytes": "docs"})
     (own,) = evaluation.compression
@@ -239,10 +229,6 @@ def test_excerpts_hold_whole_characters_on_one_line():
 )
 def test_kinds_follow_rules(token, kind):
     assert token_kind(token if isinstance(token, bytes) else token.encode()) == kind
-
-
-def test_printable_tokens_are_printable():
-    assert printable_token(b"\xff\x00\n a\xc2\xa0b") == "\\xff\\x00\\n␣a\\xa0b"
 
 
 def test_the_longest_tokens_of_equal_length_come_in_order_of_their_ids(tmp_path):

@@ -83,17 +83,6 @@ def test_neither_blocks_nor_threads_change_the_counts(tmp_path_factory, data, bl
         assert equal(counted(tmp_path_factory.getbasetemp(), data, SPECIALS), expected(data, SPECIALS))
 
 
-@given(text=TEXTS, block=st.integers(1, 40))
-def test_blocks_join_to_the_text_and_are_about_equal(tmp_path_factory, text, block):
-    path = tmp_path_factory.getbasetemp() / "blocks.txt"
-    path.write_bytes(data := text.encode())
-    with pytest.MonkeyPatch.context() as patch, open(path, "rb") as file:
-        set_block_bytes(patch, block)
-        blocks = list(chunking.blocks(file.fileno(), [], 0, len(data)))
-    assert b"".join(data[start:stop] for start, stop in blocks) == data
-    assert all(stop - start >= block for start, stop in blocks[:-1])
-
-
 def random_words(seed: int, number: int) -> list[bytes]:
     """Words of 1 to 60 bytes, of which many begin alike and some hold zeros."""
     generator = np.random.default_rng(seed)
@@ -257,14 +246,6 @@ def test_a_missing_text_is_an_input_error(tmp_path):
         with pytest.raises(InputError) as caught:
             count_shard(missing, 0, 1, tmp_path / "a.npz", tmp_path / "a.json")
         assert caught.value.where == str(missing)
-
-
-@given(data=st.one_of(st.binary(max_size=60), BROKEN))
-@example(data="é€🙂".encode() + b"\xe2\x82" + b"\xed\xa0\x80\xff")
-def test_counts_are_a_mapping_in_the_order_of_the_bytes(tmp_path_factory, data):
-    counts = count_pretokens(write(tmp_path_factory.getbasetemp() / "bytes.txt", data), SPECIALS)
-    assert counts == Counter(naive_bpe.pretokens(data.decode("utf-8", "surrogateescape"), SPECIALS))
-    assert list(counts) == sorted(counts)
 
 
 @pytest.mark.parametrize(

@@ -64,12 +64,6 @@ def test_encoding_equals_applying_merges_one_by_one(text):
     assert tokenizer.encode(text) == naive_bpe.encode(text, tokenizer.vocab, tokenizer.merges, SPECIALS)
 
 
-@given(text=st.text(alphabet="ab", max_size=40), words=st.lists(st.text(alphabet="ab", min_size=1, max_size=12)))
-def test_encoding_of_overlapping_merges_equals_the_definition(text, words):
-    vocab, merges = merge_pretokens({word.encode(): index + 1 for index, word in enumerate(words)}, 280, [])
-    assert Tokenizer(vocab, merges).encode(text) == naive_bpe.encode(text, vocab, merges, [])
-
-
 def test_hugging_face_and_tiktoken_give_the_same_ids(tmp_path):
     trained().save(tmp_path)
     hugging_face = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
@@ -291,7 +285,7 @@ def test_printable_names_are_those_of_gpt2():
     assert bytes_to_unicode(b" the\n\t\x00\xad") == "ĠtheĊĉĀŃ"
     assert bytes_to_unicode("é".encode()) == "Ã©"
     assert len(set(byte_to_character().values())) == 256
-    assert all(unicode_to_bytes(bytes_to_unicode(bytes([byte]))) == bytes([byte]) for byte in range(256))
+    assert all(unicode_to_bytes(bytes_to_unicode(bytes([byte])), "") == bytes([byte]) for byte in range(256))
 
 
 def test_sha256_covers_vocabulary_merges_and_special_tokens():
@@ -327,7 +321,7 @@ DAMAGE = [
     ("vocab.json", '{"a": 0}', "lacks the token"),
     ("merges.txt", "#version: 0.2\nabc\n", "line 2: is not two tokens"),
     ("merges.txt", "#version: 0.2\na b c\n", "line 2: is not two tokens"),
-    ("merges.txt", "#version: 0.2\na\u4e00 b\n", "line 2: contains"),
+    ("merges.txt", "#version: 0.2\na\u4e00 b\n", "line 2: 'a一' contains"),
     ("merges.txt", "#version: 0.2\nq z\n", "lacks the token b'qz'"),
     ("tokenizer.json", "{}", "added_tokens"),
     ("tokenizer.json", '{"added_tokens": 3}', "added_tokens"),

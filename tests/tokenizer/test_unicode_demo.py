@@ -6,17 +6,11 @@ import sys
 import pytest
 
 from lmpipe.tokenizer import unicode_demo
-from lmpipe.tokenizer.documents import UnicodeDemo
 
 
 @pytest.fixture(scope="module")
 def facts():
     return unicode_demo.demonstrate_unicode()
-
-
-def test_facts_survive_a_file(facts, tmp_path):
-    facts.write(tmp_path / "unicode.json")
-    assert UnicodeDemo.read(tmp_path / "unicode.json") == facts
 
 
 def test_snippet_output_includes_values_prints_and_exceptions():

@@ -13,7 +13,7 @@ from lmpipe.io.files import atomic_write, check_no_overwrite
 from lmpipe.io.progress import progress
 from lmpipe.io.validation import short_repr
 from lmpipe.tokenizer.parallel_encoding import encode_blocks
-from lmpipe.tokenizer.pretoken_counts import shard_bounds
+from lmpipe.tokenizer.pretoken_counts import shard_range
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 from lmpipe.tokenizer.tokenizer import Tokenizer
 
@@ -35,8 +35,11 @@ def encode_file(
     for shards if the tokenizer could merge across the end of a document.
     """
     check_no_overwrite([text_path], [bin_path, json_path])
-    check_shard(tokenizer, shard, num_shards)
-    start, stop = shard_bounds(text_path, num_shards)[shard]
+    if num_shards > 1 and tokenizer.special_tokens != [END_OF_TEXT]:  # a cut after a document could change the ids
+        names = ", ".join(map(short_repr, tokenizer.special_tokens)) or "none"
+        problem = f"need a tokenizer whose only special token is {END_OF_TEXT}, but this one has {names}"
+        raise InputError("--shards", problem, "encode the text at once")
+    start, stop = shard_range(text_path, shard, num_shards)
     digest = hashlib.sha256()
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     with atomic_write(bin_path, "wb") as file:
@@ -59,16 +62,6 @@ def encode_file(
         # Written before the ids get their name: if it cannot be, an earlier pair stays whole.
         info.write(json_path)
     return info
-
-
-def check_shard(tokenizer: Tokenizer, shard: int, num_shards: int) -> None:
-    """Raise InputError for a shard that does not exist, or if a cut after a document could change the ids."""
-    if not 0 <= shard < num_shards:
-        raise InputError("--shard", f"is {shard}, but shards are numbered from 0 to {num_shards - 1}", "correct it")
-    if num_shards > 1 and tokenizer.special_tokens != [END_OF_TEXT]:
-        names = ", ".join(map(short_repr, tokenizer.special_tokens)) or "none"
-        problem = f"need a tokenizer whose only special token is {END_OF_TEXT}, but this one has {names}"
-        raise InputError("--shards", problem, "encode the text at once")
 
 
 def statistics(counts: np.ndarray) -> dict[str, int | float | None]:

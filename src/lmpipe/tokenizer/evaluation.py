@@ -74,13 +74,10 @@ def evaluate_tokenizers(
     ]
     profiles = {}
     for name, corpus in tokenizers.items():
-        train_text = paths.text(corpus, "train")
-        throughput = measure_throughput(opened[name], text_prefix(train_text, throughput_bytes))
         max_ids = [row.largest_id for row in rows if row.tokenizer == name]
         if (token_file := paths.tokens(name, "train").with_suffix(".json")).exists():
             max_ids.append(TokenFile.read(token_file).max_id)
-        by_merges = compression_by_merges(opened[name], text_prefix(paths.text(corpus, "valid"), throughput_bytes))
-        profiles[name] = profile_vocabulary(opened[name], corpus, train_text, throughput, max(max_ids), by_merges)
+        profiles[name] = profile_vocabulary(opened[name], corpus, paths, throughput_bytes, max(max_ids))
     return TokenizerEvaluation(
         seed=seed,
         pile_bytes=PILE_BYTES,
@@ -183,14 +180,11 @@ def measure_throughput(tokenizer: Tokenizer, text: str) -> Throughput:
 
 
 def profile_vocabulary(
-    tokenizer: Tokenizer,
-    corpus: str,
-    train_text: Path,
-    throughput: Throughput,
-    largest_id: int,
-    by_merges: dict[str, float],
+    tokenizer: Tokenizer, corpus: str, paths: StudyPaths, throughput_bytes: int, largest_id: int
 ) -> VocabularyProfile:
-    """Summarize the merged tokens: lengths, kinds, and the longest ones with their occurrences in the training text."""
+    """Measure the speed, and summarize the merged tokens: lengths, kinds, the longest ones in the training text."""
+    train_text, valid_text = (paths.text(corpus, split) for split in ("train", "valid"))
+    throughput = measure_throughput(tokenizer, text_prefix(train_text, throughput_bytes))
     merged = merged_tokens(tokenizer)
     lengths = Counter(map(len, merged))
     return VocabularyProfile(
@@ -203,7 +197,7 @@ def profile_vocabulary(
         merges=len(tokenizer.merges),
         mean_length=fmean(map(len, merged)) if merged else None,
         lengths={str(length): lengths[length] for length in sorted(lengths)},
-        compression_by_merges=by_merges,
+        compression_by_merges=compression_by_merges(tokenizer, text_prefix(valid_text, throughput_bytes)),
         kinds=dict(Counter(map(token_kind, merged)).most_common()),
         longest_tokens=tuple(longest_tokens(tokenizer, train_text)),
     )
@@ -236,14 +230,13 @@ def longest_tokens(tokenizer: Tokenizer, path: Path) -> list[LongToken]:
 
 def count_occurrences(path: Path, tokens: Sequence[bytes]) -> dict[bytes, tuple[int, str]]:
     """Count each token's bytes in a file's documents, without overlaps; return the counts and an excerpt each."""
-    counts = dict.fromkeys(tokens, 0)
-    excerpts = dict.fromkeys(tokens, "")
+    occurrences = dict.fromkeys(tokens, (0, ""))
     for document in documents(path):
         for token in tokens:
             if count := document.count(token):
-                counts[token] += count
-                excerpts[token] = excerpts[token] or excerpt(document, token)
-    return {token: (counts[token], excerpts[token]) for token in tokens}
+                total, first = occurrences[token]
+                occurrences[token] = total + count, first or excerpt(document, token)
+    return occurrences
 
 
 def excerpt(document: bytes, token: bytes) -> str:
@@ -313,16 +306,13 @@ def is_mojibake(text: str) -> bool:
 
 def compare_vocabularies(first: str, second: str, opened: Mapping[str, Tokenizer]) -> VocabularyOverlap:
     """Count the merged tokens that two tokenizers share, and list the earliest that only one of them has."""
-    tokens = {name: merged_tokens(opened[name]) for name in (first, second)}
-    shared = set(tokens[first]) & set(tokens[second])
-    only = {
-        name: tuple([printable_token(token) for token in tokens[name] if token not in shared][:EXAMPLES])
-        for name in tokens
-    }
+    tokens = [merged_tokens(opened[name]) for name in (first, second)]
+    shared = set(tokens[0]) & set(tokens[1])
+    only_first, only_second = ([token for token in own if token not in shared][:EXAMPLES] for own in tokens)
     return VocabularyOverlap(
         first=first,
         second=second,
         shared=len(shared),
-        only_first=only[first],
-        only_second=only[second],
+        only_first=tuple(map(printable_token, only_first)),
+        only_second=tuple(map(printable_token, only_second)),
     )

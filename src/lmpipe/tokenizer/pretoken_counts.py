@@ -164,6 +164,13 @@ def shard_bounds(path: str | Path, num_shards: int) -> list[tuple[int, int]]:
     return list(pairwise([0, *accumulate(bounds, max), size]))
 
 
+def shard_range(path: str | Path, shard: int, num_shards: int) -> tuple[int, int]:
+    """Return one range of `shard_bounds`; raise InputError for a shard that does not exist."""
+    if not 0 <= shard < num_shards:
+        raise InputError("--shard", f"is {shard}, but shards are numbered from 0 to {num_shards - 1}", "correct it")
+    return shard_bounds(path, num_shards)[shard]
+
+
 def write_counts(file: BinaryIO, counts: Mapping[bytes, int]) -> None:
     """Write counts as an .npz file with the arrays of PretokenCounts; equal counts give equal bytes."""
     arrays = PretokenCounts.from_mapping(counts)
@@ -202,9 +209,7 @@ def count_shard(
     compile_seconds = time.perf_counter() - started
     started = time.perf_counter()
     check_no_overwrite([text_path], [npz_path, json_path])
-    if not 0 <= shard < num_shards:
-        raise InputError("--shard", f"is {shard}, but shards are numbered from 0 to {num_shards - 1}", "correct it")
-    start, stop = shard_bounds(text_path, num_shards)[shard]
+    start, stop = shard_range(text_path, shard, num_shards)
     counts = count_pretokens(text_path, (END_OF_TEXT,), start, stop)
     with atomic_write(npz_path, "wb") as file:
         write_counts(file, counts)

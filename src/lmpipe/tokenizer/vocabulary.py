@@ -231,9 +231,13 @@ def bytes_to_unicode(token: bytes) -> str:
     return token.decode("latin-1").translate(byte_to_character())
 
 
-def unicode_to_bytes(name: str) -> bytes:
-    """Read a token in GPT-2's byte-to-unicode format; raise KeyError for a character without a byte."""
-    return bytes(map(character_to_byte().__getitem__, name))
+def unicode_to_bytes(name: str, where: str | Path) -> bytes:
+    """Read a token in GPT-2's byte-to-unicode format; `where` names its place in an InputError."""
+    try:
+        return bytes(map(character_to_byte().__getitem__, name))
+    except KeyError as error:
+        problem = f"{short_repr(name)} contains {error.args[0]!r}, which is not a character of GPT-2's format"
+        raise InputError(where, problem, RETRAIN) from None
 
 
 # --- reading
@@ -250,11 +254,10 @@ def read_vocab(path: str | Path, special_tokens: Sequence[str]) -> dict[int, byt
             problem = f"{short_repr(name)} has the id {short_repr(token_id)}"
             raise InputError(path, f"{problem}, which is not a unique number below {MAX_VOCAB_SIZE}", RETRAIN)
         try:
-            vocab[token_id] = unicode_to_bytes(name)
-        except KeyError as error:
+            vocab[token_id] = unicode_to_bytes(name, path)
+        except InputError:
             if name not in special_tokens:
-                problem = f"{short_repr(name)} contains {error.args[0]!r}, which is not a character of GPT-2's format"
-                raise InputError(path, problem, RETRAIN) from None
+                raise
             vocab[token_id] = encode_utf8(name)
     return vocab
 
@@ -269,21 +272,13 @@ def read_merges(path: str | Path) -> list[tuple[bytes, bytes]]:
         raise InputError(path, f"is not UTF-8 ({error})", RETRAIN) from None
     merges: dict[tuple[bytes, bytes], None] = {}
     for number, line in enumerate(lines, start=1):
+        where = f"{path}: line {number}"
         if line.strip() and not (number == 1 and line.startswith("#version")):
-            merge = parse_merge(line, f"{path}: line {number}")
-            if merge in merges:
-                raise InputError(f"{path}: line {number}", f"repeats the merge {line!r}", RETRAIN)
-            merges[merge] = None
+            names = line.split(" ")
+            if len(names) != 2 or not all(names):
+                raise InputError(where, f"is not two tokens and a space: {short_repr(line)}", RETRAIN)
+            left, right = (unicode_to_bytes(name, where) for name in names)
+            if (left, right) in merges:
+                raise InputError(where, f"repeats the merge {line!r}", RETRAIN)
+            merges[left, right] = None
     return list(merges)
-
-
-def parse_merge(line: str, where: str) -> tuple[bytes, bytes]:
-    """Parse one line of merges.txt; `where` names it in an InputError."""
-    left, _, right = line.partition(" ")
-    if not left or not right or " " in right:
-        raise InputError(where, f"is not two tokens and a space: {short_repr(line)}", RETRAIN)
-    try:
-        return unicode_to_bytes(left), unicode_to_bytes(right)
-    except KeyError as error:
-        problem = f"contains {error.args[0]!r}, which is not a character of GPT-2's format"
-        raise InputError(where, problem, RETRAIN) from None

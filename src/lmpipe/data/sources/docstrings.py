@@ -7,6 +7,7 @@ import ast
 import hashlib
 import inspect
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +18,7 @@ from lmpipe.errors import InputError
 from lmpipe.io.progress import progress
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 TEST_FOLDERS = {"test", "tests", "testing"}  # their docstrings describe tests, not the package
 
 
@@ -73,9 +75,5 @@ def docstrings_of(path: Path) -> list[str]:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     texts = (ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, documented))
     cleaned = (inspect.cleandoc(text) for text in texts if text)
-    return [text for text in cleaned if text and is_document(text)]
-
-
-def is_document(text: str) -> bool:
-    """Return whether a text can be a document: UTF-8 can encode it, and it contains no delimiter."""
-    return END_OF_TEXT not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+    # A document contains no delimiter, and no surrogate, which UTF-8 cannot encode.
+    return [text for text in cleaned if text and END_OF_TEXT not in text and not SURROGATE.search(text)]

@@ -163,7 +163,7 @@ def choose_characters(context: StoryContext, is_animal: bool) -> dict[str, Chara
     characters = {
         "hero": hero,
         "friend": choose_friend(context, is_animal, hero.gender),
-        "adult": choose_adult(context),
+        "adult": Character(*(context.text(f"{{adult.{column}}}") for column in ("first", "called", "gender"))),
         "helper": choose_helper(context, is_animal),
     }
     for role in ("friend", "adult", "helper"):
@@ -199,11 +199,6 @@ def choose_friend(context: StoryContext, is_animal: bool, hero_gender: str) -> C
         context.bind(friend=context.text(f"{{{CHILD[gender]}}}"), friend__kind=CHILD[gender])
         first = context.text("{his} [friend|best friend|cousin|classmate|good friend] {friend}")
     return Character(first, context.bound["friend"], gender)
-
-
-def choose_adult(context: StoryContext) -> Character:
-    """Choose a grown-up (or nearly) from the hero's family."""
-    return Character(context.text("{adult.first}"), context.text("{adult.called}"), context.text("{adult.gender}"))
 
 
 def choose_helper(context: StoryContext, is_animal: bool) -> Character:

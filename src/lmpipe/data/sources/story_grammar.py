@@ -115,19 +115,9 @@ def split_lines(text: str) -> list[str]:
     return CONTINUATION.sub(" ", text.strip("\n")).split("\n")
 
 
-def split_beats(text: str) -> list[list[str]]:
-    """Split the lines of a plot into beats at its blank lines."""
-    return [split_lines(beat) for beat in re.split(r"\n\n+", text.strip("\n"))]
-
-
 def word_list(text: str) -> Group:
     """Compile a list of entries with commas between them; the first ones are drawn most often."""
     return Group(("",), tuple((parse_cell(item),) for item in text.split(",")))
-
-
-def phrase_list(text: str) -> Group:
-    """Compile a list of phrases, one a line, each as likely as the others."""
-    return Group(("",), tuple((parse_cell(line),) for line in split_lines(text)), common_first=False)
 
 
 def table(text: str) -> Group:
@@ -143,7 +133,10 @@ def plots() -> dict[str, Plot]:
     """Return all plots by their names."""
     return {
         name: Plot(
-            tuple(None if beat == ["*"] else parse_options(beat) for beat in split_beats(entry["beats"])),
+            tuple(
+                None if beat == "*" else parse_options(split_lines(beat))
+                for beat in re.split(r"\n\n+", entry["beats"].strip("\n"))
+            ),
             parse_options(split_lines(entry["morals"])),
             entry.get("knows_friend", False),
         )
@@ -167,5 +160,8 @@ def groups(is_animal: bool) -> dict[str, Group]:
     tables = read_text("tables")
     tables = tables["child_hero"] | tables["animal_hero"] if is_animal else tables["child_hero"]
     lists = {name: word_list(text) for name, text in read_text("words").items()}
-    phrases = {name: phrase_list(text) for name, text in read_text("phrases").items()}
+    phrases = {
+        name: Group(("",), tuple((parse_cell(line),) for line in split_lines(text)), common_first=False)
+        for name, text in read_text("phrases").items()
+    }
     return lists | phrases | {name: table(text) for name, text in tables.items()}

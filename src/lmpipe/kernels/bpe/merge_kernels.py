@@ -18,7 +18,6 @@ from lmpipe.kernels.bpe.pair_table_kernels import (
     fill_lists,
     grow_pairs,
     measure_lists,
-    pack_records,
     pair_key,
     pair_slot,
     select_pairs,
@@ -27,7 +26,6 @@ from lmpipe.kernels.bpe.pair_table_kernels import (
 from lmpipe.kernels.bpe.structs import (
     EVENT,
     HEAP_ENTRY,
-    HEAP_FULL,
     MERGE,
     MERGE_FINISHED,
     MERGED_PAIR,
@@ -292,12 +290,10 @@ def clear_neighbours(neighbours, dirty, num_dirty):
 
 @inlined
 def full_buffer(state):
-    """Return which buffer is too small for the new pairs (PAIRS_FULL, HEAP_FULL, POOL_FULL), MERGE_FINISHED if none."""
+    """Return which buffer is too small for the new pairs (PAIRS_FULL, POOL_FULL), MERGE_FINISHED if none."""
     new = load_int(state + MERGE.num_left) + load_int(state + MERGE.num_right) + 1
     if 4 * (load_int(state + MERGE.pairs_used) + new) > 3 * load_int(state + MERGE.pairs_capacity):
         return PAIRS_FULL
-    if load_int(state + MERGE.heap_used) + new > load_int(state + MERGE.heap_size):
-        return HEAP_FULL
     if load_int(state + MERGE.pool_used) + load_int(state + MERGE.events_used) > load_int(state + MERGE.pool_size):
         return POOL_FULL
     return MERGE_FINISHED
@@ -361,13 +357,4 @@ def merge(state):
         store_int(state + MERGE.pending, 0)
 
 
-KERNELS = (
-    write_records,
-    pack_records,
-    count_pairs,
-    select_pairs,
-    grow_pairs,
-    measure_lists,
-    fill_lists,
-    merge,
-)
+KERNELS = (write_records, count_pairs, select_pairs, grow_pairs, measure_lists, fill_lists, merge)

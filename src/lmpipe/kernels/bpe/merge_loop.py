@@ -11,7 +11,6 @@ from lmpipe.kernels.bpe.structs import (
     COUNTER,
     EVENT,
     HEAP_ENTRY,
-    HEAP_FULL,
     MERGE,
     MERGE_FINISHED,
     MERGED_PAIR,
@@ -103,7 +102,7 @@ class MergeLoop:
         buffer.grow(max(2 * buffer.size, buffer.size + unit * needed))
         self._set_buffer(field, size_field, unit)
 
-    def _set_buffer(self, field: int, size_field: int | None, unit: int) -> None:
+    def _set_buffer(self, field: int, size_field: int | None = None, unit: int = 1) -> None:
         self.state[field] = self.buffers[field].address
         if size_field is not None:
             self.state[size_field] = self.buffers[field].size // unit
@@ -131,17 +130,16 @@ class MergeLoop:
     def make_room(self, reason: int) -> None:
         """Grow the buffer that stopped the merge loop."""
         state = self.state
-        new_pairs = state[MERGE.num_left] + state[MERGE.num_right] + 1
         if reason == POOL_FULL:
             self._grow(MERGE.pool, MERGE.pool_size, 4, state[MERGE.events_used])
-        elif reason == HEAP_FULL:
-            self._grow(MERGE.heap, MERGE.heap_size, HEAP_ENTRY.nbytes, new_pairs)
         elif reason == TEXT_FULL:
             # No token is longer than all tokens together.
             self._grow(MERGE.text, MERGE.text_size, 1, state[MERGE.text_used])
         else:
             old, capacity = self.buffers.pop(MERGE.pairs), state[MERGE.pairs_capacity]
-            self._allocate_pairs(state[MERGE.pairs_used] + new_pairs)
+            self._allocate_pairs(state[MERGE.pairs_used] + state[MERGE.num_left] + state[MERGE.num_right] + 1)
+            self.buffers[MERGE.heap].grow(HEAP_ENTRY.nbytes * state[MERGE.pairs_capacity])
+            self._set_buffer(MERGE.heap)
             self.kernels.grow_pairs(state.address, old.address, capacity)
 
     def _allocate_pairs(self, pairs: int) -> None:
@@ -153,7 +151,6 @@ class MergeLoop:
     def find_pairs(self) -> bool:
         """Count all pairs, and list the words of those that may be merged next; False if no pair is left."""
         state, run = self.state, self.kernels
-        run.pack_records(state.address)
         counts = self._count_pairs()
         if not len(counts):
             return False
@@ -162,7 +159,7 @@ class MergeLoop:
         state[MERGE.min_count] = min_count
         state[MERGE.pairs_used] = state[MERGE.heap_used] = 0
         self._allocate_pairs(selected)
-        self._allocate(MERGE.heap, HEAP_ENTRY.nbytes * HEADROOM * selected, MERGE.heap_size, HEAP_ENTRY.nbytes)
+        self._allocate(MERGE.heap, HEAP_ENTRY.nbytes * state[MERGE.pairs_capacity])
         run.select_pairs(state.address)
         self._allocate(MERGE.counters, 0)
         words = run.measure_lists(state.address)

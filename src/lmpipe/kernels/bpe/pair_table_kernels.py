@@ -48,23 +48,6 @@ def write_records(state, text, lengths, counts, words):
     return 0
 
 
-@kernel
-def pack_records(state):
-    """Close the gaps between records, whose words became shorter, and drop the words that are one symbol."""
-    source = target = load_int(state + MERGE.records)
-    end = source + load_int(state + MERGE.records_used)
-    while source < end:
-        size, room = load32(source + RECORD.size), load32(source + RECORD.room)
-        if size > 1:
-            for offset in range(0, record_bytes(size), RECORD_UNIT):
-                store32(target + offset, load32(source + offset))
-            store32(target + RECORD.room, size)
-            target += record_bytes(size)
-        source += record_bytes(room)
-    store_int(state + MERGE.records_used, target - load_int(state + MERGE.records))
-    return 0
-
-
 @inlined
 def pair_key(left, right):
     """Return the key of a pair: a number that is never 0."""

@@ -219,14 +219,6 @@ def write_positions(mask, first, output):
     return end
 
 
-@kernel
-def start_scan(state, position):
-    """Initialise the state of a scan that starts at a position, as at the start of a text."""
-    store_scan(state, position, 0, 0, 0, 0, 0)
-    store_int(state + SCAN.force, 0)
-    store_int(state + SCAN.forbid, 0)
-
-
 @inlined
 def starts_with(text, prefix, size):
     """Return whether `size` bytes at two addresses are equal."""
@@ -279,7 +271,10 @@ def next_segment(block):
     store_int(block + BLOCK.special, special)
     store_int(block + BLOCK.carried, 0)
     store_int(block + BLOCK.is_open, 1)
-    start_scan(block + BLOCK.scan, position)
+    scan_state = block + BLOCK.scan
+    store_scan(scan_state, position, 0, 0, 0, 0, 0)
+    store_int(scan_state + SCAN.force, 0)
+    store_int(scan_state + SCAN.forbid, 0)
     return 1
 
 

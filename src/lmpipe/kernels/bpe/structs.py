@@ -59,12 +59,12 @@ MERGED_PAIR = struct("left right")
 # The state of the merge loop.
 MERGE = struct(
     "records records_used counters counters_capacity counters_used "
-    "pairs pairs_capacity pairs_used pool pool_size pool_used heap heap_size heap_used "
+    "pairs pairs_capacity pairs_used pool pool_size pool_used heap heap_used "
     "left_dirty right_dirty left_neighbours right_neighbours events tokens text text_size text_used "
     "min_count output target done next_id "
     "pending events_used num_left num_right self_pairs self_pair_words"
 )
 # Why the merge loop stops: nothing is left to do, a buffer is full, or no pair is left that occurs min_count times.
-MERGE_FINISHED, PAIRS_FULL, POOL_FULL, HEAP_FULL, TEXT_FULL, PAIRS_ENDED = range(6)
+MERGE_FINISHED, PAIRS_FULL, POOL_FULL, TEXT_FULL, PAIRS_ENDED = range(5)
 RECORDS_SLACK = 64  # bytes behind the last record that vector loads may read
 NARROW_IDS = 1 << 16  # vocabularies up to this size have ids of 16 bits
