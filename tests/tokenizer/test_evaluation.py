@@ -26,9 +26,7 @@ STORY = "Once upon a time a small cat met a responsible dog. They played togethe
 PAGE = "Returns the ValueError of np.array([1, 2]); see also:\n----------------\n Paramètres \xff\n"
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("a study")
+def make_results(folder):
     texts = {"stories": STORY, "docs": PAGE}
     for name, text in texts.items():
         corpus = folder / "corpora" / name
@@ -43,6 +41,11 @@ def results(tmp_path_factory):
         tokenizer = Tokenizer.from_folder(folder / "tokenizers" / name)
         encode_file(corpus / "train.txt", tokenizer, tokens.with_suffix(".bin"), tokens.with_suffix(".json"), name)
     return folder
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return make_results(tmp_path_factory.mktemp("a study"))
 
 
 @pytest.fixture(scope="module")
