@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from lmpipe.analysis.problems import generate
 from lmpipe.generation.samples import SampleRecord, Samples
-from lmpipe.generation.text_metrics import HeldOutMetrics, text_metrics, unknown_words
+from lmpipe.generation.text_metrics import HeldOutMetrics, split_words, text_metrics, unknown_words
 from tests.support.fake_results import CORPORA, results_of, write_corpus_info
 from tests.support.findings import value
 from tests.support.prose import render
@@ -13,7 +13,7 @@ VOCABULARY = {"the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "then"
 
 
 def metrics_of(text):
-    return text_metrics(text, VOCABULARY).model_dump()
+    return text_metrics(split_words(text), VOCABULARY).model_dump()
 
 
 def record(temperature, top_p, text, ended=True, cuts=()):
@@ -104,7 +104,7 @@ def test_marks_are_those_of_the_repeated_4gram_share():
     spans = generate.mark_text(text)
     assert spans == [("the cat sat on ", ""), ("the cat sat on", "repeated"), (" a mat", "")]
     # One of seven phrases is a repetition.
-    assert text_metrics(text, VOCABULARY).repeated_4gram_share == pytest.approx(1 / 7)
+    assert text_metrics(split_words(text), VOCABULARY).repeated_4gram_share == pytest.approx(1 / 7)
 
 
 def test_unknown_words_and_cuts_are_marked():

@@ -63,10 +63,7 @@ def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full study")
     results = make_results(folder, {"small": SMALL, "long": LONG}, years=[2025])
     fabricate_measurements(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        # The same facts, without the second in which all of Unicode is decoded.
-        patch.setattr("lmpipe.tokenizer.unicode_demo.decodes", lambda decode, text: text.isascii())
-        demonstrate_unicode().write(folder / "unicode.json")
+    demonstrate_unicode().write(folder / "unicode.json")
     write_toy(folder, {rate: toy_curve(rate) for rate in (1.0, 10.0, 100.0, 1000.0)})
     return results
 
