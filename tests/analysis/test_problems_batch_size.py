@@ -1,5 +1,6 @@
 """The batch-size problem on made-up sweeps."""
 
+import json
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import scipy.stats
 
 from lmpipe.analysis.outcomes import study_noise
 from lmpipe.analysis.problems.batch_size_experiment import tokens_at
-from tests.support.fake_results import EXPERIMENTS, fabricate_study
+from tests.support.fake_results import EXPERIMENTS, fabricate_measurements, fabricate_study
 from tests.support.findings import ON_STORIES, find, find_in, value
 from tests.support.prose import render
 
@@ -86,3 +87,15 @@ def test_sizes_that_never_learn_are_left_out(tmp_path):
     runs = {"small": {"batch_size": 4}, "large": {"batch_size": 16, "max_lr": 4.0}}
     finding = find_in(tmp_path, "batch_size_experiment", ON_STORIES | {"runs": runs})
     assert (finding.status, finding.facts["sizes"]) == ("partial", [4])
+
+
+def test_a_machine_on_which_no_batch_fits_has_no_fastest_one(tmp_path):
+    results = fabricate_study(tmp_path, {"batch_size_experiment": ON_STORIES | {"sweep": {"batch_size": [4, 16]}}})
+    fabricate_measurements(tmp_path)
+    path = tmp_path / "batch_sizes.json"
+    nothing = {"sizes": [], "largest_batch_size": 0, "estimated_largest_batch_size": 0, "stop_reason": "memory"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | nothing), encoding="utf-8")
+    finding = find("batch_size_experiment", results)
+    assert finding.metrics["fastest_batch_size"].missing_reason
+    assert value(finding, "largest_tried_batch_size") == 0
+    assert render("batch_size_experiment", finding)["answer"]

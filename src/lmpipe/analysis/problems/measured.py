@@ -256,8 +256,8 @@ def batch_size_limits(benchmark: BatchSizeBenchmark | None) -> Finding:
         return Finding("missing", metrics, facts={"batch_sizes": None})
     largest, estimated = benchmark.largest_batch_size, benchmark.estimated_largest_batch_size
     by_formula, by_handout = (line.largest_batch_size for line in (benchmark.predicted, benchmark.handout))
-    fastest = max(benchmark.sizes, key=lambda row: row.tokens_per_second).batch_size
-    values = zip(names, (fastest, largest, estimated, by_formula, by_handout), strict=True)
+    fastest = max(benchmark.sizes, key=lambda row: row.tokens_per_second, default=None)  # none fits if memory is short
+    sizes = (fastest and fastest.batch_size, largest, estimated, by_formula, by_handout)
     limits = {
         "limit_bytes": benchmark.memory_limit_bytes,
         "largest": largest,
@@ -266,7 +266,7 @@ def batch_size_limits(benchmark: BatchSizeBenchmark | None) -> Finding:
     }
     return Finding(
         "answered",
-        {name: optional_metric(value, "sequences", TIMED, NOT_TIMED) for name, value in values},
+        {name: optional_metric(size, "sequences", TIMED, NOT_TIMED) for name, size in zip(names, sizes, strict=True)},
         facts={"batch_sizes": limits},
         tables=[doublings_table(benchmark)],
     )
