@@ -114,6 +114,10 @@ def test_complete_study_has_no_gaps(whole_study, tmp_path, monkeypatch):
     results, unreadable = available_results(snapshot)
     assert unreadable == {}
     assert analyze_available(results, snapshot, unreadable) == Findings.read("results/tiny/findings.json")
+    (info,) = Path("results/tiny/corpora").glob("*/corpus.json")
+    info.unlink()
+    with pytest.raises(InputError, match="corpus.json: is missing"):
+        build_report(find_study("results/tiny"))
 
 
 def test_study_without_runs(study, report):

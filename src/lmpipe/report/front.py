@@ -10,6 +10,7 @@ from markupsafe import Markup
 from lmpipe.analysis.finding import Effect, Figure, Finding, Forest
 from lmpipe.analysis.problems.experiment_log import distinct
 from lmpipe.analysis.results import Results
+from lmpipe.data.documents import CorpusInfo
 from lmpipe.io.formatting import format_bytes, format_count, format_int, format_seconds, join_words
 from lmpipe.report.cards import CARDS, HERO, Page
 from lmpipe.report.figure_views import FigureView, thumbnail
@@ -143,7 +144,7 @@ def corpus_facts(results: Results, corpora: Iterable[str]) -> dict[str, str]:
     """Return size, vocabulary and role of each corpus."""
     facts = {}
     for corpus in corpora:
-        info, settings = results.corpora[corpus], results.study.corpora[corpus]
+        info, settings = CorpusInfo.read(results.paths.corpus_info(corpus)), results.study.corpora[corpus]
         text = f"{format_bytes(info.splits.train.bytes)}, {format_int(settings.tokenizer.vocab_size)} ids"
         role = f", stands for {settings.stands_for}" if settings.stands_for else ""
         facts[corpus_label(results.study, corpus)] = text + role
