@@ -73,7 +73,12 @@ def test_a_sentence_is_printed_once():
 
 def test_every_template_belongs_to_a_problem():
     names = {path.name.removesuffix(".md.j2") for path in PROBLEM_TEMPLATES.glob("*.md.j2")}
-    assert names <= {*PROBLEMS, "experiment", "ablations", "times"}
+    assert names <= {*PROBLEMS, "experiment", "_ablations", "_times"}
+
+
+@pytest.mark.parametrize("name", ["ablations", "times", "macros"])
+def test_an_experiment_may_have_the_name_of_a_part_of_the_page(name):
+    assert Prose(name, Finding("missing")).block("question")
 
 
 def test_prose_of_a_study_has_no_fault(fabricated):

@@ -59,7 +59,7 @@ def templates() -> DictLoader:
         blocks[f"{name}_alt"] = "The curves fall."
     text = "\n".join(f"{{% block {name} %}}{block}{{% endblock %}}" for name, block in blocks.items())
     made_up = {f"{problem}.md.j2": text for problem in (*PROBLEMS, "experiment")}
-    own = ("ablations.md.j2", "times.md.j2", prose.SHARED_SENTENCES)
+    own = ("_ablations.md.j2", "_times.md.j2", prose.SHARED_SENTENCES)
     return DictLoader(made_up | {name: (prose.PROBLEM_TEMPLATES / name).read_text(encoding="utf-8") for name in own})
 
 

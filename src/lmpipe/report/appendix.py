@@ -17,7 +17,7 @@ from lmpipe.report.prose import Prose
 from lmpipe.report.table_cells import footnotes, format_table, value_cell
 
 RUNS = "experiment_log"
-TIMES_TEMPLATE = "times"
+TIMES_TEMPLATE = "_times"  # no experiment has such a name
 
 
 def make_appendix(page: Page, results: Results, helpers: Sequence[str]) -> dict[str, Any]:

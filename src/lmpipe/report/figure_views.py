@@ -36,7 +36,7 @@ class FigureView:
 
 def figure_view(prose: Prose, figure: Figure, palette: Palette) -> FigureView:
     """Return a figure of a finding, whose texts are blocks of its problem's template."""
-    name, alt = f"{prose.problem}-{figure.id}", prose.block(f"{figure.id}_alt")
+    name, alt = f"{prose.problem.removeprefix('_')}-{figure.id}", prose.block(f"{figure.id}_alt")
     drawing = draw(figure.data, palette, WIDE)
     header, *rows = drawing.table()
     narrow = inline_svg(draw(figure.data, palette, NARROW).svg, f"{name}-n-", alt)

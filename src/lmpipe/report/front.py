@@ -23,7 +23,7 @@ MAX_FINDINGS, MAX_CHAPTER_FINDINGS, MAX_CARE = 4, 2, 3
 SMALL_MODEL = 10_000_000
 # Seconds from which the title rounds to minutes.
 LONG_STUDY = 300
-ABLATIONS_TEMPLATE = "ablations"
+ABLATIONS_TEMPLATE = "_ablations"  # no experiment has such a name
 
 
 def make_front(page: Page, results: Results, corpora: Iterable[str]) -> dict[str, Any]:
