@@ -116,7 +116,7 @@ def test_complete_study_has_no_gaps(whole_study, tmp_path, monkeypatch):
     assert analyze_available(results, snapshot, unreadable) == Findings.read("results/tiny/findings.json")
     (info,) = Path("results/tiny/corpora").glob("*/corpus.json")
     info.unlink()
-    with pytest.raises(InputError, match="corpus.json: is missing"):
+    with pytest.raises(InputError, match=r"corpus\.json: is missing"):
         build_report(find_study("results/tiny"))
 
 

@@ -1,5 +1,6 @@
 """Report of a made-up study: findings with figures of every kind, and templates for all problems."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,9 +115,10 @@ def hostile_finding() -> Finding:
 
 
 def fake_findings(results: Results) -> Findings:
-    """Return findings for all problems, for the study's other experiments, and a hostile one; one is missing."""
+    """Return findings for all problems and other experiments, and a hostile one; one is missing, one partial."""
     problems = {name: fake_finding(name) for name in [*PROBLEMS, *(n for n in results.run_keys if n not in PROBLEMS)]}
     problems["unicode1"] = Finding("missing", reason="The study has no corpus; add one to `corpora`.")
+    problems["adamw_accounting"] = replace(problems["adamw_accounting"], status="partial")
     return Findings(study="fabricated", problems=problems | {"hostile": hostile_finding()})
 
 

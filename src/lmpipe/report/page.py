@@ -130,6 +130,7 @@ def page_template() -> Template:
     environment.filters |= {
         "aliases": lambda problem: PROBLEMS[problem].aliases if problem in PROBLEMS else (),
         "cell": value_cell,
+        "chapter_title": TITLES.get,
         "clause": clause,
         "count": format_int,
         "data_uri": data_uri,
@@ -139,7 +140,6 @@ def page_template() -> Template:
         "markdown": markdown_inline,
         "metric": metric_text,
         "rounded_count": format_count,
-        "title": TITLES.get,
     }
     return environment.get_template("report.html.j2")
 
