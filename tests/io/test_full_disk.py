@@ -211,10 +211,14 @@ def test_room_that_lacks_only_in_the_end_is_told_alike(tmp_path, number, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_of_another_file_keeps_its_name(tmp_path):
-    with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "a.bin", "wb"):
-        (tmp_path / "source").read_bytes()
-    assert caught.value.filename == str(tmp_path / "source")
+def test_an_error_of_another_file_keeps_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for error, name in ((FileNotFoundError, "source"), (IsADirectoryError, "."), (IsADirectoryError, "None")):
+        Path("None").mkdir(exist_ok=True)
+        with pytest.raises(error) as caught, atomic_write(tmp_path / "a.bin", "wb"):
+            Path(name).read_bytes()
+        assert caught.value.filename == name
+    Path("None").rmdir()
     with pytest.raises(ConnectionResetError), atomic_write(tmp_path / "a.bin", "wb"):
         raise ConnectionResetError(errno.ECONNRESET, "the server has left")
     assert list(tmp_path.iterdir()) == []

@@ -60,9 +60,9 @@ def atomic_write(path: str | Path, mode: str = "w", size: int | None = None) -> 
         if temporary is not None and os.path.exists(temporary):
             written_bytes = os.stat(temporary).st_size
             os.unlink(temporary)
+        is_disk_error = isinstance(error, OSError) and error.errno in DISK_ERRNOS
         # An error about the temporary file names it, or no file.
-        names = ("None", f"{path}.tmp-")
-        if isinstance(error, OSError) and error.errno in DISK_ERRNOS and str(error.filename).startswith(names):
+        if is_disk_error and (error.filename is None or str(error.filename).startswith(f"{path}.tmp-")):
             raise disk_error(error, path, written_bytes, size) from None
         raise
 
