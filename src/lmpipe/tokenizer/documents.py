@@ -193,10 +193,6 @@ class VocabularyOverlap(Document):
     """Name of the second tokenizer."""
     shared: NonNegativeInt
     """Number of shared tokens."""
-    only_first: tuple[str, ...]
-    """Earliest tokens that only the first has."""
-    only_second: tuple[str, ...]
-    """Earliest tokens that only the second has."""
 
 
 class TokenizerEvaluation(Document):
@@ -299,10 +295,6 @@ class BytewiseDecoder(Document):
     """Statements and their output."""
     input: str
     """First word that fails."""
-    input_bytes: str
-    """Its bytes in hexadecimal."""
-    exception: str
-    """Exception that is raised."""
     characters_failing: NonNegativeInt
     """Unicode characters that fail."""
     first_failing_code_point: NonNegativeInt

@@ -34,7 +34,6 @@ from lmpipe.tokenizer.vocabulary import MAX_VOCAB_SIZE
 
 NUM_SAMPLE_DOCUMENTS = 10
 NUM_LONGEST_TOKENS = 10
-EXAMPLES = 12
 EXCERPT_CHARACTERS = 60
 THROUGHPUT_BYTES = 4_000_000
 THROUGHPUT_PASSES = 3
@@ -305,14 +304,6 @@ def is_mojibake(text: str) -> bool:
 
 
 def compare_vocabularies(first: str, second: str, opened: Mapping[str, Tokenizer]) -> VocabularyOverlap:
-    """Count the merged tokens that two tokenizers share, and list the earliest that only one of them has."""
-    tokens = [merged_tokens(opened[name]) for name in (first, second)]
-    shared = set(tokens[0]) & set(tokens[1])
-    only_first, only_second = ([token for token in own if token not in shared][:EXAMPLES] for own in tokens)
-    return VocabularyOverlap(
-        first=first,
-        second=second,
-        shared=len(shared),
-        only_first=tuple(map(printable_token, only_first)),
-        only_second=tuple(map(printable_token, only_second)),
-    )
+    """Count the merged tokens that two tokenizers share."""
+    shared = set(merged_tokens(opened[first])) & set(merged_tokens(opened[second]))
+    return VocabularyOverlap(first=first, second=second, shared=len(shared))

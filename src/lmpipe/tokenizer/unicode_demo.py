@@ -154,8 +154,6 @@ def bytewise_decoder_failure() -> BytewiseDecoder:
     return BytewiseDecoder(
         session=session,
         input=word,
-        input_bytes=word.encode("utf-8").hex(" "),
-        exception=session[2].output.removesuffix("\n"),
         characters_failing=len(failing),
         first_failing_code_point=failing[0],
     )
