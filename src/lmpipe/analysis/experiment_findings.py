@@ -47,7 +47,7 @@ def groups_table(caption: str, groups: Sequence[SeedGroup]) -> Table:
                 group.num_seeds,
                 loss,
                 half_width if group.measure == "validation_loss" else None,
-                loss and math.exp(loss),
+                None if loss is None else math.exp(loss),
                 group.middle("bits_per_byte"),
                 max(run.summary.steps for run in group.runs),
             ]

@@ -140,10 +140,10 @@ class Snapshot:
     def progress(self) -> dict[tuple[str, str, int], RunProgress]:
         """Latest progress of runs in progress or stopped."""
         paths = (self.files.study.folder / "store").glob(f"*/{PROGRESS}")
-        found = [progress for path in paths if (progress := self.files.read_cached(path, read_progress))]
+        documents = [progress for path in paths if (progress := self.files.read_cached(path, read_progress))]
         return {
             (progress.config.experiment, progress.config.run, progress.config.seed): progress
-            for progress in sorted(found, key=lambda progress: progress.updated_at)
+            for progress in sorted(documents, key=lambda progress: progress.updated_at)
         }
 
     def state_of(self, run: PlannedRun) -> RunState:

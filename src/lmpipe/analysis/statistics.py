@@ -52,14 +52,16 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def two_sided_p(value: float, half_width: float, degrees: int) -> float:
-    """Return the p-value of a t test against zero from half the 95 % interval.
+    """Return the p-value of a t test against zero from half the 95 % interval; 0 or 1 for equal values.
 
-    >>> round(two_sided_p(4.303, 4.303, 2), 3)
-    0.05
+    >>> round(two_sided_p(4.303, 4.303, 2), 3), two_sided_p(0.0, 0.0, 2)
+    (0.05, 1.0)
     """
     from scipy.special import stdtr
 
-    return 2 * float(stdtr(degrees, -abs(value) / half_width * t_quantile(degrees))) if half_width else 0.0
+    if not half_width:
+        return 0.0 if value else 1.0
+    return 2 * float(stdtr(degrees, -abs(value) / half_width * t_quantile(degrees)))
 
 
 def holm(p_values: Sequence[float]) -> list[bool]:

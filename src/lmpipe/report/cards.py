@@ -7,7 +7,7 @@ from typing import Any
 
 from lmpipe.analysis.finding import Figure, Finding, MarkedText, Metric, Text
 from lmpipe.io.formatting import format_seconds
-from lmpipe.planning.lineage import Lineage
+from lmpipe.planning.lineage import Job, Lineage
 from lmpipe.report.figure_views import FigureView, figure_view
 from lmpipe.report.plots.palette import Palette
 from lmpipe.report.prose import Prose
@@ -112,8 +112,9 @@ def make_card(page: Page, problems: Sequence[str]) -> Card:
 
 def stage_jobs(lineage: Lineage, sources: Sequence[str]) -> list[tuple[str, int, list[int], str]]:
     """Return rule, number, seeds and total wall time of the jobs behind result files, in the order of the rules."""
-    jobs = lineage.ancestors(sources)
-    by_rule = {job.rule: [other for other in jobs if other.rule == job.rule] for job in jobs}
+    by_rule: dict[str, list[Job]] = {}
+    for job in lineage.ancestors(sources):
+        by_rule.setdefault(job.rule, []).append(job)
     return [
         (
             rule,

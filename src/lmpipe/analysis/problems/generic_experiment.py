@@ -41,7 +41,7 @@ def analyze(results: Results, name: str) -> Finding:
     effects = [] if settings else list(compared.values())
     metrics["best_loss"] = best.metric(table_path(experiment))
     visible = noise.difference_half_width(best.num_seeds) if noise and measure == "validation_loss" else None
-    if visible:
+    if visible is not None:
         metrics["smallest_visible_difference"] = Metric(visible, NATS, NOISE_SOURCE)
     facts |= {"kind": "sweep" if settings else "variants" if effects else "single"}
     facts |= ranking_facts(groups, best, visible or 0.0)

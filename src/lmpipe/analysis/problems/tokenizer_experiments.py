@@ -81,7 +81,7 @@ def ratio_metrics(evaluation: TokenizerEvaluation, corpora: Mapping[str, str | N
 
 
 def speed_and_id_metrics(evaluation: TokenizerEvaluation, timed: str) -> dict[str, Metric]:
-    """Return throughput, time to encode The Pile, the largest id seen in any text, and whether 16 bits hold all."""
+    """Return throughput, time to encode The Pile, the largest id seen in any text, and if 16 bits hold all."""
     profiles, tokenizer = evaluation.tokenizers.values(), evaluation.tokenizers[timed]
     largest = max(profile.largest_id for profile in profiles)
     num_ids = max(largest + 1, *(profile.vocab_size for profile in profiles))

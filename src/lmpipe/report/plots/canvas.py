@@ -102,7 +102,7 @@ class Canvas:
         """Put the ticks of a logarithmic x axis at the values of a setting, if they are few and far enough apart."""
         pixels = [float(self.ax.transData.transform((value, 1.0))[0]) for value in values]
         room = 6 + max((CHARACTER * len(tick_text(value)) for value in values), default=0.0)
-        is_round = all(float(f"{value:.1e}") == value for value in values)
+        is_round = all(float(f"{value:.1e}") == float(f"{value:.6e}") for value in values)
         if len(values) > 1 and is_round and all(b - a >= room for a, b in pairwise(pixels)):
             self.ax.xaxis.set_major_locator(FixedLocator(values))
 
