@@ -11,7 +11,6 @@ from lmpipe.provenance.environment import PACKAGE, package_version
 # Packages and modules that parse, write and report, but never change a number: editing them must rerun nothing. Package
 # `__init__`s do not count either.
 NON_NUMERIC = {
-    "api",
     "cli",
     "data.download",
     "errors",
