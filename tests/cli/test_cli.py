@@ -76,3 +76,9 @@ def test_light_commands_load_no_heavy_package(whole_study):
     arguments = [sys.executable, "-c", code, json.dumps(calls)]
     done = subprocess.run(arguments, cwd=whole_study, capture_output=True, text=True)
     assert done.stderr == "set()\n", done.stderr
+
+
+def test_the_parser_loads_no_schema():
+    code = "import sys\nfrom lmpipe.cli.main import make_parser\nmake_parser()\n"
+    code += "print({'pydantic', 'yaml', 'numpy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -10,8 +10,6 @@ from lmpipe.cli import report_commands, study_commands, tokenizer_commands, trai
 from lmpipe.cli.arguments import Args, Command, Parser, fail
 from lmpipe.errors import InputError
 from lmpipe.io.files import STANDARD_OUTPUT
-from lmpipe.planning.stages import BY_COMMAND
-from lmpipe.provenance.job_records import run_recorded
 
 COMMAND_MODULES = (study_commands, tokenizer_commands, training_commands, report_commands)
 # Problem and remedy of the system's errors.
@@ -64,10 +62,14 @@ def make_parser() -> Parser:
 
 def run_command(args: Args) -> None:
     """Run a subcommand; one that makes results leaves a record of provenance beside them."""
+    from lmpipe.planning.stages import BY_COMMAND
+
     stage = BY_COMMAND.get(args.command)
     if stage is None or not stage.code:
         args.run(args)
         return
+    from lmpipe.provenance.job_records import run_recorded
+
     values = {name: value for name, value in vars(args).items() if name not in ("command", "run", "parser")}
     changed = {name: value for name, value in values.items() if value != args.parser.get_default(name)}
     run_recorded(args.command, changed, stage.code, lambda: args.run(args))

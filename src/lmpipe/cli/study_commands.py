@@ -4,8 +4,6 @@ import os
 import sys
 
 from lmpipe.cli.arguments import RESULTS, Args, argument, command, positive_int
-from lmpipe.planning.session import read_study
-from lmpipe.planning.stages import records
 
 
 @command(
@@ -56,6 +54,8 @@ def clear_runs(args: Args) -> None:
 @command(RESULTS, examples="lmpipe collect-provenance results/laptop")
 def collect_provenance(args: Args) -> None:
     """Collect the records of all jobs of a study in provenance.json."""
+    from lmpipe.planning.session import read_study
+    from lmpipe.planning.stages import records
     from lmpipe.provenance.checksums import collect_records
 
     plan, paths = read_study(args.results)

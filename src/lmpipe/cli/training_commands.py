@@ -1,6 +1,7 @@
 """Commands for models: accounting, measurements, training runs and generated text."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmpipe.cli.arguments import (
     DEVICE,
@@ -13,14 +14,17 @@ from lmpipe.cli.arguments import (
     positive_int,
 )
 from lmpipe.errors import InputError
-from lmpipe.planning.session import read_study
-from lmpipe.provenance.job_records import JobResult
+
+if TYPE_CHECKING:
+    from lmpipe.provenance.job_records import JobResult
 
 
 @command(RESULTS, examples="lmpipe account-models results/laptop")
-def account_models(args: Args) -> JobResult:
+def account_models(args: Args) -> "JobResult":
     """Account for the parameters, FLOPs and memory of a study's model and of the shapes beside it."""
     from lmpipe.model.torch_counts import account_model
+    from lmpipe.planning.session import read_study
+    from lmpipe.provenance.job_records import JobResult
 
     plan, paths = read_study(args.results)
     for name, model in plan.models.items():
@@ -29,8 +33,10 @@ def account_models(args: Args) -> JobResult:
 
 
 @command(RESULTS, *DEVICE, examples="lmpipe profile-model results/laptop")
-def profile_model(args: Args) -> JobResult:
+def profile_model(args: Args) -> "JobResult":
     """Measure one training step of a study's model: parameters, FLOPs, memory by part, peak FLOP/s of the device."""
+    from lmpipe.planning.session import read_study
+    from lmpipe.provenance.job_records import JobResult
     from lmpipe.training.profiling import profile_step
 
     plan, paths = read_study(args.results)
@@ -40,8 +46,10 @@ def profile_model(args: Args) -> JobResult:
 
 
 @command(RESULTS, *DEVICE, examples="lmpipe benchmark-batch-sizes results/laptop")
-def benchmark_batch_sizes(args: Args) -> JobResult:
+def benchmark_batch_sizes(args: Args) -> "JobResult":
     """Time a training step of a study's model at each batch size, doubled up to the largest that fits."""
+    from lmpipe.planning.session import read_study
+    from lmpipe.provenance.job_records import JobResult
     from lmpipe.training.profiling import benchmark_batch_sizes
 
     plan, paths = read_study(args.results)
@@ -54,8 +62,9 @@ def benchmark_batch_sizes(args: Args) -> JobResult:
     argument("--output", required=True, help=".csv file"),
     examples="lmpipe sgd-toy --output learning_rate_tuning.csv",
 )
-def sgd_toy(args: Args) -> JobResult:
+def sgd_toy(args: Args) -> "JobResult":
     """Train the SGD toy example at four learning rates."""
+    from lmpipe.provenance.job_records import JobResult
     from lmpipe.training.sgd_toy import run_sgd_toy
 
     run_sgd_toy(args.output)
@@ -78,12 +87,14 @@ def sgd_toy(args: Args) -> JobResult:
     examples="lmpipe train results/laptop learning_rate/grid_max_lr=0.014/seed0\n"
     "lmpipe train results/laptop learning_rate/grid_max_lr=0.014/seed0 --threads 4",
 )
-def train(args: Args) -> JobResult:
+def train(args: Args) -> "JobResult":
     """Train one run of a study.
 
     An interrupted run continues; a run that the store has is copied.
     """
     from lmpipe.planning.plan import find
+    from lmpipe.planning.session import read_study
+    from lmpipe.provenance.job_records import JobResult
     from lmpipe.study.paths import CONFIG, SUMMARY
     from lmpipe.training.run import train
     from lmpipe.training.run_documents import RunConfig, RunSummary
@@ -105,10 +116,12 @@ def train(args: Args) -> JobResult:
 
 
 @command(RESULTS, EXPERIMENT, examples="lmpipe select-best results/laptop learning_rate")
-def select_best(args: Args) -> JobResult:
+def select_best(args: Args) -> "JobResult":
     """Select the best finished run of an experiment."""
     from lmpipe.analysis.ranking import select_best
     from lmpipe.analysis.results import read_experiment
+    from lmpipe.planning.session import read_study
+    from lmpipe.provenance.job_records import JobResult
 
     plan, paths = read_study(args.results)
     settings = plan.experiment_settings(args.experiment)
@@ -131,7 +144,7 @@ def select_best(args: Args) -> JobResult:
     examples="lmpipe generate results/laptop stories\n"
     'lmpipe generate --run results/laptop/runs/main_experiment/stories/seed0 --prompt "Once upon a time"',
 )
-def generate(args: Args) -> JobResult | None:
+def generate(args: Args) -> "JobResult | None":
     """Generate text: the samples of a study for a corpus, or the continuation of a prompt."""
     if args.prompt is not None and args.run_folder is not None and args.results is None:
         from lmpipe.generation.sampling import stream_to_stdout
@@ -143,6 +156,8 @@ def generate(args: Args) -> JobResult | None:
         raise InputError("give --run RUN --prompt TEXT, or a results folder and a corpus")
 
     from lmpipe.generation.samples import write_samples
+    from lmpipe.planning.session import read_study
+    from lmpipe.provenance.job_records import JobResult
 
     plan, paths = read_study(args.results)
     settings, run = plan.sample_settings(args.corpus), plan.sample_run(args.corpus)
