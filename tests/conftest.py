@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 # Several workers use all cores already; tests of threads ask for theirs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Long files, and packages with such files. Several workers start with them, so that none runs alone in the end.
-LONG_FIRST = ("test_reruns", "test_slurm", "workflow", "training", "kernels", "report", "benchmarks", "io", "data")
+# Long files, and packages with such files. Several workers start with them, so that none runs alone in the end;
+# test_workflow comes when test_reruns has made the study that they share.
+LONG_FIRST = ("test_reruns", "test_slurm", "test_gpu_profile", "test_download", "test_printed_commands", "test_memory")
+LONG_FIRST += ("training", "kernels", "test_workflow", "workflow", "report", "benchmarks", "io", "data")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

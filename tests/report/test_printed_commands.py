@@ -3,8 +3,6 @@
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from html import unescape
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 from lmpipe.cli.main import main
 from tests.support.fake_results import skip_drawing
+from tests.support.workflow import call_snakemake
 
 ROOT = Path(__file__).parents[2]
 MISSING, PLOT = Path("results/tiny/learning_rate_tuning.csv"), Path("results/tiny/experiments/tuned/table.csv")
@@ -24,8 +23,7 @@ def run(command: str) -> None:
         main(arguments)
     else:
         assert program == "snakemake"
-        done = subprocess.run([sys.executable, "-m", program, *arguments], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        call_snakemake(Path.cwd(), *arguments, cores=None)
 
 
 @pytest.mark.workflow
