@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -76,9 +77,13 @@ def study_schema() -> dict[str, Any]:
 
 
 def all_subclasses(base: type) -> list[type]:
-    """Return the imported subclasses of a class of lmpipe, direct or not."""
+    """Return the imported subclasses of a class of lmpipe, direct or not.
+
+    A module that was imported again leaves classes of the same name, until the garbage collector finds them.
+    """
     classes = [sub for cls in base.__subclasses__() for sub in [cls, *all_subclasses(cls)]]
-    return [cls for cls in dict.fromkeys(classes) if cls.__module__.startswith("lmpipe")]
+    own = [cls for cls in dict.fromkeys(classes) if cls.__module__.startswith("lmpipe")]
+    return [cls for cls in own if getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls]
 
 
 # --- tables
