@@ -82,6 +82,14 @@ def test_elapsed_time_counts_jobs_side_by_side_once_and_no_pause_between_calls(t
     assert job.start - lineage.jobs["corpora/a/provenance.json"].start == pytest.approx(10.5)
 
 
+def test_time_is_unknown_if_the_training_of_a_copied_run_has_no_record(tmp_path):
+    for name, seconds, is_copy in (("a", 60.0, False), ("b", 60.0, True), ("c", 50.0, True)):
+        write_record(tmp_path, f"runs/{name}", "train", [], ["summary.json"], train_seconds=seconds, cache_hit=is_copy)
+    paths = [f"runs/{name}/provenance.json" for name in "abc"]
+    assert Lineage.read(tmp_path, paths[:2]).elapsed_seconds > 0
+    assert Lineage.read(tmp_path, paths).elapsed_seconds is None
+
+
 def test_a_copied_run_ends_when_its_job_does(tmp_path):
     write_record(tmp_path, "runs/a", "train", [], ["summary.json"], train_seconds=60.0, cache_hit=True)
     job = read_job(tmp_path / "runs/a/provenance.json", "runs/a/provenance.json")

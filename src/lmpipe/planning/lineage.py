@@ -31,6 +31,8 @@ class Job:
     """Start of the job in seconds since 1970."""
     end: float
     """End of the job in seconds since 1970."""
+    is_copy: bool = False
+    """True if the job copied a run from the store."""
 
 
 class Lineage:
@@ -46,8 +48,15 @@ class Lineage:
         return cls({path: read_job(folder / path, path) for path in paths if (folder / path).exists()})
 
     @property
-    def elapsed_seconds(self) -> float:
-        """Time from the first job to the last, without pauses of more than MAX_PAUSE_SECONDS between calls."""
+    def elapsed_seconds(self) -> float | None:
+        """Time from the first job to the last, without pauses of more than MAX_PAUSE_SECONDS between calls.
+
+        None without jobs, or if a run was copied and the record of the job that trained it, which has the same training
+        time, is gone: an earlier call trained it.
+        """
+        trained = {job.wall_seconds for job in self.jobs.values() if not job.is_copy}
+        if not self.jobs or any(job.is_copy and job.wall_seconds not in trained for job in self.jobs.values()):
+            return None
         elapsed, end = 0.0, -math.inf
         for job in sorted(self.jobs.values(), key=lambda job: job.start):
             start = end if 0 < job.start - end <= MAX_PAUSE_SECONDS else max(end, job.start)
@@ -95,4 +104,6 @@ def read_job(path: Path, name: str) -> Job:
     rule = stage.rule if stage else record.command
     start = datetime.fromisoformat(record.started_at).timestamp()
     seconds = record.train_seconds or record.wall_seconds
-    return Job(rule, record.seeds, inputs, outputs, record, seconds, start, start + record.wall_seconds)
+    return Job(
+        rule, record.seeds, inputs, outputs, record, seconds, start, start + record.wall_seconds, bool(record.cache_hit)
+    )

@@ -52,14 +52,16 @@ def make_front(page: Page, results: Results, corpora: Iterable[str]) -> dict[str
     }
 
 
-def title(results: Results, seconds: float) -> str:
-    """Return the title: the number of models, and the time that the study took."""
+def title(results: Results, seconds: float | None) -> str:
+    """Return the title: the number of models, and the time that the study took if it is known."""
     runs = results.runs()
     if not runs:
         return study_label(results.study)
     num_models = len(distinct(runs))
     small = "small " if all(run.summary.parameters < SMALL_MODEL for run in runs) else ""
     models = f"{format_int(num_models)} {small}transformer{'s' if num_models != 1 else ''}"
+    if seconds is None:
+        return models
     # The line above the title has the seconds.
     return f"{models} in {format_seconds(60 * round(seconds / 60) if seconds > LONG_STUDY else round(seconds))}"
 

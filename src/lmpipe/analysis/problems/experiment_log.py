@@ -98,7 +98,11 @@ def elapsed_metrics(results: Results) -> dict[str, Metric]:
     paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*provenance.json") if is_record(path.name)]
     records = [path for path in paths if not path.startswith("store/") and path not in LATER_RECORDS]
     seconds = Lineage.read(folder, sorted(records)).elapsed_seconds
-    return {"elapsed_seconds": optional_metric(seconds or None, "s", RECORDS, "no job has a record")}
+    return {
+        "elapsed_seconds": optional_metric(
+            seconds, "s", RECORDS, "an earlier call trained some runs, or no job has a record"
+        )
+    }
 
 
 def table(results: Results, by_identity: Sequence[Sequence[Run]]) -> Table:
