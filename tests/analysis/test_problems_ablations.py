@@ -158,5 +158,5 @@ def test_expectations_stand_beside_what_was_found(tmp_path):
     runs = {"baseline": {}, "nope": {"position_embedding": "none", "expect": expect}}
     finding = find_in(tmp_path, "no_pos_emb", ON_STORIES | SEEDS | {"runs": runs})
     (expectation,) = finding.expectations
-    assert (expectation.expected, expectation.found) == ("higher", "higher")
+    assert (expectation.expected, expectation.outcome) == ("higher", "higher")
     assert render("no_pos_emb", finding)["found"] == "A higher loss without RoPE, as expected."

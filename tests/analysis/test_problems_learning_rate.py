@@ -102,4 +102,4 @@ def test_an_expectation_of_a_named_sweep_is_about_its_last_run(tmp_path):
     edge = {"total_tokens": 40960, "sweep": {"max_lr": [0.5, 5.0]}, "expect": expect}
     runs = {"grid": {"sweep": {"max_lr": [0.005, 0.01]}}, "edge": edge}
     (expectation,) = find_in(tmp_path, "learning_rate", ON_STORIES | {"runs": runs}).expectations
-    assert expectation.found == "diverges"
+    assert expectation.outcome == "diverges"

@@ -96,4 +96,4 @@ def test_an_expectation_about_the_second_corpus_is_in_bits_per_byte(tmp_path):
     expect = {"outcome": "higher", "because": "documentation is less predictable"}
     experiment = EXPERIMENTS["main_experiment"] | {"seeds": [0, 1], "expect": expect}
     (expectation,) = find_in(tmp_path, "main_experiment", experiment).expectations
-    assert (expectation.label, expectation.found) == ("docs", "higher")
+    assert (expectation.label, expectation.outcome) == ("docs", "higher")

@@ -277,8 +277,8 @@ class Expectation:
 
     label: str
     expected: Literal["higher", "lower", "same", "diverges"]
-    found: Literal["higher", "lower", "same", "diverges", "not resolved"] | None
-    """Outcome; None if there is no result."""
+    outcome: Literal["higher", "lower", "same", "diverges", "not resolved"] | None
+    """Outcome found; None if there is no result."""
     because: str
     source: str
 

@@ -159,8 +159,8 @@ def shard_bounds(path: str | Path, num_shards: int) -> list[tuple[int, int]]:
     with open_text(path) as file:
         size = os.fstat(file.fileno()).st_size
         delimiter = END_OF_TEXT.encode()
-        starts = [find_forward(file.fileno(), delimiter, size * shard // num_shards) for shard in range(1, num_shards)]
-        bounds = [next((index + len(delimiter) for index in found), size) for found in starts]
+        matches = [find_forward(file.fileno(), delimiter, size * shard // num_shards) for shard in range(1, num_shards)]
+        bounds = [next((start + len(delimiter) for start in starts), size) for starts in matches]
     return list(pairwise([0, *accumulate(bounds, max), size]))
 
 
