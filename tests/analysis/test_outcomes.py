@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lmpipe.analysis.effects import correct_comparisons, effect_of, outcome_found
+from lmpipe.analysis.effects import classify_effect, correct_comparisons, effect_of
 from lmpipe.analysis.experiment_findings import byte_yardsticks, loss_yardsticks, target_metrics
 from lmpipe.analysis.finding import Effect, Finding
 from lmpipe.analysis.outcomes import NATS, NO_RUN, has_failed, seed_groups, study_noise
@@ -248,7 +248,7 @@ def test_seeds_of_the_variant_alone_are_compared_with_the_center(nope):
 
 
 @pytest.mark.parametrize(
-    ("difference", "num_failed", "noise", "found"),
+    ("difference", "num_failed", "noise", "outcome"),
     [
         (0.2, 0, SeedNoise(0.03, 20), "higher"),
         (-0.2, 0, SeedNoise(0.03, 20), "lower"),
@@ -258,9 +258,9 @@ def test_seeds_of_the_variant_alone_are_compared_with_the_center(nope):
         (None, 2, SeedNoise(0.03, 20), "diverges"),
     ],
 )
-def test_the_outcome_found_depends_on_the_smallest_visible_difference(difference, num_failed, noise, found):
+def test_the_outcome_depends_on_the_smallest_visible_difference(difference, num_failed, noise, outcome):
     effect = Effect("NoPE", "nope", difference, None, [], num_failed, 2, "nats per token", 0.01)
-    assert outcome_found(effect, noise) == found
+    assert classify_effect(effect, noise) == outcome
 
 
 def test_effects_of_all_ablations_are_corrected_together():

@@ -159,4 +159,4 @@ def test_expectations_stand_beside_what_was_found(tmp_path):
     finding = find_in(tmp_path, "no_pos_emb", ON_STORIES | SEEDS | {"runs": runs})
     (expectation,) = finding.expectations
     assert (expectation.expected, expectation.outcome) == ("higher", "higher")
-    assert render("no_pos_emb", finding)["found"] == "A higher loss without RoPE, as expected."
+    assert render("no_pos_emb", finding)["outcome"] == "A higher loss without RoPE, as expected."

@@ -99,7 +99,7 @@ def test_front_page_has_facts_findings_of_two_chapters_texts_and_the_index(html,
     assert "Stanford CS336 assignment 1, spring 2026" in page.text
     assert "trained on stories and docs" in page.text
     assert "12.3 MB, 1,024 ids, stands for TinyStories" in page.text
-    findings = between(html, '<ul class="headlines">', '<div class="care">')
+    findings = between(html, '<ul class="headlines">', '<div class="warnings">')
     problems = re.findall(r'href="#(\w+)" class="more"', findings)
     assert problems == ["learning_rate", "batch_size_experiment", "layer_norm_ablation", "no_pos_emb"]
     assert findings.count("<svg") == 4 and "<text" not in findings

@@ -45,9 +45,9 @@ BLOCKS = {
     "answer": "**{{ m.best | num }} is best**, with a loss of {{ m.loss | nats }}, and the others are close.",
     "details": "The curve is flat. A second sentence has the interval of {{ m.loss | range }} nats.",
     "caveat": "One seed only.",
-    "found": "{% if expectations %}The difference is in the expected direction.{% endif %}",
+    "outcome": "{% if expectations %}The difference is in the expected direction.{% endif %}",
     "finding": "{% if figures %}**{{ label(problem) | capitalize }}**: {{ m.best | num }} is best.{% endif %}",
-    "care": "{% if effects %}Losses differ by {{ m.loss | nats }} in {{ problem }}.{% endif %}",
+    "warning": "{% if effects %}Losses differ by {{ m.loss | nats }} in {{ problem }}.{% endif %}",
 }
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from lmpipe.analysis.finding import Finding, Findings
 from lmpipe.planning.session import read_study
-from lmpipe.report.prose import CARD_BLOCKS, FIGURE_BLOCKS, Prose, shared_names
+from lmpipe.report.prose import Prose, shared_names
+from tests.support.prose import FIGURE_BLOCKS, render
 
 MAX_WORDS, MAX_MEAN_WORDS, MAX_NUMBERS, MAX_DIGITS = 35, 20.0, 3, 3
 # Sentences of at most these words are a status, such as "Divergence, as expected.", and may be repeated.
@@ -26,9 +27,9 @@ LIMITS = {
     "answer": (1, 30),
     "details": (3, MAX_WORDS),
     "caveat": (2, MAX_WORDS),
-    "found": (2, 25),
+    "outcome": (2, 25),
     "finding": (1, 25),
-    "care": (1, 25),
+    "warning": (1, 25),
     "title": (1, 20),
     "subtitle": (1, 20),
     "alt": (4, MAX_WORDS),
@@ -127,12 +128,9 @@ def block_faults(name: str, text: str) -> Iterator[str]:
 
 def rendered_blocks(problem: str, finding: Finding, shared: Mapping[str, Any]) -> dict[str, str]:
     """Return the blocks of a finding that the page prints."""
-    prose = Prose(problem, finding, shared)
     if finding.status == "missing":
-        return {"question": prose.block("question")}
-    blocks = {name: prose.block(name) for name in CARD_BLOCKS}
-    names = [f"{figure.id}_{part}" for figure in finding.figures for part in FIGURE_BLOCKS]
-    return blocks | {name: prose.block(name) for name in names}
+        return {"question": Prose(problem, finding, shared).block("question")}
+    return render(problem, finding, shared)
 
 
 def page_faults(blocks: Mapping[tuple[str, str], str]) -> list[str]:

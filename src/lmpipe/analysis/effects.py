@@ -50,13 +50,13 @@ def effect_of(results: Results, group: SeedGroup, baseline: SeedGroup, noise: Se
     )
 
 
-def outcome_found(effect: Effect, noise: SeedNoise | None) -> str | None:
+def classify_effect(effect: Effect, noise: SeedNoise | None) -> str | None:
     """Return the outcome of an effect: higher, lower, same (below the smallest visible difference) or diverges.
 
     It is not resolved if seeds failed in a part of the runs, or if the noise of one seed is unknown.
 
     >>> effect = Effect("post-norm", "post_norm", 0.2, None, [0.2], 0, 1, "nats per token", 0.01)
-    >>> outcome_found(effect, SeedNoise(0.01, 10)), outcome_found(effect, None)
+    >>> classify_effect(effect, SeedNoise(0.01, 10)), classify_effect(effect, None)
     ('higher', 'not resolved')
     """
     if effect.num_failed == effect.num_seeds:
@@ -106,7 +106,7 @@ def expectations(results: Results, experiment: str, effects: Mapping[str, Effect
     if pairs and settings.expect and (pairs[-1][0], settings.expect) not in pairs:
         pairs.append((pairs[-1][0], settings.expect))
     return [
-        Expectation(effect.label, expect.outcome, outcome_found(effect, noise), expect.because, expect.source or "")
+        Expectation(effect.label, expect.outcome, classify_effect(effect, noise), expect.because, expect.source or "")
         for effect, expect in pairs
         if expect
     ]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from textwrap import fill
 from typing import Any, NamedTuple, NoReturn
 
-from lmpipe.io.files import MAX_INT_DIGITS
 from lmpipe.io.progress import log
 
+MAX_INT_DIGITS = 40  # longer than any count
 Args = argparse.Namespace
 Run = Callable[[Args], Any]
 

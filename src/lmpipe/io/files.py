@@ -19,7 +19,6 @@ CHUNK_BYTES = 1 << 20
 STANDARD_OUTPUT = "standard output"
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_ERRNOS = DISK_FULL_ERRNOS | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.EISDIR}
-MAX_INT_DIGITS = 40  # longer than any count
 # Lists that `collect_writes` fills.
 _collectors: list[list[Path]] = []
 _locked_until_exit: dict[Path, contextlib.AbstractContextManager] = {}
@@ -126,16 +125,16 @@ def json_bytes(value: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def read_json(path: str | Path, remedy: str = REBUILD) -> Any:
-    """Read a JSON file; raise InputError if it is missing or, with `remedy`, if it is damaged."""
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; raise InputError if it is missing or damaged."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(path, "is missing", BUILD) from None
     except RecursionError:
-        raise InputError(path, "is not valid JSON (it is nested too deeply)", remedy or REBUILD) from None
+        raise InputError(path, "is not valid JSON (it is nested too deeply)", REBUILD) from None
     except ValueError as error:
-        raise InputError(path, f"is not valid JSON ({error})", remedy or REBUILD) from None
+        raise InputError(path, f"is not valid JSON ({error})", REBUILD) from None
 
 
 def open_text(path: str | Path) -> BinaryIO:

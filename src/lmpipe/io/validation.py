@@ -20,9 +20,9 @@ MAX_KEY_CHARACTERS = 100
 CORRECT = "correct the value"
 
 # What a value has to be, by pydantic's name of the error; {} is the bound.
-BLOCK, LIST, WHOLE = "a block of `key: value` lines", "a list, such as [1, 2]", "a whole number"
+BLOCK, LIST, INTEGER = "a block of `key: value` lines", "a list, such as [1, 2]", "a whole number"
 EXPECTED = {
-    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), WHOLE),
+    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), INTEGER),
     **dict.fromkeys(("float_type", "float_parsing"), "a number"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
     **dict.fromkeys(("list_type", "tuple_type", "set_type"), LIST),

@@ -55,7 +55,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Card:
-    """Problems that share a figure and numbers; `samples` are texts that stand in the place of a figure."""
+    """Problems that share a figure and numbers; `samples` are texts in place of a figure."""
 
     entries: list[Prose]
     figures: list[FigureView]
@@ -92,7 +92,7 @@ def make_card(page: Page, problems: Sequence[str]) -> Card:
         if (entry.problem, figure.id) != HERO
     ]
     texts = [text for finding in findings for text in finding.texts if not is_derivation(text)]
-    samples = [] if figures else shown_samples([text for text in texts if isinstance(text, MarkedText)])
+    samples = [] if figures else visible_samples([text for text in texts if isinstance(text, MarkedText)])
     folded = [text for text in texts if text not in samples]
     metrics = {name: metric for finding in findings for name, metric in finding.metrics.items()}
     sources = sorted({metric.source for metric in metrics.values()} - {""})
@@ -126,7 +126,7 @@ def stage_jobs(lineage: Lineage, sources: Sequence[str]) -> list[tuple[str, int,
     ]
 
 
-def shown_samples(texts: Sequence[MarkedText]) -> list[MarkedText]:
+def visible_samples(texts: Sequence[MarkedText]) -> list[MarkedText]:
     """Return the first samples of each model, whose name begins the caption; the others are folded away."""
     models = [text.caption.partition(",")[0] for text in texts]
     return [text for index, text in enumerate(texts) if models[:index].count(models[index]) < SAMPLES_PER_MODEL]

@@ -41,7 +41,7 @@ def figure_view(prose: Prose, figure: Figure, palette: Palette) -> FigureView:
     header, *rows = drawing.table()
     narrow = inline_svg(draw(figure.data, palette, NARROW).svg, f"{name}-n-", alt)
     wide = inline_svg(drawing.svg, f"{name}-", alt)
-    title, subtitle = (prose.html(f"{figure.id}_{part}") for part in ("title", "subtitle"))
+    title, subtitle = (prose.html(f"{figure.id}_{block}") for block in ("title", "subtitle"))
     return FigureView(f"{name}.csv", title, subtitle, wide, narrow, drawing.csv, header, rows)
 
 

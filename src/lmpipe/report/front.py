@@ -19,7 +19,7 @@ from lmpipe.study.editions import edition_of
 from lmpipe.study.labels import corpus_label, study_label
 from lmpipe.study.problems import ABLATIONS, PROBLEMS
 
-MAX_FINDINGS, MAX_CHAPTER_FINDINGS, MAX_CARE = 4, 2, 3
+MAX_FINDINGS, MAX_CHAPTER_FINDINGS, MAX_WARNINGS = 4, 2, 3
 SMALL_MODEL = 10_000_000
 # Seconds from which the title rounds to minutes.
 LONG_STUDY = 300
@@ -46,7 +46,7 @@ def make_front(page: Page, results: Results, corpora: Iterable[str]) -> dict[str
         "hero": hero_figure(page),
         "progress": main.facts.get("progress", []) if main else [],
         "headlines": list(headlines(page)),
-        "care": [prose.html("care") for prose in described(page) if prose.block("care")][:MAX_CARE],
+        "warnings": [prose.html("warning") for prose in described(page) if prose.block("warning")][:MAX_WARNINGS],
         "index": [(name, page.prose[problem]) for problem, name in index.items() if problem in page.problems],
         "facts": corpus_facts(results, names),
     }

@@ -18,8 +18,6 @@ PROBLEM_TEMPLATES = PACKAGE / "report" / "templates" / "problems"
 EXPERIMENT_TEMPLATE = "experiment.md.j2"
 # Macros that every template may use.
 SHARED_SENTENCES = "macros.j2"
-CARD_BLOCKS = ("question", "answer", "details", "caveat", "found", "finding", "care")
-FIGURE_BLOCKS = ("title", "subtitle", "alt")
 
 
 class Metrics:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lmpipe.analysis.effects import effect_of, expectations, outcome_found
+from lmpipe.analysis.effects import classify_effect, effect_of, expectations
 from lmpipe.analysis.experiment_findings import (
     groups_table,
     loss_yardsticks,
@@ -108,7 +108,7 @@ def analyze_ablation(results: Results, name: str) -> Finding:
             "variant": variant.label,
             "baseline": baseline.label,
             "unit": effect.unit,
-            "outcome": outcome_found(effect, noise),
+            "outcome": classify_effect(effect, noise),
             "size": None if effect.difference is None else abs(effect.difference),
             "is_tuned": variant.max_lr != baseline.max_lr or variant.runs[0].config.lr_source is not None,
             "trend": trend,

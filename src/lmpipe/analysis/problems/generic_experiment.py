@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from lmpipe.analysis.effects import effect_of, expectations, outcome_found
+from lmpipe.analysis.effects import classify_effect, effect_of, expectations
 from lmpipe.analysis.experiment_findings import groups_table, loss_yardsticks, seeds_table, table_path
 from lmpipe.analysis.finding import Figure, FigureData, Finding, Forest, Line, Lines, Metric
 from lmpipe.analysis.outcomes import NATS, NOISE_SOURCE, SeedGroup, best_group, seed_groups, study_noise
@@ -46,7 +46,7 @@ def analyze(results: Results, name: str) -> Finding:
     facts |= {"kind": "sweep" if settings else "variants" if effects else "single"}
     facts |= ranking_facts(groups, best, visible or 0.0)
     facts |= {"baseline": baseline.label, "settings": [setting.replace("_", " ") for setting in settings]}
-    facts["outcomes"] = [{"outcome": outcome_found(effect, noise)} for effect in effects]
+    facts["outcomes"] = [{"outcome": classify_effect(effect, noise)} for effect in effects]
     if settings:
         data = sweep_figure(results, experiment, groups, settings)
     else:

@@ -166,9 +166,9 @@ def components_table(profile: StepProfile) -> Table:
     sizes = [(name, *[getattr(predicted, key)] * 2, getattr(measured, key)) for name, key in FIXED.items()]
     values = predicted.activations.activations
     for component, name in COMPONENTS.items():
-        ours = (sum(getattr(value, key) for value in values if value.component == component) for key in SIZES)
+        predictions = (sum(getattr(value, key) for value in values if value.component == component) for key in SIZES)
         if saved := measured.saved_bytes_by_component.get(component, 0):
-            sizes.append((f"activations: {name}", *ours, saved))
+            sizes.append((f"activations: {name}", *predictions, saved))
     totals = (getattr(predicted.activations, key) for key in SIZES)
     sizes.append(("all activations", *totals, measured.saved_bytes))
     rows = [

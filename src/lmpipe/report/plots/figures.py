@@ -1,7 +1,7 @@
 """Drawing of the figures of findings, each kind with one function; equal data give equal bytes."""
 
 import math
-from typing import Any
+from typing import Any, assert_never
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -41,6 +41,8 @@ def draw(data: FigureData, palette: Palette, size: Size = WIDE) -> Drawing:
                 return draw_bars(data, colors, size)
             case Gantt():
                 return draw_gantt(data, colors, size)
+            case unknown:
+                assert_never(unknown)
 
 
 def draw_lines(data: Lines, colors: dict[str, str], size: Size) -> Drawing:
@@ -126,8 +128,8 @@ def y_range(data: Lines) -> tuple[float, float]:
     if not data.log_x and "loss" in data.y_label and len(starts) == len(data.lines) and starts:
         high = max(*starts, *[y for line in data.lines if (y := last_value(line)) is not None])
     span = (high - low) or abs(high) or 1.0
-    sticks = [stick.value for stick in data.yardsticks]
-    near = [value for value in sticks if value == 0 or low - 0.6 * span <= value <= high + 0.6 * span]
+    references = [yardstick.value for yardstick in data.yardsticks]
+    near = [value for value in references if value == 0 or low - 0.6 * span <= value <= high + 0.6 * span]
     low, high = min([low, *near]), max([high, *near])
     margin = 0.05 * ((high - low) or 1.0)
     is_share = low >= 0 and low < 3 * margin

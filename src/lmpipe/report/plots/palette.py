@@ -7,6 +7,7 @@ paper. All are dark enough for text on white (WCAG 2.2, 4.5 to 1); lines have la
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import assert_never
 
 from lmpipe.analysis.finding import Bars, Figure, Forest, Gantt, Lines, RateCurves
 
@@ -71,10 +72,10 @@ def numbered(names: list[str]) -> dict[str, str] | None:
     >>> numbered(["batch_4", "batch_64"]), numbered(["baseline", "silu"])
     ({'batch_4': '#2a5fa6', 'batch_64': '#b35a01'}, None)
     """
-    parts = [re.fullmatch(r"(.*?)[ _=]?(\d+(?:\.\d+)?(?:e-?\d+)?)", name) for name in names]
-    if len(names) < 2 or not all(parts) or len({part[1] for part in parts}) > 1:
+    matches = [re.fullmatch(r"(.*?)[ _=]?(\d+(?:\.\d+)?(?:e-?\d+)?)", name) for name in names]
+    if len(names) < 2 or not all(matches) or len({match[1] for match in matches}) > 1:
         return None
-    ordered = sorted(names, key=lambda name: float(parts[names.index(name)][2]))
+    ordered = sorted(names, key=lambda name: float(matches[names.index(name)][2]))
     step = (len(RAMP) - 1) / (len(names) - 1)
     return {name: RAMP[round(index * step)] for index, name in enumerate(ordered)}
 
@@ -95,3 +96,5 @@ def variants(data: Lines | RateCurves | Forest | Bars | Gantt) -> list[str]:
             for span in data.spans:
                 totals[span.group] += span.end - span.start
             return [group for group, _ in totals.most_common(len(HUES))]  # stages that take the most time
+        case unknown:
+            assert_never(unknown)

@@ -23,11 +23,11 @@ def draw_rate_curves(data: RateCurves, colors: Mapping[str, str], size: Size) ->
     losses = [loss for curve in data.curves for point in curve.points for loss in point.losses] or [0.0, 1.0]
     span = (max(losses) - min(losses)) or 1.0
     low, high = min(losses) - 0.08 * span, max(losses) + 0.08 * span
-    near = [stick for stick in data.yardsticks if low - 0.2 * span <= stick.value <= high + 0.2 * span]
-    low = min([low, *(stick.value for stick in near)])
-    high = max([high, *(stick.value + 0.04 * span for stick in near)])
+    near = [yardstick for yardstick in data.yardsticks if low - 0.2 * span <= yardstick.value <= high + 0.2 * span]
+    low = min([low, *(yardstick.value for yardstick in near)])
+    high = max([high, *(yardstick.value + 0.04 * span for yardstick in near)])
     strip = STRIP_MARGIN + ROW * len(data.curves)
-    right = text_width([*(curve.label for curve in data.curves), *(stick.label for stick in near)])
+    right = text_width([*(curve.label for curve in data.curves), *(yardstick.label for yardstick in near)])
     margins = Margins(tick_width(low, high), 12 + right, 14 + strip, 36)
     canvas = Canvas.of(size, margins, height=size.height * 0.75 + strip)
     ax = canvas.ax
@@ -37,11 +37,11 @@ def draw_rate_curves(data: RateCurves, colors: Mapping[str, str], size: Size) ->
     ax.set_ylim(low, high)
     canvas.scale("x", log=True)
     canvas.scale("y", log=False)
-    for stick in near:
-        ax.axhline(stick.value, color=SOFT, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
+    for yardstick in near:
+        ax.axhline(yardstick.value, color=SOFT, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
     for curve in data.curves:
         draw_curve(ax, curve, colors[curve.variant])
-    canvas.label_right([(stick.value, stick.label, SOFT) for stick in near])
+    canvas.label_right([(yardstick.value, yardstick.label, SOFT) for yardstick in near])
     canvas.label_axes("peak learning rate", "")
     if size.has_text:
         draw_strip(canvas, data, colors)
