@@ -1,7 +1,6 @@
 """Results of a study as tables: its runs, its experiments, and the JSON documents that its stages wrote."""
 
 import math
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmpipe.analysis.runs import Run
 from lmpipe.data.documents import CorpusInfo, NgramBudget, Yardsticks
-from lmpipe.errors import InputError
+from lmpipe.errors import REBUILD, InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import code_span, is_number
+from lmpipe.planning.session import snakemake_command
 from lmpipe.study.paths import StudyPaths
 from lmpipe.study.schema import Study
 
@@ -190,7 +190,7 @@ class Results:
             for run in self._experiments[name].runs:
                 if run.config.corpus not in self.study.corpora:
                     problem = f"corpus is {run.config.corpus}, which is not in the study"
-                    raise InputError(run.folder / "config.json", problem, "delete it and run snakemake again")
+                    raise InputError(run.folder / "config.json", problem, REBUILD)
         return self._experiments[name]
 
     def experiments(self) -> list[ExperimentRuns]:
@@ -203,8 +203,7 @@ class Results:
 
     def command(self, target: str | Path) -> str:
         """Return the command, as code, that makes a result by its path, or a group of results by its name."""
-        study_file = str(self.paths.study_file)
-        return code_span(shlex.join(["snakemake", "--cores", "1", str(target), "--configfile", study_file]))
+        return code_span(snakemake_command(self.paths.study_file, target))
 
     def write_runs(self) -> None:
         """Write runs.csv: settings and results of every run, one row each."""

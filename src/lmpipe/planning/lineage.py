@@ -3,15 +3,16 @@
 import fnmatch
 import math
 import posixpath
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from lmpipe.planning.session import RESULTS, snakemake_command
 from lmpipe.planning.stages import BY_COMMAND
 from lmpipe.provenance.environment import Environment
 from lmpipe.provenance.job_records import JobRecord
+from lmpipe.study.paths import StudyPaths
 
 MAX_PAUSE_SECONDS = 60.0  # Snakemake starts the next job within seconds
 
@@ -87,10 +88,10 @@ class Lineage:
         """
         producers = [self.jobs[self.producers[name]] for name in self.files(sources)]
         rules = dict.fromkeys("train" if job.rule == "plot_experiment" else job.rule for job in producers)
-        targets = [f"results/{study}/{source}" for source in sources if source in self.producers]
-        command = ["snakemake", "--cores", "2", *targets, "--forcerun", *rules]
-        clearing = [f"lmpipe clear-runs results/{study}"] if "train" in rules else []
-        return [*clearing, shlex.join([*command, "--configfile", f"results/{study}/study.yaml"])]
+        paths = StudyPaths(RESULTS / study)
+        targets = [paths.root / source for source in sources if source in self.producers]
+        clearing = [f"lmpipe clear-runs {paths.root}"] if "train" in rules else []
+        return [*clearing, snakemake_command(paths.study_file, *targets, "--forcerun", *rules)]
 
 
 def read_job(path: Path, name: str) -> Job:

@@ -20,6 +20,11 @@ RESULTS, LOGS = Path("results"), "logs"
 RUN_ONCE = "run snakemake once (without --no-hooks), which writes it before the first job"
 
 
+def snakemake_command(study_file: str | Path, *arguments: str | Path) -> str:
+    """Return the command that makes targets of a study, or all of its results without targets."""
+    return shlex.join(["snakemake", "--cores", "2", *map(str, arguments), "--configfile", str(study_file)])
+
+
 class Session(Document):
     """The last call of the workflow that started jobs of a study: session.json."""
 

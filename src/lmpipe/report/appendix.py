@@ -1,4 +1,4 @@
-"""Appendix of the report: environment, settings, derivations, figures of the handout, and the time of each job."""
+"""Appendix of the report: environment, settings, derivations, values of the handout, and the time of each job."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,12 +9,14 @@ from lmpipe.analysis.finding import Figure, Finding, Gantt, Span, Table
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_bytes, join_words
 from lmpipe.planning.lineage import MAX_PAUSE_SECONDS, Lineage
+from lmpipe.planning.session import RESULTS, snakemake_command
 from lmpipe.provenance.code_digest import TRACKED_PACKAGES
 from lmpipe.provenance.environment import Environment
 from lmpipe.report.cards import Page, is_derivation, make_card
 from lmpipe.report.figure_views import FigureView
 from lmpipe.report.prose import Prose
 from lmpipe.report.table_cells import footnotes, format_table, value_cell
+from lmpipe.study.paths import StudyPaths
 
 RUNS = "experiment_log"
 TIMES_TEMPLATE = "_times"  # no experiment has such a name
@@ -37,6 +39,7 @@ def make_appendix(page: Page, results: Results, helpers: Sequence[str]) -> dict[
         "references": references,
         "footnotes": footnotes([value_cell(row) for _, row in references]),
         "derivations": derivations,
+        "command": snakemake_command(StudyPaths(RESULTS / results.study.study).study_file),
         "settings": yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, allow_unicode=True),
         **environment_facts(results),
     }

@@ -1,6 +1,5 @@
 """An incomplete study: findings from the results that exist, and a list of those that are missing or failed."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import TERMINAL_STATES, RunState, Snapshot, count_states
 from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_int, join_words
+from lmpipe.planning.session import snakemake_command
 from lmpipe.study.paths import StudyPaths
 from lmpipe.study.problems import PROBLEMS, listed_problems
 
@@ -106,7 +106,7 @@ def find_gaps(snapshot: Snapshot) -> Gaps:
         if run.state not in TERMINAL_STATES
     ]
     stages = [
-        (stage, "missing", f"{format_int(done)} of {format_int(total)} there")
+        (stage, "missing", f"{format_int(done)} of {format_int(total)} exist")
         for stage, (done, total) in snapshot.stages.items()
         if done < total and stage not in REPORT_STAGES
     ]
@@ -115,8 +115,7 @@ def find_gaps(snapshot: Snapshot) -> Gaps:
     progress = (
         f"{format_int(num_finished)} of {format_int(total)} training runs ({states_text(snapshot.runs)}), as of {when}."
     )
-    again = ["snakemake", "--cores", "2", "--configfile", str(StudyPaths(study.folder).study_file)]
-    command = study.session.command if study.session else shlex.join(again)
+    command = study.session.command if study.session else snakemake_command(StudyPaths(study.folder).study_file)
     return Gaps(progress, [*jobs, *runs, *stages], command)
 
 

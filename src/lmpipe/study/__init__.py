@@ -1,4 +1,4 @@
 """The study file: its schema, its loader, and the path of every result.
 
-Imports io and errors only. Everything else in lmpipe may import it, but provenance and io.
+Imports io and errors only. Every package but io and provenance may import it.
 """

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Table, missing, optional_metric
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.runs import read_numbers
-from lmpipe.errors import InputError
+from lmpipe.errors import REBUILD, InputError
 from lmpipe.io.formatting import format_number
 
 SOURCE = "learning_rate_tuning.csv"
@@ -54,7 +54,7 @@ def read_curves(path: Path) -> dict[float, Curve]:
     is_complete = len({len(curve) for curve in curves.values()}) == 1 and not any(map(isnan, curves))
     if not is_complete or not all(curve[0] for curve in curves.values()):
         problem = "does not hold equally many losses of each rate, the first above 0"
-        raise InputError(path, problem, "delete it and run snakemake again")
+        raise InputError(path, problem, REBUILD)
     return curves
 
 
