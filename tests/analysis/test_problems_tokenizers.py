@@ -10,6 +10,7 @@ import pytest
 from lmpipe.analysis.problems import tokenizer_training
 from lmpipe.analysis.problems.registry import ANALYSES, compare_with_references
 from lmpipe.io.files import read_json, write_json
+from lmpipe.study.editions import write_up
 from lmpipe.tokenizer.documents import StageCost, TokenizerTraining, TokenKind, TrainingStages
 from lmpipe.tokenizer.evaluation import evaluate_tokenizers
 from tests.support.fake_results import results_of, write_corpus_info
@@ -197,18 +198,22 @@ def test_every_odd_kind_has_words(folder):
 
 
 def test_full_text_time_grows_with_its_bytes_and_unique_pretokens(compared):
-    text_bytes, unique = tokenizer_training.FULL_TEXTS["web"]
+    text = write_up().texts["OpenWebText"]
     training = TokenizerTraining.read(compared / "tokenizers/docs/training.json")
     seconds = {"count": 3.0, "merge": 2.0, "save": 9.0}
     stages = {name: StageCost(wall_seconds=time, peak_memory_bytes=0) for name, time in seconds.items()}
-    tenth = {"bytes": text_bytes / 10, "unique_pretokens": unique / 4, "stages": TrainingStages(**stages)}
+    tenth = {
+        "bytes": text.train_bytes / 10,
+        "unique_pretokens": text.unique_pretokens / 4,
+        "stages": TrainingStages(**stages),
+    }
     metrics = tokenizer_training.extrapolation(training.model_copy(update=tenth), "training.json", "web")
     assert metrics["full_text_seconds"].value == pytest.approx(38)
     assert metrics["full_text_factor"].value == pytest.approx(10)
 
 
 def test_no_extrapolation_to_a_text_of_the_same_size(folder):
-    text_bytes, _ = tokenizer_training.FULL_TEXTS["web"]
+    text_bytes = write_up().texts["OpenWebText"].train_bytes
     assert "extrapolated" in render(WEB, find(WEB, folder))["caveat"]
     path = folder / "tokenizers/docs/training.json"
     TokenizerTraining.read(path).model_copy(update={"bytes": text_bytes}).write(path)

@@ -9,18 +9,20 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import assert_never
 
 from lmpipe.model.accounting import FLOAT32_BYTES, count_parameters, forward_flops
 from lmpipe.model.activation_memory import step_memory, validation_bytes
 from lmpipe.planning.plan import Plan
 from lmpipe.study.corpora import Corpus, DocstringsCorpus, StoriesCorpus, TextFile, UrlCorpus
+from lmpipe.study.editions import write_up
 from lmpipe.study.experiments import PlannedRun
 from lmpipe.study.settings import EVAL_BATCH_TOKENS, ModelConfig
 
 CONSTANTS = tomllib.loads(Path(__file__).with_name("cost_constants.toml").read_text(encoding="utf-8"))
 TEXTS, MEMORY, JOBS = CONSTANTS["texts"], CONSTANTS["memory"], CONSTANTS["jobs"]
 # Jobs that every study has once: unicode, accounting, toy, evaluation of tokenizers, findings, report, provenance.
-NUM_FIXED_JOBS = 11
+NUM_FIXED_JOBS = 7
 GENERATED_VALID_FRACTION = 0.01
 STORED_BYTES_PER_PRETOKEN = 20
 METRICS_BYTES_PER_STEP = 75
@@ -66,7 +68,18 @@ class CorpusStats:
         return round(self.unique_pretokens * (text_bytes / self.text_bytes) ** self.heaps_exponent)
 
 
-TINY_STORIES, OPEN_WEB_TEXT = (CorpusStats(**CONSTANTS["corpora"][name]) for name in ("TinyStories", "OpenWebText"))
+def known_corpus(name: str) -> CorpusStats:
+    """Return the statistics of a training text of the write-up."""
+    text, fitted = write_up().texts[name], CONSTANTS["corpora"][name]
+    return CorpusStats(
+        text_bytes=text.train_bytes,
+        unique_pretokens=text.unique_pretokens,
+        vocab_size=text.vocab_size,
+        **fitted,
+    )
+
+
+TINY_STORIES, OPEN_WEB_TEXT = map(known_corpus, ("TinyStories", "OpenWebText"))
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
@@ -90,6 +103,8 @@ def split_bytes(corpus: Corpus) -> tuple[int, int]:
             size = TEXTS["story_bytes"] * corpus.documents
         case DocstringsCorpus():
             size = TEXTS["package_bytes"] * len(corpus.packages)
+        case unknown:
+            assert_never(unknown)
     held_out = round(size * GENERATED_VALID_FRACTION)
     return size - held_out, held_out
 

@@ -1,4 +1,4 @@
-"""Comparison of two studies: differing settings, code, versions, machines and texts, and the metrics that moved."""
+"""Comparison of two studies: differing settings, code, versions, machines and texts, and metrics."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -117,7 +117,7 @@ def compare_studies(first: Path, second: Path) -> Comparison:
     problems = [read_result(folder, FINDINGS_FILE, Findings.read).problems for folder in folders]
     metrics = list(compare_metrics(*problems))
     paired = [metric for metric in metrics if metric.present_in == "both"]
-    moved = [metric for metric in paired if metric.first != metric.second]
+    differing = [metric for metric in paired if metric.first != metric.second]
     return Comparison(
         first=str(first),
         second=str(second),
@@ -125,10 +125,10 @@ def compare_studies(first: Path, second: Path) -> Comparison:
         provenance=diff(*(provenance_facts(study.records) for study in collected)),
         texts=diff(*(text_checksums(study.files) for study in collected)),
         statuses=diff(*({name: finding.status for name, finding in findings.items()} for findings in problems)),
-        metrics=[metric for metric in moved if not metric.is_machine_dependent],
-        machine_dependent=[metric for metric in moved if metric.is_machine_dependent],
+        metrics=[metric for metric in differing if not metric.is_machine_dependent],
+        machine_dependent=[metric for metric in differing if metric.is_machine_dependent],
         unpaired=[metric for metric in metrics if metric.present_in != "both"],
-        num_equal=len(paired) - len(moved),
+        num_equal=len(paired) - len(differing),
     )
 
 
@@ -231,18 +231,18 @@ def format_markdown(comparison: Comparison) -> str:
     metrics, machine, unpaired = (
         list(map(metric_row, rows)) for rows in (comparison.metrics, comparison.machine_dependent, comparison.unpaired)
     )
-    columns = ("figure", "first", "second", "difference", "percent", "resolved")
+    columns = ("metric", "first", "second", "difference", "percent", "resolved")
     sections = [
         "# Two studies compared",
         markdown_table(("first", "second"), [(comparison.first, comparison.second)]),
         differences("Settings that differ", "setting", comparison.settings),
-        differences("What made them, where it differs", "what", comparison.provenance),
+        differences("Provenance that differs", "fact", comparison.provenance),
         differences("Texts and vocabularies that differ", "file", comparison.texts),
         differences("Problems of another status", "problem", comparison.statuses),
-        section("Findings that moved", columns, metrics, EXPLANATION),
+        section("Metrics that differ", columns, metrics, EXPLANATION),
         section("Times, speeds and memory", columns, machine),
-        section("Figures of one study only", columns[:3], [row[:3] for row in unpaired]),
-        f"{format_int(comparison.num_equal)} figures are equal.",
+        section("Metrics of one study only", columns[:3], [row[:3] for row in unpaired]),
+        f"{format_int(comparison.num_equal)} metrics are equal.",
     ]
     return "\n\n".join(sections) + "\n"
 

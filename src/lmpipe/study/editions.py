@@ -1,4 +1,4 @@
-"""Editions of the CS336 handout: names of the problems, shapes to account for, and figures to compare with.
+"""Editions of the CS336 handout: names of the problems, shapes to account for, and values to compare with.
 
 They are data files, study/editions/NAME.yaml; `handout` of a study file names one of them, or none.
 """
@@ -37,8 +37,8 @@ class AdamWQuestion(Settings):
     unit: Literal["days", "hours"]
 
 
-class ReferenceFigure(Settings):
-    """Figure that an edition states for a metric of a problem; a text may be the longest token."""
+class ReferenceValue(Settings):
+    """Value that an edition states for a metric of a problem; a text may be the longest token."""
 
     problem: Name
     metric: Name
@@ -49,15 +49,16 @@ class ReferenceFigure(Settings):
 
 
 class OriginalText(Settings):
-    """Training text of the write-up, which a corpus of the study may stand for."""
+    """Training text of the write-up, which a corpus of the study may stand for, and the size of its tokenizer."""
 
     train_sha256: str
     train_bytes: PositiveInt
+    unique_pretokens: PositiveInt
     vocab_size: PositiveInt
 
 
 class Edition(Settings):
-    """One edition of the handout, the figures that it states, and those of its public write-up.
+    """One edition of the handout, the values that it states, and those of its public write-up.
 
     `renamed` has the names of problems where they differ from lmpipe's, `models` the shapes of the accounting problems.
     """
@@ -66,14 +67,14 @@ class Edition(Settings):
     renamed: dict[Name, Name] = Field(default_factory=dict)
     models: dict[Name, ModelConfig]
     adamw: AdamWQuestion
-    figures: list[ReferenceFigure]
+    values: list[ReferenceValue]
     texts: dict[Name, OriginalText] = Field(default_factory=dict)
-    write_up: list[ReferenceFigure] = Field(default_factory=list)
+    write_up: list[ReferenceValue] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def check_names(self) -> Self:
-        """Require that figures and names are of problems, and that the question's shape is one of the edition's."""
-        unknown = {*self.renamed, *(figure.problem for figure in [*self.figures, *self.write_up])} - PROBLEMS.keys()
+        """Require that values and names are of problems, and that the question's shape is one of the edition's."""
+        unknown = {*self.renamed, *(value.problem for value in [*self.values, *self.write_up])} - PROBLEMS.keys()
         if unknown or self.adamw.model not in self.models:
             problem = f"names {', '.join(sorted(unknown) or [self.adamw.model])}, which it does not have"
             raise InvalidValueError(problem, "correct it")
@@ -109,5 +110,5 @@ def edition_models(handout: str) -> dict[str, ModelConfig]:
 
 def adamw_question(handout: str, model: str) -> AdamWQuestion:
     """Return the question that a model's memory and time answer: its own edition's, or else the study's."""
-    of_model = [name for name in EDITIONS if model in read_edition(name).models]
-    return read_edition((of_model or [EDITIONS[0] if handout == "none" else handout])[0]).adamw
+    default = EDITIONS[0] if handout == "none" else handout
+    return read_edition(next((name for name in EDITIONS if model in read_edition(name).models), default)).adamw

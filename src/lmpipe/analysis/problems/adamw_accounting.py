@@ -5,7 +5,7 @@ from pydantic import JsonValue
 from lmpipe.analysis.finding import Bars, Figure, Finding, Metric, Table
 from lmpipe.analysis.problems import measured
 from lmpipe.analysis.problems.transformer_accounting import (
-    is_asked,
+    is_question_model,
     main_account,
     model_label,
     no_accounting,
@@ -38,7 +38,8 @@ def analyze(results: Results) -> Finding:
         return no_accounting(results)
     account, measurement = main_account(results, accounts), measured.memory(results)
     question, source = adamw_question(results.study.handout, account.name), f"accounting/{account.name}.json"
-    entry = account.adamw.handout if question.feed_forward == "silu" else account.adamw.swiglu
+    entries = (account.adamw.handout, account.adamw.swiglu)
+    entry = next(entry for entry in entries if entry.feed_forward == question.feed_forward)
     config = account.config.model_copy(update={"feed_forward": entry.feed_forward})
     saved = saved_bytes(config, "float32", 2) - saved_bytes(config, "float32", 1)
     batch = max(0, (values_of(entry)["M"] - entry.fixed_bytes) // saved)
@@ -50,7 +51,7 @@ def analyze(results: Results) -> Finding:
     metrics["saved_bytes_per_sequence"] = Metric(saved, "bytes", source)
     metrics["largest_batch_by_saved_bytes"] = Metric(batch, "sequences", source)
     return Finding(
-        "answered" if is_asked(results, account) and measurement.status == "answered" else "partial",
+        "answered" if is_question_model(results, account) and measurement.status == "answered" else "partial",
         metrics=metrics | measurement.metrics,
         facts={"main": model_label(results, account), "is_own": account.name == "study"}
         | facts_of(account.adamw, entry, question.unit)
@@ -86,12 +87,12 @@ def facts_of(adamw: AdamWComparison, entry: AdamWAccounting, unit: str) -> dict[
 
 def questions_table(results: Results, accounts: list[ModelAccounting]) -> Table:
     """Return memory and time of every edition's model, with both kinds of feed-forward."""
-    asked = {read_edition(name).adamw.model for name in EDITIONS}
+    question_models = {read_edition(name).adamw.model for name in EDITIONS}
     rows = [
         [model_label(results, account), name, entry.device, entry.bytes_per_sequence, entry.fixed_bytes,
          entry.largest_batch_size, entry.hours, entry.days]
         for account in accounts
-        if account.name in asked
+        if account.name in question_models
         for name, entry in ((name, getattr(account.adamw, form)) for form, name in VARIANTS.items())
     ]  # fmt: skip
     columns = ["model", "feed-forward", "device", "bytes a sequence", "other bytes", "largest batch", "hours", "days"]

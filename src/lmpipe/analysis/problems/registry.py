@@ -1,4 +1,4 @@
-"""Analysis of every problem of the write-up, and of every other experiment of a study, beside reference figures."""
+"""Analysis of every problem of the write-up, and of every other experiment of a study, beside reference values."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ from lmpipe.analysis.problems import (
 )
 from lmpipe.analysis.problems.ablation import ABLATIONS, analyze_ablation
 from lmpipe.analysis.results import Results
-from lmpipe.study.editions import ReferenceFigure, edition_of, write_up
+from lmpipe.study.editions import ReferenceValue, edition_of, write_up
 from lmpipe.study.problems import PROBLEMS, listed_problems
 
 ANALYSES: dict[str, Callable[[Results], Finding]] = {
@@ -53,30 +53,30 @@ def analyze_all(results: Results) -> Findings:
 
 
 def analyze_problem(name: str, results: Results) -> Finding:
-    """Analyze one problem, or an experiment that belongs to none, with its target loss and the write-up's figures."""
+    """Analyze one problem, or an experiment that belongs to none, with its target loss and the write-up's values."""
     finding = ANALYSES.get(name, partial(generic_experiment.analyze, name=name))(results)
     finding = replace(finding, metrics=finding.metrics | target_metrics(results, name))
     return replace(finding, reference=compare_with_references(name, finding, results))
 
 
 def compare_with_references(problem: str, finding: Finding, results: Results) -> Reference:
-    """Return the write-up's figures beside the study's, and the handout's for metrics that the study has."""
+    """Return the write-up's values beside the study's, and the handout's for metrics that the study has."""
     edition = edition_of(results.study.handout)
     if edition is None:
         return Reference()
-    figures = [("write-up (2025)", figure) for figure in write_up().write_up]
-    figures += [(edition.title, figure) for figure in edition.figures if figure.metric in finding.metrics]
-    return Reference([reference_row(finding, *figure) for figure in figures if figure[1].problem == problem])
+    values = [("write-up (2025)", value) for value in write_up().write_up]
+    values += [(edition.title, value) for value in edition.values if value.metric in finding.metrics]
+    return Reference([reference_row(finding, *value) for value in values if value[1].problem == problem])
 
 
-def reference_row(finding: Finding, source: str, figure: ReferenceFigure) -> ReferenceRow:
-    """Return one figure beside the finding's metric of its name."""
-    metric = finding.metrics.get(figure.metric)
+def reference_row(finding: Finding, source: str, value: ReferenceValue) -> ReferenceRow:
+    """Return one value beside the finding's metric of its name."""
+    metric = finding.metrics.get(value.metric)
     return ReferenceRow(
-        label=figure.label,
-        reference=figure.value,
+        label=value.label,
+        reference=value.value,
         value=metric.value if metric else None,
         missing_reason=metric.missing_reason if metric else "not measured in this study",
-        unit=figure.unit,
-        setting=", ".join(filter(None, [source, figure.setting])),
+        unit=value.unit,
+        setting=", ".join(filter(None, [source, value.setting])),
     )

@@ -22,8 +22,6 @@ from lmpipe.tokenizer.documents import (
 
 COMPARISON = "tokenizer_experiments.json"
 STAGES = {"count": "counting pre-tokens", "merge": "merging pairs", "save": "saving the files"}
-# The write-up's training texts: bytes, and unique pre-tokens (counted in full).
-FULL_TEXTS = {"simple": (2_227_753_162, 59_933), "web": (11_920_511_059, 6_602_749)}
 WORDS = ("word", "joined words")
 MAX_EXAMPLES = 3
 
@@ -138,12 +136,12 @@ def longest_facts(tokens: Sequence[LongToken]) -> dict[str, JsonValue]:
 
 def extrapolation(training: TokenizerTraining, source: str, role: str) -> dict[str, Metric]:
     """Return the time for the write-up's text, and the factor: counting by bytes, merging by unique pre-tokens."""
-    text_bytes, unique = FULL_TEXTS[role]
+    full_text = write_up().texts[ROLE_DATASETS[role]]
     if not training.bytes or not training.unique_pretokens:
         return {"full_text_seconds": Metric(None, "s", source, missing_reason="there was no text")}
-    factor = text_bytes / training.bytes
+    factor = full_text.train_bytes / training.bytes
     counting = training.stages.count.wall_seconds * factor
-    merging = training.stages.merge.wall_seconds * unique / training.unique_pretokens
+    merging = training.stages.merge.wall_seconds * full_text.unique_pretokens / training.unique_pretokens
     return {
         "full_text_seconds": Metric(counting + merging, "s", source),
         "full_text_factor": Metric(factor, "times the bytes", source),

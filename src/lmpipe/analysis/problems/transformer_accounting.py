@@ -42,7 +42,7 @@ def analyze(results: Results) -> Finding:
     totals = {"parameters": [account.parameters.total for account in alike]}
     parameters = Bars("parameters", [labels[account.name] for account in alike], totals, horizontal=True, log=True)
     return Finding(
-        "answered" if is_asked(results, main) and measurement.status == "answered" else "partial",
+        "answered" if is_question_model(results, main) and measurement.status == "answered" else "partial",
         metrics={name: metric for account in accounts for name, metric in metrics_of(account).items()}
         | measurement.metrics,
         facts=facts_of(drawn, main, labels) | measurement.facts,
@@ -62,7 +62,7 @@ def read_accounting(results: Results) -> list[ModelAccounting]:
     return [account for name in names if (account := results.document(ModelAccounting, f"accounting/{name}.json"))]
 
 
-def is_asked(results: Results, account: ModelAccounting) -> bool:
+def is_question_model(results: Results, account: ModelAccounting) -> bool:
     """Return True if a model is the one that the study's edition asks about."""
     edition = edition_of(results.study.handout)
     return edition is not None and account.name == edition.adamw.model
@@ -70,7 +70,7 @@ def is_asked(results: Results, account: ModelAccounting) -> bool:
 
 def main_account(results: Results, accounts: list[ModelAccounting]) -> ModelAccounting:
     """Return the model that is described in full: the one that the edition asks about, or the largest one."""
-    return max(accounts, key=lambda account: (is_asked(results, account), account.parameters.total))
+    return max(accounts, key=lambda account: (is_question_model(results, account), account.parameters.total))
 
 
 def model_label(results: Results, account: ModelAccounting) -> str:
