@@ -61,7 +61,7 @@ def report(args: Args) -> "JobResult | None":
 @command(
     argument("first", help="results folder of a study"),
     argument("second", help="results folder of another study"),
-    argument("--output", help="file for the comparison, too: .json or .md"),
+    argument("--output", help="also write the comparison to this file, .json or .md"),
     examples="lmpipe compare results/laptop results/laptop_wide --output comparison.md",
 )
 def compare(args: Args) -> None:

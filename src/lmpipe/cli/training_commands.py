@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @command(RESULTS, examples="lmpipe account-models results/laptop")
 def account_models(args: Args) -> "JobResult":
-    """Account for the parameters, FLOPs and memory of a study's model and of the shapes beside it."""
+    """Account for the parameters, FLOPs and memory of a study's model and of the handout's shapes."""
     from lmpipe.model.torch_counts import account_model
     from lmpipe.planning.session import read_study
     from lmpipe.provenance.job_records import JobResult

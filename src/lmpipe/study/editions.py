@@ -93,7 +93,7 @@ def read_edition(name: str) -> Edition:
 
 
 def write_up() -> Edition:
-    """Return the edition whose public write-up the findings are compared with."""
+    """Return the edition whose public write-up, a solution of the assignment, the findings are compared with."""
     return read_edition("cs336-2025")
 
 

@@ -1,4 +1,4 @@
-"""Analysis of every problem of the write-up, and of every other experiment of a study, beside reference values."""
+"""Analysis of every problem of the handout, and of every other experiment of a study, beside reference values."""
 
 from collections.abc import Callable
 from dataclasses import replace
