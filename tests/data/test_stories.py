@@ -238,13 +238,13 @@ def symbols(template) -> list[Symbol]:
     """Every field in a template, however deep."""
     if type(template) is str:
         return []
-    symbols_found = []
+    members = []
     for piece in template:
         if type(piece) is Symbol:
-            symbols_found.append(piece)
+            members.append(piece)
         elif type(piece) is list:
-            symbols_found += [symbol for option in piece for symbol in symbols(option)]
-    return symbols_found
+            members += [symbol for option in piece for symbol in symbols(option)]
+    return members
 
 
 @pytest.mark.parametrize("is_animal", [False, True])

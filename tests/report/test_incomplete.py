@@ -47,15 +47,15 @@ def study(complete_study, tmp_path, monkeypatch):
 @pytest.fixture
 def report(study, monkeypatch):
     """Report the study; return the findings on the page, and the page."""
-    shown = []
+    reports = []
 
     def write(path, plan, results, findings, *rest):
-        shown.append(findings)
+        reports.append(findings)
         write_page(path, plan, results, findings, *rest)
 
     def call():
         main(["report", str(study)])
-        return shown[-1].problems, (study / "report.html").read_text(encoding="utf-8")
+        return reports[-1].problems, (study / "report.html").read_text(encoding="utf-8")
 
     monkeypatch.setattr(page, "write_page", write)
     return call

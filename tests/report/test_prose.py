@@ -49,7 +49,7 @@ def test_blocks_are_rendered_from_metrics_and_an_unknown_one_is_an_error(monkeyp
     ],
 )
 def test_faults_of_a_sentence(text, fault):
-    assert any(fault in found for found in page_faults({("problem", "details"): text}))
+    assert any(fault in reported for reported in page_faults({("problem", "details"): text}))
 
 
 @pytest.mark.parametrize(

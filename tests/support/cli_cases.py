@@ -175,9 +175,9 @@ def make_whole_study(folder: Path) -> None:
         commands = list(data_commands(the_plan(), RESULTS, "--device", "cpu"))
         for index, shard in enumerate(SHARDS):
             commands.append([*command("encode")[:-1], shard, "--shards", "2", "--shard", str(index)])
-        made = {name for name, *_ in commands}
+        used = {name for name, *_ in commands}
         commands.append(["plot-experiment", RESULTS, "tuned"])
-        commands += [command(name) for name in ARGUMENTS if name in BY_COMMAND and name not in made]
+        commands += [command(name) for name in ARGUMENTS if name in BY_COMMAND and name not in used]
         for arguments in commands:
             main(arguments)
 

@@ -59,9 +59,9 @@ def templates() -> DictLoader:
         blocks[f"{name}_subtitle"] = "Validation loss in nats per token"
         blocks[f"{name}_alt"] = "The curves fall."
     text = "\n".join(f"{{% block {name} %}}{block}{{% endblock %}}" for name, block in blocks.items())
-    made_up = {f"{problem}.md.j2": text for problem in (*PROBLEMS, "experiment")}
+    by_name = {f"{problem}.md.j2": text for problem in (*PROBLEMS, "experiment")}
     own = ("_ablations.md.j2", "_times.md.j2", prose.SHARED_SENTENCES)
-    return DictLoader(made_up | {name: (prose.PROBLEM_TEMPLATES / name).read_text(encoding="utf-8") for name in own})
+    return DictLoader(by_name | {name: (prose.PROBLEM_TEMPLATES / name).read_text(encoding="utf-8") for name in own})
 
 
 def fake_finding(problem: str) -> Finding:
