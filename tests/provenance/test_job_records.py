@@ -20,7 +20,7 @@ from lmpipe.provenance.job_records import (
     StudyProvenance,
     input_files,
     record_path,
-    run_recorded,
+    run_with_record,
 )
 from lmpipe.study.paths import StudyPaths
 from tests.support.fake_results import EXPERIMENTS, MODEL, TRAINING
@@ -117,7 +117,7 @@ def test_a_file_in_a_folder_below_its_record_is_found(tmp_path):
         write_json(tmp_path / "figures/one.json", [1])
         return JobResult(tmp_path / "findings.json")
 
-    run_recorded("analyze", {}, ["io.files"], draw)
+    run_with_record("analyze", {}, ["io.files"], draw)
     write_json(tmp_path / RECORD, {"study": "x", "settings": {}, "records": {}})
     (tmp_path / "study.yaml").touch()
     (tmp_path / "figures/.snakemake_timestamp").touch()
@@ -174,7 +174,9 @@ def collected(tmp_path_factory):
         fills_folder = Path(path).name == RECORD
         output = (folder / path).parent / "a.json" if fills_folder else folder / path.replace(RECORD, "json")
         result = JobResult(output.parent if fills_folder else output)
-        run_recorded("analyze", {}, ["io.files"], lambda output=output, result=result: write_json(output, 0) or result)
+        run_with_record(
+            "analyze", {}, ["io.files"], lambda output=output, result=result: write_json(output, 0) or result
+        )
     collect_records(records(plan), STUDY, folder, folder / RECORD)
     return folder
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmpipe.provenance.job_records import is_other, is_record
+from lmpipe.provenance.job_records import is_non_result, is_record
 from lmpipe.study.paths import SUMMARY
 
 Stamp = tuple[int, int]  # inode and modification time in ns: a replaced file differs in at least one
@@ -64,7 +64,7 @@ def work_since(before: dict[str, Stamp], folder: Path) -> Work:
 def is_counted(name: str) -> bool:
     """Return whether a file is a result that is not copied from the store."""
     path = Path(name)
-    return path.parts[0] not in NOT_COUNTED and not is_record(path.name) and not is_other(path.name)
+    return path.parts[0] not in NOT_COUNTED and not is_record(path.name) and not is_non_result(path.name)
 
 
 def run_of(folder: Path, summary: str) -> str:

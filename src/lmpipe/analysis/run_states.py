@@ -212,8 +212,9 @@ class Snapshot:
 
     def log_tail(self, path: Path) -> list[str] | None:
         """Return the last lines of a log written since the study started; None if there is none."""
-        since = self.files.study.started
-        return self.files.read_cached(path, last_lines) if since is None or modification_time(path) >= since else None
+        started = self.files.study.started
+        is_current = started is None or modification_time(path) >= started
+        return self.files.read_cached(path, last_lines) if is_current else None
 
 
 def modification_time(path: Path) -> float:

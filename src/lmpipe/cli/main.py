@@ -68,11 +68,11 @@ def run_command(args: Args) -> None:
     if stage is None or not stage.code:
         args.run(args)
         return
-    from lmpipe.provenance.job_records import run_recorded
+    from lmpipe.provenance.job_records import run_with_record
 
     values = {name: value for name, value in vars(args).items() if name not in ("command", "run", "parser")}
     changed = {name: value for name, value in values.items() if value != args.parser.get_default(name)}
-    run_recorded(args.command, changed, stage.code, lambda: args.run(args))
+    run_with_record(args.command, changed, stage.code, lambda: args.run(args))
 
 
 def reopen_closed_streams() -> None:

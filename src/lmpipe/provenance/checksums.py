@@ -10,7 +10,7 @@ from typing import Any
 from lmpipe.errors import REBUILD, InputError
 from lmpipe.io.files import atomic_write, sha256_of
 from lmpipe.io.progress import progress
-from lmpipe.provenance.job_records import OTHER_ENTRIES, JobRecord, StudyProvenance, is_other, path_inside
+from lmpipe.provenance.job_records import NON_RESULT_ENTRIES, JobRecord, StudyProvenance, is_non_result, path_inside
 
 CHECKSUMS = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
@@ -58,8 +58,8 @@ def verify(folder: str | Path) -> bool:
     folder = Path(folder)
     expected = read_checksums(folder / CHECKSUMS)
     present = dict(entries(folder))
-    lines = [f"missing: {printable(path)}" for path in expected.keys() - present.keys()]
-    lines += [f"added: {printable(path)}" for path in present.keys() - expected.keys()]
+    lines = [f"missing: {escape_path(path)}" for path in expected.keys() - present.keys()]
+    lines += [f"added: {escape_path(path)}" for path in present.keys() - expected.keys()]
     lines += changed(folder, {path: expected[path] for path in expected.keys() & present.keys()}, present)
     for line in sorted(lines):
         print(line)
@@ -76,7 +76,7 @@ def entries(folder: Path, below: str = "") -> Iterator[tuple[str, bool]]:
     with os.scandir(folder / below) as scan:
         for entry in scan:
             path = f"{below}{entry.name}"
-            if path in (CHECKSUMS, *OTHER_ENTRIES) or is_other(entry.name):
+            if path in (CHECKSUMS, *NON_RESULT_ENTRIES) or is_non_result(entry.name):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 yield from entries(folder, f"{path}/")
@@ -86,13 +86,13 @@ def entries(folder: Path, below: str = "") -> Iterator[tuple[str, bool]]:
 
 def changed(folder: Path, expected: Mapping[str, str], is_plain: Mapping[str, bool]) -> list[str]:
     """Return a line for each file with another checksum; all cores read."""
-    lines = [f"changed: {printable(path)} (not a plain file)" for path in expected if not is_plain[path]]
+    lines = [f"changed: {escape_path(path)} (not a plain file)" for path in expected if not is_plain[path]]
     paths = [path for path in expected if is_plain[path]]
     with progress("verifying", len(paths), "files") as report, ThreadPoolExecutor(os.cpu_count()) as pool:
         for path, checksum in zip(paths, pool.map(lambda path: checksum_of(folder / path), paths), strict=True):
             report.advance(1)
             if checksum != expected[path]:
-                lines.append(f"changed: {printable(path)}")
+                lines.append(f"changed: {escape_path(path)}")
     return lines
 
 
@@ -104,6 +104,6 @@ def checksum_of(path: Path) -> str | None:
         return None
 
 
-def printable(path: str) -> str:
+def escape_path(path: str) -> str:
     """Return a path on one line."""
     return path if path.isprintable() else ascii(path)

@@ -70,7 +70,7 @@ def modules_named(name: str) -> list[str]:
     return modules
 
 
-class Source(NamedTuple):
+class ModuleSource(NamedTuple):
     """Digest of a source file without comments and docstrings, and everything that it imports.
 
     `modules` are those of lmpipe, `packages` all top-level names.
@@ -82,7 +82,7 @@ class Source(NamedTuple):
 
 
 @cache
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> ModuleSource:
     """Parse a source file, which is done once: it is the greater part of a digest's time."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names: set[str] = set()
@@ -99,7 +99,7 @@ def read_source(path: Path) -> Source:
     inside = {name.removeprefix("lmpipe.") for name in names if name.startswith("lmpipe.")}
     modules = {name for name in inside if module_path(name).exists()}  # packages themselves do not count
     packages = {name.partition(".")[0] for name in names}
-    return Source(hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16], modules, packages)
+    return ModuleSource(hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16], modules, packages)
 
 
 def is_docstring(statement: ast.stmt) -> bool:

@@ -26,8 +26,8 @@ from lmpipe.provenance.environment import Environment, environment, peak_memory_
 
 RECORD = "provenance.json"
 # Entries of a results folder that are not results: at its top, and by name anywhere.
-OTHER_ENTRIES = ("store", "benchmarks", "study.yaml", "session.json")
-OTHER_NAMES = ("*.tmp-*", ".snakemake_timestamp")
+NON_RESULT_ENTRIES = ("store", "benchmarks", "study.yaml", "session.json")
+NON_RESULT_PATTERNS = ("*.tmp-*", ".snakemake_timestamp")
 
 
 def path_inside(name: str) -> str:
@@ -121,9 +121,9 @@ def is_record(name: str) -> bool:
     return name == RECORD or name.endswith(f".{RECORD}")
 
 
-def is_other(name: str) -> bool:
+def is_non_result(name: str) -> bool:
     """Return whether a file's name is that of a temporary or a marker file."""
-    return any(fnmatch.fnmatch(name, pattern) for pattern in OTHER_NAMES)
+    return any(fnmatch.fnmatch(name, pattern) for pattern in NON_RESULT_PATTERNS)
 
 
 # --- one job ---------------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class JobResult:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def run_recorded(
+def run_with_record(
     command: str, arguments: dict[str, Any], code: Sequence[str], run: Callable[[], JobResult | None]
 ) -> None:
     """Run a subcommand and write a record beside its result; none if it fails or has no result.
@@ -206,7 +206,7 @@ def expand(paths: Iterable[str | Path]) -> list[Path]:
         if is_record(path.name):
             files += [path.parent / name for name in JobRecord.read(path).outputs] if path.exists() else []
         elif path.is_dir():
-            files += [file for file in sorted(path.iterdir()) if not (is_record(file.name) or is_other(file.name))]
+            files += [file for file in sorted(path.iterdir()) if not (is_record(file.name) or is_non_result(file.name))]
         else:
             files.append(path)
     return [file for file in files if file.is_file()]

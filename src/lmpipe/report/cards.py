@@ -74,11 +74,11 @@ def plan_chapters(names: Collection[str], others_first: bool) -> dict[str, list[
     """Return the cards that the named findings fill, by chapter; experiments of no problem are in "other"."""
     others = tuple((name,) for name in names if name not in PROBLEMS)
     chapters = {**({"other": others} if others_first else {}), **CARDS, "other": others}
-    filled = {
+    present = {
         chapter: [card for members in cards if (card := tuple(name for name in members if name in names))]
         for chapter, cards in chapters.items()
     }
-    return {chapter: cards for chapter, cards in filled.items() if cards}
+    return {chapter: cards for chapter, cards in present.items() if cards}
 
 
 def make_card(page: Page, problems: Sequence[str]) -> Card:
@@ -93,15 +93,15 @@ def make_card(page: Page, problems: Sequence[str]) -> Card:
     ]
     texts = [text for finding in findings for text in finding.texts if not is_derivation(text)]
     samples = [] if figures else visible_samples([text for text in texts if isinstance(text, MarkedText)])
-    folded = [text for text in texts if text not in samples]
+    other_texts = [text for text in texts if text not in samples]
     metrics = {name: metric for finding in findings for name, metric in finding.metrics.items()}
     sources = sorted({metric.source for metric in metrics.values()} - {""})
     stages = stage_jobs(page.lineage, sources)
     return Card(
         entries,
         figures,
-        list(map(shorten, samples)),
-        folded + [text for text in samples if shorten(text) != text],
+        list(map(cut_sample, samples)),
+        other_texts + [text for text in samples if cut_sample(text) != text],
         [format_table(table) for finding in findings for table in finding.tables if not is_derivation(table)],
         metrics,
         sources,
@@ -132,7 +132,7 @@ def visible_samples(texts: Sequence[MarkedText]) -> list[MarkedText]:
     return [text for index, text in enumerate(texts) if models[:index].count(models[index]) < SAMPLES_PER_MODEL]
 
 
-def shorten(text: MarkedText) -> MarkedText:
+def cut_sample(text: MarkedText) -> MarkedText:
     """Return the first characters of a sample, with an ellipsis if there are more."""
     spans, room = [], MAX_SAMPLE_CHARACTERS
     for piece, mark in text.spans:

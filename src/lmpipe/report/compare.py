@@ -1,4 +1,4 @@
-"""Comparison of two studies: differing settings, code, versions, machines and texts, and metrics."""
+"""Comparison of two studies: unequal settings, code, versions, machines and texts, and metrics."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -117,7 +117,7 @@ def compare_studies(first: Path, second: Path) -> Comparison:
     problems = [read_result(folder, FINDINGS_FILE, Findings.read).problems for folder in folders]
     metrics = list(compare_metrics(*problems))
     paired = [metric for metric in metrics if metric.present_in == "both"]
-    differing = [metric for metric in paired if metric.first != metric.second]
+    unequal = [metric for metric in paired if metric.first != metric.second]
     return Comparison(
         first=str(first),
         second=str(second),
@@ -125,10 +125,10 @@ def compare_studies(first: Path, second: Path) -> Comparison:
         provenance=diff(*(provenance_facts(study.records) for study in collected)),
         texts=diff(*(text_checksums(study.files) for study in collected)),
         statuses=diff(*({name: finding.status for name, finding in findings.items()} for findings in problems)),
-        metrics=[metric for metric in differing if not metric.is_machine_dependent],
-        machine_dependent=[metric for metric in differing if metric.is_machine_dependent],
+        metrics=[metric for metric in unequal if not metric.is_machine_dependent],
+        machine_dependent=[metric for metric in unequal if metric.is_machine_dependent],
         unpaired=[metric for metric in metrics if metric.present_in != "both"],
-        num_equal=len(paired) - len(differing),
+        num_equal=len(paired) - len(unequal),
     )
 
 

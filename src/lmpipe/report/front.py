@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lmpipe.analysis.finding import Effect, Figure, Finding, Forest
-from lmpipe.analysis.problems.experiment_log import distinct
+from lmpipe.analysis.problems.experiment_log import group_equal_runs
 from lmpipe.analysis.results import Results
 from lmpipe.data.documents import CorpusInfo
 from lmpipe.io.formatting import format_bytes, format_count, format_int, format_seconds, join_words
@@ -46,7 +46,7 @@ def make_front(page: Page, results: Results, corpora: Iterable[str]) -> dict[str
         "hero": hero_figure(page),
         "progress": main.facts.get("progress", []) if main else [],
         "headlines": list(headlines(page)),
-        "warnings": [prose.html("warning") for prose in described(page) if prose.block("warning")][:MAX_WARNINGS],
+        "warnings": [prose.html("warning") for prose in available_prose(page) if prose.block("warning")][:MAX_WARNINGS],
         "index": [(name, page.prose[problem]) for problem, name in index.items() if problem in page.problems],
         "facts": corpus_facts(results, names),
     }
@@ -57,7 +57,7 @@ def title(results: Results, seconds: float | None) -> str:
     runs = results.runs()
     if not runs:
         return study_label(results.study)
-    num_models = len(distinct(runs))
+    num_models = len(group_equal_runs(runs))
     small = "small " if all(run.summary.parameters < SMALL_MODEL for run in runs) else ""
     models = f"{format_int(num_models)} {small}transformer{'s' if num_models != 1 else ''}"
     if seconds is None:
@@ -68,7 +68,7 @@ def title(results: Results, seconds: float | None) -> str:
 
 def subtitle(results: Results, corpora: Sequence[str]) -> str:
     """Return one sentence: the size of the largest model, the training tokens in all, and the corpora."""
-    runs = [same[0] for same in distinct(results.runs())]
+    runs = [same[0] for same in group_equal_runs(results.runs())]
     texts = [corpus_label(results.study, corpus) for corpus in corpora]
     on = f"on {join_words(texts)}" if texts else ""
     if not runs:
@@ -87,7 +87,7 @@ def hero_figure(page: Page) -> FigureView | None:
     return page.figure(page.prose[problem], figure) if figure else None
 
 
-def described(page: Page) -> list[Prose]:
+def available_prose(page: Page) -> list[Prose]:
     """Return the prose of the findings that have results, in the order of the page."""
     names = dict.fromkeys([*(name for cards in CARDS.values() for card in cards for name in card), *page.problems])
     return [page.prose[name] for name in names if name in page.problems and page.problems[name].status != "missing"]
@@ -98,7 +98,7 @@ def headlines(page: Page) -> Iterator[tuple[Prose, Markup]]:
 
     Each has a small figure.
     """
-    candidates = {prose.problem: prose for prose in described(page) if prose.block("finding")}
+    candidates = {prose.problem: prose for prose in available_prose(page) if prose.block("finding")}
     notable = notable_ablations(page.problems)
     first, later = [], []
     for problem in sorted(candidates, key=lambda name: name in ABLATIONS and name not in notable):

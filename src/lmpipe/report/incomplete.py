@@ -111,9 +111,9 @@ def find_gaps(snapshot: Snapshot) -> Gaps:
         if done < total and stage not in REPORT_STAGES
     ]
     num_finished, total = sum(run.state in TERMINAL_STATES for run in snapshot.runs), len(snapshot.runs)
-    when = datetime.fromtimestamp(snapshot.now, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    date = datetime.fromtimestamp(snapshot.now, UTC).strftime("%Y-%m-%d %H:%M UTC")
     progress = (
-        f"{format_int(num_finished)} of {format_int(total)} training runs ({states_text(snapshot.runs)}), as of {when}."
+        f"{format_int(num_finished)} of {format_int(total)} training runs ({states_text(snapshot.runs)}), as of {date}."
     )
     command = study.session.command if study.session else snakemake_command(StudyPaths(study.folder).study_file)
     return Gaps(progress, [*jobs, *runs, *stages], command)

@@ -28,15 +28,15 @@ def analyze(results: Results) -> Finding:
     runs = results.runs()
     if not runs:
         return missing("This study has no training runs; add one under experiments: `first: {corpus: stories}`")
-    by_identity = distinct(runs)
-    metrics = totals(results, runs, [same[0] for same in by_identity])
+    equal = group_equal_runs(runs)
+    metrics = totals(results, runs, [same[0] for same in equal])
     return Finding(
-        "answered", metrics | noise_metrics(results) | elapsed_metrics(results), tables=[table(results, by_identity)]
+        "answered", metrics | noise_metrics(results) | elapsed_metrics(results), tables=[table(results, equal)]
     )
 
 
-def distinct(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return runs that are the same training, which several experiments may share, as one list each."""
+def group_equal_runs(runs: Sequence[Run]) -> list[list[Run]]:
+    """Group the runs that are the same training, which several experiments may share."""
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         tokens = run.config.tokens
@@ -45,23 +45,23 @@ def distinct(runs: Sequence[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def totals(results: Results, runs: Sequence[Run], once: Sequence[Run]) -> dict[str, Metric]:
+def totals(results: Results, runs: Sequence[Run], trained: Sequence[Run]) -> dict[str, Metric]:
     """Return sums over the distinct runs, counts by status, and the fewest bits per byte on each corpus.
 
     Bits per byte compare across tokenizers.
     """
-    statuses = Counter(run.status for run in once)
+    statuses = Counter(run.status for run in trained)
     values = {
         "entries": Metric(len(runs), "runs", SOURCE),
-        "distinct_runs": Metric(len(once), "runs", SOURCE),
-        "failed_runs": Metric(sum(has_failed(run, results.yardstick(run)) for run in once), "runs", SOURCE),
-        "total_tokens": Metric(sum(run.summary.tokens for run in once), "tokens", SOURCE),
-        "train_seconds": Metric(sum(run.summary.train_seconds for run in once), "s", SOURCE),
+        "distinct_runs": Metric(len(trained), "runs", SOURCE),
+        "failed_runs": Metric(sum(has_failed(run, results.yardstick(run)) for run in trained), "runs", SOURCE),
+        "total_tokens": Metric(sum(run.summary.tokens for run in trained), "tokens", SOURCE),
+        "train_seconds": Metric(sum(run.summary.train_seconds for run in trained), "s", SOURCE),
     }
     values |= {
         f"{name}_runs": Metric(statuses[name], "runs", SOURCE) for name in ("finished", "diverged", "not_learning")
     }
-    finished = [run for run in once if run.status == "finished" and run.summary.bits_per_byte is not None]
+    finished = [run for run in trained if run.status == "finished" and run.summary.bits_per_byte is not None]
     for run in sorted(finished, key=lambda run: run.summary.bits_per_byte):
         values.setdefault(f"lowest_bits_per_byte_{run.config.corpus}", Metric(run.summary.bits_per_byte, BITS, SOURCE))
     return values
@@ -105,10 +105,10 @@ def elapsed_metrics(results: Results) -> dict[str, Metric]:
     }
 
 
-def table(results: Results, by_identity: Sequence[Sequence[Run]]) -> Table:
+def table(results: Results, equal: Sequence[Sequence[Run]]) -> Table:
     """Return a row for each distinct run."""
     rows = []
-    for same in by_identity:
+    for same in equal:
         run, study = same[0], results.study
         names = dict.fromkeys(experiment_label(study, other.config.experiment) for other in same)
         summary = run.summary
