@@ -11,7 +11,7 @@ from lmpipe.errors import InputError
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import find_study, start_session
 from lmpipe.report import page
-from lmpipe.report.incomplete import analyze_available, available_results, is_complete
+from lmpipe.report.incomplete import analyze_available, available_results
 from lmpipe.report.page import build_report, write_page
 from tests.support.fake_results import EXPERIMENTS, fabricate_records, fabricate_study, skip_drawing
 
@@ -110,7 +110,7 @@ def test_complete_study_has_no_gaps(whole_study, tmp_path, monkeypatch):
     main(["report", "results/tiny"])
     assert 'id="missing"' not in Path("results/tiny/report.html").read_text(encoding="utf-8")
     snapshot = StudyFiles(find_study("results/tiny")).snapshot(time.time())
-    assert is_complete(snapshot)
+    assert snapshot.has_results("report")
     results, unreadable = available_results(snapshot)
     assert unreadable == {}
     assert analyze_available(results, snapshot, unreadable) == Findings.read("results/tiny/findings.json")

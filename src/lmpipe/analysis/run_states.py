@@ -120,12 +120,10 @@ class Snapshot:
         """The jobs that failed, without those of training runs."""
         return [job for job in self.failed_jobs if not job.log.startswith(f"{TRAIN_LOGS}/")]
 
-    @property
-    def is_finished(self) -> bool:
-        """True if every result of the study exists."""
-        return all(done == total for done, total in self.stages.values()) and all(
-            run.state in TERMINAL_STATES for run in self.runs
-        )
+    def has_results(self, *without: str) -> bool:
+        """Return True if every result of the study exists but those of the stages `without`."""
+        counts = [count for stage, count in self.stages.items() if stage not in without]
+        return all(done == total for done, total in counts) and all(run.state in TERMINAL_STATES for run in self.runs)
 
     @cached_property
     def stages(self) -> dict[str, tuple[int, int]]:

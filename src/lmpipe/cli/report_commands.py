@@ -18,7 +18,7 @@ def plot_experiment(args: Args) -> "JobResult":
 
     plan, paths = read_study(args.results)
     settings = plan.experiment_settings(args.experiment)
-    experiment = read_experiment(paths.root, args.experiment, settings["runs"])
+    experiment = read_experiment(paths.root, args.experiment, plan.run_keys()[args.experiment])
     output = paths.experiment(args.experiment)
     plot_experiment(experiment, output)
     return JobResult(output, [run.folder for run in experiment.runs], settings)

@@ -130,12 +130,11 @@ def evaluate_tokenizers(args: Args) -> "JobResult":
     from lmpipe.tokenizer.evaluation import evaluate_tokenizers
 
     plan, paths = read_study(args.results)
-    settings = plan.evaluation_settings()
-    corpora, tokenizers = settings["corpora"], settings["tokenizers"]
+    corpora, tokenizers = list(plan.study.corpora), plan.tokenizer_corpora()
     evaluate_tokenizers(paths.root, corpora, tokenizers).write(paths.tokenizer_evaluation)
     inputs = [*map(paths.corpus, corpora), *map(paths.tokenizer, tokenizers)]
     inputs += [paths.tokens(name, "train").parent for name in tokenizers]
-    return JobResult(paths.tokenizer_evaluation, inputs, settings)
+    return JobResult(paths.tokenizer_evaluation, inputs, plan.evaluation_settings())
 
 
 @command(
@@ -151,7 +150,7 @@ def yardsticks(args: Args) -> "JobResult":
 
     plan, paths = read_study(args.results)
     settings, output = plan.yardstick_settings(args.corpus), paths.yardsticks(args.corpus)
-    measure_yardsticks(paths.root, args.corpus, args.corpus, settings["budgets"]).write(output)
+    measure_yardsticks(paths.root, args.corpus, args.corpus, plan.yardstick_budgets(args.corpus)).write(output)
     tokens = paths.tokens(args.corpus, "train").parent
     return JobResult(output, [paths.corpus(args.corpus), paths.tokenizer(args.corpus), tokens], settings)
 

@@ -125,7 +125,7 @@ def select_best(args: Args) -> "JobResult":
 
     plan, paths = read_study(args.results)
     settings = plan.experiment_settings(args.experiment)
-    experiment = read_experiment(paths.root, args.experiment, settings["runs"])
+    experiment = read_experiment(paths.root, args.experiment, plan.run_keys()[args.experiment])
     output = paths.best(args.experiment)
     select_best(experiment).write(output)
     inputs = [run.folder / name for run in experiment.runs for name in ("config.json", "summary.json")]

@@ -115,6 +115,18 @@ class Plan:
         is_own = name == "study" or name in self.study.accounting.models
         return question.model_copy(update={"device_memory_gb": memory}) if is_own else question
 
+    def tokenizer_corpora(self) -> dict[str, str]:
+        """Return the corpus of each tokenizer."""
+        return {name: corpus for name, (corpus, _) in self.tokenizers.items()}
+
+    def yardstick_budgets(self, corpus: str) -> list[int]:
+        """Return the numbers of training tokens at which a corpus is measured: those of its longer runs."""
+        find("corpus", corpus, self.study.corpora)
+        default = self.study.training.total_tokens
+        budgets = {run.training.total_tokens for run in self.runs if run.corpus == corpus}
+        budgets = {budget for budget in budgets if budget >= default / MAX_SHORTENING} or {default}
+        return sorted({min(budget, MAX_NGRAM_TOKENS) for budget in budgets})
+
     def sharded_tokenizers(self) -> list[str]:
         """Return the tokenizers whose training text is encoded in shards."""
         corpora = self.study.corpora
@@ -161,16 +173,11 @@ class Plan:
 
     def evaluation_settings(self) -> dict[str, Any]:
         """Return the corpora, and the corpus of each tokenizer, that are evaluated."""
-        tokenizers = {name: corpus for name, (corpus, _) in self.tokenizers.items()}
-        return {"corpora": list(self.study.corpora), "tokenizers": tokenizers}
+        return {"corpora": list(self.study.corpora), "tokenizers": self.tokenizer_corpora()}
 
     def yardstick_settings(self, corpus: str) -> dict[str, Any]:
-        """Return the numbers of training tokens at which a corpus is measured: those of its longer runs."""
-        find("corpus", corpus, self.study.corpora)
-        default = self.study.training.total_tokens
-        budgets = {run.training.total_tokens for run in self.runs if run.corpus == corpus}
-        budgets = {budget for budget in budgets if budget >= default / MAX_SHORTENING} or {default}
-        return {"corpus": corpus, "budgets": sorted({min(budget, MAX_NGRAM_TOKENS) for budget in budgets})}
+        """Return the numbers of training tokens at which a corpus is measured."""
+        return {"corpus": corpus, "budgets": self.yardstick_budgets(corpus)}
 
     def accounting_settings(self) -> dict[str, Any]:
         """Return the models to account for, each with the training that is asked about."""

@@ -193,7 +193,7 @@ class RuleInputs:
 
     def _yardsticks_request(self, wildcards: "Wildcards") -> ResourceRequest:
         corpus = self._corpus(wildcards.corpus)
-        return yardsticks_request(corpus, self.plan.yardstick_settings(wildcards.corpus)["budgets"])
+        return yardsticks_request(corpus, self.plan.yardstick_budgets(wildcards.corpus))
 
     def _text(self, rule: str) -> Requests:
         """Return the requests of a rule's jobs, each for a tokenizer's corpus."""

@@ -32,14 +32,6 @@ class Gaps:
     command: str
 
 
-def is_complete(snapshot: Snapshot) -> bool:
-    """Return True if all results that the report is made of exist."""
-    stages = {stage: counts for stage, counts in snapshot.stages.items() if stage != "report"}
-    return all(run.state in TERMINAL_STATES for run in snapshot.runs) and all(
-        done == total for done, total in stages.values()
-    )
-
-
 def available_results(snapshot: Snapshot) -> tuple[Results, dict[str, str]]:
     """Return the results that exist, and errors by experiment: one that cannot be read is not among the results."""
     study = snapshot.files.study

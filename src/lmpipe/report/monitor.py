@@ -86,7 +86,7 @@ def make_console() -> Console:
 def is_active(snapshot: Snapshot) -> bool:
     """Return True if results are missing and Snakemake or a run that may make them is still running."""
     has_workers = snapshot.files.study.is_running is not False or any(run.state == "running" for run in snapshot.runs)
-    return has_workers and not snapshot.is_finished
+    return has_workers and not snapshot.has_results()
 
 
 @contextmanager
@@ -157,7 +157,7 @@ def title_parts(snapshot: Snapshot) -> list[str]:
 def session_line(snapshot: Snapshot) -> str:
     """Return the state of the Snakemake process and the next step for the user."""
     study = snapshot.files.study
-    if snapshot.is_finished:
+    if snapshot.has_results():
         return f"all is done: {study.folder / 'report.html'}"
     if study.session is None:
         return f"not known to be running; results in {study.folder}"

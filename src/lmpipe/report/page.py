@@ -21,7 +21,7 @@ from lmpipe.provenance.environment import PACKAGE
 from lmpipe.report.appendix import make_appendix
 from lmpipe.report.cards import Page, make_card, plan_chapters
 from lmpipe.report.front import forest_view, make_front
-from lmpipe.report.incomplete import Gaps, analyze_available, available_results, find_gaps, is_complete
+from lmpipe.report.incomplete import Gaps, analyze_available, available_results, find_gaps
 from lmpipe.report.plots.figures import draw
 from lmpipe.report.plots.palette import Palette
 from lmpipe.report.prose import format_nats, shared_names
@@ -56,7 +56,7 @@ def build_report(study: StudySession) -> bool:
         raise InputError(study.folder, "has no results of the study yet", "run snakemake first")
     paths = StudyPaths(study.folder)
     snapshot = StudyFiles(study).snapshot(time.time())
-    complete = is_complete(snapshot)
+    complete = snapshot.has_results("report")
     if complete:
         results = Results(study.folder, study.plan.study, study.plan.run_keys())
         findings = Findings.read(paths.findings)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import linear_regression, median, pvariance
-from typing import Any
+
+from pydantic import JsonValue
 
 from lmpipe.analysis.effects import effect_of, expectations
 from lmpipe.analysis.experiment_findings import (
@@ -160,7 +161,7 @@ def tied_sizes(sizes: Sequence[BatchSize], best: BatchSize, noise: SeedNoise | N
     return tied
 
 
-def size_facts(sizes: Sequence[BatchSize], tied: list[int], noise: SeedNoise | None) -> dict[str, Any]:
+def size_facts(sizes: Sequence[BatchSize], tied: list[int], noise: SeedNoise | None) -> dict[str, JsonValue]:
     """Return the sizes that tie with the best, those that are worse, and those with a rate at the border."""
     names = [size.batch_size for size in sizes]
     return {

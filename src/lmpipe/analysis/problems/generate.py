@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby, pairwise
 from statistics import fmean
-from typing import Any
+
+from pydantic import JsonValue
 
 from lmpipe.analysis.finding import Finding, Mark, MarkedText, Metric, Table, missing, optional_metric
 from lmpipe.analysis.results import Results
@@ -113,7 +114,7 @@ def corpus_metrics(corpus: str, samples: Samples) -> dict[str, Metric]:
     return {f"{corpus}_{name}": metric for name, metric in metrics.items()}
 
 
-def model_facts(results: Results, samples: Samples) -> dict[str, Any]:
+def model_facts(results: Results, samples: Samples) -> dict[str, JsonValue]:
     """Return what the prose says about one model."""
     groups, records = by_setting(samples.samples), samples.samples
     typical = typical_settings(groups)

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+from pydantic import JsonValue
+
 from lmpipe.analysis.effects import classify_effect, effect_of, expectations
 from lmpipe.analysis.experiment_findings import groups_table, loss_yardsticks, seeds_table, table_path
 from lmpipe.analysis.finding import Figure, FigureData, Finding, Forest, Line, Lines, Metric
@@ -62,7 +64,7 @@ def analyze(results: Results, name: str) -> Finding:
     )
 
 
-def ranking_facts(groups: list[SeedGroup], best: SeedGroup, visible: float) -> dict[str, Any]:
+def ranking_facts(groups: list[SeedGroup], best: SeedGroup, visible: float) -> dict[str, JsonValue]:
     """Return the best run, those within the noise of seeds of it, and the worst."""
     learned = sorted((group for group in groups if group.values), key=lambda group: group.center)
     limit = best.center + visible
@@ -76,7 +78,7 @@ def ranking_facts(groups: list[SeedGroup], best: SeedGroup, visible: float) -> d
     }
 
 
-def best_by_corpus(results: Results, experiment: ExperimentRuns, groups: list[SeedGroup]) -> list[dict[str, Any]]:
+def best_by_corpus(results: Results, experiment: ExperimentRuns, groups: list[SeedGroup]) -> list[dict[str, JsonValue]]:
     """Return the best value on each corpus, in bits per byte."""
     sides = []
     for corpus, runs in experiment.by_corpus().items():

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
-from typing import Any
+
+from pydantic import JsonValue
 
 from lmpipe.analysis.effects import effect_of, expectations
 from lmpipe.analysis.experiment_findings import (
@@ -93,7 +94,7 @@ def tied_points(sweep: RateSweep, visible: float | None) -> list[RatePoint]:
     return [point for point in sweep.full_points if not point.num_failed and median(point.losses) <= limit]
 
 
-def rate_facts(sweep: RateSweep, curves: Sequence[RateCurve]) -> dict[str, Any]:
+def rate_facts(sweep: RateSweep, curves: Sequence[RateCurve]) -> dict[str, JsonValue]:
     """Return what the prose branches on: the border, the neighbours, and the edges of the other norms."""
     best, is_swept = sweep.best, len(sweep.full_points) > 1
     border = ""

@@ -2,7 +2,8 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+
+from pydantic import JsonValue
 
 from lmpipe.analysis.effects import effect_of, expectations
 from lmpipe.analysis.experiment_findings import (
@@ -133,7 +134,7 @@ def bits_interval(side: CorpusResult) -> tuple[float, float] | None:
     return (bounds[0] * scale, bounds[1] * scale) if bounds else None
 
 
-def side_facts(side: CorpusResult) -> dict[str, Any]:
+def side_facts(side: CorpusResult) -> dict[str, JsonValue]:
     """Return what the prose says about one corpus: the best n-gram table that the model beats, and the next one."""
     names = {order: ORDER_NAMES[order] for order in side.ngrams}
     passed = [name for order, name in names.items() if side.group.center < side.ngrams[order]]
@@ -189,7 +190,7 @@ def hero_figure(results: Results, sides: list[CorpusResult]) -> Figure:
     return Figure("hero", data)
 
 
-def progress_texts(results: Results, corpus: str) -> list[dict[str, Any]]:
+def progress_texts(results: Results, corpus: str) -> list[dict[str, JsonValue]]:
     """Return the texts that runs of growing budgets write, with unknown words and repetitions marked."""
     samples = read_samples(results, corpus)
     records = sorted(samples.progress if samples else (), key=lambda record: record.train_tokens)
