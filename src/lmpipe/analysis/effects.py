@@ -1,4 +1,4 @@
-"""Differences of variants from their baseline, their correction, and expectations beside what was found."""
+"""Differences of variants from their baseline, their correction, and expectations with their outcomes."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -92,7 +92,7 @@ def is_compared(effect: Effect) -> bool:
 
 
 def expectations(results: Results, experiment: str, effects: Mapping[str, Effect]) -> list[Expectation]:
-    """Return the expectations that a study states for an experiment and its runs, with what was found.
+    """Return the expectations that a study states for an experiment and its runs, with their outcomes.
 
     `effects` are by name of the run, in the order of the study. An expectation of a sweep, or of the whole experiment,
     is about its last run.

@@ -21,7 +21,7 @@ def loss_yardsticks(results: Results, run: Run, orders: Sequence[int] = (1, 2, 3
 
 
 def byte_yardsticks(results: Results, run: Run) -> list[Yardstick]:
-    """Return what simple models and xz reach on a run's corpus, in bits per byte of text."""
+    """Return the losses of simple models and of xz on a run's corpus, in bits per byte of text."""
     yardsticks, budget = results.yardsticks(run.config.corpus), results.yardstick(run)
     if yardsticks is None or budget is None:
         return []

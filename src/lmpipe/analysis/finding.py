@@ -304,7 +304,7 @@ class Finding:
     effects: list[Effect] = Field(default_factory=list)
     """Variants against their baseline."""
     expectations: list[Expectation] = Field(default_factory=list)
-    """Expectations stated in the study, with what was found."""
+    """Expectations stated in the study, with their outcomes."""
     reason: str = ""
     """Reason why a finding is missing or partial, with the remedy."""
 

@@ -108,7 +108,7 @@ def download(text: TextFile, path: str | Path, policy: RetryPolicy | None = None
 
 
 def already_downloaded(text: TextFile, path: Path) -> bool:
-    """Return whether the text is at `path`; raise InputError if another one is there, and leave it alone."""
+    """Return True if the text is at `path`; raise InputError if another one is there, and leave it alone."""
     if not path.exists():
         return False
     verify_file(text, path)

@@ -212,7 +212,7 @@ def lock_until_exit(path: str | Path, waiting: str) -> None:
 
 
 def is_same_file(path: Path, descriptor: int) -> bool:
-    """Return whether an open file is the one of this name."""
+    """Return True if an open file is the one of this name."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:

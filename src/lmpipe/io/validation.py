@@ -104,7 +104,7 @@ def first_violation(error: ValidationError, value: Any) -> InvalidValueError:
 
 
 def explain(errors: Sequence[dict[str, Any]]) -> InvalidValueError:
-    """Return what is wrong with a value, of which each member of a union complains once."""
+    """Return the fault of a value; `errors` has one for each member of a union."""
     first = errors[0]
     value, kind, key = first["input"], first["type"], ""
     if kind == "missing":
@@ -139,7 +139,7 @@ def count_values(count: int) -> str:
 
 
 def expectation(error: dict[str, Any]) -> str:
-    """Return what a value has to be, by an error of pydantic."""
+    """Return the valid values, as a noun phrase, by an error of pydantic."""
     context = {key: bound(value) for key, value in error.get("ctx", {}).items()}
     return EXPECTED.get(error["type"], "").format(**context)
 

@@ -196,7 +196,7 @@ class Plan:
         return {"experiment": name, "runs": find("experiment", name, self.run_keys())}
 
     def sample_settings(self, corpus: str) -> dict[str, Any]:
-        """Return what is generated for a corpus, and by which run."""
+        """Return the samples of a corpus, and the runs that generate them."""
         run = self.sample_run(corpus)
         settings = self.study.samples
         samples = settings.model_dump(mode="json", exclude={"models", "progress"}) | {

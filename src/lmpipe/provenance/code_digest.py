@@ -103,7 +103,7 @@ def read_source(path: Path) -> ModuleSource:
 
 
 def is_docstring(statement: ast.stmt) -> bool:
-    """Return whether a statement is a string alone, which computes nothing."""
+    """Return True if a statement is a string alone, which computes nothing."""
     is_constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     return is_constant and isinstance(statement.value.value, str)
 

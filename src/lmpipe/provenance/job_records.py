@@ -113,7 +113,7 @@ def record_path(output: str | Path) -> Path:
 
 
 def is_record(name: str) -> bool:
-    """Return whether a file's name is that of a record.
+    """Return True if a file's name is that of a record.
 
     >>> is_record("provenance.json"), is_record("train.provenance.json"), is_record("train.json")
     (True, True, False)
@@ -122,7 +122,7 @@ def is_record(name: str) -> bool:
 
 
 def is_non_result(name: str) -> bool:
-    """Return whether a file's name is that of a temporary or a marker file."""
+    """Return True if a file's name is that of a temporary or a marker file."""
     return any(fnmatch.fnmatch(name, pattern) for pattern in NON_RESULT_PATTERNS)
 
 

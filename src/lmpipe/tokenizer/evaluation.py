@@ -287,12 +287,12 @@ def token_kind(token: bytes) -> TokenKind:
 
 
 def is_repetition(text: str) -> bool:
-    """Return whether a text repeats up to MAX_PERIOD characters at least three times (the last time in part)."""
+    """Return True if a text repeats up to MAX_PERIOD characters at least three times (the last time in part)."""
     return any(len(text) >= 3 * period and text[period:] == text[:-period] for period in range(1, MAX_PERIOD + 1))
 
 
 def is_mojibake(text: str) -> bool:
-    """Return whether a text is UTF-8 decoded as Windows-1252 or Latin-1: it can be reversed, or is Ã and Â alike."""
+    """Return True if a text is UTF-8 decoded as Windows-1252 or Latin-1: it can be reversed, or is Ã and Â alike."""
     if text.isascii():
         return False
     if re.fullmatch("[\u0080-\u00ff]{2,}", text) and re.search("[ÂÃ]", text):

@@ -300,7 +300,7 @@ class StepTimer:
         self.training_step.collect()
 
     def stop_reason(self, rows: list[BatchSizeRow], elapsed: float) -> StopReason | None:
-        """Return why the next doubling is not tried, if so. A GPU itself reports what does not fit."""
+        """Return the reason to stop before the next doubling, or None. A GPU itself reports what does not fit."""
         last = rows[-1]
         if 2 * last.batch_size * self.config.context_length > self.training.total_tokens:
             return "run"

@@ -48,7 +48,7 @@ class RunProgress(Document):
     """Time of this file in seconds since 1970."""
 
     def is_running(self, now: float) -> bool:
-        """Return whether the process that wrote this is still training; `now` is in seconds since 1970."""
+        """Return True if the process that wrote this is still training; `now` is in seconds since 1970."""
         is_alive = self.process.is_alive
         return now - self.updated_at < STALE_SECONDS if is_alive is None else is_alive
 

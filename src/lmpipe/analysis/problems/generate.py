@@ -115,7 +115,7 @@ def corpus_metrics(corpus: str, samples: Samples) -> dict[str, Metric]:
 
 
 def model_facts(results: Results, samples: Samples) -> dict[str, JsonValue]:
-    """Return what the prose says about one model."""
+    """Return the facts of one model for the prose."""
     groups, records = by_setting(samples.samples), samples.samples
     typical = typical_settings(groups)
     shares = {name: {key: mean(groups[setting], key) for key in SPOKEN} for name, setting in typical.items()}

@@ -95,7 +95,7 @@ def tied_points(sweep: RateSweep, visible: float | None) -> list[RatePoint]:
 
 
 def rate_facts(sweep: RateSweep, curves: Sequence[RateCurve]) -> dict[str, JsonValue]:
-    """Return what the prose branches on: the border, the neighbours, and the edges of the other norms."""
+    """Return the facts of the prose: the border, the neighbours, and the edges of the other norms."""
     best, is_swept = sweep.best, len(sweep.full_points) > 1
     border = ""
     if best and sweep.is_at_border and is_swept:

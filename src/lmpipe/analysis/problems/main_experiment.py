@@ -135,7 +135,7 @@ def bits_interval(side: CorpusResult) -> tuple[float, float] | None:
 
 
 def side_facts(side: CorpusResult) -> dict[str, JsonValue]:
-    """Return what the prose says about one corpus: the best n-gram table that the model beats, and the next one."""
+    """Return the facts of one corpus: its losses, the best n-gram table that the model beats, and the next one."""
     names = {order: ORDER_NAMES[order] for order in side.ngrams}
     passed = [name for order, name in names.items() if side.group.center < side.ngrams[order]]
     ahead = [name for name in names.values() if name not in passed]

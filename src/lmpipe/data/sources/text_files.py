@@ -103,7 +103,7 @@ def find_backward(text: BinaryIO, mark: bytes, offset: int) -> Iterator[int]:
 
 
 def has_text_around(text: BinaryIO, offset: int) -> bool:
-    """Return whether more than white space and delimiters is near `offset` on both sides."""
+    """Return True if more than white space and delimiters is near `offset` on both sides."""
     sides = (read_at(text, max(0, offset - CHUNK_BYTES), offset), read_at(text, offset, offset + CHUNK_BYTES))
     return all(side.replace(DELIMITER, b"").strip() for side in sides)
 
