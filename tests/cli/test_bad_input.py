@@ -388,6 +388,13 @@ def test_closed_streams_change_no_exit_code(arguments, closed, code):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_standard_output_takes_characters_outside_its_encoding():
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = lmpipe(["estimate", STUDY_FILE], capture_output=True, env=ascii_only)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"training FLOPs" in done.stdout and b"?" in done.stdout
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_standard_output_on_a_full_disk():
     with open("/dev/full", "wb") as full:

@@ -28,7 +28,7 @@ SYSTEM_ERRORS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one subcommand. Bad input ends the process with one line on standard error and exit code 1."""
-    reopen_closed_streams()
+    prepare_streams()
     args = make_parser().parse_args(arguments)
     try:
         run_command(args)
@@ -75,14 +75,16 @@ def run_command(args: Args) -> None:
     run_with_record(args.command, changed, stage.code, lambda: args.run(args))
 
 
-def reopen_closed_streams() -> None:
-    """Connect standard streams that the caller closed (`>&-`) to /dev/null.
+def prepare_streams() -> None:
+    """Connect standard streams that the caller closed (`>&-`) to /dev/null; let standard output take any character.
 
-    Otherwise a file that is opened later gets the number of the stream, and receives what is written to it.
+    A file that is opened later would otherwise get the number of a closed stream, and receive what is written to it.
+    Characters outside the encoding of standard output, and bytes of a path that are not UTF-8, become question marks.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    sys.stdout.reconfigure(errors="replace")
 
 
 def discard_standard_output() -> None:

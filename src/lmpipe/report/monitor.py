@@ -75,9 +75,7 @@ def status(path: str | None, once: bool) -> None:
 
 
 def make_console() -> Console:
-    """Return a console on standard output; characters outside its encoding become question marks."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
+    """Return a console on standard output."""
     is_terminal = sys.stdout.isatty()
     width = None if is_terminal else shutil.get_terminal_size((PRINTED_COLUMNS, 24)).columns
     return Console(width=width, force_terminal=is_terminal, markup=False, highlight=False, emoji=False)
