@@ -153,7 +153,7 @@ def test_an_ablation_without_a_run_that_differs_in_the_ablated_setting_alone_is_
     assert not finding.metrics
 
 
-def test_expectations_stand_beside_what_was_found(tmp_path):
+def test_expectations_have_outcomes(tmp_path):
     expect = {"outcome": "higher", "because": "attention alone is blind to order", "source": "Kazemnejad et al. 2023"}
     runs = {"baseline": {}, "nope": {"position_embedding": "none", "expect": expect}}
     finding = find_in(tmp_path, "no_pos_emb", ON_STORIES | SEEDS | {"runs": runs})

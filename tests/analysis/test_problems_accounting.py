@@ -84,7 +84,7 @@ def test_findings_are_complete(full, problem):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_missing_inputs_are_told_with_their_remedy(tmp_path, problem):
+def test_missing_inputs_come_with_a_remedy(tmp_path, problem):
     finding = ANALYSES[problem](results_of(tmp_path, accounting={"models": {"small": SMALL}}))
     assert finding.status == "missing"
     assert "snakemake" in finding.reason
@@ -175,7 +175,7 @@ def test_adamw_accounting_answers_the_question_of_its_edition(full, tmp_path):
     assert total == pytest.approx(metrics["fixed_bytes_swiglu"].value + metrics["bytes_per_sequence_swiglu"].value)
 
 
-def test_a_model_too_large_for_the_device_is_told(tmp_path):
+def test_model_too_large_for_the_device_is_reported(tmp_path):
     small_device = QUESTION.model_copy(update={"device_memory_gb": 1e-4})
     finding = find("adamw_accounting", make_results(tmp_path, {QUESTION.model: SMALL}, question=small_device))
     assert finding.facts["largest_batch"] == 0

@@ -147,7 +147,7 @@ def test_runs_on_several_corpora_have_a_best_on_each(tmp_path):
 # --- the write-up -----------------------------------------------------------------------------------------------------
 
 
-def test_the_write_up_stands_beside_ours(fabricated):
+def test_write_up_is_compared_with_the_study(fabricated):
     finding = find("learning_rate", fabricated)
     best, diverged = compare_with_references("learning_rate", finding, fabricated).rows[:2]
     assert (best.reference, best.value) == (0.0008, finding.metrics["best_max_lr"].value)
@@ -164,13 +164,13 @@ def test_figures_of_the_studys_edition_need_a_metric_of_their_name(fabricated):
         assert [(row.reference, row.value) for row in rows if row.unit == "h"] == ([(hours, 1.5)] if hours else [])
 
 
-def test_a_figure_that_this_study_lacks_keeps_its_row_and_says_why(fabricated):
+def test_missing_metric_keeps_its_row_with_a_reason(fabricated):
     (row, *_) = compare_with_references("train_bpe_tinystories", Finding("missing"), fabricated).rows
     assert row.value is None
     assert row.missing_reason
 
 
-def test_the_original_text_is_no_stand_in_however_it_is_split(tmp_path):
+def test_original_text_is_not_a_stand_in_however_it_is_split(tmp_path):
     original = write_up().texts["TinyStories"].train_sha256
     text = {"url": "https://example.org/TinyStories.txt", "sha256": original}
     settings = {"source": "url", "tokenizer": {"vocab_size": 1024}, "stands_for": "TinyStories", "valid_fraction": 0.1}

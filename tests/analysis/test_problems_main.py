@@ -70,7 +70,7 @@ def test_the_hero_ends_at_the_loss_of_the_table(tmp_path):
     assert hero.data.marks[0].value == 409_600
 
 
-def test_models_of_unequal_size_are_told(fabricated):
+def test_models_of_unequal_size_are_reported(fabricated):
     finding = find("main_experiment", fabricated)
     assert finding.facts["size_ratio"] == pytest.approx(458_816 / 327_744)
     assert "40 % more parameters" in render("main_experiment", finding)["caveat"]

@@ -87,7 +87,7 @@ def test_runs_of_another_machine_are_not_compared_with_this_ones_prediction(resu
     assert len(measurement.tables) == 2
 
 
-def test_a_study_that_measured_nothing_says_so(tmp_path):
+def test_study_without_measurements_is_partial(tmp_path):
     results = fabricate_study(tmp_path, SWEEP)
     for measurement in (flops_and_time(results), memory(results)):
         assert all(figure.value is None and figure.missing_reason for figure in measurement.metrics.values())

@@ -169,7 +169,7 @@ def test_a_study_with_one_corpus_has_what_it_can_have(folder):
     assert render(COMPARISON, compression)["answer"]
 
 
-def test_missing_results_are_told_with_their_remedy(folder):
+def test_missing_results_come_with_a_remedy(folder):
     (folder / "tokenizer_experiments.json").unlink()
     finding = find(SIMPLE, folder)
     assert finding.status == "partial"

@@ -94,7 +94,7 @@ def test_results_of_other_settings_are_no_results_and_damaged_ones_are_a_failure
     assert state_of(study).state == "waiting"
 
 
-def test_a_run_under_way(study):
+def test_run_in_progress(study):
     remove_results(study, step=50)
     run = state_of(study)
     assert (run.state, run.step, run.training_loss, run.validation_loss) == ("running", 50, 3.25, 3.5)

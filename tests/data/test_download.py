@@ -423,7 +423,7 @@ def test_full_disk_keeps_the_part(server, path, name, size):
 # --- the way to the server
 
 
-def test_offline_error_says_where_to_put_the_text(path):
+def test_offline_error_names_the_path_of_the_text(path):
     with Server() as closed:
         settings = declare(closed, "text.txt.gz")
     error = assert_fails(settings, path)

@@ -41,7 +41,7 @@ def test_leftovers_of_a_killed_writer_are_removed_by_the_next(tmp_path):
     assert other.exists(), "another file's leftovers are none of our business"
 
 
-def test_two_writers_at_once_leave_each_other_alone(tmp_path):
+def test_two_writers_at_once_do_not_disturb_each_other(tmp_path):
     path = tmp_path / "result.txt"
     with atomic_write(path) as slow:
         slow.write("slow")
@@ -80,7 +80,7 @@ def test_results_are_as_readable_as_other_files(tmp_path):
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_json_goes_and_comes_back(tmp_path):
+def test_json_round_trip(tmp_path):
     value = {"text": "Zoë", "number": 0.1, "nothing": None}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == value
@@ -101,7 +101,7 @@ def test_damaged_json_is_one_clear_line(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
-def test_missing_json_says_how_to_make_it(tmp_path):
+def test_missing_json_is_an_error_with_a_remedy(tmp_path):
     with pytest.raises(InputError, match="is missing"):
         read_json(tmp_path / "a.json")
 

@@ -109,6 +109,6 @@ def test_words():
     assert format_formula("max(0, (M - b) // a)") == "max(0, (M - b) ÷ a)"
 
 
-def test_a_transcript_looks_like_the_interpreter():
+def test_session_is_formatted_as_by_the_interpreter():
     statements = [{"code": "def f():\n    pass", "output": ""}, {"code": "print(chr(0))", "output": "\0\n"}]
     assert format_session(statements) == ">>> def f():\n...     pass\n>>> print(chr(0))\n␀"

@@ -109,7 +109,7 @@ def test_full_disk_keeps_the_last_good_files(whole_study, disk, name, monkeypatc
     shutil.rmtree(folder)
 
 
-def test_what_is_missing_is_told_to_the_byte(disk):
+def test_full_disk_error_has_the_missing_bytes(disk):
     value = {"text": "x" * 3 * PAGE_BYTES}
     size = len(json_bytes(value))
     path = disk / "a.json"
@@ -141,7 +141,7 @@ def test_a_corpus_of_two_texts_changes_as_a_whole_or_not_at_all(whole_study, dis
     shutil.rmtree(target)
 
 
-def test_training_goes_on_from_its_last_checkpoint(disk, tmp_path, monkeypatch, capfd):
+def test_training_resumes_from_its_last_checkpoint(disk, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     settings = tiny_run(total_tokens=64 * 12)
     train(settings, make_tiny_study(tmp_path / "whole"), tmp_path / "whole/run")
@@ -185,7 +185,7 @@ def test_read_only_disk_is_one_line(whole_study, tmp_path, monkeypatch, capfd):
 # --- without a disk of one's own -------------------------------------------------------------------------------------
 
 
-def test_a_limit_on_the_size_of_files_is_told_alike(tmp_path):
+def test_limit_on_the_size_of_files_is_an_input_error(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -201,7 +201,7 @@ def test_a_limit_on_the_size_of_files_is_told_alike(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC])
-def test_room_that_lacks_only_in_the_end_is_told_alike(tmp_path, number, monkeypatch):
+def test_disk_that_is_full_at_the_flush_is_an_input_error(tmp_path, number, monkeypatch):
     def full(descriptor):
         raise OSError(number, os.strerror(number))
 

@@ -30,7 +30,7 @@ def cache_folder(monkeypatch, tmp_path):
     return tmp_path / "cache" / "kernels"
 
 
-def test_content_is_made_once_and_again_when_damaged(cache_folder):
+def test_cached_content_is_made_once_and_again_when_damaged(cache_folder):
     calls = []
 
     def make():

@@ -14,7 +14,7 @@ READERS = {"norm": norm_placement, "position_embedding": has_rope, "feed_forward
 
 
 @pytest.mark.parametrize("key", WORDS)
-def test_words_are_told_apart_and_unknown_ones_refused(key):
+def test_words_are_distinguished_and_unknown_ones_refused(key):
     read = READERS[key]
     meanings = [read(CONFIG.model_copy(update={key: word})) for word in WORDS[key]]
     assert len(set(meanings)) == len(WORDS[key])

@@ -93,7 +93,7 @@ def test_field_of_a_bpe_struct_changes_no_training_digest(package, monkeypatch):
     assert digest("tokenizer.bpe_training") != digests[1] and loader.code_key(merging) != keys[1]
 
 
-def test_package_stands_for_all_of_its_modules():
+def test_package_name_means_all_of_its_modules():
     problems = {f"analysis.problems.{name}" for name in ("unicode", "generate", "adamw_accounting")}
     assert problems <= set(code_digest("analysis.problems"))
 
@@ -157,7 +157,7 @@ def test_a_package_inside_another_projects_checkout_has_no_commit(package):
     assert commit() == (head, False)
 
 
-def test_the_environment_says_what_is_needed_to_repeat():
+def test_environment_has_versions_hardware_and_commit():
     record = environment()
     assert record.versions["torch"].startswith("2.")
     assert record.hardware.cores >= 1

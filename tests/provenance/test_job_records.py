@@ -71,7 +71,7 @@ def tokens(tmp_path_factory):
     return folder
 
 
-def test_a_record_lies_beside_every_result_and_names_its_files(tokens):
+def test_every_result_has_a_record_of_its_files(tokens):
     expected = {
         "counts/0.provenance.json": ("0.npz", "0.json"),
         "bpe/c/provenance.json": ("vocab.json", "merges.txt", "tokenizer.json", "ranks.tiktoken", "training.json"),
@@ -87,7 +87,7 @@ def test_a_record_lies_beside_every_result_and_names_its_files(tokens):
     assert inputs["../train.txt"] == {"bytes": (tokens / "train.txt").stat().st_size, "sha256": None}
 
 
-def test_a_record_says_what_made_the_result(tokens):
+def test_record_has_command_settings_and_code(tokens):
     record = record_of(tokens / "bpe/c/provenance.json")
     assert record["command"] == "train-bpe"
     arguments = {"counts": ["counts/0.npz"], "corpus": "c", "vocab_size": 262, "output": "bpe/c"}
@@ -139,7 +139,7 @@ def test_record_has_settings_and_seeds_and_no_default_arguments(tmp_path, monkey
     assert set(record["outputs"]) == {"train.txt", "valid.txt", "corpus.json"}
 
 
-def test_a_copied_run_says_so_and_names_what_trained_it(tmp_path, monkeypatch):
+def test_record_of_a_copied_run_has_the_environment_that_trained_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = make_tiny_study(Path("results/tiny"))
     corpus = STORIES | {"tokenizer": {"vocab_size": 263}, "shards": 1}

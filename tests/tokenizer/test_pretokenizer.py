@@ -38,7 +38,7 @@ def test_special_tokens_are_texts_of_one_character_or_more_that_utf8_has():
 
 
 @given(st.lists(st.sampled_from([b"one", b" \n", END_OF_TEXT.encode(), b"\xff"]), max_size=20), st.integers(1, 30))
-def test_documents_are_what_lies_between_delimiters(tmp_path_factory, parts, block):
+def test_documents_are_separated_by_delimiters(tmp_path_factory, parts, block):
     data = b"".join(parts)
     path = write(tmp_path_factory.getbasetemp() / "documents.txt", data)
     with pytest.MonkeyPatch.context() as patch:

@@ -152,7 +152,7 @@ def test_many_threads_encode_with_one_tokenizer(monkeypatch):
 
 
 @pytest.mark.parametrize("blocks_at_once", [1, 2, 7, 40])
-def test_blocks_under_way_at_once_never_fill_the_cache(monkeypatch, blocks_at_once):
+def test_concurrent_blocks_never_fill_the_cache(monkeypatch, blocks_at_once):
     # A look-up in a full cache would not end.
     monkeypatch.setattr(encoder, "INITIAL_CAPACITY", 16)
     monkeypatch.setattr(encoder, "MAX_CAPACITY", 16)
@@ -241,7 +241,7 @@ def test_word_of_millions_of_equal_characters_takes_linear_time():
     assert ids == peer.encode(word, disallowed_special=())
 
 
-def test_special_tokens_that_lack_are_appended_and_others_keep_their_ids():
+def test_missing_special_tokens_are_appended_and_others_keep_their_ids():
     vocab, merges = merge_pretokens({b"the": 3}, 260, ["<|old|>"])
     tokenizer = Tokenizer(vocab, merges, ["<|new|>", "<|old|>", "the", "<|new|>"])
     assert tokenizer.vocab_size == 260
@@ -273,7 +273,7 @@ def test_tokens_with_spaces_line_ends_and_hashes_survive_the_files(tmp_path):
     assert len(lines) == len(merges) + 2
 
 
-def test_names_of_special_tokens_may_stand_in_vocab_json_as_plain_text(tmp_path):
+def test_vocab_json_may_have_special_tokens_as_plain_text(tmp_path):
     trained().save(tmp_path)
     exported = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
     (tmp_path / "vocab.json").write_text(json.dumps(exported["model"]["vocab"]), encoding="utf-8")

@@ -79,7 +79,7 @@ def test_all_is_compiled_before_the_first_step(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.skipif(" " in sys.prefix, reason="torch calls the C++ compiler with unquoted paths of the environment")
-def test_a_compiled_run_is_the_same_to_rounding_and_goes_on_to_the_byte(tmp_path, monkeypatch):
+def test_compiled_run_equals_eager_to_rounding_and_resumes_to_the_byte(tmp_path, monkeypatch):
     from torch._inductor import config
 
     # The compiler would try each set of vector instructions, for ten seconds.

@@ -62,7 +62,7 @@ def test_clear_empties_the_store_and_keeps_what_was_published(tmp_path):
         clear(tmp_path / "nothing")
 
 
-def test_a_run_that_waits_logs_it_and_holds_its_folder_alone_even_if_it_was_removed(tmp_path, capfd):
+def test_waiting_run_logs_it_and_locks_its_folder_even_if_it_was_removed(tmp_path, capfd):
     stored = finished(tmp_path)
     acquired = threading.Event()
 

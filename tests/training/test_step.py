@@ -76,7 +76,7 @@ def test_what_is_not_finite_halts(broken):
     assert diverged_step([2.0] * 4, norms={2: broken}) == 2
 
 
-def test_a_monitor_that_goes_on_sees_what_it_would_have_seen():
+def test_restored_monitor_detects_the_same_divergence():
     losses = [2.0 + 0.03 * step for step in range(60)]
     expected = diverged_step(losses)
     for cut in (1, 7, 20, 25):

@@ -165,7 +165,7 @@ def test_equal_runs_of_two_experiments_are_trained_once(study, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", [False, True])
-def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(study, monkeypatch, capfd, damage):
+def test_interrupted_run_resumes_to_the_same_bytes(study, monkeypatch, capfd, damage):
     expected = train_uninterrupted(SHORT)
     stop_at(monkeypatch, 9, stop)
     with pytest.raises(StoppedError):
@@ -219,7 +219,7 @@ def test_a_loss_that_climbs_ends_the_run(study):
     assert summary["validation_loss"] > 5
 
 
-def test_divergence_interrupted_in_its_evaluation_is_not_told_twice(study, monkeypatch):
+def test_divergence_interrupted_in_its_evaluation_is_recorded_once(study, monkeypatch):
     settings = tiny_run(model={"norm": "none"}, max_lr=1e25)
     expected = train_uninterrupted(settings)
     evaluate_whole_split = Trainer.evaluate_whole_split
@@ -253,7 +253,7 @@ def test_a_finished_run_is_well_below_the_unigram_entropy(loss, status):
     assert Trainer.status(trainer, loss)[0] == status
 
 
-def test_a_resume_under_another_setup_says_so(study, monkeypatch, capfd):
+def test_resume_under_another_setup_is_logged(study, monkeypatch, capfd):
     run = tiny_run(total_tokens=64 * 4)
     stop_at(monkeypatch, 3, stop)
     with pytest.raises(StoppedError):
