@@ -76,9 +76,9 @@ def test_findings_are_complete(full, problem):
     blocks = render(problem, finding)
     assert blocks["question"].endswith("?")
     assert all(blocks[f"{figure.id}_title"] for figure in finding.figures)
-    for figure in finding.metrics.values():
-        assert figure.source
-        assert any(full.folder.glob(figure.source)) or (figure.value is None and figure.missing_reason)
+    for metric in finding.metrics.values():
+        assert metric.source
+        assert any(full.folder.glob(metric.source)) or (metric.value is None and metric.missing_reason)
     assert json.loads(json.dumps(asdict(finding), allow_nan=False))["status"] == "answered"
     assert "\0" not in json.dumps(asdict(finding)["texts"], ensure_ascii=False)
 
@@ -142,7 +142,7 @@ def test_a_study_without_named_models_accounts_for_its_own(tmp_path):
 
 def test_adamw_accounting_answers_the_oracles(full):
     finding = find("adamw_accounting", full)
-    values = {name: figure.value for name, figure in finding.metrics.items()}
+    values = {name: metric.value for name, metric in finding.metrics.items()}
     assert (values["largest_batch_size"], values["largest_batch_size_swiglu"]) == (3, 2)
     assert (round(values["days"]), round(values["days_swiglu"])) == (5115, 6584)
     assert values["optimizer_flops"] == 14 * (2_127_057_600 - 48 * 1600 * 6400)

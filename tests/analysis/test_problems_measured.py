@@ -25,13 +25,13 @@ def results(tmp_path) -> Results:
     return results
 
 
-def figures(measurement: Finding) -> dict[str, float]:
-    return {name: figure.value for name, figure in measurement.metrics.items()}
+def metric_values(measurement: Finding) -> dict[str, float]:
+    return {name: metric.value for name, metric in measurement.metrics.items()}
 
 
 def test_flops_and_time_have_the_errors_of_their_predictions(results):
     measurement = flops_and_time(results)
-    values = figures(measurement)
+    values = metric_values(measurement)
     # 6 million FLOPs predicted, 5 counted; 1,024 tokens of them in 20 ms are a quarter of 10**9 FLOP/s.
     assert values["step_flops_error"] == pytest.approx(20)
     assert (values["utilization"], values["step_seconds"]) == (pytest.approx(0.25), pytest.approx(0.02))
@@ -52,7 +52,7 @@ def test_without_a_step_timed_alone_the_speed_is_that_of_the_runs(results, speed
 
 def test_activations_are_set_beside_both_lists_and_the_gaps_are_named(results):
     measurement = memory(results)
-    values = figures(measurement)
+    values = metric_values(measurement)
     assert values["predicted_activations_error"] == pytest.approx(-10)
     assert values["handout_activations_error"] == pytest.approx(20)
     rows = {row[0]: row[1:] for row in measurement.tables[0].rows}
@@ -75,7 +75,7 @@ def test_memory_is_compared_with_what_a_run_added_to_its_process(results, other_
     predicted = step_bytes(CONFIG, "float32", 8) + 2 * 4 * 2048 * 1024
     (row,) = measurement.tables[2].rows
     assert row[1:5] == [2, 8, predicted, 100_000_000]
-    assert figures(measurement)["largest_run_memory_error"] == pytest.approx(100 * (predicted / 100_000_000 - 1))
+    assert metric_values(measurement)["largest_run_memory_error"] == pytest.approx(100 * (predicted / 100_000_000 - 1))
     assert measurement.facts["worst_batch_size"] == 8
 
 
@@ -90,4 +90,4 @@ def test_runs_of_another_machine_are_not_compared_with_this_ones_prediction(resu
 def test_study_without_measurements_is_partial(tmp_path):
     results = fabricate_study(tmp_path, SWEEP)
     for measurement in (flops_and_time(results), memory(results)):
-        assert all(figure.value is None and figure.missing_reason for figure in measurement.metrics.values())
+        assert all(metric.value is None and metric.missing_reason for metric in measurement.metrics.values())
