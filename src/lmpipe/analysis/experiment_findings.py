@@ -9,6 +9,7 @@ from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.analysis.runs import Run
 from lmpipe.io.formatting import join_words
 from lmpipe.study.labels import corpus_label
+from lmpipe.study.paths import RELATIVE
 
 ORDER_NAMES = {1: "unigram", 2: "bigram", 3: "3-gram", 4: "4-gram", 5: "5-gram"}
 
@@ -105,4 +106,4 @@ def target_metrics(results: Results, name: str) -> dict[str, Metric]:
 
 def table_path(experiment: ExperimentRuns) -> str:
     """Return the path of an experiment's table, below the study's folder."""
-    return f"experiments/{experiment.name}/table.csv"
+    return str(RELATIVE.experiment_table(experiment.name))

@@ -12,13 +12,14 @@ from lmpipe.analysis.runs import Run
 from lmpipe.analysis.statistics import NORMAL_QUANTILE, SeedNoise, mean_interval, pooled_noise
 from lmpipe.data.documents import NgramBudget
 from lmpipe.study.labels import colour_key, run_label
+from lmpipe.study.paths import RELATIVE
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 
 NATS = UNITS["validation_loss"]
 BITS = UNITS["bits_per_byte"]
 NO_RUN = "no seed learned"
 # The noise of seeds is that of all runs: a metric of the experiment log.
-NOISE_SOURCE = "findings.json"
+NOISE_SOURCE = str(RELATIVE.findings)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lmpipe.io.documents import Document
 from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import code_span, is_number
 from lmpipe.planning.session import snakemake_command
-from lmpipe.study.paths import StudyPaths
+from lmpipe.study.paths import CONFIG, RELATIVE, StudyPaths
 from lmpipe.study.schema import Study
 
 if TYPE_CHECKING:
@@ -145,14 +145,14 @@ class Results:
         self.study = study
         self.run_keys = dict(run_keys)
         self._experiments: dict[str, ExperimentRuns] = {}
-        self._documents: dict[str, Any] = {}
+        self._documents: dict[Path, Any] = {}
 
-    def document(self, kind: type[Doc], name: str) -> Doc | None:
-        """Read a document, once, by its path below the folder; None if it is missing."""
-        if name not in self._documents:
-            path = self.folder / name
-            self._documents[name] = kind.read(path) if path.exists() else None
-        return self._documents[name]
+    def document(self, kind: type[Doc], source: str | Path) -> Doc | None:
+        """Read a document, once, by its path from the results folder; None if it is missing."""
+        path = self.folder / source
+        if path not in self._documents:
+            self._documents[path] = kind.read(path) if path.exists() else None
+        return self._documents[path]
 
     @cached_property
     def corpora(self) -> dict[str, CorpusInfo]:
@@ -162,7 +162,7 @@ class Results:
 
     def yardsticks(self, corpus: str) -> Yardsticks | None:
         """Return the losses of simple models on a corpus; None if they have not been computed."""
-        return self.document(Yardsticks, f"yardsticks/{corpus}.json")
+        return self.document(Yardsticks, RELATIVE.yardsticks(corpus))
 
     def yardstick(self, run: Run) -> NgramBudget | None:
         """Return the n-gram losses for the budget of training tokens nearest to a run's.
@@ -190,7 +190,7 @@ class Results:
             for run in self._experiments[name].runs:
                 if run.config.corpus not in self.study.corpora:
                     problem = f"corpus is {run.config.corpus}, which is not in the study"
-                    raise InputError(run.folder / "config.json", problem, REBUILD)
+                    raise InputError(run.folder / CONFIG, problem, REBUILD)
         return self._experiments[name]
 
     def experiments(self) -> list[ExperimentRuns]:

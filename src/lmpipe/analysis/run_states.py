@@ -17,7 +17,7 @@ from lmpipe.errors import InputError
 from lmpipe.planning.session import StudySession
 from lmpipe.planning.stages import STAGES
 from lmpipe.study.experiments import PlannedRun
-from lmpipe.study.paths import CONFIG, SUMMARY
+from lmpipe.study.paths import CONFIG, SUMMARY, StudyPaths
 from lmpipe.training.progress import LOCK_MESSAGE, PROGRESS, RunProgress, read_progress
 from lmpipe.training.run_documents import RunConfig
 
@@ -137,7 +137,7 @@ class Snapshot:
     @cached_property
     def progress(self) -> dict[tuple[str, str, int], RunProgress]:
         """Latest progress of runs in progress or stopped."""
-        paths = (self.files.study.folder / "store").glob(f"*/{PROGRESS}")
+        paths = StudyPaths(self.files.study.folder).store.glob(f"*/{PROGRESS}")
         documents = [progress for path in paths if (progress := self.files.read_cached(path, read_progress))]
         return {
             (progress.config.experiment, progress.config.run, progress.config.seed): progress

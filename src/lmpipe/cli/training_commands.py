@@ -122,13 +122,14 @@ def select_best(args: Args) -> "JobResult":
     from lmpipe.analysis.results import read_experiment
     from lmpipe.planning.session import read_study
     from lmpipe.provenance.job_records import JobResult
+    from lmpipe.study.paths import CONFIG, SUMMARY
 
     plan, paths = read_study(args.results)
     settings = plan.experiment_settings(args.experiment)
     experiment = read_experiment(paths.root, args.experiment, plan.run_keys()[args.experiment])
     output = paths.best(args.experiment)
     select_best(experiment).write(output)
-    inputs = [run.folder / name for run in experiment.runs for name in ("config.json", "summary.json")]
+    inputs = [run.folder / name for run in experiment.runs for name in (CONFIG, SUMMARY)]
     return JobResult(output, inputs, settings)
 
 

@@ -13,8 +13,8 @@ from lmpipe.io.documents import Document
 from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import format_bytes, format_int, format_number, is_number
 from lmpipe.provenance.job_records import RECORD, FileInfo, JobRecord, StudyProvenance
+from lmpipe.study.paths import RELATIVE
 
-FINDINGS_FILE = "findings.json"
 # Metrics with these units, or with these words in their names, depend on the machine and its load.
 MACHINE_UNITS = ("s", "h", "tokens per second", "bytes per second", "FLOP/s")
 MACHINE_NAMES = ("peak_memory", "utilization", "run_memory", "added_run", "stage_share")
@@ -114,7 +114,7 @@ def compare_studies(first: Path, second: Path) -> Comparison:
     """Compare two finished studies by their results folders; raise InputError if one is not."""
     folders = (first, second)
     collected = [read_result(folder, RECORD, StudyProvenance.read) for folder in folders]
-    problems = [read_result(folder, FINDINGS_FILE, Findings.read).problems for folder in folders]
+    problems = [read_result(folder, RELATIVE.findings, Findings.read).problems for folder in folders]
     metrics = list(compare_metrics(*problems))
     paired = [metric for metric in metrics if metric.present_in == "both"]
     unequal = [metric for metric in paired if metric.first != metric.second]
@@ -132,7 +132,7 @@ def compare_studies(first: Path, second: Path) -> Comparison:
     )
 
 
-def read_result(folder: Path, name: str, loader: Callable[[Path], Content]) -> Content:
+def read_result(folder: Path, name: str | Path, loader: Callable[[Path], Content]) -> Content:
     """Read a file of a finished study; raise InputError if the folder has none."""
     if not (folder / name).is_file():
         problem = f"has no {name}, so it is not a finished study"

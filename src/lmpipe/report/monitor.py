@@ -29,6 +29,7 @@ from lmpipe.planning.estimate import equal_runs, humanize_duration
 from lmpipe.planning.plan import Plan
 from lmpipe.planning.session import find_study
 from lmpipe.provenance.job_records import RECORD, JobRecord
+from lmpipe.study.paths import StudyPaths
 
 REFRESH_SECONDS = 2.0
 PRINTED_COLUMNS = 120  # if standard output is not a terminal
@@ -156,7 +157,7 @@ def session_line(snapshot: Snapshot) -> str:
     """Return the state of the Snakemake process and the next step for the user."""
     study = snapshot.files.study
     if snapshot.has_results():
-        return f"all is done: {study.folder / 'report.html'}"
+        return f"all is done: {StudyPaths(study.folder).report}"
     if study.session is None:
         return f"not known to be running; results in {study.folder}"
     if study.is_running is None:

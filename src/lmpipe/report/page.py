@@ -61,7 +61,7 @@ def build_report(study: StudySession) -> bool:
         results = Results(study.folder, study.plan.study, study.plan.run_keys())
         findings = Findings.read(paths.findings)
         write_page(paths.report, study.plan, results, findings)
-        save_figures(findings, study.folder)
+        save_figures(findings, paths.figures)
     else:
         results, unreadable = available_results(snapshot)
         findings = analyze_available(results, snapshot, unreadable)
@@ -70,12 +70,12 @@ def build_report(study: StudySession) -> bool:
 
 
 def save_figures(findings: Findings, folder: Path) -> None:
-    """Write the figures of findings into the study's folder `figures`, in the colours that they have on the page."""
-    (folder / "figures").mkdir(exist_ok=True)
+    """Write the figures of findings into a folder, in the colours that they have on the page."""
+    folder.mkdir(exist_ok=True)
     palette = page_palette(findings)
     for problem, finding in findings.problems.items():
         for figure in finding.figures:
-            draw(figure.data, palette).save(folder / "figures" / f"{problem}-{figure.id}.svg")
+            draw(figure.data, palette).save(folder / f"{problem}-{figure.id}.svg")
 
 
 def page_palette(findings: Findings) -> Palette:

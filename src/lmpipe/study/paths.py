@@ -25,6 +25,7 @@ class StudyPaths:
         self.findings = root / "findings.json"  # the findings of every problem, as data
         self.runs_table = root / "runs.csv"  # settings and results of every run, one row each
         self.report = root / "report.html"  # the report
+        self.figures = root / "figures"  # folder of the report's figures
         self.store = root / "store"  # the run store
         self.provenance = root / "provenance.json"  # records of all jobs
 
@@ -72,6 +73,10 @@ class StudyPaths:
         """Folder of an experiment's plots, tables and best run."""
         return self.root / "experiments" / experiment
 
+    def experiment_table(self, experiment: str) -> Path:
+        """Table of an experiment's runs."""
+        return self.experiment(experiment) / "table.csv"
+
     def best(self, experiment: str) -> Path:
         """Best run of an experiment."""
         return self.experiment(experiment) / "best.json"
@@ -83,3 +88,8 @@ class StudyPaths:
     def accounting(self, model: str) -> Path:
         """Parameters, FLOPs and memory of one model."""
         return self.root / "accounting" / f"{model}.json"
+
+
+# Paths from the results folder, as findings name their sources.
+RELATIVE = StudyPaths(Path())
+RUN_SUMMARIES = f"runs/*/*/seed*/{SUMMARY}"

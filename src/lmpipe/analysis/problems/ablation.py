@@ -19,6 +19,7 @@ from lmpipe.analysis.outcomes import NATS, NOISE_SOURCE, SeedGroup, best_group, 
 from lmpipe.analysis.rate_sweeps import own_sweep
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.statistics import SeedNoise
+from lmpipe.study.paths import RELATIVE
 
 # Steps at the start in which norms show their effect.
 START_STEPS = 40
@@ -164,7 +165,7 @@ def ablation_metrics(
         visible = noise.difference_half_width(variant.num_seeds, baseline.num_seeds)
         metrics["smallest_visible_difference"] = Metric(visible, NATS, NOISE_SOURCE)
     for yardstick in loss_yardsticks(results, baseline.runs[0], orders=(1, 2)):
-        metrics[f"{yardstick.label}_loss"] = Metric(yardstick.value, NATS, f"yardsticks/{config.corpus}.json")
+        metrics[f"{yardstick.label}_loss"] = Metric(yardstick.value, NATS, str(RELATIVE.yardsticks(config.corpus)))
     for prefix, group in (("", variant), ("baseline_", baseline)):
         sweep = own_sweep(results, group)
         reason = NO_EDGE if sweep else NO_SWEEP

@@ -16,6 +16,7 @@ from lmpipe.io.formatting import format_formula
 from lmpipe.model.accounting import AdamWAccounting, AdamWComparison, ModelAccounting
 from lmpipe.model.activation_memory import saved_bytes
 from lmpipe.study.editions import EDITIONS, adamw_question, read_edition
+from lmpipe.study.paths import RELATIVE
 
 VARIANTS = {"handout": "two-matrix feed-forward", "swiglu": "SwiGLU"}
 FIXED = {"parameters": "M_parameters", "gradients": "M_gradients", "AdamW's moments": "M_optimizer"}
@@ -37,7 +38,7 @@ def analyze(results: Results) -> Finding:
     if not accounts:
         return no_accounting(results)
     account, measurement = main_account(results, accounts), measured.memory(results)
-    question, source = adamw_question(results.study.handout, account.name), f"accounting/{account.name}.json"
+    question, source = adamw_question(results.study.handout, account.name), str(RELATIVE.accounting(account.name))
     entries = (account.adamw.handout, account.adamw.swiglu)
     entry = next(entry for entry in entries if entry.feed_forward == question.feed_forward)
     config = account.config.model_copy(update={"feed_forward": entry.feed_forward})

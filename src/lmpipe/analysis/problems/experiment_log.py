@@ -14,11 +14,11 @@ from lmpipe.analysis.statistics import CONFIDENCE, holm
 from lmpipe.planning.lineage import Lineage
 from lmpipe.provenance.job_records import is_record
 from lmpipe.study.labels import experiment_label, run_label
+from lmpipe.study.paths import RUN_SUMMARIES
 
 # Records of the jobs that follow the analysis.
 LATER_RECORDS = {"findings.provenance.json", "report.provenance.json", "provenance.json"}
 RECORDS = "provenance of all jobs"
-SOURCE = "runs/*/*/seed*/summary.json"
 COLUMNS = ["experiments", "run", "seed", "status", "peak rate", "steps", "tokens", "loss", "bits per byte"]
 COLUMNS += ["diverged after step", "time (s)", "tokens/s", "peak memory (MB)"]
 
@@ -52,18 +52,21 @@ def totals(results: Results, runs: Sequence[Run], trained: Sequence[Run]) -> dic
     """
     statuses = Counter(run.status for run in trained)
     values = {
-        "entries": Metric(len(runs), "runs", SOURCE),
-        "distinct_runs": Metric(len(trained), "runs", SOURCE),
-        "failed_runs": Metric(sum(has_failed(run, results.yardstick(run)) for run in trained), "runs", SOURCE),
-        "total_tokens": Metric(sum(run.summary.tokens for run in trained), "tokens", SOURCE),
-        "train_seconds": Metric(sum(run.summary.train_seconds for run in trained), "s", SOURCE),
+        "entries": Metric(len(runs), "runs", RUN_SUMMARIES),
+        "distinct_runs": Metric(len(trained), "runs", RUN_SUMMARIES),
+        "failed_runs": Metric(sum(has_failed(run, results.yardstick(run)) for run in trained), "runs", RUN_SUMMARIES),
+        "total_tokens": Metric(sum(run.summary.tokens for run in trained), "tokens", RUN_SUMMARIES),
+        "train_seconds": Metric(sum(run.summary.train_seconds for run in trained), "s", RUN_SUMMARIES),
     }
     values |= {
-        f"{name}_runs": Metric(statuses[name], "runs", SOURCE) for name in ("finished", "diverged", "not_learning")
+        f"{name}_runs": Metric(statuses[name], "runs", RUN_SUMMARIES)
+        for name in ("finished", "diverged", "not_learning")
     }
     finished = [run for run in trained if run.status == "finished" and run.summary.bits_per_byte is not None]
     for run in sorted(finished, key=lambda run: run.summary.bits_per_byte):
-        values.setdefault(f"lowest_bits_per_byte_{run.config.corpus}", Metric(run.summary.bits_per_byte, BITS, SOURCE))
+        values.setdefault(
+            f"lowest_bits_per_byte_{run.config.corpus}", Metric(run.summary.bits_per_byte, BITS, RUN_SUMMARIES)
+        )
     return values
 
 
@@ -74,7 +77,7 @@ def noise_metrics(results: Results) -> dict[str, Metric]:
     """
     noise = study_noise(results)
     reason = "no setting has two seeds"
-    metrics = {"seed_sd": optional_metric(noise and noise.sd, NATS, SOURCE, reason)}
+    metrics = {"seed_sd": optional_metric(noise and noise.sd, NATS, RUN_SUMMARIES, reason)}
     if noise is None:
         return metrics
     effects = [effect for name in ABLATIONS for effect in analyze_ablation(results, name).effects]
@@ -83,12 +86,14 @@ def noise_metrics(results: Results) -> dict[str, Metric]:
     visible = noise.difference_half_width(num_seeds)
     p_values = [effect.p_value for effect in effects if is_compared(effect)]
     return metrics | {
-        "seed_sd_degrees": Metric(noise.degrees, "degrees of freedom", SOURCE),
-        "smallest_visible_difference": Metric(visible, NATS, SOURCE),
-        "seeds_of_ablations": Metric(num_seeds, "seeds", SOURCE),
-        "comparisons": Metric(len(p_values), "differences with an interval", SOURCE),
-        "resolved_alone": Metric(sum(p <= 1 - CONFIDENCE for p in p_values), "intervals that exclude zero", SOURCE),
-        "resolved_together": Metric(sum(holm(p_values)), "differences, after Holm's correction", SOURCE),
+        "seed_sd_degrees": Metric(noise.degrees, "degrees of freedom", RUN_SUMMARIES),
+        "smallest_visible_difference": Metric(visible, NATS, RUN_SUMMARIES),
+        "seeds_of_ablations": Metric(num_seeds, "seeds", RUN_SUMMARIES),
+        "comparisons": Metric(len(p_values), "differences with an interval", RUN_SUMMARIES),
+        "resolved_alone": Metric(
+            sum(p <= 1 - CONFIDENCE for p in p_values), "intervals that exclude zero", RUN_SUMMARIES
+        ),
+        "resolved_together": Metric(sum(holm(p_values)), "differences, after Holm's correction", RUN_SUMMARIES),
     }
 
 

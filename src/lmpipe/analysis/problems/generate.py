@@ -13,6 +13,7 @@ from lmpipe.generation.samples import SampleRecord, Samples
 from lmpipe.generation.text_metrics import WORD, split_words
 from lmpipe.io.formatting import format_int, format_number
 from lmpipe.study.labels import corpus_label
+from lmpipe.study.paths import RELATIVE
 
 SHARES = {
     "known_word_share": "words known from the training text",
@@ -43,7 +44,7 @@ def analyze(results: Results) -> Finding:
     by_corpus = {corpus: samples for corpus, samples in documents.items() if samples}
     if not by_corpus:
         return missing(
-            f"No samples have been generated; run {results.command(results.folder / path_of(next(iter(corpora))))}."
+            f"No samples have been generated; run {results.command(results.paths.samples(next(iter(corpora))))}."
         )
     absent = [corpus_label(results.study, corpus) for corpus in corpora if corpus not in by_corpus]
     return Finding(
@@ -59,16 +60,11 @@ def analyze(results: Results) -> Finding:
     )
 
 
-def path_of(corpus: str) -> str:
-    """Return the path of a corpus's samples, below the study's folder."""
-    return f"samples/{corpus}.json"
-
-
 def read_samples(results: Results, corpus: str) -> Samples | None:
     """Return the samples of a corpus; None if there are none. Raise InputError for those of another corpus."""
-    samples = results.document(Samples, path_of(corpus))
+    samples = results.document(Samples, RELATIVE.samples(corpus))
     if samples and samples.corpus != corpus:
-        path = results.folder / path_of(corpus)
+        path = results.paths.samples(corpus)
         raise InputError(path, f"has samples of the corpus {samples.corpus!r}, not of {corpus!r}", REBUILD)
     return samples
 
@@ -99,7 +95,7 @@ def typical_settings(settings: Collection[Setting]) -> dict[str, Setting]:
 
 def corpus_metrics(corpus: str, samples: Samples) -> dict[str, Metric]:
     """Return the metrics of a corpus's samples by decoding setting, and of held-out text of comparable length."""
-    source, groups, records = path_of(corpus), by_setting(samples.samples), samples.samples
+    source, groups, records = str(RELATIVE.samples(corpus)), by_setting(samples.samples), samples.samples
     named = {f"t{temperature:g}_p{top_p:g}": rows for (temperature, top_p), rows in groups.items()}
     named |= {name: groups[setting] for name, setting in typical_settings(groups).items()}
     values = {f"{setting}_{name}": mean(rows, name) for setting, rows in named.items() for name in SHARES}

@@ -11,8 +11,9 @@ from lmpipe.analysis.results import Results
 from lmpipe.analysis.runs import read_numbers
 from lmpipe.errors import REBUILD, InputError
 from lmpipe.io.formatting import format_number
+from lmpipe.study.paths import RELATIVE
 
-SOURCE = "learning_rate_tuning.csv"
+SOURCE = str(RELATIVE.sgd_toy)
 WEIGHTS = 100
 
 Curve = list[float | None]

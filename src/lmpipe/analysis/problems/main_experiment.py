@@ -19,6 +19,7 @@ from lmpipe.analysis.problems.generate import mark_text, read_samples
 from lmpipe.analysis.results import ROLE_DATASETS, ExperimentRuns, Results
 from lmpipe.analysis.runs import Run
 from lmpipe.study.labels import corpus_label
+from lmpipe.study.paths import RELATIVE
 from lmpipe.study.problems import ABLATIONS
 
 ID = "main_experiment"
@@ -116,7 +117,7 @@ def side_metrics(results: Results, experiment: ExperimentRuns, side: CorpusResul
         "unigram_entropy": Metric(summary.unigram_entropy, NATS, source),
     }
     if side.ngrams:
-        yardsticks, path = results.yardsticks(side.corpus), f"yardsticks/{side.corpus}.json"
+        yardsticks, path = results.yardsticks(side.corpus), str(RELATIVE.yardsticks(side.corpus))
         for order, loss in side.ngrams.items():
             name = "fivegram" if order == 5 else ORDER_NAMES[order].replace("-", "")
             metrics[f"{name}_loss"] = Metric(loss, NATS, path)

@@ -8,10 +8,10 @@ from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.analysis.runs import Run
 from lmpipe.model.accounting import MODEL_FLOPS_UTILIZATION, count_parameters
 from lmpipe.model.activation_memory import step_bytes, validation_bytes
+from lmpipe.study.paths import RELATIVE, RUN_SUMMARIES
 from lmpipe.training.measurements import BatchSizeBenchmark, StepProfile
 
-SOURCE, TIMED = "model_measurements.json", "batch_sizes.json"
-RUNS = "runs/*/*/seed*/summary.json"
+SOURCE, TIMED = str(RELATIVE.model_profile), str(RELATIVE.batch_sizes)
 NOT_MEASURED = "the study's own model has not been measured"
 NOT_TIMED = "no batch size of this model has been timed alone"
 PERCENT = "% of the measured value"
@@ -56,7 +56,7 @@ def flops_and_time(results: Results) -> Finding:
     metrics = {
         "step_flops_counted": Metric(measured.step_flops, "FLOPs", SOURCE),
         "step_flops_error": Metric(percent_error(predicted.step_flops, measured.step_flops), PERCENT, SOURCE),
-        "largest_parameters_error": optional_metric(largest, PERCENT, RUNS, "no run finished"),
+        "largest_parameters_error": optional_metric(largest, PERCENT, RUN_SUMMARIES, "no run finished"),
         "matmul_ceiling": Metric(measured.matmul_flops_per_second, "FLOP/s", SOURCE),
     }
     facts = {"assumed_utilization": MODEL_FLOPS_UTILIZATION, "num_shapes": len(errors)}
@@ -76,7 +76,7 @@ def find_speed(results: Results, profile: StepProfile) -> tuple[float | None, st
     setting = profile.model, profile.batch_size
     runs = [run for run in results.runs() if (run.config.model, run.setting("batch_size")) == setting]
     speeds = [run.summary.tokens_per_second for run in runs if run.summary.tokens_per_second]
-    return (fmean(speeds), RUNS) if speeds else (None, TIMED)
+    return (fmean(speeds), RUN_SUMMARIES) if speeds else (None, TIMED)
 
 
 def speed_metrics(profile: StepProfile, tokens_per_second: float | None, source: str) -> dict[str, Metric]:
@@ -230,9 +230,9 @@ def memory_metrics(profile: StepProfile, worst: RunGroup | None) -> dict[str, Me
         "predicted_activations_error": Metric(percent_error(formula, measured), PERCENT, SOURCE),
         "handout_activation_bytes": Metric(handout, "bytes", SOURCE),
         "handout_activations_error": Metric(percent_error(handout, measured), PERCENT, SOURCE),
-        "worst_predicted_run_bytes": optional_metric(worst and worst.predicted_bytes, "bytes", RUNS, no_run),
-        "worst_added_run_bytes": optional_metric(worst and worst.added_bytes, "bytes", RUNS, no_run),
-        "largest_run_memory_error": optional_metric(worst and worst.error, PERCENT, RUNS, no_run),
+        "worst_predicted_run_bytes": optional_metric(worst and worst.predicted_bytes, "bytes", RUN_SUMMARIES, no_run),
+        "worst_added_run_bytes": optional_metric(worst and worst.added_bytes, "bytes", RUN_SUMMARIES, no_run),
+        "largest_run_memory_error": optional_metric(worst and worst.error, PERCENT, RUN_SUMMARIES, no_run),
     }
 
 

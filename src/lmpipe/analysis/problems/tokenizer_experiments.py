@@ -10,10 +10,11 @@ from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Metric, Table,
 from lmpipe.analysis.results import ROLE_DATASETS, Results
 from lmpipe.io.formatting import format_int
 from lmpipe.study.labels import corpus_label
+from lmpipe.study.paths import RELATIVE
 from lmpipe.tokenizer.documents import TokenizerEvaluation
 
 ID = "tokenizer_experiments"
-SOURCE = "tokenizer_experiments.json"
+SOURCE = str(RELATIVE.tokenizer_evaluation)
 NO_CORPUS = "this study lacks a corpus in one of the two places"
 
 

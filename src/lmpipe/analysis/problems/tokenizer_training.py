@@ -13,6 +13,7 @@ from lmpipe.data.documents import CorpusInfo
 from lmpipe.study.corpora import UrlCorpus
 from lmpipe.study.editions import write_up
 from lmpipe.study.labels import corpus_label
+from lmpipe.study.paths import RELATIVE
 from lmpipe.tokenizer.documents import (
     LongToken,
     TokenizerEvaluation,
@@ -20,7 +21,7 @@ from lmpipe.tokenizer.documents import (
     VocabularyProfile,
 )
 
-COMPARISON = "tokenizer_experiments.json"
+COMPARISON = str(RELATIVE.tokenizer_evaluation)
 STAGES = {"count": "counting pre-tokens", "merge": "merging pairs", "save": "saving the files"}
 WORDS = ("word", "joined words")
 MAX_EXAMPLES = 3
@@ -54,7 +55,7 @@ def analyze_training(results: Results, role: str, evaluation: TokenizerEvaluatio
     corpus, text = results.corpus_in_role(role), ROLE_DATASETS[role]
     if corpus is None:
         return missing(f"No corpus of this study stands for {text}; give one of them `stands_for: {text}`.")
-    source = f"tokenizers/{corpus}/training.json"
+    source = str(RELATIVE.tokenizer_training(corpus))
     training = results.document(TokenizerTraining, source)
     if training is None:
         return missing(f"The tokenizer of {corpus} has not been trained; run {results.command('tokenizers')}.")

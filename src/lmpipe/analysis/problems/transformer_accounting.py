@@ -7,6 +7,7 @@ from lmpipe.analysis.problems import measured
 from lmpipe.analysis.results import Results
 from lmpipe.model.accounting import ModelAccounting
 from lmpipe.study.editions import edition_models, edition_of
+from lmpipe.study.paths import RELATIVE
 
 COMPONENTS = {
     "attention_projections": "attention projections",
@@ -59,7 +60,7 @@ def analyze(results: Results) -> Finding:
 def read_accounting(results: Results) -> list[ModelAccounting]:
     """Return the existing accounting of every model that the study or an edition names, and of the study's own."""
     names = [*results.study.accounting.models, *edition_models(results.study.handout), "study"]
-    return [account for name in names if (account := results.document(ModelAccounting, f"accounting/{name}.json"))]
+    return [account for name in names if (account := results.document(ModelAccounting, RELATIVE.accounting(name)))]
 
 
 def is_question_model(results: Results, account: ModelAccounting) -> bool:
@@ -96,7 +97,7 @@ def metrics_of(account: ModelAccounting) -> dict[str, Metric]:
         "training_flops": (account.flops.training, "FLOPs"),
         "attention_scores_share": (account.shares["attention_scores"], "share of the forward FLOPs"),
     }
-    source = f"accounting/{account.name}.json"
+    source = str(RELATIVE.accounting(account.name))
     return {f"{account.name}_{key}": Metric(value, unit, source) for key, (value, unit) in values.items()}
 
 

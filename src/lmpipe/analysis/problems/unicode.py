@@ -6,9 +6,10 @@ from typing import get_args
 from lmpipe.analysis.finding import Bars, Figure, Finding, Metric, Table, Text, missing
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_session
+from lmpipe.study.paths import RELATIVE
 from lmpipe.tokenizer.documents import EncodedSample, Encoding, UnicodeDemo
 
-SOURCE = "unicode.json"
+SOURCE = str(RELATIVE.unicode)
 ENCODINGS = get_args(Encoding)
 
 
