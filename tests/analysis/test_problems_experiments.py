@@ -155,13 +155,16 @@ def test_write_up_is_compared_with_the_study(fabricated):
     assert compare_with_references("unicode1", Finding("missing"), fabricated) == Reference()
 
 
-def test_figures_of_the_studys_edition_need_a_metric_of_their_name(fabricated):
-    finding = Finding("answered", metrics={"gpu_hours": Metric(1.5, "h")})
-    for handout, hours in (("cs336-2025", 4), ("cs336-2026", 2), ("none", None)):
+def test_values_of_the_studys_edition_need_a_metric_of_their_name(fabricated):
+    finding = Finding("answered", metrics={"best_validation_loss": Metric(1.5, "nats per token")})
+    for handout, losses in (("cs336-2025", [1.45, 2.0]), ("cs336-2026", [1.45, 2.0]), ("none", [])):
         study = fabricated.study.model_copy(update={"handout": handout})
         results = Results(fabricated.folder, study, fabricated.run_keys)
         rows = compare_with_references("learning_rate", finding, results).rows
-        assert [(row.reference, row.value) for row in rows if row.unit == "h"] == ([(hours, 1.5)] if hours else [])
+        of_edition = [row for row in rows if row.label.startswith("loss to reach")]
+        assert [(row.reference, row.value) for row in of_edition] == [(loss, 1.5) for loss in losses]
+        rows = compare_with_references("learning_rate", Finding("answered"), results).rows
+        assert not [row for row in rows if row.label.startswith("loss to reach")]
 
 
 def test_missing_metric_keeps_its_row_with_a_reason(fabricated):

@@ -41,7 +41,7 @@ def test_a_study_does_not_differ_from_itself(studies, capsys):
     text = capsys.readouterr().out
     num_metrics = sum(len(finding.metrics) for finding in Findings.read(studies[0] / "findings.json").problems.values())
     assert num_metrics > 50
-    assert f"{num_metrics} figures are equal." in text
+    assert f"{num_metrics} metrics are equal." in text
     assert text.count("None.") == text.count("## ") == 7
 
 
