@@ -88,7 +88,9 @@ RESULTS = argument("results", help="results folder of the study, such as results
 EXPERIMENT = argument("experiment", help="name of the experiment")
 # Of commands that compute with torch.
 DEVICE = (
-    argument("--threads", type=positive_int, default=1, help="CPU threads (default 1; changes last digits)"),
+    argument(
+        "--threads", type=positive_int, default=1, help="CPU threads (default 1; results differ in their last digits)"
+    ),
     argument("--device", help="cpu, cuda, cuda:1 or mps (default: the best available one)"),
 )
 # Of commands that process one shard of a text.

@@ -15,9 +15,9 @@ TOKEN_FILE = argument("--output", required=True, help=".bin file; the .json file
 @command(
     argument("url", help="address of the file"),
     argument("--output", required=True, help="path of the text; an existing file is verified and kept"),
-    argument("--bytes", type=positive_int, help="size of the file at the address"),
-    argument("--sha256", help="checksum of the text"),
-    argument("--text-bytes", type=positive_int, help="size of the text"),
+    argument("--bytes", type=positive_int, help="size of the file at the address, in bytes"),
+    argument("--sha256", help="SHA-256 of the text, decompressed"),
+    argument("--text-bytes", type=positive_int, help="size of the text, decompressed, in bytes"),
     examples="lmpipe download https://example.org/stories.txt.gz --output resources/stories.txt",
 )
 def download(args: Args) -> None:
@@ -76,7 +76,7 @@ def count_pretokens(args: Args) -> "JobResult":
     argument("--counts", nargs="+", required=True, help=".npz files of count-pretokens, one for each shard"),
     argument("--corpus", default="", help="name of the corpus, for the record"),
     argument("--vocab-size", type=positive_int, required=True, help="bytes, special tokens and merges"),
-    argument("--output", required=True, help="folder of the tokenizer, whose name is that of the folder"),
+    argument("--output", required=True, help="folder of the tokenizer, which gives it its name"),
     examples="lmpipe train-bpe --counts counts.npz --vocab-size 4096 --output tokenizers/stories",
 )
 def train_bpe(args: Args) -> "JobResult":

@@ -76,7 +76,9 @@ def sgd_toy(args: Args) -> "JobResult":
     argument("run_id", metavar="run", help="EXPERIMENT/RUN/seedN, the path of the run below runs/"),
     *DEVICE,
     argument("--processes", type=positive_int, default=1, help="processes that share each batch (default 1)"),
-    argument("--gpus", type=positive_int, default=1, help="GPUs, with a process each (default 1)"),
+    argument(
+        "--gpus", type=positive_int, default=1, help="GPUs that share each batch, with a process each (default 1)"
+    ),
     argument("--runs-per-gpu", type=positive_int, default=1, help="runs that may share a GPU (default 1)"),
     argument(
         "--checkpoint-seconds",
