@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lmpipe.analysis.results import Results
     from tests.support.workflow import Clone
 
+# Garbage collections would find none while tests are collected, and take a fifth of that time.
+gc.disable()
 # Several workers use all cores already; tests of threads ask for theirs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Long files, and packages with such files. Several workers start with them, so that none runs alone in the end;
@@ -44,9 +46,14 @@ def rank(item: pytest.Item) -> int:
     return next((index for index, name in enumerate(LONG_FIRST) if name in names), len(LONG_FIRST))
 
 
-def pytest_collection_finish() -> None:
-    """Keep all that is imported by now out of garbage collections, which would take 0.15 s each."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keep all that is imported by now out of garbage collections, which would take 0.15 s each, and start these."""
+    if any(item.get_closest_marker("workflow") for item in session.items):
+        from tests.support.forked import SERVER, SNAKEMAKE, TRAINING
+
+        SERVER.set_forkserver_preload([*TRAINING, *SNAKEMAKE])
     gc.freeze()
+    gc.enable()
 
 
 # A busy machine makes an example slow, not wrong.
@@ -75,6 +82,14 @@ def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(folder)
             folder.with_suffix(".done").touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory) -> "Results":
+    """Return a study with runs, records and report.html, whose findings made-up templates describe."""
+    from tests.support.fake_page import open_reported, report_study
+
+    return open_reported(make_once(tmp_path_factory, "reported", report_study))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from statistics import fmean, median
 
 import numpy as np
 import pytest
-import scipy.stats
+import scipy
 
 from lmpipe.analysis.effects import classify_effect, correct_comparisons, effect_of
 from lmpipe.analysis.experiment_findings import byte_yardsticks, loss_yardsticks, target_metrics

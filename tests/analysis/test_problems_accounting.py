@@ -3,7 +3,6 @@
 import csv
 import json
 from dataclasses import asdict
-from functools import cache
 
 import pytest
 
@@ -11,7 +10,7 @@ from lmpipe.analysis.problems.learning_rate_tuning import step_factor
 from lmpipe.analysis.problems.registry import ANALYSES
 from lmpipe.analysis.problems.transformer_accounting import longer_context, size_effect
 from lmpipe.analysis.results import Results
-from lmpipe.model.accounting import ModelAccounting
+from lmpipe.model.accounting import ModelAccounting, expected_counts
 from lmpipe.model.torch_counts import account_model
 from lmpipe.study.editions import read_edition
 from lmpipe.study.settings import ModelConfig
@@ -28,7 +27,14 @@ LONG = SMALL | {"context_length": 640}
 PROBLEMS = ("unicode1", "unicode2", "transformer_accounting", "adamw_accounting", "learning_rate_tuning")
 
 
-@cache  # torch takes seconds to count a large model
+@pytest.fixture(scope="module", autouse=True)
+def _count_by_formula():
+    """Spare the seconds in which torch counts large models (tests/model/test_accounting.py)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lmpipe.model.torch_counts.count_with_torch", expected_counts)
+        yield
+
+
 def edition_account(year) -> ModelAccounting:
     edition = {2025: EDITION, 2026: NEXT_EDITION}[year]
     return account_model(f"gpt2_xl_{year}", edition.models[f"gpt2_xl_{year}"], edition.adamw)

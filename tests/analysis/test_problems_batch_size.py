@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-import scipy.stats
+import scipy
 
 from lmpipe.analysis.outcomes import study_noise
 from lmpipe.analysis.problems.batch_size_experiment import tokens_at

@@ -2,7 +2,7 @@ import math
 import re
 
 import pytest
-import scipy.stats
+import scipy
 import yaml
 
 from lmpipe.analysis.finding import Finding, Metric, Reference

@@ -37,7 +37,8 @@ def start_forked(command, folder, log):
 def _without_seconds_of_training(whole_study, monkeypatch):
     """Take the finished study from this session, fork the processes, and shorten the killed run."""
     monkeypatch.setattr(damaged_files, "make_whole_study", partial(copytree, whole_study, dirs_exist_ok=True))
-    monkeypatch.setattr(killed_runs, "STEPS", 60)
+    monkeypatch.setattr(killed_runs, "STEPS", 30)
+    monkeypatch.setattr(killed_runs, "START_SECONDS", 0.2)
     for module in (processes, killed_runs):
         monkeypatch.setattr(module, "start", start_forked)
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,18 @@ def without_root_rights() -> Iterator[None]:
 
 def contents() -> dict[str, bytes | None]:
     """Return every file below this folder with its bytes; None for folders."""
-    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(Path().rglob("*"))}
+    paths: dict[str, bytes | None] = {}
+    for folder, _, names in os.walk("."):
+        stamps = {(path := f"{folder}/{name}"): os.stat(path) for name in names}
+        paths |= {path: read(path, stamp.st_ino, stamp.st_mtime_ns) for path, stamp in stamps.items()}
+        paths[folder] = None
+    return paths
+
+
+@cache
+def read(path: str, inode: int, mtime_ns: int) -> bytes:
+    """Return the bytes of a file, which is read again only if it has changed."""
+    return Path(path).read_bytes()
 
 
 def call(arguments: list[str], capfd) -> tuple[int, str]:

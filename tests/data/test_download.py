@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import yaml
@@ -20,8 +19,8 @@ from lmpipe.data.download import ChecksumMismatchError, PartialDownload, RetryPo
 from lmpipe.errors import InputError
 from lmpipe.study.corpora import TextFile
 from tests.support.fault_server import Server, babble, hang_up, refuse, serve, stall, trickle_header
+from tests.support.workflow import ROOT, call_snakemake
 
-ROOT = Path(__file__).parents[2]
 # No two kilobytes alike, so bytes at a wrong offset are wrong bytes; compression hardly shortens it.
 TEXT = b"".join(
     hashlib.sha256(b"%d" % number).hexdigest().encode() + "\nZoë <|endoftext|>\n".encode() for number in range(1000)
@@ -489,10 +488,8 @@ def make_corpus(tmp_path):
         settings |= {"experiments": {"main_experiment": {"runs": {"mine": {"corpus": "mine"}}}}}
         del settings["samples"]
         (tmp_path / f"{study}.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-        command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path]
-        command += ["--cores", "2", *arguments, f"results/{study}/corpora/mine/train.txt"]
-        command += ["--configfile", tmp_path / f"{study}.yaml"]
-        return subprocess.run([str(argument) for argument in command], capture_output=True, text=True)
+        target = f"results/{study}/corpora/mine/train.txt"
+        return call_snakemake(tmp_path, *arguments, target, "--configfile", f"{study}.yaml", check=False)
 
     return call
 

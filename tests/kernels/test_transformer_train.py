@@ -1,4 +1,7 @@
-"""Training kernels, as lmpipe.model.functional calls them, against formulas in float64."""
+"""Training kernels, as lmpipe.model.functional calls them, against formulas in float64.
+
+Each test runs with checked addresses, too: a kernel never accesses memory outside its buffers.
+"""
 
 import math
 import sys
@@ -24,6 +27,11 @@ TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 # Batch, positions, heads, head_dim: those of the laptop study, whole blocks and vectors, and neither.
 ATTENTION = [(2, 128, 4, 16), (2, 64, 2, 32), (3, 7, 2, 8), (1, 101, 3, 10), (1, 33, 1, 72), (2, 1, 1, 2)]
+
+
+@pytest.fixture(autouse=True, params=["0", "1"], ids=["", "checked"])
+def _check_addresses(request, monkeypatch):
+    monkeypatch.setenv("LMPIPE_CHECK", request.param)
 
 
 def randn(*shape, dtype=torch.float32, seed=0):

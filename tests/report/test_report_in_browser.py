@@ -2,11 +2,12 @@
 
 import re
 from contextlib import ExitStack
+from functools import cache
 from itertools import pairwise
 
 import pytest
 
-from tests.support.browser import check_page, opened
+from tests.support.browser import VIEWS, opened, problems_of
 
 # Visible texts whose contrast with their background (WCAG 2.2, 1.4.3) is below 4.5.
 PALE_TEXTS = """
@@ -45,26 +46,37 @@ def report(reported):
     return reported.folder / "report.html"
 
 
-@pytest.fixture
-def view(browser, report):
-    """Open the report at a width and in a colour scheme."""
-    with ExitStack() as stack:
-        yield lambda width=1280, scheme="light": stack.enter_context(opened(browser, report, width, scheme))
-
-
 @pytest.fixture(scope="module")
-def page(browser, report):
-    """Yield the report on a screen, for tests that expect no fresh page."""
-    with opened(browser, report) as page:
-        yield page
+def pages(browser, report):
+    """Open the report at a width and in a colour scheme, once."""
+    with ExitStack() as stack:
+        yield cache(lambda width, scheme: stack.enter_context(opened(browser, report, width, scheme)))
+
+
+@pytest.fixture
+def view(pages):
+    """Show the report at a width and in a colour scheme, with all that can be folded folded."""
+
+    def show(width=1440, scheme="light"):
+        open_details(page := pages(width, scheme), False)
+        return page
+
+    return show
+
+
+@pytest.fixture
+def page(view):
+    """Show the report on a screen."""
+    return view()
 
 
 def open_details(page, is_open=True):
     page.evaluate(f"document.querySelectorAll('details').forEach((one) => one.open = {str(is_open).lower()})")
 
 
-def test_report_has_no_problem_at_any_width(browser, report):
-    assert check_page(browser, report) == []
+@pytest.mark.parametrize(("width", "scheme"), VIEWS)
+def test_report_has_no_problem_at_any_width(view, width, scheme):
+    assert problems_of(view(width, scheme)) == []
 
 
 @pytest.mark.parametrize(("scheme", "background"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 23, 26)")])
@@ -119,14 +131,14 @@ def test_tables_sort_by_keyboard_and_click_with_dashes_last(page):
     assert page.evaluate(SORTED) == ["−3", "9.25", "10.5", "–"]
 
 
-def test_keyboard_reaches_the_results_first_and_focus_is_visible(view):
-    page = view()
+def test_keyboard_reaches_the_results_first_and_focus_is_visible(browser, report):
     stops = []
-    for _ in range(6):
-        page.keyboard.press("Tab")
-        stops.append(
-            page.evaluate("[document.activeElement.hash, getComputedStyle(document.activeElement).outlineStyle]")
-        )
+    with opened(browser, report) as page:
+        for _ in range(6):
+            page.keyboard.press("Tab")
+            stops.append(
+                page.evaluate("[document.activeElement.hash, getComputedStyle(document.activeElement).outlineStyle]")
+            )
     assert stops[0] == ["#summary", "solid"]
     assert all(outline == "solid" for _, outline in stops)
 
@@ -142,9 +154,8 @@ def test_only_boxes_that_scroll_are_keyboard_stops(view):
     assert page.evaluate(f"{boxes}.some((one) => {wide})") is True
 
 
-def test_page_is_short_and_prints_on_few_pages(view):
-    page = view(1440)
-    top = page.evaluate("document.querySelector('.chapter').getBoundingClientRect().top")
+def test_page_is_short_and_prints_on_few_pages(page):
+    top = page.evaluate("document.querySelector('.chapter').getBoundingClientRect().top + scrollY")
     assert top <= 1.5 * 900, "the front page takes a screen and a half"
     assert page.evaluate("document.documentElement.scrollHeight") <= MAX_HEIGHT
     assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) <= MAX_PRINTED_PAGES
@@ -163,12 +174,12 @@ def test_links_of_the_index_lead_to_cards(page):
     assert 0 <= page.evaluate("document.querySelector(location.hash).getBoundingClientRect().top") < 300
 
 
-def test_print_hides_what_is_folded_and_cuts_nothing(view):
-    page = view(700)
-    page.emulate_media(media="print")
-    for element in ("nav", "details"):
-        assert page.evaluate(f"getComputedStyle(document.querySelector('{element}')).display") == "none"
-    open_details(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 701
+def test_print_hides_what_is_folded_and_cuts_nothing(browser, report):
     sticky = "[...document.querySelectorAll('th')].filter((one) => getComputedStyle(one).position === 'sticky').length"
-    assert page.evaluate(sticky) == 0
+    with opened(browser, report, 700) as page:
+        page.emulate_media(media="print")
+        for element in ("nav", "details"):
+            assert page.evaluate(f"getComputedStyle(document.querySelector('{element}')).display") == "none"
+        open_details(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 701
+        assert page.evaluate(sticky) == 0

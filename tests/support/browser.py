@@ -58,12 +58,16 @@ def check_page(browser: Browser, path: Path) -> list[str]:
     problems = []
     for width, scheme in VIEWS:
         with opened(browser, path, width, scheme) as page:
-            scroll_width = page.evaluate("document.documentElement.scrollWidth")
-            page_problems = [
-                *page.problems,
-                *(f"broken link: {link}" for link in page.evaluate(BROKEN_LINKS)),
-                *(f"invisible plot in {section}" for section in page.evaluate(INVISIBLE_PLOTS)),
-                *([f"{scroll_width} px wide"] if scroll_width > width else []),
-            ]
-            problems += [f"{width} px, {scheme}: {problem}" for problem in page_problems]
+            problems += [f"{width} px, {scheme}: {problem}" for problem in problems_of(page)]
     return problems
+
+
+def problems_of(page: Page) -> list[str]:
+    """Return the problems of a report in one view."""
+    scroll_width = page.evaluate("document.documentElement.scrollWidth")
+    return [
+        *page.problems,
+        *(f"broken link: {link}" for link in page.evaluate(BROKEN_LINKS)),
+        *(f"invisible plot in {section}" for section in page.evaluate(INVISIBLE_PLOTS)),
+        *([f"{scroll_width} px wide"] if scroll_width > page.viewport_size["width"] else []),
+    ]

@@ -24,7 +24,9 @@ from lmpipe.report import prose
 from lmpipe.report.page import write_page
 from lmpipe.study.problems import PROBLEMS
 from tests.support.fake_figures import EFFECTS, FIGURES
+from tests.support.fake_results import EXPERIMENTS, fabricate_records, fabricate_study, fake_study
 
+REPORTED = {name: EXPERIMENTS[name] for name in ("learning_rate", "layer_norm_ablation", "vocabulary")}
 HOSTILE = 'A story.</blockquote><script>console.error("x")</script> & more \x00\x1b ' + "long" * 300
 FIGURE_OF = {
     "learning_rate": ["rates"],
@@ -129,3 +131,16 @@ def write_fake_page(results: Results, findings: Findings, name: str = "report.ht
         patch.setattr(prose.TEMPLATES, "loader", templates())
         write_page(path, plan, results, findings)
     return path
+
+
+def report_study(folder: Path) -> None:
+    """Make a study with runs, records and a made-up report."""
+    results = fabricate_study(folder, REPORTED)
+    fabricate_records(results)
+    write_fake_page(results, fake_findings(results))
+
+
+def open_reported(folder: Path) -> Results:
+    """Return the results of the study that report_study has made in a folder."""
+    plan = load_plan(fake_study(experiments=REPORTED), "the fabricated study")
+    return Results(folder, plan.study, plan.run_keys())

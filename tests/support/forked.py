@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
+TRAINING = ["lmpipe.training.trainer", "torch.distributed.run", "pytest"]
 SNAKEMAKE = ["snakemake.cli", "snakemake.report.html_reporter"]
-SERVER.set_forkserver_preload(["lmpipe.training.trainer", "torch.distributed.run", "pytest", *SNAKEMAKE])
+SERVER.set_forkserver_preload(TRAINING)
 
 
 class ForkedProcess:

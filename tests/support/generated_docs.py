@@ -64,6 +64,7 @@ def attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:
     return texts | (EXTRA_OVERRIDES if issubclass(model, ExperimentSettings) else {})
 
 
+@cache
 def study_schema() -> dict[str, Any]:
     """Return the JSON Schema of study files, with a description of each key."""
     schema = Study.model_json_schema()

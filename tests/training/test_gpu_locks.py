@@ -1,6 +1,7 @@
 """Fake GPUs that runs hold: one run each, some runs together, and free again however a run ends."""
 
 import contextlib
+import multiprocessing
 import os
 import time
 
@@ -11,8 +12,8 @@ from lmpipe.errors import InputError
 from lmpipe.training import devices, profiling
 from lmpipe.training.devices import MAX_RUNS_PER_GPU, acquire_device, acquire_gpu, lock_folder, try_acquire
 from lmpipe.training.profiling import benchmark_batch_sizes, profile_step
-from tests.support.forked import SERVER, ForkedProcess
 
+FORK = multiprocessing.get_context("fork")
 TWO = {"cuda:0": "GPU-a", "cuda:1": "GPU-b"}
 
 
@@ -45,13 +46,14 @@ def free(tmp_path):
 
 
 def test_each_run_has_its_own_gpu_until_it_is_killed(hold, free, tmp_path):
-    receiver, sender = SERVER.Pipe(duplex=False)
-    process = ForkedProcess(hold_gpu, sender, tmp_path)
+    receiver, sender = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=hold_gpu, args=(sender, tmp_path))
+    process.start()
     name = receiver.recv()
     assert {name, hold(TWO)} == {"cuda:0", "cuda:1"}
     assert free(TWO) is None
     process.kill()
-    process.wait()
+    process.join()
     assert free(TWO) == name
 
 

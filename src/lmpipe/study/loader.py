@@ -12,6 +12,7 @@ from lmpipe.study.schema import Study
 MAX_FILE_BYTES = 250_000
 MAX_EXPANDED_BYTES = 1_000_000  # with every alias written out: a few lines can mean more than any memory holds
 MAX_DEPTH = 30
+TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels", "flatten it"
 MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
@@ -43,8 +44,6 @@ def parse_yaml(text: str) -> Any:
             return None
         check_node(root, {})
         return loader.construct_document(root)
-    except RecursionError:
-        raise InvalidValueError(f"is nested deeper than {MAX_DEPTH} levels", "flatten it") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = format_key(" ".join(filter(None, (error.problem, error.context))))
@@ -56,7 +55,18 @@ def parse_yaml(text: str) -> Any:
 
 
 class StudyLoader(yaml.SafeLoader):
-    """YAML's safe loader, with every unreadable value reported with its line."""
+    """YAML's safe loader, with every unreadable value reported with its line, and deep nesting refused when met."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """Return the next node; raise InvalidValueError if it is nested too deeply."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise InvalidValueError(*TOO_DEEP)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Return the value of a node."""
@@ -93,7 +103,7 @@ def check_node(node: yaml.Node, checked: dict[int, tuple[int, int]]) -> tuple[in
                 keys.add(key.value)
     checked[id(node)] = 1 + max((depth for depth, _ in sizes), default=0), size
     if checked[id(node)][0] > MAX_DEPTH:
-        raise InvalidValueError(f"is nested deeper than {MAX_DEPTH} levels", "flatten it")
+        raise InvalidValueError(*TOO_DEEP)
     if size > MAX_EXPANDED_BYTES:
         raise InvalidValueError(f"expands to more than {MAX_EXPANDED_BYTES // 10**6} MB", "use fewer aliases")
     return checked[id(node)]
