@@ -10,7 +10,7 @@ import scipy
 
 from lmpipe.analysis.effects import classify_effect, correct_comparisons, effect_of
 from lmpipe.analysis.experiment_findings import byte_yardsticks, loss_yardsticks, target_metrics
-from lmpipe.analysis.finding import Effect, Finding
+from lmpipe.analysis.finding import Effect, Expectation, Finding
 from lmpipe.analysis.outcomes import NATS, NO_RUN, has_failed, seed_groups, study_noise
 from lmpipe.analysis.ranking import select_best
 from lmpipe.analysis.rate_sweeps import own_sweep, sweeps_by_model
@@ -140,7 +140,7 @@ def test_a_run_with_other_tokens_or_much_shorter_than_all_budgets_has_no_yardsti
 def test_yardsticks_per_byte_include_xz(nope):
     fabricate_yardsticks(nope, "stories", {409600: NGRAMS})
     lines = {line.label: line.value for line in byte_yardsticks(nope, nope.experiment("no_pos_emb").runs[0])}
-    assert list(lines) == ["uniform", "unigram", "bigram", "5-gram", "xz"]
+    assert list(lines) == ["uniform", "unigram", "bigram", "3-gram", "5-gram", "xz"]
     assert lines["uniform"] == pytest.approx(math.log2(1024) * 1000 / 3920)
 
 
@@ -277,6 +277,17 @@ def test_effects_of_all_ablations_are_corrected_together():
         "no_pos_emb": [False, True],  # no p-value: its interval alone
         "token_budget": [True],  # no ablation: its interval alone
     }
+
+
+def test_a_difference_that_the_correction_leaves_without_significance_is_not_resolved():
+    row = Effect("a", "a", 0.1, (0.01, 0.19), [0.1], 0, 3, NATS, 0.01, p_value=0.03)
+    expected = Expectation("a", "higher", "higher", "it is said", "")
+    finding = Finding("answered", effects=[row], facts={"outcome": "higher"}, expectations=[expected])
+    corrected = correct_comparisons(dict.fromkeys(["layer_norm_ablation", "pre_norm_ablation"], finding))
+    alone = correct_comparisons({"pre_norm_ablation": finding})["pre_norm_ablation"]
+    assert (alone.facts["outcome"], alone.expectations[0].outcome) == ("higher", "higher")
+    for other in corrected.values():
+        assert (other.facts["outcome"], other.expectations[0].outcome) == ("not resolved", "not resolved")
 
 
 # --- targets ----------------------------------------------------------------------------------------------------------

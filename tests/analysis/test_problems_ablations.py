@@ -87,6 +87,7 @@ def test_one_seed_has_no_interval(fabricated):
     assert value(finding, "difference") == pytest.approx(0.24)
     assert finding.metrics["difference"].interval is None
     assert finding.facts["outcome"] == "higher", "by the noise of the study's other runs"
+    assert not finding.facts["is_tuned"], "the rate is from a sweep of the baseline's model"
 
 
 def test_models_of_unequal_size_name_the_difference(fabricated, tmp_path):
@@ -136,6 +137,7 @@ def test_first_steps_have_the_median_gradient_norm_over_seeds(tmp_path):
     assert (start.id, start.data.log_y) == ("start", True)
     assert [line.variant for line in start.data.lines] == ["baseline", "no_norm"]
     assert max(start.data.lines[1].x) == 40
+    assert "reach 120 times" in render("layer_norm_ablation", finding)["start_title"]
 
 
 @pytest.mark.parametrize(
@@ -159,4 +161,4 @@ def test_expectations_have_outcomes(tmp_path):
     finding = find_in(tmp_path, "no_pos_emb", ON_STORIES | SEEDS | {"runs": runs})
     (expectation,) = finding.expectations
     assert (expectation.expected, expectation.outcome) == ("higher", "higher")
-    assert render("no_pos_emb", finding)["outcome"] == "A higher loss without RoPE, as expected."
+    assert render("no_pos_emb", finding)["outcome"].startswith("A higher loss without RoPE, as expected.")

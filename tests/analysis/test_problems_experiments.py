@@ -9,12 +9,9 @@ from lmpipe.analysis.finding import Finding, Metric, Reference
 from lmpipe.analysis.outcomes import study_noise
 from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.problems.registry import compare_with_references
-from lmpipe.analysis.problems.tokenizer_training import is_stand_in
 from lmpipe.analysis.results import Results
-from lmpipe.planning.lineage import Lineage
 from lmpipe.planning.plan import load_plan
-from lmpipe.study.editions import write_up
-from tests.support.fake_results import CORPORA, fabricate_records, fabricate_study, results_of, write_corpus_info
+from tests.support.fake_results import CORPORA, fabricate_study
 from tests.support.findings import ON_STORIES, find, value
 from tests.support.prose import render
 
@@ -63,9 +60,7 @@ def test_the_log_has_every_run_once(fabricated):
     assert value(finding, "entries") == len(runs)
     assert len(finding.tables[0].rows) == value(finding, "distinct_runs") == len(distinct) < len(runs)
     assert value(finding, "total_tokens") == sum(run.summary.tokens for run in distinct.values())
-    assert (value(finding, "diverged_runs"), value(finding, "failed_runs")) == (2, 2)
-    assert value(finding, "lowest_bits_per_byte_stories") == pytest.approx(0.7119, abs=1e-4)
-    assert value(finding, "lowest_bits_per_byte_docs") > 1
+    assert value(finding, "failed_runs") == 2
 
 
 def test_the_log_has_the_noise_of_seeds(fabricated):
@@ -79,15 +74,6 @@ def test_the_log_has_the_noise_of_seeds(fabricated):
     assert value(finding, "comparisons") == len(effects)
     assert value(finding, "resolved_together") == [*rejected, False].index(False)
     assert value(finding, "resolved_alone") == sum(p < 0.05 for p in p_values)
-
-
-def test_elapsed_time_is_that_in_which_a_job_ran(tmp_path):
-    results = fabricate_study(tmp_path, {"learning_rate": ON_STORIES})
-    assert value(find("experiment_log", results), "elapsed_seconds") is None
-    fabricate_records(results)
-    paths = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*provenance.json")]
-    elapsed = Lineage.read(tmp_path, paths).elapsed_seconds
-    assert value(find("experiment_log", results), "elapsed_seconds") == elapsed > 0
 
 
 # --- experiments of another name --------------------------------------------------------------------------------------
@@ -171,20 +157,3 @@ def test_missing_metric_keeps_its_row_with_a_reason(fabricated):
     (row, *_) = compare_with_references("train_bpe_tinystories", Finding("missing"), fabricated).rows
     assert row.value is None
     assert row.missing_reason
-
-
-def test_original_text_is_not_a_stand_in_however_it_is_split(tmp_path):
-    original = write_up().texts["TinyStories"].train_sha256
-    text = {"url": "https://example.org/TinyStories.txt", "sha256": original}
-    settings = {"source": "url", "tokenizer": {"vocab_size": 1024}, "stands_for": "TinyStories", "valid_fraction": 0.1}
-
-    def stands_in(*files):
-        corpora = {"stories": settings | {"files": list(files)}}
-        return is_stand_in(results_of(tmp_path, corpora=corpora, experiments={"a": ON_STORIES}), "stories")
-
-    write_corpus_info(tmp_path, "stories", settings)
-    assert not stands_in(text)
-    assert stands_in(text, text | {"url": "https://example.org/other.txt"})
-    path = tmp_path / "corpora/stories/corpus.json"
-    path.write_text(path.read_text().replace("stories-train", original))
-    assert not stands_in(text | {"sha256": "0" * 64})

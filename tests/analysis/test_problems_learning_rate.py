@@ -81,6 +81,16 @@ def test_the_edge_is_above_the_best_rate(tmp_path, failed, edge):
     assert (value(finding, "largest_stable_max_lr"), value(finding, "smallest_diverged_max_lr")) == edge
 
 
+def test_a_short_run_that_stays_near_the_unigram_entropy_fails(tmp_path):
+    edge = {"total_tokens": 40960, "sweep": {"max_lr": [0.04, 0.08, 0.16]}}
+    runs = {"grid": {"sweep": {"max_lr": [0.005, 0.01, 0.02]}}, "edge": edge}
+    results = fabricate_study(tmp_path, {"learning_rate": ON_STORIES | {"runs": runs}})
+    change_summary(results, "learning_rate/edge_max_lr=0.08/seed0", validation_loss=3.7)
+    change_summary(results, "learning_rate/edge_max_lr=0.16/seed0", validation_loss=5.0)
+    finding = find("learning_rate", results)
+    assert (value(finding, "largest_stable_max_lr"), value(finding, "smallest_diverged_max_lr")) == (0.08, 0.16)
+
+
 def test_runs_on_several_corpora_have_no_best_rate(tmp_path):
     runs = {corpus: {"corpus": corpus, "sweep": {"max_lr": [0.003, 0.01]}} for corpus in CORPORA}
     results = fabricate_study(tmp_path, {name: {"runs": runs} for name in ("learning_rate", "batch_size_experiment")})

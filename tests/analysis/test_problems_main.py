@@ -40,6 +40,17 @@ def test_one_seed_has_the_interval_over_validation_documents(tmp_path):
     assert finding.metrics["simple_perplexity"].interval == pytest.approx((math.exp(low), math.exp(high)))
 
 
+def test_a_rate_chosen_at_another_length_is_told(tmp_path):
+    rate = {"max_lr": {"best_of": "learning_rate"}}
+    names = ("learning_rate", "main_experiment")
+    for tokens, chosen_at in ((2_048_000, 409_600), (409_600, None)):
+        experiments = {name: EXPERIMENTS[name] for name in names}
+        experiments["main_experiment"] = MAIN["main_experiment"] | rate | {"total_tokens": tokens}
+        finding = find("main_experiment", fabricate_study(tmp_path / str(tokens), experiments))
+        assert finding.facts["rate_tokens"] == chosen_at
+        assert ("410,000 tokens" in render("main_experiment", finding)["caveat"]) == bool(chosen_at)
+
+
 def test_the_model_is_placed_among_ngram_tables(tmp_path):
     results = fabricate_study(tmp_path, MAIN)
     fabricate_yardsticks(results, "stories", {2_048_000: NGRAMS})
@@ -65,7 +76,7 @@ def test_the_hero_ends_at_the_loss_of_the_table(tmp_path):
     assert ends == pytest.approx(
         [value(finding, "simple_bits_per_byte"), value(finding, "web_bits_per_byte")], rel=1e-5
     )
-    assert [line.label for line in hero.data.yardsticks] == ["uniform", "unigram", "bigram", "5-gram", "xz"]
+    assert [line.label for line in hero.data.yardsticks] == ["uniform", "unigram", "bigram", "3-gram", "5-gram", "xz"]
     assert hero.data.yardsticks[2].value == pytest.approx(2.9 / math.log(2) / BYTES_PER_TOKEN["stories"])
     assert hero.data.marks[0].value == 409_600
 

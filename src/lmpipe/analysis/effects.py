@@ -75,15 +75,28 @@ def classify_effect(effect: Effect, noise: SeedNoise | None) -> str | None:
 
 
 def correct_comparisons(problems: Mapping[str, Finding]) -> dict[str, Finding]:
-    """Return the findings with `is_significant` set on the effects of the ablations, which are corrected together."""
+    """Return the findings with `is_significant` set on the effects of the ablations, which are corrected together.
+
+    A difference that the correction leaves without significance is not resolved.
+    """
     compared = [row for name in ABLATIONS if name in problems for row in problems[name].effects if is_compared(row)]
     significant = dict(zip(map(id, compared), holm([row.p_value for row in compared]), strict=True))
-    return {
-        name: replace(
-            finding, effects=[replace(row, is_significant=significant.get(id(row))) for row in finding.effects]
-        )
-        for name, finding in problems.items()
-    }
+    return {name: correct_finding(finding, significant) for name, finding in problems.items()}
+
+
+def correct_finding(finding: Finding, significant: Mapping[int, bool]) -> Finding:
+    """Return a finding with `is_significant` of its effects, by their ids, and the outcomes that follow from it."""
+    effects = [replace(row, is_significant=significant.get(id(row))) for row in finding.effects]
+    unresolved = {row.label for row in effects if row.is_significant is False}
+
+    def corrected(outcome: str | None, label: str) -> str | None:
+        return "not resolved" if label in unresolved and outcome in ("higher", "lower") else outcome
+
+    expectations = [replace(row, outcome=corrected(row.outcome, row.label)) for row in finding.expectations]
+    facts = dict(finding.facts)
+    if "outcome" in facts:
+        facts["outcome"] = corrected(facts["outcome"], effects[0].label)
+    return replace(finding, effects=effects, expectations=expectations, facts=facts)
 
 
 def is_compared(effect: Effect) -> bool:

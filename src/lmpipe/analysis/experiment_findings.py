@@ -29,7 +29,7 @@ def byte_yardsticks(results: Results, run: Run) -> list[Yardstick]:
     per_byte = yardsticks.valid_tokens / yardsticks.valid_bytes / math.log(2)
     ngrams = {ngram.order: ngram.bits_per_byte for ngram in budget.ngrams}
     lines = [Yardstick("uniform", yardsticks.uniform_loss * per_byte)]
-    lines += [Yardstick(ORDER_NAMES[order], ngrams[order]) for order in (1, 2, 5) if order in ngrams]
+    lines += [Yardstick(ORDER_NAMES[order], ngrams[order]) for order in (1, 2, 3, 5) if order in ngrams]
     return [*lines, Yardstick("xz", yardsticks.xz_bits_per_byte)]
 
 

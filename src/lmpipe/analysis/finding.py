@@ -232,6 +232,8 @@ class Bars:
     labels: list[str]
     groups: dict[str, Coordinates]
     """Values by group, one for each label; None is a missing bar."""
+    variants: list[str] = Field(default_factory=list)
+    """Keys of the groups' colours; empty if these are their names."""
     stacked: bool = False
     """Bars of one label on top of each other instead of side by side."""
     horizontal: bool = False

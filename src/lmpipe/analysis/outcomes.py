@@ -122,12 +122,31 @@ def has_failed(run: Run, budget: NgramBudget | None) -> bool:
     return 2 in losses and run.loss > (losses[1] + losses[2]) / 2
 
 
+def learned_runs(results: Results, runs: Iterable[Run]) -> list[Run]:
+    """Return the runs of an experiment that did not fail.
+
+    A run that is too short for a yardstick fails if it ends nearer to the unigram entropy than to the best run of its
+    model and length.
+    """
+    good = [run for run in runs if not has_failed(run, results.yardstick(run))]
+    short: dict[tuple[str, str, int], list[Run]] = {}
+    for run in good:
+        if results.yardstick(run) is None:
+            config = run.config
+            short.setdefault((config.corpus, repr(config.model), config.training.total_tokens), []).append(run)
+    failed = set()
+    for alike in short.values():
+        best = min(run.loss for run in alike)
+        failed |= {id(run) for run in alike if 2 * run.loss > best + run.summary.unigram_entropy}
+    return [run for run in good if id(run) not in failed]
+
+
 def seed_groups(results: Results, experiment: ExperimentRuns, measure: str = "validation_loss") -> list[SeedGroup]:
     """Return every group of seeds of an experiment, in the order of the study."""
-    groups = []
+    groups, good = [], set(map(id, learned_runs(results, experiment.runs)))
     for name in experiment.names():
         runs = experiment.seeds_of(name)
-        learned = [run for run in runs if not has_failed(run, results.yardstick(run))]
+        learned = [run for run in runs if id(run) in good]
         label, variant = (make(results.study, experiment.name, name) for make in (run_label, colour_key))
         groups.append(SeedGroup(name, label, variant, runs, learned, measure))
     return groups

@@ -7,7 +7,7 @@ from functools import cached_property
 from statistics import fmean
 
 from lmpipe.analysis.finding import RatePoint
-from lmpipe.analysis.outcomes import SeedGroup, has_failed
+from lmpipe.analysis.outcomes import SeedGroup, learned_runs
 from lmpipe.analysis.ranking import interpolate_rate, losses_by_rate
 from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.analysis.runs import Run
@@ -76,16 +76,15 @@ class RateSweep:
 def rate_sweep(results: Results, runs: Sequence[Run]) -> RateSweep:
     """Return the sweep of runs that differ in peak rate, seed and length; shorter ones only look for the edge."""
     full = max(run.config.training.total_tokens for run in runs)
+    good = set(map(id, learned_runs(results, runs)))
     groups: dict[tuple[float, bool], list[Run]] = {}
     for run in runs:
         training = run.config.training
         groups.setdefault((training.max_lr, training.total_tokens < full), []).append(run)
     points = []
     for (rate, is_short), members in sorted(groups.items(), key=lambda item: item[0]):
-        # A short run ends above the bigram loss because it is short.
-        good = [run for run in members if not has_failed(run, None if is_short else results.yardstick(run))]
-        losses = [run.loss for run in good]
-        points.append(RatePoint(rate, losses, len(members) - len(good), len(members), is_short))
+        losses = [run.loss for run in members if id(run) in good]
+        points.append(RatePoint(rate, losses, len(members) - len(losses), len(members), is_short))
     finished = losses_by_rate(run for run in runs if run.config.training.total_tokens == full)
     return RateSweep(runs[0].config.model, tuple(points), finished, runs[0].summary.unigram_entropy)
 

@@ -111,7 +111,7 @@ def analyze_ablation(results: Results, name: str) -> Finding:
             "unit": effect.unit,
             "outcome": classify_effect(effect, noise),
             "size": None if effect.difference is None else abs(effect.difference),
-            "is_tuned": variant.max_lr != baseline.max_lr or variant.runs[0].config.lr_source is not None,
+            "is_tuned": variant.max_lr != baseline.max_lr or own_sweep(results, variant) is not None,
             "trend": trend,
         },
         tables=tables,

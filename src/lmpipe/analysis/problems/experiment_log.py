@@ -1,4 +1,4 @@
-"""Problem experiment_log: every training run of the study, what all cost, and the noise of seeds."""
+"""Problem experiment_log: every training run of the study, the tokens of all, and the noise of seeds."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,19 +6,14 @@ from typing import Any
 
 from lmpipe.analysis.effects import is_compared
 from lmpipe.analysis.finding import Finding, Metric, Table, missing, optional_metric
-from lmpipe.analysis.outcomes import BITS, NATS, has_failed, study_noise
+from lmpipe.analysis.outcomes import NATS, learned_runs, study_noise
 from lmpipe.analysis.problems.ablation import ABLATIONS, analyze_ablation
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.runs import Run
 from lmpipe.analysis.statistics import CONFIDENCE, holm
-from lmpipe.planning.lineage import Lineage
-from lmpipe.provenance.job_records import is_record
 from lmpipe.study.labels import experiment_label, run_label
 from lmpipe.study.paths import RUN_SUMMARIES
 
-# Records of the jobs that follow the analysis.
-LATER_RECORDS = {"findings.provenance.json", "report.provenance.json", "provenance.json"}
-RECORDS = "provenance of all jobs"
 COLUMNS = ["experiments", "run", "seed", "status", "peak rate", "steps", "tokens", "loss", "bits per byte"]
 COLUMNS += ["diverged after step", "time (s)", "tokens/s", "peak memory (MB)"]
 
@@ -30,8 +25,12 @@ def analyze(results: Results) -> Finding:
         return missing("This study has no training runs; add one under experiments: `first: {corpus: stories}`")
     equal = group_equal_runs(runs)
     metrics = totals(results, runs, [same[0] for same in equal])
+    others = [experiment for experiment in results.experiments() if experiment.name not in ABLATIONS]
     return Finding(
-        "answered", metrics | noise_metrics(results) | elapsed_metrics(results), tables=[table(results, equal)]
+        "answered",
+        metrics | noise_metrics(results),
+        facts={"is_single_elsewhere": all(len(other.runs) == len(other.names()) for other in others)},
+        tables=[table(results, equal)],
     )
 
 
@@ -46,28 +45,14 @@ def group_equal_runs(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def totals(results: Results, runs: Sequence[Run], trained: Sequence[Run]) -> dict[str, Metric]:
-    """Return sums over the distinct runs, counts by status, and the fewest bits per byte on each corpus.
-
-    Bits per byte compare across tokenizers.
-    """
-    statuses = Counter(run.status for run in trained)
-    values = {
+    """Return sums over the distinct runs."""
+    learned = {id(run) for experiment in results.experiments() for run in learned_runs(results, experiment.runs)}
+    return {
         "entries": Metric(len(runs), "runs", RUN_SUMMARIES),
         "distinct_runs": Metric(len(trained), "runs", RUN_SUMMARIES),
-        "failed_runs": Metric(sum(has_failed(run, results.yardstick(run)) for run in trained), "runs", RUN_SUMMARIES),
+        "failed_runs": Metric(sum(id(run) not in learned for run in trained), "runs", RUN_SUMMARIES),
         "total_tokens": Metric(sum(run.summary.tokens for run in trained), "tokens", RUN_SUMMARIES),
-        "train_seconds": Metric(sum(run.summary.train_seconds for run in trained), "s", RUN_SUMMARIES),
     }
-    values |= {
-        f"{name}_runs": Metric(statuses[name], "runs", RUN_SUMMARIES)
-        for name in ("finished", "diverged", "not_learning")
-    }
-    finished = [run for run in trained if run.status == "finished" and run.summary.bits_per_byte is not None]
-    for run in sorted(finished, key=lambda run: run.summary.bits_per_byte):
-        values.setdefault(
-            f"lowest_bits_per_byte_{run.config.corpus}", Metric(run.summary.bits_per_byte, BITS, RUN_SUMMARIES)
-        )
-    return values
 
 
 def noise_metrics(results: Results) -> dict[str, Metric]:
@@ -94,19 +79,6 @@ def noise_metrics(results: Results) -> dict[str, Metric]:
             sum(p <= 1 - CONFIDENCE for p in p_values), "intervals that exclude zero", RUN_SUMMARIES
         ),
         "resolved_together": Metric(sum(holm(p_values)), "differences, after Holm's correction", RUN_SUMMARIES),
-    }
-
-
-def elapsed_metrics(results: Results) -> dict[str, Metric]:
-    """Return the time that the user waited, from the records of all jobs."""
-    folder = results.folder
-    paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*provenance.json") if is_record(path.name)]
-    records = [path for path in paths if not path.startswith("store/") and path not in LATER_RECORDS]
-    seconds = Lineage.read(folder, sorted(records)).elapsed_seconds
-    return {
-        "elapsed_seconds": optional_metric(
-            seconds, "s", RECORDS, "an earlier call trained some runs, or no job has a record"
-        )
     }
 
 

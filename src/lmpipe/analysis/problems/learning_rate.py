@@ -14,11 +14,11 @@ from lmpipe.analysis.experiment_findings import (
     several_corpora,
     table_path,
 )
-from lmpipe.analysis.finding import Figure, Finding, Metric, RateCurve, RateCurves, RatePoint, Table, optional_metric
+from lmpipe.analysis.finding import Figure, Finding, Metric, RateCurve, RateCurves, RatePoint, optional_metric
 from lmpipe.analysis.outcomes import BITS, NATS, NO_RUN, NOISE_SOURCE, SeedGroup, best_group, seed_groups, study_noise
 from lmpipe.analysis.rate_sweeps import RateSweep, rate_sweep, sweeps_by_model
 from lmpipe.analysis.results import ExperimentRuns, Results
-from lmpipe.study.labels import WORDS, colour_key
+from lmpipe.study.labels import WORDS, colour_key, experiment_label
 
 ID = "learning_rate"
 EXAMPLE = "learning_rate: {corpus: {corpus}, sweep: {max_lr: [0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 3.0]}}"
@@ -50,12 +50,14 @@ def analyze_rates(results: Results, experiment: ExperimentRuns) -> Finding:
     curves = [sweep_curve(results, experiment, sweep)]
     if experiment.name == ID:
         curves += other_norms(results, sweep)
+    else:
+        curves = [replace(curves[0], label=experiment_label(results.study, experiment.name))]
     yardsticks = loss_yardsticks(results, experiment.runs[0], orders=(1, 2))
     return Finding(
         "answered" if best and len(sweep.points) > 1 else "partial",
         rate_metrics(table_path(experiment), sweep, best, visible),
         facts=rate_facts(sweep, curves),
-        tables=[rates_table(sweep), seeds_table(groups)],
+        tables=[seeds_table(groups)],
         figures=[Figure("rates", RateCurves(f"final loss ({NATS})", curves, yardsticks))],
         expectations=expectations(results, experiment.name, effects),
         reason="" if best else "No seed learned at any rate; add smaller rates",
@@ -66,6 +68,7 @@ def rate_metrics(source: str, sweep: RateSweep, best: SeedGroup | None, visible:
     """Return the optimum, its loss, and the edge of stability."""
     nearby = [point.max_lr for point in tied_points(sweep, visible)]
     ratio = sweep.breaks_at / sweep.optimum if sweep.breaks_at and sweep.optimum else None
+    stable = sweep.stable_up_to / sweep.optimum if sweep.stable_up_to and sweep.optimum else None
     no_edge = "no seed failed at any rate tried"
     no_run = Metric(None, "", source, missing_reason=NO_RUN)
     per_byte = median(run.summary.bits_per_byte for run in best.learned) if best else None
@@ -82,6 +85,7 @@ def rate_metrics(source: str, sweep: RateSweep, best: SeedGroup | None, visible:
         "largest_stable_max_lr": optional_metric(sweep.stable_up_to, "", source, "a seed failed at every rate"),
         "smallest_diverged_max_lr": optional_metric(sweep.breaks_at, "", source, no_edge),
         "edge_to_optimum": optional_metric(ratio, "smallest rate that fails / best rate", source, no_edge),
+        "stable_to_optimum": optional_metric(stable, "largest rate below the edge / best rate", source, NO_RUN),
         "num_rates": Metric(len(sweep.points), "rates", source),
     }
 
@@ -103,6 +107,7 @@ def rate_facts(sweep: RateSweep, curves: Sequence[RateCurve]) -> dict[str, JsonV
     return {
         "border": border,
         "is_swept": is_swept,
+        "num_seeds": max(point.num_seeds for point in sweep.points),
         "neighbours": [
             {"difference": median(point.losses) - median(best.losses)}
             for point in sweep.neighbours
@@ -129,19 +134,3 @@ def sweep_curve(results: Results, experiment: ExperimentRuns, sweep: RateSweep) 
     name = next(run.name for run in experiment.runs if run.config.model == sweep.model)
     label, colour = WORDS["norm", sweep.model.norm][0], colour_key(results.study, experiment.name, name)
     return RateCurve(label, colour, list(sweep.points), sweep.optimum, sweep.stable_up_to, sweep.breaks_at)
-
-
-def rates_table(sweep: RateSweep) -> Table:
-    """Return a row for each rate."""
-    rows = [
-        [
-            point.max_lr,
-            median(point.losses) if point.losses and not point.is_short else None,
-            point.num_failed,
-            point.num_seeds,
-            point.is_short,
-        ]
-        for point in sweep.points
-    ]
-    columns = ["peak rate", "loss (median)", "failed", "seeds", "short run"]
-    return Table("Final loss by peak rate, in nats per token", columns, rows, "all seeds failed, or the run was short")

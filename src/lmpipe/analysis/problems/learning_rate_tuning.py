@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Table, missing, optional_metric
+from lmpipe.analysis.finding import Figure, Finding, Line, Lines, missing, optional_metric
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.runs import read_numbers
 from lmpipe.errors import REBUILD, InputError
@@ -34,12 +34,10 @@ def analyze(results: Results) -> Finding:
         Line(f"rate {format_number(rate)}", f"rate {rate:g}", list(range(len(curve))), [loss or None for loss in curve])
         for rate, curve in curves.items()
     ]
-    rows = [[step, *losses] for step, losses in enumerate(zip(*curves.values(), strict=True))]
     return Finding(
         "answered",
         metrics=metrics,
         facts=facts_of(curves),
-        tables=[Table("Loss by step", ["step", *(line.label for line in lines)], rows)],
         figures=[Figure("losses", Lines("step", "loss (mean square)", lines, log_y=True))],
     )
 

@@ -76,6 +76,7 @@ def analyze(results: Results) -> Finding:
             "size_ratio": max(sizes) / min(sizes),
             "largest": max(sides, key=lambda side: side.group.parameters).label,
             "tokens_per_parameter": sides[0].run.summary.tokens / sizes[0],
+            "rate_tokens": rate_tokens(results, sides[0].run),
         },
         tables=[yardsticks_table(results, sides), *tables],
         figures=[hero_figure(results, sides)],
@@ -185,10 +186,18 @@ def hero_figure(results: Results, sides: list[CorpusResult]) -> Figure:
         if (ablation := results.experiment(name))
         for run in ablation.runs
     ]
-    marks = [Yardstick("ablations end here", max(ends))] if ends else []
+    marks = [Yardstick("ablations end", max(ends))] if ends else []
     yardsticks = byte_yardsticks(results, sides[0].run)
     data = Lines("training tokens", "bits per byte of validation text", lines, yardsticks, marks, log_x=True)
     return Figure("hero", data)
+
+
+def rate_tokens(results: Results, run: Run) -> int | None:
+    """Return the training tokens of the sweep that a run's rate is from, if they are others than the run's."""
+    source = run.config.lr_source
+    sweep = results.experiment(source.best_of) if source else None
+    tokens = max((other.config.training.total_tokens for other in sweep.runs), default=None) if sweep else None
+    return None if tokens == run.config.training.total_tokens else tokens
 
 
 def progress_texts(results: Results, corpus: str) -> list[dict[str, JsonValue]]:

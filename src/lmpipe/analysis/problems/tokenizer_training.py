@@ -9,8 +9,6 @@ from pydantic import JsonValue
 
 from lmpipe.analysis.finding import Bars, Figure, Finding, Line, Lines, Metric, Table, missing, optional_metric
 from lmpipe.analysis.results import ROLE_DATASETS, Results
-from lmpipe.data.documents import CorpusInfo
-from lmpipe.study.corpora import UrlCorpus
 from lmpipe.study.editions import write_up
 from lmpipe.study.labels import corpus_label
 from lmpipe.study.paths import RELATIVE
@@ -45,7 +43,6 @@ def analyze_web(results: Results) -> Finding:
         finding,
         metrics=finding.metrics | overlap_metrics(evaluation, corpora) | zipf_exponents(frequencies, corpora),
         facts=finding.facts | {"corpora": list(corpora.values())},
-        tables=[*finding.tables, *kinds_table(profiles)],
         figures=vocabulary_figures(results, profiles, frequencies),
     )
 
@@ -65,7 +62,6 @@ def analyze_training(results: Results, role: str, evaluation: TokenizerEvaluatio
     facts = {
         "corpus": corpus,
         "full_text": text,
-        "is_stand_in": is_stand_in(results, corpus),
         "requested_vocab_size": results.study.corpora[corpus].tokenizer.vocab_size,
         "slowest_stage": STAGES[max(seconds, key=seconds.get)],
     }
@@ -77,20 +73,6 @@ def analyze_training(results: Results, role: str, evaluation: TokenizerEvaluatio
         facts=facts | longest_facts(tokens),
         tables=[stages_table(training), *([longest_table(tokens)] if tokens else [])],
     )
-
-
-def is_stand_in(results: Results, corpus: str) -> bool:
-    """Return True if a corpus replaces a text of the write-up, and is not that text.
-
-    It is that text if its training split has the text's checksum, or if it declares exactly that file.
-    """
-    settings = results.study.corpora[corpus]
-    if settings.stands_for is None:
-        return False
-    checksum = write_up().texts[settings.stands_for].train_sha256
-    declared = [text.sha256 for text in settings.files] if isinstance(settings, UrlCorpus) else []
-    info = CorpusInfo.read(results.paths.corpus_info(corpus))
-    return checksum != info.splits.train.sha256 and declared != [checksum]
 
 
 def cost_metrics(training: TokenizerTraining, seconds: dict[str, float], source: str) -> dict[str, Metric]:
@@ -216,11 +198,5 @@ def vocabulary_figures(
         if name in profiles
     ]
     zipf = Lines("rank of the token", "occurrences", lines, log_x=True, log_y=True)
-    return [Figure("token_lengths", Bars("merged tokens", lengths, groups)), *([Figure("zipf", zipf)] if lines else [])]
-
-
-def kinds_table(profiles: Mapping[str, VocabularyProfile]) -> list[Table]:
-    """Return the number of merged tokens by kind in both vocabularies."""
-    kinds = dict.fromkeys(kind for profile in profiles.values() for kind in profile.kinds)
-    rows = [[kind, *(profile.kinds.get(kind, 0) for profile in profiles.values())] for kind in kinds]
-    return [Table("Merged tokens by kind", ["kind", *profiles], rows)] if len(profiles) > 1 else []
+    bars = Bars("merged tokens", lengths, groups, list(profiles))
+    return [Figure("token_lengths", bars), *([Figure("zipf", zipf)] if lines else [])]
