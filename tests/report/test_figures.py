@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lmpipe.analysis.finding import Figure, Line, Lines
+from lmpipe.analysis.finding import Bars, Figure, Line, Lines
 from lmpipe.report.plots.bars import pack
 from lmpipe.report.plots.canvas import NARROW, THUMBNAIL, WIDE
 from lmpipe.report.plots.figures import draw, y_range
@@ -69,6 +69,30 @@ def test_failed_seeds_are_counted_and_lines_have_labels():
     assert {"2/3", "3/3", "pre-norm", "no RMSNorm", "bigram"} <= set(texts(svg))
     assert "none" in texts(draw(FIGURES["lengths"], Palette()).svg), "missing bars"
     assert "1 of 3 failed" in " ".join(texts(draw(FIGURES["effects"], Palette(), WIDE).svg))
+
+
+def titles(svg: str) -> set[str]:
+    return set(re.findall(r"<title>(.*?)</title>", svg))
+
+
+def test_marks_have_labels_under_the_pointer():
+    labels = {
+        "rates": {"no RMSNorm, rate 0.012: 1.5", "pre-norm, rate 0.22, short run: 2.78"},
+        "effects": {"SiLU for SwiGLU, one seed: +0.015", "post-norm: +0.19 1 of 3 failed"},
+        "hero": {"docs: 3.631 at 2.048 M"},
+        "lengths": {"2, stories: 300"},
+        "minutes": {"job 3: 9 s"},
+    }
+    for name, expected in labels.items():
+        svg = draw(FIGURES[name], Palette(), WIDE).svg
+        assert expected <= titles(svg), name
+        assert "hover:" not in svg
+
+
+def test_groups_of_bars_have_the_colours_of_their_variants():
+    palette = Palette(figures())
+    bars = Bars("tokens", ["1", "2"], {"stories": [1, 2], "Python documentation": [3, 4]}, ["stories", "docs"])
+    assert set(palette.of(["docs"]).values()) <= set(re.findall(r"#[0-9a-f]{6}\b", draw(bars, palette, WIDE).svg))
 
 
 def test_at_most_six_lines_have_labels():

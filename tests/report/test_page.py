@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+from lmpipe.analysis.finding import Findings
 from lmpipe.analysis.results import Results
 from lmpipe.planning.plan import load_plan
 from lmpipe.report.appendix import timeline
@@ -18,7 +19,7 @@ from lmpipe.report.plots.figures import draw
 from lmpipe.report.plots.palette import Palette
 from lmpipe.study.problems import PROBLEMS
 from tests.support.fake_figures import FIGURES
-from tests.support.fake_page import fake_findings, write_fake_page
+from tests.support.fake_page import fake_findings, hostile_finding, write_fake_page
 from tests.support.fake_results import skip_drawing
 
 
@@ -76,6 +77,15 @@ def test_anchors_are_unique_and_links_resolve(page):
     assert len(page.ids) == len(set(page.ids)), "ids of inlined plots must not collide"
     inner = [reference for reference in page.references if reference.startswith("#")]
     assert {reference[1:] for reference in inner} <= set(page.ids)
+
+
+def test_experiments_called_like_a_part_of_the_page_have_ids_of_their_own(reported, monkeypatch):
+    skip_drawing(monkeypatch)
+    names = ["settings", "appendix", "summary", "chapter-training", "write-up"]
+    findings = Findings(study="fabricated", problems=dict.fromkeys(names, hostile_finding()))
+    page = Page(write_fake_page(reported, findings, "named.html").read_text(encoding="utf-8"))
+    assert {"settings", "appendix", *(f"experiment:{name}" for name in names)} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
 
 
 def test_page_requests_nothing_and_is_small(html, page):
@@ -146,7 +156,12 @@ def test_ablations_have_one_forest_plot(html):
 def test_appendix_has_the_log_environment_settings_and_derivations_once(reported, html):
     assert html.count('id="appendix"') == 1
     start = html.index('id="appendix"')
-    assert html.index('id="chapter-other"') < html.index('id="vocabulary"') < start < html.index('id="experiment_log"')
+    assert (
+        html.index('id="chapter-other"')
+        < html.index('id="experiment:vocabulary"')
+        < start
+        < html.index('id="experiment_log"')
+    )
     text = Page(html[start:]).text
     assert "AMD EPYC, 2 cores, 25.8 GB of memory, Linux 6.1 x86_64, commit 0123456789ab" in text
     assert "Derivation of the memory." in text and "Derivation" not in html[:start]

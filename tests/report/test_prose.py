@@ -1,20 +1,24 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from jinja2 import DictLoader, UndefinedError
 
-from lmpipe.analysis.finding import Finding, Findings, Metric
+from lmpipe.analysis.finding import Effect, Finding, Findings, Metric
 from lmpipe.analysis.problems.registry import analyze_all, analyze_problem
 from lmpipe.analysis.results import Results
+from lmpipe.io.formatting import format_count, format_number, is_number
 from lmpipe.planning.plan import load_plan
 from lmpipe.report import prose
-from lmpipe.report.prose import PROBLEM_TEMPLATES, SHARED_SENTENCES, Prose, shared_names
+from lmpipe.report.prose import PROBLEM_TEMPLATES, SHARED_SENTENCES, Prose, format_nats, shared_names
 from lmpipe.study.loader import read_study_file
 from lmpipe.study.problems import PROBLEMS
+from lmpipe.study.schema import Study
 from tests.support.fake_results import EXPERIMENTS, change_summary, fabricate_study, fabricate_yardsticks
 from tests.support.laptop_findings import STORED, STUDY_FILE
-from tests.support.prose_lint import lint, page_faults
+from tests.support.prose import render
+from tests.support.prose_lint import lint, numbers_in, page_faults
 
 TEMPLATE = """
 {% block question %}Which rate is best?{% endblock %}
@@ -81,6 +85,16 @@ def test_an_experiment_may_have_the_name_of_a_part_of_the_page(name):
     assert Prose(name, Finding("missing")).block("question")
 
 
+def test_filled_diamonds_are_explained_by_holm_where_ablations_are_corrected_only():
+    effect = Effect("SiLU", "silu", 0.1, (0.05, 0.15), [0.1], 0, 3, "nats per token", 0.01, stable_up_to=0.1)
+    in_nats, in_bits = replace(effect, is_significant=True), replace(effect, unit="bits per byte", stable_up_to=None)
+    subtitles = [
+        Prose("_ablations", Finding("answered", effects=[row])).block("effects_subtitle") for row in (in_nats, in_bits)
+    ]
+    assert ["Holm" in subtitle for subtitle in subtitles] == [True, False]
+    assert ["own best rate" in subtitle for subtitle in subtitles] == [True, False], "without a sweep none is known"
+
+
 def test_prose_of_a_study_has_no_fault(fabricated):
     assert lint(analyze_all(fabricated).problems, shared_names(fabricated.study)) == []
 
@@ -116,11 +130,29 @@ def test_prose_of_a_study_without_results_has_no_fault(tmp_path):
     assert lint(analyze_all(results).problems, shared_names(results.study)) == []
 
 
-def test_prose_of_the_stored_laptop_study_has_no_fault():
+def stored_findings() -> tuple[Findings, Study]:
+    """Return the findings of the laptop study, which a change of its file makes stale, and the study."""
     stored = json.loads(STORED.read_text(encoding="utf-8"))
     remedy = "run the laptop study, then python -m tests.support.laptop_findings results/laptop"
     assert stored["study"] == read_study_file(STUDY_FILE), remedy
     findings = Findings.model_validate_json(json.dumps(stored["findings"]), strict=True)
     plan = load_plan(stored["study"], "the stored study")
     assert set(findings.problems) == {*PROBLEMS, *plan.study.experiments}, remedy
-    assert lint(findings.problems, shared_names(plan.study)) == []
+    return findings, plan.study
+
+
+def test_prose_of_the_stored_laptop_study_has_no_fault():
+    findings, study = stored_findings()
+    assert lint(findings.problems, shared_names(study)) == []
+
+
+def test_numbers_of_the_front_page_are_in_the_cards_that_it_links_to():
+    findings, study = stored_findings()
+    for problem, finding in findings.problems.items():
+        blocks = {name: set(numbers_in(text)) for name, text in render(problem, finding, shared_names(study)).items()}
+        values = [metric.value for metric in finding.metrics.values() if is_number(metric.value)]
+        values += [finding.facts.get("tokens_per_parameter", 0.0), *(100 * value for value in values)]
+        forms = (format_nats, format_count, format_number, lambda value: format_number(value, 2))
+        card = {number for value in values for form in forms for number in numbers_in(form(abs(value)))}
+        card = card.union(*(blocks[name] for name in ("answer", "details", "caveat", "outcome")))
+        assert blocks["finding"] | blocks["warning"] <= card, problem

@@ -24,7 +24,7 @@ TIMES_TEMPLATE = "_times"  # no experiment has such a name
 
 def make_appendix(page: Page, results: Results, helpers: Sequence[str]) -> dict[str, Any]:
     """Return the content of the appendix by name; `helpers` are experiments that only serve others."""
-    references = [(problem, row) for problem, finding in page.problems.items() for row in finding.reference.rows]
+    references = [(prose, row) for prose in page.prose.values() for row in prose.finding.reference.rows]
     derivations = [
         format_table(element) if isinstance(element, Table) else element
         for finding in page.problems.values()
@@ -55,7 +55,7 @@ def timeline(lineage: Lineage) -> list[Span]:
             pauses += job.start - end
         end = max(end, job.end)
         label = path.removesuffix("provenance.json").rstrip("/.")
-        spans.append(Span(label, job.rule, job.start - pauses, job.end - pauses))
+        spans.append(Span(label, job.rule.replace("_", " "), job.start - pauses, job.end - pauses))
     return spans
 
 
@@ -69,7 +69,7 @@ def times_view(page: Page) -> FigureView | None:
         seconds[span.group] = seconds.get(span.group, 0.0) + span.end - span.start
     largest = max(seconds, key=seconds.get)
     share = seconds[largest] / (sum(seconds.values()) or 1.0)
-    facts = {"largest": largest.replace("_", " "), "share": share, "num_jobs": len(spans)}
+    facts = {"largest": largest, "share": share, "num_jobs": len(spans)}
     return page.figure(
         Prose(TIMES_TEMPLATE, Finding("answered", facts=facts), page.shared), Figure("jobs", Gantt(spans))
     )

@@ -11,9 +11,6 @@ from lmpipe.report.plots.figures import draw
 from lmpipe.report.plots.palette import CSS_COLORS, Palette
 from lmpipe.report.prose import Prose
 
-# A figure with more rows of numbers has them as a file only.
-MAX_DATA_ROWS = 60
-
 
 @dataclass(frozen=True)
 class FigureView:
@@ -27,11 +24,6 @@ class FigureView:
     csv: str
     header: list[str]
     rows: list[list[str]]
-
-    @property
-    def page_rows(self) -> list[list[str]]:
-        """Rows that are in the page; none if there are too many."""
-        return self.rows if len(self.rows) <= MAX_DATA_ROWS else []
 
 
 def figure_view(prose: Prose, figure: Figure, palette: Palette) -> FigureView:

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lmpipe.analysis.finding import Effect, Figure, Finding, Forest
+from lmpipe.analysis.finding import Figure, Finding, Forest
 from lmpipe.analysis.problems.experiment_log import group_equal_runs
 from lmpipe.analysis.results import Results
 from lmpipe.data.documents import CorpusInfo
@@ -121,25 +121,23 @@ def notable_ablations(problems: Mapping[str, Finding]) -> set[str]:
     return {largest, min(edges, key=edges.get, default="")} - {""}
 
 
-def effects(problems: Mapping[str, Finding]) -> list[Effect]:
-    """Return the effects of all ablations in one unit, the largest first."""
+def effects_figures(problems: Mapping[str, Finding]) -> list[Figure]:
+    """Return the forest plot of the ablations in their usual unit, the largest effect first; none without effects."""
     rows = [effect for problem in ABLATIONS if problem in problems for effect in problems[problem].effects]
     units = [row.unit for row in rows]
     unit = max(units, key=units.count, default="")
     rows = [row for row in rows if row.unit == unit]
-    return sorted(rows, key=lambda row: math.inf if row.difference is None else row.difference, reverse=True)
-
-
-def effects_figures(problems: Mapping[str, Finding]) -> list[Figure]:
-    """Return the forest plot of the ablations; none without effects."""
-    rows = effects(problems)
-    return [Figure("effects", Forest(f"difference in final loss ({rows[0].unit})", rows))] if rows else []
+    rows = sorted(rows, key=lambda row: math.inf if row.difference is None else row.difference, reverse=True)
+    return [Figure("effects", Forest(f"difference in final loss ({unit})", rows))] if rows else []
 
 
 def forest_view(page: Page) -> FigureView | None:
     """Return the forest plot of the chapter of ablations."""
-    prose = Prose(ABLATIONS_TEMPLATE, Finding("answered", effects=effects(page.problems)), page.shared)
-    return next((page.figure(prose, figure) for figure in effects_figures(page.problems)), None)
+    for figure in effects_figures(page.problems):
+        return page.figure(
+            Prose(ABLATIONS_TEMPLATE, Finding("answered", effects=figure.data.rows), page.shared), figure
+        )
+    return None
 
 
 def corpus_facts(results: Results, corpora: Iterable[str]) -> dict[str, str]:

@@ -7,10 +7,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from lmpipe.analysis.finding import Finding, Metric
-from lmpipe.io.formatting import format_bytes, format_count, format_number, format_seconds, join_words
+from lmpipe.io.formatting import format_bytes, format_count, format_int, format_number, format_seconds, join_words
 from lmpipe.provenance.environment import PACKAGE
 from lmpipe.report.table_cells import markdown_inline
 from lmpipe.study.labels import corpus_label, experiment_label
+from lmpipe.study.problems import PROBLEMS
 from lmpipe.study.schema import Study
 
 PROBLEM_TEMPLATES = PACKAGE / "report" / "templates" / "problems"
@@ -100,6 +101,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "bytes": number_filter(format_bytes),
     "seconds": number_filter(format_seconds),
     "count": number_filter(format_count),
+    "about": number_filter(lambda number: format_int(float(f"{number:.1e}"))),
     "times": number_filter(lambda factor: f"{format_number(float(f'{factor:.1e}'), 2)} times"),
     "join": lambda words: join_words(list(map(str, words))),
     "plural": plural,
@@ -132,6 +134,11 @@ class Prose:
         names = {"label": str} | dict(shared or {}) | facts
         names["say"] = TEMPLATES.get_template(SHARED_SENTENCES).make_module(names)
         self.context = self.template.new_context(names)
+
+    @property
+    def anchor(self) -> str:
+        """Id of the card; a colon, which no name contains, keeps those of experiments apart from all other ids."""
+        return self.problem if self.problem in PROBLEMS else f"experiment:{self.problem}"
 
     def block(self, name: str) -> str:
         """Return a block's text in one line; empty if the template has no such block."""

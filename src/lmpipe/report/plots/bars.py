@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.patches import Patch
 
-from lmpipe.analysis.finding import Bars, Coordinates, Gantt, Span
-from lmpipe.io.formatting import format_number
+from lmpipe.analysis.finding import Bars, Gantt, Span
+from lmpipe.io.formatting import format_number, format_seconds
 from lmpipe.report.plots.canvas import LINE, Canvas, Margins, Size, hide_y_axis, text_width, tick_width
-from lmpipe.report.plots.palette import BLUE, SOFT
-from lmpipe.report.plots.style import Drawing, finite_or_nan
+from lmpipe.report.plots.palette import BLUE, SOFT, variants
+from lmpipe.report.plots.style import Drawing, finite_or_nan, label_on_hover
 
 MAX_GANTT = 180
 OTHER = "other jobs"
@@ -32,9 +32,9 @@ def draw_bars(data: Bars, colors: Mapping[str, str], size: Size) -> Drawing:
     value_axis = "x" if data.horizontal else "y"
     canvas.scale(value_axis, data.log)
     floor = [0.0] * len(data.labels)
-    for index, (group, values) in enumerate(groups.items()):
-        color = colors[group] if len(groups) > 1 else BLUE
-        floor = draw_group(canvas, data, values, floor, (index, len(groups)), color)
+    for index, group in enumerate(groups):
+        color = colors[variants(data)[index]] if len(groups) > 1 else BLUE
+        floor = draw_group(canvas, data, group, floor, (index, len(groups)), color)
     ticks = ax.set_yticks if data.horizontal else ax.set_xticks
     ticks(range(len(data.labels)), [label if size.has_text else "" for label in data.labels])
     ax.grid(visible=False, axis="y" if data.horizontal else "x")
@@ -43,23 +43,25 @@ def draw_bars(data: Bars, colors: Mapping[str, str], size: Size) -> Drawing:
     canvas.scale(value_axis, data.log)
     canvas.label_axes(*((data.y_label, "") if data.horizontal else ("", data.y_label)))
     if legend and size.has_text:
-        draw_legend(canvas, {group: colors[group] for group in groups})
+        draw_legend(canvas, dict(zip(groups, map(colors.get, variants(data)), strict=True)))
     rows = [(label, group, values[row]) for row, label in enumerate(data.labels) for group, values in groups.items()]
     return Drawing.of(canvas.figure, ("bar", "series", data.y_label), rows)
 
 
 def draw_group(
-    canvas: Canvas, data: Bars, values: Coordinates, floor: list[float], position: tuple[int, int], color: str
+    canvas: Canvas, data: Bars, group: str, floor: list[float], position: tuple[int, int], color: str
 ) -> list[float]:
     """Draw the bars of one group and write their values; return the floor of the next group."""
-    index, count = position
+    values, (index, count) = data.groups[group], position
     thickness = 0.72 if data.stacked else 0.8 / count
     shift = 0.0 if data.stacked else (index - (count - 1) / 2) * thickness
     lengths = [0.0 if math.isnan(finite_or_nan(value)) else value for value in values]
     centers = [row + shift for row in range(len(lengths))]
-    bars = canvas.ax.barh if data.horizontal else canvas.ax.bar
+    draw = canvas.ax.barh if data.horizontal else canvas.ax.bar
     base = {"left": floor} if data.horizontal else {"bottom": floor}
-    bars(centers, lengths, thickness, color=color, **base)
+    bars = draw(centers, lengths, thickness, color=color, **base)
+    for bar, label, length in zip(bars, data.labels, lengths, strict=True):
+        label_on_hover([bar], f"{label}, {group}: {format_number(length)}")
     if not data.stacked and canvas.size.has_text and (data.horizontal or len(values) * count <= 16):
         for center, value in zip(centers, values, strict=True):
             text = "none" if value is None else format_number(value)
@@ -104,7 +106,9 @@ def draw_gantt(data: Gantt, colors: Mapping[str, str], size: Size) -> Drawing:
     unit, seconds = ("minutes", 60.0) if last > 180 else ("seconds", 1.0)
     for span, row in zip(data.spans, rows, strict=True):
         color = legend_colors.get(span.group, SOFT)
-        ax.barh([row], [(span.end - span.start) / seconds], 0.8, left=[span.start / seconds], color=color, linewidth=0)
+        wall = span.end - span.start
+        bar = ax.barh([row], [wall / seconds], 0.8, left=[span.start / seconds], color=color, linewidth=0)
+        label_on_hover(bar, f"{span.label}: {format_seconds(wall)}")
     ax.set_xlim(0, last / seconds)
     canvas.scale("x", log=False)
     ax.invert_yaxis()

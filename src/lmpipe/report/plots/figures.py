@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 
 from lmpipe.analysis.finding import Bars, FigureData, Forest, Gantt, Line, Lines, RateCurves, Yardstick
 from lmpipe.report.plots.bars import draw_bars, draw_gantt
-from lmpipe.report.plots.canvas import WIDE, Canvas, Margins, Size, text_width, tick_width
+from lmpipe.report.plots.canvas import WIDE, Canvas, Margins, Size, text_width, tick_text, tick_width
 from lmpipe.report.plots.forest import draw_forest
 from lmpipe.report.plots.palette import FOREGROUND, SOFT, Palette, variants
 from lmpipe.report.plots.rate_curves import draw_rate_curves
-from lmpipe.report.plots.style import STYLE, Drawing, finite_or_nan
+from lmpipe.report.plots.style import STYLE, Drawing, finite_or_nan, label_on_hover
 
 MAX_LABELS = 6
 # Losses of the first part of a training, which would flatten the rest, may lie above the axes.
@@ -71,7 +71,7 @@ def draw_lines(data: Lines, colors: dict[str, str], size: Size) -> Drawing:
         canvas.tick_values(sorted({x for x in coordinates(data, "x") if x > 0}))
     for mark in data.marks:
         draw_mark(canvas, mark)
-    labels = [(y, line.label, colors[line.variant]) for line in labelled if (y := last_value(line)) is not None]
+    labels = [(end[1], line.label, colors[line.variant]) for line in labelled if (end := last_point(line))]
     canvas.label_right([*labels, *((yardstick.value, yardstick.label, SOFT) for yardstick in data.yardsticks)])
     canvas.label_axes(data.x_label, data.y_label)
     columns = ("series", data.x_label, data.y_label)
@@ -79,24 +79,33 @@ def draw_lines(data: Lines, colors: dict[str, str], size: Size) -> Drawing:
 
 
 def draw_line(ax: Axes, line: Line, color: str, data: Lines) -> None:
-    """Draw one line with its band; points that a logarithmic axis cannot show leave gaps."""
+    """Draw one line with its band, labelled with its end, or with each point of a line without strokes.
+
+    Points that a logarithmic axis cannot show leave gaps.
+    """
     x = [finite_or_nan(value, data.log_x) for value in line.x]
     y = [finite_or_nan(value, data.log_y) for value in line.y]
-    ax.plot(x, y, color=color, **LINE_STYLES[line.style])
+    pieces = [(x, y)] if line.style != "points" else zip(x, y, strict=True)
+    ends = [last_point(line)] if line.style != "points" else points(line)
+    for piece, end in zip(pieces, ends, strict=True):
+        artists = ax.plot(*piece, color=color, **LINE_STYLES[line.style])
+        if end:
+            name = line.label or line.variant.replace("_", " ")
+            label_on_hover(artists, f"{name}: {tick_text(end[1])} at {tick_text(end[0])}")
     if line.low:
         edges = [[finite_or_nan(value, data.log_y) for value in edge] for edge in (line.low, line.high)]
         ax.fill_between(x, *edges, color=color, alpha=0.15, linewidth=0)
 
 
 def draw_mark(canvas: Canvas, mark: Yardstick) -> None:
-    """Draw a vertical line with its label at the side that has more room."""
+    """Draw a vertical line with its label at the side that has more room, below a yardstick at the upper end."""
     ax = canvas.ax
     ax.axvline(mark.value, color=FOREGROUND, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
     if canvas.size.has_text:
         x = (ax.transData + ax.transAxes.inverted()).transform((mark.value, 0.0))[0]
         align, offset = ("right", -4) if x > 0.5 else ("left", 4)
         at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        ax.annotate(mark.label, (mark.value, 1), (offset, -2), ha=align, va="top", **at)
+        ax.annotate(mark.label, (mark.value, 1), (offset, -10), ha=align, va="top", **at)
 
 
 def points(line: Line) -> list[tuple[float | None, float | None]]:
@@ -104,9 +113,9 @@ def points(line: Line) -> list[tuple[float | None, float | None]]:
     return list(zip(line.x, line.y, strict=True))
 
 
-def last_value(line: Line) -> float | None:
-    """Return the y coordinate of the last point of a line."""
-    return next((y for x, y in reversed(points(line)) if x is not None and y is not None), None)
+def last_point(line: Line) -> tuple[float, float] | None:
+    """Return the last point of a line."""
+    return next(((x, y) for x, y in reversed(points(line)) if x is not None and y is not None), None)
 
 
 def coordinates(data: Lines, axis: str) -> list[float]:
@@ -126,7 +135,7 @@ def y_range(data: Lines) -> tuple[float, float]:
     low, high = min(values), max(values)
     starts = [start for line in data.lines if (start := value_after(line, EARLY)) is not None]
     if not data.log_x and "loss" in data.y_label and len(starts) == len(data.lines) and starts:
-        high = max(*starts, *[y for line in data.lines if (y := last_value(line)) is not None])
+        high = max(*starts, *[end[1] for line in data.lines if (end := last_point(line))])
     span = (high - low) or abs(high) or 1.0
     references = [yardstick.value for yardstick in data.yardsticks]
     near = [value for value in references if value == 0 or low - 0.6 * span <= value <= high + 0.6 * span]

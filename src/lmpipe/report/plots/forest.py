@@ -9,7 +9,7 @@ from lmpipe.analysis.finding import Effect, Forest
 from lmpipe.io.formatting import format_number
 from lmpipe.report.plots.canvas import CHARACTER, Canvas, Margins, Size, hide_y_axis, text_width
 from lmpipe.report.plots.palette import BACKGROUND, FOREGROUND, SOFT
-from lmpipe.report.plots.style import Drawing
+from lmpipe.report.plots.style import Drawing, label_on_hover
 from lmpipe.report.prose import format_range, format_signed
 
 ROW = 27.0
@@ -67,16 +67,21 @@ def draw_effect(ax: Axes, row: Effect, y: int, color: str, limit: float) -> None
     low, high = row.interval or (0.0, 0.0)
     if row.interval:
         ax.plot([max(low, -limit), min(high, limit)], [y, y], color=color, linewidth=1.6)
-    inside = [value for value in row.differences if abs(value) <= limit]
-    ax.plot(inside, [y + 0.2] * len(inside), "o", color=color, markersize=2.5, alpha=0.7)
+    for value in row.differences:
+        if abs(value) <= limit:
+            seed = ax.plot(value, y + 0.2, "o", color=color, markersize=2.5, alpha=0.7)
+            label_on_hover(seed, f"{row.label}, one seed: {format_signed(value)}")
     if row.difference is None:
         return
     if abs(row.difference) > limit:
         at = limit if row.difference > 0 else -limit
-        ax.plot([at], [y], ">" if at > 0 else "<", color=color, markersize=7, clip_on=False)
-        return
-    face = color if row.differs else BACKGROUND
-    ax.plot([row.difference], [y], "D", color=color, markersize=5.5, markerfacecolor=face, markeredgewidth=1.4)
+        mark = ax.plot([at], [y], ">" if at > 0 else "<", color=color, markersize=7, clip_on=False)
+    else:
+        face = color if row.differs else BACKGROUND
+        mark = ax.plot(
+            [row.difference], [y], "D", color=color, markersize=5.5, markerfacecolor=face, markeredgewidth=1.4
+        )
+    label_on_hover(mark, f"{row.label}: {numbers_text(row)}")
 
 
 def cut_at(rows: list[Effect]) -> float:

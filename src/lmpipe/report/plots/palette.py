@@ -90,11 +90,11 @@ def variants(data: Lines | RateCurves | Forest | Bars | Gantt) -> list[str]:
         case Forest():
             return [row.variant for row in data.rows]
         case Bars():
-            return list(data.groups)
+            return data.variants or list(data.groups)
         case Gantt():
             totals: Counter[str] = Counter()
             for span in data.spans:
                 totals[span.group] += span.end - span.start
-            return [group for group, _ in totals.most_common(len(HUES))]  # stages that take the most time
+            return [group for group, _ in totals.most_common(len(HUES) - 1)]  # stages that take the most time
         case unknown:
             assert_never(unknown)

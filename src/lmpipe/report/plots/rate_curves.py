@@ -10,7 +10,7 @@ from lmpipe.analysis.finding import RateCurve, RateCurves
 from lmpipe.io.formatting import format_number
 from lmpipe.report.plots.canvas import Canvas, Margins, Size, text_width, tick_width
 from lmpipe.report.plots.palette import SOFT
-from lmpipe.report.plots.style import Drawing
+from lmpipe.report.plots.style import Drawing, label_on_hover
 
 COLUMNS = ("variant", "peak learning rate", "final loss", "failed seeds", "seeds", "short run")
 ROW, STRIP_MARGIN = 15.0, 24.0
@@ -62,8 +62,10 @@ def draw_curve(ax: Axes, curve: RateCurve, color: str) -> None:
     ax.plot([point.max_lr for point in whole], medians, color=color, linewidth=1.6)
     for point in curve.points:
         face = "none" if point.is_short or point.num_failed else color
-        rates = [point.max_lr] * len(point.losses)
-        ax.plot(rates, point.losses, "o", color=color, markersize=3.2, markerfacecolor=face)
+        name = f"{curve.label}, rate {format_number(point.max_lr, 2)}{', short run' if point.is_short else ''}"
+        for loss in point.losses:
+            seed = ax.plot(point.max_lr, loss, "o", color=color, markersize=3.2, markerfacecolor=face)
+            label_on_hover(seed, f"{name}: {format_number(loss, 4)}")
 
 
 def draw_strip(canvas: Canvas, data: RateCurves, colors: Mapping[str, str]) -> None:

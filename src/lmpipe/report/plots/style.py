@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from lmpipe.io.files import atomic_write
@@ -53,6 +54,14 @@ STYLE = {
     "axes.facecolor": BACKGROUND,
     "savefig.facecolor": BACKGROUND,
 }
+# Start of the id of an artist with a label, which becomes a <title> in the SVG: browsers show it under the pointer.
+HOVER = "hover:"
+
+
+def label_on_hover(artists: Iterable[Artist], text: str) -> None:
+    """Give artists a label that browsers show under the pointer."""
+    for artist in artists:
+        artist.set_gid(HOVER + text)
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,8 @@ class Drawing:
             figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         writer = csv.writer(table, lineterminator="\n")
         writer.writerows([columns, *([csv_cell(value) for value in row] for row in rows)])
-        return cls(round_coordinates(svg.getvalue()), table.getvalue())
+        titled = re.sub(rf'<g id="{HOVER}([^"]*)">', r"<g><title>\1</title>", svg.getvalue())
+        return cls(round_coordinates(titled), table.getvalue())
 
     def table(self) -> list[list[str]]:
         """Return the header and the rows of the CSV text."""
