@@ -22,10 +22,12 @@ from lmpipe.planning.plan import load_plan, read_plan
 from lmpipe.planning.session import find_study
 from lmpipe.provenance.checksums import CHECKSUMS, read_checksums, verify
 from lmpipe.provenance.job_records import RECORD, StudyProvenance
+from lmpipe.report.prose import shared_names
 from lmpipe.study.problems import PROBLEMS
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from lmpipe.training.run_documents import BestRun
 from tests.support.browser import check_page
+from tests.support.prose_lint import lint
 from tests.support.work import planned_jobs
 from tests.support.workflow import ROOT, SMOKE, call_snakemake
 
@@ -70,6 +72,10 @@ def test_every_problem_is_answered(findings):
     assert set(findings) == {*PROBLEMS, "learning_rate_no_norm"}
     statuses = {problem: finding.status for problem, finding in findings.items()}
     assert set(statuses.values()) == {"answered"}, statuses
+
+
+def test_prose_of_a_trained_study_has_no_fault(results, findings):
+    assert lint(findings, shared_names(results.study)) == []
 
 
 def test_findings_say_everything_with_figures(findings):
