@@ -11,7 +11,7 @@ from lmpipe.analysis.problems import generic_experiment
 from lmpipe.analysis.problems.registry import compare_with_references
 from lmpipe.analysis.results import Results
 from lmpipe.planning.plan import load_plan
-from tests.support.fake_results import CORPORA, fabricate_study
+from tests.support.fake_results import CORPORA, change_summary, fabricate_study
 from tests.support.findings import ON_STORIES, find, value
 from tests.support.prose import render
 
@@ -74,6 +74,19 @@ def test_the_log_has_the_noise_of_seeds(fabricated):
     assert value(finding, "comparisons") == len(effects)
     assert value(finding, "resolved_together") == [*rejected, False].index(False)
     assert value(finding, "resolved_alone") == sum(p < 0.05 for p in p_values)
+
+
+def test_runs_are_paired_if_their_batches_and_initial_weights_are_equal(tmp_path):
+    sweep = {"learning_rate": ON_STORIES | {"sweep": {"max_lr": [0.01, 0.02]}}}
+    others = {
+        "batches_sha256": "1" * 64,
+        "init_digests": {"lm_head.weight": {"parameters": 4208, "sha256": "1" * 32}},
+    }
+    assert find("experiment_log", fabricate_study(tmp_path / "equal", sweep)).facts["is_paired"]
+    for column, digest in others.items():
+        results = fabricate_study(tmp_path / column, sweep)
+        change_summary(results, "learning_rate/max_lr=0.02/seed0", **{column: digest})
+        assert not find("experiment_log", results).facts["is_paired"]
 
 
 # --- experiments of another name --------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ def make_appendix(page: Page, results: Results, helpers: Sequence[str]) -> dict[
     settings = results.study.model_dump(mode="json", exclude_none=True)
     return {
         "runs": make_card(page, [RUNS]) if RUNS in page.problems else None,
+        "is_paired": RUNS in page.problems and page.problems[RUNS].facts.get("is_paired", False),
         "helpers": [make_card(page, [name]) for name in helpers],
         "times": times_view(page),
         "references": references,

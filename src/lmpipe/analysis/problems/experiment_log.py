@@ -29,7 +29,10 @@ def analyze(results: Results) -> Finding:
     return Finding(
         "answered",
         metrics | noise_metrics(results),
-        facts={"is_single_elsewhere": all(len(other.runs) == len(other.names()) for other in others)},
+        facts={
+            "is_single_elsewhere": all(len(other.runs) == len(other.names()) for other in others),
+            "is_paired": is_paired(runs),
+        },
         tables=[table(results, equal)],
     )
 
@@ -53,6 +56,18 @@ def totals(results: Results, runs: Sequence[Run], trained: Sequence[Run]) -> dic
         "failed_runs": Metric(sum(id(run) not in learned for run in trained), "runs", RUN_SUMMARIES),
         "total_tokens": Metric(sum(run.summary.tokens for run in trained), "tokens", RUN_SUMMARIES),
     }
+
+
+def is_paired(runs: Sequence[Run]) -> bool:
+    """Return True if runs with one seed saw the same batches and began with equal weights, by their digests."""
+    digests: dict[tuple[Any, ...], set[str]] = {}
+    for run in runs:
+        config, summary = run.config, run.summary
+        batches = config.tokens.train.sha256, config.training.batch_size, config.model.context_length, summary.steps
+        digests.setdefault((run.seed, *batches), set()).add(summary.batches_sha256)
+        for name, weights in summary.init_digests.items():
+            digests.setdefault((run.seed, name, weights.parameters), set()).add(weights.sha256)
+    return all(len(equal) == 1 for equal in digests.values())
 
 
 def noise_metrics(results: Results) -> dict[str, Metric]:
