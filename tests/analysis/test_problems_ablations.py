@@ -98,7 +98,9 @@ def test_models_of_unequal_size_name_the_difference(fabricated, tmp_path):
         change_summary(results, f"swiglu_ablation/silu/seed{seed}", parameters=294_970)
     finding = find("swiglu_ablation", results)
     assert value(finding, "parameter_difference") == pytest.approx(-0.1, abs=1e-4)
-    assert "10 % fewer parameters" in render("swiglu_ablation", finding)["caveat"]
+    blocks = render("swiglu_ablation", finding)
+    assert "10 % fewer parameters" in blocks["caveat"] and "equal size" not in blocks["answer"]
+    assert "equal size" in render("swiglu_ablation", equal)["answer"]
 
 
 def test_difference_by_tokens_is_paired_over_seeds(tmp_path):

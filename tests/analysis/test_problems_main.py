@@ -51,6 +51,13 @@ def test_a_rate_chosen_at_another_length_is_told(tmp_path):
         assert ("410,000 tokens" in render("main_experiment", finding)["caveat"]) == bool(chosen_at)
 
 
+def test_a_larger_vocabulary_is_the_reason_of_more_parameters_only_between_equal_shapes(fabricated, tmp_path):
+    runs = {"stories": {"corpus": "stories"}, "docs": {"corpus": "docs", "d_model": 128}}
+    unequal = find_in(tmp_path, "main_experiment", {"total_tokens": 2_048_000, "runs": runs})
+    for finding, is_reason in ((find("main_experiment", fabricated), True), (unequal, False)):
+        assert ("because" in render("main_experiment", finding)["caveat"]) is is_reason
+
+
 def test_the_model_is_placed_among_ngram_tables(tmp_path):
     results = fabricate_study(tmp_path, MAIN)
     fabricate_yardsticks(results, "stories", {2_048_000: NGRAMS})

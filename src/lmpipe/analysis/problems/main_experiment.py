@@ -74,6 +74,7 @@ def analyze(results: Results) -> Finding:
             "sides": [side_facts(side) for side in sides],
             "progress": progress_texts(results, sides[0].corpus),
             "size_ratio": max(sizes) / min(sizes),
+            "is_same_shape": len({repr(side.group.model.model_copy(update={"vocab_size": 1})) for side in sides}) == 1,
             "largest": max(sides, key=lambda side: side.group.parameters).label,
             "tokens_per_parameter": sides[0].run.summary.tokens / sizes[0],
             "rate_tokens": rate_tokens(results, sides[0].run),
