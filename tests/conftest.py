@@ -5,6 +5,7 @@ They import what they need themselves: pytest-xdist's controller, which runs no 
 
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import copytree
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # Garbage collections would find none while tests are collected, and take a fifth of that time.
 gc.disable()
+# Processes of the workers and of their tests compile lmpipe and the tests once, not each on its own.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Several workers use all cores already; tests of threads ask for theirs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Long files, and packages with such files. Several workers start with them, so that none runs alone in the end;

@@ -2,6 +2,8 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +14,8 @@ from lmpipe.provenance import environment as environment_module
 from lmpipe.provenance.code_digest import code_digest
 from lmpipe.provenance.environment import commit, environment, peak_memory_bytes
 
+READ_SOURCE = digest_module.read_source.__wrapped__
+
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
@@ -20,17 +24,22 @@ def package(tmp_path, monkeypatch):
     shutil.copytree(digest_module.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(digest_module, "PACKAGE", copy)
     monkeypatch.setattr(environment_module, "PACKAGE", copy)
+    monkeypatch.setattr(digest_module, "read_source", lambda path: parse(path.read_text("utf-8")))
     return copy
 
 
+@cache
+def parse(text):
+    """Parse a source file, once for all copies."""
+    return READ_SOURCE(SimpleNamespace(read_text=lambda encoding: text))
+
+
 def digest(*names):
-    for cached in (digest_module.read_source, digest_module.data_digest):
-        cached.cache_clear()
+    digest_module.data_digest.cache_clear()
     return code_digest(*names)
 
 
 def digests_of_stages():
-    digest()
     return {stage.rule: code_digest(*stage.code) for stage in STAGES}
 
 

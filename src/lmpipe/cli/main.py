@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache
 
 from lmpipe import __version__
 from lmpipe.cli import report_commands, study_commands, tokenizer_commands, training_commands
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(f"lmpipe {args.command}: {where}{SYSTEM_ERRORS.get(error.errno, error.strerror or error)}")
 
 
+@cache
 def make_parser() -> Parser:
     """Return the parser with all subcommands."""
     parser = Parser(
