@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lmpipe.analysis.results import Results
     from tests.support.workflow import Clone
 
+# Tests end processes, and never the machine: their files need not reach the disk.
+os.fsync = lambda descriptor: None
 # Garbage collections would find none while tests are collected, and take a fifth of that time.
 gc.disable()
 # Processes of the workers and of their tests compile lmpipe and the tests once, not each on its own.

@@ -107,7 +107,6 @@ READS = {
     "plot-experiment": {f"{RUN}/metrics.csv": "csv", f"{RUN}/config.json": "json"},
     "analyze": {
         f"{RUN}/summary.json": "json",
-        f"{CORPUS}/corpus.json": "json",
         f"{TOKENIZER}/training.json": "json",
         f"{RESULTS}/tokenizer_experiments.json": "json",
         f"{RESULTS}/unicode.json": "json",
@@ -121,6 +120,7 @@ READS = {
     "report": {
         f"{RESULTS}/findings.json": "json",
         f"{RUN}/provenance.json": "json",
+        f"{CORPUS}/corpus.json": "json",
     },
     "collect-provenance": {f"{TOKENIZER}/provenance.json": "json"},
     "verify": {f"{RESULTS}/SHA256SUMS": "text"},
@@ -128,7 +128,7 @@ READS = {
     "compare": {f"{RESULTS}/findings.json": "json", f"{RESULTS}/provenance.json": "json"},
 }
 # Inputs without which a command works: a problem is then reported as missing.
-OPTIONAL = {"analyze": READS["analyze"].keys() - {f"{RUN}/summary.json", f"{CORPUS}/corpus.json"}}
+OPTIONAL = {"analyze": READS["analyze"].keys() - {f"{RUN}/summary.json"}}
 
 
 def command(name: str) -> list[str]:

@@ -89,6 +89,7 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
 def commit() -> tuple[str | None, bool | None]:
     """Return the commit of the code, and whether its tree has changes; None for a package that git does not track."""
     try:
