@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -408,12 +409,17 @@ def test_standard_output_takes_characters_outside_its_encoding():
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_standard_output_on_a_full_disk():
+@pytest.mark.parametrize(
+    "arguments",
+    [["generate", "--run", RUN, "--max-new-tokens", "3", "--prompt", "the"], ["estimate", STUDY_FILE], ["--help"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_standard_output_on_a_full_disk(arguments):
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "wb") as full:
-        arguments = ["generate", "--run", RUN, "--max-new-tokens", "3", "--prompt", "the"]
-        done = lmpipe(arguments, stdout=full, stderr=subprocess.PIPE, text=True)
+        done = lmpipe(arguments, stdout=full, stderr=subprocess.PIPE, text=True, env=buffered)
     assert done.returncode == 1
-    assert done.stderr.startswith("lmpipe generate: standard output: ") and done.stderr.count("\n") == 1
+    assert re.fullmatch(r"lmpipe[a-z ]*: standard output: .*\n", done.stderr)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

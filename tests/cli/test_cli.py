@@ -55,6 +55,16 @@ def test_wrong_number_is_named(capsys, option, value):
     assert option in message and repr(value) in message and message.count("\n") == 1
 
 
+def test_interrupted_command_ends_with_one_line(capsys, monkeypatch):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmpipe.planning.plan.read_plan", interrupt)
+    with pytest.raises(SystemExit) as caught:
+        main(["estimate", "study.yaml"])
+    assert (caught.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
 def test_tokenizer_from_text_to_tokens(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = "the cat and the hat\n<|endoftext|>\n" * 50

@@ -128,6 +128,13 @@ def test_another_text_in_place_is_reported_and_stays(server, path, text):
     assert server.requests == []
 
 
+def test_folder_in_place_of_the_text_is_refused(server, path):
+    path.mkdir(parents=True)
+    with pytest.raises(InputError, match="is a directory"):
+        download(declare(server, keys=()), path)
+    assert server.requests == []
+
+
 # --- interruptions, busy servers and wrong answers that the download survives
 
 

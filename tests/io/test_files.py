@@ -3,6 +3,7 @@ import os
 import threading
 
 import pytest
+from pydantic_core import from_json
 
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, copy_atomic, read_json, sha256_of, write_json
@@ -84,6 +85,12 @@ def test_json_round_trip(tmp_path):
     value = {"text": "Zoë", "number": 0.1, "nothing": None}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == value
+
+
+def test_json_with_a_lone_surrogate_is_one_that_every_reader_takes(tmp_path):
+    write_json(tmp_path / "a.json", {"path": "\udcff.bin", "\ud800": 1})
+    expected = {"path": "\\udcff.bin", "\\ud800": 1}
+    assert from_json((tmp_path / "a.json").read_bytes()) == read_json(tmp_path / "a.json") == expected
 
 
 def test_json_refuses_what_is_not_json(tmp_path):

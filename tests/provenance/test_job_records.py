@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -98,6 +99,15 @@ def test_record_has_command_settings_and_code(tokens):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", record["started_at"])
     assert 0 < record["wall_seconds"] < 60
     assert record["peak_memory_bytes"] > 10**7
+
+
+def test_file_whose_name_is_not_utf8_leaves_a_record_that_can_be_read(tokens, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text, counts = Path(os.fsdecode(b"\xff.txt")), os.fsdecode(b"\xfe.npz")
+    text.write_bytes((tokens / "train.txt").read_bytes())
+    for _ in range(2):
+        main(["count-pretokens", "--text", str(text), "--output", counts])
+    assert JobRecord.read(record_path(counts)).arguments["text"] == "\\udcff.txt"
 
 
 def test_only_records_depend_on_time_and_failures_leave_none(tokens, monkeypatch):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -10,7 +11,8 @@ from lmpipe import __version__
 from lmpipe.cli import report_commands, study_commands, tokenizer_commands, training_commands
 from lmpipe.cli.arguments import Args, Command, Parser, fail
 from lmpipe.errors import InputError
-from lmpipe.io.files import STANDARD_OUTPUT
+from lmpipe.io.files import DISK_FULL_ERRNOS, STANDARD_OUTPUT
+from lmpipe.io.progress import log
 
 COMMAND_MODULES = (study_commands, tokenizer_commands, training_commands, report_commands)
 # Problem and remedy of the system's errors.
@@ -30,19 +32,29 @@ SYSTEM_ERRORS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one subcommand. Bad input ends the process with one line on standard error and exit code 1."""
     prepare_streams()
-    args = make_parser().parse_args(arguments)
+    name = "lmpipe"
     try:
-        run_command(args)
+        try:
+            args = make_parser().parse_args(arguments)
+            name = f"lmpipe {args.command}"
+            run_command(args)
+        finally:
+            sys.stdout.flush()  # the interpreter's own flush would fail with exit code 120
     except InputError as error:
-        fail(f"lmpipe {args.command}: {error}")
+        fail(f"{name}: {error}")
+    except KeyboardInterrupt:
+        log("interrupted")
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
-        discard_standard_output()  # or the interpreter's last flush fails, too
+        discard_standard_output()
         sys.exit(1)
     except OSError as error:
-        if error.filename == STANDARD_OUTPUT:
+        # An error about a file names it.
+        where = error.filename or (STANDARD_OUTPUT if error.errno in DISK_FULL_ERRNOS else "")
+        if where == STANDARD_OUTPUT:
             discard_standard_output()
-        where = f"{error.filename}: " if error.filename else ""
-        fail(f"lmpipe {args.command}: {where}{SYSTEM_ERRORS.get(error.errno, error.strerror or error)}")
+        problem = SYSTEM_ERRORS.get(error.errno, error.strerror or str(error))
+        fail(": ".join(filter(None, [name, str(where), problem])))
 
 
 @cache

@@ -1,5 +1,6 @@
 """Commands for texts: downloads, corpora, tokenizers and token files."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,11 @@ if TYPE_CHECKING:
 
 TEXT = argument("--text", required=True, help="text file")
 TOKEN_FILE = argument("--output", required=True, help=".bin file; the .json file beside it describes it")
+
+
+def folder_name(path: str | Path) -> str:
+    """Return the name of a folder, also if its path is relative, such as `.`."""
+    return Path(os.path.abspath(path)).name
 
 
 @command(
@@ -84,7 +90,7 @@ def train_bpe(args: Args) -> "JobResult":
     from lmpipe.provenance.job_records import JobResult
     from lmpipe.tokenizer.bpe_training import train_tokenizer
 
-    train_tokenizer(args.counts, args.output, Path(args.output).name, args.corpus, args.vocab_size)
+    train_tokenizer(args.counts, args.output, folder_name(args.output), args.corpus, args.vocab_size)
     return JobResult(Path(args.output), [*args.counts, *(Path(counts).with_suffix(".json") for counts in args.counts)])
 
 
@@ -103,7 +109,7 @@ def encode(args: Args) -> "JobResult":
 
     folder, info_path = Path(args.tokenizer), Path(args.output).with_suffix(".json")
     tokenizer = Tokenizer.from_folder(folder)
-    encode_file(args.text, tokenizer, args.output, info_path, folder.name, args.shard, args.shards)
+    encode_file(args.text, tokenizer, args.output, info_path, folder_name(folder), args.shard, args.shards)
     return JobResult(Path(args.output), [args.text, folder])
 
 

@@ -111,6 +111,8 @@ def already_downloaded(text: TextFile, path: Path) -> bool:
     """Return True if the text is at `path`; raise InputError if another one is there, and leave it alone."""
     if not path.exists():
         return False
+    if not path.is_file():
+        raise InputError(path, f"is a {'directory' if path.is_dir() else 'device'}", "name another path")
     verify_file(text, path)
     log(f"{path}: is there already, as declared")
     return True

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from lmpipe.errors import BUILD, REBUILD, InputError
 from lmpipe.io.progress import log
 
 CHUNK_BYTES = 1 << 20
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 STANDARD_OUTPUT = "standard output"
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_ERRNOS = DISK_FULL_ERRNOS | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.EISDIR}
@@ -121,8 +123,9 @@ def write_json(path: str | Path, value: Any) -> None:
 def json_bytes(value: Any) -> bytes:
     """Return the bytes that `write_json` writes for a value."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # A lone surrogate, which UTF-8 cannot hold, becomes the escape that JSON has for it.
-    return text.encode("utf-8", "backslashreplace")
+    # UTF-8 cannot hold a lone surrogate, as in the path of a file that is not UTF-8, and pydantic refuses its escape in
+    # JSON: it becomes the text of the escape.
+    return LONE_SURROGATE.sub(lambda match: rf"\\u{ord(match[0]):04x}", text).encode()
 
 
 def read_json(path: str | Path) -> Any:

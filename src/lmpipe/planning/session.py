@@ -82,7 +82,10 @@ def read_study(results: str | Path) -> tuple[Plan, StudyPaths]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = f"is not valid YAML ({' '.join(str(error).split())})"
         raise InputError(paths.study_file, problem, f"delete it and {RUN_ONCE}") from None
-    return load_plan(settings, str(paths.study_file)), paths
+    try:
+        return load_plan(settings, str(paths.study_file)), paths
+    except InputError as error:  # of another version of lmpipe, or damaged: no user writes this file
+        raise InputError(error.where, error.problem, f"delete it and {RUN_ONCE}") from None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ URL = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?/[!-~]{1,2000}")
 # shows bytes that are not text as lone surrogates, which no JSON in UTF-8 can hold.
 FORBIDDEN_PATH = re.compile(r"-|.*[{}<>\x00\ud800-\udfff]", re.DOTALL)
 MAX_FILENAME_CHARACTERS = 100
+SHA256 = "^[0-9a-f]{64}$"
 
 
 def validate_url(url: str) -> str:
@@ -47,6 +48,15 @@ def validate_url(url: str) -> str:
             "correct the address; spaces and accented letters are written as %20 and the like",
         )
     return url
+
+
+def validate_sha256(digest: str) -> str:
+    """Return a SHA-256 in hexadecimal."""
+    if not re.fullmatch(SHA256, digest):
+        raise InvalidValueError(
+            f"is {short_repr(digest)}", "use 64 hexadecimal digits in lower case, as sha256sum prints"
+        )
+    return digest
 
 
 def installed_package(package: str) -> str:
@@ -130,7 +140,7 @@ class TextFile(Settings):
     """`https://...`, or `file:PATH`, relative to the folder where the workflow runs."""
     bytes: PositiveInt | None = None
     """Size of the file at the address."""
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    sha256: Annotated[str, AfterValidator(validate_sha256), Field(json_schema_extra={"pattern": SHA256})] | None = None
     """Checksum of the decompressed text."""
     text_bytes: PositiveInt | None = None
     """Size of the decompressed text."""
