@@ -47,7 +47,6 @@ rule plot_experiment:
 
 rule analyze:
     input:
-        corpora=expand("<results>/corpora/{corpus}/corpus.json", corpus=STUDY.corpora),
         training=expand("<results>/tokenizers/{tokenizer}/training.json", tokenizer=PLAN.tokenizers),
         tokens=expand("<results>/tokens/{tokenizer}/{split}.json", tokenizer=PLAN.tokenizers, split=["train", "valid"]),
         evaluation="<results>/tokenizer_experiments.json",
