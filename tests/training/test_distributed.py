@@ -28,6 +28,7 @@ from tests.support.training_runs import (
 )
 
 RUN = tiny_run(total_tokens=64 * 60)
+FAIL_AS_FIRST = "import os, time; os.environ['RANK'] == '0' and os.kill(os.getpid(), 9)"
 
 
 @pytest.fixture
@@ -68,6 +69,13 @@ def relaunch(run, results, output, **options):
     train(run, results, output, **options)
 
 
+def relaunch_code(code, log):
+    """Run Python code in two processes of torchrun, which this one becomes."""
+    write_to(log)
+    sys.orig_argv = [sys.executable, "-c", code]
+    distributed.relaunch(2, threads=1)
+
+
 def launch(run, results, output, **options):
     """Train a run in two processes below this one, as torchrun does, but forked; exit as the first one."""
     write_to(output.with_suffix(".log"))
@@ -85,6 +93,7 @@ def launch(run, results, output, **options):
 
 def train_rank(rank, port, run, results, output, is_new=True, **options):
     """Train as one of two processes; check if the run is trained now."""
+    distributed.PARENT_POLL_SECONDS = 0.1
     os.environ |= {LAUNCHED: "test", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
     assert train(run, results, output, **options) is is_new
@@ -121,25 +130,25 @@ def test_resume_of_two_processes_is_byte_identical(study, start, uninterrupted):
     assert summary_of(study / "run")["num_resumes"] == 2
 
 
-def test_torchrun_saves_after_sigterm_resumes_and_ends_all_if_one_process_fails(study, start, uninterrupted):
+def test_torchrun_saves_after_sigterm_and_resumes(study, start, uninterrupted):
     process = start(relaunch, RUN, study, study / "run", checkpoint_seconds=0)
     wait_for_checkpoint(process, study)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 128 + signal.SIGTERM
-    assert "interrupted after step" in (study / "run.log").read_text()
-    process = start(relaunch, RUN, study, study / "run", checkpoint_seconds=0)
-    wait_for_checkpoint(process, study)
-    (rank,) = (child for child in processes_of(process)[:-1] if child.environ().get("RANK") == "0")
-    rank.kill()
-    killed = time.monotonic()
-    assert process.wait(60) == 128 + signal.SIGKILL
-    assert time.monotonic() - killed < 15
-    assert processes_of(process) == []
-    log = (study / "run.log").read_text()
-    assert "resuming from step" in log and "Traceback" not in log
     assert start(launch, RUN, study, study / "run").wait(60) == 0
+    log = (study / "run.log").read_text()
+    assert "interrupted after step" in log and "resuming from step" in log and "Traceback" not in log
     assert_same_result(study / "run", uninterrupted)
-    assert summary_of(study / "run")["num_resumes"] == 2
+    assert summary_of(study / "run")["num_resumes"] == 1
+
+
+def test_torchrun_ends_all_if_one_process_fails(start, tmp_path):
+    started = time.monotonic()
+    process = start(relaunch_code, f"{FAIL_AS_FIRST}; time.sleep(60)", tmp_path / "log")
+    assert process.wait(60) == 128 + signal.SIGKILL
+    assert time.monotonic() - started < 30
+    assert processes_of(process) == []
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 def test_process_that_loses_the_others_ends(study, start):
