@@ -92,11 +92,12 @@ def launch(run, results, output, **options):
 
 
 def train_rank(rank, port, run, results, output, is_new=True, **options):
-    """Train as one of two processes; check if the run is trained now."""
+    """Train as one of two processes; check if the run is trained now, and that no compiler is loaded for seconds."""
     distributed.PARENT_POLL_SECONDS = 0.1
     os.environ |= {LAUNCHED: "test", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
     assert train(run, results, output, **options) is is_new
+    assert "torch._dynamo" not in sys.modules
 
 
 def processes_of(process):

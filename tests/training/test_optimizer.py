@@ -1,5 +1,4 @@
 import math
-import sys
 
 import pytest
 import torch
@@ -8,9 +7,6 @@ from torch import nn
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training.optimizer import AdamW, clip_coefficient, cosine_lr, grad_norm
-from lmpipe.training.run import train
-from tests.support.forked import ForkedProcess
-from tests.support.tiny_study import make_tiny_study, tiny_run
 
 CONFIG = ModelConfig(context_length=16, d_model=32, d_ff=64, num_layers=2, num_heads=4, vocab_size=40)
 TRAINING = TrainingSettings(total_tokens=1, batch_size=1, max_lr=0.01, weight_decay=0.1, betas=(0.8, 0.97), eps=1e-3)
@@ -44,16 +40,6 @@ def test_adamw_equals_torchs_where_only_matrices_decay(fused, norm):
         reference.step()
     for parameter, expected in zip(lmpipe_model.parameters(), torch_model.parameters(), strict=True):
         torch.testing.assert_close(parameter.detach(), expected.detach(), atol=1e-14, rtol=1e-12)
-
-
-def train_without_the_compiler(results):
-    """Train a run in a process that has loaded nothing but the trainer; it would cost every run two seconds."""
-    train(tiny_run(total_tokens=64), results, results / "run", device="cpu")
-    assert "torch._dynamo" not in sys.modules
-
-
-def test_a_run_does_not_load_the_compiler(tmp_path):
-    assert ForkedProcess(train_without_the_compiler, make_tiny_study(tmp_path / "results")).wait(60) == 0
 
 
 @pytest.mark.parametrize(
