@@ -1,6 +1,7 @@
 """Generated documentation is current, and the shipped studies are valid by their JSON Schema."""
 
 import copy
+from functools import cache
 
 import jsonschema
 import pytest
@@ -9,6 +10,12 @@ import yaml
 from tests.support.generated_docs import ROOT, generated, study_schema
 
 STUDIES = sorted((ROOT / "config").glob("*.yaml"))
+
+
+@cache
+def validator():
+    jsonschema.Draft202012Validator.check_schema(study_schema())
+    return jsonschema.Draft202012Validator(study_schema())
 
 
 def test_generated_documentation_is_current():
@@ -20,7 +27,7 @@ def test_generated_documentation_is_current():
 def test_shipped_study_is_valid_by_the_schema(path):
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# yaml-language-server: $schema=study.schema.json\n")
-    jsonschema.validate(yaml.safe_load(text), study_schema())
+    validator().validate(yaml.safe_load(text))
 
 
 @pytest.mark.parametrize(
@@ -40,4 +47,4 @@ def test_schema_refuses_a_wrong_study(keys, value):
         block = block[key]
     block[keys[-1]] = value
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(study, study_schema())
+        validator().validate(study)

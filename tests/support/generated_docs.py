@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -57,14 +58,21 @@ def attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:
     for cls in [ModelSettings, TrainingSettings, *reversed(model.__mro__)]:
         if not issubclass(cls, BaseModel) or not cls.__module__.startswith("lmpipe") or cls.__name__ == "Overrides":
             continue
-        (definition,) = ast.parse(inspect.getsource(cls).strip()).body
-        for statement, below in zip(definition.body, definition.body[1:], strict=False):
-            if isinstance(statement, ast.AnnAssign) and isinstance(below, ast.Expr):
-                texts[statement.target.id] = " ".join(ast.literal_eval(below.value).split())
+        texts |= own_docstrings(cls)
     return texts | (EXTRA_OVERRIDES if issubclass(model, ExperimentSettings) else {})
 
 
 @cache
+def own_docstrings(cls: type[BaseModel]) -> dict[str, str]:
+    """Return the docstring below each key that a model adds to its bases."""
+    (definition,) = ast.parse(inspect.getsource(cls).strip()).body
+    return {
+        statement.target.id: " ".join(ast.literal_eval(below.value).split())
+        for statement, below in pairwise(definition.body)
+        if isinstance(statement, ast.AnnAssign) and isinstance(below, ast.Expr)
+    }
+
+
 def study_schema() -> dict[str, Any]:
     """Return the JSON Schema of study files, with a description of each key."""
     schema = Study.model_json_schema()
