@@ -27,7 +27,6 @@ DISK_BYTES = 4 << 20
 PAGE_BYTES = 4096
 LACKS = r"does not fit \(.*\): ([\d,]+) of ([\d,]+) bytes are missing"
 LACKS_MORE = r"does not fit \(.*\): [\d,]+ bytes were written"
-REMEDY = "; free some space and repeat the command"
 
 
 @contextlib.contextmanager

@@ -40,6 +40,7 @@ def digest(*names):
 
 
 def digests_of_stages():
+    digest()
     return {stage.rule: code_digest(*stage.code) for stage in STAGES}
 
 
@@ -131,6 +132,13 @@ def test_init_cli_io_and_provenance_change_no_digest(package):
     for path in {*inits, *others, package / "errors.py"}:
         append(path, "\n\nNEW = 1\n")
     assert digests_of_stages() == before
+
+
+def test_word_of_a_story_changes_the_digest_of_make_corpus_alone(package):
+    before = digests_of_stages()
+    edit(package / "data/sources/story_text/words.yaml", "treasure hunt,", "treasure map,")
+    after = digests_of_stages()
+    assert {rule for rule in after if after[rule] != before[rule]} == {"make_corpus"}
 
 
 def test_templates_count_by_content(package):

@@ -47,21 +47,16 @@ def report(reported):
 
 
 @pytest.fixture(scope="module")
-def pages(browser, report):
-    """Open the report at a width and in a colour scheme, once."""
+def view(browser, report):
+    """Show the report at a width and in a colour scheme, folded; it is opened once for each."""
     with ExitStack() as stack:
-        yield cache(lambda width, scheme: stack.enter_context(opened(browser, report, width, scheme)))
+        pages = cache(lambda *view: stack.enter_context(opened(browser, report, *view)))
 
+        def show(width=1440, scheme="light"):
+            open_details(page := pages(width, scheme), False)
+            return page
 
-@pytest.fixture
-def view(pages):
-    """Show the report at a width and in a colour scheme, with all that can be folded folded."""
-
-    def show(width=1440, scheme="light"):
-        open_details(page := pages(width, scheme), False)
-        return page
-
-    return show
+        yield show
 
 
 @pytest.fixture
