@@ -20,8 +20,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-from transformers.utils import logging
 
 from lmpipe.data.sources.stories import stories
 from lmpipe.generation.huggingface import llama_files
@@ -73,7 +71,7 @@ class Contest:
         options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if temperature:
             options = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-        set_seed(seed)
+        torch.manual_seed(seed)
         inputs = self.llama_tokenizer(self.prompts, return_tensors="pt", return_token_type_ids=False)
         options |= {"max_new_tokens": self.new_tokens, "cache_implementation": cache}
         new_ids = self.llama.generate(**inputs, **options)[:, inputs.input_ids.shape[1] :].tolist()
@@ -101,6 +99,8 @@ def sample(logits: torch.Tensor, top_p: float, generator: torch.Generator) -> to
 
 def prepare(config: ModelConfig, batch: int, folder: str) -> Contest:
     """Load a random model everywhere; its tokenizer has no end of text, so that no continuation ends early."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # which takes a second to load
+
     text = Path(folder, "stories.txt")
     text.write_text("\n".join(islice(stories(DOCUMENTS, 0), DOCUMENTS)), encoding="utf-8")
     tokenizer = Tokenizer(*train_bpe(str(text), config.vocab_size, []))
@@ -153,6 +153,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="turns of each pair (default: 5)")
     args, machine = parser.parse_args(), hardware()
     torch.set_num_threads(1)
+    from transformers.utils import logging
+
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     config = read_plan(args.study).models["study"]

@@ -2,22 +2,16 @@
 
 import pytest
 
+from benchmarks import generation
+from benchmarks.generation import SETTINGS, compare, prepare
 from lmpipe.study.settings import ModelConfig
 
 CONFIG = ModelConfig(context_length=48, d_model=32, d_ff=80, num_layers=2, num_heads=4, vocab_size=300)
 
 
 @pytest.fixture(scope="module")
-def generation():
-    """Return the benchmark, which loads transformers."""
-    from benchmarks import generation
-
-    return generation
-
-
-@pytest.fixture(scope="module")
-def contest(generation, tmp_path_factory):
-    return generation.prepare(CONFIG, 2, str(tmp_path_factory.mktemp("contest")))
+def contest(tmp_path_factory):
+    return prepare(CONFIG, 2, str(tmp_path_factory.mktemp("contest")))
 
 
 def test_greedy_continuations_agree_with_both_caches_of_transformers_and_without_a_cache(contest):
@@ -29,17 +23,17 @@ def test_greedy_continuations_agree_with_both_caches_of_transformers_and_without
         assert continuations == contest.transformers(cache, 0.0, 1.0, seed=0)
 
 
-def test_sampled_continuations_have_equal_lengths(generation, contest):
+def test_sampled_continuations_have_equal_lengths(contest):
     for sample in (contest.lmpipe, contest.uncached, lambda *options: contest.transformers("dynamic", *options)):
-        first, second = sample(*generation.SETTINGS["sampled"], 1)
+        first, second = sample(*SETTINGS["sampled"], 1)
         assert len(first) == len(second) == contest.new_tokens
         assert first != second
 
 
-def test_row_has_both_rates_and_other_greedy_tokens_end_the_contest(generation, contest, monkeypatch):
+def test_row_has_both_rates_and_other_greedy_tokens_end_the_contest(contest, monkeypatch):
     monkeypatch.setattr(generation, "MIN_SECONDS", 0)
-    cells = generation.compare(contest, "uncached", "greedy", 1).split(" | ")
+    cells = compare(contest, "uncached", "greedy", 1).split(" | ")
     assert cells[:2] == ["| greedy", "uncached"] and len(cells) == 5
     monkeypatch.setattr(contest, "uncached", lambda *options: [[0], [0]])
     with pytest.raises(SystemExit):
-        generation.compare(contest, "uncached", "greedy", 1)
+        compare(contest, "uncached", "greedy", 1)

@@ -53,15 +53,6 @@ def unexpected_url(request: Request, path: Path) -> list[str]:
     return [] if is_own else [f"request: {request.url}"]
 
 
-def check_page(browser: Browser, path: Path) -> list[str]:
-    """Open a report in every view; return its problems."""
-    problems = []
-    for width, scheme in VIEWS:
-        with opened(browser, path, width, scheme) as page:
-            problems += [f"{width} px, {scheme}: {problem}" for problem in problems_of(page)]
-    return problems
-
-
 def problems_of(page: Page) -> list[str]:
     """Return the problems of a report in one view."""
     scroll_width = page.evaluate("document.documentElement.scrollWidth")

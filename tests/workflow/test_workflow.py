@@ -26,7 +26,7 @@ from lmpipe.report.prose import shared_names
 from lmpipe.study.problems import PROBLEMS
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from lmpipe.training.run_documents import BestRun
-from tests.support.browser import check_page
+from tests.support.browser import VIEWS, opened, problems_of
 from tests.support.prose_lint import lint
 from tests.support.work import planned_jobs
 from tests.support.workflow import ROOT, SMOKE, call_snakemake
@@ -95,7 +95,9 @@ def test_gpt2_xl_is_exact(findings):
 
 def test_the_report_is_small_and_works_in_a_browser(browser, results):
     assert (results.folder / "report.html").stat().st_size < 3_000_000
-    assert check_page(browser, results.folder / "report.html") == []
+    for view in VIEWS:
+        with opened(browser, results.folder / "report.html", *view) as page:
+            assert problems_of(page) == [], view
 
 
 def forced(command):
