@@ -1,6 +1,7 @@
 """Entry point of the command line: parsing, exit codes, errors in one line, records of provenance."""
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -98,7 +99,8 @@ def prepare_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-    sys.stdout.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # and not a caller's io.StringIO, which takes any character
+        sys.stdout.reconfigure(errors="replace")
 
 
 def discard_standard_output() -> None:
