@@ -72,6 +72,13 @@ def test_the_model_is_placed_among_ngram_tables(tmp_path):
     assert table["transformer"][0] == value(finding, "simple_validation_loss")
 
 
+def test_a_poor_table_of_high_order_does_not_count_as_passed(tmp_path):
+    results = fabricate_study(tmp_path, MAIN)
+    fabricate_yardsticks(results, "stories", {2_048_000: NGRAMS | {5: 9.0}})
+    stories, _ = find("main_experiment", results).facts["sides"]
+    assert (stories["passed"], stories["ahead"]) == ("bigram", "3-gram")
+
+
 def test_the_hero_ends_at_the_loss_of_the_table(tmp_path):
     results = fabricate_study(tmp_path, MAIN | {"no_pos_emb": EXPERIMENTS["no_pos_emb"] | {"max_lr": 0.01}})
     fabricate_yardsticks(results, "stories", {2_048_000: NGRAMS})

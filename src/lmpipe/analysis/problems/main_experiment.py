@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from pydantic import JsonValue
 
@@ -138,17 +139,19 @@ def bits_interval(side: CorpusResult) -> tuple[float, float] | None:
 
 
 def side_facts(side: CorpusResult) -> dict[str, JsonValue]:
-    """Return the facts of one corpus: its losses, the best n-gram table that the model beats, and the next one."""
-    names = {order: ORDER_NAMES[order] for order in side.ngrams}
-    passed = [name for order, name in names.items() if side.group.center < side.ngrams[order]]
-    ahead = [name for name in names.values() if name not in passed]
+    """Return the facts of one corpus: its losses, and the n-gram tables that the model passes until one is ahead.
+
+    On few tokens the tables of high order are worse than the 3-gram's; to beat only those is no progress.
+    """
+    passed = list(takewhile(lambda order: side.group.center < side.ngrams[order], side.ngrams))
+    ahead = [order for order in side.ngrams if order not in passed]
     return {
         "key": side.key,
         "label": side.label,
         "bits": side.per_byte.center,
         "num_seeds": side.group.num_seeds,
-        "passed": passed[-1] if passed else None,
-        "ahead": ahead[0] if ahead else None,
+        "passed": ORDER_NAMES[passed[-1]] if passed else None,
+        "ahead": ORDER_NAMES[ahead[0]] if ahead else None,
     }
 
 
