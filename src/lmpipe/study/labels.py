@@ -12,8 +12,6 @@ from lmpipe.study.schema import Study
 from lmpipe.study.settings import ModelSettings
 
 BASELINE = "baseline"
-# Named runs whose sweep says it all.
-PLAIN_RUNS = ("", BASELINE, "grid")
 # Values with a name in the literature: the name, and the colour key of a model that differs from the study's in them.
 WORDS = {
     ("norm", "pre"): ("pre-norm", "pre_norm"),
@@ -57,15 +55,18 @@ def experiment_label(study: Study, experiment: str) -> str:
 
 
 def run_label(study: Study, experiment: str, run: str) -> str:
-    """Return the name of a run in its experiment, such as "post-norm" or "batch 16, half the square-root rate"."""
+    """Return the name of a run in its experiment, such as "post-norm" or "batch 16, half the square-root rate".
+
+    Runs that differ from the study in swept settings alone are named by these.
+    """
     variant = find_variant(study, experiment, run)
     settings, point = variant.settings, setting_words(study, variant.point)
     if settings.label:
         return ", ".join([settings.label, *point])
     if words := setting_words(study, settings.overrides()):
         return ", ".join([*words, *point])
-    name = variant.run.replace("_", " ")
-    return ", ".join(point) if point and variant.run in PLAIN_RUNS else ", ".join([name or BASELINE, *point])
+    name = [variant.run.replace("_", " ") or BASELINE] if settings.overrides() or not point else []
+    return ", ".join([*name, *point])
 
 
 def setting_words(study: Study, settings: Mapping[str, Any]) -> list[str]:
