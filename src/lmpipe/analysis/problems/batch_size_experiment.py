@@ -168,7 +168,7 @@ def size_facts(sizes: Sequence[BatchSize], tied: list[int], noise: SeedNoise | N
         "sizes": names,
         "tied": tied,
         "worse": [name for name in names if name not in tied],
-        "is_bracketed": names[0] < tied[0] and tied[-1] < names[-1],
+        "is_bracketed": (names[0] == 1 or names[0] < tied[0]) and tied[-1] < names[-1],
         "border": [size.batch_size for size in sizes if len(size.sweep.points) > 1 and size.sweep.is_at_border],
         "untuned": [size.batch_size for size in sizes if len(size.sweep.points) == 1],
         "num_seeds": max(size.best.num_seeds for size in sizes),
