@@ -82,9 +82,3 @@ def read(path: Path) -> Any:
 def planned_jobs(output: str) -> dict[str, int]:
     """Return how many jobs of each rule the output of a call plans; the names of targets are rules, too."""
     return {rule: int(jobs) for rule, jobs in re.findall(r"^(\w+) +([0-9]+)$", output, re.MULTILINE) if rule != "total"}
-
-
-def planned_outputs(output: str) -> set[str]:
-    """Return the files that the jobs of a dry run would make, as paths below the results folder."""
-    lines = re.findall(r"^    output: (.+)$", output, re.MULTILINE)
-    return {path.split("/", 2)[2] for line in lines for path in line.split(", ")}
