@@ -31,7 +31,7 @@ import urllib3
 from lmpipe import __version__
 from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
-from lmpipe.io.files import CHUNK_BYTES, atomic_write, disk_error, file_lock, is_same_file, sha256_of
+from lmpipe.io.files import CHUNK_BYTES, atomic_write, disk_error, file_lock, is_same_file, refuse_non_file, sha256_of
 from lmpipe.io.progress import log, progress
 from lmpipe.study.corpora import TextFile
 
@@ -109,10 +109,9 @@ def download(text: TextFile, path: str | Path, policy: RetryPolicy | None = None
 
 def already_downloaded(text: TextFile, path: Path) -> bool:
     """Return True if the text is at `path`; raise InputError if another one is there, and leave it alone."""
+    refuse_non_file(path)
     if not path.exists():
         return False
-    if not path.is_file():
-        raise InputError(path, f"is a {'directory' if path.is_dir() else 'device'}", "name another path")
     verify_file(text, path)
     log(f"{path}: is there already, as declared")
     return True

@@ -26,6 +26,12 @@ _collectors: list[list[Path]] = []
 _locked_until_exit: dict[Path, contextlib.AbstractContextManager] = {}
 
 
+def refuse_non_file(path: Path) -> None:
+    """Raise InputError if a name belongs to something other than a file."""
+    if path.exists() and not path.is_file():
+        raise InputError(path, f"is a {'directory' if path.is_dir() else 'device'}", "choose another path")
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w", size: int | None = None) -> Iterator[IO]:
     """Open a file for writing that appears under its name only if the block ends without an error.
@@ -36,8 +42,7 @@ def atomic_write(path: str | Path, mode: str = "w", size: int | None = None) -> 
     Raises InputError if the disk is full or the name belongs to something other than a file.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise InputError(path, f"is a {'directory' if path.is_dir() else 'device'}", "choose another path")
+    refuse_non_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale_temp_files(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
