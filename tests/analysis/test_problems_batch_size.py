@@ -2,12 +2,13 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import scipy
 
 from lmpipe.analysis.outcomes import study_noise
-from lmpipe.analysis.problems.batch_size_experiment import tokens_at
+from lmpipe.analysis.problems.batch_size_experiment import size_facts, tokens_at
 from tests.support.fake_results import EXPERIMENTS, fabricate_measurements, fabricate_study
 from tests.support.findings import ON_STORIES, find, find_in, value
 from tests.support.prose import render
@@ -81,6 +82,21 @@ def test_rates_at_the_border_are_named(tmp_path):
     grid = {"batch_size": [8, 16], "max_lr": [0.01, 0.02]}
     finding = find_in(tmp_path, "batch_size_experiment", ON_STORIES | {"sweep": grid})
     assert finding.facts["border"] == [8, 16]
+
+
+@pytest.mark.parametrize(
+    ("names", "tied", "is_bracketed"),
+    [
+        ([4, 16, 64], [16], True),
+        ([4, 16, 64], [4, 16], False),
+        ([4, 16, 64], [16, 64], False),
+        ([1, 4, 16], [1, 4], True),
+    ],
+)
+def test_the_best_sizes_lie_between_others_or_at_one_sequence(names, tied, is_bracketed):
+    sweep, best = SimpleNamespace(points=[0.01]), SimpleNamespace(num_seeds=1)
+    sizes = [SimpleNamespace(batch_size=name, sweep=sweep, best=best) for name in names]
+    assert size_facts(sizes, tied, None)["is_bracketed"] is is_bracketed
 
 
 def test_sizes_that_never_learn_are_left_out(tmp_path):
