@@ -145,7 +145,7 @@ def select_best(args: Args) -> "JobResult":
     argument("--max-new-tokens", type=positive_int, default=256, help="length limit (default 256)"),
     argument("--seed", type=int, default=0, help="seed of the sampling (default 0)"),
     examples="lmpipe generate results/laptop stories\n"
-    'lmpipe generate --run results/laptop/runs/main_experiment/stories/seed0 --prompt "Once upon a time"',
+    'lmpipe generate --run results/laptop/runs/main_experiment/stories/seed1 --prompt "Once upon a time"',
 )
 def generate(args: Args) -> "JobResult | None":
     """Generate text: the samples of a study for a corpus, or the continuation of a prompt."""
@@ -174,7 +174,7 @@ def generate(args: Args) -> "JobResult | None":
 @command(
     argument("--run", dest="run_folder", required=True, help="folder of the run"),
     argument("--to", required=True, help="new folder; an earlier export there is replaced"),
-    examples="lmpipe export --run results/laptop/runs/main_experiment/stories/seed0 --to exported",
+    examples="lmpipe export --run results/laptop/runs/main_experiment/stories/seed1 --to exported",
 )
 def export(args: Args) -> None:
     """Export a run for Hugging Face transformers: model and tokenizer."""

@@ -10,7 +10,7 @@ class StudyPaths:
     """Paths below the results folder of one study.
 
     >>> StudyPaths(Path("results/laptop")).run("main_experiment", "stories", 0).as_posix()
-    'results/laptop/runs/main_experiment/stories/seed0'
+    'results/laptop/runs/main_experiment/stories/seed1'
     """
 
     def __init__(self, root: Path):
