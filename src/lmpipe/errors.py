@@ -1,6 +1,8 @@
-"""InputError: every error of a user's input."""
+"""InputError: every error of a user's input; packages that only some commands need."""
 
+from importlib import import_module
 from os import PathLike
+from types import ModuleType
 
 # Remedies for a result of the workflow that is missing or damaged.
 BUILD = "check the path, or run snakemake to make it"
@@ -24,3 +26,13 @@ class InputError(Exception):
     def __str__(self) -> str:
         text = ": ".join(filter(None, [self.where, self.problem]))
         return "; ".join(filter(None, [text, self.remedy]))
+
+
+def import_extra(package: str, use: str) -> ModuleType:
+    """Import a package of an optional extra, which `use` needs; raise InputError if it is not installed."""
+    try:
+        return import_module(package)
+    except ModuleNotFoundError:
+        raise InputError(
+            use, f"needs the package {package}, which is not installed", f"pip install {package}"
+        ) from None

@@ -77,7 +77,7 @@ ARGUMENTS = {
     "select-best": [RESULTS, "sweep"],
     "train": [RESULTS, "tuned/baseline/seed0", "--device", "cpu"],
     "generate": [RESULTS, "tiny"],
-    "export": ["--run", RUN, "--to", "exported"],
+    "export": [RUN, "exported"],
     "plot-experiment": [RESULTS, "sweep"],
     "analyze": [RESULTS],
     "report": [RESULTS],

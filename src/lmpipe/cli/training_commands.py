@@ -172,12 +172,20 @@ def generate(args: Args) -> "JobResult | None":
 
 
 @command(
-    argument("--run", dest="run_folder", required=True, help="folder of the run"),
-    argument("--to", required=True, help="new folder; an earlier export there is replaced"),
-    examples="lmpipe export --run results/laptop/runs/main_experiment/stories/seed1 --to exported",
+    argument("run_folder", metavar="run", help="folder of the run"),
+    argument("folder", help="new folder; an earlier export there is replaced"),
+    argument(
+        "--format",
+        dest="file_format",
+        choices=["huggingface", "gguf"],
+        default="huggingface",
+        help="huggingface: a folder for transformers (default); gguf: one file for llama.cpp and transformers",
+    ),
+    examples="lmpipe export results/laptop/runs/main_experiment/stories/seed1 exported\n"
+    "lmpipe export results/laptop/runs/main_experiment/stories/seed1 exported --format gguf",
 )
 def export(args: Args) -> None:
-    """Export a run for Hugging Face transformers: model and tokenizer."""
-    from lmpipe.generation.huggingface import export
+    """Export a run for other programs: model, tokenizer and model card."""
+    from lmpipe.generation.export import export
 
-    export(args.run_folder, args.to)
+    export(args.run_folder, args.folder, args.file_format)

@@ -1,50 +1,21 @@
-"""Export of a trained run for Hugging Face transformers: a folder with a Llama model and its tokenizer."""
+"""Files of a run for Hugging Face transformers: a Llama model and its tokenizer."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
-from lmpipe.errors import InputError
-from lmpipe.generation.inference import read_run
 from lmpipe.generation.sampling import end_of_text_id
-from lmpipe.io.files import atomic_write_all, json_bytes
+from lmpipe.io.files import json_bytes
 from lmpipe.kernels.transformer.structs import NORM_EPS
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 from lmpipe.tokenizer.tokenizer import Tokenizer
 
-# Words of a study whose model is a Llama (Touvron et al. 2023, section 2.2); all others are refused.
-LLAMA = {
-    "norm": ("pre", "an RMSNorm before each sublayer and at the end"),
-    "position_embedding": ("rope", "RoPE"),
-    "feed_forward": ("swiglu", "SwiGLU"),
-}
-
-
-def export(run_folder: str | Path, target: str | Path) -> None:
-    """Write a run as a folder for transformers' AutoModelForCausalLM and AutoTokenizer.
-
-    An earlier export is replaced. Raises InputError, before anything is written, if `target` is anything else that
-    exists, if Llama cannot express the model, and as `read_run` does.
-    """
-    config, weights, tokenizer = read_run(run_folder)
-    for key, (word, description) in LLAMA.items():
-        if getattr(config, key) != word:
-            problem = f"model.{key} is {getattr(config, key)}, and transformers' Llama has {description}"
-            raise InputError(run_folder, problem, "export another run")
-    target, files = Path(target), llama_files(config, weights, tokenizer)
-    # A killed export may have left temporary files.
-    names = {path.name for path in target.iterdir() if ".tmp-" not in path.name} if target.is_dir() else set()
-    if names not in (set(), files.keys()) or (target.exists() and not target.is_dir()):
-        raise InputError(target, "is neither a new folder nor an earlier export", "name another folder")
-    atomic_write_all({target / name: data for name, data in files.items()})
-
 
 def llama_files(config: ModelConfig, weights: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> dict[str, bytes]:
-    """Return the files of the folder by name."""
+    """Return the files for AutoModelForCausalLM and AutoTokenizer by name."""
     eos_id = end_of_text_id(tokenizer)
     return {
         "config.json": json_bytes(llama_config(config, eos_id)),
@@ -52,7 +23,7 @@ def llama_files(config: ModelConfig, weights: Mapping[str, np.ndarray], tokenize
         "generation_config.json": json_bytes(
             {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0, **special_ids(eos_id)}
         ),
-        "model.safetensors": save(llama_weights(config, weights), {"format": "pt"}),
+        "model.safetensors": save(transformers_weights(config, weights), {"format": "pt"}),
         "tokenizer.json": json_bytes(tokenizer.to_huggingface()),
         "tokenizer_config.json": json_bytes(tokenizer_config(config, tokenizer)),
     }
@@ -104,7 +75,7 @@ def tokenizer_config(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any
 
 
 def llama_weights(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the weights under Llama's names, fused matrices split."""
+    """Return the weights under the names of transformers' Llama, fused matrices split."""
     llama = {
         "model.embed_tokens.weight": weights["token_embeddings.weight"],
         "model.norm.weight": weights["ln_final.weight"],
@@ -116,8 +87,8 @@ def llama_weights(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> dic
         gate, up = np.split(weights[f"{layer}.ffn.w13.weight"], 2)
         llama |= {
             f"{llama_layer}.input_layernorm.weight": weights[f"{layer}.ln1.weight"],
-            f"{llama_layer}.self_attn.q_proj.weight": permute_for_llama(queries, config),
-            f"{llama_layer}.self_attn.k_proj.weight": permute_for_llama(keys, config),
+            f"{llama_layer}.self_attn.q_proj.weight": queries,
+            f"{llama_layer}.self_attn.k_proj.weight": keys,
             f"{llama_layer}.self_attn.v_proj.weight": values,
             f"{llama_layer}.self_attn.o_proj.weight": weights[f"{layer}.attn.output_proj.weight"],
             f"{llama_layer}.post_attention_layernorm.weight": weights[f"{layer}.ln2.weight"],
@@ -128,10 +99,14 @@ def llama_weights(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> dic
     return {name: np.ascontiguousarray(weight) for name, weight in llama.items()}
 
 
-def permute_for_llama(matrix: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """Reorder the rows of queries or keys (d_model, d_model) for transformers' RoPE.
+def transformers_weights(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the weights under Llama's names, with the rows of queries and keys in the order of transformers' RoPE.
 
     lmpipe rotates the neighbouring channels (2k, 2k + 1) of a head, transformers k with k + head_dim / 2.
     """
-    pairs = matrix.reshape(config.num_heads, config.head_dim // 2, 2, config.d_model)
-    return pairs.swapaxes(1, 2).reshape(matrix.shape)
+    llama = llama_weights(config, weights)
+    for name, matrix in llama.items():
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            pairs = matrix.reshape(config.num_heads, config.head_dim // 2, 2, config.d_model)
+            llama[name] = np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(matrix.shape))
+    return llama
