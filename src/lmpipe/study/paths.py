@@ -9,7 +9,7 @@ CONFIG, METRICS, SUMMARY, WEIGHTS = "config.json", "metrics.csv", "summary.json"
 class StudyPaths:
     """Paths below the results folder of one study.
 
-    >>> StudyPaths(Path("results/laptop")).run("main_experiment", "stories", 0).as_posix()
+    >>> StudyPaths(Path("results/laptop")).run("main_experiment", "stories", 1).as_posix()
     'results/laptop/runs/main_experiment/stories/seed1'
     """
 
