@@ -107,9 +107,9 @@ class FakeTraining:
         """Hold a fake GPU for the time of a run, if there are any."""
         if self.settings["gpus"]:
             sys.modules["torch"] = MagicMock()  # locks need none of it, and loading it takes two seconds
-            from lmpipe.training.devices import acquire_gpu
+            from lmpipe.training.devices import acquire_gpus
 
-            with acquire_gpu(self.settings["gpus"], runs_per_gpu, self.folder) as name:
+            with acquire_gpus(self.settings["gpus"], self.folder, runs_per_gpu=runs_per_gpu) as (name,):
                 start = time.monotonic()
                 time.sleep(self.settings["seconds"])
                 self.append(GPUS, name, start, time.monotonic())

@@ -1,5 +1,7 @@
+import os
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,8 +10,10 @@ from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training import compile, loop
 from lmpipe.training.compile import MIN_COMPILE_FLOPS, UNFINISHED, compile_step, exclusive_cache, should_compile
+from lmpipe.training.devices import set_deterministic
 from lmpipe.training.run import train
 from lmpipe.training.step import DivergenceMonitor, TrainingStep
+from tests.support.forked import ForkedProcess
 from tests.support.tiny_study import MODEL, TRAINING, make_tiny_study, tiny_run
 from tests.support.training_runs import (
     StoppedError,
@@ -121,3 +125,18 @@ def test_failed_trial_of_compiled_code_leaves_no_gradient(tmp_path, monkeypatch,
     assert all(parameter.grad is None for parameter in model.parameters())
     assert step.forward_hidden == eager
     assert "torch.compile is off: RuntimeError: backward failed" in capfd.readouterr().err
+
+
+def compile_as_on_a_gpu(store, own):
+    """Set up a GPU, with which torch names a folder of its own, and compile; check which folder is used."""
+    torch.cuda.set_device = lambda device: None
+    compile.missing_compiler = lambda device: None
+    compile.try_compiled = lambda step, batch_size: True
+    set_deterministic(1, torch.device("cuda:0"))
+    for compile.USER_CACHE, expected in ((None, store), (str(own), own)):
+        compile_step(SimpleNamespace(device=CPU), 1, store)
+        assert os.environ[compile.CACHE_VARIABLE] == str(expected)
+
+
+def test_compiled_code_is_kept_in_the_store_or_the_users_folder(tmp_path):
+    assert ForkedProcess(compile_as_on_a_gpu, tmp_path / "store", tmp_path / "own").wait(60) == 0

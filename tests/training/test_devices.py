@@ -3,7 +3,16 @@ import torch
 
 from lmpipe.errors import InputError
 from lmpipe.training import devices
-from lmpipe.training.devices import cgroup_available, check_openmp, find_device, free_memory_bytes
+from lmpipe.training.devices import (
+    allow_nondeterministic,
+    cgroup_available,
+    check_openmp,
+    find_device,
+    free_memory_bytes,
+    is_deterministic,
+    set_deterministic,
+)
+from tests.support.forked import ForkedProcess
 
 
 @pytest.mark.parametrize(
@@ -53,3 +62,20 @@ def test_environment_that_takes_threads_away_is_refused(monkeypatch, name, value
     with pytest.raises(InputError) as refused:
         check_openmp(4)
     assert refused.value.where == name
+
+
+def set_up_gpu():
+    """Set CUDA up without one, as strictly as torch allows, then give that up."""
+    gpu = torch.device("cuda:0")
+    torch.cuda.set_device = lambda device: None
+    assert not is_deterministic(gpu)
+    set_deterministic(1, gpu)
+    assert is_deterministic(gpu) and not torch.is_deterministic_algorithms_warn_only_enabled()
+    allow_nondeterministic("no deterministic kernel")
+    assert not is_deterministic(gpu)
+
+
+def test_gpu_uses_deterministic_algorithms_or_admits_it():
+    """With warn_only attention's backward pass is not deterministic, although it could be."""
+    assert ForkedProcess(set_up_gpu).wait(60) == 0
+    assert is_deterministic(torch.device("cpu")) and not is_deterministic(torch.device("mps"))

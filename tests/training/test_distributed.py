@@ -1,5 +1,6 @@
 """Several processes under torchrun: same result, resume, signals, and the end of all if one fails."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -11,10 +12,17 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from torch import distributed as torch_distributed
 
 from lmpipe.errors import InputError
 from lmpipe.training import distributed
-from lmpipe.training.distributed import STOP_SIGNALS, choose_world_size, forward_signal
+from lmpipe.training.distributed import (
+    STOP_SIGNALS,
+    check_world_size,
+    choose_world_size,
+    forward_signal,
+    join_process_group,
+)
 from lmpipe.training.run import LAUNCHED, train
 from tests.support.forked import ForkedProcess, write_to
 from tests.support.tiny_study import make_tiny_study, tiny_run
@@ -177,6 +185,44 @@ def test_a_gpu_needs_to_be_there_for_each_process(monkeypatch):
     assert choose_world_size(1, 2, gpu, batch_size=8) == 2
     with pytest.raises(InputError, match="this machine has 2 GPUs"):
         choose_world_size(1, 3, gpu, batch_size=8)
+
+
+def test_several_processes_on_mps_are_refused():
+    """Gloo has no MPS."""
+    with pytest.raises(InputError, match="mps"):
+        choose_world_size(2, 1, distributed.torch.device("mps"), batch_size=8)
+
+
+def test_processes_of_several_machines_may_be_more_than_one_has_gpus():
+    check_world_size(16, distributed.torch.device("cuda:0"), batch_size=16)
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [
+        (None, ["destroy"]),
+        (SystemExit(0), ["destroy"]),
+        (SystemExit(143), ["abort"]),
+        (OSError("disk full"), ["abort"]),
+    ],
+    ids=repr,
+)
+def test_failed_process_does_not_wait_for_the_others_with_nccl(monkeypatch, error, calls):
+    """Nothing is waited for in an abort; destroying a group waits for its collectives."""
+    made = []
+    monkeypatch.setattr(torch_distributed, "init_process_group", lambda backend, timeout: made.append(backend))
+    monkeypatch.setattr(torch_distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(torch_distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch_distributed, "destroy_process_group", lambda: made.append("destroy"))
+    monkeypatch.setattr(torch_distributed.distributed_c10d, "_abort_process_group", lambda: made.append("abort"))
+    monkeypatch.setattr(distributed.threading, "Thread", lambda **options: SimpleNamespace(start=lambda: None))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("NCCL_NVLS_ENABLE", raising=False)
+    with contextlib.suppress(SystemExit, OSError), join_process_group(distributed.torch.device("cuda:0")):
+        assert os.environ["NCCL_NVLS_ENABLE"] == "0"
+        if error:
+            raise error
+    assert made == ["nccl", *calls]
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)

@@ -6,6 +6,7 @@ from torch import nn
 
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
+from lmpipe.training import optimizer
 from lmpipe.training.optimizer import AdamW, clip_coefficient, cosine_lr, grad_norm
 
 CONFIG = ModelConfig(context_length=16, d_model=32, d_ff=64, num_layers=2, num_heads=4, vocab_size=40)
@@ -23,7 +24,7 @@ def random_gradients(model, seed=0):
 def test_adamw_equals_torchs_where_only_matrices_decay(fused, norm):
     config = CONFIG.model_copy(update={"norm": norm})
     lmpipe_model, torch_model = (TransformerLM(config, seed=0).double() for _ in range(2))
-    optimizer = AdamW(lmpipe_model, TRAINING)
+    tested = AdamW(lmpipe_model, TRAINING)
     parameters = list(torch_model.parameters())
     groups = [
         {"params": [parameter for parameter in parameters if parameter.dim() >= 2], "weight_decay": 0.1},
@@ -36,7 +37,7 @@ def test_adamw_equals_torchs_where_only_matrices_decay(fused, norm):
         reference.param_groups[0]["lr"] = reference.param_groups[-1]["lr"] = rate = 0.01 * math.sin(step) ** 2
         for model in (lmpipe_model, torch_model):
             random_gradients(model, seed=step)
-        optimizer.step(rate)
+        tested.step(rate)
         reference.step()
     for parameter, expected in zip(lmpipe_model.parameters(), torch_model.parameters(), strict=True):
         torch.testing.assert_close(parameter.detach(), expected.detach(), atol=1e-14, rtol=1e-12)
@@ -101,3 +102,27 @@ def test_an_update_that_is_skipped_changes_nothing_whatever_its_gradients():
         parameter.grad = torch.full_like(parameter, math.nan)
     optimizer.step(0.01)
     assert all(map(torch.equal, before, state()))
+
+
+def test_kernel_without_scaling_updates_and_skips_all_the_same(monkeypatch):
+    """As that of MPS, which ignores both arguments."""
+    expected, model = (TransformerLM(CONFIG, seed=0) for _ in range(2))
+    reference = AdamW(expected, TRAINING)
+    monkeypatch.setattr(optimizer, "SCALING_DEVICES", ())
+    kernel = torch._fused_adamw_
+    monkeypatch.setattr(
+        torch, "_fused_adamw_", lambda *args, grad_scale, found_inf, **options: kernel(*args, **options)
+    )
+    tested = AdamW(model, TRAINING)
+    for step in range(3):
+        for optimized in (expected, model):
+            random_gradients(optimized, seed=step)
+        tested.step(0.01, grad_scale=torch.tensor(4.0))
+        with monkeypatch.context() as original:
+            original.setattr(torch, "_fused_adamw_", kernel)
+            reference.step(0.01, grad_scale=torch.tensor(4.0))
+        tested.found_inf.fill_(step == 1)
+        reference.found_inf.fill_(step == 1)
+    assert tested.step_count == reference.step_count == 2
+    for parameter, other in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(parameter, other)

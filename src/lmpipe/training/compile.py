@@ -28,6 +28,9 @@ from lmpipe.training.step import TrainingStep
 # on a CPU, beside our own kernels (benchmarks/training.py). The figure for GPUs is an assumption.
 MIN_COMPILE_FLOPS = {"cpu": 5e14, "cuda": 1e16}
 UNFINISHED = "unfinished"
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+# The user's own folder: later, torch itself sets the variable, when the settings of its compiler are first read.
+USER_CACHE = os.environ.get(CACHE_VARIABLE)
 COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -65,7 +68,7 @@ def compile_step(step: TrainingStep, batch_size: int, cache: Path) -> bool:
     if missing := missing_compiler(step.device):
         log(f"torch.compile is off: {missing}")
         return False
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.absolute()))
+    os.environ[CACHE_VARIABLE] = USER_CACHE or str(cache.absolute())
     with exclusive_cache(cache):
         return try_compiled(step, batch_size)
 

@@ -33,6 +33,8 @@ CGROUP_FILES = {
     True: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
 POLL_SECONDS = 0.5
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+ASSIGNED_GPUS = "LMPIPE_GPUS"  # entries for CUDA_VISIBLE_DEVICES, one for each process of a run
 MAX_RUNS_PER_GPU = 16
 
 
@@ -163,13 +165,28 @@ def set_deterministic(threads: int, device: torch.device) -> None:
     torch.set_num_threads(threads)
     if device.type == "cpu":
         configure_malloc()
-        # CPU algorithms are deterministic anyway, and the call below loads torch's compiler: two seconds.
+    # CPU algorithms are deterministic anyway, and the call below loads torch's compiler: two seconds.
+    if device.type != "cuda":
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # what names no device would otherwise allocate on the first GPU
+    torch.cuda.set_device(device)  # what names no device would otherwise allocate on the first GPU
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with fixed workspaces
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # With warn_only, attention would use its nondeterministic backward kernels although there are others.
+    torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over every new tensor, to find bugs
+
+
+def is_deterministic(device: torch.device) -> bool:
+    """Return whether runs on the device repeat to the byte: always on a CPU, on a GPU if torch enforces it."""
+    is_strict = (
+        torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+    )
+    return device.type == "cpu" or (device.type == "cuda" and is_strict)
+
+
+def allow_nondeterministic(reason: object) -> None:
+    """Use nondeterministic algorithms where there are no others, and log that the run will not repeat itself."""
+    log(f"this run will not repeat to the byte, because torch has no deterministic algorithm here: {reason}")
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 # --- locks on GPUs ----------------------------------------------------------------------------------------------------
@@ -179,29 +196,58 @@ def set_deterministic(threads: int, device: torch.device) -> None:
 def acquire_device(name: str | None = None, runs_per_gpu: int = 1) -> Iterator[torch.device]:
     """Hold a device while the block runs: the one called `name`, or the first free GPU; waits if none is free.
 
-    Up to `runs_per_gpu` runs share a GPU; with 1 a run waits until no other uses it. CPUs are shared by all. Raises
-    InputError if there is no such device.
+    Up to `runs_per_gpu` runs share a GPU, and each may allocate its share of the memory; with 1 a run waits until no
+    other uses it. CPUs are shared by all. Raises InputError if there is no such device.
     """
     device = find_device(name)
     if device.type != "cuda":
         yield device
         return
-    names = [str(device)] if name else [gpu for gpu in available_devices() if gpu.startswith("cuda:")]
-    uuids = {gpu: str(torch.cuda.get_device_properties(gpu).uuid) for gpu in names}
-    with acquire_gpu(uuids, runs_per_gpu, lock_folder()) as gpu:
+    names = [str(device)] if name else gpu_names()
+    with acquire_gpus(gpu_uuids(names), lock_folder(), runs_per_gpu=runs_per_gpu) as (gpu,):
+        if runs_per_gpu > 1:
+            torch.cuda.set_per_process_memory_fraction(1 / runs_per_gpu, gpu)
         yield torch.device(gpu)
 
 
 @contextlib.contextmanager
 def acquire_devices(name: str | None, count: int) -> Iterator[None]:
-    """Hold the devices of `count` processes on this machine while the block runs, each GPU for this run alone.
+    """Hold `count` devices while the block runs, each for this run alone, for processes that the block starts.
 
-    They are the ones that `find_device` gives their local ranks, locked in order, so that no two runs deadlock.
+    Any free GPUs are taken, or with a name that one and those after it. Each process finds its own in ASSIGNED_GPUS.
     """
-    with contextlib.ExitStack() as stack:
-        for local_rank in range(count):
-            stack.enter_context(acquire_device(str(find_device(name, local_rank))))
+    if find_device(name).type != "cuda":
         yield
+        return
+    # As this process sees them: by index, or as CUDA_VISIBLE_DEVICES names them.
+    visible = [entry for entry in os.environ.get(VISIBLE_GPUS, "").split(",") if entry]
+    names = [str(find_device(name, local_rank)) for local_rank in range(count)] if name else gpu_names()
+    with acquire_gpus(gpu_uuids(names), lock_folder(), count) as gpus:
+        indices = [torch.device(gpu).index for gpu in gpus]
+        os.environ[ASSIGNED_GPUS] = ",".join(visible[index] if visible else str(index) for index in indices)
+        yield
+
+
+def local_device(name: str | None, local_rank: int) -> torch.device:
+    """Return the device of process `local_rank`: the GPU that `acquire_devices` took for it, or of `find_device`.
+
+    The process then sees its own GPU alone, as cuda:0: compiled code, whose key contains the index, is compiled once
+    for all processes. Call before CUDA is initialized.
+    """
+    if assigned := os.environ.get(ASSIGNED_GPUS):
+        os.environ[VISIBLE_GPUS] = assigned.split(",")[local_rank]
+        return find_device("cuda")
+    return find_device(name, local_rank)
+
+
+def gpu_names() -> list[str]:
+    """Return the names of this machine's CUDA devices."""
+    return [name for name in available_devices() if name.startswith("cuda:")]
+
+
+def gpu_uuids(names: list[str]) -> dict[str, str]:
+    """Return the UUIDs of GPUs by name. No context is created on a GPU, which would take 0.5 GB of it."""
+    return {name: str(torch.cuda.get_device_properties(name).uuid) for name in names}
 
 
 def lock_folder() -> Path:
@@ -214,18 +260,26 @@ def lock_folder() -> Path:
 
 
 @contextlib.contextmanager
-def acquire_gpu(uuids: Mapping[str, str], runs_per_gpu: int, folder: Path) -> Iterator[str]:
-    """Hold one of the GPUs `uuids`, given by name and UUID, while the block runs; yields its name."""
+def acquire_gpus(uuids: Mapping[str, str], folder: Path, count: int = 1, runs_per_gpu: int = 1) -> Iterator[list[str]]:
+    """Hold `count` of the GPUs `uuids`, given by name and UUID, while the block runs; yields their names.
+
+    A run that waits holds none, so that no two runs wait for each other.
+    """
     if runs_per_gpu > MAX_RUNS_PER_GPU:
         raise InputError("--runs-per-gpu", f"is {runs_per_gpu}", f"use at most {MAX_RUNS_PER_GPU}")
     is_logged = False
-    with contextlib.ExitStack() as locks:
-        while (name := try_acquire(uuids, runs_per_gpu, folder, locks)) is None:
-            if not is_logged:
-                log(f"waiting for a free GPU ({', '.join(uuids)})")
-                is_logged = True
-            time.sleep(POLL_SECONDS)
-        yield name
+    while True:
+        with contextlib.ExitStack() as locks:
+            names: list[str] = []
+            while len(names) < count and (name := try_acquire(uuids, runs_per_gpu, folder, locks)):
+                names.append(name)
+            if len(names) == count:
+                yield names
+                return
+        if not is_logged:
+            log(f"waiting for {count} free of {', '.join(uuids)}")
+            is_logged = True
+        time.sleep(POLL_SECONDS)
 
 
 def try_acquire(uuids: Mapping[str, str], runs_per_gpu: int, folder: Path, locks: contextlib.ExitStack) -> str | None:

@@ -102,11 +102,20 @@ def join_process_group(device: torch.device) -> Iterator[ProcessGroup]:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
     backend = "nccl" if device.type == "cuda" else "gloo"
+    os.environ.setdefault("NCCL_NVLS_ENABLE", "0")  # its sums in the switch are not deterministic (pytorch#154880)
     torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     try:
         yield ProcessGroup(torch.distributed.get_rank(), torch.distributed.get_world_size())
-    finally:
-        torch.distributed.destroy_process_group()
+    except BaseException as error:
+        # Destroying NCCL's communicators waits for collectives that the other processes may never join. They end
+        # when torchrun notices that this one has.
+        is_failure = not isinstance(error, SystemExit) or error.code
+        if is_failure and backend == "nccl":
+            torch.distributed.distributed_c10d._abort_process_group()
+        else:
+            torch.distributed.destroy_process_group()
+        raise
+    torch.distributed.destroy_process_group()
 
 
 def exit_with_parent(parent_id: int) -> None:
@@ -119,16 +128,23 @@ def exit_with_parent(parent_id: int) -> None:
 def choose_world_size(processes: int, gpus: int, device: torch.device, batch_size: int) -> int:
     """Return the number of processes of a run: `processes`, or on GPUs at least `gpus`.
 
-    Raises InputError for more processes than GPUs, or than sequences in a batch.
+    Raises InputError for more processes than GPUs, and as `check_world_size`.
     """
     if device.type == "cuda":
         processes = max(processes, gpus)
         if processes > (count := torch.cuda.device_count()):
             raise InputError(f"--gpus {processes}", f"this machine has {count} GPUs", f"use --gpus {count}")
+    check_world_size(processes, device, batch_size)
+    return processes
+
+
+def check_world_size(processes: int, device: torch.device, batch_size: int) -> None:
+    """Raise InputError for more processes than sequences in a batch, and for several on MPS."""
+    if device.type == "mps" and processes > 1:
+        raise InputError(f"--processes {processes}", "are not possible on mps", "use --device cpu, or one process")
     if processes > batch_size:
         remedy = f"use at most {batch_size} processes or GPUs"
         raise InputError(f"--processes {processes}", f"a batch has only {batch_size} sequences", remedy)
-    return processes
 
 
 def relaunch(world_size: int, threads: int) -> NoReturn:

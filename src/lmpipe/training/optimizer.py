@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from lmpipe.study.settings import TrainingSettings
 
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
+# Devices whose fused kernel uses grad_scale and found_inf; that of MPS ignores both (pytorch#186360, after torch 2.13).
+SCALING_DEVICES = ("cpu", "cuda")
 
 
 class AdamW:
@@ -28,6 +30,7 @@ class AdamW:
         self.exp_avg = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         self.exp_avg_sq = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         device = next(iter(self.parameters.values())).device
+        self.is_scaled_by_kernel = device.type in SCALING_DEVICES
         self.step_count = torch.zeros((), device=device)
         self.found_inf = torch.zeros((), device=device) if found_inf is None else found_inf
         decaying = [name for name, parameter in self.parameters.items() if parameter.dim() >= 2]
@@ -37,6 +40,12 @@ class AdamW:
     @torch.no_grad()
     def step(self, lr: float, grad_scale: Tensor | None = None) -> None:
         """Update the parameters from their gradients divided by `grad_scale` (a scalar), unless `found_inf` is 1."""
+        if not self.is_scaled_by_kernel:
+            if self.found_inf.item():
+                return
+            if grad_scale is not None:
+                torch._foreach_div_([parameter.grad for parameter in self.parameters.values()], grad_scale)
+                grad_scale = None
         self.step_count += 1 - self.found_inf
         for names, weight_decay in self.groups:
             torch._fused_adamw_(

@@ -21,8 +21,8 @@ from lmpipe.provenance.code_digest import code_digest
 from lmpipe.provenance.environment import environment
 from lmpipe.study.paths import METRICS, WEIGHTS
 from lmpipe.training.checkpoint import load_checkpoint, restore_tensors, save_checkpoint, save_weights, training_tensors
-from lmpipe.training.devices import allocated_memory_bytes, find_device, peak_memory_bytes, set_deterministic
-from lmpipe.training.distributed import STOP_SIGNALS, ProcessGroup, choose_world_size, join_process_group
+from lmpipe.training.devices import allocated_memory_bytes, local_device, peak_memory_bytes, set_deterministic
+from lmpipe.training.distributed import STOP_SIGNALS, ProcessGroup, check_world_size, join_process_group
 from lmpipe.training.evaluation import Evaluation, evaluate, mean_loss, window_batches
 from lmpipe.training.loop import Execution, TrainLoop
 from lmpipe.training.progress import ProgressWriter
@@ -50,8 +50,8 @@ def train_launched(
 
     Only rank 0 returns, the others exit after the run. No GPU is locked: torchrun's caller decides which are used.
     """
-    device = find_device(device_name, int(os.environ["LOCAL_RANK"]))
-    choose_world_size(int(os.environ["WORLD_SIZE"]), 1, device, inputs.training.batch_size)
+    device = local_device(device_name, int(os.environ["LOCAL_RANK"]))
+    check_world_size(int(os.environ["WORLD_SIZE"]), device, inputs.training.batch_size)
     set_deterministic(threads, device)
     # Processes join before rank 0 may have to wait for the run's lock; then it decides whether there is work to do.
     with join_process_group(device) as group:
