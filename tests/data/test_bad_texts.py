@@ -10,6 +10,7 @@ import pytest
 from lmpipe.cli.main import main
 from lmpipe.data.corpus import make_corpus
 from lmpipe.data.token_dataset import TokenDataset
+from lmpipe.errors import InputError
 from lmpipe.io.files import read_json
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import write_study
@@ -43,7 +44,16 @@ def test_tokens_decode_to_the_same_bytes(how, tmp_path, monkeypatch):
     assert tokenizer.encode(decode_utf8(data)) == ids
 
 
-@pytest.mark.parametrize("how", ["crlf", "nul bytes", "no UTF-8", "byte order mark", "half a delimiter", "png"])
+@pytest.mark.parametrize("how", ["nul bytes", "no UTF-8", "png"])
+def test_corpus_of_no_text_is_refused(how, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(TEXT).write_bytes(CORRUPTIONS["text"][how](tiny_text(50, seed=1).encode()))
+    with pytest.raises(InputError, match=TEXT):
+        make_corpus("mine", text_corpus(valid_fraction=0.2), "corpus")
+    assert not Path("corpus").exists()
+
+
+@pytest.mark.parametrize("how", ["crlf", "half a delimiter"])
 def test_corpus_keeps_every_byte_and_ends_with_a_delimiter(how, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = CORRUPTIONS["text"][how](tiny_text(50, seed=1).encode()) + b" " * 100

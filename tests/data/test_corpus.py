@@ -16,6 +16,7 @@ from lmpipe.study.corpora import Corpus, DocstringsCorpus
 from lmpipe.tokenizer import chunking
 
 END = "<|endoftext|>"
+PRINTED = st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])
 URL = {"name": "mine", "source": "url", "valid_fraction": 0.1}
 
 
@@ -92,6 +93,12 @@ def test_end_of_a_file_ends_a_document(tmp_path, ending):
     assert text == f"first{ending or chr(10)}{END}\nsecond\n{END}\n"
 
 
+def test_byte_order_marks_are_removed_also_between_files(tmp_path):
+    files = [write(tmp_path / f"{name}.txt", f"\ufeff{name} {name}") for name in "abc"]
+    train, valid, _ = make(tmp_path / "out", {**URL, "valid_fraction": 0.4}, files)
+    assert (train + valid).decode() == "".join(f"{name} {name}\n{END}\n" for name in "abc")
+
+
 def test_text_without_delimiters_is_split_at_a_line(tmp_path):
     lines = "".join(f"Line {number} of one long text.\n" for number in range(100))
     train, valid, splits = make(tmp_path / "out", URL, [write(tmp_path / "a.txt", lines)])
@@ -147,7 +154,7 @@ def test_marks_are_found_for_any_block_size(tmp_path_factory, text, mark, positi
 
 @settings(max_examples=30)
 @given(
-    documents=st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=30), min_size=2, max_size=20),
+    documents=st.lists(st.text(PRINTED, min_size=1, max_size=30), min_size=2, max_size=20),
     share=st.floats(0.05, 0.95),
 )
 def test_splits_keep_documents_whole(tmp_path_factory, documents, share):

@@ -525,3 +525,15 @@ def test_text_is_never_lost_in_the_workflow(server, make_corpus, tmp_path):
     forced = make_corpus("two", declare(server), "--forceall")
     assert forced.returncode == 0, forced.stderr
     assert (len(server.requests), path.stat().st_ino) == (3, inode)
+
+
+@pytest.mark.parametrize(
+    "data", [b"<!DOCTYPE html>\n<p>Sign in</p>", b"PK\x03\x04" + bytes(99), b'{"a": 1}\n'], ids=["page", "zip", "JSON"]
+)
+def test_download_that_is_no_text_is_refused_and_not_kept(server, path, data):
+    server.script = [serve(data)]
+    assert assert_fails({"url": f"{server.url}/text.txt"}, path).remedy
+    assert names(path) == []
+    server.script = [serve(gzip.compress(data))]
+    assert assert_fails({"url": f"{server.url}/text.txt.gz"}, path).remedy
+    assert names(path) == []

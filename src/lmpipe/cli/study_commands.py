@@ -15,8 +15,11 @@ def estimate(args: Args) -> None:
     """Estimate the cost of a study: downloads, disk, memory, training FLOPs and time."""
     from lmpipe.planning.estimate import Estimate, format_estimate
     from lmpipe.planning.plan import read_plan
+    from lmpipe.planning.text_checks import check_texts
 
-    print(format_estimate(Estimate(read_plan(args.study), args.cores)))
+    plan = read_plan(args.study)
+    check_texts(plan, args.study)
+    print(format_estimate(Estimate(plan, args.cores)))
 
 
 @command(

@@ -12,6 +12,7 @@ from typing import IO, assert_never
 
 from lmpipe.data.documents import CorpusInfo, CorpusSplits, SplitInfo
 from lmpipe.data.sources.docstrings import docstrings
+from lmpipe.data.sources.first_bytes import check_file
 from lmpipe.data.sources.stories import stories
 from lmpipe.data.sources.text_files import DELIMITER, split_texts
 from lmpipe.errors import InputError
@@ -66,6 +67,7 @@ def split_corpus(corpus: Corpus, processes: int) -> dict[str, Iterator[bytes]]:
 
             for text in corpus.texts:
                 verify_file(text, Path(text.path))
+                check_file(text.path)
             paths = ([text.path for text in texts] for texts in (corpus.files, corpus.valid or []))
             return split_texts(*paths, corpus.valid_fraction)
         case _:

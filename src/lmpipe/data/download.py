@@ -29,6 +29,7 @@ import requests
 import urllib3
 
 from lmpipe import __version__
+from lmpipe.data.sources.first_bytes import HEAD_BYTES, check_no_web_page, check_plain_text
 from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.files import CHUNK_BYTES, atomic_write, disk_error, file_lock, is_same_file, refuse_non_file, sha256_of
@@ -408,7 +409,8 @@ class Part:
 def finish(part: Part, path: Path) -> None:
     """Verify a complete part, decompress a .gz file, and move the text to `path`.
 
-    Raises ChecksumMismatchError for a damaged file or another text than declared, InputError on a full disk.
+    Raises ChecksumMismatchError for a damaged file or another text than declared, InputError on a full disk or for a
+    file that is no text.
     """
     text, remedy = part.text, "the published text is another one, and was removed: correct the study"
     if text.is_compressed:
@@ -417,9 +419,21 @@ def finish(part: Part, path: Path) -> None:
         part.path.unlink()
     else:
         verify(text, text.url, part.size, sha256_of(part.path) if text.sha256 else None, remedy)
+        with open(part.path, "rb") as file:
+            check_arrival(part, file.read(HEAD_BYTES))
         os.fsync(part.file.fileno())
         part.path.replace(path)
     part.source_path.unlink(missing_ok=True)
+
+
+def check_arrival(part: Part, head: bytes) -> None:
+    """Discard a download and raise InputError if its first bytes, unpacked, are no text."""
+    try:
+        check_no_web_page(head, part.text.url)
+        check_plain_text(head, part.text.url)
+    except InputError:
+        part.discard()
+        raise
 
 
 def decompress(part: Part, path: Path, remedy: str) -> None:
@@ -432,5 +446,7 @@ def decompress(part: Part, path: Path, remedy: str) -> None:
                 digest.update(block)
                 size += len(block)
             verify(text, text.url, size, digest.hexdigest(), remedy)
+            reader.seek(0)
+            check_arrival(part, reader.read(HEAD_BYTES))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ChecksumMismatchError(text.url, f"is damaged gzip ({error})", remedy) from None

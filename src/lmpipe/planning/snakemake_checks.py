@@ -13,6 +13,7 @@ from lmpipe.errors import InputError
 from lmpipe.planning.estimate import download_notice
 from lmpipe.planning.plan import Plan, load_plan
 from lmpipe.planning.stages import records
+from lmpipe.planning.text_checks import check_texts
 from lmpipe.study.loader import read_study_file
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def load_config(config: dict[str, Any], study_files: Sequence[str], options: Mapping[str, Any]) -> Plan:
     """Return the plan of Snakemake's configuration: study files, changed by the options of --config.
 
-    Raise InputError, which names --config if the study files alone are valid.
+    Raise InputError, which names --config if the study files alone are valid, or the first file that is not a text.
     """
     source = ", ".join(study_files)
     if options:
@@ -34,7 +35,9 @@ def load_config(config: dict[str, Any], study_files: Sequence[str], options: Map
                 update_config(unchanged, copy.deepcopy(read_study_file(path)))
             load_plan(unchanged, source)
             source = "--config"
-    return load_plan(config, source)
+    plan = load_plan(config, source)
+    check_texts(plan, source)
+    return plan
 
 
 def notices(plan: Plan, study_files: str, workflow: "Workflow") -> list[str]:

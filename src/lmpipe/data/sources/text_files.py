@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from lmpipe.data.sources.first_bytes import BYTE_ORDER_MARK
 from lmpipe.errors import InputError
 from lmpipe.io.files import CHUNK_BYTES, open_text
 from lmpipe.tokenizer.chunking import find_forward
@@ -48,8 +49,10 @@ def concat_ranges(ranges: Iterable[tuple[str, int, int | None]]) -> Iterator[byt
 
 
 def read_range(path: str, start: int, stop: int | None) -> Iterator[bytes]:
-    """Yield the bytes of a file from `start` to `stop`, or to its end, in blocks."""
+    """Yield the bytes of a file from `start` to `stop`, or to its end, in blocks, without a byte-order mark."""
     with open_text(path) as file:
+        if start == 0 and read_at(file, 0, len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK:
+            start = len(BYTE_ORDER_MARK)
         left = (os.fstat(file.fileno()).st_size if stop is None else stop) - start
         file.seek(start)
         while left > 0 and (block := file.read(min(CHUNK_BYTES, left))):

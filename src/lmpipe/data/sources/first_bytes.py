@@ -1,0 +1,115 @@
+"""First bytes of a text file: refusal of everything that is not the text that the file's name promises."""
+
+import re
+from pathlib import Path
+
+from lmpipe.errors import InputError
+from lmpipe.io.files import open_text
+
+HEAD_BYTES = 1 << 15
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# First bytes of compressed files, by the ending of their names.
+COMPRESSED = {".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd"}
+ARCHIVES = {b"PK\x03\x04": "a ZIP archive", b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive", b"BZh": "a bzip2 file"}
+PARQUET = b"PAR1"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+TAR_MARK, TAR_OFFSET = b"ustar", 257
+# Longest first: the mark of UTF-32 begins with that of UTF-16.
+UNICODE_MARKS = (
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\0\0\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+CONTROLS = bytes({*range(32), 127} - set(b"\b\t\n\v\f\r\x1b"))
+# Larger shares of the bytes are no text: control characters, and bytes outside well-formed UTF-8.
+MAX_CONTROL_SHARE = 0.01
+MAX_MALFORMED_SHARE = 0.001
+MALFORMED = re.compile("[\udc80-\udcff]")
+JSON_START = re.compile(rb'\s*(?:\[\s*)?\{\s*"(?:[^"\\\n]|\\.){0,200}"\s*:')
+WEB_PAGE = re.compile(rb"\s*(?:<!--.{0,500}?-->\s*)?<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
+
+
+def check_file(path: str | Path) -> None:
+    """Raise InputError unless a file begins like the text that its name promises."""
+    with open_text(path) as file:
+        check_plain_text(file.read(HEAD_BYTES), path)
+
+
+def check_text(head: bytes, path: str | Path) -> None:
+    """Raise InputError unless `head`, the first HEAD_BYTES of a file, is plain text in UTF-8."""
+    for suffix, signature in COMPRESSED.items():
+        if head.startswith(signature):
+            raise InputError(path, f"is compressed, but its name does not end in {suffix}", "rename it, or unpack it")
+    for signature, kind in ARCHIVES.items():
+        if head.startswith(signature):
+            raise InputError(path, f"is {kind}", "unpack it, and name the files in it")
+    if head[TAR_OFFSET:].startswith(TAR_MARK):
+        raise InputError(path, "is a tar archive", "unpack it, and name the files in it")
+    if head.startswith(PARQUET):
+        raise InputError(path, "is a Parquet file, but its name does not end in .parquet", "rename it")
+    if head.startswith(LFS_POINTER):
+        raise InputError(path, "is a pointer of Git LFS and not the file itself", "run git lfs pull in its repository")
+    if encoding := wide_encoding(head):
+        remedy = f"convert it: iconv -f {encoding} -t UTF-8 {Path(path).name} > {Path(path).stem}.utf8.txt"
+        raise InputError(path, f"is {encoding} and not UTF-8", remedy)
+    if head.startswith(b"%PDF-") or control_share(head) > MAX_CONTROL_SHARE:
+        raise InputError(path, "is a binary file", "extract its text, and name that")
+    check_utf8(head, path)
+
+
+def check_plain_text(head: bytes, path: str | Path) -> None:
+    """Raise InputError unless `head` is plain text that is no JSON."""
+    check_text(head, path)
+    if JSON_START.match(head.removeprefix(BYTE_ORDER_MARK)):
+        remedy = "name it .jsonl if each line is a record; otherwise write its texts to a file of records"
+        raise InputError(path, "holds JSON, but is named like a plain text", remedy)
+
+
+def check_no_web_page(head: bytes, where: str) -> None:
+    """Raise InputError if a downloaded file is a web page, which a server may send in place of a file."""
+    if WEB_PAGE.match(head.removeprefix(BYTE_ORDER_MARK)):
+        raise InputError(where, "is a web page and not a text", "use the address of the file itself")
+
+
+def wide_encoding(head: bytes) -> str | None:
+    """Return UTF-16 or UTF-32 if `head` is in it, with or without a mark; None otherwise.
+
+    Without a mark, the high byte of most characters is a small number, at every second or fourth place.
+
+    >>> wide_encoding("text".encode("utf-16-le")), wide_encoding("буква".encode("utf-32-be")), wide_encoding(b"text")
+    ('UTF-16LE', 'UTF-32BE', None)
+    """
+    for mark, encoding in UNICODE_MARKS:
+        if head.startswith(mark):
+            return encoding
+    quads = [head[place::4] for place in range(4)]
+    zeros = [quad.count(0) > 0.9 * len(quad) > 0 for quad in quads]
+    if zeros in ([False, False, True, True], [False, True, True, True]):
+        return "UTF-32LE"
+    if zeros in ([True, True, False, False], [True, True, True, False]):
+        return "UTF-32BE"
+    even, odd = control_share(head[::2]), control_share(head[1::2])
+    if max(even, odd) > 0.4 and min(even, odd) < 0.1:
+        return "UTF-16BE" if even > odd else "UTF-16LE"
+    return None
+
+
+def control_share(data: bytes) -> float:
+    """Return the fraction of control characters that texts do not have."""
+    return 1 - len(data.translate(None, CONTROLS)) / len(data) if data else 0.0
+
+
+def check_utf8(head: bytes, path: str | Path) -> None:
+    """Raise InputError if most bytes of `head` outside ASCII are malformed UTF-8, and not just a few."""
+    try:
+        head.decode()
+        return
+    except UnicodeDecodeError as error:
+        if len(head) == HEAD_BYTES and error.start > HEAD_BYTES - 4:  # cut inside a character
+            return
+    malformed = len(MALFORMED.findall(head.decode("utf-8", "surrogateescape")))
+    non_ascii = len(head) - len(head.translate(None, bytes(range(128, 256))))
+    if 2 * malformed > non_ascii and malformed > MAX_MALFORMED_SHARE * len(head):
+        remedy = f"convert it, for example by iconv -f WINDOWS-1252 -t UTF-8 {Path(path).name}"
+        raise InputError(path, "is not UTF-8", remedy)
