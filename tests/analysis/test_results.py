@@ -7,6 +7,7 @@ import pytest
 
 from lmpipe.analysis.ranking import select_best
 from lmpipe.analysis.results import SUMMARY_COLUMNS, Results
+from lmpipe.analysis.run_table import make_table, run_row
 from lmpipe.analysis.runs import Run, read_numbers
 from lmpipe.errors import InputError
 from tests.support.fake_results import RATES, fabricate_study
@@ -185,8 +186,25 @@ def test_damaged_summary_and_files_of_another_run_are_input_errors(tmp_path):
         Run.read(folder)
 
 
-def test_every_run_is_a_row_of_runs_csv(fabricated):
+def test_every_run_is_a_row_of_runs_csv_and_runs_parquet(fabricated):
     fabricated.write_runs()
     table = pd.read_csv(fabricated.folder / "runs.csv")
-    assert len(table) == len(fabricated.runs())
-    assert {"experiment", "run", "seed", "max_lr", "norm", "validation_loss", "bits_per_byte"} <= set(table.columns)
+    runs = fabricated.runs()
+    assert table["path"].tolist() == [str(run.folder.relative_to(fabricated.folder)) for run in runs]
+    settings = [{**run.settings, "beta1": run.settings["betas"][0], "beta2": run.settings["betas"][1]} for run in runs]
+    for key in settings[0].keys() - {"betas"}:
+        assert table[key].tolist() == [values[key] for values in settings], key
+    summaries = [{**dict(run.summary), "used_compile": run.summary.compile} for run in runs]
+    for key in (*SUMMARY_COLUMNS, "status", "reason", "used_compile"):
+        expected = [None if pd.isna(value := summary[key]) else value for summary in summaries]
+        assert [None if pd.isna(cell) else cell for cell in table[key]] == expected, key
+    parquet = pd.read_parquet(fabricated.folder / "runs.parquet")
+    typed = pd.read_csv(fabricated.folder / "runs.csv", dtype=dict(parquet.dtypes))
+    pd.testing.assert_frame_equal(typed, parquet)
+
+
+def test_types_of_the_columns_do_not_depend_on_the_runs(fabricated):
+    runs = fabricated.runs()
+    full, single, empty = (make_table(map(run_row, some)) for some in (runs, runs[:1], []))
+    assert full.dtypes.equals(single.dtypes) and full.dtypes.equals(empty.dtypes)
+    assert full["rope_theta"].dtype == "float64" and full["detected_step"].dtype == "Int64"

@@ -21,6 +21,7 @@ STUDY = {
     "accounting": {"models": {}, "device_memory_gb": 80.0},
 }
 PLAN = load_plan(STUDY, "the tiny study")
+PATHS = StudyPaths(Path("results/tiny"))
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,18 @@ def test_started_study_is_found_by_its_folder_and_without_a_name():
         assert study.session.command == "snakemake --cores 2 --configfile 'a study.yaml'"
         assert study.is_running is True, "this very process"
         assert study.logs.parts[-2:] == ("logs", "tiny")
+
+
+def test_results_are_read_where_the_texts_and_packages_are_missing():
+    files = {"source": "url", "files": ["file:mine.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 512}}
+    docs = CORPORA["docs"] | {"packages": ["numpy"]}
+    Path("mine.txt").write_text("a text")
+    write_study(load_plan(STUDY | {"corpora": {"stories": files, "docs": docs}}, "a study"), PATHS)
+    Path("mine.txt").unlink()
+    PATHS.study_file.write_text(PATHS.study_file.read_text().replace("numpy", "not_installed"))
+    assert set(read_study(PATHS.root)[0].study.corpora) == {"stories", "docs"}
+    with pytest.raises(InputError, match=r"mine\.txt"):
+        read_plan(PATHS.study_file)
 
 
 @pytest.mark.parametrize("name", ["smoke", "config", "tinystories", "cs336"])

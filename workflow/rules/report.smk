@@ -62,6 +62,7 @@ rule analyze:
     output:
         findings="<results>/findings.json",
         runs="<results>/runs.csv",
+        parquet="<results>/runs.parquet",
         provenance="<results>/findings.provenance.json",
     log:
         "<logs>/analyze.log",

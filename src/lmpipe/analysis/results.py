@@ -1,12 +1,13 @@
 """Results of a study as tables: its runs, its experiments, and the JSON documents that its stages wrote."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from lmpipe.analysis.run_table import run_row, write_tables
 from lmpipe.analysis.runs import Run
 from lmpipe.data.documents import CorpusInfo, NgramBudget, Yardsticks
 from lmpipe.errors import REBUILD, InputError
@@ -17,14 +18,11 @@ from lmpipe.planning.session import snakemake_command
 from lmpipe.study.paths import CONFIG, RELATIVE, StudyPaths
 from lmpipe.study.schema import Study
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 # Metrics that runs are ranked by, with their units.
 UNITS = {"validation_loss": "nats per token", "bits_per_byte": "bits per byte"}
 # Prefixes of the metrics that compare a corpus, and the text of the write-up that it stands for.
 ROLE_DATASETS = {"simple": "TinyStories", "web": "OpenWebText"}
-# Columns of a table of runs that come from summary.json, in their order.
+# Columns of an experiment's table that come from summary.json, in their order.
 SUMMARY_COLUMNS = (
     "validation_loss",
     "best_validation_loss",
@@ -43,27 +41,6 @@ SUMMARY_COLUMNS = (
 )
 MAX_BUDGET_RATIO = 2.0  # of the tokens of a yardstick and those of a run that it measures
 Doc = TypeVar("Doc", bound=Document)
-
-
-def runs_table(runs: Iterable[Run]) -> "pd.DataFrame":
-    """Return one row for each run: names, status, all settings, and the summary's columns.
-
-    Cells keep their Python types (dtype object), so that a mixed column prints as it was written.
-    """
-    import pandas as pd
-
-    rows = []
-    for run in runs:
-        summary = {column: getattr(run.summary, column) for column in SUMMARY_COLUMNS}
-        names = {"experiment": run.config.experiment, "run": run.name, "seed": run.seed, "status": run.status}
-        rows.append(names | run.settings | summary)
-    return pd.DataFrame(rows, dtype=object)
-
-
-def write_csv(table: "pd.DataFrame", path: str | Path) -> None:
-    """Write a table of runs as CSV."""
-    with atomic_write(path) as file:
-        table.to_csv(file, index=False, lineterminator="\n")
 
 
 @dataclass(frozen=True)
@@ -132,8 +109,15 @@ class ExperimentRuns:
 
     def write_table(self, path: str | Path) -> None:
         """Write a CSV file with a row for each run and seed: varied settings, losses, sizes and times."""
-        columns = dict.fromkeys(["run", "seed", "status", *self.varied_settings(), *SUMMARY_COLUMNS])
-        write_csv(runs_table(self.runs)[list(columns)], path)
+        import pandas as pd
+
+        varied = self.varied_settings()
+        rows = [run_row(run) | {key: run.setting(key) for key in varied} for run in self.runs]
+        columns = dict.fromkeys(["run", "seed", "status", *varied, *SUMMARY_COLUMNS])
+        # Cells keep their Python types (dtype object), so that a mixed column prints as it was written.
+        table = pd.DataFrame(rows, columns=list(columns), dtype=object)
+        with atomic_write(path) as file:
+            table.to_csv(file, index=False, lineterminator="\n")
 
 
 class Results:
@@ -206,8 +190,8 @@ class Results:
         return code_span(snakemake_command(self.paths.study_file, target))
 
     def write_runs(self) -> None:
-        """Write runs.csv: settings and results of every run, one row each."""
-        write_csv(runs_table(self.runs()), self.paths.runs_table)
+        """Write runs.csv and runs.parquet: settings and results of every run, one row each."""
+        write_tables(self.runs(), self.paths)
 
 
 def read_experiment(folder: str | Path, experiment: str, runs: list[tuple[str, int]]) -> ExperimentRuns:

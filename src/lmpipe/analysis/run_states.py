@@ -34,7 +34,10 @@ STARTING_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class RunState:
-    """State of a run: one of STATES, its latest losses (nats per token), its progress, and a remark."""
+    """State of a run: one of STATES, its latest losses (nats per token), its progress, and a remark.
+
+    `result` is the finished run; None in other states.
+    """
 
     run: PlannedRun
     state: str
@@ -44,6 +47,7 @@ class RunState:
     planned_steps: int | None = None
     tokens_per_second: float | None = None
     remark: str = ""
+    result: Run | None = None
 
     @property
     def share(self) -> float:
@@ -188,6 +192,7 @@ class Snapshot:
             summary.planned_steps,
             summary.tokens_per_second,
             f"at step {summary.steps:,}" if result.status == "diverged" else "",
+            result,
         )
 
     def infer_state(self, state: RunState) -> RunState:

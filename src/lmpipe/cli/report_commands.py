@@ -26,7 +26,7 @@ def plot_experiment(args: Args) -> "JobResult":
 
 @command(RESULTS, examples="lmpipe analyze results/laptop")
 def analyze(args: Args) -> "JobResult":
-    """Analyze the results of a study: findings.json and runs.csv."""
+    """Analyze the results of a study: findings.json, runs.csv and runs.parquet."""
     from lmpipe.analysis.problems.registry import analyze_all
     from lmpipe.analysis.results import Results
     from lmpipe.planning.session import read_study

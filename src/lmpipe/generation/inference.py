@@ -154,12 +154,18 @@ def read_run(run_folder: str | Path) -> tuple[ModelConfig, dict[str, np.ndarray]
     """
     folder = Path(run_folder)
     config = RunConfig.read(folder / CONFIG)
-    tokenizer_folder = os.path.normpath(folder / config.tokenizer.path)
-    tokenizer = Tokenizer.from_folder(tokenizer_folder)
-    if tokenizer.sha256 != config.tokenizer.sha256:
-        problem = f"is not the tokenizer that {folder} was trained with (another checksum)"
-        raise InputError(tokenizer_folder, problem, "train the run again")
+    tokenizer = read_tokenizer(folder, config)
     if config.model.vocab_size != tokenizer.vocab_size:
         problem = f"model.vocab_size is {config.model.vocab_size}, but the tokenizer has {tokenizer.vocab_size} ids"
         raise InputError(folder / CONFIG, problem, "train the run again")
     return config.model, read_weights(folder / WEIGHTS, weight_shapes(config.model)), tokenizer
+
+
+def read_tokenizer(run_folder: str | Path, config: RunConfig) -> Tokenizer:
+    """Return the tokenizer of a run with its config.json; raise InputError if it is not the one of the training."""
+    tokenizer_folder = os.path.normpath(Path(run_folder) / config.tokenizer.path)
+    tokenizer = Tokenizer.from_folder(tokenizer_folder)
+    if tokenizer.sha256 != config.tokenizer.sha256:
+        problem = f"is not the tokenizer that {run_folder} was trained with (another checksum)"
+        raise InputError(tokenizer_folder, problem, "train the run again")
+    return tokenizer

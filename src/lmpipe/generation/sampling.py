@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 from lmpipe.errors import InputError
 from lmpipe.generation.inference import CompiledLM, load_run
 from lmpipe.io.files import STANDARD_OUTPUT
+from lmpipe.io.validation import short_repr
 from lmpipe.model.architecture import derive_seed
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, encode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
@@ -153,6 +155,23 @@ def end_of_text_id(tokenizer: Tokenizer) -> int | None:
 def detokenize(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
     """Return the text of token ids; bytes that are not UTF-8 become U+FFFD."""
     return b"".join(map(tokenizer.token_bytes, token_ids)).decode("utf-8", "replace")
+
+
+def check_sampling(prompts: Sequence[str], max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
+    """Raise InputError for arguments of `generate` that it cannot take."""
+    are_texts = isinstance(prompts, Sequence) and all(isinstance(prompt, str) for prompt in prompts)
+    is_count = isinstance(max_new_tokens, Integral) and max_new_tokens > 0
+    is_temperature = isinstance(temperature, Real) and 0 <= temperature < math.inf
+    is_probability = isinstance(top_p, Real) and 0 < top_p <= 1
+    for where, value, is_valid, expected in (
+        ("prompt", prompts, are_texts, "a str, or a list of them"),
+        ("max_new_tokens", max_new_tokens, is_count, "a whole number above 0"),
+        ("temperature", temperature, is_temperature, "a number of 0 or more"),
+        ("top_p", top_p, is_probability, "a number above 0 and up to 1"),
+        ("seed", seed, isinstance(seed, Integral), "a whole number"),
+    ):
+        if not is_valid:
+            raise InputError(where, f"is {short_repr(value)}", f"pass {expected}")
 
 
 def generate(

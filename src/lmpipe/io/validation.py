@@ -133,6 +133,12 @@ def explain(errors: Sequence[dict[str, Any]]) -> InvalidValueError:
     return InvalidValueError(f"is {show(value)}", remedy, key, expected)
 
 
+def require_type(where: str, value: Any, types: type | tuple[type, ...], expected: str) -> None:
+    """Raise InputError unless a value from Python code has one of the types; `expected` is a noun phrase for them."""
+    if not isinstance(value, types):
+        raise InputError(where, f"is {short_repr(value)}", f"pass {expected}")
+
+
 def count_values(count: int) -> str:
     """Return `1 value`, `2 values` and so on."""
     return f"{count} value{'' if count == 1 else 's'}"

@@ -5,9 +5,10 @@ Shapes are (batch, seq, d_model); head_dim = d_model / num_heads. `cos_sin` is R
 """
 
 import math
-from collections.abc import Iterator
-from typing import assert_never
+from collections.abc import Iterator, Mapping
+from typing import Self, assert_never
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that every PyTorch reader knows)
 from torch import Tensor, nn
@@ -149,6 +150,13 @@ class TransformerLM(nn.Module):
         self.register_buffer("cos_sin", cos_sin, persistent=False)
         if seed is not None:
             init_weights(self, seed)
+
+    @classmethod
+    def from_arrays(cls, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> Self:
+        """Return a model with weights from NumPy, by their names and shapes in `weight_shapes`."""
+        model = cls(config)
+        model.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
+        return model
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Return the logits of the next token at each position; with RoPE, seq may not exceed context_length."""

@@ -265,9 +265,12 @@ def read_plan(path: str | Path) -> Plan:
     return load_plan(read_study_file(path), str(path))
 
 
-def load_plan(config: dict[str, Any], source: str) -> Plan:
-    """Validate a study and resolve it; raise InputError, which names the file `source`, if that fails."""
-    study = read_study(config, source)
+def load_plan(config: dict[str, Any], source: str, results_only: bool = False) -> Plan:
+    """Validate a study and resolve it; raise InputError, which names the file `source`, if that fails.
+
+    With `results_only`, the study's texts need not be there.
+    """
+    study = read_study(config, source, results_only)
     try:
         plan = Plan(study)
         check_plan(plan)

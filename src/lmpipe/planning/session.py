@@ -83,7 +83,7 @@ def read_study(results: str | Path) -> tuple[Plan, StudyPaths]:
         problem = f"is not valid YAML ({' '.join(str(error).split())})"
         raise InputError(paths.study_file, problem, f"delete it and {RUN_ONCE}") from None
     try:
-        return load_plan(settings, str(paths.study_file)), paths
+        return load_plan(settings, str(paths.study_file), results_only=True), paths
     except InputError as error:  # of another version of lmpipe, or damaged: no user writes this file
         raise InputError(error.where, error.problem, f"delete it and {RUN_ONCE}") from None
 

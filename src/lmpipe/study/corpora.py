@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from lmpipe.io.validation import InvalidValueError, short_repr
 from lmpipe.study.fields import (
@@ -31,6 +31,8 @@ URL = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?/[!-~]{1,2000}")
 FORBIDDEN_PATH = re.compile(r"-|.*[{}<>\x00\ud800-\udfff]", re.DOTALL)
 MAX_FILENAME_CHARACTERS = 100
 SHA256 = "^[0-9a-f]{64}$"
+# Context of a validation of which only results are read: texts and packages of the corpora need not be there.
+RESULTS_ONLY = "results only"
 
 
 def validate_url(url: str) -> str:
@@ -59,8 +61,10 @@ def validate_sha256(digest: str) -> str:
     return digest
 
 
-def installed_package(package: str) -> str:
+def installed_package(package: str, info: ValidationInfo) -> str:
     """Return a top-level package that is installed and has a version; nothing is imported."""
+    if info.context == RESULTS_ONLY:
+        return package
     # Only top-level names: to find one inside another package, Python would run that package.
     if not PACKAGE.fullmatch(package) or find_spec(package) is None:
         raise InvalidValueError(
@@ -173,9 +177,9 @@ class TextFile(Settings):
         return f"resources/{key}-{REPEATED_PATTERN.sub('', filename[-MAX_FILENAME_CHARACTERS:]) or 'text'}"
 
     @model_validator(mode="after")
-    def check_local(self) -> "TextFile":
-        """Require that a local text exists, can be read and is not empty."""
-        if (path := self.local_path) is None:
+    def check_local(self, info: ValidationInfo) -> "TextFile":
+        """Require that a local text exists, can be read and is not empty; not if only results of the study are read."""
+        if (path := self.local_path) is None or info.context == RESULTS_ONLY:
             return self
         if not os.path.isfile(path):
             raise InvalidValueError(

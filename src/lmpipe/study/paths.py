@@ -24,6 +24,7 @@ class StudyPaths:
         self.batch_sizes = root / "batch_sizes.json"  # time of one training step at each batch size
         self.findings = root / "findings.json"  # the findings of every problem, as data
         self.runs_table = root / "runs.csv"  # settings and results of every run, one row each
+        self.runs_parquet = root / "runs.parquet"  # the same, with the types of its columns
         self.report = root / "report.html"  # the report
         self.figures = root / "figures"  # folder of the report's figures
         self.store = root / "store"  # the run store

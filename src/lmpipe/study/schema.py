@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationError
 
 from lmpipe.io.validation import first_violation
-from lmpipe.study.corpora import Corpus
+from lmpipe.study.corpora import RESULTS_ONLY, Corpus
 from lmpipe.study.experiments import ExperimentName, ExperimentSettings
 from lmpipe.study.fields import (
     FiniteFloat,
@@ -93,9 +93,12 @@ class Study(Settings):
     """Text to generate after training."""
 
 
-def read_study(config: dict[str, Any], source: str) -> Study:
-    """Return the study that `config` describes; raise InputError if it is not valid. `source` names its file."""
+def read_study(config: dict[str, Any], source: str, results_only: bool = False) -> Study:
+    """Return the study that `config` describes; raise InputError if it is not valid. `source` names its file.
+
+    With `results_only`, the study's texts need not be there: its results may be read in another folder or machine.
+    """
     try:
-        return Study.model_validate(config)
+        return Study.model_validate(config, context=RESULTS_ONLY if results_only else None)
     except ValidationError as error:
         raise first_violation(error, config).at(source) from None

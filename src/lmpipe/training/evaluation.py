@@ -1,7 +1,7 @@
 """Loss of a model on held-out tokens: strided windows for learning curves, the whole split for the final result."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 
@@ -11,6 +11,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lmpipe.data.token_dataset import Tokens, validation_windows
+from lmpipe.errors import InputError
+from lmpipe.io.validation import short_repr
 from lmpipe.model.functional import reduced_dtype
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import EVAL_BATCH_TOKENS
@@ -75,7 +77,7 @@ def evaluate(
     tokens: Tokens,
     byte_lengths: np.ndarray,
     precision: str,
-    after_batch: Callable[[int], None],
+    after_batch: Callable[[int], None] = lambda targets: None,
 ) -> Evaluation:
     """Evaluate a whole split; `after_batch(n)` is called after each batch with its number of targets.
 
@@ -91,6 +93,30 @@ def evaluate(
         after_batch(targets.numel())
     bits_per_byte = text_nats / math.log(2) / bytes_seen if bytes_seen else math.nan
     return Evaluation(documents.mean, documents.standard_error, bits_per_byte, int(documents.targets), bytes_seen)
+
+
+@torch.no_grad()
+def logits_of(model: TransformerLM, ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Tensor:
+    """Return the logits of ids (seq,) or (batch, seq), checked before: (..., seq, vocab_size), on the model's device.
+
+    Raises InputError for ids that the model does not have, and for more positions than it has.
+    """
+    config = model.config
+    try:
+        ids = torch.as_tensor(ids, device=model.lm_head.weight.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError("ids", f"are {short_repr(ids)}", "pass a list or a tensor of token ids") from None
+    if ids.dim() not in (1, 2) or not ids.numel() or ids.is_floating_point() or ids.dtype == torch.bool:
+        problem = f"have shape {tuple(ids.shape)} and type {ids.dtype}"
+        raise InputError("ids", problem, "pass whole numbers, (seq,) or (batch, seq)")
+    ids = ids.long()
+    if ids.min() < 0 or ids.max() >= config.vocab_size:
+        problem = f"are from {ids.min()} to {ids.max()}, but the model has {config.vocab_size} token ids"
+        raise InputError("ids", problem, "encode the text with the tokenizer of the run")
+    if ids.shape[-1] > config.context_length:
+        problem = f"have {ids.shape[-1]} positions, but the model's context_length is {config.context_length}"
+        raise InputError("ids", problem, "pass fewer")
+    return model(ids[None])[0] if ids.dim() == 1 else model(ids)
 
 
 class DocumentLosses:
