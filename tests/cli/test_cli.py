@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from lmpipe import __version__
-from lmpipe.cli.main import main, make_parser
+from lmpipe.cli.main import main, make_parser, parse
 from lmpipe.planning.stages import STAGES
 from tests.support.cli_cases import ARGUMENTS, RESULTS, STUDY_FILE
 
@@ -18,7 +18,7 @@ HEAVY = {"torch", "numba", "llvmlite", "pandas", "matplotlib", "scipy"}
 
 
 def test_every_command_has_a_case():
-    assert set(PARSERS) == {*ARGUMENTS, "download"}
+    assert set(PARSERS) == {*ARGUMENTS, "download", "init", "run"}
 
 
 def test_every_stage_has_a_command():
@@ -33,7 +33,7 @@ def test_help_ends_with_an_example_that_parses(name, capsys):
     examples = re.findall(r"^  lmpipe (.*)$", capsys.readouterr().out.partition("example")[2], re.MULTILINE)
     assert examples
     for example in examples:
-        assert make_parser().parse_args(shlex.split(example)).command == name
+        assert parse(shlex.split(example)).command == name
 
 
 def test_version(capsys):

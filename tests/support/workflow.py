@@ -42,29 +42,44 @@ def call_snakemake(
 ) -> subprocess.CompletedProcess[str]:
     """Run `snakemake ARGUMENTS` in a folder with the workflow and the code of a project.
 
-    The environment is not activated: rules must find the lmpipe that belongs to this snakemake all the same. `prepare`
-    is called in the process before.
+    `prepare` is called in the process before.
+    """
+    command = ["--snakefile", str(project / "Snakefile"), *map(str, arguments)]
+    command += ["--cores", str(cores)] if cores else []
+    return call_module("snakemake", command, folder, project, check, prepare)
+
+
+def call_module(
+    module: str,
+    arguments: Sequence[str],
+    folder: Path,
+    project: Path = ROOT,
+    check: bool = True,
+    prepare: Callable[[], None] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE ARGUMENTS` in a folder with the code of a project.
+
+    The environment is not activated: rules must find the lmpipe that belongs to this Python all the same.
     """
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     environment |= {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(project / "src")}
-    command = ["--snakefile", str(project / "Snakefile"), *map(str, arguments)]
-    command += ["--cores", str(cores)] if cores else []
     with tempfile.TemporaryDirectory() as outputs:
         paths = [Path(outputs, name) for name in ("stdout", "stderr")]
-        code = ForkedProcess(run_snakemake, command, folder, environment, paths, prepare).wait()
+        code = ForkedProcess(run_module, module, arguments, folder, environment, paths, prepare).wait()
         stdout, stderr = (path.read_text(encoding="utf-8") for path in paths)
     assert code == 0 or not check, stdout[-3000:] + stderr[-6000:]
-    return subprocess.CompletedProcess(command, code, stdout, stderr)
+    return subprocess.CompletedProcess(arguments, code, stdout, stderr)
 
 
-def run_snakemake(
+def run_module(
+    module: str,
     arguments: Sequence[str],
     folder: Path,
     environment: Mapping[str, str],
     outputs: Sequence[Path],
     prepare: Callable[[], None] | None,
 ) -> None:
-    """Become `snakemake ARGUMENTS` in a forked process, which writes stdout and stderr to files."""
+    """Become `python -m MODULE ARGUMENTS` in a forked process, which writes stdout and stderr to files."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -77,7 +92,7 @@ def run_snakemake(
     sys.argv[1:] = arguments
     if prepare:
         prepare()
-    runpy.run_module("snakemake", run_name="__main__", alter_sys=True)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 class Clone:
@@ -119,6 +134,10 @@ class Clone:
         text, num_edits = re.subn(pattern, replacement, file.read_text(encoding="utf-8"), count=1)
         assert num_edits, pattern
         file.write_text(text, encoding="utf-8")
+
+    def run(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run `lmpipe run` on the study."""
+        return call_module("lmpipe.cli.main", ["run", str(SMOKE), *words], self.folder, self.folder, **options)
 
     def snakemake(self, *arguments: str, study: Path = SMOKE, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the README's command with more arguments."""

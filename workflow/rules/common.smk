@@ -10,6 +10,7 @@ from lmpipe.planning.rule_inputs import CLUSTER_THREADS, RuleInputs, name_patter
 from lmpipe.planning.session import start_session
 from lmpipe.planning.snakemake_checks import check_execution, load_config, notices, requested_gpus
 from lmpipe.planning.stages import stage_digest
+from lmpipe.planning.workflow_log import announce, attach
 from lmpipe.study.loader import read_study_file
 
 DEFAULT_STUDY = str(workflow.source_path("../../config/config.yaml"))
@@ -38,6 +39,7 @@ CORES = workflow.resource_settings.cores
 ALL_CORES = CLUSTER_THREADS if CORES is None or workflow.remote_exec else CORES
 
 if workflow.is_main_process:
+    attach(workflow)
     # Two calls at once would remove each other's results: the second one waits, and then finds the work done. A call
     # without cores or nodes (--dag, --report, --summary) runs no jobs, nor does --lint, which checks no variables.
     runs_jobs = (CORES or workflow.resource_settings.nodes) and workflow.check_envvars
@@ -73,8 +75,8 @@ onstart:
 
 onsuccess:
     report_page = Path(RESULTS, "report.html")
-    print(f"The report is {report_page}." if report_page.exists() else f"Results are in {RESULTS}/.")
+    announce(f"The report is {report_page}." if report_page.exists() else f"Results are in {RESULTS}/.")
 
 
 onerror:
-    print(f"Not finished. `lmpipe report {RESULTS}` makes a report of the results so far.")
+    announce(f"Not finished. `lmpipe report {RESULTS}` makes a report of the results so far.")

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = "lmpipe"
     try:
         try:
-            args = make_parser().parse_args(arguments)
+            args = parse(sys.argv[1:] if arguments is None else arguments)
             name = f"lmpipe {args.command}"
             run_command(args)
         finally:
@@ -56,6 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             discard_standard_output()
         problem = SYSTEM_ERRORS.get(error.errno, error.strerror or str(error))
         fail(": ".join(filter(None, [name, str(where), problem])))
+
+
+def parse(arguments: Sequence[str]) -> Args:
+    """Parse a command line; of `lmpipe run`, words may follow options, and those after `--` are Snakemake's options."""
+    if arguments[:1] != ["run"]:
+        return make_parser().parse_args(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    args, more = make_parser().parse_known_args(arguments[:end])
+    if unknown := [word for word in more if word.startswith("-")]:
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}; options of Snakemake follow after --")
+    args.words += more
+    args.options = arguments[end + 1 :]
+    return args
 
 
 @cache

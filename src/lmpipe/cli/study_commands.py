@@ -7,6 +7,45 @@ from lmpipe.cli.arguments import RESULTS, Args, argument, command, positive_int
 
 
 @command(
+    argument("name", nargs="?", help="shipped study (config, cs336, smoke ...) or profile (gpu, slurm ...) to copy"),
+    examples="lmpipe init\nlmpipe init tinystories\nlmpipe init slurm",
+)
+def init(args: Args) -> None:
+    """Write study.yaml, a small study to begin with, or copy a shipped study or profile to this folder."""
+    from lmpipe.planning.workflow_call import PACKAGE, copy_shipped
+
+    path = copy_shipped(args.name)
+    print(f"wrote {path}")
+    if path.is_file():
+        print(f"`lmpipe run {path}` carries it out; {PACKAGE / 'config/README.md'} explains every key")
+
+
+@command(
+    argument(
+        "words",
+        nargs="*",
+        metavar="study.yaml|target",
+        help="study file (default study.yaml), then results or groups to make (default: everything)",
+    ),
+    argument("--cores", type=positive_int, help="CPU cores (default: all)"),
+    argument("--profile", default="default", help="name of a profile, such as slurm, or its folder"),
+    argument("-n", "--dry-run", action="store_true", help="list the jobs, and what changed"),
+    examples="lmpipe run\nlmpipe run study.yaml tokenizers --cores 2\nlmpipe run study.yaml -n\n"
+    "lmpipe run study.yaml --profile slurm -- --forcerun train",
+)
+def run(args: Args) -> None:
+    """Carry out a study in this folder: results in results/STUDY/, logs in logs/STUDY/, texts in resources/.
+
+    Options of Snakemake follow after `--`.
+    """
+    from lmpipe.planning.workflow_call import STUDY_FILE, run_workflow
+
+    has_study = args.words and args.words[0].endswith((".yaml", ".yml"))
+    study, *targets = args.words if has_study else [STUDY_FILE, *args.words]
+    run_workflow(study, targets, args.options, cores=args.cores, profile=args.profile, is_dry_run=args.dry_run)
+
+
+@command(
     argument("study", help="study file, such as config/tinystories.yaml"),
     argument("--cores", type=positive_int, default=os.cpu_count(), help="CPU cores (default: all)"),
     examples="lmpipe estimate config/tinystories.yaml --cores 8",

@@ -50,7 +50,7 @@ class TokenDataset:
     """A token file: its ids `tokens` (tokens,), read as they are needed, and the description in its .json file."""
 
     path: Path
-    tokens: TokenArray
+    tokens: Tokens
     info: TokenFileInfo
 
     @classmethod

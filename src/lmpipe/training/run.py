@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
+import numpy as np
+
+from lmpipe.data.documents import TokenFileInfo
 from lmpipe.data.token_dataset import TokenDataset, check_length
 from lmpipe.errors import InputError
 from lmpipe.io.files import copy_atomic, file_lock
@@ -97,16 +100,19 @@ class RunInputs:
         return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
 
-def load_run(run: PlannedRun, results: Path, output: Path) -> RunInputs:
+def load_run(run: PlannedRun, results: Path, output: Path, reads_tokens: bool = True) -> RunInputs:
     """Open a run's inputs and resolve its vocabulary size and learning rate; raise InputError if something is wrong.
 
-    Paths in the configuration are relative to the run's folder `output`, so that a study can be moved.
+    Paths in the configuration are relative to the run's folder `output`, so that a study can be moved. Without
+    `reads_tokens`, token files are known by their descriptions alone, which is enough for the fingerprint.
     """
     paths = StudyPaths(results)
     tokenizer_folder = paths.tokenizer(run.tokenizer)
     tokenizer = Vocabulary.from_folder(tokenizer_folder)
-    train, valid = (open_tokens(paths.tokens(run.tokenizer, split), tokenizer) for split in ("train", "valid"))
-    check_length(len(train.tokens), run.model.context_length)
+    train, valid = (
+        open_tokens(paths.tokens(run.tokenizer, split), tokenizer, reads_tokens) for split in ("train", "valid")
+    )
+    check_length(train.info.tokens, run.model.context_length)
     max_lr, lr_source = run.training.max_lr, None
     if isinstance(max_lr, BestOf):
         max_lr, lr_source = resolve_learning_rate(max_lr, run.training.batch_size, paths.best(max_lr.best_of))
@@ -128,9 +134,12 @@ def load_run(run: PlannedRun, results: Path, output: Path) -> RunInputs:
     return RunInputs(config, train, valid, tokenizer)
 
 
-def open_tokens(path: Path, tokenizer: Vocabulary) -> TokenDataset:
-    """Open a token file; raise InputError unless it was encoded with exactly this tokenizer."""
-    file = TokenDataset.open(path, tokenizer.vocab_size)
+def open_tokens(path: Path, tokenizer: Vocabulary, reads_tokens: bool) -> TokenDataset:
+    """Open a token file, or its description alone; raise InputError unless it was encoded with this tokenizer."""
+    if reads_tokens:
+        file = TokenDataset.open(path, tokenizer.vocab_size)
+    else:
+        file = TokenDataset(path, np.zeros(0, np.uint16), TokenFileInfo.read(path.with_suffix(".json")))
     encoder = file.info.tokenizer.sha256
     if encoder != tokenizer.sha256:
         problem = f"was encoded with tokenizer {encoder[:12]}, not with {tokenizer.sha256[:12]}"
