@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from lmpipe.model import functional, transformer
 from lmpipe.model.accounting import FLOAT32_BYTES, batch_memory, count_parameters
 from lmpipe.model.activation_memory import Component, account_activations, saved_activations, saved_bytes, step_bytes
 from lmpipe.model.transformer import TransformerLM
@@ -35,6 +36,23 @@ def test_each_part_saves_the_bytes_that_autograd_saves(words, precision):
         )
         assert saved_bytes_by_component.get(component, 0) == expected, component
     assert sum(saved_bytes_by_component.values()) == accounted.saved_bytes
+
+
+@every_precision
+@every_variant
+def test_each_part_saves_the_bytes_of_torchs_operations_on_a_gpu(monkeypatch, words, precision):
+    """They compute on a CPU here, in place of its kernels."""
+    monkeypatch.setattr(functional, "use_cpu_kernels", lambda x: False)
+    monkeypatch.setattr(transformer, "use_cpu_kernels", lambda x: False)
+    config = model_variant(SHAPE, words)
+    training = TrainingSettings(total_tokens=1, batch_size=BATCH_SIZE, max_lr=0.01, precision=precision)
+    _, saved_bytes_by_component = run_recorded(config, training, torch.device("cpu"))
+    accounted = account_activations(config, precision, BATCH_SIZE, on_gpu=True)
+    for component in get_args(Component):
+        expected = sum(
+            activation.saved_bytes for activation in accounted.activations if activation.component == component
+        )
+        assert saved_bytes_by_component.get(component, 0) == expected, component
 
 
 @every_variant

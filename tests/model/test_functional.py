@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lmpipe.model import functional
-from lmpipe.model.functional import RMSNorm, linear_cross_entropy, swiglu
+from lmpipe.model.functional import RMSNorm, chunk_rows, linear_cross_entropy, swiglu
 
 
 def randn(*shape, seed=0):
@@ -66,3 +67,16 @@ def test_the_loss_of_a_hopeless_target_is_finite():
 def test_a_loss_of_nan_is_nan():
     hidden = torch.full((1, 2, 1), math.nan)
     assert math.isnan(linear_cross_entropy(hidden, torch.ones(3, 1), torch.tensor([[1, 2]])))
+
+
+@pytest.mark.parametrize(("vocab_size", "rows"), [(10_000, 6656), (32_000, 2048), (1 << 20, 128)])
+def test_chunks_on_a_gpu_fill_its_tiles(vocab_size, rows):
+    assert chunk_rows(vocab_size, torch.device("cuda")) == rows
+
+
+def test_rmsnorm_on_a_gpu_is_torchs_kernel(monkeypatch):
+    """Without gradients, which fake tensors do not have on a GPU that is not there."""
+    monkeypatch.setattr(functional.RMSNormFn, "apply", None)
+    with FakeTensorMode(), torch.no_grad():
+        norm, x = RMSNorm(8, eps=1e-5, device="cuda"), torch.empty(3, 5, 8, device="cuda")
+        assert norm(x).shape == x.shape

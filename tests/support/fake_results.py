@@ -294,6 +294,7 @@ def fabricate_summary(
         memory_before_bytes=313_000_000,
         device=ENVIRONMENT["hardware"]["processor"],
         micro_batch_size=config.training.batch_size,
+        deterministic=True,
         code={"train": "abcdef0123456789", "model": "0123456789abcdef", "torch": "2.13.0", "pydantic": "2.14.3"},
         environment=Environment.model_validate(ENVIRONMENT),
     )

@@ -73,6 +73,7 @@ def finished_summary() -> RunSummary:
         processes=1,
         compile=False,
         micro_batch_size=4,
+        deterministic=True,
         precision="float32",
         num_resumes=0,
         code={"model.transformer": "0" * 16},

@@ -1,14 +1,17 @@
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig
 from lmpipe.training.evaluation import (
     DocumentLosses,
+    eval_batch_tokens,
     evaluate,
     mean_loss,
     next_token_losses,
@@ -76,3 +79,12 @@ def test_standard_error_is_that_of_the_ratio_over_documents(ends):
     residuals = [part.sum() - losses.mean() * len(part) for part in parts]
     expected = math.sqrt(len(parts) * np.var(residuals, ddof=1)) / 60
     assert documents.standard_error == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("device", "vocab_size", "tokens"), [("cpu", 10_000, 2048), ("cuda", 1 << 15, 4096), ("cuda", 1 << 20, 2048)]
+)
+def test_a_gpu_validates_more_tokens_at_once(device, vocab_size, tokens):
+    with FakeTensorMode():
+        model = SimpleNamespace(lm_head=SimpleNamespace(weight=torch.empty(vocab_size, 8, device=device)))
+    assert eval_batch_tokens(model) == tokens

@@ -7,7 +7,14 @@ import torch.nn.functional as F  # noqa: N812
 from lmpipe.model.architecture import rope_cos_sin
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
-from lmpipe.training.step import DIVERGENCE_WINDOW, DivergenceMonitor, TrainingStep
+from lmpipe.training import step as step_module
+from lmpipe.training.step import (
+    DIVERGENCE_WINDOW,
+    TRIAL_MEMORY_FRACTION,
+    DivergenceMonitor,
+    TrainingStep,
+    find_micro_batch_size,
+)
 from tests.support.tiny_study import MODEL, TRAINING
 
 CONFIG = ModelConfig(vocab_size=50, **MODEL)
@@ -106,3 +113,67 @@ def test_steps_made_at_once_end_where_single_ones_do():
     assert len(together) == len(singles) == 4 and together[-1].diverged and not together[-1].is_updated
     for parameter, other in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(parameter, other) and torch.isfinite(parameter).all()
+
+
+@pytest.fixture
+def gpu_step(monkeypatch):
+    """Return a step that takes itself to be on a GPU; the fractions of memory that it asks for are collected."""
+    monkeypatch.setattr(TrainingStep, "device", torch.device("cuda:0"))
+    fractions = []
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.5)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda *arguments: fractions.append(arguments[0])
+    )
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    step = step_of(TransformerLM(CONFIG, seed=0), batch_size=11)
+    step.fractions = fractions
+    return step
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+    ],
+    ids=["allocator", "cuBLAS", "module", "Triton"],
+)
+def test_batch_is_halved_whatever_says_that_it_does_not_fit(gpu_step, monkeypatch, error):
+    """A trial leaves a part of this process's share of the GPU free."""
+    tried = []
+
+    def dry_run(size):
+        tried.append(size)
+        if size > 4:
+            raise error
+
+    monkeypatch.setattr(gpu_step, "dry_run", dry_run)
+    assert find_micro_batch_size(gpu_step, 11) == 3
+    assert tried == [11, 6, 3]
+    assert gpu_step.fractions == [0.5 * TRIAL_MEMORY_FRACTION, 0.5]
+
+
+def test_other_errors_of_a_trial_are_raised(gpu_step, monkeypatch):
+    def dry_run(size):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(gpu_step, "dry_run", dry_run)
+    with pytest.raises(RuntimeError, match="illegal"):
+        find_micro_batch_size(gpu_step, 11)
+
+
+def test_missing_deterministic_algorithm_is_logged_and_allowed(monkeypatch):
+    step, reasons, tries = step_of(TransformerLM(CONFIG, seed=0)), [], []
+
+    def dry_run(size):
+        tries.append(size)
+        if not reasons:
+            raise RuntimeError("attention does not have a deterministic implementation, but you set ...")
+
+    monkeypatch.setattr(step, "dry_run", dry_run)
+    monkeypatch.setattr(step_module, "allow_nondeterministic", reasons.append)
+    step.warm_up()
+    assert tries == [1, 1] and len(reasons) == 1

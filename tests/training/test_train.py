@@ -19,8 +19,8 @@ from lmpipe.generation.inference import read_run
 from lmpipe.model.accounting import batch_memory
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
-from lmpipe.training import loop
-from lmpipe.training.loop import evaluation_steps
+from lmpipe.training import loop, trainer
+from lmpipe.training.loop import GPU_STEPS_PER_SYNC, TrainLoop, evaluation_steps
 from lmpipe.training.optimizer import AdamW
 from lmpipe.training.run import train
 from lmpipe.training.trainer import Trainer, TrainState
@@ -249,8 +249,8 @@ def test_a_run_that_learns_nothing_is_not_learning(study):
 )
 def test_a_finished_run_is_well_below_the_unigram_entropy(loss, status):
     info = SimpleNamespace(info=SimpleNamespace(unigram_entropy=5.0))
-    trainer = SimpleNamespace(state=TrainState(), inputs=SimpleNamespace(train=info))
-    assert Trainer.status(trainer, loss)[0] == status
+    ended = SimpleNamespace(state=TrainState(), inputs=SimpleNamespace(train=info))
+    assert Trainer.status(ended, loss)[0] == status
 
 
 def test_resume_under_another_setup_is_logged(study, monkeypatch, capfd):
@@ -313,6 +313,36 @@ def test_steps_that_are_fetched_later_give_the_same_bytes(study, monkeypatch, ch
     monkeypatch.setattr(loop, "CPU_STEPS_PER_SYNC", 16)
     train(settings, study, study / "run")
     assert_same_result(study / "run", expected)
+
+
+@pytest.mark.parametrize(
+    ("step_seconds", "steps"), [(math.inf, 1), (5.0, 1), (0.3, 3), (0.1, 10), (1e-4, GPU_STEPS_PER_SYNC)]
+)
+def test_a_gpu_takes_the_steps_of_a_second_at_once(step_seconds, steps):
+    """A signal waits for them; of the first step, the time is not known."""
+    gpu, cpu = (SimpleNamespace(device=torch.device(name)) for name in ("cuda:0", "cpu"))
+    assert TrainLoop.steps_per_sync(gpu, step_seconds) == steps
+    assert TrainLoop.steps_per_sync(cpu, step_seconds) == 1
+
+
+def test_saving_takes_little_of_the_time(study, monkeypatch):
+    """Where a checkpoint takes long, the next one comes later."""
+    now, saved = [0.0], []
+
+    def save(trainer):
+        saved.append(trainer.state.step)
+        now[0] += 0.09
+
+    def train_chunk(trainer, count, bar):
+        now[0] += 1.0
+        return run_chunk(trainer, count, bar)
+
+    run_chunk = Trainer.train_chunk
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter))
+    monkeypatch.setattr(Trainer, "save", save)
+    monkeypatch.setattr(Trainer, "train_chunk", train_chunk)
+    train(SHORT, study, study / "run", checkpoint_seconds=2)
+    assert saved == [2, 7, 12]
 
 
 def test_parts_of_a_batch_make_the_same_run_to_rounding(study):

@@ -3,8 +3,8 @@
 The handout (problem adamw_accounting) counts the outputs of the layers. torch saves what the derivatives need: the
 inputs of matrix multiplies, not their outputs; nothing for a sum; no attention scores, because fused attention
 recomputes them; no logits, because their gradients are computed with the loss. Formulas give bytes of a sequence, in
-the symbols of lmpipe.model.accounting and `c`, the bytes of a computed number. They hold for a CPU without
-torch.compile.
+the symbols of lmpipe.model.accounting and `c`, the bytes of a computed number. They hold without torch.compile: for our
+kernels on a CPU, and with `on_gpu` for torch's operations.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple, assert_never
 
 from lmpipe.io.documents import Document
 from lmpipe.model.accounting import FLOAT32_BYTES, parameter_formulas, shape_constants
-from lmpipe.model.architecture import has_gate, norm_placement
+from lmpipe.model.architecture import has_gate, has_rope, norm_placement
 from lmpipe.model.derivation import Formula, evaluate, sum_terms
-from lmpipe.study.settings import EVAL_BATCH_TOKENS, ModelConfig
+from lmpipe.study.settings import EVAL_BATCH_TOKENS, GPU_CHUNK_LOGITS, GPU_EVAL_LOGITS, ModelConfig
 
 # Components of the model that save activations; a measurement distinguishes them by the module that is running.
 Component = Literal["embedding", "norms", "attention", "feed_forward", "lm_head", "loss"]
@@ -84,7 +84,7 @@ def computed_itemsize(precision: str) -> int:
             assert_never(unknown)
 
 
-def saved_activations(config: ModelConfig) -> list[SavedActivation]:
+def saved_activations(config: ModelConfig, on_gpu: bool = False) -> list[SavedActivation]:
     """Return every activation that the handout's list counts or that torch saves for the backward pass."""
     gate, norms = has_gate(config), norm_placement(config)
     # Outputs of RMSNorms are counted at the matrices that read them.
@@ -94,9 +94,21 @@ def saved_activations(config: ModelConfig) -> list[SavedActivation]:
     head_input = "4 * S * D" if norms.final else "0"
     fused = "0", "fused attention recomputes them from queries and keys"
     silu = ("0", "the activation recomputes it") if gate else ("c * L * S * F",)
+    product = ("c * L * S * F",) if on_gpu else silu
     gate_rows = [
         ("W3", "feed_forward", "4 * L * S * F", "c * L * S * F"),
-        ("product of SiLU and W3", "feed_forward", "4 * L * S * F", *silu),
+        ("product of SiLU and W3", "feed_forward", "4 * L * S * F", *product),
+    ]
+    rotated = "2 * c * L * S * D" if has_rope(config) else "0"
+    gpu_rows = [
+        (
+            "rotated queries and keys",
+            "attention",
+            "0",
+            rotated,
+            "beside those before, which share memory with the values",
+        ),
+        ("logarithms of the softmax's sums", "attention", "0", "4 * L * H * S", "to recompute the scores"),
     ]
     rows = [
         ("token ids", "embedding", "0", "8 * S", "8 bytes each, to find the rows of the gradient"),
@@ -106,6 +118,7 @@ def saved_activations(config: ModelConfig) -> list[SavedActivation]:
         ("queries, keys and values", "attention", "12 * L * S * D", "3 * c * L * S * D"),
         ("attention scores QKᵀ", "attention", "4 * L * H * S**2", *fused),
         ("softmax of the scores", "attention", "4 * L * H * S**2", *fused),
+        *(gpu_rows if on_gpu else []),
         ("weighted sums of the values", "attention", "4 * L * S * D", "c * L * S * D"),
         ("output projection", "attention", "4 * L * S * D", "0", SUM),
         ("inputs of the feed-forward", "feed_forward", *block_input),
@@ -146,10 +159,10 @@ def batch_independent_activations(precision: str) -> list[SavedActivation]:
     return activations
 
 
-def activation_formulas(config: ModelConfig, precision: str) -> list[Formula]:
+def activation_formulas(config: ModelConfig, precision: str, on_gpu: bool = False) -> list[Formula]:
     """Return the bytes of a sequence that torch saves (A_saved), and what it saves of any batch (W)."""
     fixed = sum_terms(activation.saved for activation in batch_independent_activations(precision))
-    per_sequence = sum_terms(activation.saved for activation in saved_activations(config))
+    per_sequence = sum_terms(activation.saved for activation in saved_activations(config, on_gpu))
     return [
         *shape_constants(config),
         Formula("c", "a computed number", computed_itemsize(precision), "bytes"),
@@ -165,10 +178,12 @@ def saved_bytes(config: ModelConfig, precision: str, batch_size: int) -> int:
     return value["A_saved"] * batch_size + value["W"]
 
 
-def account_activations(config: ModelConfig, precision: str, batch_size: int) -> ActivationAccounting:
+def account_activations(
+    config: ModelConfig, precision: str, batch_size: int, on_gpu: bool = False
+) -> ActivationAccounting:
     """Return every saved activation of a batch with its bytes by the handout's list and as saved, and their sums."""
-    formulas = activation_formulas(config, precision)
-    sequences = [(activation, batch_size) for activation in saved_activations(config)]
+    formulas = activation_formulas(config, precision, on_gpu)
+    sequences = [(activation, batch_size) for activation in saved_activations(config, on_gpu)]
     sequences += [(activation, 1) for activation in batch_independent_activations(precision)]
     activations = []
     for activation, count in sequences:
@@ -193,41 +208,47 @@ def account_activations(config: ModelConfig, precision: str, batch_size: int) ->
 # --- peak memory of a training step ----------------------------------------------------------------------------------
 
 
-def backward_peak(config: ModelConfig, precision: str) -> Formula:
+def backward_peak(config: ModelConfig, precision: str, on_gpu: bool = False) -> Formula:
     """Return the memory of gradients at the peak of the backward pass, in the last feed-forward, for a sequence.
 
-    SwiGLU computes the gradients of W1's and W3's outputs and its product (3 F), in float32 a few rows at a time; SiLU
-    the gradients of its output and input (2 F), when its saved output (F) is freed already. So is what the loss and the
-    norm of the block saved (D each), and there is the gradient of the residual stream (D).
+    SwiGLU computes the gradients of W1's and W3's outputs and its product (3 F), in float32 on a CPU a few rows at a
+    time; SiLU the gradients of its output and input (2 F), when its saved output (F) is freed already. So is what the
+    loss and the norm of the block saved (D each), and there is the gradient of the residual stream (D).
     """
-    is_chunked = computed_itemsize(precision) == FLOAT32_BYTES
+    is_chunked = computed_itemsize(precision) == FLOAT32_BYTES and not on_gpu
     gradients = (0 if is_chunked else 3) if has_gate(config) else 1
     freed = 1 if norm_placement(config).in_blocks else 0
     expression = f"c * S * max(0, {gradients} * F - {freed} * D)"
     return Formula("A_work", "gradients at the peak of the backward pass, for a sequence", expression, "bytes")
 
 
-def step_memory(config: ModelConfig, precision: str) -> StepMemory:
+def step_memory(config: ModelConfig, precision: str, on_gpu: bool = False) -> StepMemory:
     """Return the peak memory of a training step: weights, gradients, moments, saved activations, backward peak.
 
-    The allocator's fragmentation is not counted.
+    The allocator's fragmentation is not counted. On a GPU, the logits of a chunk count, too.
     """
-    value = evaluate([*activation_formulas(config, precision), backward_peak(config, precision)])
+    value = evaluate([*activation_formulas(config, precision, on_gpu), backward_peak(config, precision, on_gpu)])
     # The gradient of the output head is among the saved activations, and counts once.
     fixed = 4 * FLOAT32_BYTES * value["P"] + value["W"] - FLOAT32_BYTES * value["P_head"]
+    if on_gpu:
+        # Logits and probabilities in float32, the mask of the targets, and logits in a lower precision.
+        itemsize = computed_itemsize(precision)
+        logit_bytes = 2 * FLOAT32_BYTES + 1 + (itemsize if itemsize < FLOAT32_BYTES else 0)
+        fixed += logit_bytes * max(GPU_CHUNK_LOGITS, config.vocab_size)
     return StepMemory(fixed, value["A_saved"] + value["A_work"])
 
 
-def step_bytes(config: ModelConfig, precision: str, batch_size: int) -> int:
+def step_bytes(config: ModelConfig, precision: str, batch_size: int, on_gpu: bool = False) -> int:
     """Return the peak memory of a training step of `batch_size` sequences, in bytes."""
-    memory = step_memory(config, precision)
+    memory = step_memory(config, precision, on_gpu)
     return memory.fixed + memory.per_sequence * batch_size
 
 
-def validation_bytes(config: ModelConfig) -> int:
+def validation_bytes(config: ModelConfig, on_gpu: bool = False) -> int:
     """Return the bytes of the largest tensors of a validation: logits of the windows of a batch, and their log-softmax.
 
     For a small model they come on top of a step's memory, whose freed pieces are too small for them.
     """
-    windows = max(1, EVAL_BATCH_TOKENS // config.context_length)
+    tokens = max(EVAL_BATCH_TOKENS, GPU_EVAL_LOGITS // config.vocab_size) if on_gpu else EVAL_BATCH_TOKENS
+    windows = max(1, tokens // config.context_length)
     return 2 * FLOAT32_BYTES * windows * config.context_length * config.vocab_size

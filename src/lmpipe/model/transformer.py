@@ -164,8 +164,11 @@ class TransformerLM(nn.Module):
 
     def forward_hidden(self, token_ids: Tensor) -> Tensor:
         """Return the input of the output head: (batch, seq) token ids -> (batch, seq, d_model)."""
-        cos_sin = None if self.cos_sin is None else self.cos_sin[: token_ids.shape[1]]
-        x = self.token_embeddings(token_ids)
+        return self.forward_blocks(self.token_embeddings(token_ids))
+
+    def forward_blocks(self, x: Tensor) -> Tensor:
+        """Return the input of the output head from the token embeddings, both (batch, seq, d_model)."""
+        cos_sin = None if self.cos_sin is None else self.cos_sin[: x.shape[1]]
         for layer in self.layers:
             x = layer(x, cos_sin)
         return self.ln_final(x)

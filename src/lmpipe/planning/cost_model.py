@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import assert_never
 
 from lmpipe.model.accounting import FLOAT32_BYTES, count_parameters, forward_flops
-from lmpipe.model.activation_memory import step_memory, validation_bytes
+from lmpipe.model.activation_memory import step_bytes, step_memory, validation_bytes
 from lmpipe.planning.plan import Plan
 from lmpipe.study.corpora import Corpus, DocstringsCorpus, StoriesCorpus, TextFile, UrlCorpus
 from lmpipe.study.editions import write_up
@@ -235,9 +235,15 @@ class RunCost:
 
     @property
     def memory_bytes(self) -> float:
-        """Peak memory of the run's process on a CPU, or mostly of the GPU: torch, a step, a validation."""
+        """Peak memory of the run's process on a CPU: torch, a step, a validation."""
         step = self.model.fixed_bytes + self.model.bytes_per_sequence * (self.micro_batch_size or self.batch_size)
         return MEMORY["training_process"] + (1 + MEMORY["allocator_share"]) * step + self.model.validation_bytes
+
+    @property
+    def gpu_memory_bytes(self) -> int:
+        """Peak memory of the GPU that the run is trained on: a step and a validation."""
+        step = step_bytes(self.config, self.precision, self.micro_batch_size or self.batch_size, on_gpu=True)
+        return step + validation_bytes(self.config, on_gpu=True)
 
     @property
     def stored_bytes(self) -> int:

@@ -108,6 +108,7 @@ class Estimate:
         self.disk_bytes = sum(self.disk.values())
         self.memory = {
             "train": max(cost.memory_bytes for cost in self.costs),
+            "train on a GPU": max(cost.gpu_memory_bytes for cost in self.costs),
             "train_bpe": max(merge_memory_bytes(corpus) for corpus, _ in tokenizers),
             "count_pretokens": max(map(count_memory_bytes, corpora.values())),
         }

@@ -19,6 +19,8 @@ from lmpipe.study.fields import (
 # Validation tokens computed at once: enough for full speed on a CPU, and the logits of a vocabulary of 32,000 still fit
 # into 256 MB.
 EVAL_BATCH_TOKENS = 2048
+# Logits computed at once on a GPU: of the output head in training, and in a validation.
+GPU_CHUNK_LOGITS, GPU_EVAL_LOGITS = 1 << 26, 1 << 27
 MAX_HEADS = 4096
 
 

@@ -22,7 +22,7 @@ from lmpipe.model.functional import (
     cross_entropy_chunk,
     setup_attention_context,
 )
-from lmpipe.training.step import TrainingStep
+from lmpipe.training.step import TrainingStep, is_out_of_memory
 
 # Matrix-multiply FLOPs of a run from which compilation pays: it takes half a minute, and then saves 0 to 12 % of a step
 # on a CPU, beside our own kernels (benchmarks/training.py). The figure for GPUs is an assumption.
@@ -104,12 +104,15 @@ def try_compiled(step: TrainingStep, batch_size: int) -> bool:
         # on compute the first one with other last digits than a resumed run.
         step.forward_hidden = torch.compile(step.model.forward_hidden, dynamic=False)
         if step.device.type == "cuda":
+            # Compiled and deterministic, the embedding's gradient is summed by a serial loop over equal ids.
+            blocks, embed = torch.compile(step.model.forward_blocks, dynamic=False), step.model.token_embeddings
+            step.forward_hidden = lambda token_ids: blocks(embed(token_ids))
             step.loss_chunk = torch.compile(cross_entropy_chunk, dynamic=False)
         for size in step.micro_batch_sizes(batch_size):
             step.dry_run(size)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
         step.forward_hidden, step.loss_chunk = eager
         log(f"torch.compile is off: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
         return False

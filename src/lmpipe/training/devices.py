@@ -130,6 +130,18 @@ def cgroup_available(
                 break
 
 
+@contextlib.contextmanager
+def limit_memory(device: torch.device, fraction: float) -> Iterator[None]:
+    """Let this process allocate a fraction of its share of a GPU while the block runs."""
+    # Before torch 2.8 the share is not known, and is the whole GPU.
+    share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)(device)
+    torch.cuda.set_per_process_memory_fraction(fraction * share, device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(share, device)
+
+
 def configure_malloc() -> None:
     """Let freed memory stay with this process, for the next step.
 

@@ -72,13 +72,13 @@ class ProcessGroup:
                 for tensor in tensors:
                     torch.distributed.broadcast(tensor, src=0)
 
-    def broadcast_flag(self, flag: bool, device: torch.device) -> bool:
-        """Return the `flag` of rank 0."""
+    def broadcast_number(self, number: int, device: torch.device) -> int:
+        """Return the `number` of rank 0."""
         if self.world_size == 1:
-            return flag
-        tensor = torch.tensor(int(flag), device=device)
+            return number
+        tensor = torch.tensor(int(number), device=device)
         self.broadcast([tensor])
-        return bool(tensor)
+        return int(tensor)
 
     @contextmanager
     def exit_on_failure(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from lmpipe.errors import InputError
 from lmpipe.io.validation import short_repr
 from lmpipe.model.functional import reduced_dtype
 from lmpipe.model.transformer import TransformerLM
-from lmpipe.study.settings import EVAL_BATCH_TOKENS
+from lmpipe.study.settings import EVAL_BATCH_TOKENS, GPU_EVAL_LOGITS
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,17 @@ def next_token_losses(model: TransformerLM, inputs: Tensor, targets: Tensor, pre
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
 
 
+def eval_batch_tokens(model: TransformerLM) -> int:
+    """Return the number of validation tokens to compute at once; 2,048 leave most of a GPU idle."""
+    weight = model.lm_head.weight
+    return max(EVAL_BATCH_TOKENS, GPU_EVAL_LOGITS // len(weight)) if weight.device.type == "cuda" else EVAL_BATCH_TOKENS
+
+
 def window_batches(
-    tokens: Tokens, context_length: int, limit_tokens: int | None = None
+    tokens: Tokens, context_length: int, limit_tokens: int | None = None, batch_tokens: int = EVAL_BATCH_TOKENS
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the validation windows as (inputs, targets), each (batch, seq); a shorter last window comes alone."""
-    batch_size = max(1, EVAL_BATCH_TOKENS // context_length)
+    batch_size = max(1, batch_tokens // context_length)
     windows = validation_windows(tokens, context_length, limit_tokens)
     for _, equally_long in groupby(windows, key=lambda window: len(window[0])):
         while batch := list(islice(equally_long, batch_size)):
@@ -85,7 +91,8 @@ def evaluate(
     """
     text_nats, bytes_seen = 0.0, 0
     documents = DocumentLosses()
-    for targets, losses in losses_by_batch(model, window_batches(tokens, model.config.context_length), precision):
+    windows = window_batches(tokens, model.config.context_length, batch_tokens=eval_batch_tokens(model))
+    for targets, losses in losses_by_batch(model, windows, precision):
         lengths = torch.from_numpy(byte_lengths[targets.numpy()])
         documents.add(losses.numpy(), (lengths == 0).numpy())
         text_nats += losses[lengths > 0].sum().item()

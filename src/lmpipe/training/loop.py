@@ -13,15 +13,17 @@ from lmpipe.model.accounting import forward_flops
 from lmpipe.model.functional import load_kernels
 from lmpipe.model.transformer import TransformerLM, init_stds
 from lmpipe.training.compile import compile_step, should_compile
-from lmpipe.training.devices import device_name, free_memory_bytes
+from lmpipe.training.devices import device_name, free_memory_bytes, is_deterministic
 from lmpipe.training.distributed import ProcessGroup
 from lmpipe.training.optimizer import cosine_lr
 from lmpipe.training.run import RunInputs
 from lmpipe.training.run_documents import InitDigest
 from lmpipe.training.step import DivergenceMonitor, StepResult, TrainingStep, find_micro_batch_size
 
-# Steps before the host fetches their results; a CPU does not run ahead.
-GPU_STEPS_PER_SYNC, CPU_STEPS_PER_SYNC = 16, 1
+# Steps at most before the host fetches their results; a CPU does not run ahead. Signals and checkpoints wait for them,
+# so that fewer are taken if they need more than a second.
+GPU_STEPS_PER_SYNC, CPU_STEPS_PER_SYNC = 128, 1
+SYNC_SECONDS = 1.0
 MAX_DEVICE_FRACTION = 0.25  # of a GPU's free memory, for the training tokens
 
 
@@ -34,6 +36,7 @@ class Execution:
     processes: int
     compile: bool
     micro_batch_size: int
+    deterministic: bool
 
 
 class DeviceTokens:
@@ -88,7 +91,6 @@ class TrainLoop:
         num_bytes = len(tokens) * tokens.dtype.itemsize
         fits = device.type == "cuda" and num_bytes < MAX_DEVICE_FRACTION * free_memory_bytes(device)
         self.device_tokens = DeviceTokens(tokens, device) if fits else None
-        self.steps_per_sync = GPU_STEPS_PER_SYNC if device.type == "cuda" else CPU_STEPS_PER_SYNC
         self.compile_seconds = 0.0
 
     def choose_execution(self, recorded: Execution | None, cache: Path) -> Execution:
@@ -98,6 +100,9 @@ class TrainLoop:
         """
         training, group = self.inputs.training, self.group
         choice = torch.zeros(2, dtype=torch.int64, device=self.device)
+        if self.device.type == "cuda":
+            group.broadcast([choice])  # NCCL allocates its buffers before the search for what fits into the rest
+            self.step.warm_up()
         if recorded is not None:
             choice[0], choice[1] = recorded.compile, recorded.micro_batch_size
         elif group.is_main:
@@ -114,8 +119,8 @@ class TrainLoop:
             rows = group.local_slice(training.batch_size)
             is_compiled = compile_step(self.step, rows.stop - rows.start, cache)
         self.compile_seconds = time.perf_counter() - started
-        name = device_name(self.device)
-        return Execution(name, self.threads, group.world_size, is_compiled, self.step.micro_batch_size)
+        name, is_exact = device_name(self.device), is_deterministic(self.device)
+        return Execution(name, self.threads, group.world_size, is_compiled, self.step.micro_batch_size, is_exact)
 
     def broadcast_state(self, step: int) -> int:
         """Give all processes the weights, moments and losses of rank 0 after `step`, and return that step."""
@@ -145,9 +150,14 @@ class TrainLoop:
         # A copy from pinned memory does not wait for the GPU.
         return self.device_tokens.get_batch(starts.pin_memory().to(self.device, non_blocking=True), context_length)
 
-    def run_chunk(self, first: int) -> list[StepResult]:
-        """Run the steps from `first` to the next sync, evaluation or end; return results up to a diverged step."""
-        last = min(first + self.steps_per_sync - 1, self.inputs.steps)
+    def steps_per_sync(self, step_seconds: float) -> int:
+        """Return how many steps of `step_seconds` to take before their results are fetched."""
+        limit = GPU_STEPS_PER_SYNC if self.device.type == "cuda" else CPU_STEPS_PER_SYNC
+        return min(limit, max(1, int(SYNC_SECONDS / step_seconds)))
+
+    def run_chunk(self, first: int, count: int) -> list[StepResult]:
+        """Run `count` steps, or those to the next evaluation or the end; return results up to a diverged step."""
+        last = min(first + count - 1, self.inputs.steps)
         last = next((step for step in range(first, last) if step in self.evaluation_steps), last)
         for step in range(first, last + 1):
             self.step.run(step, *self.get_batch(step), self.learning_rate(step))
@@ -157,5 +167,5 @@ class TrainLoop:
         """Run this process's share of the run, until rank 0 ends it."""
         self.choose_execution(None, cache)
         step = self.broadcast_state(0)
-        while self.group.broadcast_flag(False, self.device):
-            step += len(self.run_chunk(step + 1))
+        while count := self.group.broadcast_number(0, self.device):
+            step += len(self.run_chunk(step + 1, count))

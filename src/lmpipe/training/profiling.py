@@ -33,7 +33,7 @@ from lmpipe.training.measurements import (
     StepProfile,
     StopReason,
 )
-from lmpipe.training.step import MAX_MEMORY_FRACTION, DivergenceMonitor, TrainingStep
+from lmpipe.training.step import MAX_MEMORY_FRACTION, DivergenceMonitor, TrainingStep, is_out_of_memory
 
 # Part of the model that each module belongs to; other components of a module's name are layers.
 COMPONENT_OF_MODULE = {
@@ -68,7 +68,7 @@ def profile_step(
             precision=training.precision,
             device=device_name(acquired),
             threads=threads,
-            predicted=predict_step(config, training),
+            predicted=predict_step(config, training, acquired.type != "cpu"),
             measured=measure_step(config, training, acquired),
         )
 
@@ -81,11 +81,12 @@ def warm_up(config: ModelConfig, training: TrainingSettings, device: torch.devic
     smallest = {"d_model": 2 * config.num_heads, "d_ff": 2, "num_layers": 1, "context_length": 2, "vocab_size": 2}
     tiny, training = config.model_copy(update=smallest), training.model_copy(update={"batch_size": 1})
     step = TrainingStep(TransformerLM(tiny, seed=0).to(device), training, DivergenceMonitor(device, warmup_steps=0))
+    step.warm_up()
     step.run(1, *random_batch(tiny, 1, device), lr=0.0)
     step.collect()
 
 
-def predict_step(config: ModelConfig, training: TrainingSettings) -> PredictedStep:
+def predict_step(config: ModelConfig, training: TrainingSettings, on_gpu: bool = False) -> PredictedStep:
     """Evaluate the closed formulas for a step."""
     total, forward = count_parameters(config).total, training.batch_size * forward_flops(config)
     return PredictedStep(
@@ -95,7 +96,7 @@ def predict_step(config: ModelConfig, training: TrainingSettings) -> PredictedSt
         moment_bytes=2 * FLOAT32_BYTES * total,
         forward_flops=forward,
         step_flops=3 * forward,
-        activations=account_activations(config, training.precision, training.batch_size),
+        activations=account_activations(config, training.precision, training.batch_size, on_gpu),
     )
 
 
@@ -214,7 +215,8 @@ def benchmark_batch_sizes(
         set_deterministic(threads, acquired)
         warm_up(config, training, acquired)
         limit = round(MAX_MEMORY_FRACTION * free_memory_bytes(acquired))
-        memory, handout = step_memory(config, training.precision), batch_memory(config, limit)
+        memory = step_memory(config, training.precision, acquired.type != "cpu")
+        handout = batch_memory(config, limit)
         predicted = memory_line(limit, *memory)
         rows, stop_reason = [], "memory"
         if predicted.largest_batch_size:
@@ -269,7 +271,9 @@ class StepTimer:
         while True:
             try:
                 rows.append(self.measure(2 ** len(rows)))
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 return rows, "memory"
             if reason := self.stop_reason(rows, time.perf_counter() - started):
                 return rows, reason

@@ -17,13 +17,17 @@ from lmpipe.model.accounting import batch_memory
 from lmpipe.model.functional import CrossEntropyChunk, cross_entropy_chunk, linear_cross_entropy, reduced_dtype
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
-from lmpipe.training.devices import free_memory_bytes
+from lmpipe.training.devices import allow_nondeterministic, free_memory_bytes, limit_memory
 from lmpipe.training.distributed import ProcessGroup
 from lmpipe.training.optimizer import AdamW, clip_coefficient, grad_norm
 
 DIVERGENCE_WINDOW = 20  # steps over which the training loss is averaged
 DIVERGENCE_NATS = 0.5  # rise of that average above the initial loss which counts as divergence
 MAX_MEMORY_FRACTION = 0.8  # of the free memory; an operating system kills a process that takes all of it
+# Of a GPU's memory, for a trial: the rest is for NCCL's messages, compiled code and validation.
+TRIAL_MEMORY_FRACTION = 0.92
+# In messages of torch, cuBLAS, Triton and NCCL, which only in part raise OutOfMemoryError.
+OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,16 @@ class TrainingStep:
         finally:
             self.optimizer.zero_grad()
 
+    def warm_up(self) -> None:
+        """Compute one sequence: loads the code of a GPU, and finds out if all of it is deterministic."""
+        try:
+            self.dry_run(1)
+        except RuntimeError as error:
+            if "deterministic" not in str(error):
+                raise
+            allow_nondeterministic(str(error).splitlines()[0])
+            self.dry_run(1)
+
 
 # --- gradient accumulation: the largest micro-batch that fits in memory -----------------------------------------------
 
@@ -171,7 +185,8 @@ def find_micro_batch_size(step: TrainingStep, batch_size: int) -> int:
         memory = MAX_MEMORY_FRACTION * free_memory_bytes(step.device)
         largest = batch_memory(step.model.config, memory).largest_batch_size
         return halve_until(batch_size, lambda size: size <= largest)
-    fitting = halve_until(batch_size, lambda size: fits_in_memory(step, size))
+    with limit_memory(step.device, TRIAL_MEMORY_FRACTION):
+        fitting = halve_until(batch_size, lambda size: fits_in_memory(step, size))
     torch.cuda.reset_peak_memory_stats(step.device)  # the trials do not count as the run's peak
     return fitting
 
@@ -189,12 +204,22 @@ def halve_until(size: int, fits: Callable[[int], bool]) -> int:
 
 def fits_in_memory(step: TrainingStep, batch_size: int) -> bool:
     """Try `batch_size` sequences at once on a GPU."""
-    with contextlib.suppress(torch.OutOfMemoryError):
+    try:
         step.dry_run(batch_size)
         return True
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
     # Only now is the exception gone, whose traceback kept the activations alive.
     torch.cuda.empty_cache()
     return False
+
+
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Return whether an error means that an allocation failed."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        text in str(error) for text in OUT_OF_MEMORY_TEXTS
+    )
 
 
 @contextlib.contextmanager
@@ -203,8 +228,7 @@ def translate_oom(model: ModelConfig, training: TrainingSettings) -> Iterator[No
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # On a CPU torch raises a plain RuntimeError with this text.
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         memory = batch_memory(model, 0)
         size = training.batch_size if training.micro_batch_size == "auto" else training.micro_batch_size

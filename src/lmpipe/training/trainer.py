@@ -23,7 +23,7 @@ from lmpipe.study.paths import METRICS, WEIGHTS
 from lmpipe.training.checkpoint import load_checkpoint, restore_tensors, save_checkpoint, save_weights, training_tensors
 from lmpipe.training.devices import allocated_memory_bytes, local_device, peak_memory_bytes, set_deterministic
 from lmpipe.training.distributed import STOP_SIGNALS, ProcessGroup, check_world_size, join_process_group
-from lmpipe.training.evaluation import Evaluation, evaluate, mean_loss, window_batches
+from lmpipe.training.evaluation import Evaluation, eval_batch_tokens, evaluate, mean_loss, window_batches
 from lmpipe.training.loop import Execution, TrainLoop
 from lmpipe.training.progress import ProgressWriter
 from lmpipe.training.run import RunInputs, StoredRun
@@ -33,6 +33,7 @@ from lmpipe.training.step import DIVERGENCE_WINDOW, StepResult, translate_oom
 # A run whose final loss is not this far below the unigram entropy has learnt little but token frequencies, which differ
 # by some hundredths of a nat between two splits.
 UNIGRAM_MARGIN_NATS = 0.05
+MAX_SAVE_FRACTION = 0.02  # of the time between two checkpoints; a billion parameters take a minute to save
 HEADER = "step,tokens,wall_seconds,learning_rate,train_loss,validation_loss,grad_norm\n"
 VALIDATION_COLUMN = HEADER.split(",").index("validation_loss")
 METRICS_TENSOR = "metrics.csv"
@@ -56,11 +57,11 @@ def train_launched(
     # Processes join before rank 0 may have to wait for the run's lock; then it decides whether there is work to do.
     with join_process_group(device) as group:
         if not group.is_main:
-            if group.broadcast_flag(False, device):
+            if group.broadcast_number(False, device):
                 TrainLoop(inputs, device, threads, group).run_worker(stored.compiled)
             raise SystemExit(0)
         with stored.locked():
-            is_new = group.broadcast_flag(not stored.is_finished, device)
+            is_new = bool(group.broadcast_number(not stored.is_finished, device))
             if is_new:
                 with translate_oom(inputs.model, inputs.training):
                     Trainer(inputs, stored, device, threads, checkpoint_seconds, group).run()
@@ -127,7 +128,8 @@ class Trainer:
         self.state = TrainState(batches_sha256=inputs.train.info.sha256)
         self.rows = [HEADER]
         self.progress_file = ProgressWriter(stored.folder, inputs.config, inputs.steps, inputs.tokens_per_step)
-        windows = window_batches(inputs.valid.tokens, inputs.model.context_length, inputs.training.eval_tokens)
+        shape = (inputs.model.context_length, inputs.training.eval_tokens, eval_batch_tokens(self.model))
+        windows = window_batches(inputs.valid.tokens, *shape)
         self.curve_batches = [(ids.to(device), targets.to(device)) for ids, targets in windows]
 
     def run(self) -> None:
@@ -174,27 +176,31 @@ class Trainer:
         steps, state = self.inputs.steps, self.state
         if self.rows == [HEADER]:
             self.add_row(0, validation_loss=self.estimate_loss())
-        saved = time.monotonic()
+        last_save, save_seconds, step_seconds = time.monotonic(), 0.0, math.inf
         with progress("training", (steps - state.step) * self.inputs.tokens_per_step, "tokens") as bar:
             while True:
                 is_training = state.step < steps and state.divergence is None and guard.signal_number is None
-                if not self.loop.group.broadcast_flag(is_training, self.device):
+                count = self.loop.steps_per_sync(step_seconds) if is_training else 0
+                if not (count := self.loop.group.broadcast_number(count, self.device)):
                     break
                 self.progress_file.write(state)
-                self.train_chunk(bar)
-                if time.monotonic() - saved >= self.checkpoint_seconds:
+                step_seconds = self.train_chunk(count, bar)
+                elapsed = time.monotonic() - last_save
+                is_cheap = save_seconds <= MAX_SAVE_FRACTION * elapsed or not self.checkpoint_seconds
+                if is_cheap and elapsed >= self.checkpoint_seconds:
                     self.save()
-                    saved = time.monotonic()
+                    last_save, save_seconds = time.monotonic(), time.monotonic() - last_save - elapsed
         guard.check()
 
-    def train_chunk(self, bar: Progress) -> None:
-        """Run the steps up to the next host sync, and record them."""
+    def train_chunk(self, count: int, bar: Progress) -> float:
+        """Run `count` steps, or those up to an evaluation, and record them; return the seconds of a step."""
         started = time.perf_counter()
-        results = self.loop.run_chunk(self.state.step + 1)
+        results = self.loop.run_chunk(self.state.step + 1, count)
         seconds = (time.perf_counter() - started) / len(results)
         for result in results:
             self.record_step(result, seconds)
         bar.advance(len(results) * self.inputs.tokens_per_step, f"loss {results[-1].loss:.3f}")
+        return seconds
 
     def record_step(self, result: StepResult, seconds: float) -> None:
         """Count a step that took `seconds`, and add its row to metrics.csv."""

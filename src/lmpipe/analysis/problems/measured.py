@@ -204,7 +204,8 @@ def run_groups(results: Results, profile: StepProfile) -> list[RunGroup]:
     for runs in by_setting.values():
         model, training = runs[0].config.model, runs[0].config.training
         at_once = min(training.batch_size, runs[0].summary.micro_batch_size)
-        predicted = step_bytes(model, training.precision, at_once) + validation_bytes(model)
+        on_gpu = profile.device != runs[0].summary.environment.hardware.processor
+        predicted = step_bytes(model, training.precision, at_once, on_gpu) + validation_bytes(model, on_gpu)
         added = max(run.summary.peak_memory_bytes - run.summary.memory_before_bytes for run in runs)
         groups.append(RunGroup(runs, training.batch_size, predicted, added))
     return [group for group in groups if group.added_bytes > 0]
