@@ -85,6 +85,7 @@ ARGUMENTS = {
     "verify": [RESULTS],
     "status": [RESULTS],
     "compare": [RESULTS, RESULTS],
+    "log": [RESULTS, "--to", "tensorboard"],
     "clear-runs": [RESULTS],
 }
 # Files that each command reads, with the kind of their content (tests.support.corruptions).

@@ -4,6 +4,7 @@ import pytest
 
 from lmpipe.data.encode import encode_file
 from lmpipe.errors import InputError
+from lmpipe.study.settings import TrainingSettings
 from lmpipe.training.run import load_run
 from lmpipe.training.run_documents import BestRun
 from tests.support.tiny_study import make_tiny_study, tiny_run, tiny_text, tiny_tokenizer
@@ -33,6 +34,19 @@ def fingerprint(study, run=None):
 def test_names_do_not_make_another_run(study):
     named = tiny_run("other", study="other", experiment="other", overrides={"max_lr": 0.01})
     assert fingerprint(study, named) == fingerprint(study)
+
+
+class NewerSettings(TrainingSettings):
+    """Training settings of a later version, which has one more."""
+
+    label_smoothing: float = 0.0
+
+
+def test_a_new_setting_makes_another_run_only_if_it_is_used(study):
+    config = load_run(tiny_run(), study, study / "run").config
+    default, used = (NewerSettings(**config.training.model_dump(), **new) for new in ({}, {"label_smoothing": 0.1}))
+    digests = [config.model_copy(update={"training": value}).fingerprint({}) for value in (default, used)]
+    assert digests[0] == config.fingerprint({}) != digests[1]
 
 
 def test_every_setting_code_and_text_makes_another_run(study, monkeypatch):

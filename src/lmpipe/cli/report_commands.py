@@ -69,3 +69,20 @@ def compare(args: Args) -> None:
     from lmpipe.report.compare import compare
 
     compare(args.first, args.second, args.output)
+
+
+@command(
+    argument("study", help="results folder or study file"),
+    argument("--to", required=True, choices=["tensorboard", "wandb"], help="the tracker, whose package is installed"),
+    argument("--follow", action="store_true", help="add new rows until the study is over or Ctrl-C is pressed"),
+    examples="lmpipe log results/laptop --to tensorboard --follow\nlmpipe log results/laptop --to wandb",
+)
+def log(args: Args) -> None:
+    """Log the runs of a study, over or under way, to TensorBoard or Weights & Biases.
+
+    Files are in results/STUDY/TRACKER. A second call adds what is new. Of a run under way, the metrics of its newest
+    checkpoint are logged.
+    """
+    from lmpipe.report.trackers import log_study
+
+    log_study(args.study, args.to, args.follow)

@@ -145,8 +145,8 @@ class RuleInputs:
         return [str(self.paths.best(source))] if source else []
 
     def run_settings(self, wildcards: "Wildcards") -> str:
-        """Return the settings of a run."""
-        return as_json(self._run(wildcards).model_dump(mode="json", exclude_none=True))
+        """Return the settings of a run; without defaults, so that a new setting does not rerun what does not use it."""
+        return as_json(self._run(wildcards).model_dump(mode="json", exclude_defaults=True))
 
     def run_priority(self, wildcards: "Wildcards") -> int:
         """Return the seconds of a run and all that waits for it; the longest starts first, so that no core idles."""

@@ -30,6 +30,10 @@ class StudyPaths:
         self.store = root / "store"  # the run store
         self.provenance = root / "provenance.json"  # records of all jobs
 
+    def tracker(self, tracker: str) -> Path:
+        """Folder of `lmpipe log` for a tracker, tensorboard or wandb."""
+        return self.root / tracker
+
     def corpus(self, corpus: str) -> Path:
         """Folder of a corpus: train.txt, valid.txt, corpus.json."""
         return self.root / "corpora" / corpus

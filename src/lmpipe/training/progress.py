@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lmpipe.training.trainer import TrainState
 
 PROGRESS = "progress.json"
+METRICS_TENSOR = "metrics.csv"  # the rows of metrics.csv so far, in a checkpoint
 LOCK_MESSAGE = "waiting for the process that trains this run"  # the last line of a log while a run waits
 WRITE_SECONDS = 2.0
 SPEED_WINDOW = 10  # writes over which the speed is averaged; it follows when other jobs start or end

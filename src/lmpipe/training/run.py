@@ -7,8 +7,6 @@ loading torch.
 
 import contextlib
 import gc
-import hashlib
-import json
 import math
 import os
 import re
@@ -87,17 +85,8 @@ class RunInputs:
         return self.training.batch_size * self.model.context_length
 
     def fingerprint(self) -> str:
-        """Return a hash of everything that decides the result; names of studies, experiments and runs do not."""
-        content = {
-            "model": self.model.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json"),
-            "seed": self.seed,
-            "tokens": [self.train.info.sha256, self.valid.info.sha256],
-            "tokenizer": self.tokenizer.sha256,
-            "code": code_digest("training.run"),
-        }
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:20]
+        """Return the digest that names the run's folder in the store."""
+        return self.config.fingerprint(code_digest("training.run"))
 
 
 def load_run(run: PlannedRun, results: Path, output: Path, reads_tokens: bool = True) -> RunInputs:

@@ -1,5 +1,8 @@
 """Documents of a training run: config.json, summary.json, and best.json of a sweep. Loads no torch."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import JsonValue
@@ -84,6 +87,23 @@ class RunConfig(Document):
     """Optimizer, schedule and batches."""
     lr_source: LearningRateSource | None
     """Origin of a best_of learning rate; null if the study gives a number."""
+
+    def fingerprint(self, code: Mapping[str, str]) -> str:
+        """Return a hash of everything that decides the result; names of studies, experiments and runs do not.
+
+        `code` is the digest of the code that trains. Settings at their defaults are left out, so that a new setting
+        does not change the fingerprint of a run without it.
+        """
+        content = {
+            "model": self.model.model_dump(mode="json", exclude_defaults=True),
+            "training": self.training.model_dump(mode="json", exclude_defaults=True),
+            "seed": self.seed,
+            "tokens": [self.tokens.train.sha256, self.tokens.valid.sha256],
+            "tokenizer": self.tokenizer.sha256,
+            "code": dict(code),
+        }
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
 
 class InitDigest(Document):

@@ -25,7 +25,7 @@ from lmpipe.training.devices import allocated_memory_bytes, local_device, peak_m
 from lmpipe.training.distributed import STOP_SIGNALS, ProcessGroup, check_world_size, join_process_group
 from lmpipe.training.evaluation import Evaluation, eval_batch_tokens, evaluate, mean_loss, window_batches
 from lmpipe.training.loop import Execution, TrainLoop
-from lmpipe.training.progress import ProgressWriter
+from lmpipe.training.progress import METRICS_TENSOR, ProgressWriter
 from lmpipe.training.run import RunInputs, StoredRun
 from lmpipe.training.run_documents import RunSummary
 from lmpipe.training.step import DIVERGENCE_WINDOW, StepResult, translate_oom
@@ -36,7 +36,6 @@ UNIGRAM_MARGIN_NATS = 0.05
 MAX_SAVE_FRACTION = 0.02  # of the time between two checkpoints; a billion parameters take a minute to save
 HEADER = "step,tokens,wall_seconds,learning_rate,train_loss,validation_loss,grad_norm\n"
 VALIDATION_COLUMN = HEADER.split(",").index("validation_loss")
-METRICS_TENSOR = "metrics.csv"
 
 
 def train_launched(
