@@ -44,7 +44,7 @@ def new_training() -> tuple[TransformerLM, AdamW]:
     """Return a model and its optimizer before the first step."""
     torch.set_num_threads(1)
     model = TransformerLM(ModelConfig(**MODEL, vocab_size=270), seed=0)
-    return model, AdamW(model, TrainingSettings(**TRAINING))
+    return model, AdamW.from_settings(model, TrainingSettings(**TRAINING))
 
 
 def checkpoint_tensors(step: int) -> dict[str, torch.Tensor]:

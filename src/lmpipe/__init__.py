@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lmpipe.api import Run, Study, open_study
     from lmpipe.errors import InputError
+    from lmpipe.model.handout_weights import from_handout, to_handout
     from lmpipe.model.transformer import TransformerLM
-    from lmpipe.study.settings import ModelConfig
     from lmpipe.tokenizer.bpe_training import train_bpe
     from lmpipe.tokenizer.tokenizer import Tokenizer
     from lmpipe.training.optimizer import AdamW
@@ -20,23 +20,25 @@ __version__ = "0.1.0"
 __all__ = [
     "AdamW",
     "InputError",
-    "ModelConfig",
     "Run",
     "Study",
     "Tokenizer",
     "TransformerLM",
+    "from_handout",
     "open_study",
+    "to_handout",
     "train_bpe",
 ]
 MODULES = {
     "AdamW": "training.optimizer",
     "InputError": "errors",
-    "ModelConfig": "study.settings",
     "Run": "api",
     "Study": "api",
     "Tokenizer": "tokenizer.tokenizer",
     "TransformerLM": "model.transformer",
+    "from_handout": "model.handout_weights",
     "open_study": "api",
+    "to_handout": "model.handout_weights",
     "train_bpe": "tokenizer.bpe_training",
 }
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from lmpipe.errors import InputError
 from lmpipe.model.architecture import rope_cos_sin
-from lmpipe.model.functional import apply_rope
-from lmpipe.model.transformer import TransformerLM
+from lmpipe.model.functional import RMSNorm, apply_rope
+from lmpipe.model.transformer import Attention, Embedding, Linear, SwiGLU, TransformerLM
 from lmpipe.study.settings import ModelConfig
 from tests.support.variants import MODEL_VARIANTS, variant_ids
 
@@ -175,3 +176,62 @@ def test_bfloat16_autocast_gives_nearly_the_same_logits():
             logits = model(tokens)
     assert logits.dtype == torch.bfloat16
     torch.testing.assert_close(logits.float(), expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("make", "std"),
+    [
+        (lambda: Linear(300, 500), math.sqrt(2 / 800)),
+        (lambda: Linear(300, {"first": 200, "second": 100}), None),
+        (lambda: Embedding(500, 300), 1.0),
+        (lambda: TransformerLM(config_of(vocab_size=500)).lm_head, math.sqrt(2 / 532)),
+    ],
+)
+def test_layers_without_a_seed_are_drawn_by_torchs_generator(make, std):
+    first, second, other = (draw(make, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+    if std is None:
+        assert first[:200].std().item() == pytest.approx(math.sqrt(2 / 500), rel=0.03)
+        assert first[200:].std().item() == pytest.approx(math.sqrt(2 / 400), rel=0.03)
+    else:
+        assert first.std().item() == pytest.approx(std, rel=0.03)
+        assert first.abs().max() <= 3 * std
+
+
+def draw(make, seed):
+    torch.manual_seed(seed)
+    return make().weight.detach()
+
+
+def test_a_seed_leaves_torchs_generator_as_it_is():
+    state = torch.get_rng_state()
+    TransformerLM(config_of(), seed=0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_layers_alone_compute_what_torchs_do():
+    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    linear = Linear(16, 6)
+    torch.testing.assert_close(linear(x), x @ linear.weight.T)
+    torch.testing.assert_close(RMSNorm(16)(x), nn.functional.rms_norm(x, (16,), eps=1e-5))
+    assert Embedding(9, 16)(torch.tensor([[3]])).shape == (1, 1, 16)
+    assert SwiGLU(16, 24)(x).shape == Attention(16, 2)(x).shape == x.shape
+    assert Linear(4, 3, dtype=torch.float64)(torch.ones(4, dtype=torch.float64)).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Linear("16", 6),
+        lambda: Linear(16, 6.0),
+        lambda: Embedding(None, 16),
+        lambda: TransformerLM(10000, 256),
+        lambda: TransformerLM(),
+        lambda: TransformerLM(**dict(config_of()) | {"num_heads": "four"}),
+        lambda: TransformerLM(**dict(config_of()), heads=4),
+    ],
+)
+def test_wrong_sizes_are_one_clear_line(make):
+    with pytest.raises(InputError) as caught:
+        make()
+    assert str(caught.value).isprintable()

@@ -9,9 +9,11 @@ from functools import cache
 from itertools import count, islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiktoken
 import tokenizers
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tiktoken.load import load_tiktoken_bpe
@@ -21,7 +23,7 @@ from lmpipe.kernels.bpe import encoder
 from lmpipe.kernels.bpe.structs import SLOT
 from lmpipe.kernels.runtime.buffers import Buffer
 from lmpipe.tokenizer import chunking, tokenizer
-from lmpipe.tokenizer.bpe_training import merge_pretokens
+from lmpipe.tokenizer.bpe_training import merge_pretokens, train_bpe
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, PATTERN, decode_utf8, encode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from lmpipe.tokenizer.vocabulary import byte_to_character, bytes_to_unicode, unicode_to_bytes
@@ -346,3 +348,46 @@ def test_missing_or_binary_tokenizer_files_are_input_errors(tmp_path, name):
         damage(tmp_path / name)
         with pytest.raises(InputError, match=name):
             Tokenizer.from_folder(tmp_path)
+
+
+def test_arrays_and_tensors_are_decoded():
+    ids = trained().encode(SAMPLES[0])
+    for same in (np.array(ids), np.array(ids, np.uint16), torch.tensor(ids), iter(ids), list(torch.tensor(ids))):
+        assert trained().decode(same) == SAMPLES[0]
+
+
+def test_special_tokens_may_be_none_and_paths_str(tmp_path):
+    Tokenizer(trained().vocab, trained().merges, None).save(str(tmp_path))
+    read = Tokenizer.from_files(str(tmp_path / "vocab.json"), tmp_path / "merges.txt", None)
+    assert read.special_tokens == [] and read.encode("the dog") == trained().encode("the dog")
+    (tmp_path / "text.txt").write_text("low low lower")
+    assert train_bpe(str(tmp_path / "text.txt"), 258, None)[1] == [(b"o", b"w"), (b"l", b"ow")]
+
+
+BYTES = {byte: bytes([byte]) for byte in range(256)}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Tokenizer("vocab.json", "merges.txt"),
+        lambda: Tokenizer({"a": 0}, []),
+        lambda: Tokenizer({0: "a"}, []),
+        lambda: Tokenizer(BYTES, ["ab"]),
+        lambda: Tokenizer(BYTES, [("a", "b")]),
+        lambda: Tokenizer(BYTES, 5),
+        lambda: Tokenizer(BYTES, [], 5),
+        lambda: Tokenizer(BYTES, [], [5]),
+        *(lambda text=text: trained().encode(text) for text in (5, None, b"bytes", ["a list"])),
+        *(lambda ids=ids: trained().decode(ids) for ids in (5, None, "text", [1.0], [[1]], torch.ones(9, 9))),
+        lambda: list(trained().encode_iterable([b"bytes"])),
+        lambda: train_bpe(5, 300, []),
+        lambda: train_bpe("text.txt", "300", []),
+        lambda: train_bpe("text.txt", 300.0, []),
+        lambda: train_bpe("text.txt", 300, 5),
+    ],
+)
+def test_wrong_types_are_one_clear_line(call):
+    with pytest.raises(InputError) as caught:
+        call()
+    assert str(caught.value).isprintable() and "; pass " in str(caught.value)

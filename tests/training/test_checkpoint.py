@@ -20,7 +20,7 @@ TRAINING = TrainingSettings(total_tokens=1, batch_size=1, max_lr=0.01)
 
 def trained(steps, model=None, optimizer=None, start=0):
     model = model or TransformerLM(CONFIG, seed=0)
-    optimizer = optimizer or AdamW(model, TRAINING)
+    optimizer = optimizer or AdamW.from_settings(model, TRAINING)
     for step in range(start, start + steps):
         tokens = torch.randint(30, (2, 8), generator=torch.Generator().manual_seed(step))
         torch.nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
@@ -36,7 +36,7 @@ def test_training_resumes_from_a_checkpoint_to_the_same_weights(tmp_path):
     tensors, state = load_checkpoint(tmp_path, "run")
     assert state == {"step": 4, "wall_seconds": 0.1}
     model = TransformerLM(CONFIG, seed=99)
-    optimizer = AdamW(model, TRAINING)
+    optimizer = AdamW.from_settings(model, TRAINING)
     restore_tensors(model, optimizer, tensors, step=4)
     trained(3, model, optimizer, start=4)
     expected = training_tensors(whole, whole_optimizer)

@@ -87,6 +87,10 @@ class ShortRepr(Repr):
         """Return a number; Python itself writes none of more than 4,300 digits."""
         return repr(number) if abs(number) < 10**40 else "a number of more than 40 digits"
 
+    def repr_instance(self, value: Any, level: int) -> str:
+        """Return any other value, such as an array, in one line."""
+        return " ".join(super().repr_instance(value, level).split())
+
 
 short_repr = ShortRepr().repr
 

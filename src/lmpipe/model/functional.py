@@ -124,8 +124,15 @@ class RMSNorm(nn.RMSNorm):
     With `cast_output`, for a norm that only linear layers read, the output has their type under autocast.
     """
 
-    def __init__(self, d_model: int, eps: float, cast_output: bool = False, device: torch.device | str | None = None):
-        super().__init__(d_model, eps=eps, device=device)
+    def __init__(
+        self,
+        d_model: int,
+        eps: float = NORM_EPS,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        cast_output: bool = False,
+    ):
+        super().__init__(d_model, eps=eps, device=device, dtype=dtype)
         self.cast_output = cast_output
 
     def forward(self, x: Tensor) -> Tensor:

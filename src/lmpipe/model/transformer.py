@@ -4,32 +4,51 @@ Shapes are (batch, seq, d_model); head_dim = d_model / num_heads. `cos_sin` is R
 (seq, 1, head_dim / 2, 2), or None without RoPE.
 """
 
+import contextlib
 import math
-from collections.abc import Iterator, Mapping
-from typing import Self, assert_never
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Self, assert_never
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that every PyTorch reader knows)
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from lmpipe.kernels.transformer.structs import NORM_EPS
+from lmpipe.io.validation import first_violation, require_type
 from lmpipe.model.architecture import derive_seed, has_rope, norm_placement, rope_cos_sin
 from lmpipe.model.functional import RMSNorm, SwiGLUFeedForwardFn, causal_attention, swiglu, use_cpu_kernels
 from lmpipe.study.settings import ModelConfig
+
+# False while layers are made whose weights are drawn or loaded afterwards.
+INITIALIZES = ContextVar("INITIALIZES", default=True)
 
 
 class Linear(nn.Module):
     """Linear layer without bias, (..., d_in) -> (..., d_out).
 
-    It may fuse several matrices of one input: `parts` maps each one's name to its output width. They are multiplied at
-    once but initialized separately.
+    It may fuse several matrices of one input: `d_out` then maps each one's name to its output width. They are
+    multiplied at once but initialized separately.
     """
 
-    def __init__(self, d_in: int, parts: dict[str, int], device: torch.device | str | None = None):
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int | dict[str, int],
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
-        self.parts = parts
-        self.weight = nn.Parameter(torch.empty(sum(parts.values()), d_in, device=device))
+        self.parts = d_out if isinstance(d_out, dict) else {"weight": d_out}
+        self.weight = make_weight([*self.parts.values()], d_in, device, dtype)
+        if INITIALIZES.get():
+            for matrix in self.matrices():
+                init_normal(matrix, linear_std(matrix))
+
+    def matrices(self) -> tuple[Tensor, ...]:
+        """Return views of the fused matrices, or of the whole weight, each (d_out, d_in)."""
+        return self.weight.detach().split(list(self.parts.values()))
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply (..., d_in) by the transposed weight, giving (..., d_out)."""
@@ -39,9 +58,17 @@ class Linear(nn.Module):
 class Embedding(nn.Module):
     """Token embedding, (batch, seq) -> (batch, seq, d_model)."""
 
-    def __init__(self, vocab_size: int, d_model: int, device: torch.device | str | None = None):
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab_size, d_model, device=device))
+        self.weight = make_weight([vocab_size], d_model, device, dtype)
+        if INITIALIZES.get():
+            init_normal(self.weight, EMBEDDING_STD)
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Look up (batch, seq) token ids."""
@@ -51,14 +78,13 @@ class Embedding(nn.Module):
 class Attention(nn.Module):
     """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), (batch, seq, d_model) -> the same."""
 
-    def __init__(self, config: ModelConfig, device: torch.device | str | None = None):
+    def __init__(self, d_model: int, num_heads: int, device: torch.device | str | None = None):
         super().__init__()
-        d_model = config.d_model
-        self.num_heads = config.num_heads
+        self.num_heads = num_heads
         self.qkv_proj = Linear(d_model, {"q_proj": d_model, "k_proj": d_model, "v_proj": d_model}, device)
-        self.output_proj = Linear(d_model, {"output_proj": d_model}, device)
+        self.output_proj = Linear(d_model, d_model, device)
 
-    def forward(self, x: Tensor, cos_sin: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, cos_sin: Tensor | None = None) -> Tensor:
         """Attend from each position of (batch, seq, d_model) to itself and those before it."""
         return self.output_proj(causal_attention(self.qkv_proj(x), cos_sin, self.num_heads))
 
@@ -66,10 +92,10 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     """SwiGLU feed-forward, w2(silu(w1 x) * w3 x) (Shazeer 2020), (batch, seq, d_model) -> the same."""
 
-    def __init__(self, config: ModelConfig, device: torch.device | str | None = None):
+    def __init__(self, d_model: int, d_ff: int, device: torch.device | str | None = None):
         super().__init__()
-        self.w13 = Linear(config.d_model, {"w1": config.d_ff, "w3": config.d_ff}, device)
-        self.w2 = Linear(config.d_ff, {"w2": config.d_model}, device)
+        self.w13 = Linear(d_model, {"w1": d_ff, "w3": d_ff}, device)
+        self.w2 = Linear(d_ff, d_model, device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform (batch, seq, d_model)."""
@@ -81,10 +107,10 @@ class SwiGLU(nn.Module):
 class SiLU(nn.Module):
     """Feed-forward without a gate, w2(silu(w1 x)), (batch, seq, d_model) -> the same."""
 
-    def __init__(self, config: ModelConfig, device: torch.device | str | None = None):
+    def __init__(self, d_model: int, d_ff: int, device: torch.device | str | None = None):
         super().__init__()
-        self.w1 = Linear(config.d_model, {"w1": config.d_ff}, device)
-        self.w2 = Linear(config.d_ff, {"w2": config.d_model}, device)
+        self.w1 = Linear(d_model, d_ff, device)
+        self.w2 = Linear(d_ff, d_model, device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform (batch, seq, d_model)."""
@@ -95,9 +121,9 @@ def make_feed_forward(config: ModelConfig, device: torch.device | str | None) ->
     """Return the feed-forward layer that the study names."""
     match config.feed_forward:
         case "swiglu":
-            return SwiGLU(config, device)
+            return SwiGLU(config.d_model, config.d_ff, device)
         case "silu":
-            return SiLU(config, device)
+            return SiLU(config.d_model, config.d_ff, device)
         case unknown:
             assert_never(unknown)
 
@@ -113,10 +139,10 @@ class Block(nn.Module):
         def make_norm() -> nn.Module:
             if not norms.in_blocks:
                 return nn.Identity()
-            return RMSNorm(config.d_model, NORM_EPS, cast_output=norms.pre, device=device)
+            return RMSNorm(config.d_model, device=device, cast_output=norms.pre)
 
         self.ln1 = make_norm()
-        self.attn = Attention(config, device)
+        self.attn = Attention(config.d_model, config.num_heads, device)
         self.ln2 = make_norm()
         self.ffn = make_feed_forward(config, device)
 
@@ -132,20 +158,29 @@ class Block(nn.Module):
 class TransformerLM(nn.Module):
     """Decoder-only language model (handout, section 3), (batch, seq) token ids -> (batch, seq, vocab_size) logits.
 
-    With a seed, each weight is a pure function of (seed, its name); without one, weights are left to be loaded. They
-    are drawn on the CPU, so that a seed means the same numbers on every device. `device="meta"` allocates no weights.
+    The settings are a ModelConfig, or those of one by keyword: `TransformerLM(vocab_size=1024, d_model=64, ...)`.
+    With a seed, each weight is a pure function of (seed, its name); they are drawn on the CPU, so that a seed means the
+    same numbers on every device. Without one, torch's generator draws them. `device="meta"` allocates no weights.
+    Raises InputError for settings that are missing or wrong.
     """
 
-    def __init__(self, config: ModelConfig, seed: int | None = None, device: torch.device | str | None = None):
+    def __init__(
+        self,
+        config: ModelConfig | None = None,
+        seed: int | None = None,
+        device: torch.device | str | None = None,
+        **settings: Any,
+    ):
         super().__init__()
-        self.config = config
-        self.token_embeddings = Embedding(config.vocab_size, config.d_model, device)
-        self.layers = nn.ModuleList(Block(config, device) for _ in range(config.num_layers))
+        self.config = config = check_config(config, settings)
         has_final_norm = norm_placement(config).final
-        self.ln_final = (
-            RMSNorm(config.d_model, NORM_EPS, cast_output=True, device=device) if has_final_norm else nn.Identity()
-        )
-        self.lm_head = Linear(config.d_model, {"lm_head": config.vocab_size}, device)
+        with contextlib.nullcontext() if seed is None else uninitialized():
+            self.token_embeddings = Embedding(config.vocab_size, config.d_model, device)
+            self.layers = nn.ModuleList(Block(config, device) for _ in range(config.num_layers))
+            self.ln_final = (
+                RMSNorm(config.d_model, device=device, cast_output=True) if has_final_norm else nn.Identity()
+            )
+            self.lm_head = Linear(config.d_model, config.vocab_size, device)
         cos_sin = torch.from_numpy(rope_cos_sin(config)).float()[:, None].to(device) if has_rope(config) else None
         self.register_buffer("cos_sin", cos_sin, persistent=False)
         if seed is not None:
@@ -154,7 +189,8 @@ class TransformerLM(nn.Module):
     @classmethod
     def from_arrays(cls, config: ModelConfig, weights: Mapping[str, np.ndarray]) -> Self:
         """Return a model with weights from NumPy, by their names and shapes in `weight_shapes`."""
-        model = cls(config)
+        with uninitialized():
+            model = cls(config)
         model.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
         return model
 
@@ -174,16 +210,57 @@ class TransformerLM(nn.Module):
         return self.ln_final(x)
 
 
-def init_weights(model: TransformerLM, seed: int) -> None:
-    """Draw every matrix as the handout says (section 3.4.1); RMSNorm gains stay 1.
+def check_config(config: ModelConfig | None, settings: dict[str, Any]) -> ModelConfig:
+    """Return the settings of a model, given as one object or by keyword; raise InputError if they are wrong."""
+    if config is not None:
+        require_type("model", config, ModelConfig, "its settings by keyword: vocab_size, context_length, d_model, ...")
+        return config
+    try:
+        return ModelConfig.model_validate(settings)
+    except ValidationError as error:
+        raise first_violation(error, settings).at("model") from None
 
-    Linear: normal with variance 2 / (d_in + d_out); embedding: variance 1; both truncated at 3 standard deviations.
-    """
+
+# --- initial weights -------------------------------------------------------------------------------------------------
+
+EMBEDDING_STD = 1.0
+
+
+@contextlib.contextmanager
+def uninitialized() -> Iterator[None]:
+    """Leave the weights of layers made in the block as memory has them: drawing 22 M of them takes 3 s."""
+    token = INITIALIZES.set(False)
+    try:
+        yield
+    finally:
+        INITIALIZES.reset(token)
+
+
+def make_weight(
+    rows: Sequence[int], columns: int, device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Parameter:
+    """Return an uninitialized weight, (sum of rows, columns); raise InputError for a size that is no whole number."""
+    for size in (*rows, columns):
+        require_type("size of a layer", size, int, "a whole number")
+    return nn.Parameter(torch.empty(sum(rows), columns, device=device, dtype=dtype))
+
+
+def linear_std(matrix: Tensor) -> float:
+    """Return the initial standard deviation of a linear layer's matrix (handout, section 3.4.1)."""
+    return math.sqrt(2 / sum(matrix.shape))
+
+
+def init_normal(weight: Tensor, std: float, generator: torch.Generator | None = None) -> None:
+    """Draw a weight from a normal distribution truncated at 3 standard deviations (handout, section 3.4.1)."""
+    nn.init.trunc_normal_(weight, 0.0, std, -3 * std, 3 * std, generator=generator)
+
+
+def init_weights(model: TransformerLM, seed: int) -> None:
+    """Draw every matrix as its layer does, from the generator of (seed, its name); RMSNorm gains stay 1."""
     with torch.no_grad():
         for name, weight, std in init_stds(model):
             values = torch.empty(weight.shape)
-            generator = torch.Generator().manual_seed(derive_seed(seed, name))
-            nn.init.trunc_normal_(values, 0.0, std, -3 * std, 3 * std, generator=generator)
+            init_normal(values, std, torch.Generator().manual_seed(derive_seed(seed, name)))
             weight.copy_(values)
 
 
@@ -191,9 +268,11 @@ def init_stds(model: TransformerLM) -> Iterator[tuple[str, Tensor, float]]:
     """Yield name, view and initial standard deviation of each matrix; a fused one as its parts."""
     for name, module in model.named_modules():
         if isinstance(module, Embedding):
-            yield f"{name}.weight", module.weight, 1.0
+            yield f"{name}.weight", module.weight, EMBEDDING_STD
         elif isinstance(module, Linear):
-            parent = name.rpartition(".")[0]
-            matrices = module.weight.split(list(module.parts.values()))
-            for matrix, weight in zip(module.parts, matrices, strict=True):
-                yield f"{parent}.{matrix}.weight".lstrip("."), weight, math.sqrt(2 / sum(weight.shape))
+            names = [f"{name}.weight"]
+            if len(module.parts) > 1:
+                parent = name.rpartition(".")[0]
+                names = [f"{parent}.{matrix}.weight" for matrix in module.parts]
+            for matrix_name, matrix in zip(names, module.matrices(), strict=True):
+                yield matrix_name, matrix, linear_std(matrix)

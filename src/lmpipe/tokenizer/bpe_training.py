@@ -1,11 +1,14 @@
 """Training of byte-level BPE: merges of counted pre-tokens (Sennrich et al. 2016; handout, section 2)."""
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 
 from lmpipe.errors import InputError
 from lmpipe.io.progress import progress
+from lmpipe.io.validation import require_type
 from lmpipe.kernels.bpe import merge_loop, pretoken_table
 from lmpipe.provenance.environment import peak_memory_bytes
 from lmpipe.tokenizer.documents import PretokenShard, StageCost, TokenizerTraining, TrainingStages
@@ -17,9 +20,14 @@ NUM_BYTES = 256
 
 
 def train_bpe(
-    input_path: str | Path, vocab_size: int, special_tokens: Sequence[str]
+    input_path: str | Path, vocab_size: int, special_tokens: Sequence[str] | None = None
 ) -> tuple[dict[int, bytes], list[tuple[bytes, bytes]]]:
-    """Train on a text file of any bytes; return what `merge_pretokens` returns."""
+    """Train on a text file of any bytes; return the vocabulary and the merges, as `merge_pretokens` does.
+
+    Raises InputError for a file that cannot be read and for a vocab_size that is too small.
+    """
+    require_type("input_path", input_path, (str, os.PathLike), "the path of a text file")
+    special_tokens = special_tokens or ()
     initial_vocabulary(vocab_size, special_tokens)  # raises errors before the long count
     return merge_pretokens(count_pretokens(input_path, special_tokens, in_order=False), vocab_size, special_tokens)
 
@@ -29,6 +37,7 @@ def initial_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> dict[i
 
     Raises InputError if they do not fit into vocab_size, or if Vocabulary cannot hold that many ids.
     """
+    require_type("vocab_size", vocab_size, Integral, "a whole number")
     tokens = [bytes([byte]) for byte in range(NUM_BYTES)]
     tokens = list(dict.fromkeys([*tokens, *special_bytes(special_tokens)]))
     if vocab_size < len(tokens):

@@ -4,11 +4,12 @@ Any bytes are a text: they are decoded as UTF-8, and each byte outside well-form
 `surrogateescape`), which the pattern counts as punctuation. `encode_utf8` restores the same bytes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from lmpipe.errors import InputError
 from lmpipe.io.files import open_text
+from lmpipe.io.validation import short_repr
 
 END_OF_TEXT = "<|endoftext|>"
 # GPT-2 (Radford et al. 2019, encoder.py of the release): contractions, words, numbers, other characters, white space.
@@ -22,13 +23,16 @@ MAX_DOCUMENT_BYTES = 1 << 22
 def encode_utf8(text: str) -> bytes:
     r"""Encode a text as UTF-8; characters U+DC80 to U+DCFF become the single bytes that they represent.
 
-    Other lone surrogates, which no decoded file contains, become the three bytes of their UTF-8 pattern.
+    Other lone surrogates, which no decoded file contains, become the three bytes of their UTF-8 pattern. Raises
+    InputError for anything but a str.
 
     >>> encode_utf8("é\udcff")
     b'\xc3\xa9\xff'
     """
     try:
         return text.encode("utf-8", "surrogateescape")
+    except AttributeError:
+        raise InputError("text", f"is {short_repr(text)}", "pass a str") from None
     except UnicodeEncodeError:
         rules = ("surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass" for character in text)
         return b"".join(character.encode("utf-8", rule) for character, rule in zip(text, rules, strict=True))
@@ -46,10 +50,12 @@ def decode_utf8(data: bytes) -> str:
 def special_bytes(special_tokens: Sequence[str]) -> list[bytes]:
     """Encode special tokens as UTF-8, without repetitions.
 
-    Raises InputError for a single string, an empty token, or characters that UTF-8 cannot encode.
+    Raises InputError for anything but a list of strings, an empty token, or characters that UTF-8 cannot encode.
     """
     if isinstance(special_tokens, str):
         raise InputError("special_tokens", f"is the string {special_tokens!r}", f"pass a list: [{special_tokens!r}]")
+    if not isinstance(special_tokens, Collection) or not all(isinstance(token, str) for token in special_tokens):
+        raise InputError("special_tokens", f"is {short_repr(special_tokens)}", "pass a list of str")
     if "" in special_tokens:
         raise InputError("special_tokens", "contains an empty token", "remove it")
     try:

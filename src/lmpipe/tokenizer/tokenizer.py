@@ -6,6 +6,7 @@ from itertools import chain
 
 import numpy as np
 
+from lmpipe.io.validation import require_type
 from lmpipe.kernels.bpe.encoder import Encoder
 from lmpipe.tokenizer.chunking import BLOCK_BYTES, last_split_point
 from lmpipe.tokenizer.pretokenizer import encode_utf8, special_bytes
@@ -43,6 +44,7 @@ class Tokenizer(Vocabulary):
 
     def encode_to_numpy(self, text: str) -> np.ndarray:
         """Return the ids as an array (tokens,), uint16 or, for more than 65,536 ids, uint32; 20 times as fast."""
+        require_type("text", text, str, "a str")
         pieces = (encode_utf8(text[start : start + BLOCK_BYTES]) for start in range(0, len(text), BLOCK_BYTES))
         blocks = list(self._encode_stream(pieces))
         return np.concatenate(blocks) if blocks else np.zeros(0, self.encoder.dtype)

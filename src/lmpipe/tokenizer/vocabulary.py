@@ -3,8 +3,10 @@
 import hashlib
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
+from numbers import Integral
+from operator import index
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -14,7 +16,7 @@ from pydantic import Field, NonNegativeInt
 from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.files import atomic_write_all, json_bytes, read_json
-from lmpipe.io.validation import short_repr
+from lmpipe.io.validation import require_type, short_repr
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, encode_utf8, special_bytes
 
 MERGES_HEADER = "#version: 0.2"
@@ -42,7 +44,7 @@ class Vocabulary:
     """Token ids and the merges that make them (handout, section 2.6); `Tokenizer` adds encoding.
 
     `vocab` maps ids to byte strings and must contain the 256 bytes and the result of every merge; missing special
-    tokens are appended. Raises InputError if the vocabulary has gaps or `special_tokens` is a single string.
+    tokens are appended. Raises InputError if the vocabulary has gaps, and for values of other types.
     """
 
     def __init__(
@@ -51,8 +53,7 @@ class Vocabulary:
         merges: Sequence[tuple[bytes, bytes]],
         special_tokens: Sequence[str] | None = None,
     ):
-        self.vocab = dict(vocab)
-        self.merges = [(bytes(left), bytes(right)) for left, right in merges]
+        self.vocab, self.merges = check_vocab(vocab), check_merges(merges)
         self._ids = {token: token_id for token_id, token in reversed(self.vocab.items())}
         for token in special_bytes(special_tokens or ()):
             if token not in self._ids:
@@ -96,12 +97,21 @@ class Vocabulary:
             raise InputError("token ids", problem, "decode with the tokenizer that encoded them") from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of token ids; malformed UTF-8 becomes U+FFFD. Raises InputError for unknown ids."""
+        """Return the text of token ids: a list, an array or a tensor, (tokens,); malformed UTF-8 becomes U+FFFD.
+
+        Raises InputError for unknown ids, and for anything but whole numbers.
+        """
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Return the bytes of token ids, exactly as they were encoded. Raises InputError for unknown ids."""
-        return b"".join(map(self.token_bytes, ids))
+        """Return the bytes of token ids, exactly as they were encoded. Raises InputError as `decode` does."""
+        try:
+            # Arrays and tensors give Python's numbers at once, 50 times as fast as one by one.
+            numbers = list(map(index, ids.tolist() if hasattr(ids, "tolist") else ids))
+        except TypeError:
+            problem, remedy = f"are {short_repr(ids)}", "pass a list, array or tensor of whole numbers, (tokens,)"
+            raise InputError("token ids", problem, remedy) from None
+        return b"".join(map(self.token_bytes, numbers))
 
     @cached_property
     def sha256(self) -> str:
@@ -206,6 +216,27 @@ class Vocabulary:
                 "merges": [list(merge) for merge in merges],
             },
         }
+
+
+def check_vocab(vocab: Mapping[int, bytes]) -> dict[int, bytes]:
+    """Return a copy of a vocabulary; raise InputError if it is anything but ids and bytes."""
+    require_type("vocab", vocab, Mapping, "a dict of ids and bytes; from_files reads files")
+    for token_id, token in vocab.items():
+        if not isinstance(token_id, Integral) or not isinstance(token, bytes):
+            problem = f"contains {short_repr(token_id)}: {short_repr(token)}"
+            raise InputError("vocab", problem, "pass a dict of ids and bytes, such as {0: b'a'}")
+    return {int(token_id): token for token_id, token in vocab.items()}
+
+
+def check_merges(merges: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return merges as a list; raise InputError if they are anything but pairs of bytes."""
+    require_type("merges", merges, Iterable, "a list of pairs of bytes")
+    pairs = []
+    for merge in merges:
+        if not isinstance(merge, Sequence) or len(merge) != 2 or not all(isinstance(part, bytes) for part in merge):
+            raise InputError("merges", f"contain {short_repr(merge)}", "pass pairs of bytes, such as (b'a', b'b')")
+        pairs.append((merge[0], merge[1]))
+    return pairs
 
 
 @cache

@@ -1,11 +1,15 @@
 """AdamW, gradient clipping and the cosine learning rate schedule."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from lmpipe.errors import InputError
+from lmpipe.io.validation import require_type, short_repr
 from lmpipe.study.settings import TrainingSettings
 
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
@@ -16,17 +20,36 @@ SCALING_DEVICES = ("cpu", "cuda")
 class AdamW:
     """AdamW (Loshchilov and Hutter 2019, algorithm 2) over a model's parameters, in torch's fused kernel.
 
-    The order is torch's: weights decay first, eps is added after the bias correction. Matrices decay; vectors (the
-    gains of norms) do not. `exp_avg` and `exp_avg_sq` hold the moments by parameter name, `step_count` the number of
-    updates. `found_inf` is a scalar on the device: while it is 1, updates change nothing.
+    `AdamW(model.parameters(), lr=1e-3)`, then `step()` and `zero_grad()`, as with torch's; `step(lr)` or
+    `param_groups` change the rate. The order is torch's: weights decay first, eps is added after the bias correction.
+    Matrices decay; vectors (the gains of norms) do not. `exp_avg` and `exp_avg_sq` hold the moments by parameter name,
+    `step_count` the number of updates. `found_inf` is a scalar on the device: while it is 1, updates change nothing.
 
     torch.optim.AdamW(fused=True) calls the same kernel, but its first step loads torch's compiler: two seconds in
     every run of a study, most of the time of a short run.
     """
 
-    def __init__(self, model: nn.Module, training: TrainingSettings, found_inf: Tensor | None = None):
-        self.betas, self.eps = training.betas, training.eps
-        self.parameters = dict(model.named_parameters())
+    def __init__(
+        self,
+        params: nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        found_inf: Tensor | None = None,
+    ):
+        """Take a module, its `parameters()` or its `named_parameters()`; the settings have torch's names and defaults.
+
+        Raises InputError for anything else.
+        """
+        settings = {"lr": lr, "eps": eps, "weight_decay": weight_decay}
+        for where, value in settings.items():
+            if not isinstance(value, Real) or not 0 <= value < math.inf:
+                raise InputError(where, f"is {short_repr(value)}", "pass a number of 0 or more")
+        if not isinstance(betas, Sequence) or [0 <= beta < 1 for beta in betas] != [True, True]:
+            raise InputError("betas", f"is {short_repr(betas)}", "pass two numbers below 1, such as (0.9, 0.95)")
+        self.betas, self.eps = betas, eps
+        self.parameters = name_parameters(params)
         self.exp_avg = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         self.exp_avg_sq = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         device = next(iter(self.parameters.values())).device
@@ -35,30 +58,46 @@ class AdamW:
         self.found_inf = torch.zeros((), device=device) if found_inf is None else found_inf
         decaying = [name for name, parameter in self.parameters.items() if parameter.dim() >= 2]
         others = [name for name in self.parameters if name not in decaying]
-        self.groups = [(names, decay) for names, decay in ((decaying, training.weight_decay), (others, 0.0)) if names]
+        self.param_groups = [
+            {"names": names, "lr": lr, "weight_decay": decay}
+            for names, decay in ((decaying, weight_decay), (others, 0.0))
+            if names
+        ]
+
+    @classmethod
+    def from_settings(cls, model: nn.Module, training: TrainingSettings, found_inf: Tensor | None = None) -> Self:
+        """Return the optimizer of a training run."""
+        return cls(model, training.max_lr, training.betas, training.eps, training.weight_decay, found_inf)
 
     @torch.no_grad()
-    def step(self, lr: float, grad_scale: Tensor | None = None) -> None:
-        """Update the parameters from their gradients divided by `grad_scale` (a scalar), unless `found_inf` is 1."""
+    def step(self, lr: float | None = None, grad_scale: Tensor | None = None) -> None:
+        """Update the parameters from their gradients divided by `grad_scale` (a scalar), unless `found_inf` is 1.
+
+        Parameters without a gradient, such as frozen ones, stay as they are. `lr` replaces that of the groups.
+        """
+        gradients = {name: parameter.grad for name, parameter in self.parameters.items() if parameter.grad is not None}
         if not self.is_scaled_by_kernel:
             if self.found_inf.item():
                 return
             if grad_scale is not None:
-                torch._foreach_div_([parameter.grad for parameter in self.parameters.values()], grad_scale)
+                torch._foreach_div_(list(gradients.values()), grad_scale)
                 grad_scale = None
         self.step_count += 1 - self.found_inf
-        for names, weight_decay in self.groups:
+        for group in self.param_groups:
+            names = [name for name in group["names"] if name in gradients]
+            if not names:
+                continue
             torch._fused_adamw_(
                 [self.parameters[name] for name in names],
-                [self.parameters[name].grad for name in names],
+                [gradients[name] for name in names],
                 [self.exp_avg[name] for name in names],
                 [self.exp_avg_sq[name] for name in names],
                 [],
                 [self.step_count] * len(names),
-                lr=lr,
+                lr=group["lr"] if lr is None else lr,
                 beta1=self.betas[0],
                 beta2=self.betas[1],
-                weight_decay=weight_decay,
+                weight_decay=group["weight_decay"],
                 eps=self.eps,
                 amsgrad=False,
                 maximize=False,
@@ -70,6 +109,27 @@ class AdamW:
         """Drop the gradients."""
         for parameter in self.parameters.values():
             parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return moments and number of updates, as torch.save writes them; nothing is copied."""
+        return {"step_count": self.step_count, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` returned."""
+        self.step_count.copy_(state["step_count"])
+        for moments in ("exp_avg", "exp_avg_sq"):
+            for name, moment in getattr(self, moments).items():
+                moment.copy_(state[moments][name])
+
+
+def name_parameters(params: nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Return parameters by name, or by their place if they have no names; raise InputError if they are none."""
+    items = params.named_parameters() if isinstance(params, nn.Module) else params
+    require_type("params", items, Iterable, "model.parameters()")
+    items = [item if isinstance(item, tuple) else (str(index), item) for index, item in enumerate(items)]
+    if not items or not all(isinstance(parameter, Tensor) for _, parameter in items):
+        raise InputError("params", f"are {short_repr(params)}", "pass model.parameters()")
+    return dict(items)
 
 
 @torch.no_grad()

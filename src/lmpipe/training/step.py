@@ -98,7 +98,7 @@ class TrainingStep:
         self.model, self.training, self.monitor = model, training, monitor
         self.group = group or ProcessGroup()
         self.parameters = list(model.parameters())
-        self.optimizer = AdamW(model, training, found_inf=monitor.diverged)
+        self.optimizer = AdamW.from_settings(model, training, found_inf=monitor.diverged)
         self.forward_hidden: Callable[[Tensor], Tensor] = model.forward_hidden
         self.loss_chunk: CrossEntropyChunk = cross_entropy_chunk
         self.micro_batch_size = training.batch_size
