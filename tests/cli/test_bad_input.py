@@ -292,7 +292,7 @@ def test_clear_runs_removes_nothing_but_runs(tmp_path, capfd):
     assert [path.name for path in (tmp_path / "store").iterdir()] == ["photographs"]
 
 
-@pytest.mark.parametrize("name", ["train", "analyze", "report", "verify", "status", "compare", "clear-runs"])
+@pytest.mark.parametrize("name", ["train", "analyze", "report", "verify", "status", "compare", "prune", "clear-runs"])
 def test_results_folder_that_is_none(name, tmp_path, capfd):
     arguments = [str(tmp_path / "none") if argument == RESULTS else argument for argument in command(name)]
     assert_refused(arguments, capfd, str(tmp_path / "none"))
@@ -326,7 +326,11 @@ def test_unknown_name_comes_with_the_nearest_ones(arguments, near, capfd):
         ("count-pretokens", ["--shard", "-1"], "shard"),
         ("train-bpe", ["--vocab-size", "256"], "vocab_size"),
         ("train-bpe", ["--vocab-size", "10000000"], "vocab_size"),
-        ("generate", ["--prompt", "x"], "--run"),
+        ("generate", ["--prompt", "x"], "--prompt"),
+        ("generate", ["--run", RUN], "--run"),
+        ("generate", ["--output", "x.txt"], "--output"),
+        ("prompt", ["--prompts", TEXT], "--prompts"),
+        ("tokenize", ["--file", TEXT], "--file"),
         ("prompt", ["--temperature", "nan"], "--temperature"),
         ("prompt", ["--temperature", "-inf"], "--temperature"),
         ("prompt", ["--top-p", "nan"], "--top-p"),

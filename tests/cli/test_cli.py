@@ -1,17 +1,21 @@
 """The parser of each command, its examples, and what the command line loads."""
 
+import ast
 import json
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from lmpipe import __version__
 from lmpipe.cli.main import main, make_parser, parse
 from lmpipe.planning.stages import STAGES
-from tests.support.cli_cases import ARGUMENTS, RESULTS, STUDY_FILE
+from lmpipe.tokenizer.tokenizer import Tokenizer
+from lmpipe.training.run_documents import RunSummary
+from tests.support.cli_cases import ARGUMENTS, CORPUS, RESULTS, RUN, STUDY_FILE, TOKENIZER
 
 PARSERS = make_parser()._subparsers._group_actions[0].choices
 HEAVY = {"torch", "numba", "llvmlite", "pandas", "matplotlib", "scipy"}
@@ -92,3 +96,32 @@ def test_the_parser_loads_no_schema():
     code = "import sys\nfrom lmpipe.cli.main import make_parser\nmake_parser()\n"
     code += "print({'pydantic', 'yaml', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_evaluation_of_the_validation_text_is_that_of_the_training(whole_study, monkeypatch, capsys):
+    monkeypatch.chdir(whole_study)
+    main(["evaluate", RUN, f"{CORPUS}/valid.txt", f"{CORPUS}/train.txt"])
+    _, valid, train = (line.split() for line in capsys.readouterr().out.splitlines())
+    summary = RunSummary.read(f"{RUN}/summary.json")
+    figures = [summary.validation_loss, summary.perplexity, summary.bits_per_byte]
+    assert [float(figure) for figure in valid[1:4]] == pytest.approx(figures, rel=1e-5)
+    assert valid[4].endswith("valid.txt") and train[4].endswith("train.txt") and train[1] != valid[1]
+
+
+def test_tokens_are_shown_with_the_pieces_of_the_text(whole_study, monkeypatch, capsys):
+    monkeypatch.chdir(whole_study)
+    text = "the sun\n\N{SNOWMAN} sat"
+    Path("tokenize.txt").write_text(text, encoding="utf-8")
+    outputs = []
+    for arguments in ([TOKENIZER, text], [RUN, "--file", "tokenize.txt"]):
+        main(["tokenize", *arguments])
+        outputs.append(capsys.readouterr().out)
+        main(["tokenize", *arguments, "--ids"])
+        ids = list(map(int, capsys.readouterr().out.split()))
+    assert outputs[0] == outputs[1]
+    rows = [line.split("\t") for line in outputs[0].splitlines()]
+    assert [int(token_id) for token_id, _ in rows] == ids == Tokenizer.from_folder(TOKENIZER).encode(text)
+    pieces = [ast.literal_eval(piece) for _, piece in rows]
+    joined = b"".join(piece if isinstance(piece, bytes) else piece.encode() for piece in pieces)
+    assert joined.decode() == text
+    Path("tokenize.txt").unlink()

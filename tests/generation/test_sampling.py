@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from lmpipe.errors import InputError
+from lmpipe.generation.continuations import continue_prompts
 from lmpipe.generation.inference import CompiledLM, load_run, read_run
 from lmpipe.generation.sampling import (
     BATCH_SIZE,
@@ -20,7 +21,6 @@ from lmpipe.generation.sampling import (
     nucleus,
     sample_token,
     stream,
-    stream_to_stdout,
 )
 from lmpipe.io.files import read_json
 from lmpipe.model.transformer import TransformerLM
@@ -232,7 +232,7 @@ def test_a_study_may_be_moved_and_its_runs_used_from_anywhere(run, tmp_path, mon
     monkeypatch.chdir("/")
     outputs = []
     for folder in (tmp_path / "moved/run", run / "run"):
-        stream_to_stdout(folder, "the sun", temperature=0.8, top_p=0.9, max_new_tokens=12, seed=0)
+        continue_prompts(folder, ["the sun"], 1, temperature=0.8, top_p=0.9, max_new_tokens=12, seed=0, output=None)
         outputs.append(capsys.readouterr())
     assert outputs[0] == outputs[1]
     assert outputs[0].out.startswith("the sun") and outputs[0].err == ""
@@ -250,11 +250,3 @@ def test_generate_command_streams_without_torch_numba_and_pandas(run):
     model, tokenizer = load_run(run / "run")
     [sample] = generate(model, tokenizer, ["the sun"], temperature=1.0, top_p=1.0, max_new_tokens=12, seed=3)
     assert (done.stdout, done.stderr) == (f"the sun{detokenize(tokenizer, sample.new_ids)}\n", "[]\n")
-
-
-@pytest.mark.parametrize(
-    ("temperature", "top_p", "option"), [(-1, 1, "temperature"), (1, 0, "top-p"), (1, 1.5, "top-p")]
-)
-def test_impossible_settings_are_refused(run, temperature, top_p, option):
-    with pytest.raises(InputError, match=f"--{option}"):
-        stream_to_stdout(run / "run", "the", temperature, top_p, 1, 0)

@@ -77,6 +77,8 @@ ARGUMENTS = {
     "select-best": [RESULTS, "sweep"],
     "train": [RESULTS, "tuned/baseline/seed0", "--device", "cpu"],
     "generate": [RESULTS, "tiny"],
+    "evaluate": [RUN, f"{CORPUS}/valid.txt"],
+    "tokenize": [TOKENIZER, "the sun"],
     "export": [RUN, "exported"],
     "plot-experiment": [RESULTS, "sweep"],
     "analyze": [RESULTS],
@@ -86,6 +88,7 @@ ARGUMENTS = {
     "status": [RESULTS],
     "compare": [RESULTS, RESULTS],
     "log": [RESULTS, "--to", "tensorboard"],
+    "prune": [RESULTS],
     "clear-runs": [RESULTS],
 }
 # Files that each command reads, with the kind of their content (tests.support.corruptions).
@@ -104,6 +107,8 @@ READS = {
     "select-best": {f"{RUN}/summary.json": "json"},
     "train": {f"{TOKENS}/train.bin": "tokens", f"{TOKENS}/valid.json": "json", BEST: "json"},
     "generate": {f"{RUN}/config.json": "json", f"{RUN}/model.safetensors": "weights"},
+    "evaluate": {f"{RUN}/model.safetensors": "weights", f"{RUN}/config.json": "json"},
+    "tokenize": {f"{TOKENIZER}/merges.txt": "merges", f"{TOKENIZER}/vocab.json": "json"},
     "export": {f"{RUN}/model.safetensors": "weights", f"{TOKENIZER}/tokenizer.json": "json"},
     "plot-experiment": {f"{RUN}/metrics.csv": "csv", f"{RUN}/config.json": "json"},
     "analyze": {
@@ -126,6 +131,7 @@ READS = {
     "collect-provenance": {f"{TOKENIZER}/provenance.json": "json"},
     "verify": {f"{RESULTS}/SHA256SUMS": "text"},
     "status": {RESOLVED: "yaml"},
+    "prune": {RESOLVED: "yaml"},
     "compare": {f"{RESULTS}/findings.json": "json", f"{RESULTS}/provenance.json": "json"},
 }
 # Inputs without which a command works: a problem is then reported as missing.

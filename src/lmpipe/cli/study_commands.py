@@ -93,6 +93,19 @@ def clear_runs(args: Args) -> None:
     clear(args.results)
 
 
+@command(
+    argument("study", help="study file, or results folder of the study as it was last carried out"),
+    argument("--yes", action="store_true", help="delete them"),
+    examples="lmpipe prune study.yaml\nlmpipe prune study.yaml --yes",
+)
+def prune(args: Args) -> None:
+    """List the results that the study no longer makes, such as those of a run that left the study file."""
+    from lmpipe.planning.pruning import prune
+    from lmpipe.planning.session import find_study
+
+    prune(find_study(args.study), args.yes)
+
+
 @command(RESULTS, examples="lmpipe collect-provenance results/laptop")
 def collect_provenance(args: Args) -> None:
     """Collect the records of all jobs of a study in provenance.json."""

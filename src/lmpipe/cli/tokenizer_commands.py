@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmpipe.cli.arguments import RESULTS, SHARD, Args, argument, command, positive_int
+from lmpipe.errors import InputError
 
 if TYPE_CHECKING:
     from lmpipe.provenance.job_records import JobResult
@@ -111,6 +112,33 @@ def encode(args: Args) -> "JobResult":
     tokenizer = Tokenizer.from_folder(folder)
     encode_file(args.text, tokenizer, args.output, info_path, folder_name(folder), args.shard, args.shards)
     return JobResult(Path(args.output), [args.text, folder])
+
+
+@command(
+    argument("tokenizer", help="folder of the tokenizer, or of a run"),
+    argument("text", nargs="?", help="text to encode"),
+    argument("--file", help="file to encode in place of a text"),
+    argument("--ids", action="store_true", help="print the ids alone, in one line"),
+    examples='lmpipe tokenize results/laptop/tokenizers/stories "Once upon a time"\n'
+    "lmpipe tokenize results/laptop/runs/main_experiment/stories/seed1 --file mine.txt --ids",
+)
+def tokenize(args: Args) -> None:
+    """Print the token ids of a text, each with the piece of the text that it stands for."""
+    from lmpipe.generation.inference import open_tokenizer
+    from lmpipe.io.progress import log
+    from lmpipe.tokenizer.parallel_encoding import encode_path
+
+    if (args.text is None) == (args.file is None):
+        raise InputError("give a text or --file FILE")
+    tokenizer = open_tokenizer(args.tokenizer)
+    ids = (tokenizer.encode_to_numpy(args.text) if args.file is None else encode_path(args.file, tokenizer)).tolist()
+    if args.ids:
+        print(*ids)
+        return
+    for token_id in ids:
+        print(token_id, tokenizer.show_token(token_id), sep="\t")
+    size = sum(len(tokenizer.token_bytes(token_id)) for token_id in ids)
+    log(f"{len(ids):,} tokens, {size:,} bytes")
 
 
 @command(

@@ -136,27 +136,53 @@ def select_best(args: Args) -> "JobResult":
 
 
 @command(
+    argument("run_folder", metavar="run", help="folder of the run"),
+    argument("files", nargs="+", metavar="file", help="text file, with <|endoftext|> between documents"),
+    examples="lmpipe evaluate results/laptop/runs/main_experiment/stories/seed1 mine.txt",
+)
+def evaluate(args: Args) -> None:
+    """Evaluate a run on texts, as training evaluates the validation split: loss, perplexity, bits per byte."""
+    from lmpipe.api import Run
+    from lmpipe.training.trainer import perplexity
+
+    run, row = Run(args.run_folder), "{:>12} {:>10} {:>10} {:>13}  {}".format
+    results = [(file, run.evaluate(Path(file))) for file in args.files]
+    print(row("tokens", "loss", "perplexity", "bits per byte", "text"))
+    for file, result in results:
+        figures = (f"{value:.6g}" for value in (result.loss, perplexity(result.loss), result.bits_per_byte))
+        print(row(f"{result.validation_tokens:,}", *figures, file))
+
+
+@command(
     argument("results", nargs="?", help="results folder of the study, for its samples"),
     argument("corpus", nargs="?", help="name of the corpus, for the study's samples"),
     argument("--run", dest="run_folder", help="folder of a run, to continue a prompt"),
-    argument("--prompt", help="text to continue on standard output"),
+    argument("--prompt", help="text to continue"),
+    argument("--prompts", help="file with a text to continue in each line, in place of --prompt"),
+    argument("--samples", type=positive_int, default=1, help="continuations of each text (default 1)"),
+    argument("--output", help="file for the texts (default: standard output); .jsonl: an object for each"),
     argument("--temperature", type=float, default=1.0, help="0 takes the most likely token (default 1)"),
     argument("--top-p", type=float, default=1.0, help="probability mass of nucleus sampling (default 1)"),
     argument("--max-new-tokens", type=positive_int, default=256, help="length limit (default 256)"),
     argument("--seed", type=int, default=0, help="seed of the sampling (default 0)"),
     examples="lmpipe generate results/laptop stories\n"
-    'lmpipe generate --run results/laptop/runs/main_experiment/stories/seed1 --prompt "Once upon a time"',
+    'lmpipe generate --run results/laptop/runs/main_experiment/stories/seed1 --prompt "Once upon a time"\n'
+    "lmpipe generate --run results/laptop/runs/main_experiment/stories/seed1 --prompts prompts.txt --samples 3 "
+    "--output texts.jsonl",
 )
 def generate(args: Args) -> "JobResult | None":
     """Generate text: the samples of a study for a corpus, or the continuation of a prompt."""
-    if args.prompt is not None and args.run_folder is not None and args.results is None:
-        from lmpipe.generation.sampling import stream_to_stdout
+    if args.run_folder is not None and args.results is None and (args.prompt is None) != (args.prompts is None):
+        from lmpipe.generation.continuations import continue_prompts, read_prompts
 
-        limits = (args.temperature, args.top_p, args.max_new_tokens, args.seed)
-        stream_to_stdout(args.run_folder, args.prompt, *limits)
+        prompts = [args.prompt] if args.prompts is None else read_prompts(args.prompts)
+        settings = (args.temperature, args.top_p, args.max_new_tokens, args.seed)
+        continue_prompts(args.run_folder, prompts, args.samples, *settings, args.output)
         return None
-    if args.prompt is not None or args.run_folder is not None or args.corpus is None:
-        raise InputError("give --run RUN --prompt TEXT, or a results folder and a corpus")
+    if args.run_folder is not None or args.corpus is None:
+        raise InputError("give --run RUN and --prompt TEXT or --prompts FILE, or a results folder and a corpus")
+    if options := [name for name in ("prompt", "prompts", "output") if getattr(args, name) is not None]:
+        raise InputError(f"--{options[0]}", "does not go with the samples of a study", "give --run RUN in their place")
 
     from lmpipe.generation.samples import write_samples
     from lmpipe.planning.session import read_study

@@ -169,3 +169,9 @@ def read_tokenizer(run_folder: str | Path, config: RunConfig) -> Tokenizer:
         problem = f"is not the tokenizer that {run_folder} was trained with (another checksum)"
         raise InputError(tokenizer_folder, problem, "train the run again")
     return tokenizer
+
+
+def open_tokenizer(folder: str | Path) -> Tokenizer:
+    """Return the tokenizer of a tokenizer's folder or of a run's; raise InputError for another folder."""
+    config = Path(folder) / CONFIG
+    return read_tokenizer(folder, RunConfig.read(config)) if config.exists() else Tokenizer.from_folder(folder)

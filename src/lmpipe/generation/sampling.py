@@ -6,17 +6,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 import numpy as np
 
 from lmpipe.errors import InputError
-from lmpipe.generation.inference import CompiledLM, load_run
+from lmpipe.generation.inference import CompiledLM
 from lmpipe.io.files import STANDARD_OUTPUT
 from lmpipe.io.validation import short_repr
 from lmpipe.model.architecture import derive_seed
+from lmpipe.study.fields import MAX_SEED
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, encode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
 
@@ -168,7 +168,7 @@ def check_sampling(prompts: Sequence[str], max_new_tokens: int, temperature: flo
         ("max_new_tokens", max_new_tokens, is_count, "a whole number above 0"),
         ("temperature", temperature, is_temperature, "a number of 0 or more"),
         ("top_p", top_p, is_probability, "a number above 0 and up to 1"),
-        ("seed", seed, isinstance(seed, Integral), "a whole number"),
+        ("seed", seed, isinstance(seed, Integral) and 0 <= seed < MAX_SEED, f"a whole number from 0 to {MAX_SEED - 1}"),
     ):
         if not is_valid:
             raise InputError(where, f"is {short_repr(value)}", f"pass {expected}")
@@ -211,21 +211,6 @@ def stream(
         if not sample.reached_eos:
             yield decoder.decode(tokenizer.token_bytes(sample.new_ids[-1]))
     yield decoder.decode(b"", final=True)
-
-
-def stream_to_stdout(
-    run_folder: str | Path, prompt: str, temperature: float, top_p: float, max_new_tokens: int, seed: int
-) -> None:
-    """Write a prompt and its continuation to standard output while it is decoded: the text alone, and a line end."""
-    if not 0 <= temperature < math.inf:
-        raise InputError("--temperature", f"is {temperature}, which is not 0 or more", "use 0 for the likeliest token")
-    if not 0 < top_p <= 1:
-        raise InputError("--top-p", f"is {top_p}, which is not above 0 and up to 1", "use 1 to sample from all tokens")
-    model, tokenizer = load_run(run_folder)
-    write_stdout(prompt)
-    for piece in stream(model, tokenizer, prompt, temperature, top_p, max_new_tokens, seed):
-        write_stdout(piece)
-    write_stdout("\n")
 
 
 def write_stdout(text: str) -> None:

@@ -14,7 +14,7 @@ from lmpipe.planning.stages import STAGES
 from lmpipe.provenance.job_records import JobRecord, is_record
 from lmpipe.study.experiments import PlannedRun
 from lmpipe.study.paths import StudyPaths
-from lmpipe.training.run import StoredRun, load_run
+from lmpipe.training.run import StoredRun, known_fingerprint
 
 if TYPE_CHECKING:
     from snakemake.workflow import Workflow
@@ -112,7 +112,7 @@ def describe_training(jobs: Sequence["WorkflowJob"], planned: Sequence["Workflow
     unknown: list[PlannedRun] = []
     for job in jobs:
         run = plan.runs_by_folder["runs/{experiment}/{run}/seed{seed}".format(**job.wildcards)]
-        digest = None if made.intersection(job.inputs) else store_digest(run, paths)
+        digest = None if made.intersection(job.inputs) else known_fingerprint(run, paths.root)
         if digest is None:
             unknown.append(run)
         else:
@@ -122,11 +122,3 @@ def describe_training(jobs: Sequence["WorkflowJob"], planned: Sequence["Workflow
     to_train += sum(any(run.id in names for run in group) for group in equal_runs(plan))
     bound = "up to " if unknown and paths.store.exists() else ""
     return f"{bound}{to_train} to train, {len(jobs) - to_train} from the store"
-
-
-def store_digest(run: PlannedRun, paths: StudyPaths) -> str | None:
-    """Return the name of a run's folder in the run store; None if its input is missing or damaged."""
-    try:
-        return load_run(run, paths.root, paths.root / run.folder, reads_tokens=False).fingerprint()
-    except (InputError, OSError):
-        return None

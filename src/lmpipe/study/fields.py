@@ -10,6 +10,7 @@ from lmpipe.io.validation import InvalidValueError, closest_match, format_key, s
 
 MIN_VOCAB_SIZE = 257  # bytes and <|endoftext|>
 MAX_NAME_CHARACTERS = 100
+MAX_SEED = 2**32
 # A dot is allowed before a digit only, as in gpt2_1.5b, so that no name looks like a file's: results contain x.json.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[0-9][A-Za-z0-9_-]*)*")
 # The workflow takes a path that ends in 20 repetitions of anything for an endless loop of rules.
@@ -94,7 +95,7 @@ Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Name = Annotated[str, BeforeValidator(validate_name)]
 Label = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(validate_line)]
 Sentence = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(validate_line)]
-Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
+Seed = Annotated[Integer, Field(ge=0, lt=MAX_SEED)]
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(validate_unique)]
 VocabSize = Annotated[Integer, Field(le=2**31), AfterValidator(validate_vocab_size)]
 

@@ -35,7 +35,14 @@ def prompts_tag(value: Any) -> str:
     return "by_corpus" if isinstance(value, dict) else "list"
 
 
-PromptList = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+def start_of_document(prompt: str) -> str:
+    """Return a prompt; an empty one, which starts a new document, by the token that it stands for."""
+    return prompt or "<|endoftext|>"
+
+
+# With a constraint on its length, pydantic refuses text that UTF-8 cannot hold.
+Prompt = Annotated[str, Field(min_length=0), AfterValidator(start_of_document)]
+PromptList = Annotated[list[Prompt], Field(min_length=1)]
 Prompts = Annotated[
     Annotated[PromptList, Tag("list")] | Annotated[dict[Name, PromptList], Tag("by_corpus")], Discriminator(prompts_tag)
 ]
@@ -51,7 +58,7 @@ class SamplesSettings(Settings):
     )
     """Runs of growing budgets, by corpus: each writes one short text for the report's first figure."""
     prompts: Prompts
-    """Texts to continue: a list for every corpus, or lists by corpus."""
+    """Texts to continue: a list for every corpus, or lists by corpus. An empty one starts a new document."""
     seeds: Seeds = Field(default_factory=lambda: [0])
     """Seeds of the sampling; greedy decoding uses none."""
     max_new_tokens: PositiveInt = 256

@@ -96,6 +96,14 @@ class Vocabulary:
             problem = f"contain {token_id}, which the vocabulary of {self.vocab_size} ids lacks"
             raise InputError("token ids", problem, "decode with the tokenizer that encoded them") from None
 
+    def show_token(self, token_id: int) -> str:
+        """Return a token as Python writes it: a str, or bytes if it is no whole characters in UTF-8."""
+        token = self.token_bytes(token_id)
+        try:
+            return repr(token.decode())
+        except UnicodeDecodeError:
+            return repr(token)
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids: a list, an array or a tensor, (tokens,); malformed UTF-8 becomes U+FFFD.
 

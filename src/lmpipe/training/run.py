@@ -123,6 +123,14 @@ def load_run(run: PlannedRun, results: Path, output: Path, reads_tokens: bool = 
     return RunInputs(config, train, valid, tokenizer)
 
 
+def known_fingerprint(run: PlannedRun, results: Path) -> str | None:
+    """Return the fingerprint of a run, which names its folder in the store; None while its inputs do not exist."""
+    try:
+        return load_run(run, results, results / run.folder, reads_tokens=False).fingerprint()
+    except (InputError, OSError):
+        return None
+
+
 def open_tokens(path: Path, tokenizer: Vocabulary, reads_tokens: bool) -> TokenDataset:
     """Open a token file, or its description alone; raise InputError unless it was encoded with this tokenizer."""
     if reads_tokens:
@@ -238,6 +246,20 @@ class StoredRun:
         config.write(Path(output) / CONFIG)
 
 
+def stored_folders(store: Path) -> list[Path]:
+    """Return the folders of the runs in a store."""
+    return sorted(path for path in store.iterdir() if FINGERPRINT.fullmatch(path.name))
+
+
+def delete_stored(folder: Path) -> None:
+    """Delete a run's folder in the store; raise InputError if the run is in progress."""
+    try:
+        with file_lock(folder / LOCK):
+            shutil.rmtree(folder)
+    except BlockingIOError:
+        raise InputError(folder, "a run is in progress", "wait for it or stop it") from None
+
+
 def clear(results: str | Path) -> None:
     """Delete the study's stored runs. Published results stay; runs are trained again when they are next requested.
 
@@ -246,13 +268,9 @@ def clear(results: str | Path) -> None:
     store = StudyPaths(Path(results)).store
     if not store.is_dir():
         raise InputError(results, "has no run store", "give the results folder of a study, such as results/laptop")
-    folders = sorted(path for path in store.iterdir() if FINGERPRINT.fullmatch(path.name))
+    folders = stored_folders(store)
     for folder in folders:
-        try:
-            with file_lock(folder / LOCK):
-                shutil.rmtree(folder)
-        except BlockingIOError:
-            raise InputError(folder, "a run is in progress", "wait for it or stop it") from None
+        delete_stored(folder)
     shutil.rmtree(store / COMPILED, ignore_errors=True)
     (store / COMPILED).with_suffix(".lock").unlink(missing_ok=True)
     log(f"{store}: deleted {len(folders)} runs")

@@ -1,0 +1,94 @@
+"""Continuations of a user's prompts by a trained run, as text or as JSON Lines."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lmpipe.errors import InputError
+from lmpipe.generation.inference import load_run
+from lmpipe.generation.sampling import (
+    Sample,
+    SampleRequest,
+    check_sampling,
+    decode_samples,
+    detokenize,
+    end_of_text_id,
+    start_samples,
+    stream,
+    write_stdout,
+)
+from lmpipe.io.files import atomic_write, open_text
+from lmpipe.io.progress import progress
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, encode_utf8
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """Return the lines of a file that are not empty; raise InputError if there are none, or if it is not UTF-8."""
+    with open_text(path) as file:
+        data = file.read()
+    try:
+        prompts = [line for line in data.decode("utf-8-sig").splitlines() if line]
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(path, f"line {line} is not UTF-8", "save the file as UTF-8") from None
+    if not prompts:
+        raise InputError(path, "has no prompt", "write one in each line")
+    return prompts
+
+
+def continue_prompts(
+    run_folder: str | Path,
+    prompts: Sequence[str],
+    samples: int,
+    temperature: float,
+    top_p: float,
+    max_new_tokens: int,
+    seed: int,
+    output: str | Path | None,
+) -> None:
+    """Write `samples` continuations of each prompt to a file, or to standard output.
+
+    A file that ends in .jsonl has an object for each text: prompt, text, tokens, reached_eos. Otherwise a text follows
+    its prompt, with the end-of-text token between several texts, as in a corpus; a single one is written to standard
+    output while it is decoded. Raises InputError for settings that are not possible.
+    """
+    try:
+        check_sampling(prompts, max_new_tokens, temperature, top_p, seed)
+    except InputError as error:
+        raise InputError(f"--{error.where.replace('_', '-')}", error.problem, error.remedy) from None
+    model, tokenizer = load_run(run_folder)
+    if output is None and len(prompts) == samples == 1:
+        write_stdout(prompts[0])
+        for piece in stream(model, tokenizer, prompts[0], temperature, top_p, max_new_tokens, seed):
+            write_stdout(piece)
+        write_stdout("\n")
+        return
+    requests = [SampleRequest(prompt, temperature, top_p) for prompt in prompts for _ in range(samples)]
+    texts = start_samples(tokenizer, requests, model.config.context_length, seed)
+    with progress("generating", max_new_tokens * len(texts), "tokens") as bar:
+        for new_tokens in decode_samples(model, texts, max_new_tokens, end_of_text_id(tokenizer)):
+            bar.advance(new_tokens)
+    continuations = [
+        (request.prompt, detokenize(tokenizer, text.new_ids), text)
+        for request, text in zip(requests, texts, strict=True)
+    ]
+    lines = json_lines(continuations) if str(output).endswith(".jsonl") else text_lines(continuations)
+    if output is None:
+        for line in lines:
+            write_stdout(line)
+        return
+    with atomic_write(output, "wb") as file:
+        file.writelines(map(encode_utf8, lines))
+
+
+def json_lines(continuations: Sequence[tuple[str, str, Sample]]) -> Iterator[str]:
+    """Yield a JSON object for each text, in a line."""
+    for prompt, text, sample in continuations:
+        values = {"prompt": prompt, "text": text, "tokens": len(sample.new_ids), "reached_eos": sample.reached_eos}
+        yield json.dumps(values) + "\n"
+
+
+def text_lines(continuations: Sequence[tuple[str, str, Sample]]) -> Iterator[str]:
+    """Yield each prompt with its continuation, and the end-of-text token between two of them."""
+    for index, (prompt, text, _) in enumerate(continuations):
+        yield (f"{END_OF_TEXT}\n" if index else "") + f"{prompt}{text}\n"
