@@ -35,7 +35,7 @@ def make_texts(folder: Path, gigabytes: float) -> list[Path]:
 def study_of(files: list[Path]) -> dict[str, Any]:
     """Return the study of a corpus of these files, which lie where it runs."""
     study = yaml.safe_load(Path(__file__).with_name("memory.yaml").read_text(encoding="utf-8"))
-    study["corpora"]["text"]["files"] = [f"file:{path.name}" for path in files]
+    study["corpora"]["text"]["files"] = [path.name for path in files]
     return study
 
 

@@ -37,8 +37,8 @@ TOKENIZER = {"tokenizer": {"vocab_size": 300}}
 # Blocks that are valid, or nearly so, and lead further than random values.
 BLOCKS: list[Any] = [
     *ADDRESSES,
-    *({"source": "url", "files": [f"file:{name}"], "valid_fraction": 0.1, **TOKENIZER} for name in FILES),
-    *({"source": "url", "files": [address], "valid": "file:a.txt", **TOKENIZER} for address in ADDRESSES),
+    *({"source": "files", "files": [f"{name}"], "valid_fraction": 0.1, **TOKENIZER} for name in FILES),
+    *({"source": "files", "files": [address], "valid": "a.txt", **TOKENIZER} for address in ADDRESSES),
     *({"source": "docstrings", "packages": [name], **TOKENIZER} for name in ("sys", "json", "os.path", "this.x")),
     *({"source": "stories", "documents": 100, "tokenizer": {"vocab_size": size}} for size in (257, 2**31, 2**31 + 1)),
     {"source": "stories", "documents": 2**53, "shards": 2**53, **TOKENIZER},
@@ -151,12 +151,12 @@ def study_commands(random: Random, folder: Path) -> str:
 def naughty_study(random: Random) -> dict[str, Any]:
     """Return the smoke study with a corpus, prompts and runs whose allowed names and texts try a shell."""
     study = yaml.safe_load(shipped_studies()["smoke"])
-    files = random.sample([f"file:{name}" for name in FILES if is_allowed(f"file:{name}")], 4)
+    files = random.sample([f"{name}" for name in FILES if is_allowed(f"{name}")], 4)
     texts = [address for address in ADDRESSES if isinstance(address, str)]
     addresses = [address for address in texts if address.startswith("http") and is_allowed(address)]
     name = random.choice(["a-1", "0", "a.1b", "-".join("abc"), "vocab_size-1", "abcdefghi_" * 9])
     valid = [files[3], random.choice(addresses)]
-    study["corpora"][name] = {"source": "url", "files": files[:3], "valid": valid, "shards": 12, **TOKENIZER}
+    study["corpora"][name] = {"source": "files", "files": files[:3], "valid": valid, "shards": 12, **TOKENIZER}
     study["experiments"][f"{name}_"] = {"corpus": name, "sweep": {"vocab_size": [400], "max_lr": [1e-05, 1e16]}}
     study["samples"]["prompts"] = random.sample([text for text in NAUGHTY["texts"] if "\ud800" not in text], 5)
     study["seeds"] = [random.randrange(2**32)]
@@ -166,7 +166,7 @@ def naughty_study(random: Random) -> dict[str, Any]:
 def is_allowed(address: str) -> bool:
     """Return whether a study may name an address."""
     study = yaml.safe_load(shipped_studies()["smoke"])
-    study["corpora"]["mine"] = {"source": "url", "files": [address], "valid_fraction": 0.1, **TOKENIZER}
+    study["corpora"]["mine"] = {"source": "files", "files": [address], "valid_fraction": 0.1, **TOKENIZER}
     try:
         load_plan(study, STUDY_FILE)
     except InputError:

@@ -40,7 +40,7 @@ def prepare_folder(folder: Path) -> None:
     experiments = {"tuned": {"corpus": "tiny", "runs": {"baseline": {}}}}
     study = {key: value for key, value in STUDY.items() if key != "samples"}
     study |= {"model": MODEL, "training": TRAINING | {"total_tokens": 32 * 8 * STEPS}, "experiments": experiments}
-    study["corpora"] = {"tiny": STUDY["corpora"]["tiny"] | {"files": [f"file:{folder / 'text.txt'}"]}}
+    study["corpora"] = {"tiny": STUDY["corpora"]["tiny"] | {"files": [f"{folder}/text.txt"]}}
     write_study(load_plan(study, "the run's study"), StudyPaths(folder / RESULTS))
 
 

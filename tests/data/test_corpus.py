@@ -7,22 +7,21 @@ from pydantic import TypeAdapter
 
 from lmpipe.data.corpus import make_corpus
 from lmpipe.data.documents import CorpusInfo, SplitInfo
-from lmpipe.data.sources import text_files
+from lmpipe.data.sources import splits
 from lmpipe.data.sources.docstrings import docstrings
 from lmpipe.data.sources.stories import stories
-from lmpipe.data.sources.text_files import concat_ranges, split_position
 from lmpipe.errors import InputError
 from lmpipe.study.corpora import Corpus, DocstringsCorpus
 from lmpipe.tokenizer import chunking
 
 END = "<|endoftext|>"
 PRINTED = st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])
-URL = {"name": "mine", "source": "url", "valid_fraction": 0.1}
+FILES = {"name": "mine", "source": "files", "valid_fraction": 0.1, "shuffle": False}
 
 
 def make(folder, settings, texts=(), valid=()):
-    files = {"files": [f"file:{text}" for text in texts]} if texts else {}
-    files |= {"valid": [f"file:{text}" for text in valid]} if valid else {}
+    files = {"files": [str(text) for text in texts]} if texts else {}
+    files |= {"valid": [str(text) for text in valid]} if valid else {}
     settings = settings | files | {"tokenizer": {"vocab_size": 300}}
     name = settings.pop("name")
     info = make_corpus(name, TypeAdapter(Corpus).validate_python(settings), folder)
@@ -36,12 +35,12 @@ def write(path, content):
 
 
 def test_stories_hold_out_one_percent_for_validation(tmp_path):
-    train, valid, splits = make(tmp_path, {"name": "s", "source": "stories", "documents": 300, "seed": 4})
+    train, valid, sizes = make(tmp_path, {"name": "s", "source": "stories", "documents": 300, "seed": 4})
     documents = list(stories(300, 4))
     assert train.decode() == "".join(f"{story}\n{END}\n" for story in documents[:297])
     assert valid.decode() == "".join(f"{story}\n{END}\n" for story in documents[297:])
     sha256 = hashlib.sha256(train).hexdigest()
-    assert splits.train == SplitInfo(bytes=len(train), documents=297, sha256=sha256)
+    assert sizes.train == SplitInfo(bytes=len(train), documents=297, sha256=sha256)
 
 
 def test_docstrings_are_unique():
@@ -81,7 +80,7 @@ def test_missing_package_is_an_input_error():
 
 def test_separate_validation_files(tmp_path):
     a, b, v = (write(tmp_path / f"{name}.txt", f"{name}\n{END}\n") for name in "abv")
-    train, valid, _ = make(tmp_path / "out", {**URL, "valid_fraction": None}, [a, b], [v])
+    train, valid, _ = make(tmp_path / "out", {**FILES, "valid_fraction": None}, [a, b], [v])
     assert train.decode() == f"a\n{END}\nb\n{END}\n"
     assert valid.decode() == f"v\n{END}\n"
 
@@ -89,28 +88,55 @@ def test_separate_validation_files(tmp_path):
 @pytest.mark.parametrize("ending", ["", "\n", "\n\n"])
 def test_end_of_a_file_ends_a_document(tmp_path, ending):
     a, b = write(tmp_path / "a.txt", f"first{ending}"), write(tmp_path / "b.txt", "second")
-    text = b"".join(concat_ranges([(str(a), 0, None), (str(b), 0, None)])).decode()
-    assert text == f"first{ending or chr(10)}{END}\nsecond\n{END}\n"
+    train, _, _ = make(tmp_path / "out", {**FILES, "valid_fraction": None}, [a, b], [write(tmp_path / "v.txt", "v")])
+    assert train.decode() == f"first{ending or chr(10)}{END}\nsecond\n{END}\n"
+
+
+def test_equal_files_are_read_once(tmp_path):
+    (tmp_path / "texts" / "sub").mkdir(parents=True)
+    for name, text in (("a", "one\ntwo"), ("b", "three\nfour"), ("sub/c", "one\ntwo"), ("d", "one\ntwO"), ("e", "")):
+        write(tmp_path / "texts" / f"{name}.txt", text)
+    folder = tmp_path / "out"
+    train, valid, _ = make(folder, {**FILES, "valid_fraction": 0.4}, [tmp_path / "texts"])
+    assert (train + valid).decode() == "".join(f"{text}\n{END}\n" for text in ("one\ntwo", "three\nfour", "one\ntwO"))
+    info = CorpusInfo.read(folder / "corpus.json")
+    assert (info.files, info.equal_files) == (3, 1)
+
+
+def test_equal_files_for_training_and_validation_are_refused(tmp_path):
+    a, b, c = (write(tmp_path / f"{name}.txt", text) for name, text in (("a", "x"), ("b", "y"), ("c", "x")))
+    with pytest.raises(InputError, match=r"c\.txt: equals .*a\.txt"):
+        make(tmp_path / "out", {**FILES, "valid_fraction": None}, [a, b], [c])
+
+
+def test_records_of_several_formats_are_shuffled_together(tmp_path):
+    write(tmp_path / "a.jsonl", "".join(f'{{"body": "record {number}"}}\n' for number in range(200)))
+    write(tmp_path / "b.csv", "body\n" + "".join(f"row {number}\n" for number in range(200)))
+    settings = {**FILES, "shuffle": True, "seed": 3, "text_key": "body"}
+    _, valid, splits = make(tmp_path / "out", settings, [tmp_path / "*.[jc]s*"])
+    assert splits.train.documents + splits.valid.documents == 400 and 38 <= splits.valid.documents <= 42
+    assert b"record" in valid and b"row" in valid
+    assert CorpusInfo.read(tmp_path / "out" / "corpus.json").settings["seed"] == 3
 
 
 def test_byte_order_marks_are_removed_also_between_files(tmp_path):
     files = [write(tmp_path / f"{name}.txt", f"\ufeff{name} {name}") for name in "abc"]
-    train, valid, _ = make(tmp_path / "out", {**URL, "valid_fraction": 0.4}, files)
+    train, valid, _ = make(tmp_path / "out", {**FILES, "valid_fraction": 0.4}, files)
     assert (train + valid).decode() == "".join(f"{name} {name}\n{END}\n" for name in "abc")
 
 
 def test_text_without_delimiters_is_split_at_a_line(tmp_path):
     lines = "".join(f"Line {number} of one long text.\n" for number in range(100))
-    train, valid, splits = make(tmp_path / "out", URL, [write(tmp_path / "a.txt", lines)])
+    train, valid, sizes = make(tmp_path / "out", FILES, [write(tmp_path / "a.txt", lines)])
     assert train.decode() == lines[: len(train) - len(END) - 1] + f"{END}\n"
     assert valid.decode().startswith("Line 9")
-    assert splits.valid.documents == 1
+    assert sizes.valid.documents == 1
 
 
 def test_files_without_document_ends_are_documents(tmp_path):
     files = [write(tmp_path / f"{number}.txt", f"text {number} " * 20) for number in range(4)]
-    train, valid, splits = make(tmp_path / "out", {**URL, "valid_fraction": 0.4}, files)
-    assert (splits.train.documents, splits.valid.documents) == (2, 2)
+    train, valid, sizes = make(tmp_path / "out", {**FILES, "valid_fraction": 0.4}, files)
+    assert (sizes.train.documents, sizes.valid.documents) == (2, 2)
     assert b"text 2" not in train and b"text 1" not in valid
 
 
@@ -123,18 +149,16 @@ def test_files_without_document_ends_are_documents(tmp_path):
     ids=["CRLF", "target inside a delimiter"],
 )
 def test_text_is_split_behind_the_line_of_a_delimiter(tmp_path, text, share, train):
-    splits = make(tmp_path / "out", {**URL, "valid_fraction": share}, [write(tmp_path / "a.txt", text)])
-    assert (splits[0] + splits[1]).decode() == text
-    assert splits[0].decode() == train
+    corpus = make(tmp_path / "out", {**FILES, "valid_fraction": share}, [write(tmp_path / "a.txt", text)])
+    assert (corpus[0] + corpus[1]).decode() == text
+    assert corpus[0].decode() == train
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [(text, "has no document end") for text in (" \n ", "word", "\n")] + [("", "is empty")],
-)
-def test_a_text_that_cannot_be_split_is_refused(tmp_path, text, problem):
-    with pytest.raises(InputError, match=rf"a\.txt: {problem}"):
-        split_position([str(write(tmp_path / "a.txt", text))], 0.9)
+@pytest.mark.parametrize("text", [" \n ", "word", "\n", f"{END}\n{END}\n", "A" * 1000])
+def test_a_text_that_cannot_be_split_is_refused(tmp_path, text):
+    with pytest.raises(InputError):
+        make(tmp_path / "out", FILES, [write(tmp_path / "a.txt", text)])
+    assert not list((tmp_path / "out").iterdir())
 
 
 @given(st.text("ab\n", max_size=40), st.sampled_from([b"a", b"ab", b"aba"]), st.integers(0, 45), st.integers(1, 9))
@@ -142,9 +166,9 @@ def test_marks_are_found_for_any_block_size(tmp_path_factory, text, mark, positi
     path = write(tmp_path_factory.getbasetemp() / "marks.txt", text)
     starts = [start for start in range(len(text)) if text.encode().startswith(mark, start)]
     with open(path, "rb") as file, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_files, "CHUNK_BYTES", block)
+        patch.setattr(splits, "CHUNK_BYTES", block)
         patch.setattr(chunking, "BLOCK_BYTES", block)
-        assert list(text_files.find_backward(file, mark, position)) == [
+        assert list(splits.find_backward(file.fileno(), mark, position)) == [
             start for start in starts[::-1] if start < position
         ]
         assert list(chunking.find_forward(file.fileno(), mark, position)) == [
@@ -161,7 +185,7 @@ def test_splits_keep_documents_whole(tmp_path_factory, documents, share):
     documents = [document.replace(END, "") + "." for document in documents]
     text = "".join(f"{document}\n{END}\n" for document in documents).encode()
     folder = tmp_path_factory.mktemp("split")
-    train, valid, splits = make(folder / "out", {**URL, "valid_fraction": share}, [write(folder / "a.txt", text)])
+    train, valid, sizes = make(folder / "out", {**FILES, "valid_fraction": share}, [write(folder / "a.txt", text)])
     assert train + valid == text
     assert train.endswith(f"{END}\n".encode())
-    assert splits.train.documents + splits.valid.documents == len(documents)
+    assert sizes.train.documents + sizes.valid.documents == len(documents)

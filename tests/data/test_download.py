@@ -36,7 +36,7 @@ both = pytest.mark.parametrize("name", PUBLISHED)
 def declare(server, name="text.txt", keys=("bytes", "sha256", "text_bytes")):
     """Return the declaration of a text with some of its keys."""
     facts = {"bytes": len(PUBLISHED[name]), "sha256": SHA256, "text_bytes": len(TEXT)}
-    return {"url": f"{server.url}/{name}"} | {key: facts[key] for key in keys}
+    return {"path": f"{server.url}/{name}"} | {key: facts[key] for key in keys}
 
 
 def download(settings, path, policy=POLICY):
@@ -313,7 +313,7 @@ def test_refusal_is_final_and_keeps_the_part(server, path, code):
 @pytest.mark.parametrize("declared", [{"sha256": "0" * 64}, {"text_bytes": 5}])
 def test_another_text_than_declared_leaves_nothing(server, path, name, declared):
     server.script = [serve(PUBLISHED[name])]
-    assert_fails({"url": f"{server.url}/{name}", **declared}, path)
+    assert_fails({"path": f"{server.url}/{name}", **declared}, path)
     assert names(path) == []
     assert len(server.requests) == 1
 
@@ -433,7 +433,7 @@ def test_offline_error_names_the_path_of_the_text(path):
     with Server() as closed:
         settings = declare(closed, "text.txt.gz")
     error = assert_fails(settings, path)
-    assert error.where == settings["url"]
+    assert error.where == settings["path"]
     assert all(fact in error.remedy for fact in (f"{len(TEXT):,}", SHA256, str(path)))
     assert names(path) == []
 
@@ -442,7 +442,7 @@ def test_hf_endpoint_replaces_the_hub(server, path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/hub/")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     server.script = [serve(TEXT)]
-    assert_downloads({"url": "https://huggingface.co/datasets/x/resolve/main/text.txt", "sha256": SHA256}, path)
+    assert_downloads({"path": "https://huggingface.co/datasets/x/resolve/main/text.txt", "sha256": SHA256}, path)
     path.unlink()
     assert_downloads(declare(server), path)
     assert [request for request, _ in server.requests] == ["/hub/datasets/x/resolve/main/text.txt", "/text.txt"]
@@ -453,17 +453,17 @@ def test_hf_endpoint_replaces_the_hub(server, path, monkeypatch):
 def test_proxy_of_the_environment_is_used(server, path, monkeypatch):
     monkeypatch.setenv("http_proxy", server.url)
     server.script = [serve(TEXT)]
-    assert_downloads({"url": "http://texts.invalid/text.txt"}, path)
+    assert_downloads({"path": "http://texts.invalid/text.txt"}, path)
     assert [request for request, _ in server.requests] == ["http://texts.invalid/text.txt"]
     monkeypatch.setenv("no_proxy", "texts.invalid")
     path.unlink()
-    assert_fails({"url": "http://texts.invalid/text.txt"}, path)
+    assert_fails({"path": "http://texts.invalid/text.txt"}, path)
 
 
 @pytest.mark.parametrize("mirror", ["hub.example", "http://127.0.0.1:port", "http://höb .example/a b", "https://.x"])
 def test_hf_endpoint_that_is_no_address_is_one_line(path, monkeypatch, mirror):
     monkeypatch.setenv("HF_ENDPOINT", mirror)
-    assert assert_fails({"url": "https://huggingface.co/text.txt"}, path).where == f"{mirror}/text.txt"
+    assert assert_fails({"path": "https://huggingface.co/text.txt"}, path).where == f"{mirror}/text.txt"
     assert names(path) == []
 
 
@@ -477,7 +477,7 @@ def test_untrusted_certificate_is_not_retried(path, monkeypatch):
             raise download_module.requests.exceptions.SSLError(error) from error
 
     monkeypatch.setattr(download_module.requests, "get", get)
-    error = assert_fails({"url": "https://example.org/text.txt"}, path)
+    error = assert_fails({"path": "https://example.org/text.txt"}, path)
     assert "self-signed" in error.problem and "REQUESTS_CA_BUNDLE" in error.remedy
 
 
@@ -490,7 +490,7 @@ def make_corpus(tmp_path):
 
     def call(study, text, *arguments):
         settings = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text(encoding="utf-8"))
-        corpus = {"source": "url", "files": [text], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
+        corpus = {"source": "files", "files": [text], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
         settings |= {"study": study, "corpora": {"mine": corpus}, "accounting": {}}
         settings |= {"experiments": {"main_experiment": {"runs": {"mine": {"corpus": "mine"}}}}}
         del settings["samples"]
@@ -520,7 +520,7 @@ def test_text_is_never_lost_in_the_workflow(server, make_corpus, tmp_path):
 
     inode = path.stat().st_ino
     path.touch()
-    moved = declare(server, "text.txt.gz") | {"url": "https://elsewhere.invalid/data/text.txt.gz"}
+    moved = declare(server, "text.txt.gz") | {"path": "https://elsewhere.invalid/data/text.txt.gz"}
     assert "Nothing to be done" in make_corpus("one", moved, "--dry-run").stdout
     forced = make_corpus("two", declare(server), "--forceall")
     assert forced.returncode == 0, forced.stderr
@@ -532,8 +532,8 @@ def test_text_is_never_lost_in_the_workflow(server, make_corpus, tmp_path):
 )
 def test_download_that_is_no_text_is_refused_and_not_kept(server, path, data):
     server.script = [serve(data)]
-    assert assert_fails({"url": f"{server.url}/text.txt"}, path).remedy
+    assert assert_fails({"path": f"{server.url}/text.txt"}, path).remedy
     assert names(path) == []
     server.script = [serve(gzip.compress(data))]
-    assert assert_fails({"url": f"{server.url}/text.txt.gz"}, path).remedy
+    assert assert_fails({"path": f"{server.url}/text.txt.gz"}, path).remedy
     assert names(path) == []

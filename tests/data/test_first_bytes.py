@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmpipe.data.sources.first_bytes import HEAD_BYTES, check_plain_text
+from lmpipe.data.sources.first_bytes import HEAD_BYTES, check_head
 from lmpipe.errors import InputError
 
 PROSE = "The ship left the harbour at noon, and nobody waved.\n" * 40
@@ -69,7 +69,7 @@ NOT_TEXT = {
 @pytest.mark.parametrize("data", NOT_TEXT.values(), ids=NOT_TEXT)
 def test_what_is_no_plain_text_is_refused_with_a_remedy(data):
     with pytest.raises(InputError) as error:
-        check_plain_text(data[:HEAD_BYTES], "texts/a.txt")
+        check_head(data[:HEAD_BYTES], "texts/a.txt", ".txt")
     assert error.value.where == "texts/a.txt" and error.value.remedy
 
 
@@ -77,7 +77,7 @@ def test_what_is_no_plain_text_is_refused_with_a_remedy(data):
 @pytest.mark.parametrize("text", [PROSE, RUSSIAN, CHINESE], ids=["English", "Russian", "Chinese"])
 def test_wide_encodings_are_refused_with_and_without_a_mark(encoding, text):
     with pytest.raises(InputError):
-        check_plain_text(text.encode(encoding)[:HEAD_BYTES], "a.txt")
+        check_head(text.encode(encoding)[:HEAD_BYTES], "a.txt", ".txt")
 
 
 @pytest.mark.parametrize(
@@ -90,15 +90,15 @@ def test_wide_encodings_are_refused_with_and_without_a_mark(encoding, text):
     ],
 )
 def test_texts_pass(text):
-    check_plain_text(text.encode()[:HEAD_BYTES], "a.txt")
+    check_head(text.encode()[:HEAD_BYTES], "a.txt", ".txt")
 
 
 def test_a_few_malformed_bytes_pass():
-    check_plain_text(PROSE.encode() * 3 + b"\xff\xfe", "a.txt")
-    check_plain_text(RUSSIAN.encode() * 3 + b"\xff" * 9, "a.txt")
+    check_head(PROSE.encode() * 3 + b"\xff\xfe", "a.txt", ".txt")
+    check_head(RUSSIAN.encode() * 3 + b"\xff" * 9, "a.txt", ".txt")
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=300))
 def test_any_text_cut_anywhere_inside_a_character_passes(text):
     data = ("." + text).encode() * HEAD_BYTES
-    check_plain_text(data[:HEAD_BYTES], "a.txt")
+    check_head(data[:HEAD_BYTES], "a.txt", ".txt")

@@ -92,9 +92,9 @@ def test_local_texts_are_measured_and_split(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_bytes(b"x" * 1000)
     (tmp_path / "b.txt").write_bytes(b"x" * 300)
-    corpora = {"cut": MINE, "apart": {**MINE, "valid": "file:b.txt", "valid_fraction": None}}
-    corpora["declared"] = {**MINE, "files": [{"url": "https://example.org/a.txt", "bytes": 500}]}
-    corpora["unknown"] = {**MINE, "files": [{"url": "https://example.org/a.txt.gz", "bytes": 500}]}
+    corpora = {"cut": MINE, "apart": {**MINE, "valid": "b.txt", "valid_fraction": None}}
+    corpora["declared"] = {**MINE, "files": [{"path": "https://example.org/a.txt", "bytes": 500}]}
+    corpora["unknown"] = {**MINE, "files": [{"path": "https://example.org/a.txt.gz", "bytes": 500}]}
     sizes = {
         name: split_bytes(corpus)
         for name, corpus in plan_with({"x": {"corpus": "cut"}}, corpora=corpora).study.corpora.items()
@@ -103,7 +103,7 @@ def test_local_texts_are_measured_and_split(tmp_path, monkeypatch):
 
 
 def test_shard_needs_less_memory_and_time_than_the_whole():
-    text = {"url": "https://example.org/big.txt", "bytes": 10_000_000_000_000}
+    text = {"path": "https://example.org/big.txt", "bytes": 10_000_000_000_000}
     big = {**MINE, "files": [text], "stands_for": "OpenWebText"}
     whole, eighth = (
         plan_with({"x": {"corpus": "big"}}, corpora={"big": big | {"shards": shards}}).study.corpora["big"]

@@ -14,7 +14,7 @@ from lmpipe.study.experiments import BestOf
 
 CONFIG = Path(__file__).parents[2] / "config"
 LAPTOP = yaml.safe_load((CONFIG / "config.yaml").read_text(encoding="utf-8"))
-MINE = {"source": "url", "files": ["file:a.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
+MINE = {"source": "files", "files": ["a.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
 
 
 def plan_with(experiments, **changes):
@@ -94,11 +94,11 @@ def test_downloads_are_named_by_checksum_or_address():
         f"https://h/{'x' * 90}.txt",
         "https://h/a;'$(b)'?c",
     ]
-    named = {"url": "https://h/data/big%20text.txt.gz", "sha256": "ab" * 32}
+    named = {"path": "https://h/data/big%20text.txt.gz", "sha256": "ab" * 32}
     corpus = MINE | {"files": [named, "https://h/..", *addresses]}
     plan = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus})
     paths = plan.study.corpora["mine"].text_paths()
-    assert paths[0] == "resources/abababababab-big_20text.txt" and plan.downloads()[paths[0]].url == named["url"]
+    assert paths[0] == "resources/abababababab-big_20text.txt" and plan.downloads()[paths[0]].url == named["path"]
     assert paths[2].endswith("-x") and len(set(paths)) == len(paths)
     assert all(re.fullmatch(r"resources/[0-9a-f]{12}-[A-Za-z0-9._-]{1,100}", path) for path in paths)
     # Snakemake takes a name that ends in 20 repetitions for an endless loop.
@@ -109,7 +109,7 @@ def test_local_path_is_normalized(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("text")
-    files = ["file:texts//a.txt", f"file://{tmp_path}/texts/a.txt"]
+    files = ["texts//a.txt", f"//{tmp_path}/texts/a.txt"]
     plan = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": MINE | {"files": files}})
     assert plan.study.corpora["mine"].text_paths() == ["texts/a.txt", f"{tmp_path}/texts/a.txt"]
 

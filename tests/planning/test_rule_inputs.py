@@ -66,11 +66,11 @@ def test_resources_are_whole_numbers(inputs):
 
 
 def test_download_has_its_declarations_as_options():
-    text = {"url": "https://example.org/a.txt.gz", "bytes": 5, "sha256": "ab" * 32}
-    corpus = {"source": "url", "files": [text], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
+    text = {"path": "https://example.org/a.txt.gz", "bytes": 5, "sha256": "ab" * 32}
+    corpus = {"source": "files", "files": [text], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
     inputs = RuleInputs(plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus}))
     (name,) = inputs.missing_texts
-    assert inputs.download_arguments(job(text=name)) == [text["url"], "--bytes=5", f"--sha256={'ab' * 32}"]
+    assert inputs.download_arguments(job(text=name)) == [text["path"], "--bytes=5", f"--sha256={'ab' * 32}"]
     assert inputs.corpus_texts(job(corpus="mine")) == [f"resources/{name}"]
     more = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus | {"files": [text | {"text_bytes": 9}]}})
     assert RuleInputs(more).corpus_settings(job(corpus="mine")) == inputs.corpus_settings(job(corpus="mine"))

@@ -1,6 +1,7 @@
 """Text files of a study are checked before its first job, and only once."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,9 @@ def _folder(tmp_path, monkeypatch):
     Path(TEXT).write_text("One.\n<|endoftext|>\nTwo.\n", encoding="utf-8")
 
 
-def check():
-    check_texts(load_plan(STUDY, "tiny.yaml"), "tiny.yaml")
+def check(**settings):
+    corpus = STUDY["corpora"]["tiny"] | settings
+    check_texts(load_plan(STUDY | {"corpora": {"tiny": corpus}}, "tiny.yaml"), "tiny.yaml")
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def opened(monkeypatch):
 
 def test_wrong_text_is_named_with_its_key():
     Path(TEXT).write_bytes(UTF16)
-    with pytest.raises(InputError, match=r"tiny\.yaml: corpora\.tiny\.files.*: text\.txt is UTF-16"):
+    with pytest.raises(InputError, match=r"tiny\.yaml: corpora\.tiny: text\.txt is UTF-16"):
         check()
 
 
@@ -65,6 +67,42 @@ def test_damaged_cache_costs_time_only(opened):
     check()
     check()
     assert opened == [TEXT, TEXT]
+
+
+@pytest.mark.parametrize("files", [[TEXT, "./text.txt"], [TEXT, "*.txt"], ["texts", "texts/sub"]])
+def test_the_same_path_twice_is_refused(files):
+    Path("texts/sub").mkdir(parents=True)
+    Path("texts/sub/a.txt").write_text("text")
+    with pytest.raises(InputError, match=r"corpora\.tiny: .* twice"):
+        check(files=files)
+    with pytest.raises(InputError, match="twice"):
+        check(files=files[0], valid=files[1], valid_fraction=None)
+
+
+@pytest.mark.parametrize(("key", "value"), [("text_key", "body"), ("documents", "lines")])
+def test_a_setting_that_no_file_uses_is_refused(key, value):
+    Path("a.jsonl").write_text('{"body": "x", "text": "y"}\n')
+    file = TEXT if key == "text_key" else "a.jsonl"
+    with pytest.raises(InputError, match=f"corpora.tiny: {key} is about"):
+        check(files=file, **{key: value})
+    check(files=[TEXT, "a.jsonl"], **{key: value})
+
+
+def test_declarations_are_of_one_file():
+    with pytest.raises(InputError, match="is not one file"):
+        check(files=[{"path": "*.txt", "sha256": "ab" * 32}])
+
+
+def test_a_hundred_thousand_files_are_checked_in_seconds():
+    folder = Path("many")
+    for number in range(100):
+        (folder / str(number)).mkdir(parents=True)
+        for index in range(100):
+            (folder / str(number) / f"{index}.txt").write_text(f"text {number} {index}")
+    check(files="many")
+    started = time.process_time()
+    check(files="many")
+    assert time.process_time() - started < 0.5, "5 s for ten times as many"
 
 
 def test_estimate_refuses_what_is_no_text(capfd):

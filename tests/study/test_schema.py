@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from lmpipe.errors import InputError
 from lmpipe.io.validation import EXPECTED, first_violation
 from lmpipe.planning.plan import load_plan
-from lmpipe.study.corpora import DocstringsCorpus, StoriesCorpus, TextFile, UrlCorpus
+from lmpipe.planning.text_checks import check_texts
+from lmpipe.study.corpora import DocstringsCorpus, FilesCorpus, StoriesCorpus, TextFile
 from lmpipe.study.experiments import BestOf, Expect, ExperimentSettings
 from lmpipe.study.fields import parse_number
 from lmpipe.study.schema import AccountingSettings, SamplesSettings, Study
@@ -21,7 +22,7 @@ from lmpipe.study.settings import ModelConfig, TrainingSettings
 
 ROOT = Path(__file__).parents[2]
 LAPTOP = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
-MINE = {"source": "url", "files": ["file:a.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
+MINE = {"source": "files", "files": ["a.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
 
 # The laptop study with a sweep without named runs.
 STUDY = LAPTOP | {
@@ -47,7 +48,7 @@ def changed(path, value):
 
 def complaint(study):
     with pytest.raises(InputError) as caught:
-        load_plan(study, "config/mine.yaml")
+        check_texts(load_plan(study, "config/mine.yaml"), "config/mine.yaml")
     message = str(caught.value)
     assert message.isprintable()
     assert len(message) < 2000
@@ -116,19 +117,20 @@ NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
         (("corpora", "\x1b[31m"), MINE, r"^corpora.'\\x1b\[31m' is .* not a plain name"),
         (("experiments", "$(rm -r x)"), {}, "is not a plain name"),
         ((*NORM_RUNS, ".."), {}, "is not a plain name"),
-        (("corpora", "mine"), MINE | {"files": ["file:no.txt"]}, "corpora.mine.files.0 is 'no.txt', .* not a file"),
-        (("corpora", "mine"), MINE | {"files": ["file:" + "x" * 300]}, "files.0 is 'xxx.* not a file"),
-        (("corpora", "mine"), MINE | {"files": ["file:."]}, "files.0 is '.', .* not a file"),
-        (("corpora", "mine"), MINE | {"files": ["file:empty.txt"]}, "files.0 is 'empty.txt', which is empty"),
+        (("corpora", "mine"), MINE | {"files": ["no.txt"]}, "corpora.mine: no.txt is no file or folder"),
+        (("corpora", "mine"), MINE | {"files": ["" + "x" * 300]}, "mine: xxx.* is no file or folder"),
+        (("corpora", "mine"), MINE | {"files": ["sub"]}, "mine: sub has no file that ends in"),
+        (("corpora", "mine"), MINE | {"files": ["*.rst"]}, "mine: .* matches no file"),
+        (("corpora", "mine"), MINE | {"files": ["empty.txt"]}, "mine: empty.txt is empty"),
         (("corpora", "mine"), MINE | {"files": ["ftp://x/a"]}, "files.0 is 'ftp://x/a', which is neither"),
         (("corpora", "mine"), MINE | {"files": ["https://h/x\n"]}, r"files.0 is 'https://h/x\\n', which is neither"),
         (("corpora", "mine"), MINE | {"files": ["https://[::1/x"]}, "files.0 is .*, which is neither"),
         (("corpora", "mine"), MINE | {"files": ["https://h/é"]}, "files.0 is .*, which is neither .*; .* as %20"),
         *(
-            (("corpora", "mine"), MINE | {"files": [f"file:{path}"]}, "files.0 is .*, whose path .*; rename the file")
+            (("corpora", "mine"), MINE | {"files": [f"{path}"]}, "files.0 is .*, a path that .*; rename the file")
             for path in ("-x.txt", "{x}.txt", "<x>.txt", "a\0b", "\ud800", "")
         ),
-        (("corpora", "mine"), MINE | {"valid": "file:a.txt"}, "corpora.mine has both valid and valid_fraction"),
+        (("corpora", "mine"), MINE | {"valid": "a.txt"}, "corpora.mine has both valid and valid_fraction"),
         (("corpora", "mine"), MINE | {"valid_fraction": None}, "corpora.mine has no validation split"),
         (("corpora", "stories", "source"), ..., "stories.source is missing; add it"),
         (("corpora", "docs", "packages"), ["numpi"], "packages.0 is 'numpi', which is not installed; install it"),
@@ -148,6 +150,7 @@ def test_wrong_value_is_refused_with_its_key(tmp_path, monkeypatch, path, value,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("text")
     (tmp_path / "empty.txt").touch()
+    (tmp_path / "sub").mkdir()
     message = complaint(changed(path, value))
     assert re.search(sentence, message), message
 
@@ -192,7 +195,7 @@ def test_study_that_cannot_be_planned_is_refused(tmp_path, monkeypatch, path, va
 
 
 WRONG_VALUES = (None, True, -1e300, 1e300, -1, float("nan"), "", "x", "\ud800", [], [[]], {}, {"x": 1}, 2**70, b"x")
-SETTINGS = [TextFile, StoriesCorpus, DocstringsCorpus, UrlCorpus, BestOf, Expect, ExperimentSettings, SamplesSettings]
+SETTINGS = [TextFile, StoriesCorpus, DocstringsCorpus, FilesCorpus, BestOf, Expect, ExperimentSettings, SamplesSettings]
 
 
 @pytest.mark.parametrize("model", [*SETTINGS, ModelConfig, TrainingSettings, AccountingSettings, Study])
@@ -231,20 +234,23 @@ def test_number_texts_are_accepted_where_yaml_leaves_them_as_texts():
 @pytest.mark.parametrize(
     ("block", "shards"),
     [
-        ({"files": ["file:a.txt", "https://h/b", {"url": "https://h/c"}]}, 3),
-        ({"files": ["file:a.txt", "https://h/b"], "shards": 1}, 1),
-        ({"files": ["file:a.txt"], "shards": 4}, 4),
-        ({"files": ["file:a.txt"]}, 1),
-        ({"files": "file:a.txt"}, 1),
+        ({"files": "texts"}, 1),
+        ({"files": "texts", "shards": 4}, 4),
+        ({"files": ["texts", "https://h/b", {"path": "https://h/c", "text_bytes": 1000}]}, 1),
+        ({"files": [{"path": f"https://h/{name}", "text_bytes": 100_000_000} for name in "abcd"]}, 4),
+        ({"files": [{"path": "https://h/a", "text_bytes": 10_000_000_000}, "texts"]}, 140),
+        ({"files": [{"path": "https://h/a", "text_bytes": 10_000_000_000}]}, 1),
         ({"source": "stories", "documents": 100, "files": ..., "valid_fraction": ...}, 1),
     ],
 )
-def test_a_corpus_of_several_files_has_as_many_shards(tmp_path, monkeypatch, block, shards):
+def test_shards_have_64_mb_and_are_no_more_than_files(tmp_path, monkeypatch, block, shards):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "texts").mkdir()
+    for number in range(300):
+        (tmp_path / "texts" / f"{number}.txt").write_text("text")
     settings = {key: value for key, value in (MINE | block).items() if value is not ...}
     corpus = load_plan(changed(("corpora", "mine"), settings), "x").study.corpora["mine"]
-    assert corpus.shards == shards
+    assert corpus.num_shards == shards
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)

@@ -24,8 +24,8 @@ STUDY = {
     "seeds": [0],
     "corpora": {
         "tiny": {
-            "source": "url",
-            "files": ["file:text.txt"],
+            "source": "files",
+            "files": ["text.txt"],
             "valid_fraction": 0.1,
             "tokenizer": {"vocab_size": 270},
             "stands_for": "TinyStories",

@@ -20,7 +20,14 @@ from pydantic_core import PydanticUndefined
 
 from lmpipe.analysis.run_table import table_columns
 from lmpipe.io.documents import Document
-from lmpipe.study.corpora import CorpusSettings, DocstringsCorpus, StoriesCorpus, TextFile, TokenizerSettings, UrlCorpus
+from lmpipe.study.corpora import (
+    CorpusSettings,
+    DocstringsCorpus,
+    FilesCorpus,
+    StoriesCorpus,
+    TextFile,
+    TokenizerSettings,
+)
 from lmpipe.study.experiments import BestOf, Expect, ExperimentSettings
 from lmpipe.study.schema import AccountingSettings, SamplesSettings, Study
 from lmpipe.study.settings import ModelSettings, TrainingSettings
@@ -39,7 +46,7 @@ BLOCKS = (
     (CorpusSettings, "`corpora`: a corpus of any source", ()),
     (StoriesCorpus, "`source: stories`", (CorpusSettings,)),
     (DocstringsCorpus, "`source: docstrings`", (CorpusSettings,)),
-    (UrlCorpus, "`source: url`", (CorpusSettings,)),
+    (FilesCorpus, "`source: files`", (CorpusSettings,)),
     (TextFile, "A text of `files` or `valid`: an address alone, or a block", ()),
     (TokenizerSettings, "`tokenizer`", ()),
     (ModelSettings, "`model`", ()),

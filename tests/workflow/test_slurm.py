@@ -117,7 +117,7 @@ def test_results_are_those_of_the_commands_by_hand(finished, study, tmp_path, te
     folder, _ = finished
     rest = call_snakemake(folder, "samples", "--configfile", study).stderr
     assert planned_jobs(rest) == {"generate": 1, "samples": 1}
-    expected = make_by_hand(study_of([f"file:{texts}/{number}.txt" for number in range(2)]), tmp_path)
+    expected = make_by_hand(study_of([f"{texts}/{number}.txt" for number in range(2)]), tmp_path)
     assert list(differences(folder / "results/tiny", expected, [])) == []
 
 

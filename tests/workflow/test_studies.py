@@ -155,8 +155,8 @@ def address(tmp_path):
 def test_a_user_is_told_once_and_not_again_when_the_texts_are_there(tmp_path, address):
     study = yaml.safe_load((CONFIG / "smoke.yaml").read_text(encoding="utf-8"))
     study["corpora"]["stories"] = {
-        "source": "url",
-        "files": [{"url": address, "text_bytes": 200 * 25}],
+        "source": "files",
+        "files": [{"path": address, "text_bytes": 200 * 25}],
         "valid_fraction": 0.1,
         "tokenizer": {"vocab_size": 384},
         "stands_for": "TinyStories",

@@ -234,7 +234,7 @@ def test_a_wrong_study_stops_before_the_first_job(tmp_path):
 def test_a_failed_study_says_so_and_how_to_report_what_is_there(tmp_path, monkeypatch):
     (tmp_path / "empty.txt").write_text(" ", encoding="utf-8")
     study = yaml.safe_load((ROOT / SMOKE).read_text(encoding="utf-8"))
-    docs = {"source": "url", "files": ["file:empty.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 512}}
+    docs = {"source": "files", "files": ["empty.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 512}}
     study["corpora"]["docs"] = docs
     path = tmp_path / "failing.yaml"
     path.write_text(yaml.safe_dump(study), encoding="utf-8")

@@ -20,25 +20,25 @@ def folder_name(path: str | Path) -> str:
 
 
 @command(
-    argument("url", help="address of the file"),
+    argument("address", help="https://... or hf://datasets/OWNER/NAME@REVISION/path"),
     argument("--output", required=True, help="path of the text; an existing file is verified and kept"),
     argument("--bytes", type=positive_int, help="size of the file at the address, in bytes"),
-    argument("--sha256", help="SHA-256 of the text, decompressed"),
-    argument("--text-bytes", type=positive_int, help="size of the text, decompressed, in bytes"),
+    argument("--sha256", help="SHA-256 of the text, unpacked"),
+    argument("--text-bytes", type=positive_int, help="size of the text, unpacked, in bytes"),
     examples="lmpipe download https://example.org/stories.txt.gz --output resources/stories.txt",
 )
 def download(args: Args) -> None:
     """Download and verify a text file.
 
-    A .gz file is decompressed.
+    A .gz, .xz or .zst file is unpacked.
     """
     from pydantic import ValidationError
 
     from lmpipe.data.download import download
     from lmpipe.io.validation import first_violation
-    from lmpipe.study.corpora import TextFile
+    from lmpipe.study.text_files import TextFile
 
-    declared = {name: getattr(args, name) for name in ("url", "bytes", "sha256", "text_bytes")}
+    declared = {name: getattr(args, name) for name in ("bytes", "sha256", "text_bytes")} | {"path": args.address}
     try:
         text = TextFile.model_validate(declared)
     except ValidationError as error:

@@ -6,19 +6,21 @@ The format is UTF-8 (other bytes are kept as they are) with `<|endoftext|>` afte
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, assert_never
 
 from lmpipe.data.documents import CorpusInfo, CorpusSplits, SplitInfo
 from lmpipe.data.sources.docstrings import docstrings
-from lmpipe.data.sources.first_bytes import check_file
+from lmpipe.data.sources.readers import DELIMITER, TextReader, as_document
+from lmpipe.data.sources.splits import JoinedText
 from lmpipe.data.sources.stories import stories
-from lmpipe.data.sources.text_files import DELIMITER, split_texts
+from lmpipe.data.sources.text_files import distinct_files, read_files
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, check_no_overwrite
-from lmpipe.io.progress import progress
-from lmpipe.study.corpora import Corpus, DocstringsCorpus, StoriesCorpus, UrlCorpus
+from lmpipe.io.progress import log, progress
+from lmpipe.study.corpora import Corpus, DocstringsCorpus, FilesCorpus, StoriesCorpus
 
 GENERATED_VALID_SHARE = 0.01  # of the documents of generated corpora
 
@@ -32,10 +34,10 @@ def make_corpus(name: str, corpus: Corpus, folder: str | Path, processes: int = 
     folder = Path(folder)
     paths = {split: folder / f"{split}.txt" for split in ("train", "valid")}
     check_no_overwrite(corpus.text_paths(), list(paths.values()))
-    splits = {}
+    text, splits = open_corpus(corpus, folder, processes), {}
     # Both texts are renamed together, so a failure leaves an earlier corpus as it was.
     with contextlib.ExitStack() as open_files:
-        for split, blocks in split_corpus(corpus, processes).items():
+        for split, blocks in text.splits.items():
             file = open_files.enter_context(atomic_write(paths[split], "wb"))
             splits[split] = write_split(file, blocks, paths[split])
         settings = corpus.text_settings()
@@ -45,39 +47,77 @@ def make_corpus(name: str, corpus: Corpus, folder: str | Path, processes: int = 
             settings={"name": name} | settings,
             splits=CorpusSplits(**splits),
             versions=settings.get("versions", {}),
+            files=text.files,
+            equal_files=text.equal_files,
+            blank_records=text.reader.blank_records,
         )
         info.write(folder / "corpus.json")
+    log(describe(info))
     return info
 
 
-def split_corpus(corpus: Corpus, processes: int) -> dict[str, Iterator[bytes]]:
-    """Return the text of both splits, in blocks; train must be consumed first."""
+def describe(info: CorpusInfo) -> str:
+    """Return sizes and omissions of a corpus in one line."""
+    parts = [f"{split} {size.documents:,} documents, {size.bytes:,} bytes" for split, size in info.splits]
+    parts[-1] += f" ({info.splits.valid_share:.2%} of all)"
+    parts += [f"{info.files:,} files"] if info.files else []
+    parts += [f"{info.equal_files:,} more equal one of these and were left out"] if info.equal_files else []
+    parts += [f"{info.blank_records:,} blank records were left out"] if info.blank_records else []
+    return f"{info.corpus}: {'; '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class CorpusText:
+    """Text of both splits, in blocks; train must be consumed first. `files` were read, `equal_files` were left out."""
+
+    splits: dict[str, Iterator[bytes]]
+    files: int = 0
+    equal_files: int = 0
+    reader: TextReader = field(default_factory=TextReader)
+
+
+def open_corpus(corpus: Corpus, folder: Path, processes: int) -> CorpusText:
+    """Return the text of a corpus; temporary files are in `folder`."""
     match corpus:
         case StoriesCorpus():
             count = corpus.documents
-            documents = with_progress(stories(count, corpus.seed), count)
+            return generated_splits(with_progress(stories(count, corpus.seed), count), count)
         case DocstringsCorpus():
             texts = docstrings(corpus.packages, processes)
-            count, documents = len(texts), iter(texts)
-            if count < 2:
-                problem = f"contain {count} docstrings, but a corpus needs at least 2"
+            if len(texts) < 2:
+                problem = f"contain {len(texts)} docstrings, but a corpus needs at least 2"
                 raise InputError("packages", problem, "name larger packages")
-        case UrlCorpus():
-            from lmpipe.data.download import verify_file  # loads requests
-
-            for text in corpus.texts:
-                verify_file(text, Path(text.path))
-                check_file(text.path)
-            paths = ([text.path for text in texts] for texts in (corpus.files, corpus.valid or []))
-            return split_texts(*paths, corpus.valid_fraction)
+            return generated_splits(iter(texts), len(texts))
+        case FilesCorpus():
+            return open_files(corpus, folder)
         case _:
             assert_never(corpus)
+
+
+def generated_splits(documents: Iterator[str], count: int) -> CorpusText:
+    """Return the text of `count` documents, of which the last ones are for validation."""
     held_out = max(1, round(count * GENERATED_VALID_SHARE))
+    blocks = (as_document(document.encode()) for document in documents)
     # Both splits draw from one iterator.
-    return {
-        "train": map(as_document, islice(documents, count - held_out)),
-        "valid": map(as_document, documents),
-    }
+    return CorpusText({"train": islice(blocks, count - held_out), "valid": blocks})
+
+
+def open_files(corpus: FilesCorpus, folder: Path) -> CorpusText:
+    """Return the text of files; raise InputError if one is not the declared text, or in both splits."""
+    from lmpipe.data.download import verify_file  # loads requests
+
+    for text in corpus.texts:
+        if text.input_path:
+            verify_file(text, Path(text.input_path))
+    paths = corpus.split_paths()
+    distinct = distinct_files(paths)
+    num_files, num_distinct = (sum(map(len, groups.values())) for groups in (paths, distinct))
+    reader = TextReader(corpus.documents, corpus.text_key)
+    splits = {split: read_files(reader, group, f"reading files for {split}") for split, group in distinct.items()}
+    if corpus.valid_fraction is not None:
+        seed = corpus.seed if corpus.shuffle else None
+        splits = JoinedText(splits["train"], folder).split(corpus.valid_fraction, seed)
+    return CorpusText(splits, num_distinct, num_files - num_distinct, reader)
 
 
 def with_progress(documents: Iterable[str], count: int) -> Iterator[str]:
@@ -86,11 +126,6 @@ def with_progress(documents: Iterable[str], count: int) -> Iterator[str]:
         for document in documents:
             yield document
             bar.advance(1)
-
-
-def as_document(text: str) -> bytes:
-    """Return a text as one document of a corpus file."""
-    return text.encode() + b"\n" + DELIMITER + b"\n"
 
 
 def write_split(file: IO[bytes], blocks: Iterable[bytes], path: Path) -> SplitInfo:

@@ -26,13 +26,18 @@ class CorpusSplits(Document):
     valid: SplitInfo
     """valid.txt."""
 
+    @property
+    def valid_share(self) -> float:
+        """Fraction of all bytes that are for validation."""
+        return self.valid.bytes / (self.train.bytes + self.valid.bytes)
+
 
 class CorpusInfo(Document):
     """Origin and sizes of a corpus (corpora/CORPUS/corpus.json)."""
 
     corpus: str
     """Name of the corpus."""
-    source: Literal["stories", "docstrings", "url"]
+    source: Literal["stories", "docstrings", "files", "dataset"]
     """Kind of source."""
     settings: dict[str, Any]
     """Settings of the study that decide its text."""
@@ -40,6 +45,12 @@ class CorpusInfo(Document):
     """Sizes of train.txt and valid.txt."""
     versions: dict[str, str]
     """Versions of the packages that were read."""
+    files: NonNegativeInt = 0
+    """Files that were read."""
+    equal_files: NonNegativeInt = 0
+    """Files that were left out, since they equal one that was read."""
+    blank_records: NonNegativeInt = 0
+    """Records without text, which were left out."""
 
 
 class TokenizerReference(Document):

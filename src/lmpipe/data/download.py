@@ -4,11 +4,10 @@ requests fetches every address; huggingface_hub supplies the token for those on 
 not used: it deletes the partial file of an interrupted call, waits forever for a server that sends a byte every nine
 seconds, and refuses mirrors (HF_ENDPOINT) that lack the Hub's own headers.
 
-`NAME.part` holds the bytes received so far, still compressed for a .gz file; `NAME.part.json` names their source.
+`NAME.part` holds the bytes received so far, still compressed if the file is; `NAME.part.json` names their source.
 """
 
 import contextlib
-import gzip
 import hashlib
 import math
 import os
@@ -18,25 +17,25 @@ import shutil
 import signal
 import ssl
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
 
 from lmpipe import __version__
-from lmpipe.data.sources.first_bytes import HEAD_BYTES, check_no_web_page, check_plain_text
+from lmpipe.data.sources.first_bytes import HEAD_BYTES, check_head, check_no_web_page
+from lmpipe.data.sources.readers import DamagedFileError, unpack, unpacked_blocks
 from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
-from lmpipe.io.files import CHUNK_BYTES, atomic_write, disk_error, file_lock, is_same_file, refuse_non_file, sha256_of
+from lmpipe.io.files import atomic_write, disk_error, file_lock, is_same_file, refuse_non_file, sha256_of
 from lmpipe.io.progress import log, progress
-from lmpipe.study.corpora import TextFile
+from lmpipe.study.text_files import HUB, TextFile, text_format
 
-HUB = "https://huggingface.co/"
 RESERVE_BYTES = 64_000_000  # disk space left for everything else that writes
 RECEIVE_BYTES = 1 << 14
 RETRYABLE_STATUS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
@@ -86,12 +85,12 @@ class PartialDownload(Document):
 def download(text: TextFile, path: str | Path, policy: RetryPolicy | None = None) -> None:
     """Fetch a text of a study to `path`, or check the one that is there.
 
-    A .gz file is decompressed. Call it from the main thread only: it sets an alarm. Raises InputError if the server
+    A compressed file is unpacked. Call it from the main thread only: it sets an alarm. Raises InputError if the server
     refuses, the text is not the declared one, the disk is full, or the retries are exhausted.
     """
     path = Path(path)
-    if text.local_path is not None:
-        raise InputError(text.url, "is a local text, which needs no download", "name an address such as https://...")
+    if text.url is None:
+        raise InputError(text.path, "is a local text, which needs no download", "name an address such as https://...")
     if already_downloaded(text, path):
         return
     part_path = path.with_name(f"{path.name}.part")
@@ -120,9 +119,20 @@ def already_downloaded(text: TextFile, path: Path) -> bool:
 
 def verify_file(text: TextFile, path: Path) -> None:
     """Raise InputError unless the file is the declared text."""
-    otherwise = "or correct the study" if text.local_path else "delete it to have it downloaded, or correct the study"
-    digest = sha256_of(path) if text.sha256 else None
-    verify(text, str(path), path.stat().st_size, digest, f"put the declared text there, {otherwise}")
+    otherwise = "delete it to have it downloaded, or correct the study" if text.url else "or correct the study"
+    size, digest = path.stat().st_size, sha256_of(path) if text.sha256 else None
+    if text_format(path.name)[1] and (text.sha256 or text.text_bytes):
+        size, digest = unpacked_size(str(path))
+    verify(text, str(path), size, digest, f"put the declared text there, {otherwise}")
+
+
+def unpacked_size(path: str) -> tuple[int, str]:
+    """Return size and SHA-256 of the content of a compressed file."""
+    size, digest = 0, hashlib.sha256()
+    for block in unpacked_blocks(path):
+        size += len(block)
+        digest.update(block)
+    return size, digest.hexdigest()
 
 
 def verify(text: TextFile, where: str, size: int, digest: str | None, remedy: str) -> None:
@@ -407,7 +417,7 @@ class Part:
 
 
 def finish(part: Part, path: Path) -> None:
-    """Verify a complete part, decompress a .gz file, and move the text to `path`.
+    """Verify a complete part, unpack a compressed file, and move the text to `path`.
 
     Raises ChecksumMismatchError for a damaged file or another text than declared, InputError on a full disk or for a
     file that is no text.
@@ -420,33 +430,34 @@ def finish(part: Part, path: Path) -> None:
     else:
         verify(text, text.url, part.size, sha256_of(part.path) if text.sha256 else None, remedy)
         with open(part.path, "rb") as file:
-            check_arrival(part, file.read(HEAD_BYTES))
+            check_arrival(part, path, file.read(HEAD_BYTES))
         os.fsync(part.file.fileno())
         part.path.replace(path)
     part.source_path.unlink(missing_ok=True)
 
 
-def check_arrival(part: Part, head: bytes) -> None:
-    """Discard a download and raise InputError if its first bytes, unpacked, are no text."""
+def check_arrival(part: Part, path: Path, head: bytes) -> None:
+    """Discard a download and raise InputError if its first bytes, unpacked, are not what its name promises."""
     try:
         check_no_web_page(head, part.text.url)
-        check_plain_text(head, part.text.url)
+        check_head(head, part.text.url, text_format(path.name)[0], text_key=None)
     except InputError:
         part.discard()
         raise
 
 
 def decompress(part: Part, path: Path, remedy: str) -> None:
-    """Write the text of a .gz file, of one member or several, to `path` once it is verified."""
-    text, size, digest = part.text, 0, hashlib.sha256()
-    try:
-        with gzip.open(part.path) as reader, atomic_write(path, "wb", text.text_bytes) as writer:
-            while block := reader.read(CHUNK_BYTES):
+    """Write the text of a compressed file to `path` once it is verified."""
+    text, size, digest, head = part.text, 0, hashlib.sha256(), b""
+    name = urlsplit(text.url).path
+    with open(part.path, "rb") as packed, atomic_write(path, "wb", text.text_bytes) as writer:
+        try:
+            for block in unpack(packed, name):
                 writer.write(block)
                 digest.update(block)
                 size += len(block)
-            verify(text, text.url, size, digest.hexdigest(), remedy)
-            reader.seek(0)
-            check_arrival(part, reader.read(HEAD_BYTES))
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ChecksumMismatchError(text.url, f"is damaged gzip ({error})", remedy) from None
+                head += block[: HEAD_BYTES - len(head)]
+        except DamagedFileError as error:
+            raise ChecksumMismatchError(text.url, error.problem, remedy) from None
+        verify(text, text.url, size, digest.hexdigest(), remedy)
+        check_arrival(part, path, head)

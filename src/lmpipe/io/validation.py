@@ -176,15 +176,22 @@ def show(value: Any) -> str:
 def key_path(location: tuple[str | int, ...], config: Any, missing: bool) -> str:
     """Return the dotted path of a key; the names that pydantic adds for the members of a union are left out.
 
-    >>> key_path(("corpora", "mine", "url", "files", 0), {"corpora": {"mine": {"files": ["x"]}}}, missing=False)
+    That of a corpus is its source, which may also be a key of it.
+
+    >>> config = {"corpora": {"mine": {"source": "files", "files": ["x"]}}}
+    >>> key_path(("corpora", "mine", "files", "files", 0), config, missing=False)
     'corpora.mine.files.0'
     """
-    path, block = "", config
+    path, block, source = "", config, None
     for index, key in enumerate(location):
+        if source is not None and key == source:
+            source = None
+            continue
         if (isinstance(block, dict) and key in block) or (
             isinstance(block, list | tuple) and isinstance(key, int) and key < len(block)
         ):
             block = block[key]
+            source = block.get("source") if isinstance(block, dict) else None
             path = join_path(path, format_key(key))
         elif missing and index == len(location) - 1:
             path = join_path(path, format_key(key))

@@ -14,7 +14,7 @@ from typing import assert_never
 from lmpipe.model.accounting import FLOAT32_BYTES, count_parameters, forward_flops
 from lmpipe.model.activation_memory import step_bytes, step_memory, validation_bytes
 from lmpipe.planning.plan import Plan
-from lmpipe.study.corpora import Corpus, DocstringsCorpus, StoriesCorpus, TextFile, UrlCorpus
+from lmpipe.study.corpora import Corpus, DocstringsCorpus, FilesCorpus, StoriesCorpus
 from lmpipe.study.editions import write_up
 from lmpipe.study.experiments import PlannedRun
 from lmpipe.study.settings import EVAL_BATCH_TOKENS, ModelConfig
@@ -93,12 +93,8 @@ def corpus_stats(corpus: Corpus) -> CorpusStats:
 def split_bytes(corpus: Corpus) -> tuple[int, int]:
     """Return the sizes of a corpus's training and validation text; undeclared files count as 0."""
     match corpus:
-        case UrlCorpus():
-            size = sum(map(text_bytes, corpus.files))
-            if corpus.valid:
-                return size, sum(map(text_bytes, corpus.valid))
-            held_out = round(size * corpus.valid_fraction)
-            return size - held_out, held_out
+        case FilesCorpus():
+            return corpus.split_bytes
         case StoriesCorpus():
             size = TEXTS["story_bytes"] * corpus.documents
         case DocstringsCorpus():
@@ -109,11 +105,9 @@ def split_bytes(corpus: Corpus) -> tuple[int, int]:
     return size - held_out, held_out
 
 
-def text_bytes(text: TextFile) -> int:
-    """Return the size of a text: on this disk, or as declared; 0 if the study does not declare it."""
-    if text.local_path is not None:
-        return Path(text.local_path).stat().st_size
-    return text.text_bytes or (0 if text.is_compressed else text.bytes or 0)
+def joined_bytes(corpus: Corpus) -> int:
+    """Return the size of the temporary file in which a text is joined before it is split; 0 if it is not."""
+    return sum(split_bytes(corpus)) if isinstance(corpus, FilesCorpus) and corpus.valid_fraction else 0
 
 
 def text_seconds(plan: Plan) -> float:
@@ -144,12 +138,12 @@ def merge_seconds(corpus: Corpus) -> float:
 
 def count_memory_bytes(corpus: Corpus) -> float:
     """Estimate the peak memory of counting one shard of a corpus."""
-    return MEMORY["text_process"] + MEMORY["count_per_pretoken"] * unique_pretokens(corpus, corpus.shards)
+    return MEMORY["text_process"] + MEMORY["count_per_pretoken"] * unique_pretokens(corpus, corpus.num_shards)
 
 
 def pretoken_file_bytes(corpus: Corpus) -> int:
     """Estimate the size of the pre-token counts of all shards of a corpus."""
-    return STORED_BYTES_PER_PRETOKEN * corpus.shards * unique_pretokens(corpus, corpus.shards)
+    return STORED_BYTES_PER_PRETOKEN * corpus.num_shards * unique_pretokens(corpus, corpus.num_shards)
 
 
 def merge_memory_bytes(corpus: Corpus) -> float:
@@ -164,7 +158,7 @@ def token_file_bytes(corpus: Corpus, vocab_size: int) -> int:
 
 def shard_file_bytes(corpus: Corpus, vocab_size: int) -> int:
     """Estimate the size of the temporary shards of a tokenizer's training tokens; 0 without shards."""
-    return _id_bytes(corpus, split_bytes(corpus)[0], vocab_size) if corpus.shards > 1 else 0
+    return _id_bytes(corpus, split_bytes(corpus)[0], vocab_size) if corpus.num_shards > 1 else 0
 
 
 def _id_bytes(corpus: Corpus, size: int, vocab_size: int) -> int:

@@ -17,18 +17,18 @@ from lmpipe.planning.cost_model import (
     HardwareProfile,
     count_memory_bytes,
     fixed_seconds,
+    joined_bytes,
     merge_memory_bytes,
     pretoken_file_bytes,
     run_cost,
     shard_file_bytes,
     split_bytes,
-    text_bytes,
     text_seconds,
     token_file_bytes,
 )
 from lmpipe.planning.plan import Plan
-from lmpipe.study.corpora import TextFile
 from lmpipe.study.experiments import BestOf, PlannedRun
+from lmpipe.study.text_files import TextFile
 
 
 def distinct_runs(plan: Plan) -> list[PlannedRun]:
@@ -96,8 +96,9 @@ class Estimate:
         tokenizers = [(corpora[corpus], vocab_size) for corpus, vocab_size in plan.tokenizers.values()]
         largest = max(cost.model.parameters for cost in self.costs)
         self.disk = {
-            "downloads": sum(map(text_bytes, self.texts)),
+            "downloads": declared_bytes(self.texts),
             "corpora": sum(sum(split_bytes(corpus)) for corpus in corpora.values()),
+            "a text to split": max(map(joined_bytes, corpora.values())),
             "pre-tokens": sum(map(pretoken_file_bytes, corpora.values())),
             "tokens": sum(token_file_bytes(*tokenizer) for tokenizer in tokenizers),
             "shards of tokens": sum(shard_file_bytes(*tokenizer) for tokenizer in tokenizers),
@@ -172,16 +173,21 @@ def footnotes(estimate: Estimate) -> list[str]:
 
 def format_downloads(texts: Sequence[TextFile]) -> str:
     """Return the sizes of texts, as published and as text, and the number of those without a declared size."""
-    declared = [text for text in texts if text_bytes(text)]
+    declared = [text for text in texts if text.declared_bytes]
     undeclared = len(texts) - len(declared)
     phrases = []
     if declared:
-        published = sum(text.published_bytes or text_bytes(text) for text in declared)
-        phrases.append(f"{format_bytes(published)} ({format_bytes(sum(map(text_bytes, declared)))} as text)")
+        published = sum(text.published_bytes or text.declared_bytes for text in declared)
+        phrases.append(f"{format_bytes(published)} ({format_bytes(declared_bytes(declared))} as text)")
     if undeclared:
         plural = "" if undeclared == 1 else "s"
         phrases.append(f"{format_int(undeclared)} text{plural} of undeclared size, not counted here")
     return " and ".join(phrases) or "nothing"
+
+
+def declared_bytes(texts: Sequence[TextFile]) -> int:
+    """Return the declared size of texts to download."""
+    return sum(text.declared_bytes for text in texts)
 
 
 def format_cores(cores: int) -> str:
@@ -202,7 +208,7 @@ def download_notice(plan: Plan, source: str, cores: int) -> str | None:
     if not missing:
         return None
     cost, free = Estimate(plan, cores), shutil.disk_usage(".").free
-    present = sum(map(text_bytes, cost.texts)) - sum(map(text_bytes, missing))
+    present = declared_bytes(cost.texts) - declared_bytes(missing)
     lines = [
         f"This study downloads {format_downloads(missing)} to resources/ and needs about "
         f"{format_bytes(cost.disk_bytes)} of disk ({format_bytes(free)} are free).",

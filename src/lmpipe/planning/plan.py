@@ -10,16 +10,16 @@ from pydantic_core import to_jsonable_python
 
 from lmpipe.errors import InputError
 from lmpipe.io.validation import InvalidValueError, closest_match, first_violation, short_repr
-from lmpipe.study.corpora import TextFile, UrlCorpus
+from lmpipe.study.corpora import MAX_SHARDS, FilesCorpus
 from lmpipe.study.editions import AdamWQuestion, adamw_question, edition_models
 from lmpipe.study.experiments import ExperimentSettings, PlannedRun
 from lmpipe.study.fields import Settings
 from lmpipe.study.loader import read_study_file
 from lmpipe.study.schema import Study, read_study
 from lmpipe.study.settings import ModelConfig, ModelSettings
+from lmpipe.study.text_files import TextFile
 
 MAX_JOBS = 5000  # Snakemake plans them in less than a minute
-MAX_SHARDS = 1000  # so that their paths fit into one command line
 MAX_NGRAM_TOKENS = 1 << 26  # more would take many gigabytes, and n-gram tables hardly improve
 MAX_SHORTENING = 4  # of the default training, for runs whose tokens get yardsticks
 MAX_RUN_NAME = 200  # characters; a folder's name may have 255 bytes, and files beside it add some
@@ -130,13 +130,13 @@ class Plan:
     def sharded_tokenizers(self) -> list[str]:
         """Return the tokenizers whose training text is encoded in shards."""
         corpora = self.study.corpora
-        return [tokenizer for tokenizer, (corpus, _) in self.tokenizers.items() if corpora[corpus].shards > 1]
+        return [tokenizer for tokenizer, (corpus, _) in self.tokenizers.items() if corpora[corpus].num_shards > 1]
 
     def downloads(self) -> dict[str, TextFile]:
         """Return every text to download, by its path below the folder where snakemake runs."""
-        url_corpora = [corpus for corpus in self.study.corpora.values() if isinstance(corpus, UrlCorpus)]
-        texts = [text for corpus in url_corpora for text in corpus.texts]
-        return {text.download_path: text for text in texts if text.local_path is None}
+        corpora = [corpus for corpus in self.study.corpora.values() if isinstance(corpus, FilesCorpus)]
+        texts = [text for corpus in corpora for text in corpus.texts]
+        return {text.download_path: text for text in texts if text.url}
 
     def sampled_corpora(self) -> list[str]:
         """Return the corpora for which text is generated."""
@@ -164,11 +164,11 @@ class Plan:
     # --- settings that a job depends on, as JSON values; raise InputError for a name that the study does not have
 
     def corpus_settings(self, name: str) -> dict[str, Any]:
-        """Return the settings of a corpus's text, with its files in order."""
+        """Return the settings of a corpus's text, with the identities of its files in order."""
         corpus = find("corpus", name, self.study.corpora)
         settings = {"name": name, **corpus.text_settings()}
-        if isinstance(corpus, UrlCorpus):
-            settings["texts"] = [[text.path for text in group] for group in (corpus.files, corpus.valid or [])]
+        if isinstance(corpus, FilesCorpus):
+            settings["texts"] = corpus.file_identities()
         return settings
 
     def evaluation_settings(self) -> dict[str, Any]:
@@ -212,13 +212,16 @@ class Plan:
         }
 
     def study_settings(self) -> dict[str, Any]:
-        """Return the whole study."""
-        return self.study.model_dump(mode="json", exclude_none=True)
+        """Return the whole study, with the numbers of shards: results can then be read without the texts."""
+        settings = self.study.model_dump(mode="json", exclude_none=True)
+        for name, corpus in self.study.corpora.items():
+            settings["corpora"][name]["shards"] = corpus.num_shards
+        return settings
 
 
 def check_size(study: Study) -> None:
     """Raise InvalidValueError if a study is too large to plan; nothing is expanded before."""
-    shards = [corpus.shards for corpus in study.corpora.values()]
+    shards = [corpus.shards or 1 for corpus in study.corpora.values()]
     if max(shards) > MAX_SHARDS:
         problem = f"a corpus has {max(shards):,} shards; at most {MAX_SHARDS:,} are possible"
         raise InvalidValueError(problem, "use fewer")

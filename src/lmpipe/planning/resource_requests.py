@@ -57,7 +57,7 @@ def text_requests(corpus: Corpus) -> dict[str, ResourceRequest]:
     Encoding and concatenating need the memory of a process alone.
     """
     train_bytes, valid_bytes = split_bytes(corpus)
-    shard_bytes, encode_rate = train_bytes / corpus.shards, TEXTS["encode_bytes_per_second"]
+    shard_bytes, encode_rate = train_bytes / corpus.num_shards, TEXTS["encode_bytes_per_second"]
     count_seconds = shard_bytes / TEXTS["count_bytes_per_second"]
     return {
         "count_pretokens": make_request(count_memory_bytes(corpus), count_seconds, min_mb=1000),

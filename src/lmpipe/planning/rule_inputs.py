@@ -83,11 +83,14 @@ class RuleInputs:
     def download_arguments(self, wildcards: "Wildcards") -> list[str]:
         """Return the address of a text, and its declarations in the study as options."""
         text = self.plan.downloads()[f"resources/{wildcards.text}"]
-        declared = text.model_dump(exclude={"url"}, exclude_none=True)
-        return [text.url, *(f"--{key.replace('_', '-')}={value}" for key, value in declared.items())]
+        declared = text.model_dump(exclude={"path"}, exclude_none=True)
+        return [text.path, *(f"--{key.replace('_', '-')}={value}" for key, value in declared.items())]
 
     def corpus_texts(self, wildcards: "Wildcards") -> list[str]:
-        """Return the files of a `url` corpus. One with a checksum stays the same text, whenever it was downloaded."""
+        """Return the files that a corpus names one by one, or downloads; those of folders are in its settings.
+
+        A download with a checksum stays the same text, whenever it was downloaded.
+        """
         from snakemake.io import ancient
 
         paths = self._corpus(wildcards.corpus).text_paths()
@@ -96,7 +99,7 @@ class RuleInputs:
     def num_shards(self, wildcards: "Wildcards") -> int:
         """Return the number of shards of a corpus, or of a tokenizer's corpus."""
         corpus = wildcards.corpus if hasattr(wildcards, "corpus") else self.tokenizer_corpus(wildcards)
-        return self._corpus(corpus).shards
+        return self._corpus(corpus).num_shards
 
     # --- tokenizers and tokens
 
@@ -111,7 +114,7 @@ class RuleInputs:
     def pretoken_counts(self, wildcards: "Wildcards") -> list[str]:
         """Return the pre-token counts of a tokenizer's corpus, by shard."""
         corpus = self.tokenizer_corpus(wildcards)
-        return strings(self.paths.pretokens(corpus, shard) for shard in range(self._corpus(corpus).shards))
+        return strings(self.paths.pretokens(corpus, shard) for shard in range(self._corpus(corpus).num_shards))
 
     def tokenizer_text(self, wildcards: "Wildcards") -> str:
         """Return the text of a tokenizer's corpus: of the wildcard `split`, or for training."""

@@ -62,7 +62,7 @@ def check_execution(plan: Plan, workflow: "Workflow") -> None:
 
 def max_ready_jobs(plan: Plan) -> int:
     """Return an upper bound on the jobs of a plan that are ready at once: all with a record, and all shards."""
-    shards = sum(plan.study.corpora[plan.tokenizers[name][0]].shards for name in plan.sharded_tokenizers())
+    shards = sum(plan.study.corpora[plan.tokenizers[name][0]].num_shards for name in plan.sharded_tokenizers())
     return len(records(plan)) + shards
 
 

@@ -47,7 +47,7 @@ class Stage:
 
 def _pretokens(plan: "Plan", paths: StudyPaths) -> list[Path]:
     corpora = plan.study.corpora.items()
-    return [paths.pretokens(name, shard) for name, corpus in corpora for shard in range(corpus.shards)]
+    return [paths.pretokens(name, shard) for name, corpus in corpora for shard in range(corpus.num_shards)]
 
 
 def _encoded_files(plan: "Plan", paths: StudyPaths) -> list[Path]:

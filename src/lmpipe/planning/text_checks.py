@@ -3,12 +3,15 @@
 import contextlib
 import hashlib
 import os
+from collections import Counter
+from itertools import chain
 
-from lmpipe.data.sources.first_bytes import check_file
+from lmpipe.data.sources.readers import check_file
 from lmpipe.errors import InputError
 from lmpipe.kernels.runtime.disk_cache import cache_folder
 from lmpipe.planning.plan import Plan
-from lmpipe.study.corpora import UrlCorpus
+from lmpipe.study.corpora import FilesCorpus
+from lmpipe.study.text_files import SourceFile, text_format
 
 KEY_BYTES = 16
 MAX_CACHE_BYTES = 1 << 26
@@ -16,17 +19,31 @@ CHECK_VERSION = "1"  # a new one has all files opened again
 
 
 def check_texts(plan: Plan, source: str) -> None:
-    """Raise InputError for the first text file of a study that is not text; `source` names the study file."""
+    """Raise InputError for the first text file of a study that is missing, named twice or not text.
+
+    `source` names the study file.
+    """
+    corpora = {name: corpus for name, corpus in plan.study.corpora.items() if isinstance(corpus, FilesCorpus)}
     with CheckedFiles() as checked:
-        for name, corpus in plan.study.corpora.items():
-            if isinstance(corpus, UrlCorpus):
-                for key, texts in (("files", corpus.files), ("valid", corpus.valid or ())):
-                    for path in filter(None, (text.local_path for text in texts)):
-                        try:
-                            checked.check(path)
-                        except InputError as error:
-                            problem = f"corpora.{name}.{key}: {error.where} {error.problem}"
-                            raise InputError(source, problem, error.remedy) from None
+        for name, corpus in corpora.items():
+            try:
+                check_paths(corpus)
+                for file in chain.from_iterable(corpus.local_files):
+                    checked.check(file, corpus.text_key)
+            except InputError as error:
+                raise InputError(source, f"corpora.{name}: {error.where} {error.problem}", error.remedy) from None
+
+
+def check_paths(corpus: FilesCorpus) -> None:
+    """Raise InputError if a corpus has a file twice, or has settings of which it has no file."""
+    paths = list(chain.from_iterable(corpus.split_paths().values()))
+    if repeated := [path for path, count in Counter(map(os.path.abspath, paths)).items() if count > 1]:
+        raise InputError(os.path.relpath(repeated[0]), "is among its files twice", "remove one of the two")
+    formats = {text_format(path)[0] for path in paths}
+    if corpus.documents != "delimiter" and ".txt" not in formats:
+        raise InputError("documents", "is about plain texts, but no file is one", "remove it")
+    if corpus.text_key != "text" and formats == {".txt"}:
+        raise InputError("text_key", "is about records, but all files are plain texts", "remove it")
 
 
 class CheckedFiles:
@@ -46,13 +63,14 @@ class CheckedFiles:
         self.added: list[bytes] = []
         return self
 
-    def check(self, path: str) -> None:
-        """Check a file unless it is known; raise InputError if it is not the text that its name promises."""
-        status = os.stat(path)
-        identity = f"{CHECK_VERSION}\0{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}"
+    def check(self, file: SourceFile, text_key: str) -> None:
+        """Check a file unless it is known or empty; raise InputError if it is not what its name promises."""
+        if not file.size:
+            return
+        identity = "\0".join((CHECK_VERSION, os.path.abspath(file.path), str(file[1:]), text_key))
         key = hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=KEY_BYTES).digest()
         if key not in self.known:
-            check_file(path)
+            check_file(file.path, text_key)
             self.known.add(key)
             self.added.append(key)
 

@@ -23,6 +23,7 @@ NON_NUMERIC = {
     "study.loader",
     "study.paths",
     "study.schema",
+    "study.text_files",
     "training.progress",
 }
 TRACKED_PACKAGES = {"torch", "numpy", "regex", "numba", "pydantic", "matplotlib", "jinja2"}

@@ -1,64 +1,24 @@
 """The block `corpora` of a study file: the source of each text and the size of its tokenizer."""
 
 import hashlib
-import os
 import re
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from lmpipe.io.validation import InvalidValueError, short_repr
-from lmpipe.study.fields import (
-    REPEATED_PATTERN,
-    Fraction,
-    Label,
-    PositiveInt,
-    Seed,
-    Settings,
-    VocabSize,
-    to_list,
-    validate_unique,
-)
+from lmpipe.study.fields import Fraction, Label, PositiveInt, Seed, Settings, VocabSize, validate_unique
+from lmpipe.study.text_files import SourceFile, TextFile, TextFiles
 
 PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-URL = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?/[!-~]{1,2000}")
-# Braces and angle brackets mark wildcards and variables of the workflow, a leading - an option of a command. Python
-# shows bytes that are not text as lone surrogates, which no JSON in UTF-8 can hold.
-FORBIDDEN_PATH = re.compile(r"-|.*[{}<>\x00\ud800-\udfff]", re.DOTALL)
-MAX_FILENAME_CHARACTERS = 100
-SHA256 = "^[0-9a-f]{64}$"
-# Context of a validation of which only results are read: texts and packages of the corpora need not be there.
+# Context of a validation of which only results are read: packages of the corpora need not be there.
 RESULTS_ONLY = "results only"
-
-
-def validate_url(url: str) -> str:
-    """Return an address that can be read or fetched."""
-    if url.startswith("file:"):
-        path = url.removeprefix("file:")
-        if not path or FORBIDDEN_PATH.match(path):
-            raise InvalidValueError(
-                f"is {short_repr(url)}, whose path is empty, is not UTF-8, starts with '-' or contains one of {{}}<>",
-                "rename the file, or link to it under another name",
-            )
-    elif not URL.fullmatch(url):
-        raise InvalidValueError(
-            f"is {short_repr(url)}, which is neither file:PATH nor https://HOST/PATH",
-            "correct the address; spaces and accented letters are written as %20 and the like",
-        )
-    return url
-
-
-def validate_sha256(digest: str) -> str:
-    """Return a SHA-256 in hexadecimal."""
-    if not re.fullmatch(SHA256, digest):
-        raise InvalidValueError(
-            f"is {short_repr(digest)}", "use 64 hexadecimal digits in lower case, as sha256sum prints"
-        )
-    return digest
+DocumentUnit = Literal["delimiter", "lines", "blank_lines", "files"]
+MIN_SHARD_BYTES = 64_000_000
+MAX_SHARDS = 1000  # so that their paths fit into one command line
 
 
 def installed_package(package: str, info: ValidationInfo) -> str:
@@ -95,15 +55,21 @@ class CorpusSettings(Settings):
     """Name in the report; the corpus's key if not set."""
     stands_for: Literal["TinyStories", "OpenWebText"] | None = None
     """Text of the write-up that the corpus is compared with."""
-    shards: PositiveInt = 1
-    """Jobs that count and encode the training text; the results are the same bytes."""
+    shards: PositiveInt | None = None
+    """Jobs that count and encode the training text, the same bytes for any number; 1 unless it is large."""
 
-    def text_settings(self) -> dict[str, Any]:
-        """Return the settings that decide the text, as JSON values, without the files of a `url` corpus."""
-        return self.model_dump(mode="json", exclude={"tokenizer", "label", "stands_for", "shards", "files", "valid"})
+    @property
+    def num_shards(self) -> int:
+        """Number of shards of the training text."""
+        return self.shards or 1
+
+    def text_settings(self, exclude_defaults: bool = False) -> dict[str, Any]:
+        """Return the settings that decide the text, as JSON values, without its files."""
+        omitted = {"tokenizer", "label", "stands_for", "shards", "files", "valid"}
+        return self.model_dump(mode="json", exclude=omitted, exclude_defaults=exclude_defaults)
 
     def text_paths(self) -> list[str]:
-        """Paths of the files that the text is read from; none if it is generated."""
+        """Paths of the files that the workflow knows as inputs; none if the text is generated."""
         return []
 
 
@@ -137,115 +103,104 @@ class DocstringsCorpus(CorpusSettings):
         return super().text_settings() | {"versions": self.versions()}
 
 
-class TextFile(Settings):
-    """A text file: local, or downloaded and checked."""
+class SplitSettings(CorpusSettings):
+    """Keys of corpora whose documents are read from files or a dataset."""
 
-    url: Annotated[str, AfterValidator(validate_url)]
-    """`https://...`, or `file:PATH`, relative to the folder where the workflow runs."""
-    bytes: PositiveInt | None = None
-    """Size of the file at the address."""
-    sha256: Annotated[str, AfterValidator(validate_sha256), Field(json_schema_extra={"pattern": SHA256})] | None = None
-    """Checksum of the decompressed text."""
-    text_bytes: PositiveInt | None = None
-    """Size of the decompressed text."""
+    valid_fraction: Annotated[Fraction, Field(gt=0, lt=1)] | None = None
+    """Fraction of the text that is the validation split, if no other text is."""
+    shuffle: bool = True
+    """Shuffle the documents before `valid_fraction` of them is split off."""
+    seed: Seed = 0
+    """Seed of the shuffle."""
+    text_key: Annotated[str, Field(min_length=1)] = "text"
+    """Key or column of a record that has its text."""
 
-    @property
-    def local_path(self) -> str | None:
-        """Path of a `file:` text, with single slashes; None for a text that is downloaded."""
-        return re.sub("/+", "/", self.url.removeprefix("file:")) if self.url.startswith("file:") else None
+    def text_settings(self) -> dict[str, Any]:
+        """Return the settings that decide the text; those at their default are left out."""
+        return {"source": self.source, **super().text_settings(exclude_defaults=True)}
 
-    @property
-    def path(self) -> str:
-        """Path of the text on this machine, now or once it is downloaded."""
-        return self.local_path or self.download_path
-
-    @property
-    def is_compressed(self) -> bool:
-        """True if the text is published as a .gz file."""
-        return urlsplit(self.url).path.endswith(".gz")
-
-    @property
-    def published_bytes(self) -> int | None:
-        """Size of the file at the address if it is declared; a plain file is the text itself."""
-        return self.bytes or (None if self.is_compressed else self.text_bytes)
-
-    @property
-    def download_path(self) -> str:
-        """Path of the downloaded text, shared by all studies: named by its checksum, or else by its address."""
-        key = (self.sha256 or hashlib.sha256(self.url.encode()).hexdigest())[:12]
-        filename = re.sub(r"[^A-Za-z0-9._-]", "_", urlsplit(self.url).path.rpartition("/")[2]).removesuffix(".gz")
-        return f"resources/{key}-{REPEATED_PATTERN.sub('', filename[-MAX_FILENAME_CHARACTERS:]) or 'text'}"
-
-    @model_validator(mode="after")
-    def check_local(self, info: ValidationInfo) -> "TextFile":
-        """Require that a local text exists, can be read and is not empty; not if only results of the study are read."""
-        if (path := self.local_path) is None or info.context == RESULTS_ONLY:
-            return self
-        if not os.path.isfile(path):
+    def check_validation(self, key: str) -> None:
+        """Require either a validation text of its own, under `key`, or a fraction."""
+        has_text = getattr(self, key) is not None
+        if not has_text and self.valid_fraction is None:
             raise InvalidValueError(
-                f"is {short_repr(path)}, which is not a file below {Path.cwd()}", "correct the path"
+                "has no validation split", f"add {key} (a text of its own) or valid_fraction (such as 0.1)"
             )
-        if not os.access(path, os.R_OK):
-            raise InvalidValueError(f"is {short_repr(path)}, which cannot be read", "change its permissions with chmod")
-        if os.path.getsize(path) == 0:
-            raise InvalidValueError(f"is {short_repr(path)}, which is empty", "use a text of at least two documents")
-        return self
+        if has_text and self.valid_fraction is not None:
+            raise InvalidValueError(f"has both {key} and valid_fraction", "remove one of them")
 
 
-def text_file(value: Any) -> Any:
-    """Return an address alone as the block of a text file."""
-    return {"url": value} if isinstance(value, str) else value
+class FilesCorpus(SplitSettings):
+    """Texts of your own, local or downloaded; in plain texts, `<|endoftext|>` ends a document."""
 
-
-TextFiles = Annotated[
-    list[Annotated[TextFile, BeforeValidator(text_file, json_schema_input_type=str | TextFile)]],
-    BeforeValidator(to_list, json_schema_input_type=str | TextFile | list[str | TextFile]),
-    Field(min_length=1),
-]
-
-
-class UrlCorpus(CorpusSettings):
-    """Texts of your own, local or downloaded, with `<|endoftext|>` between documents.
-
-    `shards` is the number of `files` unless it is set.
-    """
-
-    source: Literal["url"]
+    source: Literal["files"]
     """Kind of source."""
     files: TextFiles
-    """Texts for training."""
+    """Texts for training: `.txt`, `.jsonl`, `.csv` or `.parquet`, also as `.gz`, `.xz` or `.zst`."""
     valid: TextFiles | None = None
     """Texts for validation."""
-    valid_fraction: Annotated[Fraction, Field(gt=0, lt=1)] | None = None
-    """Fraction of the documents of `files` that is the validation split, in place of `valid`."""
+    documents: DocumentUnit = "delimiter"
+    """A document of a plain text: up to the delimiter, a line, between blank lines, or a file."""
 
     @property
     def texts(self) -> list[TextFile]:
         """Files for training, then those for validation."""
         return [*self.files, *(self.valid or [])]
 
-    def text_paths(self) -> list[str]:
-        """Paths of the files: those for training, then those for validation."""
-        return [text.path for text in self.texts]
+    @cached_property
+    def local_files(self) -> list[list[SourceFile]]:
+        """Local files of each of `texts`; raises InputError if one has none."""
+        return [text.files() for text in self.texts]
 
-    @model_validator(mode="before")
-    @classmethod
-    def set_shards(cls, value: Any) -> Any:
-        """Set the number of shards to that of the files unless it is given."""
-        files = value.get("files") if isinstance(value, dict) else None
-        is_set = not isinstance(files, list) or len(files) < 2 or "shards" in value
-        return value if is_set else {**value, "shards": len(files)}
+    @cached_property
+    def split_bytes(self) -> tuple[int, int]:
+        """Estimated size of the training and the validation text; undeclared downloads count as 0."""
+        sizes = [text.estimate_bytes(files) for text, files in zip(self.texts, self.local_files, strict=True)]
+        train_bytes, valid_bytes = sum(sizes[: len(self.files)]), sum(sizes[len(self.files) :])
+        held_out = round(train_bytes * (self.valid_fraction or 0))
+        return train_bytes - held_out, valid_bytes + held_out
+
+    @cached_property
+    def num_shards(self) -> int:
+        """Number of shards: as set, or one for each 64 MB, but no more than there are files."""
+        num_files = sum(max(1, len(files)) for files in self.local_files[: len(self.files)])
+        return self.shards or max(1, min(num_files, self.split_bytes[0] // MIN_SHARD_BYTES, MAX_SHARDS))
+
+    def text_paths(self) -> list[str]:
+        """Paths of the files that are named one by one, or downloaded."""
+        return [text.input_path for text in self.texts if text.input_path]
+
+    def split_paths(self) -> dict[str, list[str]]:
+        """Paths of all files with text, by split."""
+        paths = [
+            [text.download_path] if text.url else [file.path for file in files if file.size]
+            for text, files in zip(self.texts, self.local_files, strict=True)
+        ]
+        parts = {"train": paths[: len(self.files)], "valid": paths[len(self.files) :]}
+        return {split: [path for group in groups for path in group] for split, groups in parts.items()}
+
+    def file_identities(self) -> list[list[Any]]:
+        """Return the path of each single file, and number, bytes and digest of each group of files, by split.
+
+        The digest covers paths, sizes and times of the last change.
+        """
+        identities = [
+            text.input_path
+            or {
+                "path": text.path,
+                "files": len(files),
+                "bytes": sum(file.size for file in files),
+                "digest": hashlib.sha256(repr(files).encode()).hexdigest()[:16],
+            }
+            for text, files in zip(self.texts, self.local_files, strict=True)
+        ]
+        return [identities[: len(self.files)], identities[len(self.files) :]]
 
     @model_validator(mode="after")
-    def check_split(self) -> "UrlCorpus":
+    def check_split(self) -> "FilesCorpus":
         """Require either files for validation or a fraction of the training text."""
-        if self.valid is None and self.valid_fraction is None:
-            raise InvalidValueError(
-                "has no validation split", "add valid (files of their own) or valid_fraction (such as 0.1)"
-            )
-        if self.valid is not None and self.valid_fraction is not None:
-            raise InvalidValueError("has both valid and valid_fraction", "remove one of them")
+        self.check_validation("valid")
         return self
 
 
-Corpus = Annotated[StoriesCorpus | DocstringsCorpus | UrlCorpus, Field(discriminator="source")]
+Corpus = Annotated[StoriesCorpus | DocstringsCorpus | FilesCorpus, Field(discriminator="source")]

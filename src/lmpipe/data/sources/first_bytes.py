@@ -1,17 +1,17 @@
 """First bytes of a text file: refusal of everything that is not the text that the file's name promises."""
 
+import json
 import re
 from pathlib import Path
 
 from lmpipe.errors import InputError
-from lmpipe.io.files import open_text
+from lmpipe.io.validation import short_repr
 
 HEAD_BYTES = 1 << 15
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# First bytes of compressed files, by the ending of their names.
-COMPRESSED = {".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd"}
+# First bytes of files by the ending of their names.
+SIGNATURES = {".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd", ".parquet": b"PAR1"}
 ARCHIVES = {b"PK\x03\x04": "a ZIP archive", b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive", b"BZh": "a bzip2 file"}
-PARQUET = b"PAR1"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 TAR_MARK, TAR_OFFSET = b"ustar", 257
 # Longest first: the mark of UTF-32 begins with that of UTF-16.
@@ -30,40 +30,60 @@ JSON_START = re.compile(rb'\s*(?:\[\s*)?\{\s*"(?:[^"\\\n]|\\.){0,200}"\s*:')
 WEB_PAGE = re.compile(rb"\s*(?:<!--.{0,500}?-->\s*)?<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
 
 
-def check_file(path: str | Path) -> None:
-    """Raise InputError unless a file begins like the text that its name promises."""
-    with open_text(path) as file:
-        check_plain_text(file.read(HEAD_BYTES), path)
+def check_head(head: bytes, path: str | Path, ending: str, text_key: str | None = None) -> None:
+    """Raise InputError unless `head`, the first HEAD_BYTES of a file, is of the kind that a name's ending promises.
+
+    `ending` is that of a format or of a compression. JSON Lines need a key `text_key` if it is given.
+    """
+    if head.startswith(LFS_POINTER):
+        raise InputError(path, "is a pointer of Git LFS and not the file itself", "run git lfs pull in its repository")
+    if ending in SIGNATURES:
+        if not head.startswith(SIGNATURES[ending]):
+            raise InputError(path, f"is no {ending} file, as its name says", "correct the name, or fetch it again")
+        return
+    check_text(head, path)
+    head = head.removeprefix(BYTE_ORDER_MARK)
+    if ending == ".jsonl":
+        check_records(head, path, text_key)
+    elif ending == ".txt" and JSON_START.match(head):
+        remedy = "name it .jsonl if each line is a record, or write its records so: jq -c '.[]' a.json > a.jsonl"
+        raise InputError(path, "holds JSON, but its name does not end in .jsonl", remedy)
+
+
+def check_records(head: bytes, path: str | Path, text_key: str | None) -> None:
+    """Raise InputError unless the first line of `head` is a JSON record with a text key."""
+    line, end, _ = head.lstrip().partition(b"\n")
+    if not line or (not end and len(head) > HEAD_BYTES - len(BYTE_ORDER_MARK) - 1):
+        return  # blank, or cut
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        remedy = "write one record a line, for example by jq -c '.[]' a.json > a.jsonl"
+        raise InputError(path, "does not begin with a line that is a JSON record", remedy)
+    if text_key is not None and text_key not in record:
+        keys = ", ".join(map(short_repr, list(record)[:12])) or "its keys"
+        raise InputError(path, f"has a record without {text_key!r}", f"set text_key to one of {keys}")
 
 
 def check_text(head: bytes, path: str | Path) -> None:
-    """Raise InputError unless `head`, the first HEAD_BYTES of a file, is plain text in UTF-8."""
-    for suffix, signature in COMPRESSED.items():
+    """Raise InputError unless `head`, the first HEAD_BYTES of a file, is text in UTF-8."""
+    for ending, signature in SIGNATURES.items():
         if head.startswith(signature):
-            raise InputError(path, f"is compressed, but its name does not end in {suffix}", "rename it, or unpack it")
+            remedy = f"rename it to end in {ending}, or unpack it"
+            raise InputError(path, f"is a {ending} file by its content, but not by its name", remedy)
     for signature, kind in ARCHIVES.items():
         if head.startswith(signature):
             raise InputError(path, f"is {kind}", "unpack it, and name the files in it")
     if head[TAR_OFFSET:].startswith(TAR_MARK):
         raise InputError(path, "is a tar archive", "unpack it, and name the files in it")
-    if head.startswith(PARQUET):
-        raise InputError(path, "is a Parquet file, but its name does not end in .parquet", "rename it")
-    if head.startswith(LFS_POINTER):
-        raise InputError(path, "is a pointer of Git LFS and not the file itself", "run git lfs pull in its repository")
     if encoding := wide_encoding(head):
         remedy = f"convert it: iconv -f {encoding} -t UTF-8 {Path(path).name} > {Path(path).stem}.utf8.txt"
         raise InputError(path, f"is {encoding} and not UTF-8", remedy)
     if head.startswith(b"%PDF-") or control_share(head) > MAX_CONTROL_SHARE:
         raise InputError(path, "is a binary file", "extract its text, and name that")
     check_utf8(head, path)
-
-
-def check_plain_text(head: bytes, path: str | Path) -> None:
-    """Raise InputError unless `head` is plain text that is no JSON."""
-    check_text(head, path)
-    if JSON_START.match(head.removeprefix(BYTE_ORDER_MARK)):
-        remedy = "name it .jsonl if each line is a record; otherwise write its texts to a file of records"
-        raise InputError(path, "holds JSON, but is named like a plain text", remedy)
 
 
 def check_no_web_page(head: bytes, where: str) -> None:

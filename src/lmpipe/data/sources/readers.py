@@ -1,0 +1,274 @@
+"""Readers of text files: plain text, JSON Lines, CSV and Parquet, also compressed, as blocks of a corpus text.
+
+In the blocks, `<|endoftext|>` ends each document. Memory is that of a block, or of one record or line.
+"""
+
+import contextlib
+import csv
+import json
+import lzma
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, assert_never
+
+from lmpipe.data.sources.first_bytes import BYTE_ORDER_MARK, HEAD_BYTES, check_head
+from lmpipe.errors import InputError
+from lmpipe.io.files import CHUNK_BYTES, open_text
+from lmpipe.io.validation import short_repr
+from lmpipe.study.corpora import DocumentUnit
+from lmpipe.study.text_files import text_format
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
+
+DELIMITER = END_OF_TEXT.encode()
+PACKED_BYTES = 1 << 16  # read at a time of a compressed file: text may be a thousand times as long
+PARQUET_ROWS = 256
+MAX_CSV_FIELD = (1 << 31) - 1
+
+
+class TextReader:
+    """Reader of the files of a corpus.
+
+    `documents` says what a document of a plain text is, as in a study file; a record's text is under `text_key`.
+    `blank_records` counts the records and lines without text, which are left out.
+    """
+
+    def __init__(self, documents: DocumentUnit = "delimiter", text_key: str = "text"):
+        self.documents, self.text_key, self.blank_records = documents, text_key, 0
+
+    def read(self, path: str) -> Iterator[bytes]:
+        """Yield the text of a file in blocks, with the end of each document.
+
+        Raises InputError if the file is damaged or not what its name promises.
+        """
+        check_file(path, self.text_key)
+        match text_format(path)[0]:
+            case ".txt":
+                blocks = without_mark(unpacked_blocks(path))
+                match self.documents:
+                    case "delimiter" | "files":
+                        yield from end_document(blocks)
+                    case "lines":
+                        yield from self._as_documents(line.removesuffix(b"\r") for line in split_lines(blocks))
+                    case "blank_lines":
+                        yield from self._as_documents(split_paragraphs(blocks))
+                    case _:
+                        assert_never(self.documents)
+            case ".jsonl":
+                yield from self._as_documents(self._json_texts(path))
+            case ".csv":
+                yield from self._as_documents(self._csv_texts(path))
+            case ".parquet":
+                yield from self._as_documents(self._parquet_texts(path))
+
+    def _as_documents(self, texts: Iterable[bytes]) -> Iterator[bytes]:
+        for text in texts:
+            if text.strip():
+                yield as_document(text)
+            else:
+                self.blank_records += 1
+
+    def _json_texts(self, path: str) -> Iterator[bytes]:
+        for number, line in enumerate(split_lines(without_mark(unpacked_blocks(path))), 1):
+            if line.strip():
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
+                    problem = f"line {number} is not a JSON record: {short_repr(line[:80])}"
+                    raise InputError(path, problem, "write one record a line, or name a plain text .txt") from None
+                yield self._record_text(record, path, f"line {number}")
+
+    def _csv_texts(self, path: str) -> Iterator[bytes]:
+        csv.field_size_limit(MAX_CSV_FIELD)
+        rows = csv.reader(decoded_lines(path), strict=True)
+        try:
+            header = next(rows, [])
+            if self.text_key not in header:
+                raise missing_key(self.text_key, header, path, "the header")
+            column = header.index(self.text_key)
+            for row in rows:
+                if row and len(row) != len(header):
+                    problem = f"line {rows.line_num} has {len(row)} columns, but the header has {len(header)}"
+                    raise InputError(path, problem, "put texts with commas in quotes")
+                yield row[column].encode() if row else b""
+        except csv.Error as error:
+            problem = f"line {rows.line_num} is not valid CSV ({error})"
+            raise InputError(path, problem, "put texts with commas, quotes or line ends in quotes") from None
+
+    def _parquet_texts(self, path: str) -> Iterator[bytes]:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open_text(path))
+            if text_format(path)[1]:  # a Parquet file is read from its end
+                packed, file = file, stack.enter_context(tempfile.TemporaryFile())
+                file.writelines(unpack(packed, path))
+            try:
+                table = ParquetFile(file)
+                if self.text_key not in table.schema_arrow.names:
+                    raise missing_key(self.text_key, table.schema_arrow.names, path, "the schema")
+                for batch in table.iter_batches(PARQUET_ROWS, columns=[self.text_key]):
+                    for row in batch.to_pylist():
+                        yield self._record_text(row, path, "a row")
+            except (pyarrow.ArrowException, OSError) as error:
+                problem = f"is a damaged Parquet file ({' '.join(str(error).split())[:200]})"
+                raise InputError(path, problem, "write or fetch it again") from None
+
+    def _record_text(self, record: Any, path: str, where: str) -> bytes:
+        return record_text(record, self.text_key, path, where)
+
+
+def record_text(record: Any, text_key: str, path: str | Path, where: str) -> bytes:
+    """Return the text of a record, empty for null; raise InputError if it has none under `text_key`."""
+    if not isinstance(record, dict) or text_key not in record:
+        raise missing_key(text_key, list(record) if isinstance(record, dict) else [], path, where)
+    text = record[text_key]
+    if not isinstance(text, str | None):
+        raise InputError(path, f"{where} has {short_repr(text)} as {text_key}, which is not text", "set text_key")
+    return (text or "").encode("utf-8", "replace")
+
+
+def missing_key(text_key: str, keys: list[Any], path: str | Path, where: str) -> InputError:
+    """Return the error of a record or table without the key of the text; the remedy names the keys that it has."""
+    names = ", ".join(map(short_repr, keys[:12]))
+    remedy = f"set text_key to one of {names}" if keys else "write records with keys"
+    return InputError(path, f"{where} has no {text_key!r}", remedy)
+
+
+def check_file(path: str, text_key: str = "text") -> None:
+    """Raise InputError unless a file begins like the text that its name promises."""
+    name_format, compression = text_format(path)
+    with open_text(path) as file:
+        head = file.read(HEAD_BYTES)
+        if compression:
+            check_head(head, path, compression)
+            file.seek(0)
+            head = b""
+            for block in unpack(file, path):
+                head += block
+                if len(head) >= HEAD_BYTES:
+                    break
+        check_head(head[:HEAD_BYTES], path, name_format, text_key)
+
+
+# --- blocks of bytes
+
+
+def unpacked_blocks(path: str) -> Iterator[bytes]:
+    """Yield the bytes of a file in blocks, unpacked if its name ends in one of COMPRESSIONS."""
+    with open_text(path) as file:
+        if text_format(path)[1]:
+            yield from unpack(file, path)
+        else:
+            while block := file.read(CHUNK_BYTES):
+                yield block
+
+
+class DamagedFileError(InputError):
+    """A compressed file that is damaged or ends too early."""
+
+
+def unpack(file: BinaryIO, name: str) -> Iterator[bytes]:
+    """Yield the unpacked bytes of an open file, compressed as its `name` says, of one member or several.
+
+    Raises DamagedFileError if the file is damaged or ends too early.
+    """
+    compression = text_format(name)[1]
+    start, errors = decompressor(compression)
+    member = start()
+    try:
+        while block := file.read(PACKED_BYTES):
+            while block:
+                if member.eof:
+                    if not (block := block.lstrip(b"\0")):  # padding
+                        break
+                    member = start()
+                if data := member.decompress(block):
+                    yield data
+                block = member.unused_data if member.eof else b""
+        problem = "" if member.eof else "it ends too early"
+    except errors as error:
+        problem = str(error)
+    if problem:
+        raise DamagedFileError(name, f"is a damaged {compression} file ({problem})", "write or fetch it again")
+
+
+def decompressor(compression: str) -> tuple[Callable[[], Any], type[Exception]]:
+    """Return a function that starts to decompress a member of a file, and the error that it raises."""
+    match compression:
+        case ".gz":
+            return lambda: zlib.decompressobj(wbits=31), zlib.error
+        case ".xz":
+            return lzma.LZMADecompressor, lzma.LZMAError
+        case ".zst":
+            import zstandard
+
+            return lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError
+        case unknown:
+            raise ValueError(unknown)
+
+
+def without_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield blocks without a byte-order mark at their start."""
+    blocks = iter(blocks)
+    first = b""
+    while len(first) < len(BYTE_ORDER_MARK) and (block := next(blocks, b"")):
+        first += block
+    yield first.removeprefix(BYTE_ORDER_MARK)
+    yield from blocks
+
+
+def end_document(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield blocks, and a delimiter after the last one if the text does not end with one."""
+    block = last = b""
+    for block in blocks:
+        yield block
+        last = (last + block).rstrip()[-len(DELIMITER) :]
+    if last and last != DELIMITER:
+        yield (b"" if block.endswith(b"\n") else b"\n") + DELIMITER + b"\n"
+
+
+def as_document(text: bytes) -> bytes:
+    r"""Return a text as one document of a corpus.
+
+    >>> as_document(b"one"), as_document(b"two\n")
+    (b'one\n<|endoftext|>\n', b'two\n<|endoftext|>\n')
+    """
+    return text + (b"" if text.endswith(b"\n") else b"\n") + DELIMITER + b"\n"
+
+
+def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield lines without their ends."""
+    parts: list[bytes] = []
+    for block in blocks:
+        first, *lines = block.split(b"\n")
+        parts.append(first)
+        for line in lines:
+            yield b"".join(parts)
+            parts = [line]
+    if any(parts):
+        yield b"".join(parts)
+
+
+def split_paragraphs(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the texts between blank lines."""
+    lines: list[bytes] = []
+    for line in split_lines(blocks):
+        if line.strip():
+            lines.append(line)
+        elif lines:
+            yield b"\n".join(lines)
+            lines = []
+    if lines:
+        yield b"\n".join(lines)
+
+
+def decoded_lines(path: str) -> Iterator[str]:
+    """Yield the lines of a file as text, with their ends; raise InputError for a line that is not UTF-8."""
+    for number, line in enumerate(split_lines(without_mark(unpacked_blocks(path))), 1):
+        try:
+            yield line.decode() + "\n"
+        except UnicodeDecodeError:
+            raise InputError(path, f"line {number} is not UTF-8", "convert the file to UTF-8") from None
