@@ -92,7 +92,7 @@ def test_card_names_the_corpus_and_its_addresses(exported):
     split = SplitInfo(bytes=1_500_000, documents=4321, sha256="0" * 64)
     corpus = CorpusInfo(
         corpus="tiny",
-        source="url",
+        source="files",
         settings={"train": [{"url": "https://example.org/a.txt"}], "valid": {"url": "hf://datasets/a/b@main/c.txt"}},
         splits=CorpusSplits(train=split, valid=split),
         versions={},

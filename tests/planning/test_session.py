@@ -39,14 +39,14 @@ def test_started_study_is_found_by_its_folder_and_without_a_name():
 
 
 def test_results_are_read_where_the_texts_and_packages_are_missing():
-    files = {"source": "url", "files": ["file:mine.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 512}}
+    files = {"source": "files", "files": ["mine.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 512}}
     docs = CORPORA["docs"] | {"packages": ["numpy"]}
     Path("mine.txt").write_text("a text")
     write_study(load_plan(STUDY | {"corpora": {"stories": files, "docs": docs}}, "a study"), PATHS)
     Path("mine.txt").unlink()
     PATHS.study_file.write_text(PATHS.study_file.read_text().replace("numpy", "not_installed"))
     assert set(read_study(PATHS.root)[0].study.corpora) == {"stories", "docs"}
-    with pytest.raises(InputError, match=r"mine\.txt"):
+    with pytest.raises(InputError, match="not_installed"):
         read_plan(PATHS.study_file)
 
 
@@ -56,7 +56,7 @@ def test_resolved_study_has_the_same_plan(name, monkeypatch):
     start_session(plan, 2, [])
     resolved, paths = read_study(f"results/{plan.study.study}")
     assert resolved.runs == plan.runs
-    assert resolved.study.model_dump(mode="json") == plan.study.model_dump(mode="json")
+    assert resolved.study_settings() == plan.study_settings()
     assert paths.study_file.is_file()
 
 

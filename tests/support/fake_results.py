@@ -88,7 +88,7 @@ def write_corpus_info(folder: Path, corpus: str, settings: dict[str, Any]) -> No
     """Write corpora/CORPUS/corpus.json with made-up sizes."""
     CorpusInfo(
         corpus=corpus,
-        source=settings.get("source", "url"),
+        source=settings.get("source", "files"),
         settings=settings,
         splits=CorpusSplits(
             train=SplitInfo(bytes=12_345_678, documents=29_700, sha256=f"{corpus}-train"),

@@ -245,7 +245,7 @@ def test_a_failed_study_says_so_and_how_to_report_what_is_there(tmp_path, monkey
     # Texts of one's own are named from where snakemake ran.
     monkeypatch.chdir(tmp_path)
     session = find_study(tmp_path / "results" / "smoke")
-    assert session.plan.study == load_plan(study, "failing").study
+    assert session.plan.study_settings() == load_plan(study, "failing").study_settings()
     assert session.is_running is False
     (failed,) = StudyFiles(session).snapshot(time.time()).failed_jobs
     assert failed.log == "make_corpus/docs.log"

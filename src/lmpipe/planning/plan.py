@@ -215,7 +215,8 @@ class Plan:
         """Return the whole study, with the numbers of shards: results can then be read without the texts."""
         settings = self.study.model_dump(mode="json", exclude_none=True)
         for name, corpus in self.study.corpora.items():
-            settings["corpora"][name]["shards"] = corpus.num_shards
+            if isinstance(corpus, FilesCorpus):
+                settings["corpora"][name]["shards"] = corpus.num_shards
         return settings
 
 

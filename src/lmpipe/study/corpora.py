@@ -56,7 +56,7 @@ class CorpusSettings(Settings):
     stands_for: Literal["TinyStories", "OpenWebText"] | None = None
     """Text of the write-up that the corpus is compared with."""
     shards: PositiveInt | None = None
-    """Jobs that count and encode the training text, the same bytes for any number; 1 unless it is large."""
+    """Jobs that count and encode the training text, to the same bytes; 1 by default, or for large files more."""
 
     @property
     def num_shards(self) -> int:
