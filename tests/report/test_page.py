@@ -9,10 +9,11 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from lmpipe.analysis.finding import Findings
+from lmpipe.analysis.finding import Findings, MarkedText
 from lmpipe.analysis.results import Results
 from lmpipe.planning.plan import load_plan
 from lmpipe.report.appendix import timeline
+from lmpipe.report.cards import MAX_SAMPLE_LINES, SAMPLE_LINE_CHARACTERS, cut_sample
 from lmpipe.report.figure_views import inline_svg
 from lmpipe.report.page import data_uri
 from lmpipe.report.plots.figures import draw
@@ -237,3 +238,18 @@ def test_ids_of_inlined_plots_are_unique():
     assert 'id="p-1-a"' in inlined
     assert 'href="#p-1-a" clip-path="url(#p-1-b)"' in inlined
     assert "<style" not in inlined
+
+
+@pytest.mark.parametrize("text", ["word " * 500, "line\n" * 500, "\n" * 500, "long " * 40 + "\nline" * 20])
+def test_a_shown_sample_is_cut_to_the_height_of_a_card(text):
+    middle = len(text) // 50
+    sample = MarkedText("model", [(text[:middle], "repeated"), (text[middle:], "")])
+    shown = "".join(piece for piece, _ in cut_sample(sample).spans)
+    assert shown.endswith(" …") and text.startswith(shown.removesuffix(" …"))
+    lines = shown.removesuffix(" …").split("\n")
+    assert sum(max(1, -(-len(line) // SAMPLE_LINE_CHARACTERS)) for line in lines) <= MAX_SAMPLE_LINES
+
+
+def test_a_short_sample_is_shown_whole():
+    sample = MarkedText("model", [("Once upon a time\n", ""), ("there was", "repeated")])
+    assert cut_sample(sample) == sample

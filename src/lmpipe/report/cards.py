@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lmpipe.analysis.finding import Figure, Finding, MarkedText, Metric, Text
+from lmpipe.analysis.finding import Figure, Finding, Mark, MarkedText, Metric, Text
 from lmpipe.io.formatting import format_seconds
 from lmpipe.planning.lineage import Job, Lineage
 from lmpipe.report.figure_views import FigureView, figure_view
@@ -28,7 +28,7 @@ CARDS = {
 }
 DERIVATION, SAMPLES_PER_MODEL = "Derivation", 2
 # An open sample is cut here; the whole text is folded away.
-MAX_SAMPLE_CHARACTERS = 420
+MAX_SAMPLE_LINES, SAMPLE_LINE_CHARACTERS = 12, 36
 # Figure of the front page, by problem and name.
 HERO = ("main_experiment", "hero")
 
@@ -133,13 +133,17 @@ def visible_samples(texts: Sequence[MarkedText]) -> list[MarkedText]:
 
 
 def cut_sample(text: MarkedText) -> MarkedText:
-    """Return the first characters of a sample, with an ellipsis if there are more."""
-    spans, room = [], MAX_SAMPLE_CHARACTERS
+    """Return the first lines of a sample as they are about set in a card, with an ellipsis if there are more."""
+    spans: list[tuple[str, Mark]] = []
+    lines, column = 1, 0
     for piece, mark in text.spans:
-        if len(piece) > room:
-            return MarkedText(text.caption, [*spans, (piece[:room].rstrip() + " …", mark)])
+        for index, character in enumerate(piece):
+            if character == "\n" or column == SAMPLE_LINE_CHARACTERS:
+                lines, column = lines + 1, 0
+            if lines > MAX_SAMPLE_LINES:
+                return MarkedText(text.caption, [*spans, (piece[:index].rstrip() + " …", mark)])
+            column += character != "\n"
         spans.append((piece, mark))
-        room -= len(piece)
     return text
 
 
