@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
-from lmpipe.analysis.run_states import StudyFiles
+from lmpipe.analysis.run_states import RunState, StudyFiles
 from lmpipe.analysis.runs import Run
 from lmpipe.io.files import atomic_write
 from lmpipe.planning.session import StudySession
-from lmpipe.study.experiments import PlannedRun
 from lmpipe.study.paths import StudyPaths
 from lmpipe.study.settings import ModelConfig, ModelSettings, TrainingSettings
 from lmpipe.training.run_documents import RunConfig, RunSummary, TokenizerReference
@@ -73,10 +72,12 @@ def run_row(run: Run) -> dict[str, Any]:
     return names | settings | {f"used_{key}" if key in settings else key: figures[key] for key in figures}
 
 
-def planned_row(run: PlannedRun, vocab_size: int, state: str) -> dict[str, Any]:
+def planned_row(state: RunState, vocab_size: int) -> dict[str, Any]:
     """Return the row of a run without results; its best_of rate is not known yet."""
+    run = state.run
     names = {"experiment": run.experiment, "run": run.name, "seed": run.seed, "corpus": run.corpus}
-    names |= {"tokenizer": run.tokenizer, "path": run.folder, "status": state, "vocab_size": vocab_size}
+    names |= {"tokenizer": run.tokenizer, "vocab_size": vocab_size, "path": run.folder}
+    names |= {"status": state.state, "reason": state.remark or None}
     training = run.training.model_dump() | ({"max_lr": None} if run.best_of else {})
     return names | run.model.model_dump() | training_cells(training)
 
@@ -105,7 +106,7 @@ def study_table(study: StudySession) -> "pd.DataFrame":
     rows = []
     for state in StudyFiles(study).snapshot(time.time()).runs:
         _, vocab_size = study.plan.tokenizers[state.run.tokenizer]
-        rows.append(run_row(state.result) if state.result else planned_row(state.run, vocab_size, state.state))
+        rows.append(run_row(state.result) if state.result else planned_row(state, vocab_size))
     return make_table(rows)
 
 
