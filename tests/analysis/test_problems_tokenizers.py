@@ -178,13 +178,6 @@ def test_missing_results_come_with_a_remedy(folder):
     assert "snakemake" in find(SIMPLE, folder).reason
 
 
-def test_a_text_with_too_few_pairs_is_reported(compared):
-    short = CORPORA | {"stories": CORPORA["stories"] | {"tokenizer": {"vocab_size": 5000}}}
-    enough, too_few = (render(SIMPLE, find(SIMPLE, compared, corpora)) for corpora in (CORPORA, short))
-    assert "5,000" in too_few["caveat"]
-    assert "330" not in enough["caveat"]
-
-
 def test_every_odd_kind_has_words(folder):
     kinds = [kind for kind in get_args(TokenKind) if kind not in tokenizer_training.WORDS]
     with edited(folder) as compared:

@@ -34,7 +34,7 @@ def test_tokens_decode_to_the_same_bytes(how, tmp_path, monkeypatch):
     data = CORRUPTIONS["text"][how](tiny_text(50, seed=1).encode())
     Path(TEXT).write_bytes(data)
     main(["count-pretokens", "--text", TEXT, "--output", "counts.npz"])
-    if how != "only delimiters":
+    if how not in ("only delimiters", "one byte", "only white space"):  # of too few pairs
         main(["train-bpe", "--counts", "counts.npz", "--corpus", "x", "--vocab-size", "280", "--output", "bpe"])
     tokenizer = Tokenizer.from_folder("bpe") if Path("bpe").exists() else tiny_tokenizer()
     tokenizer.save("again")

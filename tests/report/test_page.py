@@ -154,6 +154,12 @@ def test_ablations_have_one_forest_plot(html):
     assert chapter.count('download="ablations-effects.csv"') == 1
 
 
+def test_appendix_has_documents_and_bytes_of_each_split(reported, html):
+    start = html.index('id="texts"')
+    table = html[start : html.index("</table>", start)]
+    assert "validation documents" in table and table.count("<tr>") >= 2
+
+
 def test_appendix_has_the_log_environment_settings_and_derivations_once(reported, html):
     assert html.count('id="appendix"') == 1
     start = html.index('id="appendix"')

@@ -113,14 +113,21 @@ def test_train_tokenizer_depends_on_the_text_alone(tmp_path, monkeypatch):
 
 def test_training_json_reports_the_cost_of_each_stage(tmp_path):
     paths = make_counts(tmp_path, f"one two {END_OF_TEXT} three" * 10, 2)
-    training = train_tokenizer(paths, tmp_path / "tokenizer", "mine", "texts", 5000)
+    training = train_tokenizer(paths, tmp_path / "tokenizer", "mine", "texts", 267)
     assert TokenizerTraining.read(tmp_path / "tokenizer" / "training.json") == training
     assert (training.tokenizer, training.corpus) == ("mine", "texts")
-    assert training.vocab_size == 257 + training.merges < 5000
+    assert training.vocab_size == 257 + training.merges == 267
     shards = [PretokenShard.read(path.with_suffix(".json")) for path in paths]
     assert training.stages.count.wall_seconds == sum(shard.wall_seconds for shard in shards)
     assert training.wall_seconds == sum(cost.wall_seconds for _, cost in training.stages)
     assert training.sha256 == Tokenizer.from_folder(tmp_path / "tokenizer").sha256
+
+
+def test_a_vocabulary_that_the_text_is_too_small_for_is_refused_with_the_largest(tmp_path):
+    paths = make_counts(tmp_path, f"one two {END_OF_TEXT} three" * 10, 1)
+    with pytest.raises(InputError, match="use vocab_size: 267"):
+        train_tokenizer(paths, tmp_path / "tokenizer", "mine", "texts", 268)
+    assert not (tmp_path / "tokenizer").exists()
 
 
 def test_a_corpus_without_text_is_refused(tmp_path):

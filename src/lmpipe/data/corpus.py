@@ -60,9 +60,9 @@ def describe(info: CorpusInfo) -> str:
     """Return sizes and omissions of a corpus in one line."""
     parts = [f"{split} {size.documents:,} documents, {size.bytes:,} bytes" for split, size in info.splits]
     parts[-1] += f" ({info.splits.valid_share:.2%} of all)"
-    parts += [f"{info.files:,} files"] if info.files else []
-    parts += [f"{info.equal_files:,} more equal one of these and were left out"] if info.equal_files else []
-    parts += [f"{info.blank_records:,} blank records were left out"] if info.blank_records else []
+    parts += [f"files read: {info.files:,}"] if info.files else []
+    parts += [f"equal files left out: {info.equal_files:,}"] if info.equal_files else []
+    parts += [f"blank records left out: {info.blank_records:,}"] if info.blank_records else []
     return f"{info.corpus}: {'; '.join(parts)}"
 
 

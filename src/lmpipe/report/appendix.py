@@ -16,6 +16,7 @@ from lmpipe.report.cards import Page, is_derivation, make_card
 from lmpipe.report.figure_views import FigureView
 from lmpipe.report.prose import Prose
 from lmpipe.report.table_cells import footnotes, format_table, value_cell
+from lmpipe.study.labels import corpus_label
 from lmpipe.study.paths import StudyPaths
 
 RUNS = "experiment_log"
@@ -37,6 +38,7 @@ def make_appendix(page: Page, results: Results, helpers: Sequence[str]) -> dict[
         "is_paired": RUNS in page.problems and page.problems[RUNS].facts.get("is_paired", False),
         "helpers": [make_card(page, [name]) for name in helpers],
         "times": times_view(page),
+        "texts": format_table(texts_table(results)),
         "references": references,
         "footnotes": footnotes([value_cell(row) for _, row in references]),
         "derivations": derivations,
@@ -74,6 +76,23 @@ def times_view(page: Page) -> FigureView | None:
     return page.figure(
         Prose(TIMES_TEMPLATE, Finding("answered", facts=facts), page.shared), Figure("jobs", Gantt(spans))
     )
+
+
+def texts_table(results: Results) -> Table:
+    """Return documents and bytes of each split, and what was left out, for each corpus."""
+    columns = ["corpus", "documents", "size", "validation documents", "validation size", "share", "overlap"]
+    columns += ["files", "equal files left out", "blank records left out"]
+    rows = []
+    for name, info in results.corpora.items():
+        yardsticks = results.yardsticks(name)
+        sizes = [cell for _, split in info.splits for cell in (split.documents, format_bytes(split.bytes))]
+        shares = [info.splits.valid_share, yardsticks.sentence_overlap if yardsticks else 0.0]
+        counts = [info.files, info.equal_files, info.blank_records]
+        rows.append([corpus_label(results.study, name), *sizes, *(f"{share:.1%}" for share in shares), *counts])
+    caption = (
+        "Splits of each corpus. The overlap is the share of the validation bytes in sentences of the training text."
+    )
+    return Table(caption, columns, rows)
 
 
 def environment_facts(results: Results) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def train_tokenizer(
     """Train a tokenizer from the counted shards of a corpus and save it in a folder, with its training.json.
 
     `counts_paths` are the .npz files of `count_shard`, each with its .json beside it. Raises InputError for damaged
-    counts, an empty corpus or a vocab_size that is too small.
+    counts, an empty corpus, or a vocab_size that is too small, or too large for the text.
     """
     counts_paths = [Path(path) for path in counts_paths]
     special_tokens = (END_OF_TEXT,)
@@ -97,6 +97,9 @@ def train_tokenizer(
     if not counts:
         raise InputError(corpus, "has no text to train on", "give the corpus documents")
     vocab, merges = merge_pretokens(counts, vocab_size, special_tokens)
+    if len(vocab) < vocab_size:  # models are planned with vocab_size ids
+        problem = f"has pairs to merge for {len(vocab):,} ids only, but vocab_size is {vocab_size:,}"
+        raise InputError(corpus or "the text", problem, f"use vocab_size: {len(vocab)}, or give more text")
     merge = cost_since(started)
     started = time.perf_counter()
     tokenizer = Vocabulary(vocab, merges, list(special_tokens))

@@ -62,7 +62,6 @@ def analyze_training(results: Results, role: str, evaluation: TokenizerEvaluatio
     facts = {
         "corpus": corpus,
         "full_text": text,
-        "requested_vocab_size": results.study.corpora[corpus].tokenizer.vocab_size,
         "slowest_stage": STAGES[max(seconds, key=seconds.get)],
     }
     return Finding(
