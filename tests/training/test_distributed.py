@@ -17,12 +17,12 @@ from torch import distributed as torch_distributed
 from lmpipe.errors import InputError
 from lmpipe.training import distributed
 from lmpipe.training.distributed import (
-    STOP_SIGNALS,
     check_world_size,
     choose_world_size,
     forward_signal,
     join_process_group,
 )
+from lmpipe.training.interruption import STOP_SIGNALS
 from lmpipe.training.run import LAUNCHED, train
 from tests.support.forked import ForkedProcess, write_to
 from tests.support.tiny_study import make_tiny_study, tiny_run

@@ -257,9 +257,23 @@ def test_resume_under_another_setup_is_logged(study, monkeypatch, capfd):
     run = tiny_run(total_tokens=64 * 4)
     stop_at(monkeypatch, 3, stop)
     with pytest.raises(StoppedError):
-        train(run, study, study / "run", checkpoint_seconds=0, threads=1)
-    train(run, study, study / "run", threads=2)
-    assert re.search(r"resuming with .*threads=2.*started with .*threads=1", capfd.readouterr().err)
+        train(run, study, study / "run", checkpoint_seconds=0)
+    monkeypatch.setattr(loop, "device_name", lambda device: "another processor")
+    train(run, study, study / "run")
+    assert re.search(r"resuming with .*another processor.*but the run started with", capfd.readouterr().err)
+
+
+def test_resume_keeps_the_threads_of_the_first_start(study, monkeypatch):
+    """The last digits depend on them."""
+    run = tiny_run(total_tokens=64 * 4, model={"d_model": 256, "d_ff": 512, "num_layers": 1})
+    other = make_tiny_study(Path("results/other"))
+    train(run, other, other / "run", threads=2)
+    stop_at(monkeypatch, 3, stop)
+    with pytest.raises(StoppedError):
+        train(run, study, study / "run", checkpoint_seconds=0, threads=2)
+    train(run, study, study / "run", threads=1)
+    assert summary_of(study / "run")["threads"] == torch.get_num_threads() == 2
+    assert_same_result(study / "run", other / "run")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -17,8 +17,10 @@ from benchmarks.byte_check import differences
 from benchmarks.endurance.slurm_sweep import PROFILE, through_slurm
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.resource_requests import train_request
+from lmpipe.training.interruption import JOB_START
 from tests.support.cli_cases import STUDY, make_by_hand
-from tests.support.tiny_study import tiny_text
+from tests.support.tiny_study import make_tiny_study, tiny_run, tiny_text
+from tests.support.training_runs import assert_same_result, program, summary_of, train_uninterrupted
 from tests.support.work import planned_jobs
 from tests.support.workflow import call_snakemake
 
@@ -168,3 +170,28 @@ def test_cancelled_training_job_on_a_gpu_is_resubmitted(finished):
     assert "SLURM status is: 'CANCELLED'" in log
     again = job_number(log.split("Trying to restart job")[1], "train")
     assert "TresPerNode=gres:gpu:1" in slurm.output_of("scontrol", "show", "job", again)
+
+
+def test_training_job_that_meets_its_limit_is_queued_again(cluster, tmp_path, monkeypatch):
+    """With the same number, so that Snakemake sees no failure; the run ends in the same bytes."""
+    monkeypatch.chdir(tmp_path)
+    run, study = tiny_run(total_tokens=64 * 30), make_tiny_study(tmp_path / "study")
+    expected, script = train_uninterrupted(run), tmp_path / "job.sh"
+    command = shlex.join(program(run, study, study / "run", time_limit=1))
+    first = f'[ "$SLURM_RESTART_COUNT" ] || export {JOB_START}=$(($(date +%s) - 59))'
+    script.write_text(f"#!/bin/sh\n{first}\n{command}\n")
+    limits = ["--requeue", "--time=10", "--mem=1000", f"--output={tmp_path}/job.log"]
+    number = slurm.output_of("sbatch", "--parsable", *limits, str(script))
+    while (state := job_field(number, "JobState")) in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"):
+        if job_field(number, "Reason") == "BeginTime":  # SLURM waits for half a minute otherwise
+            slurm.succeeds("scontrol", "update", f"JobId={number}", "StartTime=now")
+        time.sleep(0.2)
+    assert (state, job_field(number, "Restarts")) == ("COMPLETED", "1"), (tmp_path / "job.log").read_text()
+    assert summary_of(study / "run")["num_resumes"] == 1
+    assert_same_result(study / "run", expected)
+
+
+def job_field(number, name):
+    """Return a field of a job."""
+    shown = slurm.output_of("scontrol", "--oneliner", "show", "job", number)
+    return re.search(rf"\b{name}=(\S*)", shown).group(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from lmpipe.errors import InputError
 from lmpipe.io.files import lock_until_exit
 from lmpipe.planning.rule_inputs import CLUSTER_THREADS, RuleInputs, name_pattern
-from lmpipe.planning.session import start_session
+from lmpipe.planning.session import mark_job_start, start_session
 from lmpipe.planning.snakemake_checks import check_execution, load_config, notices, requested_gpus
 from lmpipe.planning.stages import stage_digest
 from lmpipe.planning.workflow_log import announce, attach
@@ -50,6 +50,7 @@ if workflow.is_main_process:
         print(notice, file=sys.stderr)
 
 
+mark_job_start(workflow.remote_exec)
 # The lmpipe beside this snakemake, even if its environment is not activated.
 shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
 

@@ -29,7 +29,8 @@ rule train:
         code=stage_digest("train"),
     shell:
         "lmpipe train {params.results} {wildcards.experiment}/{wildcards.run}/seed{wildcards.seed}"
-        " --threads {threads} --gpus {params.gpus} --runs-per-gpu {resources.runs_per_gpu} 2> {log:q}"
+        " --threads {threads} --gpus {params.gpus} --runs-per-gpu {resources.runs_per_gpu}"
+        " --time-limit {resources.runtime} 2> {log:q}"
 
 
 rule select_best:

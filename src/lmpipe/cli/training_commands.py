@@ -86,6 +86,12 @@ def sgd_toy(args: Args) -> "JobResult":
         default=30.0,
         help="time between checkpoints (default 30; 0: every step)",
     ),
+    argument(
+        "--time-limit",
+        type=non_negative_seconds,
+        metavar="MINUTES",
+        help="length of the cluster's job that Snakemake submitted; before its end, the run is saved and queued again",
+    ),
     examples="lmpipe train results/laptop learning_rate/grid_max_lr=0.014/seed0\n"
     "lmpipe train results/laptop learning_rate/grid_max_lr=0.014/seed0 --threads 4",
 )
@@ -104,7 +110,7 @@ def train(args: Args) -> "JobResult":
     plan, paths = read_study(args.results)
     run = find("run", args.run_id, {run.id: run for run in plan.runs})
     folder, best = paths.run(run.experiment, run.name, run.seed), paths.best(run.best_of) if run.best_of else None
-    names = ("threads", "device", "processes", "gpus", "runs_per_gpu", "checkpoint_seconds")
+    names = ("threads", "device", "processes", "gpus", "runs_per_gpu", "checkpoint_seconds", "time_limit")
     options = {name: getattr(args, name) for name in names}
     is_new = train(run, paths.root, folder, **options)
     config, summary = RunConfig.read(folder / CONFIG), RunSummary.read(folder / SUMMARY)

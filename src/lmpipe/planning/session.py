@@ -1,11 +1,13 @@
 """Files that a call of the workflow writes before its first job: study.yaml, which the jobs read, and session.json."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import yaml
 
 from lmpipe.errors import InputError
@@ -55,6 +57,12 @@ def start_session(plan: Plan, cores: int | None, arguments: Sequence[str]) -> No
         session.write(paths.session)
     except (InputError, OSError) as error:
         log(f"lmpipe status will not show this call: {error}")
+
+
+def mark_job_start(is_cluster_job: bool) -> None:
+    """In a cluster's job, let commands know when it started, in seconds since 1970 (lmpipe.training.interruption)."""
+    if is_cluster_job:
+        os.environ.setdefault("LMPIPE_JOB_START", str(psutil.Process().create_time()))
 
 
 def write_study(plan: Plan, paths: StudyPaths) -> None:

@@ -24,6 +24,7 @@ NON_NUMERIC = {
     "study.paths",
     "study.schema",
     "study.text_files",
+    "training.interruption",
     "training.progress",
 }
 TRACKED_PACKAGES = {"torch", "numpy", "regex", "numba", "pydantic", "matplotlib", "jinja2"}

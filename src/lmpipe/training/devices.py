@@ -168,13 +168,18 @@ def check_openmp(threads: int) -> None:
         raise InputError("OMP_DYNAMIC", f"lets OpenMP use fewer than the run's {threads} threads", "unset it")
 
 
+def set_threads(threads: int) -> None:
+    """Compute with a number of threads, on which last digits depend; raise InputError if there may not be as many."""
+    check_openmp(threads)
+    torch.set_num_threads(threads)
+
+
 def set_deterministic(threads: int, device: torch.device) -> None:
     """Fix the number of threads and the choice of algorithms, so that a run repeats to the byte.
 
     Raises InputError if the environment restricts the threads.
     """
-    check_openmp(threads)
-    torch.set_num_threads(threads)
+    set_threads(threads)
     if device.type == "cpu":
         configure_malloc()
     # CPU algorithms are deterministic anyway, and the call below loads torch's compiler: two seconds.

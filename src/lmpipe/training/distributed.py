@@ -26,11 +26,11 @@ from torch import Tensor
 
 from lmpipe.errors import InputError
 from lmpipe.io.progress import log
+from lmpipe.training.interruption import STOP_SIGNALS
 
 COLLECTIVE_TIMEOUT = timedelta(days=1)  # the others wait for rank 0 while it evaluates and writes
 SHUTDOWN_SECONDS = 5  # from the failure of one process to the end of all
 PARENT_POLL_SECONDS = 1.0
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class ProcessGroup:

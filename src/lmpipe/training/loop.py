@@ -13,7 +13,7 @@ from lmpipe.model.accounting import forward_flops
 from lmpipe.model.functional import load_kernels
 from lmpipe.model.transformer import TransformerLM, init_stds
 from lmpipe.training.compile import compile_step, should_compile
-from lmpipe.training.devices import device_name, free_memory_bytes, is_deterministic
+from lmpipe.training.devices import device_name, free_memory_bytes, is_deterministic, set_threads
 from lmpipe.training.distributed import ProcessGroup
 from lmpipe.training.optimizer import cosine_lr
 from lmpipe.training.run import RunInputs
@@ -94,24 +94,26 @@ class TrainLoop:
         self.compile_seconds = 0.0
 
     def choose_execution(self, recorded: Execution | None, cache: Path) -> Execution:
-        """Choose whether the step is compiled, and its micro-batch size, as `recorded` if the run is resumed.
+        """Choose if the step is compiled, its micro-batch size and threads, as `recorded` if the run is resumed.
 
         Rank 0 chooses for all processes. `cache` keeps compiled code. Returns the present execution.
         """
         training, group = self.inputs.training, self.group
-        choice = torch.zeros(2, dtype=torch.int64, device=self.device)
+        choice = torch.tensor([0, 0, self.threads], device=self.device)
         if self.device.type == "cuda":
             group.broadcast([choice])  # NCCL allocates its buffers before the search for what fits into the rest
             self.step.warm_up()
         if recorded is not None:
-            choice[0], choice[1] = recorded.compile, recorded.micro_batch_size
+            for index, value in enumerate((recorded.compile, recorded.micro_batch_size, recorded.threads)):
+                choice[index] = value
         elif group.is_main:
             # A backward pass costs as much as two forward passes.
             flops = 3 * forward_flops(self.inputs.model) * training.batch_size * self.inputs.steps
             choice[0] = should_compile(training.compile, flops, self.device)
             choice[1] = find_micro_batch_size(self.step, -(-training.batch_size // group.world_size))
         group.broadcast([choice])
-        is_compiled, self.step.micro_batch_size = bool(choice[0]), int(choice[1])
+        is_compiled, self.step.micro_batch_size, self.threads = choice.tolist()
+        set_threads(self.threads)
         # Before the first step, so that no step's time includes it.
         started = time.perf_counter()
         load_kernels(self.device)
@@ -120,7 +122,7 @@ class TrainLoop:
             is_compiled = compile_step(self.step, rows.stop - rows.start, cache)
         self.compile_seconds = time.perf_counter() - started
         name, is_exact = device_name(self.device), is_deterministic(self.device)
-        return Execution(name, self.threads, group.world_size, is_compiled, self.step.micro_batch_size, is_exact)
+        return Execution(name, self.threads, group.world_size, bool(is_compiled), self.step.micro_batch_size, is_exact)
 
     def broadcast_state(self, step: int) -> int:
         """Give all processes the weights, moments and losses of rank 0 after `step`, and return that step."""

@@ -28,6 +28,7 @@ from lmpipe.study.experiments import BestOf, PlannedRun
 from lmpipe.study.paths import CONFIG, METRICS, SUMMARY, WEIGHTS, StudyPaths
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.tokenizer.vocabulary import Vocabulary
+from lmpipe.training.interruption import job_end
 from lmpipe.training.progress import LOCK_MESSAGE, PROGRESS
 from lmpipe.training.run_documents import (
     BestRun,
@@ -290,20 +291,21 @@ def train(
     gpus: int = 1,
     runs_per_gpu: int = 1,
     checkpoint_seconds: float = 30.0,
+    time_limit: float | None = None,
 ) -> bool:
     """Train a run, unless the store has it, and copy its files to the folder `output`.
 
     `results` is the study's folder; `threads` are those of each process. With `processes` above 1, or `gpus` above 1 on
     a machine with GPUs, the program re-executes itself under torchrun and exits: this call does not return. Otherwise
     returns whether the run was trained now. Raises InputError for wrong settings and files, and SystemExit after a
-    signal, with everything saved.
+    signal, or before the end of a cluster's job of `time_limit` minutes, with everything saved.
     """
     inputs = load_run(run, Path(results), Path(output))
     stored = StoredRun.of(results, inputs.fingerprint())
     if LAUNCHED in os.environ:
         from lmpipe.training.trainer import train_launched
 
-        return train_launched(inputs, stored, Path(output), device, threads, checkpoint_seconds)
+        return train_launched(inputs, stored, Path(output), device, threads, checkpoint_seconds, job_end(time_limit))
     if max(processes, gpus) > 1 and not stored.is_finished:
         from lmpipe.training.devices import acquire_devices, find_device
         from lmpipe.training.distributed import choose_world_size, relaunch
@@ -324,6 +326,6 @@ def train(
             gc.enable()
             with acquire_device(device, runs_per_gpu) as acquired, translate_oom(inputs.model, inputs.training):
                 set_deterministic(threads, acquired)
-                Trainer(inputs, stored, acquired, threads, checkpoint_seconds).run()
+                Trainer(inputs, stored, acquired, threads, checkpoint_seconds, job_end=job_end(time_limit)).run()
         stored.publish(output, inputs.config)
     return is_new

@@ -1,14 +1,11 @@
 """Deterministic, resumable training of one run; divergence is recorded as a result."""
 
-import contextlib
 import hashlib
 import math
 import os
-import signal
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
 import numpy as np
@@ -22,8 +19,9 @@ from lmpipe.provenance.environment import environment
 from lmpipe.study.paths import METRICS, WEIGHTS
 from lmpipe.training.checkpoint import load_checkpoint, restore_tensors, save_checkpoint, save_weights, training_tensors
 from lmpipe.training.devices import allocated_memory_bytes, local_device, peak_memory_bytes, set_deterministic
-from lmpipe.training.distributed import STOP_SIGNALS, ProcessGroup, check_world_size, join_process_group
+from lmpipe.training.distributed import ProcessGroup, check_world_size, join_process_group
 from lmpipe.training.evaluation import Evaluation, eval_batch_tokens, evaluate, mean_loss, window_batches
+from lmpipe.training.interruption import StopGuard, TrainingInterrupted, requeue_job
 from lmpipe.training.loop import Execution, TrainLoop
 from lmpipe.training.progress import METRICS_TENSOR, ProgressWriter
 from lmpipe.training.run import RunInputs, StoredRun
@@ -45,6 +43,7 @@ def train_launched(
     device_name: str | None,
     threads: int,
     checkpoint_seconds: float,
+    job_end: float,
 ) -> bool:
     """Take part in a run as one of torchrun's processes; returns whether the run was trained now.
 
@@ -63,7 +62,7 @@ def train_launched(
             is_new = bool(group.broadcast_number(not stored.is_finished, device))
             if is_new:
                 with translate_oom(inputs.model, inputs.training):
-                    Trainer(inputs, stored, device, threads, checkpoint_seconds, group).run()
+                    Trainer(inputs, stored, device, threads, checkpoint_seconds, group, job_end).run()
             stored.publish(output, inputs.config)
     return is_new
 
@@ -118,7 +117,9 @@ class Trainer:
         threads: int,
         checkpoint_seconds: float,
         group: ProcessGroup | None = None,
+        job_end: float = math.inf,
     ):
+        self.job_end = job_end
         self.inputs, self.stored, self.device = inputs, stored, device
         self.training, self.checkpoint_seconds = inputs.training, checkpoint_seconds
         self.memory_before_bytes = allocated_memory_bytes(device)
@@ -134,17 +135,20 @@ class Trainer:
     def run(self) -> None:
         """Train from the start or the newest checkpoint to the end, and write the results into the store.
 
-        After SIGTERM or SIGINT, save a checkpoint and raise SystemExit.
+        After SIGTERM or SIGINT, and before the end of a cluster's job, save a checkpoint and raise SystemExit.
         """
         self.resume()
-        with SignalGuard() as guard:
+        with StopGuard(self.job_end) as guard:
             try:
                 self.train_steps(guard)
                 final = self.evaluate_whole_split(guard)
             except TrainingInterrupted as interrupted:
-                path = self.save()
-                log(f"interrupted after step {self.state.step}; saved {path}")
-                raise SystemExit(128 + interrupted.args[0]) from None
+                (code,), path = interrupted.args, self.save()
+                is_queued = code == os.EX_TEMPFAIL and requeue_job()
+                reason = ", as the job's time is over" if code == os.EX_TEMPFAIL else ""
+                then = "; the job is queued again" if is_queued else ""
+                log(f"interrupted after step {self.state.step}{reason}; saved {path}{then}")
+                raise SystemExit(code) from None
         self.finish(final)
 
     def resume(self) -> None:
@@ -162,6 +166,8 @@ class Trainer:
             if self.state.divergence is not None:
                 self.loop.monitor.diverged.fill_(1)
             log(f"resuming from step {self.state.step} of {self.inputs.steps}")
+            if recorded.threads != self.loop.threads:
+                log(f"with the {recorded.threads} threads that it started with, not with {self.loop.threads}")
             self.state.num_resumes += 1
         execution = self.loop.choose_execution(recorded, self.stored.compiled)
         if recorded not in (None, execution):
@@ -170,7 +176,7 @@ class Trainer:
         self.state.compile_seconds += self.loop.compile_seconds
         self.loop.broadcast_state(self.state.step)
 
-    def train_steps(self, guard: "SignalGuard") -> None:
+    def train_steps(self, guard: StopGuard) -> None:
         """Run the remaining steps, with evaluations and checkpoints, until the end, divergence or a signal."""
         steps, state = self.inputs.steps, self.state
         if self.rows == [HEADER]:
@@ -178,12 +184,13 @@ class Trainer:
         last_save, save_seconds, step_seconds = time.monotonic(), 0.0, math.inf
         with progress("training", (steps - state.step) * self.inputs.tokens_per_step, "tokens") as bar:
             while True:
-                is_training = state.step < steps and state.divergence is None and guard.signal_number is None
+                is_training = state.step < steps and state.divergence is None and guard.exit_code is None
                 count = self.loop.steps_per_sync(step_seconds) if is_training else 0
                 if not (count := self.loop.group.broadcast_number(count, self.device)):
                     break
                 self.progress_file.write(state)
                 step_seconds = self.train_chunk(count, bar)
+                guard.mark_progress()
                 elapsed = time.monotonic() - last_save
                 is_cheap = save_seconds <= MAX_SAVE_FRACTION * elapsed or not self.checkpoint_seconds
                 if is_cheap and elapsed >= self.checkpoint_seconds:
@@ -252,7 +259,7 @@ class Trainer:
         tensors[METRICS_TENSOR] = torch.from_numpy(np.frombuffer("".join(self.rows).encode(), np.uint8).copy())
         return save_checkpoint(self.stored.checkpoints, self.stored.fingerprint, state.step, tensors, asdict(state))
 
-    def evaluate_whole_split(self, guard: "SignalGuard") -> Evaluation:
+    def evaluate_whole_split(self, guard: StopGuard) -> Evaluation:
         """Evaluate the final model on the whole validation split."""
         tokens = self.inputs.valid.tokens
         with progress("validating", len(tokens) - 1, "tokens") as bar:
@@ -340,31 +347,3 @@ def metric_cell(value: float | None) -> str:
 def perplexity(loss: float) -> float:
     """Return exp(loss), infinite if that overflows."""
     return math.exp(loss) if loss < 700 else math.inf
-
-
-class TrainingInterrupted(Exception):  # noqa: N818 (a request, not an error)
-    """The process has received a signal, whose number is the argument, to stop."""
-
-
-class SignalGuard(contextlib.AbstractContextManager):
-    """Defers SIGTERM (a cluster's notice of preemption) and SIGINT until `check`, between two steps."""
-
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
-
-    def __enter__(self) -> "SignalGuard":
-        self.previous = {number: signal.signal(number, self.receive) for number in STOP_SIGNALS}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal."""
-        self.signal_number = number
-
-    def check(self) -> None:
-        """Raise TrainingInterrupted if a signal has been received."""
-        if self.signal_number is not None:
-            raise TrainingInterrupted(self.signal_number)
