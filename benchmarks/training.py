@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from lmpipe.cli.main import SPINNING
 from lmpipe.model.accounting import forward_flops
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
@@ -181,6 +182,7 @@ class Contestant:
         command += ["--seconds", str(args.seconds), "--contestant", name, setting]
         command += ["--threads", str(args.threads)] if args.threads else []
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": f"{cache}/{name}-{setting}"}
+        environment |= SPINNING if name == "lmpipe" else {}  # as the command sets it
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, **pipes, text=True, env=environment)
         self.facts: dict[str, Any] = {}
@@ -239,6 +241,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant (default 7)")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a turn (default 1.5)")
     parser.add_argument("--only", nargs="*", default=[], help="contestants such as lmpipe-eager (default all)")
+    parser.add_argument("--busy-cores", type=int, default=0, help="cores that other programs keep busy (default 0)")
     parser.add_argument("--cache", help="folder that keeps compiled code for the next call (default none)")
     parser.add_argument("--contestant", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -257,6 +260,11 @@ def main() -> None:
                 everyone[-1].wait_until_ready()
         for contestant in everyone:
             contestant.wait_until_ready()
+        for core in range(args.busy_cores):
+            busy = stack.enter_context(
+                subprocess.Popen(["taskset", "-c", str(core), "sh", "-c", "while :; do :; done"])
+            )
+            stack.callback(busy.kill)
         for contestant in everyone * args.rounds:
             contestant.take_turn()
     *contestants, ceiling = everyone

@@ -28,6 +28,12 @@ def test_layout(command):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_container_recipe_is_clean():
+    command = [Path(sys.executable).parent / "hadolint", ROOT / "docs/Dockerfile"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def test_packages_keep_their_import_contracts():
     command = [Path(sys.executable).parent / "lint-imports", "--no-cache"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

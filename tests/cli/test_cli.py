@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lmpipe import __version__
-from lmpipe.cli.main import main, make_parser, parse
+from lmpipe.cli.main import SPINNING, limit_spinning, main, make_parser, parse
 from lmpipe.planning.stages import STAGES
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from lmpipe.training.run_documents import RunSummary
@@ -125,3 +126,16 @@ def test_tokens_are_shown_with_the_pieces_of_the_text(whole_study, monkeypatch, 
     joined = b"".join(piece if isinstance(piece, bytes) else piece.encode() for piece in pieces)
     assert joined.decode() == text
     Path("tokenize.txt").unlink()
+
+
+@pytest.mark.parametrize("policy", [None, "active"])
+def test_waiting_threads_sleep_soon_unless_the_user_decides(monkeypatch, policy):
+    """Otherwise two threads and a busy core train many times slower."""
+    for name in ("OMP_WAIT_POLICY", *SPINNING):
+        monkeypatch.delenv(name, raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    limit_spinning()
+    assert {name for name in SPINNING if name in os.environ} == (set() if policy else set(SPINNING))
+    for name in SPINNING:
+        monkeypatch.delenv(name, raising=False)

@@ -8,7 +8,7 @@ import pytest
 from lmpipe.cli.main import main
 from lmpipe.errors import InputError
 from lmpipe.planning.plan import read_plan
-from lmpipe.planning.workflow_call import PACKAGE, copy_shipped, find_profile
+from lmpipe.planning.workflow_call import PACKAGE, check_cache, copy_shipped, find_profile
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,3 +83,14 @@ def test_missing_study_is_named(capsys):
             main(["run", *words])
         assert caught.value.code == 1
         assert capsys.readouterr().err.startswith(f"lmpipe run: {where}: ")
+
+
+def test_read_only_home_is_refused_with_the_variable_that_helps(tmp_path, monkeypatch):
+    """Also for root, whom permissions do not stop."""
+    main(["init"])
+    monkeypatch.setenv("HOME", "/proc/home")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(InputError, match="XDG_CACHE_HOME"):
+        check_cache()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    check_cache()

@@ -1,5 +1,8 @@
 import itertools
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -133,3 +136,12 @@ def test_drawing_is_saved_with_its_numbers(tmp_path):
     drawing.save(tmp_path / "lengths.svg")
     assert (tmp_path / "lengths.svg").read_text(encoding="utf-8") == drawing.svg
     assert (tmp_path / "lengths.csv").read_text(encoding="utf-8") == drawing.csv
+
+
+def test_fonts_are_cached_beside_the_kernels(tmp_path):
+    """In a new process, because matplotlib reads the variable when it is imported."""
+    program = "import lmpipe.report.plots.style, matplotlib; print(matplotlib.get_cachedir())"
+    environment = {name: value for name, value in os.environ.items() if name not in ("MPLCONFIGDIR", "LMPIPE_CACHE")}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "HOME": "/proc/home"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(tmp_path / "lmpipe/matplotlib")

@@ -35,7 +35,7 @@ def study_of(files):
     """Return a study of two files, with a sweep of one rate and a run at the best one."""
     tuned = STUDY["experiments"]["tuned"] | {"runs": {"no_position": {"position_embedding": "none"}}}
     sweep = {"corpus": "tiny", "sweep": {"max_lr": [0.01]}}
-    corpora = {"tiny": STUDY["corpora"]["tiny"] | {"files": files}}
+    corpora = {"tiny": STUDY["corpora"]["tiny"] | {"files": files, "shards": 2}}
     return STUDY | {"corpora": corpora, "experiments": {"sweep": sweep, "tuned": tuned}}
 
 

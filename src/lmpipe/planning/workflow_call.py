@@ -85,6 +85,7 @@ def run_workflow(
     the study file or the profile cannot be read, and SystemExit if a job fails.
     """
     read_study_file(study_file)
+    check_cache()
     folder = find_profile(profile)
     if cores is None and "executor" not in read_profile(folder):
         cores = os.cpu_count() or 1
@@ -93,6 +94,18 @@ def run_workflow(
     arguments += ["--dry-run"] if is_dry_run else []
     # The study file is last: Snakemake takes every word after --configfile as one more.
     call_snakemake(targets, [*arguments, *options, "--configfile", study_file])
+
+
+def check_cache() -> None:
+    """Raise InputError if Snakemake cannot write its cache, on which it ends with a traceback (9.27)."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "snakemake")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_writable = os.access(folder, os.W_OK)
+    except OSError:
+        is_writable = False
+    if not is_writable:
+        raise InputError(folder, "cannot be written, and Snakemake needs it", "set XDG_CACHE_HOME to another folder")
 
 
 def call_snakemake(targets: Sequence[str], arguments: Sequence[str]) -> None:

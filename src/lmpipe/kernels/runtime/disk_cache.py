@@ -42,7 +42,7 @@ def log_uncached(reason: str) -> None:
     """Log, once in a process, that compiled kernels are not kept for other processes."""
     if not _notices:
         notice = f"lmpipe: the kernels are compiled for this process alone ({reason})"
-        log(f"{notice}; set LMPIPE_CACHE to a folder that can be written")
+        log(f"{notice}; set XDG_CACHE_HOME or LMPIPE_CACHE to a folder that can be written")
         _notices.append(notice)
 
 
@@ -65,15 +65,15 @@ def file_lock(path: Path) -> Iterator[None]:
         yield
 
 
-def cache_folder() -> Path:
-    """Return the folder of compiled kernels: LMPIPE_CACHE, XDG_CACHE_HOME/lmpipe, ~/.cache/lmpipe or a temporary one.
+def cache_folder(name: str = "kernels") -> Path:
+    """Return a folder of the cache: in LMPIPE_CACHE, XDG_CACHE_HOME/lmpipe, ~/.cache/lmpipe or a temporary one.
 
     Code is loaded from there, so it must belong to this user, and no one else may write to it.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     root = Path(os.environ.get("LMPIPE_CACHE") or Path(home) / "lmpipe")
     temporary = Path(tempfile.gettempdir()) / f"lmpipe-{os.getuid()}"
-    for folder in (root / "kernels", temporary / "kernels"):
+    for folder in (root / name, temporary / name):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if is_private(folder):
