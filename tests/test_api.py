@@ -64,12 +64,14 @@ def test_runs_of_a_study_under_way_have_settings_and_a_state(results, tmp_path):
 
 def test_a_run_is_found_by_its_path_in_the_table(study, run):
     assert study.run(study.runs["path"][0]).folder == run.folder
+    assert study.run(run.folder).folder == run.folder
     assert study.run(Path("runs") / RUN_ID).summary == lmpipe.Run(str(run.folder)).summary == run.summary
 
 
 def test_metrics_and_findings_are_those_of_the_files(study, run, results):
     table = pd.read_csv(run.folder / "metrics.csv")
-    pd.testing.assert_frame_equal(run.metrics, table.astype(float))
+    pd.testing.assert_frame_equal(run.metrics, table)
+    assert run.metrics["step"].iloc[-1] == run.summary.steps
     assert study.findings["learning_rate"].status in ("answered", "partial", "missing")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lmpipe.analysis.finding import Finding, Findings
 from lmpipe.analysis.run_table import study_table
 from lmpipe.analysis.runs import Run as RunResult
+from lmpipe.errors import InputError
 from lmpipe.generation.inference import CompiledLM, read_run, read_tokenizer
 from lmpipe.generation.sampling import check_sampling, detokenize, generate
 from lmpipe.io.validation import require_type
@@ -60,13 +61,15 @@ class Study:
         return study_table(self.session)
 
     def run(self, path: str | os.PathLike[str]) -> "Run":
-        """Return a run by its `path` in `runs`, or without `runs/`, as in `main_experiment/stories/seed0`.
+        """Return a run by its `path` in `runs`, also with the study's folder, or as in `main_experiment/stories/seed0`.
 
         Raises InputError, with the nearest names, if the study has no such run, and if the run has no results.
         """
         require_type("run", path, (str, os.PathLike), "the path of a run, such as EXPERIMENT/RUN/seed0")
+        path, root = Path(path), self.paths.root
+        name = path.relative_to(root) if path.is_relative_to(root) else path
         runs = {run.id: run for run in self.session.plan.runs}
-        return Run(self.paths.root / find("run", Path(path).as_posix().removeprefix("runs/"), runs).folder)
+        return Run(root / find("run", name.as_posix().removeprefix("runs/"), runs).folder)
 
     @property
     def findings(self) -> dict[str, Finding]:
@@ -101,7 +104,7 @@ class Run:
     @cached_property
     def metrics(self) -> "pd.DataFrame":
         """Learning curve: a row a step with step, tokens, wall_seconds and losses; NaN where nothing was measured."""
-        return self._result.metrics()
+        return self._result.metrics().astype({"step": int, "tokens": int})
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -136,12 +139,15 @@ class Run:
         """Evaluate the model on a text, or on the file at a Path, as training evaluates the validation split.
 
         Windows of context_length tokens follow each other without overlap. The first token of the text is not
-        predicted. Raises InputError for a text of fewer than two tokens.
+        predicted. Raises InputError for a text of fewer than two tokens, and for a file that cannot be read.
         """
         from lmpipe.training.evaluation import evaluate
 
         require_type("text", text, (str, Path), "a str, or a Path to read from")
         ids = encode_path(text, self.tokenizer) if isinstance(text, Path) else self.tokenizer.encode_to_numpy(text)
+        if len(ids) < 2:
+            where = text if isinstance(text, Path) else "text"
+            raise InputError(where, f"has {len(ids)} tokens, of which the first is not predicted", "use a longer text")
         return evaluate(self._model, ids, self.tokenizer.byte_lengths, self.config.training.precision)
 
     def loss(self, text: str | Path) -> float:

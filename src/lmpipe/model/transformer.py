@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that every PyTorch reade
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from lmpipe.errors import InputError
 from lmpipe.io.validation import first_violation, require_type
 from lmpipe.model.architecture import derive_seed, has_rope, norm_placement, rope_cos_sin
 from lmpipe.model.functional import RMSNorm, SwiGLUFeedForwardFn, causal_attention, swiglu, use_cpu_kernels
@@ -195,7 +196,13 @@ class TransformerLM(nn.Module):
         return model
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        """Return the logits of the next token at each position; with RoPE, seq may not exceed context_length."""
+        """Return the logits of the next token at each position.
+
+        Raises InputError if seq exceeds context_length, the positions of RoPE.
+        """
+        if self.cos_sin is not None and token_ids.shape[1] > len(self.cos_sin):
+            problem = f"have {token_ids.shape[1]} positions, but context_length is {len(self.cos_sin)}"
+            raise InputError("token ids", problem, "pass fewer")
         return self.lm_head(self.forward_hidden(token_ids))
 
     def forward_hidden(self, token_ids: Tensor) -> Tensor:

@@ -120,9 +120,6 @@ def logits_of(model: TransformerLM, ids: Sequence[int] | Sequence[Sequence[int]]
     if ids.min() < 0 or ids.max() >= config.vocab_size:
         problem = f"are from {ids.min()} to {ids.max()}, but the model has {config.vocab_size} token ids"
         raise InputError("ids", problem, "encode the text with the tokenizer of the run")
-    if ids.shape[-1] > config.context_length:
-        problem = f"have {ids.shape[-1]} positions, but the model's context_length is {config.context_length}"
-        raise InputError("ids", problem, "pass fewer")
     return model(ids[None])[0] if ids.dim() == 1 else model(ids)
 
 
