@@ -36,6 +36,8 @@ SHORT = tiny_run(total_tokens=64 * 12)
         (None, {JOB_START: "1000.5"}, math.inf),
         (2, {JOB_START: "1000.5"}, 1120.5),
         (60, {SLURM_END: "5000"}, 5000),
+        (None, {SLURM_END: "Unknown"}, math.inf),
+        (None, {SLURM_END: "0"}, math.inf),
         (60, {SLURM_END: "5000", JOB_START: "1000"}, 4600),
     ],
 )

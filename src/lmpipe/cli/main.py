@@ -16,10 +16,11 @@ from lmpipe.io.files import DISK_FULL_ERRNOS, STANDARD_OUTPUT
 from lmpipe.io.progress import log
 
 COMMAND_MODULES = (study_commands, tokenizer_commands, training_commands, report_commands)
-# How long threads that wait spin: iterations for GNU's OpenMP, milliseconds for LLVM's and Intel's. Their defaults are
-# milliseconds: with two threads and busy cores, the laptop study then trains up to 20 times slower, instead of
-# twice (python -m benchmarks.training --only lmpipe-eager --threads 2 --busy-cores 1). An idle machine is as fast.
-SPINNING = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "1"}
+# How long threads that wait spin: iterations for GNU's OpenMP, milliseconds for LLVM's and Intel's. By their defaults,
+# milliseconds, two threads train up to 20 times slower when other programs keep the cores busy. With one core busy they
+# now keep more than half of their idle speed, of which the short wait takes about 10 %
+# (python -m benchmarks.training --only lmpipe-eager --threads 2 --busy-cores 1).
+SPINNING = {"GOMP_SPINCOUNT": "1500", "KMP_BLOCKTIME": "1"}
 # Problem and remedy of the system's errors.
 SYSTEM_ERRORS = {
     errno.ENOENT: "does not exist; check the path",

@@ -111,7 +111,7 @@ def join_process_group(device: torch.device) -> Iterator[ProcessGroup]:
         # when torchrun notices that this one has.
         is_failure = not isinstance(error, SystemExit) or error.code
         if is_failure and backend == "nccl":
-            torch.distributed.distributed_c10d._abort_process_group()
+            torch.distributed.distributed_c10d._abort_process_group()  # torch 2.6 and later
         else:
             torch.distributed.destroy_process_group()
         raise

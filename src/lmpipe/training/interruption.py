@@ -27,7 +27,8 @@ def job_end(time_limit: float | None, variables: Mapping[str, str] = os.environ)
 
     `time_limit` are the minutes that a job of Snakemake's was granted; outside of one they do not count.
     """
-    ends = [float(variables[SLURM_END])] if SLURM_END in variables else []
+    end = variables.get(SLURM_END, "")
+    ends = [float(end)] if end.isdecimal() and int(end) else []
     if JOB_START in variables and time_limit:
         ends.append(float(variables[JOB_START]) + 60 * time_limit)
     return min(ends, default=math.inf)
