@@ -86,6 +86,7 @@ ARGUMENTS = {
     "collect-provenance": [RESULTS],
     "verify": [RESULTS],
     "status": [RESULTS],
+    "adopt": [RESULTS],
     "compare": [RESULTS, RESULTS],
     "log": [RESULTS, "--to", "tensorboard"],
     "prune": [RESULTS],

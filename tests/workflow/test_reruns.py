@@ -1,6 +1,9 @@
 """Exact reruns: what was really computed after a change, a kill or a second call, in clones that may be edited."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -91,6 +94,19 @@ def test_formula_of_the_model_reruns_training(clone):
     assert kinds(done.results).isdisjoint(BEFORE_TRAINING)
     assert {"samples", "experiments", "findings.json", "report.html"} <= kinds(done.results)
     assert read(path)["validation_loss"] != before["validation_loss"]
+
+
+def test_adopted_runs_are_not_trained_again(clone):
+    """A sum in another order has the same bits, but is other code."""
+    summaries = {path: path.read_bytes() for path in clone.results.glob("runs/*/*/*/summary.json")}
+    clone.edit("src/lmpipe/model/transformer.py", r"x = x \+ self.attn\((.*)\)\n", r"x = self.attn(\1) + x\n")
+    adopt = [sys.executable, "-m", "lmpipe.cli.main", "adopt", str(clone.results), "--steps", "3"]
+    environment = os.environ | {"PYTHONPATH": str(clone.folder / "src")}
+    done = subprocess.run(adopt, cwd=clone.folder, env=environment, capture_output=True, text=True)
+    assert f"{len(summaries)} runs adopted" in done.stdout, done.stderr
+    assert work(clone).trained == {}
+    assert {path: path.read_bytes() for path in summaries} == summaries
+    assert work(clone) == NOTHING
 
 
 def test_new_learning_rate_trains_one_run(clone):

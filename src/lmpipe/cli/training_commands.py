@@ -123,6 +123,28 @@ def train(args: Args) -> "JobResult":
     return JobResult(folder, [*inputs, *([best] if best else [])], settings, facts)
 
 
+@command(
+    argument("study", help="results folder or study file"),
+    argument("--steps", type=positive_int, default=50, help="first steps to train again (default 50)"),
+    DEVICE[1],
+    examples="lmpipe adopt results/laptop\nlmpipe adopt results/laptop --steps 200",
+)
+def adopt(args: Args) -> None:
+    """Keep the trained runs of a study after a change of code that does not change their results.
+
+    Of each configuration (all settings but the seed), one run is replayed: its first steps are trained again, its
+    recorded losses pass through the present schedule and rule of divergence, its weights are evaluated again, and a
+    sample of its text is encoded again. If all of that is the same to the byte, the runs are adopted, and snakemake
+    copies them instead of training them. adoptions.json in the results folder records old and new digests and the
+    steps. A change that shows in later steps alone is not found: replay more of them, or train again.
+    """
+    from lmpipe.planning.session import find_study
+    from lmpipe.training.adoption import adopt
+
+    study = find_study(args.study)
+    adopt(study.plan.runs, study.folder, args.steps, args.device)
+
+
 @command(RESULTS, EXPERIMENT, examples="lmpipe select-best results/laptop learning_rate")
 def select_best(args: Args) -> "JobResult":
     """Select the best finished run of an experiment."""

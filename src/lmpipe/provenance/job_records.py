@@ -26,7 +26,7 @@ from lmpipe.provenance.environment import Environment, environment, peak_memory_
 
 RECORD = "provenance.json"
 # Entries of a results folder that are not results: at its top, and by name anywhere.
-NON_RESULT_ENTRIES = ("store", "benchmarks", "study.yaml", "session.json", "tensorboard", "wandb")
+NON_RESULT_ENTRIES = ("store", "benchmarks", "study.yaml", "session.json", "tensorboard", "wandb", "adoptions.json")
 NON_RESULT_PATTERNS = ("*.tmp-*", ".snakemake_timestamp")
 
 

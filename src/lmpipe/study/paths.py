@@ -28,6 +28,7 @@ class StudyPaths:
         self.report = root / "report.html"  # the report
         self.figures = root / "figures"  # folder of the report's figures
         self.store = root / "store"  # the run store
+        self.adoptions = root / "adoptions.json"  # runs that changed code has adopted
         self.provenance = root / "provenance.json"  # records of all jobs
 
     def tracker(self, tracker: str) -> Path:

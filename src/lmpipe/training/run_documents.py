@@ -1,4 +1,4 @@
-"""Documents of a training run: config.json, summary.json, and best.json of a sweep. Loads no torch."""
+"""Documents of a training run: config.json, summary.json, best.json of a sweep, adoptions.json. Loads no torch."""
 
 import hashlib
 import json
@@ -211,3 +211,31 @@ class BestRun(Document):
     """Mean final loss over the seeds, in nats per token."""
     bits_per_byte: float
     """The same in bits per byte of text."""
+
+
+class AdoptedRun(Document):
+    """A run that changed code repeats to the byte, as far as it was replayed."""
+
+    run: str
+    """The run: EXPERIMENT/NAME/seedN."""
+    old_fingerprint: str
+    """Its fingerprint with the code that trained it."""
+    new_fingerprint: str
+    """Its fingerprint with the code that adopted it, under which the run store has it."""
+    old_code: dict[str, str]
+    """Digests of the modules, and versions of the packages, that changed: those that trained the run."""
+    new_code: dict[str, str]
+    """Those that adopted it."""
+    replayed_run: str
+    """Run of the same configuration that was replayed."""
+    replayed_steps: int
+    """Steps of it that were trained again."""
+    adopted_at: str
+    """Time in UTC (ISO 8601)."""
+
+
+class Adoptions(Document):
+    """adoptions.json: the runs of a study that changed code has adopted, in order."""
+
+    runs: tuple[AdoptedRun, ...]
+    """Adopted runs."""
