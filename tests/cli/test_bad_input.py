@@ -330,6 +330,7 @@ def test_unknown_name_comes_with_the_nearest_ones(arguments, near, capfd):
         ("generate", ["--run", RUN], "--run"),
         ("generate", ["--output", "x.txt"], "--output"),
         ("prompt", ["--prompts", TEXT], "--prompts"),
+        ("prompt", ["--prompt", "-x"], "--prompt=-x"),
         ("tokenize", ["--file", TEXT], "--file"),
         ("prompt", ["--temperature", "nan"], "--temperature"),
         ("prompt", ["--temperature", "-inf"], "--temperature"),

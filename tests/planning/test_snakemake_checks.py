@@ -15,6 +15,7 @@ from lmpipe.planning.snakemake_checks import (
     load_config,
     max_ready_jobs,
     missing_gpu_total_warning,
+    read_study_files,
     requested_gpus,
 )
 from lmpipe.planning.stages import records
@@ -41,6 +42,19 @@ def test_wrong_option_of_config_is_named():
         load_config(study | {"trainin": 3}, [path], {"trainin": 3})
     with pytest.raises(InputError, match=r"smoke.yaml: trainin"):
         load_config(study | {"trainin": 3}, [path], {})
+
+
+def test_file_after_the_first_study_file_is_explained(tmp_path):
+    study, target = str(ROOT / "config/smoke.yaml"), tmp_path / "tokenizer.json"
+    read_study_files([study, study])
+    target.write_text('{"a": 1}', encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_study_files([study, str(target)])
+    problem, explanation = str(caught.value).splitlines()
+    assert problem.startswith(f"{target}: ") and "--configfile" in explanation
+    with pytest.raises(InputError) as caught:
+        read_study_files([str(target)])
+    assert "--configfile" not in str(caught.value)
 
 
 def test_ready_jobs_include_each_shard():

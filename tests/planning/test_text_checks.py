@@ -1,6 +1,7 @@
 """Text files of a study are checked before its first job, and only once."""
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -117,3 +118,12 @@ def test_snakemake_refuses_what_is_no_text_when_it_starts():
     Path(TEXT).write_bytes(UTF16)
     with pytest.raises(InputError, match="UTF-16"):
         load_config(STUDY, ["tiny.yaml"], {})
+
+
+def test_text_of_the_future_is_refused_until_it_is_touched():
+    check()
+    os.utime(TEXT, (2e9 * 2, 2e9 * 2))
+    with pytest.raises(InputError, match="future") as caught:
+        check()
+    subprocess.run(caught.value.remedy, shell=True, check=True)
+    check()

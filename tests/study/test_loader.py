@@ -40,6 +40,11 @@ def refusal(tmp_path, monkeypatch, data):
         ("seeds: [2001-99-99]", "line 1, column 9 is not valid YAML: '2001-99-99' is not a valid timestamp"),
         ("seeds: " + "9" * 5000, "line 1, column 8 is not valid YAML: '9999"),
         ("seeds: !!int x", "line 1, column 8 is not valid YAML: 'x' is not a valid int"),
+        ("seeds: [1, 010]", "line 1: YAML reads 010 as 8"),
+        ("model:\n  d_ff: -0_17", "line 2: YAML reads -0_17 as -15"),
+        ("training: {eps: 1:30}", "line 1: YAML reads 1:30 as 90"),
+        ("training: {eps: 1:30.5}", "line 1: YAML reads 1:30.5 as 90.5"),
+        ("study: 2:15", "line 1: YAML reads 2:15 as 135"),
         ('study: !!python/object/apply:os.system ["touch x"]', "line 1, column 8 is not valid YAML"),
         ("study: !!python/name:os.system", "line 1, column 8 is not valid YAML"),
         ("__use_yte__: true", "__use_yte__ is not a known key"),
@@ -100,3 +105,10 @@ def test_default_study_is_checked_before_snakemake_reads_it(tmp_path):
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "config/config.yaml: line 3" in result.stderr
+
+
+def test_other_numbers_are_read_as_they_are_written():
+    text = "[0, -0, 0.5, 00.5, 1e-3, 1.0e-8, 0x10, 1_000, '010', \"1:30\", a1:30, 2024-01-01, 0.0, .5]"
+    values = parse_yaml(text)
+    assert values[:4] == [0, 0, 0.5, 0.5] and values[5:10] == [1e-8, 16, 1000, "010", "1:30"]
+    assert values == yaml.safe_load(text)

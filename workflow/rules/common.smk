@@ -8,17 +8,21 @@ from lmpipe.errors import InputError
 from lmpipe.io.files import lock_until_exit
 from lmpipe.planning.rule_inputs import CLUSTER_THREADS, RuleInputs, name_pattern
 from lmpipe.planning.session import mark_job_start, start_session
-from lmpipe.planning.snakemake_checks import check_execution, load_config, notices, requested_gpus
+from lmpipe.planning.snakemake_checks import (
+    check_execution,
+    load_config,
+    notices,
+    read_study_files,
+    requested_gpus,
+)
 from lmpipe.planning.stages import stage_digest
 from lmpipe.planning.workflow_log import announce, attach
-from lmpipe.study.loader import read_study_file
 
 DEFAULT_STUDY = str(workflow.source_path("../../config/config.yaml"))
 STUDY_FILES = list(map(os.path.relpath, workflow.configfiles or [DEFAULT_STUDY]))
 
 try:
-    for path in STUDY_FILES:
-        read_study_file(path)  # stricter than Snakemake's own reader
+    read_study_files(STUDY_FILES)  # stricter than Snakemake's own reader
 except InputError as error:
     sys.exit(str(error))
 

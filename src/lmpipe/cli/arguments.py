@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Callable
 from textwrap import fill
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 from lmpipe.io.progress import log
 
 MAX_INT_DIGITS = 40  # longer than any count
+MISSING_VALUE = re.compile("argument (?:-[a-z]/)?(--[a-z-]+): expected one argument")  # argparse's message
 Args = argparse.Namespace
 Run = Callable[[Args], Any]
 
@@ -25,6 +27,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Report the error, and the command that shows the help."""
+        if option := MISSING_VALUE.search(message):
+            message += f" (one that starts with - is written {option[1]}=-x)"
         fail(f"{self.prog}: {message}; see {self.prog} --help")
 
 

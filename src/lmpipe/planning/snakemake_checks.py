@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from snakemake.workflow import Workflow
 
 
+def read_study_files(paths: Sequence[str]) -> None:
+    """Raise InputError for the first study file that is none; of a later one, a second line says why it was read."""
+    for path in paths:
+        try:
+            read_study_file(path)
+        except InputError as error:
+            if path == paths[0]:
+                raise
+            line = f"{path} was read as one more study file, since --configfile takes every word after it: put it last."
+            raise InputError(f"{error}\n{line}") from None
+
+
 def load_config(config: dict[str, Any], study_files: Sequence[str], options: Mapping[str, Any]) -> Plan:
     """Return the plan of Snakemake's configuration: study files, changed by the options of --config.
 

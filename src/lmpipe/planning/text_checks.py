@@ -3,7 +3,10 @@
 import contextlib
 import hashlib
 import os
+import shlex
+import time
 from collections import Counter
+from datetime import datetime
 from itertools import chain
 
 from lmpipe.data.sources.readers import check_file
@@ -67,6 +70,10 @@ class CheckedFiles:
         """Check a file unless it is known or empty; raise InputError if it is not what its name promises."""
         if not file.size:
             return
+        if file.mtime_ns > time.time_ns():
+            date = datetime.fromtimestamp(file.mtime_ns / 1e9).isoformat(" ", "minutes")
+            # Snakemake takes what is made of it for outdated.
+            raise InputError(file.path, f"is dated in the future ({date})", f"touch {shlex.quote(file.path)}")
         identity = "\0".join((CHECK_VERSION, os.path.abspath(file.path), str(file[1:]), text_key))
         key = hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=KEY_BYTES).digest()
         if key not in self.known:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ANNOUNCEMENT = "announcement"  # event of this project's own messages for users, beside those of Snakemake
 NOTHING_TO_DO = "Nothing to be done"
+# What the lines of failed jobs say already.
+REDUNDANT = ("Exiting because a job execution failed", "WorkflowError:\nAt least one job did not complete")
 MAX_LOG_LINES = 10  # of a failed job's log
 MAX_RUNNING_LABELS = 2
 
@@ -99,7 +101,8 @@ class LogHandler(LogHandlerBase):
                 self.fail(record.jobid, record.log)
             case event:
                 text = record.getMessage()
-                if event == ANNOUNCEMENT or record.levelno >= logging.WARNING or text.startswith(NOTHING_TO_DO):
+                is_warning = record.levelno >= logging.WARNING and not text.startswith(REDUNDANT)
+                if event == ANNOUNCEMENT or is_warning or text.startswith(NOTHING_TO_DO):
                     self.print(text)
         if not self.is_dry_run:
             self.draw()

@@ -1,5 +1,6 @@
 """Loader of study files: plain YAML of bounded size, checked before anything else reads the file."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ MAX_EXPANDED_BYTES = 1_000_000  # with every alias written out: a few lines can 
 MAX_DEPTH = 30
 TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels", "flatten it"
 MERGE_TAG = "tag:yaml.org,2002:merge"
+NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+AMBIGUOUS_NUMBER = re.compile("[-+]?0[0-9_]+|.*:.*")  # octal, or in base 60, by YAML 1.1 and no longer by YAML 1.2
 
 
 def read_study_file(path: str | Path) -> dict[str, Any]:
@@ -69,14 +72,18 @@ class StudyLoader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Return the value of a node."""
+        """Return the value of a node; raise InvalidValueError for a number that looks like another one."""
         try:
-            return super().construct_object(node, deep)
+            value = super().construct_object(node, deep)
         except yaml.YAMLError:
             raise
         except Exception:  # PyYAML raises half a dozen types for dates and numbers that it cannot read
             reason = f"{short_repr(node.value)} is not a valid {node.tag.rpartition(':')[2]}"
             raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark) from None
+        if node.tag in NUMBER_TAGS and AMBIGUOUS_NUMBER.fullmatch(node.value):
+            problem = f"line {node.start_mark.line + 1}: YAML reads {node.value} as {value}"
+            raise InvalidValueError(problem, f"write {value}, or put {node.value} in quotes if it is a text")
+        return value
 
 
 def check_node(node: yaml.Node, checked: dict[int, tuple[int, int]]) -> tuple[int, int]:
