@@ -106,8 +106,19 @@ def test_concatenating_only_empty_shards_is_refused(tmp_path):
     assert not (tmp_path / "joined.bin").exists()
 
 
-@pytest.mark.parametrize("specials", [[], [END_OF_TEXT, "<|end"], ["<|end|>"]])
-def test_sharding_needs_end_of_text_as_the_only_special_token(tmp_path, specials):
+@settings(max_examples=30)
+@given(st.lists(st.sampled_from([*PIECES, "<|user|>", "|>x", "<|user|"]), max_size=60))
+def test_shards_with_other_special_tokens_are_the_same_bytes(tmp_path_factory, pieces):
+    specials = [END_OF_TEXT, "<|user|>", "|>x", ">"]
+    tokenizer, folder = Tokenizer(TINY.vocab, TINY.merges, specials), tmp_path_factory.mktemp("specials")
+    text = "".join(pieces) + "end"
+    expected = encode_at_once(folder, text, tokenizer)
+    concat_shards(encode_in_shards(folder, tokenizer, 3), folder / "joined.bin", folder / "joined.json")
+    assert both(folder / "joined.bin") == expected
+
+
+@pytest.mark.parametrize("specials", [[], [END_OF_TEXT, "the <|end"], [END_OF_TEXT, END_OF_TEXT + "!"], ["<|end|>"]])
+def test_sharding_needs_end_of_text_and_no_token_that_overlaps_it(tmp_path, specials):
     vocab = dict(TINY.vocab)
     vocab |= {len(vocab) + rank: token.encode() for rank, token in enumerate(specials) if token != END_OF_TEXT}
     tokenizer = Tokenizer(vocab, TINY.merges, specials)

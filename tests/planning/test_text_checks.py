@@ -15,6 +15,7 @@ from lmpipe.planning.plan import load_plan
 from lmpipe.planning.snakemake_checks import load_config
 from lmpipe.planning.text_checks import check_texts
 from tests.support.cli_cases import STUDY, TEXT
+from tests.support.tiny_study import tiny_tokenizer
 
 UTF16 = "Not the text that it seems to be.\n".encode("utf-16")
 
@@ -104,6 +105,17 @@ def test_a_hundred_thousand_files_are_checked_in_seconds():
     started = time.process_time()
     check(files="many")
     assert time.process_time() - started < 0.5, "5 s for ten times as many"
+
+
+def test_an_existing_tokenizer_is_read_before_the_first_job():
+    tokenizer = tiny_tokenizer()
+    tokenizer.save("bpe")
+    for path in ("bpe", "bpe/tokenizer.json"):
+        check(tokenizer={"path": path, "vocab_size": tokenizer.vocab_size})
+    with pytest.raises(InputError, match=f"use vocab_size: {tokenizer.vocab_size}"):
+        check(tokenizer={"path": "bpe", "vocab_size": 300})
+    with pytest.raises(InputError, match="none"):
+        check(tokenizer={"path": "none", "vocab_size": 300})
 
 
 def test_estimate_refuses_what_is_no_text(capfd):

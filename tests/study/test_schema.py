@@ -22,6 +22,7 @@ from lmpipe.study.settings import ModelConfig, TrainingSettings
 
 ROOT = Path(__file__).parents[2]
 LAPTOP = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+END = "<|endoftext|>"
 MINE = {"source": "files", "files": ["a.txt"], "valid_fraction": 0.1, "tokenizer": {"vocab_size": 300}}
 
 # The laptop study with a sweep without named runs.
@@ -129,6 +130,17 @@ NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
         *(
             (("corpora", "mine"), MINE | {"files": [f"{path}"]}, "files.0 is .*, a path that .*; rename the file")
             for path in ("-x.txt", "{x}.txt", "<x>.txt", "a\0b", "\ud800", "")
+        ),
+        *(
+            (("corpora", "mine"), MINE | {"tokenizer": {"vocab_size": 300} | tokenizer}, problem)
+            for tokenizer, problem in (
+                ({"special_tokens": ["a", "a"]}, "special_tokens .*repeats a value"),
+                ({"special_tokens": [f"x{END}"]}, "special_tokens.0 is .* overlaps"),
+                ({"special_tokens": ["x <"]}, "special_tokens.0 is .* overlaps"),
+                ({"special_tokens": ["a\nb"]}, "special_tokens.0 is .* not printable"),
+                ({"special_tokens": ["<a>"], "path": "x"}, "tokenizer has both path and special_tokens"),
+                ({"special_tokens": ["<a>"], "vocab_size": 257}, "tokenizer has vocab_size = 257; use at least 258"),
+            )
         ),
         (("corpora", "mine"), MINE | {"valid": "a.txt"}, "corpora.mine has both valid and valid_fraction"),
         (("corpora", "mine"), MINE | {"valid_fraction": None}, "corpora.mine has no validation split"),

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from lmpipe.cli.main import main
 from lmpipe.errors import InputError
 from lmpipe.tokenizer import chunking, pretoken_counts, pretokenizer
 from lmpipe.tokenizer.bpe_training import merge_pretokens, train_bpe, train_tokenizer
@@ -128,6 +129,19 @@ def test_a_vocabulary_that_the_text_is_too_small_for_is_refused_with_the_largest
     with pytest.raises(InputError, match="use vocab_size: 267"):
         train_tokenizer(paths, tmp_path / "tokenizer", "mine", "texts", 268)
     assert not (tmp_path / "tokenizer").exists()
+
+
+def test_special_tokens_get_the_first_ids_and_are_part_of_no_other(tmp_path):
+    text = f"<|user|>aa aa{END_OF_TEXT}<|bot|>aa" * 20
+    (tmp_path / "text.txt").write_text(text)
+    options = ["--special-token=<|user|>", "--special-token=<|bot|>"]
+    main(["count-pretokens", "--text", str(tmp_path / "text.txt"), "--output", str(tmp_path / "0.npz"), *options])
+    folder = tmp_path / "tokenizer"
+    main(["train-bpe", "--counts", str(tmp_path / "0.npz"), "--vocab-size", "261", "--output", str(folder), *options])
+    tokenizer = Tokenizer.from_folder(folder)
+    assert tokenizer.special_tokens == [END_OF_TEXT, "<|user|>", "<|bot|>"]
+    assert [tokenizer.vocab[index] for index in (257, 258)] == [b"<|user|>", b"<|bot|>"]
+    assert tokenizer.merges == naive_bpe.train(text, 261, tokenizer.special_tokens)[1]
 
 
 def test_a_corpus_without_text_is_refused(tmp_path):

@@ -20,10 +20,11 @@ rule count_pretokens:
         runtime=inputs.count.runtime,
     params:
         shards=inputs.num_shards,
+        special_tokens=inputs.special_token_options,
         code=stage_digest("count_pretokens"),
     shell:
         "lmpipe count-pretokens --text {input:q} --shard {wildcards.shard} --shards {params.shards}"
-        " --output {output.counts:q} 2> {log:q}"
+        " {params.special_tokens:q} --output {output.counts:q} 2> {log:q}"
 
 
 rule train_bpe:
@@ -48,10 +49,45 @@ rule train_bpe:
     params:
         corpus=inputs.tokenizer_corpus,
         vocab_size=inputs.vocab_size,
+        special_tokens=inputs.special_token_options,
         folder=subpath(output.info, parent=True),
         code=stage_digest("train_bpe"),
     shell:
         "lmpipe train-bpe --counts {input.counts:q} --corpus {params.corpus:q} --vocab-size {params.vocab_size}"
+        " {params.special_tokens:q} --output {params.folder:q} 2> {log:q}"
+
+
+# A tokenizer that exists already is not trained.
+ruleorder: import_tokenizer > train_bpe
+
+
+rule import_tokenizer:
+    input:
+        inputs.existing_tokenizer,
+    output:
+        vocab="<results>/tokenizers/{tokenizer}/vocab.json",
+        merges="<results>/tokenizers/{tokenizer}/merges.txt",
+        export="<results>/tokenizers/{tokenizer}/tokenizer.json",
+        ranks="<results>/tokenizers/{tokenizer}/ranks.tiktoken",
+        info="<results>/tokenizers/{tokenizer}/training.json",
+        provenance="<results>/tokenizers/{tokenizer}/provenance.json",
+    log:
+        "<logs>/import_tokenizer/{tokenizer}.log",
+    benchmark:
+        "<benchmarks>/import_tokenizer/{tokenizer}.tsv"
+    wildcard_constraints:
+        tokenizer=name_pattern(PLAN.existing_tokenizers()),
+    priority: TEXT_PRIORITY
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        corpus=inputs.tokenizer_corpus,
+        vocab_size=inputs.vocab_size,
+        folder=subpath(output.info, parent=True),
+        code=stage_digest("import_tokenizer"),
+    shell:
+        "lmpipe import-tokenizer {input:q} --corpus {params.corpus:q} --vocab-size {params.vocab_size}"
         " --output {params.folder:q} 2> {log:q}"
 
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from lmpipe.provenance.job_records import JobResult
 
 TEXT = argument("--text", required=True, help="text file")
+SPECIAL_TOKENS = argument(
+    "--special-token", action="append", default=[], help="a special token beside <|endoftext|>; may be repeated"
+)
 TOKEN_FILE = argument("--output", required=True, help=".bin file; the .json file beside it describes it")
 
 
@@ -67,6 +70,7 @@ def make_corpus(args: Args) -> "JobResult":
 @command(
     TEXT,
     *SHARD,
+    SPECIAL_TOKENS,
     argument("--output", required=True, help=".npz file; times are written to the .json file beside it"),
     examples="lmpipe count-pretokens --text stories.txt --output counts.npz",
 )
@@ -75,7 +79,8 @@ def count_pretokens(args: Args) -> "JobResult":
     from lmpipe.provenance.job_records import JobResult
     from lmpipe.tokenizer.pretoken_counts import count_shard
 
-    count_shard(args.text, args.shard, args.shards, args.output, Path(args.output).with_suffix(".json"))
+    info_path = Path(args.output).with_suffix(".json")
+    count_shard(args.text, args.shard, args.shards, args.output, info_path, args.special_token)
     return JobResult(Path(args.output), [args.text])
 
 
@@ -83,6 +88,7 @@ def count_pretokens(args: Args) -> "JobResult":
     argument("--counts", nargs="+", required=True, help=".npz files of count-pretokens, one for each shard"),
     argument("--corpus", default="", help="name of the corpus, for the record"),
     argument("--vocab-size", type=positive_int, required=True, help="bytes, special tokens and merges"),
+    SPECIAL_TOKENS,
     argument("--output", required=True, help="folder of the tokenizer, which gives it its name"),
     examples="lmpipe train-bpe --counts counts.npz --vocab-size 4096 --output tokenizers/stories",
 )
@@ -91,8 +97,25 @@ def train_bpe(args: Args) -> "JobResult":
     from lmpipe.provenance.job_records import JobResult
     from lmpipe.tokenizer.bpe_training import train_tokenizer
 
-    train_tokenizer(args.counts, args.output, folder_name(args.output), args.corpus, args.vocab_size)
+    name = folder_name(args.output)
+    train_tokenizer(args.counts, args.output, name, args.corpus, args.vocab_size, args.special_token)
     return JobResult(Path(args.output), [*args.counts, *(Path(counts).with_suffix(".json") for counts in args.counts)])
+
+
+@command(
+    argument("files", nargs="+", help="tokenizer.json, or vocab.json and merges.txt"),
+    argument("--corpus", default="", help="name of the corpus, for the record"),
+    argument("--vocab-size", type=positive_int, required=True, help="number of its ids"),
+    argument("--output", required=True, help="folder of the tokenizer, which gives it its name"),
+    examples="lmpipe import-tokenizer gpt2/tokenizer.json --vocab-size 50257 --output tokenizers/gpt2",
+)
+def import_tokenizer(args: Args) -> "JobResult":
+    """Import an existing byte-level BPE tokenizer with GPT-2's pattern."""
+    from lmpipe.provenance.job_records import JobResult
+    from lmpipe.tokenizer.existing import import_tokenizer
+
+    import_tokenizer(args.files, args.output, folder_name(args.output), args.corpus, args.vocab_size)
+    return JobResult(Path(args.output), args.files)
 
 
 @command(

@@ -12,6 +12,7 @@ from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, check_no_overwrite
 from lmpipe.io.progress import progress
 from lmpipe.io.validation import short_repr
+from lmpipe.study.corpora import hides_end_of_text
 from lmpipe.tokenizer.parallel_encoding import encode_blocks
 from lmpipe.tokenizer.pretoken_counts import shard_range
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
@@ -35,9 +36,11 @@ def encode_file(
     for shards if the tokenizer could merge across the end of a document.
     """
     check_no_overwrite([text_path], [bin_path, json_path])
-    if num_shards > 1 and tokenizer.special_tokens != [END_OF_TEXT]:  # a cut after a document could change the ids
-        names = ", ".join(map(short_repr, tokenizer.special_tokens)) or "none"
-        problem = f"need a tokenizer whose only special token is {END_OF_TEXT}, but this one has {names}"
+    others = [token for token in tokenizer.special_tokens if token != END_OF_TEXT]
+    # A cut after a document could change the ids.
+    if num_shards > 1 and (len(others) == len(tokenizer.special_tokens) or any(map(hides_end_of_text, others))):
+        names = ", ".join(map(short_repr, others)) or "none"
+        problem = f"need a tokenizer with {END_OF_TEXT} and no token that overlaps it, but this one has {names}"
         raise InputError("--shards", problem, "encode the text at once")
     start, stop = shard_range(text_path, shard, num_shards)
     digest = hashlib.sha256()

@@ -84,6 +84,9 @@ class Plan:
             raise first_violation(error, None).below(key) from None
         own_size = corpora[corpus].tokenizer.vocab_size
         vocab_size = changes.get("vocab_size") or own_size
+        if vocab_size != own_size and corpora[corpus].tokenizer.path:
+            problem = f"{key}.vocab_size is {vocab_size}, but the tokenizer of {corpus} is an existing one"
+            raise InvalidValueError(problem, "remove it, or name a corpus whose tokenizer is trained")
         tokenizer = corpus if vocab_size == own_size else f"{corpus}-vocab_size={vocab_size}"
         self.tokenizers[tokenizer] = corpus, vocab_size
         return PlannedRun(
@@ -126,6 +129,17 @@ class Plan:
         budgets = {run.training.total_tokens for run in self.runs if run.corpus == corpus}
         budgets = {budget for budget in budgets if budget >= default / MAX_SHORTENING} or {default}
         return sorted({min(budget, MAX_NGRAM_TOKENS) for budget in budgets})
+
+    def existing_tokenizers(self) -> dict[str, str]:
+        """Return the path of each tokenizer that exists already, in place of a trained one."""
+        corpora = self.study.corpora
+        paths = {name: corpora[corpus].tokenizer.path for name, (corpus, _) in self.tokenizers.items()}
+        return {name: path for name, path in paths.items() if path}
+
+    def trained_tokenizers(self) -> list[str]:
+        """Return the tokenizers that are trained."""
+        existing = self.existing_tokenizers()
+        return [name for name in self.tokenizers if name not in existing]
 
     def sharded_tokenizers(self) -> list[str]:
         """Return the tokenizers whose training text is encoded in shards."""

@@ -111,6 +111,17 @@ class RuleInputs:
         """Return the vocabulary size of a tokenizer."""
         return self._tokenizer(wildcards)[1]
 
+    def special_token_options(self, wildcards: "Wildcards") -> list[str]:
+        """Return the special tokens of a corpus, or of a tokenizer's corpus, as options."""
+        corpus = wildcards.corpus if hasattr(wildcards, "corpus") else self.tokenizer_corpus(wildcards)
+        return [f"--special-token={token}" for token in self._corpus(corpus).tokenizer.special_tokens]
+
+    def existing_tokenizer(self, wildcards: "Wildcards") -> list[str]:
+        """Return the files of a tokenizer that exists already."""
+        from lmpipe.tokenizer.existing import tokenizer_files
+
+        return strings(or_exit(tokenizer_files, self._corpus(self.tokenizer_corpus(wildcards)).tokenizer.path))
+
     def pretoken_counts(self, wildcards: "Wildcards") -> list[str]:
         """Return the pre-token counts of a tokenizer's corpus, by shard."""
         corpus = self.tokenizer_corpus(wildcards)

@@ -46,7 +46,7 @@ class Stage:
 
 
 def _pretokens(plan: "Plan", paths: StudyPaths) -> list[Path]:
-    corpora = plan.study.corpora.items()
+    corpora = [(name, corpus) for name, corpus in plan.study.corpora.items() if not corpus.tokenizer.path]
     return [paths.pretokens(name, shard) for name, corpus in corpora for shard in range(corpus.num_shards)]
 
 
@@ -72,7 +72,14 @@ STAGES = (
         "train_bpe",
         "tokenizers",
         ("tokenizer.bpe_training",),
-        lambda plan, paths: map(paths.tokenizer, plan.tokenizers),
+        lambda plan, paths: map(paths.tokenizer, plan.trained_tokenizers()),
+        fills_folder=True,
+    ),
+    Stage(
+        "import_tokenizer",
+        "tokenizers",
+        ("tokenizer.existing",),
+        lambda plan, paths: map(paths.tokenizer, plan.existing_tokenizers()),
         fills_folder=True,
     ),
     Stage("encode_corpus", "tokens", ("data.encode",), _encoded_files),

@@ -22,11 +22,18 @@ CHECK_VERSION = "1"  # a new one has all files opened again
 
 
 def check_texts(plan: Plan, source: str) -> None:
-    """Raise InputError for the first text file of a study that is missing, named twice or not text.
+    """Raise InputError for the first file of a study that is missing, named twice, no text or no tokenizer.
 
     `source` names the study file.
     """
     corpora = {name: corpus for name, corpus in plan.study.corpora.items() if isinstance(corpus, FilesCorpus)}
+    for name, path in plan.existing_tokenizers().items():
+        from lmpipe.tokenizer.existing import check_vocab_size, read_tokenizer, tokenizer_files  # loads NumPy
+
+        try:
+            check_vocab_size(read_tokenizer(tokenizer_files(path)), path, plan.tokenizers[name][1])
+        except InputError as error:
+            raise InputError(source, f"corpora.{name}.tokenizer: {error.where} {error.problem}", error.remedy) from None
     with CheckedFiles() as checked:
         for name, corpus in corpora.items():
             try:

@@ -10,12 +10,22 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from lmpipe.io.validation import InvalidValueError, short_repr
-from lmpipe.study.fields import Fraction, Label, PositiveInt, Seed, Settings, VocabSize, validate_unique
-from lmpipe.study.text_files import SourceFile, TextFile, TextFiles
+from lmpipe.study.fields import (
+    MIN_VOCAB_SIZE,
+    Fraction,
+    Label,
+    PositiveInt,
+    Seed,
+    Settings,
+    VocabSize,
+    validate_unique,
+)
+from lmpipe.study.text_files import SourceFile, TextFile, TextFiles, validate_path
 
 PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # Context of a validation of which only results are read: packages of the corpora need not be there.
 RESULTS_ONLY = "results only"
+END_OF_TEXT = "<|endoftext|>"
 DocumentUnit = Literal["delimiter", "lines", "blank_lines", "files"]
 MIN_SHARD_BYTES = 64_000_000
 MAX_SHARDS = 1000  # so that their paths fit into one command line
@@ -39,18 +49,54 @@ def installed_package(package: str, info: ValidationInfo) -> str:
     return package
 
 
+def hides_end_of_text(token: str) -> bool:
+    """Return True if a special token can overlap a following `<|endoftext|>`, which would then end no document.
+
+    >>> hides_end_of_text("<|user|>"), hides_end_of_text("a <"), hides_end_of_text("<|endoftext|>!")
+    (False, True, True)
+    """
+    beginnings = (END_OF_TEXT[:length] for length in range(1, len(END_OF_TEXT)))
+    return END_OF_TEXT in token or token.endswith(tuple(beginnings))
+
+
+def validate_special_token(token: str) -> str:
+    """Return a special token that may be used beside the end of text."""
+    if not token.isprintable() or hides_end_of_text(token):
+        raise InvalidValueError(
+            f"is {short_repr(token)}, which is not printable or overlaps {END_OF_TEXT}", "choose another text"
+        )
+    return token
+
+
+SpecialToken = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(validate_special_token)]
+
+
 class TokenizerSettings(Settings):
-    """A byte-level BPE tokenizer: 256 bytes, the special token, and merges."""
+    """A byte-level BPE tokenizer: 256 bytes, the special tokens, and merges."""
 
     vocab_size: VocabSize
     """Token ids in all."""
+    special_tokens: Annotated[list[SpecialToken], AfterValidator(validate_unique)] = Field(default_factory=list)
+    """Texts beside `<|endoftext|>` that are one token each and never part of another."""
+    path: Annotated[str, AfterValidator(validate_path)] | None = None
+    """Existing tokenizer with GPT-2's pattern in place of a trained one: a folder, or a `tokenizer.json`."""
+
+    @model_validator(mode="after")
+    def check_special_tokens(self) -> "TokenizerSettings":
+        """Require room for the special tokens, which an existing tokenizer has already."""
+        least = MIN_VOCAB_SIZE + len(self.special_tokens)
+        if self.vocab_size < least:
+            raise InvalidValueError(f"has vocab_size = {self.vocab_size}", f"use at least {least}, with special_tokens")
+        if self.path and self.special_tokens:
+            raise InvalidValueError("has both path and special_tokens", "remove special_tokens: those of path count")
+        return self
 
 
 class CorpusSettings(Settings):
     """Keys that every corpus has."""
 
     tokenizer: TokenizerSettings
-    """Tokenizer that is trained on the corpus."""
+    """Tokenizer of the corpus, which is trained on it."""
     label: Label | None = None
     """Name in the report; the corpus's key if not set."""
     stands_for: Literal["TinyStories", "OpenWebText"] | None = None

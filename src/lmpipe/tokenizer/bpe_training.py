@@ -73,15 +73,21 @@ def merge_pretokens(
 
 
 def train_tokenizer(
-    counts_paths: Iterable[str | Path], folder: str | Path, name: str, corpus: str, vocab_size: int
+    counts_paths: Iterable[str | Path],
+    folder: str | Path,
+    name: str,
+    corpus: str,
+    vocab_size: int,
+    special_tokens: Sequence[str] = (),
 ) -> TokenizerTraining:
     """Train a tokenizer from the counted shards of a corpus and save it in a folder, with its training.json.
 
-    `counts_paths` are the .npz files of `count_shard`, each with its .json beside it. Raises InputError for damaged
+    `counts_paths` are the .npz files of `count_shard`, each with its .json beside it; `special_tokens` are those beside
+    the end of text, for which the shards were counted. Raises InputError for damaged
     counts, an empty corpus, or a vocab_size that is too small, or too large for the text.
     """
     counts_paths = [Path(path) for path in counts_paths]
-    special_tokens = (END_OF_TEXT,)
+    special_tokens = (END_OF_TEXT, *special_tokens)
     initial_vocabulary(vocab_size, special_tokens)
     shards = [PretokenShard.read(path.with_suffix(".json")) for path in counts_paths]
     count = StageCost(

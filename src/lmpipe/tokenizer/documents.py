@@ -86,6 +86,8 @@ class TokenizerTraining(Document):
     """Pre-tokens, repetitions included."""
     unique_pretokens: NonNegativeInt
     """Different pre-tokens."""
+    existing: str | None = None
+    """File of the tokenizer if it was imported; null if it was trained."""
 
 
 # --- evaluation

@@ -201,16 +201,24 @@ def load_counts(path: str | Path) -> PretokenCounts:
 
 
 def count_shard(
-    text_path: str | Path, shard: int, num_shards: int, npz_path: str | Path, json_path: str | Path
+    text_path: str | Path,
+    shard: int,
+    num_shards: int,
+    npz_path: str | Path,
+    json_path: str | Path,
+    special_tokens: Sequence[str] = (),
 ) -> PretokenShard:
-    """Write the pre-token counts of one shard, numbered from 0, as an .npz file, and its size and cost as .json."""
+    """Write the pre-token counts of one shard, numbered from 0, as an .npz file, and its size and cost as .json.
+
+    `special_tokens` are those beside the end of text.
+    """
     started = time.perf_counter()
     load_kernels()
     compile_seconds = time.perf_counter() - started
     started = time.perf_counter()
     check_no_overwrite([text_path], [npz_path, json_path])
     start, stop = shard_range(text_path, shard, num_shards)
-    counts = count_pretokens(text_path, (END_OF_TEXT,), start, stop)
+    counts = count_pretokens(text_path, (END_OF_TEXT, *special_tokens), start, stop)
     with atomic_write(npz_path, "wb") as file:
         write_counts(file, counts)
         info = PretokenShard(

@@ -10,8 +10,8 @@ from pathlib import Path
 from lmpipe.errors import InputError
 from lmpipe.io.files import open_text
 from lmpipe.io.validation import short_repr
+from lmpipe.study.corpora import END_OF_TEXT
 
-END_OF_TEXT = "<|endoftext|>"
 # GPT-2 (Radford et al. 2019, encoder.py of the release): contractions, words, numbers, other characters, white space.
 # lmpipe.kernels.bpe.pretokenizer_kernels finds the same pre-tokens.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

@@ -154,15 +154,19 @@ class Vocabulary:
         exported = HuggingFaceTokenizer.read(folder / "tokenizer.json")
         special_ids = {token.content: token.id for token in exported.added_tokens}
         tokenizer = cls.from_files(folder / "vocab.json", folder / "merges.txt", list(special_ids))
-        tokens = {bytes([byte]) for byte in range(256)} | set(map(encode_utf8, special_ids))
-        tokens |= {left + right for left, right in tokenizer.merges}
-        strays = [token for token in tokenizer.vocab.values() if token not in tokens]
+        strays: list[bytes | str] = [*tokenizer.unmerged_tokens()]
         strays += [token for token, token_id in special_ids.items() if tokenizer._special_ids[token] != token_id]
         if strays:
             problem = "holds vocab.json, merges.txt and tokenizer.json of different trainings"
             problem += f" (the token {short_repr(strays[0])} is not in all of them)"
             raise InputError(folder, problem, "train the tokenizer again")
         return tokenizer
+
+    def unmerged_tokens(self) -> list[bytes]:
+        """Return the tokens that are neither bytes, special tokens nor results of a merge."""
+        tokens = {bytes([byte]) for byte in range(256)} | set(map(encode_utf8, self.special_tokens))
+        tokens |= {left + right for left, right in self.merges}
+        return [token for token in self.vocab.values() if token not in tokens]
 
     def save(self, folder: str | Path) -> None:
         """Write vocab.json, merges.txt (GPT-2's format), tokenizer.json (Hugging Face) and ranks.tiktoken to a folder.

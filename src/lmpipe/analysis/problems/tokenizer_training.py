@@ -56,6 +56,8 @@ def analyze_training(results: Results, role: str, evaluation: TokenizerEvaluatio
     training = results.document(TokenizerTraining, source)
     if training is None:
         return missing(f"The tokenizer of {corpus} has not been trained; run {results.command('tokenizers')}.")
+    if training.existing:
+        return missing(f"The tokenizer of {corpus} was not trained: it is {training.existing}.")
     profile = evaluation.tokenizers.get(corpus) if evaluation else None
     tokens = profile.longest_tokens if profile else ()
     seconds = {stage: cost.wall_seconds for stage, cost in training.stages}
