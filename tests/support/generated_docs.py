@@ -22,6 +22,7 @@ from lmpipe.analysis.run_table import table_columns
 from lmpipe.io.documents import Document
 from lmpipe.study.corpora import (
     CorpusSettings,
+    DatasetCorpus,
     DocstringsCorpus,
     FilesCorpus,
     StoriesCorpus,
@@ -47,6 +48,7 @@ BLOCKS = (
     (StoriesCorpus, "`source: stories`", (CorpusSettings,)),
     (DocstringsCorpus, "`source: docstrings`", (CorpusSettings,)),
     (FilesCorpus, "`source: files`", (CorpusSettings,)),
+    (DatasetCorpus, "`source: dataset`", (CorpusSettings,)),
     (TextFile, "A text of `files` or `valid`: an address alone, or a block", ()),
     (TokenizerSettings, "`tokenizer`", ()),
     (ModelSettings, "`model`", ()),

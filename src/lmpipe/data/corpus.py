@@ -13,6 +13,7 @@ from typing import IO, assert_never
 
 from lmpipe.data.documents import CorpusInfo, CorpusSplits, SplitInfo
 from lmpipe.data.sources.docstrings import docstrings
+from lmpipe.data.sources.hub_dataset import read_dataset
 from lmpipe.data.sources.readers import DELIMITER, TextReader, as_document
 from lmpipe.data.sources.splits import JoinedText
 from lmpipe.data.sources.stories import stories
@@ -20,7 +21,7 @@ from lmpipe.data.sources.text_files import distinct_files, read_files
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, check_no_overwrite
 from lmpipe.io.progress import log, progress
-from lmpipe.study.corpora import Corpus, DocstringsCorpus, FilesCorpus, StoriesCorpus
+from lmpipe.study.corpora import Corpus, DatasetCorpus, DocstringsCorpus, FilesCorpus, SplitSettings, StoriesCorpus
 
 GENERATED_VALID_SHARE = 0.01  # of the documents of generated corpora
 
@@ -90,6 +91,11 @@ def open_corpus(corpus: Corpus, folder: Path, processes: int) -> CorpusText:
             return generated_splits(iter(texts), len(texts))
         case FilesCorpus():
             return open_files(corpus, folder)
+        case DatasetCorpus():
+            reader = TextReader()
+            names = {"train": corpus.split} | ({"valid": corpus.valid_split} if corpus.valid_split else {})
+            splits = {split: read_dataset(corpus, name, reader) for split, name in names.items()}
+            return CorpusText(split_text(corpus, splits, folder), reader=reader)
         case _:
             assert_never(corpus)
 
@@ -114,10 +120,14 @@ def open_files(corpus: FilesCorpus, folder: Path) -> CorpusText:
     num_files, num_distinct = (sum(map(len, groups.values())) for groups in (paths, distinct))
     reader = TextReader(corpus.documents, corpus.text_key)
     splits = {split: read_files(reader, group, f"reading files for {split}") for split, group in distinct.items()}
-    if corpus.valid_fraction is not None:
-        seed = corpus.seed if corpus.shuffle else None
-        splits = JoinedText(splits["train"], folder).split(corpus.valid_fraction, seed)
-    return CorpusText(splits, num_distinct, num_files - num_distinct, reader)
+    return CorpusText(split_text(corpus, splits, folder), num_distinct, num_files - num_distinct, reader)
+
+
+def split_text(corpus: SplitSettings, splits: dict[str, Iterator[bytes]], folder: Path) -> dict[str, Iterator[bytes]]:
+    """Return the text of both splits: as given, or that for training split by valid_fraction."""
+    if corpus.valid_fraction is None:
+        return splits
+    return JoinedText(splits["train"], folder).split(corpus.valid_fraction, corpus.seed if corpus.shuffle else None)
 
 
 def with_progress(documents: Iterable[str], count: int) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import assert_never
 from lmpipe.model.accounting import FLOAT32_BYTES, count_parameters, forward_flops
 from lmpipe.model.activation_memory import step_bytes, step_memory, validation_bytes
 from lmpipe.planning.plan import Plan
-from lmpipe.study.corpora import Corpus, DocstringsCorpus, FilesCorpus, StoriesCorpus
+from lmpipe.study.corpora import Corpus, DatasetCorpus, DocstringsCorpus, FilesCorpus, StoriesCorpus
 from lmpipe.study.editions import write_up
 from lmpipe.study.experiments import PlannedRun
 from lmpipe.study.settings import EVAL_BATCH_TOKENS, ModelConfig
@@ -95,6 +95,8 @@ def split_bytes(corpus: Corpus) -> tuple[int, int]:
     match corpus:
         case FilesCorpus():
             return corpus.split_bytes
+        case DatasetCorpus():
+            return 0, 0  # its size is not known before it is read
         case StoriesCorpus():
             size = TEXTS["story_bytes"] * corpus.documents
         case DocstringsCorpus():

@@ -249,4 +249,32 @@ class FilesCorpus(SplitSettings):
         return self
 
 
-Corpus = Annotated[StoriesCorpus | DocstringsCorpus | FilesCorpus, Field(discriminator="source")]
+DataFiles = str | list[str]
+
+
+class DatasetCorpus(SplitSettings):
+    """A dataset of the Hub, read as a stream by the library `datasets`, whose `load_dataset` takes these keys."""
+
+    source: Literal["dataset"]
+    """Kind of source."""
+    name: Annotated[str, Field(min_length=1)]
+    """Name on the Hub, local folder, or format of `data_files` (`json`, `csv`, `parquet`, `text`)."""
+    config: str | None = None
+    """Configuration, such as a language."""
+    split: Annotated[str, Field(min_length=1)] = "train"
+    """Split for training."""
+    valid_split: Annotated[str, Field(min_length=1)] | None = None
+    """Split for validation."""
+    revision: str | None = None
+    """Commit, branch or tag on the Hub."""
+    data_files: DataFiles | dict[str, DataFiles] | None = None
+    """Files of the dataset, by split if there are several."""
+
+    @model_validator(mode="after")
+    def check_split(self) -> "DatasetCorpus":
+        """Require either a split for validation or a fraction of the training split."""
+        self.check_validation("valid_split")
+        return self
+
+
+Corpus = Annotated[StoriesCorpus | DocstringsCorpus | FilesCorpus | DatasetCorpus, Field(discriminator="source")]

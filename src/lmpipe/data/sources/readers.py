@@ -50,19 +50,20 @@ class TextReader:
                     case "delimiter" | "files":
                         yield from end_document(blocks)
                     case "lines":
-                        yield from self._as_documents(line.removesuffix(b"\r") for line in split_lines(blocks))
+                        yield from self.as_documents(line.removesuffix(b"\r") for line in split_lines(blocks))
                     case "blank_lines":
-                        yield from self._as_documents(split_paragraphs(blocks))
+                        yield from self.as_documents(split_paragraphs(blocks))
                     case _:
                         assert_never(self.documents)
             case ".jsonl":
-                yield from self._as_documents(self._json_texts(path))
+                yield from self.as_documents(self._json_texts(path))
             case ".csv":
-                yield from self._as_documents(self._csv_texts(path))
+                yield from self.as_documents(self._csv_texts(path))
             case ".parquet":
-                yield from self._as_documents(self._parquet_texts(path))
+                yield from self.as_documents(self._parquet_texts(path))
 
-    def _as_documents(self, texts: Iterable[bytes]) -> Iterator[bytes]:
+    def as_documents(self, texts: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield each text as a document, but count blank ones instead."""
         for text in texts:
             if text.strip():
                 yield as_document(text)
