@@ -30,6 +30,7 @@ from lmpipe.tokenizer.bpe_training import train_bpe
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from lmpipe.training.devices import device_name, find_device, set_deterministic
 from lmpipe.training.profiling import StepTimer, warm_up
+from lmpipe.training.progress import PROGRESS
 from lmpipe.training.run import train
 from lmpipe.training.run_documents import RunSummary
 
@@ -50,7 +51,7 @@ class Scale(NamedTuple):
 
 
 FULL = Scale(SHAPES["handout"], shape((128, 64, 192, 4, 4, 10_000), 32, "bfloat16", 1), 40_000, 200, 400, 10_000_000)
-TINY = Scale(*[shape((32, 32, 64, 1, 2, 400), 4, "float32", 1)] * 2, 20, 4, 10, 20_000)
+TINY = Scale(*[shape((32, 32, 64, 1, 2, 400), 4, "float32", 1)] * 2, 20, 4, 20, 20_000)
 
 
 # --- in processes of their own ----------------------------------------------------------------------------------------
@@ -185,7 +186,7 @@ class Measurements:
 
     def sharing(self) -> None:
         """Train one small run alone, then several at once."""
-        steps = self.scale.short_steps
+        steps = 10 * self.scale.short_steps  # long enough that most of the runs' time is common
         result_of(self.start_run(self.scale.small, steps, "alone"))
         alone = self.summary("alone").tokens_per_second
         names = {seed: f"shared{seed}" for seed in range(1, SHARED_RUNS + 1)}
@@ -197,12 +198,12 @@ class Measurements:
         self.rows.append((f"{SHARED_RUNS} small runs at once", f"{together:,.0f} tokens/s", beside))
 
     def resume(self) -> None:
-        """Stop a run at its first checkpoint, resume it, and compare it with one that was not stopped."""
+        """Stop a run in its first steps, which saves it, resume it, and compare it with one that was not stopped."""
         options = {"seed": 9, "compile": "never"}
-        steps = 10 * self.scale.short_steps
+        steps = 5 * self.scale.short_steps
         result_of(self.start_run(self.scale.main, steps, "run", store="whole", **options))
         stopped = self.start_run(self.scale.main, steps, "run", store="stopped", **options)
-        while not list(self.folder.glob("stopped/store/*/checkpoints/*")) and stopped.poll() is None:
+        while not list(self.folder.glob(f"stopped/store/*/{PROGRESS}")) and stopped.poll() is None:
             time.sleep(0.02)
         stopped.terminate()
         stopped.communicate()
