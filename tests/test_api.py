@@ -42,6 +42,15 @@ def test_import_loads_no_library_and_every_name_exists():
         lmpipe.open_studies  # noqa: B018
 
 
+def test_a_script_with_a_tokenizer_and_a_model_ends_silently(run):
+    script = (
+        f"import torch, lmpipe; run = lmpipe.Run({str(run.folder)!r}); text = run.generate('the', max_new_tokens=2)"
+    )
+    script += "; tokenizer = lmpipe.Tokenizer(run.tokenizer.vocab, run.tokenizer.merges); ids = tokenizer.encode(text)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_runs_are_the_table_that_analyze_writes(study, results):
     written = pd.read_parquet(results / "runs.parquet")
     pd.testing.assert_frame_equal(study.runs, written)

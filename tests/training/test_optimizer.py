@@ -141,7 +141,7 @@ def test_parameters_and_settings_are_given_as_torchs_optimizer_takes_them(named)
         for model, update in ((tested, optimizer), (expected, reference)):
             for group in update.param_groups:
                 group["lr"] = 0.02 / (step + 1)
-            update.zero_grad()
+            update.zero_grad(set_to_none=named)
             model(torch.full((2, 5), float(step))).square().sum().backward()
             update.step()
     torch.testing.assert_close(tested.weight, expected.weight, atol=1e-7, rtol=1e-6)

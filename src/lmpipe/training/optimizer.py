@@ -105,10 +105,13 @@ class AdamW:
                 found_inf=self.found_inf,
             )
 
-    def zero_grad(self) -> None:
-        """Drop the gradients."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients, or fill them with zeros."""
         for parameter in self.parameters.values():
-            parameter.grad = None
+            if set_to_none or parameter.grad is None:
+                parameter.grad = None
+            else:
+                parameter.grad.zero_()
 
     def state_dict(self) -> dict[str, Any]:
         """Return moments and number of updates, as torch.save writes them; nothing is copied."""

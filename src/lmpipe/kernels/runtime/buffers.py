@@ -3,8 +3,9 @@
 import contextlib
 import ctypes
 import mmap
+import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -109,7 +110,10 @@ class Buffer:
         with contextlib.suppress(BufferError):
             self._memory.close()
 
-    __del__ = close
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # At the end of the process names of this module are gone, and the memory goes anyway.
+        if not is_finalizing() and hasattr(self, "_memory"):
+            self.close()
 
     def __enter__(self) -> "Buffer":
         return self
