@@ -1,12 +1,14 @@
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
+from lmpipe.cli.main import parse
 from lmpipe.errors import InputError
 from lmpipe.planning.plan import load_plan, read_plan
-from lmpipe.planning.session import find_study, read_study, start_session, write_study
+from lmpipe.planning.session import find_study, read_study, start_session, workflow_command, write_study
 from lmpipe.study.paths import StudyPaths
 from tests.support.fake_results import CORPORA, MODEL, TRAINING
 
@@ -118,3 +120,14 @@ def test_damaged_file_is_named(tmp_path, file, damage):
         find_study("results/tiny")
     assert caught.value.where == f"results/tiny/{file}"
     assert caught.value.remedy
+
+
+def test_command_is_that_of_the_workflow_in_this_folder():
+    """With a Snakefile it is snakemake; without one, the installed workflow, whose options follow after --."""
+    words = "results/tiny/a.csv", "--forcerun", "train"
+    commands = [shlex.split(workflow_command("a study.yaml", *words))]
+    Path("Snakefile").touch()
+    commands.append(shlex.split(workflow_command("a study.yaml", *words)))
+    assert parse(commands[0][1:]).options == ["--forcerun", "train"]
+    assert parse(commands[0][1:]).words == ["a study.yaml", words[0]]
+    assert commands[1] == ["snakemake", "--cores", "2", *words, "--configfile", "a study.yaml"]

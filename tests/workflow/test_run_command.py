@@ -9,6 +9,7 @@ from shutil import copytree, rmtree
 import pytest
 import yaml
 
+from lmpipe.planning.session import Session
 from lmpipe.provenance.job_records import RECORD, JobRecord
 from tests.support.cli_cases import STUDY, STUDY_FILE, TEXT
 from tests.support.tiny_study import tiny_text
@@ -66,6 +67,11 @@ def test_each_job_is_a_line_and_the_log_has_the_rest(finished):
     assert len(done.stderr.splitlines()) <= len(lines) + 4
     log = folder / re.search(r"\S+\.snakemake\.log", done.stderr)[0]
     assert log.read_text(encoding="utf-8").count("Finished jobid") == len(lines) + 1
+
+
+def test_the_command_of_the_call_is_remembered(finished):
+    session = Session.read(finished[0] / "results/tiny/session.json")
+    assert session.command == f"lmpipe run {STUDY_FILE} --cores 2 experiments"
 
 
 def test_everything_is_below_the_current_folder(finished):

@@ -14,7 +14,7 @@ from lmpipe.errors import REBUILD, InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import code_span, is_number
-from lmpipe.planning.session import snakemake_command
+from lmpipe.planning.session import workflow_command
 from lmpipe.study.paths import CONFIG, RELATIVE, StudyPaths
 from lmpipe.study.schema import Study
 
@@ -187,7 +187,7 @@ class Results:
 
     def command(self, target: str | Path) -> str:
         """Return the command, as code, that makes a result by its path, or a group of results by its name."""
-        return code_span(snakemake_command(self.paths.study_file, target))
+        return code_span(workflow_command(self.paths.study_file, target))
 
     def write_runs(self) -> None:
         """Write runs.csv and runs.parquet: settings and results of every run, one row each."""

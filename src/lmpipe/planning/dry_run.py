@@ -121,4 +121,5 @@ def describe_training(jobs: Sequence["WorkflowJob"], planned: Sequence["Workflow
     names = {run.id for run in unknown}
     to_train += sum(any(run.id in names for run in group) for group in equal_runs(plan))
     bound = "up to " if unknown and paths.store.exists() else ""
-    return f"{bound}{to_train} to train, {len(jobs) - to_train} from the store"
+    copied = f", {len(jobs) - to_train} from the store" if to_train < len(jobs) else ""
+    return f"{bound}{to_train} to train{copied}"

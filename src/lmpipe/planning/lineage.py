@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from lmpipe.planning.session import RESULTS, snakemake_command
+from lmpipe.planning.session import RESULTS, workflow_command
 from lmpipe.planning.stages import BY_COMMAND
 from lmpipe.provenance.environment import Environment
 from lmpipe.provenance.job_records import JobRecord
@@ -91,7 +91,7 @@ class Lineage:
         paths = StudyPaths(RESULTS / study)
         targets = [paths.root / source for source in sources if source in self.producers]
         clearing = [f"lmpipe clear-runs {paths.root}"] if "train" in rules else []
-        return [*clearing, snakemake_command(paths.study_file, *targets, "--forcerun", *rules)]
+        return [*clearing, workflow_command(paths.study_file, *targets, "--forcerun", *rules)]
 
 
 def read_job(path: Path, name: str) -> Job:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,9 +23,17 @@ RESULTS, LOGS = Path("results"), "logs"
 RUN_ONCE = "run snakemake once (without --no-hooks), which writes it before the first job"
 
 
-def snakemake_command(study_file: str | Path, *arguments: str | Path) -> str:
-    """Return the command that makes targets of a study, or all of its results without targets."""
-    return shlex.join(["snakemake", "--cores", "2", *map(str, arguments), "--configfile", str(study_file)])
+def workflow_command(study_file: str | Path, *arguments: str | Path) -> str:
+    """Return the command that makes targets of a study, or all of its results without targets.
+
+    `arguments` are targets, then options of Snakemake. A folder without a Snakefile uses the installed workflow.
+    """
+    words = list(map(str, arguments))
+    if Path("Snakefile").exists():
+        return shlex.join(["snakemake", "--cores", "2", *words, "--configfile", str(study_file)])
+    first = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
+    options = ["--", *words[first:]] if words[first:] else []
+    return shlex.join(["lmpipe", "run", str(study_file), *words[:first], *options])
 
 
 class Session(Document):
@@ -47,8 +56,9 @@ def start_session(plan: Plan, cores: int | None, arguments: Sequence[str]) -> No
     """
     paths = StudyPaths(RESULTS / plan.study.study)
     write_study(plan, paths)
+    program = "lmpipe" if Path(sys.argv[0]).name in ("lmpipe", "main.py") else "snakemake"
     session = Session(
-        command=shlex.join(["snakemake", *arguments]),
+        command=shlex.join([program, *arguments]),
         cores=cores,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         process=ProcessIdentity.current(),

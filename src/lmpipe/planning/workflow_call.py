@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -117,7 +116,6 @@ def call_snakemake(targets: Sequence[str], arguments: Sequence[str]) -> None:
     from lmpipe.planning.dry_run import print_jobs
 
     LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_lmpipe", workflow_log)
-    sys.argv = ["snakemake", *targets, *arguments]  # session.json names it
     try:
         main([*targets, "--logger", "lmpipe", *arguments])
     except SystemExit as end:

@@ -9,7 +9,7 @@ from lmpipe.analysis.finding import Figure, Finding, Gantt, Span, Table
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_bytes, join_words
 from lmpipe.planning.lineage import MAX_PAUSE_SECONDS, Lineage
-from lmpipe.planning.session import RESULTS, snakemake_command
+from lmpipe.planning.session import RESULTS, workflow_command
 from lmpipe.provenance.code_digest import TRACKED_PACKAGES
 from lmpipe.provenance.environment import Environment
 from lmpipe.report.cards import Page, is_derivation, make_card
@@ -42,7 +42,7 @@ def make_appendix(page: Page, results: Results, helpers: Sequence[str]) -> dict[
         "references": references,
         "footnotes": footnotes([value_cell(row) for _, row in references]),
         "derivations": derivations,
-        "command": snakemake_command(StudyPaths(RESULTS / results.study.study).study_file),
+        "command": workflow_command(StudyPaths(RESULTS / results.study.study).study_file),
         "settings": yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, allow_unicode=True),
         **environment_facts(results),
     }

@@ -11,7 +11,7 @@ from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import TERMINAL_STATES, RunState, Snapshot, count_states
 from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_int, join_words
-from lmpipe.planning.session import snakemake_command
+from lmpipe.planning.session import workflow_command
 from lmpipe.study.paths import StudyPaths
 from lmpipe.study.problems import PROBLEMS, listed_problems
 
@@ -107,7 +107,7 @@ def find_gaps(snapshot: Snapshot) -> Gaps:
     progress = (
         f"{format_int(num_finished)} of {format_int(total)} training runs ({states_text(snapshot.runs)}), as of {date}."
     )
-    command = study.session.command if study.session else snakemake_command(StudyPaths(study.folder).study_file)
+    command = study.session.command if study.session else workflow_command(StudyPaths(study.folder).study_file)
     return Gaps(progress, [*jobs, *runs, *stages], command)
 
 
