@@ -67,21 +67,26 @@ def reason_of(job: "WorkflowJob", changes: Sequence[str]) -> str:
 
 def changed_names(job: "WorkflowJob", workflow: "Workflow") -> Iterator[str]:
     """Yield the names of the settings, modules and packages that differ from those in the job's record."""
-    from snakemake.iocontainers import Wildcards
-
     record_path = next((path for path in job.outputs if is_record(posixpath.basename(path))), None)
     if record_path is None or not Path(record_path).exists():
         return
-    params, wildcards = workflow.get_rule(job.rule).params, Wildcards(fromdict=job.wildcards)
     try:
         record = JobRecord.read(record_path)
     except InputError:  # damaged; the job replaces it
         return
-    if (settings := params.get("settings")) is not None:
-        # A run's overrides repeat settings of its model and training.
-        old, new = ({**block, "overrides": None} for block in (record.settings, json.loads(settings(wildcards))))
-        yield from differences(old, new)
-    yield from differences(record.code, params.get("code", record.code))
+    # A run's overrides repeat settings of its model and training.
+    yield from differences(record.settings | {"overrides": None}, current_settings(job, workflow) | {"overrides": None})
+    yield from differences(record.code, workflow.get_rule(job.rule).params.get("code", record.code))
+
+
+def current_settings(job: "WorkflowJob", workflow: "Workflow") -> dict[str, Any]:
+    """Return the settings that a job's record would have now."""
+    from snakemake.iocontainers import Wildcards
+
+    if job.rule == "train":  # its rule leaves out defaults
+        return planned_run(job, workflow.globals["PLAN"]).model_dump(mode="json", exclude_none=True)
+    settings = workflow.get_rule(job.rule).params.get("settings")
+    return json.loads(settings(Wildcards(fromdict=job.wildcards))) if settings else {}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -101,6 +106,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
+def planned_run(job: "WorkflowJob", plan: Plan) -> PlannedRun:
+    """Return the run of a training job."""
+    return plan.runs_by_folder["runs/{experiment}/{run}/seed{seed}".format(**job.wildcards)]
+
+
 def describe_training(jobs: Sequence["WorkflowJob"], planned: Sequence["WorkflowJob"], plan: Plan) -> str:
     """Return how many of the planned training runs are trained, and how many the run store has or shares.
 
@@ -111,7 +121,7 @@ def describe_training(jobs: Sequence["WorkflowJob"], planned: Sequence["Workflow
     digests: set[str] = set()
     unknown: list[PlannedRun] = []
     for job in jobs:
-        run = plan.runs_by_folder["runs/{experiment}/{run}/seed{seed}".format(**job.wildcards)]
+        run = planned_run(job, plan)
         digest = None if made.intersection(job.inputs) else known_fingerprint(run, paths.root)
         if digest is None:
             unknown.append(run)
