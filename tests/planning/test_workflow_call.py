@@ -37,6 +37,11 @@ def test_nothing_is_overwritten(name):
     assert file.read_text(encoding="utf-8") == "mine"
 
 
+@pytest.mark.parametrize("name", ["laptop", "smoke", "tinystories", "cs336"])
+def test_shipped_study_has_the_name_of_its_file(name):
+    assert read_plan(copy_shipped(name)).study.study == Path(f"{name}.yaml").stem
+
+
 @pytest.mark.parametrize(("name", "near"), [("smok", "smoke"), ("slrum", "slurm"), ("../config/smoke", "smoke")])
 def test_unknown_name_comes_with_the_nearest(name, near):
     with pytest.raises(InputError) as caught:

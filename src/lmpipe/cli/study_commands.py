@@ -7,7 +7,7 @@ from lmpipe.cli.arguments import RESULTS, Args, argument, command, positive_int
 
 
 @command(
-    argument("name", nargs="?", help="shipped study (config, cs336, smoke ...) or profile (gpu, slurm ...) to copy"),
+    argument("name", nargs="?", help="shipped study (laptop, smoke, cs336 ...) or profile (gpu, slurm ...) to copy"),
     examples="lmpipe init\nlmpipe init tinystories\nlmpipe init slurm",
 )
 def init(args: Args) -> None:

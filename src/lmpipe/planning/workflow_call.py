@@ -17,7 +17,8 @@ PACKAGE = Path(__file__).parents[1]
 FIRST_STUDY = Path(__file__).with_name("first_study.yaml")
 STUDY_FILE = "study.yaml"
 DEFAULT_PROFILE = "default"
-STUDIES = {path.stem: path for path in sorted((PACKAGE / "config").glob("*.yaml"))}
+# config.yaml is the laptop study.
+STUDIES = {path.stem.replace("config", "laptop"): path for path in sorted((PACKAGE / "config").glob("*.yaml"))}
 PROFILES = {path.parent.name: path.parent for path in sorted((PACKAGE / "profiles").glob("*/profile.yaml"))}
 
 
