@@ -14,9 +14,15 @@ GROWTH_BYTES = 5_000_000
 # Reading of files of any content, which can be large: 40 MB, so that one that was held would stand out.
 READINGS = {
     "a split of a text without marks": """
-from lmpipe.data.sources.text_files import nearest_boundaries
-with open(path, "rb") as text:
-    assert nearest_boundaries(text, b"#", size // 2) == []
+from pathlib import Path
+from lmpipe.data.sources.readers import TextReader
+from lmpipe.data.sources.splits import JoinedText
+from lmpipe.errors import InputError
+try:
+    JoinedText(TextReader().read(path), Path(path).parent).split(0.5, seed=0)
+    raise AssertionError
+except InputError:
+    pass
 """,
     "documents of a text without delimiters": """
 from lmpipe.tokenizer.pretokenizer import documents

@@ -81,6 +81,14 @@ def test_the_same_path_twice_is_refused(files):
         check(files=files[0], valid=files[1], valid_fraction=None)
 
 
+def test_results_of_the_study_are_no_texts_of_it():
+    check(files="**/*.txt")
+    Path("results/tiny/corpora/tiny").mkdir(parents=True)
+    Path("results/tiny/corpora/tiny/train.txt").write_text("text")
+    with pytest.raises(InputError, match=r"results/tiny.*is a result"):
+        check(files="**/*.txt")
+
+
 @pytest.mark.parametrize(("key", "value"), [("text_key", "body"), ("documents", "lines")])
 def test_a_setting_that_no_file_uses_is_refused(key, value):
     Path("a.jsonl").write_text('{"body": "x", "text": "y"}\n')

@@ -65,6 +65,7 @@ ARGUMENTS = {
     "make-corpus": [RESULTS, "tiny"],
     "count-pretokens": ["--text", f"{CORPUS}/train.txt", "--output", COUNTS],
     "train-bpe": ["--counts", COUNTS, "--corpus", "tiny", "--vocab-size", "270", "--output", TOKENIZER],
+    "import-tokenizer": [f"{TOKENIZER}/tokenizer.json", "--vocab-size", "270", "--output", "imported"],
     "encode": ["--text", f"{CORPUS}/train.txt", "--tokenizer", TOKENIZER, "--output", f"{TOKENS}/train.bin"],
     "concat-tokens": ["--tokens", *SHARDS, "--output", "concatenated.bin"],
     "evaluate-tokenizers": [RESULTS],
@@ -98,6 +99,7 @@ READS = {
     "make-corpus": {RESOLVED: "yaml", TEXT: "text"},
     "count-pretokens": {f"{CORPUS}/train.txt": "text"},
     "train-bpe": {COUNTS: "npz", COUNTS.replace("npz", "json"): "json"},
+    "import-tokenizer": {f"{TOKENIZER}/tokenizer.json": "json"},
     "encode": {f"{CORPUS}/train.txt": "text", f"{TOKENIZER}/vocab.json": "json"},
     "concat-tokens": {SHARDS[0]: "tokens", SHARDS[0].replace("bin", "json"): "json"},
     "evaluate-tokenizers": {f"{TOKENIZER}/merges.txt": "merges", f"{CORPUS}/valid.txt": "text"},
@@ -153,7 +155,11 @@ def outputs() -> dict[str, Path]:
     """Return an output of each command that makes one: the file that it writes, or the folder that it fills."""
     plan, paths = the_plan(), StudyPaths(Path(RESULTS))
     paths_by_command = {stage.command: next(iter(stage.outputs(plan, paths)), None) for stage in reversed(STAGES)}
-    others = {"concat-tokens": Path("concatenated.bin"), "train": paths.run("tuned", "baseline", 0)}
+    others = {
+        "concat-tokens": Path("concatenated.bin"),
+        "import-tokenizer": Path("imported"),
+        "train": paths.run("tuned", "baseline", 0),
+    }
     return {name: path for name, path in paths_by_command.items() if path} | others
 
 

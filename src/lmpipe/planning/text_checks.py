@@ -8,11 +8,13 @@ import time
 from collections import Counter
 from datetime import datetime
 from itertools import chain
+from pathlib import Path
 
 from lmpipe.data.sources.readers import check_file
 from lmpipe.errors import InputError
 from lmpipe.kernels.runtime.disk_cache import cache_folder
 from lmpipe.planning.plan import Plan
+from lmpipe.planning.session import RESULTS
 from lmpipe.study.corpora import FilesCorpus
 from lmpipe.study.text_files import SourceFile, text_format
 
@@ -37,16 +39,19 @@ def check_texts(plan: Plan, source: str) -> None:
     with CheckedFiles() as checked:
         for name, corpus in corpora.items():
             try:
-                check_paths(corpus)
+                check_paths(corpus, RESULTS / plan.study.study)
                 for file in chain.from_iterable(corpus.local_files):
                     checked.check(file, corpus.text_key)
             except InputError as error:
                 raise InputError(source, f"corpora.{name}: {error.where} {error.problem}", error.remedy) from None
 
 
-def check_paths(corpus: FilesCorpus) -> None:
-    """Raise InputError if a corpus has a file twice, or has settings of which it has no file."""
+def check_paths(corpus: FilesCorpus, results: Path) -> None:
+    """Raise InputError if a corpus has a file twice or one of the study's results, or settings that no file uses."""
     paths = list(chain.from_iterable(corpus.split_paths().values()))
+    folder = os.path.join(os.path.abspath(results), "")
+    if own := next((path for path in paths if os.path.abspath(path).startswith(folder)), None):
+        raise InputError(own, "is a result of this study", "name fewer files, for example by a pattern of a folder")
     if repeated := [path for path, count in Counter(map(os.path.abspath, paths)).items() if count > 1]:
         raise InputError(os.path.relpath(repeated[0]), "is among its files twice", "remove one of the two")
     formats = {text_format(path)[0] for path in paths}

@@ -1,5 +1,6 @@
 """First bytes of a text file: refusal of everything that is not the text that the file's name promises."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -33,7 +34,7 @@ WEB_PAGE = re.compile(rb"\s*(?:<!--.{0,500}?-->\s*)?<(?:!doctype\s+html|html)\b"
 def check_head(head: bytes, path: str | Path, ending: str, text_key: str | None = None) -> None:
     """Raise InputError unless `head`, the first HEAD_BYTES of a file, is of the kind that a name's ending promises.
 
-    `ending` is that of a format or of a compression. JSON Lines need a key `text_key` if it is given.
+    `ending` is that of a format or of a compression. JSON records and CSV need a key or column `text_key`, unless None.
     """
     if head.startswith(LFS_POINTER):
         raise InputError(path, "is a pointer of Git LFS and not the file itself", "run git lfs pull in its repository")
@@ -45,6 +46,11 @@ def check_head(head: bytes, path: str | Path, ending: str, text_key: str | None 
     head = head.removeprefix(BYTE_ORDER_MARK)
     if ending == ".jsonl":
         check_records(head, path, text_key)
+    elif ending == ".csv" and text_key is not None:
+        columns = next(csv.reader(head.decode("utf-8", "replace").splitlines()), [])
+        if text_key not in columns:
+            keys = ", ".join(map(short_repr, columns[:12]))
+            raise InputError(path, f"has no column {text_key!r}", f"set text_key to one of {keys}")
     elif ending == ".txt" and JSON_START.match(head):
         remedy = "name it .jsonl if each line is a record, or write its records so: jq -c '.[]' a.json > a.jsonl"
         raise InputError(path, "holds JSON, but its name does not end in .jsonl", remedy)
