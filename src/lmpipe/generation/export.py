@@ -5,7 +5,7 @@ from typing import Literal, assert_never
 
 from lmpipe.errors import InputError
 from lmpipe.generation.inference import read_run
-from lmpipe.generation.model_card import CARD, model_card
+from lmpipe.generation.model_card import CARD, model_card, run_title
 from lmpipe.io.files import atomic_write_all
 from lmpipe.study.paths import CONFIG, SUMMARY
 from lmpipe.study.settings import ModelConfig
@@ -30,6 +30,8 @@ def export(run_folder: str | Path, target: str | Path, file_format: Format = "hu
     """
     config, weights, tokenizer = read_run(run_folder)
     check_is_llama(run_folder, config)
+    run_config = RunConfig.read(Path(run_folder) / CONFIG)
+    summary = RunSummary.read(Path(run_folder) / SUMMARY)
     match file_format:
         case "huggingface":
             from lmpipe.generation.huggingface import llama_files
@@ -38,11 +40,9 @@ def export(run_folder: str | Path, target: str | Path, file_format: Format = "hu
         case "gguf":
             from lmpipe.generation.gguf_file import gguf_files
 
-            files = gguf_files(config, weights, tokenizer)
+            files = gguf_files(config, weights, tokenizer, run_title(run_config))
         case unknown:
             assert_never(unknown)
-    run_config = RunConfig.read(Path(run_folder) / CONFIG)
-    summary = RunSummary.read(Path(run_folder) / SUMMARY)
     files[CARD] = model_card(run_folder, run_config, summary, file_format).encode()
     target = Path(target)
     check_target(target, set(files))

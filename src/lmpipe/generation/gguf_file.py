@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 GGUF_FILE = "model.gguf"
 
 
-def gguf_files(config: ModelConfig, weights: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> dict[str, bytes]:
-    """Return the GGUF file by name; raise InputError if the package gguf is missing.
+def gguf_files(
+    config: ModelConfig, weights: Mapping[str, np.ndarray], tokenizer: Tokenizer, title: str
+) -> dict[str, bytes]:
+    """Return the GGUF file by name, with the title of the model in it; raise InputError if the package gguf is missing.
 
     Weights are float32: nothing is lost, and llama.cpp's `llama-quantize` makes any smaller type from them.
     """
@@ -29,6 +31,7 @@ def gguf_files(config: ModelConfig, weights: Mapping[str, np.ndarray], tokenizer
     with TemporaryDirectory() as folder:
         path = Path(folder) / GGUF_FILE
         writer = gguf.GGUFWriter(path, "llama")
+        writer.add_name(title)
         add_model(writer, config)
         add_tokenizer(writer, tokenizer)
         # RoPE in GGUF rotates neighbouring channels, as lmpipe does.

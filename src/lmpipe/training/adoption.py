@@ -105,7 +105,7 @@ def adopt(runs: Sequence[PlannedRun], results: Path, steps: int, device: str | N
             log(f"{names}: not adopted: {error}")
             refused += len(candidates)
             continue
-        log(f"{names}: adopted after {num_steps} replayed steps of {first.run.id}")
+        log(f"{names}: adopted, with {num_steps} steps replayed")
         store(candidates, results, num_steps)
         num_adopted += len(candidates)
     print(f"{num_adopted} runs adopted, {num_current} current already, {refused} to be trained again")
