@@ -148,3 +148,14 @@ def test_wrong_arguments_are_one_clear_line(study, run, call):
     with pytest.raises(lmpipe.InputError) as caught:
         call(study, run)
     assert "\n" not in str(caught.value) and "; " in str(caught.value)
+
+
+def test_only_text_is_evaluated_and_without_its_mark(run, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("The sun is up.")
+    loss = run.loss(path)
+    path.write_bytes(b"\xef\xbb\xbfThe sun is up.")
+    assert run.loss(path) == loss
+    path.write_bytes("The sun is up. ".encode("utf-16") * 20)
+    with pytest.raises(lmpipe.InputError, match="UTF-16"):
+        run.loss(path)

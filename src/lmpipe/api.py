@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from lmpipe.analysis.finding import Finding, Findings
 from lmpipe.analysis.run_table import study_table
 from lmpipe.analysis.runs import Run as RunResult
+from lmpipe.data.sources.first_bytes import BYTE_ORDER_MARK, HEAD_BYTES, check_text
 from lmpipe.errors import InputError
 from lmpipe.generation.inference import CompiledLM, read_run, read_tokenizer
 from lmpipe.generation.sampling import check_sampling, detokenize, generate
+from lmpipe.io.files import open_text
 from lmpipe.io.validation import require_type
 from lmpipe.planning.plan import find
 from lmpipe.planning.session import StudySession, find_study
@@ -21,6 +23,7 @@ from lmpipe.tokenizer.tokenizer import Tokenizer
 from lmpipe.training.run_documents import RunConfig, RunSummary
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import torch
 
@@ -144,11 +147,18 @@ class Run:
         from lmpipe.training.evaluation import evaluate
 
         require_type("text", text, (str, Path), "a str, or a Path to read from")
-        ids = encode_path(text, self.tokenizer) if isinstance(text, Path) else self.tokenizer.encode_to_numpy(text)
+        ids = self._encode_file(text) if isinstance(text, Path) else self.tokenizer.encode_to_numpy(text)
         if len(ids) < 2:
             where = text if isinstance(text, Path) else "text"
             raise InputError(where, f"has {len(ids)} tokens, of which the first is not predicted", "use a longer text")
         return evaluate(self._model, ids, self.tokenizer.byte_lengths, self.config.training.precision)
+
+    def _encode_file(self, path: Path) -> "np.ndarray":
+        """Return the ids of a text file without its byte-order mark; raise InputError if it is no text in UTF-8."""
+        with open_text(path) as file:
+            head = file.read(HEAD_BYTES)
+        check_text(head, path)
+        return encode_path(path, self.tokenizer, len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0)
 
     def loss(self, text: str | Path) -> float:
         """Return the mean loss on a text or file in nats per token, as `evaluate` does."""

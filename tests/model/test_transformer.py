@@ -235,3 +235,15 @@ def test_wrong_sizes_are_one_clear_line(make):
     with pytest.raises(InputError) as caught:
         make()
     assert str(caught.value).isprintable()
+
+
+def test_wrong_shapes_are_one_line():
+    model = TransformerLM(vocab_size=300, context_length=8, d_model=8, d_ff=16, num_layers=1, num_heads=2)
+    for ids in ([[1, 2]], torch.tensor([1, 2])):
+        with pytest.raises(InputError, match="batch, seq"):
+            model(ids)
+    with pytest.raises(InputError, match="d_model"):
+        TransformerLM(model.config, d_model=16)
+    for num_heads in (0, 3, 16):
+        with pytest.raises(InputError, match="divisor"):
+            Attention(8, num_heads)

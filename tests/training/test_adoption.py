@@ -74,20 +74,19 @@ def test_digests_and_steps_are_recorded(folder, capsys):
     assert (folder / "adoptions.json").read_bytes() == content, "what is current is not adopted again"
 
 
-def test_one_run_of_each_configuration_is_replayed(folder, capsys, monkeypatch):
+def test_every_run_is_replayed_and_the_longest_of_each_configuration_trained(folder, capsys, monkeypatch):
     from lmpipe.training import adoption
 
     replayed, replay = [], adoption.replay
-    monkeypatch.setattr(
-        adoption, "replay", lambda candidate, *rest: replayed.append(candidate) or replay(candidate, *rest)
-    )
+    monkeypatch.setattr(adoption, "replay", lambda run, *rest: replayed.append((run, rest[0])) or replay(run, *rest))
     adopt(folder, capsys)
-    configurations = set()
-    for run in runs_of(folder):
-        config = RunConfig.read(run / "config.json")
-        configurations.add(config.model_copy(update={"seed": 0}).fingerprint({}))
-    assert len(replayed) == len(configurations)
-    assert len({candidate.configuration for candidate in replayed}) == len(replayed)
+    assert sorted(run.folder for run, _ in replayed) == runs_of(folder)
+    longest = {}
+    for run, _ in replayed:
+        longest[run.configuration] = max(longest.get(run.configuration, 0), run.summary.steps)
+    trained = [run for run, steps in replayed if steps]
+    assert {run.configuration: run.summary.steps for run in trained} == longest
+    assert len(trained) == len(longest) < len(replayed)
 
 
 def last_step(folder):

@@ -84,7 +84,7 @@ def sgd_toy(args: Args) -> "JobResult":
         "--checkpoint-seconds",
         type=non_negative_seconds,
         default=30.0,
-        help="time between checkpoints (default 30; 0: every step)",
+        help="least time between checkpoints (default 30; 0: every step); more where saving one takes long",
     ),
     argument(
         "--time-limit",
@@ -132,17 +132,19 @@ def train(args: Args) -> "JobResult":
 def adopt(args: Args) -> None:
     """Keep the trained runs of a study after a change of code that does not change their results.
 
-    Of each configuration (all settings but the seed), one run is replayed: its first steps are trained again, its
-    recorded losses pass through the present schedule and rule of divergence, its weights are evaluated again, and a
-    sample of its text is encoded again. If all of that is the same to the byte, the runs are adopted, and snakemake
-    copies them instead of training them. adoptions.json in the results folder records old and new digests and the
-    steps. A change that shows in later steps alone is not found: replay more of them, or train again.
+    Each run's recorded losses pass through the present schedule and rule of divergence, and its weights are evaluated
+    again. Of each configuration (all settings but the seed), the first steps of one run are trained again, and a sample
+    of its text is encoded again. If all of that is the same to the byte, the runs are adopted, and snakemake copies
+    them instead of training them. adoptions.json in the results folder records old and new digests and the steps. A
+    change that shows in later steps alone is not found: replay more of them, or train again.
     """
+    from lmpipe.planning.pruning import locked
     from lmpipe.planning.session import find_study
     from lmpipe.training.adoption import adopt
 
     study = find_study(args.study)
-    adopt(study.plan.runs, study.folder, args.steps, args.device)
+    with locked(study):
+        adopt(study.plan.runs, study.folder, args.steps, args.device)
 
 
 @command(RESULTS, EXPERIMENT, examples="lmpipe select-best results/laptop learning_rate")
@@ -209,8 +211,10 @@ def generate(args: Args) -> "JobResult | None":
         return None
     if args.run_folder is not None or args.corpus is None:
         raise InputError("give --run RUN and --prompt TEXT or --prompts FILE, or a results folder and a corpus")
-    if options := [name for name in ("prompt", "prompts", "output") if getattr(args, name) is not None]:
-        raise InputError(f"--{options[0]}", "does not go with the samples of a study", "give --run RUN in their place")
+    names = ("prompt", "prompts", "output", "samples", "temperature", "top_p", "max_new_tokens", "seed")
+    if options := [name for name in names if getattr(args, name) != args.parser.get_default(name)]:
+        option = f"--{options[0].replace('_', '-')}"
+        raise InputError(option, "does not go with the samples of a study", "give --run RUN in their place")
 
     from lmpipe.generation.samples import write_samples
     from lmpipe.planning.session import read_study

@@ -3,6 +3,7 @@
 import codecs
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -112,9 +113,10 @@ def start_samples(
     settings uses the k-th stream, so that differences between settings are not sampling noise.
     """
     samples = []
-    for index, request in enumerate(requests):
-        repeats = requests[:index].count(request)
-        random = Random(derive_seed(seed, f"sample {repeats}"))
+    repeats: Counter[SampleRequest] = Counter()
+    for request in requests:
+        random = Random(derive_seed(seed, f"sample {repeats[request]}"))
+        repeats[request] += 1
         prompt_ids = tokenizer.encode(request.prompt or END_OF_TEXT)
         context = prompt_ids[-context_length:]
         samples.append(Sample(prompt_ids, request.temperature, request.top_p, random, context))

@@ -81,6 +81,9 @@ class Attention(nn.Module):
 
     def __init__(self, d_model: int, num_heads: int, device: torch.device | str | None = None):
         super().__init__()
+        require_type("num_heads", num_heads, int, "a whole number")
+        if num_heads < 1 or d_model % num_heads:
+            raise InputError("num_heads", f"is {num_heads}, and d_model is {d_model}", "use a divisor of d_model")
         self.num_heads = num_heads
         self.qkv_proj = Linear(d_model, {"q_proj": d_model, "k_proj": d_model, "v_proj": d_model}, device)
         self.output_proj = Linear(d_model, d_model, device)
@@ -198,8 +201,11 @@ class TransformerLM(nn.Module):
     def forward(self, token_ids: Tensor) -> Tensor:
         """Return the logits of the next token at each position.
 
-        Raises InputError if seq exceeds context_length, the positions of RoPE.
+        Raises InputError for token ids of another shape, and if seq exceeds context_length, the positions of RoPE.
         """
+        require_type("token ids", token_ids, Tensor, "a tensor (batch, seq)")
+        if token_ids.dim() != 2:
+            raise InputError("token ids", f"have shape {tuple(token_ids.shape)}", "pass (batch, seq)")
         if self.cos_sin is not None and token_ids.shape[1] > len(self.cos_sin):
             problem = f"have {token_ids.shape[1]} positions, but context_length is {len(self.cos_sin)}"
             raise InputError("token ids", problem, "pass fewer")
@@ -221,6 +227,9 @@ def check_config(config: ModelConfig | None, settings: dict[str, Any]) -> ModelC
     """Return the settings of a model, given as one object or by keyword; raise InputError if they are wrong."""
     if config is not None:
         require_type("model", config, ModelConfig, "its settings by keyword: vocab_size, context_length, d_model, ...")
+        if settings:
+            remedy = "pass config.model_copy(update={...}), or all settings by keyword"
+            raise InputError("model", f"has settings and {', '.join(settings)} beside them", remedy)
         return config
     try:
         return ModelConfig.model_validate(settings)

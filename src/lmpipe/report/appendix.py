@@ -86,9 +86,9 @@ def texts_table(results: Results) -> Table:
     for name, info in results.corpora.items():
         yardsticks = results.yardsticks(name)
         sizes = [cell for _, split in info.splits for cell in (split.documents, format_bytes(split.bytes))]
-        shares = [info.splits.valid_share, yardsticks.sentence_overlap if yardsticks else 0.0]
+        shares = [f"{info.splits.valid_share:.1%}", f"{yardsticks.sentence_overlap:.1%}" if yardsticks else None]
         counts = [info.files, info.equal_files, info.blank_records]
-        rows.append([corpus_label(results.study, name), *sizes, *(f"{share:.1%}" for share in shares), *counts])
+        rows.append([corpus_label(results.study, name), *sizes, *shares, *counts])
     caption = (
         "Splits of each corpus. The overlap is the share of the validation bytes in sentences of the training text."
     )

@@ -64,13 +64,14 @@ def run_histories(snapshot: Snapshot) -> Iterator[RunHistory]:
 
 
 def read_unfinished(store: Path) -> dict[str, tuple[Path, RunProgress]]:
-    """Return folder and progress of the runs in the store that are under way or stopped, by the run's id."""
-    found = {}
-    for path in store.glob(f"*/{PROGRESS}"):
-        if (progress := read_progress(path)) is not None:
-            config = progress.config
-            found[f"{config.experiment}/{config.run}/seed{config.seed}"] = path.parent, progress
-    return found
+    """Return folder and progress of the runs in the store that are under way or stopped, by the run's id.
+
+    Of several attempts of a run, as after a change of code, the latest counts.
+    """
+    attempts = [(progress, path.parent) for path in store.glob(f"*/{PROGRESS}") if (progress := read_progress(path))]
+    attempts.sort(key=lambda attempt: attempt[0].updated_at)
+    ids = (f"{run.experiment}/{run.run}/seed{run.seed}" for run in (progress.config for progress, _ in attempts))
+    return {name: (folder, progress) for name, (progress, folder) in zip(ids, attempts, strict=True)}
 
 
 def finished_history(run: PlannedRun, folder: Path) -> Iterator[RunHistory]:

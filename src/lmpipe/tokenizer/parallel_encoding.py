@@ -61,10 +61,10 @@ def encode_blocks(
                 yield from drain_one(pending, encoder, counts, bar.advance)
 
 
-def encode_path(text_path: str | Path, tokenizer: Tokenizer) -> np.ndarray:
-    """Return the ids of a text file, (tokens,); raise InputError if it cannot be read."""
+def encode_path(text_path: str | Path, tokenizer: Tokenizer, start: int = 0) -> np.ndarray:
+    """Return the ids of a text file from byte `start` on, (tokens,); raise InputError if it cannot be read."""
     counts = np.zeros(tokenizer.vocab_size, np.int64)
-    blocks = [ids.copy() for ids in encode_blocks(text_path, tokenizer, f"encoding {text_path}", counts)]
+    blocks = [ids.copy() for ids in encode_blocks(text_path, tokenizer, f"encoding {text_path}", counts, start)]
     return np.concatenate(blocks) if blocks else np.zeros(0, tokenizer.encoder.dtype)
 
 

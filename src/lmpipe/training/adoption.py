@@ -1,10 +1,10 @@
 """Adoption of finished runs by changed code: `lmpipe adopt`.
 
 A change of the code that trains makes every run another one. Where the change does not touch the results, the runs are
-adopted instead of trained again: the run store gets their files under the fingerprint of the present code. Of each
-configuration, which is all but the seed, one run is replayed. Its first steps are trained again; the recorded losses of
-the others pass through the code that schedules, records and judges them; its weights are evaluated again. All of its
-files must come out the same to the byte, times aside.
+adopted instead of trained again: the run store gets their files under the fingerprint of the present code. Each run is
+replayed: its recorded losses pass through the code that schedules, records and judges them, and its weights are
+evaluated again. Of each configuration, which is all but the seed, the first steps of the longest run are trained again.
+All files must come out the same to the byte, times aside.
 """
 
 import csv
@@ -96,11 +96,13 @@ def adopt(runs: Sequence[PlannedRun], results: Path, steps: int, device: str | N
         else:
             groups.setdefault(candidate.configuration, []).append(candidate)
     for candidates in groups.values():
+        candidates.sort(key=lambda candidate: -candidate.summary.steps)  # one that diverged early shows little
         first, names = candidates[0], ", ".join(candidate.run.id for candidate in candidates)
         num_steps = min(steps, first.summary.steps)
         try:
             check_sample(first.run, StudyPaths(results))
-            replay(first, num_steps, device, StudyPaths(results).store)
+            for candidate in candidates:
+                replay(candidate, num_steps if candidate is first else 0, device, StudyPaths(results).store)
         except (DifferenceError, InputError) as error:
             log(f"{names}: not adopted: {error}")
             refused += len(candidates)
@@ -266,10 +268,10 @@ def store(candidates: Sequence[Candidate], results: Path, steps: int) -> None:
                 adopted_at=datetime.now(UTC).isoformat(timespec="seconds"),
             )
         )
-    Adoptions(runs=tuple(adopted)).write(path)
     for candidate in candidates:
         stored = StoredRun.of(results, candidate.inputs.fingerprint())
         with stored.locked():
             # The summary, which marks the run as finished, is the last.
             for name in (WEIGHTS, METRICS, SUMMARY):
                 copy_atomic(candidate.folder / name, stored.folder / name)
+    Adoptions(runs=tuple(adopted)).write(path)

@@ -46,7 +46,7 @@ class AdamW:
         for where, value in settings.items():
             if not isinstance(value, Real) or not 0 <= value < math.inf:
                 raise InputError(where, f"is {short_repr(value)}", "pass a number of 0 or more")
-        if not isinstance(betas, Sequence) or [0 <= beta < 1 for beta in betas] != [True, True]:
+        if not isinstance(betas, Sequence) or [isinstance(b, Real) and 0 <= b < 1 for b in betas] != [True, True]:
             raise InputError("betas", f"is {short_repr(betas)}", "pass two numbers below 1, such as (0.9, 0.95)")
         self.betas, self.eps = betas, eps
         self.parameters = name_parameters(params)
@@ -73,7 +73,8 @@ class AdamW:
     def step(self, lr: float | None = None, grad_scale: Tensor | None = None) -> None:
         """Update the parameters from their gradients divided by `grad_scale` (a scalar), unless `found_inf` is 1.
 
-        Parameters without a gradient, such as frozen ones, stay as they are. `lr` replaces that of the groups.
+        Parameters without a gradient, such as frozen ones, stay as they are. All share one number of updates, so that
+        the first update of one that is unfrozen late is smaller than torch's. `lr` replaces that of the groups.
         """
         gradients = {name: parameter.grad for name, parameter in self.parameters.items() if parameter.grad is not None}
         if not self.is_scaled_by_kernel:

@@ -32,6 +32,7 @@ from lmpipe.training.step import DIVERGENCE_WINDOW, StepResult, translate_oom
 # by some hundredths of a nat between two splits.
 UNIGRAM_MARGIN_NATS = 0.05
 MAX_SAVE_FRACTION = 0.02  # of the time between two checkpoints; a billion parameters take a minute to save
+MAX_WAIT_SECONDS = 600.0  # between two checkpoints: a disk may have been slow once
 HEADER = "step,tokens,wall_seconds,learning_rate,train_loss,validation_loss,grad_norm\n"
 VALIDATION_COLUMN = HEADER.split(",").index("validation_loss")
 
@@ -192,8 +193,8 @@ class Trainer:
                 step_seconds = self.train_chunk(count, bar)
                 guard.mark_progress()
                 elapsed = time.monotonic() - last_save
-                is_cheap = save_seconds <= MAX_SAVE_FRACTION * elapsed or not self.checkpoint_seconds
-                if is_cheap and elapsed >= self.checkpoint_seconds:
+                wait = min(save_seconds / MAX_SAVE_FRACTION, MAX_WAIT_SECONDS) if self.checkpoint_seconds else 0.0
+                if elapsed >= max(self.checkpoint_seconds, wait):
                     self.save()
                     last_save, save_seconds = time.monotonic(), time.monotonic() - last_save - elapsed
         guard.check()
