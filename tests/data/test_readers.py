@@ -147,3 +147,33 @@ def test_parquet_needs_a_column_of_text(tmp_path):
 def test_a_packed_file_is_read_in_small_blocks(tmp_path):
     path = write(tmp_path / "a.txt.gz", gzip.compress(b"word " * 10_000_000, compresslevel=9))
     assert max(map(len, unpacked_blocks(str(path)))) <= 1100 * readers.PACKED_BYTES
+
+
+def test_json_lines_may_be_called_json(tmp_path):
+    for name in ("a.json", "a.ndjson"):
+        assert read(write(tmp_path / name, FORMATS[".jsonl"](TEXTS))) == EXPECTED
+
+
+def test_a_record_that_ends_with_a_delimiter_is_one_document(tmp_path):
+    texts = ["One.<|endoftext|>", "Two.\n<|endoftext|>\n", "<|endoftext|>", "Three."]
+    reader = TextReader()
+    path = write(tmp_path / "a.jsonl", FORMATS[".jsonl"](texts))
+    expected = f"One.{END}\nTwo.\n{END}\nThree.\n{END}\n".encode()
+    assert b"".join(reader.read(str(path))) == expected
+    assert reader.blank_records == 1
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 1 << 20])
+def test_a_file_that_is_a_document_has_no_delimiter_within(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(readers, "CHUNK_BYTES", chunk)
+    for text in ("One.\nTwo.", f"One.\nTwo.\n{END}\n\n"):
+        assert read(write(tmp_path / "a.txt", text), documents="files").split() == [b"One.", b"Two.", END.encode()]
+    with pytest.raises(InputError, match="documents: delimiter"):
+        read(write(tmp_path / "b.txt", f"One.\n{END}\nTwo.\n"), documents="files")
+
+
+def test_zstandard_with_a_long_window_is_read(tmp_path):
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=28, enable_ldm=True)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()  # does not know the size
+    data = compressor.compress(FORMATS[".txt"](TEXTS)) + compressor.flush()
+    assert read(write(tmp_path / "a.txt.zst", data)) == EXPECTED

@@ -1,5 +1,6 @@
 """Text files of a study are checked before its first job, and only once."""
 
+import gzip
 import os
 import subprocess
 import time
@@ -147,3 +148,35 @@ def test_text_of_the_future_is_refused_until_it_is_touched():
         check()
     subprocess.run(caught.value.remedy, shell=True, check=True)
     check()
+
+
+def test_a_text_that_is_there_packed_and_unpacked_is_refused():
+    Path("two").mkdir()
+    Path("two/a.txt").write_text("One.\n")
+    Path("two/a.txt.gz").write_bytes(gzip.compress(b"One.\n"))
+    with pytest.raises(InputError, match="unpacked"):
+        check(files="two")
+
+
+def test_results_of_another_study_are_refused_unless_they_are_named():
+    result = Path("results/other/corpora/mine/train.txt")
+    result.parent.mkdir(parents=True)
+    result.write_text("One.\n<|endoftext|>\nTwo.\n")
+    for path in (".", "**/*.txt"):
+        with pytest.raises(InputError, match="is a result of a study"):
+            check(files=path)
+    check(files=str(result))
+
+
+def test_an_older_file_in_the_place_of_another_is_another_text():
+    corpus = load_plan(STUDY, "tiny.yaml").study.corpora["tiny"]
+    before = corpus.file_identities()
+    os.utime(TEXT, (1, 1))
+    assert load_plan(STUDY, "tiny.yaml").study.corpora["tiny"].file_identities() != before
+
+
+def test_results_are_read_without_the_texts():
+    settings = load_plan(STUDY, "tiny.yaml").study_settings()
+    Path(TEXT).unlink()
+    corpus = load_plan(settings, "study.yaml", results_only=True).study.corpora["tiny"]
+    assert (corpus.num_shards, corpus.split_bytes) == (1, (0, 0))

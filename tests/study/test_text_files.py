@@ -89,3 +89,12 @@ def test_other_addresses_are_refused(path):
 )
 def test_a_download_keeps_the_ending_of_its_format(url, ending):
     assert TextFile(path=f"https://h/{url}").download_path.endswith(ending)
+
+
+def test_a_link_to_a_folder_is_refused_and_read_by_a_pattern():
+    Path("elsewhere").mkdir()
+    Path("elsewhere/f.txt").write_text("text")
+    Path("texts/link").symlink_to(Path("elsewhere").absolute())
+    with pytest.raises(InputError, match="link to a folder"):
+        list_files("texts")
+    assert "f.txt" in names("texts/**/*.txt")

@@ -100,3 +100,10 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "none", tmp_path / "none.json"):
         with pytest.raises(InputError):
             tokenizer_files(path)
+
+
+def test_older_files_do_not_name_the_kind_of_model(trained, tmp_path):
+    data = json.loads((trained / "tokenizer.json").read_text(encoding="utf-8"))
+    del data["model"]["type"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    assert read_tokenizer(tokenizer_files(str(tmp_path))).vocab == read_tokenizer(tokenizer_files(str(trained))).vocab

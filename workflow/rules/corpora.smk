@@ -30,8 +30,8 @@ rule make_corpus:
     priority: TEXT_PRIORITY
     threads: 2
     resources:
-        mem_mb=1000,
-        runtime=60,
+        mem_mb=inputs.make_corpus.mem_mb,
+        runtime=inputs.make_corpus.runtime,
     params:
         results=subpath(output.info, ancestor=3),
         settings=inputs.corpus_settings,

@@ -39,13 +39,15 @@ def download(args: Args) -> None:
 
     from lmpipe.data.download import download
     from lmpipe.io.validation import first_violation
-    from lmpipe.study.text_files import TextFile
+    from lmpipe.study.text_files import TextFile, text_format
 
     declared = {name: getattr(args, name) for name in ("bytes", "sha256", "text_bytes")} | {"path": args.address}
     try:
         text = TextFile.model_validate(declared)
     except ValidationError as error:
         raise first_violation(error, declared).at("arguments") from None
+    if text.is_compressed and text_format(args.output)[1]:
+        raise InputError("--output", "names a compressed file, but the text is unpacked", "leave the ending out")
     download(text, args.output)
 
 

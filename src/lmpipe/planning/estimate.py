@@ -27,6 +27,7 @@ from lmpipe.planning.cost_model import (
     token_file_bytes,
 )
 from lmpipe.planning.plan import Plan
+from lmpipe.study.corpora import DatasetCorpus
 from lmpipe.study.experiments import BestOf, PlannedRun
 from lmpipe.study.text_files import TextFile
 
@@ -162,6 +163,8 @@ def format_estimate(estimate: Estimate) -> str:
 def footnotes(estimate: Estimate) -> list[str]:
     """Return the notes below the table."""
     notes = ["CPU: measured rates, one run on each core, without downloads. GPU: assumed rates (config/README.md)."]
+    if names := [name for name, corpus in estimate.plan.study.corpora.items() if isinstance(corpus, DatasetCorpus)]:
+        notes.append(f"Not counted: {', '.join(names)}, since the size of a dataset is not known before it is read.")
     if any(cost.precision == "bfloat16" for cost in estimate.costs):
         plain = estimate.training_seconds(CPU_CORE, precision="float32") / estimate.cores
         notes.append(

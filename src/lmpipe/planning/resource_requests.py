@@ -10,13 +10,14 @@ from lmpipe.planning.cost_model import (
     MEMORY,
     TEXTS,
     count_memory_bytes,
+    joined_bytes,
     merge_memory_bytes,
     merge_seconds,
     run_cost,
     split_bytes,
 )
 from lmpipe.planning.plan import Plan
-from lmpipe.study.corpora import Corpus
+from lmpipe.study.corpora import Corpus, FilesCorpus
 from lmpipe.study.experiments import PlannedRun
 
 # A request is 1.5 times the estimated memory, and three times the estimated time on one core.
@@ -66,6 +67,14 @@ def text_requests(corpus: Corpus) -> dict[str, ResourceRequest]:
         "encode_shard": make_request(0, shard_bytes / encode_rate, min_mb=1000),
         "concat_tokens": make_request(0, train_bytes / TEXTS["copy_bytes_per_second"], min_mb=1000),
     }
+
+
+def make_corpus_request(corpus: Corpus) -> ResourceRequest:
+    """Return the request for making a corpus, which keeps an index of the documents that it splits."""
+    is_by_line = isinstance(corpus, FilesCorpus) and corpus.documents == "lines"
+    documents = joined_bytes(corpus) / TEXTS["line_bytes" if is_by_line else "document_bytes"]
+    seconds = sum(split_bytes(corpus)) / TEXTS["copy_bytes_per_second"]
+    return make_request(MEMORY["index_bytes_per_document"] * documents, seconds, min_mb=1000)
 
 
 def yardsticks_request(corpus: Corpus, budgets: Sequence[int]) -> ResourceRequest:

@@ -18,6 +18,7 @@ from lmpipe.planning.plan import Plan, find
 from lmpipe.planning.resource_requests import (
     ResourceRequest,
     critical_path_seconds,
+    make_corpus_request,
     text_requests,
     train_request,
     yardsticks_request,
@@ -64,6 +65,7 @@ class RuleInputs:
         # or killed call can lose it. Only missing texts are outputs of jobs.
         self.missing_texts = [path.removeprefix("resources/") for path in downloads if not os.path.exists(path)]
         self.texts_with_checksum = {path for path, text in downloads.items() if text.sha256}
+        self.make_corpus = Requests(lambda wildcards: make_corpus_request(self._corpus(wildcards.corpus)))
         self.train = Requests(lambda wildcards: train_request(plan, self._run(wildcards)))
         self.train_bpe, self.encode, self.concat = map(self._text, ("train_bpe", "encode_corpus", "concat_tokens"))
         self.yardsticks = Requests(self._yardsticks_request)

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from datetime import datetime
 from itertools import chain
-from pathlib import Path
 
 from lmpipe.data.sources.readers import check_file
 from lmpipe.errors import InputError
@@ -39,26 +38,38 @@ def check_texts(plan: Plan, source: str) -> None:
     with CheckedFiles() as checked:
         for name, corpus in corpora.items():
             try:
-                check_paths(corpus, RESULTS / plan.study.study)
+                check_paths(corpus, plan.study.study)
                 for file in chain.from_iterable(corpus.local_files):
                     checked.check(file, corpus.text_key)
             except InputError as error:
                 raise InputError(source, f"corpora.{name}: {error.where} {error.problem}", error.remedy) from None
 
 
-def check_paths(corpus: FilesCorpus, results: Path) -> None:
-    """Raise InputError if a corpus has a file twice or one of the study's results, or settings that no file uses."""
+def check_paths(corpus: FilesCorpus, study: str) -> None:
+    """Raise InputError if a corpus has a file twice, results among its files, or settings that no file uses.
+
+    A result of another study may be named alone, but is not meant by a folder or pattern.
+    """
     paths = list(chain.from_iterable(corpus.split_paths().values()))
-    folder = os.path.join(os.path.abspath(results), "")
-    if own := next((path for path in paths if os.path.abspath(path).startswith(folder)), None):
-        raise InputError(own, "is a result of this study", "name fewer files, for example by a pattern of a folder")
+    for text, files in zip(corpus.texts, corpus.local_files, strict=True):
+        folder = os.path.join(os.path.abspath(RESULTS / study if text.input_path else RESULTS), "")
+        if result := next((file.path for file in files if os.path.abspath(file.path).startswith(folder)), None):
+            raise InputError(result, "is a result of a study", "name fewer files, for example by a pattern of a folder")
     if repeated := [path for path, count in Counter(map(os.path.abspath, paths)).items() if count > 1]:
         raise InputError(os.path.relpath(repeated[0]), "is among its files twice", "remove one of the two")
+    unpacked = Counter(map(unpacked_path, paths))
+    if twins := [path for path in paths if text_format(path)[1] and unpacked[unpacked_path(path)] > 1]:
+        raise InputError(twins[0], "is there unpacked, too, or packed twice", "remove all but one of them")
     formats = {text_format(path)[0] for path in paths}
     if corpus.documents != "delimiter" and ".txt" not in formats:
         raise InputError("documents", "is about plain texts, but no file is one", "remove it")
     if corpus.text_key != "text" and formats == {".txt"}:
         raise InputError("text_key", "is about records, but all files are plain texts", "remove it")
+
+
+def unpacked_path(path: str) -> str:
+    """Return the absolute path of a file without the ending of its compression."""
+    return os.path.abspath(path).removesuffix(path[len(path) - len(text_format(path)[1]) :])
 
 
 class CheckedFiles:

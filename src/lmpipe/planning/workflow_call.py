@@ -87,7 +87,7 @@ def run_workflow(
     read_study_file(study_file)
     check_cache()
     folder = find_profile(profile)
-    if cores is None and "executor" not in read_profile(folder):
+    if cores is None and not {"executor", "cores", "jobs"} & read_profile(folder).keys():
         cores = os.cpu_count() or 1
     arguments = ["--snakefile", str(PACKAGE / "workflow/Snakefile"), "--workflow-profile", str(folder)]
     arguments += ["--cores", str(cores)] if cores else []

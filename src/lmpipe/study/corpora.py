@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
+from lmpipe.errors import InputError
 from lmpipe.io.validation import InvalidValueError, short_repr
 from lmpipe.study.fields import (
     MIN_VOCAB_SIZE,
@@ -200,8 +201,12 @@ class FilesCorpus(SplitSettings):
 
     @cached_property
     def split_bytes(self) -> tuple[int, int]:
-        """Estimated size of the training and the validation text; undeclared downloads count as 0."""
-        sizes = [text.estimate_bytes(files) for text, files in zip(self.texts, self.local_files, strict=True)]
+        """Estimated size of the training and the validation text; undeclared downloads and missing files count as 0."""
+        try:
+            local_files = self.local_files
+        except InputError:  # the results of a study are read without its texts
+            local_files = [[] for _ in self.texts]
+        sizes = [text.estimate_bytes(files) for text, files in zip(self.texts, local_files, strict=True)]
         train_bytes, valid_bytes = sum(sizes[: len(self.files)]), sum(sizes[len(self.files) :])
         held_out = round(train_bytes * (self.valid_fraction or 0))
         return train_bytes - held_out, valid_bytes + held_out
@@ -209,8 +214,10 @@ class FilesCorpus(SplitSettings):
     @cached_property
     def num_shards(self) -> int:
         """Number of shards: as set, or one for each 64 MB, but no more than there are files."""
+        if self.shards:
+            return self.shards
         num_files = sum(max(1, len(files)) for files in self.local_files[: len(self.files)])
-        return self.shards or max(1, min(num_files, self.split_bytes[0] // MIN_SHARD_BYTES, MAX_SHARDS))
+        return max(1, min(num_files, self.split_bytes[0] // MIN_SHARD_BYTES, MAX_SHARDS))
 
     def text_paths(self) -> list[str]:
         """Paths of the files that are named one by one, or downloaded."""
@@ -226,13 +233,14 @@ class FilesCorpus(SplitSettings):
         return {split: [path for group in groups for path in group] for split, groups in parts.items()}
 
     def file_identities(self) -> list[list[Any]]:
-        """Return the path of each single file, and number, bytes and digest of each group of files, by split.
+        """Return the path of each downloaded file, and number, bytes and digest of the files of each path, by split.
 
-        The digest covers paths, sizes and times of the last change.
+        The digest covers paths, sizes and times of the last change: an older file in the place of another is noticed.
         """
         identities = [
-            text.input_path
-            or {
+            text.download_path
+            if text.url
+            else {
                 "path": text.path,
                 "files": len(files),
                 "bytes": sum(file.size for file in files),

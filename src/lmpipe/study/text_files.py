@@ -18,6 +18,7 @@ from lmpipe.study.fields import REPEATED_PATTERN, PositiveInt, Settings, to_list
 
 RECORD_FORMATS = (".jsonl", ".csv", ".parquet")
 FORMATS = (".txt", *RECORD_FORMATS)
+OTHER_ENDINGS = {".json": ".jsonl", ".ndjson": ".jsonl"}  # as many datasets of the Hub call JSON Lines
 COMPRESSIONS = (".gz", ".xz", ".zst")
 HUB = "https://huggingface.co/"
 URL = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?/[!-~]{1,2000}")
@@ -37,13 +38,14 @@ UNPACKED_RATIO = 3  # bytes of text for a byte of a compressed file, about
 def text_format(path: str) -> tuple[str, str]:
     """Return the ending of a name's format and of its compression; all names but those of FORMATS are plain text.
 
-    >>> text_format("a/b.JSONL.gz"), text_format("README"), text_format("c.md.xz")
-    (('.jsonl', '.gz'), ('.txt', ''), ('.txt', '.xz'))
+    >>> text_format("a/b.JSONL.gz"), text_format("README"), text_format("c.md.xz"), text_format("d.json")
+    (('.jsonl', '.gz'), ('.txt', ''), ('.txt', '.xz'), ('.jsonl', ''))
     """
     name, compression = os.path.splitext(path.lower())
     if compression not in COMPRESSIONS:
         name, compression = path.lower(), ""
     ending = os.path.splitext(name)[1]
+    ending = OTHER_ENDINGS.get(ending, ending)
     return (ending if ending in FORMATS else ".txt"), compression
 
 
@@ -77,15 +79,26 @@ def list_files(path: str) -> list[SourceFile]:
 
 
 def walk(folder: str) -> Iterator[str]:
-    """Yield the files of a folder and below it whose names end in one of FORMATS, in order."""
-    for parent, folders, names in os.walk(folder):
+    """Yield the files of a folder and below it whose names end in one of FORMATS, in order.
+
+    Raises InputError for a folder that cannot be read, and for a link to a folder: it may lead in a circle.
+    """
+    for parent, folders, names in os.walk(folder, onerror=refuse_folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if link := next((name for name in folders if os.path.islink(os.path.join(parent, name))), None):
+            remedy = "name that folder, too, or use a pattern such as texts/**/*.txt, which follows links"
+            raise InputError(os.path.join(parent, link), "is a link to a folder, which is not followed", remedy)
         for name in sorted(names):
             base = name.lower()
             for ending in COMPRESSIONS:
                 base = base.removesuffix(ending)
             if base.endswith(FORMATS) and not name.startswith("."):
                 yield os.path.join(parent, name)
+
+
+def refuse_folder(error: OSError) -> None:
+    """Raise InputError for a folder that cannot be listed."""
+    raise InputError(error.filename, f"cannot be read ({error.strerror})", "correct its permissions, or remove it")
 
 
 def regular_files(paths: list[str]) -> Iterator[tuple[str, os.stat_result]]:

@@ -33,8 +33,8 @@ class PlainAddedToken(AddedToken):
 class BPEModel(Document, extra="ignore"):
     """Vocabulary and merges of a BPE tokenizer."""
 
-    type: Literal["BPE"]
-    """Kind of model."""
+    type: Literal["BPE"] = "BPE"
+    """Kind of model; older files, such as that of GPT-2, leave it out."""
     vocab: dict[str, int]
     """Ids of tokens in GPT-2's byte-to-unicode format."""
     merges: tuple[tuple[str, str] | str, ...]

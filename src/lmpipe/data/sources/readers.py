@@ -47,8 +47,10 @@ class TextReader:
             case ".txt":
                 blocks = without_mark(unpacked_blocks(path))
                 match self.documents:
-                    case "delimiter" | "files":
+                    case "delimiter":
                         yield from end_document(blocks)
+                    case "files":
+                        yield from end_document(without_delimiter(blocks, path))
                     case "lines":
                         yield from self.as_documents(line.removesuffix(b"\r") for line in split_lines(blocks))
                     case "blank_lines":
@@ -65,7 +67,7 @@ class TextReader:
     def as_documents(self, texts: Iterable[bytes]) -> Iterator[bytes]:
         """Yield each text as a document, but count blank ones instead."""
         for text in texts:
-            if text.strip():
+            if text.replace(DELIMITER, b"").strip():
                 yield as_document(text)
             else:
                 self.blank_records += 1
@@ -206,7 +208,8 @@ def decompressor(compression: str) -> tuple[Callable[[], Any], type[Exception]]:
         case ".zst":
             import zstandard
 
-            return lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError
+            # As large a window as `zstd --long=31` writes.
+            return lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(), zstandard.ZstdError
         case unknown:
             raise ValueError(unknown)
 
@@ -232,12 +235,26 @@ def end_document(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def as_document(text: bytes) -> bytes:
-    r"""Return a text as one document of a corpus.
+    r"""Return a text as one document of a corpus, whether it ends with a delimiter or not.
 
-    >>> as_document(b"one"), as_document(b"two\n")
-    (b'one\n<|endoftext|>\n', b'two\n<|endoftext|>\n')
+    >>> as_document(b"one"), as_document(b"two\n"), as_document(b"three<|endoftext|>")
+    (b'one\n<|endoftext|>\n', b'two\n<|endoftext|>\n', b'three<|endoftext|>\n')
     """
+    if (stripped := text.rstrip()).endswith(DELIMITER):
+        return stripped + b"\n"
     return text + (b"" if text.endswith(b"\n") else b"\n") + DELIMITER + b"\n"
+
+
+def without_delimiter(blocks: Iterable[bytes], path: str) -> Iterator[bytes]:
+    """Yield the blocks of a file that is one document; raise InputError if a delimiter within it ends one."""
+    tail = b""
+    for block in blocks:
+        joined = tail + block
+        index = joined.find(DELIMITER)
+        if index >= 0 and joined[index + len(DELIMITER) :].strip():
+            raise InputError(path, f"has {END_OF_TEXT} within its text", "use documents: delimiter")
+        yield block
+        tail = joined[index:] if index >= 0 else joined[-len(DELIMITER) + 1 :]
 
 
 def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,6 +1,7 @@
-"""Split of a text into training and validation by documents, in constant memory.
+"""Split of a text into training and validation by documents.
 
-The text is joined in an unnamed temporary file. Memory holds the offset at which each document ends, and their order.
+The text is joined in an unnamed temporary file. Memory holds the offset at which each document ends, and their order:
+about 60 bytes a document.
 """
 
 import os
@@ -111,7 +112,7 @@ class JoinedText:
         """Yield the bytes of ranges (ranges, 2) in order, in blocks; adjacent ranges are read as one."""
         is_first = np.concatenate(([True], ranges[1:, 0] != ranges[:-1, 1]))
         is_last = np.concatenate((is_first[1:], [True]))
-        for start, stop in zip(ranges[is_first, 0].tolist(), ranges[is_last, 1].tolist(), strict=True):
+        for start, stop in zip(ranges[is_first, 0], ranges[is_last, 1], strict=True):
             for offset in range(start, stop, CHUNK_BYTES):
                 yield os.pread(self.file.fileno(), min(CHUNK_BYTES, stop - offset), offset)
 
