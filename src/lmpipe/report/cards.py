@@ -28,7 +28,7 @@ CARDS = {
 }
 DERIVATION, SAMPLES_PER_MODEL = "Derivation", 2
 # An open sample is cut here; the whole text is folded away.
-MAX_SAMPLE_LINES, SAMPLE_LINE_CHARACTERS = 12, 36
+MAX_SAMPLE_LINES, SAMPLE_LINE_CHARACTERS = 10, 36
 # Figure of the front page, by problem and name.
 HERO = ("main_experiment", "hero")
 
