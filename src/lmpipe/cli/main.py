@@ -18,7 +18,7 @@ from lmpipe.io.progress import log
 COMMAND_MODULES = (study_commands, tokenizer_commands, training_commands, report_commands)
 # How long threads that wait spin: iterations for GNU's OpenMP, milliseconds for LLVM's and Intel's. By their defaults,
 # milliseconds, two threads train up to 20 times slower when other programs keep the cores busy. With one core busy they
-# now keep more than half of their idle speed, of which the short wait takes about 10 %
+# now keep more than half of their idle speed, of which the short wait takes a fifth
 # (python -m benchmarks.training --only lmpipe-eager --threads 2 --busy-cores 1).
 SPINNING = {"GOMP_SPINCOUNT": "1500", "KMP_BLOCKTIME": "1"}
 # Problem and remedy of the system's errors.
