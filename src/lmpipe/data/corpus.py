@@ -13,11 +13,10 @@ from typing import IO, assert_never
 
 from lmpipe.data.documents import CorpusInfo, CorpusSplits, SplitInfo
 from lmpipe.data.sources.docstrings import docstrings
-from lmpipe.data.sources.hub_dataset import read_dataset
 from lmpipe.data.sources.readers import DELIMITER, TextReader, as_document
 from lmpipe.data.sources.splits import JoinedText
 from lmpipe.data.sources.stories import stories
-from lmpipe.data.sources.text_files import distinct_files, read_files
+from lmpipe.data.sources.text_files import distinct_files, read_dataset, read_files
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, check_no_overwrite
 from lmpipe.io.progress import log, progress
@@ -124,7 +123,7 @@ def open_files(corpus: FilesCorpus, folder: Path) -> CorpusText:
 
 
 def split_text(corpus: SplitSettings, splits: dict[str, Iterator[bytes]], folder: Path) -> dict[str, Iterator[bytes]]:
-    """Return the text of both splits: as given, or that for training split by valid_fraction."""
+    """Return the text of both splits: unchanged, or the training text split by valid_fraction."""
     if corpus.valid_fraction is None:
         return splits
     return JoinedText(splits["train"], folder).split(corpus.valid_fraction, corpus.seed if corpus.shuffle else None)

@@ -93,7 +93,7 @@ def recorded_files(record: Path) -> list[Path]:
 
 
 def stale_runs(study: StudySession) -> list[StaleResult]:
-    """Return the runs in the store that the study does not have; none before all of its own are there.
+    """Return the runs in the store that the study does not have; none before every run of the study is stored.
 
     Until then, a run of the study may be stored under an older identity, from which it can still be adopted.
     """

@@ -64,7 +64,7 @@ class WorkflowJob:
 
 
 class LogHandler(LogHandlerBase):
-    """Prints those of Snakemake's messages that a user needs, in a thread of its own; the log file has all of them.
+    """Prints those of Snakemake's messages that a user needs, in a separate thread; the log file has all of them.
 
     Snakemake looks for a class of this name. `current` is the one of this process's call.
     """

@@ -167,11 +167,11 @@ class SplitSettings(CorpusSettings):
         return {"source": self.source, **super().text_settings(exclude_defaults=True)}
 
     def check_validation(self, key: str) -> None:
-        """Require either a validation text of its own, under `key`, or a fraction."""
+        """Require either a separate validation text, under `key`, or a fraction."""
         has_text = getattr(self, key) is not None
         if not has_text and self.valid_fraction is None:
             raise InvalidValueError(
-                "has no validation split", f"add {key} (a text of its own) or valid_fraction (such as 0.1)"
+                "has no validation split", f"add {key} (a separate text) or valid_fraction (such as 0.1)"
             )
         if has_text and self.valid_fraction is not None:
             raise InvalidValueError(f"has both {key} and valid_fraction", "remove one of them")

@@ -201,7 +201,7 @@ class Replay(Trainer):
 
 
 def replay(candidate: Candidate, steps: int, device_name: str | None, store: Path) -> None:
-    """Repeat a run as far as `adopt` promises; raise DifferenceError at the first difference."""
+    """Train the first `steps` of a run again and judge all of it; raise DifferenceError at the first difference."""
     recorded = read_rows((candidate.folder / METRICS).read_text(encoding="utf-8").splitlines())
     execution, inputs = candidate.execution, candidate.inputs
     with acquire_device(device_name) as device, tempfile.TemporaryDirectory() as scratch:

@@ -231,7 +231,7 @@ def acquire_device(name: str | None = None, runs_per_gpu: int = 1) -> Iterator[t
 def acquire_devices(name: str | None, count: int) -> Iterator[None]:
     """Hold `count` devices while the block runs, each for this run alone, for processes that the block starts.
 
-    Any free GPUs are taken, or with a name that one and those after it. Each process finds its own in ASSIGNED_GPUS.
+    Without a name, any free GPUs; with one, that GPU and those after it. ASSIGNED_GPUS names the GPU of each process.
     """
     if find_device(name).type != "cuda":
         yield

@@ -214,7 +214,7 @@ class BestRun(Document):
 
 
 class AdoptedRun(Document):
-    """A run that changed code repeats to the byte, as far as it was replayed."""
+    """A run whose replayed steps and evaluation changed code repeats to the byte."""
 
     run: str
     """The run: EXPERIMENT/NAME/seedN."""

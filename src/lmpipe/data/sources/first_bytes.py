@@ -101,7 +101,7 @@ def check_no_web_page(head: bytes, where: str) -> None:
 def wide_encoding(head: bytes) -> str | None:
     """Return UTF-16 or UTF-32 if `head` is in it, with or without a mark; None otherwise.
 
-    Without a mark, the high byte of most characters is a small number, at every second or fourth place.
+    Without a mark, the high byte of most characters is a small number, at every second or fourth offset.
 
     >>> wide_encoding("text".encode("utf-16-le")), wide_encoding("буква".encode("utf-32-be")), wide_encoding(b"text")
     ('UTF-16LE', 'UTF-32BE', None)
@@ -109,7 +109,7 @@ def wide_encoding(head: bytes) -> str | None:
     for mark, encoding in UNICODE_MARKS:
         if head.startswith(mark):
             return encoding
-    quads = [head[place::4] for place in range(4)]
+    quads = [head[offset::4] for offset in range(4)]
     zeros = [quad.count(0) > 0.9 * len(quad) > 0 for quad in quads]
     if zeros in ([False, False, True, True], [False, True, True, True]):
         return "UTF-32LE"
