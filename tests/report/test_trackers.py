@@ -218,9 +218,9 @@ def test_following_ends_with_the_study_and_has_every_row(folder, unfinish, monke
     monkeypatch.setattr(trackers, "is_active", lambda snapshot: (folder / "store" / FINGERPRINT).exists())
     histories = trackers.run_histories
 
-    def advance(snapshot):
+    def advance(snapshot, logged):
         unfinish(next(calls))
-        return histories(trackers.StudyFiles(snapshot.files.study).snapshot(time.time()))
+        return histories(trackers.StudyFiles(snapshot.files.study).snapshot(time.time()), logged)
 
     monkeypatch.setattr(trackers, "run_histories", advance)
     main(["log", str(folder), "--to", "tensorboard", "--follow"])
@@ -228,6 +228,14 @@ def test_following_ends_with_the_study_and_has_every_row(folder, unfinish, monke
     rows = rows_of(folder, GOOD)
     assert scalars["train_loss"] == [(step, pytest.approx(value)) for step, value in column(rows, "train_loss")]
     assert len(list((folder / "tensorboard" / GOOD).iterdir())) == 1
+
+
+def test_metrics_of_a_run_that_is_logged_are_not_read_again(folder, monkeypatch):
+    main(["log", str(folder), "--to", "tensorboard"])
+    read = []
+    monkeypatch.setattr("lmpipe.report.run_histories.parse_rows", lambda text: read.append(text) or [])
+    main(["log", str(folder), "--to", "tensorboard"])
+    assert read == []
 
 
 def test_files_of_trackers_are_no_results(folder):

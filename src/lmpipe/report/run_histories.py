@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,16 @@ class RunHistory:
         return {key: value for key, value in values.items() if isinstance(value, str | int | float)}
 
 
-def run_histories(snapshot: Snapshot) -> Iterator[RunHistory]:
-    """Yield the history of each run of a study that has metrics: of runs that are over, under way or stopped."""
+def run_histories(snapshot: Snapshot, logged: Collection[tuple[str, str]] = ()) -> Iterator[RunHistory]:
+    """Yield the history of each run of a study that has metrics: of runs that are over, under way or stopped.
+
+    Runs that are over and in `logged`, by id and fingerprint, are left out: their metrics are not read again.
+    """
     unfinished = read_unfinished(StudyPaths(snapshot.files.study.folder).store)
     for state in snapshot.runs:
         run = state.run
         if state.state in TERMINAL_STATES:
-            yield from finished_history(run, snapshot.files.study.folder / run.folder)
+            yield from finished_history(run, snapshot.files.study.folder / run.folder, logged)
         elif run.id in unfinished and matches_plan(run, unfinished[run.id][1].config):
             folder, progress = unfinished[run.id]
             # The last row gets its validation loss, if it is the run's last, only at the end.
@@ -74,14 +77,17 @@ def read_unfinished(store: Path) -> dict[str, tuple[Path, RunProgress]]:
     return {name: (folder, progress) for name, (progress, folder) in zip(ids, attempts, strict=True)}
 
 
-def finished_history(run: PlannedRun, folder: Path) -> Iterator[RunHistory]:
-    """Yield the history of a run that is over; nothing if a job replaces its files at this moment."""
+def finished_history(run: PlannedRun, folder: Path, logged: Collection[tuple[str, str]]) -> Iterator[RunHistory]:
+    """Yield the history of a run that is over unless it is in `logged`; nothing if a job replaces its files now."""
     try:
         result = Run.read(folder)
+        fingerprint = result.config.fingerprint(result.summary.code)
+        if (run.id, fingerprint) in logged:
+            return
         rows = parse_rows((folder / METRICS).read_text(encoding="utf-8"))
     except (InputError, OSError, ValueError):
         return
-    yield RunHistory(run, result.config.fingerprint(result.summary.code), result.config, rows, result.summary)
+    yield RunHistory(run, fingerprint, result.config, rows, result.summary)
 
 
 def checkpoint_rows(folder: Path) -> list[Row]:

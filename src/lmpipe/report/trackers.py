@@ -9,11 +9,10 @@ import contextlib
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol, assert_never
 
-from lmpipe.analysis.run_states import StudyFiles
+from lmpipe.analysis.run_states import Snapshot, StudyFiles
 from lmpipe.errors import InputError, import_extra
 from lmpipe.io.documents import Document
 from lmpipe.io.files import file_lock
@@ -151,9 +150,10 @@ class StudyLog:
         self.logged = dict(LoggedRuns.read(path, remedy).runs) if path.exists() else {}
         self.open: dict[str, tuple[TrackedRun, RunHistory]] = {}
 
-    def update(self, histories: Iterator[RunHistory]) -> tuple[int, int]:
+    def update(self, snapshot: Snapshot) -> tuple[int, int]:
         """Log what is new; return the numbers of runs and rows that were."""
-        counts = [self.update_run(history) for history in histories]
+        finished = {(name, run.fingerprint) for name, run in self.logged.items() if run.is_over}
+        counts = [self.update_run(history) for history in run_histories(snapshot, finished)]
         return sum(count is not None for count in counts), sum(count or 0 for count in counts)
 
     def update_run(self, history: RunHistory) -> int | None:
@@ -209,12 +209,12 @@ def log_study(path: str, tracker: Tracker, follow: bool) -> None:
         study_log = StudyLog(folder, tracker)
         with contextlib.suppress(KeyboardInterrupt):
             try:
-                snapshot = files.snapshot(time.time())
-                report(study_log.update(run_histories(snapshot)))
-                while follow and is_active(snapshot):
-                    time.sleep(FOLLOW_SECONDS)
+                while True:
                     snapshot = files.snapshot(time.time())
-                    report(study_log.update(run_histories(snapshot)))
+                    report(study_log.update(snapshot))
+                    if not follow or not is_active(snapshot):
+                        break
+                    time.sleep(FOLLOW_SECONDS)
             finally:
                 for name in list(study_log.open):
                     study_log.close_run(name)
