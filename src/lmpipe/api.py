@@ -57,7 +57,7 @@ class Study:
 
     @property
     def runs(self) -> "pd.DataFrame":
-        """Every run with every setting and final figure, one a row; results/README.md explains the columns.
+        """Every run with every setting and final metric, one a row; results/README.md explains the columns.
 
         A run without results has the status `waiting`, `running`, `stopped` or `failed`. The files are read now.
         """
@@ -76,7 +76,7 @@ class Study:
 
     @property
     def findings(self) -> dict[str, Finding]:
-        """Findings of the report by problem, each with its metrics, tables and figures; raises InputError before."""
+        """Findings of the report by problem, with metrics, tables, figures; raises InputError before the report."""
         return Findings.read(self.paths.findings).problems
 
 

@@ -224,7 +224,10 @@ def test_layers_alone_compute_what_torchs_do():
     [
         lambda: Linear("16", 6),
         lambda: Linear(16, 6.0),
+        lambda: Linear(16, -1),
         lambda: Embedding(None, 16),
+        lambda: Attention("16", 2),
+        lambda: Attention(16, "2"),
         lambda: TransformerLM(10000, 256),
         lambda: TransformerLM(),
         lambda: TransformerLM(**dict(config_of()) | {"num_heads": "four"}),

@@ -1,4 +1,4 @@
-"""Table of a study's runs: one row a run with every setting and final figure, as runs.csv and runs.parquet have it.
+"""Table of a study's runs: one row a run with every setting and final metric, as runs.csv and runs.parquet have it.
 
 In a study under way, runs without results have rows with their settings and their state.
 """

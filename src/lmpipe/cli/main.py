@@ -82,8 +82,9 @@ def make_parser() -> Parser:
     """Return the parser with all subcommands."""
     parser = Parser(
         prog="lmpipe",
-        description="From raw text to a finished study of small language models. `snakemake --cores N` carries out a "
-        "study with these commands; each can also be run by hand.",
+        description="From raw text to a finished study of small language models. `lmpipe run` carries out a study, as "
+        "`snakemake --cores N` does in a clone. For use by hand: init, run, estimate, status, report, compare, log, "
+        "evaluate, generate, tokenize, export, adopt, prune and verify. The other commands are steps of a study.",
     )
     parser.add_argument("--version", action="version", version=f"lmpipe {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

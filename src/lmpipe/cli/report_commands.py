@@ -73,7 +73,7 @@ def compare(args: Args) -> None:
 
 @command(
     argument("study", help="results folder or study file"),
-    argument("--to", required=True, choices=["tensorboard", "wandb"], help="the tracker, whose package is installed"),
+    argument("--to", required=True, choices=["tensorboard", "wandb"], help="tracker, whose package must be there"),
     argument("--follow", action="store_true", help="add new rows until the study is over or Ctrl-C is pressed"),
     examples="lmpipe log results/laptop --to tensorboard --follow\nlmpipe log results/laptop --to wandb",
 )

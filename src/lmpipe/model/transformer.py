@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from lmpipe.errors import InputError
-from lmpipe.io.validation import first_violation, require_type
+from lmpipe.io.validation import first_violation, require_type, short_repr
 from lmpipe.model.architecture import derive_seed, has_rope, norm_placement, rope_cos_sin
 from lmpipe.model.functional import RMSNorm, SwiGLUFeedForwardFn, causal_attention, swiglu, use_cpu_kernels
 from lmpipe.study.settings import ModelConfig
@@ -81,11 +81,11 @@ class Attention(nn.Module):
 
     def __init__(self, d_model: int, num_heads: int, device: torch.device | str | None = None):
         super().__init__()
-        require_type("num_heads", num_heads, int, "a whole number")
-        if num_heads < 1 or d_model % num_heads:
-            raise InputError("num_heads", f"is {num_heads}, and d_model is {d_model}", "use a divisor of d_model")
-        self.num_heads = num_heads
         self.qkv_proj = Linear(d_model, {"q_proj": d_model, "k_proj": d_model, "v_proj": d_model}, device)
+        if not isinstance(num_heads, int) or num_heads < 1 or d_model % num_heads:
+            problem = f"is {short_repr(num_heads)}, and d_model is {d_model}"
+            raise InputError("num_heads", problem, "use a divisor of d_model")
+        self.num_heads = num_heads
         self.output_proj = Linear(d_model, d_model, device)
 
     def forward(self, x: Tensor, cos_sin: Tensor | None = None) -> Tensor:
@@ -255,9 +255,10 @@ def uninitialized() -> Iterator[None]:
 def make_weight(
     rows: Sequence[int], columns: int, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> nn.Parameter:
-    """Return an uninitialized weight, (sum of rows, columns); raise InputError for a size that is no whole number."""
+    """Return an uninitialized weight, (sum of rows, columns); raise InputError for a size that is none."""
     for size in (*rows, columns):
-        require_type("size of a layer", size, int, "a whole number")
+        if not isinstance(size, int) or size < 1:
+            raise InputError("size of a layer", f"is {short_repr(size)}", "pass a whole number above 0")
     return nn.Parameter(torch.empty(sum(rows), columns, device=device, dtype=dtype))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from lmpipe.data.sources.readers import TextReader, missing_key, record_text
-from lmpipe.errors import InputError
+from lmpipe.errors import InputError, import_extra
 from lmpipe.io.progress import progress
 from lmpipe.study.corpora import DatasetCorpus
 
@@ -47,12 +47,9 @@ def read_dataset(corpus: DatasetCorpus, split: str, reader: TextReader) -> Itera
     Raises InputError if the library is not installed, or if it cannot read the dataset.
     """
     where = f"dataset {corpus.name}"
+    datasets = import_extra("datasets", where)
     try:
-        from datasets import load_dataset
-    except ImportError:
-        raise InputError(where, "needs the package datasets", "install it: pip install 'lmpipe[datasets]'") from None
-    try:
-        records = load_dataset(
+        records = datasets.load_dataset(
             corpus.name,
             corpus.config,
             split=split,
