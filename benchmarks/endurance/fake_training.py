@@ -127,11 +127,11 @@ def fault_of(digest: str, faults: Mapping[str, int]) -> str | None:
 
 def finish(stored: StoredRun, inputs: RunInputs) -> None:
     """Write a run's results: the loss is lowest at BEST_LR, and runs above MAX_STABLE_LR diverge."""
-    entropy, max_lr, steps = inputs.train.info.unigram_entropy, inputs.training.max_lr, inputs.steps
-    loss = entropy - 1 + 0.05 * math.log(max_lr / BEST_LR) ** 2 + 0.01 * inputs.seed
+    entropy, max_lr, steps = inputs.train.info.unigram_entropy, inputs.config.training.max_lr, inputs.config.steps
+    loss = entropy - 1 + 0.05 * math.log(max_lr / BEST_LR) ** 2 + 0.01 * inputs.config.seed
     rows: list[list[Any]] = [[0, 0, 0.0, "", "", entropy + 1, ""]]
     for step in range(1, steps + 1):
-        rows.append([step, step * inputs.tokens_per_step, step * 0.01, max_lr, loss, loss, 1.0])
+        rows.append([step, step * inputs.config.tokens_per_step, step * 0.01, max_lr, loss, loss, 1.0])
     with atomic_write(stored.folder / METRICS) as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
     with atomic_write(stored.folder / WEIGHTS, "wb") as file:
@@ -140,7 +140,7 @@ def finish(stored: StoredRun, inputs: RunInputs) -> None:
     status = dict.fromkeys(losses, loss) | {"perplexity": math.exp(loss), "bits_per_byte": loss / math.log(2)}
     if max_lr > MAX_STABLE_LR:
         status = dict.fromkeys(status) | {"status": "diverged", "reason": "too high a rate", "detected_step": steps}
-    sizes = {"steps": steps, "planned_steps": steps, "tokens": steps * inputs.tokens_per_step}
+    sizes = {"steps": steps, "planned_steps": steps, "tokens": steps * inputs.config.tokens_per_step}
     stored.finish(run_summary(initial_loss=entropy + 1, unigram_entropy=entropy, **sizes, **status))
 
 

@@ -79,14 +79,15 @@ class TrainLoop:
     """Steps of one run on this process's slice of each batch."""
 
     def __init__(self, inputs: RunInputs, device: torch.device, threads: int, group: ProcessGroup | None = None):
-        self.inputs, self.device, self.threads, self.group = inputs, device, threads, group or ProcessGroup()
-        model = TransformerLM(inputs.model, inputs.seed)
+        self.inputs, self.config, self.device, self.threads = inputs, inputs.config, device, threads
+        self.group = group or ProcessGroup()
+        model = TransformerLM(inputs.config.model, inputs.config.seed)
         self.init_digests = init_digests(model) if self.group.is_main else {}
         self.model = model.to(device)
-        self.monitor = DivergenceMonitor(device, inputs.warmup_steps)
-        self.step = TrainingStep(self.model, inputs.training, self.monitor, self.group)
+        self.monitor = DivergenceMonitor(device, inputs.config.warmup_steps)
+        self.step = TrainingStep(self.model, inputs.config.training, self.monitor, self.group)
         self.optimizer = self.step.optimizer
-        self.evaluation_steps = evaluation_steps(inputs.steps, inputs.training.num_evaluations)
+        self.evaluation_steps = evaluation_steps(inputs.config.steps, inputs.config.training.num_evaluations)
         tokens = inputs.train.tokens
         num_bytes = len(tokens) * tokens.dtype.itemsize
         fits = device.type == "cuda" and num_bytes < MAX_DEVICE_FRACTION * free_memory_bytes(device)
@@ -98,7 +99,7 @@ class TrainLoop:
 
         Rank 0 chooses for all processes. `cache` keeps compiled code. Returns the present execution.
         """
-        training, group = self.inputs.training, self.group
+        training, group = self.config.training, self.group
         choice = torch.tensor([0, 0, self.threads], device=self.device)
         if self.device.type == "cuda":
             group.broadcast([choice])  # NCCL allocates its buffers before the search for what fits into the rest
@@ -108,7 +109,7 @@ class TrainLoop:
                 choice[index] = value
         elif group.is_main:
             # A backward pass costs as much as two forward passes.
-            flops = 3 * forward_flops(self.inputs.model) * training.batch_size * self.inputs.steps
+            flops = 3 * forward_flops(self.config.model) * training.batch_size * self.config.steps
             choice[0] = should_compile(training.compile, flops, self.device)
             choice[1] = find_micro_batch_size(self.step, -(-training.batch_size // group.world_size))
         group.broadcast([choice])
@@ -136,19 +137,19 @@ class TrainLoop:
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step; steps count from 1, so that no update has rate 0."""
-        training = self.inputs.training
+        training = self.config.training
         min_lr = training.max_lr * training.min_lr_ratio
-        return cosine_lr(step, training.max_lr, min_lr, self.inputs.warmup_steps, self.inputs.steps)
+        return cosine_lr(step, training.max_lr, min_lr, self.config.warmup_steps, self.config.steps)
 
     def get_batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets, each (batch, seq), of this process's slice of a step, on the device."""
-        inputs, batch_size = self.inputs, self.inputs.training.batch_size
-        tokens, context_length = inputs.train.tokens, inputs.model.context_length
+        inputs, batch_size = self.inputs, self.config.training.batch_size
+        tokens, context_length = inputs.train.tokens, inputs.config.model.context_length
         rows = self.group.local_slice(batch_size)
         if self.device_tokens is None:
-            arrays = get_batch(tokens, inputs.seed, step, batch_size, context_length)
+            arrays = get_batch(tokens, inputs.config.seed, step, batch_size, context_length)
             return tuple(torch.from_numpy(array[rows]).to(self.device) for array in arrays)
-        starts = torch.from_numpy(batch_starts(len(tokens), inputs.seed, step, batch_size, context_length)[rows])
+        starts = torch.from_numpy(batch_starts(len(tokens), inputs.config.seed, step, batch_size, context_length)[rows])
         # A copy from pinned memory does not wait for the GPU.
         return self.device_tokens.get_batch(starts.pin_memory().to(self.device, non_blocking=True), context_length)
 
@@ -159,7 +160,7 @@ class TrainLoop:
 
     def run_chunk(self, first: int, count: int) -> list[StepResult]:
         """Run `count` steps, or those to the next evaluation or the end; return results up to a diverged step."""
-        last = min(first + count - 1, self.inputs.steps)
+        last = min(first + count - 1, self.config.steps)
         last = next((step for step in range(first, last) if step in self.evaluation_steps), last)
         for step in range(first, last + 1):
             self.step.run(step, *self.get_batch(step), self.learning_rate(step))

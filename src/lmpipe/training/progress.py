@@ -57,9 +57,8 @@ class RunProgress(Document):
 class ProgressWriter:
     """Writes progress.json into a run's folder of the store."""
 
-    def __init__(self, folder: Path, config: RunConfig, planned_steps: int, tokens_per_step: int):
+    def __init__(self, folder: Path, config: RunConfig):
         self.path, self.config = folder / PROGRESS, config
-        self.planned_steps, self.tokens_per_step = planned_steps, tokens_per_step
         self.process = ProcessIdentity.current()
         self.recent: deque[tuple[int, float]] = deque(maxlen=SPEED_WINDOW)  # step and seconds of training
         self.next_write = time.monotonic()
@@ -71,14 +70,15 @@ class ProgressWriter:
         self.next_write = now + WRITE_SECONDS
         self.recent.append((state.step, state.wall_seconds))
         (first_step, start), (last_step, end) = self.recent[0], self.recent[-1]
+        tokens = (last_step - first_step) * self.config.tokens_per_step
         content = RunProgress(
             config=self.config,
-            planned_steps=self.planned_steps,
+            planned_steps=self.config.steps,
             process=self.process,
             step=state.step,
             training_loss=state.recent_loss if state.recent_losses else None,
             best_validation_loss=state.best_validation_loss,
-            tokens_per_second=(last_step - first_step) * self.tokens_per_step / (end - start) if end > start else None,
+            tokens_per_second=tokens / (end - start) if end > start else None,
             updated_at=time.time(),
         )
         unfinished = self.path.with_name(f"{PROGRESS}.unfinished")

@@ -55,36 +55,6 @@ class RunInputs:
     valid: TokenDataset
     tokenizer: Vocabulary
 
-    @property
-    def model(self) -> ModelConfig:
-        """The transformer's shape."""
-        return self.config.model
-
-    @property
-    def training(self) -> TrainingSettings:
-        """Optimizer, schedule and batches."""
-        return self.config.training
-
-    @property
-    def seed(self) -> int:
-        """Seed of the initial weights and the batches."""
-        return self.config.seed
-
-    @property
-    def steps(self) -> int:
-        """Planned optimizer steps."""
-        return self.training.steps(self.model.context_length)
-
-    @property
-    def warmup_steps(self) -> int:
-        """Steps with a rising learning rate."""
-        return self.training.warmup_steps(self.model.context_length)
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Targets of one batch."""
-        return self.training.batch_size * self.model.context_length
-
     def fingerprint(self) -> str:
         """Return the digest that names the run's folder in the store."""
         return self.config.fingerprint(code_digest("training.run"))
@@ -310,7 +280,7 @@ def train(
         from lmpipe.training.devices import acquire_devices, find_device
         from lmpipe.training.distributed import choose_world_size, relaunch
 
-        world_size = choose_world_size(processes, gpus, find_device(device), inputs.training.batch_size)
+        world_size = choose_world_size(processes, gpus, find_device(device), inputs.config.training.batch_size)
         if world_size > 1:
             with acquire_devices(device, world_size):
                 relaunch(world_size, threads)
@@ -324,7 +294,7 @@ def train(
 
             gc.freeze()
             gc.enable()
-            with acquire_device(device, runs_per_gpu) as acquired, translate_oom(inputs.model, inputs.training):
+            with acquire_device(device, runs_per_gpu) as acquired, translate_oom(inputs.config):
                 set_deterministic(threads, acquired)
                 Trainer(inputs, stored, acquired, threads, checkpoint_seconds, job_end=job_end(time_limit)).run()
         stored.publish(output, inputs.config)

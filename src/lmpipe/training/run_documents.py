@@ -88,6 +88,21 @@ class RunConfig(Document):
     lr_source: LearningRateSource | None
     """Origin of a best_of learning rate; null if the study gives a number."""
 
+    @property
+    def steps(self) -> int:
+        """Planned optimizer steps."""
+        return self.training.steps(self.model.context_length)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps with a rising learning rate."""
+        return self.training.warmup_steps(self.model.context_length)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Targets of one batch."""
+        return self.training.batch_size * self.model.context_length
+
     def fingerprint(self, code: Mapping[str, str]) -> str:
         """Return a hash of everything that decides the result; names of studies, experiments and runs do not.
 

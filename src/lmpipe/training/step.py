@@ -16,10 +16,11 @@ from lmpipe.errors import InputError
 from lmpipe.model.accounting import batch_memory
 from lmpipe.model.functional import CrossEntropyChunk, cross_entropy_chunk, linear_cross_entropy, reduced_dtype
 from lmpipe.model.transformer import TransformerLM
-from lmpipe.study.settings import ModelConfig, TrainingSettings
+from lmpipe.study.settings import TrainingSettings
 from lmpipe.training.devices import allow_nondeterministic, free_memory_bytes, limit_memory
 from lmpipe.training.distributed import ProcessGroup
 from lmpipe.training.optimizer import AdamW, clip_coefficient, grad_norm
+from lmpipe.training.run_documents import RunConfig
 
 DIVERGENCE_WINDOW = 20  # steps over which the training loss is averaged
 DIVERGENCE_NATS = 0.5  # rise of that average above the initial loss which counts as divergence
@@ -223,19 +224,19 @@ def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
 
 
 @contextlib.contextmanager
-def translate_oom(model: ModelConfig, training: TrainingSettings) -> Iterator[None]:
+def translate_oom(config: RunConfig) -> Iterator[None]:
     """Turn an allocation that fails inside the block into an InputError that names the settings to lower."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        memory = batch_memory(model, 0)
+        training, memory = config.training, batch_memory(config.model, 0)
         size = training.batch_size if training.micro_batch_size == "auto" else training.micro_batch_size
         gigabytes = (memory.fixed_bytes + size * memory.bytes_per_sequence) / 1e9
         raise InputError(
             "out of memory",
             f"a micro-batch of {size} sequences needs about {gigabytes:.1f} GB",
             f"lower training.micro_batch_size or batch_size (now {training.batch_size}), or model.context_length "
-            f"(now {model.context_length})",
+            f"(now {config.model.context_length})",
         ) from None

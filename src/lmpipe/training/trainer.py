@@ -51,7 +51,7 @@ def train_launched(
     Only rank 0 returns, the others exit after the run. No GPU is locked: torchrun's caller decides which are used.
     """
     device = local_device(device_name, int(os.environ["LOCAL_RANK"]))
-    check_world_size(int(os.environ["WORLD_SIZE"]), device, inputs.training.batch_size)
+    check_world_size(int(os.environ["WORLD_SIZE"]), device, inputs.config.training.batch_size)
     set_deterministic(threads, device)
     # Processes join before rank 0 may have to wait for the run's lock; then it decides whether there is work to do.
     with join_process_group(device) as group:
@@ -62,7 +62,7 @@ def train_launched(
         with stored.locked():
             is_new = bool(group.broadcast_number(not stored.is_finished, device))
             if is_new:
-                with translate_oom(inputs.model, inputs.training):
+                with translate_oom(inputs.config):
                     Trainer(inputs, stored, device, threads, checkpoint_seconds, group, job_end).run()
             stored.publish(output, inputs.config)
     return is_new
@@ -121,15 +121,15 @@ class Trainer:
         job_end: float = math.inf,
     ):
         self.job_end = job_end
-        self.inputs, self.stored, self.device = inputs, stored, device
-        self.training, self.checkpoint_seconds = inputs.training, checkpoint_seconds
+        self.inputs, self.config, self.stored, self.device = inputs, inputs.config, stored, device
+        self.training, self.checkpoint_seconds = inputs.config.training, checkpoint_seconds
         self.memory_before_bytes = allocated_memory_bytes(device)
         self.loop = TrainLoop(inputs, device, threads, group)
         self.model, self.optimizer = self.loop.model, self.loop.optimizer
         self.state = TrainState(batches_sha256=inputs.train.info.sha256)
         self.rows = [HEADER]
-        self.progress_file = ProgressWriter(stored.folder, inputs.config, inputs.steps, inputs.tokens_per_step)
-        shape = (inputs.model.context_length, inputs.training.eval_tokens, eval_batch_tokens(self.model))
+        self.progress_file = ProgressWriter(stored.folder, inputs.config)
+        shape = (inputs.config.model.context_length, inputs.config.training.eval_tokens, eval_batch_tokens(self.model))
         windows = window_batches(inputs.valid.tokens, *shape)
         self.curve_batches = [(ids.to(device), targets.to(device)) for ids, targets in windows]
 
@@ -166,7 +166,7 @@ class Trainer:
                 self.loop.monitor.restore(self.state.step, self.state.initial_loss, self.state.recent_losses)
             if self.state.divergence is not None:
                 self.loop.monitor.diverged.fill_(1)
-            log(f"resuming from step {self.state.step} of {self.inputs.steps}")
+            log(f"resuming from step {self.state.step} of {self.config.steps}")
             if recorded.threads != self.loop.threads:
                 log(f"with the {recorded.threads} threads that it started with, not with {self.loop.threads}")
             self.state.num_resumes += 1
@@ -179,11 +179,11 @@ class Trainer:
 
     def train_steps(self, guard: StopGuard) -> None:
         """Run the remaining steps, with evaluations and checkpoints, until the end, divergence or a signal."""
-        steps, state = self.inputs.steps, self.state
+        steps, state = self.config.steps, self.state
         if self.rows == [HEADER]:
             self.add_row(0, validation_loss=self.estimate_loss())
         last_save, save_seconds, step_seconds = time.monotonic(), 0.0, math.inf
-        with progress("training", (steps - state.step) * self.inputs.tokens_per_step, "tokens") as bar:
+        with progress("training", (steps - state.step) * self.config.tokens_per_step, "tokens") as bar:
             while True:
                 is_training = state.step < steps and state.divergence is None and guard.exit_code is None
                 count = self.loop.steps_per_sync(step_seconds) if is_training else 0
@@ -206,22 +206,22 @@ class Trainer:
         seconds = (time.perf_counter() - started) / len(results)
         for result in results:
             self.record_step(result, seconds)
-        bar.advance(len(results) * self.inputs.tokens_per_step, f"loss {results[-1].loss:.3f}")
+        bar.advance(len(results) * self.config.tokens_per_step, f"loss {results[-1].loss:.3f}")
         return seconds
 
     def record_step(self, result: StepResult, seconds: float) -> None:
         """Count a step that took `seconds`, and add its row to metrics.csv."""
         state, step = self.state, self.state.step + 1
         state.wall_seconds += seconds
-        tokens, context_length = self.inputs.train.tokens, self.inputs.model.context_length
-        starts = batch_starts(len(tokens), self.inputs.seed, step, self.training.batch_size, context_length)
+        tokens, context_length = self.inputs.train.tokens, self.config.model.context_length
+        starts = batch_starts(len(tokens), self.config.seed, step, self.training.batch_size, context_length)
         state.batches_sha256 = hashlib.sha256(state.batches_sha256.encode() + starts.tobytes()).hexdigest()
         if result.is_updated:
             state.add_loss(result.loss)
         if result.diverged:
             state.divergence, state.detected_step = self.divergence_reason(result, step), step
         # The last step is evaluated on the whole split, after which `finish` completes its row.
-        is_evaluated = step in self.loop.evaluation_steps and step < self.inputs.steps and not result.diverged
+        is_evaluated = step in self.loop.evaluation_steps and step < self.config.steps and not result.diverged
         validation_loss = self.estimate_loss() if is_evaluated else None
         self.add_row(step, self.loop.learning_rate(step), result.loss, validation_loss, result.grad_norm)
 
@@ -248,7 +248,7 @@ class Trainer:
     ) -> None:
         """Add a row to metrics.csv; a missing or non-finite number is an empty cell."""
         seconds = f"{self.state.wall_seconds:.4f}"
-        cells = [str(step), str(step * self.inputs.tokens_per_step), seconds]
+        cells = [str(step), str(step * self.config.tokens_per_step), seconds]
         cells += map(metric_cell, (learning_rate, train_loss, validation_loss, grad_norm))
         self.rows.append(",".join(cells) + "\n")
 
@@ -288,12 +288,12 @@ class Trainer:
         """Build summary.json."""
         state, inputs = self.state, self.inputs
         status, reason = self.status(final.loss)
-        tokens = state.step * inputs.tokens_per_step
+        tokens = state.step * inputs.config.tokens_per_step
         return RunSummary(
             status=status,
             reason=reason,
             steps=state.step,
-            planned_steps=inputs.steps,
+            planned_steps=inputs.config.steps,
             detected_step=state.step if status == "diverged" and not state.divergence else state.detected_step,
             divergence_step=state.last_step_below_start if status == "diverged" else None,
             tokens=tokens,
