@@ -22,7 +22,7 @@ from lmpipe.training.distributed import (
     forward_signal,
     join_process_group,
 )
-from lmpipe.training.interruption import STOP_SIGNALS
+from lmpipe.training.interruption import END_NOTICE, STOP_SIGNALS
 from lmpipe.training.run import LAUNCHED, train
 from tests.support.forked import ForkedProcess, write_to
 from tests.support.tiny_study import make_tiny_study, tiny_run
@@ -131,8 +131,8 @@ def test_resume_of_two_processes_is_byte_identical(study, start, uninterrupted):
     interrupted = start(launch, RUN, study, study / "run", checkpoint_seconds=0)
     wait_for_checkpoint(interrupted, study)
     for rank in processes_of(interrupted)[:-1]:
-        rank.send_signal(signal.SIGINT)
-    assert interrupted.wait(30) == 128 + signal.SIGINT
+        rank.send_signal(END_NOTICE)
+    assert interrupted.wait(30) == os.EX_TEMPFAIL
     for name, is_new in (("run", True), ("copy", False)):
         assert start(launch, RUN, study, study / name, is_new=is_new).wait(60) == 0
         assert_same_result(study / name, uninterrupted)
@@ -142,6 +142,7 @@ def test_resume_of_two_processes_is_byte_identical(study, start, uninterrupted):
 def test_torchrun_saves_after_sigterm_and_resumes(study, start, uninterrupted):
     process = start(relaunch, RUN, study, study / "run", checkpoint_seconds=0)
     wait_for_checkpoint(process, study)
+    process.send_signal(END_NOTICE)  # which is for the processes below
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 128 + signal.SIGTERM
     assert start(launch, RUN, study, study / "run").wait(60) == 0

@@ -3,15 +3,18 @@
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from lmpipe.planning.session import mark_job_start
-from lmpipe.training import interruption
+from lmpipe.training import interruption, trainer
 from lmpipe.training.interruption import (
     END_MARGIN_SECONDS,
+    END_NOTICE,
     JOB_START,
     SLURM_END,
     SLURM_JOB,
@@ -47,6 +50,7 @@ def test_end_of_a_job(time_limit, variables, end):
 
 def test_start_of_a_job_is_that_of_its_first_process(monkeypatch):
     monkeypatch.delenv(JOB_START, raising=False)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     mark_job_start(False)
     assert JOB_START not in os.environ
     mark_job_start(True)
@@ -63,7 +67,7 @@ def test_guard_ends_a_run_in_time_and_never_before_its_first_step(monkeypatch):
     guard = StopGuard(job_end=100.0)
     now[0] = 99.0
     assert guard.exit_code is None
-    for now[0] in (10.0, 20.0, 50.0):  # the longest chunk takes 30 s
+    for now[0] in (30.0, 40.0, 50.0):  # the first chunk is the longest one: 30 s
         guard.mark_progress()
     now[0] = 100 - END_MARGIN_SECONDS - 60.5
     guard.check()
@@ -124,6 +128,46 @@ def test_jobs_of_snakemake_are_queued_again(tmp_path, monkeypatch, capfd, variab
     assert requeue_job(variables) is (is_called and not code)
     assert calls.read_text() == "requeue 17\n" if is_called else not calls.exists()
     assert ("refused" in capfd.readouterr().err) is (is_called and code == 1)
+
+
+def test_job_with_an_end_learns_at_once_how_long_a_checkpoint_takes(tmp_path, monkeypatch):
+    """It is saved after the first step, and once; the time of saving counts towards the margin."""
+    monkeypatch.chdir(tmp_path)
+    study, saved, now = make_tiny_study(Path("results/tiny")), [], [0.0]
+
+    def save_slowly(folder, run, step, *content):
+        saved.append(step)
+        now[0] += 20.0
+        return save_checkpoint(folder, run, step, *content)
+
+    save_checkpoint = trainer.save_checkpoint
+    monkeypatch.setattr(trainer, "save_checkpoint", save_slowly)
+    monkeypatch.setattr(interruption.time, "time", lambda: now[0])
+    monkeypatch.setenv(SLURM_END, "60")
+    with pytest.raises(SystemExit) as stopped:
+        train(SHORT, study, study / "run")
+    assert (stopped.value.code, saved) == (os.EX_TEMPFAIL, [1])
+
+
+def test_notice_of_the_end_of_a_job_is_obeyed_after_a_step():
+    with StopGuard() as guard:
+        os.kill(os.getpid(), END_NOTICE)
+        assert guard.exit_code is None
+        guard.mark_progress()
+        assert guard.exit_code == os.EX_TEMPFAIL
+
+
+def test_notice_does_not_end_the_snakemake_of_a_job():
+    """Those of a job's processes that do not handle it would otherwise die of it, and the job with them."""
+    code = """if True:
+        import os, signal, subprocess
+        from lmpipe.planning.session import mark_job_start
+        mark_job_start(True)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        subprocess.run(["sh", "-c", "kill -USR1 $$; echo alive"], check=True)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
 
 def test_signal_counts_before_the_end_of_a_job():

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,8 +71,12 @@ def start_session(plan: Plan, cores: int | None, arguments: Sequence[str]) -> No
 
 
 def mark_job_start(is_cluster_job: bool) -> None:
-    """In a cluster's job, let commands know when it started, in seconds since 1970 (lmpipe.training.interruption)."""
+    """In a cluster's job, let commands know when it started, in seconds since 1970 (lmpipe.training.interruption).
+
+    They also obey SIGUSR1, a cluster's notice of the job's end, which would kill Snakemake.
+    """
     if is_cluster_job:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         os.environ.setdefault("LMPIPE_JOB_START", str(psutil.Process().create_time()))
 
 

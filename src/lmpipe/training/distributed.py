@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lmpipe.errors import InputError
 from lmpipe.io.progress import log
-from lmpipe.training.interruption import STOP_SIGNALS
+from lmpipe.training.interruption import END_NOTICE, STOP_SIGNALS
 
 COLLECTIVE_TIMEOUT = timedelta(days=1)  # the others wait for rank 0 while it evaluates and writes
 SHUTDOWN_SECONDS = 5  # from the failure of one process to the end of all
@@ -95,11 +95,11 @@ class ProcessGroup:
 def join_process_group(device: torch.device) -> Iterator[ProcessGroup]:
     """Join the processes that torchrun started, with NCCL on GPUs and Gloo on CPUs, while the block runs.
 
-    From here on SIGTERM and SIGINT reach rank 0 alone, which saves a checkpoint and then stops all.
+    From here on signals reach rank 0 alone, which saves a checkpoint and then stops all.
     """
     threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
     if int(os.environ["RANK"]):
-        for number in STOP_SIGNALS:
+        for number in (*STOP_SIGNALS, END_NOTICE):
             signal.signal(number, signal.SIG_IGN)
     backend = "nccl" if device.type == "cuda" else "gloo"
     os.environ.setdefault("NCCL_NVLS_ENABLE", "0")  # its sums in the switch are not deterministic (pytorch#154880)
@@ -162,6 +162,7 @@ def relaunch(world_size: int, threads: int) -> NoReturn:
     logging.disable(logging.CRITICAL)  # the processes report their errors themselves
     for number in STOP_SIGNALS:
         signal.signal(number, forward_signal)
+    signal.signal(END_NOTICE, signal.SIG_IGN)  # so do the processes, until rank 0 handles the one that it gets itself
     with tempfile.TemporaryDirectory() as log_dir:
         options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(world_size)]
         command = ["--log-dir", log_dir, "--no-python", sys.executable, *sys.orig_argv[1:]]

@@ -17,6 +17,7 @@ from types import FrameType
 from lmpipe.io.progress import log
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+END_NOTICE = signal.SIGUSR1  # of a job whose end is near; sbatch --signal=USR1@120 lets all of its processes have it
 JOB_START, SLURM_END, SLURM_JOB = "LMPIPE_JOB_START", "SLURM_JOB_END_TIME", "SLURM_JOB_ID"
 END_MARGIN_SECONDS = 8.0  # for a checkpoint and the end of the processes; besides, twice the longest chunk of steps
 REQUEUE_SECONDS = 30  # limit of the call of scontrol
@@ -59,17 +60,17 @@ class TrainingInterrupted(Exception):  # noqa: N818 (a request, not an error)
 class StopGuard(contextlib.AbstractContextManager):
     """Defers SIGTERM (a cluster's notice of preemption) and SIGINT until `check`, between two steps.
 
-    From `job_end` on, or rather in time for a checkpoint, it asks to end as well, with exit code 75 (EX_TEMPFAIL). A
-    job that has made no step is not ended by it: the next one would come no further.
+    From `job_end` on, or rather in time for a checkpoint, and after END_NOTICE, it asks to end as well, with exit code
+    75 (EX_TEMPFAIL). A job that has made no step is not ended by that: the next one would come no further.
     """
 
     def __init__(self, job_end: float = math.inf) -> None:
         self.job_end = job_end
         self.signal_number: int | None = None
-        self.last_step, self.longest_seconds, self.has_progress = time.time(), 0.0, False
+        self.last_progress, self.longest_seconds, self.has_progress = time.time(), 0.0, False
 
     def __enter__(self) -> "StopGuard":
-        self.previous = {number: signal.signal(number, self.receive) for number in STOP_SIGNALS}
+        self.previous = {number: signal.signal(number, self.receive) for number in (*STOP_SIGNALS, END_NOTICE)}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -78,14 +79,16 @@ class StopGuard(contextlib.AbstractContextManager):
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Note the signal."""
-        self.signal_number = number
+        if number == END_NOTICE:
+            self.job_end = 0.0
+        else:
+            self.signal_number = number
 
     def mark_progress(self) -> None:
         """Note that a chunk of steps was made, and how long it took with its evaluation and checkpoint."""
         now = time.time()
-        if self.has_progress:
-            self.longest_seconds = max(self.longest_seconds, now - self.last_step)
-        self.last_step, self.has_progress = now, True
+        self.longest_seconds = max(self.longest_seconds, now - self.last_progress)
+        self.last_progress, self.has_progress = now, True
 
     @property
     def exit_code(self) -> int | None:

@@ -127,7 +127,7 @@ class Trainer:
         self.loop = TrainLoop(inputs, device, threads, group)
         self.model, self.optimizer = self.loop.model, self.loop.optimizer
         self.state = TrainState(batches_sha256=inputs.train.info.sha256)
-        self.rows = [HEADER]
+        self.rows, self.checkpoint = [HEADER], None
         self.progress_file = ProgressWriter(stored.folder, inputs.config)
         shape = (inputs.config.model.context_length, inputs.config.training.eval_tokens, eval_batch_tokens(self.model))
         windows = window_batches(inputs.valid.tokens, *shape)
@@ -182,7 +182,9 @@ class Trainer:
         steps, state = self.config.steps, self.state
         if self.rows == [HEADER]:
             self.add_row(0, validation_loss=self.estimate_loss())
-        last_save, save_seconds, step_seconds = time.monotonic(), 0.0, math.inf
+        step_seconds = math.inf
+        # Only a saved checkpoint shows how long one takes: a job with an end begins with it.
+        next_save = time.monotonic() + (self.checkpoint_seconds if guard.job_end == math.inf else 0.0)
         with progress("training", (steps - state.step) * self.config.tokens_per_step, "tokens") as bar:
             while True:
                 is_training = state.step < steps and state.divergence is None and guard.exit_code is None
@@ -191,12 +193,12 @@ class Trainer:
                     break
                 self.progress_file.write(state)
                 step_seconds = self.train_chunk(count, bar)
-                guard.mark_progress()
-                elapsed = time.monotonic() - last_save
-                wait = min(save_seconds / MAX_SAVE_FRACTION, MAX_WAIT_SECONDS) if self.checkpoint_seconds else 0.0
-                if elapsed >= max(self.checkpoint_seconds, wait):
+                if (started := time.monotonic()) >= next_save:
                     self.save()
-                    last_save, save_seconds = time.monotonic(), time.monotonic() - last_save - elapsed
+                    wait = min((time.monotonic() - started) / MAX_SAVE_FRACTION, MAX_WAIT_SECONDS)
+                    wait = max(self.checkpoint_seconds, wait) if self.checkpoint_seconds else 0.0
+                    next_save = time.monotonic() + wait
+                guard.mark_progress()
         guard.check()
 
     def train_chunk(self, count: int, bar: Progress) -> float:
@@ -253,12 +255,17 @@ class Trainer:
         self.rows.append(",".join(cells) + "\n")
 
     def save(self) -> Path:
-        """Write a checkpoint."""
+        """Write a checkpoint, unless this process wrote one after the same step; return its path."""
         state = self.state
+        if self.checkpoint and self.checkpoint[0] == state.step:
+            return self.checkpoint[1]
         state.peak_memory_bytes = max(state.peak_memory_bytes, peak_memory_bytes(self.device))
         tensors = training_tensors(self.model, self.optimizer)
         tensors[METRICS_TENSOR] = torch.from_numpy(np.frombuffer("".join(self.rows).encode(), np.uint8).copy())
-        return save_checkpoint(self.stored.checkpoints, self.stored.fingerprint, state.step, tensors, asdict(state))
+        run = self.stored.fingerprint
+        path = save_checkpoint(self.stored.checkpoints, run, state.step, tensors, asdict(state))
+        self.checkpoint = state.step, path
+        return path
 
     def evaluate_whole_split(self, guard: StopGuard) -> Evaluation:
         """Evaluate the final model on the whole validation split."""
