@@ -127,6 +127,25 @@ def test_failed_trial_of_compiled_code_leaves_no_gradient(tmp_path, monkeypatch,
     assert "torch.compile is off: RuntimeError: backward failed" in capfd.readouterr().err
 
 
+def test_embedding_is_not_compiled_for_a_gpu(monkeypatch):
+    """Deterministic and compiled, its gradient would be a serial loop over equal ids."""
+    model = TransformerLM(ModelConfig(vocab_size=50, **MODEL), seed=0)
+    step = TrainingStep(model, TrainingSettings.model_validate(TRAINING), DivergenceMonitor(CPU, warmup_steps=0))
+    compiled, token_ids = [], torch.arange(32).view(2, 16)
+    expected = step.forward_hidden(token_ids)
+
+    def compile_eagerly(function, dynamic):
+        return lambda *inputs: compiled.append((function.__name__, inputs[0].dtype)) or function(*inputs)
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    monkeypatch.setattr(TrainingStep, "device", torch.device("cuda:0"))
+    monkeypatch.setattr(step, "dry_run", lambda size: None)
+    assert compile.try_compiled(step, 2)
+    assert torch.equal(step.forward_hidden(token_ids), expected)
+    step.loss_chunk(*(torch.zeros(2, 2) for _ in range(2)), torch.zeros(2, dtype=torch.long), *torch.zeros(2, 2, 2))
+    assert compiled == [("forward_blocks", torch.float32), ("cross_entropy_chunk", torch.float32)]
+
+
 def compile_as_on_a_gpu(store, own):
     """Set up a GPU, with which torch names a folder of its own, and compile; check which folder is used."""
     torch.cuda.set_device = lambda device: None

@@ -54,6 +54,14 @@ def test_free_memory_is_the_least_of_machine_and_groups(monkeypatch):
     assert free_memory_bytes(torch.device("cpu")) == 3
 
 
+@pytest.mark.parametrize(("share", "expected"), [(1.0, 60), (0.25, 15)])
+def test_free_memory_of_a_shared_gpu_is_that_of_the_share(monkeypatch, share, expected):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60, 100))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share)
+    assert free_memory_bytes(torch.device("cuda:0")) == expected
+
+
 @pytest.mark.parametrize(("name", "value"), [("OMP_THREAD_LIMIT", "2"), ("OMP_DYNAMIC", "true")])
 def test_environment_that_takes_threads_away_is_refused(monkeypatch, name, value):
     """Torch's bfloat16 products would be wrong."""

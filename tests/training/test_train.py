@@ -9,18 +9,19 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from lmpipe.data.token_dataset import TokenDataset, batch_starts
+from lmpipe.data.token_dataset import TokenDataset, batch_starts, get_batch
 from lmpipe.errors import InputError
 from lmpipe.generation.inference import read_run
 from lmpipe.model.accounting import batch_memory
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training import loop, trainer
-from lmpipe.training.loop import GPU_STEPS_PER_SYNC, TrainLoop, evaluation_steps
+from lmpipe.training.loop import GPU_STEPS_PER_SYNC, DeviceTokens, TrainLoop, evaluation_steps
 from lmpipe.training.optimizer import AdamW
 from lmpipe.training.run import train
 from lmpipe.training.trainer import Trainer, TrainState
@@ -337,6 +338,17 @@ def test_a_gpu_takes_the_steps_of_a_second_at_once(step_seconds, steps):
     gpu, cpu = (SimpleNamespace(device=torch.device(name)) for name in ("cuda:0", "cpu"))
     assert TrainLoop.steps_per_sync(gpu, step_seconds) == steps
     assert TrainLoop.steps_per_sync(cpu, step_seconds) == 1
+
+
+@pytest.mark.parametrize(("dtype", "vocab_size"), [("<u2", 1 << 16), ("<u4", 1 << 32)])
+def test_tokens_on_a_device_make_the_batches_of_the_host(monkeypatch, dtype, vocab_size):
+    """Also ids that are negative in torch's signed types; they are copied in pieces."""
+    monkeypatch.setattr(loop, "CHUNK_TOKENS", 7)
+    tokens = np.random.default_rng(0).integers(vocab_size, size=100).astype(dtype)
+    starts = torch.from_numpy(batch_starts(len(tokens), 3, 5, 4, 8))
+    batch = DeviceTokens(tokens, torch.device("cpu")).get_batch(starts, 8)
+    for actual, expected in zip(batch, get_batch(tokens, 3, 5, 4, 8), strict=True):
+        assert torch.equal(actual, torch.from_numpy(expected))
 
 
 def test_saving_takes_little_of_the_time(study, monkeypatch):

@@ -100,10 +100,12 @@ def reset_peak_memory(device: torch.device) -> None:
 def free_memory_bytes(device: torch.device) -> int:
     """Return the memory that this process can still allocate: of the GPU, or on a CPU of the machine.
 
-    A cluster's job or a container may have less than the machine, and is killed if it takes more.
+    A cluster's job or a container may have less than the machine, and is killed if it takes more. Runs that share a GPU
+    have a part of it each.
     """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        free, total = torch.cuda.mem_get_info(device)
+        return min(free, int(memory_share(device) * total) - torch.cuda.memory_allocated(device))
     return min([psutil.virtual_memory().available, *cgroup_available()])
 
 
@@ -130,11 +132,15 @@ def cgroup_available(
                 break
 
 
+def memory_share(device: torch.device) -> float:
+    """Return the part of a GPU's memory that this process may allocate; before torch 2.8, which does not tell, 1."""
+    return getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)(device)
+
+
 @contextlib.contextmanager
 def limit_memory(device: torch.device, fraction: float) -> Iterator[None]:
     """Let this process allocate a fraction of its share of a GPU while the block runs."""
-    # Before torch 2.8 the share is not known, and is the whole GPU.
-    share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)(device)
+    share = memory_share(device)
     torch.cuda.set_per_process_memory_fraction(fraction * share, device)
     try:
         yield
