@@ -20,14 +20,14 @@ def study(tmp_path_factory):
 
 def test_the_grid_has_one_greedy_sample_for_each_prompt():
     assert sample_grid(SETTINGS, "tiny", 0) == [
-        (prompt, temperature, top_p)
+        (prompt, temperature, top_p, 0)
         for prompt in ("the sun", "a")
         for temperature, top_p in ((0.0, 1.0), (0.7, 0.9), (0.7, 1.0))
     ]
 
 
 def test_later_seeds_repeat_no_greedy_sample():
-    assert {temperature for _, temperature, _ in sample_grid(SETTINGS, "tiny", 1)} == {0.7}
+    assert {request.temperature for request in sample_grid(SETTINGS, "tiny", 1)} == {0.7}
 
 
 def test_prompts_may_differ_by_corpus():

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from lmpipe.model.accounting import batch_memory, count_parameters, forward_flops
+from lmpipe.model.accounting import MemoryLine, batch_memory, count_parameters, forward_flops
 from lmpipe.model.activation_memory import step_memory
 from lmpipe.study.settings import ModelConfig, TrainingSettings
 from lmpipe.training import profiling
-from lmpipe.training.measurements import MemoryLine, StepCost
+from lmpipe.training.measurements import StepCost
 from lmpipe.training.optimizer import AdamW
 from lmpipe.training.profiling import (
     SavedTensors,

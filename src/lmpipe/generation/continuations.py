@@ -1,13 +1,12 @@
 """Continuations of a user's prompts by a trained run, as text or as JSON Lines."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lmpipe.errors import InputError
 from lmpipe.generation.inference import load_run
 from lmpipe.generation.sampling import (
-    Sample,
     SampleRequest,
     check_sampling,
     decode_samples,
@@ -63,32 +62,22 @@ def continue_prompts(
             write_stdout(piece)
         write_stdout("\n")
         return
-    requests = [SampleRequest(prompt, temperature, top_p) for prompt in prompts for _ in range(samples)]
-    texts = start_samples(tokenizer, requests, model.config.context_length, seed)
+    requests = [SampleRequest(prompt, temperature, top_p, seed) for prompt in prompts for _ in range(samples)]
+    texts = start_samples(tokenizer, requests, model.config.context_length)
     with progress("generating", max_new_tokens * len(texts), "tokens") as bar:
         for new_tokens in decode_samples(model, texts, max_new_tokens, end_of_text_id(tokenizer)):
             bar.advance(new_tokens)
-    continuations = [
-        (request.prompt, detokenize(tokenizer, text.new_ids), text)
-        for request, text in zip(requests, texts, strict=True)
-    ]
-    lines = json_lines(continuations) if str(output).endswith(".jsonl") else text_lines(continuations)
+    continued = [(text.request.prompt, detokenize(tokenizer, text.new_ids), text) for text in texts]
+    if str(output).endswith(".jsonl"):
+        rows = [
+            {"prompt": prompt, "text": text, "tokens": len(sample.new_ids), "reached_eos": sample.reached_eos}
+            for prompt, text, sample in continued
+        ]
+        content = "".join(json.dumps(row) + "\n" for row in rows)
+    else:
+        content = f"{END_OF_TEXT}\n".join(f"{prompt}{text}\n" for prompt, text, _ in continued)
     if output is None:
-        for line in lines:
-            write_stdout(line)
+        write_stdout(content)
         return
     with atomic_write(output, "wb") as file:
-        file.writelines(map(encode_utf8, lines))
-
-
-def json_lines(continuations: Sequence[tuple[str, str, Sample]]) -> Iterator[str]:
-    """Yield a JSON object for each text, in a line."""
-    for prompt, text, sample in continuations:
-        values = {"prompt": prompt, "text": text, "tokens": len(sample.new_ids), "reached_eos": sample.reached_eos}
-        yield json.dumps(values) + "\n"
-
-
-def text_lines(continuations: Sequence[tuple[str, str, Sample]]) -> Iterator[str]:
-    """Yield each prompt with its continuation, and the end-of-text token between two of them."""
-    for index, (prompt, text, _) in enumerate(continuations):
-        yield (f"{END_OF_TEXT}\n" if index else "") + f"{prompt}{text}\n"
+        file.write(encode_utf8(content))

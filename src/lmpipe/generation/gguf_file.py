@@ -36,7 +36,7 @@ def gguf_files(
         add_tokenizer(writer, tokenizer)
         # RoPE in GGUF rotates neighbouring channels, as lmpipe does.
         names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_layers)
-        for name, weight in llama_weights(config, weights).items():
+        for name, weight in llama_weights(weights).items():
             writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weight)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

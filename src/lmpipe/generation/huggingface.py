@@ -1,5 +1,6 @@
 """Files of a run for Hugging Face transformers: a Llama model and its tokenizer."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,23 @@ from safetensors.numpy import save
 from lmpipe.generation.sampling import end_of_text_id
 from lmpipe.io.files import json_bytes
 from lmpipe.kernels.transformer.structs import NORM_EPS
+from lmpipe.model.architecture import split_fused
 from lmpipe.study.settings import ModelConfig
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 from lmpipe.tokenizer.tokenizer import Tokenizer
+
+LAYER = re.compile(r"(layers\.\d+\.)?(.+)\.weight")
+LLAMA_NAMES = {
+    "token_embeddings": "embed_tokens",
+    "ln1": "input_layernorm",
+    **{f"attn.{name}_proj": f"self_attn.{name}_proj" for name in "qkv"},
+    "attn.output_proj": "self_attn.o_proj",
+    "ln2": "post_attention_layernorm",
+    "ffn.w1": "mlp.gate_proj",
+    "ffn.w3": "mlp.up_proj",
+    "ffn.w2": "mlp.down_proj",
+    "ln_final": "norm",
+}
 
 
 def llama_files(config: ModelConfig, weights: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> dict[str, bytes]:
@@ -74,29 +89,14 @@ def tokenizer_config(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any
     }
 
 
-def llama_weights(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def llama_weights(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the weights under the names of transformers' Llama, fused matrices split."""
-    llama = {
-        "model.embed_tokens.weight": weights["token_embeddings.weight"],
-        "model.norm.weight": weights["ln_final.weight"],
-        "lm_head.weight": weights["lm_head.weight"],
-    }
-    for index in range(config.num_layers):
-        layer, llama_layer = f"layers.{index}", f"model.layers.{index}"
-        queries, keys, values = np.split(weights[f"{layer}.attn.qkv_proj.weight"], 3)
-        gate, up = np.split(weights[f"{layer}.ffn.w13.weight"], 2)
-        llama |= {
-            f"{llama_layer}.input_layernorm.weight": weights[f"{layer}.ln1.weight"],
-            f"{llama_layer}.self_attn.q_proj.weight": queries,
-            f"{llama_layer}.self_attn.k_proj.weight": keys,
-            f"{llama_layer}.self_attn.v_proj.weight": values,
-            f"{llama_layer}.self_attn.o_proj.weight": weights[f"{layer}.attn.output_proj.weight"],
-            f"{llama_layer}.post_attention_layernorm.weight": weights[f"{layer}.ln2.weight"],
-            f"{llama_layer}.mlp.gate_proj.weight": gate,
-            f"{llama_layer}.mlp.up_proj.weight": up,
-            f"{llama_layer}.mlp.down_proj.weight": weights[f"{layer}.ffn.w2.weight"],
-        }
-    return {name: np.ascontiguousarray(weight) for name, weight in llama.items()}
+    llama = {}
+    for name, weight in split_fused(weights).items():
+        layer, part = LAYER.fullmatch(name).groups("")
+        llama_name = f"model.{layer}{LLAMA_NAMES[part]}.weight" if part in LLAMA_NAMES else name
+        llama[llama_name] = np.ascontiguousarray(weight)
+    return llama
 
 
 def transformers_weights(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -104,7 +104,7 @@ def transformers_weights(config: ModelConfig, weights: Mapping[str, np.ndarray])
 
     lmpipe rotates the neighbouring channels (2k, 2k + 1) of a head, transformers k with k + head_dim / 2.
     """
-    llama = llama_weights(config, weights)
+    llama = llama_weights(weights)
     for name, matrix in llama.items():
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             pairs = matrix.reshape(config.num_heads, config.head_dim // 2, 2, config.d_model)

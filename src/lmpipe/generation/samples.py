@@ -108,7 +108,7 @@ class Samples(Document):
 def sample_grid(settings: SamplesSettings, corpus: str, seed: int) -> list[SampleRequest]:
     """Return every combination of the settings once; at temperature 0 top_p changes nothing, nor does the seed."""
     grid = [
-        SampleRequest(prompt, float(temperature), 1.0 if temperature == 0 else float(top_p))
+        SampleRequest(prompt, float(temperature), 1.0 if temperature == 0 else float(top_p), seed)
         for prompt in settings.prompts_for(corpus)
         for temperature in settings.temperature
         for top_p in settings.top_p
@@ -155,32 +155,20 @@ def generate_grid(
     settings: SamplesSettings, corpus: str, model: CompiledLM, tokenizer: Tokenizer, vocabulary: set[str]
 ) -> tuple[SampleRecord, ...]:
     """Generate the samples of all settings and seeds together."""
-    requests: list[tuple[int, SampleRequest]] = []
-    samples: list[Sample] = []
-    for seed in settings.seeds:
-        grid = sample_grid(settings, corpus, seed)
-        samples += start_samples(tokenizer, grid, model.config.context_length, seed)
-        requests += [(seed, request) for request in grid]
+    requests = [request for seed in settings.seeds for request in sample_grid(settings, corpus, seed)]
+    samples = start_samples(tokenizer, requests, model.config.context_length)
     with progress("generating", settings.max_new_tokens * len(samples), "tokens") as bar:
         for new_tokens in decode_samples(model, samples, settings.max_new_tokens, end_of_text_id(tokenizer)):
             bar.advance(new_tokens)
-    return tuple(
-        make_record(tokenizer, seed, request, sample, vocabulary)
-        for (seed, request), sample in zip(requests, samples, strict=True)
-    )
+    return tuple(make_record(tokenizer, sample, vocabulary) for sample in samples)
 
 
-def make_record(
-    tokenizer: Tokenizer, seed: int, request: SampleRequest, sample: Sample, vocabulary: set[str]
-) -> SampleRecord:
+def make_record(tokenizer: Tokenizer, sample: Sample, vocabulary: set[str]) -> SampleRecord:
     """Return the record of a finished sample."""
     text = detokenize(tokenizer, sample.new_ids)
     num_before = [position - len(sample.prompt_ids) for position in sample.context_truncations]
     return SampleRecord(
-        prompt=request.prompt,
-        seed=seed,
-        temperature=sample.temperature,
-        top_p=sample.top_p,
+        **sample.request._asdict(),
         text=text,
         tokens=len(sample.new_ids),
         reached_eos=sample.reached_eos,

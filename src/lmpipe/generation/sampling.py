@@ -31,19 +31,19 @@ class SampleRequest(NamedTuple):
     prompt: str
     temperature: float
     top_p: float
+    seed: int
 
 
 @dataclass
 class Sample:
-    """Text being generated: its sampling settings, the context that the model sees, and the new tokens so far.
+    """Text being generated: its request, the context that the model sees, and the new tokens so far.
 
     `num_cached` tokens of the context are in the KV cache. `context_truncations` are the positions, prompt included,
     at which the context was full and its first half was dropped.
     """
 
+    request: SampleRequest
     prompt_ids: list[int]
-    temperature: float
-    top_p: float
     random: Random
     context: list[int]
     num_cached: int = 0
@@ -104,9 +104,7 @@ def nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
 # --- whole texts -----------------------------------------------------------------------------------------------------
 
 
-def start_samples(
-    tokenizer: Tokenizer, requests: Sequence[SampleRequest], context_length: int, seed: int
-) -> list[Sample]:
+def start_samples(tokenizer: Tokenizer, requests: Sequence[SampleRequest], context_length: int) -> list[Sample]:
     """Return a sample for each request; an empty prompt starts a new document.
 
     Of a long prompt the model sees the last context_length tokens. Common random numbers: the k-th sample of any
@@ -115,11 +113,10 @@ def start_samples(
     samples = []
     repeats: Counter[SampleRequest] = Counter()
     for request in requests:
-        random = Random(derive_seed(seed, f"sample {repeats[request]}"))
+        random = Random(derive_seed(request.seed, f"sample {repeats[request]}"))
         repeats[request] += 1
         prompt_ids = tokenizer.encode(request.prompt or END_OF_TEXT)
-        context = prompt_ids[-context_length:]
-        samples.append(Sample(prompt_ids, request.temperature, request.top_p, random, context))
+        samples.append(Sample(request, prompt_ids, random, prompt_ids[-context_length:]))
     return samples
 
 
@@ -139,7 +136,7 @@ def decode_samples(
             caches, starts = [cache for _, cache in active], [sample.num_cached for sample, _ in active]
             for (sample, _), logits in zip(active, model.forward(caches, starts, new_ids), strict=True):
                 sample.num_cached = len(sample.context)
-                token_id = sample_token(logits, sample.temperature, sample.top_p, sample.random)
+                token_id = sample_token(logits, sample.request.temperature, sample.request.top_p, sample.random)
                 if token_id == eos_id:
                     sample.reached_eos = True
                 else:
@@ -189,8 +186,8 @@ def generate(
 
     Exact up to context_length; beyond it the context is cut to its last half, at the positions `context_truncations`.
     """
-    requests = [SampleRequest(prompt, temperature, top_p) for prompt in prompts]
-    samples = start_samples(tokenizer, requests, model.config.context_length, seed)
+    requests = [SampleRequest(prompt, temperature, top_p, seed) for prompt in prompts]
+    samples = start_samples(tokenizer, requests, model.config.context_length)
     for _ in decode_samples(model, samples, max_new_tokens, end_of_text_id(tokenizer)):
         pass
     return samples
@@ -207,8 +204,8 @@ def stream(
 ) -> Iterator[str]:
     """Yield the continuation of a prompt in pieces of whole characters as they are decoded."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    request = SampleRequest(prompt, temperature, top_p)
-    [sample] = start_samples(tokenizer, [request], model.config.context_length, seed)
+    request = SampleRequest(prompt, temperature, top_p, seed)
+    [sample] = start_samples(tokenizer, [request], model.config.context_length)
     for _ in decode_samples(model, [sample], max_new_tokens, end_of_text_id(tokenizer)):
         if not sample.reached_eos:
             yield decoder.decode(tokenizer.token_bytes(sample.new_ids[-1]))

@@ -6,7 +6,7 @@ imports torch; lmpipe.model.torch_counts checks the formulas against torch.
 
 import ast
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 from lmpipe.io.documents import Document
 from lmpipe.model.architecture import has_gate, norm_placement
@@ -93,6 +93,17 @@ class ModelCounts(Document):
     """Parameters."""
     forward_flops: int
     """Matrix-multiply FLOPs of the forward pass of one sequence."""
+
+
+class MemoryLine(Document):
+    """Memory as a linear function of the batch size."""
+
+    fixed_bytes: int
+    """Memory that does not depend on the batch."""
+    bytes_per_sequence: int
+    """Memory of one more sequence."""
+    largest_batch_size: int
+    """Largest batch within the memory limit."""
 
 
 class CodeFlops(Document):
@@ -366,20 +377,12 @@ def time_formulas() -> list[Formula]:
     ]
 
 
-class BatchMemory(NamedTuple):
-    """Bytes of AdamW training in float32, for each sequence and for any batch, and the largest batch."""
-
-    bytes_per_sequence: int
-    fixed_bytes: int
-    largest_batch_size: int
-
-
-def batch_memory(config: ModelConfig, device_memory_bytes: float) -> BatchMemory:
+def batch_memory(config: ModelConfig, device_memory_bytes: float) -> MemoryLine:
     """Return the memory of training with AdamW in float32 on a device with `device_memory_bytes`."""
     memory = Formula("M", "memory of the device", round(device_memory_bytes), "bytes")
     formulas = [memory, *parameter_formulas(config), *activation_formulas(config), *memory_formulas()]
     value = evaluate([*shape_constants(config), *formulas])
-    return BatchMemory(value["a"], value["b"], value["B_max"])
+    return MemoryLine(fixed_bytes=value["b"], bytes_per_sequence=value["a"], largest_batch_size=value["B_max"])
 
 
 def account_adamw(config: ModelConfig, question: AdamWQuestion) -> AdamWAccounting:

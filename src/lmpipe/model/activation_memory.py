@@ -8,7 +8,7 @@ kernels on a CPU, and with `on_gpu` for torch's operations.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, assert_never
+from typing import Literal, assert_never
 
 from lmpipe.io.documents import Document
 from lmpipe.model.accounting import FLOAT32_BYTES, parameter_formulas, shape_constants
@@ -61,13 +61,6 @@ class ActivationAccounting(Document):
     """Bytes of the batch by the handout's list."""
     saved_bytes: int
     """Bytes of the batch that torch saves."""
-
-
-class StepMemory(NamedTuple):
-    """Peak memory of a training step, in bytes: fixed + per_sequence * batch_size."""
-
-    fixed: int
-    per_sequence: int
 
 
 def computed_itemsize(precision: str) -> int:
@@ -222,10 +215,11 @@ def backward_peak(config: ModelConfig, precision: str, on_gpu: bool = False) -> 
     return Formula("A_work", "gradients at the peak of the backward pass, for a sequence", expression, "bytes")
 
 
-def step_memory(config: ModelConfig, precision: str, on_gpu: bool = False) -> StepMemory:
-    """Return the peak memory of a training step: weights, gradients, moments, saved activations, backward peak.
+def step_memory(config: ModelConfig, precision: str, on_gpu: bool = False) -> tuple[int, int]:
+    """Return the peak memory of a training step, in bytes: whatever the batch is, and for each of its sequences.
 
-    The allocator's fragmentation is not counted. On a GPU, the logits of a chunk count, too.
+    It is that of weights, gradients, moments, saved activations and the backward pass; on a GPU also of the logits of a
+    chunk. The allocator's fragmentation is not counted.
     """
     value = evaluate([*activation_formulas(config, precision, on_gpu), backward_peak(config, precision, on_gpu)])
     # The gradient of the output head is among the saved activations, and counts once.
@@ -235,13 +229,13 @@ def step_memory(config: ModelConfig, precision: str, on_gpu: bool = False) -> St
         itemsize = computed_itemsize(precision)
         logit_bytes = 2 * FLOAT32_BYTES + 1 + (itemsize if itemsize < FLOAT32_BYTES else 0)
         fixed += logit_bytes * max(GPU_CHUNK_LOGITS, config.vocab_size)
-    return StepMemory(fixed, value["A_saved"] + value["A_work"])
+    return fixed, value["A_saved"] + value["A_work"]
 
 
 def step_bytes(config: ModelConfig, precision: str, batch_size: int, on_gpu: bool = False) -> int:
     """Return the peak memory of a training step of `batch_size` sequences, in bytes."""
-    memory = step_memory(config, precision, on_gpu)
-    return memory.fixed + memory.per_sequence * batch_size
+    fixed, per_sequence = step_memory(config, precision, on_gpu)
+    return fixed + per_sequence * batch_size
 
 
 def validation_bytes(config: ModelConfig, on_gpu: bool = False) -> int:

@@ -5,12 +5,17 @@ and `has_gate` say what each means, and refuse a word they do not know.
 """
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple, assert_never
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never
 
 from lmpipe.study.settings import ModelConfig
 
 if TYPE_CHECKING:
     import numpy as np
+
+# Matrices that TransformerLM fuses, one below the other.
+FUSED = {"attn.qkv_proj": ("attn.q_proj", "attn.k_proj", "attn.v_proj"), "ffn.w13": ("ffn.w1", "ffn.w3")}
+Array = TypeVar("Array")  # of NumPy, or a tensor
 
 
 class NormPlacement(NamedTuple):
@@ -84,6 +89,20 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         **({"ln_final.weight": (d_model,)} if norms.final else {}),
         "lm_head.weight": (config.vocab_size, d_model),
     }
+
+
+def split_fused(weights: Mapping[str, Array]) -> dict[str, Array]:
+    """Return a model's weights with the parts of fused matrices, as views, under names of their own."""
+    parts = {}
+    for name, weight in weights.items():
+        for fused, names in FUSED.items():
+            if name.endswith(f".{fused}.weight"):
+                prefix, matrices = name.removesuffix(f"{fused}.weight"), weight.reshape(len(names), -1, weight.shape[1])
+                parts |= {f"{prefix}{part}.weight": matrix for part, matrix in zip(names, matrices, strict=True)}
+                break
+        else:
+            parts[name] = weight
+    return parts
 
 
 def rope_cos_sin(config: ModelConfig) -> "np.ndarray":

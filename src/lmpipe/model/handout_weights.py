@@ -12,9 +12,8 @@ from torch import Tensor
 
 from lmpipe.errors import InputError
 from lmpipe.io.validation import require_type, short_repr
+from lmpipe.model.architecture import FUSED, split_fused
 
-# Matrices that TransformerLM fuses, one below the other.
-FUSED = {"attn.qkv_proj": ("attn.q_proj", "attn.k_proj", "attn.v_proj"), "ffn.w13": ("ffn.w1", "ffn.w3")}
 LAYER = re.compile(r"(layers\.\d+\.)(.+)\.weight")
 LAYER_WEIGHTS = ("ln1", "ln2", "attn.output_proj", "ffn.w2", *FUSED["attn.qkv_proj"], *FUSED["ffn.w13"])
 OTHER_WEIGHTS = ("token_embeddings.weight", "ln_final.weight", "lm_head.weight")
@@ -59,13 +58,4 @@ def to_handout(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ['layers.0.ffn.w1.weight', 'layers.0.ffn.w3.weight', 'lm_head.weight']
     """
     require_type("weights", weights, Mapping, "the state dict of a TransformerLM")
-    converted = {}
-    for name, weight in weights.items():
-        match = LAYER.fullmatch(name)
-        parts = FUSED.get(match[2]) if match else None
-        if parts:
-            names = [f"{match[1]}{part}.weight" for part in parts]
-            converted |= dict(zip(names, weight.chunk(len(parts)), strict=True))
-        else:
-            converted[name] = weight
-    return converted
+    return split_fused(weights)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lmpipe.errors import InputError
 from lmpipe.io.validation import first_violation, require_type, short_repr
 from lmpipe.model.architecture import derive_seed, has_rope, norm_placement, rope_cos_sin
-from lmpipe.model.functional import RMSNorm, SwiGLUFeedForwardFn, causal_attention, swiglu, use_cpu_kernels
+from lmpipe.model.functional import Device, RMSNorm, SwiGLUFeedForwardFn, causal_attention, swiglu, use_cpu_kernels
 from lmpipe.study.settings import ModelConfig
 
 # False while layers are made whose weights are drawn or loaded afterwards.
@@ -33,13 +33,7 @@ class Linear(nn.Module):
     multiplied at once but initialized separately.
     """
 
-    def __init__(
-        self,
-        d_in: int,
-        d_out: int | dict[str, int],
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ):
+    def __init__(self, d_in: int, d_out: int | dict[str, int], device: Device = None, dtype: torch.dtype | None = None):
         super().__init__()
         self.parts = d_out if isinstance(d_out, dict) else {"weight": d_out}
         self.weight = make_weight([*self.parts.values()], d_in, device, dtype)
@@ -59,13 +53,7 @@ class Linear(nn.Module):
 class Embedding(nn.Module):
     """Token embedding, (batch, seq) -> (batch, seq, d_model)."""
 
-    def __init__(
-        self,
-        vocab_size: int,
-        d_model: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ):
+    def __init__(self, vocab_size: int, d_model: int, device: Device = None, dtype: torch.dtype | None = None):
         super().__init__()
         self.weight = make_weight([vocab_size], d_model, device, dtype)
         if INITIALIZES.get():
@@ -79,7 +67,7 @@ class Embedding(nn.Module):
 class Attention(nn.Module):
     """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), (batch, seq, d_model) -> the same."""
 
-    def __init__(self, d_model: int, num_heads: int, device: torch.device | str | None = None):
+    def __init__(self, d_model: int, num_heads: int, device: Device = None):
         super().__init__()
         self.qkv_proj = Linear(d_model, {"q_proj": d_model, "k_proj": d_model, "v_proj": d_model}, device)
         if not isinstance(num_heads, int) or num_heads < 1 or d_model % num_heads:
@@ -96,7 +84,7 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     """SwiGLU feed-forward, w2(silu(w1 x) * w3 x) (Shazeer 2020), (batch, seq, d_model) -> the same."""
 
-    def __init__(self, d_model: int, d_ff: int, device: torch.device | str | None = None):
+    def __init__(self, d_model: int, d_ff: int, device: Device = None):
         super().__init__()
         self.w13 = Linear(d_model, {"w1": d_ff, "w3": d_ff}, device)
         self.w2 = Linear(d_ff, d_model, device)
@@ -111,7 +99,7 @@ class SwiGLU(nn.Module):
 class SiLU(nn.Module):
     """Feed-forward without a gate, w2(silu(w1 x)), (batch, seq, d_model) -> the same."""
 
-    def __init__(self, d_model: int, d_ff: int, device: torch.device | str | None = None):
+    def __init__(self, d_model: int, d_ff: int, device: Device = None):
         super().__init__()
         self.w1 = Linear(d_model, d_ff, device)
         self.w2 = Linear(d_ff, d_model, device)
@@ -121,7 +109,7 @@ class SiLU(nn.Module):
         return self.w2(F.silu(self.w1(x)))
 
 
-def make_feed_forward(config: ModelConfig, device: torch.device | str | None) -> nn.Module:
+def make_feed_forward(config: ModelConfig, device: Device) -> nn.Module:
     """Return the feed-forward layer that the study names."""
     match config.feed_forward:
         case "swiglu":
@@ -135,7 +123,7 @@ def make_feed_forward(config: ModelConfig, device: torch.device | str | None) ->
 class Block(nn.Module):
     """Attention, then feed-forward, each with a residual sum and an RMSNorm before it, after the sum, or nowhere."""
 
-    def __init__(self, config: ModelConfig, device: torch.device | str | None = None):
+    def __init__(self, config: ModelConfig, device: Device = None):
         super().__init__()
         norms = norm_placement(config)
         self.post_norm = norms.post
@@ -169,11 +157,7 @@ class TransformerLM(nn.Module):
     """
 
     def __init__(
-        self,
-        config: ModelConfig | None = None,
-        seed: int | None = None,
-        device: torch.device | str | None = None,
-        **settings: Any,
+        self, config: ModelConfig | None = None, seed: int | None = None, device: Device = None, **settings: Any
     ):
         super().__init__()
         self.config = config = check_config(config, settings)
@@ -252,9 +236,7 @@ def uninitialized() -> Iterator[None]:
         INITIALIZES.reset(token)
 
 
-def make_weight(
-    rows: Sequence[int], columns: int, device: torch.device | str | None, dtype: torch.dtype | None
-) -> nn.Parameter:
+def make_weight(rows: Sequence[int], columns: int, device: Device, dtype: torch.dtype | None) -> nn.Parameter:
     """Return an uninitialized weight, (sum of rows, columns); raise InputError for a size that is none."""
     for size in (*rows, columns):
         if not isinstance(size, int) or size < 1:

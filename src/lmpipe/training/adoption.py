@@ -160,11 +160,14 @@ def check_sample(run: PlannedRun, paths: StudyPaths) -> None:
 
 
 class Replay(Trainer):
-    """Trainer that trains the first steps of a finished run again, and takes the losses of the others from its rows."""
+    """Trainer that makes the first `steps` of a finished run again, and takes the results of the others from `rows`."""
 
-    def __init__(self, inputs: RunInputs, scratch: Path, device: torch.device, threads: int, rows: list[Cells]):
+    def __init__(
+        self, inputs: RunInputs, scratch: Path, device: torch.device, threads: int, rows: list[Cells], steps: int
+    ):
         super().__init__(inputs, StoredRun(scratch), device, threads, math.inf)
-        self.recorded, self.replayed_steps = rows, 0
+        self.recorded, self.replayed_steps = rows, steps
+        self.run_again, self.loop.run_chunk = self.loop.run_chunk, self.run_step
 
     def estimate_loss(self) -> float:
         """Return the loss on the validation windows: of the model in a replayed step, else the recorded one."""
@@ -176,28 +179,18 @@ class Replay(Trainer):
         self.state.add_validation_loss(float(cell))
         return float(cell)
 
-    def replay_rows(self, steps: int) -> None:
-        """Train `steps` steps, which must give the recorded rows, and record those of the others."""
-        self.replayed_steps = steps
-        self.add_row(0, validation_loss=self.estimate_loss())
-        compare_rows(self.recorded[:1], read_rows(self.rows))
-        for step, row in enumerate(self.recorded[1:], start=1):
-            result = self.loop.run_chunk(step, 1)[0] if step <= steps else self.recorded_result(step, row)
-            self.record_step(result, 1.0)
-            is_last = step == len(self.recorded) - 1  # its validation loss is that of the end
-            if step <= steps and not is_last:
-                compare_rows(self.recorded[step : step + 1], read_rows([self.rows[0], self.rows[-1]]))
-            if self.state.divergence is not None:
-                break
-
-    def recorded_result(self, step: int, row: Cells) -> StepResult:
-        """Return the result of a step from its row, judged by the present rule of divergence."""
-        loss, norm = (np.float32(row[name] or "nan") for name in ("train_loss", "grad_norm"))
+    def run_step(self, step: int, count: int) -> list[StepResult]:
+        """Return the result of one step: made again, or that of its row, judged by the present rule of divergence."""
+        if step <= self.replayed_steps:
+            return self.run_again(step, 1)
+        if step == len(self.recorded):
+            raise DifferenceError(f"it has {step - 1} steps, and would have more now")
+        loss, norm = (np.float32(self.recorded[step][name] or "nan") for name in ("train_loss", "grad_norm"))
         monitor = self.loop.monitor
         tensors = [torch.tensor(value, device=self.device) for value in (loss, norm)]
         monitor.check_finite(*tensors)
         monitor.check_loss(step, tensors[0])
-        return StepResult(float(loss), float(norm), bool(monitor.diverged))
+        return [StepResult(float(loss), float(norm), bool(monitor.diverged))]
 
 
 def replay(candidate: Candidate, steps: int, device_name: str | None, store: Path) -> None:
@@ -206,14 +199,15 @@ def replay(candidate: Candidate, steps: int, device_name: str | None, store: Pat
     execution, inputs = candidate.execution, candidate.inputs
     with acquire_device(device_name) as device, tempfile.TemporaryDirectory() as scratch:
         set_deterministic(execution.threads, device)
-        trainer = Replay(inputs, Path(scratch), device, execution.threads, recorded)
+        trainer = Replay(inputs, Path(scratch), device, execution.threads, recorded, steps)
         present = trainer.loop.choose_execution(execution, StoredRun(store / "replay").compiled)
         if present != execution:
             raise DifferenceError(f"it was trained with {execution}, and would be with {present} here")
         trainer.state.execution = execution
-        trainer.replay_rows(steps)
+        trainer.train_steps(StopGuard())
+        compare_rows(recorded[:-1], read_rows(trainer.rows)[:-1])  # the last one lacks the final loss
         if steps < candidate.summary.steps:
-            weights = read_weights(candidate.folder / WEIGHTS, weight_shapes(inputs.model))
+            weights = read_weights(candidate.folder / WEIGHTS, weight_shapes(inputs.config.model))
             trainer.model.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
         trainer.finish(trainer.evaluate_whole_split(StopGuard()))
         compare_files(candidate.folder, Path(scratch))

@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from pydantic import JsonValue
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -20,7 +19,6 @@ from lmpipe.io.tensor_files import open_tensors
 from lmpipe.training.optimizer import AdamW
 
 MAX_CHECKPOINTS = 2
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save_weights(path: str | Path, model: nn.Module) -> None:
@@ -30,27 +28,25 @@ def save_weights(path: str | Path, model: nn.Module) -> None:
         file.write(data)
 
 
+def updated_tensors(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
+    """Return everything that an update changes: weights and moments."""
+    groups = {"model": dict(model.named_parameters()), "exp_avg": optimizer.exp_avg, "exp_avg_sq": optimizer.exp_avg_sq}
+    return {f"{group}.{name}": tensor.detach() for group, tensors in groups.items() for name, tensor in tensors.items()}
+
+
 def training_tensors(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
-    """Copy everything that an update changes, weights and moments, to the CPU."""
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        tensors[f"model.{name}"] = parameter.detach()
-        for moment in MOMENTS:
-            tensors[f"{moment}.{name}"] = getattr(optimizer, moment)[name]
-    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    """Return everything that an update changes, on the CPU."""
+    return {name: tensor.cpu().contiguous() for name, tensor in updated_tensors(model, optimizer).items()}
 
 
-@torch.no_grad()
 def restore_tensors(model: nn.Module, optimizer: AdamW, tensors: dict[str, Tensor], step: int) -> None:
-    """Restore what `training_tensors` copied after `step` updates; raise InputError for another model's tensors."""
-    expected = {name: tensor.shape for name, tensor in training_tensors(model, optimizer).items()}
-    if expected != {name: tensor.shape for name, tensor in tensors.items()}:
+    """Restore what `training_tensors` returned after `step` updates; raise InputError for another model's tensors."""
+    targets = updated_tensors(model, optimizer)
+    if {name: tensor.shape for name, tensor in targets.items()} != {name: tensors[name].shape for name in tensors}:
         raise InputError("checkpoint", "holds the tensors of another model", "delete it")
     optimizer.step_count.fill_(step)
-    for name, parameter in model.named_parameters():
-        parameter.copy_(tensors[f"model.{name}"])
-        for moment in MOMENTS:
-            getattr(optimizer, moment)[name].copy_(tensors[f"{moment}.{name}"])
+    for name, tensor in targets.items():
+        tensor.copy_(tensors[name])
 
 
 def checksum(tensors: dict[str, Tensor], state: str) -> str:

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from lmpipe.io.documents import Document
+from lmpipe.model.accounting import MemoryLine
 from lmpipe.model.activation_memory import ActivationAccounting
 from lmpipe.study.settings import ModelConfig
 
@@ -66,17 +67,6 @@ class StepProfile(Document):
 # --- batch_sizes.json -------------------------------------------------------------------------------------------------
 
 StopReason = Literal["memory", "run", "time"]
-
-
-class MemoryLine(Document):
-    """Memory as a linear function of the batch size."""
-
-    fixed_bytes: int
-    """Memory that does not depend on the batch."""
-    bytes_per_sequence: int
-    """Memory of one more sequence."""
-    largest_batch_size: int
-    """Largest batch within the memory limit."""
 
 
 class BatchSizeRow(Document):

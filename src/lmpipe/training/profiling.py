@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lmpipe.model.accounting import FLOAT32_BYTES, batch_memory, count_parameters, forward_flops
+from lmpipe.model.accounting import FLOAT32_BYTES, MemoryLine, batch_memory, count_parameters, forward_flops
 from lmpipe.model.activation_memory import account_activations, step_memory
 from lmpipe.model.functional import reduced_dtype
 from lmpipe.model.torch_counts import count_torch_flops
@@ -28,14 +28,13 @@ from lmpipe.training.measurements import (
     BatchSizeBenchmark,
     BatchSizeRow,
     MeasuredStep,
-    MemoryLine,
     PredictedStep,
     StepProfile,
     StopReason,
 )
 from lmpipe.training.step import MAX_MEMORY_FRACTION, DivergenceMonitor, TrainingStep, is_out_of_memory
 
-# Part of the model that each module belongs to; other components of a module's name are layers.
+# Component of the model that each module, with all below it, belongs to.
 COMPONENT_OF_MODULE = {
     "token_embeddings": "embedding",
     "ln1": "norms",
@@ -162,8 +161,7 @@ class SavedTensors:
         """Count the bytes that are saved inside the block."""
         handles = []
         for name, module in self.model.named_modules():
-            components = [COMPONENT_OF_MODULE[part] for part in name.split(".") if part in COMPONENT_OF_MODULE]
-            for component in components:
+            if component := COMPONENT_OF_MODULE.get(name.rpartition(".")[2]):
                 handles.append(module.register_forward_pre_hook(partial(self._enter, component)))
                 handles.append(module.register_forward_hook(self._exit))
         with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
@@ -215,35 +213,24 @@ def benchmark_batch_sizes(
         set_deterministic(threads, acquired)
         warm_up(config, training, acquired)
         limit = round(MAX_MEMORY_FRACTION * free_memory_bytes(acquired))
-        memory = step_memory(config, training.precision, acquired.type != "cpu")
-        handout = batch_memory(config, limit)
-        predicted = memory_line(limit, *memory)
+        fixed, per_sequence = step_memory(config, training.precision, acquired.type != "cpu")
+        largest = max(0, (limit - fixed) // per_sequence)
         rows, stop_reason = [], "memory"
-        if predicted.largest_batch_size:
-            rows, stop_reason = StepTimer(config, training, acquired, limit, memory.per_sequence).run()
+        if largest:
+            rows, stop_reason = StepTimer(config, training, acquired, limit, per_sequence).run()
         return BatchSizeBenchmark(
             model=config,
             precision=training.precision,
             device=device_name(acquired),
             threads=threads,
             memory_limit_bytes=limit,
-            predicted=predicted,
-            handout=memory_line(limit, handout.fixed_bytes, handout.bytes_per_sequence),
+            predicted=MemoryLine(fixed_bytes=fixed, bytes_per_sequence=per_sequence, largest_batch_size=largest),
+            handout=batch_memory(config, limit),
             sizes=rows,
             largest_batch_size=rows[-1].batch_size if rows else 0,
-            estimated_largest_batch_size=extrapolate_largest(rows, memory.per_sequence, limit),
+            estimated_largest_batch_size=extrapolate_largest(rows, per_sequence, limit),
             stop_reason=stop_reason,
         )
-
-
-def memory_line(limit: int, fixed_bytes: int, bytes_per_sequence: int) -> MemoryLine:
-    """Return a line of memory over the batch size, with the largest batch within `limit` bytes.
-
-    >>> memory_line(100, 20, 30).largest_batch_size
-    2
-    """
-    largest = max(0, (limit - fixed_bytes) // bytes_per_sequence)
-    return MemoryLine(fixed_bytes=fixed_bytes, bytes_per_sequence=bytes_per_sequence, largest_batch_size=largest)
 
 
 class StepTimer:
