@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from lmpipe.kernels.bpe.block_scan import BlockScan, SpecialTokenTable, class_table
 from lmpipe.kernels.bpe.structs import BLOCK, DIGIT, LETTER, SCAN, SCAN_SLACK, WHITE
-from lmpipe.kernels.runtime import buffers
 from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
 from lmpipe.kernels.runtime.loader import load
 from lmpipe.kernels.runtime.structs import PADDING
@@ -65,7 +64,7 @@ def regex_pretokens(data: bytes) -> list[bytes]:
     return [match.encode("utf-8", "surrogateescape") for match in regex.findall(naive_bpe.GPT2, text)]
 
 
-@settings(max_examples=200)
+@settings(max_examples=4 * settings.default.max_examples)
 @given(data=ANY_BYTES, offset=st.integers(0, 64), room=st.integers(SCAN_SLACK, 3 * SCAN_SLACK))
 @example(data="a  b\n\n c\u3000 d \u3000e 's  'll\x85\x85".encode(), offset=0, room=64)
 @example(data=b"a" * 4 + "\u3000".encode() * 20, offset=52, room=64)
@@ -128,7 +127,6 @@ def test_growth_keeps_the_content_of_a_buffer():
             view = buffer.bytes_view()
             assert (len(view), bytes(view[:100]), view[-1]) == (size, bytes(range(100)), 0)
             view.release()
-    assert buffers.pop_fault() is None
 
 
 def test_failed_growth_leaves_a_buffer_as_it_was():

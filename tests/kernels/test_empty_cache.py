@@ -23,7 +23,7 @@ def _slow_compilation(monkeypatch):
         compiled.append(args)
         return cached(*args)
 
-    loader.load_variant.cache_clear()
+    loader.load.cache_clear()
     monkeypatch.setattr(loader, "cached", slow_cached)
     monkeypatch.setattr(time, "perf_counter", lambda: perf_counter() + COMPILE_SECONDS * len(compiled))
 

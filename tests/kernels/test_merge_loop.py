@@ -33,7 +33,7 @@ def naive(counts: dict[bytes, int], num_merges: int) -> list[bytes]:
 
 @pytest.mark.parametrize("first", [256, 65_530], ids=["narrow", "wide"])
 @given(counts=COUNTS, num_merges=st.integers(0, 40), extra_pairs=st.sampled_from([1, 1000]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=settings.default.max_examples // 2)
 @example(counts={b"a" * 100: 3, b"ab" * 50: 2, b"a": 7, b"aaa": 1}, num_merges=40, extra_pairs=1)
 @example(counts={b"x" * 17: 1, b"y" * 33: 2, b"xy" * 16 + b"x": 1}, num_merges=40, extra_pairs=1000)
 @example(counts={}, num_merges=5, extra_pairs=1)

@@ -1,6 +1,6 @@
 """Training kernels, as lmpipe.model.functional calls them, against formulas in float64.
 
-Each test runs with checked addresses, too: a kernel never accesses memory outside its buffers.
+Each test runs between fences, too: a kernel never accesses memory outside its tensors.
 """
 
 import math
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from lmpipe.kernels.runtime.openmp import openmp
+from lmpipe.model import functional
 from lmpipe.model.architecture import rope_cos_sin
 from lmpipe.model.functional import (
     CausalAttentionFn,
@@ -21,6 +22,7 @@ from lmpipe.model.functional import (
     use_cpu_kernels,
 )
 from lmpipe.study.settings import ModelConfig
+from tests.support.fenced_memory import FencedAtStart, FencedBuffer, run_fenced
 
 # Largest error of a result, relative to its largest number.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
@@ -29,9 +31,10 @@ dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 ATTENTION = [(2, 128, 4, 16), (2, 64, 2, 32), (3, 7, 2, 8), (1, 101, 3, 10), (1, 33, 1, 72), (2, 1, 1, 2)]
 
 
-@pytest.fixture(autouse=True, params=["0", "1"], ids=["", "checked"])
-def _check_addresses(request, monkeypatch):
-    monkeypatch.setenv("LMPIPE_CHECK", request.param)
+@pytest.fixture(autouse=True, params=[None, FencedBuffer, FencedAtStart], ids=["", "fenced", "fenced at start"])
+def _fenced(request, monkeypatch):
+    if request.param:
+        monkeypatch.setattr(functional, "run_kernel", run_fenced(request.param))
 
 
 def randn(*shape, dtype=torch.float32, seed=0):

@@ -5,17 +5,21 @@ The kernels' modules are imported with a module of intrinsics that are written i
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from itertools import chain
 from types import ModuleType, SimpleNamespace
+from typing import Any
 from unittest.mock import patch
+from weakref import WeakSet
 
 import numpy as np
+import pytest
 
-from lmpipe.kernels.runtime import buffers
-from lmpipe.kernels.runtime.structs import BOUNDS, RANGE, WORD, round_up
+from lmpipe.kernels.runtime.buffers import Buffer, addresses_of
+from lmpipe.kernels.runtime.structs import round_up
 
 INTRINSICS = "lmpipe.kernels.runtime.intrinsics"
 FAMILY = "lmpipe.kernels.bpe."
@@ -34,16 +38,39 @@ def interpreted(module: str, wide: bool = False) -> SimpleNamespace:
     return SimpleNamespace(**{kernel.__name__: kernel for kernel in kernels})
 
 
-_recent: list[int] = [BOUNDS.nbytes]  # offset of the buffer that was accessed last
+_buffers: WeakSet[Buffer] = WeakSet()
+_arrays: list[SimpleNamespace] = []
+_recent: list[Any] = []  # the memory that was accessed last
+
+
+@contextmanager
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let interpreted kernels use the buffers that are made in the block, and the arrays that it borrows."""
+
+    def init(buffer: Buffer, *args: int, **options: bool) -> None:
+        make(buffer, *args, **options)
+        _buffers.add(buffer)
+
+    make = Buffer.__init__
+    monkeypatch.setattr(Buffer, "__init__", init)
+    yield
+    for memories in (_buffers, _arrays, _recent):
+        memories.clear()
+
+
+def borrow(*arrays: np.ndarray) -> list[int]:
+    """Register arrays, and return their addresses."""
+    addresses = addresses_of(*arrays)
+    for array, address in zip(arrays, addresses, strict=True):
+        _arrays.append(SimpleNamespace(address=address, size=array.nbytes, array=array))
+    return addresses
 
 
 def check(address: int, size: int) -> int:
-    """Return an address; raise MemoryError unless `size` bytes from there on are in one registered buffer."""
-    entries = range(BOUNDS.nbytes, buffers._bounds[BOUNDS.used // WORD], RANGE.nbytes)
-    for entry in chain(_recent, entries):
-        start, stop = buffers._bounds[entry // WORD : (entry + RANGE.nbytes) // WORD]
-        if start <= address and address + size <= stop:
-            _recent[0] = entry
+    """Return an address; raise MemoryError unless `size` bytes from there on are in one buffer or array."""
+    for memory in chain(_recent, _buffers, _arrays):
+        if memory.address <= address and address + size <= memory.address + memory.size:
+            _recent[:] = [memory]
             return int(address)
     raise MemoryError(f"{size} bytes at {address:#x} belong to no buffer")
 

@@ -21,6 +21,7 @@ from lmpipe.kernels.transformer.structs import ATTENTION_BLOCK, NORM_EPS, NORM_G
 from lmpipe.study.settings import GPU_CHUNK_LOGITS
 
 KERNEL_MODULE = "lmpipe.kernels.transformer.train"
+Device = torch.device | str | None
 CrossEntropyChunk = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 # Logits computed at once: few enough for a CPU's cache, many enough to keep a GPU busy. Each chunk reads the whole
 # matrix and updates all of its gradient, so chunks of few rows are slow: of 8 rows, four times as slow.
@@ -68,9 +69,9 @@ def load_kernels(device: torch.device) -> None:
 
 def run_kernel(name: str, units: int, unit_elements: int, *args: Tensor | int | None) -> None:
     """Run a kernel over `units` units of work of `unit_elements` elements; tensors are contiguous, None becomes 0."""
-    pointers = [(arg.data_ptr(), arg.nbytes) if isinstance(arg, Tensor) else arg or 0 for arg in args]
+    numbers = [arg.data_ptr() if isinstance(arg, Tensor) else arg or 0 for arg in args]
     threads = min(torch.get_num_threads(), max(1, units * unit_elements // MIN_ELEMENTS_PER_THREAD))
-    parallel_for(getattr(load(KERNEL_MODULE), name), units, threads, *pointers)
+    parallel_for(getattr(load(KERNEL_MODULE), name), units, threads, *numbers)
 
 
 # --- RMSNorm ---------------------------------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ class RMSNorm(nn.RMSNorm):
         self,
         d_model: int,
         eps: float = NORM_EPS,
-        device: torch.device | str | None = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
         cast_output: bool = False,
     ):

@@ -10,7 +10,7 @@ import numpy as np
 
 from lmpipe.kernels.bpe.block_scan import BlockScan, SpecialTokenTable, class_table
 from lmpipe.kernels.bpe.structs import DONE, NARROW_IDS, SCRATCH_BYTES, SLOT, WORK
-from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer, borrowed, buffer_of
+from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer, addresses_of, buffer_of
 from lmpipe.kernels.runtime.loader import load
 from lmpipe.kernels.runtime.structs import PADDING, round_up
 
@@ -105,10 +105,10 @@ class Encoder:
             WORK.lengths: self._copy(lengths.astype(np.uint32)),
             WORK.special_ids: self._copy(np.array(special_ids, np.uint32)),
         }
-        with StructBuffer(WORK.nbytes) as work, borrowed(np.array(merges, np.int64)) as (triples,):
-            for field, value in self.tables.items():
-                work[field] = value
-            self.kernels.enter_merges(work.address, triples, len(merges))
+        work, triples = StructBuffer(WORK.nbytes), np.array(merges, np.int64)
+        for field, value in self.tables.items():
+            work[field] = value
+        self.kernels.enter_merges(work.address, *addresses_of(triples), len(merges))
         self.idle: list[Workspace] = []
         self.arenas: list[Buffer] = []
         self.max_capacity = MAX_CAPACITY
@@ -163,8 +163,8 @@ class Encoder:
 
     def count_ids(self, ids: np.ndarray, counts: np.ndarray) -> None:
         """Add the number of occurrences of each id to `counts` (vocab,), int64."""
-        with borrowed(ids, counts) as (ids_address, counts_address):
-            self.kernels.count_ids(ids_address, len(ids), counts_address)
+        ids_address, counts_address = addresses_of(ids, counts)
+        self.kernels.count_ids(ids_address, len(ids), counts_address)
 
     def _enlarge(self) -> None:
         """Replace the cache by one of four times the size; without memory for it, keep this one for good.

@@ -11,8 +11,7 @@ pair is left, the caller lowers the limit, and all pairs are counted again.
 from numba import uint64
 
 from lmpipe.kernels.bpe.hash_slot_kernels import copy_bytes
-from lmpipe.kernels.bpe.pair_heap_kernels import pop, replace_top
-from lmpipe.kernels.bpe.pair_table_kernels import (
+from lmpipe.kernels.bpe.pair_kernels import (
     count_pairs,
     enter_pair,
     fill_lists,
@@ -20,6 +19,8 @@ from lmpipe.kernels.bpe.pair_table_kernels import (
     measure_lists,
     pair_key,
     pair_slot,
+    pop,
+    replace_top,
     select_pairs,
     write_records,
 )

@@ -25,7 +25,7 @@ from lmpipe.kernels.bpe.structs import (
     TEXT_FULL,
     TOKEN,
 )
-from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer, borrowed
+from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer, addresses_of
 from lmpipe.kernels.runtime.loader import load
 from lmpipe.kernels.runtime.structs import WORD
 
@@ -69,8 +69,7 @@ class MergeLoop:
         self._allocate(MERGE.records, overhead * len(lengths) + id_bytes * symbols + RECORDS_SLACK)
         # Enough for any merge; the system provides only the pages that the largest one touches.
         self._allocate(MERGE.events, EVENT.nbytes * (symbols + 1))
-        with borrowed(text, lengths, counts) as addresses:
-            self.kernels.write_records(self.state.address, *addresses, len(lengths))
+        self.kernels.write_records(self.state.address, *addresses_of(text, lengths, counts), len(lengths))
 
     def _allocate_tokens(self, vocab_size: int) -> None:
         """Allocate the arrays indexed by token, and enter the 256 bytes as tokens."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from lmpipe.kernels.bpe.block_scan import BlockScan, class_table
 from lmpipe.kernels.bpe.structs import DONE, SLOT, TABLE
-from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer, borrowed, buffer_of
+from lmpipe.kernels.runtime.buffers import Buffer, StructBuffer, addresses_of, buffer_of
 from lmpipe.kernels.runtime.loader import load
 from lmpipe.kernels.runtime.structs import WORD
 
@@ -96,8 +96,8 @@ class PretokenTable:
     def add_words(self, text: bytes, lengths: np.ndarray, counts: np.ndarray) -> None:
         """Add pre-tokens, given as in PretokenArrays."""
         self.reserve(len(lengths), len(text))
-        with buffer_of(text) as buffer, borrowed(lengths, counts) as addresses:
-            self.kernels.add_words(self.state.address, buffer.address, *addresses, len(lengths))
+        with buffer_of(text) as buffer:
+            self.kernels.add_words(self.state.address, buffer.address, *addresses_of(lengths, counts), len(lengths))
 
     def count(self, scan: BlockScan) -> bool:
         """Count a block of text; False if the table must first be given room for BlockScan.STARTS more words."""
@@ -115,8 +115,7 @@ class PretokenTable:
         """
         first, second = np.empty(self.used, np.uint64), np.empty(self.used, np.uint64)
         indices = np.empty(self.used, np.int64)
-        with borrowed(first, second, indices) as addresses:
-            text_bytes = self.kernels.list_slots(self.state.address, *addresses)
+        text_bytes = self.kernels.list_slots(self.state.address, *addresses_of(first, second, indices))
         order = np.lexsort((second, first)) if in_order else np.argsort(first)
         indices = indices[order]
         if in_order:
@@ -124,8 +123,8 @@ class PretokenTable:
             indices[is_long] = self._sort_long(indices[is_long])
         text, lengths = np.empty(text_bytes, np.uint8), np.empty(self.used, np.uint32)
         counts = np.empty(self.used, np.int64)
-        with borrowed(indices, text, lengths, counts) as (indices_address, *addresses):
-            self.kernels.write_words(self.state.address, indices_address, self.used, *addresses)
+        indices_address, *addresses = addresses_of(indices, text, lengths, counts)
+        self.kernels.write_words(self.state.address, indices_address, self.used, *addresses)
         return text, lengths, counts
 
     def _sort_long(self, indices: np.ndarray) -> np.ndarray:

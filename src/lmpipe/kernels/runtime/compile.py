@@ -11,12 +11,9 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-from lmpipe.kernels.runtime.buffers import bounds_address
-
 
 def kernels(module: str) -> Iterator[tuple[str, Any, int]]:
     """Yield name, Numba function and number of arguments of a module's kernels; arguments and results are int64."""
-    llvm.add_symbol("lmpipe_bounds", bounds_address())
     for kernel in import_module(module).KERNELS:
         yield kernel.py_func.__name__, kernel, len(inspect.signature(kernel.py_func).parameters)
 

@@ -2,8 +2,6 @@
 
 Numba's `intrinsic` puts any LLVM code into compiled functions, and LLVM chooses the machine's instructions (AVX-512,
 AVX2, SSE2, NEON). Addresses are int64; load8 to load32 and load_int return int64, load64 returns uint64 (text, hashes).
-
-LMPIPE_CHECK=1 compiles kernels that check the address of every load and store against the registered buffers.
 """
 
 import inspect
@@ -16,9 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lmpipe.kernels.runtime import structs
-from lmpipe.kernels.runtime.structs import BOUNDS, RANGE
 
-CHECKED = os.environ.get("LMPIPE_CHECK") == "1"
 # Vocabularies of more than 65,536 tokens need ids of 32 bits.
 ID_BYTES = 4 if os.environ.get("LMPIPE_WIDE") == "1" else 2
 
@@ -53,11 +49,10 @@ def external(builder, name, result, *arguments):
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
-def instruction(result, *arguments, accesses=0):
+def instruction(result, *arguments):
     """Turn a function (builder, *values) that emits LLVM code into an intrinsic with these Numba types.
 
-    The function returns a value, a list of them for a tuple, or anything if `result` is void. If it `accesses` some
-    bytes at the address that is its first argument, LMPIPE_CHECK checks them.
+    The function returns a value, a list of them for a tuple, or anything if `result` is void.
     """
 
     def decorate(emit):
@@ -73,23 +68,15 @@ def instruction(result, *arguments, accesses=0):
         # Numba asks for the names of the arguments.
         typed.__signature__ = inspect.signature(emit)
         typed.__name__ = emit.__name__
-        raw = intrinsic(typed)
-        if not (accesses and CHECKED):
-            return raw
-
-        @inlined
-        def checked(address, *numbers):
-            return raw(bounds_check(address, accesses), *numbers)
-
-        return checked
+        return intrinsic(typed)
 
     return decorate
 
 
-def make_load(kind, size, numba_type, align=1):
-    """Make an intrinsic that loads a value of `size` bytes; integers are extended to 64 bits, without a sign."""
+def make_load(kind, numba_type, align=1):
+    """Make an intrinsic that loads a value of a type; integers are extended to 64 bits, without a sign."""
 
-    @instruction(numba_type, types.int64, accesses=size)
+    @instruction(numba_type, types.int64)
     def load_value(builder, address):
         value = load(builder, address, kind, align)
         return builder.zext(value, I64) if kind in (I8, I16, I32) else value
@@ -97,10 +84,10 @@ def make_load(kind, size, numba_type, align=1):
     return load_value
 
 
-def make_store(kind, size, numba_type, align=1):
-    """Make an intrinsic that stores a value of `size` bytes: of an integer of 64 bits, the low ones."""
+def make_store(kind, numba_type, align=1):
+    """Make an intrinsic that stores a value of a type: of an integer of 64 bits, the low ones."""
 
-    @instruction(types.void, types.int64, numba_type, accesses=size)
+    @instruction(types.void, types.int64, numba_type)
     def store_value(builder, address, value):
         value = builder.trunc(value, kind) if kind in (I8, I16, I32) else value
         builder.store(value, pointer(builder, address, kind)).align = align
@@ -108,62 +95,27 @@ def make_store(kind, size, numba_type, align=1):
     return store_value
 
 
-@instruction(types.int64)
-def bounds(builder):
-    """Return the address of the table of registered buffers; the loader defines the symbol lmpipe_bounds."""
-    table = builder.module.globals.get("lmpipe_bounds") or ir.GlobalVariable(builder.module, I64, "lmpipe_bounds")
-    return builder.ptrtoint(table, I64)
-
-
-@instruction(types.int64, types.int64)
-def raw_load(builder, address):
-    """Load an int64 without a check."""
-    return load(builder, address, I64)
-
-
-@instruction(types.void, types.int64, types.int64)
-def raw_store(builder, address, value):
-    """Store an int64 without a check."""
-    builder.store(value, pointer(builder, address, I64)).align = 1
-
-
-@kernel
-def bounds_check(address, size):
-    """Return the address if its `size` bytes are in one registered buffer; else note a fault, return spare memory."""
-    table = bounds()
-    for offset in range(BOUNDS.nbytes, raw_load(table + BOUNDS.used), RANGE.nbytes):
-        entry = table + offset
-        if raw_load(entry + RANGE.start) <= address and address + size <= raw_load(entry + RANGE.stop):
-            return address
-    if raw_load(table + BOUNDS.failures) == 0:
-        raw_store(table + BOUNDS.address, address)
-        raw_store(table + BOUNDS.size, size)
-    raw_store(table + BOUNDS.failures, 1)
-    return raw_load(table + BOUNDS.spare)
-
-
-load8, load16, load32 = (make_load(kind, kind.width // 8, types.int64) for kind in (I8, I16, I32))
-load_int, load64 = make_load(I64, 8, types.int64), make_load(I64, 8, types.uint64)
-store8, store16, store32 = (make_store(kind, kind.width // 8, types.int64) for kind in (I8, I16, I32))
-store_int, store64 = make_store(I64, 8, types.int64), make_store(I64, 8, types.uint64)
+load8, load16, load32, load_int = (make_load(kind, types.int64) for kind in (I8, I16, I32, I64))
+store8, store16, store32, store_int = (make_store(kind, types.int64) for kind in (I8, I16, I32, I64))
+load64, store64 = make_load(I64, types.uint64), make_store(I64, types.uint64)
 load_id, store_id = (load32, store32) if ID_BYTES == 4 else (load16, store16)
 
 # The addresses of the next three must be multiples of 8.
 
 
-@instruction(types.uint64, types.int64, accesses=8)
+@instruction(types.uint64, types.int64)
 def load_acquire(builder, address):
     """Load a uint64 with acquire order: stores before the store_release that wrote it are visible afterwards."""
     return builder.load_atomic(pointer(builder, address, I64), "acquire", 8, typ=I64)
 
 
-@instruction(types.void, types.int64, types.uint64, accesses=8)
+@instruction(types.void, types.int64, types.uint64)
 def store_release(builder, address, value):
     """Store a uint64 with release order."""
     builder.store_atomic(value, pointer(builder, address, I64), "release", 8)
 
 
-@instruction(types.boolean, types.int64, types.uint64, accesses=8)
+@instruction(types.boolean, types.int64, types.uint64)
 def compare_exchange(builder, address, value):
     """Store a uint64 if 0 is there, atomically; return True if it was stored."""
     result = builder.cmpxchg(pointer(builder, address, I64), I64(0), value, "acquire", "monotonic")
@@ -233,7 +185,7 @@ IDS, _ = vector(ID_TYPE, 16)
 I32X16, _ = vector(I32, 16)
 
 
-@instruction(types.UniTuple(types.uint64, 6), types.int64, accesses=64)
+@instruction(types.UniTuple(types.uint64, 6), types.int64)
 def classify(builder, address):
     """Return masks of 64 bytes of text, bit k for byte k.
 
@@ -256,14 +208,14 @@ def classify(builder, address):
     return [letters, digits, spaces, builder.or_(spaces, controls), apostrophes, high]
 
 
-@instruction(types.uint64, types.int64, types.int64, accesses=64)
+@instruction(types.uint64, types.int64, types.int64)
 def equal_bytes(builder, address, byte):
     """Return the mask of those of 64 bytes that equal one byte."""
     bytes_64 = splat(builder, builder.trunc(byte, I8), I8X64)
     return builder.bitcast(builder.icmp_unsigned("==", load(builder, address, I8X64), bytes_64), I64)
 
 
-@instruction(types.uint64, types.int64, types.int64, types.int64, accesses=17 * ID_BYTES)
+@instruction(types.uint64, types.int64, types.int64, types.int64)
 def equal_pairs(builder, address, left, right):
     """Return a mask of 16 pairs of neighbours among 17 ids: bit k is set if id k is `left` and id k + 1 is `right`."""
     masks = []
@@ -273,7 +225,7 @@ def equal_pairs(builder, address, left, right):
     return builder.zext(builder.bitcast(builder.and_(*masks), I16), I64)
 
 
-@instruction(types.int64, types.int64, accesses=64)
+@instruction(types.int64, types.int64)
 def hmin_u32(builder, address):
     """Return the smallest of 16 uint32."""
     function = external(builder, "llvm.vector.reduce.umin.v16i32", I32, I32X16)

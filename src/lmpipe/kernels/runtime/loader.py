@@ -22,43 +22,27 @@ import llvmlite.binding as llvm
 
 from lmpipe.errors import InputError
 from lmpipe.io.progress import log
-from lmpipe.kernels.runtime import buffers
 from lmpipe.kernels.runtime.disk_cache import cached, log_uncached
 
 KERNELS = Path(__file__).parent.parent
 PACKAGE = "lmpipe.kernels."
+WIDE = "LMPIPE_WIDE"  # tells the modules of kernels (intrinsics.py) if ids have 32 bits
 
 
-def is_checked() -> bool:
-    """Return whether LMPIPE_CHECK asks for kernels that check every address."""
-    return os.environ.get("LMPIPE_CHECK") == "1"
-
-
+@cache
 def load(module: str, wide: bool = False) -> SimpleNamespace:
     """Return the kernels of a module (`lmpipe.kernels.FAMILY.NAME`) as functions of ints; compile it if necessary.
 
     Callers name the module in a constant KERNEL_MODULE, which the digests of code follow like an import. `wide` asks
     for ids of 32 bits, for vocabularies of more than 65,536 tokens. A function from object code has an `address`.
     """
-    return load_variant(module, is_checked(), wide)
-
-
-@cache
-def load_variant(module: str, checked: bool, wide: bool = False) -> SimpleNamespace:
-    """Return the kernels of a module as `load`, with checked addresses or without."""
-    llvm.add_symbol("lmpipe_bounds", buffers.bounds_address())
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    variant = {"LMPIPE_CHECK": str(int(checked)), "LMPIPE_WIDE": str(int(wide))}
+    name = module.removeprefix(PACKAGE)
     try:
-        key = f"{code_key(module)} {variant}"
-        code = cached(module.removeprefix(PACKAGE), key, lambda: compile_in_subprocess(module, variant))
+        code = cached(name, f"{code_key(module)} {wide}", lambda: compile_in_subprocess(module, wide))
         functions = link_objects(json.loads(code))
     except (OSError, subprocess.SubprocessError) as error:
         log_uncached(str(error))
-        functions = compile_in_process(module, variant)
-    if checked:
-        functions = {name: with_fault_check(name, function) for name, function in functions.items()}
+        functions = compile_in_process(module, wide)
     return SimpleNamespace(**functions)
 
 
@@ -75,13 +59,13 @@ def code_key(module: str) -> str:
     )
 
 
-def compile_in_subprocess(module: str, variant: dict[str, str]) -> bytes:
+def compile_in_subprocess(module: str, wide: bool) -> bytes:
     """Compile a module in a separate process, which frees Numba's memory when it ends."""
     log(f"lmpipe: compiling kernels for this machine, once: {module.removeprefix(PACKAGE)}, about 5 s")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
     path = os.pathsep.join(filter(None, [str(KERNELS.parent.parent), inherited.get("PYTHONPATH")]))
     command = [sys.executable, "-P", "-m", "lmpipe.kernels.runtime.compile", module]
-    environment = {**inherited, **variant, "PYTHONPATH": path}
+    environment = {**inherited, WIDE: str(int(wide)), "PYTHONPATH": path}
     # A process whose standard error is closed has nowhere to send the compiler's.
     stderr = None if sys.stderr else subprocess.DEVNULL
     return subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, check=True).stdout
@@ -104,8 +88,6 @@ def link_objects(entries: list[tuple[str, str, int, str]]) -> dict[str, Callable
 
 def link_llvm_ir(text: str, name: str) -> int:
     """Return the address of a function that is given as LLVM IR."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
     engine = create_engine(text)
     engine.finalize_object()
     return engine.get_function_address(name)
@@ -113,6 +95,8 @@ def link_llvm_ir(text: str, name: str) -> int:
 
 def create_engine(text: str) -> llvm.ExecutionEngine:
     """Create a JIT engine for LLVM IR that lives as long as the process."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(text), machine)
     _kept_alive.append(engine)
@@ -133,19 +117,18 @@ def wrap_function(address: int, arguments: int) -> Callable[..., int]:
     return call
 
 
-def compile_in_process(module: str, variant: dict[str, str]) -> dict[str, Callable[..., int]]:
+def compile_in_process(module: str, wide: bool) -> dict[str, Callable[..., int]]:
     """Compile a module in this process, by Numba's public API: slower, but it needs no object code.
 
-    Raises InputError for a second variant: the modules of kernels read theirs when they are imported.
+    Raises InputError for a second width of ids: the modules of kernels read theirs when they are imported.
     """
     from lmpipe.kernels.runtime import compile
 
-    os.environ.update(variant)  # modules of kernels read it when they are imported
+    os.environ[WIDE] = str(int(wide))
     from lmpipe.kernels.runtime import intrinsics
 
-    imported = {"LMPIPE_CHECK": str(int(intrinsics.CHECKED)), "LMPIPE_WIDE": str(intrinsics.ID_BYTES // 4)}
-    if imported != variant:
-        problem = "cannot be compiled for ids of 16 and of 32 bits, or checked and unchecked, in one process"
+    if wide != (intrinsics.ID_BYTES == 4):
+        problem = "cannot be compiled for ids of 16 and of 32 bits in one process"
         raise InputError("kernels", problem, "use a process for each, or set LMPIPE_CACHE to a writable folder")
     callbacks = compile.jit_callbacks(module)
     _kept_alive.append(callbacks)
@@ -153,16 +136,3 @@ def compile_in_process(module: str, variant: dict[str, str]) -> dict[str, Callab
         name: ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arguments)(callback.address)
         for name, (callback, arguments) in callbacks.items()
     }
-
-
-def with_fault_check(name: str, function: Callable[..., int]) -> Callable[..., int]:
-    """Wrap a checked kernel: it raises MemoryError after a call that accessed memory outside its buffers."""
-
-    def call(*args: int) -> int:
-        result = function(*args)
-        if fault := buffers.pop_fault():
-            address, size = fault
-            raise MemoryError(f"kernel {name}: {size} bytes at {address:#x} belong to no buffer")
-        return result
-
-    return call

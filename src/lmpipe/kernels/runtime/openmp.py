@@ -16,8 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from lmpipe.kernels.runtime.buffers import borrowed_ranges
-from lmpipe.kernels.runtime.loader import is_checked, link_llvm_ir
+from lmpipe.kernels.runtime.loader import link_llvm_ir
 
 # File names of GNU's, LLVM's and Intel's OpenMP libraries.
 OPENMP_LIBRARY = re.compile(r"lib(gomp|omp|iomp5)\b.*\.so.*")
@@ -25,20 +24,14 @@ TORCH_FOLDERS = ("/torch/lib", "/torch.libs")
 # Calls a kernel for one thread's share of the units. `work` holds the addresses of the kernel and of two functions of
 # OpenMP, the number of units, and the address of the kernel's arguments.
 TRAMPOLINE = """
-define i64 @field(i64* %work, i64 %index) alwaysinline {
-  %address = getelementptr i64, i64* %work, i64 %index
-  %value = load i64, i64* %address
-  ret i64 %value
-}
-define void @trampoline(i64* %work) {
-  %kernel_address = call i64 @field(i64* %work, i64 0)
-  %thread_address = call i64 @field(i64* %work, i64 1)
-  %count_address = call i64 @field(i64* %work, i64 2)
-  %units = call i64 @field(i64* %work, i64 3)
-  %arguments = call i64 @field(i64* %work, i64 4)
-  %kernel = inttoptr i64 %kernel_address to i32 (i64*, i8**, i64, i64, i64, i64)*
-  %get_thread = inttoptr i64 %thread_address to i32 ()*
-  %get_count = inttoptr i64 %count_address to i32 ()*
+%work_type = type { i32 (i64*, i8**, i64, i64, i64, i64)*, i32 ()*, i32 ()*, i64, i64 }
+define void @trampoline(%work_type* %address) {
+  %work = load %work_type, %work_type* %address
+  %kernel = extractvalue %work_type %work, 0
+  %get_thread = extractvalue %work_type %work, 1
+  %get_count = extractvalue %work_type %work, 2
+  %units = extractvalue %work_type %work, 3
+  %arguments = extractvalue %work_type %work, 4
   %thread32 = call i32 %get_thread()
   %count32 = call i32 %get_count()
   %thread = sext i32 %thread32 to i64
@@ -95,19 +88,12 @@ def trampoline() -> int:
     return link_llvm_ir(TRAMPOLINE, "trampoline")
 
 
-def parallel_for(kernel: Callable[..., int], units: int, threads: int, *arguments: int | tuple[int, int]) -> None:
+def parallel_for(kernel: Callable[..., int], units: int, threads: int, *arguments: int) -> None:
     """Run a kernel over units of work in at most `threads` threads.
 
-    Its arguments are numbers, and memory as (address, size in bytes). The kernel takes the address of the arguments,
-    the first unit, the one after the last, and the number of the thread.
+    The kernel takes the address of the arguments, the first unit, the one after the last, and the number of the thread.
     """
-    numbers = [argument if isinstance(argument, int) else argument[0] for argument in arguments]
-    values = (ctypes.c_int64 * len(numbers))(*numbers)
-    if is_checked():
-        ranges = [argument for argument in arguments if not isinstance(argument, int)]
-        with borrowed_ranges([(ctypes.addressof(values), ctypes.sizeof(values)), *ranges]):
-            kernel(ctypes.addressof(values), 0, units, 0)
-        return
+    values = (ctypes.c_int64 * len(arguments))(*arguments)
     library, address = openmp() if min(threads, units) > 1 else None, getattr(kernel, "address", None)
     if library is None or address is None:
         kernel(ctypes.addressof(values), 0, units, 0)

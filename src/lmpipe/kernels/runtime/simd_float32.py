@@ -15,13 +15,10 @@ from numba.core.datamodel import models
 from numba.extending import overload, register_model
 
 from lmpipe.kernels.runtime.intrinsics import (
-    CHECKED,
     I16,
     I32,
     I64,
-    bounds_check,
     external,
-    inlined,
     instruction,
     kernel,
     load,
@@ -66,8 +63,8 @@ class Float32x16Model(models.PrimitiveModel):
         super().__init__(manager, kind, F32X16)
 
 
-load_f32, store_f32 = (make(F32, FLOAT_BYTES, types.float32, align=4) for make in (make_load, make_store))
-load_f32x16, store_f32x16 = (make(F32X16, LANES_BYTES, float32x16, align=4) for make in (make_load, make_store))
+load_f32, store_f32 = (make(F32, types.float32, align=4) for make in (make_load, make_store))
+load_f32x16, store_f32x16 = (make(F32X16, float32x16, align=4) for make in (make_load, make_store))
 
 
 # --- numbers in memory as float32 or bfloat16, sixteen or fewer ------------------------------------------------------
@@ -103,16 +100,12 @@ def make_masked_load(kind, widen):
     suffix, size = masked_intrinsic(kind)
 
     @instruction(float32x16, types.int64, types.int64)
-    def raw(builder, address, count):
+    def masked_load(builder, address, count):
         source, mask = pointer(builder, address, kind), lane_mask(builder, count)
         function = external(builder, f"llvm.masked.load.{suffix}", kind, source.type, I32, mask.type, kind)
         return widen(builder, builder.call(function, [source, I32(size), mask, ir.Constant(kind, None)]))
 
-    @inlined
-    def read(address, count):
-        return raw(bounds_check(address, size * count), count)
-
-    return read if CHECKED else raw
+    return masked_load
 
 
 def make_masked_store(kind, narrow):
@@ -120,16 +113,12 @@ def make_masked_store(kind, narrow):
     suffix, size = masked_intrinsic(kind)
 
     @instruction(types.void, types.int64, float32x16, types.int64)
-    def raw(builder, address, values, count):
+    def masked_store(builder, address, values, count):
         target, mask = pointer(builder, address, kind), lane_mask(builder, count)
         function = external(builder, f"llvm.masked.store.{suffix}", ir.VoidType(), kind, target.type, I32, mask.type)
         builder.call(function, [narrow(builder, values), target, I32(size), mask])
 
-    @inlined
-    def store(address, value, count):
-        raw(bounds_check(address, size * count), value, count)
-
-    return store if CHECKED else raw
+    return masked_store
 
 
 def unchanged(builder, values):

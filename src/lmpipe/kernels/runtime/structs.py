@@ -38,11 +38,6 @@ def round_up(count: int, unit: int) -> int:
     return -(-count // unit) * unit
 
 
-# The table of registered buffers that checked kernels consult (buffers.py): a spare address for faulty accesses, the
-# first fault, and the bytes of the table in use. A RANGE for each buffer follows.
-BOUNDS = struct("spare failures address size used")
-RANGE = struct("start stop")
-
 # Float32 numbers of a vector (simd_float32.py).
 FLOAT_BYTES = 4
 LANES = 16

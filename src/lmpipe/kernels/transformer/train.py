@@ -15,10 +15,10 @@ from lmpipe.kernels.runtime.intrinsics import inlined, kernel, load_int, round_u
 from lmpipe.kernels.runtime.simd_float32 import ONE, ZERO, broadcast, exp_fma
 from lmpipe.kernels.runtime.structs import FLOAT_BYTES, LANES, LANES_BYTES, WORD
 from lmpipe.kernels.transformer import structs
-from lmpipe.kernels.transformer.matmul import add_matmul_transposed, clear, matmul, transpose
 from lmpipe.kernels.transformer.structs import ATTENTION, ATTENTION_BLOCK, LOSS, NORM, NORM_GROUP, SWIGLU
 
 NORM_EPS = np.float32(structs.NORM_EPS)
+MATMUL_ROWS = 8
 softmax_numerators = simd.make_softmax_numerators(exp_fma)
 
 
@@ -201,6 +201,57 @@ def cross_entropy_fwd_bwd(args, first, last, thread_id):
         target_prob = exp_fma(broadcast(target_logit - max_logit)) * inverse
         store(logits, target, target_prob - broadcast(ONE), target + 1, itemsize)
     return 0
+
+
+# --- small float32 matrices of attention, given as (address, bytes from row to row) ----------------------------------
+
+
+def make_matmul(transpose_a, accumulate):
+    """Return a kernel for C = A B, with A transposed or not, or C += A B.
+
+    C has `rows` rows, a multiple of MATMUL_ROWS, and `columns` columns, a multiple of LANES; `depth` is the number of
+    B's rows.
+    """
+    two_vectors = simd.make_matmul_block(MATMUL_ROWS, 2, accumulate)
+    one_vector = simd.make_matmul_block(MATMUL_ROWS, 1, accumulate)
+
+    @kernel
+    def matmul(c, a, b, rows, columns, depth):
+        (c_address, c_stride), (a_address, a_stride), (b_address, b_stride) = c, a, b
+        # Bytes from an element of A to the next one in its column and in its row.
+        row_step, depth_step = (FLOAT_BYTES, a_stride) if transpose_a else (a_stride, FLOAT_BYTES)
+        row_bytes = FLOAT_BYTES * columns
+        for row in range(0, rows, MATMUL_ROWS):
+            c_row, a_row = c_address + c_stride * row, a_address + row_step * row
+            for offset in range(0, row_bytes - LANES_BYTES, 2 * LANES_BYTES):
+                two_vectors(c_row + offset, c_stride, a_row, row_step, depth_step, b_address + offset, b_stride, depth)
+            if row_bytes % (2 * LANES_BYTES):
+                offset = row_bytes - LANES_BYTES
+                one_vector(c_row + offset, c_stride, a_row, row_step, depth_step, b_address + offset, b_stride, depth)
+
+    return matmul
+
+
+matmul = make_matmul(transpose_a=False, accumulate=False)
+add_matmul_transposed = make_matmul(transpose_a=True, accumulate=True)
+
+
+@kernel
+def transpose(target, source, rows, columns):
+    """Transpose a matrix (rows, columns), both multiples of LANES."""
+    (target_address, target_stride), (source_address, source_stride) = target, source
+    for column in range(0, columns, LANES):
+        for row in range(0, rows, LANES):
+            source_block = source_address + source_stride * row + FLOAT_BYTES * column
+            target_block = target_address + target_stride * column + FLOAT_BYTES * row
+            simd.transpose_16x16(target_block, target_stride, source_block, source_stride)
+
+
+@kernel
+def clear(address, size):
+    """Fill `size` bytes with zeros."""
+    for offset in range(0, size, LANES_BYTES):
+        simd.store_f32x16(address + offset, broadcast(ZERO))
 
 
 # --- causal attention ------------------------------------------------------------------------------------------------
