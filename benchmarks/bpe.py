@@ -1,4 +1,4 @@
-"""Byte-level BPE beside peers: python -m benchmarks.bpe --corpus FILE --vocab-size N --peers A,B --job train.
+"""Byte-level BPE beside peers: python -m benchmarks.bpe --corpus FILE --vocab-size N --peers A B --job train.
 
 Two jobs are measured beside peers: training, and encoding a corpus into a file with a tokenizer that lmpipe has trained
 on it. Whole processes are timed, from the start of Python to its end, with the corpus in the file cache. lmpipe and a
@@ -33,14 +33,6 @@ UINT16_IDS = 1 << 16
 
 
 @dataclass
-class Run:
-    """Time and output of one process."""
-
-    wall_seconds: float
-    output: dict[str, Any]
-
-
-@dataclass
 class Job:
     """Training on a corpus, or encoding it with the tokenizer in `folder`."""
 
@@ -49,13 +41,13 @@ class Job:
     vocab_size: int
     folder: str
 
-    def run(self, contestant: str) -> Run:
-        """Do the job once in a process; checking the encoded ids is not part of the time."""
+    def run(self, contestant: str) -> dict[str, Any]:
+        """Do the job once in a process, as `run`; checking the encoded ids is not part of the time."""
         if self.name == "train":
             return run("benchmarks.trainers", contestant, self.corpus, str(self.vocab_size))
         path = Path(self.folder, f"{contestant}.bin")
         encoding = run("benchmarks.encoders", contestant, self.corpus, self.folder, str(path))
-        encoding.wall_seconds -= encoding.output["checking_seconds"]
+        encoding["wall_seconds"] -= encoding["checking_seconds"]
         path.unlink()
         return encoding
 
@@ -72,14 +64,14 @@ class Job:
         return "all" if key == "sha256" else "all but separators"
 
 
-def run(module: str, *arguments: str) -> Run:
-    """Run a module in a process."""
+def run(module: str, *arguments: str) -> dict[str, Any]:
+    """Run a module in a process; return its output, and `wall_seconds`."""
     start = time.perf_counter()
     process = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True)
     wall_seconds = time.perf_counter() - start
     if process.returncode:
         sys.exit(f"{module} {arguments[0]} failed:\n{process.stderr[-2000:]}")
-    return Run(wall_seconds, json.loads(process.stdout))
+    return json.loads(process.stdout) | {"wall_seconds": wall_seconds}
 
 
 def token_agreement(own: list[str], peer: list[str]) -> str:
@@ -106,16 +98,16 @@ def compare(job: Job, peer: str, runs: int) -> str:
     """Let lmpipe and a peer take turns; return a row of the table."""
     turns = [(job.run("lmpipe"), job.run(peer)) for _ in range(runs)]
     lmpipe_runs, peer_runs = zip(*turns, strict=True)
-    ratios = [peer_run.wall_seconds / lmpipe_run.wall_seconds for lmpipe_run, peer_run in turns]
-    lmpipe_seconds, peer_seconds = (median(run.wall_seconds for run in column) for column in (lmpipe_runs, peer_runs))
+    ratios = [peer_run["wall_seconds"] / lmpipe_run["wall_seconds"] for lmpipe_run, peer_run in turns]
+    lmpipe_seconds, peer_seconds = (median(run["wall_seconds"] for run in runs) for runs in (lmpipe_runs, peer_runs))
     cells = [
         peer,
         f"{lmpipe_seconds:.2f}",
         f"{Path(job.corpus).stat().st_size / 1e6 / lmpipe_seconds:,.0f}",
         f"{peer_seconds:.2f}",
         f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-        *(f"{max(run.output['peak_memory_bytes'] for run in runs) / 2**20:.0f}" for runs in (lmpipe_runs, peer_runs)),
-        " / ".join(dict.fromkeys(job.agreement(peer, own.output, other.output) for own, other in turns)),
+        *(f"{max(run['peak_memory_bytes'] for run in runs) / 2**20:.0f}" for runs in (lmpipe_runs, peer_runs)),
+        " / ".join(dict.fromkeys(job.agreement(peer, own, other) for own, other in turns)),
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -131,18 +123,16 @@ def count_line(corpus: str, runs: int) -> str:
 
 
 def read_arguments() -> argparse.Namespace:
-    """Parse the arguments; `peers` and `jobs` are lists of names."""
+    """Parse the arguments; `jobs` is a list of names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     peers = [name for name in dict.fromkeys([*TRAINERS, *ENCODERS]) if name != "lmpipe"]
     parser.add_argument("--corpus", required=True, help="text file with <|endoftext|> between documents")
     parser.add_argument("--vocab-size", type=int, required=True)
-    parser.add_argument("--peers", default=",".join(peers), help=f"some of {', '.join(peers)} (default: all)")
+    parser.add_argument("--peers", nargs="*", choices=peers, default=peers, help="peers to measure (default: all)")
     parser.add_argument("--job", choices=["count", *JOBS, "all"], default="all", help="job to measure (default: all)")
     parser.add_argument("--runs", type=int, default=3, help="turns of each pair (default: 3)")
     args = parser.parse_args()
-    args.peers, args.jobs = args.peers.split(","), list(JOBS) if args.job == "all" else [args.job]
-    if unknown := sorted(set(args.peers) - set(peers)):
-        parser.error(f"--peers: {', '.join(unknown)} is unknown; use some of {', '.join(peers)}")
+    args.jobs = list(JOBS) if args.job == "all" else [args.job]
     if "encode" in args.jobs and args.vocab_size > UINT16_IDS:
         parser.error(f"--vocab-size: is {args.vocab_size:,}; use at most {UINT16_IDS:,} for encoding")
     return args

@@ -5,7 +5,6 @@ disk, as lmpipe does. Prints JSON: peak_memory_bytes, tokens, sha256 of the ids 
 sha256_without_separators, and checking_seconds, the time of computing the checksums after the work.
 """
 
-import base64
 import hashlib
 import json
 import os
@@ -26,12 +25,6 @@ DROP_SEPARATORS = {"gigatoken"}
 def vocabulary(folder: str) -> dict[str, int]:
     """Token ids in GPT-2's file format."""
     return json.loads(Path(folder, "vocab.json").read_bytes())
-
-
-def tiktoken_ranks(folder: str) -> dict[bytes, int]:
-    """Return the ranks of all tokens but the separator, from tiktoken's file format."""
-    lines = map(bytes.split, Path(folder, "ranks.tiktoken").read_bytes().splitlines())
-    return {base64.b64decode(token): int(rank) for token, rank in lines}
 
 
 def batches(documents: Iterator[str]) -> Iterator[list[str]]:
@@ -93,8 +86,10 @@ def snaptokens(corpus: str, folder: str, output: str) -> None:
 def tiktoken(corpus: str, folder: str, output: str) -> None:
     """Encode with OpenAI's tiktoken, with a thread for each core."""
     from tiktoken import Encoding
+    from tiktoken.load import load_tiktoken_bpe
 
-    separator, ranks, threads = vocabulary(folder)[END_OF_TEXT], tiktoken_ranks(folder), len(os.sched_getaffinity(0))
+    separator, threads = vocabulary(folder)[END_OF_TEXT], len(os.sched_getaffinity(0))
+    ranks = load_tiktoken_bpe(f"{folder}/ranks.tiktoken")
     encoding = Encoding("bench", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: separator})
     write_ids(corpus, output, separator, lambda batch: encoding.encode_ordinary_batch(batch, num_threads=threads))
 

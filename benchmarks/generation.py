@@ -2,9 +2,8 @@
 
 The model has the shape of a study (default: the laptop study) and random weights, exported by lmpipe and loaded by
 transformers' LlamaForCausalLM, which uses its own key-value cache. A call goes from the prompt's text to the text of a
-continuation that fills the context; imports and loading are not counted. lmpipe and a peer take turns, and each turn
-gives a ratio. `uncached` is lmpipe's torch model, which reads the whole text again for each token. Greedy continuations
-must be the same tokens.
+continuation that fills the context; imports and loading are not counted. Both take turns, and each turn gives a ratio.
+Greedy continuations must be the same tokens.
 """
 
 import argparse
@@ -38,17 +37,16 @@ PROMPT = "Once upon a time"
 DOCUMENTS = 300  # stories that the tokenizer is trained on
 SHARPNESS = 6  # factor of the random output weights; without it nearly all tokens are equally likely
 SETTINGS = {"greedy": (0.0, 1.0), "sampled": (0.8, 0.9)}  # temperature and top-p
-PEERS = ("transformers, dynamic cache", "transformers, static cache", "uncached")
+CACHES = ("dynamic", "static")  # of transformers
 MIN_SECONDS = 0.3  # shorter calls are repeated and averaged
 
 
 @dataclass
 class Contest:
-    """The same model for lmpipe and its peers, and the prompts to continue."""
+    """The same model for lmpipe and transformers, and the prompts to continue."""
 
     config: ModelConfig
     tokenizer: Tokenizer
-    torch_model: TransformerLM
     compiled_model: CompiledLM
     llama: Any
     llama_tokenizer: Any
@@ -78,24 +76,6 @@ class Contest:
         self.llama_tokenizer.batch_decode(new_ids)
         return new_ids
 
-    @torch.inference_mode()
-    def uncached(self, temperature: float, top_p: float, seed: int) -> list[list[int]]:
-        """Return the new ids by torch, from the whole text each time."""
-        token_ids = torch.tensor([self.tokenizer.encode(prompt) for prompt in self.prompts])
-        generator = torch.Generator().manual_seed(seed)
-        for _ in range(self.new_tokens):
-            logits = self.torch_model.lm_head(self.torch_model.forward_hidden(token_ids)[:, -1])
-            ids = sample(logits / temperature, top_p, generator) if temperature else logits.argmax(-1, keepdim=True)
-            token_ids = torch.cat([token_ids, ids], dim=1)
-        return token_ids[:, -self.new_tokens :].tolist()
-
-
-def sample(logits: torch.Tensor, top_p: float, generator: torch.Generator) -> torch.Tensor:
-    """Sample ids (batch, 1) from the nucleus of logits (batch, vocab)."""
-    probs, order = logits.softmax(-1).sort(descending=True)
-    nucleus = probs.where(probs.cumsum(-1) - probs < top_p, 0.0)
-    return order.gather(1, torch.multinomial(nucleus, 1, generator=generator))
-
 
 def prepare(config: ModelConfig, batch: int, folder: str) -> Contest:
     """Load a random model everywhere; its tokenizer has no end of text, so that no continuation ends early."""
@@ -112,7 +92,7 @@ def prepare(config: ModelConfig, batch: int, folder: str) -> Contest:
     atomic_write_all({exported / name: data for name, data in llama_files(config, weights, tokenizer).items()})
     llama = AutoModelForCausalLM.from_pretrained(exported).eval()
     llama_tokenizer = AutoTokenizer.from_pretrained(exported)
-    return Contest(config, tokenizer, model, CompiledLM(config, weights), llama, llama_tokenizer, [PROMPT] * batch)
+    return Contest(config, tokenizer, CompiledLM(config, weights), llama, llama_tokenizer, [PROMPT] * batch)
 
 
 def mean_seconds(call: Callable[[int], Any]) -> float:
@@ -124,19 +104,15 @@ def mean_seconds(call: Callable[[int], Any]) -> float:
     return elapsed / calls
 
 
-def compare(contest: Contest, peer: str, setting: str, turns: int) -> str:
-    """Let lmpipe and a peer take turns; return a row of the table."""
-    calls = {
-        "transformers, dynamic cache": partial(contest.transformers, "dynamic"),
-        "transformers, static cache": partial(contest.transformers, "static"),
-        "uncached": contest.uncached,
-    }
-    lmpipe_call, peer_call = (partial(call, *SETTINGS[setting]) for call in (contest.lmpipe, calls[peer]))
+def compare(contest: Contest, cache: str, setting: str, turns: int) -> str:
+    """Let lmpipe and transformers take turns; return a row of the table."""
+    lmpipe_call = partial(contest.lmpipe, *SETTINGS[setting])
+    peer_call = partial(contest.transformers, cache, *SETTINGS[setting])
     if lmpipe_call(0) != peer_call(0) and setting == "greedy":
-        sys.exit(f"{peer} generated other tokens than lmpipe from the same weights")
+        sys.exit("transformers generated other tokens than lmpipe from the same weights")
     pairs = [(mean_seconds(lmpipe_call), mean_seconds(peer_call)) for _ in range(turns)]
     tokens = len(contest.prompts) * contest.new_tokens
-    cells = [setting, peer]
+    cells = [setting, cache]
     for seconds in zip(*pairs, strict=True):
         rates = [tokens / duration for duration in seconds]
         cells.append(f"{median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})")
@@ -164,10 +140,10 @@ def main() -> None:
         shape = ", ".join(f"{key} {value}" for key, value in config.model_dump().items())
         print(f"{machine.processor}, 1 of {machine.cores} cores; versions: {versions}")
         print(f"{shape}; {args.batch} prompt(s), {contest.new_tokens} new tokens each; {args.turns} turns\n")
-        header = ["", "peer", "lmpipe tokens/s", "peer tokens/s", "lmpipe / peer"]
+        header = ["", "cache", "lmpipe tokens/s", "transformers tokens/s", "ratio"]
         print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|", flush=True)
-        for setting, peer in product(SETTINGS, PEERS):
-            print(compare(contest, peer, setting, args.turns), flush=True)
+        for setting, cache in product(SETTINGS, CACHES):
+            print(compare(contest, cache, setting, args.turns), flush=True)
 
 
 if __name__ == "__main__":

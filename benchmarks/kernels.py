@@ -9,7 +9,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -35,8 +35,7 @@ SHAPES = {
 BATCH_SIZE = 8
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """Layer in two formulations, with the inputs whose gradients are computed."""
 
     name: str

@@ -65,6 +65,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 # A busy machine makes an example slow, not wrong.
 settings.register_profile("any machine", deadline=None, max_examples=50)
 settings.register_profile("few examples", deadline=None, max_examples=20)
+settings.register_profile("long", deadline=None, max_examples=20_000)
 settings.load_profile("any machine")
 
 

@@ -14,17 +14,16 @@ def contest(tmp_path_factory):
     return prepare(CONFIG, 2, str(tmp_path_factory.mktemp("contest")))
 
 
-def test_greedy_continuations_agree_with_both_caches_of_transformers_and_without_a_cache(contest):
+def test_greedy_continuations_agree_with_both_caches_of_transformers(contest):
     continuations = contest.lmpipe(0.0, 1.0, seed=0)
     assert [len(new_ids) for new_ids in continuations] == [contest.new_tokens] * 2
     assert contest.new_tokens + len(contest.tokenizer.encode(contest.prompts[0])) == CONFIG.context_length
-    assert continuations == contest.uncached(0.0, 1.0, seed=0)
     for cache in ("dynamic", "static"):
         assert continuations == contest.transformers(cache, 0.0, 1.0, seed=0)
 
 
 def test_sampled_continuations_have_equal_lengths(contest):
-    for sample in (contest.lmpipe, contest.uncached, lambda *options: contest.transformers("dynamic", *options)):
+    for sample in (contest.lmpipe, lambda *options: contest.transformers("dynamic", *options)):
         first, second = sample(*SETTINGS["sampled"], 1)
         assert len(first) == len(second) == contest.new_tokens
         assert first != second
@@ -32,8 +31,8 @@ def test_sampled_continuations_have_equal_lengths(contest):
 
 def test_row_has_both_rates_and_other_greedy_tokens_end_the_contest(contest, monkeypatch):
     monkeypatch.setattr(generation, "MIN_SECONDS", 0)
-    cells = compare(contest, "uncached", "greedy", 1).split(" | ")
-    assert cells[:2] == ["| greedy", "uncached"] and len(cells) == 5
-    monkeypatch.setattr(contest, "uncached", lambda *options: [[0], [0]])
+    cells = compare(contest, "dynamic", "greedy", 1).split(" | ")
+    assert cells[:2] == ["| greedy", "dynamic"] and len(cells) == 5
+    monkeypatch.setattr(contest, "transformers", lambda *options: [[0], [0]])
     with pytest.raises(SystemExit):
-        compare(contest, "uncached", "greedy", 1)
+        compare(contest, "dynamic", "greedy", 1)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import regex
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lmpipe.errors import InputError
@@ -174,7 +174,6 @@ def write(path, data: bytes):
     return path
 
 
-@settings(max_examples=50)
 @given(
     st.lists(st.sampled_from(["A story.\n", "é 漢 ", END_OF_TEXT, "\n", "<|endof"]), max_size=30).map("".join),
     st.integers(1, 6),
