@@ -53,13 +53,18 @@ CONTRACTIONS = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'LL", "'l", 
 INVALID = [b"\x80", b"\xc0\x80", b"\xc2", b"\xe0\x80\x80", b"\xe2\x80", b"\xe3\x80", b"\xed\xa0\x80", b"\xff", b"\x85"]
 INVALID += [b"\xf0\x9f\x99", b"\xf4\x90\x80\x80", b"\xf8\x88\x80\x80\x80"]
 RUNS = st.tuples(st.sampled_from([*"aé1!'漢< \u3000"]), st.sampled_from([15, 17, 31, 65, 129, 257, 1025]))
-PIECES = st.one_of(
-    *(st.text(alphabet, max_size=24) for alphabet in ("ab", "ab ", "aab'", "abc\n")),  # all of whose pairs are frequent
-    *(st.text(st.sampled_from(choices), max_size=6) for choices in (SPACES, LETTERS, NUMBERS, OTHERS)),
-    st.sampled_from(CONTRACTIONS + SPECIALS + [special[1:] for special in SPECIALS]),
-    st.text(st.characters(codec="utf-8"), max_size=4),
-    RUNS.map(lambda run: run[0] * run[1]),
-).map(str.encode) | st.one_of(st.sampled_from(INVALID), st.binary(max_size=5))
+PIECES = (
+    st.one_of(
+        *(
+            st.text(alphabet, max_size=24) for alphabet in ("ab", "ab ", "aab'", "abc\n")
+        ),  # all of whose pairs are frequent
+        *(st.text(st.sampled_from(choices), max_size=6) for choices in (SPACES, LETTERS, NUMBERS, OTHERS)),
+        st.sampled_from(CONTRACTIONS + SPECIALS + [special[1:] for special in SPECIALS]),
+        st.text(st.characters(codec="utf-8"), max_size=4),
+        RUNS.map(lambda run: run[0] * run[1]),
+    ).map(str.encode)
+    | st.one_of(st.sampled_from(INVALID), st.binary(max_size=5))
+)
 DATA = st.lists(PIECES, max_size=40).map(b"".join)
 
 
