@@ -79,13 +79,13 @@ def file_ids(folder, tokenizer: Tokenizer) -> list[int]:
     return np.fromfile(ids, {"uint16": "<u2", "uint32": "<u4"}[info.dtype]).tolist()
 
 
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(
     training=DATA,
     specials=st.lists(st.sampled_from(SPECIALS), max_size=4, unique=True),
     merges=st.integers(0, 60),
     sizes=st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, (_, values) in SIZES.items()}),
-    texts=st.lists(st.tuples(DATA, st.lists(st.integers(0, 200), max_size=6)), max_size=4),
+    texts=st.lists(st.tuples(DATA, st.lists(st.integers(0, 200), max_size=6)), max_size=2),
 )
 def test_all_ways_equal_the_naive_definition(tmp_path_factory, training, specials, merges, sizes, texts):
     folder, vocab_size = tmp_path_factory.getbasetemp(), 256 + len(specials) + merges
