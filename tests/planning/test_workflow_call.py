@@ -9,6 +9,7 @@ from lmpipe.cli.main import main
 from lmpipe.errors import InputError
 from lmpipe.planning.plan import read_plan
 from lmpipe.planning.workflow_call import PACKAGE, check_cache, copy_shipped, find_profile
+from tests.support.workflow import call_module
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +81,19 @@ def test_missing_executor_names_its_package(monkeypatch):
         find_profile("slurm")
     with pytest.raises(InputError, match="snakemake-executor-plugin-cluster-generic"):
         find_profile("cluster-generic")
+
+
+@pytest.mark.parametrize("profile", ["slurm", "cluster-generic"])
+def test_profile_names_its_missing_executor_to_plain_snakemake(profile, tmp_path):
+    folder = copy_shipped(profile).rename(tmp_path / "profile")
+    text = (folder / "profile.yaml").read_text(encoding="utf-8")
+    missing = text.replace(f"executor: {profile}", "executor: absent").replace(f'"{profile}"', '"absent"')
+    (folder / "profile.yaml").write_text(missing, encoding="utf-8")
+    done = call_module(
+        "snakemake", ["--snakefile", str(ROOT / "Snakefile"), "--profile", "profile"], tmp_path, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("pip install snakemake-executor-plugin-absent")
 
 
 def test_missing_study_is_named(capsys):

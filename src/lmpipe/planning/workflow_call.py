@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -47,22 +48,26 @@ def copy_shipped(name: str | None) -> Path:
 
 
 def find_profile(name: str) -> Path:
-    """Return the folder of a profile: a path, a name in ./profiles, or a shipped one; raise InputError for no profile.
+    """Return the folder of a profile: a path, a name in ./profiles, or a shipped one.
 
-    Raises InputError, too, if the profile's executor is not installed.
+    Raises InputError if there is none, or if its executor is not installed.
     """
     candidates = [Path(name), Path("profiles", name), PROFILES.get(Path(name).name, Path(name))]
     folder = next((path for path in candidates if (path / "profile.yaml").is_file()), None)
     if folder is None:
         raise InputError("--profile", f"there is no profile {name}", nearest_names(name, PROFILES))
-    executor = read_profile(folder).get("executor", "local")
-    if executor != "local" and find_spec(f"snakemake_executor_plugin_{executor.replace('-', '_')}") is None:
-        problem = f"uses the executor {executor}, which is not installed"
-        raise InputError(folder, problem, f"pip install snakemake-executor-plugin-{executor}")
+    check_executor(read_profile(folder).get("executor", "local"))
     return folder
 
 
-def read_profile(folder: Path) -> dict[str, object]:
+def check_executor(name: str) -> None:
+    """Raise InputError for an executor that is not installed; profiles call it, since Snakemake names no package."""
+    if name != "local" and find_spec(f"snakemake_executor_plugin_{name.replace('-', '_')}") is None:
+        remedy = f"pip install snakemake-executor-plugin-{name}"
+        raise InputError(f"the executor {name} of the profile is not installed", remedy=remedy)
+
+
+def read_profile(folder: Path) -> dict[str, Any]:
     """Return the options of a profile; raise InputError if it is not valid YAML."""
     try:
         return yaml.safe_load((folder / "profile.yaml").read_text(encoding="utf-8")) or {}
@@ -123,5 +128,5 @@ def call_snakemake(targets: Sequence[str], arguments: Sequence[str]) -> None:
         if end.code:
             raise
     handler = workflow_log.LogHandler.current
-    if handler is not None and handler.is_dry_run and handler.jobs:
-        print_jobs(list(handler.jobs.values()), handler.workflow)
+    if handler is not None and handler.is_dry_run and handler.labels:
+        print_jobs(handler.workflow)
