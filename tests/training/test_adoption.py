@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmpipe.cli.main import main
+from lmpipe.io.files import sha256_of
 from lmpipe.training.run_documents import Adoptions, RunConfig, RunSummary
 from tests.support.cli_cases import RESULTS
 from tests.support.training_runs import rows_of
@@ -236,6 +237,18 @@ def test_runs_of_another_device_or_several_processes_are_not_adopted(folder, cap
     monkeypatch.setattr("lmpipe.training.loop.device_name", lambda device: "another processor")
     adopt(folder, capsys)
     assert adopted(folder) == []
+
+
+def test_runs_of_a_version_without_a_key_are_adopted(folder, capsys):
+    """`deterministic` came later."""
+    for run in runs_of(folder):
+        path, record = run / "summary.json", run / "provenance.json"
+        checksum = sha256_of(path)
+        path.write_text(path.read_text(encoding="utf-8").replace('"deterministic": true,', ""), encoding="utf-8")
+        record.write_text(record.read_text(encoding="utf-8").replace(checksum, sha256_of(path)), encoding="utf-8")
+        assert RunSummary.read(path).deterministic is None
+    adopt(folder, capsys)
+    assert adopted(folder) == runs_of(folder)
 
 
 def test_unchanged_code_adopts_nothing_after_the_store_was_cleared(whole_study, tmp_path, monkeypatch, capsys):

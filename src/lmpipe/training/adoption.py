@@ -41,9 +41,9 @@ from lmpipe.training.step import StepResult
 from lmpipe.training.trainer import Trainer, metric_cell
 
 SAMPLE_BYTES = 1 << 20
-# Entries of summary.json that differ between two trainings of one run.
+# Entries of summary.json that differ between two trainings of one run, or that older runs lack.
 MEASURED = {"train_seconds", "compile_seconds", "tokens_per_second", "peak_memory_bytes", "memory_before_bytes"}
-MEASURED |= {"num_resumes", "code", "environment"}
+MEASURED |= {"num_resumes", "code", "environment", "deterministic"}
 Cells = dict[str, str]
 
 
@@ -63,7 +63,9 @@ class Candidate:
     @property
     def execution(self) -> Execution:
         """Device, threads and the other choices that it was trained with."""
-        return Execution(**{field.name: getattr(self.summary, field.name) for field in fields(Execution)})
+        # Runs that are known not to repeat are no candidates; of older runs, the replay shows it.
+        choices = {field.name: getattr(self.summary, field.name) for field in fields(Execution)}
+        return Execution(**choices | {"deterministic": True})
 
     @property
     def configuration(self) -> tuple[str, Execution]:
@@ -132,7 +134,7 @@ def find_candidate(run: PlannedRun, results: Path) -> Candidate | None:
     for name in (CONFIG, METRICS, SUMMARY, WEIGHTS):
         if name not in record.outputs or sha256_of(folder / name) != record.outputs[name].sha256:
             raise DifferenceError(f"{name} is not the file that its record describes")
-    if summary.processes > 1 or not summary.deterministic:
+    if summary.processes > 1 or summary.deterministic is False:
         raise DifferenceError("it was trained by several processes, or on a device that does not repeat to the byte")
     return Candidate(run, folder, inputs, summary)
 

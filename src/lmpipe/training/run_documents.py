@@ -193,8 +193,8 @@ class RunSummary(Document):
     """True if the step was compiled with torch.compile."""
     micro_batch_size: int
     """Sequences computed at a time in each process."""
-    deterministic: bool
-    """True if the run repeats to the byte on this device: torch enforces it on GPUs, but not on MPS."""
+    deterministic: bool | None = None
+    """True if the run repeats to the byte on this device: torch enforces it on GPUs, not on MPS. Null in older runs."""
     precision: str
     """Type of matrix products: float32 or bfloat16."""
     num_resumes: int
