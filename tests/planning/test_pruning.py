@@ -44,8 +44,19 @@ def without(**changes):
             ["experiments/tuned", "runs/tuned/baseline/seed0", "experiments/sweep/best.json"],
         ),
         ({"samples": None}, ["samples/tiny.json"]),
+        (
+            {"handout": "none"},
+            [
+                "accounting",
+                "batch_sizes.json",
+                "learning_rate_tuning.csv",
+                "model_measurements.json",
+                "tokenizer_experiments.json",
+                "unicode.json",
+            ],
+        ),
     ],
-    ids=["a rate", "an experiment", "samples"],
+    ids=["a rate", "an experiment", "samples", "the handout"],
 )
 def test_what_left_the_study_is_listed_and_then_deleted_alone(changes, stale, capsys):
     study, before = without(**changes), files()

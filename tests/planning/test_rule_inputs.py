@@ -73,7 +73,8 @@ def test_download_has_its_declarations_as_options():
     assert inputs.download_arguments(job(text=name)) == [text["path"], "--bytes=5", f"--sha256={'ab' * 32}"]
     assert inputs.corpus_texts(job(corpus="mine")) == [f"resources/{name}"]
     more = plan_with({"x": {"corpus": "mine"}}, corpora={"mine": corpus | {"files": [text | {"text_bytes": 9}]}})
-    assert RuleInputs(more).corpus_settings(job(corpus="mine")) == inputs.corpus_settings(job(corpus="mine"))
+    own, other = (each.settings("corpus", "corpus")(job(corpus="mine")) for each in (inputs, RuleInputs(more)))
+    assert own == other
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_download_has_its_declarations_as_options():
         ("run_tokens", job(experiment="no_pos_emb", run="base", seed="2"), "no_pos_emb/baseline/seed2"),
         ("tokenizer_text", job(tokenizer="doc", split="train"), "docs"),
         ("corpus_texts", job(corpus="storis"), "stories"),
-        ("experiment_runs", job(experiment="no_pos"), "no_pos_emb"),
+        ("best_priority", job(experiment="no_pos"), "no_pos_emb"),
         ("sample_inputs", job(corpus="doc"), "docs"),
     ],
 )

@@ -26,6 +26,16 @@ def test_rule_calls_the_command_of_its_stage_and_depends_on_its_code(stage):
     assert BY_COMMAND["encode"].rule == "encode_corpus"
 
 
+def test_study_without_the_handout_has_the_jobs_of_its_experiments():
+    plan = load_plan(LAPTOP | {"handout": "none"}, "the laptop study")
+    left_out = {path.partition(".")[0] for path in set(records(load_plan(LAPTOP, "laptop"))) - set(records(plan))}
+    others = {"unicode", "accounting/provenance", "model_measurements", "learning_rate_tuning"}
+    assert left_out == others | {"tokenizer_experiments"}, "batch sizes are shown by their experiment"
+    experiments = {name: runs for name, runs in LAPTOP["experiments"].items() if name != "batch_size_experiment"}
+    plan = load_plan(LAPTOP | {"handout": "none", "experiments": experiments}, "the laptop study")
+    assert "batch_sizes.provenance.json" not in records(plan)
+
+
 def test_each_job_has_a_record_of_its_own():
     plan = load_plan(LAPTOP, "the laptop study")
     paths = records(plan)

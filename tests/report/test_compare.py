@@ -6,7 +6,7 @@ import pytest
 
 from lmpipe.analysis.finding import Finding, Findings, Metric
 from lmpipe.cli.main import main
-from lmpipe.report.compare import Comparison, Difference, compare_studies, flatten_settings, markdown_table
+from lmpipe.report.compare import Comparison, Difference, compare_studies, diff, markdown_table
 
 
 @pytest.fixture
@@ -121,9 +121,14 @@ def test_comparison_is_written_as_json_and_markdown(studies, capsys, tmp_path):
 
 
 def test_tables_are_aligned_and_escaped():
-    lines = markdown_table(["a", "b"], [["x|y", "1"], ["z", "22"]]).splitlines()
+    lines = markdown_table([["x|y", "1"], ["z", "22"]], ["a", "b"]).splitlines()
     assert lines == ["| a    | b   |", "|:-----|:----|", "| x\\|y | 1   |", "| z    | 22  |"]
-    assert flatten_settings({"study": "x", "a": {"b": {}, "c": None}}) == {"a.b": {}, "a.c": None}
+
+
+def test_settings_are_compared_at_any_depth():
+    rows = [Difference(name="a.c", first=2, second=None), Difference(name="d", first=None, second=[0])]
+    assert diff({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}, "d": [0]}) == rows
+    assert diff({"a": {"b": {"c": 1}}}, {"a": {}}) == [Difference(name="a.b.c", first=1, second=None)]
 
 
 @pytest.mark.parametrize(

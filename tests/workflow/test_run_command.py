@@ -111,13 +111,30 @@ def test_dry_run_knows_the_runs_in_the_store(folder):
         stored.unlink(missing_ok=True)
 
 
-def test_dry_run_names_the_module_that_changed(folder):
-    record = folder / "results/tiny/corpora/tiny" / RECORD
-    content = json.loads(record.read_text(encoding="utf-8"))
-    content["code"]["data.corpus"] = "an older one"
-    record.write_text(json.dumps(content), encoding="utf-8")
-    _, texts = announced(folder, "results/tiny/corpora/tiny/corpus.json", "--", "--forcerun", "make_corpus")
-    assert texts == {"make_corpus": "changed (data.corpus)"}
+def test_dry_run_names_settings_and_modules_that_changed(folder):
+    digest = JobRecord.read(folder / "results/tiny/corpora/tiny" / RECORD).code["data.corpus"]
+    for path in (folder / ".snakemake/metadata").iterdir():  # of the jobs, as if they had run with older code
+        path.write_text(path.read_text(encoding="utf-8").replace(digest, "0" * len(digest)), encoding="utf-8")
+    study = json.loads(json.dumps(STUDY))
+    study["corpora"]["tiny"]["tokenizer"] = {"vocab_size": 280, "special_tokens": ["<|user|>"]}
+    write(study, folder)
+    _, texts = announced(folder, TABLES[0])
+    assert texts["make_corpus"] == "changed (data.corpus)"
+    assert texts["count_pretokens"] == "changed (special_tokens)"
+    assert texts["train_bpe"] == "changed (vocab_size, special_tokens)"
+    assert texts["encode_corpus"] == "with new input"
+
+
+def test_study_without_the_handout_makes_only_what_its_report_shows(folder):
+    problems = {"evaluate_tokenizers", "demonstrate_unicode", "account_models", "profile_model", "sgd_toy"}
+    assert announced(folder)[0].keys() >= problems | {"benchmark_batch_sizes"}
+    write(STUDY | {"handout": "none"}, folder)
+    jobs, _ = announced(folder)
+    assert (
+        jobs.keys().isdisjoint(problems | {"benchmark_batch_sizes"})
+        and {"analyze", "report", "generate"} <= jobs.keys()
+    )
+    assert announced(folder, "results/tiny/unicode.json")[0] == {"demonstrate_unicode": 1}
 
 
 def test_options_after_two_dashes_are_snakemakes(finished):

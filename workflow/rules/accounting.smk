@@ -32,7 +32,7 @@ rule account_models:
         runtime=10,
     params:
         results=subpath(output.provenance, ancestor=2),
-        settings=inputs.accounting_settings,
+        settings=inputs.settings("accounting"),
         code=stage_digest("account_models"),
     shell:
         "lmpipe account-models {params.results} 2> {log:q}"
@@ -52,7 +52,7 @@ rule profile_model:
         runtime=10,
     params:
         results=subpath(output.profile, parent=True),
-        settings=inputs.step_settings,
+        settings=inputs.settings("step"),
         train_threads=TRAIN_THREADS,
         code=stage_digest("profile_model"),
     shell:
@@ -73,7 +73,7 @@ rule benchmark_batch_sizes:
         runtime=10,
     params:
         results=subpath(output.sizes, parent=True),
-        settings=inputs.step_settings,
+        settings=inputs.settings("step"),
         train_threads=TRAIN_THREADS,
         code=stage_digest("benchmark_batch_sizes"),
     shell:

@@ -34,7 +34,7 @@ rule make_corpus:
         runtime=inputs.make_corpus.runtime,
     params:
         results=subpath(output.info, ancestor=3),
-        settings=inputs.corpus_settings,
+        settings=inputs.settings("corpus", "corpus"),
         code=stage_digest("make_corpus"),
     shell:
         "lmpipe make-corpus {params.results} {wildcards.corpus} --threads {threads} 2> {log:q}"

@@ -39,7 +39,7 @@ rule plot_experiment:
         runtime=20,
     params:
         results=subpath(output.table, ancestor=3),
-        settings=inputs.experiment_runs,
+        settings=inputs.settings("experiment", "experiment"),
         code=stage_digest("plot_experiment"),
     shell:
         "lmpipe plot-experiment {params.results} {wildcards.experiment} 2> {log:q}"
@@ -47,18 +47,7 @@ rule plot_experiment:
 
 rule analyze:
     input:
-        training=expand("<results>/tokenizers/{tokenizer}/training.json", tokenizer=PLAN.tokenizers),
-        tokens=expand("<results>/tokens/{tokenizer}/{split}.json", tokenizer=PLAN.tokenizers, split=["train", "valid"]),
-        evaluation="<results>/tokenizer_experiments.json",
-        yardsticks=expand("<results>/yardsticks/{corpus}.json", corpus=STUDY.corpora),
-        unicode="<results>/unicode.json",
-        accounting=expand("<results>/accounting/{model}.json", model=PLAN.models),
-        toy="<results>/learning_rate_tuning.csv",
-        batch_sizes="<results>/batch_sizes.json",
-        measurements="<results>/model_measurements.json",
-        runs=expand("<results>/{folder}/summary.json", folder=PLAN.runs_by_folder),
-        experiments=expand("<results>/experiments/{experiment}/table.csv", experiment=PLAN.runs_by_experiment),
-        samples=expand("<results>/samples/{corpus}.json", corpus=PLAN.sampled_corpora()),
+        inputs.records("analyze", "report"),
     output:
         findings="<results>/findings.json",
         runs="<results>/runs.csv",
@@ -73,7 +62,7 @@ rule analyze:
         runtime=20,
     params:
         results=subpath(output.findings, parent=True),
-        settings=inputs.study_settings,
+        settings=inputs.settings("study"),
         code=stage_digest("analyze"),
     shell:
         "lmpipe analyze {params.results} 2> {log:q}"
@@ -113,7 +102,7 @@ rule report:
         runtime=10,
     params:
         results=subpath(output.page, parent=True),
-        settings=inputs.study_settings,
+        settings=inputs.settings("study"),
         code=stage_digest("report"),
     shell:
         "lmpipe report {params.results} 2> {log:q}"
@@ -135,6 +124,6 @@ rule collect_provenance:
         runtime=5,
     params:
         results=subpath(output[0], parent=True),
-        settings=inputs.study_settings,
+        settings=inputs.settings("study"),
     shell:
         "lmpipe collect-provenance {params.results} 2> {log:q}"

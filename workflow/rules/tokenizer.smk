@@ -193,7 +193,7 @@ rule evaluate_tokenizers:
         runtime=120,
     params:
         results=subpath(output.evaluation, parent=True),
-        settings=inputs.evaluated_tokenizers,
+        settings=inputs.settings("evaluation"),
         code=stage_digest("evaluate_tokenizers"),
     shell:
         "lmpipe evaluate-tokenizers {params.results} 2> {log:q}"
@@ -216,7 +216,7 @@ rule yardsticks:
         runtime=inputs.yardsticks.runtime,
     params:
         results=subpath(output.yardsticks, ancestor=2),
-        settings=inputs.yardstick_settings,
+        settings=inputs.settings("yardstick", "corpus"),
         code=stage_digest("yardsticks"),
     shell:
         "lmpipe yardsticks {params.results} {wildcards.corpus} 2> {log:q}"

@@ -50,7 +50,7 @@ rule select_best:
         runtime=5,
     params:
         results=subpath(output.best, ancestor=3),
-        settings=inputs.experiment_runs,
+        settings=inputs.settings("experiment", "experiment"),
         code=stage_digest("select_best"),
     shell:
         "lmpipe select-best {params.results} {wildcards.experiment} 2> {log:q}"
@@ -73,7 +73,7 @@ rule generate:
         runtime=60,
     params:
         results=subpath(output.samples, ancestor=2),
-        settings=inputs.sample_settings,
+        settings=inputs.settings("sample", "corpus"),
         code=stage_digest("generate"),
     shell:
         "lmpipe generate {params.results} {wildcards.corpus} 2> {log:q}"

@@ -14,6 +14,7 @@ from typing import assert_never
 from lmpipe.model.accounting import FLOAT32_BYTES, count_parameters, forward_flops
 from lmpipe.model.activation_memory import step_bytes, step_memory, validation_bytes
 from lmpipe.planning.plan import Plan
+from lmpipe.planning.stages import BY_RULE, PROBLEMS_OF
 from lmpipe.study.corpora import Corpus, DatasetCorpus, DocstringsCorpus, FilesCorpus, StoriesCorpus
 from lmpipe.study.editions import write_up
 from lmpipe.study.experiments import PlannedRun
@@ -21,8 +22,7 @@ from lmpipe.study.settings import EVAL_BATCH_TOKENS, ModelConfig
 
 CONSTANTS = tomllib.loads(Path(__file__).with_name("cost_constants.toml").read_text(encoding="utf-8"))
 TEXTS, MEMORY, JOBS = CONSTANTS["texts"], CONSTANTS["memory"], CONSTANTS["jobs"]
-# Jobs that every study has once: unicode, accounting, toy, evaluation of tokenizers, findings, report, provenance.
-NUM_FIXED_JOBS = 7
+NUM_FIXED_JOBS = 3  # that every study has once: findings, report, provenance
 GENERATED_VALID_FRACTION = 0.01
 STORED_BYTES_PER_PRETOKEN = 20
 METRICS_BYTES_PER_STEP = 75
@@ -178,8 +178,6 @@ class ModelCost:
     activations; `validation_bytes` are the largest tensors of a validation; `forward_flops` are those of one sequence.
     """
 
-    layers: int
-    context_length: int
     parameters: int
     state_bytes: int
     fixed_bytes: int
@@ -193,8 +191,6 @@ def model_cost(model: ModelConfig, precision: str) -> ModelCost:
     """Return the cost of a model that is trained in a precision."""
     total = count_parameters(model).total
     return ModelCost(
-        model.num_layers,
-        model.context_length,
         total,
         4 * FLOAT32_BYTES * total,
         *step_memory(model, precision),
@@ -251,8 +247,8 @@ class RunCost:
         multiplies = (self.training_flops + self.evaluation_flops) / hardware.flops_per_second[self.precision]
         sequences = self.batch_size * self.steps + self.evaluated_sequences / 3
         moved_bytes = self.model.state_bytes * self.steps + self.model.bytes_per_sequence * sequences
-        passes = self.steps + self.evaluated_sequences * self.model.context_length / EVAL_BATCH_TOKENS / 3
-        fixed = moved_bytes / hardware.bytes_per_second + self.model.layers * hardware.layer_seconds * passes
+        passes = self.steps + self.evaluated_sequences * self.config.context_length / EVAL_BATCH_TOKENS / 3
+        fixed = moved_bytes / hardware.bytes_per_second + self.config.num_layers * hardware.layer_seconds * passes
         return JOBS["start"] + multiplies + fixed
 
 
@@ -275,5 +271,7 @@ def run_cost(plan: Plan, run: PlannedRun) -> RunCost:
 
 def fixed_seconds(plan: Plan, num_cache_hits: int, cores: int) -> float:
     """Estimate the seconds of all jobs that neither train nor process texts; `num_cache_hits` copy a stored run."""
-    jobs = len(plan.runs_by_experiment) + len(plan.sampled_corpora()) + NUM_FIXED_JOBS
-    return JOBS["exclusive"] + (JOBS["fixed"] * jobs + JOBS["cache_hit"] * num_cache_hits) / cores
+    rules = [rule for rule in PROBLEMS_OF if BY_RULE[rule].records(plan)]
+    alone = [JOBS["exclusive"][rule] for rule in rules if rule in JOBS["exclusive"]]
+    jobs = len(plan.runs_by_experiment) + len(plan.sampled_corpora()) + NUM_FIXED_JOBS + len(rules) - len(alone)
+    return sum(alone) + (JOBS["fixed"] * jobs + JOBS["cache_hit"] * num_cache_hits) / cores

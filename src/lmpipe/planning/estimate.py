@@ -10,22 +10,8 @@ from typing import Any
 
 from lmpipe.io.formatting import format_bytes, format_int, format_number
 from lmpipe.model.accounting import FLOAT32_BYTES
-from lmpipe.planning.cost_model import (
-    CHECKPOINT_COPIES,
-    CPU_CORE,
-    H100,
-    HardwareProfile,
-    count_memory_bytes,
-    fixed_seconds,
-    joined_bytes,
-    merge_memory_bytes,
-    pretoken_file_bytes,
-    run_cost,
-    shard_file_bytes,
-    split_bytes,
-    text_seconds,
-    token_file_bytes,
-)
+from lmpipe.planning import cost_model
+from lmpipe.planning.cost_model import CPU_CORE, H100, HardwareProfile, run_cost, split_bytes
 from lmpipe.planning.plan import Plan
 from lmpipe.study.corpora import DatasetCorpus
 from lmpipe.study.experiments import BestOf, PlannedRun
@@ -85,8 +71,8 @@ class Estimate:
         self.plan, self.cores = plan, cores
         self.texts = list(plan.downloads().values())
         self.costs = [run_cost(plan, run) for run in distinct_runs(plan)]
-        self.text_seconds = text_seconds(plan)
-        self.fixed_seconds = fixed_seconds(plan, len(plan.runs) - len(self.costs), cores)
+        self.text_seconds = cost_model.text_seconds(plan)
+        self.fixed_seconds = cost_model.fixed_seconds(plan, len(plan.runs) - len(self.costs), cores)
         other_seconds = self.text_seconds + self.fixed_seconds
         # One run on each CPU core, or one at a time on a GPU; texts are processed on the CPU.
         self.cpu_training_seconds = self.training_seconds(CPU_CORE) / cores
@@ -99,20 +85,20 @@ class Estimate:
         self.disk = {
             "downloads": declared_bytes(self.texts),
             "corpora": sum(sum(split_bytes(corpus)) for corpus in corpora.values()),
-            "a text to split": max(map(joined_bytes, corpora.values())),
-            "pre-tokens": sum(map(pretoken_file_bytes, corpora.values())),
-            "tokens": sum(token_file_bytes(*tokenizer) for tokenizer in tokenizers),
-            "shards of tokens": sum(shard_file_bytes(*tokenizer) for tokenizer in tokenizers),
+            "a text to split": max(map(cost_model.joined_bytes, corpora.values())),
+            "pre-tokens": sum(map(cost_model.pretoken_file_bytes, corpora.values())),
+            "tokens": sum(cost_model.token_file_bytes(*tokenizer) for tokenizer in tokenizers),
+            "shards of tokens": sum(cost_model.shard_file_bytes(*tokenizer) for tokenizer in tokenizers),
             # Each distinct run is also in the store.
             "runs": sum(cost.stored_bytes for cost in [*(run_cost(plan, run) for run in plan.runs), *self.costs]),
-            "checkpoints": cores * CHECKPOINT_COPIES * FLOAT32_BYTES * largest,
+            "checkpoints": cores * cost_model.CHECKPOINT_COPIES * FLOAT32_BYTES * largest,
         }
         self.disk_bytes = sum(self.disk.values())
         self.memory = {
             "train": max(cost.memory_bytes for cost in self.costs),
             "train on a GPU": max(cost.gpu_memory_bytes for cost in self.costs),
-            "train_bpe": max(merge_memory_bytes(corpus) for corpus, _ in tokenizers),
-            "count_pretokens": max(map(count_memory_bytes, corpora.values())),
+            "train_bpe": max(cost_model.merge_memory_bytes(corpus) for corpus, _ in tokenizers),
+            "count_pretokens": max(map(cost_model.count_memory_bytes, corpora.values())),
         }
 
     def training_seconds(self, hardware: HardwareProfile, **changes: Any) -> float:

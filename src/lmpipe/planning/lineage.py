@@ -1,7 +1,6 @@
 """Jobs behind a result, traced through the records of provenance."""
 
 import fnmatch
-import math
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,12 +57,22 @@ class Lineage:
         trained = {job.wall_seconds for job in self.jobs.values() if not job.is_copy}
         if not self.jobs or any(job.is_copy and job.wall_seconds not in trained for job in self.jobs.values()):
             return None
-        elapsed, end = 0.0, -math.inf
-        for job in sorted(self.jobs.values(), key=lambda job: job.start):
-            start = end if 0 < job.start - end <= MAX_PAUSE_SECONDS else max(end, job.start)
-            elapsed += max(0.0, job.end - start)
+        return max(end for *_, end in self.timeline())
+
+    def timeline(self) -> list[tuple[str, Job, float, float]]:
+        """Return path, job, start and end of each job, in seconds since the first one began.
+
+        Pauses of more than MAX_PAUSE_SECONDS between calls are left out.
+        """
+        jobs = sorted(self.jobs.items(), key=lambda item: item[1].start)
+        end = pauses = jobs[0][1].start if jobs else 0.0
+        entries = []
+        for path, job in jobs:
+            if job.start > end + MAX_PAUSE_SECONDS:
+                pauses += job.start - end
             end = max(end, job.end)
-        return elapsed
+            entries.append((path, job, job.start - pauses, job.end - pauses))
+        return entries
 
     def files(self, sources: Iterable[str]) -> list[str]:
         """Return the recorded files that match patterns such as `runs/*/*/seed*/summary.json`."""

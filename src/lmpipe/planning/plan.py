@@ -15,6 +15,7 @@ from lmpipe.study.editions import AdamWQuestion, adamw_question, edition_models
 from lmpipe.study.experiments import ExperimentSettings, PlannedRun
 from lmpipe.study.fields import Settings
 from lmpipe.study.loader import read_study_file
+from lmpipe.study.problems import listed_problems
 from lmpipe.study.schema import Study, read_study
 from lmpipe.study.settings import ModelConfig, ModelSettings
 from lmpipe.study.text_files import TextFile
@@ -30,14 +31,15 @@ Entry = TypeVar("Entry")
 class Plan:
     """A study with all tokenizers, models and training runs that it asks for.
 
-    `tokenizers` maps a name to its corpus and vocabulary size. `runs` are in the order of the study;
-    `runs_by_experiment` and `runs_by_folder` give the same ones by name.
+    `problems` are those that the report answers. `tokenizers` maps a name to its corpus and vocabulary size. `runs` are
+    in the order of the study; `runs_by_experiment` and `runs_by_folder` give the same ones by name.
 
     Raise InvalidValueError if the study cannot be resolved; the problem begins with the key path.
     """
 
     def __init__(self, study: Study):
         self.study = study
+        self.problems = listed_problems(study.handout, study.experiments)
         check_size(study)
         own_tokenizers = {name: (name, corpus.tokenizer.vocab_size) for name, corpus in study.corpora.items()}
         self.tokenizers: dict[str, tuple[str, int]] = {}  # those of the runs, which `_make_run` adds, come first
@@ -291,21 +293,14 @@ def load_plan(config: dict[str, Any], source: str, results_only: bool = False) -
     study = read_study(config, source, results_only)
     try:
         plan = Plan(study)
-        check_plan(plan)
+        for check in (check_best_of, check_targets, check_samples, check_case_collisions):
+            check(plan)
     except InvalidValueError as error:
         raise error.at(source) from None
     return plan
 
 
 # --- checks that no single setting can fail: names that refer to each other, and comparability ------------------------
-
-
-def check_plan(plan: Plan) -> None:
-    """Raise InvalidValueError for the first inconsistency of a plan."""
-    check_best_of(plan)
-    check_targets(plan)
-    check_samples(plan)
-    check_case_collisions(plan)
 
 
 def check_best_of(plan: Plan) -> None:

@@ -67,19 +67,20 @@ def stale_results(study: StudySession) -> list[StaleResult]:
     current = {root / path for path in records(study.plan)}
     needed = {file for record in current if record.exists() for file in recorded_files(record)}
     stale = []
-    for record in sorted(path for pattern in named_records() for path in root.glob(pattern)):
+    for record in sorted(path for pattern in record_patterns() for path in root.glob(pattern)):
         files = [file for file in recorded_files(record) if file not in needed]
         if files and record not in current:
             stale.append(StaleResult(record.parent if record.name == RECORD else files[0], (*files, record)))
     return stale
 
 
-def named_records() -> list[str]:
-    """Return the patterns of the records, below a results folder, whose paths contain names of the study."""
+def record_patterns() -> list[str]:
+    """Return the patterns of the records, below a results folder, that not every study has."""
     paths = StudyPaths(Path())
     folders = [paths.corpus("*"), paths.tokenizer("*"), paths.run("*", "*", "*"), paths.experiment("*")]
     files = [paths.pretokens("*", "*"), paths.tokens("*", "*"), paths.yardsticks("*"), paths.best("*")]
-    files.append(paths.samples("*"))
+    files += [paths.samples("*"), paths.tokenizer_evaluation, paths.unicode, paths.model_profile, paths.batch_sizes]
+    folders, files = [*folders, paths.accounting("*").parent], [*files, paths.sgd_toy]
     return [str(folder / RECORD) for folder in folders] + [str(file.with_suffix(f".{RECORD}")) for file in files]
 
 
@@ -97,7 +98,7 @@ def stale_runs(study: StudySession) -> list[StaleResult]:
 
     Until then, a run of the study may be stored under an older identity, from which it can still be adopted.
     """
-    store = StudyPaths(study.folder).store
+    store = study.paths.store
     own = {known_fingerprint(run, study.folder) for run in study.plan.runs}
     if not store.is_dir() or not all(digest and StoredRun(store / digest).is_finished for digest in own):
         return []

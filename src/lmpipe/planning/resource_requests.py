@@ -5,17 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from lmpipe.planning.cost_model import (
-    CPU_CORE,
-    MEMORY,
-    TEXTS,
-    count_memory_bytes,
-    joined_bytes,
-    merge_memory_bytes,
-    merge_seconds,
-    run_cost,
-    split_bytes,
-)
+from lmpipe.planning import cost_model
+from lmpipe.planning.cost_model import CPU_CORE, MEMORY, TEXTS, run_cost, split_bytes
 from lmpipe.planning.plan import Plan
 from lmpipe.study.corpora import Corpus, FilesCorpus
 from lmpipe.study.experiments import PlannedRun
@@ -61,8 +52,8 @@ def text_requests(corpus: Corpus) -> dict[str, ResourceRequest]:
     shard_bytes, encode_rate = train_bytes / corpus.num_shards, TEXTS["encode_bytes_per_second"]
     count_seconds = shard_bytes / TEXTS["count_bytes_per_second"]
     return {
-        "count_pretokens": make_request(count_memory_bytes(corpus), count_seconds, min_mb=1000),
-        "train_bpe": make_request(merge_memory_bytes(corpus), merge_seconds(corpus), min_mb=2000),
+        "count_pretokens": make_request(cost_model.count_memory_bytes(corpus), count_seconds, min_mb=1000),
+        "train_bpe": make_request(cost_model.merge_memory_bytes(corpus), cost_model.merge_seconds(corpus), min_mb=2000),
         "encode_corpus": make_request(0, (train_bytes + valid_bytes) / encode_rate, min_mb=1000),
         "encode_shard": make_request(0, shard_bytes / encode_rate, min_mb=1000),
         "concat_tokens": make_request(0, train_bytes / TEXTS["copy_bytes_per_second"], min_mb=1000),
@@ -72,7 +63,7 @@ def text_requests(corpus: Corpus) -> dict[str, ResourceRequest]:
 def make_corpus_request(corpus: Corpus) -> ResourceRequest:
     """Return the request for making a corpus, which keeps an index of the documents that it splits."""
     is_by_line = isinstance(corpus, FilesCorpus) and corpus.documents == "lines"
-    documents = joined_bytes(corpus) / TEXTS["line_bytes" if is_by_line else "document_bytes"]
+    documents = cost_model.joined_bytes(corpus) / TEXTS["line_bytes" if is_by_line else "document_bytes"]
     seconds = sum(split_bytes(corpus)) / TEXTS["copy_bytes_per_second"]
     return make_request(MEMORY["index_bytes_per_document"] * documents, seconds, min_mb=1000)
 

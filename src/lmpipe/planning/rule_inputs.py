@@ -13,16 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmpipe.errors import InputError
+from lmpipe.planning import resource_requests
 from lmpipe.planning.cost_model import CPU_CORE, run_cost
 from lmpipe.planning.plan import Plan, find
-from lmpipe.planning.resource_requests import (
-    ResourceRequest,
-    critical_path_seconds,
-    make_corpus_request,
-    text_requests,
-    train_request,
-    yardsticks_request,
-)
+from lmpipe.planning.resource_requests import ResourceRequest
 from lmpipe.planning.stages import records
 from lmpipe.study.corpora import Corpus
 from lmpipe.study.experiments import PlannedRun
@@ -59,26 +53,23 @@ class RuleInputs:
     def __init__(self, plan: Plan):
         self.plan, self.paths = plan, StudyPaths(Path("<results>"))
         self.runs = {run.id: run for run in plan.runs}
-        self.critical_path = critical_path_seconds(plan)
+        self.critical_path = resource_requests.critical_path_seconds(plan)
         downloads = plan.downloads()
         # A text that exists is a source file for Snakemake, which it never removes: no other setting or code, no forced
         # or killed call can lose it. Only missing texts are outputs of jobs.
         self.missing_texts = [path.removeprefix("resources/") for path in downloads if not os.path.exists(path)]
         self.texts_with_checksum = {path for path, text in downloads.items() if text.sha256}
-        self.make_corpus = Requests(lambda wildcards: make_corpus_request(self._corpus(wildcards.corpus)))
-        self.train = Requests(lambda wildcards: train_request(plan, self._run(wildcards)))
+        self.make_corpus = Requests(lambda job: resource_requests.make_corpus_request(self._corpus(job.corpus)))
+        self.train = Requests(lambda wildcards: resource_requests.train_request(plan, self._run(wildcards)))
         self.train_bpe, self.encode, self.concat = map(self._text, ("train_bpe", "encode_corpus", "concat_tokens"))
         self.yardsticks = Requests(self._yardsticks_request)
-        self.corpus_settings = settings(plan.corpus_settings, "corpus")
-        self.evaluated_tokenizers = settings(plan.evaluation_settings)
-        self.yardstick_settings = settings(plan.yardstick_settings, "corpus")
-        self.accounting_settings = settings(plan.accounting_settings)
-        self.step_settings = settings(plan.step_settings)
-        self.experiment_runs = settings(plan.experiment_settings, "experiment")
-        self.sample_settings = settings(plan.sample_settings, "corpus")
-        self.study_settings = settings(plan.study_settings)
         # All tasks of a job array get the request of the first one: enough for any corpus.
         self.count, self.encode_shard = map(self._largest, ("count_pretokens", "encode_shard"))
+
+    def settings(self, kind: str, *wildcards: str) -> Callable[["Wildcards"], str]:
+        """Return a parameter: the plan's settings of a kind for some wildcards, as Snakemake records them."""
+        function = getattr(self.plan, f"{kind}_settings")
+        return lambda values: as_json(or_exit(function, *(getattr(values, wildcard) for wildcard in wildcards)))
 
     # --- corpora
 
@@ -100,8 +91,7 @@ class RuleInputs:
 
     def num_shards(self, wildcards: "Wildcards") -> int:
         """Return the number of shards of a corpus, or of a tokenizer's corpus."""
-        corpus = wildcards.corpus if hasattr(wildcards, "corpus") else self.tokenizer_corpus(wildcards)
-        return self._corpus(corpus).num_shards
+        return self._corpus_of(wildcards).num_shards
 
     # --- tokenizers and tokens
 
@@ -115,14 +105,13 @@ class RuleInputs:
 
     def special_token_options(self, wildcards: "Wildcards") -> list[str]:
         """Return the special tokens of a corpus, or of a tokenizer's corpus, as options."""
-        corpus = wildcards.corpus if hasattr(wildcards, "corpus") else self.tokenizer_corpus(wildcards)
-        return [f"--special-token={token}" for token in self._corpus(corpus).tokenizer.special_tokens]
+        return [f"--special-token={token}" for token in self._corpus_of(wildcards).tokenizer.special_tokens]
 
     def existing_tokenizer(self, wildcards: "Wildcards") -> list[str]:
         """Return the files of a tokenizer that exists already."""
         from lmpipe.tokenizer.existing import tokenizer_files
 
-        return strings(or_exit(tokenizer_files, self._corpus(self.tokenizer_corpus(wildcards)).tokenizer.path))
+        return strings(or_exit(tokenizer_files, self._corpus_of(wildcards).tokenizer.path))
 
     def pretoken_counts(self, wildcards: "Wildcards") -> list[str]:
         """Return the pre-token counts of a tokenizer's corpus, by shard."""
@@ -131,8 +120,7 @@ class RuleInputs:
 
     def tokenizer_text(self, wildcards: "Wildcards") -> str:
         """Return the text of a tokenizer's corpus: of the wildcard `split`, or for training."""
-        split = wildcards.split if hasattr(wildcards, "split") else "train"
-        return str(self.paths.text(self.tokenizer_corpus(wildcards), split))
+        return str(self.paths.text(self.tokenizer_corpus(wildcards), getattr(wildcards, "split", "train")))
 
     def token_shards(self, suffix: str) -> Callable[["Wildcards"], list[str]]:
         """Return an input function: the shards of a tokenizer's training tokens, with a suffix such as `.bin`."""
@@ -200,6 +188,10 @@ class RuleInputs:
     def _corpus(self, name: str) -> Corpus:
         return or_exit(find, "corpus", name, self.plan.study.corpora)
 
+    def _corpus_of(self, wildcards: "Wildcards") -> Corpus:
+        """Return the corpus of a job, or that of its tokenizer."""
+        return self._corpus(getattr(wildcards, "corpus", None) or self.tokenizer_corpus(wildcards))
+
     def _tokenizer(self, wildcards: "Wildcards") -> tuple[str, int]:
         return or_exit(find, "tokenizer", wildcards.tokenizer, self.plan.tokenizers)
 
@@ -209,15 +201,15 @@ class RuleInputs:
 
     def _yardsticks_request(self, wildcards: "Wildcards") -> ResourceRequest:
         corpus = self._corpus(wildcards.corpus)
-        return yardsticks_request(corpus, self.plan.yardstick_budgets(wildcards.corpus))
+        return resource_requests.yardsticks_request(corpus, self.plan.yardstick_budgets(wildcards.corpus))
 
     def _text(self, rule: str) -> Requests:
         """Return the requests of a rule's jobs, each for a tokenizer's corpus."""
-        return Requests(lambda wildcards: text_requests(self._corpus(self.tokenizer_corpus(wildcards)))[rule])
+        return Requests(lambda wildcards: resource_requests.text_requests(self._corpus_of(wildcards))[rule])
 
     def _largest(self, rule: str) -> Requests:
         """Return the same request for all jobs of a rule: enough for any corpus."""
-        requests = [text_requests(corpus)[rule] for corpus in self.plan.study.corpora.values()]
+        requests = [resource_requests.text_requests(corpus)[rule] for corpus in self.plan.study.corpora.values()]
         largest = ResourceRequest(*map(max, zip(*map(astuple, requests), strict=True)))
         return Requests(lambda _: largest)
 
@@ -231,11 +223,6 @@ def or_exit(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except InputError as error:
         raise SystemExit(str(error)) from None
-
-
-def settings(function: Callable[..., dict[str, Any]], *wildcards: str) -> Callable[["Wildcards"], str]:
-    """Return a parameter of a rule: the settings of a plan for some wildcards, as Snakemake records them."""
-    return lambda values: as_json(or_exit(function, *(getattr(values, wildcard) for wildcard in wildcards)))
 
 
 def name_pattern(names: Iterable[str]) -> str:

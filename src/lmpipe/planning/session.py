@@ -124,6 +124,11 @@ class StudySession:
     started: float | None = None
 
     @property
+    def paths(self) -> StudyPaths:
+        """Paths below the results folder."""
+        return StudyPaths(self.folder)
+
+    @property
     def logs(self) -> Path:
         """Folder of the jobs' logs."""
         return self.folder.absolute().parent.parent / LOGS / self.plan.study.study

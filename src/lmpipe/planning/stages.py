@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from lmpipe.planning.plan import Plan
 
 Outputs = Callable[["Plan", StudyPaths], Iterable[Path]]
+# Problems whose answers alone need the results of a rule; a study whose report answers none of them has no such jobs.
+PROBLEMS_OF = {
+    "evaluate_tokenizers": ("train_bpe_tinystories", "train_bpe_expts_owt", "tokenizer_experiments"),
+    "demonstrate_unicode": ("unicode1", "unicode2"),
+    "account_models": ("transformer_accounting", "adamw_accounting"),
+    "profile_model": ("transformer_accounting", "adamw_accounting"),
+    "benchmark_batch_sizes": ("transformer_accounting", "batch_size_experiment"),
+    "sgd_toy": ("learning_rate_tuning",),
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,9 @@ class Stage:
         return output / RECORD if self.fills_folder else output.with_suffix(f".{RECORD}")
 
     def records(self, plan: "Plan") -> list[str]:
-        """Return the records that the stage's jobs leave, as paths below the results folder; none without code."""
-        outputs = self.outputs(plan, StudyPaths(Path())) if self.code else ()
+        """Return the records of the stage's jobs in a study, as paths below the results folder; none without code."""
+        is_needed = self.rule not in PROBLEMS_OF or not plan.problems.keys().isdisjoint(PROBLEMS_OF[self.rule])
+        outputs = self.outputs(plan, StudyPaths(Path())) if self.code and is_needed else ()
         return [self.record(output).as_posix() for output in outputs]
 
 
@@ -131,7 +141,7 @@ STAGES = (
     Stage(
         "plot_experiment",
         "plots",
-        ("report.plots.experiment",),
+        ("report.plots.experiment", "report/templates/figures.mplstyle"),
         lambda plan, paths: map(paths.experiment, plan.runs_by_experiment),
         fills_folder=True,
     ),

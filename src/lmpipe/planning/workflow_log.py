@@ -4,9 +4,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -34,33 +32,8 @@ def announce(text: str) -> None:
 
 def attach(workflow: "Workflow") -> None:
     """Let the messages of this process's call, if it is one of `lmpipe run`, know the workflow."""
-    for handler in workflow.logger_manager.get_log_handlers():
-        if isinstance(handler, LogHandler):
-            handler.workflow = workflow
-
-
-@dataclass(frozen=True)
-class WorkflowJob:
-    """A job that Snakemake plans or runs; files are paths from the current folder."""
-
-    rule: str
-    wildcards: Mapping[str, str]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    logs: tuple[str, ...]
-    reason: str
-
-    @classmethod
-    def of(cls, record: logging.LogRecord) -> Self:
-        """Return the job of Snakemake's message about it."""
-        files = (tuple(getattr(record, name) or ()) for name in ("input", "output", "log"))
-        return cls(record.rule_name, record.wildcards or {}, *files, record.reason)
-
-    @property
-    def label(self) -> str:
-        """Name of the job, such as `train learning_rate/max_lr=0.01/seed0`."""
-        values = (f"seed{value}" if name == "seed" else value for name, value in self.wildcards.items())
-        return f"{self.rule} {'/'.join(values)}".rstrip()
+    if LogHandler.current is not None:
+        LogHandler.current.workflow = workflow
 
 
 class LogHandler(LogHandlerBase):
@@ -77,7 +50,7 @@ class LogHandler(LogHandlerBase):
         """Start without jobs."""
         LogHandler.current = self
         self.workflow: Workflow | None = None
-        self.jobs: dict[int, WorkflowJob] = {}
+        self.labels: dict[int, str] = {}
         self.started: dict[int, float] = {}  # of the jobs that run
         self.done = self.total = 0
         self.bar: Any = None
@@ -93,7 +66,7 @@ class LogHandler(LogHandlerBase):
             case LogEvent.RUN_INFO:
                 self.total = record.stats["total"]
             case LogEvent.JOB_INFO:
-                self.jobs[record.jobid] = WorkflowJob.of(record)
+                self.labels[record.jobid] = job_label(record)
                 self.started[record.jobid] = time.monotonic()
             case LogEvent.JOB_FINISHED:
                 self.finish(record.job_id)
@@ -109,17 +82,17 @@ class LogHandler(LogHandlerBase):
 
     def finish(self, jobid: int) -> None:
         """Print the line of a finished job; a target without files has none."""
-        job, started = self.jobs[jobid], self.started.pop(jobid, None)
+        label, started = self.labels[jobid], self.started.pop(jobid, None)
         self.done += 1
-        if job.outputs and started is not None:
+        if label and started is not None:
             seconds = format_seconds(time.monotonic() - started)
-            self.print(f"[{self.done:>{len(str(self.total))}}/{self.total}] {job.label}, {seconds}")
+            self.print(f"[{self.done:>{len(str(self.total))}}/{self.total}] {label}, {seconds}")
 
     def fail(self, jobid: int, logs: list[str]) -> None:
         """Print the end of a failed job's logs. Snakemake reports each failure again when it ends."""
         if self.started.pop(jobid, None) is None:
             return
-        self.print(f"failed: {self.jobs[jobid].label}")
+        self.print(f"failed: {self.labels[jobid]}")
         for path in logs:
             self.print(f"  the end of {path}:")
             for line in last_lines(path):
@@ -130,7 +103,7 @@ class LogHandler(LogHandlerBase):
         if self.bar is None and self.started:
             self.bar = start_bar(self.total)
         if self.bar is not None:
-            labels = [self.jobs[jobid].label for jobid in self.started]
+            labels = [self.labels[jobid] for jobid in self.started]
             more = [f"{len(labels) - MAX_RUNNING_LABELS} more"] if len(labels) > MAX_RUNNING_LABELS else []
             running = ", ".join(labels[:MAX_RUNNING_LABELS] + more)
             self.bar.update(self.bar.task_ids[0], completed=self.done, running=running)
@@ -147,11 +120,17 @@ class LogHandler(LogHandlerBase):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
-        if self.workflow is not None and self.jobs and not self.is_dry_run:
+        if self.workflow is not None and self.labels and not self.is_dry_run:
             for path in self.workflow.logger_manager.get_logfile():
                 log(f"The whole log is {os.path.relpath(path)}.")
-            self.jobs.clear()
+            self.labels.clear()
         super().close()
+
+
+def job_label(record: logging.LogRecord) -> str:
+    """Return the name of a job, such as `train learning_rate/max_lr=0.01/seed0`; empty for a target without files."""
+    values = (f"seed{value}" if name == "seed" else value for name, value in (record.wildcards or {}).items())
+    return f"{record.rule_name} {'/'.join(values)}".rstrip() if record.output else ""
 
 
 def start_bar(total: int) -> Any:

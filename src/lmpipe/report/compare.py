@@ -1,19 +1,23 @@
 """Comparison of two studies: unequal settings, code, versions, machines and texts, and metrics."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lmpipe.analysis.finding import Cell, Finding, Findings, Metric
 from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import format_bytes, format_int, format_number, is_number
+from lmpipe.planning.dry_run import differences
 from lmpipe.provenance.job_records import RECORD, FileInfo, JobRecord, StudyProvenance
 from lmpipe.study.paths import RELATIVE
+
+TEMPLATES = Path(__file__).with_name("templates")
 
 # Metrics with these units, or with these words in their names, depend on the machine and its load.
 MACHINE_UNITS = ("s", "h", "tokens per second", "bytes per second", "FLOP/s")
@@ -22,10 +26,7 @@ DIGEST_DIGITS = 12
 MAX_CELL_LENGTH = 60
 NO_VALUE = "–"
 Content = TypeVar("Content")
-EXPLANATION = (
-    "Differences are the second minus the first. `yes` says that the two 95 % intervals do not overlap, which is "
-    "stricter than a test of the difference; `no` that they do; a dash that a study has no interval (one seed)."
-)
+DIFFERENCES, METRICS = ("settings", "provenance", "texts", "statuses"), ("metrics", "machine_dependent", "unpaired")
 
 
 class Difference(Document):
@@ -121,7 +122,7 @@ def compare_studies(first: Path, second: Path) -> Comparison:
     return Comparison(
         first=str(first),
         second=str(second),
-        settings=diff(*(flatten_settings(study.settings) for study in collected)),
+        settings=diff(*(study.settings | {"study": None} for study in collected)),  # their names always differ
         provenance=diff(*(provenance_facts(study.records) for study in collected)),
         texts=diff(*(text_checksums(study.files) for study in collected)),
         statuses=diff(*({name: finding.status for name, finding in findings.items()} for findings in problems)),
@@ -144,26 +145,8 @@ def read_result(folder: Path, name: str | Path, loader: Callable[[Path], Content
 
 
 def diff(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
-    """Return the keys whose values differ."""
-    return [
-        Difference(name=key, first=first.get(key), second=second.get(key))
-        for key in dict.fromkeys([*first, *second])
-        if first.get(key) != second.get(key)
-    ]
-
-
-def flatten_settings(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Return the settings of a study by their key paths, without its name, which always differs.
-
-    >>> flatten_settings({"study": "a", "model": {"d_model": 64}, "seeds": [0]})
-    {'model.d_model': 64, 'seeds': [0]}
-    """
-    flat = {}
-    for key, value in settings.items():
-        inner = f"{path}.{key}" if path else str(key)
-        flat |= flatten_settings(value, inner) if isinstance(value, Mapping) and value else {inner: value}
-    flat.pop("study", None)
-    return flat
+    """Return the values that differ, by their key paths."""
+    return [Difference(name=name, first=a, second=b) for name, a, b in differences(first, second)]
 
 
 def provenance_facts(records: Mapping[str, JobRecord]) -> dict[str, str]:
@@ -227,42 +210,24 @@ def compare_metric(problem: str, name: str, first: Metric | None, second: Metric
 
 
 def format_markdown(comparison: Comparison) -> str:
-    """Return a comparison as Markdown with aligned tables."""
-    metrics, machine, unpaired = (
-        list(map(metric_row, rows)) for rows in (comparison.metrics, comparison.machine_dependent, comparison.unpaired)
-    )
-    columns = ("metric", "first", "second", "difference", "percent", "resolved")
-    sections = [
-        "# Two studies compared",
-        markdown_table(("first", "second"), [(comparison.first, comparison.second)]),
-        differences("Settings that differ", "setting", comparison.settings),
-        differences("Provenance that differs", "fact", comparison.provenance),
-        differences("Texts and vocabularies that differ", "file", comparison.texts),
-        differences("Problems of another status", "problem", comparison.statuses),
-        section("Metrics that differ", columns, metrics, EXPLANATION),
-        section("Times, speeds and memory", columns, machine),
-        section("Metrics of one study only", columns[:3], [row[:3] for row in unpaired]),
-        f"{format_int(comparison.num_equal)} metrics are equal.",
-    ]
-    return "\n\n".join(sections) + "\n"
+    """Return a comparison as Markdown with aligned tables, by the template comparison.md.j2."""
+    rows = {name: list(map(difference_row, getattr(comparison, name))) for name in DIFFERENCES}
+    rows |= {name: list(map(metric_row, getattr(comparison, name))) for name in METRICS}
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters |= {"count": format_int, "table": markdown_table}
+    return environment.get_template("comparison.md.j2").render(dict(comparison) | rows)
 
 
-def section(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
-    """Return a heading with its table, or with "None." for an empty one."""
-    body = [note, markdown_table(columns, rows)] if rows else ["None."]
-    return "\n\n".join([f"## {title}", *filter(None, body)])
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table of texts as Markdown."""
-    escaped = pd.DataFrame(rows, columns=columns, dtype=object).map(lambda text: text.replace("|", "\\|"))
+def markdown_table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
+    """Return a table of texts as Markdown; of rows with more cells than columns, the first ones."""
+    cells = [row[: len(columns)] for row in rows]
+    escaped = pd.DataFrame(cells, columns=columns, dtype=object).map(lambda text: text.replace("|", "\\|"))
     return escaped.to_markdown(index=False, disable_numparse=True)
 
 
-def differences(title: str, heading: str, rows: Iterable[Difference]) -> str:
-    """Return a section of differences."""
-    texts = [(row.name, cell_text(row.first), cell_text(row.second)) for row in rows]
-    return section(title, (heading, "first", "second"), texts)
+def difference_row(row: Difference) -> tuple[str, ...]:
+    """Return a difference as texts."""
+    return row.name, cell_text(row.first), cell_text(row.second)
 
 
 def metric_row(row: MetricDifference) -> tuple[str, ...]:
