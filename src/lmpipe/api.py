@@ -17,7 +17,6 @@ from lmpipe.io.files import open_text
 from lmpipe.io.validation import require_type
 from lmpipe.planning.plan import find
 from lmpipe.planning.session import StudySession, find_study
-from lmpipe.study.paths import StudyPaths
 from lmpipe.tokenizer.parallel_encoding import encode_path
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from lmpipe.training.run_documents import RunConfig, RunSummary
@@ -45,7 +44,7 @@ class Study:
 
     def __init__(self, session: StudySession):
         self.session = session
-        self.paths = StudyPaths(session.folder)
+        self.paths = session.paths
 
     def __repr__(self) -> str:
         return f"open_study({str(self.paths.root)!r})"

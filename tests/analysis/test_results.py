@@ -7,7 +7,7 @@ import pytest
 
 from lmpipe.analysis.ranking import select_best
 from lmpipe.analysis.results import SUMMARY_COLUMNS, Results
-from lmpipe.analysis.run_table import make_table, run_row
+from lmpipe.analysis.run_table import make_table, run_row, write_tables
 from lmpipe.analysis.runs import Run, read_numbers
 from lmpipe.errors import InputError
 from tests.support.fake_results import RATES, fabricate_study
@@ -187,7 +187,7 @@ def test_damaged_summary_and_files_of_another_run_are_input_errors(tmp_path):
 
 
 def test_every_run_is_a_row_of_runs_csv_and_runs_parquet(fabricated):
-    fabricated.write_runs()
+    write_tables(fabricated.runs(), fabricated.paths)
     table = pd.read_csv(fabricated.folder / "runs.csv")
     runs = fabricated.runs()
     assert table["path"].tolist() == [str(run.folder.relative_to(fabricated.folder)) for run in runs]

@@ -11,10 +11,9 @@ import yaml
 
 from lmpipe.analysis.finding import Findings, MarkedText
 from lmpipe.analysis.results import Results
+from lmpipe.planning.lineage import Lineage
 from lmpipe.planning.plan import load_plan
-from lmpipe.report.appendix import timeline
-from lmpipe.report.cards import MAX_SAMPLE_LINES, SAMPLE_LINE_CHARACTERS, cut_sample
-from lmpipe.report.figure_views import inline_svg
+from lmpipe.report.cards import MAX_SAMPLE_LINES, SAMPLE_LINE_CHARACTERS, cut_sample, inline_svg
 from lmpipe.report.page import data_uri
 from lmpipe.report.plots.figures import draw
 from lmpipe.report.plots.palette import Palette
@@ -217,10 +216,10 @@ def test_page_is_reproducible_and_needs_no_records_and_no_handout(reported, monk
 
 def test_time_of_a_study_leaves_out_pauses():
     first, second, later = (
-        SimpleNamespace(rule="train", start=start, end=end) for start, end in ((100, 110), (105, 115), (9000, 9005))
+        SimpleNamespace(outputs=(), start=start, end=end) for start, end in ((100, 110), (105, 115), (9000, 9005))
     )
-    spans = timeline(SimpleNamespace(jobs={"a/provenance.json": first, "b.provenance.json": second, "c": later}))
-    assert [(span.label, span.start, span.end) for span in spans] == [("a", 0, 10), ("b", 5, 15), ("c", 15, 20)]
+    jobs = Lineage({"a/provenance.json": first, "b.provenance.json": second, "c": later}).timeline()
+    assert [(path[0], start, end) for path, _, start, end in jobs] == [("a", 0, 10), ("b", 5, 15), ("c", 15, 20)]
 
 
 def test_data_uri_keeps_the_text():

@@ -17,7 +17,7 @@ from lmpipe.planning.plan import load_plan
 from lmpipe.planning.session import start_session
 from lmpipe.provenance.checksums import entries
 from lmpipe.report import trackers
-from lmpipe.report.run_histories import checkpoint_rows, parse_rows
+from lmpipe.report.trackers import checkpoint_rows, parse_rows
 from lmpipe.training.progress import METRICS_TENSOR, PROGRESS
 from lmpipe.training.run import train
 from tests.support.fake_results import fabricate_study
@@ -233,7 +233,7 @@ def test_following_ends_with_the_study_and_has_every_row(folder, unfinish, monke
 def test_metrics_of_a_run_that_is_logged_are_not_read_again(folder, monkeypatch):
     main(["log", str(folder), "--to", "tensorboard"])
     read = []
-    monkeypatch.setattr("lmpipe.report.run_histories.parse_rows", lambda text: read.append(text) or [])
+    monkeypatch.setattr("lmpipe.report.trackers.parse_rows", lambda text: read.append(text) or [])
     main(["log", str(folder), "--to", "tensorboard"])
     assert read == []
 

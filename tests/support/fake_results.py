@@ -351,7 +351,7 @@ def fabricate_measurements(
 def skip_drawing(patch: pytest.MonkeyPatch) -> None:
     """Let all figures be empty, which takes no time."""
     drawing = Drawing('<svg viewBox="0 0 1 1"></svg>', "x\n")
-    for module in ("plots.experiment", "figure_views", "page"):
+    for module in ("plots.experiment", "cards", "page"):
         patch.setattr(f"lmpipe.report.{module}.draw", lambda *arguments, **options: drawing)
 
 

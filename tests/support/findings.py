@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lmpipe.analysis.finding import Finding
-from lmpipe.analysis.problems.registry import ANALYSES
+from lmpipe.analysis.problems.registry import analyze_problem
 from lmpipe.analysis.results import Results
 from tests.support.fake_results import fabricate_study
 
@@ -13,7 +13,7 @@ ON_STORIES = {"corpus": "stories"}
 
 def find(problem: str, results: Results) -> Finding:
     """Return the finding of a study for a problem."""
-    return ANALYSES[problem](results)
+    return analyze_problem(problem, results)
 
 
 def find_in(folder: Path, problem: str, experiment: dict[str, Any], **changes: Any) -> Finding:

@@ -8,9 +8,12 @@ from lmpipe.analysis.outcomes import NATS, NO_RUN, SeedGroup, best_group, seed_g
 from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.analysis.runs import Run
 from lmpipe.io.formatting import join_words
+from lmpipe.study.editions import FOLDER
 from lmpipe.study.labels import corpus_label
 from lmpipe.study.paths import RELATIVE
 
+# An experiment for each problem; {corpus} is the study's simple corpus, {web} its web corpus.
+EXAMPLES = FOLDER / "example_experiments.txt"
 ORDER_NAMES = {1: "unigram", 2: "bigram", 3: "3-gram", 4: "4-gram", 5: "5-gram"}
 
 
@@ -33,7 +36,7 @@ def byte_yardsticks(results: Results, run: Run) -> list[Yardstick]:
     return [*lines, Yardstick("xz", yardsticks.xz_bits_per_byte)]
 
 
-def groups_table(caption: str, groups: Sequence[SeedGroup]) -> Table:
+def groups_table(groups: Sequence[SeedGroup]) -> Table:
     """Return a row for each group of seeds."""
     columns = ["run", "peak rate", "failed", "seeds", "loss", "± (95 %)", "perplexity", "bits per byte", "steps"]
     rows = []
@@ -53,7 +56,8 @@ def groups_table(caption: str, groups: Sequence[SeedGroup]) -> Table:
                 max(run.summary.steps for run in group.runs),
             ]
         )
-    return Table(caption, columns, rows, "a seed failed, or there is one seed without an interval over documents")
+    reason = "a seed failed, or there is one seed without an interval over documents"
+    return Table("Final results of each run", columns, rows, reason)
 
 
 def seeds_table(groups: Sequence[SeedGroup]) -> Table:
@@ -68,11 +72,10 @@ def seeds_table(groups: Sequence[SeedGroup]) -> Table:
     return Table("Final loss of every seed, in nats per token", columns, rows, reason)
 
 
-def missing_experiment(results: Results, problem: str, example: str) -> Finding:
-    """Return the finding of a problem whose experiment is not in the study.
-
-    `{corpus}` in `example` becomes the study's simple corpus, `{web}` its web corpus.
-    """
+def missing_experiment(results: Results, problem: str) -> Finding:
+    """Return the finding of a problem whose experiment is not in the study, with an example on the study's corpora."""
+    examples = EXAMPLES.read_text(encoding="utf-8").splitlines()
+    example = next(line for line in examples if line.startswith(f"{problem}:"))
     corpus = results.corpus_in_role("simple") or next(iter(results.study.corpora))
     lines = example.replace("{corpus}", corpus).replace("{web}", results.corpus_in_role("web") or "A_WEB_CORPUS")
     return missing(f"This study has no experiment {problem}; add to its file, under experiments: `{lines}`")
@@ -82,7 +85,7 @@ def several_corpora(results: Results, experiment: ExperimentRuns) -> Finding:
     """Return the finding of an experiment whose runs predict different tokens, so that no loss is the lowest."""
     corpora = join_words([corpus_label(results.study, corpus) for corpus in experiment.by_corpus()])
     reason = f"The runs predict different tokens (of {corpora}); use one corpus and tokenizer."
-    tables = [groups_table("Final results of each run", seed_groups(results, experiment))]
+    tables = [groups_table(seed_groups(results, experiment))]
     return Finding("missing", tables=tables, reason=reason)
 
 

@@ -123,7 +123,7 @@ class Line:
     low: Coordinates = Field(default_factory=list)
     """Lower edge of a band, as many as `x`; empty without a band."""
     high: Coordinates = Field(default_factory=list)
-    style: Literal["line", "faint", "points", "dashed"] = "line"
+    style: Literal["line", "faint", "points"] = "line"
     """Faint lines are single seeds behind their median."""
 
 

@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from statistics import fmean, median
 
 from lmpipe.analysis.finding import Metric, optional_metric
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
-from lmpipe.analysis.runs import Run
+from lmpipe.analysis.runs import Run, group_by
 from lmpipe.analysis.statistics import NORMAL_QUANTILE, SeedNoise, mean_interval, pooled_noise
 from lmpipe.data.documents import NgramBudget
 from lmpipe.study.labels import colour_key, run_label
@@ -129,13 +130,10 @@ def learned_runs(results: Results, runs: Iterable[Run]) -> list[Run]:
     model and length.
     """
     good = [run for run in runs if not has_failed(run, results.yardstick(run))]
-    short: dict[tuple[str, str, int], list[Run]] = {}
-    for run in good:
-        if results.yardstick(run) is None:
-            config = run.config
-            short.setdefault((config.corpus, repr(config.model), config.training.total_tokens), []).append(run)
+    short = [run for run in good if results.yardstick(run) is None]
+    settings = attrgetter("config.corpus", "config.model", "config.training.total_tokens")
     failed = set()
-    for alike in short.values():
+    for alike in group_by(short, lambda run: repr(settings(run))).values():
         best = min(run.loss for run in alike)
         failed |= {id(run) for run in alike if 2 * run.loss > best + run.summary.unigram_entropy}
     return [run for run in good if id(run) not in failed]

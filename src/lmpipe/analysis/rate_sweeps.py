@@ -10,7 +10,7 @@ from lmpipe.analysis.finding import RatePoint
 from lmpipe.analysis.outcomes import SeedGroup, learned_runs
 from lmpipe.analysis.ranking import interpolate_rate, losses_by_rate
 from lmpipe.analysis.results import ExperimentRuns, Results
-from lmpipe.analysis.runs import Run
+from lmpipe.analysis.runs import Run, group_by
 from lmpipe.study.settings import ModelConfig
 
 
@@ -77,10 +77,7 @@ def rate_sweep(results: Results, runs: Sequence[Run]) -> RateSweep:
     """Return the sweep of runs that differ in peak rate, seed and length; shorter ones only look for the edge."""
     full = max(run.config.training.total_tokens for run in runs)
     good = set(map(id, learned_runs(results, runs)))
-    groups: dict[tuple[float, bool], list[Run]] = {}
-    for run in runs:
-        training = run.config.training
-        groups.setdefault((training.max_lr, training.total_tokens < full), []).append(run)
+    groups = group_by(runs, lambda run: (run.config.training.max_lr, run.config.training.total_tokens < full))
     points = []
     for (rate, is_short), members in sorted(groups.items(), key=lambda item: item[0]):
         losses = [run.loss for run in members if id(run) in good]
@@ -94,11 +91,8 @@ def sweeps_by_model(results: Results, experiment: ExperimentRuns) -> dict[str, R
 
     Of each model it takes the corpus and the batch size of its first run.
     """
-    by_model: dict[str, list[Run]] = {}
-    for run in experiment.runs:
-        by_model.setdefault(repr(run.config.model), []).append(run)
     sweeps = {}
-    for model, runs in by_model.items():
+    for model, runs in group_by(experiment.runs, lambda run: repr(run.config.model)).items():
         first = runs[0].config
         alike = [
             run

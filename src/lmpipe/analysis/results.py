@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lmpipe.analysis.run_table import run_row, write_tables
-from lmpipe.analysis.runs import Run
+from lmpipe.analysis.run_table import run_row
+from lmpipe.analysis.runs import Run, group_by
 from lmpipe.data.documents import CorpusInfo, NgramBudget, Yardsticks
 from lmpipe.errors import REBUILD, InputError
 from lmpipe.io.documents import Document
@@ -60,9 +60,7 @@ class ExperimentRuns:
 
     def by_corpus(self) -> dict[str, "ExperimentRuns"]:
         """Return the runs on each corpus as an experiment, in the order of the study."""
-        runs: dict[str, list[Run]] = {}
-        for run in self.runs:
-            runs.setdefault(run.config.corpus, []).append(run)
+        runs = group_by(self.runs, lambda run: run.config.corpus)
         return {corpus: ExperimentRuns(self.name, members) for corpus, members in runs.items()}
 
     def ranking_metric(self) -> str | None:
@@ -188,10 +186,6 @@ class Results:
     def command(self, target: str | Path) -> str:
         """Return the command, as code, that makes a result by its path, or a group of results by its name."""
         return code_span(workflow_command(self.paths.study_file, target))
-
-    def write_runs(self) -> None:
-        """Write runs.csv and runs.parquet: settings and results of every run, one row each."""
-        write_tables(self.runs(), self.paths)
 
 
 def read_experiment(folder: str | Path, experiment: str, runs: list[tuple[str, int]]) -> ExperimentRuns:

@@ -6,7 +6,8 @@ killed run leaves no error and counts as stopped: the same command resumes it.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from lmpipe.errors import InputError
 from lmpipe.planning.session import StudySession
 from lmpipe.planning.stages import STAGES
 from lmpipe.study.experiments import PlannedRun
-from lmpipe.study.paths import CONFIG, SUMMARY, StudyPaths
+from lmpipe.study.paths import CONFIG, SUMMARY
 from lmpipe.training.progress import LOCK_MESSAGE, PROGRESS, RunProgress, read_progress
 from lmpipe.training.run_documents import RunConfig
 
@@ -36,7 +37,7 @@ STARTING_SECONDS = 120.0
 class RunState:
     """State of a run: one of STATES, its latest losses (nats per token), its progress, and a remark.
 
-    `result` is the finished run; None in other states.
+    `result` is the finished run, `attempt` the folder in the store and the latest progress of one under way or stopped.
     """
 
     run: PlannedRun
@@ -48,6 +49,7 @@ class RunState:
     tokens_per_second: float | None = None
     remark: str = ""
     result: Run | None = None
+    attempt: tuple[Path, RunProgress] | None = None
 
     @property
     def share(self) -> float:
@@ -139,21 +141,23 @@ class Snapshot:
         return {label: (sum(path.exists() for path in members), len(members)) for label, members in paths.items()}
 
     @cached_property
-    def progress(self) -> dict[tuple[str, str, int], RunProgress]:
-        """Latest progress of runs in progress or stopped."""
-        paths = StudyPaths(self.files.study.folder).store.glob(f"*/{PROGRESS}")
-        documents = [progress for path in paths if (progress := self.files.read_cached(path, read_progress))]
+    def attempts(self) -> dict[tuple[str, str, int], tuple[Path, RunProgress]]:
+        """Runs in progress or stopped, each with its folder in the store; the latest attempt, as after changed code."""
+        paths = self.files.study.paths.store.glob(f"*/{PROGRESS}")
+        attempts = [(path.parent, found) for path in paths if (found := self.files.read_cached(path, read_progress))]
+        attempts.sort(key=lambda attempt: attempt[1].updated_at)
         return {
-            (progress.config.experiment, progress.config.run, progress.config.seed): progress
-            for progress in sorted(documents, key=lambda progress: progress.updated_at)
+            (progress.config.experiment, progress.config.run, progress.config.seed): (folder, progress)
+            for folder, progress in attempts
         }
 
     def state_of(self, run: PlannedRun) -> RunState:
         """Return the state of a run."""
         if (finished := self.finished_state(run)) is not None:
             return finished
-        progress = self.progress.get((run.experiment, run.name, run.seed))
-        if progress is not None and matches_plan(run, progress.config):
+        attempt = self.attempts.get((run.experiment, run.name, run.seed))
+        if attempt is not None and matches_plan(run, attempt[1].config):
+            progress = attempt[1]
             state = RunState(
                 run,
                 "running",
@@ -162,6 +166,7 @@ class Snapshot:
                 progress.step,
                 progress.planned_steps,
                 progress.tokens_per_second,
+                attempt=attempt,
             )
             if progress.is_running(self.now):
                 return state
@@ -264,8 +269,7 @@ def is_failure(lines: list[str]) -> bool:
     return bool(ERROR_LINE.match(lines[-1])) or (TRACEBACK in lines and not lines[-1].startswith(" "))
 
 
-def count_states(runs: list[RunState]) -> Iterator[tuple[str, int]]:
-    """Yield the states that some runs are in, with their numbers, in the order of STATES."""
-    for state in STATES:
-        if count := sum(run.state == state for run in runs):
-            yield state, count
+def count_states(runs: Iterable[RunState]) -> list[str]:
+    """Return the number of runs in each state that some are in, in the order of STATES, such as `3 done`."""
+    counts = Counter(run.state for run in runs)
+    return [f"{counts[state]} {state}" for state in STATES if state in counts]

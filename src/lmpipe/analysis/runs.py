@@ -5,10 +5,10 @@ pandas is imported when a table is read: `lmpipe status` reads runs without it.
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lmpipe.errors import BUILD, REBUILD, InputError
 from lmpipe.io.validation import short_repr
@@ -18,6 +18,7 @@ from lmpipe.training.run_documents import RunConfig, RunSummary
 if TYPE_CHECKING:
     import pandas as pd
 
+Item, Key = TypeVar("Item"), TypeVar("Key", bound=Hashable)
 METRICS_COLUMNS = ("step", "tokens", "wall_seconds", "train_loss", "validation_loss")
 
 
@@ -86,6 +87,14 @@ class Run:
         """Return the finite validation losses by training tokens."""
         table = self.metrics()[["tokens", "validation_loss"]].dropna()
         return {int(tokens): loss for tokens, loss in table.itertuples(index=False, name=None)}
+
+
+def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Return runs, or other items, by their key, in the order in which the keys come first."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def read_numbers(path: Path, columns: Iterable[str]) -> "pd.DataFrame":

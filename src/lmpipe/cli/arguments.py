@@ -14,6 +14,7 @@ MAX_INT_DIGITS = 40  # longer than any count
 MISSING_VALUE = re.compile("argument (?:-[a-z]/)?(--[a-z-]+): expected one argument")  # argparse's message
 Args = argparse.Namespace
 Run = Callable[[Args], Any]
+Argument = Callable[[argparse.ArgumentParser], Any]  # adds the argument to a parser
 
 
 def fail(message: str) -> NoReturn:
@@ -30,13 +31,6 @@ class Parser(argparse.ArgumentParser):
         if option := MISSING_VALUE.search(message):
             message += f" (one that starts with - is written {option[1]}=-x)"
         fail(f"{self.prog}: {message}; see {self.prog} --help")
-
-
-class Argument(NamedTuple):
-    """Argument of a subcommand: the parameters of `add_argument`."""
-
-    names: tuple[str, ...]
-    options: dict[str, Any]
 
 
 class Command(NamedTuple):
@@ -56,14 +50,14 @@ class Command(NamedTuple):
             epilog="\n  ".join([f"example{'s' if len(self.examples) > 1 else ''}:", *self.examples]),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        for names, options in self.arguments:
-            parser.add_argument(*names, **options)
+        for add_to in self.arguments:
+            add_to(parser)
         parser.set_defaults(run=self.run, parser=parser)
 
 
 def argument(*names: str, **options: Any) -> Argument:
-    """Return an argument; the parameters are those of `add_argument`."""
-    return Argument(names, options)
+    """Return an argument of a subcommand; the parameters are those of `add_argument`."""
+    return lambda parser: parser.add_argument(*names, **options)
 
 
 def command(*arguments: Argument, examples: str) -> Callable[[Run], Command]:

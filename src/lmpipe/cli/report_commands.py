@@ -1,19 +1,14 @@
 """Commands that evaluate results: plots, findings, the report, and comparisons of studies."""
 
-from typing import TYPE_CHECKING
-
 from lmpipe.cli.arguments import EXPERIMENT, RESULTS, Args, argument, command
-
-if TYPE_CHECKING:
-    from lmpipe.provenance.job_records import JobResult
+from lmpipe.io.files import JobResult
 
 
 @command(RESULTS, EXPERIMENT, examples="lmpipe plot-experiment results/laptop learning_rate")
-def plot_experiment(args: Args) -> "JobResult":
+def plot_experiment(args: Args) -> JobResult:
     """Plot the learning curves and final losses of an experiment, and write its tables."""
     from lmpipe.analysis.results import read_experiment
     from lmpipe.planning.session import read_study
-    from lmpipe.provenance.job_records import JobResult
     from lmpipe.report.plots.experiment import plot_experiment
 
     plan, paths = read_study(args.results)
@@ -25,37 +20,34 @@ def plot_experiment(args: Args) -> "JobResult":
 
 
 @command(RESULTS, examples="lmpipe analyze results/laptop")
-def analyze(args: Args) -> "JobResult":
+def analyze(args: Args) -> JobResult:
     """Analyze the results of a study: findings.json, runs.csv and runs.parquet."""
     from lmpipe.analysis.problems.registry import analyze_all
     from lmpipe.analysis.results import Results
+    from lmpipe.analysis.run_table import write_tables
     from lmpipe.planning.session import read_study
     from lmpipe.planning.stages import records
-    from lmpipe.provenance.job_records import JobResult
 
     plan, paths = read_study(args.results)
     results = Results(paths.root, plan.study, plan.run_keys())
-    results.write_runs()
+    write_tables(results.runs(), paths)
     analyze_all(results).write(paths.findings)
     inputs = [paths.root / record for record in records(plan, without=("analyze", "report"))]
     return JobResult(paths.findings, inputs, plan.study_settings())
 
 
 @command(RESULTS, examples="lmpipe report results/laptop")
-def report(args: Args) -> "JobResult | None":
+def report(args: Args) -> JobResult | None:
     """Write report.html of a study, complete or not, from the results that exist."""
     from lmpipe.planning.session import find_study
-    from lmpipe.provenance.job_records import JobResult
     from lmpipe.report.page import build_report
-    from lmpipe.study.paths import StudyPaths
 
     study = find_study(args.results)
-    paths = StudyPaths(study.folder)
     if not build_report(study):
-        print(f"{paths.report} (the study is incomplete)")
+        print(f"{study.paths.report} (the study is incomplete)")
         return None
-    experiments = map(paths.experiment, study.plan.runs_by_experiment)
-    return JobResult(paths.report, [paths.findings, *experiments], study.plan.study_settings())
+    experiments = map(study.paths.experiment, study.plan.runs_by_experiment)
+    return JobResult(study.paths.report, [study.paths.findings, *experiments], study.plan.study_settings())
 
 
 @command(

@@ -2,13 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lmpipe.cli.arguments import RESULTS, SHARD, Args, argument, command, positive_int
 from lmpipe.errors import InputError
-
-if TYPE_CHECKING:
-    from lmpipe.provenance.job_records import JobResult
+from lmpipe.io.files import JobResult
 
 TEXT = argument("--text", required=True, help="text file")
 SPECIAL_TOKENS = argument(
@@ -57,11 +54,10 @@ def download(args: Args) -> None:
     argument("--threads", type=positive_int, default=1, help="processes that read packages (default 1)"),
     examples="lmpipe make-corpus results/laptop stories",
 )
-def make_corpus(args: Args) -> "JobResult":
+def make_corpus(args: Args) -> JobResult:
     """Make a corpus of a study: train.txt, valid.txt and corpus.json."""
     from lmpipe.data.corpus import make_corpus
     from lmpipe.planning.session import read_study
-    from lmpipe.provenance.job_records import JobResult
 
     plan, paths = read_study(args.results)
     settings, corpus = plan.corpus_settings(args.corpus), plan.study.corpora[args.corpus]
@@ -76,9 +72,8 @@ def make_corpus(args: Args) -> "JobResult":
     argument("--output", required=True, help=".npz file; times are written to the .json file beside it"),
     examples="lmpipe count-pretokens --text stories.txt --output counts.npz",
 )
-def count_pretokens(args: Args) -> "JobResult":
+def count_pretokens(args: Args) -> JobResult:
     """Count the unique pre-tokens of a text, or of one shard of it."""
-    from lmpipe.provenance.job_records import JobResult
     from lmpipe.tokenizer.pretoken_counts import count_shard
 
     info_path = Path(args.output).with_suffix(".json")
@@ -94,9 +89,8 @@ def count_pretokens(args: Args) -> "JobResult":
     argument("--output", required=True, help="folder of the tokenizer, which gives it its name"),
     examples="lmpipe train-bpe --counts counts.npz --vocab-size 4096 --output tokenizers/stories",
 )
-def train_bpe(args: Args) -> "JobResult":
+def train_bpe(args: Args) -> JobResult:
     """Train a byte-level BPE tokenizer from pre-token counts."""
-    from lmpipe.provenance.job_records import JobResult
     from lmpipe.tokenizer.bpe_training import train_tokenizer
 
     name = folder_name(args.output)
@@ -111,9 +105,8 @@ def train_bpe(args: Args) -> "JobResult":
     argument("--output", required=True, help="folder of the tokenizer, which gives it its name"),
     examples="lmpipe import-tokenizer gpt2/tokenizer.json --vocab-size 50257 --output tokenizers/gpt2",
 )
-def import_tokenizer(args: Args) -> "JobResult":
+def import_tokenizer(args: Args) -> JobResult:
     """Import an existing byte-level BPE tokenizer with GPT-2's pattern."""
-    from lmpipe.provenance.job_records import JobResult
     from lmpipe.tokenizer.existing import import_tokenizer
 
     import_tokenizer(args.files, args.output, folder_name(args.output), args.corpus, args.vocab_size)
@@ -127,10 +120,9 @@ def import_tokenizer(args: Args) -> "JobResult":
     TOKEN_FILE,
     examples="lmpipe encode --text stories.txt --tokenizer tokenizers/stories --output stories.bin",
 )
-def encode(args: Args) -> "JobResult":
+def encode(args: Args) -> JobResult:
     """Encode a text, or one shard of it, into a file of token ids."""
     from lmpipe.data.encode import encode_file
-    from lmpipe.provenance.job_records import JobResult
     from lmpipe.tokenizer.tokenizer import Tokenizer
 
     folder, info_path = Path(args.tokenizer), Path(args.output).with_suffix(".json")
@@ -171,7 +163,7 @@ def tokenize(args: Args) -> None:
     TOKEN_FILE,
     examples="lmpipe concat-tokens --tokens shards/0.bin shards/1.bin --output train.bin",
 )
-def concat_tokens(args: Args) -> "JobResult":
+def concat_tokens(args: Args) -> JobResult:
     """Concatenate the token files of all shards of a text."""
     from lmpipe.data.encode import concat_shards
     from lmpipe.provenance.job_records import concat_result
@@ -182,10 +174,9 @@ def concat_tokens(args: Args) -> "JobResult":
 
 
 @command(RESULTS, examples="lmpipe evaluate-tokenizers results/laptop")
-def evaluate_tokenizers(args: Args) -> "JobResult":
+def evaluate_tokenizers(args: Args) -> JobResult:
     """Measure compression and throughput of every tokenizer of a study on every corpus."""
     from lmpipe.planning.session import read_study
-    from lmpipe.provenance.job_records import JobResult
     from lmpipe.tokenizer.evaluation import evaluate_tokenizers
 
     plan, paths = read_study(args.results)
@@ -201,11 +192,10 @@ def evaluate_tokenizers(args: Args) -> "JobResult":
     argument("corpus", help="name of the corpus"),
     examples="lmpipe yardsticks results/laptop stories",
 )
-def yardsticks(args: Args) -> "JobResult":
+def yardsticks(args: Args) -> JobResult:
     """Measure n-gram tables and xz on a corpus of a study, and the overlap of its splits."""
     from lmpipe.data.yardsticks import measure_yardsticks
     from lmpipe.planning.session import read_study
-    from lmpipe.provenance.job_records import JobResult
 
     plan, paths = read_study(args.results)
     settings, output = plan.yardstick_settings(args.corpus), paths.yardsticks(args.corpus)
@@ -218,9 +208,8 @@ def yardsticks(args: Args) -> "JobResult":
     argument("--output", required=True, help=".json file"),
     examples="lmpipe demonstrate-unicode --output unicode.json",
 )
-def demonstrate_unicode(args: Args) -> "JobResult":
+def demonstrate_unicode(args: Args) -> JobResult:
     """Run the examples of the Unicode problems and write their results."""
-    from lmpipe.provenance.job_records import JobResult
     from lmpipe.tokenizer.unicode_demo import demonstrate_unicode
 
     demonstrate_unicode().write(args.output)

@@ -1,7 +1,6 @@
 """Commands for models: accounting, measurements, training runs and generated text."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lmpipe.cli.arguments import (
     DEVICE,
@@ -14,17 +13,15 @@ from lmpipe.cli.arguments import (
     positive_int,
 )
 from lmpipe.errors import InputError
-
-if TYPE_CHECKING:
-    from lmpipe.provenance.job_records import JobResult
+from lmpipe.io.files import JobResult
+from lmpipe.study.paths import CONFIG, SUMMARY
 
 
 @command(RESULTS, examples="lmpipe account-models results/laptop")
-def account_models(args: Args) -> "JobResult":
+def account_models(args: Args) -> JobResult:
     """Account for the parameters, FLOPs and memory of a study's model and of the handout's shapes."""
     from lmpipe.model.torch_counts import account_model
     from lmpipe.planning.session import read_study
-    from lmpipe.provenance.job_records import JobResult
 
     plan, paths = read_study(args.results)
     for name, model in plan.models.items():
@@ -33,10 +30,9 @@ def account_models(args: Args) -> "JobResult":
 
 
 @command(RESULTS, *DEVICE, examples="lmpipe profile-model results/laptop")
-def profile_model(args: Args) -> "JobResult":
+def profile_model(args: Args) -> JobResult:
     """Measure one training step of a study's model: parameters, FLOPs, memory by part, peak FLOP/s of the device."""
     from lmpipe.planning.session import read_study
-    from lmpipe.provenance.job_records import JobResult
     from lmpipe.training.profiling import profile_step
 
     plan, paths = read_study(args.results)
@@ -46,10 +42,9 @@ def profile_model(args: Args) -> "JobResult":
 
 
 @command(RESULTS, *DEVICE, examples="lmpipe benchmark-batch-sizes results/laptop")
-def benchmark_batch_sizes(args: Args) -> "JobResult":
+def benchmark_batch_sizes(args: Args) -> JobResult:
     """Time a training step of a study's model at each batch size, doubled up to the largest that fits."""
     from lmpipe.planning.session import read_study
-    from lmpipe.provenance.job_records import JobResult
     from lmpipe.training.profiling import benchmark_batch_sizes
 
     plan, paths = read_study(args.results)
@@ -62,9 +57,8 @@ def benchmark_batch_sizes(args: Args) -> "JobResult":
     argument("--output", required=True, help=".csv file"),
     examples="lmpipe sgd-toy --output learning_rate_tuning.csv",
 )
-def sgd_toy(args: Args) -> "JobResult":
+def sgd_toy(args: Args) -> JobResult:
     """Train the SGD toy example at four learning rates."""
-    from lmpipe.provenance.job_records import JobResult
     from lmpipe.training.sgd_toy import run_sgd_toy
 
     run_sgd_toy(args.output)
@@ -95,15 +89,13 @@ def sgd_toy(args: Args) -> "JobResult":
     examples="lmpipe train results/laptop learning_rate/grid_max_lr=0.014/seed0\n"
     "lmpipe train results/laptop learning_rate/grid_max_lr=0.014/seed0 --threads 4",
 )
-def train(args: Args) -> "JobResult":
+def train(args: Args) -> JobResult:
     """Train one run of a study.
 
     An interrupted run continues; a run that the store has is copied.
     """
     from lmpipe.planning.plan import find
     from lmpipe.planning.session import read_study
-    from lmpipe.provenance.job_records import JobResult
-    from lmpipe.study.paths import CONFIG, SUMMARY
     from lmpipe.training.run import train
     from lmpipe.training.run_documents import RunConfig, RunSummary
 
@@ -148,13 +140,11 @@ def adopt(args: Args) -> None:
 
 
 @command(RESULTS, EXPERIMENT, examples="lmpipe select-best results/laptop learning_rate")
-def select_best(args: Args) -> "JobResult":
+def select_best(args: Args) -> JobResult:
     """Select the best finished run of an experiment."""
     from lmpipe.analysis.ranking import select_best
     from lmpipe.analysis.results import read_experiment
     from lmpipe.planning.session import read_study
-    from lmpipe.provenance.job_records import JobResult
-    from lmpipe.study.paths import CONFIG, SUMMARY
 
     plan, paths = read_study(args.results)
     settings = plan.experiment_settings(args.experiment)
@@ -200,7 +190,7 @@ def evaluate(args: Args) -> None:
     "lmpipe generate --run results/laptop/runs/main_experiment/stories/seed1 --prompts prompts.txt --samples 3 "
     "--output texts.jsonl",
 )
-def generate(args: Args) -> "JobResult | None":
+def generate(args: Args) -> JobResult | None:
     """Generate text: the samples of a study for a corpus, or the continuation of a prompt."""
     if args.run_folder is not None and args.results is None and (args.prompt is None) != (args.prompts is None):
         from lmpipe.generation.continuations import continue_prompts, read_prompts
@@ -218,7 +208,6 @@ def generate(args: Args) -> "JobResult | None":
 
     from lmpipe.generation.samples import write_samples
     from lmpipe.planning.session import read_study
-    from lmpipe.provenance.job_records import JobResult
 
     plan, paths = read_study(args.results)
     settings, run = plan.sample_settings(args.corpus), plan.sample_run(args.corpus)

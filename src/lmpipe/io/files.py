@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -82,6 +83,20 @@ def collect_writes() -> Iterator[list[Path]]:
         yield paths
     finally:
         _collectors.pop()
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """Result of a subcommand: the file that it wrote or the folder that it filled, and further entries of its record.
+
+    `inputs` are files, or folders for all files in them; `settings` are those of the study that decided the result;
+    `facts` are further entries, which replace those of this process.
+    """
+
+    output: Path
+    inputs: Sequence[str | Path] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def create_temp_file(path: Path) -> tuple[int, str]:

@@ -9,7 +9,6 @@ import os
 import posixpath
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,7 @@ from pydantic import AfterValidator, Field, JsonValue
 from pydantic_core import to_jsonable_python
 
 from lmpipe.io.documents import Document
-from lmpipe.io.files import collect_writes, sha256_of
+from lmpipe.io.files import JobResult, collect_writes, sha256_of
 from lmpipe.io.validation import InvalidValueError
 from lmpipe.provenance.code_digest import TRACKED_PACKAGES, code_digest
 from lmpipe.provenance.environment import Environment, environment, peak_memory_bytes
@@ -127,20 +126,6 @@ def is_non_result(name: str) -> bool:
 
 
 # --- one job ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """Result of a subcommand: the file that it wrote or the folder that it filled, and further entries of its record.
-
-    `inputs` are files, or folders for all files in them; `settings` are those of the study that decided the result;
-    `facts` are further entries, which replace those of this process.
-    """
-
-    output: Path
-    inputs: Sequence[str | Path] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def run_with_record(

@@ -8,12 +8,10 @@ import yaml
 from lmpipe.analysis.finding import Figure, Finding, Gantt, Span, Table
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_bytes, join_words
-from lmpipe.planning.lineage import MAX_PAUSE_SECONDS, Lineage
 from lmpipe.planning.session import RESULTS, workflow_command
 from lmpipe.provenance.code_digest import TRACKED_PACKAGES
 from lmpipe.provenance.environment import Environment
-from lmpipe.report.cards import Page, is_derivation, make_card
-from lmpipe.report.figure_views import FigureView
+from lmpipe.report.cards import FigureView, Page, is_derivation, make_card
 from lmpipe.report.prose import Prose
 from lmpipe.report.table_cells import footnotes, format_table, value_cell
 from lmpipe.study.labels import corpus_label
@@ -48,23 +46,12 @@ def make_appendix(page: Page, results: Results, helpers: Sequence[str]) -> dict[
     }
 
 
-def timeline(lineage: Lineage) -> list[Span]:
-    """Return the jobs over the time since the first one began; pauses between calls are left out."""
-    jobs = sorted(lineage.jobs.items(), key=lambda item: item[1].start)
-    end = pauses = jobs[0][1].start if jobs else 0.0
-    spans = []
-    for path, job in jobs:
-        if job.start > end + MAX_PAUSE_SECONDS:
-            pauses += job.start - end
-        end = max(end, job.end)
-        label = path.removesuffix("provenance.json").rstrip("/.")
-        spans.append(Span(label, job.rule.replace("_", " "), job.start - pauses, job.end - pauses))
-    return spans
-
-
 def times_view(page: Page) -> FigureView | None:
     """Return the Gantt chart of the study's jobs."""
-    spans = timeline(page.lineage)
+    spans = [
+        Span(path.removesuffix("provenance.json").rstrip("/."), job.rule.replace("_", " "), start, end)
+        for path, job, start, end in page.lineage.timeline()
+    ]
     if not spans:
         return None
     seconds: dict[str, float] = {}

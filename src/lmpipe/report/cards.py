@@ -1,15 +1,20 @@
 """Cards of the report: one question or several, each with its answer, one figure, and everything else folded away."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from lmpipe.analysis.finding import Figure, Finding, Mark, MarkedText, Metric, Text
+from lmpipe.analysis.runs import group_by
 from lmpipe.io.formatting import format_seconds
-from lmpipe.planning.lineage import Job, Lineage
-from lmpipe.report.figure_views import FigureView, figure_view
-from lmpipe.report.plots.palette import Palette
+from lmpipe.planning.lineage import Lineage
+from lmpipe.report.plots.canvas import NARROW, THUMBNAIL, WIDE
+from lmpipe.report.plots.figures import draw
+from lmpipe.report.plots.palette import CSS_COLORS, Palette
 from lmpipe.report.prose import Prose
 from lmpipe.report.table_cells import FormattedTable, format_table
 from lmpipe.study.problems import PROBLEMS
@@ -34,6 +39,20 @@ HERO = ("main_experiment", "hero")
 
 
 @dataclass(frozen=True)
+class FigureView:
+    """A figure ready for the template; `narrow` is its form on a phone."""
+
+    name: str
+    title: Markup
+    subtitle: Markup
+    wide: Markup
+    narrow: Markup
+    csv: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
 class Page:
     """Content that all parts of a page share."""
 
@@ -49,8 +68,13 @@ class Page:
         return {problem: Prose(problem, finding, self.shared) for problem, finding in self.problems.items()}
 
     def figure(self, prose: Prose, figure: Figure) -> FigureView:
-        """Return a figure with its texts from a template."""
-        return figure_view(prose, figure, self.palette)
+        """Return a figure of a finding, whose texts are blocks of its problem's template."""
+        name, alt = f"{prose.problem.removeprefix('_')}-{figure.id}", prose.block(f"{figure.id}_alt")
+        wide, narrow = (draw(figure.data, self.palette, size) for size in (WIDE, NARROW))
+        header, *rows = wide.table()
+        views = inline_svg(wide.svg, f"{name}-", alt), inline_svg(narrow.svg, f"{name}-n-", alt)
+        texts = (prose.html(f"{figure.id}_{block}") for block in ("title", "subtitle"))
+        return FigureView(f"{name}.csv", *texts, *views, wide.csv, header, rows)
 
 
 @dataclass(frozen=True)
@@ -92,7 +116,10 @@ def make_card(page: Page, problems: Sequence[str]) -> Card:
         if (entry.problem, figure.id) != HERO
     ]
     texts = [text for finding in findings for text in finding.texts if not is_derivation(text)]
-    samples = [] if figures else visible_samples([text for text in texts if isinstance(text, MarkedText)])
+    # The first samples of each model, whose name begins the caption; the others are folded away.
+    marked = [text for text in texts if isinstance(text, MarkedText)]
+    by_model = group_by(marked, lambda text: text.caption.partition(",")[0])
+    samples = [] if figures else [text for alike in by_model.values() for text in alike[:SAMPLES_PER_MODEL]]
     other_texts = [text for text in texts if text not in samples]
     metrics = {name: metric for finding in findings for name, metric in finding.metrics.items()}
     sources = sorted({metric.source for metric in metrics.values()} - {""})
@@ -112,9 +139,6 @@ def make_card(page: Page, problems: Sequence[str]) -> Card:
 
 def stage_jobs(lineage: Lineage, sources: Sequence[str]) -> list[tuple[str, int, list[int], str]]:
     """Return rule, number, seeds and total wall time of the jobs behind result files, in the order of the rules."""
-    by_rule: dict[str, list[Job]] = {}
-    for job in lineage.ancestors(sources):
-        by_rule.setdefault(job.rule, []).append(job)
     return [
         (
             rule,
@@ -122,14 +146,8 @@ def stage_jobs(lineage: Lineage, sources: Sequence[str]) -> list[tuple[str, int,
             sorted({seed for job in members for seed in job.seeds}),
             format_seconds(sum(job.wall_seconds for job in members)),
         )
-        for rule, members in by_rule.items()
+        for rule, members in group_by(lineage.ancestors(sources), lambda job: job.rule).items()
     ]
-
-
-def visible_samples(texts: Sequence[MarkedText]) -> list[MarkedText]:
-    """Return the first samples of each model, whose name begins the caption; the others are folded away."""
-    models = [text.caption.partition(",")[0] for text in texts]
-    return [text for index, text in enumerate(texts) if models[:index].count(models[index]) < SAMPLES_PER_MODEL]
 
 
 def cut_sample(text: MarkedText) -> MarkedText:
@@ -150,3 +168,28 @@ def cut_sample(text: MarkedText) -> MarkedText:
 def is_derivation(element: Any) -> bool:
     """Return True for tables and texts that belong to the appendix."""
     return element.caption.startswith(DERIVATION)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def thumbnail(problem: str, figure: Figure, palette: Palette) -> Markup:
+    """Return a small form of a figure without text, for the front page."""
+    return inline_svg(draw(figure.data, palette, THUMBNAIL).svg, f"{problem}-{figure.id}-t-", "")
+
+
+def inline_svg(svg: str, id_prefix: str, alt: str) -> Markup:
+    """Return an SVG file as an element with unique ids, the colours of the page, and the width of its box.
+
+    Without an alternative text it is hidden from screen readers.
+    """
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.S)
+    body = re.sub(r'\bid="([^"]*)"', rf'id="{id_prefix}\1"', body)
+    body = re.sub(r'(?:xlink:)?href="#([^"]*)"', rf'href="#{id_prefix}\1"', body)
+    body = re.sub(r"url\(#([^)]*)\)", rf"url(#{id_prefix}\1)", body)
+    for color, css_color in CSS_COLORS.items():
+        body = body.replace(color, css_color)
+    view_box = re.search(r'viewBox="[^"]*"', svg)[0]
+    compact = re.sub(r">\s+<", "><", body.partition(">")[2].strip())
+    label = f'role="img" aria-label="{escape(alt)}"' if alt else 'aria-hidden="true"'
+    return Markup(f"<svg {view_box} {label}>{compact}")

@@ -11,9 +11,8 @@ from lmpipe.analysis.finding import Figure, Finding, Forest
 from lmpipe.analysis.problems.experiment_log import group_equal_runs
 from lmpipe.analysis.results import Results
 from lmpipe.data.documents import CorpusInfo
-from lmpipe.io.formatting import format_bytes, format_count, format_int, format_seconds, join_words
-from lmpipe.report.cards import CARDS, HERO, Page
-from lmpipe.report.figure_views import FigureView, thumbnail
+from lmpipe.io.formatting import format_count, format_int, format_seconds, join_words
+from lmpipe.report.cards import CARDS, HERO, FigureView, Page, thumbnail
 from lmpipe.report.prose import Prose
 from lmpipe.study.editions import edition_of
 from lmpipe.study.labels import corpus_label, study_label
@@ -48,7 +47,10 @@ def make_front(page: Page, results: Results, corpora: Iterable[str]) -> dict[str
         "headlines": list(headlines(page)),
         "warnings": [prose.html("warning") for prose in available_prose(page) if prose.block("warning")][:MAX_WARNINGS],
         "index": [(name, page.prose[problem]) for problem, name in index.items() if problem in page.problems],
-        "facts": corpus_facts(results, names),
+        "corpora": [
+            (corpus_label(study, name), CorpusInfo.read(results.paths.corpus_info(name)), study.corpora[name])
+            for name in names
+        ],
     }
 
 
@@ -138,14 +140,3 @@ def forest_view(page: Page) -> FigureView | None:
             Prose(ABLATIONS_TEMPLATE, Finding("answered", effects=figure.data.rows), page.shared), figure
         )
     return None
-
-
-def corpus_facts(results: Results, corpora: Iterable[str]) -> dict[str, str]:
-    """Return size, vocabulary and role of each corpus."""
-    facts = {}
-    for corpus in corpora:
-        info, settings = CorpusInfo.read(results.paths.corpus_info(corpus)), results.study.corpora[corpus]
-        text = f"{format_bytes(info.splits.train.bytes)}, {format_int(settings.tokenizer.vocab_size)} ids"
-        role = f", stands for {settings.stands_for}" if settings.stands_for else ""
-        facts[corpus_label(results.study, corpus)] = text + role
-    return facts

@@ -4,16 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from lmpipe.analysis.effects import correct_comparisons
 from lmpipe.analysis.finding import Finding, Findings, missing
-from lmpipe.analysis.problems.registry import analyze_problem
+from lmpipe.analysis.problems.registry import analyze_all, analyze_problem
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import TERMINAL_STATES, RunState, Snapshot, count_states
+from lmpipe.analysis.runs import group_by
 from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_int, join_words
 from lmpipe.planning.session import workflow_command
-from lmpipe.study.paths import StudyPaths
-from lmpipe.study.problems import PROBLEMS, listed_problems
 
 # The problem that covers the runs of all experiments.
 ALL_RUNS = "experiment_log"
@@ -35,10 +33,8 @@ class Gaps:
 def available_results(snapshot: Snapshot) -> tuple[Results, dict[str, str]]:
     """Return the results that exist, and errors by experiment: one that cannot be read is not among the results."""
     study = snapshot.files.study
-    runs: dict[str, list[tuple[str, int]]] = {}
-    for run in snapshot.runs:
-        if run.state in TERMINAL_STATES:
-            runs.setdefault(run.run.experiment, []).append((run.run.name, run.run.seed))
+    finished = group_by((run.run for run in snapshot.runs if run.result), lambda run: run.experiment)
+    runs = {experiment: [(run.name, run.seed) for run in members] for experiment, members in finished.items()}
     results = Results(study.folder, study.plan.study, runs)
     unreadable: dict[str, str] = {}
     for experiment in list(runs):
@@ -53,14 +49,9 @@ def available_results(snapshot: Snapshot) -> tuple[Results, dict[str, str]]:
 
 def analyze_available(results: Results, snapshot: Snapshot, unreadable: Mapping[str, str]) -> Findings:
     """Analyze each problem and experiment from the results that exist; each finding counts its runs."""
-    runs: dict[str, list[RunState]] = {name: [] for name in snapshot.files.study.plan.runs_by_experiment}
-    for run in snapshot.runs:
-        runs[run.run.experiment].append(run)
-    listed = listed_problems(results.study.handout, runs)
-    names = [*listed, *(name for name in runs if name not in PROBLEMS)]
+    runs = group_by(snapshot.runs, lambda run: run.run.experiment)
     runs[ALL_RUNS] = snapshot.runs
-    findings = {name: available_finding(results, name, runs.get(name, []), unreadable) for name in names}
-    return Findings(study=results.study.study, problems=correct_comparisons(findings))
+    return analyze_all(results, lambda name, _: available_finding(results, name, runs.get(name, []), unreadable))
 
 
 def available_finding(
@@ -70,7 +61,7 @@ def available_finding(
     unfinished = [run for run in runs if run.state not in TERMINAL_STATES]
     num_finished = len(runs) - len(unfinished)
     if unfinished and not num_finished:
-        return missing(f"None of its {format_int(len(runs))} runs has finished: {states_text(runs)}.")
+        return missing(f"None of its {format_int(len(runs))} runs has finished: {join_words(count_states(runs))}.")
     if problem in unreadable:
         return missing(f"Its results cannot be read: {unreadable[problem]}.")
     try:
@@ -104,16 +95,10 @@ def find_gaps(snapshot: Snapshot) -> Gaps:
     ]
     num_finished, total = sum(run.state in TERMINAL_STATES for run in snapshot.runs), len(snapshot.runs)
     date = datetime.fromtimestamp(snapshot.now, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    progress = (
-        f"{format_int(num_finished)} of {format_int(total)} training runs ({states_text(snapshot.runs)}), as of {date}."
-    )
-    command = study.session.command if study.session else workflow_command(StudyPaths(study.folder).study_file)
+    states = join_words(count_states(snapshot.runs))
+    progress = f"{format_int(num_finished)} of {format_int(total)} training runs ({states}), as of {date}."
+    command = study.session.command if study.session else workflow_command(study.paths.study_file)
     return Gaps(progress, [*jobs, *runs, *stages], command)
-
-
-def states_text(runs: Sequence[RunState]) -> str:
-    """Return the number of runs in each state."""
-    return join_words([f"{number} {state}" for state, number in count_states(runs)])
 
 
 def run_names(runs: Sequence[RunState]) -> str:

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lmpipe.analysis.run_states import TERMINAL_STATES, RunState, Snapshot, StudyFiles, count_states
+from lmpipe.analysis.runs import group_by
 from lmpipe.errors import InputError
 from lmpipe.io.formatting import format_number, format_seconds
 from lmpipe.planning.cost_model import CPU_CORE, run_cost
@@ -29,7 +30,6 @@ from lmpipe.planning.estimate import equal_runs, humanize_duration
 from lmpipe.planning.plan import Plan
 from lmpipe.planning.session import find_study
 from lmpipe.provenance.job_records import RECORD, JobRecord
-from lmpipe.study.paths import StudyPaths
 
 REFRESH_SECONDS = 2.0
 PRINTED_COLUMNS = 120  # if standard output is not a terminal
@@ -62,8 +62,10 @@ def status(path: str | None, once: bool) -> None:
     """
     files = StudyFiles(find_study(path))
     snapshot = files.snapshot(time.time())
-    console = make_console()
-    if not once and sys.stdout.isatty() and not console.is_dumb_terminal:
+    is_terminal = sys.stdout.isatty()
+    width = None if is_terminal else shutil.get_terminal_size((PRINTED_COLUMNS, 24)).columns
+    console = Console(width=width, force_terminal=is_terminal, markup=False, highlight=False, emoji=False)
+    if not once and is_terminal and not console.is_dumb_terminal:
         live = Live(console=console, screen=True, auto_refresh=False)
         with exit_on_signals(), live, suppress(KeyboardInterrupt):
             while is_active(snapshot):
@@ -73,13 +75,6 @@ def status(path: str | None, once: bool) -> None:
                     files = StudyFiles(study)
                 snapshot = files.snapshot(time.time())
     console.print(study_view(snapshot, console.width))
-
-
-def make_console() -> Console:
-    """Return a console on standard output."""
-    is_terminal = sys.stdout.isatty()
-    width = None if is_terminal else shutil.get_terminal_size((PRINTED_COLUMNS, 24)).columns
-    return Console(width=width, force_terminal=is_terminal, markup=False, highlight=False, emoji=False)
 
 
 def is_active(snapshot: Snapshot) -> bool:
@@ -135,11 +130,9 @@ def study_view(snapshot: Snapshot, width: int, collapsed: Sequence[str] = ()) ->
     names = run_names(snapshot.runs)
     name_width, losses = fit_columns(max(map(len, names.values()), default=0), width)
     parts.append(run_table([], names, name_width, losses, show_header=True))
-    for experiment in snapshot.files.study.plan.runs_by_experiment:
-        runs = [run for run in snapshot.runs if run.run.experiment == experiment]
-        counts = ", ".join(f"{count} {state}" for state, count in count_states(runs))
+    for experiment, runs in group_by(snapshot.runs, lambda run: run.run.experiment).items():
         visible = [run for run in runs if run.state not in collapsed]
-        parts += [Text(f"{experiment}: {counts}"), run_table(visible, names, name_width, losses)]
+        parts += [Text(f"{experiment}: {', '.join(count_states(runs))}"), run_table(visible, names, name_width, losses)]
     return Group(*parts)
 
 
@@ -148,7 +141,7 @@ def title_parts(snapshot: Snapshot) -> list[str]:
     left = seconds_left(snapshot)
     return [
         f"{snapshot.files.study.plan.study.study}: {len(snapshot.runs)} runs",
-        *(f"{count} {state}" for state, count in count_states(snapshot.runs)),
+        *count_states(snapshot.runs),
         *([f"about {humanize_duration(left)} of training left"] if left else []),
     ]
 
@@ -157,7 +150,7 @@ def session_line(snapshot: Snapshot) -> str:
     """Return the state of the Snakemake process and the next step for the user."""
     study = snapshot.files.study
     if snapshot.has_results():
-        return f"all is done: {StudyPaths(study.folder).report}"
+        return f"all is done: {study.paths.report}"
     if study.session is None:
         return f"not known to be running; results in {study.folder}"
     if study.is_running is None:

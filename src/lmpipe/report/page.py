@@ -12,7 +12,7 @@ from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import StudyFiles
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write
-from lmpipe.io.formatting import format_count, format_int
+from lmpipe.io.formatting import format_bytes, format_count, format_int
 from lmpipe.planning.lineage import Lineage
 from lmpipe.planning.plan import Plan
 from lmpipe.planning.session import StudySession
@@ -26,20 +26,11 @@ from lmpipe.report.plots.figures import draw
 from lmpipe.report.plots.palette import Palette
 from lmpipe.report.prose import format_nats, shared_names
 from lmpipe.report.table_cells import html_text, interval_text, markdown_inline, metric_text, value_cell
-from lmpipe.study.paths import StudyPaths
 from lmpipe.study.problems import PROBLEMS
 
 # HTML cannot contain control characters; their Unicode pictures are visible.
 CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"} | {127: 0x2421}
 TEMPLATES = PACKAGE / "report" / "templates"
-TITLES = {
-    "training": "Training",
-    "ablations": "Ablations",
-    "costs": "Costs",
-    "tokenizers": "Tokenizers",
-    "warm_up": "Warm-up",
-    "other": "Other experiments",
-}
 # Jobs that a report has no results of, so that it is the same whenever it is written.
 LATER_RULES = ("report", "collect_provenance")
 
@@ -54,18 +45,17 @@ def build_report(study: StudySession) -> bool:
     """
     if not study.folder.is_dir():
         raise InputError(study.folder, "has no results of the study yet", "run snakemake first")
-    paths = StudyPaths(study.folder)
     snapshot = StudyFiles(study).snapshot(time.time())
     complete = snapshot.has_results("report")
     if complete:
         results = Results(study.folder, study.plan.study, study.plan.run_keys())
-        findings = Findings.read(paths.findings)
-        write_page(paths.report, study.plan, results, findings)
-        save_figures(findings, paths.figures)
+        findings = Findings.read(study.paths.findings)
+        write_page(study.paths.report, study.plan, results, findings)
+        save_figures(findings, study.paths.figures)
     else:
         results, unreadable = available_results(snapshot)
         findings = analyze_available(results, snapshot, unreadable)
-        write_page(paths.report, study.plan, results, findings, find_gaps(snapshot))
+        write_page(study.paths.report, study.plan, results, findings, find_gaps(snapshot))
     return complete
 
 
@@ -129,8 +119,8 @@ def page_template() -> Template:
     )
     environment.filters |= {
         "aliases": lambda problem: PROBLEMS[problem].aliases if problem in PROBLEMS else (),
+        "bytes": format_bytes,
         "cell": value_cell,
-        "chapter_title": TITLES.get,
         "clause": clause,
         "count": format_int,
         "data_uri": data_uri,

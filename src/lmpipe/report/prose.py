@@ -21,20 +21,6 @@ EXPERIMENT_TEMPLATE = "experiment.md.j2"
 SHARED_SENTENCES = "macros.j2"
 
 
-class Metrics:
-    """Metrics of a finding as attributes; an unknown name raises, so that no sentence has a hole."""
-
-    def __init__(self, metrics: Mapping[str, Metric]):
-        self._metrics = metrics
-
-    def __getattr__(self, name: str) -> Metric:
-        if name not in self._metrics:
-            raise AttributeError(f"the finding has no metric {name}")
-        return self._metrics[name]
-
-    __getitem__ = __getattr__
-
-
 def value_of(number: Any) -> Any:
     """Return the value of a metric, or the number itself."""
     return number.value if isinstance(number, Metric) else number
@@ -124,7 +110,7 @@ class Prose:
         metrics = finding.metrics
         facts = dict(finding.facts) | {
             "problem": problem,
-            "m": Metrics(metrics),
+            "m": metrics,  # as attributes; an unknown name raises, so that no sentence has a hole
             "has": lambda metric: metric in metrics and metrics[metric].value is not None,
             "status": finding.status,
             "reason": finding.reason,

@@ -6,25 +6,35 @@ repeats some. A run that was trained again with other settings, texts or code is
 """
 
 import contextlib
+import csv
 import hashlib
+import math
 import shutil
 import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, assert_never
+from typing import Any, Literal, assert_never
 
 from lmpipe.analysis.run_states import Snapshot, StudyFiles
 from lmpipe.errors import InputError, import_extra
 from lmpipe.io.documents import Document
 from lmpipe.io.files import file_lock
 from lmpipe.io.progress import log
+from lmpipe.io.tensor_files import open_tensors
 from lmpipe.planning.session import find_study
 from lmpipe.report.monitor import is_active
-from lmpipe.report.run_histories import Row, RunHistory, run_histories
-from lmpipe.study.paths import StudyPaths
+from lmpipe.study.experiments import PlannedRun
+from lmpipe.study.paths import METRICS
+from lmpipe.training.progress import METRICS_TENSOR
+from lmpipe.training.run_documents import RunConfig, RunSummary
 
 Tracker = Literal["tensorboard", "wandb"]
+Row = dict[str, float]
+CHECKPOINTS = "checkpoints/step-*.safetensors"
 STATE, LOCK = "logged.json", "lock"
 FOLLOW_SECONDS = 5.0
+FINAL = ("validation_loss", "perplexity", "bits_per_byte")  # of summary.json, in TensorBoard
 
 
 class LoggedRun(Document):
@@ -47,17 +57,32 @@ class LoggedRuns(Document):
     """Runs by EXPERIMENT/NAME/seedN."""
 
 
-class TrackedRun(Protocol):
-    """A run in a tracker, open for writing."""
+@dataclass(frozen=True)
+class RunHistory:
+    """Metrics of a run so far: a row for each step with the finite values of metrics.csv.
 
-    def log(self, row: Row) -> None:
-        """Add a row."""
+    `fingerprint` differs for a run that was trained again with other settings, texts or code; `summary` is None until
+    the run is over.
+    """
 
-    def flush(self) -> None:
-        """Write the rows added so far."""
+    run: PlannedRun
+    fingerprint: str
+    config: RunConfig
+    rows: list[Row]
+    summary: RunSummary | None
 
-    def close(self, history: RunHistory) -> None:
-        """Add the results if the run is over, and close it."""
+    @property
+    def settings(self) -> dict[str, str | int | float | bool]:
+        """Settings of the run by their keys in a study file, as numbers and words."""
+        named = {"corpus": self.config.corpus, "tokenizer": self.config.tokenizer.name, "seed": self.config.seed}
+        settings = named | self.config.model.model_dump() | self.config.training.model_dump()
+        return {key: value if isinstance(value, str | int | float) else str(value) for key, value in settings.items()}
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The numbers and words of the summary; none until the run is over."""
+        values = self.summary.model_dump(mode="json") if self.summary else {}
+        return {key: value for key, value in values.items() if isinstance(value, str | int | float)}
 
 
 class TensorBoardRun:
@@ -74,28 +99,25 @@ class TensorBoardRun:
         if is_new:
             self._add(0, started, summary_v2.hparams_pb(history.settings, history.run.id, started))
 
-    def log(self, row: Row) -> None:
-        """Add an event with the values of a row."""
-        self._add_scalars(row)
-
-    def flush(self) -> None:
-        """Write the events to the file."""
+    def log(self, rows: list[Row]) -> None:
+        """Write an event with the values of each row."""
+        for row in rows:
+            self._add_scalars(row, row)
         self.writer.flush()
 
     def close(self, history: RunHistory) -> None:
         """Add the final metrics if the run is over, and close the file."""
-        if history.summary:
-            names = ("validation_loss", "perplexity", "bits_per_byte")
-            final = {f"final/{name}": value for name, value in history.results.items() if name in names}
-            self._add_scalars(history.rows[-1] | final, only=final)
+        final = {f"final/{name}": history.results[name] for name in FINAL if name in history.results}
+        if final:
+            self._add_scalars(history.rows[-1], final)
         self.writer.close()
 
-    def _add_scalars(self, row: Row, only: Any = None) -> None:
+    def _add_scalars(self, row: Row, values: Row) -> None:
+        """Add values at the step and the time of a row."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        names = [name for name in (row if only is None else only) if name != "step"]
-        values = [Summary.Value(tag=name, simple_value=row[name]) for name in names]
-        self._add(int(row["step"]), self.started + row["wall_seconds"], Summary(value=values))
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items() if name != "step"]
+        self._add(int(row["step"]), self.started + row["wall_seconds"], Summary(value=scalars))
 
     def _add(self, step: int, wall_time: float, summary: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
@@ -128,12 +150,10 @@ class WandbRun:
             problem = f"wandb reports: {' '.join(str(error).split())}"
             raise InputError("--to wandb", problem, "run wandb login, or set WANDB_MODE=offline") from None
 
-    def log(self, row: Row) -> None:
-        """Add a row."""
-        self.run.log({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
-
-    def flush(self) -> None:
-        """Do nothing: wandb's own process writes at once."""
+    def log(self, rows: list[Row]) -> None:
+        """Add rows, which wandb's own process writes."""
+        for row in rows:
+            self.run.log({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
 
     def close(self, history: RunHistory) -> None:
         """Add the results if the run is over, and finish the run."""
@@ -148,13 +168,14 @@ class StudyLog:
         self.folder, self.tracker = folder, tracker
         path, remedy = folder / STATE, "delete its folder, and all is logged again"
         self.logged = dict(LoggedRuns.read(path, remedy).runs) if path.exists() else {}
-        self.open: dict[str, tuple[TrackedRun, RunHistory]] = {}
+        self.open: dict[str, tuple[TensorBoardRun | WandbRun, RunHistory]] = {}
 
-    def update(self, snapshot: Snapshot) -> tuple[int, int]:
-        """Log what is new; return the numbers of runs and rows that were."""
+    def update(self, snapshot: Snapshot) -> None:
+        """Log what is new, and report how much that is."""
         finished = {(name, run.fingerprint) for name, run in self.logged.items() if run.is_over}
         counts = [self.update_run(history) for history in run_histories(snapshot, finished)]
-        return sum(count is not None for count in counts), sum(count or 0 for count in counts)
+        if new := [count for count in counts if count is not None]:
+            log(f"logged {sum(new):,} rows of {len(new)} runs")
 
     def update_run(self, history: RunHistory) -> int | None:
         """Log what is new of a run, and return the number of rows; None if nothing is."""
@@ -170,9 +191,7 @@ class StudyLog:
         started = before.started if before else time.time() - history.rows[-1]["wall_seconds"]
         run = self.open[name][0] if name in self.open else self.open_run(history, started, before is None)
         self.open[name] = run, history
-        for row in new:
-            run.log(row)
-        run.flush()
+        run.log(new)
         if is_over:
             self.close_run(name)
         rows = num_logged + len(new)
@@ -180,7 +199,7 @@ class StudyLog:
         LoggedRuns(runs=self.logged).write(self.folder / STATE)
         return len(new)
 
-    def open_run(self, history: RunHistory, started: float, is_new: bool) -> TrackedRun:
+    def open_run(self, history: RunHistory, started: float, is_new: bool) -> TensorBoardRun | WandbRun:
         """Open a run of the tracker."""
         match self.tracker:
             case "tensorboard":
@@ -204,14 +223,14 @@ def log_study(path: str, tracker: Tracker, follow: bool) -> None:
     """
     import_extra(tracker, f"--to {tracker}")
     files = StudyFiles(find_study(path))
-    folder = StudyPaths(files.study.folder).tracker(tracker)
+    folder = files.study.paths.tracker(tracker)
     with file_lock(folder / LOCK, f"waiting for the lmpipe log that writes to {folder}"):
         study_log = StudyLog(folder, tracker)
         with contextlib.suppress(KeyboardInterrupt):
             try:
                 while True:
                     snapshot = files.snapshot(time.time())
-                    report(study_log.update(snapshot))
+                    study_log.update(snapshot)
                     if not follow or not is_active(snapshot):
                         break
                     time.sleep(FOLLOW_SECONDS)
@@ -221,8 +240,52 @@ def log_study(path: str, tracker: Tracker, follow: bool) -> None:
     print(folder)
 
 
-def report(counts: tuple[int, int]) -> None:
-    """Log the numbers of runs and rows that were logged, if there are any."""
-    runs, rows = counts
-    if runs:
-        log(f"logged {rows:,} rows of {runs} runs")
+# --- histories --------------------------------------------------------------------------------------------------------
+
+
+def run_histories(snapshot: Snapshot, logged: Collection[tuple[str, str]] = ()) -> Iterator[RunHistory]:
+    """Yield the history of each run of a study that has metrics: of runs that are over, under way or stopped.
+
+    Runs that are over and in `logged`, by id and fingerprint, are left out: their metrics are not read again.
+    """
+    for state in snapshot.runs:
+        if state.result is not None:
+            config, summary = state.result.config, state.result.summary
+            fingerprint = config.fingerprint(summary.code)
+            is_new = (state.run.id, fingerprint) not in logged
+            if is_new and (rows := finished_rows(state.result.folder)):
+                yield RunHistory(state.run, fingerprint, config, rows, summary)
+        elif state.attempt is not None:
+            folder, progress = state.attempt
+            # The last row gets its validation loss, if it is the run's last, only at the end.
+            if rows := checkpoint_rows(folder)[:-1]:
+                yield RunHistory(state.run, folder.name, progress.config, rows, None)
+
+
+def finished_rows(folder: Path) -> list[Row]:
+    """Return the rows of a run that is over; none if a job replaces the file now."""
+    try:
+        return parse_rows((folder / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+
+
+def checkpoint_rows(folder: Path) -> list[Row]:
+    """Return the rows in the newest checkpoint of a run in the store; none if it has no checkpoint that is intact."""
+    for path in sorted(folder.glob(CHECKPOINTS), reverse=True):
+        try:
+            with open_tensors(path) as file:
+                return parse_rows(bytes(file.get_tensor(METRICS_TENSOR)).decode())
+        except (InputError, OSError, ValueError):  # training has replaced it by a newer one
+            continue
+    return []
+
+
+def parse_rows(text: str) -> list[Row]:
+    r"""Return the rows of metrics.csv without empty cells.
+
+    >>> parse_rows("step,train_loss,validation_loss\n0,,6.5\n")
+    [{'step': 0.0, 'validation_loss': 6.5}]
+    """
+    rows = [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(text.splitlines())]
+    return [{key: value for key, value in row.items() if math.isfinite(value)} for row in rows]

@@ -6,18 +6,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lmpipe.analysis.effects import classify_effect, effect_of, expectations
-from lmpipe.analysis.experiment_findings import (
-    groups_table,
-    loss_yardsticks,
-    missing_experiment,
-    seeds_table,
-    several_corpora,
-    table_path,
-)
+from lmpipe.analysis.experiment_findings import groups_table, loss_yardsticks, seeds_table, several_corpora, table_path
 from lmpipe.analysis.finding import Effect, Figure, Finding, Line, Lines, Metric, Yardstick, optional_metric
 from lmpipe.analysis.outcomes import NATS, NOISE_SOURCE, SeedGroup, best_group, seed_groups, study_noise
 from lmpipe.analysis.rate_sweeps import own_sweep
 from lmpipe.analysis.results import Results
+from lmpipe.analysis.runs import group_by
 from lmpipe.analysis.statistics import SeedNoise
 from lmpipe.study.paths import RELATIVE
 
@@ -34,8 +28,6 @@ class Ablation:
     setting: str
     usual: tuple[str, ...]
     ablated: str
-    example: str
-    """Corpus, runs and rates that add the experiment to a study."""
     companions: tuple[str, ...] = ()
     """Settings that may change with it, such as a width that preserves the number of parameters."""
     with_start: bool = False
@@ -44,46 +36,21 @@ class Ablation:
 
 # By the experiment, whose name is that of the problem.
 ABLATIONS = {
-    "layer_norm_ablation": Ablation(
-        "norm",
-        ("pre", "post"),
-        "none",
-        "runs: {baseline: {max_lr: {best_of: learning_rate}}, no_norm: {norm: none, sweep: {max_lr: [0.001, 0.003]}}}",
-        with_start=True,
-    ),
-    "pre_norm_ablation": Ablation(
-        "norm",
-        ("pre",),
-        "post",
-        "runs: {baseline: {max_lr: {best_of: learning_rate}}, post_norm: {norm: post, sweep: {max_lr: [0.003, 0.01]}}}",
-        with_start=True,
-    ),
-    "no_pos_emb": Ablation(
-        "position_embedding",
-        ("rope",),
-        "none",
-        "max_lr: {best_of: learning_rate}, runs: {baseline: {}, nope: {position_embedding: none}}",
-    ),
-    "swiglu_ablation": Ablation(
-        "feed_forward",
-        ("swiglu",),
-        "silu",
-        "max_lr: {best_of: learning_rate}, runs: {baseline: {}, silu: {feed_forward: silu, d_ff: 288}}",
-        companions=("d_ff",),
-    ),
+    "layer_norm_ablation": Ablation("norm", ("pre", "post"), "none", with_start=True),
+    "pre_norm_ablation": Ablation("norm", ("pre",), "post", with_start=True),
+    "no_pos_emb": Ablation("position_embedding", ("rope",), "none"),
+    "swiglu_ablation": Ablation("feed_forward", ("swiglu",), "silu", companions=("d_ff",)),
 }
 
 
 def analyze_ablation(results: Results, name: str) -> Finding:
     """Return the difference of the variant from the baseline, its trend, and the edges of stability of both."""
     experiment, ablation = results.experiment(name), ABLATIONS[name]
-    if experiment is None:
-        return missing_experiment(results, name, f"{name}: {{corpus: {{corpus}}, {ablation.example}}}")
     measure = experiment.ranking_metric()
     if measure is None:
         return several_corpora(results, experiment)
     groups = seed_groups(results, experiment, measure)
-    tables = [groups_table("Final results of each run", groups), seeds_table(groups)]
+    tables = [groups_table(groups), seeds_table(groups)]
     usual = [group for group in groups if getattr(group.model, ablation.setting) in ablation.usual]
     baseline = usual and choose_baseline(usual)
     variants = [group for group in groups if baseline and is_variant(ablation, group, baseline)]
@@ -139,10 +106,8 @@ def effects_by_run(
     results: Results, groups: Sequence[SeedGroup], baseline: SeedGroup, noise: SeedNoise | None
 ) -> dict[str, Effect]:
     """Return the effect of every other model by the name of its best group, so each at its own best rate."""
-    by_model: dict[str, list[SeedGroup]] = {}
-    for group in groups:
-        if group.model != baseline.model:
-            by_model.setdefault(repr(group.model), []).append(group)
+    others = (group for group in groups if group.model != baseline.model)
+    by_model = group_by(others, lambda group: repr(group.model))
     best = [best_group(alike) or alike[0] for alike in by_model.values()]
     return {group.name: effect_of(results, group, baseline, noise) for group in best}
 

@@ -9,26 +9,16 @@ from statistics import linear_regression, median, pvariance
 from pydantic import JsonValue
 
 from lmpipe.analysis.effects import effect_of, expectations
-from lmpipe.analysis.experiment_findings import (
-    groups_table,
-    loss_yardsticks,
-    missing_experiment,
-    several_corpora,
-    table_path,
-)
+from lmpipe.analysis.experiment_findings import groups_table, loss_yardsticks, several_corpora, table_path
 from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Metric, Table, Yardstick, optional_metric
 from lmpipe.analysis.outcomes import NATS, NO_RUN, NOISE_SOURCE, SeedGroup, best_group, seed_groups, study_noise
 from lmpipe.analysis.problems import measured
 from lmpipe.analysis.rate_sweeps import RateSweep, rate_sweep
 from lmpipe.analysis.results import Results
-from lmpipe.analysis.runs import Run
+from lmpipe.analysis.runs import Run, group_by
 from lmpipe.analysis.statistics import SeedNoise, t_quantile
 
 ID = "batch_size_experiment"
-EXAMPLE = (
-    "batch_size_experiment: {corpus: {corpus}, sweep: {batch_size: [1, 4, 16, 64], "
-    "max_lr: {best_of: learning_rate, scale: sqrt_batch_size, factor: [0.5, 1, 2]}}}"
-)
 ONE_SIZE = "only one batch size learned"
 
 
@@ -51,13 +41,11 @@ class BatchSize:
 def analyze(results: Results) -> Finding:
     """Return the loss of each batch size at its best rate, and the tokens that reach a common loss."""
     experiment = results.experiment(ID)
-    if experiment is None:
-        return missing_experiment(results, ID, EXAMPLE)
     if experiment.ranking_metric() != "validation_loss":
         return several_corpora(results, experiment)
     groups, noise = seed_groups(results, experiment), study_noise(results)
     sizes = batch_sizes(results, groups)
-    tables = [groups_table("Final results of each run", groups)]
+    tables = [groups_table(groups)]
     if not sizes:
         return Finding("missing", tables=tables, reason="No seed learned at any batch size; add smaller rates")
     best = min(sizes, key=lambda size: size.best.center)
@@ -81,9 +69,7 @@ def analyze(results: Results) -> Finding:
 
 def batch_sizes(results: Results, groups: Sequence[SeedGroup]) -> list[BatchSize]:
     """Return the batch sizes with a seed that learned, from small to large."""
-    by_size: dict[int, list[SeedGroup]] = {}
-    for group in groups:
-        by_size.setdefault(group.training.batch_size, []).append(group)
+    by_size = group_by(groups, lambda group: group.training.batch_size)
     best = {size: group for size, members in sorted(by_size.items()) if (group := best_group(members))}
     # The highest of the final losses, which every size reaches.
     level = max((group.center for group in best.values()), default=0.0)

@@ -9,7 +9,7 @@ from lmpipe.analysis.finding import Finding, Metric, Table, missing, optional_me
 from lmpipe.analysis.outcomes import NATS, learned_runs, study_noise
 from lmpipe.analysis.problems.ablation import ABLATIONS, analyze_ablation
 from lmpipe.analysis.results import Results
-from lmpipe.analysis.runs import Run
+from lmpipe.analysis.runs import Run, group_by
 from lmpipe.analysis.statistics import CONFIDENCE, holm
 from lmpipe.study.labels import experiment_label, run_label
 from lmpipe.study.paths import RUN_SUMMARIES
@@ -39,12 +39,7 @@ def analyze(results: Results) -> Finding:
 
 def group_equal_runs(runs: Sequence[Run]) -> list[list[Run]]:
     """Group the runs that are the same training, which several experiments may share."""
-    groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        tokens = run.config.tokens
-        identity = run.seed, repr(run.config.model), repr(run.config.training), tokens.train.sha256, tokens.valid.sha256
-        groups.setdefault(identity, []).append(run)
-    return list(groups.values())
+    return list(group_by(runs, lambda run: run.config.fingerprint(code={})).values())
 
 
 def totals(results: Results, runs: Sequence[Run], trained: Sequence[Run]) -> dict[str, Metric]:
@@ -80,7 +75,8 @@ def noise_metrics(results: Results) -> dict[str, Metric]:
     metrics = {"seed_sd": optional_metric(noise and noise.sd, NATS, RUN_SUMMARIES, reason)}
     if noise is None:
         return metrics
-    effects = [effect for name in ABLATIONS for effect in analyze_ablation(results, name).effects]
+    ablations = [analyze_ablation(results, name) for name in ABLATIONS if results.experiment(name)]
+    effects = [effect for finding in ablations for effect in finding.effects]
     counts = Counter(effect.num_seeds for effect in effects) or Counter({1: 1})
     num_seeds = counts.most_common(1)[0][0]
     visible = noise.difference_half_width(num_seeds)

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from lmpipe.analysis.finding import Finding, Mark, MarkedText, Metric, Table, missing, optional_metric
 from lmpipe.analysis.results import Results
+from lmpipe.analysis.runs import group_by
 from lmpipe.errors import REBUILD, InputError
 from lmpipe.generation.samples import SampleRecord, Samples
 from lmpipe.generation.text_metrics import WORD, split_words
@@ -71,10 +72,7 @@ def read_samples(results: Results, corpus: str) -> Samples | None:
 
 def by_setting(records: Records) -> dict[Setting, list[SampleRecord]]:
     """Return samples by temperature and top-p, which are never pooled."""
-    groups: dict[Setting, list[SampleRecord]] = {}
-    for record in records:
-        groups.setdefault((record.temperature, record.top_p), []).append(record)
-    return dict(sorted(groups.items()))
+    return dict(sorted(group_by(records, lambda record: (record.temperature, record.top_p)).items()))
 
 
 def mean(records: Records, name: str) -> float | None:

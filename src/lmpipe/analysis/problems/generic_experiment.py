@@ -1,7 +1,6 @@
 """An experiment that is not a problem of the handout: losses over a grid, or differences from a baseline."""
 
 from dataclasses import replace
-from typing import Any
 
 from pydantic import JsonValue
 
@@ -12,6 +11,7 @@ from lmpipe.analysis.outcomes import NATS, NOISE_SOURCE, SeedGroup, best_group, 
 from lmpipe.analysis.problems import learning_rate
 from lmpipe.analysis.problems.ablation import choose_baseline
 from lmpipe.analysis.results import UNITS, ExperimentRuns, Results
+from lmpipe.analysis.runs import group_by
 from lmpipe.study.labels import corpus_label, experiment_label
 
 MAX_LINES = 6
@@ -26,7 +26,7 @@ def analyze(results: Results, name: str) -> Finding:
         finding = learning_rate.analyze_rates(results, experiment)
         return replace(finding, facts=finding.facts | {"name": label, "kind": "rates"})
     groups = seed_groups(results, experiment, measure or "bits_per_byte")
-    tables = [groups_table("Final results of each run", groups), seeds_table(groups)]
+    tables = [groups_table(groups), seeds_table(groups)]
     facts = {"name": label, "unit": UNITS[measure or "bits_per_byte"]}
     metrics = {group.name: group.metric(table_path(experiment)) for group in groups}
     if measure is None:
@@ -91,14 +91,13 @@ def sweep_figure(
     results: Results, experiment: ExperimentRuns, groups: list[SeedGroup], settings: list[str]
 ) -> FigureData | None:
     """Return final values against the first swept setting, a line for each value of the second."""
-    by_line: dict[Any, list[SeedGroup]] = {}
-    for group in groups:
-        if group.values:
-            by_line.setdefault(group.runs[0].setting(settings[1]) if len(settings) > 1 else None, []).append(group)
+    first, second = [*settings, None][:2]
+    learned = [group for group in groups if group.values]
+    by_line = group_by(learned, lambda group: second and group.runs[0].setting(second))
     lines = []
     for index, (value, members) in enumerate(sorted(by_line.items(), key=lambda item: (item[0] is not None, item[0]))):
-        label = experiment.name.replace("_", " ") if value is None else f"{settings[1].replace('_', ' ')} {value:g}"
-        points = sorted((group.runs[0].setting(settings[0]), group) for group in members)
+        label = experiment.name.replace("_", " ") if value is None else f"{second.replace('_', ' ')} {value:g}"
+        points = sorted((group.runs[0].setting(first), group) for group in members)
         x = [setting for setting, _ in points]
         lines.append(Line(label, f"line_{index}", x, [group.center for _, group in points]))
         seeds = [(setting, loss) for setting, group in points for loss in group.values.values()]
@@ -109,4 +108,4 @@ def sweep_figure(
     is_loss = groups[0].measure == "validation_loss"
     yardsticks = loss_yardsticks(results, groups[0].runs[0], orders=(2, 3)) if is_loss else []
     y_label = f"final loss ({NATS})" if is_loss else groups[0].unit
-    return Lines(settings[0].replace("_", " "), y_label, lines, yardsticks, log_x=True)
+    return Lines(first.replace("_", " "), y_label, lines, yardsticks, log_x=True)

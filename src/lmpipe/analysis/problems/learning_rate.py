@@ -7,13 +7,7 @@ from statistics import median
 from pydantic import JsonValue
 
 from lmpipe.analysis.effects import effect_of, expectations
-from lmpipe.analysis.experiment_findings import (
-    loss_yardsticks,
-    missing_experiment,
-    seeds_table,
-    several_corpora,
-    table_path,
-)
+from lmpipe.analysis.experiment_findings import loss_yardsticks, seeds_table, several_corpora, table_path
 from lmpipe.analysis.finding import Figure, Finding, Metric, RateCurve, RateCurves, RatePoint, optional_metric
 from lmpipe.analysis.outcomes import BITS, NATS, NO_RUN, NOISE_SOURCE, SeedGroup, best_group, seed_groups, study_noise
 from lmpipe.analysis.rate_sweeps import RateSweep, rate_sweep, sweeps_by_model
@@ -21,15 +15,12 @@ from lmpipe.analysis.results import ExperimentRuns, Results
 from lmpipe.study.labels import WORDS, colour_key, experiment_label
 
 ID = "learning_rate"
-EXAMPLE = "learning_rate: {corpus: {corpus}, sweep: {max_lr: [0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 3.0]}}"
 NO_NEIGHBOUR = "the grid needs a rate on both sides of the best"
 
 
 def analyze(results: Results) -> Finding:
     """Return the best rate, the rates that tie with it, and the edge of stability."""
     experiment = results.experiment(ID)
-    if experiment is None:
-        return missing_experiment(results, ID, EXAMPLE)
     if experiment.ranking_metric() is None:
         return several_corpora(results, experiment)
     return analyze_rates(results, experiment)

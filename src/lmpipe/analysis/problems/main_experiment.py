@@ -7,13 +7,7 @@ from itertools import takewhile
 from pydantic import JsonValue
 
 from lmpipe.analysis.effects import effect_of, expectations
-from lmpipe.analysis.experiment_findings import (
-    ORDER_NAMES,
-    byte_yardsticks,
-    groups_table,
-    missing_experiment,
-    table_path,
-)
+from lmpipe.analysis.experiment_findings import ORDER_NAMES, byte_yardsticks, groups_table, table_path
 from lmpipe.analysis.finding import Figure, Finding, Line, Lines, Metric, Table, Yardstick
 from lmpipe.analysis.outcomes import BITS, NATS, SeedGroup, best_group, document_interval, seed_groups, study_noise
 from lmpipe.analysis.problems.generate import mark_text, read_samples
@@ -24,7 +18,6 @@ from lmpipe.study.paths import RELATIVE
 from lmpipe.study.problems import ABLATIONS
 
 ID = "main_experiment"
-EXAMPLE = "main_experiment: {runs: {simple: {corpus: {corpus}}, web: {corpus: {web}}}}"
 NO_PAIR = "A comparison needs runs on a corpus in the place of TinyStories and on one of OpenWebText"
 
 
@@ -58,9 +51,7 @@ class CorpusResult:
 def analyze(results: Results) -> Finding:
     """Return the losses on every corpus with their yardsticks, and the curves in bits per byte."""
     experiment = results.experiment(ID)
-    if experiment is None:
-        return missing_experiment(results, ID, EXAMPLE)
-    tables = [groups_table("Final results of each run", seed_groups(results, experiment))]
+    tables = [groups_table(seed_groups(results, experiment))]
     sides = corpus_results(results, experiment)
     if not sides:
         return Finding("missing", tables=tables, reason="No seed learned on any corpus")

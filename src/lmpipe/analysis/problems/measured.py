@@ -1,11 +1,12 @@
 """Predictions of the accounting beside measurements of this study, with the errors: FLOPs, time and memory."""
 
+from operator import attrgetter
 from statistics import fmean
 from typing import NamedTuple
 
 from lmpipe.analysis.finding import Bars, Figure, Finding, Metric, Table, optional_metric
 from lmpipe.analysis.results import ExperimentRuns, Results
-from lmpipe.analysis.runs import Run
+from lmpipe.analysis.runs import Run, group_by
 from lmpipe.model.accounting import MODEL_FLOPS_UTILIZATION, count_parameters
 from lmpipe.model.activation_memory import step_bytes, validation_bytes
 from lmpipe.study.paths import RELATIVE, RUN_SUMMARIES
@@ -195,13 +196,11 @@ def run_groups(results: Results, profile: StepProfile) -> list[RunGroup]:
 
     Predicted is the memory of a step and of the logits of the validation.
     """
-    by_setting: dict[str, list[Run]] = {}
-    for run in results.runs():
-        if (run.summary.device, run.summary.threads) == (profile.device, profile.threads):
-            key = repr((run.config.model, run.setting("batch_size"), run.setting("precision")))
-            by_setting.setdefault(key, []).append(run)
+    executed = profile.device, profile.threads
+    alike = [run for run in results.runs() if (run.summary.device, run.summary.threads) == executed]
+    settings = attrgetter("config.model", "config.training.batch_size", "config.training.precision")
     groups = []
-    for runs in by_setting.values():
+    for runs in group_by(alike, lambda run: repr(settings(run))).values():
         model, training = runs[0].config.model, runs[0].config.training
         at_once = min(training.batch_size, runs[0].summary.micro_batch_size)
         on_gpu = profile.device != runs[0].summary.environment.hardware.processor

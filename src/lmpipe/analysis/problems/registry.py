@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from lmpipe.analysis.effects import correct_comparisons
-from lmpipe.analysis.experiment_findings import target_metrics
+from lmpipe.analysis.experiment_findings import missing_experiment, target_metrics
 from lmpipe.analysis.finding import Finding, Findings, Reference, ReferenceRow
 from lmpipe.analysis.problems import (
     adamw_accounting,
@@ -29,7 +29,7 @@ from lmpipe.study.problems import PROBLEMS, listed_problems
 ANALYSES: dict[str, Callable[[Results], Finding]] = {
     "unicode1": unicode.analyze_null_character,
     "unicode2": unicode.analyze_encodings,
-    "train_bpe_tinystories": tokenizer_training.analyze_simple,
+    "train_bpe_tinystories": partial(tokenizer_training.analyze_training, role="simple"),
     "train_bpe_expts_owt": tokenizer_training.analyze_web,
     "tokenizer_experiments": tokenizer_experiments.analyze,
     "transformer_accounting": transformer_accounting.analyze,
@@ -44,19 +44,23 @@ ANALYSES: dict[str, Callable[[Results], Finding]] = {
 }
 
 
-def analyze_all(results: Results) -> Findings:
-    """Analyze every problem, and every other experiment of the study."""
-    listed = listed_problems(results.study.handout, results.run_keys)
-    names = [*listed, *(name for name in results.run_keys if name not in PROBLEMS)]
-    problems = {name: analyze_problem(name, results) for name in names}
-    return Findings(study=results.study.study, problems=correct_comparisons(problems))
-
-
 def analyze_problem(name: str, results: Results) -> Finding:
     """Analyze one problem, or an experiment that belongs to none, with its target loss and the write-up's values."""
-    finding = ANALYSES.get(name, partial(generic_experiment.analyze, name=name))(results)
+    if name in PROBLEMS and PROBLEMS[name].is_experiment and results.experiment(name) is None:
+        finding = missing_experiment(results, name)
+    else:
+        finding = ANALYSES.get(name, partial(generic_experiment.analyze, name=name))(results)
     finding = replace(finding, metrics=finding.metrics | target_metrics(results, name))
     return replace(finding, reference=compare_with_references(name, finding, results))
+
+
+def analyze_all(results: Results, analyze: Callable[[str, Results], Finding] = analyze_problem) -> Findings:
+    """Analyze every problem that the report answers, and every other experiment of the study."""
+    experiments = results.study.experiments
+    listed = listed_problems(results.study.handout, experiments)
+    names = [*listed, *(name for name in experiments if name not in PROBLEMS)]
+    problems = {name: analyze(name, results) for name in names}
+    return Findings(study=results.study.study, problems=correct_comparisons(problems))
 
 
 def compare_with_references(problem: str, finding: Finding, results: Results) -> Reference:

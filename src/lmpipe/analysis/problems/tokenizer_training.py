@@ -12,12 +12,7 @@ from lmpipe.analysis.results import ROLE_DATASETS, Results
 from lmpipe.study.editions import write_up
 from lmpipe.study.labels import corpus_label
 from lmpipe.study.paths import RELATIVE
-from lmpipe.tokenizer.documents import (
-    LongToken,
-    TokenizerEvaluation,
-    TokenizerTraining,
-    VocabularyProfile,
-)
+from lmpipe.tokenizer.documents import LongToken, TokenizerEvaluation, TokenizerTraining, VocabularyProfile
 
 COMPARISON = str(RELATIVE.tokenizer_evaluation)
 STAGES = {"count": "counting pre-tokens", "merge": "merging pairs", "save": "saving the files"}
@@ -25,15 +20,10 @@ WORDS = ("word", "joined words")
 MAX_EXAMPLES = 3
 
 
-def analyze_simple(results: Results) -> Finding:
-    """Return cost, stages and longest tokens of the tokenizer of the simple corpus."""
-    return analyze_training(results, "simple", results.document(TokenizerEvaluation, COMPARISON))
-
-
 def analyze_web(results: Results) -> Finding:
-    """Return the same of the web corpus's tokenizer, and its overlap with the simple one's vocabulary."""
+    """Return the finding on the web corpus's tokenizer, and its overlap with the simple one's vocabulary."""
     evaluation = results.document(TokenizerEvaluation, COMPARISON)
-    finding = analyze_training(results, "web", evaluation)
+    finding = analyze_training(results, "web")
     if finding.status == "missing" or evaluation is None:
         return finding
     corpora = {role: results.corpus_in_role(role) for role in ROLE_DATASETS}
@@ -47,8 +37,8 @@ def analyze_web(results: Results) -> Finding:
     )
 
 
-def analyze_training(results: Results, role: str, evaluation: TokenizerEvaluation | None) -> Finding:
-    """Return the finding on the own tokenizer of the corpus in a role (`simple` or `web`)."""
+def analyze_training(results: Results, role: str) -> Finding:
+    """Return cost, stages and longest tokens of the own tokenizer of the corpus in a role (`simple` or `web`)."""
     corpus, text = results.corpus_in_role(role), ROLE_DATASETS[role]
     if corpus is None:
         return missing(f"No corpus of this study stands for {text}; give one of them `stands_for: {text}`.")
@@ -58,6 +48,7 @@ def analyze_training(results: Results, role: str, evaluation: TokenizerEvaluatio
         return missing(f"The tokenizer of {corpus} has not been trained; run {results.command('tokenizers')}.")
     if training.existing:
         return missing(f"The tokenizer of {corpus} was not trained: it is {training.existing}.")
+    evaluation = results.document(TokenizerEvaluation, COMPARISON)
     profile = evaluation.tokenizers.get(corpus) if evaluation else None
     tokens = profile.longest_tokens if profile else ()
     seconds = {stage: cost.wall_seconds for stage, cost in training.stages}

@@ -7,6 +7,7 @@ from typing import Any
 
 from lmpipe.analysis.finding import Bars, FigureData, Line, Lines, RateCurve, RateCurves, RatePoint
 from lmpipe.analysis.results import UNITS, ExperimentRuns
+from lmpipe.analysis.runs import group_by
 from lmpipe.report.plots.figures import MAX_LABELS, draw
 from lmpipe.report.plots.palette import Palette
 from lmpipe.report.plots.style import number_text
@@ -90,7 +91,5 @@ def rate_point(experiment: ExperimentRuns, name: str, metric: str) -> RatePoint:
 
 def grouped(experiment: ExperimentRuns, setting: str | None) -> dict[Any, list[str]]:
     """Return the runs' names by their value of a setting, in ascending order."""
-    groups: dict[Any, list[str]] = {}
-    for name in experiment.names():
-        groups.setdefault(experiment.setting(name, setting) if setting else None, []).append(name)
+    groups = group_by(experiment.names(), lambda name: setting and experiment.setting(name, setting))
     return dict(sorted(groups.items(), key=lambda item: (item[0] is not None, item[0])))

@@ -21,7 +21,6 @@ DASHED = (0, (4, 2))
 LINE_STYLES: dict[str, dict[str, Any]] = {
     "line": {"linewidth": 1.8},
     "faint": {"linewidth": 0.8, "alpha": 0.4},
-    "dashed": {"linewidth": 1.2, "linestyle": DASHED},
     "points": {"linestyle": "", "marker": "o", "markersize": 3.5},
 }
 

@@ -18,19 +18,11 @@ HUES = (BLUE, VERMILLION, GREEN, PURPLE, OCHRE, TEAL)
 # From cold to warm, for the values of a setting.
 RAMP = ("#2a5fa6", "#5a4fa1", "#8a3f97", "#b0357b", "#c2403e", "#b35a01")
 # Names of the custom properties in report.css.
-CSS_COLORS = {
-    FOREGROUND: "currentColor",
-    SOFT: "var(--soft)",
-    GRID: "var(--grid)",
-    BACKGROUND: "none",
-    BLUE: "var(--blue)",
-    VERMILLION: "var(--vermillion)",
-    GREEN: "var(--green)",
-    PURPLE: "var(--purple)",
-    OCHRE: "var(--ochre)",
-    TEAL: "var(--teal)",
-    **{color: f"var(--ramp-{index})" for index, color in enumerate(RAMP)},
-}
+CSS_COLORS = {FOREGROUND: "currentColor", BACKGROUND: "none", SOFT: "var(--soft)", GRID: "var(--grid)"}
+CSS_COLORS |= zip(
+    HUES, map("var(--{})".format, ("blue", "vermillion", "green", "purple", "ochre", "teal")), strict=True
+)
+CSS_COLORS |= {color: f"var(--ramp-{index})" for index, color in enumerate(RAMP)}
 # Variants of most studies; the main run on stories is the baseline's model.
 KNOWN = {
     "baseline": BLUE,

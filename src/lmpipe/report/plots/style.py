@@ -20,39 +20,14 @@ from lmpipe.io.files import atomic_write
 from lmpipe.io.formatting import format_number, is_number
 from lmpipe.report.plots.palette import BACKGROUND, FOREGROUND, GRID
 
+STYLE_SHEET = Path(__file__).parents[1] / "templates/figures.mplstyle"
+# Colours are those of the page.
 STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "lmpipe",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9,
-    "text.color": FOREGROUND,
-    "text.parse_math": False,  # labels of a study may contain $
-    "axes.labelcolor": FOREGROUND,
-    "axes.titlecolor": FOREGROUND,
-    "axes.edgecolor": FOREGROUND,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.unicode_minus": True,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
+    **matplotlib.rc_params_from_file(STYLE_SHEET, use_default_template=False),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "axes.edgecolor"), FOREGROUND),
+    **dict.fromkeys(("xtick.color", "ytick.color"), FOREGROUND),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), BACKGROUND),
     "grid.color": GRID,
-    "grid.linewidth": 0.5,
-    "xtick.color": FOREGROUND,
-    "ytick.color": FOREGROUND,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 3,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.6,
-    "lines.solid_capstyle": "round",
-    "figure.facecolor": BACKGROUND,
-    "axes.facecolor": BACKGROUND,
-    "savefig.facecolor": BACKGROUND,
 }
 # Start of the id of an artist with a label, which becomes a <title> in the SVG: browsers show it under the pointer.
 HOVER = "hover:"
