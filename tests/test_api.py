@@ -13,7 +13,7 @@ import torch
 
 import lmpipe
 from lmpipe.generation.inference import load_run
-from lmpipe.generation.sampling import detokenize, generate
+from lmpipe.generation.sampling import generate
 from lmpipe.planning.session import read_study
 from tests.support.cli_cases import RUN_ID
 
@@ -114,7 +114,7 @@ def test_logits_are_those_of_the_module_for_lists_arrays_and_tensors(run):
 def test_generated_text_is_that_of_the_command(run):
     model, tokenizer = load_run(run.folder)
     settings = {"temperature": 0.7, "max_new_tokens": 12, "seed": 3}
-    expected = [detokenize(tokenizer, sample.new_ids) for sample in generate(model, tokenizer, ["the", ""], **settings)]
+    expected = [tokenizer.decode(sample.new_ids) for sample in generate(model, tokenizer, ["the", ""], **settings)]
     assert run.generate(["the", ""], **settings) == expected
     assert run.generate("the", **settings) == expected[0]
     assert run.generate("the", temperature=0, max_new_tokens=3) == run.generate("the", temperature=0, max_new_tokens=3)

@@ -12,7 +12,7 @@ from lmpipe.analysis.runs import Run as RunResult
 from lmpipe.data.sources.first_bytes import BYTE_ORDER_MARK, HEAD_BYTES, check_text
 from lmpipe.errors import InputError
 from lmpipe.generation.inference import CompiledLM, read_run, read_tokenizer
-from lmpipe.generation.sampling import check_sampling, detokenize, generate
+from lmpipe.generation.sampling import check_sampling, generate
 from lmpipe.io.files import open_text
 from lmpipe.io.validation import require_type
 from lmpipe.planning.plan import find
@@ -183,5 +183,5 @@ class Run:
         prompts = [prompt] if isinstance(prompt, str) else prompt
         check_sampling(prompts, max_new_tokens, temperature, top_p, seed)
         samples = generate(self._compiled, self.tokenizer, prompts, temperature, top_p, max_new_tokens, seed)
-        texts = [detokenize(self.tokenizer, sample.new_ids) for sample in samples]
+        texts = [self.tokenizer.decode(sample.new_ids) for sample in samples]
         return texts[0] if isinstance(prompt, str) else texts

@@ -9,7 +9,7 @@ from lmpipe.cli.main import main
 from lmpipe.errors import InputError
 from lmpipe.generation.continuations import continue_prompts, read_prompts
 from lmpipe.generation.inference import load_run
-from lmpipe.generation.sampling import detokenize, generate
+from lmpipe.generation.sampling import generate
 from lmpipe.study.schema import SamplesSettings
 from tests.support.cli_cases import RUN
 
@@ -30,7 +30,7 @@ def written(capfdbinary, prompts, samples=1, output=None, **settings):
 
 def expected(prompts):
     model, tokenizer = load_run(RUN)
-    return [detokenize(tokenizer, sample.new_ids) for sample in generate(model, tokenizer, prompts, **SETTINGS)]
+    return [tokenizer.decode(sample.new_ids) for sample in generate(model, tokenizer, prompts, **SETTINGS)]
 
 
 def test_file_has_the_bytes_of_standard_output(tmp_path, capfdbinary):

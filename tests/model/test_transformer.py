@@ -250,3 +250,8 @@ def test_wrong_shapes_are_one_line():
     for num_heads in (0, 3, 16):
         with pytest.raises(InputError, match="divisor"):
             Attention(8, num_heads)
+    for width in (4, 7, 16):  # the kernel would read beyond the gains
+        with pytest.raises(RuntimeError, match="must match the size"):
+            RMSNorm(8)(torch.ones(2, width))
+    with pytest.raises(ValueError, match="autocast"):
+        model.bfloat16()(torch.tensor([[1, 2]]))

@@ -63,7 +63,7 @@ def test_each_job_is_a_line_and_the_log_has_the_rest(finished):
     labels = [label for *_, label in lines]
     assert [int(number) for number, *_ in lines] == list(range(1, len(lines) + 1))
     assert {"make_corpus tiny", "train sweep/max_lr=0.02/seed0", "plot_experiment tuned"} <= set(labels)
-    assert len(labels) == len(set(labels)) == int(lines[0][1]) - 1  # the target itself is no line
+    assert len(labels) == len(set(labels)) == int(lines[0][1])
     assert len(done.stderr.splitlines()) <= len(lines) + 4
     log = folder / re.search(r"\S+\.snakemake\.log", done.stderr)[0]
     assert log.read_text(encoding="utf-8").count("Finished jobid") == len(lines) + 1
@@ -148,6 +148,7 @@ def test_failing_job_shows_the_end_of_its_log(folder):
     assert done.returncode == 1
     assert done.stderr.count("failed: make_corpus tiny") == 1
     assert done.stderr.count("lmpipe make-corpus: ") == 1 and "Traceback" not in done.stderr
+    assert "CalledProcessError" not in done.stderr
     assert "lmpipe report results/tiny" in done.stderr
 
 

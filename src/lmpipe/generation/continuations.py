@@ -10,7 +10,6 @@ from lmpipe.generation.sampling import (
     SampleRequest,
     check_sampling,
     decode_samples,
-    detokenize,
     end_of_text_id,
     start_samples,
     stream,
@@ -67,7 +66,7 @@ def continue_prompts(
     with progress("generating", max_new_tokens * len(texts), "tokens") as bar:
         for new_tokens in decode_samples(model, texts, max_new_tokens, end_of_text_id(tokenizer)):
             bar.advance(new_tokens)
-    continued = [(text.request.prompt, detokenize(tokenizer, text.new_ids), text) for text in texts]
+    continued = [(text.request.prompt, tokenizer.decode(text.new_ids), text) for text in texts]
     if str(output).endswith(".jsonl"):
         rows = [
             {"prompt": prompt, "text": text, "tokens": len(sample.new_ids), "reached_eos": sample.reached_eos}

@@ -8,7 +8,6 @@ from lmpipe.generation.sampling import (
     Sample,
     SampleRequest,
     decode_samples,
-    detokenize,
     end_of_text_id,
     generate,
     start_samples,
@@ -165,7 +164,7 @@ def generate_grid(
 
 def make_record(tokenizer: Tokenizer, sample: Sample, vocabulary: set[str]) -> SampleRecord:
     """Return the record of a finished sample."""
-    text = detokenize(tokenizer, sample.new_ids)
+    text = tokenizer.decode(sample.new_ids)
     num_before = [position - len(sample.prompt_ids) for position in sample.context_truncations]
     return SampleRecord(
         **sample.request._asdict(),
@@ -173,7 +172,7 @@ def make_record(tokenizer: Tokenizer, sample: Sample, vocabulary: set[str]) -> S
         tokens=len(sample.new_ids),
         reached_eos=sample.reached_eos,
         context_truncations=tuple(sample.context_truncations),
-        cut_characters=tuple(len(detokenize(tokenizer, sample.new_ids[:count])) for count in num_before),
+        cut_characters=tuple(len(tokenizer.decode(sample.new_ids[:count])) for count in num_before),
         unknown_words=unknown_words(text, vocabulary),
         **text_metrics(split_words(text), vocabulary).model_dump(),
     )
@@ -183,7 +182,7 @@ def progress_text(run: PlannedRun, folder: Path, prompt: str, vocabulary: set[st
     """Return a short continuation of a prompt by one run."""
     model, tokenizer = load_run(folder)
     [sample] = generate(model, tokenizer, [prompt], PROGRESS_TEMPERATURE, max_new_tokens=PROGRESS_TOKENS)
-    text = " ".join(detokenize(tokenizer, sample.new_ids).split()[:PROGRESS_WORDS])
+    text = " ".join(tokenizer.decode(sample.new_ids).split()[:PROGRESS_WORDS])
     summary = RunSummary.read(folder / SUMMARY)
     return ProgressText(
         run=f"{run.experiment}/{run.name}",

@@ -151,11 +151,6 @@ def end_of_text_id(tokenizer: Tokenizer) -> int | None:
     return token_ids[0] if len(token_ids) == 1 else None
 
 
-def detokenize(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
-    """Return the text of token ids; bytes that are not UTF-8 become U+FFFD."""
-    return b"".join(map(tokenizer.token_bytes, token_ids)).decode("utf-8", "replace")
-
-
 def check_sampling(prompts: Sequence[str], max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:
     """Raise InputError for arguments of `generate` that it cannot take."""
     are_texts = isinstance(prompts, Sequence) and all(isinstance(prompt, str) for prompt in prompts)

@@ -86,8 +86,9 @@ class RMSNormFn(Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         """Normalize x (N, d_model) and multiply by weight (d_model,)."""
-        # The kernels have one eps.
-        ctx.use_kernels = use_cpu_kernels(x) and x.dtype == weight.dtype == torch.float32 and eps == NORM_EPS
+        is_float32 = x.dtype == weight.dtype == torch.float32
+        # The kernels have one eps and check no shape; torch's operations refuse a wrong one.
+        ctx.use_kernels = use_cpu_kernels(x) and is_float32 and eps == NORM_EPS and x.shape[1:] == weight.shape
         if ctx.use_kernels:
             x = x.contiguous()
             scales, output = x.new_empty(len(x), 1), torch.empty_like(x, dtype=dtype)
@@ -338,7 +339,8 @@ def run_attention_kernel(
     head_dim = d_qkv // 3 // num_heads
     if cos_sin is not None:
         if cos_sin.dtype != torch.float32 or cos_sin.numel() != seq * head_dim:
-            raise ValueError(f"cos_sin has {len(cos_sin)} positions in {cos_sin.dtype}, not {seq} in float32")
+            problem = f"cos_sin has {len(cos_sin)} positions in {cos_sin.dtype}, not {seq} in float32"
+            raise ValueError(f"{problem}; in place of model.bfloat16(), use torch.autocast")
         cos_sin = cos_sin.contiguous()
     positions, channels = round_up(seq, ATTENTION_BLOCK), round_up(head_dim, LANES)
     # The backward pass needs more: five matrices of a head, three blocks of rows and two of scores.

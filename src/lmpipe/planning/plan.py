@@ -270,7 +270,8 @@ def unknown_name(key: str, name: str, names: Collection[str]) -> tuple[str, str]
 def nearest_names(name: str, names: Collection[str]) -> str:
     """Return the remedy for a wrong name: the nearest ones, or the first ones if none is near."""
     near = get_close_matches(name, names, n=3, cutoff=0.6) or [closest_match(name, names)]
-    return f"use {' or '.join(near)}" if near[0] else f"use one of {', '.join(list(names)[:12])}"
+    others = f"use one of {', '.join(list(names)[:12])}" if names else ""
+    return f"use {' or '.join(near)}" if near[0] else others
 
 
 def find(kind: str, name: str, entries: Mapping[str, Entry]) -> Entry:

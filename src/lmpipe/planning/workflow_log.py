@@ -11,6 +11,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from lmpipe.io.formatting import format_seconds
 from lmpipe.io.progress import log
+from lmpipe.planning.stages import STAGES
 
 if TYPE_CHECKING:
     from snakemake.workflow import Workflow
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 ANNOUNCEMENT = "announcement"  # event of this project's own messages for users, beside those of Snakemake
 NOTHING_TO_DO = "Nothing to be done"
 # What the lines of failed jobs say already.
-REDUNDANT = ("Exiting because a job execution failed", "WorkflowError:\nAt least one job did not complete")
+REDUNDANT = (
+    "Exiting because a job execution failed",
+    "RuleException:\nCalledProcessError",
+    "WorkflowError:\nAt least one job did not complete",
+)
 MAX_LOG_LINES = 10  # of a failed job's log
 MAX_RUNNING_LABELS = 2
 
@@ -64,7 +69,7 @@ class LogHandler(LogHandlerBase):
         """Take one message."""
         match getattr(record, "event", None):
             case LogEvent.RUN_INFO:
-                self.total = record.stats["total"]
+                self.total = sum(record.stats.get(stage.rule, 0) for stage in STAGES)
             case LogEvent.JOB_INFO:
                 self.labels[record.jobid] = job_label(record)
                 self.started[record.jobid] = time.monotonic()
@@ -83,8 +88,8 @@ class LogHandler(LogHandlerBase):
     def finish(self, jobid: int) -> None:
         """Print the line of a finished job; a target without files has none."""
         label, started = self.labels[jobid], self.started.pop(jobid, None)
-        self.done += 1
         if label and started is not None:
+            self.done += 1
             seconds = format_seconds(time.monotonic() - started)
             self.print(f"[{self.done:>{len(str(self.total))}}/{self.total}] {label}, {seconds}")
 
