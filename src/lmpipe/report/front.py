@@ -1,7 +1,7 @@
 """Front page of the report: the hero figure with generated texts, findings with thumbnails, caveats, and an index."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from lmpipe.analysis.finding import Figure, Finding, Forest
 from lmpipe.analysis.problems.experiment_log import group_equal_runs
 from lmpipe.analysis.results import Results
 from lmpipe.data.documents import CorpusInfo
-from lmpipe.io.formatting import format_count, format_int, format_seconds, join_words
+from lmpipe.io.formatting import format_seconds
 from lmpipe.report.cards import CARDS, HERO, FigureView, Page, thumbnail
 from lmpipe.report.prose import Prose
 from lmpipe.study.editions import edition_of
@@ -38,10 +38,17 @@ def make_front(page: Page, results: Results, corpora: Iterable[str]) -> dict[str
     kicker += sorted({job.environment.commit[:7] for job in jobs if job.environment.commit})
     main = page.problems.get(HERO[0])
     index = edition.problems if edition else {}
+    runs = [same[0] for same in group_equal_runs(results.runs())]
+    sizes = sorted({run.summary.parameters for run in runs})
     return {
-        "title": title(results, seconds),
         "kicker": kicker,
-        "subtitle": subtitle(results, names),
+        "label": study_label(study),
+        "num_models": len(runs),
+        "is_small": max(sizes, default=0) < SMALL_MODEL,
+        "sizes": sizes,
+        "tokens": sum(run.summary.tokens for run in runs),
+        # The line above the title has the seconds.
+        "seconds": seconds and (60 * round(seconds / 60) if seconds > LONG_STUDY else round(seconds)),
         "hero": hero_figure(page),
         "progress": main.facts.get("progress", []) if main else [],
         "headlines": list(headlines(page)),
@@ -52,33 +59,6 @@ def make_front(page: Page, results: Results, corpora: Iterable[str]) -> dict[str
             for name in names
         ],
     }
-
-
-def title(results: Results, seconds: float | None) -> str:
-    """Return the title: the number of models, and the time that the study took if it is known."""
-    runs = results.runs()
-    if not runs:
-        return study_label(results.study)
-    num_models = len(group_equal_runs(runs))
-    small = "small " if all(run.summary.parameters < SMALL_MODEL for run in runs) else ""
-    models = f"{format_int(num_models)} {small}transformer{'s' if num_models != 1 else ''}"
-    if seconds is None:
-        return models
-    # The line above the title has the seconds.
-    return f"{models} in {format_seconds(60 * round(seconds / 60) if seconds > LONG_STUDY else round(seconds))}"
-
-
-def subtitle(results: Results, corpora: Sequence[str]) -> str:
-    """Return one sentence: the size of the largest model, the training tokens in all, and the corpora."""
-    runs = [same[0] for same in group_equal_runs(results.runs())]
-    texts = [corpus_label(results.study, corpus) for corpus in corpora]
-    on = f"on {join_words(texts)}" if texts else ""
-    if not runs:
-        return f"A study of language models {on}."
-    sizes = sorted({run.summary.parameters for run in runs})
-    size = format_count(sizes[0]) + (f" to {format_count(sizes[-1])}" if len(sizes) > 1 else "")
-    tokens = format_count(sum(run.summary.tokens for run in runs))
-    return f"Language models with {size} parameters, trained {on} with {tokens} tokens in all."
 
 
 def hero_figure(page: Page) -> FigureView | None:

@@ -12,7 +12,7 @@ from lmpipe.analysis.results import Results
 from lmpipe.analysis.run_states import StudyFiles
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write
-from lmpipe.io.formatting import format_bytes, format_count, format_int
+from lmpipe.io.formatting import format_bytes, format_count, format_int, format_seconds, join_words
 from lmpipe.planning.lineage import Lineage
 from lmpipe.planning.plan import Plan
 from lmpipe.planning.session import StudySession
@@ -130,6 +130,8 @@ def page_template() -> Template:
         "markdown": markdown_inline,
         "metric": metric_text,
         "rounded_count": format_count,
+        "seconds": format_seconds,
+        "words": join_words,
     }
     return environment.get_template("report.html.j2")
 
