@@ -1,5 +1,6 @@
 """Appendix of the report: environment, settings, derivations, values of the handout, and the time of each job."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -54,12 +55,11 @@ def times_view(page: Page) -> FigureView | None:
     ]
     if not spans:
         return None
-    seconds: dict[str, float] = {}
+    seconds: Counter[str] = Counter()
     for span in spans:
-        seconds[span.group] = seconds.get(span.group, 0.0) + span.end - span.start
-    largest = max(seconds, key=seconds.get)
-    share = seconds[largest] / (sum(seconds.values()) or 1.0)
-    facts = {"largest": largest, "share": share, "num_jobs": len(spans)}
+        seconds[span.group] += span.end - span.start
+    ((largest, most),) = seconds.most_common(1)
+    facts = {"largest": largest, "share": most / (seconds.total() or 1.0), "num_jobs": len(spans)}
     return page.figure(
         Prose(TIMES_TEMPLATE, Finding("answered", facts=facts), page.shared), Figure("jobs", Gantt(spans))
     )

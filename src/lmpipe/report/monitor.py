@@ -119,9 +119,12 @@ def study_view(snapshot: Snapshot, width: int, collapsed: Sequence[str] = ()) ->
 
     Runs in `collapsed` states are counted in the heading of their experiment, but have no row.
     """
+    left = seconds_left(snapshot)
+    title = [f"{snapshot.files.study.plan.study.study}: {len(snapshot.runs)} runs", *count_states(snapshot.runs)]
+    title += [f"about {humanize_duration(left)} of training left"] if left else []
     stages = (f"{stage} {done}/{total}" for stage, (done, total) in snapshot.stages.items())
     parts: list[RenderableType] = [
-        Text(SEPARATOR.join(title_parts(snapshot))),
+        Text(SEPARATOR.join(title)),
         Text(session_line(snapshot)),
         Text(SEPARATOR.join(stages)),
         *(Text(f"failed: {job.log}: {job.line}", STYLES["failed"], overflow="fold") for job in snapshot.other_failures),
@@ -134,16 +137,6 @@ def study_view(snapshot: Snapshot, width: int, collapsed: Sequence[str] = ()) ->
         visible = [run for run in runs if run.state not in collapsed]
         parts += [Text(f"{experiment}: {', '.join(count_states(runs))}"), run_table(visible, names, name_width, losses)]
     return Group(*parts)
-
-
-def title_parts(snapshot: Snapshot) -> list[str]:
-    """Return the study's name and number of runs, the number in each state, and the estimated training time left."""
-    left = seconds_left(snapshot)
-    return [
-        f"{snapshot.files.study.plan.study.study}: {len(snapshot.runs)} runs",
-        *count_states(snapshot.runs),
-        *([f"about {humanize_duration(left)} of training left"] if left else []),
-    ]
 
 
 def session_line(snapshot: Snapshot) -> str:

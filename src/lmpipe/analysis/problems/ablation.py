@@ -190,7 +190,7 @@ def trend_of(early: float, late: float, visible: float) -> str:
 
 
 def first_steps(variant: SeedGroup, baseline: SeedGroup, source: str) -> tuple[list[Figure], dict[str, Metric]]:
-    """Return gradient norms and losses of the first steps as figures, and their largest values."""
+    """Return gradient norms and losses of the first steps, medians over seeds, as figures, and the largest of them."""
     figures, metrics = [], {}
     for name, column, y_label in (
         ("start", "grad_norm", "gradient norm before clipping"),
@@ -198,18 +198,12 @@ def first_steps(variant: SeedGroup, baseline: SeedGroup, source: str) -> tuple[l
     ):
         lines = []
         for prefix, group in (("baseline_", baseline), ("", variant)):
-            steps, values = median_by_step(group, column)
-            if values:
-                lines.append(Line(group.label, group.variant, steps, values))
+            table = pd.concat([run.metrics() for run in group.runs])
+            medians = table[table["step"] <= START_STEPS].groupby("step")[column].median().dropna()
+            if values := medians.tolist():
+                lines.append(Line(group.label, group.variant, medians.index.tolist(), values))
                 unit = NATS if column == "train_loss" else ""
                 metrics[f"{prefix}first_{column}"] = Metric(values[0], unit, source)
                 metrics[f"{prefix}largest_{column}"] = Metric(max(values), unit, source)
         figures.append(Figure(name, Lines("step", y_label, lines, log_y=column == "grad_norm")))
     return [figure for figure in figures if figure.data.lines], metrics
-
-
-def median_by_step(group: SeedGroup, column: str) -> tuple[list[float], list[float]]:
-    """Return the first steps and the median over seeds of a column of metrics.csv at each."""
-    table = pd.concat([run.metrics() for run in group.runs])
-    medians = table[table["step"] <= START_STEPS].groupby("step")[column].median().dropna()
-    return medians.index.tolist(), medians.tolist()

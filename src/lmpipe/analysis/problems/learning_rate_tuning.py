@@ -57,17 +57,12 @@ def read_curves(path: Path) -> dict[float, Curve]:
     return curves
 
 
-def diverged(curve: Curve) -> bool:
-    """Return True if the loss ends above its start, or is not finite."""
-    return curve[-1] is None or curve[-1] > curve[0]
-
-
 def facts_of(curves: dict[float, Curve]) -> dict[str, JsonValue]:
     """Return the rates by outcome, and the factor of the best rate's update that lowers the loss most.
 
     `is_explained` is true if the factor of every update agrees with the measured losses.
     """
-    falling = [rate for rate, curve in curves.items() if not diverged(curve)]
+    falling = [rate for rate, curve in curves.items() if curve[-1] is not None and curve[-1] <= curve[0]]
     best = min(falling, key=lambda rate: curves[rate][-1], default=None)
     steps = len(next(iter(curves.values()))) - 1
     jump = min(range(steps), key=lambda step: abs(step_factor(best, step))) if falling else None

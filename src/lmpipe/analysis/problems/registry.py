@@ -6,7 +6,7 @@ from functools import partial
 
 from lmpipe.analysis.effects import correct_comparisons
 from lmpipe.analysis.experiment_findings import missing_experiment, target_metrics
-from lmpipe.analysis.finding import Finding, Findings, Reference, ReferenceRow
+from lmpipe.analysis.finding import Finding, Findings, Metric, Reference, ReferenceRow
 from lmpipe.analysis.problems import (
     adamw_accounting,
     batch_size_experiment,
@@ -23,7 +23,7 @@ from lmpipe.analysis.problems import (
 )
 from lmpipe.analysis.problems.ablation import ABLATIONS, analyze_ablation
 from lmpipe.analysis.results import Results
-from lmpipe.study.editions import ReferenceValue, edition_of, write_up
+from lmpipe.study.editions import edition_of, write_up
 from lmpipe.study.problems import PROBLEMS, listed_problems
 
 ANALYSES: dict[str, Callable[[Results], Finding]] = {
@@ -70,17 +70,12 @@ def compare_with_references(problem: str, finding: Finding, results: Results) ->
         return Reference()
     values = [("write-up (2025)", value) for value in write_up().write_up]
     values += [(edition.title, value) for value in edition.values if value.metric in finding.metrics]
-    return Reference([reference_row(finding, *value) for value in values if value[1].problem == problem])
-
-
-def reference_row(finding: Finding, source: str, value: ReferenceValue) -> ReferenceRow:
-    """Return one value beside the finding's metric of its name."""
-    metric = finding.metrics.get(value.metric)
-    return ReferenceRow(
-        label=value.label,
-        reference=value.value,
-        value=metric.value if metric else None,
-        missing_reason=metric.missing_reason if metric else "not measured in this study",
-        unit=value.unit,
-        setting=", ".join(filter(None, [source, value.setting])),
-    )
+    unmeasured, rows = Metric(None, missing_reason="not measured in this study"), []
+    for source, value in values:
+        if value.problem == problem:
+            metric = finding.metrics.get(value.metric, unmeasured)
+            setting = ", ".join(filter(None, [source, value.setting]))
+            rows.append(
+                ReferenceRow(value.label, value.value, metric.value, metric.missing_reason, value.unit, setting)
+            )
+    return Reference(rows)

@@ -28,7 +28,9 @@ def learning_curves(experiment: ExperimentRuns) -> Lines:
     The best runs have labels; runs that diverged end where they did.
     """
     lines = []
-    labelled = best_runs(experiment)
+    metric = experiment.ranking_metric() or "bits_per_byte"
+    means = {name: experiment.mean_loss(name, metric) for name in experiment.names()}
+    labelled = sorted(means, key=lambda name: math.inf if means[name] is None else means[name])[:MAX_LABELS]
     for name in experiment.names():
         curves = [run.validation_losses() for run in experiment.seeds_of(name)]
         if len(curves) > 1:
@@ -37,14 +39,6 @@ def learning_curves(experiment: ExperimentRuns) -> Lines:
         losses = [median(curve[tokens] for curve in curves) for tokens in shared]
         lines.append(Line(name.replace("_", " ") if name in labelled else "", name, shared, losses))
     return Lines("training tokens", LOSS_LABEL, lines)
-
-
-def best_runs(experiment: ExperimentRuns) -> list[str]:
-    """Return the runs with the lowest mean final losses, as many as a figure labels."""
-    metric = experiment.ranking_metric() or "bits_per_byte"
-    means = {name: experiment.mean_loss(name, metric) for name in experiment.names()}
-    ranked = sorted(means, key=lambda name: math.inf if means[name] is None else means[name])
-    return ranked[:MAX_LABELS]
 
 
 def final_losses(experiment: ExperimentRuns) -> FigureData:
