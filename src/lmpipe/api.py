@@ -22,7 +22,6 @@ from lmpipe.tokenizer.tokenizer import Tokenizer
 from lmpipe.training.run_documents import RunConfig, RunSummary
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     import torch
 
@@ -141,23 +140,23 @@ class Run:
         """Evaluate the model on a text, or on the file at a Path, as training evaluates the validation split.
 
         Windows of context_length tokens follow each other without overlap. The first token of the text is not
-        predicted. Raises InputError for a text of fewer than two tokens, and for a file that cannot be read.
+        predicted. A byte-order mark of a file is left out. Raises InputError for a text of fewer than two tokens, and
+        for a file that cannot be read or is no text in UTF-8.
         """
         from lmpipe.training.evaluation import evaluate
 
         require_type("text", text, (str, Path), "a str, or a Path to read from")
-        ids = self._encode_file(text) if isinstance(text, Path) else self.tokenizer.encode_to_numpy(text)
+        if isinstance(text, Path):
+            with open_text(text) as file:
+                head = file.read(HEAD_BYTES)
+            check_text(head, text)
+            ids = encode_path(text, self.tokenizer, len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0)
+        else:
+            ids = self.tokenizer.encode_to_numpy(text)
         if len(ids) < 2:
             where = text if isinstance(text, Path) else "text"
             raise InputError(where, f"has {len(ids)} tokens, of which the first is not predicted", "use a longer text")
         return evaluate(self._model, ids, self.tokenizer.byte_lengths, self.config.training.precision)
-
-    def _encode_file(self, path: Path) -> "np.ndarray":
-        """Return the ids of a text file without its byte-order mark; raise InputError if it is no text in UTF-8."""
-        with open_text(path) as file:
-            head = file.read(HEAD_BYTES)
-        check_text(head, path)
-        return encode_path(path, self.tokenizer, len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0)
 
     def loss(self, text: str | Path) -> float:
         """Return the mean loss on a text or file in nats per token, as `evaluate` does."""

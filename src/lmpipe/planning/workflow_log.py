@@ -71,7 +71,9 @@ class LogHandler(LogHandlerBase):
             case LogEvent.RUN_INFO:
                 self.total = sum(record.stats.get(stage.rule, 0) for stage in STAGES)
             case LogEvent.JOB_INFO:
-                self.labels[record.jobid] = job_label(record)
+                values = (f"seed{v}" if name == "seed" else v for name, v in (record.wildcards or {}).items())
+                # Such as `train learning_rate/max_lr=0.01/seed0`; none for a target without files.
+                self.labels[record.jobid] = f"{record.rule_name} {'/'.join(values)}".rstrip() if record.output else ""
                 self.started[record.jobid] = time.monotonic()
             case LogEvent.JOB_FINISHED:
                 self.finish(record.job_id)
@@ -130,12 +132,6 @@ class LogHandler(LogHandlerBase):
                 log(f"The whole log is {os.path.relpath(path)}.")
             self.labels.clear()
         super().close()
-
-
-def job_label(record: logging.LogRecord) -> str:
-    """Return the name of a job, such as `train learning_rate/max_lr=0.01/seed0`; empty for a target without files."""
-    values = (f"seed{value}" if name == "seed" else value for name, value in (record.wildcards or {}).items())
-    return f"{record.rule_name} {'/'.join(values)}".rstrip() if record.output else ""
 
 
 def start_bar(total: int) -> Any:

@@ -51,21 +51,16 @@ def build_report(study: StudySession) -> bool:
         results = Results(study.folder, study.plan.study, study.plan.run_keys())
         findings = Findings.read(study.paths.findings)
         write_page(study.paths.report, study.plan, results, findings)
-        save_figures(findings, study.paths.figures)
+        study.paths.figures.mkdir(exist_ok=True)
+        palette = page_palette(findings)
+        for problem, finding in findings.problems.items():
+            for figure in finding.figures:
+                draw(figure.data, palette).save(study.paths.figures / f"{problem}-{figure.id}.svg")
     else:
         results, unreadable = available_results(snapshot)
         findings = analyze_available(results, snapshot, unreadable)
         write_page(study.paths.report, study.plan, results, findings, find_gaps(snapshot))
     return complete
-
-
-def save_figures(findings: Findings, folder: Path) -> None:
-    """Write the figures of findings into a folder, in the colours that they have on the page."""
-    folder.mkdir(exist_ok=True)
-    palette = page_palette(findings)
-    for problem, finding in findings.problems.items():
-        for figure in finding.figures:
-            draw(figure.data, palette).save(folder / f"{problem}-{figure.id}.svg")
 
 
 def page_palette(findings: Findings) -> Palette:
