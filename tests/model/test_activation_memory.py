@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lmpipe.model import functional, transformer
 from lmpipe.model.accounting import FLOAT32_BYTES, batch_memory, count_parameters
-from lmpipe.model.activation_memory import Component, account_activations, saved_activations, saved_bytes, step_bytes
+from lmpipe.model.activation_memory import Component, account_activations, saved_activations, step_bytes
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import TrainingSettings
 from lmpipe.training.profiling import random_batch, run_recorded
@@ -65,9 +65,8 @@ def test_handouts_activations_add_up_to_its_list(words):
 @every_precision
 def test_saved_bytes_grow_with_the_batch(precision):
     config = model_variant(SHAPE, MODEL_VARIANTS[0])
-    sizes = [saved_bytes(config, precision, batch_size) for batch_size in (1, 2, 3)]
-    assert sizes[2] - sizes[1] == sizes[1] - sizes[0]
-    assert sizes[2] == account_activations(config, precision, BATCH_SIZE).saved_bytes
+    sizes = [account_activations(config, precision, batch_size).saved_bytes for batch_size in (1, 2, 3)]
+    assert sizes[2] - sizes[1] == sizes[1] - sizes[0] > 0
 
 
 @every_variant

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from lmpipe.data.sources.readers import decoded_lines
 from lmpipe.errors import InputError
 from lmpipe.generation.inference import load_run
 from lmpipe.generation.sampling import (
@@ -15,20 +16,14 @@ from lmpipe.generation.sampling import (
     stream,
     write_stdout,
 )
-from lmpipe.io.files import atomic_write, open_text
+from lmpipe.io.files import atomic_write
 from lmpipe.io.progress import progress
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, encode_utf8
 
 
 def read_prompts(path: str | Path) -> list[str]:
     """Return the lines of a file that are not empty; raise InputError if there are none, or if it is not UTF-8."""
-    with open_text(path) as file:
-        data = file.read()
-    try:
-        prompts = [line for line in data.decode("utf-8-sig").splitlines() if line]
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(path, f"line {line} is not UTF-8", "save the file as UTF-8") from None
+    prompts = [prompt for line in decoded_lines(str(path)) if (prompt := line.rstrip("\r\n"))]
     if not prompts:
         raise InputError(path, "has no prompt", "write one in each line")
     return prompts

@@ -1,9 +1,10 @@
 """Model card of an exported run: README.md with the metadata that the Hugging Face Hub reads."""
 
+import json
 import os
-from collections.abc import Iterator
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lmpipe.data.documents import CorpusInfo
 from lmpipe.io.formatting import format_bytes, format_count, format_int, format_number, format_seconds
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
 CARD = "README.md"
+ADDRESS = re.compile(r'"((?:https?|hf)://[^"]*)"')  # in the settings of a corpus, as JSON
 TEMPLATE = Path(__file__).parent / "templates/model_card.md.j2"
 FORMATTERS = (format_bytes, format_count, format_int, format_number, format_seconds)
 
@@ -34,7 +36,7 @@ def model_card(run_folder: str | Path, config: RunConfig, summary: RunSummary, f
         summary=summary,
         file_format=file_format,
         corpus=corpus,
-        addresses=list(addresses(corpus.settings)) if corpus else [],
+        addresses=ADDRESS.findall(json.dumps(corpus.settings)) if corpus else [],
         **{function.__name__: function for function in FORMATTERS},
     )
     return f"{card}\n"
@@ -80,13 +82,3 @@ def read_corpus(run_folder: Path, config: RunConfig) -> CorpusInfo | None:
     results = Path(os.path.normpath(run_folder / config.tokenizer.path)).parent.parent
     path = StudyPaths(results).corpus_info(config.corpus)
     return CorpusInfo.read(path) if path.exists() else None
-
-
-def addresses(settings: Any) -> Iterator[str]:
-    """Yield every address in the settings of a corpus."""
-    if isinstance(settings, str):
-        if settings.startswith(("https://", "http://", "hf://")):
-            yield settings
-    elif isinstance(settings, dict | list):
-        for value in settings.values() if isinstance(settings, dict) else settings:
-            yield from addresses(value)

@@ -165,12 +165,6 @@ def activation_formulas(config: ModelConfig, precision: str, on_gpu: bool = Fals
     ]
 
 
-def saved_bytes(config: ModelConfig, precision: str, batch_size: int) -> int:
-    """Return the bytes that the forward pass of a batch saves for the backward pass, without the parameters."""
-    value = evaluate(activation_formulas(config, precision))
-    return value["A_saved"] * batch_size + value["W"]
-
-
 def account_activations(
     config: ModelConfig, precision: str, batch_size: int, on_gpu: bool = False
 ) -> ActivationAccounting:

@@ -14,7 +14,8 @@ from lmpipe.analysis.problems.transformer_accounting import (
 from lmpipe.analysis.results import Results
 from lmpipe.io.formatting import format_formula
 from lmpipe.model.accounting import AdamWAccounting, AdamWComparison, ModelAccounting
-from lmpipe.model.activation_memory import saved_bytes
+from lmpipe.model.activation_memory import activation_formulas
+from lmpipe.model.derivation import evaluate
 from lmpipe.study.editions import EDITIONS, adamw_question, read_edition
 from lmpipe.study.paths import RELATIVE
 
@@ -42,7 +43,7 @@ def analyze(results: Results) -> Finding:
     entries = (account.adamw.handout, account.adamw.swiglu)
     entry = next(entry for entry in entries if entry.feed_forward == question.feed_forward)
     config = account.config.model_copy(update={"feed_forward": entry.feed_forward})
-    saved = saved_bytes(config, "float32", 2) - saved_bytes(config, "float32", 1)
+    saved = evaluate(activation_formulas(config, "float32"))["A_saved"]
     batch = max(0, (values_of(entry)["M"] - entry.fixed_bytes) // saved)
     metrics = {
         f"{name}{suffix}": Metric(getattr(variant, name), unit, source)
