@@ -20,6 +20,7 @@ from lmpipe.planning.snakemake_checks import (
 )
 from lmpipe.planning.stages import records
 from tests.support.cli_cases import STUDY
+from tests.support.workflow import call_snakemake
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +32,24 @@ def profile(name):
 @pytest.mark.parametrize("name", ["gpu", "slurm", "cluster-generic"])
 def test_profile_repeats_the_default_settings(name):
     # Snakemake loads one profile of a workflow: another one takes the place of profiles/default.
-    assert profile("default").items() <= profile(name).items()
+    settings = {key: value for key, value in profile("default").items() if not key.startswith("__")}
+    assert settings.items() <= profile(name).items()
+
+
+@pytest.mark.parametrize("name", ["default", "gpu", "slurm", "cluster-generic"])
+def test_word_after_configfile_is_explained_even_if_it_is_no_file(tmp_path, name):
+    arguments = [
+        "-n",
+        "--workflow-profile",
+        ROOT / "profiles" / name,
+        "--configfile",
+        ROOT / "config/smoke.yaml",
+        "report",
+    ]
+    done = call_snakemake(tmp_path, *arguments, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    problem, explanation = done.stderr.splitlines()[-2:]
+    assert problem.startswith("report: ") and "--configfile" in explanation
 
 
 def test_wrong_option_of_config_is_named():

@@ -7,17 +7,30 @@ import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from lmpipe.errors import InputError
 from lmpipe.planning.estimate import download_notice
 from lmpipe.planning.plan import Plan, load_plan
+from lmpipe.planning.rule_inputs import or_exit
 from lmpipe.planning.stages import records
 from lmpipe.planning.text_checks import check_texts
+from lmpipe.planning.workflow_call import check_executor
 from lmpipe.study.loader import read_study_file
 
 if TYPE_CHECKING:
     from snakemake.workflow import Workflow
+
+
+def check_call(executor: str = "local") -> None:
+    """End the process with a message if an executor is not installed, or if a word after --configfile is no study.
+
+    Profiles call it: Snakemake would end with errors of its own before it reads the Snakefile.
+    """
+    after = sys.argv[sys.argv.index("--configfile") + 1 :] if "--configfile" in sys.argv else []
+    or_exit(check_executor, executor)
+    or_exit(read_study_files, list(takewhile(lambda word: not word.startswith("-"), after)))
 
 
 def read_study_files(paths: Sequence[str]) -> None:

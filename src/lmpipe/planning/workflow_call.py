@@ -61,7 +61,7 @@ def find_profile(name: str) -> Path:
 
 
 def check_executor(name: str) -> None:
-    """Raise InputError for an executor that is not installed; profiles call it, since Snakemake names no package."""
+    """Raise InputError for an executor that is not installed, with the package to install."""
     if name != "local" and find_spec(f"snakemake_executor_plugin_{name.replace('-', '_')}") is None:
         remedy = f"pip install snakemake-executor-plugin-{name}"
         raise InputError(f"the executor {name} of the profile is not installed", remedy=remedy)
