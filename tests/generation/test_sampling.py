@@ -16,6 +16,7 @@ from lmpipe.generation.continuations import continue_prompts
 from lmpipe.generation.inference import CompiledLM, load_run, read_run
 from lmpipe.generation.sampling import (
     BATCH_SIZE,
+    SampleRequest,
     generate,
     nucleus,
     sample_token,
@@ -199,7 +200,7 @@ def test_logits_that_are_not_finite_still_give_a_token(weight, value):
 def test_a_stream_gives_the_text_of_the_sample_in_whole_characters(model):
     tokenizer = tiny_tokenizer()
     [sample] = generate(model, tokenizer, ["é"], temperature=1.0, max_new_tokens=50, seed=4)
-    pieces = list(stream(model, tokenizer, "é", temperature=1.0, max_new_tokens=50, seed=4))
+    pieces = list(stream(model, tokenizer, SampleRequest("é", 1.0, 1.0, 4), 50))
     assert "".join(pieces) == tokenizer.decode(sample.new_ids)
     assert any(token_id > 127 for token_id in sample.new_ids)
 

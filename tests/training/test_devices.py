@@ -6,11 +6,11 @@ from lmpipe.training import devices
 from lmpipe.training.devices import (
     allow_nondeterministic,
     cgroup_available,
-    check_openmp,
     find_device,
     free_memory_bytes,
     is_deterministic,
     set_deterministic,
+    set_threads,
 )
 from tests.support.forked import ForkedProcess
 
@@ -66,9 +66,9 @@ def test_free_memory_of_a_shared_gpu_is_that_of_the_share(monkeypatch, share, ex
 def test_environment_that_takes_threads_away_is_refused(monkeypatch, name, value):
     """Torch's bfloat16 products would be wrong."""
     monkeypatch.setenv(name, value)
-    check_openmp(1)
+    set_threads(1)
     with pytest.raises(InputError) as refused:
-        check_openmp(4)
+        set_threads(4)
     assert refused.value.where == name
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from lmpipe.data.sources.readers import decoded_lines
@@ -50,13 +51,11 @@ def continue_prompts(
     except InputError as error:
         raise InputError(f"--{error.where.replace('_', '-')}", error.problem, error.remedy) from None
     model, tokenizer = load_run(run_folder)
-    if output is None and len(prompts) == samples == 1:
-        write_stdout(prompts[0])
-        for piece in stream(model, tokenizer, prompts[0], temperature, top_p, max_new_tokens, seed):
-            write_stdout(piece)
-        write_stdout("\n")
-        return
     requests = [SampleRequest(prompt, temperature, top_p, seed) for prompt in prompts for _ in range(samples)]
+    if output is None and len(requests) == 1:
+        for piece in chain(prompts, stream(model, tokenizer, requests[0], max_new_tokens), "\n"):
+            write_stdout(piece)
+        return
     texts = start_samples(tokenizer, requests, model.config.context_length)
     with progress("generating", max_new_tokens * len(texts), "tokens") as bar:
         for new_tokens in decode_samples(model, texts, max_new_tokens, end_of_text_id(tokenizer)):

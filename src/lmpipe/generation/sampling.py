@@ -188,18 +188,9 @@ def generate(
     return samples
 
 
-def stream(
-    model: CompiledLM,
-    tokenizer: Tokenizer,
-    prompt: str,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    max_new_tokens: int = 256,
-    seed: int = 0,
-) -> Iterator[str]:
+def stream(model: CompiledLM, tokenizer: Tokenizer, request: SampleRequest, max_new_tokens: int) -> Iterator[str]:
     """Yield the continuation of a prompt in pieces of whole characters as they are decoded."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    request = SampleRequest(prompt, temperature, top_p, seed)
     [sample] = start_samples(tokenizer, [request], model.config.context_length)
     for _ in decode_samples(model, [sample], max_new_tokens, end_of_text_id(tokenizer)):
         if not sample.reached_eos:

@@ -162,21 +162,17 @@ def configure_malloc() -> None:
             libc.mallopt(M_MMAP_THRESHOLD, MAX_OLD_RETAINED_BYTES)
 
 
-def check_openmp(threads: int) -> None:
-    """Raise InputError if the environment lets OpenMP give this process fewer threads than it asks for.
+def set_threads(threads: int) -> None:
+    """Compute with a number of threads, on which last digits depend.
 
-    torch 2.13 (oneDNN) then computes wrong bfloat16 products without any error, and other results vary with the load.
+    Raises InputError if the environment lets OpenMP give this process fewer: torch 2.13 (oneDNN) then computes wrong
+    bfloat16 products without any error, and other results vary with the load.
     """
     limit = os.environ.get("OMP_THREAD_LIMIT", "")
     if limit.isdecimal() and int(limit) < threads:
         raise InputError("OMP_THREAD_LIMIT", f"is {limit}, but the run has {threads} threads", "unset it")
     if threads > 1 and os.environ.get("OMP_DYNAMIC", "").strip().lower() in ("true", "1"):
         raise InputError("OMP_DYNAMIC", f"lets OpenMP use fewer than the run's {threads} threads", "unset it")
-
-
-def set_threads(threads: int) -> None:
-    """Compute with a number of threads, on which last digits depend; raise InputError if there may not be as many."""
-    check_openmp(threads)
     torch.set_num_threads(threads)
 
 

@@ -44,13 +44,11 @@ def requeue_job(variables: Mapping[str, str] = os.environ) -> bool:
         return False
     command = ["scontrol", "requeue", variables[SLURM_JOB]]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=REQUEUE_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        log(f"SLURM did not queue the job again: {error}")
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=REQUEUE_SECONDS)
+    except (OSError, subprocess.SubprocessError) as error:
+        log(f"SLURM did not queue the job again: {getattr(error, 'stderr', None) or error}".strip())
         return False
-    if done.returncode:
-        log(f"SLURM did not queue the job again: {done.stderr.strip()}")
-    return not done.returncode
+    return True
 
 
 class TrainingInterrupted(Exception):  # noqa: N818 (a request, not an error)

@@ -181,7 +181,7 @@ class Trainer:
         """Run the remaining steps, with evaluations and checkpoints, until the end, divergence or a signal."""
         steps, state = self.config.steps, self.state
         if self.rows == [HEADER]:
-            self.add_row(0, validation_loss=self.estimate_loss())
+            self.add_row(0, None, None, self.estimate_loss(), None)
         step_seconds = math.inf
         # Only a saved checkpoint shows how long one takes: a job with an end begins with it.
         next_save = time.monotonic() + (self.checkpoint_seconds if guard.job_end == math.inf else 0.0)
@@ -240,19 +240,10 @@ class Trainer:
         self.state.add_validation_loss(loss)
         return loss
 
-    def add_row(
-        self,
-        step: int,
-        learning_rate: float | None = None,
-        train_loss: float | None = None,
-        validation_loss: float | None = None,
-        grad_norm: float | None = None,
-    ) -> None:
-        """Add a row to metrics.csv; a missing or non-finite number is an empty cell."""
-        seconds = f"{self.state.wall_seconds:.4f}"
-        cells = [str(step), str(step * self.config.tokens_per_step), seconds]
-        cells += map(metric_cell, (learning_rate, train_loss, validation_loss, grad_norm))
-        self.rows.append(",".join(cells) + "\n")
+    def add_row(self, step: int, *values: float | None) -> None:
+        """Add a row to metrics.csv; `values` are those of HEADER's last columns, and missing ones are empty cells."""
+        cells = [str(step), str(step * self.config.tokens_per_step), f"{self.state.wall_seconds:.4f}"]
+        self.rows.append(",".join([*cells, *map(metric_cell, values)]) + "\n")
 
     def save(self) -> Path:
         """Write a checkpoint, unless this process wrote one after the same step; return its path."""
