@@ -1,6 +1,7 @@
 """`import lmpipe`: studies and runs as a script or notebook reads them."""
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,8 @@ def test_runs_of_a_study_under_way_have_settings_and_a_state(results, tmp_path):
 def test_a_run_is_found_by_its_path_in_the_table(study, run):
     assert study.run(study.runs["path"][0]).folder == run.folder
     assert study.run(run.folder).folder == run.folder
+    relative = lmpipe.open_study(os.path.relpath(study.paths.root))
+    assert relative.run(run.folder).folder.samefile(run.folder)
     assert study.run(Path("runs") / RUN_ID).summary == lmpipe.Run(str(run.folder)).summary == run.summary
 
 
@@ -131,6 +134,7 @@ def test_generated_text_is_that_of_the_command(run):
         lambda study, run: run.loss(b"bytes"),
         lambda study, run: run.loss("a"),
         lambda study, run: run.loss(Path("no such file")),
+        lambda study, run: run.loss(Path("records.csv")),
         lambda study, run: run.logits("text"),
         lambda study, run: run.logits([]),
         lambda study, run: run.logits([0.5]),

@@ -13,10 +13,10 @@ from lmpipe.data.sources.first_bytes import BYTE_ORDER_MARK, HEAD_BYTES, check_t
 from lmpipe.errors import InputError
 from lmpipe.generation.inference import CompiledLM, read_run, read_tokenizer
 from lmpipe.generation.sampling import check_sampling, generate
-from lmpipe.io.files import open_text
 from lmpipe.io.validation import require_type
 from lmpipe.planning.plan import find
 from lmpipe.planning.session import StudySession, find_study
+from lmpipe.study.text_files import open_plain_text
 from lmpipe.tokenizer.parallel_encoding import encode_path
 from lmpipe.tokenizer.tokenizer import Tokenizer
 from lmpipe.training.run_documents import RunConfig, RunSummary
@@ -67,8 +67,9 @@ class Study:
         Raises InputError, with the nearest names, if the study has no such run, and if the run has no results.
         """
         require_type("run", path, (str, os.PathLike), "the path of a run, such as EXPERIMENT/RUN/seed0")
-        path, root = Path(path), self.paths.root
-        name = path.relative_to(root) if path.is_relative_to(root) else path
+        root, absolute, name = self.paths.root, Path(os.path.abspath(path)), Path(path)
+        if absolute.is_relative_to(os.path.abspath(root)):
+            name = absolute.relative_to(os.path.abspath(root))
         runs = {run.id: run for run in self.session.plan.runs}
         return Run(root / find("run", name.as_posix().removeprefix("runs/"), runs).folder)
 
@@ -147,7 +148,7 @@ class Run:
 
         require_type("text", text, (str, Path), "a str, or a Path to read from")
         if isinstance(text, Path):
-            with open_text(text) as file:
+            with open_plain_text(text) as file:
                 head = file.read(HEAD_BYTES)
             check_text(head, text)
             ids = encode_path(text, self.tokenizer, len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0)

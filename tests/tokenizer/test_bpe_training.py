@@ -84,6 +84,13 @@ def test_ids_are_bytes_special_tokens_merges(tmp_path):
     assert list(vocab) == list(range(262))
 
 
+@pytest.mark.parametrize("name", ["text.txt.zst", "text.parquet", "text.jsonl"])
+def test_files_of_other_formats_are_no_text(tmp_path, name):
+    (tmp_path / name).write_bytes(b"packed, or records")
+    with pytest.raises(InputError, match="no plain text"):
+        train_bpe(tmp_path / name, 300, [])
+
+
 def test_a_vocabulary_that_is_too_small_is_refused_before_the_text_is_read(tmp_path):
     with pytest.raises(InputError, match="vocab_size: is 256"):
         train_bpe(tmp_path / "none.txt", 256, [END_OF_TEXT])

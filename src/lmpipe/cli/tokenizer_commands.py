@@ -14,11 +14,6 @@ SPECIAL_TOKENS = argument(
 TOKEN_FILE = argument("--output", required=True, help=".bin file; the .json file beside it describes it")
 
 
-def folder_name(path: str | Path) -> str:
-    """Return the name of a folder, also if its path is relative, such as `.`."""
-    return Path(os.path.abspath(path)).name
-
-
 @command(
     argument("address", help="https://... or hf://datasets/OWNER/NAME@REVISION/path"),
     argument("--output", required=True, help="path of the text; an existing file is verified and kept"),
@@ -93,7 +88,7 @@ def train_bpe(args: Args) -> JobResult:
     """Train a byte-level BPE tokenizer from pre-token counts."""
     from lmpipe.tokenizer.bpe_training import train_tokenizer
 
-    name = folder_name(args.output)
+    name = Path(os.path.abspath(args.output)).name
     train_tokenizer(args.counts, args.output, name, args.corpus, args.vocab_size, args.special_token)
     return JobResult(Path(args.output), [*args.counts, *(Path(counts).with_suffix(".json") for counts in args.counts)])
 
@@ -109,7 +104,7 @@ def import_tokenizer(args: Args) -> JobResult:
     """Import an existing byte-level BPE tokenizer with GPT-2's pattern."""
     from lmpipe.tokenizer.existing import import_tokenizer
 
-    import_tokenizer(args.files, args.output, folder_name(args.output), args.corpus, args.vocab_size)
+    import_tokenizer(args.files, args.output, Path(os.path.abspath(args.output)).name, args.corpus, args.vocab_size)
     return JobResult(Path(args.output), args.files)
 
 
@@ -127,7 +122,8 @@ def encode(args: Args) -> JobResult:
 
     folder, info_path = Path(args.tokenizer), Path(args.output).with_suffix(".json")
     tokenizer = Tokenizer.from_folder(folder)
-    encode_file(args.text, tokenizer, args.output, info_path, folder_name(folder), args.shard, args.shards)
+    name = Path(os.path.abspath(folder)).name
+    encode_file(args.text, tokenizer, args.output, info_path, name, args.shard, args.shards)
     return JobResult(Path(args.output), [args.text, folder])
 
 

@@ -7,12 +7,13 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, BinaryIO, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from lmpipe.errors import InputError
+from lmpipe.io.files import open_text
 from lmpipe.io.validation import InvalidValueError, short_repr
 from lmpipe.study.fields import REPEATED_PATTERN, PositiveInt, Settings, to_list
 
@@ -47,6 +48,13 @@ def text_format(path: str) -> tuple[str, str]:
     ending = os.path.splitext(name)[1]
     ending = OTHER_ENDINGS.get(ending, ending)
     return (ending if ending in FORMATS else ".txt"), compression
+
+
+def open_plain_text(path: str | Path) -> BinaryIO:
+    """Open a text file for reading bytes; raise InputError as `open_text` does, and for the name of another format."""
+    if text_format(str(path)) != (".txt", ""):
+        raise InputError(path, "is no plain text by its name", "write its texts to a .txt file, and name that")
+    return open_text(path)
 
 
 class SourceFile(NamedTuple):

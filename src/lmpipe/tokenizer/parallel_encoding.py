@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lmpipe.io.files import open_text
 from lmpipe.io.progress import progress
 from lmpipe.kernels.bpe.encoder import Encoder, Workspace
+from lmpipe.study.text_files import open_plain_text
 from lmpipe.tokenizer.chunking import BLOCK_BYTES, available_cpus, blocks, read_block
 from lmpipe.tokenizer.pretokenizer import special_bytes
 from lmpipe.tokenizer.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ def encode_blocks(
     (vocab,). `label` names the progress bar.
     """
     encoder, specials = tokenizer.encoder, special_bytes(tokenizer.special_tokens)
-    with open_text(text_path) as file:
+    with open_plain_text(text_path) as file:
         stop = os.fstat(file.fileno()).st_size if stop is None else stop
 
         def encode(block: tuple[int, int]) -> tuple[Workspace, np.ndarray, int]:

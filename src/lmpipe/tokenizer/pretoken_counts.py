@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from lmpipe.errors import InputError
-from lmpipe.io.files import atomic_write, check_no_overwrite, open_text
+from lmpipe.io.files import atomic_write, check_no_overwrite
 from lmpipe.io.progress import progress
 from lmpipe.io.validation import short_repr
 from lmpipe.kernels.bpe.block_scan import BlockScan, SpecialTokenTable, class_table
@@ -21,6 +21,7 @@ from lmpipe.kernels.bpe.pretoken_table import PretokenArrays, PretokenTable, loa
 from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
 from lmpipe.kernels.runtime.structs import PADDING
 from lmpipe.provenance.environment import peak_memory_bytes
+from lmpipe.study.text_files import open_plain_text
 from lmpipe.tokenizer.chunking import BLOCK_BYTES, available_cpus, blocks, find_forward, read_block
 from lmpipe.tokenizer.documents import PretokenShard
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, special_bytes
@@ -80,7 +81,7 @@ def count_pretokens(
     `in_order` the pre-tokens are unsorted, which is faster.
     """
     specials = special_bytes(special_tokens)
-    with open_text(path) as file:
+    with open_plain_text(path) as file:
         stop = os.fstat(file.fileno()).st_size if stop is None else stop
         with progress(f"counting pre-tokens of {path}", max(0, stop - start), "B") as bar:
             table = count_blocks(file.fileno(), specials, start, stop, bar.advance)
@@ -156,7 +157,7 @@ def shard_bounds(path: str | Path, num_shards: int) -> list[tuple[int, int]]:
 
     Some are empty if documents are few and long.
     """
-    with open_text(path) as file:
+    with open_plain_text(path) as file:
         size = os.fstat(file.fileno()).st_size
         delimiter = END_OF_TEXT.encode()
         matches = [find_forward(file.fileno(), delimiter, size * shard // num_shards) for shard in range(1, num_shards)]
