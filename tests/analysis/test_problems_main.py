@@ -66,7 +66,7 @@ def test_the_model_is_placed_among_ngram_tables(tmp_path):
     assert (stories["passed"], stories["ahead"]) == ("bigram", "3-gram")
     assert (docs["passed"], docs["ahead"]) == (None, None), "docs has no yardsticks"
     assert value(finding, "simple_bigram_loss") == 2.9
-    assert value(finding, "simple_sentence_overlap") == 0.18
+    assert value(finding, "simple_ngram_overlap") == 0.18
     table = {row[0]: row[1:] for row in finding.tables[0].rows}
     assert table["xz"] == [None, 1.02, None, None]
     assert table["transformer"][0] == value(finding, "simple_validation_loss")

@@ -7,7 +7,6 @@ from pydantic import TypeAdapter
 
 from lmpipe.data.corpus import make_corpus
 from lmpipe.data.documents import CorpusInfo, SplitInfo
-from lmpipe.data.sources import splits
 from lmpipe.data.sources.docstrings import docstrings
 from lmpipe.data.sources.stories import stories
 from lmpipe.errors import InputError
@@ -166,11 +165,7 @@ def test_marks_are_found_for_any_block_size(tmp_path_factory, text, mark, positi
     path = write(tmp_path_factory.getbasetemp() / "marks.txt", text)
     starts = [start for start in range(len(text)) if text.encode().startswith(mark, start)]
     with open(path, "rb") as file, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splits, "CHUNK_BYTES", block)
         patch.setattr(chunking, "BLOCK_BYTES", block)
-        assert list(splits.find_backward(file.fileno(), mark, position)) == [
-            start for start in starts[::-1] if start < position
-        ]
         assert list(chunking.find_forward(file.fileno(), mark, position)) == [
             start for start in starts if start >= position
         ]

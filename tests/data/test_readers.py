@@ -109,14 +109,14 @@ def test_records_without_text_are_left_out_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("name", "data", "problem"),
     [
-        ("a.jsonl", '{"content": "a"}\n', "without 'text'; set text_key to one of 'content'"),
+        ("a.jsonl", '{"content": "a"}\n', "has no 'text'; set text_key to one of 'content'"),
         ("a.jsonl", '{"text": "a"}\n{"texts": "a"}\n', "line 2 has no 'text'"),
         ("a.jsonl", '{"text": "a"}\n{"text": 7}\n', "line 2 has 7 as text"),
         ("a.jsonl", '{"text": "a"}\n{"text": "b\n', "line 2 is not a JSON record"),
         ("a.jsonl", b'{"text": "' + b"a" * 40_000 + b'"}\n{"text": "\xff"}\n', "line 2 is not a JSON record"),
         ("a.jsonl", '[{"text": "a"}]', "does not begin with a line that is a JSON record"),
         ("a.jsonl", "plain text\n", "does not begin with a line that is a JSON record"),
-        ("a.csv", "id,body\n1,a\n", "has no column 'text'; set text_key to one of 'id', 'body'"),
+        ("a.csv", "id,body\n1,a\n", "has no 'text'; set text_key to one of 'id', 'body'"),
         ("a.csv", "id,text\n1,a,b\n", "line 2 has 3 columns"),
         ("a.csv", 'id,text\n1,"a\n', "is not valid CSV"),
         ("a.csv", b"id,text\n1," + b"a" * 40_000 + b"\n2,\xff\n", "line 3 is not UTF-8"),

@@ -6,7 +6,7 @@ import pytest
 
 from lmpipe.data import yardsticks
 from lmpipe.data.token_dataset import TokenDataset
-from lmpipe.data.yardsticks import measure_ngrams, measure_overlap, measure_xz, measure_yardsticks, strided_windows
+from lmpipe.data.yardsticks import measure_ngrams, measure_xz, measure_yardsticks, strided_windows
 from lmpipe.study.paths import StudyPaths
 from lmpipe.tokenizer.vocabulary import Vocabulary
 from tests.support.tiny_study import make_tiny_study
@@ -83,13 +83,6 @@ def test_xz_reads_the_training_text_first(texts):
     alone = lzma.compress(WORDS.encode(), preset=9, check=lzma.CHECK_NONE)
     bits = measure_xz(train, valid, 10**9)
     assert bits < 4 * len(alone) / len(WORDS), "less than half of what it needs without the training text"
-
-
-def test_overlap_by_hand(texts):
-    train, valid = texts(["Ben ran. He fell! Why?", "The end."], ["Ben ran. He sat. The end.", "Ben ran."])
-    same, other = len("Ben ran.") * 2 + len("The end."), len("He sat.")
-    assert measure_overlap(train, valid) == pytest.approx(same / (same + other))
-    assert measure_overlap(*texts([""], [""])) == 0
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 3, 100])

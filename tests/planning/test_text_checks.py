@@ -1,6 +1,7 @@
 """Text files of a study are checked before its first job, and only once."""
 
 import gzip
+import json
 import os
 import subprocess
 import time
@@ -12,6 +13,7 @@ import yaml
 from lmpipe.cli.main import main
 from lmpipe.errors import InputError
 from lmpipe.planning import text_checks
+from lmpipe.planning.estimate import Estimate, format_estimate
 from lmpipe.planning.plan import load_plan
 from lmpipe.planning.snakemake_checks import load_config
 from lmpipe.planning.text_checks import check_texts
@@ -180,3 +182,76 @@ def test_results_are_read_without_the_texts():
     Path(TEXT).unlink()
     corpus = load_plan(settings, "study.yaml", results_only=True).study.corpora["tiny"]
     assert (corpus.num_shards, corpus.split_bytes) == (1, (0, 0))
+
+
+def dataset_plan(**settings):
+    block = {"source": "dataset", "name": "json", "data_files": "a.jsonl", "valid_fraction": 0.1} | settings
+    return load_plan(STUDY | {"corpora": {"tiny": block | {"tokenizer": {"vocab_size": 300}}}}, "tiny.yaml")
+
+
+@pytest.fixture
+def data_files():
+    """Return data files of a dataset in the folder data."""
+    files = [Path("data/a.jsonl"), Path("data/sub/b.jsonl")]
+    for number, file in enumerate(files, 1):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"text": "One."}) + "\n" * number)
+    return files
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"data_files": ["data/a.jsonl", "data/sub/*.jsonl"]},
+        {"data_files": {"train": "data/a.jsonl", "test": "data/**/b.jsonl"}},
+        {"data_files": ["https://example.org/c.jsonl", "data/a.jsonl", "data/sub/b.jsonl"]},
+        {"name": "data", "data_files": None},
+        {"name": "data", "data_files": "**/*.jsonl"},
+    ],
+)
+def test_changed_data_files_of_a_dataset_are_another_text(data_files, settings):
+    before = dataset_plan(**settings).corpus_settings("tiny")
+    assert before == dataset_plan(**settings).corpus_settings("tiny")
+    for file in data_files:
+        os.utime(file, (1, 1))
+        after = dataset_plan(**settings).corpus_settings("tiny")
+        assert after != before
+        before = after
+
+
+def test_sizes_of_local_data_files_are_known(data_files):
+    sizes = [file.stat().st_size for file in data_files]
+    by_split = {"data_files": {"train": "data/a.jsonl", "test": "data/sub/b.jsonl"}, "valid_split": "test"}
+    corpora = {
+        "by split": dataset_plan(**by_split, valid_fraction=None, split="train[:50%]"),
+        "folder": dataset_plan(name="data", data_files=None),
+        "hub": dataset_plan(name="owner/data", data_files="data/a.jsonl"),
+    }
+    known = {name: plan.study.corpora["tiny"].split_bytes for name, plan in corpora.items()}
+    assert known["by split"] == tuple(sizes)
+    assert sum(known["folder"]) == sum(sizes) and known["folder"][1] == round(sum(sizes) * 0.1)
+    assert known["hub"] == (0, 0)
+    notes = {name: format_estimate(Estimate(plan, 1)) for name, plan in corpora.items()}
+    assert [name for name in notes if "Not counted" in notes[name]] == ["hub"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "content", "problem"),
+    [
+        ({"name": "text"}, UTF16, "UTF-16"),
+        ({"name": "text"}, b'{"text": "One."}\n', "JSON"),
+        ({"name": "csv"}, b"id,body\n1,One.\n", "body"),
+        ({"name": "parquet"}, b"One.\n", "parquet"),
+        ({"name": "json"}, b"%PDF-1.4\n", "binary"),
+        ({"name": "json", "data_files": "none.jsonl"}, b"{}", "none.jsonl"),
+    ],
+)
+def test_first_bytes_of_data_files_are_of_their_format(settings, content, problem):
+    Path("data.txt").write_bytes(content)
+    with pytest.raises(InputError, match=rf"corpora\.tiny: .*{problem}"):
+        check_texts(dataset_plan(**{"data_files": "data.txt"} | settings), "tiny.yaml")
+
+
+def test_json_of_a_dataset_may_be_a_list():
+    Path("a.jsonl").write_text(json.dumps([{"text": "One."}], indent=1))
+    check_texts(dataset_plan(), "tiny.yaml")

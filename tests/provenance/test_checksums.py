@@ -9,7 +9,7 @@ import pytest
 from lmpipe.cli.main import main
 from lmpipe.io.files import sha256_of
 from lmpipe.provenance import checksums
-from lmpipe.provenance.checksums import CHECKSUMS, write_checksums
+from lmpipe.provenance.checksums import CHECKSUMS
 
 RUN = "runs/main/baseline/seed0"
 FILES = ["provenance.json", "findings.json", "tokens/stories/train.bin", f"{RUN}/config.json", f"{RUN}/provenance.json"]
@@ -29,7 +29,7 @@ def study(tmp_path):
     for name in (*FILES, *OTHERS):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(name.encode() * 100)
-    write_checksums(folder / CHECKSUMS, {name: sha256_of(folder / name) for name in FILES})
+    (folder / CHECKSUMS).write_text("".join(f"{sha256_of(folder / name)}  {name}\n" for name in FILES))
     return folder
 
 

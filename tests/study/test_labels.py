@@ -93,7 +93,7 @@ def test_colour_belongs_to_the_variant_of_the_model(study, run, key):
 
 
 def test_run_that_the_study_does_not_have_is_refused(study):
-    with pytest.raises(KeyError, match="rates/max_lr=1"):
+    with pytest.raises(KeyError, match="max_lr=1"):
         run_label(study, "rates", "max_lr=1")
 
 

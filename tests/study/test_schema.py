@@ -90,8 +90,8 @@ NORM_RUNS = ("experiments", "layer_norm_ablation", "runs")
         (("model", "d_model"), 65, "model.num_heads is 4, which does not divide d_model = 65; use an even d_model"),
         (("model", "d_model"), 60, "model.num_heads is 4, .* 15 channels, .*; use 2, 3, 5 or 6, or position_embedding"),
         ((*NORM_RUNS, "b"), {"num_heads": 3}, "layer_norm_ablation.runs.b.num_heads is 3, which does not divide"),
-        (("corpora", "stories", "tokenizer", "vocab_size"), 256, "vocab_size is 256; use at least 257"),
-        ((*LR, "sweep"), {"vocab_size": [100]}, "sweep.vocab_size is 100; use at least 257"),
+        (("corpora", "stories", "tokenizer", "vocab_size"), 256, "vocab_size is 256; use a number of at least 257"),
+        ((*LR, "sweep"), {"vocab_size": [100]}, "sweep.vocab_size is 100; use a number of at least 257"),
         ((*LR, "sweep"), {"max_lr": 3}, "sweep.max_lr is 3; use a list of values"),
         ((*LR, "max_lr"), 0.1, "experiments.learning_rate.max_lr is both set and swept"),
         (

@@ -95,6 +95,7 @@ def write_corpus_info(folder: Path, corpus: str, settings: dict[str, Any]) -> No
             valid=SplitInfo(bytes=123_456, documents=300, sha256=f"{corpus}-valid"),
         ),
         versions=dict.fromkeys(settings.get("packages", []), "9.8.7"),
+        ngram_overlap=0.18,
     ).write(folder / "corpora" / corpus / "corpus.json")
 
 
@@ -131,7 +132,6 @@ def fabricate_yardsticks(
         uniform_loss=math.log(vocab_size),
         budgets=tuple(NgramBudget(train_tokens=tokens, ngrams=ngrams(losses)) for tokens, losses in budgets.items()),
         xz_bits_per_byte=1.02,
-        sentence_overlap=0.18,
     ).write(results.folder / "yardsticks" / f"{corpus}.json")
 
 

@@ -10,7 +10,6 @@ from lmpipe.analysis.rate_sweeps import own_sweep
 from lmpipe.analysis.results import Results
 from lmpipe.analysis.statistics import SeedNoise, holm, mean_interval, two_sided_p
 from lmpipe.study.experiments import Expect
-from lmpipe.study.labels import find_variant
 from lmpipe.study.problems import ABLATIONS
 
 
@@ -113,7 +112,7 @@ def expectations(results: Results, experiment: str, effects: Mapping[str, Effect
     settings, noise = results.study.experiments[experiment], study_noise(results)
     last: dict[str, tuple[Effect, Expect | None]] = {}
     for name, effect in effects.items():
-        variant = find_variant(results.study, experiment, name)
+        variant = results.study.experiments[experiment].variants_by_name[name]
         last[variant.run] = effect, variant.settings.expect
     pairs = list(last.values())
     if pairs and settings.expect and (pairs[-1][0], settings.expect) not in pairs:

@@ -189,7 +189,7 @@ def evaluate_tokenizers(args: Args) -> JobResult:
     examples="lmpipe yardsticks results/laptop stories",
 )
 def yardsticks(args: Args) -> JobResult:
-    """Measure n-gram tables and xz on a corpus of a study, and the overlap of its splits."""
+    """Measure n-gram tables and xz on a corpus of a study."""
     from lmpipe.data.yardsticks import measure_yardsticks
     from lmpipe.planning.session import read_study
 

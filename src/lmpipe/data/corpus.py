@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, assert_never
 
 from lmpipe.data.documents import CorpusInfo, CorpusSplits, SplitInfo
+from lmpipe.data.overlap import NGRAM_WORDS, measure_overlap
 from lmpipe.data.sources.docstrings import docstrings
 from lmpipe.data.sources.readers import DELIMITER, TextReader, as_document
 from lmpipe.data.sources.splits import JoinedText
@@ -19,7 +20,7 @@ from lmpipe.data.sources.stories import stories
 from lmpipe.data.sources.text_files import distinct_files, read_dataset, read_files
 from lmpipe.errors import InputError
 from lmpipe.io.files import atomic_write, check_no_overwrite
-from lmpipe.io.progress import log, progress
+from lmpipe.io.progress import log, track
 from lmpipe.study.corpora import Corpus, DatasetCorpus, DocstringsCorpus, FilesCorpus, SplitSettings, StoriesCorpus
 
 GENERATED_VALID_SHARE = 0.01  # of the documents of generated corpora
@@ -40,26 +41,28 @@ def make_corpus(name: str, corpus: Corpus, folder: str | Path, processes: int = 
         for split, blocks in text.splits.items():
             file = open_files.enter_context(atomic_write(paths[split], "wb"))
             splits[split] = write_split(file, blocks, paths[split])
-        settings = corpus.text_settings()
-        info = CorpusInfo(
-            corpus=name,
-            source=corpus.source,
-            settings={"name": name} | settings,
-            splits=CorpusSplits(**splits),
-            versions=settings.get("versions", {}),
-            files=text.files,
-            equal_files=text.equal_files,
-            blank_records=text.reader.blank_records,
-        )
-        info.write(folder / "corpus.json")
+    settings = corpus.text_settings()
+    info = CorpusInfo(
+        corpus=name,
+        source=corpus.source,
+        settings={"name": name} | settings,
+        splits=CorpusSplits(**splits),
+        versions=settings.get("versions", {}),
+        files=text.files,
+        equal_files=text.equal_files,
+        blank_records=text.reader.blank_records,
+        ngram_overlap=measure_overlap(**paths),
+    )
+    info.write(folder / "corpus.json")
     log(describe(info))
     return info
 
 
 def describe(info: CorpusInfo) -> str:
-    """Return sizes and omissions of a corpus in one line."""
+    """Return sizes, overlap and omissions of a corpus in one line."""
     parts = [f"{split} {size.documents:,} documents, {size.bytes:,} bytes" for split, size in info.splits]
     parts[-1] += f" ({info.splits.valid_share:.2%} of all)"
+    parts += [f"{info.ngram_overlap:.2%} of the validation {NGRAM_WORDS}-grams are in train"]
     parts += [f"files read: {info.files:,}"] if info.files else []
     parts += [f"equal files left out: {info.equal_files:,}"] if info.equal_files else []
     parts += [f"blank records left out: {info.blank_records:,}"] if info.blank_records else []
@@ -81,7 +84,8 @@ def open_corpus(corpus: Corpus, folder: Path, processes: int) -> CorpusText:
     match corpus:
         case StoriesCorpus():
             count = corpus.documents
-            return generated_splits(with_progress(stories(count, corpus.seed), count), count)
+            documents = track(stories(count, corpus.seed), "generating stories", count, "stories")
+            return generated_splits(documents, count)
         case DocstringsCorpus():
             texts = docstrings(corpus.packages, processes)
             if len(texts) < 2:
@@ -127,14 +131,6 @@ def split_text(corpus: SplitSettings, splits: dict[str, Iterator[bytes]], folder
     if corpus.valid_fraction is None:
         return splits
     return JoinedText(splits["train"], folder).split(corpus.valid_fraction, corpus.seed if corpus.shuffle else None)
-
-
-def with_progress(documents: Iterable[str], count: int) -> Iterator[str]:
-    """Yield documents and report the progress of generating them."""
-    with progress("generating stories", count, "stories") as bar:
-        for document in documents:
-            yield document
-            bar.advance(1)
 
 
 def write_split(file: IO[bytes], blocks: Iterable[bytes], path: Path) -> SplitInfo:

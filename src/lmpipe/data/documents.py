@@ -51,6 +51,8 @@ class CorpusInfo(Document):
     """Files that were left out, since they equal one that was read."""
     blank_records: NonNegativeInt = 0
     """Records without text, which were left out."""
+    ngram_overlap: NonNegativeFloat | None = None
+    """Fraction of the validation text's 13-grams of words that are in the training text; of large texts by a sample."""
 
 
 class TokenizerReference(Document):
@@ -129,5 +131,3 @@ class Yardsticks(Document):
     """N-gram losses by number of training tokens."""
     xz_bits_per_byte: NonNegativeFloat
     """Compressed size of the validation text after training text, in bits per byte."""
-    sentence_overlap: NonNegativeFloat
-    """Fraction of the validation bytes in sentences that occur verbatim in the training text."""

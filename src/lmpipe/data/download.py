@@ -32,7 +32,7 @@ from lmpipe.data.sources.first_bytes import HEAD_BYTES, check_head, check_no_web
 from lmpipe.data.sources.readers import DamagedFileError, unpack, unpacked_blocks
 from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
-from lmpipe.io.files import atomic_write, disk_error, file_lock, is_same_file, refuse_non_file, sha256_of
+from lmpipe.io.files import atomic_write, file_lock, is_same_file, refuse_non_file, sha256_of, write_all
 from lmpipe.io.progress import log, progress
 from lmpipe.study.text_files import HUB, TextFile, text_format
 
@@ -137,7 +137,7 @@ def unpacked_size(path: str) -> tuple[int, str]:
 
 def verify(text: TextFile, where: str, size: int, digest: str | None, remedy: str) -> None:
     """Raise ChecksumMismatchError unless `size` in bytes and SHA-256 are the declared ones."""
-    expected = text.text_bytes or (None if text.is_compressed else text.bytes)
+    expected = text.declared_bytes
     if not size:
         raise ChecksumMismatchError(where, "is empty", remedy)
     if expected and size != expected:
@@ -396,14 +396,8 @@ class Part:
 
     def append(self, block: bytes) -> None:
         """Append bytes; raise InputError on a full disk, RetryableError if the file grows beyond its length."""
-        rest = memoryview(block)
-        while rest:
-            try:
-                count = self.file.write(rest)
-            except OSError as error:
-                raise disk_error(error, self.path, self.size, self.total) from None
-            self.size += count
-            rest = rest[count:]
+        write_all(self.file, block, self.path, self.total)
+        self.size += len(block)
         if self.total is not None and self.size > self.total:
             problem = f"the server sends more than the {self.total:,} bytes that the file has"
             self.discard()

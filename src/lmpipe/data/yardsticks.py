@@ -1,10 +1,8 @@
-"""Yardsticks of a corpus: losses of n-gram tables and of xz, and the overlap of validation and training text."""
+"""Yardsticks of a corpus: losses of n-gram tables and of xz."""
 
 import lzma
 import math
 import os
-import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,9 +13,8 @@ from lmpipe.data.ngrams import MAX_ORDER, count_ngrams, ngram_probs
 from lmpipe.data.token_dataset import TokenDataset, Tokens
 from lmpipe.errors import InputError
 from lmpipe.io.files import open_text
-from lmpipe.io.progress import progress
 from lmpipe.study.paths import StudyPaths
-from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, documents
+from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 from lmpipe.tokenizer.vocabulary import Vocabulary
 
 BLOCK_TOKENS = 1 << 10
@@ -25,7 +22,6 @@ CHUNK_TOKENS = 1 << 20  # of the validation split, whose probabilities are compu
 BLOCK_BYTES = 1 << 16
 MAX_XZ_BYTES = 1 << 25  # of training and of validation text; xz looks back 64 MiB
 XZ_PRESET = 9
-SENTENCE_END = re.compile(rb"(?:(?<=[.!?])|(?<=[.!?][\"')]))\s+|\n+")
 
 
 def measure_yardsticks(results: str | Path, corpus: str, tokenizer: str, budgets: Sequence[int]) -> Yardsticks:
@@ -52,7 +48,6 @@ def measure_yardsticks(results: str | Path, corpus: str, tokenizer: str, budgets
         uniform_loss=math.log(vocabulary.vocab_size),
         budgets=tuple(ngrams),
         xz_bits_per_byte=measure_xz(train_text, valid_text, xz_bytes),
-        sentence_overlap=measure_overlap(train_text, valid_text),
     )
 
 
@@ -61,10 +56,15 @@ def measure_yardsticks(results: str | Path, corpus: str, tokenizer: str, budgets
 
 def strided_windows(tokens: Tokens, count: int) -> np.ndarray:
     """Return about `count` token ids in windows (windows, length) at equal strides over a split of at least as many."""
-    num_windows = -(-count // BLOCK_TOKENS)
-    length = count // num_windows
-    starts = [index * (len(tokens) - length) // max(1, num_windows - 1) for index in range(num_windows)]
+    starts, length = strides(len(tokens), count, BLOCK_TOKENS)
     return np.stack([tokens[start : start + length] for start in starts])
+
+
+def strides(total: int, size: int, block: int) -> tuple[list[int], int]:
+    """Return starts and length, at most `block`, of the parts of a whole of `total` that have about `size` together."""
+    num_parts = -(-size // block)
+    length = size // max(1, num_parts)
+    return [index * (total - length) // max(1, num_parts - 1) for index in range(num_parts)], length
 
 
 def measure_ngrams(windows: np.ndarray, valid: Tokens, byte_lengths: np.ndarray) -> NgramBudget:
@@ -114,33 +114,6 @@ def strided_text(path: Path, num_bytes: int) -> bytes:
     """Return about `num_bytes` of a text in blocks at equal strides, or all of it; a line ends each document."""
     with open_text(path) as file:
         size = os.fstat(file.fileno()).st_size
-        num_bytes = min(size, num_bytes)
-        num_blocks = -(-num_bytes // BLOCK_BYTES)
-        length = num_bytes // max(1, num_blocks)
-        starts = [index * (size - length) // max(1, num_blocks - 1) for index in range(num_blocks)]
+        starts, length = strides(size, min(size, num_bytes), BLOCK_BYTES)
         text = b"".join(os.pread(file.fileno(), length, start) for start in starts)
     return text.replace(END_OF_TEXT.encode(), b"\n")
-
-
-# --- overlap of validation and training text
-
-
-def measure_overlap(train: Path, valid: Path) -> float:
-    """Return the fraction of the validation bytes in sentences that occur verbatim in the training text."""
-    counts = Counter(sentence for document in documents(valid) for sentence in sentences(document))
-    seen = set()
-    with progress(f"comparing {valid} with {train}", train.stat().st_size, "B") as bar:
-        for document in documents(train):
-            seen.update(sentence for sentence in sentences(document) if sentence in counts)
-            bar.advance(len(document))
-    bytes_by_sentence = {sentence: count * len(sentence) for sentence, count in counts.items()}
-    return sum(map(bytes_by_sentence.__getitem__, seen)) / max(1, sum(bytes_by_sentence.values()))
-
-
-def sentences(document: bytes) -> Iterator[bytes]:
-    r"""Yield the sentences of a document: its lines, split at white space after `.`, `!` or `?` and a closing quote.
-
-    >>> list(sentences(b"Ben ran. He fell!\nWhy?"))
-    [b'Ben ran.', b'He fell!', b'Why?']
-    """
-    return filter(None, map(bytes.strip, SENTENCE_END.split(document)))

@@ -133,6 +133,16 @@ def disk_error(error: OSError, path: Path, written_bytes: int, size: int | None)
     return InputError(path, f"does not fit ({error.strerror}): {missing}", "free some space and repeat the command")
 
 
+def write_all(file: IO[bytes], block: bytes, path: Path, size: int | None = None) -> None:
+    """Append a block to an unbuffered file; `path` and the `size` to come are those of an error of the disk."""
+    left = memoryview(block)
+    while left:
+        try:
+            left = left[file.write(left) :]
+        except OSError as error:
+            raise disk_error(error, path, file.tell(), size) from None
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON, atomically; raise ValueError for NaN and infinity, which JSON does not have."""
     data = json_bytes(value)

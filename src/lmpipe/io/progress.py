@@ -3,10 +3,13 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 LOG_INTERVAL_SECONDS = 10.0
 REDRAW_SECONDS = 0.1
+
+Item = TypeVar("Item")
 
 
 def log(text: str) -> None:
@@ -91,3 +94,11 @@ def progress(label: str, total: int, unit: str) -> Iterator[Progress]:
         yield report
     finally:
         report.close()
+
+
+def track(items: Iterable[Item], label: str, total: int, unit: str) -> Iterator[Item]:
+    """Yield items and report progress, one unit for each."""
+    with progress(label, total, unit) as report:
+        for item in items:
+            yield item
+            report.advance(1)

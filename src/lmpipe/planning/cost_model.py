@@ -15,7 +15,7 @@ from lmpipe.model.accounting import FLOAT32_BYTES, count_parameters, forward_flo
 from lmpipe.model.activation_memory import step_bytes, step_memory, validation_bytes
 from lmpipe.planning.plan import Plan
 from lmpipe.planning.stages import BY_RULE, PROBLEMS_OF
-from lmpipe.study.corpora import Corpus, DatasetCorpus, DocstringsCorpus, FilesCorpus, StoriesCorpus
+from lmpipe.study.corpora import Corpus, DatasetCorpus, DocstringsCorpus, FilesCorpus, SplitSettings, StoriesCorpus
 from lmpipe.study.editions import write_up
 from lmpipe.study.experiments import PlannedRun
 from lmpipe.study.settings import EVAL_BATCH_TOKENS, ModelConfig
@@ -91,12 +91,10 @@ def corpus_stats(corpus: Corpus) -> CorpusStats:
 
 
 def split_bytes(corpus: Corpus) -> tuple[int, int]:
-    """Return the sizes of a corpus's training and validation text; undeclared files count as 0."""
+    """Return the sizes of a corpus's training and validation text; undeclared files and those of a Hub count as 0."""
     match corpus:
-        case FilesCorpus():
+        case FilesCorpus() | DatasetCorpus():
             return corpus.split_bytes
-        case DatasetCorpus():
-            return 0, 0  # its size is not known before it is read
         case StoriesCorpus():
             size = TEXTS["story_bytes"] * corpus.documents
         case DocstringsCorpus():
@@ -109,7 +107,7 @@ def split_bytes(corpus: Corpus) -> tuple[int, int]:
 
 def joined_bytes(corpus: Corpus) -> int:
     """Return the size of the temporary file in which a text is joined before it is split; 0 if it is not."""
-    return sum(split_bytes(corpus)) if isinstance(corpus, FilesCorpus) and corpus.valid_fraction else 0
+    return sum(split_bytes(corpus)) if isinstance(corpus, SplitSettings) and corpus.valid_fraction else 0
 
 
 def text_seconds(plan: Plan) -> float:

@@ -149,8 +149,9 @@ def format_estimate(estimate: Estimate) -> str:
 def footnotes(estimate: Estimate) -> list[str]:
     """Return the notes below the table."""
     notes = ["CPU: measured rates, one run on each core, without downloads. GPU: assumed rates (config/README.md)."]
-    if names := [name for name, corpus in estimate.plan.study.corpora.items() if isinstance(corpus, DatasetCorpus)]:
-        notes.append(f"Not counted: {', '.join(names)}, since the size of a dataset is not known before it is read.")
+    corpora = estimate.plan.study.corpora.items()
+    if names := [name for name, corpus in corpora if isinstance(corpus, DatasetCorpus) and not sum(corpus.split_bytes)]:
+        notes.append(f"Not counted: {', '.join(names)}, since the size of a dataset on the Hub is not known here.")
     if any(cost.precision == "bfloat16" for cost in estimate.costs):
         plain = estimate.training_seconds(CPU_CORE, precision="float32") / estimate.cores
         notes.append(

@@ -10,7 +10,7 @@ from pydantic_core import to_jsonable_python
 
 from lmpipe.errors import InputError
 from lmpipe.io.validation import InvalidValueError, closest_match, first_violation, short_repr
-from lmpipe.study.corpora import MAX_SHARDS, FilesCorpus
+from lmpipe.study.corpora import MAX_SHARDS, FilesCorpus, SplitSettings
 from lmpipe.study.editions import AdamWQuestion, adamw_question, edition_models
 from lmpipe.study.experiments import ExperimentSettings, PlannedRun
 from lmpipe.study.fields import Settings
@@ -183,7 +183,7 @@ class Plan:
         """Return the settings of a corpus's text, with the identities of its files in order."""
         corpus = find("corpus", name, self.study.corpora)
         settings = {"name": name, **corpus.text_settings()}
-        if isinstance(corpus, FilesCorpus):
+        if isinstance(corpus, SplitSettings):
             settings["texts"] = corpus.file_identities()
         return settings
 

@@ -64,14 +64,13 @@ def make_corpus_request(corpus: Corpus) -> ResourceRequest:
     """Return the request for making a corpus, which keeps an index of the documents that it splits."""
     is_by_line = isinstance(corpus, FilesCorpus) and corpus.documents == "lines"
     documents = cost_model.joined_bytes(corpus) / TEXTS["line_bytes" if is_by_line else "document_bytes"]
-    seconds = sum(split_bytes(corpus)) / TEXTS["copy_bytes_per_second"]
+    seconds = sum(split_bytes(corpus)) * sum(1 / TEXTS[f"{step}_bytes_per_second"] for step in ("copy", "overlap"))
     return make_request(MEMORY["index_bytes_per_document"] * documents, seconds, min_mb=1000)
 
 
 def yardsticks_request(corpus: Corpus, budgets: Sequence[int]) -> ResourceRequest:
-    """Return the request for the yardsticks of a corpus, whose whole text is read, at some numbers of tokens."""
-    seconds = sum(split_bytes(corpus)) / TEXTS["overlap_bytes_per_second"]
-    seconds += sum(budgets) * TEXTS["ngram_seconds_per_token"]
+    """Return the request for the yardsticks of a corpus at some numbers of tokens."""
+    seconds = sum(budgets) * TEXTS["ngram_seconds_per_token"]
     return make_request(MEMORY["ngram_bytes_per_token"] * max(budgets), seconds, min_mb=2000)
 
 

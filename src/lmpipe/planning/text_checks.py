@@ -14,10 +14,9 @@ from lmpipe.errors import InputError
 from lmpipe.kernels.runtime.disk_cache import cache_folder
 from lmpipe.planning.plan import Plan
 from lmpipe.planning.session import RESULTS
-from lmpipe.study.corpora import FilesCorpus
+from lmpipe.study.corpora import FilesCorpus, SplitSettings
 from lmpipe.study.text_files import SourceFile, text_format
 
-KEY_BYTES = 16
 MAX_CACHE_BYTES = 1 << 26
 CHECK_VERSION = "1"  # a new one has all files opened again
 
@@ -27,7 +26,7 @@ def check_texts(plan: Plan, source: str) -> None:
 
     `source` names the study file.
     """
-    corpora = {name: corpus for name, corpus in plan.study.corpora.items() if isinstance(corpus, FilesCorpus)}
+    corpora = {name: corpus for name, corpus in plan.study.corpora.items() if isinstance(corpus, SplitSettings)}
     for name, path in plan.existing_tokenizers().items():
         from lmpipe.tokenizer.existing import check_vocab_size, read_tokenizer, tokenizer_files  # loads NumPy
 
@@ -38,9 +37,11 @@ def check_texts(plan: Plan, source: str) -> None:
     with CheckedFiles() as checked:
         for name, corpus in corpora.items():
             try:
-                check_paths(corpus, plan.study.study)
-                for file in chain.from_iterable(corpus.local_files):
-                    checked.check(file, corpus.text_key)
+                if isinstance(corpus, FilesCorpus):
+                    check_paths(corpus, plan.study.study)
+                for file in chain.from_iterable(text.local_files for text in corpus.texts):
+                    if ending := corpus.format_of(file.path):
+                        checked.check(file, ending, corpus.text_key)
             except InputError as error:
                 raise InputError(source, f"corpora.{name}: {error.where} {error.problem}", error.remedy) from None
 
@@ -51,10 +52,11 @@ def check_paths(corpus: FilesCorpus, study: str) -> None:
     A result of another study may be named alone, but is not meant by a folder or pattern.
     """
     paths = list(chain.from_iterable(corpus.split_paths().values()))
-    for text, files in zip(corpus.texts, corpus.local_files, strict=True):
+    for text in corpus.texts:
         folder = os.path.join(os.path.abspath(RESULTS / study if text.input_path else RESULTS), "")
-        if result := next((file.path for file in files if os.path.abspath(file.path).startswith(folder)), None):
-            raise InputError(result, "is a result of a study", "name fewer files, for example by a pattern of a folder")
+        if results := [file.path for file in text.local_files if os.path.abspath(file.path).startswith(folder)]:
+            problem, remedy = "is a result of a study", "name fewer files, for example by a pattern of a folder"
+            raise InputError(results[0], problem, remedy)
     if repeated := [path for path, count in Counter(map(os.path.abspath, paths)).items() if count > 1]:
         raise InputError(os.path.relpath(repeated[0]), "is among its files twice", "remove one of the two")
     unpacked = Counter(map(unpacked_path, paths))
@@ -75,21 +77,18 @@ def unpacked_path(path: str) -> str:
 class CheckedFiles:
     """Files that passed a check in an earlier call, known by path, size and time of the last change.
 
-    The cache file holds a digest of KEY_BYTES for each. It grows at its end, so that simultaneous calls lose nothing.
+    The cache file has a line for each. It grows at its end, so that simultaneous calls lose nothing.
     """
 
     def __enter__(self) -> "CheckedFiles":
         self.path = cache_folder() / "checked-texts"
-        try:
-            data = self.path.read_bytes()
-        except OSError:
-            data = b""
-        data = data if len(data) <= MAX_CACHE_BYTES else b""
-        self.known = {data[start : start + KEY_BYTES] for start in range(0, len(data), KEY_BYTES)}
-        self.added: list[bytes] = []
+        self.known: set[str] = set()
+        with contextlib.suppress(OSError):
+            self.known.update(self.path.read_text("ascii", "replace").splitlines())
+        self.added: list[str] = []
         return self
 
-    def check(self, file: SourceFile, text_key: str) -> None:
+    def check(self, file: SourceFile, ending: str, text_key: str) -> None:
         """Check a file unless it is known or empty; raise InputError if it is not what its name promises."""
         if not file.size:
             return
@@ -97,16 +96,17 @@ class CheckedFiles:
             date = datetime.fromtimestamp(file.mtime_ns / 1e9).isoformat(" ", "minutes")
             # Snakemake takes what is made of it for outdated.
             raise InputError(file.path, f"is dated in the future ({date})", f"touch {shlex.quote(file.path)}")
-        identity = "\0".join((CHECK_VERSION, os.path.abspath(file.path), str(file[1:]), text_key))
-        key = hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=KEY_BYTES).digest()
+        identity = "\0".join((CHECK_VERSION, os.path.abspath(file.path), str(file[1:]), ending, text_key))
+        key = hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
         if key not in self.known:
-            check_file(file.path, text_key)
+            check_file(file.path, ending, text_key)
             self.known.add(key)
             self.added.append(key)
 
     def __exit__(self, *_: object) -> None:
         if self.added:
-            with contextlib.suppress(OSError), open(self.path, "ab") as file:
-                if file.tell() > MAX_CACHE_BYTES or file.tell() % KEY_BYTES:
+            with contextlib.suppress(OSError), open(self.path, "a", encoding="ascii") as file:
+                if file.tell() > MAX_CACHE_BYTES:
                     file.truncate(0)
-                file.write(b"".join(self.added))
+                # The line before may be incomplete.
+                file.writelines(f"\n{key}" for key in self.added)

@@ -9,7 +9,7 @@ from typing import Any
 
 from lmpipe.errors import REBUILD, InputError
 from lmpipe.io.files import atomic_write, sha256_of
-from lmpipe.io.progress import progress
+from lmpipe.io.progress import track
 from lmpipe.provenance.job_records import NON_RESULT_ENTRIES, JobRecord, StudyProvenance, is_non_result, path_inside
 
 CHECKSUMS = "SHA256SUMS"
@@ -27,12 +27,8 @@ def collect_records(paths: Iterable[str], settings: dict[str, Any], results: Pat
     collected.write(output)
     checksums = {path: info.sha256 for path, info in collected.files.items()}
     checksums |= {path: sha256_of(results / path) for path in records}
-    write_checksums(output.with_name(CHECKSUMS), checksums | {output.name: sha256_of(output)})
-
-
-def write_checksums(path: Path, checksums: Mapping[str, str]) -> None:
-    """Write the checksums of files by their path from the folder of `path`."""
-    with atomic_write(path) as file:
+    checksums[output.name] = sha256_of(output)
+    with atomic_write(output.with_name(CHECKSUMS)) as file:
         file.writelines(f"{checksums[name]}  {name}\n" for name in sorted(checksums))
 
 
@@ -88,12 +84,10 @@ def changed(folder: Path, expected: Mapping[str, str], is_plain: Mapping[str, bo
     """Return a line for each file with another checksum; all cores read."""
     lines = [f"changed: {escape_path(path)} (not a plain file)" for path in expected if not is_plain[path]]
     paths = [path for path in expected if is_plain[path]]
-    with progress("verifying", len(paths), "files") as report, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, checksum in zip(paths, pool.map(lambda path: checksum_of(folder / path), paths), strict=True):
-            report.advance(1)
-            if checksum != expected[path]:
-                lines.append(f"changed: {escape_path(path)}")
-    return lines
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        checksums = track(pool.map(lambda path: checksum_of(folder / path), paths), "verifying", len(paths), "files")
+        different = [path for path, checksum in zip(paths, checksums, strict=True) if checksum != expected[path]]
+    return [*lines, *(f"changed: {escape_path(path)}" for path in different)]
 
 
 def checksum_of(path: Path) -> str | None:

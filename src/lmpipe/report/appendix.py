@@ -71,13 +71,14 @@ def texts_table(results: Results) -> Table:
     columns += ["files", "equal files left out", "blank records left out"]
     rows = []
     for name, info in results.corpora.items():
-        yardsticks = results.yardsticks(name)
         sizes = [cell for _, split in info.splits for cell in (split.documents, format_bytes(split.bytes))]
-        shares = [f"{info.splits.valid_share:.1%}", f"{yardsticks.sentence_overlap:.1%}" if yardsticks else None]
+        overlap = None if info.ngram_overlap is None else f"{info.ngram_overlap:.1%}"
+        shares = [f"{info.splits.valid_share:.1%}", overlap]
         counts = [info.files, info.equal_files, info.blank_records]
         rows.append([corpus_label(results.study, name), *sizes, *shares, *counts])
     caption = (
-        "Splits of each corpus. The overlap is the share of the validation bytes in sentences of the training text."
+        "Splits of each corpus. The overlap is the share of the 13-grams of words in the validation text that the "
+        "training text has, too; of validation texts above 4 MB a sample is compared."
     )
     return Table(caption, columns, rows)
 

@@ -1,11 +1,13 @@
 """The block `corpora` of a study file: the source of each text and the size of its tokenizer."""
 
-import hashlib
+import glob
+import os
 import re
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal
+from itertools import chain
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
@@ -19,9 +21,10 @@ from lmpipe.study.fields import (
     Seed,
     Settings,
     VocabSize,
+    to_list,
     validate_unique,
 )
-from lmpipe.study.text_files import SourceFile, TextFile, TextFiles, validate_path
+from lmpipe.study.text_files import SCHEME, TextFile, TextFiles, text_format, validate_path
 
 PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # Context of a validation of which only results are read: packages of the corpora need not be there.
@@ -151,8 +154,9 @@ class DocstringsCorpus(CorpusSettings):
 
 
 class SplitSettings(CorpusSettings):
-    """Keys of corpora whose documents are read from files or a dataset."""
+    """Keys of corpora whose documents are read from files or a dataset; `valid_key` is that of a validation text."""
 
+    valid_key: ClassVar[str]
     valid_fraction: Annotated[Fraction, Field(gt=0, lt=1)] | None = None
     """Fraction of the text that is the validation split, if no other text is."""
     shuffle: bool = True
@@ -166,20 +170,50 @@ class SplitSettings(CorpusSettings):
         """Return the settings that decide the text; those at their default are left out."""
         return {"source": self.source, **super().text_settings(exclude_defaults=True)}
 
-    def check_validation(self, key: str) -> None:
-        """Require either a separate validation text, under `key`, or a fraction."""
-        has_text = getattr(self, key) is not None
-        if not has_text and self.valid_fraction is None:
-            raise InvalidValueError(
-                "has no validation split", f"add {key} (a separate text) or valid_fraction (such as 0.1)"
-            )
-        if has_text and self.valid_fraction is not None:
+    @model_validator(mode="after")
+    def check_split(self) -> "SplitSettings":
+        """Require either a separate validation text or a fraction of the training text."""
+        key = self.valid_key
+        if getattr(self, key) is None and self.valid_fraction is None:
+            problem = "has no validation split"
+            raise InvalidValueError(problem, f"add {key} (a separate text) or valid_fraction (such as 0.1)")
+        if getattr(self, key) is not None and self.valid_fraction is not None:
             raise InvalidValueError(f"has both {key} and valid_fraction", "remove one of them")
+        return self
+
+    @property
+    def split_texts(self) -> dict[str, list[TextFile]]:
+        """Files for training and for validation, as far as they are known before they are read."""
+        raise NotImplementedError
+
+    @property
+    def texts(self) -> list[TextFile]:
+        """Files for training, then those for validation."""
+        return list(chain.from_iterable(self.split_texts.values()))
+
+    @cached_property
+    def split_bytes(self) -> tuple[int, int]:
+        """Estimated size of the training and the validation text; files that are not here or declared count as 0."""
+        try:
+            sizes = [sum(text.estimated_bytes for text in texts) for texts in self.split_texts.values()]
+        except InputError:  # the results of a study are read without its texts
+            return 0, 0
+        held_out = round(sizes[0] * (self.valid_fraction or 0))
+        return sizes[0] - held_out, sizes[1] + held_out
+
+    def file_identities(self) -> list[list[Any]]:
+        """Return the identity of each text, by split."""
+        return [[text.identity for text in texts] for texts in self.split_texts.values()]
+
+    def format_of(self, path: str) -> str | None:
+        """Return the ending of the format in which a file is read; None if it is not known."""
+        return text_format(path)[0]
 
 
 class FilesCorpus(SplitSettings):
     """Texts of your own, local or downloaded; in plain texts, `<|endoftext|>` ends a document."""
 
+    valid_key = "valid"
     source: Literal["files"]
     """Kind of source."""
     files: TextFiles
@@ -190,33 +224,16 @@ class FilesCorpus(SplitSettings):
     """A document of a plain text: up to the delimiter, a line, between blank lines, or a file."""
 
     @property
-    def texts(self) -> list[TextFile]:
-        """Files for training, then those for validation."""
-        return [*self.files, *(self.valid or [])]
-
-    @cached_property
-    def local_files(self) -> list[list[SourceFile]]:
-        """Local files of each of `texts`; raises InputError if one has none."""
-        return [text.files() for text in self.texts]
-
-    @cached_property
-    def split_bytes(self) -> tuple[int, int]:
-        """Estimated size of the training and the validation text; undeclared downloads and missing files count as 0."""
-        try:
-            local_files = self.local_files
-        except InputError:  # the results of a study are read without its texts
-            local_files = [[] for _ in self.texts]
-        sizes = [text.estimate_bytes(files) for text, files in zip(self.texts, local_files, strict=True)]
-        train_bytes, valid_bytes = sum(sizes[: len(self.files)]), sum(sizes[len(self.files) :])
-        held_out = round(train_bytes * (self.valid_fraction or 0))
-        return train_bytes - held_out, valid_bytes + held_out
+    def split_texts(self) -> dict[str, list[TextFile]]:
+        """Files for training and for validation."""
+        return {"train": self.files, "valid": self.valid or []}
 
     @cached_property
     def num_shards(self) -> int:
         """Number of shards: as set, or one for each 64 MB, but no more than there are files."""
         if self.shards:
             return self.shards
-        num_files = sum(max(1, len(files)) for files in self.local_files[: len(self.files)])
+        num_files = sum(max(1, len(text.local_files)) for text in self.files)
         return max(1, min(num_files, self.split_bytes[0] // MIN_SHARD_BYTES, MAX_SHARDS))
 
     def text_paths(self) -> list[str]:
@@ -225,44 +242,18 @@ class FilesCorpus(SplitSettings):
 
     def split_paths(self) -> dict[str, list[str]]:
         """Paths of all files with text, by split."""
-        paths = [
-            [text.download_path] if text.url else [file.path for file in files if file.size]
-            for text, files in zip(self.texts, self.local_files, strict=True)
-        ]
-        parts = {"train": paths[: len(self.files)], "valid": paths[len(self.files) :]}
-        return {split: [path for group in groups for path in group] for split, groups in parts.items()}
-
-    def file_identities(self) -> list[list[Any]]:
-        """Return the path of each downloaded file, and number, bytes and digest of the files of each path, by split.
-
-        The digest covers paths, sizes and times of the last change: an older file in the place of another is noticed.
-        """
-        identities = [
-            text.download_path
-            if text.url
-            else {
-                "path": text.path,
-                "files": len(files),
-                "bytes": sum(file.size for file in files),
-                "digest": hashlib.sha256(repr(files).encode()).hexdigest()[:16],
-            }
-            for text, files in zip(self.texts, self.local_files, strict=True)
-        ]
-        return [identities[: len(self.files)], identities[len(self.files) :]]
-
-    @model_validator(mode="after")
-    def check_split(self) -> "FilesCorpus":
-        """Require either files for validation or a fraction of the training text."""
-        self.check_validation("valid")
-        return self
+        return {split: [path for text in texts for path in text.paths] for split, texts in self.split_texts.items()}
 
 
 DataFiles = str | list[str]
+# Endings of what the formats of `datasets` read. JSON need not be one record a line there.
+DATASET_FORMATS = {"json": ".json", "csv": ".csv", "parquet": ".parquet", "text": ".txt"}
 
 
 class DatasetCorpus(SplitSettings):
     """A dataset of the Hub, read as a stream by the library `datasets`, whose `load_dataset` takes these keys."""
 
+    valid_key = "valid_split"
     source: Literal["dataset"]
     """Kind of source."""
     name: Annotated[str, Field(min_length=1)]
@@ -278,11 +269,24 @@ class DatasetCorpus(SplitSettings):
     data_files: DataFiles | dict[str, DataFiles] | None = None
     """Files of the dataset, by split if there are several."""
 
-    @model_validator(mode="after")
-    def check_split(self) -> "DatasetCorpus":
-        """Require either a split for validation or a fraction of the training split."""
-        self.check_validation("valid_split")
-        return self
+    @cached_property
+    def split_texts(self) -> dict[str, list[TextFile]]:
+        """Local files for training and for validation; none of a dataset on the Hub."""
+        folder = "" if self.name in DATASET_FORMATS else self.name
+        texts: dict[str, list[TextFile]] = {"train": [], "valid": []}
+        if os.path.isdir(folder or "."):
+            data_files = self.data_files or (["**"] if folder else [])
+            files = data_files if isinstance(data_files, dict) else {"": data_files}
+            train, valid = (split.partition("[")[0] for split in (self.split, self.valid_split or self.split))
+            for split, paths in files.items():
+                local = [os.path.join(glob.escape(folder), path) for path in to_list(paths) if not SCHEME.match(path)]
+                is_valid = split == valid != train
+                texts["valid" if is_valid else "train"] += [TextFile.model_construct(path=path) for path in local]
+        return texts
+
+    def format_of(self, path: str) -> str | None:
+        """Return the ending of the format that `name` is; None for a folder."""
+        return DATASET_FORMATS.get(self.name)
 
 
 Corpus = Annotated[StoriesCorpus | DocstringsCorpus | FilesCorpus | DatasetCorpus, Field(discriminator="source")]

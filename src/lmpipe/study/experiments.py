@@ -52,13 +52,9 @@ class BestOf(Settings):
         return self.scale or f"best_of-{self.best_of}"
 
 
-def max_lr_tag(value: Any) -> str:
-    """Return the kind of a learning rate: a best_of block or a number."""
-    return "best_of" if isinstance(value, dict | BestOf) else "number"
-
-
 LearningRate = Annotated[
-    Annotated[PositiveFloat, Tag("number")] | Annotated[BestOf, Tag("best_of")], Discriminator(max_lr_tag)
+    Annotated[PositiveFloat, Tag("number")] | Annotated[BestOf, Tag("best_of")],
+    Discriminator(lambda value: "best_of" if isinstance(value, dict | BestOf) else "number"),
 ]
 
 

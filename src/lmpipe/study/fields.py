@@ -76,13 +76,6 @@ def validate_unique(values: list) -> list:
     return values
 
 
-def validate_vocab_size(vocab_size: int) -> int:
-    """Return a vocabulary size; a byte-level vocabulary has all 256 bytes and the special tokens before any merge."""
-    if vocab_size < MIN_VOCAB_SIZE:
-        raise InvalidValueError(f"is {vocab_size}", f"use at least {MIN_VOCAB_SIZE} (256 bytes and <|endoftext|>)")
-    return vocab_size
-
-
 Integer = Annotated[int, BeforeValidator(parse_number), Field(le=2**53)]
 NonNegativeInt = Annotated[Integer, Field(ge=0)]
 FiniteFloat = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
@@ -97,7 +90,7 @@ Label = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(valida
 Sentence = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(validate_line)]
 Seed = Annotated[Integer, Field(ge=0, lt=MAX_SEED)]
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(validate_unique)]
-VocabSize = Annotated[Integer, Field(le=2**31), AfterValidator(validate_vocab_size)]
+VocabSize = Annotated[Integer, Field(ge=MIN_VOCAB_SIZE, le=2**31)]
 
 
 class Settings(BaseModel):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmpipe.io.formatting import format_count, format_number, is_number
-from lmpipe.study.experiments import BestOf, Variant
+from lmpipe.study.experiments import BestOf
 from lmpipe.study.schema import Study
 from lmpipe.study.settings import ModelSettings
 
@@ -59,7 +59,7 @@ def run_label(study: Study, experiment: str, run: str) -> str:
 
     Runs that differ from the study in swept settings alone are named by these.
     """
-    variant = find_variant(study, experiment, run)
+    variant = study.experiments[experiment].variants_by_name[run]
     settings, point = variant.settings, setting_words(study, variant.point)
     if settings.label:
         return ", ".join([settings.label, *point])
@@ -117,7 +117,8 @@ def colour_key(study: Study, experiment: str, run: str) -> str:
     It is made from the settings in which the model differs from that of the study; runs on several corpora have their
     corpus as the key.
     """
-    settings, variant = study.experiments[experiment], find_variant(study, experiment, run)
+    settings = study.experiments[experiment]
+    variant = settings.variants_by_name[run]
     changes = settings.overrides() | variant.settings.overrides() | variant.point
     if len({run.overrides().get("corpus") for run in (settings.runs or {}).values()}) > 1:
         return changes["corpus"]
@@ -125,11 +126,3 @@ def colour_key(study: Study, experiment: str, run: str) -> str:
     different = [key for key, value in model.items() if value != getattr(study.model, key)]
     named = [WORDS[key, model[key]][1] for key in different if (key, model[key]) in WORDS]
     return "_".join(named) or (variant.run if different else BASELINE) or run
-
-
-def find_variant(study: Study, experiment: str, run: str) -> Variant:
-    """Return the run of this name; raise KeyError if the experiment has none."""
-    variants = study.experiments[experiment].variants_by_name
-    if run not in variants:
-        raise KeyError(f"{experiment}/{run}")
-    return variants[run]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationError
 
 from lmpipe.io.validation import first_violation
-from lmpipe.study.corpora import RESULTS_ONLY, Corpus
+from lmpipe.study.corpora import END_OF_TEXT, RESULTS_ONLY, Corpus
 from lmpipe.study.experiments import ExperimentName, ExperimentSettings
 from lmpipe.study.fields import (
     FiniteFloat,
@@ -30,21 +30,12 @@ class AccountingSettings(Settings):
     """Memory of the device in GB (1e9 bytes)."""
 
 
-def prompts_tag(value: Any) -> str:
-    """Return the kind of prompts: lists by corpus, or one list."""
-    return "by_corpus" if isinstance(value, dict) else "list"
-
-
-def start_of_document(prompt: str) -> str:
-    """Return a prompt; an empty one, which starts a new document, by the token that it stands for."""
-    return prompt or "<|endoftext|>"
-
-
-# With a constraint on its length, pydantic refuses text that UTF-8 cannot hold.
-Prompt = Annotated[str, Field(min_length=0), AfterValidator(start_of_document)]
+# An empty prompt starts a new document. With a constraint on its length, pydantic refuses text that UTF-8 cannot hold.
+Prompt = Annotated[str, Field(min_length=0), AfterValidator(lambda prompt: prompt or END_OF_TEXT)]
 PromptList = Annotated[list[Prompt], Field(min_length=1)]
 Prompts = Annotated[
-    Annotated[PromptList, Tag("list")] | Annotated[dict[Name, PromptList], Tag("by_corpus")], Discriminator(prompts_tag)
+    Annotated[PromptList, Tag("list")] | Annotated[dict[Name, PromptList], Tag("by_corpus")],
+    Discriminator(lambda value: "by_corpus" if isinstance(value, dict) else "list"),
 ]
 
 

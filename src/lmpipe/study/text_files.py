@@ -5,7 +5,8 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
@@ -21,6 +22,7 @@ RECORD_FORMATS = (".jsonl", ".csv", ".parquet")
 FORMATS = (".txt", *RECORD_FORMATS)
 OTHER_ENDINGS = {".json": ".jsonl", ".ndjson": ".jsonl"}  # as many datasets of the Hub call JSON Lines
 COMPRESSIONS = (".gz", ".xz", ".zst")
+ENDINGS = tuple(name + compression for name in FORMATS for compression in ("", *COMPRESSIONS))
 HUB = "https://huggingface.co/"
 URL = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?/[!-~]{1,2000}")
 HUB_FILE = re.compile(
@@ -97,10 +99,7 @@ def walk(folder: str) -> Iterator[str]:
             remedy = "name that folder, too, or use a pattern such as texts/**/*.txt, which follows links"
             raise InputError(os.path.join(parent, link), "is a link to a folder, which is not followed", remedy)
         for name in sorted(names):
-            base = name.lower()
-            for ending in COMPRESSIONS:
-                base = base.removesuffix(ending)
-            if base.endswith(FORMATS) and not name.startswith("."):
+            if name.lower().endswith(ENDINGS) and not name.startswith("."):
                 yield os.path.join(parent, name)
 
 
@@ -195,8 +194,9 @@ class TextFile(Settings):
         """Path of the one file that is meant, now or once it is downloaded; None for a folder or a pattern."""
         return self.download_path if self.url else self.path if os.path.isfile(self.path) else None
 
-    def files(self) -> list[SourceFile]:
-        """Return the local files; none for an address. Raises InputError if there should be some, but are none."""
+    @cached_property
+    def local_files(self) -> list[SourceFile]:
+        """Local files; none for an address. Raises InputError if there should be some, but are none."""
         if self.url:
             return []
         files = list_files(self.path)
@@ -211,20 +211,38 @@ class TextFile(Settings):
         """Size of the text as declared; 0 if it is not."""
         return self.text_bytes or (0 if self.is_compressed else self.bytes or 0)
 
-    def estimate_bytes(self, files: Iterable[SourceFile]) -> int:
-        """Return the size of the text: of its local `files`, or as declared."""
+    @property
+    def estimated_bytes(self) -> int:
+        """Size of the text: of its local files, or as declared."""
+        sizes = (file.size * (UNPACKED_RATIO if text_format(file.path)[1] else 1) for file in self.local_files)
+        return self.declared_bytes if self.url else sum(sizes)
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the files with text, once they are downloaded."""
+        return [self.download_path] if self.url else [file.path for file in self.local_files if file.size]
+
+    @property
+    def identity(self) -> str | dict[str, Any]:
+        """Path of a downloaded file, or number, bytes and digest of the local files.
+
+        The digest covers paths, sizes and times of the last change: an older file in the place of another is noticed.
+        """
         if self.url:
-            return self.declared_bytes
-        return sum(file.size * (UNPACKED_RATIO if text_format(file.path)[1] else 1) for file in files)
+            return self.download_path
+        files = self.local_files
+        digest = hashlib.sha256(repr(files).encode()).hexdigest()[:16]
+        return {"path": self.path, "files": len(files), "bytes": sum(file.size for file in files), "digest": digest}
 
 
-def text_file(value: Any) -> Any:
-    """Return a path alone as the block of a text file."""
-    return {"path": value} if isinstance(value, str) else value
-
-
+TextFileOrPath = Annotated[
+    TextFile,
+    BeforeValidator(
+        lambda value: {"path": value} if isinstance(value, str) else value, json_schema_input_type=str | TextFile
+    ),
+]
 TextFiles = Annotated[
-    list[Annotated[TextFile, BeforeValidator(text_file, json_schema_input_type=str | TextFile)]],
+    list[TextFileOrPath],
     BeforeValidator(to_list, json_schema_input_type=str | TextFile | list[str | TextFile]),
     Field(min_length=1),
 ]

@@ -10,11 +10,10 @@ from lmpipe.errors import InputError
 from lmpipe.io.progress import progress
 from lmpipe.io.validation import require_type
 from lmpipe.kernels.bpe import merge_loop, pretoken_table
-from lmpipe.provenance.environment import peak_memory_bytes
-from lmpipe.tokenizer.documents import PretokenShard, StageCost, TokenizerTraining, TrainingStages
+from lmpipe.tokenizer.documents import PretokenShard, StageCost, TokenizerTraining
 from lmpipe.tokenizer.pretoken_counts import PretokenCounts, count_pretokens, load_counts, sum_counts
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, special_bytes
-from lmpipe.tokenizer.vocabulary import MAX_VOCAB_SIZE, Vocabulary
+from lmpipe.tokenizer.vocabulary import MAX_VOCAB_SIZE, Vocabulary, cost_since, save_tokenizer
 
 NUM_BYTES = 256
 
@@ -106,30 +105,15 @@ def train_tokenizer(
     if len(vocab) < vocab_size:  # models are planned with vocab_size ids
         problem = f"has pairs to merge for {len(vocab):,} ids only, but vocab_size is {vocab_size:,}"
         raise InputError(corpus or "the text", problem, f"use vocab_size: {len(vocab)}, or give more text")
-    merge = cost_since(started)
-    started = time.perf_counter()
-    tokenizer = Vocabulary(vocab, merges, list(special_tokens))
-    tokenizer.save(folder)
-    stages = TrainingStages(count=count, merge=merge, save=cost_since(started))
-    training = TokenizerTraining(
+    return save_tokenizer(
+        Vocabulary(vocab, merges, list(special_tokens)),
+        folder,
+        count=count,
+        merge=cost_since(started),
         tokenizer=name,
         corpus=corpus,
-        vocab_size=tokenizer.vocab_size,
-        merges=len(merges),
-        special_tokens=special_tokens,
-        sha256=tokenizer.sha256,
-        stages=stages,
-        wall_seconds=stages.count.wall_seconds + stages.merge.wall_seconds + stages.save.wall_seconds,
         compile_seconds=compile_seconds,
-        peak_memory_bytes=max(stage.peak_memory_bytes for stage in (stages.count, stages.merge, stages.save)),
         bytes=sum(shard.bytes for shard in shards),
         pretokens=sum(shard.pretokens for shard in shards),
         unique_pretokens=len(counts),
     )
-    training.write(Path(folder) / "training.json")
-    return training
-
-
-def cost_since(started: float) -> StageCost:
-    """Return the cost of a stage that began at `started`, in seconds of time.perf_counter."""
-    return StageCost(wall_seconds=time.perf_counter() - started, peak_memory_bytes=peak_memory_bytes())

@@ -50,16 +50,12 @@ class TokenFile(Document, extra="ignore"):
 
 
 def evaluate_tokenizers(
-    results: str | Path,
-    corpora: Sequence[str],
-    tokenizers: Mapping[str, str],
-    seed: int = 0,
-    throughput_bytes: int = THROUGHPUT_BYTES,
+    results: str | Path, corpora: Sequence[str], tokenizers: Mapping[str, str], seed: int = 0
 ) -> TokenizerEvaluation:
     """Measure every tokenizer in a study's results folder on every corpus.
 
-    `tokenizers` maps names to the corpora that they were trained on; `seed` draws the sampled documents; at most
-    `throughput_bytes` of each training text are timed. Raises InputError if a corpus has no document.
+    `tokenizers` maps names to the corpora that they were trained on; `seed` draws the sampled documents. Raises
+    InputError if a corpus has no document.
     """
     paths = StudyPaths(Path(results))
     opened = {name: Tokenizer.from_folder(paths.tokenizer(name)) for name in tokenizers}
@@ -76,7 +72,7 @@ def evaluate_tokenizers(
         max_ids = [row.largest_id for row in rows if row.tokenizer == name]
         if (token_file := paths.tokens(name, "train").with_suffix(".json")).exists():
             max_ids.append(TokenFile.read(token_file).max_id)
-        profiles[name] = profile_vocabulary(opened[name], corpus, paths, throughput_bytes, max(max_ids))
+        profiles[name] = profile_vocabulary(opened[name], corpus, paths, max(max_ids))
     return TokenizerEvaluation(
         seed=seed,
         pile_bytes=PILE_BYTES,
@@ -178,12 +174,10 @@ def measure_throughput(tokenizer: Tokenizer, text: str) -> Throughput:
 # --- vocabularies
 
 
-def profile_vocabulary(
-    tokenizer: Tokenizer, corpus: str, paths: StudyPaths, throughput_bytes: int, largest_id: int
-) -> VocabularyProfile:
+def profile_vocabulary(tokenizer: Tokenizer, corpus: str, paths: StudyPaths, largest_id: int) -> VocabularyProfile:
     """Measure the speed, and summarize the merged tokens: lengths, kinds, the longest ones in the training text."""
     train_text, valid_text = (paths.text(corpus, split) for split in ("train", "valid"))
-    throughput = measure_throughput(tokenizer, text_prefix(train_text, throughput_bytes))
+    throughput = measure_throughput(tokenizer, text_prefix(train_text, THROUGHPUT_BYTES))
     merged = merged_tokens(tokenizer)
     lengths = Counter(map(len, merged))
     return VocabularyProfile(
@@ -196,7 +190,7 @@ def profile_vocabulary(
         merges=len(tokenizer.merges),
         mean_length=fmean(map(len, merged)) if merged else None,
         lengths={str(length): lengths[length] for length in sorted(lengths)},
-        compression_by_merges=compression_by_merges(tokenizer, text_prefix(valid_text, throughput_bytes)),
+        compression_by_merges=compression_by_merges(tokenizer, text_prefix(valid_text, THROUGHPUT_BYTES)),
         kinds=dict(Counter(map(token_kind, merged)).most_common()),
         longest_tokens=tuple(longest_tokens(tokenizer, train_text)),
     )

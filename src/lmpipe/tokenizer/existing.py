@@ -1,78 +1,68 @@
 """Existing tokenizers in place of trained ones: byte-level BPE with GPT-2's pattern."""
 
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
-from lmpipe.io.validation import short_repr
-from lmpipe.provenance.environment import peak_memory_bytes
-from lmpipe.tokenizer.documents import StageCost, TokenizerTraining, TrainingStages
+from lmpipe.io.files import read_json
+from lmpipe.io.validation import short_repr, show
+from lmpipe.tokenizer.documents import StageCost, TokenizerTraining
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, encode_utf8
-from lmpipe.tokenizer.vocabulary import AddedToken, Vocabulary, unicode_to_bytes
+from lmpipe.tokenizer.vocabulary import AddedToken, Vocabulary, save_tokenizer, unicode_to_bytes
 
 UNLIKE = "use a byte-level BPE tokenizer with GPT-2's pattern, or train one"
 
 
-class PlainAddedToken(AddedToken):
-    """A special token that takes no white space or word boundaries around it."""
-
-    lstrip: Literal[False] = False
-    """No white space before it belongs to it."""
-    rstrip: Literal[False] = False
-    """No white space after it belongs to it."""
-    single_word: Literal[False] = False
-    """It is found inside words, too."""
+# Values, of settings on which ids depend, in byte-level BPE with GPT-2's pattern; None stands for a missing one.
+SETTINGS = {
+    ("normalizer",): (None,),
+    ("pre_tokenizer", "type"): ("ByteLevel",),
+    ("pre_tokenizer", "add_prefix_space"): (False,),
+    ("pre_tokenizer", "use_regex"): (True, None),
+    ("model", "type"): ("BPE", None),
+    ("model", "dropout"): (None,),
+    ("model", "continuing_subword_prefix"): (None, ""),
+    ("model", "end_of_word_suffix"): (None, ""),
+    ("model", "byte_fallback"): (False, None),
+    ("model", "ignore_merges"): (False, None),
+}
+TOKEN_SETTINGS = ("lstrip", "rstrip", "single_word")  # false for each special token
 
 
 class BPEModel(Document, extra="ignore"):
     """Vocabulary and merges of a BPE tokenizer."""
 
-    type: Literal["BPE"] = "BPE"
-    """Kind of model; older files, such as that of GPT-2, leave it out."""
     vocab: dict[str, int]
     """Ids of tokens in GPT-2's byte-to-unicode format."""
     merges: tuple[tuple[str, str] | str, ...]
     """Pairs of tokens, or texts of two tokens with a space between them."""
-    dropout: None = None
-    """Merges are never left out."""
-    continuing_subword_prefix: Literal[None, ""] = None
-    """Tokens inside a word have no mark."""
-    end_of_word_suffix: Literal[None, ""] = None
-    """Tokens at the end of a word have no mark."""
-    byte_fallback: Literal[False] = False
-    """All bytes are tokens."""
-    ignore_merges: Literal[False] = False
-    """Words are merged even if they are tokens."""
-
-
-class ByteLevel(Document, extra="ignore"):
-    """GPT-2's pre-tokenizer."""
-
-    type: Literal["ByteLevel"]
-    """Kind of pre-tokenizer."""
-    add_prefix_space: Literal[False]
-    """No space is added before the text."""
-    use_regex: Literal[True] = True
-    """GPT-2's pattern splits the text."""
 
 
 class ExistingTokenizer(Document, extra="ignore"):
-    """A Hugging Face tokenizer file with byte-level BPE."""
+    """Tokens and merges of a Hugging Face tokenizer file."""
 
-    normalizer: None = None
-    """The text is not changed before it is split."""
-    pre_tokenizer: ByteLevel
-    """Split into pre-tokens."""
     model: BPEModel
     """Vocabulary and merges."""
-    added_tokens: Annotated[tuple[PlainAddedToken, ...], Field(default_factory=tuple)]
+    added_tokens: Annotated[tuple[AddedToken, ...], Field(default_factory=tuple)]
     """Special tokens."""
+
+
+def check_settings(content: dict[str, Any], where: Path) -> None:
+    """Raise InputError unless a Hugging Face tokenizer file is for byte-level BPE with GPT-2's pattern."""
+    for path, values in SETTINGS.items():
+        value: Any = content
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value not in values:
+            raise InputError(where, f"{'.'.join(path)} is {show(value)}", UNLIKE)
+    for token in content.get("added_tokens", ()):
+        if key := next(filter(token.get, TOKEN_SETTINGS), None):
+            raise InputError(where, f"{key} of the token {short_repr(token['content'])} is true", UNLIKE)
 
 
 def tokenizer_files(path: str | Path) -> list[Path]:
@@ -99,6 +89,7 @@ def read_tokenizer(files: Sequence[str | Path]) -> Vocabulary:
         vocabulary = Vocabulary.from_files(*files, [END_OF_TEXT])
     else:
         existing = ExistingTokenizer.read(where, UNLIKE)
+        check_settings(read_json(where), where)
         specials = {token.content: token.id for token in existing.added_tokens}
         names = existing.model.vocab.items()
         vocab = {token_id: unicode_to_bytes(name, where) for name, token_id in names if name not in specials}
@@ -127,28 +118,19 @@ def import_tokenizer(
     files: Sequence[str | Path], folder: str | Path, name: str, corpus: str, vocab_size: int
 ) -> TokenizerTraining:
     """Save an existing tokenizer in a folder, with a training.json; raise InputError if it has not `vocab_size` ids."""
-    started = time.perf_counter()
     vocabulary = read_tokenizer(files)
     check_vocab_size(vocabulary, files[0], vocab_size)
-    vocabulary.save(folder)
-    seconds, memory = time.perf_counter() - started, peak_memory_bytes()
     nothing = StageCost(wall_seconds=0.0, peak_memory_bytes=0)
-    save = StageCost(wall_seconds=seconds, peak_memory_bytes=memory)
-    training = TokenizerTraining(
+    return save_tokenizer(
+        vocabulary,
+        folder,
+        count=nothing,
+        merge=nothing,
         tokenizer=name,
         corpus=corpus,
-        vocab_size=vocabulary.vocab_size,
-        merges=len(vocabulary.merges),
-        special_tokens=tuple(vocabulary.special_tokens),
-        sha256=vocabulary.sha256,
-        stages=TrainingStages(count=nothing, merge=nothing, save=save),
-        wall_seconds=seconds,
         compile_seconds=0.0,
-        peak_memory_bytes=memory,
         bytes=0,
         pretokens=0,
         unique_pretokens=0,
         existing=str(files[0]),
     )
-    training.write(Path(folder) / "training.json")
-    return training

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
@@ -17,6 +18,8 @@ from lmpipe.errors import InputError
 from lmpipe.io.documents import Document
 from lmpipe.io.files import atomic_write_all, json_bytes, read_json
 from lmpipe.io.validation import require_type, short_repr
+from lmpipe.provenance.environment import peak_memory_bytes
+from lmpipe.tokenizer.documents import StageCost, TokenizerTraining, TrainingStages
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, encode_utf8, special_bytes
 
 MERGES_HEADER = "#version: 0.2"
@@ -228,6 +231,32 @@ class Vocabulary:
                 "merges": [list(merge) for merge in merges],
             },
         }
+
+
+def save_tokenizer(
+    vocabulary: Vocabulary, folder: str | Path, count: StageCost, merge: StageCost, **facts: Any
+) -> TokenizerTraining:
+    """Save a vocabulary in a folder, with a training.json of its costs and of further `facts`; return the latter."""
+    started = time.perf_counter()
+    vocabulary.save(folder)
+    costs = {"count": count, "merge": merge, "save": cost_since(started)}
+    training = TokenizerTraining(
+        vocab_size=vocabulary.vocab_size,
+        merges=len(vocabulary.merges),
+        special_tokens=tuple(vocabulary.special_tokens),
+        sha256=vocabulary.sha256,
+        stages=TrainingStages(**costs),
+        wall_seconds=sum(cost.wall_seconds for cost in costs.values()),
+        peak_memory_bytes=max(cost.peak_memory_bytes for cost in costs.values()),
+        **facts,
+    )
+    training.write(Path(folder) / "training.json")
+    return training
+
+
+def cost_since(started: float) -> StageCost:
+    """Return the cost of a stage that began at `started`, in seconds of time.perf_counter."""
+    return StageCost(wall_seconds=time.perf_counter() - started, peak_memory_bytes=peak_memory_bytes())
 
 
 def check_vocab(vocab: Mapping[int, bytes]) -> dict[int, bytes]:

@@ -116,7 +116,10 @@ def side_metrics(results: Results, experiment: ExperimentRuns, side: CorpusResul
             name = "fivegram" if order == 5 else ORDER_NAMES[order].replace("-", "")
             metrics[f"{name}_loss"] = Metric(loss, NATS, path)
         metrics["xz_bits_per_byte"] = Metric(yardsticks.xz_bits_per_byte, BITS, path)
-        metrics["sentence_overlap"] = Metric(yardsticks.sentence_overlap, "share of the validation bytes", path)
+    info = results.corpora.get(side.corpus)
+    if info and info.ngram_overlap is not None:
+        path = str(RELATIVE.corpus_info(side.corpus))
+        metrics["ngram_overlap"] = Metric(info.ngram_overlap, "share of the validation 13-grams", path)
     return {f"{side.key}_{name}": metric for name, metric in metrics.items()}
 
 

@@ -9,13 +9,13 @@ import inspect
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
 from lmpipe.errors import InputError
-from lmpipe.io.progress import progress
+from lmpipe.io.progress import track
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT
 
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -30,10 +30,9 @@ def docstrings(packages: Sequence[str], processes: int) -> list[str]:
     """
     sources = [source for package in packages for source in package_sources(package)]
     texts: set[str] = set()
-    with progress("reading docstrings", len(sources), "files") as bar:
-        for documents in map_files(docstrings_of, sources, processes):
-            texts.update(documents)
-            bar.advance(1)
+    with ProcessPoolExecutor(processes) as pool:
+        documents = pool.map(docstrings_of, sources, chunksize=16)
+        texts.update(*track(documents, "reading docstrings", len(sources), "files"))
     return sorted(texts, key=lambda text: hashlib.sha256(text.encode()).digest())
 
 
@@ -53,15 +52,6 @@ def package_sources(package: str) -> list[Path]:
     folders = [Path(location) for location in spec.submodule_search_locations]
     files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.py"))]
     return [file for folder, file in files if not TEST_FOLDERS.intersection(file.relative_to(folder).parts)]
-
-
-def map_files(function: Callable[[Path], list[str]], paths: Sequence[Path], processes: int) -> Iterator[list[str]]:
-    """Apply a function to files, in order, in several processes."""
-    if processes == 1:
-        yield from map(function, paths)
-        return
-    with ProcessPoolExecutor(processes) as pool:
-        yield from pool.map(function, paths, chunksize=16)
 
 
 def docstrings_of(path: Path) -> list[str]:

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from lmpipe.errors import InputError
 from lmpipe.io.validation import short_repr
@@ -49,8 +50,7 @@ def check_head(head: bytes, path: str | Path, ending: str, text_key: str | None 
     elif ending == ".csv" and text_key is not None:
         columns = next(csv.reader(head.decode("utf-8", "replace").splitlines()), [])
         if text_key not in columns:
-            keys = ", ".join(map(short_repr, columns[:12]))
-            raise InputError(path, f"has no column {text_key!r}", f"set text_key to one of {keys}")
+            raise missing_key(text_key, columns, path, "the header")
     elif ending == ".txt" and JSON_START.match(head):
         remedy = "name it .jsonl if each line is a record, or write its records so: jq -c '.[]' a.json > a.jsonl"
         raise InputError(path, "holds JSON, but its name does not end in .jsonl", remedy)
@@ -69,8 +69,14 @@ def check_records(head: bytes, path: str | Path, text_key: str | None) -> None:
         remedy = "write one record a line, for example by jq -c '.[]' a.json > a.jsonl"
         raise InputError(path, "does not begin with a line that is a JSON record", remedy)
     if text_key is not None and text_key not in record:
-        keys = ", ".join(map(short_repr, list(record)[:12])) or "its keys"
-        raise InputError(path, f"has a record without {text_key!r}", f"set text_key to one of {keys}")
+        raise missing_key(text_key, list(record), path, "the first record")
+
+
+def missing_key(text_key: str, keys: list[Any], path: str | Path, where: str) -> InputError:
+    """Return the error of a record or table without the key of the text; the remedy names the keys that it has."""
+    names = ", ".join(map(short_repr, keys[:12]))
+    remedy = f"set text_key to one of {names}" if keys else "write records with keys"
+    return InputError(path, f"{where} has no {text_key!r}", remedy)
 
 
 def check_text(head: bytes, path: str | Path) -> None:

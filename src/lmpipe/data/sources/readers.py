@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, assert_never
 
-from lmpipe.data.sources.first_bytes import BYTE_ORDER_MARK, HEAD_BYTES, check_head
+import zstandard
+
+from lmpipe.data.sources.first_bytes import BYTE_ORDER_MARK, HEAD_BYTES, check_head, missing_key
 from lmpipe.errors import InputError
 from lmpipe.io.files import CHUNK_BYTES, open_text
 from lmpipe.io.validation import short_repr
@@ -25,6 +27,14 @@ DELIMITER = END_OF_TEXT.encode()
 PACKED_BYTES = 1 << 16  # read at a time of a compressed file: text may be a thousand times as long
 PARQUET_ROWS = 256
 MAX_CSV_FIELD = (1 << 31) - 1
+MAX_ZSTD_WINDOW = 1 << 31  # that of `zstd --long=31`
+# Functions that start to decompress a member of a file, and the errors of a damaged one.
+DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    ".gz": lambda: zlib.decompressobj(wbits=31),
+    ".xz": lzma.LZMADecompressor,
+    ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW).decompressobj(),
+}
+DAMAGE = (zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 
 class TextReader:
@@ -42,8 +52,9 @@ class TextReader:
 
         Raises InputError if the file is damaged or not what its name promises.
         """
-        check_file(path, self.text_key)
-        match text_format(path)[0]:
+        ending = text_format(path)[0]
+        check_file(path, ending, self.text_key)
+        match ending:
             case ".txt":
                 blocks = without_mark(unpacked_blocks(path))
                 match self.documents:
@@ -80,11 +91,12 @@ class TextReader:
                 except (ValueError, RecursionError):
                     problem = f"line {number} is not a JSON record: {short_repr(line[:80])}"
                     raise InputError(path, problem, "write one record a line, or name a plain text .txt") from None
-                yield self._record_text(record, path, f"line {number}")
+                yield record_text(record, self.text_key, path, f"line {number}")
 
     def _csv_texts(self, path: str) -> Iterator[bytes]:
         csv.field_size_limit(MAX_CSV_FIELD)
-        rows = csv.reader(decoded_lines(path), strict=True)
+        lines = split_lines(without_mark(unpacked_blocks(path)))
+        rows = csv.reader((line.decode() + "\n" for line in lines), strict=True)
         try:
             header = next(rows, [])
             if self.text_key not in header:
@@ -95,6 +107,8 @@ class TextReader:
                     problem = f"line {rows.line_num} has {len(row)} columns, but the header has {len(header)}"
                     raise InputError(path, problem, "put texts with commas in quotes")
                 yield row[column].encode() if row else b""
+        except UnicodeDecodeError:
+            raise InputError(path, f"line {rows.line_num + 1} is not UTF-8", "convert the file to UTF-8") from None
         except csv.Error as error:
             problem = f"line {rows.line_num} is not valid CSV ({error})"
             raise InputError(path, problem, "put texts with commas, quotes or line ends in quotes") from None
@@ -114,13 +128,10 @@ class TextReader:
                     raise missing_key(self.text_key, table.schema_arrow.names, path, "the schema")
                 for batch in table.iter_batches(PARQUET_ROWS, columns=[self.text_key]):
                     for row in batch.to_pylist():
-                        yield self._record_text(row, path, "a row")
+                        yield record_text(row, self.text_key, path, "a row")
             except (pyarrow.ArrowException, OSError) as error:
                 problem = f"is a damaged Parquet file ({' '.join(str(error).split())[:200]})"
                 raise InputError(path, problem, "write or fetch it again") from None
-
-    def _record_text(self, record: Any, path: str, where: str) -> bytes:
-        return record_text(record, self.text_key, path, where)
 
 
 def record_text(record: Any, text_key: str, path: str | Path, where: str) -> bytes:
@@ -133,27 +144,16 @@ def record_text(record: Any, text_key: str, path: str | Path, where: str) -> byt
     return (text or "").encode("utf-8", "replace")
 
 
-def missing_key(text_key: str, keys: list[Any], path: str | Path, where: str) -> InputError:
-    """Return the error of a record or table without the key of the text; the remedy names the keys that it has."""
-    names = ", ".join(map(short_repr, keys[:12]))
-    remedy = f"set text_key to one of {names}" if keys else "write records with keys"
-    return InputError(path, f"{where} has no {text_key!r}", remedy)
-
-
-def check_file(path: str, text_key: str = "text") -> None:
-    """Raise InputError unless a file begins like the text that its name promises."""
-    name_format, compression = text_format(path)
+def check_file(path: str, ending: str, text_key: str) -> None:
+    """Raise InputError unless a file, unpacked if its name says so, begins like a text of the format of an ending."""
+    compression = text_format(path)[1]
     with open_text(path) as file:
         head = file.read(HEAD_BYTES)
         if compression:
             check_head(head, path, compression)
             file.seek(0)
-            head = b""
-            for block in unpack(file, path):
-                head += block
-                if len(head) >= HEAD_BYTES:
-                    break
-        check_head(head[:HEAD_BYTES], path, name_format, text_key)
+            head = join_first(unpack(file, path), HEAD_BYTES)
+        check_head(head[:HEAD_BYTES], path, ending, text_key)
 
 
 # --- blocks of bytes
@@ -179,7 +179,7 @@ def unpack(file: BinaryIO, name: str) -> Iterator[bytes]:
     Raises DamagedFileError if the file is damaged or ends too early.
     """
     compression = text_format(name)[1]
-    start, errors = decompressor(compression)
+    start = DECOMPRESSORS[compression]
     member = start()
     try:
         while block := file.read(PACKED_BYTES):
@@ -192,36 +192,25 @@ def unpack(file: BinaryIO, name: str) -> Iterator[bytes]:
                     yield data
                 block = member.unused_data if member.eof else b""
         problem = "" if member.eof else "it ends too early"
-    except errors as error:
+    except DAMAGE as error:
         problem = str(error)
     if problem:
         raise DamagedFileError(name, f"is a damaged {compression} file ({problem})", "write or fetch it again")
 
 
-def decompressor(compression: str) -> tuple[Callable[[], Any], type[Exception]]:
-    """Return a function that starts to decompress a member of a file, and the error that it raises."""
-    match compression:
-        case ".gz":
-            return lambda: zlib.decompressobj(wbits=31), zlib.error
-        case ".xz":
-            return lzma.LZMADecompressor, lzma.LZMAError
-        case ".zst":
-            import zstandard
-
-            # As large a window as `zstd --long=31` writes.
-            return lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(), zstandard.ZstdError
-        case unknown:
-            raise ValueError(unknown)
-
-
 def without_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield blocks without a byte-order mark at their start."""
     blocks = iter(blocks)
-    first = b""
-    while len(first) < len(BYTE_ORDER_MARK) and (block := next(blocks, b"")):
-        first += block
-    yield first.removeprefix(BYTE_ORDER_MARK)
+    yield join_first(blocks, len(BYTE_ORDER_MARK)).removeprefix(BYTE_ORDER_MARK)
     yield from blocks
+
+
+def join_first(blocks: Iterator[bytes], size: int) -> bytes:
+    """Return the next blocks as one of `size` bytes or more, or all of them if they are shorter."""
+    joined = b""
+    while len(joined) < size and (block := next(blocks, b"")):
+        joined += block
+    return joined
 
 
 def end_document(blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -281,12 +270,3 @@ def split_paragraphs(blocks: Iterable[bytes]) -> Iterator[bytes]:
             lines = []
     if lines:
         yield b"\n".join(lines)
-
-
-def decoded_lines(path: str) -> Iterator[str]:
-    """Yield the lines of a file as text, with their ends; raise InputError for a line that is not UTF-8."""
-    for number, line in enumerate(split_lines(without_mark(unpacked_blocks(path))), 1):
-        try:
-            yield line.decode() + "\n"
-        except UnicodeDecodeError:
-            raise InputError(path, f"line {number} is not UTF-8", "convert the file to UTF-8") from None

@@ -16,11 +16,10 @@ import numpy as np
 
 from lmpipe.data.sources.readers import DELIMITER, end_document
 from lmpipe.errors import InputError
-from lmpipe.io.files import CHUNK_BYTES, disk_error
-from lmpipe.tokenizer.chunking import find_forward
+from lmpipe.io.files import CHUNK_BYTES, write_all
 
-DOCUMENT_END = re.compile(re.escape(DELIMITER) + rb"\r?\n?")
-LINE_END_BYTES = 2
+# Delimiters with only white space between them end one document: a blank one is part of the one before it.
+DOCUMENT_END = re.compile(rb"%b(?:\s*%b)*\r?\n?" % ((re.escape(DELIMITER),) * 2))
 # A document is cut no farther from the fraction than this share of all bytes, or this number of them.
 MAX_DEVIATION, MIN_DEVIATION_BYTES = 0.01, 100
 
@@ -32,32 +31,18 @@ class JoinedText:
         folder.mkdir(parents=True, exist_ok=True)
         self.file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         self.ends = array("Q")
-        offset, has_text, rest = 0, False, b""  # of the bytes in `rest`, in which ends are still to be found
-        for block in chain(join_blocks(blocks), [None]):
-            self._append(block or b"", folder)
+        offset, rest = 0, b""  # of the bytes in `rest`, in which ends are still to be found
+        for block in chain(join_blocks(blocks, CHUNK_BYTES), [None]):
+            write_all(self.file, block or b"", folder / "text to split")
             rest += block or b""
-            start = 0
+            searched = max(0, len(rest) - len(DELIMITER) + 1)
+            certain = len(rest) + 1 if block is None else len(rest[:searched].rstrip())
             for match in DOCUMENT_END.finditer(rest):
-                if match.end() == len(rest) and block is not None:
-                    break  # a line end may follow in the next block
-                has_text = has_text or bool(rest[start : match.start()].strip())
-                start = match.end()
-                if has_text or not self.ends:
-                    self.ends.append(offset + start)
-                else:
-                    self.ends[-1] = offset + start
-                has_text = False
-            searched = max(start, len(rest) - len(DELIMITER) - LINE_END_BYTES)
-            has_text = has_text or bool(rest[start:searched].strip())
+                if match.end() >= certain:  # the end of its line or a blank document may follow in the next block
+                    searched = match.start()
+                    break
+                self.ends.append(offset + match.end())
             offset, rest = offset + searched, rest[searched:]
-
-    def _append(self, block: bytes, folder: Path) -> None:
-        left = memoryview(block)
-        while left:
-            try:
-                left = left[self.file.write(left) :]
-            except OSError as error:
-                raise disk_error(error, folder / "text to split", self.file.tell(), None) from None
 
     def split(self, valid_fraction: float, seed: int | None) -> dict[str, Iterator[bytes]]:
         """Return the text of both splits, in blocks; with a seed the documents are shuffled first.
@@ -90,19 +75,17 @@ class JoinedText:
         return {"train": end_document(self.read(train)), "valid": self.read(valid)}
 
     def find_cut(self, start: int, stop: int, target: int, tolerance: int) -> int:
-        """Return the end of a line, or else of a word, near `target` with text before and after it in a document."""
-        file = self.file.fileno()
+        """Return the end of a line, or else of a word, nearest to `target` with text before and after it in a document.
+
+        Of a large text, CHUNK_BYTES before and after `target` are searched.
+        """
+        first = max(start, target - CHUNK_BYTES)
+        text = os.pread(self.file.fileno(), min(stop, target + CHUNK_BYTES) - first, first)
+        text = text.replace(DELIMITER, b" " * len(DELIMITER))
+        text_start, text_stop = first + len(text) - len(text.lstrip()), first + len(text.rstrip())
         for mark in (b"\n", b" "):
-            cuts = []
-            for marks in (find_backward(file, mark, target), find_forward(file, mark, target)):
-                for cut in (mark_start + len(mark) for mark_start in marks):
-                    if not start < cut < stop or abs(cut - target) > tolerance:
-                        break
-                    before, after = max(start, cut - CHUNK_BYTES), min(stop, cut + CHUNK_BYTES)
-                    sides = os.pread(file, cut - before, before), os.pread(file, after - cut, cut)
-                    if all(side.replace(DELIMITER, b"").strip() for side in sides):
-                        cuts.append(cut)
-                        break
+            cuts = [first + match.end() for match in re.finditer(mark, text)]
+            cuts = [cut for cut in cuts if text_start < cut < text_stop and abs(cut - target) <= tolerance]
             if cuts:
                 return min(cuts, key=lambda cut: abs(cut - target))
         problem = "has no end of a document, line or word near valid_fraction of its bytes"
@@ -117,27 +100,15 @@ class JoinedText:
                 yield os.pread(self.file.fileno(), min(CHUNK_BYTES, stop - offset), offset)
 
 
-def join_blocks(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the same bytes in blocks of CHUNK_BYTES or more, since a record is a small one."""
+def join_blocks(blocks: Iterable[bytes], min_bytes: int) -> Iterator[bytes]:
+    """Yield the same bytes in blocks of `min_bytes` or more, since a record is a small one."""
     parts: list[bytes] = []
     size = 0
     for block in blocks:
         parts.append(block)
         size += len(block)
-        if size >= CHUNK_BYTES:
+        if size >= min_bytes:
             yield b"".join(parts)
             parts, size = [], 0
     if parts:
         yield b"".join(parts)
-
-
-def find_backward(file: int, mark: bytes, offset: int) -> Iterator[int]:
-    """Yield the starts of marks in a file (a descriptor) before `offset`, last first; the first may end after it."""
-    while offset > 0:
-        start = max(0, offset - CHUNK_BYTES)
-        block = os.pread(file, offset + len(mark) - 1 - start, start)
-        index = block.rfind(mark)
-        while index >= 0:
-            yield start + index
-            index = block.rfind(mark, 0, index + len(mark) - 1)
-        offset = start

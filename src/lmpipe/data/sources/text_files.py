@@ -6,18 +6,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
-from lmpipe.data.sources.readers import TextReader, missing_key, record_text
+from lmpipe.data.sources.first_bytes import missing_key
+from lmpipe.data.sources.readers import TextReader, record_text
 from lmpipe.errors import InputError, import_extra
-from lmpipe.io.progress import progress
+from lmpipe.io.progress import track
 from lmpipe.study.corpora import DatasetCorpus
 
 
 def read_files(reader: TextReader, paths: Sequence[str], label: str) -> Iterator[bytes]:
     """Yield the text of files in order, in blocks, and report progress."""
-    with progress(label, len(paths), "files") as bar:
-        for path in paths:
-            yield from reader.read(path)
-            bar.advance(1)
+    for path in track(paths, label, len(paths), "files"):
+        yield from reader.read(path)
 
 
 def distinct_files(paths: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
