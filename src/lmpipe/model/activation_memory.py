@@ -87,22 +87,11 @@ def saved_activations(config: ModelConfig, on_gpu: bool = False) -> list[SavedAc
     head_input = "4 * S * D" if norms.final else "0"
     fused = "0", "fused attention recomputes them from queries and keys"
     silu = ("0", "the activation recomputes it") if gate else ("c * L * S * F",)
-    product = ("c * L * S * F",) if on_gpu else silu
-    gate_rows = [
-        ("W3", "feed_forward", "4 * L * S * F", "c * L * S * F"),
-        ("product of SiLU and W3", "feed_forward", "4 * L * S * F", *product),
-    ]
-    rotated = "2 * c * L * S * D" if has_rope(config) else "0"
-    gpu_rows = [
-        (
-            "rotated queries and keys",
-            "attention",
-            "0",
-            rotated,
-            "beside those before, which share memory with the values",
-        ),
-        ("logarithms of the softmax's sums", "attention", "0", "4 * L * H * S", "to recompute the scores"),
-    ]
+    gated, w3 = ("4 * L * S * F", "c * L * S * F") if gate else ("0", "0")
+    product = (w3,) if on_gpu or not gate else silu
+    rotated = "2 * c * L * S * D" if on_gpu and has_rope(config) else "0"
+    log_sums = "4 * L * H * S" if on_gpu else "0"
+    beside = "beside those before, which share memory with the values"
     rows = [
         ("token ids", "embedding", "0", "8 * S", "8 bytes each, to find the rows of the gradient"),
         ("inputs of the RMSNorms", "norms", "0", norm_inputs, "for the gradients of input and gain"),
@@ -111,13 +100,15 @@ def saved_activations(config: ModelConfig, on_gpu: bool = False) -> list[SavedAc
         ("queries, keys and values", "attention", "12 * L * S * D", "3 * c * L * S * D"),
         ("attention scores QKᵀ", "attention", "4 * L * H * S**2", *fused),
         ("softmax of the scores", "attention", "4 * L * H * S**2", *fused),
-        *(gpu_rows if on_gpu else []),
+        ("rotated queries and keys", "attention", "0", rotated, beside),
+        ("logarithms of the softmax's sums", "attention", "0", log_sums, "to recompute the scores"),
         ("weighted sums of the values", "attention", "4 * L * S * D", "c * L * S * D"),
         ("output projection", "attention", "4 * L * S * D", "0", SUM),
         ("inputs of the feed-forward", "feed_forward", *block_input),
         ("W1", "feed_forward", "4 * L * S * F", "c * L * S * F"),
         ("SiLU", "feed_forward", "4 * L * S * F", *silu),
-        *(gate_rows if gate else []),
+        ("W3", "feed_forward", gated, w3),
+        ("product of SiLU and W3", "feed_forward", gated, *product),
         ("W2", "feed_forward", "4 * L * S * D", "0", SUM),
         ("input of the output head", "lm_head", head_input, "0", "the loss saves its gradient instead"),
         (
