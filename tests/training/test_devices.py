@@ -58,7 +58,7 @@ def test_free_memory_is_the_least_of_machine_and_groups(monkeypatch):
 def test_free_memory_of_a_shared_gpu_is_that_of_the_share(monkeypatch, share, expected):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60, 100))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10)
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share)
+    monkeypatch.setitem(devices.MEMORY_SHARES, "cuda:0", share)
     assert free_memory_bytes(torch.device("cuda:0")) == expected
 
 

@@ -15,6 +15,7 @@ from lmpipe.training.devices import (
     acquire_device,
     acquire_devices,
     acquire_gpus,
+    limit_memory,
     local_device,
     lock_folder,
     try_acquire,
@@ -143,8 +144,10 @@ def test_runs_that_share_a_gpu_have_equal_parts_of_its_memory(tmp_path, monkeypa
     monkeypatch.setattr(devices, "lock_folder", lambda: tmp_path)
     fractions = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *arguments: fractions.append(arguments))
-    with acquire_device(runs_per_gpu=4):
-        assert fractions == [(0.25, "cuda:0")]
+    monkeypatch.setattr(devices, "MEMORY_SHARES", {})
+    with acquire_device(runs_per_gpu=4) as device, limit_memory(device, 0.5):
+        assert fractions == [(0.25, "cuda:0"), (0.125, device)]
+    assert fractions[-1] == (0.25, device)
 
 
 def test_more_runs_than_places_are_refused(tmp_path):

@@ -7,6 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from lmpipe.model.architecture import rope_cos_sin
 from lmpipe.model.transformer import TransformerLM
 from lmpipe.study.settings import ModelConfig, TrainingSettings
+from lmpipe.training import devices
 from lmpipe.training import step as step_module
 from lmpipe.training.step import (
     DIVERGENCE_WINDOW,
@@ -120,7 +121,7 @@ def gpu_step(monkeypatch):
     """Return a step that takes itself to be on a GPU; the fractions of memory that it asks for are collected."""
     monkeypatch.setattr(TrainingStep, "device", torch.device("cuda:0"))
     fractions = []
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.5)
+    monkeypatch.setitem(devices.MEMORY_SHARES, "cuda:0", 0.5)
     monkeypatch.setattr(
         torch.cuda, "set_per_process_memory_fraction", lambda *arguments: fractions.append(arguments[0])
     )

@@ -36,6 +36,7 @@ POLL_SECONDS = 0.5
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 ASSIGNED_GPUS = "LMPIPE_GPUS"  # entries for CUDA_VISIBLE_DEVICES, one for each process of a run
 MAX_RUNS_PER_GPU = 16
+MEMORY_SHARES: dict[str, float] = {}  # parts of GPUs that this process may allocate, where several runs share one
 
 
 def available_devices() -> list[str]:
@@ -105,7 +106,7 @@ def free_memory_bytes(device: torch.device) -> int:
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return min(free, int(memory_share(device) * total) - torch.cuda.memory_allocated(device))
+        return min(free, int(MEMORY_SHARES.get(str(device), 1.0) * total) - torch.cuda.memory_allocated(device))
     return min([psutil.virtual_memory().available, *cgroup_available()])
 
 
@@ -132,15 +133,10 @@ def cgroup_available(
                 break
 
 
-def memory_share(device: torch.device) -> float:
-    """Return the part of a GPU's memory that this process may allocate; before torch 2.8, which does not tell, 1."""
-    return getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)(device)
-
-
 @contextlib.contextmanager
 def limit_memory(device: torch.device, fraction: float) -> Iterator[None]:
     """Let this process allocate a fraction of its share of a GPU while the block runs."""
-    share = memory_share(device)
+    share = MEMORY_SHARES.get(str(device), 1.0)
     torch.cuda.set_per_process_memory_fraction(fraction * share, device)
     try:
         yield
@@ -225,7 +221,8 @@ def acquire_device(name: str | None = None, runs_per_gpu: int = 1) -> Iterator[t
     names = [str(device)] if name else gpu_names()
     with acquire_gpus(gpu_uuids(names), lock_folder(), runs_per_gpu=runs_per_gpu) as (gpu,):
         if runs_per_gpu > 1:
-            torch.cuda.set_per_process_memory_fraction(1 / runs_per_gpu, gpu)
+            MEMORY_SHARES[gpu] = 1 / runs_per_gpu
+            torch.cuda.set_per_process_memory_fraction(MEMORY_SHARES[gpu], gpu)
         yield torch.device(gpu)
 
 
