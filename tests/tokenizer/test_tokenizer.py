@@ -26,7 +26,7 @@ from lmpipe.tokenizer import chunking, tokenizer
 from lmpipe.tokenizer.bpe_training import merge_pretokens, train_bpe
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, PATTERN, decode_utf8, encode_utf8
 from lmpipe.tokenizer.tokenizer import Tokenizer
-from lmpipe.tokenizer.vocabulary import byte_to_character, bytes_to_unicode, unicode_to_bytes
+from lmpipe.tokenizer.vocabulary import BYTE_TO_CHARACTER, bytes_to_unicode, unicode_to_bytes
 from tests.reference import naive_bpe
 
 SPECIALS = [END_OF_TEXT, "<|a|>", "<|a|><|b|>", "two words", "<|é|>"]
@@ -286,7 +286,7 @@ def test_vocab_json_may_have_special_tokens_as_plain_text(tmp_path):
 def test_printable_names_are_those_of_gpt2():
     assert bytes_to_unicode(b" the\n\t\x00\xad") == "ĠtheĊĉĀŃ"
     assert bytes_to_unicode("é".encode()) == "Ã©"
-    assert len(set(byte_to_character().values())) == 256
+    assert len(set(BYTE_TO_CHARACTER.values())) == 256
     assert all(unicode_to_bytes(bytes_to_unicode(bytes([byte])), "") == bytes([byte]) for byte in range(256))
 
 

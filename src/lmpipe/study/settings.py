@@ -1,6 +1,6 @@
 """Settings of one model and of one training run: the blocks `model` and `training` of a study file."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -24,12 +24,9 @@ GPU_CHUNK_LOGITS, GPU_EVAL_LOGITS = 1 << 26, 1 << 27
 MAX_HEADS = 4096
 
 
-def to_tuple(value: Any) -> Any:
-    """Return a list as a tuple: JSON has lists only, and strict validation refuses one for a tuple."""
-    return tuple(value) if isinstance(value, list) else value
-
-
 Beta = Annotated[FiniteFloat, Field(ge=0, lt=1)]
+# JSON has lists only, and strict validation refuses one for a tuple.
+Betas = Annotated[tuple[Beta, Beta], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 
 
 class ModelSettings(Settings):
@@ -107,7 +104,7 @@ class TrainingSettings(Settings):
     """Steps of the warm-up at least, or all steps of a shorter run."""
     weight_decay: NonNegativeFloat = 0.1
     """Decoupled weight decay of AdamW."""
-    betas: Annotated[tuple[Beta, Beta], BeforeValidator(to_tuple)] = (0.9, 0.95)
+    betas: Betas = (0.9, 0.95)
     """Decay rates of AdamW's two moments."""
     eps: PositiveFloat = 1e-8
     """AdamW's term for numerical stability."""

@@ -178,7 +178,7 @@ def profile_vocabulary(tokenizer: Tokenizer, corpus: str, paths: StudyPaths, lar
     """Measure the speed, and summarize the merged tokens: lengths, kinds, the longest ones in the training text."""
     train_text, valid_text = (paths.text(corpus, split) for split in ("train", "valid"))
     throughput = measure_throughput(tokenizer, text_prefix(train_text, THROUGHPUT_BYTES))
-    merged = merged_tokens(tokenizer)
+    merged = tokenizer.merged_tokens
     lengths = Counter(map(len, merged))
     return VocabularyProfile(
         corpus=corpus,
@@ -196,15 +196,10 @@ def profile_vocabulary(tokenizer: Tokenizer, corpus: str, paths: StudyPaths, lar
     )
 
 
-def merged_tokens(tokenizer: Tokenizer) -> list[bytes]:
-    """List the results of all merges, in order."""
-    return [left + right for left, right in tokenizer.merges]
-
-
 def longest_tokens(tokenizer: Tokenizer, path: Path) -> list[LongToken]:
     """List the longest merged tokens, the earlier first among equals, with their occurrences in a text."""
     ids = {token: token_id for token_id, token in tokenizer.vocab.items()}
-    pairs = {left + right: (left, right) for left, right in tokenizer.merges}
+    pairs = dict(zip(tokenizer.merged_tokens, tokenizer.merges, strict=True))
     longest = sorted(pairs, key=lambda token: (-len(token), ids[token]))[:NUM_LONGEST_TOKENS]
     occurrences = count_occurrences(path, longest)
     return [
@@ -299,5 +294,5 @@ def is_mojibake(text: str) -> bool:
 
 def compare_vocabularies(first: str, second: str, opened: Mapping[str, Tokenizer]) -> VocabularyOverlap:
     """Count the merged tokens that two tokenizers share."""
-    shared = set(merged_tokens(opened[first])) & set(merged_tokens(opened[second]))
+    shared = set(opened[first].merged_tokens) & set(opened[second].merged_tokens)
     return VocabularyOverlap(first=first, second=second, shared=len(shared))

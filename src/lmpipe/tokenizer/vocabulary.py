@@ -5,7 +5,7 @@ import json
 import time
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from numbers import Integral
 from operator import index
 from pathlib import Path
@@ -25,6 +25,13 @@ from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, encode_utf8, special_byte
 MERGES_HEADER = "#version: 0.2"
 MAX_VOCAB_SIZE = 1 << 20  # the encoder packs two ids and the number of their merge into 64 bits
 RETRAIN = "delete it and train the tokenizer again"
+# GPT-2's printable character of each byte: itself if Latin-1 prints it, else one from U+0100 upwards.
+PLAIN_BYTES = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+OTHER_BYTES = [byte for byte in range(256) if byte not in PLAIN_BYTES]
+BYTE_TO_CHARACTER = {byte: chr(byte) for byte in PLAIN_BYTES} | {
+    byte: chr(256 + n) for n, byte in enumerate(OTHER_BYTES)
+}
+CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
 
 
 class AddedToken(Document, extra="ignore"):
@@ -165,10 +172,15 @@ class Vocabulary:
             raise InputError(folder, problem, "train the tokenizer again")
         return tokenizer
 
+    @property
+    def merged_tokens(self) -> list[bytes]:
+        """Results of all merges, in order."""
+        return [left + right for left, right in self.merges]
+
     def unmerged_tokens(self) -> list[bytes]:
         """Return the tokens that are neither bytes, special tokens nor results of a merge."""
         tokens = {bytes([byte]) for byte in range(256)} | set(map(encode_utf8, self.special_tokens))
-        tokens |= {left + right for left, right in self.merges}
+        tokens.update(self.merged_tokens)
         return [token for token in self.vocab.values() if token not in tokens]
 
     def save(self, folder: str | Path) -> None:
@@ -280,33 +292,19 @@ def check_merges(merges: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byt
     return pairs
 
 
-@cache
-def byte_to_character() -> dict[int, str]:
-    """Map each byte to GPT-2's printable character: itself if Latin-1 prints it, else one from U+0100 upwards."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    rest = [byte for byte in range(256) if byte not in plain]
-    return {byte: chr(byte) for byte in plain} | {byte: chr(256 + index) for index, byte in enumerate(rest)}
-
-
-@cache
-def character_to_byte() -> dict[str, int]:
-    """Map GPT-2's printable characters to their bytes."""
-    return {character: byte for byte, character in byte_to_character().items()}
-
-
 def bytes_to_unicode(token: bytes) -> str:
     r"""Write a token in GPT-2's byte-to-unicode format, which has neither spaces nor line ends.
 
     >>> bytes_to_unicode(b" a\n")
     'ĠaĊ'
     """
-    return token.decode("latin-1").translate(byte_to_character())
+    return token.decode("latin-1").translate(BYTE_TO_CHARACTER)
 
 
 def unicode_to_bytes(name: str, where: str | Path) -> bytes:
     """Read a token in GPT-2's byte-to-unicode format; `where` names its place in an InputError."""
     try:
-        return bytes(map(character_to_byte().__getitem__, name))
+        return bytes(map(CHARACTER_TO_BYTE.__getitem__, name))
     except KeyError as error:
         problem = f"{short_repr(name)} contains {error.args[0]!r}, which is not a character of GPT-2's format"
         raise InputError(where, problem, RETRAIN) from None
