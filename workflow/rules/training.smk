@@ -4,7 +4,6 @@
 rule train:
     input:
         tokens=inputs.run_tokens,
-        vocab=inputs.run_vocab,
         best=inputs.run_best,
     output:
         config="<results>/runs/{experiment}/{run}/seed{seed}/config.json",

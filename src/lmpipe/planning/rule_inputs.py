@@ -135,13 +135,11 @@ class RuleInputs:
     # --- training runs
 
     def run_tokens(self, wildcards: "Wildcards") -> list[str]:
-        """Return the token files of a run."""
-        paths = (self.paths.tokens(self._run(wildcards).tokenizer, split) for split in ("train", "valid"))
-        return strings(path.with_suffix(suffix) for path in paths for suffix in (".bin", ".json"))
-
-    def run_vocab(self, wildcards: "Wildcards") -> str:
-        """Return the vocabulary of a run."""
-        return str(self.paths.tokenizer(self._run(wildcards).tokenizer) / "vocab.json")
+        """Return the token files of a run, and its vocabulary."""
+        tokenizer = self._run(wildcards).tokenizer
+        tokens = [self.paths.tokens(tokenizer, split) for split in ("train", "valid")]
+        files = [path.with_suffix(suffix) for path in tokens for suffix in (".bin", ".json")]
+        return strings([*files, self.paths.tokenizer(tokenizer) / "vocab.json"])
 
     def run_best(self, wildcards: "Wildcards") -> list[str]:
         """Return the best run of the experiment that a run takes its learning rate from; none if it takes none."""
