@@ -5,7 +5,7 @@ from os import PathLike
 from types import ModuleType
 
 # Remedies for a result of the workflow that is missing or damaged.
-BUILD = "check the path, or run snakemake to make it"
+BUILD = "check the path, or make it by snakemake or lmpipe run"
 REBUILD = "delete it and run snakemake again"
 
 

@@ -173,7 +173,7 @@ def read_json(path: str | Path) -> Any:
 def open_text(path: str | Path) -> BinaryIO:
     """Open a text file for reading bytes; raise InputError if it is missing or not a file."""
     if not os.path.exists(path):
-        raise InputError(path, "is missing", "check the path, or make the corpus first")
+        raise InputError(path, "is missing", "check the path")
     if not os.path.isfile(path):
         kind = "directory" if os.path.isdir(path) else "pipe or a device"
         raise InputError(path, f"is a {kind}", "name a text file")

@@ -21,7 +21,7 @@ from lmpipe.planning.plan import Plan, load_plan, read_plan
 from lmpipe.study.paths import StudyPaths
 
 RESULTS, LOGS = Path("results"), "logs"
-RUN_ONCE = "run snakemake once (without --no-hooks), which writes it before the first job"
+RUN_ONCE = "carry out the study by snakemake or lmpipe run, which writes it before the first job"
 
 
 def workflow_command(study_file: str | Path, *arguments: str | Path) -> str:
