@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from lmpipe.data.sources.readers import decoded_lines
+from lmpipe.data.sources.readers import split_lines, unpacked_blocks, without_mark
 from lmpipe.errors import InputError
 from lmpipe.generation.inference import load_run
 from lmpipe.generation.sampling import (
@@ -24,7 +24,12 @@ from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, encode_utf8
 
 def read_prompts(path: str | Path) -> list[str]:
     """Return the lines of a file that are not empty; raise InputError if there are none, or if it is not UTF-8."""
-    prompts = [prompt for line in decoded_lines(str(path)) if (prompt := line.rstrip("\r\n"))]
+    prompts: list[str] = []
+    for number, line in enumerate(split_lines(without_mark(unpacked_blocks(str(path)))), 1):
+        try:
+            prompts += [text] if (text := line.decode().rstrip("\r")) else []
+        except UnicodeDecodeError:
+            raise InputError(path, f"line {number} is not UTF-8", "save the file as UTF-8") from None
     if not prompts:
         raise InputError(path, "has no prompt", "write one in each line")
     return prompts
