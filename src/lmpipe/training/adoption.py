@@ -222,10 +222,11 @@ def read_rows(lines: Sequence[str]) -> list[Cells]:
 
 def compare_rows(old: Sequence[Cells], new: Sequence[Cells]) -> None:
     """Raise DifferenceError unless rows of metrics.csv are the same."""
-    for first, second in zip_longest(old, new):
+    for first, second in zip_longest(old, new, fillvalue=Cells()):
         if first != second:
-            step = (first or second)["step"]
-            raise DifferenceError(f"step {step} was {first}, and is {second} now")
+            name = next(name for name in first | second if first.get(name) != second.get(name))
+            step, was, now = (first or second)["step"], first.get(name), second.get(name)
+            raise DifferenceError(f"{name} of step {step} was {was}, and is {now} now")
 
 
 def compare_files(old: Path, new: Path) -> None:
