@@ -125,22 +125,14 @@ def build_tree(tree, ranks, count):
 
 
 @inlined
-def index_of(values, number):
-    """Return the index of a number's first occurrence in an array of uint32 that holds it."""
-    index = 0
-    while load32(values + 4 * index) != number:
-        index += 1
-    return index
-
-
-@inlined
 def first_minimum(tree, depth):
     """Return the smallest rank and the index of its first occurrence."""
     rank, index = hmin_u32(load_int(tree + WORD * depth)), 0
     if rank != NO_RANK:
         for level in range(depth, -1, -1):
-            vector = load_int(tree + WORD * level) + FANOUT_BYTES * index
-            index = FANOUT * index + index_of(vector, rank)
+            ranks, index = load_int(tree + WORD * level), FANOUT * index
+            while load32(ranks + 4 * index) != rank:
+                index += 1
     return rank, index
 
 

@@ -131,13 +131,6 @@ def count_starts(base, starts, count, table, keys):
     return 0
 
 
-@inlined
-def has_room(table, words, text_bytes):
-    """Return whether a table has room for this many new pre-tokens and bytes: it is at most three quarters full."""
-    slots = 4 * (load_int(table + TABLE.used) + words) <= 3 * load_int(table + TABLE.capacity)
-    return slots and load_int(table + TABLE.arena_used) + text_bytes <= load_int(table + TABLE.arena_size)
-
-
 @kernel
 def count_block(block):
     """Count the pre-tokens between the special tokens of a block of text (BLOCK).
@@ -149,7 +142,9 @@ def count_block(block):
     while load_int(block + BLOCK.is_open) or next_segment(block):
         complete = next_starts(block)
         text_bytes = load32(starts + 4 * complete) - load32(starts)
-        if not has_room(table, complete, text_bytes):
+        if load_int(table + TABLE.arena_used) + text_bytes > load_int(table + TABLE.arena_size):
+            return NO_ROOM
+        if 4 * (load_int(table + TABLE.used) + complete) > 3 * load_int(table + TABLE.capacity):
             return NO_ROOM
         count_starts(base, starts, complete, table, load_int(block + BLOCK.keys))
         advance(block, complete)
