@@ -77,14 +77,13 @@ def next_split_point(file: int, specials: Sequence[bytes], offset: int, stop: in
     return stop
 
 
-def find_forward(file: int, mark: bytes, offset: int) -> Iterator[int]:
-    """Yield the starts of a mark in a file (a descriptor) from `offset` on, in order; they may overlap."""
+def find_end(file: int, mark: bytes, offset: int) -> int | None:
+    """Return the end of the first mark in a file (a descriptor) that starts at or after `offset`; None without one."""
     while block := os.pread(file, BLOCK_BYTES + len(mark) - 1, offset):
-        index = block.find(mark)
-        while index >= 0:
-            yield offset + index
-            index = block.find(mark, index + 1)
+        if (index := block.find(mark)) >= 0:
+            return offset + index + len(mark)
         offset += BLOCK_BYTES
+    return None
 
 
 def blocks(file: int, specials: Sequence[bytes], start: int, stop: int) -> Iterator[tuple[int, int]]:

@@ -22,7 +22,7 @@ from lmpipe.kernels.runtime.buffers import Buffer, buffer_of
 from lmpipe.kernels.runtime.structs import PADDING
 from lmpipe.provenance.environment import peak_memory_bytes
 from lmpipe.study.text_files import open_plain_text
-from lmpipe.tokenizer.chunking import BLOCK_BYTES, available_cpus, blocks, find_forward, read_block
+from lmpipe.tokenizer.chunking import BLOCK_BYTES, available_cpus, blocks, find_end, read_block
 from lmpipe.tokenizer.documents import PretokenShard
 from lmpipe.tokenizer.pretokenizer import END_OF_TEXT, special_bytes
 
@@ -160,8 +160,8 @@ def shard_bounds(path: str | Path, num_shards: int) -> list[tuple[int, int]]:
     with open_plain_text(path) as file:
         size = os.fstat(file.fileno()).st_size
         delimiter = END_OF_TEXT.encode()
-        matches = [find_forward(file.fileno(), delimiter, size * shard // num_shards) for shard in range(1, num_shards)]
-        bounds = [next((start + len(delimiter) for start in starts), size) for starts in matches]
+        ends = [find_end(file.fileno(), delimiter, size * shard // num_shards) for shard in range(1, num_shards)]
+        bounds = [size if end is None else end for end in ends]
     return list(pairwise([0, *accumulate(bounds, max), size]))
 
 
