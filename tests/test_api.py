@@ -80,6 +80,13 @@ def test_a_run_is_found_by_its_path_in_the_table(study, run):
     assert study.run(Path("runs") / RUN_ID).summary == lmpipe.Run(str(run.folder)).summary == run.summary
 
 
+def test_the_folder_of_a_study_file_is_no_results_folder(study, tmp_path):
+    (tmp_path / "study.yaml").write_bytes(study.paths.study_file.read_bytes())
+    (tmp_path / "results").mkdir()
+    with pytest.raises(lmpipe.InputError, match="not a results folder"):
+        lmpipe.open_study(tmp_path)
+
+
 def test_metrics_and_findings_are_those_of_the_files(study, run, results):
     table = pd.read_csv(run.folder / "metrics.csv")
     pd.testing.assert_frame_equal(run.metrics, table)
@@ -131,6 +138,7 @@ def test_generated_text_is_that_of_the_command(run):
         lambda study, run: study.run("sweep/max_lr=0.03/seed0"),
         lambda study, run: study.run(None),
         lambda study, run: lmpipe.Run(study.paths.root),
+        lambda study, run: lmpipe.Run(run.folder / "summary.json"),
         lambda study, run: run.loss(b"bytes"),
         lambda study, run: run.loss("a"),
         lambda study, run: run.loss(Path("no such file")),

@@ -26,7 +26,7 @@ class Document(BaseModel):
         """Read the document at `path`; raise InputError, with `remedy`, if it is missing or damaged."""
         try:
             data = Path(path).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(path, "is missing", BUILD) from None
         try:
             return cls.model_validate_json(data, strict=True)

@@ -94,7 +94,7 @@ def write_study(plan: Plan, paths: StudyPaths) -> None:
 def read_study(results: str | Path) -> tuple[Plan, StudyPaths]:
     """Return the plan and the paths of a study's results folder; raise InputError if it has no readable study.yaml."""
     folder = Path(results)
-    if not folder.is_dir():
+    if not folder.is_dir() or (folder / RESULTS).is_dir():  # the latter is where the user's study.yaml is
         raise InputError(folder, "is not a results folder", f"give the path of one, or {RUN_ONCE}")
     paths = StudyPaths(folder)
     try:
