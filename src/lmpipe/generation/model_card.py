@@ -27,7 +27,9 @@ def model_card(run_folder: str | Path, config: RunConfig, summary: RunSummary, f
     """
     from huggingface_hub import ModelCard
 
-    corpus = read_corpus(Path(run_folder), config)
+    results = Path(os.path.normpath(Path(run_folder) / config.tokenizer.path)).parent.parent
+    path = StudyPaths(results).corpus_info(config.corpus)
+    corpus = CorpusInfo.read(path) if path.exists() else None
     card = ModelCard.from_template(
         card_metadata(config, summary, file_format),
         template_str=TEMPLATE.read_text(encoding="utf-8"),
@@ -75,10 +77,3 @@ def card_metadata(config: RunConfig, summary: RunSummary, file_format: str) -> "
 def run_title(config: RunConfig) -> str:
     """Return the name of a run among all studies."""
     return f"{config.study}/{config.experiment}/{config.run}/seed{config.seed}"
-
-
-def read_corpus(run_folder: Path, config: RunConfig) -> CorpusInfo | None:
-    """Return the description of a run's corpus; None if the run is not in its study's results folder."""
-    results = Path(os.path.normpath(run_folder / config.tokenizer.path)).parent.parent
-    path = StudyPaths(results).corpus_info(config.corpus)
-    return CorpusInfo.read(path) if path.exists() else None

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 ANNOUNCEMENT = "announcement"  # event of this project's own messages for users, beside those of Snakemake
 NOTHING_TO_DO = "Nothing to be done"
 # What the lines of failed jobs say already.
-REDUNDANT = (
-    "Exiting because a job execution failed",
-    "RuleException:\nCalledProcessError",
-    "WorkflowError:\nAt least one job did not complete",
-)
+REDUNDANT = ("Exiting because a job", "RuleException:\nCalledProcessError", "WorkflowError:\nAt least one job")
 MAX_LOG_LINES = 10  # of a failed job's log
 MAX_RUNNING_LABELS = 2
 

@@ -266,18 +266,14 @@ def token_kind(token: bytes) -> TokenKind:
         return "white space"
     if is_mojibake(text):
         return "mojibake"
-    if is_repetition(text):
+    # Up to MAX_PERIOD characters at least three times, the last time in part.
+    if any(len(text) >= 3 * period and text[period:] == text[:-period] for period in range(1, MAX_PERIOD + 1)):
         return "repetition"
     if regex.fullmatch(r"[\p{L}\p{M}]+", text):
         return "joined words" if re.search("[a-z][A-Z]", text) else "word"
     if regex.fullmatch(r"\p{N}+", text):
         return "number"
     return "mixed" if regex.search(r"[\p{L}\p{N}]", text) else "punctuation"
-
-
-def is_repetition(text: str) -> bool:
-    """Return True if a text repeats up to MAX_PERIOD characters at least three times (the last time in part)."""
-    return any(len(text) >= 3 * period and text[period:] == text[:-period] for period in range(1, MAX_PERIOD + 1))
 
 
 def is_mojibake(text: str) -> bool:
