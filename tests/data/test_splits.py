@@ -2,7 +2,7 @@
 
 import random
 import tracemalloc
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 
 import pytest
 from hypothesis import given, settings
@@ -99,14 +99,16 @@ def test_ends_of_documents_do_not_depend_on_blocks(tmp_path_factory, cuts):
     assert len(joined.ends) == 4 and joined.ends[-1] == len(text)
 
 
-def test_memory_is_that_of_an_index(tmp_path):
-    text = b"x" * 999 + f"\n{END}\n".encode()
+@pytest.mark.parametrize("text", [b"x" * 999 + f"\n{END}\n".encode(), b" " * 1000], ids=["documents", "white space"])
+def test_memory_is_that_of_an_index(tmp_path, text):
+    first = f"one\n{END}\n".encode()
+    blocks = chain([first], repeat(text, 100_000), [first])
     tracemalloc.start()
-    result = JoinedText((text for _ in range(100_000)), tmp_path).split(0.1, 0)
+    result = JoinedText(blocks, tmp_path).split(0.1, 0)
     sizes = {name: sum(map(len, part)) for name, part in result.items()}
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert sum(sizes.values()) == 100_000 * len(text)
+    assert sum(sizes.values()) == 100_000 * len(text) + 2 * len(first)
     assert peak < 20_000_000, "100 MB of text"
 
 

@@ -18,8 +18,8 @@ from lmpipe.data.sources.readers import DELIMITER, end_document
 from lmpipe.errors import InputError
 from lmpipe.io.files import CHUNK_BYTES, write_all
 
-# Delimiters with only white space between them end one document: a blank one is part of the one before it.
-DOCUMENT_END = re.compile(rb"%b(?:\s*%b)*\r?\n?" % ((re.escape(DELIMITER),) * 2))
+DOCUMENT_END = re.compile(re.escape(DELIMITER) + rb"\r?\n?")
+MAX_END_BYTES = len(DELIMITER) + 2
 # A document is cut no farther from the fraction than this share of all bytes, or this number of them.
 MAX_DEVIATION, MIN_DEVIATION_BYTES = 0.01, 100
 
@@ -32,16 +32,20 @@ class JoinedText:
         self.file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         self.ends = array("Q")
         offset, rest = 0, b""  # of the bytes in `rest`, in which ends are still to be found
+        is_blank = False  # no text since the last end
         for block in chain(join_blocks(blocks, CHUNK_BYTES), [None]):
             write_all(self.file, block or b"", folder / "text to split")
             rest += block or b""
-            searched = max(0, len(rest) - len(DELIMITER) + 1)
-            certain = len(rest) + 1 if block is None else len(rest[:searched].rstrip())
+            start = 0
             for match in DOCUMENT_END.finditer(rest):
-                if match.end() >= certain:  # the end of its line or a blank document may follow in the next block
-                    searched = match.start()
-                    break
-                self.ends.append(offset + match.end())
+                if match.end() == len(rest) and block is not None:
+                    break  # a line end may follow in the next block
+                if is_blank and not rest[start : match.start()].strip():
+                    self.ends.pop()
+                start, is_blank = match.end(), True
+                self.ends.append(offset + start)
+            searched = max(start, len(rest) - MAX_END_BYTES)
+            is_blank = is_blank and not rest[start:searched].strip()
             offset, rest = offset + searched, rest[searched:]
 
     def split(self, valid_fraction: float, seed: int | None) -> dict[str, Iterator[bytes]]:
