@@ -52,6 +52,12 @@ def test_word_after_configfile_is_explained_even_if_it_is_no_file(tmp_path, name
     assert problem.startswith("report: ") and "--configfile" in explanation
 
 
+def test_missing_study_file_after_an_equals_sign_is_named(tmp_path):
+    done = call_snakemake(tmp_path, "-n", "--configfile=nowhere.yaml", check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("nowhere.yaml: ")
+
+
 def test_wrong_option_of_config_is_named():
     path = str(ROOT / "config/smoke.yaml")
     study = yaml.safe_load((ROOT / "config/smoke.yaml").read_text(encoding="utf-8"))

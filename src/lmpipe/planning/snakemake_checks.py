@@ -28,9 +28,10 @@ def check_call(executor: str = "local") -> None:
 
     Profiles call it: Snakemake would end with errors of its own before it reads the Snakefile.
     """
+    joined = [word.removeprefix("--configfile=") for word in sys.argv if word.startswith("--configfile=")]
     after = sys.argv[sys.argv.index("--configfile") + 1 :] if "--configfile" in sys.argv else []
     or_exit(check_executor, executor)
-    or_exit(read_study_files, list(takewhile(lambda word: not word.startswith("-"), after)))
+    or_exit(read_study_files, [*joined, *takewhile(lambda word: not word.startswith("-"), after)])
 
 
 def read_study_files(paths: Sequence[str]) -> None:
