@@ -61,7 +61,8 @@ def verify(folder: str | Path) -> bool:
         print(line)
     total = len(expected.keys() | present.keys())
     if lines:
-        print(f"{len(lines)} of {total} files differ; if jobs have run since, let snakemake finish the study")
+        remedy = "if jobs have run since, let snakemake finish the study, and lmpipe prune delete what it does not need"
+        print(f"{len(lines)} of {total} files differ; {remedy}")
     else:
         print(f"all {total} files agree")
     return not lines
