@@ -93,7 +93,7 @@ def test_card_names_the_corpus_and_its_addresses(exported):
     corpus = CorpusInfo(
         corpus="tiny",
         source="files",
-        settings={"train": [{"url": "https://example.org/a.txt"}], "valid": {"url": "hf://datasets/a/b@main/c.txt"}},
+        settings={"train": [{"url": "https://example.org/ä.txt"}], "valid": {"url": "hf://datasets/a/b@main/c.txt"}},
         splits=CorpusSplits(train=split, valid=split),
         versions={},
     )
@@ -104,7 +104,7 @@ def test_card_names_the_corpus_and_its_addresses(exported):
         card = model_card(exported / "run", config, summary, "huggingface")
     finally:
         path.unlink()
-    assert {"- https://example.org/a.txt", "- hf://datasets/a/b@main/c.txt"} <= set(card.splitlines())
+    assert {"- https://example.org/ä.txt", "- hf://datasets/a/b@main/c.txt"} <= set(card.splitlines())
     assert "4,321 documents" in card and "1.5 MB" in card
 
 

@@ -38,7 +38,7 @@ def model_card(run_folder: str | Path, config: RunConfig, summary: RunSummary, f
         summary=summary,
         file_format=file_format,
         corpus=corpus,
-        addresses=ADDRESS.findall(json.dumps(corpus.settings)) if corpus else [],
+        addresses=ADDRESS.findall(json.dumps(corpus.settings, ensure_ascii=False)) if corpus else [],
         **{function.__name__: function for function in FORMATTERS},
     )
     return f"{card}\n"
