@@ -75,3 +75,9 @@ def test_a_sample_of_a_large_text_has_about_the_same_overlap(tmp_path, monkeypat
     assert measure_overlap(**paths) == 0.25
     monkeypatch.setattr(overlap, "SAMPLE_BYTES", paths["valid"].stat().st_size // 20)
     assert 0.2 < measure_overlap(**paths) < 0.3
+
+
+def test_a_sample_of_equal_documents_is_not_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(overlap, "SAMPLE_BYTES", 1000)
+    for text in WORDS[:6]:
+        assert measure_overlap(**write(tmp_path, train=[text], valid=[text] * 1000)) == 1

@@ -30,17 +30,18 @@ INVERSE = pow(MULTIPLIER, -1, 1 << 64)
 def measure_overlap(train: Path, valid: Path) -> float:
     """Return the fraction of the n-grams of a validation text that are in the training text.
 
-    Memory is constant: of a large validation text, n-grams are sampled by their hashes.
+    Memory is constant: of a large validation text, random n-grams are compared.
     """
-    sampling = 1 + valid.stat().st_size // SAMPLE_BYTES
-    valid_hashes = np.concatenate([hashes for _, hashes in ngram_hashes(valid, sampling)])
+    share, random = SAMPLE_BYTES / max(SAMPLE_BYTES, valid.stat().st_size), np.random.RandomState(0)
+    sampled = (hashes[random.random_sample(len(hashes)) < share] for _, hashes in ngram_hashes(valid))
+    valid_hashes = np.concatenate([np.empty(0, np.uint64), *sampled])
     ngrams, counts = np.unique(valid_hashes, return_counts=True)
     if not len(ngrams):
         return 0.0
     is_seen, is_candidate = np.zeros(len(ngrams), bool), np.zeros(FILTER_SIZE, bool)
     is_candidate[ngrams % FILTER_SIZE] = True
     with progress(f"comparing {valid} with {train}", train.stat().st_size, "B") as bar:
-        for size, hashes in ngram_hashes(train, sampling):
+        for size, hashes in ngram_hashes(train):
             hashes = hashes[is_candidate[hashes % FILTER_SIZE]]
             index = np.searchsorted(ngrams, hashes).clip(max=len(ngrams) - 1)
             is_seen[index[ngrams[index] == hashes]] = True
@@ -48,11 +49,10 @@ def measure_overlap(train: Path, valid: Path) -> float:
     return float(counts[is_seen].sum() / counts.sum())
 
 
-def ngram_hashes(path: Path, sampling: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the bytes of each block of a text, and the hashes (ngrams,) of one in `sampling` of its n-grams."""
+def ngram_hashes(path: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the bytes of each block of a text, and the hashes of its n-grams (ngrams,)."""
     for block in join_blocks((document + DELIMITER for document in documents(path)), BLOCK_BYTES):
-        hashes = hash_ngrams(block)
-        yield len(block), hashes[hashes % sampling == 0]
+        yield len(block), hash_ngrams(block)
 
 
 def hash_ngrams(text: bytes) -> np.ndarray:
