@@ -144,7 +144,7 @@ class Snapshot:
     def attempts(self) -> dict[tuple[str, str, int], tuple[Path, RunProgress]]:
         """Runs in progress or stopped, each with its folder in the store; the latest attempt, as after changed code."""
         paths = self.files.study.paths.store.glob(f"*/{PROGRESS}")
-        attempts = [(path.parent, found) for path in paths if (found := self.files.read_cached(path, read_progress))]
+        attempts = [(path.parent, run) for path in paths if (run := self.files.read_cached(path, read_progress))]
         attempts.sort(key=lambda attempt: attempt[1].updated_at)
         return {
             (progress.config.experiment, progress.config.run, progress.config.seed): (folder, progress)

@@ -128,7 +128,7 @@ def adopt(args: Args) -> None:
     again. Of each configuration (all settings but the seed), the first steps of one run are trained again, and a sample
     of its text is encoded again. If all of that is the same to the byte, the runs are adopted, and snakemake copies
     them instead of training them. adoptions.json in the results folder records old and new digests and the steps. A
-    change that shows in later steps alone is not found: replay more of them, or train again.
+    change that shows in later steps alone is not seen: replay more of them, or train again.
     """
     from lmpipe.planning.pruning import locked
     from lmpipe.planning.session import find_study

@@ -22,7 +22,7 @@ SPACE, END = 0x20, 0xFF  # END is in no UTF-8 text
 DELIMITER = bytes([SPACE, END, SPACE])
 NON_WORD = bytes(byte for byte in range(128) if not chr(byte).isalnum())
 TO_WORDS = bytes.maketrans(NON_WORD, bytes([SPACE]) * len(NON_WORD))
-FILTER_SIZE = 1 << 24  # slots for hashes; few are taken, which makes it 1.5x faster than a search for each hash
+FILTER_SIZE = 1 << 24  # slots for hashes: a filter is 1.5x faster than a search for each hash
 MULTIPLIER = 0x9E3779B97F4A7C15
 INVERSE = pow(MULTIPLIER, -1, 1 << 64)
 

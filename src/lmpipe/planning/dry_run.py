@@ -26,7 +26,8 @@ def print_jobs(workflow: "Workflow") -> None:
     plan: Plan = workflow.globals["PLAN"]
     jobs = sorted(workflow.dag.needrun_jobs(exclude_finished=False), key=lambda job: list(job.output))
     by_rule = {stage.rule: [job for job in jobs if job.rule.name == stage.rule] for stage in STAGES}
-    print(f"The study {plan.study.study}: {sum(map(len, by_rule.values()))} jobs to do")
+    num_jobs = sum(map(len, by_rule.values()))
+    print(f"The study {plan.study.study}: {num_jobs} {'job' if num_jobs == 1 else 'jobs'} to do")
     width = max(map(len, by_rule))
     for rule, group in by_rule.items():
         if group:

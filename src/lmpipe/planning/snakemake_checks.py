@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def check_call(executor: str = "local") -> None:
     """End the process with a message if an executor is not installed, or if a word after --configfile is no study.
 
-    Profiles call it: Snakemake would end with errors of its own before it reads the Snakefile.
+    Profiles call it: Snakemake would stop with its own errors before it reads the Snakefile.
     """
     joined = [word.removeprefix("--configfile=") for word in sys.argv if word.startswith("--configfile=")]
     after = sys.argv[sys.argv.index("--configfile") + 1 :] if "--configfile" in sys.argv else []
