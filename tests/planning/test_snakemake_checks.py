@@ -3,9 +3,12 @@
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from snakemake.scheduling.job_scheduler import JobRateLimiter
+from snakemake.settings.types import MaxJobsPerTimespan
 
 from lmpipe.errors import InputError
 from lmpipe.planning.plan import load_plan
@@ -16,6 +19,7 @@ from lmpipe.planning.snakemake_checks import (
     max_ready_jobs,
     missing_gpu_total_warning,
     read_study_files,
+    remove_high_rate_limit,
     requested_gpus,
 )
 from lmpipe.planning.stages import records
@@ -103,6 +107,13 @@ def test_limit_below_the_number_of_jobs_is_refused_with_arrays(limits):
 )
 def test_limit_without_arrays_or_above_the_jobs_is_accepted(arrays, limits):
     check_array_limits(arrays, limits, 10)
+
+
+@pytest.mark.parametrize(("limit", "remains"), [("100/1s", False), ("10/1s", True), ("500/1m", True)])
+def test_a_limit_of_started_jobs_that_no_study_meets_is_removed(limit, remains):
+    scheduler = SimpleNamespace(job_rate_limiter=JobRateLimiter(MaxJobsPerTimespan.parse_choice(limit)))
+    remove_high_rate_limit(scheduler)
+    assert (scheduler.job_rate_limiter is not None) == remains
 
 
 def test_missing_gpu_total_is_a_warning():

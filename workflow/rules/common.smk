@@ -9,9 +9,9 @@ from lmpipe.io.files import lock_until_exit
 from lmpipe.planning.rule_inputs import CLUSTER_THREADS, RuleInputs, name_pattern
 from lmpipe.planning.session import mark_job_start, start_session
 from lmpipe.planning.snakemake_checks import (
-    check_execution,
     load_config,
     notices,
+    prepare_execution,
     read_study_files,
     requested_gpus,
 )
@@ -72,7 +72,7 @@ wildcard_constraints:
 
 onstart:
     try:
-        check_execution(PLAN, workflow)
+        prepare_execution(PLAN, workflow)
         start_session(PLAN, workflow.resource_settings.cores, sys.argv[1:])
     except InputError as error:
         sys.exit(str(error))

@@ -20,7 +20,10 @@ from lmpipe.planning.workflow_call import check_executor
 from lmpipe.study.loader import read_study_file
 
 if TYPE_CHECKING:
+    from snakemake.scheduling.job_scheduler import JobScheduler
     from snakemake.workflow import Workflow
+
+MAX_JOBS_PER_SECOND = 100  # that Snakemake starts, about
 
 
 def check_call(executor: str = "local") -> None:
@@ -77,13 +80,25 @@ def notices(plan: Plan, study_files: str, workflow: "Workflow") -> list[str]:
     return [notice for notice in possible if notice]
 
 
-def check_execution(plan: Plan, workflow: "Workflow") -> None:
+def prepare_execution(plan: Plan, workflow: "Workflow") -> None:
     """Raise InputError for an executor that cannot carry out a plan; its settings are known just before the jobs."""
     if not workflow.local_exec:
         check_interpreter(sys.executable)
-    rate = workflow.scheduling_settings.max_jobs_per_timespan
+    remove_high_rate_limit(workflow.scheduler)
+    rate = workflow.scheduler.job_rate_limiter
     limits = {"--jobs": workflow.resource_settings.nodes, "--max-jobs-per-timespan": rate and rate.max_jobs}
     check_array_limits(getattr(workflow.executor_settings, "array_jobs", None), limits, max_ready_jobs(plan))
+
+
+def remove_high_rate_limit(scheduler: "JobScheduler") -> None:
+    """Remove a limit of the jobs that start in a timespan if no study meets it, as Snakemake's default, 100 a second.
+
+    With a limit, each job that ends has Snakemake (9.27) look at all jobs once more in every timespan, until the study
+    is over. After 108 jobs of the laptop study that took half of a core.
+    """
+    rate = scheduler.job_rate_limiter
+    if rate and rate.max_jobs >= MAX_JOBS_PER_SECOND * rate.timespan:
+        scheduler.job_rate_limiter = None
 
 
 def max_ready_jobs(plan: Plan) -> int:
