@@ -37,7 +37,7 @@ def table_columns() -> dict[str, Column]:
     """Return the columns by name, in their order; `path`, the last column of the table, is from no document.
 
     Settings have their keys in a study file, but betas are two columns. A figure with the key of a setting, such as
-    the micro_batch_size that `auto` found, is `used_KEY`.
+    the micro_batch_size that `auto` chose, is `used_KEY`.
     """
     columns: dict[str, Column] = {}
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from snakemake.scheduling.job_scheduler import JobScheduler
     from snakemake.workflow import Workflow
 
-MAX_JOBS_PER_SECOND = 100  # that Snakemake starts, about
+MAX_JOBS_PER_SECOND = 100  # Snakemake's default; lower limits are kept
 
 
 def check_call(executor: str = "local") -> None:
